@@ -1,0 +1,113 @@
+"""The one tree of errors.
+
+::
+
+    FormrelayError
+    ├── ConfigError             a variable of the environment is wrong
+    ├── InvalidJob              a job does not fit its schema; nothing was enqueued
+    ├── BrokerError             (formrelay.brokers.errors has the concrete ones)
+    ├── NotNow                  the job was not tried: come back later, no attempt used
+    ├── SinkError               an outside system did not take the job
+    │   ├── SinkTransient       it may work later
+    │   │   └── SinkUnavailable nothing was sent: no connection could be made
+    │   └── SinkPermanent       the same job will never be taken
+    └── PartsFailed             some parts of a batch failed, each with its own error
+
+A message of these errors never holds a value from a payload or a secret: it
+is written to logs and to dead letters as it is. Foreign exceptions are
+written by type and place only (:func:`describe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+
+class FormrelayError(Exception):
+    """Something in formrelay failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        # The docstring is the default message: one text, read by people and by programs.
+        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+
+
+class ConfigError(FormrelayError):
+    """The configuration is wrong."""
+
+
+class InvalidJob(FormrelayError):
+    """The job does not fit its schema."""
+
+
+class BrokerError(FormrelayError):
+    """The broker did not do what was asked."""
+
+
+class NotNow(FormrelayError):
+    """The job cannot be tried now.
+
+    Attributes:
+        after: how long to leave it.
+    """
+
+    def __init__(self, message: str | None = None, *, after: timedelta) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class SinkError(FormrelayError):
+    """An outside system did not take the job.
+
+    Attributes:
+        code: what the system answered (an HTTP status, a ClickHouse code), if it did.
+        retry_after: what the system asked for (Retry-After), if it did.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: int | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class SinkTransient(SinkError):
+    """An outside system failed in a way that may pass."""
+
+
+class SinkUnavailable(SinkTransient):
+    """An outside system could not be reached; nothing was sent."""
+
+
+class SinkPermanent(SinkError):
+    """An outside system will never take this job."""
+
+
+class PartsFailed(FormrelayError):
+    """Some parts of a batch failed.
+
+    Attributes:
+        failures: the error of each failed part by its index in the batch.
+            Parts that are not named here succeeded.
+    """
+
+    def __init__(self, failures: Mapping[int, BaseException]) -> None:
+        super().__init__(f"{len(failures)} parts of the batch failed")
+        self.failures = dict(failures)
+
+
+def describe(error: BaseException) -> str:
+    """What may be written about an error where no payload value may appear.
+
+    Our own messages are written to be safe; the text of a foreign exception
+    often quotes the value that it choked on, so only its type is given.
+    """
+    if isinstance(error, FormrelayError):
+        return str(error)
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
