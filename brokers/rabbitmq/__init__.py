@@ -1,0 +1,1 @@
+"""The broker on RabbitMQ: quorum queues, publisher confirms, delays inside the broker."""

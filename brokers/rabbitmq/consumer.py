@@ -1,0 +1,136 @@
+"""The consumer of one queue on RabbitMQ.
+
+Its connection belongs to Dramatiq's consumer thread. Worker threads publish
+what is to be retried or buried (with a confirm) on connections of their own,
+and hand acknowledgements over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pika
+from dramatiq import MessageProxy
+
+from ...middleware.delivery import Delivery
+from ..consumer import RelayConsumer
+from ..errors import BrokerUnavailable
+from ..settlement import Settlement, settled_tags
+from .connection import translated
+
+if TYPE_CHECKING:
+    from .broker import RabbitBroker
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A delivery tag, which means something on its own connection only."""
+
+    consumer: str
+    number: int
+
+
+class RabbitConsumer(RelayConsumer):
+    """See the module."""
+
+    broker: RabbitBroker
+
+    def __init__(
+        self, broker: RabbitBroker, queue_name: str, *, prefetch: int, timeout_ms: int
+    ) -> None:
+        super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._id = str(uuid4())
+        self._arrived: deque[tuple[int, Any, bytes]] = deque()
+        self._acks: list[int] = []
+        self._lock = Lock()  # guards _acks
+        with translated(broker.where):
+            self._connection = pika.BlockingConnection(broker.parameters)
+            self._channel = self._connection.channel()
+            broker.prepare_queue(self._channel, queue_name)
+            self._channel.basic_qos(prefetch_count=min(prefetch, 65_535))
+            self._channel.basic_consume(queue_name, self._on_message)
+
+    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._arrived.append((method.delivery_tag, properties, body))
+
+    # -- receive ---------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> Delivery | None:
+        clock = self.broker.clock
+        deadline = clock.monotonic() + timeout
+        while True:
+            while self._arrived:
+                delivery = self._take(*self._arrived.popleft())
+                if delivery is not None:
+                    return delivery
+            remaining = deadline - clock.monotonic()
+            if remaining <= 0:
+                return None
+            with translated(self.broker.where):
+                self._connection.process_data_events(time_limit=remaining)
+                if not self._channel.is_open:
+                    raise BrokerUnavailable(
+                        f"the channel to RabbitMQ at {self.broker.where} was closed"
+                    )
+
+    def _take(self, number: int, properties: Any, body: bytes) -> Delivery | None:
+        message_id = properties.message_id or f"amqp-{uuid4()}"
+        delivery = self.decoded(body, Tag(self._id, number), message_id)
+        if isinstance(delivery, Settlement):
+            self._write(delivery)
+            self._acknowledge(delivery)
+            return None
+        return delivery
+
+    # -- settle ------------------------------------------------------------------------
+
+    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+        if self._is_stale(settlement):
+            # Its connection was lost, so RabbitMQ delivers it again; what was decided about
+            # the first delivery would be done twice.
+            return
+        self._write(settlement)
+        self._acknowledge(settlement)
+
+    def _is_stale(self, settlement: Settlement) -> bool:
+        return any(tag.consumer != self._id for tag in settled_tags(settlement))
+
+    def _write(self, settlement: Settlement) -> None:
+        """First what must not be lost, confirmed; a crash after it repeats a message."""
+        for write in settlement.schedule:
+            self.broker.publish_at(self.queue_name, write)
+        for write in settlement.bury:
+            self.broker.publish_dead(self.queue_name, write)
+
+    def _acknowledge(self, settlement: Settlement) -> None:
+        with self._lock:
+            is_first = not self._acks
+            self._acks += (tag.number for tag in settled_tags(settlement))
+        if is_first:
+            # One wake-up of the other thread for all that gathers until it comes.
+            with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
+                self._connection.add_callback_threadsafe(self._send_acks)
+
+    def _send_acks(self) -> None:
+        with self._lock:
+            numbers, self._acks = self._acks, []
+        if self._channel.is_open:
+            for number in numbers:
+                self._channel.basic_ack(number)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Nothing to do: what is not acknowledged goes back when the connection closes."""
+
+    def close(self) -> None:
+        with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+            self._send_acks()
+            self._connection.process_data_events(time_limit=0)
+            self._connection.close()
+
+

@@ -1,0 +1,89 @@
+"""Delays inside RabbitMQ: a ladder of queues with time-to-live, one rung a bit.
+
+A delay is counted in units of 100 ms and written in binary into the routing
+key. A message enters at the rung of its highest bit. Where its bit of a rung
+is 1 it waits in that rung's queue for the rung's time and is then dead-lettered
+to the next one; where the bit is 0 it passes straight on. After the last rung
+an exchange delivers it to its work queue. No consumer, no plugin; and as all
+messages of one queue have one time-to-live, none waits behind a longer one.
+
+The idea is that of NServiceBus's delay infrastructure:
+https://docs.particular.net/transports/rabbitmq/delayed-delivery
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import BrokerRefused
+
+#: 25 bits of 100 ms are 38 days.
+UNIT_MS = 100
+RUNGS = 25
+LONGEST_MS = (2**RUNGS - 1) * UNIT_MS
+
+DELIVERY = "formrelay.delay.delivery"
+
+
+def rung_name(rung: int) -> str:
+    """The name of a rung's exchange and of its queue; rung 0 waits one unit."""
+    return f"formrelay.delay.{rung:02d}"
+
+
+def next_exchange(rung: int) -> str:
+    """Where a message goes from a rung."""
+    return rung_name(rung - 1) if rung > 0 else DELIVERY
+
+
+def route(queue: str, delay_ms: float) -> tuple[str, str]:
+    """The exchange and routing key by which a message reaches ``queue`` after ``delay_ms``.
+
+    Rounded up to the next unit, so that nothing runs early.
+
+    Raises:
+        BrokerRefused: the delay is longer than the ladder.
+    """
+    if delay_ms > LONGEST_MS:
+        days = LONGEST_MS // 86_400_000
+        raise BrokerRefused(
+            f"expected a delay of at most {days} days on RabbitMQ, got {delay_ms / 86_400_000:.0f}"
+        )
+    units = max(1, math.ceil(delay_ms / UNIT_MS))
+    bits = f"{units:0{RUNGS}b}"
+    return rung_name(units.bit_length() - 1), ".".join(bits) + "." + address(queue)
+
+
+def address(queue: str) -> str:
+    """A queue's name as one word of a routing key: in a topic, dots part words."""
+    return queue.replace(".", "~")
+
+
+def declare(channel: Any, *, queue_type: str) -> None:
+    """Declare the ladder; free of effect where it stands.
+
+    Args:
+        channel: a pika channel.
+        queue_type: ``quorum`` or ``classic``.
+    """
+    channel.exchange_declare(DELIVERY, exchange_type="topic", durable=True)
+    for rung in range(RUNGS):
+        name, onward = rung_name(rung), next_exchange(rung)
+        channel.exchange_declare(name, exchange_type="topic", durable=True)
+        arguments = {
+            "x-queue-type": queue_type,
+            "x-message-ttl": UNIT_MS * 2**rung,
+            "x-dead-letter-exchange": onward,
+        }
+        if queue_type == "quorum":
+            # Without it RabbitMQ may drop a message between two rungs.
+            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        channel.queue_declare(name, durable=True, arguments=arguments)
+        before = "*." * (RUNGS - 1 - rung)
+        channel.queue_bind(name, name, routing_key=f"{before}1.#")
+        channel.exchange_bind(onward, name, routing_key=f"{before}0.#")
+
+
+def bind(channel: Any, queue: str) -> None:
+    """Let the ladder deliver to a work queue."""
+    channel.queue_bind(queue, DELIVERY, routing_key=f"#.{address(queue)}")

@@ -1,0 +1,63 @@
+"""The names of the keys, in one place.
+
+Those without a note are stock Dramatiq's and mean what they mean there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one namespace."""
+
+    namespace: str
+
+    def waiting(self, queue: str) -> str:
+        """List of waiting ids, the next one on the left."""
+        return f"{self.namespace}:{queue}"
+
+    def bodies(self, queue: str) -> str:
+        """Hash: the body of each waiting or in-flight id."""
+        return f"{self.namespace}:{queue}.msgs"
+
+    def scheduled(self, queue: str) -> str:
+        """Sorted set: id by due time in unix ms (in stock Dramatiq, a list)."""
+        return f"{self.namespace}:{queue}.DQ"
+
+    def scheduled_bodies(self, queue: str) -> str:
+        """Hash: the body of each scheduled id."""
+        return f"{self.namespace}:{queue}.DQ.msgs"
+
+    def dead(self, queue: str) -> str:
+        """Sorted set: id by time of death in unix ms."""
+        return f"{self.namespace}:{queue}.XQ"
+
+    def dead_bodies(self, queue: str) -> str:
+        """Hash: the body of each dead id."""
+        return f"{self.namespace}:{queue}.XQ.msgs"
+
+    def in_flight(self, worker: str, queue: str) -> str:
+        """Set: the ids that a worker holds."""
+        return f"{self.namespace}:__acks__.{worker}.{queue}"
+
+    def heartbeats(self) -> str:
+        """Sorted set: worker by the unix ms of its last sign of life."""
+        return f"{self.namespace}:__heartbeats__"
+
+    def worker_queues(self, worker: str) -> str:
+        """Ours. Set: the queues a worker consumes, so that nobody has to search with KEYS."""
+        return f"{self.namespace}:__queues__.{worker}"
+
+    def wake(self, queue: str) -> str:
+        """Ours. Sorted set of one marker: an idle worker blocks on it."""
+        return f"{self.namespace}:{queue}.wake"
+
+    def suspects(self, queue: str) -> str:
+        """Ours. Hash: of messages whose worker died, how many workers they may have killed."""
+        return f"{self.namespace}:{queue}.suspects"
+
+    def sequence(self) -> str:
+        """Ours. Counter: tells apart two messages enqueued under one id."""
+        return f"{self.namespace}:__sequence__"

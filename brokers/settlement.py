@@ -1,0 +1,136 @@
+"""settle: an outcome as the few operations that a broker has to carry out.
+
+Pure, and the same for every broker; the consumers do nothing else with an
+outcome. A settlement is carried out whole or not at all where the broker can
+(Redis: one Lua call), and otherwise in an order in which a crash may repeat a
+message but cannot lose one: write first, remove last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from dramatiq import Message
+
+from ..core.clock import to_millis
+from ..core.failure import Failure
+from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
+from ..middleware.delivery import FAILURE, RETRIES, Batch, Delivery
+from .envelope import encode, encode_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One message to be written.
+
+    Attributes:
+        tag: the delivery that it replaces; None where it replaces none.
+        message_id: its id on the broker.
+        body: the encoded message.
+        due: unix milliseconds at which it is to be delivered; meaningless for the dead.
+    """
+
+    tag: Any
+    message_id: str
+    body: bytes
+    due: int = 0
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What to do on the broker, in this order, in one step where possible."""
+
+    schedule: list[Write] = field(default_factory=list)
+    bury: list[Write] = field(default_factory=list)
+    remove: list[Any] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.schedule or self.bury or self.remove)
+
+    def __len__(self) -> int:
+        return len(self.schedule) + len(self.bury) + len(self.remove)
+
+    def add(self, other: Settlement) -> None:
+        """Carry ``other`` out as well."""
+        self.schedule += other.schedule
+        self.bury += other.bury
+        self.remove += other.remove
+
+
+def settled_tags(settlement: Settlement) -> Iterator[Any]:
+    """The deliveries that a settlement takes off the consumer's hands."""
+    yield from settlement.remove
+    for write in (*settlement.schedule, *settlement.bury):
+        if write.tag is not None:
+            yield write.tag
+
+
+def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
+    """The operations for one delivery.
+
+    Args:
+        outcome: of the whole delivery; a batch's ``part_outcomes`` go before it.
+        now: unix time in seconds.
+    """
+    settlement = Settlement()
+    if not isinstance(delivery, Batch):
+        _settle_one(settlement, delivery, outcome, now)
+    elif isinstance(outcome, Retry | Defer) and delivery.part_outcomes is None:
+        _freeze(settlement, delivery, outcome, now)
+    else:
+        outcomes = delivery.part_outcomes or [outcome] * len(delivery.parts)
+        for part, of_part in zip(delivery.parts, outcomes, strict=True):
+            _settle_one(settlement, part, of_part, now)
+        if delivery.was_stored:
+            settlement.remove.append(delivery.tag)
+    return settlement
+
+
+def _settle_one(
+    settlement: Settlement, delivery: Delivery, outcome: Outcome, now: float
+) -> None:
+    match outcome:
+        case Done():
+            if delivery.tag is not None:
+                settlement.remove.append(delivery.tag)
+        case Retry(after=after, failure=failure):
+            options = {RETRIES: delivery.attempt, FAILURE: failure.to_json()}
+            message = delivery.message.copy(options=options)
+            settlement.schedule.append(_write(delivery.tag, message, now, after))
+        case Defer(after=after):
+            settlement.schedule.append(_write(delivery.tag, delivery.message, now, after))
+        case Dead(failure=failure):
+            message = buried(delivery.message, failure)
+            settlement.bury.append(Write(delivery.tag, message.message_id, encode(message)))
+
+
+def _freeze(settlement: Settlement, batch: Batch, outcome: Retry | Defer, now: float) -> None:
+    """A batch that is tried again stays as it is: same parts, same order."""
+    options: dict[str, Any] = {}
+    if isinstance(outcome, Retry):
+        options = {RETRIES: batch.attempt, FAILURE: outcome.failure.to_json()}
+    message = encode_batch(batch, options)
+    if batch.was_stored:
+        settlement.schedule.append(_write(batch.tag, message, now, outcome.after))
+        return
+    message = message.copy(message_id=f"batch-{uuid4()}")
+    settlement.schedule.append(_write(None, message, now, outcome.after))
+    settlement.remove += _tags(batch)
+
+
+def _tags(batch: Batch) -> Iterator[Any]:
+    return (part.tag for part in batch.parts if part.tag is not None)
+
+
+def _write(tag: Any, message: Message[Any], now: float, after: timedelta) -> Write:
+    due = to_millis(now + after.total_seconds())
+    return Write(tag, message.message_id, encode(message), due)
+
+
+def buried(message: Message[Any], failure: Failure) -> Message[Any]:
+    """The message as a dead letter: itself, with the record of why."""
+    return message.copy(options={FAILURE: failure.to_json()})

@@ -1,0 +1,40 @@
+"""The way of a message through the middleware, in one list.
+
+Dramatiq calls ``before_…`` hooks from first to last and ``after_…`` hooks from
+last to first, so the list reads downwards before the actor runs and upwards
+after it did.
+"""
+
+from __future__ import annotations
+
+from dramatiq.middleware import (
+    AgeLimit,
+    Callbacks,
+    CurrentMessage,
+    Middleware,
+    Pipelines,
+    ShutdownNotifications,
+    TimeLimit,
+)
+
+from .admission import Admission
+from .attempts import Attempts
+from .delivery import Batch, Delivery
+from .outcomes import Outcomes, policy_of, rejected
+
+__all__ = ["Batch", "Delivery", "default_middleware", "policy_of", "rejected"]
+
+
+def default_middleware() -> list[Middleware]:
+    """The middleware of every formrelay broker, in order."""
+    return [
+        Attempts(),  # one log line an attempt; first, so that it speaks last
+        AgeLimit(),  # stock: max_age
+        TimeLimit(),  # stock: time_limit, ten minutes where nothing is said
+        ShutdownNotifications(),  # stock: notify_shutdown
+        Callbacks(),  # stock: on_success, on_failure
+        Pipelines(),  # stock: pipelines
+        CurrentMessage(),  # stock: an actor may ask which message it works on
+        Admission(),  # admit: the last check before the actor
+        Outcomes(),  # classify: last, so that its verdict comes first
+    ]

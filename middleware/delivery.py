@@ -1,0 +1,102 @@
+"""A message in hand: what the middleware and the consumers know of it.
+
+Dramatiq's worker passes a ``MessageProxy`` around; ours also carries the
+outcome that :mod:`.outcomes` decided and the handle by which the consumer
+that yielded it settles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dramatiq import Message, MessageProxy
+
+from ..core.outcomes import Outcome
+
+#: The option that counts retries; stock Dramatiq uses the same one.
+RETRIES = "retries"
+#: The option that holds the record of the last failure.
+FAILURE = "failure"
+#: The keyword argument by which a batch reaches its actor.
+BATCH = "batch"
+
+
+class Delivery(MessageProxy):
+    """One message, fetched and not yet settled.
+
+    Attributes:
+        tag: the consumer's handle; None for a part of a batch that was stored as one message.
+        outcome: what became of it, once that is decided.
+        before_trial: called before the actor runs, where the message is
+            suspected of having killed its worker.
+        started: monotonic seconds at which the actor was called, once it was.
+    """
+
+    def __init__(self, message: Message[Any], tag: Any) -> None:
+        super().__init__(message)
+        self.tag = tag
+        self.outcome: Outcome | None = None
+        self.before_trial: Callable[[], None] | None = None
+        self.started: float | None = None
+
+    @property
+    def message(self) -> Message[Any]:
+        """The message itself, as it was decoded."""
+        return self._message
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the actor (or Dramatiq) raised, until the worker clears it."""
+        return self._exception
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        retries = self._message.options.get(RETRIES, 0)
+        return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
+
+    # Dramatiq's worker logs messages with their arguments, which are people's answers.
+    def __str__(self) -> str:
+        return f"{self._message.actor_name}({self._message.message_id})"
+
+    __repr__ = __str__
+
+
+class Batch(Delivery):
+    """Many messages of one actor as one call.
+
+    Attributes:
+        parts: the messages, in the order in which the actor gets them.
+        part_outcomes: one for each part where the parts fared differently;
+            otherwise None, and ``outcome`` holds for all of them.
+    """
+
+    def __init__(self, message: Message[Any], tag: Any, parts: Sequence[Delivery]) -> None:
+        super().__init__(message, tag)
+        self.parts = parts
+        self.part_outcomes: list[Outcome] | None = None
+
+    @classmethod
+    def of(cls, parts: Sequence[Delivery]) -> Batch:
+        """A batch of messages that were fetched one by one."""
+        first = parts[0].message
+        message: Message[Any] = Message(
+            queue_name=first.queue_name,
+            actor_name=first.actor_name,
+            args=(),
+            kwargs={BATCH: [part.message.kwargs for part in parts]},
+            # The most tried part sets the count, so that a batch cannot be retried
+            # for ever because it always meets a fresh part.
+            options={RETRIES: max(part.attempt for part in parts) - 1},
+        )
+        return cls(message, None, parts)
+
+    def attempt_of(self, part: Delivery) -> int:
+        """The number of this attempt for one part."""
+        return self.attempt if self.was_stored else part.attempt
+
+    @property
+    def was_stored(self) -> bool:
+        """Whether it came from the broker as one message (a retried batch is frozen)."""
+        return self.tag is not None

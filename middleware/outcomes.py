@@ -1,0 +1,145 @@
+"""classify: one middleware decides what became of a message; nobody else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+from dramatiq.errors import ActorNotFound, RateLimitExceeded
+from dramatiq.middleware import Middleware, Shutdown
+
+from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient
+from ..core.failure import Failure, Reason
+from ..core.outcomes import DONE, Dead, Outcome, classify
+from ..core.retry import Exponential, RetryPolicy
+from .delivery import Batch, Delivery
+
+
+class Expired(FormrelayError):
+    """The message was older than its max_age when its turn came."""
+
+
+class UnknownActor(FormrelayError):
+    """No actor of that name is declared in this worker."""
+
+
+class Outcomes(Middleware):
+    """Turns the end of an attempt into one of the closed set of outcomes.
+
+    Must be the last of the list: Dramatiq runs ``after_…`` hooks from the last
+    to the first, and the others want to know what was decided.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+
+    @property
+    def actor_options(self) -> set[str]:
+        """``policy``: a :class:`~formrelay.core.retry.RetryPolicy`.
+
+        The options of stock Dramatiq's Retries are accepted in their place, so
+        that an actor written for it keeps its meaning.
+        """
+        return {"policy", "max_retries", "min_backoff", "max_backoff", "retry_when", "throws"}
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        if not isinstance(message, Delivery):
+            return
+        policy = policy_of(broker, message.actor_name)
+        now = self._clock.time()
+
+        def decide(error: BaseException | None, attempt: int) -> Outcome:
+            return classify(_translate(error), attempt=attempt, policy=policy, now=now)
+
+        if isinstance(message, Batch) and isinstance(exception, PartsFailed):
+            failures = exception.failures
+            message.part_outcomes = [
+                decide(failures.get(index), message.attempt_of(part))
+                for index, part in enumerate(message.parts)
+            ]
+            message.outcome = DONE
+        else:
+            message.outcome = decide(exception, message.attempt)
+        if isinstance(message.outcome, Dead):
+            message.fail()
+
+    def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        """A message that another middleware took out before the actor saw it."""
+        if not isinstance(message, Delivery) or message.outcome is not None:
+            return
+        message.outcome = rejected(message, self._clock.time()) if message.failed else DONE
+
+
+def rejected(delivery: Delivery, now: float) -> Outcome:
+    """The outcome of a message that Dramatiq itself, not an actor, gave up."""
+    error, reason, attempt = delivery.exception, Reason.UNKNOWN_ACTOR, delivery.attempt - 1
+    if isinstance(error, ActorNotFound):
+        # Its own text is the bare name, which says little in a list of dead letters.
+        error = UnknownActor(f"no actor is called {delivery.actor_name!r} in this worker")
+    else:
+        error, reason = Expired(), Reason.EXPIRED
+    return Dead(Failure.of(error, reason=reason, attempt=attempt, now=now))
+
+
+def policy_of(broker: dramatiq.Broker, actor_name: str) -> RetryPolicy:
+    """The retry policy of an actor: its ``policy`` option, or one built from stock options."""
+    options = broker.get_actor(actor_name).options
+    policy = options.get("policy")
+    if policy is None:
+        policy = options["policy"] = _from_stock_options(options)
+    assert isinstance(policy, RetryPolicy)
+    return policy
+
+
+def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
+    """Dramatiq's bare milliseconds end here."""
+    policy = RetryPolicy()
+    backoff = Exponential()
+    if "min_backoff" in options:
+        backoff = Exponential(base=timedelta(milliseconds=options["min_backoff"]), cap=backoff.cap)
+    if "max_backoff" in options:
+        backoff = Exponential(base=backoff.base, cap=timedelta(milliseconds=options["max_backoff"]))
+    policy = policy.but(backoff=backoff)
+    if "max_retries" in options:
+        retries = options["max_retries"]
+        policy = policy.but(max_attempts=1 + retries if retries is not None else 2**31)
+    throws = options.get("throws") or ()
+    retry_when: Callable[[int, BaseException], bool] | None = options.get("retry_when")
+    if throws or retry_when:
+
+        def should_retry(error: BaseException, attempt: int) -> bool:
+            if throws and isinstance(error, throws):
+                return False
+            return retry_when is None or retry_when(attempt - 1, error)
+
+        policy = policy.but(should_retry=should_retry)
+        if retry_when is not None:  # in stock Dramatiq it replaces the count
+            policy = policy.but(max_attempts=2**31)
+    return policy
+
+
+def _translate(error: BaseException | None) -> BaseException | None:
+    """Dramatiq's own exceptions in the terms of :mod:`formrelay.core.errors`."""
+    match error:
+        case Shutdown():
+            # The worker is stopping: the job goes back whole, and no attempt is used up.
+            return NotNow("the worker was stopping", after=timedelta(0))
+        case RateLimitExceeded():
+            return NotNow("a rate limit was reached", after=timedelta(seconds=1))
+        case dramatiq.Retry(delay=int() as delay):
+            asked = SinkTransient(
+                "the actor asked to be retried", retry_after=timedelta(milliseconds=delay)
+            )
+            return asked.with_traceback(error.__traceback__)
+        case _:
+            return error
