@@ -1,0 +1,262 @@
+"""The sections about the outside: broker, API, ClickHouse, monitoring, logs.
+
+A field's description is its documentation: `.env.example` is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from .base import Section
+from .parser import Parser, optional
+from .secrets import secret, token_check
+from .types import (
+    Bool,
+    Days,
+    Folder,
+    LogLevel,
+    Millis,
+    Seconds,
+    Text,
+    WholeSeconds,
+    matching,
+    one_of,
+    whole,
+)
+from .urls import url_check
+from .variables import Given
+
+RedisUrl = Annotated[
+    SecretStr | None,
+    secret(
+        url_check(
+            "redis", "rediss", "unix",
+            advice="give a Redis server's address, like redis://host:6379/0",
+        )
+    ),
+]  # fmt: skip
+RabbitmqUrl = Annotated[
+    SecretStr | None,
+    secret(url_check("amqp", "amqps", advice="give a RabbitMQ server's address, like amqp://host")),
+]
+StateUrl = Annotated[
+    SecretStr | None,
+    secret(
+        url_check(
+            "redis", "rediss", "unix", "memory",
+            advice="give a Redis server's address, or memory:// for each process's own memory",
+        )
+    ),
+]  # fmt: skip
+ClickhouseUrl = Annotated[
+    SecretStr | None,
+    secret(
+        url_check(
+            "clickhouse", "clickhouses", "http", "https", "chdb",
+            advice="use clickhouse:// for the native port 9000 and http:// for port 8123",
+        )
+    ),
+]  # fmt: skip
+ApiUrl = Annotated[
+    str | None,
+    optional(Parser(url_check("http", "https", advice="give the API's address", plain=True))),
+]
+
+
+class BrokerSettings(Section):
+    """The broker that carries the jobs"""
+
+    kind: Annotated[
+        Literal["redis", "rabbitmq", "embedded"], one_of("redis", "rabbitmq", "embedded")
+    ] = Field(
+        validation_alias="BROKER",
+        description="'redis', 'rabbitmq', or 'embedded' to try formrelay out without a server. "
+        "Not set: by which of REDIS_URL and RABBITMQ_URL is set.",
+    )
+    redis_url: RedisUrl = Field(
+        None, description="Redis: redis://, rediss:// (TLS) or unix:// address, with the database."
+    )
+    rabbitmq_url: RabbitmqUrl = Field(
+        None, description="RabbitMQ: amqp:// or amqps:// (TLS) address, with the virtual host."
+    )
+    state_url: StateUrl = Field(
+        None,
+        description="Where breakers, rate limits and idempotency keys live: a Redis address, or "
+        "memory://. Not set: the broker's Redis, or memory where there is none.",
+    )
+    namespace: Annotated[
+        str, matching(r"[\w.:{}-]+", "be letters, digits and '.', '_', '-', ':', '{', '}' only")
+    ] = Field(
+        "dramatiq",
+        validation_alias="BROKER_NAMESPACE",
+        description="The first part of every Redis key; producers must use the same.",
+    )
+    heartbeat_timeout: WholeSeconds = Field(
+        timedelta(seconds=15),
+        validation_alias="HEARTBEAT_TIMEOUT",
+        description="A worker silent for longer counts as dead and its jobs are taken over.",
+    )
+    max_crash_deliveries: Annotated[int, whole(1)] = Field(
+        3, description="A job whose worker died this many times goes to the dead letters."
+    )
+    rabbitmq_queue_type: Annotated[Literal["quorum", "classic"], one_of("quorum", "classic")] = (
+        Field("quorum", description="'quorum' or 'classic'; a queue that exists keeps its type.")
+    )
+    max_message_bytes: Annotated[int, whole(1)] = Field(
+        1_048_576, description="A larger job is refused when it is sent."
+    )
+    dead_letter_retention: Days = Field(
+        timedelta(days=30), description="Dead letters older than this are deleted."
+    )
+    connect_timeout: Seconds = Field(
+        timedelta(seconds=5),
+        validation_alias="BROKER_CONNECT_TIMEOUT_SECONDS",
+        description="How long to wait for a connection.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_by_url(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "kind" not in data:
+            told = [kind for kind in ("redis", "rabbitmq") if data.get(f"{kind}_url")]
+            if len(told) == 1:
+                return data | {"kind": told[0]}
+        return data
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Given]) -> Iterator[str]:
+        """The broker that cannot be told, or whose URL is missing."""
+        redis, rabbitmq = "redis_url" in given, "rabbitmq_url" in given
+        kind = given["kind"].text.strip().lower() if "kind" in given else None
+        if kind is None and redis and rabbitmq:
+            yield (
+                "expected BROKER to say which broker to use, got both REDIS_URL and RABBITMQ_URL"
+                " without it: set BROKER=redis or BROKER=rabbitmq"
+            )
+        elif kind is None and not redis and not rabbitmq:
+            yield (
+                "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none of them:"
+                " set your broker's URL, or BROKER=embedded to try formrelay out without a server"
+            )
+        elif kind == "redis" and not redis:
+            yield _missing_url("REDIS_URL", kind, "redis://host:6379/0")
+        elif kind == "rabbitmq" and not rabbitmq:
+            yield _missing_url("RABBITMQ_URL", kind, "amqp://user:password@host:5672/")
+
+
+def _missing_url(name: str, kind: str, example: str) -> str:
+    return (
+        f"expected {name} to be set, because BROKER is '{kind}', got nothing:"
+        f" set it ({example}) or change BROKER"
+    )
+
+
+class EmbeddedSettings(Section):
+    """The embedded broker and database (BROKER=embedded)"""
+
+    model_config = SettingsConfigDict(env_prefix="EMBEDDED_")
+
+    data_dir: Folder = Field(Path(".formrelay"), description="The folder that keeps their data.")
+    port: Annotated[int | None, optional(whole(1, 65535))] = Field(
+        None, description="TCP port on 127.0.0.1. Not set: a Unix socket only."
+    )
+
+
+class ApiSettings(Section):
+    """The Django API that takes submissions"""
+
+    model_config = SettingsConfigDict(env_prefix="API_")
+
+    url: ApiUrl = Field(None, description="Its http:// or https:// address.")
+    token: Annotated[SecretStr | None, secret(token_check)] = Field(
+        None, description="The bearer token."
+    )
+    connect_timeout: Seconds = Field(
+        timedelta(seconds=5), description="How long to wait for a connection."
+    )
+    timeout: Seconds = Field(timedelta(seconds=30), description="How long a request may take.")
+
+
+class ClickhouseSettings(Section):
+    """ClickHouse, where events are kept"""
+
+    model_config = SettingsConfigDict(env_prefix="CLICKHOUSE_")
+
+    url: ClickhouseUrl = Field(
+        None,
+        description="clickhouse(s):// for the native protocol, http(s):// for HTTP, chdb:///folder "
+        "for the engine inside the process. Not set with BROKER=embedded: chdb in its folder.",
+    )
+    database: Annotated[
+        str, matching(r"[A-Za-z_][\w-]*", "be a database name (letters, digits, '_' and '-')")
+    ] = Field("default", description="The database; it must exist.")
+    user: Text = Field("default", description="The user, where the URL names none.")
+    password: Annotated[SecretStr | None, secret()] = Field(
+        None, description="The user's password, where the URL has none."
+    )
+    timeout: Seconds = Field(timedelta(seconds=30), description="How long an insert may take.")
+    connect_timeout: Seconds = Field(
+        timedelta(seconds=5), description="How long to wait for a connection."
+    )
+
+
+class MonitoringSettings(Section):
+    """Monitoring"""
+
+    model_config = SettingsConfigDict(env_prefix="WORKER_MONITORING_")
+
+    enabled: Bool = Field(False, description="Whether workers report on themselves.")
+    interval: Millis = Field(
+        timedelta(seconds=30),
+        validation_alias="WORKER_MONITORING_INTERVAL",
+        description="The time between reports.",
+    )
+
+
+class LoggingSettings(Section):
+    """Logs"""
+
+    level: LogLevel = Field(
+        "INFO",
+        validation_alias="LOG_LEVEL",
+        description="The least severe level that is written: a Python level, "
+        "or warn, verbose, trace, fatal.",
+    )
+    debug: Text = Field(
+        "",
+        validation_alias="DEBUG",
+        description="As in Node: 'workers:*' among its patterns makes the level DEBUG.",
+    )
+
+    @property
+    def effective_level(self) -> str:
+        """The level in force, as Python's logging names it."""
+        return "DEBUG" if _names_workers(self.debug) else self.level
+
+
+def _names_workers(patterns: str) -> bool:
+    """Whether a DEBUG of npm's debug package switches workers on.
+
+    Its rules: patterns apart by spaces or commas, ``*`` as the wildcard, ``-``
+    before what is switched off. Django's ``DEBUG=True`` names nothing of ours.
+    """
+    parts = patterns.replace(",", " ").split()
+    off = [part[1:] for part in parts if part.startswith("-")]
+    on = [part for part in parts if not part.startswith("-")]
+    return any(map(_names_some, on)) and not any(map(_names_all, off))
+
+
+def _names_some(pattern: str) -> bool:
+    return pattern.startswith("workers:") or _names_all(pattern)
+
+
+def _names_all(pattern: str) -> bool:
+    literal = pattern.replace("[", "[[]").replace("?", "[?]")  # only '*' is special there
+    return pattern == "workers" or fnmatchcase("workers:", literal)

@@ -1,0 +1,84 @@
+"""Addresses: what is checked of them, and how they are shown without what they hide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+from .parser import Expected
+
+#: Schemes whose address is a path or nothing, without a host.
+_HOSTLESS = {"unix", "chdb", "memory"}
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}", re.IGNORECASE)
+
+
+def url_check(*schemes: str, advice: str, plain: bool = False) -> Callable[[str], str]:
+    """A check that a text is a URL of one of some schemes, as the library behind it reads it.
+
+    Its errors quote nothing of the text but the scheme: the rest may hold a password.
+
+    Args:
+        advice: what to do about an unknown scheme.
+        plain: refuse user info, query and fragment, so that the URL holds no secret.
+    """
+    known = [f"{scheme}://" for scheme in schemes]
+    listed = known[0] if len(known) == 1 else f"{', '.join(known[:-1])} or {known[-1]}"
+
+    def check(text: str) -> str:
+        scheme, separator, _ = text.partition("://")
+        if not separator or not _SCHEME.fullmatch(scheme):
+            raise Expected(f"be a URL that starts with {listed}", got="no scheme", advice=advice)
+        if scheme.lower() not in schemes:
+            came = f"the unknown scheme '{scheme}'"
+            raise Expected(f"be a URL that starts with {listed}", got=came, advice=advice)
+        _check_parts(text, scheme.lower(), plain=plain)
+        return text
+
+    return check
+
+
+def _check_parts(text: str, scheme: str, *, plain: bool) -> None:
+    parts = _split(text)
+    if parts is None or re.search(r"\s", text):
+        raise Expected(
+            f"be a URL like {scheme}://user:password@host:port",
+            got="one that cannot be read",
+            advice="percent-encode special characters in its user and password",
+        )
+    # Not only an empty one: a '${HOST}' that nobody filled in is not a host either.
+    if scheme not in _HOSTLESS and not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+(%\w+)?", _host(parts)):
+        raise Expected("be a URL with a host name", got="one without", advice="name the host")
+    if plain and (parts.username is not None or parts.query or parts.fragment):
+        raise Expected(
+            "be a URL without user, password, query and fragment",
+            got="one with some of them",
+            advice="it is written to logs; leave them out",
+        )
+
+
+def _split(text: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.hostname or ""
+
+
+def mask(url: str) -> str:
+    """A URL with ``***`` for its user info and its query; scheme, host, port and path stay.
+
+    What is not a URL is ``***`` altogether.
+    """
+    parts = _split(url)
+    if parts is None or not parts.scheme or "://" not in url:
+        return "***"
+    user, at, host = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{'***@' if at and user else ''}{host}{parts.path}"
+    return shown + ("?***" if parts.query or parts.fragment else "")

@@ -1,0 +1,75 @@
+"""Which broker is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from formrelay.config import Settings
+from formrelay.core.errors import ConfigError
+
+REDIS = {"REDIS_URL": "redis://host:6379/0"}
+
+
+def lines(**environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(environ, env_file=None)
+    assert caught.value.__context__ is None, "pydantic's error, with the values, travels along"
+    return str(caught.value).split("\n")
+
+
+def line(**environ: str) -> str:
+    (only,) = lines(**REDIS | environ)
+    return only
+
+
+BROKERS: list[tuple[dict[str, str], str]] = [
+    ({"REDIS_URL": "redis://h"}, "redis"),
+    ({"RABBITMQ_URL": "amqp://h"}, "rabbitmq"),
+    ({"BROKER": "embedded"}, "embedded"),
+    ({"BROKER": "embedded", "REDIS_URL": "redis://h"}, "embedded"),
+    ({"BROKER": "rabbitmq", "REDIS_URL": "redis://h", "RABBITMQ_URL": "amqps://h"}, "rabbitmq"),
+    ({"BROKER": "", "REDIS_URL": "rediss://h", "RABBITMQ_URL": ""}, "redis"),
+    ({"REDIS_URL": "unix:///run/redis.sock"}, "redis"),
+]
+
+
+@pytest.mark.parametrize(("environ", "kind"), BROKERS)
+def test_the_broker_is_the_one_named_or_the_one_whose_url_is_set(
+    environ: dict[str, str], kind: str
+) -> None:
+    assert Settings.load(environ, env_file=None).broker.kind == kind
+
+
+def test_the_broker_is_found_by_the_url_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("amqp://h\n")
+    settings = Settings.load({"RABBITMQ_URL_FILE": str(tmp_path / "url")}, env_file=None)
+    assert settings.broker.kind == "rabbitmq"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, ["got none of them", "BROKER=embedded to try formrelay out"]),
+        (
+            {"REDIS_URL": "redis://h", "RABBITMQ_URL": "amqp://h"},
+            ["got both REDIS_URL and RABBITMQ_URL", "set BROKER=redis or BROKER=rabbitmq"],
+        ),
+        ({"BROKER": "redis"}, ["expected REDIS_URL to be set, because BROKER is 'redis'"]),
+        ({"BROKER": "redis", "RABBITMQ_URL": "amqp://h"}, ["expected REDIS_URL to be set"]),
+        ({"BROKER": "rabbitmq"}, ["expected RABBITMQ_URL to be set"]),
+    ],
+)
+def test_a_broker_that_cannot_be_told_is_an_error_with_a_way_out(
+    environ: dict[str, str], said: list[str]
+) -> None:
+    (only,) = lines(**environ)
+    assert [part for part in said if part not in only] == []
+
+
+def test_an_unknown_broker_is_told_the_known_ones() -> None:
+    assert (
+        line(BROKER="kafka")
+        == "expected BROKER to be 'redis', 'rabbitmq' or 'embedded', got 'kafka'"
+    )

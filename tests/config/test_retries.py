@@ -1,0 +1,97 @@
+"""The retry policies that the variables make."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from formrelay.config import Settings
+from formrelay.core.errors import ConfigError
+from formrelay.core.retry import Exponential, Linear, Schedule
+
+REDIS = {"REDIS_URL": "redis://host:6379/0"}
+
+
+def load(**environ: str) -> Settings:
+    return Settings.load(REDIS | environ, env_file=None)
+
+
+def lines(**environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(environ, env_file=None)
+    assert caught.value.__context__ is None, "pydantic's error, with the values, travels along"
+    return str(caught.value).split("\n")
+
+
+def line(**environ: str) -> str:
+    (only,) = lines(**REDIS | environ)
+    return only
+
+
+@pytest.mark.parametrize(
+    ("environ", "backoff"),
+    [
+        ({}, Exponential(timedelta(seconds=1), timedelta(seconds=60))),
+        (
+            {"EMAIL_RETRY_BASE_SECONDS": "2", "EMAIL_RETRY_CAP_SECONDS": "9"},
+            Exponential(timedelta(seconds=2), timedelta(seconds=9)),
+        ),
+        (
+            {"EMAIL_RETRY_BACKOFF": "linear", "EMAIL_RETRY_BASE_SECONDS": "2"},
+            Linear(timedelta(seconds=2), timedelta(seconds=60)),
+        ),
+        ({"EMAIL_RETRY_DELAYS": "0, 1.5"}, Schedule((timedelta(0), timedelta(seconds=1.5)))),
+        (
+            {"EMAIL_RETRY_DELAYS": "0,5", "EMAIL_RETRY_BACKOFF": "schedule"},
+            Schedule((timedelta(0), timedelta(seconds=5))),
+        ),
+    ],
+)
+def test_the_retry_variables_make_the_policy(environ: dict[str, str], backoff: object) -> None:
+    assert load(**environ).emails.policy().backoff == backoff
+
+
+def test_retries_come_after_the_first_attempt() -> None:
+    settings = load(EMAIL_MAX_RETRIES="0", EMAIL_RETRY_JITTER="0.5")
+    assert settings.emails.policy().max_attempts == 1
+    assert settings.emails.policy().jitter == 0.5
+    assert settings.sheets.policy().max_attempts == 3
+
+
+def test_webhooks_follow_their_schedule_for_seven_attempts() -> None:
+    policy = load().webhooks.policy()
+    assert policy.max_attempts == 7
+    delays = [0, 30, 120, 600, 3600, 21600, 86400]
+    assert policy.backoff == Schedule(tuple(timedelta(seconds=n) for n in delays))
+    assert isinstance(load(WEBHOOK_RETRY_BACKOFF="linear").webhooks.policy().backoff, Linear)
+
+
+def test_an_unreachable_clickhouse_uses_up_no_attempt_of_events_alone() -> None:
+    settings = load()
+    counted = {
+        name: getattr(settings, name).policy().count_unavailable
+        for name in ("events", "submissions", "partials", "webhooks", "emails", "sheets")
+    }
+    assert [name for name, counts in counted.items() if not counts] == ["events"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        (
+            {"EMAIL_RETRY_BACKOFF": "linear", "EMAIL_RETRY_DELAYS": "0,1"},
+            "expected EMAIL_RETRY_BACKOFF to be 'schedule', because EMAIL_RETRY_DELAYS is set,"
+            " got 'linear': drop one of the two",
+        ),
+        (
+            {"WEBHOOK_RETRY_BACKOFF": "exponential", "WEBHOOK_RETRY_DELAYS": "0,1"},
+            "expected WEBHOOK_RETRY_BACKOFF to be 'schedule'",
+        ),
+        ({"EVENT_RETRY_BACKOFF": "schedule"}, "expected EVENT_RETRY_DELAYS to be set"),
+    ],
+)
+def test_retry_variables_that_contradict_each_other_are_an_error(
+    environ: dict[str, str], said: str
+) -> None:
+    assert said in line(**environ)
