@@ -62,7 +62,7 @@ class Failure:
             attempt=attempt,
             worker=worker_name(),
             code=error.code if isinstance(error, SinkError) else None,
-            where=_frames(error),
+            where=frames(error),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -91,9 +91,10 @@ def _hostname() -> str:
     return socket.gethostname()
 
 
-def _frames(error: BaseException, most: int = 6) -> tuple[str, ...]:
-    frames = traceback.extract_tb(error.__traceback__)[-most:]
-    return tuple(f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames)
+def frames(error: BaseException, most: int = 6) -> tuple[str, ...]:
+    """The innermost frames of an error as ``file:line function``, the innermost last."""
+    innermost = traceback.extract_tb(error.__traceback__)[-most:]
+    return tuple(f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in innermost)
 
 
 def _short(path: str) -> str:

@@ -15,12 +15,28 @@ from .delivery import Batch, Delivery
 logger = logging.getLogger("formrelay.workers")
 
 
+class _SaidHere(logging.Filter):
+    """Drops the worker's own line about a failed message.
+
+    It holds the exception's text, which may quote an answer, and says less
+    than the line of :class:`Attempts`.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Failed to process message")
+
+
 class Attempts(Middleware):
     """Logs ``attempt`` with everything that is known of it.
 
     Stands before :class:`.outcomes.Outcomes` in the list, so that its
     ``after_…`` hooks run when the outcome is decided.
     """
+
+    def __init__(self) -> None:
+        worker = logging.getLogger("dramatiq.worker.WorkerThread")
+        if not any(isinstance(one, _SaidHere) for one in worker.filters):
+            worker.addFilter(_SaidHere())
 
     def after_process_message(
         self,

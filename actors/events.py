@@ -1,0 +1,105 @@
+"""``event.record``: analytics events into ClickHouse, many messages a block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import orjson
+from pydantic import AwareDatetime, BeforeValidator, Field, JsonValue
+
+from ..config import get_settings
+from ..core.errors import PartsFailed, SinkPermanent
+from .job import job_actor
+from .model import Job, JobModel
+from .sinks import clickhouse
+
+TABLE = "events"
+COLUMNS = (
+    "event_id",
+    "type",
+    "form_id",
+    "submission_id",
+    "session_id",
+    "occurred_at",
+    "properties",
+)
+
+
+class Event(JobModel):
+    """One thing that happened to a form."""
+
+    event_id: UUID = Field(default_factory=uuid4)
+    type: str = Field(min_length=1, max_length=200)
+    form_id: str = Field(min_length=1, max_length=200)
+    submission_id: str | None = None
+    session_id: str | None = None
+    occurred_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    properties: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+Row = tuple[Any, ...]
+
+
+def to_row(event: Event) -> Row:
+    """The values of :data:`COLUMNS`."""
+    return (
+        event.event_id,
+        event.type,
+        event.form_id,
+        event.submission_id or "",
+        event.session_id or "",
+        event.occurred_at.astimezone(UTC),
+        orjson.dumps(event.properties).decode(),
+    )
+
+
+def token(rows: Sequence[Row]) -> str:
+    """A deduplication token of the content: the same rows in the same order have the same one."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row[0].bytes)
+    return digest.hexdigest()
+
+
+def _one_or_many(payload: Any) -> Any:
+    return payload if isinstance(payload, list) else [payload]
+
+
+_settings = get_settings().events
+
+
+@job_actor(
+    "event.record",
+    schema=Annotated[list[Event], BeforeValidator(_one_or_many), Field(min_length=1)],
+    worker=_settings,
+    batch_size=_settings.batch_size,
+    batch_wait=_settings.batch_wait,
+)
+def record_events(jobs: list[Job[list[Event]]]) -> None:
+    """Insert the events of all jobs as one block; of a refused block, find the refused job."""
+    failures = _insert([[to_row(event) for event in job.payload] for job in jobs])
+    if failures:
+        raise PartsFailed(failures)
+
+
+def _insert(blocks: Sequence[Sequence[Row]]) -> dict[int, BaseException]:
+    """Insert the rows of all blocks; the errors of the refused ones by index.
+
+    A server that refuses a row refuses its whole insert, so a refused one is
+    halved until the row's own job stands alone.
+    """
+    rows = [row for block in blocks for row in block]
+    try:
+        columns = list(zip(*rows, strict=True))
+        clickhouse().insert(TABLE, COLUMNS, columns, token=token(rows))
+    except SinkPermanent as error:
+        if len(blocks) == 1:
+            return {0: error}
+        middle = len(blocks) // 2
+        first, second = _insert(blocks[:middle]), _insert(blocks[middle:])
+        return first | {middle + index: failed for index, failed in second.items()}
+    return {}

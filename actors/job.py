@@ -1,0 +1,162 @@
+"""The actor of a job: checks the payload when it is sent, and again when it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import dramatiq
+from dramatiq import Message
+from dramatiq.middleware import CurrentMessage
+from pydantic import TypeAdapter, ValidationError
+
+from ..brokers import get_broker
+from ..config import WorkerSettings
+from ..core.errors import InvalidJob, PartsFailed
+from .model import Job, JobModel, Metadata, invalid
+
+P = TypeVar("P")
+
+_METADATA = TypeAdapter(Metadata)
+
+
+class JobActor(dramatiq.Actor[..., None]):
+    """A Dramatiq actor of one job type.
+
+    Sent as ``actor.send(payload={…}, metadata={…})`` or ``actor.send({…})``; a
+    wrong payload raises :class:`~formrelay.core.errors.InvalidJob` there, and
+    nothing is enqueued. On the wire stands the payload as it was checked, so
+    that defaults (an event's id and time) are those of the moment of sending.
+    """
+
+    #: Set by :func:`job_actor`.
+    schema: TypeAdapter[Any]
+    takes_many: bool
+
+    def message_with_options(
+        self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Message[None]:
+        payload, metadata = self._checked(*args, **(kwargs or {}))
+        wire = {"payload": _wire(payload), "metadata": metadata.wire()}
+        return super().message_with_options(kwargs=wire, **options)
+
+    def __call__(
+        self,
+        payload: Any = None,
+        metadata: Any = None,
+        *,
+        batch: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        """Run the actor on one job, or on a batch of them.
+
+        Raises:
+            InvalidJob: the job does not fit its schema.
+            PartsFailed: some jobs of the batch failed.
+        """
+        if batch is not None:
+            self._run_batch(batch)
+            return
+        job = self._job({"payload": payload, "metadata": metadata}, message_id=_current_id())
+        if self.takes_many:
+            self._run_many([job])
+        else:
+            super().__call__(job)
+
+    def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
+        jobs: list[Job[Any]] = []
+        places: list[int] = []  # of each good job, its index in the batch
+        failures: dict[int, BaseException] = {}
+        for index, kwargs in enumerate(batch):
+            try:
+                jobs.append(self._job(kwargs))
+                places.append(index)
+            except InvalidJob as error:
+                failures[index] = error  # one bad job does not touch its neighbours
+        if jobs:
+            try:
+                super().__call__(jobs)
+            except PartsFailed as failed:
+                failures |= {places[index]: error for index, error in failed.failures.items()}
+        if failures:
+            raise PartsFailed(failures)
+
+    def _run_many(self, jobs: list[Job[Any]]) -> None:
+        try:
+            super().__call__(jobs)
+        except PartsFailed as failed:
+            raise failed.failures[0] from None
+
+    def _job(self, kwargs: dict[str, Any], *, message_id: str = "") -> Job[Any]:
+        payload, metadata = self._checked(**kwargs)
+        return Job(payload, metadata, message_id)
+
+    def _checked(self, payload: Any = None, metadata: Any = None, **rest: Any) -> tuple[Any, Any]:
+        if rest:
+            names = ", ".join(sorted(rest))
+            raise InvalidJob(
+                f"{self.actor_name}: expected 'payload' and 'metadata', got {names} as well"
+            )
+        part = "payload"
+        try:
+            checked = self.schema.validate_python(payload)
+            part = "metadata"
+            return checked, _METADATA.validate_python({} if metadata is None else metadata)
+        except ValidationError as error:
+            wrong = invalid(self.actor_name, part, error)
+        # Outside the except: the pydantic error holds the values, and must not travel along.
+        raise wrong
+
+
+def job_actor(
+    job_type: str,
+    *,
+    schema: Any,
+    worker: WorkerSettings,
+    batch_size: int | None = None,
+    batch_wait: timedelta | None = None,
+) -> Callable[[Callable[..., None]], JobActor]:
+    """Declare an actor on this process's broker.
+
+    Args:
+        job_type: its name for publishers in other languages, ``webhook.send``.
+        schema: the type of the payload, anything that pydantic takes.
+        worker: its section of the settings: queue and retry policy.
+        batch_size: with ``batch_wait``, the function gets a list of up to so many jobs.
+        batch_wait: how long the first job of a batch waits for others.
+    """
+    broker = get_broker()
+    options: dict[str, Any] = {"job_type": job_type, "policy": worker.policy()}
+    if batch_size is not None:
+        options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
+
+    def make(function: Callable[..., None], **attributes: Any) -> JobActor:
+        actor = JobActor(function, **attributes)
+        actor.schema = TypeAdapter(schema)
+        actor.takes_many = batch_size is not None
+        return actor
+
+    def decorate(function: Callable[..., None]) -> JobActor:
+        actor = dramatiq.actor(
+            function,
+            actor_class=make,
+            queue_name=worker.queue,
+            broker=broker,
+            **options,
+        )
+        assert isinstance(actor, JobActor)
+        return actor
+
+    return decorate
+
+
+def _wire(payload: Any) -> Any:
+    if isinstance(payload, list):
+        return [_wire(one) for one in payload]
+    assert isinstance(payload, JobModel)
+    return payload.wire()
+
+
+def _current_id() -> str:
+    message = CurrentMessage.get_current_message()
+    return message.message_id if message is not None else ""

@@ -1,0 +1,75 @@
+"""The shape of a job: what every schema shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from ..core.errors import InvalidJob
+
+P = TypeVar("P")
+
+
+class JobModel(BaseModel):
+    """A schema of the wire: camelCase names, snake_case accepted, unknown keys kept."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="allow",
+        # What did not fit may be somebody's answer; it has no place in an error.
+        hide_input_in_errors=True,
+    )
+
+    def wire(self) -> dict[str, Any]:
+        """As plain JSON with its wire names; optional fields that are null are left out."""
+        data = self.model_dump(mode="json", by_alias=True)
+        required = _required(type(self))
+        return {name: value for name, value in data.items() if value is not None or name in required}
+
+
+@cache
+def _required(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(
+        field.alias or name for name, field in model.model_fields.items() if field.is_required()
+    )
+
+
+class Metadata(JobModel):
+    """What a job says of itself; every key is optional, unknown ones travel along."""
+
+    form_id: str | None = None
+    submission_id: str | None = None
+    retry_count: int | None = None
+    version: int = Field(1, ge=1)
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[P]):
+    """A job as an actor gets it, checked.
+
+    Attributes:
+        message_id: the same on every attempt; empty where the actor was called directly.
+    """
+
+    payload: P
+    metadata: Metadata
+    message_id: str = ""
+
+
+def invalid(actor_name: str, part: str, error: ValidationError) -> InvalidJob:
+    """A pydantic error as one line that names fields and never values."""
+    faults = []
+    for fault in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+        where = ".".join([part, *(str(step) for step in fault["loc"])])
+        text = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{where}: {text[0].lower()}{text[1:]}")
+    more = error.error_count() - len(faults)
+    if more > 0:
+        faults.append(f"and {more} more")
+    return InvalidJob(f"{actor_name}: {'; '.join(faults)}")

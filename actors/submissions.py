@@ -1,0 +1,113 @@
+"""``submission.save``: a filled-in form into the Django API, then its webhooks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field, JsonValue
+
+from ..brokers import get_broker
+from ..config import get_settings
+from ..core.errors import InvalidJob
+from ..sinks.api import Endpoint
+from .job import job_actor
+from .model import Job, JobModel
+from .sinks import api
+from .webhooks import deliver_webhook
+
+
+class WebhookEndpoint(JobModel):
+    """Where a completed submission is told."""
+
+    url: str
+    id: str | None = None
+    secret: str = Field(repr=False)
+    method: Literal["POST", "PUT"] = "POST"
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class Submission(JobModel):
+    """One filled-in form."""
+
+    submission_id: str = Field(min_length=1, max_length=200)
+    form_id: str = Field(min_length=1, max_length=200)
+    status: Literal["completed", "pending_payment", "draft"]
+    answers: dict[str, JsonValue]
+    submitted_at: AwareDatetime
+    webhooks: list[WebhookEndpoint] | None = None
+
+
+def webhook_job(submission: Submission, endpoint: WebhookEndpoint) -> dict[str, Any]:
+    """The webhook that tells one endpoint of one submission.
+
+    Its id is made of the two, so that a repeat of this job is the same webhook.
+    """
+    whom = endpoint.id or endpoint.url
+    digest = hashlib.sha256(f"{submission.submission_id}\n{whom}".encode()).hexdigest()
+    return {
+        "payload": {
+            "id": f"sub_{digest[:32]}",
+            "url": endpoint.url,
+            "method": endpoint.method,
+            "headers": endpoint.headers,
+            "secret": endpoint.secret,
+            "endpointId": endpoint.id,
+            "body": {
+                "type": "submission.completed",
+                "timestamp": submission.wire()["submittedAt"],
+                "data": {
+                    "submissionId": submission.submission_id,
+                    "formId": submission.form_id,
+                    "answers": submission.answers,
+                },
+            },
+        },
+        "metadata": {
+            "formId": submission.form_id,
+            "submissionId": submission.submission_id,
+        },
+    }
+
+
+@job_actor("submission.save", schema=Submission, worker=get_settings().submissions)
+def save_submission(job: Job[Submission]) -> None:
+    """Save it once (the API knows it by its id), then tell every endpoint."""
+    submission = job.payload
+    data = submission.wire()
+    data.pop("webhooks", None)  # with the endpoints' secrets, which are not the API's to keep
+    saved = api().save_submission(data)
+    if saved.status != "completed":
+        return
+    endpoints = submission.webhooks
+    if endpoints is None:
+        endpoints = [_endpoint(one) for one in saved.webhooks]
+    _tell(submission, endpoints)
+
+
+def _tell(submission: Submission, endpoints: Sequence[WebhookEndpoint]) -> None:
+    """One webhook an endpoint; one that cannot be sent keeps none of the others.
+
+    Raises:
+        InvalidJob: of the first that cannot, when the others are on their way.
+    """
+    messages, wrong = [], None
+    for endpoint in endpoints:
+        try:
+            messages.append(deliver_webhook.message(**webhook_job(submission, endpoint)))
+        except InvalidJob as error:
+            wrong = wrong or error
+    get_broker().enqueue_many(messages)
+    if wrong is not None:
+        raise wrong
+
+
+def _endpoint(endpoint: Endpoint) -> WebhookEndpoint:
+    return WebhookEndpoint(
+        id=endpoint.id,
+        url=endpoint.url,
+        secret=endpoint.secret,
+        method=endpoint.method,
+        headers=dict(endpoint.headers),
+    )

@@ -1,0 +1,90 @@
+"""``webhook.send``: signed webhooks to the outside world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import orjson
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from ..config import get_settings
+from ..core.clock import SYSTEM_CLOCK
+from ..core.errors import FormrelayError
+from ..core.signing import sign
+from ..sinks.http import check_headers, check_url, classify_status
+from .job import job_actor
+from .model import Job, JobModel
+from .sinks import egress
+
+_settings = get_settings().webhooks
+
+
+T = TypeVar("T")
+
+
+def _checked(value: T, check: Callable[[], object]) -> T:
+    """``value``, if ``check`` finds nothing wrong; pydantic wants a ValueError otherwise."""
+    try:
+        check()
+    except FormrelayError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+class Webhook(JobModel):
+    """One webhook to one endpoint."""
+
+    url: str = Field(max_length=8_000)
+    method: Literal["POST", "PUT"] = "POST"
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: JsonValue
+    secret: str | None = Field(None, repr=False)
+    secrets: list[str] | None = Field(None, repr=False)
+    id: str | None = Field(None, min_length=1, max_length=256)
+    endpoint_id: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_allowed(cls, url: str) -> str:
+        return _checked(url, lambda: check_url(url, allow_http=_settings.allow_http))
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_ours_to_send(cls, headers: dict[str, str]) -> dict[str, str]:
+        return _checked(headers, lambda: check_headers(headers))
+
+    @model_validator(mode="after")
+    def _can_be_signed(self) -> Webhook:
+        if self.secret is not None and self.secrets is not None:
+            raise ValueError("expected secret or secrets, got both")
+        return _checked(self, lambda: sign(keys(self), webhook_id="x", timestamp=0, body=b""))
+
+    @field_validator("id")
+    @classmethod
+    def _id_can_be_signed(cls, id: str | None) -> str | None:
+        if id is not None and ("." in id or not id.isascii() or not id.isprintable()):
+            raise ValueError("expected printable ASCII without '.'")
+        return id
+
+
+def keys(webhook: Webhook) -> list[str]:
+    """The secrets to sign with, the current one first."""
+    return webhook.secrets or ([webhook.secret] if webhook.secret is not None else [])
+
+
+def webhook_id(job: Job[Webhook]) -> str:
+    """The id that the receiver sees: the same on every attempt."""
+    return job.payload.id or f"msg_{job.message_id}"
+
+
+@job_actor("webhook.send", schema=Webhook, worker=_settings)
+def deliver_webhook(job: Job[Webhook]) -> None:
+    """Sign the body, send it once, and let its answer decide."""
+    webhook = job.payload
+    body = orjson.dumps(webhook.body)
+    now = SYSTEM_CLOCK.time()
+    signature = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=int(now), body=body)
+    headers = {**webhook.headers, "content-type": "application/json", **signature}
+    response = egress().send(webhook.method, webhook.url, headers, body)
+    classify_status(response.status, response.headers, SYSTEM_CLOCK.time())
