@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import dramatiq
@@ -35,12 +35,16 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(WRONG_USE if isinstance(error, ConfigError) else NOT_FINE)
 
 
+def declare_actors() -> None:
+    """Declare every actor, and with it its queue, on this process's broker."""
+    from .. import actors  # noqa: F401 - not at import: it reads the configuration
+
+
 def boot() -> RelayBroker:
     """Read the configuration, set up logs, declare the actors, reach the broker."""
     with one_line_errors():
         setup_logging(get_settings().logging)
-        from .. import actors  # noqa: F401 - declares them; only now is it known that it can
-
+        declare_actors()
         broker = get_broker()
         broker.ping()
     broker.add_middleware(_SinksAtBoot())
@@ -48,37 +52,46 @@ def boot() -> RelayBroker:
 
 
 class _SinksAtBoot(Middleware):
-    """Looks at the sinks of the queues that this worker consumes, before it takes a job.
+    """Looks at the sinks of the queues that this worker consumes, before it takes a job."""
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        with one_line_errors():
+            check_sinks(worker.consumer_whitelist)
+
+
+def check_sinks(queues: Collection[str] | None) -> None:
+    """Check the sinks behind ``queues`` (None: all of them).
 
     A wrong password is better found here than by the first thousand events. A
     sink that is merely away stops nobody: its jobs wait for it.
+
+    Raises:
+        ConfigError: a sink is not configured, or refuses us.
     """
+    settings = get_settings()
+    if queues and settings.events.queue not in queues:
+        return
+    from ..actors.sinks import clickhouse
+    from ..sinks.clickhouse import migrate
 
-    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        events = get_settings().events.queue
-        if worker.consumer_whitelist and events not in worker.consumer_whitelist:
-            return
-        with one_line_errors():
-            self._look_at_clickhouse()
+    url = settings.clickhouse.secret("url")
+    if url is None:
+        raise ConfigError(
+            "expected CLICKHOUSE_URL for the queue of events, got none: set it, or name "
+            "the queues of this worker with --queues"
+        )
+    try:
+        client = clickhouse()
+        client.ping()
+        if is_embedded_clickhouse(url):
+            migrate.apply(client)  # nobody else could: it is open in this process alone
+    except SinkUnavailable as error:
+        logger.warning("a sink is away", extra={"sink": "clickhouse", "why": str(error)})
+    except SinkTransient as error:
+        # It answered, and refuses what we are: no use in starting.
+        raise ConfigError(str(error)) from None
 
-    def _look_at_clickhouse(self) -> None:
-        from ..actors.sinks import clickhouse
-        from ..sinks.clickhouse import migrate
 
-        url = get_settings().clickhouse.secret("url")
-        if url is None:
-            raise ConfigError(
-                "expected CLICKHOUSE_URL for the queue of events, got none: set it, or name "
-                "the queues of this worker with --queues"
-            )
-        try:
-            client = clickhouse()
-            client.ping()
-            if url.startswith("chdb://"):
-                migrate.apply(client)  # nobody else could: it is open in this process alone
-        except SinkUnavailable as error:
-            logger.warning("a sink is away", extra={"sink": "clickhouse", "why": str(error)})
-        except SinkTransient as error:
-            if error.code is None:
-                raise
-            raise ConfigError(str(error)) from None
+def is_embedded_clickhouse(url: str | None) -> bool:
+    """Whether the ClickHouse is in the process, and so in one process only."""
+    return (url or "").startswith("chdb://")

@@ -1,0 +1,177 @@
+"""The ``formrelay`` command.
+
+Exit status: 0 fine, 1 the thing asked about is not fine, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from typing import Annotated
+
+import orjson
+import typer
+
+from .. import __version__
+from ..core.errors import ConfigError, InvalidJob
+from . import dlq
+from .boot import check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
+from .demo.command import demo
+from .output import JsonOption, print_json, print_table
+
+app = typer.Typer(
+    help="The background work of a form platform: workers, queues, dead letters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(dlq.app, name="dlq")
+app.command()(demo)
+
+
+def main() -> None:
+    """The entry point."""
+    with one_line_errors():
+        app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"formrelay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def worker(
+    queues: Annotated[
+        list[str] | None, typer.Option("--queue", "-q", help="Only this queue; may be repeated.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: WORKER_PROCESSES.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: WORKER_CONCURRENCY.")] = None,
+) -> None:
+    """Start workers: the dramatiq command line with what the configuration says."""
+    from ..brokers import get_broker
+    from ..config import get_settings
+
+    settings = get_settings()
+    processes = processes or settings.worker_processes
+    embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
+    if embedded and processes > 1 and (not queues or settings.events.queue in queues):
+        raise ConfigError(
+            f"expected one process for the queue {settings.events.queue!r} with an embedded "
+            f"ClickHouse, got {processes}: chdb:// can be open in one process at a time"
+        )
+    # The workers look as well; here it is one line instead of one a process.
+    declare_actors()
+    get_broker().ping()
+    if not embedded:
+        check_sinks(queues)
+    command = [sys.executable, "-m", "dramatiq", "formrelay.worker"]
+    command += ["--processes", str(processes)]
+    command += ["--threads", str(threads or settings.worker_concurrency)]
+    if queues:
+        command += ["--queues", *queues]
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq
+
+
+@app.command()
+def send(
+    actor: Annotated[str, typer.Argument(help="record_events, save_submission, …")],
+    payload: Annotated[str, typer.Argument(help="JSON, or '-' for standard input.")],
+    metadata: Annotated[str, typer.Option(help="JSON.")] = "{}",
+    delay: Annotated[float, typer.Option(min=0, help="Seconds.")] = 0,
+) -> None:
+    """Send one job; prints its id."""
+    from ..actors.job import JobActor
+    from ..brokers import get_broker
+
+    declare_actors()
+    broker = get_broker()
+    if actor not in broker.actors:
+        known = ", ".join(sorted(broker.actors))
+        raise ConfigError(f"expected an actor ({known}), got {actor!r}")
+    text = sys.stdin.read() if payload == "-" else payload
+    found = broker.actors[actor]
+    assert isinstance(found, JobActor)
+    message = found.send_with_options(
+        kwargs={"payload": _json("payload", text), "metadata": _json("metadata", metadata)},
+        delay=int(timedelta(seconds=delay) / timedelta(milliseconds=1)) if delay else None,
+    )
+    print(message.message_id)
+
+
+def _json(name: str, text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJob(f"expected the {name} as JSON, got something else: {error.msg}") from None
+
+
+@app.command()
+def queues(json: JsonOption = False) -> None:
+    """How many messages wait, are scheduled, in flight and dead."""
+    from ..brokers import get_broker
+
+    declare_actors()
+    broker = get_broker()
+    counts = [broker.counts(queue) for queue in sorted(broker.queues)]
+    columns = ("queue", "waiting", "scheduled", "in_flight", "dead")
+    rows = [tuple(getattr(count, column) for column in columns) for count in counts]
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table("Queues", columns, rows, empty="no queue is declared")
+
+
+@app.command()
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Create or upgrade the tables in ClickHouse."""
+    from ..actors.sinks import clickhouse
+    from ..sinks.clickhouse import migrate as migrations
+
+    client = clickhouse()
+    if dry_run:
+        names = [migration.name for migration in migrations.plan(client)]
+    else:
+        names = migrations.apply(client)
+    if json:
+        print_json({"dry_run": dry_run, "migrations": names})
+    else:
+        title = "To be applied" if dry_run else "Applied"
+        print_table(title, ["migration"], [[name] for name in names], empty="up to date")
+
+
+@app.command()
+def config(
+    example: Annotated[bool, typer.Option("--example", help="Print .env.example.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """The configuration in force, with secrets masked."""
+    from ..config import get_settings
+    from ..config.report import env_example, rows
+
+    if example:
+        sys.stdout.write(env_example())
+        return
+    found = rows(get_settings())
+    if json:
+        print_json(
+            [{"name": row.name, "value": row.value, "source": row.source} for row in found]
+        )
+    else:
+        table = [(row.name, row.value, row.source, row.description) for row in found]
+        print_table("Configuration", ["variable", "value", "from", "meaning"], table, empty="")

@@ -1,0 +1,48 @@
+"""Every test here runs against every broker: the contract is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.support.harness import Harness, flush_embedded
+
+from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.embedded import ensure_running
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.redis.broker import RedisBroker
+
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), max_message_bytes=10_000)
+
+
+@pytest.fixture(scope="session")
+def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return ensure_running(Path(tmp_path_factory.mktemp("embedded")))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
+        "embedded",
+    ]
+)
+def broker(request: pytest.FixtureRequest) -> RelayBroker:
+    match request.param:
+        case "redis":
+            return RedisBroker(request.getfixturevalue("redis_url"), options=OPTIONS)
+        case "rabbitmq":
+            return RabbitBroker(request.getfixturevalue("rabbitmq_url"), options=OPTIONS)
+        case _:
+            url = request.getfixturevalue("embedded_url")
+            flush_embedded(url)
+            return RedisBroker(url, options=OPTIONS)
+
+
+@pytest.fixture
+def harness(broker: RelayBroker, unique: str) -> Iterator[Harness]:
+    harness = Harness(broker, unique)
+    yield harness
+    harness.close()

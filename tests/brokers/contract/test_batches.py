@@ -1,0 +1,117 @@
+"""Coalescing: many messages, one call; each part settled on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+from tests.support.harness import Harness, wait_until
+
+from formrelay.core.errors import PartsFailed, SinkPermanent, SinkTransient
+from formrelay.core.failure import Reason
+from formrelay.core.retry import RetryPolicy, Schedule
+
+SOON = RetryPolicy(
+    max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))
+)
+
+
+def batch_actor(
+    harness: Harness, function: Callable[[list[int]], None], **options: Any
+) -> dramatiq.Actor[..., None]:
+    def collect(batch: list[dict[str, int]]) -> None:
+        function([part["number"] for part in batch])
+
+    defaults = {"batch_size": 10, "batch_wait": timedelta(milliseconds=300), "policy": SOON}
+    return harness.actor(collect, **{**defaults, **options})
+
+
+def test_a_full_batch_goes_at_once_and_the_rest_after_its_wait(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    actor = batch_actor(harness, batches.append)
+    for number in range(25):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: sum(map(len, batches)) == 25)
+    wait_until(harness.is_empty)
+    assert sorted(number for batch in batches for number in batch) == list(range(25))
+    assert max(map(len, batches)) == 10
+    assert len(batches) <= 5
+
+
+def test_a_retried_batch_is_frozen_same_parts_same_order(harness: Harness) -> None:
+    batches: list[list[int]] = []
+
+    def fail_twice(batch: list[int]) -> None:
+        batches.append(batch)
+        if len(batches) < 3:
+            raise SinkTransient("away")
+
+    actor = batch_actor(harness, fail_twice)
+    for number in range(7):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: len(batches) >= 1)
+    actor.send(number=99)  # comes too late for the frozen one
+    wait_until(lambda: [99] in batches and len(batches) == 4)
+    wait_until(harness.is_empty)
+    frozen = [batch for batch in batches if 99 not in batch]
+    assert frozen == [batches[0]] * 3
+    assert sorted(frozen[0]) == list(range(7))
+    assert harness.dead() == []
+
+
+def test_a_batch_out_of_attempts_dies_part_by_part(harness: Harness) -> None:
+    def fail(batch: list[int]) -> None:
+        raise SinkTransient("away")
+
+    actor = batch_actor(harness, fail)
+    sent = {actor.send(number=number).message_id for number in range(5)}
+    harness.start()
+    letters = wait_until(lambda: len(harness.dead()) == 5 and harness.dead())
+    assert {letter.id for letter in letters} == sent
+    assert {letter.failure.attempt for letter in letters} == {3}
+    wait_until(harness.is_empty)
+
+
+def test_the_failed_parts_of_a_batch_are_settled_alone(harness: Harness) -> None:
+    done: list[int] = []
+    tried: list[int] = []
+
+    def odd_ones_out(batch: list[int]) -> None:
+        tried.extend(batch)
+        failures: dict[int, BaseException] = {}
+        for index, number in enumerate(batch):
+            if number == 3:
+                failures[index] = SinkPermanent("refused", code=53)
+            elif number == 5 and tried.count(5) < 3:
+                failures[index] = SinkTransient("later")
+            else:
+                done.append(number)
+        if failures:
+            raise PartsFailed(failures)
+
+    actor = batch_actor(harness, odd_ones_out)
+    sent = {number: actor.send(number=number).message_id for number in range(8)}
+    harness.start()
+    wait_until(lambda: sorted(done) == [0, 1, 2, 4, 5, 6, 7])
+    wait_until(harness.is_empty)
+    assert tried.count(5) == 3
+    assert tried.count(3) == 1
+    (letter,) = harness.dead()
+    assert letter.id == sent[3]
+    assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, 53)
+
+
+def test_a_stopped_worker_hands_back_what_it_was_collecting(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    actor = batch_actor(harness, batches.append, batch_wait=timedelta(seconds=30))
+    for number in range(4):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 0)
+    harness.stop()
+    assert batches == []
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 4)

@@ -1,0 +1,195 @@
+"""One outcome a message: done, retried, deferred, dead; settled where it belongs."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from tests.support.harness import Harness, wait_until
+
+from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
+from formrelay.core.failure import Reason
+from formrelay.core.retry import RetryPolicy, Schedule
+
+SOON = RetryPolicy(
+    max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))
+)
+
+
+def test_what_is_sent_is_run_once_and_gone(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    for number in range(50):
+        actor.send(number)
+    harness.start()
+    wait_until(lambda: len(ran) >= 50)
+    wait_until(harness.is_empty)
+    harness.stop()
+    assert sorted(ran) == list(range(50))
+    assert harness.dead() == []
+
+
+def test_a_failure_is_retried_and_then_works(harness: Harness) -> None:
+    attempts: list[float] = []
+
+    def fail_twice() -> None:
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise SinkTransient("away", code=503)
+
+    harness.actor(fail_twice, policy=SOON).send()
+    harness.start()
+    wait_until(lambda: len(attempts) == 3)
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+    assert attempts[1] - attempts[0] >= 0.1
+    assert attempts[2] - attempts[1] >= 0.1
+
+
+def test_the_last_failed_attempt_makes_a_dead_letter_that_says_why(harness: Harness) -> None:
+    def fail(answer: str) -> None:
+        raise ValueError(f"no good: {answer}")
+
+    actor = harness.actor(fail, policy=SOON)
+    sent = actor.send("a person's answer")
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert letter.id == sent.message_id
+    assert letter.message.args == ("a person's answer",)
+    failure = letter.failure
+    assert failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert failure.attempt == 3
+    assert failure.error == "ValueError"
+    assert "answer" not in failure.message
+    assert any("fail" in frame for frame in failure.where)
+    assert failure.at.endswith("Z")
+    assert ":" in failure.worker
+
+
+def test_a_permanent_failure_is_not_tried_again(harness: Harness) -> None:
+    attempts: list[int] = []
+
+    def refuse() -> None:
+        attempts.append(1)
+        raise SinkPermanent("expected another form", code=400)
+
+    harness.actor(refuse, policy=SOON).send()
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, 400)
+    assert attempts == [1]
+
+
+def test_a_deferred_message_comes_back_without_using_an_attempt(harness: Harness) -> None:
+    seen: list[object] = []
+
+    def not_now() -> None:
+        seen.append(1)
+        if len(seen) < 6:
+            raise NotNow("the endpoint is busy", after=timedelta(milliseconds=100))
+
+    # Six runs with three attempts allowed: five of them did not count.
+    harness.actor(not_now, policy=SOON).send()
+    harness.start()
+    wait_until(lambda: len(seen) == 6)
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+
+
+def test_a_message_for_an_unknown_actor_is_kept_with_its_cause(harness: Harness) -> None:
+    ran: list[int] = []
+    known = harness.actor(ran.append, actor_name="known")
+    stranger = known.message(0).copy(actor_name="stranger")
+    harness.broker.enqueue(stranger)
+    known.send(1)
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    wait_until(lambda: ran == [1])
+    assert letter.failure.reason is Reason.UNKNOWN_ACTOR
+    assert "stranger" in letter.failure.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xfe not JSON",
+        b"[1, 2]",
+        b'{"actor_name": "known"}',
+        b'{"type": "no.such.job", "payload": {}}',
+        b'{"actor_name": "known", "queue_name": "q", "args": 5, "kwargs": {}, "options": {},'
+        b' "message_id": "1", "message_timestamp": 1}',
+    ],
+)
+def test_undecodable_bytes_are_quarantined_whole_and_their_neighbours_run(
+    harness: Harness, data: bytes
+) -> None:
+    ran: list[int] = []
+    known = harness.actor(ran.append, actor_name="known")
+    known.send(1)
+    harness.inject(data)
+    known.send(2)
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    wait_until(lambda: sorted(ran) == [1, 2])
+    wait_until(harness.is_empty)
+    assert letter.failure.reason is Reason.UNDECODABLE
+    # Replayed, they are the same bytes again, and are quarantined again.
+    first_death = letter.failure.at
+    assert harness.broker.replay(harness.queue, letter.id)
+    (again,) = wait_until(
+        lambda: [one for one in harness.dead() if one.failure.at != first_death]
+    )
+    assert again.message.options["raw"] == letter.message.options["raw"]
+
+
+def test_a_replayed_dead_letter_starts_again_with_its_attempts_at_zero(harness: Harness) -> None:
+    attempts: list[int] = []
+    works = False
+
+    def fail_for_now() -> None:
+        attempts.append(1)
+        if not works:
+            raise SinkTransient
+
+    harness.actor(fail_for_now, policy=SOON).send()
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert len(attempts) == 3
+    assert harness.broker.replay(harness.queue, letter.id)
+    (letter,) = wait_until(lambda: len(attempts) == 6 and harness.dead())
+    works = True
+    assert harness.broker.replay(harness.queue, letter.id)
+    wait_until(lambda: len(attempts) == 7)
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+    assert not harness.broker.replay(harness.queue, letter.id)
+
+
+def test_a_deleted_dead_letter_is_gone_and_its_neighbour_is_not(harness: Harness) -> None:
+    def refuse() -> None:
+        raise SinkPermanent
+
+    actor = harness.actor(refuse)
+    first, second = actor.send(), actor.send()
+    harness.start()
+    wait_until(lambda: len(harness.dead()) == 2)
+    assert harness.broker.delete_dead(harness.queue, first.message_id)
+    assert not harness.broker.delete_dead(harness.queue, first.message_id)
+    assert [letter.id for letter in harness.dead()] == [second.message_id]
+
+
+def test_flushing_the_waiting_never_touches_the_dead(harness: Harness) -> None:
+    def refuse() -> None:
+        raise SinkPermanent
+
+    actor = harness.actor(refuse)
+    actor.send()
+    harness.start()
+    wait_until(harness.dead)
+    harness.stop()
+    actor.send()
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 1)
+    harness.broker.flush(harness.queue)
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 0)
+    assert len(harness.dead()) == 1

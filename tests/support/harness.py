@@ -1,0 +1,80 @@
+"""A broker with a worker in this process, to be driven from a test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import dramatiq
+import redis
+from dramatiq import Worker
+
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.redis.broker import RedisBroker
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], *, timeout: float = 10.0) -> T:
+    """The first true value of ``condition``; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: last value {value!r}")
+        threading.Event().wait(0.005)
+
+
+class Harness:
+    """One broker, one queue of this test's own, and a worker that is started when asked for."""
+
+    def __init__(self, broker: RelayBroker, queue: str) -> None:
+        self.broker = broker
+        self.queue = queue
+        self.worker: Worker | None = None
+
+    def actor(self, function: Callable[..., Any], **options: Any) -> dramatiq.Actor[..., Any]:
+        """Declare ``function`` as an actor on the queue."""
+        return dramatiq.actor(function, broker=self.broker, queue_name=self.queue, **options)
+
+    def start(self, *, threads: int = 4) -> None:
+        self.worker = Worker(self.broker, worker_timeout=200, worker_threads=threads)
+        self.worker.start()
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.stop(timeout=10_000)
+            self.worker = None
+
+    def inject(self, data: bytes) -> None:
+        """Put raw bytes on the queue, as a foreign publisher would."""
+        if isinstance(self.broker, RedisBroker):
+            keys, client = self.broker.keys, self.broker.client
+            client.hset(keys.bodies(self.queue), "injected", data)
+            client.rpush(keys.waiting(self.queue), "injected")
+        elif isinstance(self.broker, RabbitBroker):
+            self.broker.counts(self.queue)  # declares the queue
+            self.broker._publisher.publish("", self.queue, data, None)
+
+    def dead(self) -> list[Any]:
+        return list(self.broker.dead_letters(self.queue))
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing is scheduled or in flight, as far as can be told."""
+        counts = self.broker.counts(self.queue)
+        return not (counts.waiting or counts.scheduled or counts.in_flight)
+
+    def close(self) -> None:
+        self.stop()
+        self.broker.close()
+
+
+def flush_embedded(url: str) -> None:
+    """Empty the embedded broker of a test."""
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
