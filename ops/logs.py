@@ -12,8 +12,9 @@ from ..core.clock import iso
 from ..core.errors import describe
 from ..core.failure import frames
 
-#: Chatty at INFO about every connection, and never about a job.
-_QUIET = ("pika", "clickhouse_connect", "urllib3")
+#: Their lines are about connections, never about a job; pika tells one lost connection in
+#: a dozen errors with tracebacks, where our own line says it once.
+_QUIET = {"pika": logging.CRITICAL, "clickhouse_connect": logging.ERROR, "urllib3": logging.ERROR}
 
 
 class _Formatter(JsonFormatter):
@@ -49,5 +50,5 @@ def setup_logging(settings: LoggingSettings) -> None:
     for handler in root.handlers:
         handler.setFormatter(formatter)
     root.setLevel(settings.effective_level)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)

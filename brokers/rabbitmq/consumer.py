@@ -128,7 +128,11 @@ class RabbitConsumer(RelayConsumer):
         """Nothing to do: what is not acknowledged goes back when the connection closes."""
 
     def close(self) -> None:
-        with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+        if not self._connection.is_open:
+            return
+        # pika raises more than its own errors when the server goes at this moment, and
+        # Dramatiq's consumer thread would die of them. Whatever was not acknowledged comes back.
+        with contextlib.suppress(Exception):
             self._send_acks()
             self._connection.process_data_events(time_limit=0)
             self._connection.close()

@@ -252,8 +252,15 @@ class RedisConsumer(RelayConsumer):
         self._buffer.clear()
         with self._lock:
             self._outbox.put_back += [delivery.tag for delivery in unstarted]
-        self._exchange(0)
-        self.broker.leave(self.queue_name)
+        try:
+            self._exchange(0)
+            self.broker.leave(self.queue_name)
+        except (BrokerUnavailable, BrokerRefused) as error:
+            # Recovery will find them; what was done and could not be said is done again.
+            logger.error(
+                "could not hand back what was in flight",
+                extra={"queue": self.queue_name, "error_message": str(error)},
+            )
 
 
 def _size(delivery: Delivery) -> int:

@@ -1,0 +1,132 @@
+"""What came out: each number beside what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...core.failure import Failure
+from .environment import RETRY_DELAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number of the table.
+
+    Attributes:
+        key: its name in the JSON.
+        actual: None where it could not be asked for.
+        note: where it comes from.
+    """
+
+    key: str
+    label: str
+    expected: int
+    actual: int | None
+    note: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.actual == self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run of the demo.
+
+    Attributes:
+        problem: why it was stopped before everything had settled.
+        by_type: rows in ClickHouse by type of event.
+        first_dead: the record of the first dead letter.
+    """
+
+    numbers: Sequence[Number]
+    seconds: float
+    by_type: Mapping[str, int]
+    first_dead: Failure | None = None
+    problem: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether everything went as it should: every number, and nothing stopped early."""
+        return self.problem is None and all(number.right for number in self.numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "ok": self.right,
+            "seconds": round(self.seconds, 2),
+            "numbers": {number.key: number.actual for number in self.numbers},
+            "expected": {number.key: number.expected for number in self.numbers},
+            "rows_by_type": dict(self.by_type),
+            "first_dead_letter": self.first_dead.to_json() if self.first_dead else None,
+            "problem": self.problem,
+        }
+
+
+def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
+    """Say what runs, and where."""
+    waits = RETRY_DELAYS.partition(",")[2].replace(",", ", ")
+    for name, text in (
+        ("answers", f"{how_many} of the American National Election Study of 1996"),
+        ("broker", "embedded: a real Valkey server, started for this run"),
+        ("ClickHouse", "embedded: the real engine (chdb), inside the events worker"),
+        ("API", f"{api}, stands in for the Django API"),
+        ("receiver", f"{receiver}, checks signatures with standardwebhooks"),
+        ("workers", "2 × python -m dramatiq formrelay.worker"),
+        ("retries", f"webhooks: after {waits} s here; by default after 30 s … 24 h"),
+    ):
+        console.print(Text.assemble((f"{name:<12}", "dim"), text))
+    console.print()
+
+
+def show(console: Console, report: Report) -> None:
+    """Print the table and the verdict."""
+    console.print(_table(report.numbers))
+    console.print()
+    for name, text in _details(report):
+        console.print(Text.assemble((f"{name:<12}", "dim"), text))
+    console.print(_verdict(report))
+
+
+def _table(numbers: Sequence[Number]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for number in numbers:
+        shown = "?" if number.actual is None else f"{number.actual:,}"
+        if number.right:
+            mark, note = Text("✓", "green"), Text(number.note, "dim")
+        else:
+            mark, note = Text("✗", "bold red"), Text(f"expected {number.expected:,}", "red")
+        style = "bold" if number.right else "bold red"
+        table.add_row(mark, number.label, Text(shown, style), note)
+    return table
+
+
+def _details(report: Report) -> Iterator[tuple[str, str]]:
+    if report.by_type:
+        counted = (f"{kind} {rows:,}" for kind, rows in report.by_type.items())
+        yield "rows", " · ".join(counted)
+    failure = report.first_dead
+    if failure is not None:
+        yield "dead letter", f"{failure.message} ({failure.reason}, attempt {failure.attempt})"
+        where = failure.where[-1] if failure.where else failure.error
+        yield "", f"{failure.at[:19]}Z · {where} · {failure.worker}"
+    if report.by_type or failure is not None:
+        yield "", ""
+
+
+def _verdict(report: Report) -> Text:
+    if report.right:
+        return Text(f"Every number is right, after {report.seconds:.0f} s.", "bold green")
+    wrong = ", ".join(number.label.strip() for number in report.numbers if not number.right)
+    verdict = Text(f"Wrong after {report.seconds:.0f} s: {wrong or 'see below'}.", "bold red")
+    return verdict if report.problem is None else verdict.append(f"\n{report.problem}", "red")

@@ -1,0 +1,113 @@
+"""Survey answers as jobs: pure, and the same ids on every run."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import Any
+from uuid import UUID, uuid5
+
+#: The form whose endpoint works, the one whose endpoint fails twice first, and the
+#: one whose endpoint always fails.
+STEADY, FLAKY, BROKEN = "anes96", "anes96-flaky", "anes96-broken"
+
+_NAMESPACE = UUID("5b1c6f0e-8f0a-5a3e-9d55-6d1c2f0b9a96")
+# Fixed, like the ids: an event's time is part of its row's key in ClickHouse.
+_FIRST = datetime(1996, 9, 3, 6, tzinfo=UTC)
+_APART = timedelta(minutes=1)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One filled-in form as jobs, each ``{"payload": …, "metadata": …}``."""
+
+    id: str
+    form_id: str
+    submission: Json
+    events: tuple[Json, ...]
+
+
+def read_rows(limit: int | None = None) -> list[dict[str, str]]:
+    """The rows of the survey that comes with the package, by column."""
+    file = resources.files("formrelay.examples_data") / "anes96.csv"
+    rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
+    return rows[:limit]
+
+
+def answers(rows: Iterable[Mapping[str, str]]) -> list[Answer]:
+    """Each row as one submission and the events of filling it in, whatever its columns."""
+    rows = list(rows)
+    return [_answer(index, form_of(index, len(rows)), row) for index, row in enumerate(rows)]
+
+
+def form_of(index: int, total: int) -> str:
+    """The form of a row: of many rows, 10 and 20 have an endpoint that fails.
+
+    They come first, so that their retries run while the others are delivered.
+    """
+    broken, flaky = min(10, total // 6), min(20, total // 3)
+    if index < broken:
+        return BROKEN
+    return FLAKY if index < broken + flaky else STEADY
+
+
+def per_form(all_answers: Iterable[Answer]) -> dict[str, int]:
+    """How many answers each form has; every form is named."""
+    counted = Counter(answer.form_id for answer in all_answers)
+    return {form_id: counted[form_id] for form_id in (STEADY, FLAKY, BROKEN)}
+
+
+def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
+    submission_id = str(uuid5(_NAMESPACE, f"submission/{form_id}/{index}"))
+    values = {name: _value(text) for name, text in row.items()}
+    opened = _FIRST + index * _APART
+    submitted = opened + timedelta(seconds=2 * (len(values) + 1))
+    metadata = {"formId": form_id, "submissionId": submission_id}
+
+    def event(number: int, kind: str, properties: Json) -> Json:
+        payload = {
+            "eventId": str(uuid5(_NAMESPACE, f"event/{submission_id}/{number}")),
+            "type": kind,
+            "formId": form_id,
+            "submissionId": submission_id,
+            "sessionId": str(uuid5(_NAMESPACE, f"session/{submission_id}")),
+            "occurredAt": (opened + timedelta(seconds=2 * number)).isoformat(),
+            "properties": properties,
+        }
+        return {"payload": payload, "metadata": metadata}
+
+    submission = {
+        "submissionId": submission_id,
+        "formId": form_id,
+        "status": "completed",
+        "answers": values,
+        "submittedAt": submitted.isoformat(),
+    }
+    answered = [
+        event(number, "field_answered", {"name": name, "value": value})
+        for number, (name, value) in enumerate(values.items(), 1)
+    ]
+    return Answer(
+        id=submission_id,
+        form_id=form_id,
+        submission={"payload": submission, "metadata": metadata},
+        events=(
+            event(0, "form_viewed", {}),
+            *answered,
+            event(len(values) + 1, "form_submitted", {"fields": len(values)}),
+        ),
+    )
+
+
+def _value(text: str) -> str | int | float:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number

@@ -1,0 +1,73 @@
+"""Workers that are killed and servers that are stopped while they work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support import fault_worker
+from tests.support.harness import wait_until
+
+from formrelay.brokers.base import RelayBroker
+
+
+class Site:
+    """A queue on a broker, its worker processes, and the file in which they say what they did."""
+
+    def __init__(self, url: str, queue: str, file: Path) -> None:
+        self.url, self.queue, self.file = url, queue, file
+        self.log = file.with_suffix(".log")
+        self.workers: list[subprocess.Popen[str]] = []
+        self.broker: RelayBroker = fault_worker.make(url)
+        fault_worker.declare(self.broker, queue, str(file))
+
+    def start_worker(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, fault_worker.__file__, self.url, self.queue, str(self.file)],
+            stdout=subprocess.PIPE,
+            stderr=self.log.open("ab"),
+            text=True,
+        )
+        self.workers.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def send(self, numbers: range, *, milliseconds: int = 0, delay: int | None = None) -> None:
+        note = self.broker.actors["note"]
+        for number in numbers:
+            note.send_with_options(args=(number, milliseconds), delay=delay)
+
+    def lines(self) -> list[str]:
+        return self.file.read_text().split() if self.file.exists() else []
+
+    def wait_for(self, numbers: range, *, timeout: float = 30) -> None:
+        """Until each of ``numbers`` was done at least once."""
+        wanted = {str(number) for number in numbers}
+        wait_until(lambda: wanted <= set(self.lines()), timeout=timeout)
+
+    def is_empty(self) -> bool:
+        counts = self.broker.counts(self.queue)
+        return not (counts.waiting or counts.scheduled or counts.in_flight)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.communicate()
+        self.broker.close()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis_url", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
+    ],
+    ids=["redis", "rabbitmq"],
+)
+def site(request: pytest.FixtureRequest, unique: str, tmp_path: Path) -> Iterator[Site]:
+    site = Site(request.getfixturevalue(request.param), unique, tmp_path / "done")
+    yield site
+    site.close()

@@ -1,0 +1,94 @@
+"""A worker may end at any moment: nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+from tests.faults.conftest import Site
+from tests.support.harness import wait_until
+
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.settlement import Settlement
+from formrelay.core.failure import Reason
+
+
+def test_a_killed_worker_loses_nothing(site: Site) -> None:
+    site.send(range(200), milliseconds=5)
+    victim = site.start_worker()
+    wait_until(lambda: len(site.lines()) >= 40)
+    victim.kill()
+    site.start_worker()
+    site.wait_for(range(200))
+    wait_until(site.is_empty)
+    assert list(site.broker.dead_letters(site.queue)) == []
+
+
+def test_a_terminated_worker_finishes_or_hands_back_and_repeats_nothing(site: Site) -> None:
+    site.send(range(200), milliseconds=5)
+    first = site.start_worker()
+    wait_until(lambda: len(site.lines()) >= 40)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=10) == 0
+    assert len(site.lines()) < 200
+    site.start_worker()
+    site.wait_for(range(200))
+    wait_until(site.is_empty)
+    assert set(Counter(site.lines()).values()) == {1}
+
+
+def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
+    site.start_worker()
+    site.start_worker()
+    site.send(range(300), milliseconds=1)
+    site.wait_for(range(300))
+    wait_until(site.is_empty)
+    assert set(Counter(site.lines()).values()) == {1}
+
+
+# Redis alone: the count of deaths on RabbitMQ is part of the brokers' completion.
+@pytest.mark.parametrize("site", ["redis_url"], indirect=True, ids=["redis"])
+@pytest.mark.redis
+def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: Site) -> None:
+    poison = site.broker.actors["poison"].send()
+    site.send(range(20))
+    for _ in range(3):
+        worker = site.start_worker()
+        assert worker.wait(timeout=20) == -signal.SIGKILL
+    site.start_worker()
+    (letter,) = wait_until(lambda: list(site.broker.dead_letters(site.queue)), timeout=15)
+    site.wait_for(range(20))
+    wait_until(site.is_empty)
+    assert letter.id == poison.message_id
+    assert letter.failure is not None
+    assert letter.failure.reason is Reason.CRASH_LOOP
+    assert site.lines().count("poison") == 3
+
+
+# Redis alone: RabbitMQ knows of every delivery whether the consumer ever saw it.
+@pytest.mark.parametrize("site", ["redis_url"], indirect=True, ids=["redis"])
+@pytest.mark.redis
+def test_messages_of_an_answer_that_never_came_are_handed_back(site: Site) -> None:
+    from tests.support.harness import Harness
+
+    broker = site.broker
+    assert isinstance(broker, RedisBroker)
+    harness = Harness(broker, site.queue)
+    harness.start()
+    try:
+        site.send(range(5))
+        site.wait_for(range(5))
+        # As if the reply to a fetch had been lost: Redis has them in flight for this worker,
+        # and its consumer has never heard of them.
+        harness.stop()
+        site.send(range(5, 10))
+        wait, fetched = broker.exchange(site.queue, 5, Settlement(), [])
+        assert len(fetched) == 5
+        harness.start()
+        consumer_connections = broker.client.client_kill_filter(_type="normal", skipme=True)
+        assert consumer_connections > 0
+        site.wait_for(range(10))
+        wait_until(site.is_empty)
+    finally:
+        harness.stop()

@@ -1,0 +1,69 @@
+"""A worker process to be killed: ``python fault_worker.py URL QUEUE FILE``.
+
+Its actors write a line to FILE for each thing they did; that is how a test
+knows what ran, whatever became of the process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import dramatiq
+from dramatiq import Worker
+
+from formrelay.brokers.base import BrokerOptions, RelayBroker
+
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1.5), max_crash_deliveries=3)
+
+
+def make(url: str) -> RelayBroker:
+    """The broker behind a URL."""
+    if url.startswith("amqp"):
+        from formrelay.brokers.rabbitmq.broker import RabbitBroker
+
+        return RabbitBroker(url, options=OPTIONS)
+    from formrelay.brokers.redis.broker import RedisBroker
+
+    return RedisBroker(url, options=OPTIONS)
+
+
+def declare(broker: RelayBroker, queue: str, file: str) -> None:
+    """The actors: ``note`` works for a while, ``poison`` kills its process."""
+
+    def write(line: str) -> None:
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{line}\n".encode())
+        os.close(descriptor)
+
+    @dramatiq.actor(broker=broker, queue_name=queue)
+    def note(number: int, milliseconds: int = 0) -> None:
+        time.sleep(milliseconds / 1000)
+        write(str(number))
+
+    @dramatiq.actor(broker=broker, queue_name=queue)
+    def poison() -> None:
+        write("poison")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    url, queue, file = sys.argv[1:]
+    broker = make(url)
+    declare(broker, queue, file)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    worker = Worker(broker, worker_timeout=200, worker_threads=4)
+    worker.start()
+    print("ready", flush=True)
+    stop.wait()
+    worker.stop(timeout=10_000)
+    broker.close()
+
+
+if __name__ == "__main__":
+    main()
