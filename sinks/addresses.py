@@ -1,0 +1,81 @@
+"""Which addresses a webhook may go to: everything public, nothing else.
+
+The ranges are those of IANA's special-purpose registries (RFC 6890 and what
+updates it); Svix blocks the same ones, in its connector too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_BLOCKED_V4 = {
+    "0.0.0.0/8": "this network",
+    "10.0.0.0/8": "private",
+    "100.64.0.0/10": "carrier-grade NAT",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "link-local",  # cloud metadata services live here
+    "172.16.0.0/12": "private",
+    "192.0.0.0/24": "protocol assignments",
+    "192.0.2.0/24": "documentation",
+    "192.88.99.0/24": "6to4 relay",
+    "192.168.0.0/16": "private",
+    "198.18.0.0/15": "benchmark",
+    "198.51.100.0/24": "documentation",
+    "203.0.113.0/24": "documentation",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "reserved",  # 255.255.255.255, the broadcast address, too
+}
+_BLOCKED_V6 = {
+    "::/128": "unspecified",
+    "::1/128": "loopback",
+    "::/96": "IPv4-compatible",
+    "::ffff:0:0:0/96": "IPv4-translated",
+    "64:ff9b::/96": "NAT64",
+    "64:ff9b:1::/48": "NAT64",
+    "100::/64": "discard",
+    "2001::/32": "Teredo",
+    "2001::/23": "protocol assignments",
+    "2001:db8::/32": "documentation",
+    "2002::/16": "6to4",
+    "3fff::/20": "documentation",
+    "fc00::/7": "unique local",
+    "fe80::/10": "link-local",
+    "fec0::/10": "site-local",
+    "ff00::/8": "multicast",
+}
+_BLOCKED: list[tuple[Network, str]] = [
+    (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6).items()
+]
+# Nothing outside this is handed out; a range that IANA opens one day is added then.
+_GLOBAL_V6 = IPv6Network("2000::/3")
+
+
+def parse_address(text: str) -> Address:
+    """An address as a socket has it; ``%eth0`` is left off, IPv4 is taken out of IPv6.
+
+    Raises:
+        ValueError: it is not an address.
+    """
+    address = ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def why_blocked(address: Address, *, allowed: Sequence[Network] = ()) -> str | None:
+    """The kind of range that ``address`` is blocked for; None if it may be dialled.
+
+    Args:
+        allowed: exceptions, which win over every range.
+    """
+    if any(address in network for network in allowed):
+        return None
+    for network, why in _BLOCKED:
+        if address in network:
+            return why
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
+        return "reserved"
+    return None

@@ -1,0 +1,56 @@
+"""ClickHouse: by its native protocol, by HTTP, or embedded in this process.
+
+:func:`connect` picks the way by the address's scheme; nothing is opened and
+no driver speaks before the first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from .client import ClickHouse, parse_target
+
+__all__ = ["ClickHouse", "connect"]
+
+
+def connect(
+    url: str,
+    *,
+    database: str,
+    user: str,
+    password: Callable[[], str | None],
+    timeout: timedelta,
+    connect_timeout: timedelta,
+) -> ClickHouse:
+    """The ClickHouse at ``url``; nothing is sent before the first call.
+
+    Args:
+        url: ``clickhouse://host:9000``, ``clickhouses://`` (TLS), ``http://``,
+            ``https://`` or ``chdb://folder`` (``chdb:///absolute``). A user, a
+            password or a database in it wins over the arguments.
+        password: read for each new connection, since secrets rotate.
+        timeout: of one read (native, HTTP); none when embedded.
+
+    Raises:
+        ConfigError: the address cannot be right, or its driver is not installed.
+    """
+    target = parse_target(
+        url,
+        database=database,
+        user=user,
+        password=password,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+    )
+    if target.scheme == "chdb":
+        from .embedded import EmbeddedClickHouse
+
+        return EmbeddedClickHouse(target)
+    if target.scheme in ("http", "https"):
+        from .http import HttpClickHouse
+
+        return HttpClickHouse(target)
+    from .native import NativeClickHouse
+
+    return NativeClickHouse(target)

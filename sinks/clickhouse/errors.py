@@ -1,0 +1,246 @@
+"""One mapping from what the drivers raise to our errors.
+
+Codes are ClickHouse's own (``src/Common/ErrorCodes.cpp``). What the server
+writes beside a code often quotes the row that it choked on (27, 117), so a
+message here has the code and its name, never the server's text.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import urllib3.exceptions as http_errors
+
+from ...core.errors import FormrelayError, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
+
+#: The user is unknown, or the password is wrong (or being rotated).
+REFUSED_USER = {
+    192: "UNKNOWN_USER",
+    193: "WRONG_PASSWORD",
+    194: "REQUIRED_PASSWORD",
+    195: "IP_ADDRESS_NOT_ALLOWED",
+    516: "AUTHENTICATION_FAILED",
+}
+#: The user is known but may not do this.
+NOT_ALLOWED = {164: "READONLY", 291: "DATABASE_ACCESS_DENIED", 497: "ACCESS_DENIED"}
+#: The schema is not what we expect. One missing table once cost somebody a
+#: million events (PostHog, Vector issue threads): it is never the rows' fault.
+NO_SCHEMA = {
+    8: "THERE_IS_NO_COLUMN",
+    10: "NOT_FOUND_COLUMN_IN_BLOCK",
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    47: "UNKNOWN_IDENTIFIER",
+    60: "UNKNOWN_TABLE",
+    81: "UNKNOWN_DATABASE",
+    218: "TABLE_IS_DROPPED",
+}
+NO_DATABASE, NO_TABLE = 81, 60
+#: The server is busy, full, slow or cut off: the same rows may go in later.
+BUSY = {
+    3: "UNEXPECTED_END_OF_FILE",
+    32: "ATTEMPT_TO_READ_AFTER_EOF",
+    40: "CHECKSUM_DOESNT_MATCH",
+    101: "UNEXPECTED_PACKET_FROM_CLIENT",
+    102: "UNEXPECTED_PACKET_FROM_SERVER",
+    159: "TIMEOUT_EXCEEDED",
+    160: "TOO_SLOW",
+    173: "CANNOT_ALLOCATE_MEMORY",
+    198: "DNS_ERROR",
+    201: "QUOTA_EXCEEDED",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    203: "NO_FREE_CONNECTION",
+    209: "SOCKET_TIMEOUT",
+    210: "NETWORK_ERROR",
+    225: "NO_ZOOKEEPER",
+    236: "ABORTED",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    242: "TABLE_IS_READ_ONLY",
+    243: "NOT_ENOUGH_SPACE",
+    252: "TOO_MANY_PARTS",
+    285: "TOO_FEW_LIVE_REPLICAS",
+    286: "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE",
+    289: "REPLICA_IS_NOT_IN_QUORUM",
+    319: "UNKNOWN_STATUS_OF_INSERT",
+    364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
+    394: "QUERY_WAS_CANCELLED",
+    425: "SYSTEM_ERROR",
+    999: "KEEPER_EXCEPTION",
+}
+#: The server will never take these rows.
+BAD_ROWS = {
+    6: "CANNOT_PARSE_TEXT",
+    9: "SIZES_OF_COLUMNS_DOESNT_MATCH",
+    20: "NUMBER_OF_COLUMNS_DOESNT_MATCH",
+    25: "CANNOT_PARSE_ESCAPE_SEQUENCE",
+    26: "CANNOT_PARSE_QUOTED_STRING",
+    27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    38: "CANNOT_PARSE_DATE",
+    41: "CANNOT_PARSE_DATETIME",
+    53: "TYPE_MISMATCH",
+    69: "ARGUMENT_OUT_OF_BOUND",
+    70: "CANNOT_CONVERT_TYPE",
+    72: "CANNOT_PARSE_NUMBER",
+    117: "INCORRECT_DATA",
+    128: "TOO_LARGE_ARRAY_SIZE",
+    131: "TOO_LARGE_STRING_SIZE",
+    190: "SIZES_OF_ARRAYS_DONT_MATCH",
+    248: "INVALID_PARTITION_VALUE",
+    321: "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE",
+    349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
+    376: "CANNOT_PARSE_UUID",
+    407: "DECIMAL_OVERFLOW",
+    441: "CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING",
+    469: "VIOLATED_CONSTRAINT",
+}
+#: What a driver raises when it cannot write a value as its column's type.
+_UNWRITABLE = (ValueError, TypeError, AttributeError, OverflowError, IndexError, struct.error)
+_NOT_CONNECTED = (
+    http_errors.NewConnectionError,
+    http_errors.ConnectTimeoutError,
+    http_errors.SSLError,
+    http_errors.ProxyError,
+)
+_WHILE_CONNECTING = ("NetworkError", "SocketTimeoutError")
+# Too many parts means that merges lag behind: a retry within a second makes it worse.
+_SLOW_DOWN = {252: timedelta(seconds=10), 241: timedelta(seconds=2), 202: timedelta(seconds=2)}
+
+
+def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> FormrelayError:
+    """What ``error`` of a driver means to a job. Raise it ``from None``.
+
+    Args:
+        user: the name we gave, for the message about one that was refused.
+        connecting: it happened before anything of the job was sent.
+    """
+    if isinstance(error, FormrelayError):
+        return error
+    code = code_of(error)
+    # clickhouse-driver gives what it found itself (a broken connection, an odd greeting) codes
+    # too; before anything was sent only those that the server spoke count.
+    own = _is_drivers_own(error)
+    # These two it raises only while it makes a connection, which a query may do again.
+    connecting = connecting or (own and type(error).__name__ in _WHILE_CONNECTING)
+    if code is not None and code > 0 and not (connecting and own):
+        return by_code(code, user=user)
+    name = type(error).__name__
+    if connecting or any(isinstance(link, _NOT_CONNECTED) for link in _chain(error)):
+        return SinkUnavailable(f"expected to connect to ClickHouse, could not ({name})")
+    if isinstance(error, TimeoutError):
+        return SinkTransient("expected ClickHouse to answer in time, it did not")
+    if isinstance(error, OSError | EOFError):
+        return SinkTransient(f"the connection to ClickHouse was lost ({name})")
+    if name == "ProgrammingError":  # clickhouse-connect: a column that the table lacks
+        return SinkTransient(
+            "expected ClickHouse's table to have our columns, it has not: run formrelay migrate"
+        )
+    if name == "DataError" or isinstance(error, _UNWRITABLE):
+        return SinkPermanent(
+            f"expected values of the columns' types, the driver could not write one ({name})"
+        )
+    return SinkTransient(f"ClickHouse failed without a code ({name})")
+
+
+def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
+    """How many rows a column-oriented block has.
+
+    Raises:
+        SinkPermanent: its columns differ in length, or are not as many as the
+            names. Not every driver notices before half of it is sent.
+    """
+    lengths = {len(column) for column in data}
+    if len(columns) != len(data) or len(lengths) > 1:
+        raise SinkPermanent("expected one column of values a name, all of one length")
+    return lengths.pop() if lengths else 0
+
+
+def by_code(code: int, *, user: str) -> SinkError:
+    """What a code of the server means to a job."""
+    if code in REFUSED_USER:
+        return SinkTransient(
+            f"expected ClickHouse to accept user '{user}', it refused (code {code}): "
+            "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD",
+            code=code,
+        )
+    if code in NOT_ALLOWED:
+        return SinkTransient(
+            f"expected ClickHouse to let user '{user}' do this, it refused "
+            f"({NOT_ALLOWED[code]}, code {code}): check the user's grants",
+            code=code,
+        )
+    if code in NO_SCHEMA:
+        return SinkTransient(
+            f"ClickHouse's schema is not ours ({NO_SCHEMA[code]}, code {code}): "
+            "run formrelay migrate",
+            code=code,
+        )
+    if code in BAD_ROWS:
+        return SinkPermanent(
+            f"ClickHouse refused the rows ({BAD_ROWS[code]}, code {code})", code=code
+        )
+    return SinkTransient(
+        f"ClickHouse failed ({BUSY.get(code, 'unexpected')}, code {code})",
+        code=code,
+        retry_after=_SLOW_DOWN.get(code),
+    )
+
+
+class WithoutTraceback(logging.Filter):
+    """Takes the traceback off the drivers' own log records.
+
+    Its last line is the exception's text, and that quotes the value which
+    could not be written (or repeats a failed connection thirty lines long).
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        return True
+
+
+def hush_drivers() -> None:
+    """Keep values out of what the drivers log; calling it again changes nothing."""
+    for name in ("clickhouse_driver.connection", *_CONNECT_LOGGERS):
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, WithoutTraceback) for one in logger.filters):
+            logger.addFilter(WithoutTraceback())
+
+
+_CONNECT_LOGGERS = (
+    "clickhouse_connect.driver.transform",
+    "clickhouse_connect.driver.insert",
+    "clickhouse_connect.driver.httpclient",
+    "clickhouse_connect.driver._backend.http_sync",
+    "clickhouse_connect.driver._backend.chdb_backend",
+)
+
+
+def code_of(error: BaseException) -> int | None:
+    """The server's code in an exception of a driver, if it brought one."""
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return code
+    if not type(error).__module__.startswith("clickhouse_connect."):
+        return None
+    # Servers before 19 have no header for it; the text they answer begins with it.
+    found = re.search(r"\bCode: (\d{1,5})\b", str(error))
+    return int(found.group(1)) if found else None
+
+
+def _is_drivers_own(error: BaseException) -> bool:
+    kind = type(error)
+    return kind.__module__.startswith("clickhouse_driver.") and kind.__name__ != "ServerException"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error with its causes; urllib3 keeps the cause of a retry in ``reason``."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        reason = getattr(link, "reason", None)
+        link = reason if isinstance(reason, BaseException) else link.__cause__
+    return links

@@ -1,0 +1,254 @@
+"""Safe egress for webhooks: only to public addresses, checked as they are dialled.
+
+The check sits in libcurl's open-socket callback, so that the checked address
+is the dialled one and a name that resolves differently the second time (DNS
+rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pycurl
+
+from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
+from .addresses import Network
+from .exchange import MOST_HEADER_BYTES, Exchange
+from .retry_after import parse_retry_after
+from .webhook_request import METHODS, Target, check_header, check_headers, check_url
+
+__all__ = ["Egress", "Response", "check_headers", "check_url", "classify_status"]
+
+_MOST_IDLE_CONNECTIONS = 16
+_LONGEST_CONNECT = timedelta(seconds=10)
+#: The same request will get the same answer; 410 also says: switch the endpoint off.
+_PERMANENT = frozenset({400, 410, 413, 414, 422, 501})
+_TLS_ERRORS = frozenset(
+    code
+    for name in (
+        "E_SSL_CONNECT_ERROR",
+        "E_SSL_CERTPROBLEM",
+        "E_SSL_CIPHER",
+        "E_SSL_CACERT",
+        "E_SSL_ISSUER_ERROR",
+        "E_SSL_INVALIDCERTSTATUS",
+        "E_PEER_FAILED_VERIFICATION",
+    )
+    if (code := getattr(pycurl, name, None)) is not None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a receiver answered.
+
+    Attributes:
+        headers: names in lower case; a repeated one joined by ``, ``.
+        body: the first bytes, at most ``max_response_bytes``; as sent, not decompressed.
+        duration: of the whole request.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+    duration: timedelta
+
+
+class Egress:
+    """Sends webhooks. Safe to share between threads; each has its own connections.
+
+    Args:
+        timeout: of a whole request, from its start to the last byte read.
+        allow_http: whether ``http://`` may be used.
+        allowed_private: networks that may be dialled although they are not public.
+        max_response_bytes: how much of an answer's body is read.
+        ca_file: certificates to trust instead of the system's.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: timedelta,
+        allow_http: bool,
+        allowed_private: Sequence[Network],
+        max_response_bytes: int = 64 * 1024,
+        ca_file: str | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._allow_http = allow_http
+        self._allowed = tuple(allowed_private)
+        self._max_bytes = max_response_bytes
+        self._ca_file = ca_file or _system_ca_file()
+        self._local = threading.local()
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """Send one request; any status is an answer (see :func:`classify_status`).
+
+        A status that came in whole counts, whatever becomes of the body after it.
+
+        Args:
+            method: ``POST`` or ``PUT``.
+            headers: all that are to be sent; those of a caller go through
+                :func:`check_headers` first.
+
+        Raises:
+            InvalidJob: the url, the method or a header cannot be right.
+            SinkPermanent: the host resolves to a blocked address.
+            SinkUnavailable: nothing was sent: name not found, refused, no TLS.
+            SinkTransient: it was sent, perhaps, and no answer came.
+        """
+        target = check_url(url, allow_http=self._allow_http)
+        if method not in METHODS:
+            raise InvalidJob("expected the method POST or PUT, got another")
+        exchange = Exchange(self._allowed, self._max_bytes)
+        curl = self._handle()
+        self._prepare(curl, exchange, target, method, _header_lines(headers), body)
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            if not exchange.complete:
+                raise _failure(error, curl, exchange, target) from None
+        if not exchange.complete:  # closed within its headers, which libcurl lets pass
+            raise _lost(target.host)
+        duration = timedelta(seconds=curl.getinfo(pycurl.TOTAL_TIME))
+        return Response(exchange.status, exchange.headers, bytes(exchange.body), duration)
+
+    def _handle(self) -> Any:
+        """This thread's handle, with its kept connections and nothing else of the last request."""
+        curl = getattr(self._local, "curl", None)
+        if curl is not None and self._local.pid != os.getpid():
+            # The parent's connections: freeing the handle would say goodbye on them.
+            _ORPHANS.append(curl)
+            curl = None
+        if curl is None:
+            curl = self._local.curl = pycurl.Curl()
+            self._local.pid = os.getpid()
+        curl.reset()
+        return curl
+
+    def _prepare(
+        self,
+        curl: Any,
+        exchange: Exchange,
+        target: Target,
+        method: str,
+        lines: list[bytes],
+        body: bytes,
+    ) -> None:
+        protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
+        connect_timeout = min(self._timeout, _LONGEST_CONNECT)
+        options = {
+            pycurl.URL: target.url,
+            pycurl.PROTOCOLS: protocols,
+            pycurl.CUSTOMREQUEST: method,
+            pycurl.POSTFIELDS: body,
+            pycurl.HTTPHEADER: lines,
+            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+            pycurl.FOLLOWLOCATION: 0,
+            pycurl.PROXY: "",  # empty, since unset would mean the environment's
+            pycurl.NOSIGNAL: 1,
+            pycurl.TIMEOUT_MS: _millis(self._timeout),
+            pycurl.CONNECTTIMEOUT_MS: _millis(connect_timeout),
+            pycurl.MAXCONNECTS: _MOST_IDLE_CONNECTIONS,
+            pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
+            pycurl.SSL_VERIFYPEER: 1,
+            pycurl.SSL_VERIFYHOST: 2,
+            pycurl.OPENSOCKETFUNCTION: exchange.open_socket,
+            pycurl.HEADERFUNCTION: exchange.on_header,
+            pycurl.WRITEFUNCTION: exchange.on_body,
+        }
+        if self._ca_file:
+            options[pycurl.CAINFO] = self._ca_file
+        for option, value in options.items():
+            curl.setopt(option, value)
+
+
+def classify_status(status: int, headers: Mapping[str, str], now: float) -> None:
+    """Return for a delivery that succeeded (2xx), raise for any other answer.
+
+    Args:
+        headers: names in lower case.
+        now: unix time in seconds, for a Retry-After that is a date.
+
+    Raises:
+        SinkPermanent: 400, 413, 414, 422, 501, and 410 (``code`` tells it apart).
+        SinkTransient: everything else, with the Retry-After that was asked for.
+    """
+    if 200 <= status < 300:
+        return
+    if status in _PERMANENT:
+        raise SinkPermanent(f"the receiver answered {status}", code=status)
+    hint = " (a redirect is never followed)" if 300 <= status < 400 else ""
+    raise SinkTransient(
+        f"the receiver answered {status}{hint}",
+        code=status,
+        retry_after=parse_retry_after(headers.get("retry-after"), now=now),
+    )
+
+
+#: Handles of the process this one was forked from, kept so that nothing frees them.
+_ORPHANS: list[Any] = []
+
+
+def _failure(error: Exception, curl: Any, exchange: Exchange, target: Target) -> SinkError:
+    """What a failed request means. libcurl's own text may quote the url and is left out."""
+    code = error.args[0] if error.args else 0
+    host = target.host
+    if exchange.flooded:
+        return SinkTransient(f"'{host}' sent more than {MOST_HEADER_BYTES} bytes of headers")
+    if exchange.blocked and not exchange.dialled:
+        return SinkPermanent(
+            f"'{host}' resolves to a blocked address ({exchange.blocked}): "
+            "WEBHOOK_ALLOWED_PRIVATE_CIDRS makes exceptions"
+        )
+    if code == pycurl.E_COULDNT_RESOLVE_HOST:
+        return SinkUnavailable(f"DNS: '{host}' was not found")
+    if code in _TLS_ERRORS:
+        return SinkUnavailable(f"TLS: no trusted connection to '{host}' could be made")
+    if code == pycurl.E_OPERATION_TIMEDOUT:
+        if curl.getinfo(pycurl.PRETRANSFER_TIME) > 0:
+            return SinkTransient(f"time-out: '{host}' did not answer in time")
+        return SinkUnavailable(f"time-out: no connection to '{host}' in time")
+    if code == pycurl.E_COULDNT_CONNECT:
+        return SinkUnavailable(f"refused: no connection to '{host}' could be made")
+    if code == pycurl.E_URL_MALFORMAT:
+        return SinkPermanent(f"the url of '{host}' cannot be used")
+    return _lost(host, code)
+
+
+def _lost(host: str, code: int = 0) -> SinkTransient:
+    return SinkTransient(f"lost: no whole answer came from '{host}' (libcurl {code})")
+
+
+def _header_lines(headers: Mapping[str, str]) -> list[bytes]:
+    lines = ["Expect:", "Accept-Encoding:"]  # a name alone: libcurl leaves the header out
+    names = {name.lower() for name in headers}
+    if "content-type" not in names:
+        lines.append("content-type: application/json")
+    if "user-agent" not in names:
+        lines.append("user-agent: formrelay")
+    for name, value in headers.items():
+        check_header(name, value)
+        # "name:" would leave it out; a semicolon is how libcurl writes an empty value.
+        lines.append(f"{name}: {value}" if value.strip() else f"{name};")
+    return [line.encode("latin-1") for line in lines]
+
+
+def _millis(duration: timedelta) -> int:
+    return max(1, int(duration.total_seconds() * 1000))
+
+
+def _system_ca_file() -> str | None:
+    """The system's store, where companies add their own; else the one requests brings."""
+    system = ssl.get_default_verify_paths().cafile
+    if system:
+        return system
+    import certifi
+
+    return certifi.where()

@@ -1,0 +1,138 @@
+"""What a caller may ask of the egress: the address and the custom headers, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from ..core.errors import InvalidJob
+
+METHODS = ("POST", "PUT")
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Letters, digits, hyphen, dot, underscore, or the inside of [an IPv6 address].
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)\Z")
+_MOST_URL_CHARACTERS = 8_000
+_MOST_HEADERS = 64
+_MOST_HEADER_BYTES = 16 * 1024
+
+#: Hop-by-hop headers and those that the request itself decides (RFC 9110, section 7.6.1).
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address that was checked. ``url`` may hold secrets in its query; ``host`` is safe."""
+
+    url: str
+    host: str
+    scheme: str
+
+
+def check_url(url: str, *, allow_http: bool = False) -> Target:
+    """The address of a webhook, put together again from its parts.
+
+    Putting it together again leaves nothing over which two parsers could
+    disagree (backslashes, userinfo, control characters); what its host
+    resolves to is checked when it is dialled.
+
+    Raises:
+        InvalidJob: it cannot be right. The message never quotes it.
+    """
+    if len(url) > _MOST_URL_CHARACTERS:
+        raise InvalidJob(f"expected a url of at most {_MOST_URL_CHARACTERS} characters")
+    if _CONTROL.search(url) or "\\" in url or url != url.strip():
+        raise InvalidJob("expected a url without control characters, spaces around or backslashes")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise InvalidJob("expected a url with a valid host and port") from None
+    scheme = parts.scheme.lower()
+    if scheme not in ("http", "https"):
+        raise InvalidJob("expected an https url, got another scheme")
+    if scheme == "http" and not allow_http:
+        raise InvalidJob("expected an https url, got http (WEBHOOK_ALLOW_HTTP=1 allows it)")
+    if "@" in parts.netloc:
+        raise InvalidJob("expected a url without user and password in it")
+    if port == 0:
+        raise InvalidJob("expected a url with a port from 1 to 65535")
+    host = _ascii_host(host)
+    if not host.strip(".") or not _HOST.match(host):
+        raise InvalidJob("expected a url with a host, got none or one with odd characters")
+    netloc = f"[{host}]" if ":" in host else host
+    if port:
+        netloc = f"{netloc}:{port}"
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    query = f"?{quote(parts.query, safe='/?%:@!$&()*+,;=~-._[]')}" if parts.query else ""
+    return Target(f"{scheme}://{netloc}{path}{query}", host, scheme)
+
+
+def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
+    """A caller's own headers, names in lower case.
+
+    Refused: names that are no tokens, values with CR, LF, NUL or other control
+    characters, hop-by-hop headers, ``host``, ``content-length`` and the like,
+    and ``webhook-*``, which only the signer writes.
+
+    Raises:
+        InvalidJob: a header is refused. The message never quotes a value.
+    """
+    if len(custom) > _MOST_HEADERS:
+        raise InvalidJob(f"expected at most {_MOST_HEADERS} headers, got {len(custom)}")
+    checked: dict[str, str] = {}
+    for name, value in custom.items():
+        check_header(name, value)
+        lowered = name.lower()
+        if lowered in _RESERVED or lowered.startswith("webhook-"):
+            raise InvalidJob(f"expected only headers that are the caller's, got '{lowered}'")
+        if lowered in checked:
+            raise InvalidJob(f"expected each header once, got '{lowered}' twice")
+        checked[lowered] = value.strip(" \t")
+    if sum(len(name) + len(value) for name, value in checked.items()) > _MOST_HEADER_BYTES:
+        raise InvalidJob(f"expected headers of at most {_MOST_HEADER_BYTES} bytes in all")
+    return checked
+
+
+def check_header(name: str, value: str) -> None:
+    """Refuse what could not be sent as one header line.
+
+    Raises:
+        InvalidJob: the name is no token, or the value would break the line.
+    """
+    if not _TOKEN.match(name):
+        raise InvalidJob("expected a header's name to be a token, got one with other characters")
+    if _CONTROL.search(value.replace("\t", " ")):
+        raise InvalidJob(f"expected no control characters in header '{name.lower()}', got some")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidJob(f"expected latin-1 characters in header '{name.lower()}'") from None
+
+
+def _ascii_host(host: str) -> str:
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise InvalidJob("expected a url with a host that IDNA can write") from None

@@ -1,0 +1,252 @@
+"""What every way to ClickHouse keeps, run against each: a driver is not tested on its own."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.sinks.clickhouse.conftest import open_clickhouse
+
+from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient
+from formrelay.sinks.clickhouse import ClickHouse, migrate
+
+WAYS = [
+    pytest.param("native", marks=pytest.mark.clickhouse),
+    "http",
+    "embedded",
+]
+COLUMNS = (
+    *("event_id", "type", "form_id", "submission_id", "session_id"),
+    *("occurred_at", "received_at", "properties"),
+)
+WHEN = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+
+
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest) -> str:
+    fixture = {"native": "clickhouse_url", "http": "modern_http_url", "embedded": "embedded_url"}
+    url: str = request.getfixturevalue(fixture[request.param])
+    return url
+
+
+@pytest.fixture
+def empty(url: str, unique: str) -> Iterator[ClickHouse]:
+    """A ClickHouse without our database."""
+    client = open_clickhouse(url, unique)
+    yield client
+    client.create_database()  # so that it can be dropped, whatever the test did
+    client.command(f"DROP DATABASE {unique}")
+    client.close()
+
+
+@pytest.fixture
+def clickhouse(empty: ClickHouse) -> ClickHouse:
+    """A ClickHouse with our schema."""
+    migrate.apply(empty)
+    return empty
+
+
+def rows(count: int, start: int = 0) -> list[list[Any]]:
+    ids = [uuid.UUID(int=number) for number in range(start, start + count)]
+    fill = (["view"], ["f1"], ["s1"], ["sé☃"], [WHEN], [WHEN], ['{"a": 1}'])
+    return [ids, *(one * count for one in fill)]
+
+
+def count(client: ClickHouse, table: str) -> int:
+    return int(client.query(f"SELECT count() FROM {table}")[0][0])
+
+
+def test_a_block_comes_back_as_it_went_in(clickhouse: ClickHouse) -> None:
+    clickhouse.insert("events", COLUMNS, rows(1))
+    [row] = clickhouse.query("SELECT * FROM events")
+    assert row[:5] == (uuid.UUID(int=0), "view", "f1", "s1", "sé☃")
+    exact = clickhouse.version() >= (20, 1)
+    moment = row[5].replace(tzinfo=UTC)
+    assert moment == (WHEN if exact else WHEN.replace(microsecond=0))
+    assert row[7] == '{"a": 1}'
+
+
+def test_an_event_id_may_be_text_and_columns_may_be_left_out(clickhouse: ClickHouse) -> None:
+    clickhouse.insert("events", ("event_id", "occurred_at"), [(str(uuid.UUID(int=9)),), (WHEN,)])
+    [(event_id, received)] = clickhouse.query("SELECT event_id, received_at FROM events")
+    assert event_id == uuid.UUID(int=9)
+    assert abs(datetime.now(UTC) - received.replace(tzinfo=UTC)) < timedelta(minutes=1)
+
+
+def test_an_empty_block_sends_nothing(empty: ClickHouse) -> None:
+    empty.insert("no_such_table", ("a",), [[]])
+
+
+def test_the_same_token_inserts_once_where_the_server_knows_it(clickhouse: ClickHouse) -> None:
+    for token in ("batch-1", "batch-1", "batch-2"):
+        clickhouse.insert("events", COLUMNS, rows(3), token=token)
+    assert count(clickhouse, "events") in ((3, 6) if clickhouse.supports_dedup_token else (3, 9))
+    assert count(clickhouse, "events_once") == 3
+
+
+def test_an_old_server_is_never_sent_the_token_it_does_not_know(clickhouse: ClickHouse) -> None:
+    modern = clickhouse.version() >= (22, 3)
+    assert clickhouse.supports_dedup_token is modern
+    clickhouse.insert("events", COLUMNS, rows(1), token="t")
+    assert count(clickhouse, "events") == 1
+
+
+def test_parameters_are_quoted(clickhouse: ClickHouse) -> None:
+    nasty = "it's %s \\ ' OR 1=1 --"
+    assert clickhouse.query("SELECT %(a)s, %(b)s", {"a": nasty, "b": 3}) == [(nasty, 3)]
+    assert clickhouse.query("SELECT '100%'") == [("100%",)]
+
+
+def test_names_are_quoted(clickhouse: ClickHouse) -> None:
+    with pytest.raises(SinkTransient):
+        clickhouse.insert("events` VALUES; DROP TABLE events", ("a",), [[1]])
+    assert count(clickhouse, "events") == 0
+
+
+BAD_BLOCKS: list[tuple[str, tuple[str, ...], list[list[Any]]]] = [
+    ("no uuid", ("event_id",), [["s3cr3t"]]),
+    ("no time", ("occurred_at",), [["s3cr3t"]]),
+    ("a lone surrogate", ("type",), [["s3cr3t \ud800"]]),
+    ("null", ("form_id",), [[None]]),
+    ("a number for text", ("form_id",), [[7]]),
+    ("ragged columns", ("type", "form_id"), [["s3cr3t"], ["b", "c"]]),
+    ("a column too many", ("type",), [["a"], ["b"]]),
+    ("one bad among good", ("event_id",), [[str(uuid.UUID(int=1)), "s3cr3t"]]),
+]
+
+
+@pytest.mark.parametrize(
+    ("columns", "data"), [case[1:] for case in BAD_BLOCKS], ids=[case[0] for case in BAD_BLOCKS]
+)
+def test_rows_that_can_never_go_in_are_permanent_quote_nothing_and_leave_nothing_behind(
+    clickhouse: ClickHouse,
+    columns: tuple[str, ...],
+    data: list[list[Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(SinkPermanent) as caught:
+        clickhouse.insert("events", columns, data)
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert "s3cr3t" not in caplog.text
+    assert count(clickhouse, "events") == 0
+    clickhouse.insert("events", COLUMNS, rows(2))  # the connection is none the worse
+    assert count(clickhouse, "events") == 2
+
+
+SCHEMA: list[tuple[str, str, tuple[str, ...]]] = [
+    ("missing table", "no_such_table", ("type",)),
+    ("missing column", "events", ("no_such_column",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"), [case[1:] for case in SCHEMA], ids=[case[0] for case in SCHEMA]
+)
+def test_a_schema_that_is_not_ours_is_transient_and_says_what_to_run(
+    clickhouse: ClickHouse, table: str, columns: tuple[str, ...]
+) -> None:
+    with pytest.raises(SinkTransient, match="formrelay migrate"):
+        clickhouse.insert(table, columns, [["x"]])
+
+
+def test_a_missing_database_is_transient_and_says_what_to_run(empty: ClickHouse) -> None:
+    empty.create_database()
+    empty.ping()
+    empty.command(f"DROP DATABASE {empty.database}")
+    with pytest.raises(SinkTransient, match="formrelay migrate") as caught:
+        empty.insert("events", COLUMNS, rows(1))
+    assert caught.value.code in (60, 81)
+
+
+def test_a_wrong_query_is_an_error_without_its_text(clickhouse: ClickHouse) -> None:
+    with pytest.raises(SinkError) as caught:
+        clickhouse.query("SELECT toUInt8('s3cr3t') FROM system.one")
+    assert caught.value.code
+    assert "s3cr3t" not in str(caught.value)
+    clickhouse.ping()
+
+
+def test_threads_share_a_client(clickhouse: ClickHouse) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for block in range(3):
+                clickhouse.insert("events", COLUMNS, rows(5, start=1000 * number + 10 * block))
+                assert clickhouse.query("SELECT %(n)s", {"n": number}) == [(number,)]
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert count(clickhouse, "events") == 60
+
+
+def test_a_closed_client_opens_again_when_it_is_used(clickhouse: ClickHouse, url: str) -> None:
+    clickhouse.close()
+    clickhouse.close()
+    assert count(clickhouse, "events") == 0
+
+
+def test_a_plan_names_what_is_missing_and_changes_nothing(empty: ClickHouse, url: str) -> None:
+    assert [one.name for one in migrate.plan(empty)] == ["0001_events"]
+    assert [one.name for one in migrate.plan(empty)] == ["0001_events"]
+    assert migrate.apply(empty) == ["0001_events"]
+    assert migrate.plan(empty) == []
+    assert migrate.apply(empty) == []
+
+
+def test_a_migration_that_was_not_recorded_is_applied_again_harmlessly(
+    clickhouse: ClickHouse,
+) -> None:
+    clickhouse.insert("events", COLUMNS, rows(2))
+    clickhouse.command("DROP TABLE formrelay_migrations")
+    assert migrate.apply(clickhouse) == ["0001_events"]
+    assert count(clickhouse, "events") == 2
+
+
+def test_two_migrations_at_once_both_succeed(empty: ClickHouse, url: str) -> None:
+    clients = [open_clickhouse(url, empty.database) for _ in range(4)]
+    start = threading.Barrier(len(clients))
+    errors: list[BaseException] = []
+
+    def work(client: ClickHouse) -> None:
+        try:
+            start.wait(10)
+            migrate.apply(client)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            client.close()
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert migrate.plan(empty) == []
+    empty.insert("events", COLUMNS, rows(1))
+    assert count(empty, "events_once") == 1
+
+
+def test_the_schema_uses_what_the_server_has(clickhouse: ClickHouse) -> None:
+    types = dict(
+        clickhouse.query(
+            "SELECT name, type FROM system.columns WHERE database = %(db)s AND table = 'events'",
+            {"db": clickhouse.database},
+        )
+    )
+    modern = clickhouse.version() >= (20, 1)
+    assert types["event_id"] == "UUID"
+    assert types["occurred_at"] == ("DateTime64(3, 'UTC')" if modern else "DateTime('UTC')")
+    assert types["type"] == ("LowCardinality(String)" if modern else "String")

@@ -1,0 +1,68 @@
+"""HTTP: what the contract cannot ask of the other ways."""
+
+from __future__ import annotations
+
+import urllib.request
+from datetime import timedelta
+
+import pytest
+from tests.sinks.clickhouse.conftest import open_clickhouse
+from tests.sinks.wire import answer, reset, serving, silence
+
+from formrelay.core.errors import SinkTransient, SinkUnavailable
+from formrelay.sinks.clickhouse.client import parse_version
+
+
+def test_a_password_that_changed_is_used_from_the_next_call(modern_http_url: str) -> None:
+    password = "wr0ng"
+    client = open_clickhouse(modern_http_url, "default", user="relay", password=lambda: password)
+    with pytest.raises(SinkTransient, match="CLICKHOUSE_PASSWORD") as caught:
+        client.ping()
+    assert caught.value.code == 516
+    assert "wr0ng" not in str(caught.value)
+    password = "relay-secret"
+    client.ping()
+    client.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
+def test_where_no_connection_can_be_made_the_sink_is_unavailable(url: str) -> None:
+    with pytest.raises(SinkUnavailable):
+        open_clickhouse(url, "default").ping()
+
+
+@pytest.mark.parametrize(
+    "answering", [answer(502, b"<html>", kind="text/html"), answer(200, b"<html>"), reset, silence]
+)
+def test_what_is_no_clickhouse_is_unavailable(answering: object) -> None:
+    with serving(answering) as wire:  # type: ignore[arg-type]
+        client = open_clickhouse(wire.url, "default", timeout=timedelta(seconds=1))
+        with pytest.raises(SinkUnavailable):
+            client.insert("t", ("a",), [["s3cr3t"]])
+    assert not [one for one in wire.requests if b"s3cr3t" in one]
+
+
+def test_a_proxy_of_the_environment_is_not_used(
+    modern_http_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(answer(502)) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        client = open_clickhouse(modern_http_url, "default")
+        client.ping()
+        client.close()
+        assert proxy.accepted == 0
+
+
+def test_a_server_too_old_for_http_is_told_apart_from_a_missing_schema(
+    clickhouse_http_url: str,
+) -> None:
+    if parse_version(_version(clickhouse_http_url)) >= (19, 1):
+        pytest.skip("this server is new enough for HTTP")
+    with pytest.raises(SinkTransient, match=r"too old for http://.* clickhouse://"):
+        open_clickhouse(clickhouse_http_url, "default").ping()
+
+
+def _version(http_url: str) -> str:
+    with urllib.request.urlopen(http_url, data=b"SELECT version()", timeout=5) as response:
+        return str(response.read().decode())

@@ -1,0 +1,80 @@
+"""Migrations where two run at once: what a server answers to the one that came second."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from formrelay.core.errors import SinkTransient
+from formrelay.sinks.clickhouse import migrate
+
+
+class Racing:
+    """A server on which each statement loses its race ``times`` before it works."""
+
+    database = "db"
+    supports_dedup_token = False
+
+    def __init__(self, code: int, times: int) -> None:
+        self.code, self.times = code, times
+        self.ran: Counter[str] = Counter()
+        self.inserted: list[Any] = []
+
+    def command(self, sql: str) -> None:
+        self.ran[sql] += 1
+        if self.ran[sql] <= self.times:
+            raise SinkTransient("lost", code=self.code)
+
+    def create_database(self) -> None:
+        self.command("CREATE DATABASE")
+
+    def query(self, sql: str, params: object = None) -> list[tuple[Any, ...]]:
+        if "formrelay_migrations" in sql:
+            raise SinkTransient("missing", code=60)
+        return [(0,)]
+
+    def insert(self, table: str, columns: object, data: object, *, token: object = None) -> None:
+        self.inserted.append(data)
+
+    def version(self) -> tuple[int, ...]:
+        return (18, 16, 1)
+
+    def ping(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("code", [57, 58, 82, 337])
+def test_a_statement_that_lost_its_race_is_tried_again(code: int) -> None:
+    client = Racing(code, times=2)
+    assert migrate.apply(client) == ["0001_events"]
+    assert set(client.ran.values()) == {3}
+    assert client.inserted == [[["0001_events"]]]
+
+
+@pytest.mark.parametrize("code", [60, 241, 497])
+def test_another_error_ends_the_migration_and_records_nothing(code: int) -> None:
+    client = Racing(code, times=1)
+    with pytest.raises(SinkTransient):
+        migrate.apply(client)
+    assert client.inserted == []
+
+
+def test_a_race_that_is_never_won_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "_RACE_WAIT_SECONDS", 0)
+    with pytest.raises(SinkTransient, match="lost"):
+        migrate.apply(Racing(337, times=10_000))
+
+
+def test_every_statement_may_run_twice_and_files_are_numbered_without_gaps() -> None:
+    folder = resources.files("formrelay.sinks.clickhouse") / "migrations"
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
+    assert [name[:4] for name in names] == [f"{n:04}" for n in range(1, len(names) + 1)]
+    for name in names:
+        creates = re.findall(r"^CREATE .*", (folder / name).read_text("utf-8"), re.MULTILINE)
+        assert creates
+        assert all("IF NOT EXISTS" in line for line in creates)

@@ -1,0 +1,88 @@
+"""Which addresses may be dialled."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from formrelay.sinks.addresses import parse_address, why_blocked
+
+BLOCKED = [
+    ("0.0.0.0", "this network"),
+    ("0.1.2.3", "this network"),
+    ("10.0.0.1", "private"),
+    ("100.64.0.1", "carrier-grade NAT"),
+    ("100.127.255.255", "carrier-grade NAT"),
+    ("127.0.0.1", "loopback"),
+    ("127.255.0.1", "loopback"),
+    ("169.254.169.254", "link-local"),
+    ("172.16.0.1", "private"),
+    ("172.31.255.255", "private"),
+    ("192.0.0.8", "protocol assignments"),
+    ("192.0.2.1", "documentation"),
+    ("192.168.1.1", "private"),
+    ("198.18.0.1", "benchmark"),
+    ("198.19.255.255", "benchmark"),
+    ("198.51.100.7", "documentation"),
+    ("203.0.113.7", "documentation"),
+    ("224.0.0.1", "multicast"),
+    ("239.255.255.255", "multicast"),
+    ("240.0.0.1", "reserved"),
+    ("255.255.255.255", "reserved"),
+    ("::", "unspecified"),
+    ("::1", "loopback"),
+    ("::7f00:1", "IPv4-compatible"),
+    ("::ffff:10.0.0.1", "private"),
+    ("::ffff:127.0.0.1", "loopback"),
+    ("::ffff:0:10.0.0.1", "IPv4-translated"),
+    ("64:ff9b::a00:1", "NAT64"),
+    ("64:ff9b:1::1", "NAT64"),
+    ("100::1", "discard"),
+    ("2001::1", "Teredo"),
+    ("2001:2::1", "protocol assignments"),
+    ("2001:db8::1", "documentation"),
+    ("2002:a00:1::", "6to4"),
+    ("3fff::1", "documentation"),
+    ("4000::1", "reserved"),
+    ("5f00::1", "reserved"),
+    ("fc00::1", "unique local"),
+    ("fdff::1", "unique local"),
+    ("fe80::1", "link-local"),
+    ("fe80::1%eth0", "link-local"),
+    ("fec0::1", "site-local"),
+    ("ff02::1", "multicast"),
+]
+OPEN = [
+    *("1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255"),
+    *("172.15.255.255", "172.32.0.0", "192.167.255.255", "198.17.255.255", "198.20.0.0"),
+    *("223.255.255.255", "2606:4700:4700::1111", "2a00:1450::1", "::ffff:1.1.1.1"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BLOCKED)
+def test_a_special_address_is_blocked_for_what_it_is(text: str, why: str) -> None:
+    assert why_blocked(parse_address(text)) == why
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_a_public_address_may_be_dialled(text: str) -> None:
+    assert why_blocked(parse_address(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed", "open_"),
+    [
+        ("10.1.2.3", "10.1.0.0/16", True),
+        ("::ffff:10.1.2.3", "10.1.0.0/16", True),
+        ("10.2.2.3", "10.1.0.0/16", False),
+        ("fd00::5", "fd00::/64", True),
+        ("fd00:1::5", "fd00::/64", False),
+        ("127.0.0.1", "fd00::/64", False),
+    ],
+)
+def test_an_exception_opens_its_own_range_and_no_other(
+    text: str, allowed: str, open_: bool
+) -> None:
+    why = why_blocked(parse_address(text), allowed=[ip_network(allowed)])
+    assert (why is None) is open_

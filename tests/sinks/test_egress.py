@@ -1,0 +1,198 @@
+"""Safe egress against real servers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import timedelta
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from tests.sinks.wire import answer, serving
+
+from formrelay.core.errors import (
+    InvalidJob,
+    SinkPermanent,
+)
+from formrelay.sinks.http import Egress
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def egress(**changes: Any) -> Egress:
+    options: dict[str, Any] = {
+        "timeout": timedelta(milliseconds=500),
+        "allow_http": True,
+        "allowed_private": LOOPBACK,
+    }
+    return Egress(**(options | changes))
+
+
+def test_a_request_arrives_as_it_was_given() -> None:
+    with serving(answer(200, b'{"ok":1}', "X-One: a", "x-one: b")) as wire:
+        response = egress().send("PUT", wire.url + "/a?b=c", {"webhook-id": "m1", "x-e": ""}, b"{}")
+    assert response.status == 200
+    assert response.body == b'{"ok":1}'
+    assert response.headers["x-one"] == "a, b"
+    assert timedelta(0) < response.duration < timedelta(seconds=1)
+    lines = wire.headers()
+    assert lines[0] == "PUT /a?b=c HTTP/1.1"
+    assert {"webhook-id: m1", "x-e:", "content-type: application/json"} <= set(lines)
+    assert wire.body() == b"{}"
+    names = {line.partition(":")[0].lower() for line in lines[1:]}
+    assert not names & {"expect", "accept-encoding", "cookie"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 2_000_000])
+def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int) -> None:
+    with serving(answer(204)) as wire:
+        assert egress().send("POST", wire.url, {}, b"x" * size).status == 204
+    assert len(wire.body()) == size
+    assert not [line for line in wire.headers() if line.lower().startswith("expect")]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "0x7f000001",
+        "2130706433",
+        "017700000001",
+        "127.1",
+        "0.0.0.0",
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::]",
+        "[::ffff:10.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "localhost",
+        "localhost.",
+        "LOCALHOST",
+    ],
+)
+def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(host: str) -> None:
+    with serving(answer(200)) as wire:
+        with pytest.raises(SinkPermanent, match="resolves to a blocked address") as caught:
+            egress(allowed_private=()).send(
+                "POST", f"http://{host}:{wire.port}/x?k=s3cr3t", {}, b""
+            )
+        assert wire.accepted == 0
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_name_that_resolves_differently_later_is_checked_as_it_is_dialled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Every look-up that Python could make says "public": only the dialled address counts.
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: [(2, 1, 6, "", ("93.184.216.34", 80))])
+    monkeypatch.setattr("socket.gethostbyname", lambda _: "93.184.216.34")
+    with serving(answer(200)) as wire:
+        with pytest.raises(SinkPermanent, match="blocked"):
+            egress(allowed_private=()).send("POST", f"http://localhost:{wire.port}/", {}, b"")
+        assert wire.accepted == 0
+
+
+def test_an_exception_opens_its_network_alone() -> None:
+    with serving(answer(200)) as wire:
+        only_ten = egress(allowed_private=[ip_network("10.0.0.0/8")])
+        with pytest.raises(SinkPermanent):
+            only_ten.send("POST", wire.url, {}, b"")
+        assert egress().send("POST", wire.url, {}, b"").status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "method"),
+    [
+        ("http://u:p@127.0.0.1/", {}, "POST"),
+        ("ftp://127.0.0.1/", {}, "POST"),
+        ("http://127.0.0.1/", {"a": "b\r\nc: d"}, "POST"),
+        ("http://127.0.0.1/", {"a b": "c"}, "POST"),
+        ("http://127.0.0.1/", {}, "GET"),
+        ("http://127.0.0.1/", {}, "DELETE"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_sent(
+    url: str, headers: dict[str, str], method: str
+) -> None:
+    with pytest.raises(InvalidJob):
+        egress().send(method, url, headers, b"")
+
+
+def test_plain_http_is_refused_unless_allowed() -> None:
+    with pytest.raises(InvalidJob, match="https"):
+        egress(allow_http=False).send("POST", "http://127.0.0.1/", {}, b"")
+
+
+def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+    with serving(answer(200)) as other:
+        with serving(answer(302, b"", f"Location: {other.url}/")) as wire:
+            response = egress().send("POST", wire.url, {}, b"")
+        assert (response.status, other.accepted) == (302, 0)
+
+
+def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(answer(200)) as wire, serving(answer(200)) as proxy:
+        for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        egress().send("POST", wire.url, {}, b"")
+        assert (wire.accepted, proxy.accepted) == (1, 0)
+
+
+def test_cookies_do_not_come_back() -> None:
+    with serving(answer(200, b"", "Set-Cookie: a=b")) as wire:
+        sender = egress()
+        for _ in range(2):
+            sender.send("POST", wire.url, {}, b"")
+    assert not [line for line in wire.headers() if line.lower().startswith("cookie")]
+
+
+def test_one_connection_serves_many_requests_of_a_thread() -> None:
+    with serving(answer(200, b"ok")) as wire:
+        sender = egress()
+        for number in range(5):
+            assert sender.send("POST", wire.url, {"x-n": str(number)}, b"b").body == b"ok"
+        assert (wire.accepted, len(wire.requests)) == (1, 5)
+
+
+def test_nothing_of_one_request_is_left_in_the_next() -> None:
+    with serving(answer(200, b"long body", "X-A: 1"), answer(200)) as wire:
+        sender = egress()
+        sender.send("PUT", wire.url, {"authorization": "Bearer s3cr3t"}, b"first")
+        second = sender.send("POST", wire.url, {}, b"")
+    assert (second.body, "x-a" in second.headers) == (b"", False)
+    assert "s3cr3t" not in wire.requests[1].decode("latin-1")
+
+
+def test_threads_do_not_share_connections() -> None:
+    with serving(answer(200)) as wire:
+        sender = egress()
+        statuses: list[int] = []
+
+        def work() -> None:
+            statuses.extend(sender.send("POST", wire.url, {}, b"").status for _ in range(5))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert statuses == [200] * 20
+        assert wire.accepted == 4
+
+
+def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
+    with serving(answer(200)) as wire:
+        sender = egress()
+        sender.send("POST", wire.url, {}, b"")
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if sender.send("POST", wire.url, {}, b"").status == 200 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        sender.send("POST", wire.url, {}, b"")
+        assert wire.accepted == 2  # one of the parent, still in use, and one of the child
