@@ -137,13 +137,10 @@ def job_actor(
         return actor
 
     def decorate(function: Callable[..., None]) -> JobActor:
-        actor = dramatiq.actor(
-            function,
-            actor_class=make,
-            queue_name=worker.queue,
-            broker=broker,
-            **options,
+        declare = dramatiq.actor(
+            actor_class=make, queue_name=worker.queue, broker=broker, **options
         )
+        actor: object = declare(function)
         assert isinstance(actor, JobActor)
         return actor
 

@@ -29,7 +29,9 @@ class JobModel(BaseModel):
         """As plain JSON with its wire names; optional fields that are null are left out."""
         data = self.model_dump(mode="json", by_alias=True)
         required = _required(type(self))
-        return {name: value for name, value in data.items() if value is not None or name in required}
+        return {
+            name: value for name, value in data.items() if value is not None or name in required
+        }
 
 
 @cache

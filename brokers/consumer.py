@@ -79,9 +79,7 @@ class RelayConsumer(dramatiq.Consumer):
         producer marked with a future ``eta`` is scheduled for it.
         """
         try:
-            message = decode(
-                data, queue_name=self.queue_name, job_types=self.broker.job_types
-            )
+            message = decode(data, queue_name=self.queue_name, job_types=self.broker.job_types)
             if is_frozen(message):
                 return thaw(message, tag)
         except Undecodable as error:
@@ -106,9 +104,7 @@ class RelayConsumer(dramatiq.Consumer):
             "quarantined a message that cannot be decoded",
             extra={"queue": self.queue_name, "message_id": message_id, "error_message": str(error)},
         )
-        dead = quarantine(
-            data, queue_name=self.queue_name, message_id=message_id, failure=failure
-        )
+        dead = quarantine(data, queue_name=self.queue_name, message_id=message_id, failure=failure)
         return Settlement(bury=[Write(tag, message_id, encode(dead))])
 
 

@@ -107,9 +107,7 @@ def _is_locked(path: Path) -> bool:
 
 def _client(socket: Path) -> redis.Redis:
     # By default redis-py tries again for seconds; here "it is not there" is an answer.
-    return redis.Redis(
-        unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0)
-    )
+    return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
 def _answers(socket: Path) -> bool:
@@ -197,7 +195,7 @@ def _start_server(home: Path, socket: Path, port: int | None) -> None:
         server.start(timeout=_START_SECONDS)
     except OSError:
         sys.exit(f"expected port {port} on 127.0.0.1 to be free, it is in use: set EMBEDDED_PORT")
-    except Exception as error:  # noqa: BLE001 - whatever it is, the user sees this line
+    except Exception as error:
         sys.exit(" ".join(str(error).split())[-300:])
 
 

@@ -69,7 +69,7 @@ def get_broker() -> RelayBroker:
     Raises:
         ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
     """
-    global _broker  # noqa: PLW0603 - one for the process is the point
+    global _broker
     with _lock:
         if _broker is None:
             _broker = make_broker(get_settings())

@@ -90,9 +90,7 @@ def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlemen
     return settlement
 
 
-def _settle_one(
-    settlement: Settlement, delivery: Delivery, outcome: Outcome, now: float
-) -> None:
+def _settle_one(settlement: Settlement, delivery: Delivery, outcome: Outcome, now: float) -> None:
     match outcome:
         case Done():
             if delivery.tag is not None:

@@ -27,9 +27,7 @@ class SignatureInvalid(FormrelayError):
     """The signature does not fit."""
 
 
-def sign(
-    secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes
-) -> dict[str, str]:
+def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The three headers of a signed webhook.
 
     Args:

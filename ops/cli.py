@@ -136,7 +136,9 @@ def queues(json: JsonOption = False) -> None:
 
 @app.command()
 def migrate(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Create or upgrade the tables in ClickHouse."""
@@ -169,9 +171,7 @@ def config(
         return
     found = rows(get_settings())
     if json:
-        print_json(
-            [{"name": row.name, "value": row.value, "source": row.source} for row in found]
-        )
+        print_json([{"name": row.name, "value": row.value, "source": row.source} for row in found])
     else:
         table = [(row.name, row.value, row.source, row.description) for row in found]
         print_table("Configuration", ["variable", "value", "from", "meaning"], table, empty="")

@@ -20,10 +20,10 @@ _QUIET = {"pika": logging.CRITICAL, "clickhouse_connect": logging.ERROR, "urllib
 class _Formatter(JsonFormatter):
     """JSON with our names; of an exception only what :func:`describe` allows."""
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return iso(record.created)
 
-    def formatException(  # noqa: N802 - logging's name
+    def formatException(
         self,
         ei: tuple[type[BaseException], BaseException, TracebackType | None]
         | tuple[None, None, None],

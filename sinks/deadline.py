@@ -43,7 +43,7 @@ def new_session() -> requests.Session:
 
 
 class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 (its name)
+    def get_redirect_target(self, resp: requests.Response) -> None:
         # Even where it may not follow one, requests would read a redirect's whole body.
         return None
 

@@ -136,5 +136,3 @@ class RabbitConsumer(RelayConsumer):
             self._send_acks()
             self._connection.process_data_events(time_limit=0)
             self._connection.close()
-
-

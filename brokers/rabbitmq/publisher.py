@@ -24,9 +24,7 @@ class Publisher:
         prepare: declares on a new channel what must be there.
     """
 
-    def __init__(
-        self, parameters: pika.URLParameters, prepare: Callable[[Any], None]
-    ) -> None:
+    def __init__(self, parameters: pika.URLParameters, prepare: Callable[[Any], None]) -> None:
         self._parameters = parameters
         self._where = address(parameters)
         self._prepare = prepare

@@ -7,8 +7,6 @@ from datetime import timedelta
 from importlib import resources
 from uuid import uuid4
 
-import redis
-
 from ...core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ...core.failure import Failure, Reason
 from ..base import BrokerOptions, Envelope, RelayBroker

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -15,15 +16,18 @@ from redis.retry import Retry
 from ..errors import BrokerRefused, BrokerUnavailable
 
 
-def connect(url: str, *, timeout: timedelta) -> redis.Redis:
-    """A client with a pool of connections; nothing is sent yet.
+def connect(url: str, *, timeout: timedelta) -> Any:
+    """A client (``redis.Redis``) with a pool of connections; nothing is sent yet.
+
+    Typed Any: redis-py's own types differ over the range that we support, and
+    cannot tell bytes from text.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``.
         timeout: to connect, and for an answer.
     """
     seconds = timeout.total_seconds()
-    over_tcp = {} if url.startswith("unix:") else {"socket_keepalive": True}
+    over_tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
     return redis.Redis.from_url(
         url,
         **over_tcp,

@@ -161,9 +161,7 @@ class RedisConsumer(RelayConsumer):
         except (BrokerUnavailable, BrokerRefused):
             with self._lock:
                 outbox.settlement.add(self._outbox.settlement)
-                self._outbox = _Outbox(
-                    outbox.settlement, outbox.put_back + self._outbox.put_back
-                )
+                self._outbox = _Outbox(outbox.settlement, outbox.put_back + self._outbox.put_back)
             raise
         self._held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
         for id, body, suspected in fetched:

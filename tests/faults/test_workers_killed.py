@@ -83,7 +83,7 @@ def test_messages_of_an_answer_that_never_came_are_handed_back(site: Site) -> No
         # and its consumer has never heard of them.
         harness.stop()
         site.send(range(5, 10))
-        wait, fetched = broker.exchange(site.queue, 5, Settlement(), [])
+        _, fetched = broker.exchange(site.queue, 5, Settlement(), [])
         assert len(fetched) == 5
         harness.start()
         consumer_connections = broker.client.client_kill_filter(_type="normal", skipme=True)

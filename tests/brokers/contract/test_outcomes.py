@@ -137,9 +137,7 @@ def test_undecodable_bytes_are_quarantined_whole_and_their_neighbours_run(
     # Replayed, they are the same bytes again, and are quarantined again.
     first_death = letter.failure.at
     assert harness.broker.replay(harness.queue, letter.id)
-    (again,) = wait_until(
-        lambda: [one for one in harness.dead() if one.failure.at != first_death]
-    )
+    (again,) = wait_until(lambda: [one for one in harness.dead() if one.failure.at != first_death])
     assert again.message.options["raw"] == letter.message.options["raw"]
 
 
