@@ -7,7 +7,7 @@ Middleware, validation of sizes, due times and signals are here, once.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,7 +64,7 @@ class Envelope:
     due: int | None
 
 
-class RelayBroker(dramatiq.Broker):
+class RelayBroker(dramatiq.Broker, ABC):
     """The base of the Redis and RabbitMQ brokers."""
 
     def __init__(self, options: BrokerOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -6,7 +6,7 @@ A subclass says how to receive raw messages and how to carry a settlement out.
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +24,7 @@ from .settlement import Settlement, Write, settlement_of
 logger = logging.getLogger("formrelay.brokers")
 
 
-class RelayConsumer(dramatiq.Consumer):
+class RelayConsumer(dramatiq.Consumer, ABC):
     """The consumer of one queue in one worker process.
 
     Dramatiq's consumer thread iterates; its worker threads call ``ack`` and

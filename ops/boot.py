@@ -15,7 +15,13 @@ from dramatiq.middleware import Middleware
 
 from ..brokers import RelayBroker, get_broker
 from ..config import get_settings
-from ..core.errors import ConfigError, FormrelayError, SinkTransient, SinkUnavailable
+from ..core.errors import (
+    ConfigError,
+    FormrelayError,
+    InvalidJob,
+    SinkTransient,
+    SinkUnavailable,
+)
 from .logs import setup_logging
 
 logger = logging.getLogger("formrelay.workers")
@@ -32,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
     except FormrelayError as error:
         for line in str(error).splitlines():
             print(f"formrelay: {line}", file=sys.stderr)
-        sys.exit(WRONG_USE if isinstance(error, ConfigError) else NOT_FINE)
+        sys.exit(WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE)
 
 
 def declare_actors() -> None:

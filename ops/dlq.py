@@ -68,7 +68,14 @@ def replay(
     dry_run: DryRunOption = False,
 ) -> None:
     """Put dead letters back on their queue, attempts at zero."""
-    _act("replayed", RelayBroker.replay, ids, queue, every=every, dry_run=dry_run)
+    _act(
+        "replayed",
+        lambda broker, *letter: broker.replay(*letter),
+        ids,
+        queue,
+        every=every,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -79,7 +86,14 @@ def delete(
     dry_run: DryRunOption = False,
 ) -> None:
     """Delete dead letters for good."""
-    _act("deleted", RelayBroker.delete_dead, ids, queue, every=every, dry_run=dry_run)
+    _act(
+        "deleted",
+        lambda broker, *letter: broker.delete_dead(*letter),
+        ids,
+        queue,
+        every=every,
+        dry_run=dry_run,
+    )
 
 
 def _act(

@@ -23,14 +23,13 @@ class Interrupted(BaseException):
 def interrupts() -> Iterator[None]:
     """Within, the first signal raises :class:`Interrupted`.
 
-    Further ones are ignored: what is being stopped then is stopped within seconds.
+    Further ones are ignored, and put back as they were at the end.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
         del frame
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        ignore()
         raise Interrupted(signum)
 
     for number in _SIGNALS:
@@ -40,3 +39,9 @@ def interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore() -> None:
+    """Ignore further signals until the end of :func:`interrupts`: what is begun takes seconds."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -78,14 +78,17 @@ class Children:
         """The end of every log, for an error's text."""
         return "".join(_tail(child.log) for child in self._all)
 
-    def stop(self, *, only: str = "") -> None:
-        """Ask them (those whose name begins with ``only``) to end, wait, and make sure."""
+    def stop(self, *, only: str = "", patience: float = _STOP_SECONDS) -> None:
+        """Ask them (those whose name begins with ``only``) to end, wait, and make sure.
+
+        Args:
+            patience: seconds; what has not ended by then is killed.
+        """
         stopping = [child for child in self._all if child.name.startswith(only)]
-        self._all = [child for child in self._all if child not in stopping]
         for child in stopping:
             with suppress(ProcessLookupError):
                 child.process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + patience
         for child in stopping:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, deadline - time.monotonic()))
@@ -96,6 +99,7 @@ class Children:
             if child.process.stdin is not None:
                 with suppress(BrokenPipeError):
                     child.process.stdin.close()
+            self._all.remove(child)  # only now: a Ctrl-C on the way must find it here
 
     def _start(
         self,

@@ -91,7 +91,7 @@ def show(console: Console, report: Report) -> None:
     console.print()
     for name, text in _details(report):
         console.print(Text.assemble((f"{name:<12}", "dim"), text))
-    console.print(_verdict(report))
+    console.print(_verdict(report), soft_wrap=True)
 
 
 def _table(numbers: Sequence[Number]) -> Table:

@@ -15,13 +15,16 @@ from redis import RedisError
 from ...brokers import RelayBroker, get_broker
 from ...brokers.redis.broker import RedisBroker
 from ...config import Settings, use_settings
+from ...core.errors import FormrelayError
 from .client import Client, set_webhook
 from .environment import Secrets, variables, write_env_file
+from .interrupts import ignore
 from .processes import Children, listen, port_of
 
 _THREADS = 8
 #: The embedded broker's keeper looks every half second whether its server is there.
-_KEEPER_SECONDS = 3.0
+_KEEPER_SECONDS = 5.0
+_MOMENT = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,6 @@ def stage(
     """
     secrets = Secrets.random()
     children = Children(folder)
-    broker: RelayBroker | None = None
     try:
         # The parent opens the sockets: so it knows the ports before anybody answers there.
         with (
@@ -89,10 +91,14 @@ def stage(
             set_webhook(api, form_id, receiver.url + path, secrets.signing)
         children.check()
         yield Stage(children, broker, queues, api, receiver)
+    except BaseException:
+        children.stop(patience=0)  # nobody waits for what they are doing
+        raise
     finally:
+        ignore()
         children.stop()
-        if broker is not None:
-            _shut_down(broker, folder)
+        if (folder / "valkey").exists():
+            _shut_down(folder)
 
 
 def _configure(values: Mapping[str, str], folder: Path) -> Queues:
@@ -103,16 +109,22 @@ def _configure(values: Mapping[str, str], folder: Path) -> Queues:
     return Queues(settings.submissions.queue, settings.events.queue, settings.webhooks.queue)
 
 
-def _shut_down(broker: RelayBroker, folder: Path) -> None:
+def _shut_down(folder: Path) -> None:
     """End the embedded broker now, not some idle seconds later."""
-    assert isinstance(broker, RedisBroker)
-    with suppress(RedisError):
-        broker.client.shutdown(save=False)  # its append-only file is written and synced
-    broker.close()
     deadline = time.monotonic() + _KEEPER_SECONDS
     with suppress(OSError), (folder / "valkey" / "keeper.lock").open("a") as lock:
+        while time.monotonic() < deadline:
+            # Where its start was interrupted, it is finished first: else it would come up
+            # when nobody is there to end it.
+            with suppress(FormrelayError, RedisError):
+                broker = get_broker()
+                assert isinstance(broker, RedisBroker)
+                broker.client.shutdown(save=False)  # its append-only file is written and synced
+                broker.close()
+                break
+            time.sleep(_MOMENT)
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            time.sleep(0.02)
+            time.sleep(_MOMENT)

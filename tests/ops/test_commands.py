@@ -1,0 +1,122 @@
+"""The commands of an operator, from a job sent to a dead letter replayed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.command import clean_environment, run
+from tests.support.harness import wait_until
+
+
+class Shell:
+    """The command in one folder, with the embedded broker there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {"BROKER": "embedded", "LOG_LEVEL": "info"}
+
+    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        done = run(*arguments, cwd=self.folder, env=self.env, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json").stdout)
+
+    def queue(self, name: str) -> dict[str, Any]:
+        (found,) = [one for one in self.json("queues") if one["queue"] == name]
+        return dict(found)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def worker(shell: Shell) -> Iterator[subprocess.Popen[str]]:
+    log = (shell.folder / "worker.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "formrelay", "worker"],
+        cwd=shell.folder,
+        env=clean_environment(**shell.env),
+        stdout=log,
+        stderr=log,
+        text=True,
+    )
+    yield process
+    process.terminate()
+    process.wait(timeout=20)
+    log.close()
+
+
+WEBHOOK = {"url": "https://127.0.0.1/hook", "body": {"a": "ANSWER"}, "secret": "whsec_c2VjcmV0"}
+
+
+def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(
+    shell: Shell, worker: subprocess.Popen[str]
+) -> None:
+    # A private address is refused for good, so this one dies at its first attempt.
+    sent = shell("send", "deliver_webhook", "-", stdin=json.dumps(WEBHOOK)).stdout.strip()
+    (letter,) = wait_until(lambda: shell.json("dlq", "list"), timeout=30)
+    assert letter["id"] == sent
+    assert letter["failure"]["reason"] == "permanent"
+    assert "127.0.0.1" in letter["failure"]["message"]
+    assert json.loads(shell("dlq", "show", sent).stdout)["message"]["kwargs"]["payload"][
+        "body"
+    ] == {"a": "ANSWER"}
+    assert shell("dlq", "replay", "--all", "--dry-run").stdout == "would be replayed: 1\n"
+    died = letter["failure"]["at"]
+    assert shell("dlq", "replay", sent).stdout == "replayed: 1\n"
+    wait_until(lambda: [x for x in shell.json("dlq", "list") if x["failure"]["at"] != died])
+    assert shell("dlq", "delete", sent).stdout == "deleted: 1\n"
+    assert shell.json("dlq", "list") == []
+    assert shell.queue("webhooks") == {
+        "queue": "webhooks",
+        "waiting": 0,
+        "scheduled": 0,
+        "in_flight": 0,
+        "dead": 0,
+    }
+    log = (shell.folder / "worker.log").read_text()
+    attempts = [json.loads(line) for line in log.splitlines() if '"attempt"' in line]
+    assert [line["message_id"] for line in attempts if line["message"] == "attempt"] == [sent, sent]
+    assert "ANSWER" not in log
+    assert "whsec_" not in log
+
+
+def test_a_job_can_be_sent_for_later(shell: Shell) -> None:
+    event = '{"type": "form.viewed", "formId": "f"}'
+    shell("send", "record_events", event, "--delay", "3600")
+    assert shell.queue("events")["scheduled"] == 1
+    assert shell.queue("events")["waiting"] == 0
+
+
+def test_what_was_sent_outlives_the_embedded_server(shell: Shell) -> None:
+    shell("send", "record_events", '{"type": "form.viewed", "formId": "f"}')
+    keeper = shell.folder / ".formrelay" / "valkey" / "valkey.sock"
+    # With no user left the server stops by itself, and the file keeps what it held.
+    wait_until(lambda: not keeper.exists(), timeout=30)
+    assert shell.queue("events")["waiting"] == 1
+
+
+def test_config_shows_what_is_in_force_and_no_secret(shell: Shell) -> None:
+    shell.env["API_TOKEN"] = "a-very-secret-token"
+    found = {row["name"]: row for row in shell.json("config")}
+    assert found["BROKER"]["value"] == "embedded"
+    assert found["BROKER"]["source"] == "environment"
+    assert found["API_TOKEN"]["value"] == "***"
+    assert "a-very-secret-token" not in shell("config").stdout
+
+
+def test_migrate_says_what_it_would_do_does_it_and_does_it_once(shell: Shell) -> None:
+    planned = shell.json("migrate", "--dry-run")["migrations"]
+    assert planned[0] == "0001_events"
+    assert shell.json("migrate")["migrations"] == planned
+    assert shell.json("migrate")["migrations"] == []
