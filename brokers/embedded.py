@@ -29,7 +29,7 @@ from redis.retry import Retry
 from .errors import BrokerRefused, BrokerUnavailable
 
 #: The server stops when nobody has used it for this long.
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 3.0
 #: To start; a large append-only file is read first.
 _START_SECONDS = 60.0
 #: The system's limit for the path of a socket is 108 bytes.

@@ -12,7 +12,10 @@ read it. Three more forms are recognised:
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,11 +23,21 @@ from dramatiq import Message
 
 from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure
-from ..middleware.delivery import BATCH, FAILURE, Batch, Delivery
+from ..middleware.delivery import ARGS, BATCH, FAILURE, Batch, Delivery
 
 #: The actor name of quarantined bytes; no actor can have it, so that nothing runs them.
 QUARANTINE = "formrelay:quarantine"
 _RAW = "raw"
+#: How deep a message may be nested. orjson reads 1,024 levels and writes 254; what is read
+#: must also be written again to be settled, and in a frozen batch it lies a little deeper.
+MOST_LEVELS = 200
+_FROZEN_LEVELS = 10
+_CONTAINERS = (dict, list, tuple)
+_INTEGERS = range(-(2**63), 2**64)
+# The shortest integer outside of them has 19 digits; a float with as many only costs a look.
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+# A time or a dataclass is not JSON: it would come back as something else.
+_STRICT = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 class Undecodable(BrokerError):
@@ -34,13 +47,25 @@ class Undecodable(BrokerError):
 def encode(message: Message[Any]) -> bytes:
     """A message as JSON.
 
+    What comes back from :func:`decode` is what was given (a tuple as a list),
+    or nothing is written.
+
     Raises:
-        InvalidJob: an argument is not JSON (a set, NaN's container, a lone surrogate).
+        InvalidJob: an argument is not JSON (a set, a time, NaN, a lone surrogate),
+            has an integer beyond 64 bit, or is nested too deeply.
     """
+    fields = message.asdict()
     try:
-        return orjson.dumps(message.asdict())
+        data = orjson.dumps(fields, option=_STRICT)
     except TypeError as error:  # orjson.JSONEncodeError is one; its text names types, not values
         raise InvalidJob(f"expected arguments that JSON can hold: {error}") from None
+    # orjson writes NaN and infinity as null, without a word.
+    if b"null" in data and not _is_finite(fields):
+        raise InvalidJob("expected arguments that JSON can hold: a number is not finite")
+    most = MOST_LEVELS + (_FROZEN_LEVELS if is_frozen(message) else 0)
+    if _is_deeper(fields, most, data):
+        raise InvalidJob(f"expected arguments of at most {MOST_LEVELS} levels, got more")
+    return data
 
 
 def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Message[Any]:
@@ -58,12 +83,21 @@ def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Mes
         raise Undecodable(f"expected JSON, got {len(data)} bytes that are not") from None
     if not isinstance(fields, dict):
         raise Undecodable(f"expected a JSON object, got {_kind(fields)}")
+    _check_can_be_written(fields, data)
     if "actor_name" not in fields and "type" in fields:
         return _from_plain_job(fields, queue_name, job_types)
+    return _message(fields, queue_name, fields.get("actor_name"))
+
+
+def _message(fields: Mapping[str, Any], queue_name: str, actor_name: Any) -> Message[Any]:
+    """A message of its fields, each looked at.
+
+    Raises:
+        Undecodable: one is missing, or of another kind.
+    """
     try:
         args, kwargs, options = fields["args"], fields["kwargs"], fields["options"]
-        actor_name, message_id = fields["actor_name"], fields["message_id"]
-        timestamp = fields["message_timestamp"]
+        message_id, timestamp = fields["message_id"], fields["message_timestamp"]
     except KeyError as missing:
         raise Undecodable(f"expected a message with {missing}, got one without") from None
     # Dramatiq's worker dies of some of these; so each is looked at here.
@@ -79,6 +113,9 @@ def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Mes
             raise Undecodable(
                 f"expected {name} of a message to be {kind.__name__}, got {_kind(value)}"
             )
+    # A worker thread uses it with isinstance(), and dies of anything that JSON can hold.
+    if options.get("throws"):
+        raise Undecodable("expected no 'throws' in the options of a message, got it")
     # The name of the queue it came off, whatever it says: the worker settles by it.
     return Message(queue_name, actor_name, tuple(args), kwargs, options, message_id, timestamp)
 
@@ -105,6 +142,7 @@ def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
             "kwargs": part.kwargs,
             "options": part.options,
         }
+        | ({ARGS: list(part.args)} if part.args else {})
         for part in batch.parts
     ]
     return batch.message.copy(kwargs={BATCH: parts}, options={**options, "frozen": True})
@@ -118,23 +156,13 @@ def thaw(message: Message[Any], tag: Any) -> Batch:
     """
     try:
         parts = [
-            Delivery(
-                Message(
-                    message.queue_name,
-                    message.actor_name,
-                    (),
-                    part["kwargs"],
-                    part["options"],
-                    part["message_id"],
-                    part["message_timestamp"],
-                ),
-                None,
-            )
+            # Each part is looked at as if it had come by itself: it may be buried by itself.
+            Delivery(_message({ARGS: [], **part}, message.queue_name, message.actor_name), None)
             for part in message.kwargs[BATCH]
         ]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, Undecodable):
         raise Undecodable("expected a frozen batch with its parts, got something else") from None
-    whole = message.copy(kwargs={BATCH: [part.message.kwargs for part in parts]})
+    whole = message.copy(kwargs={BATCH: [part.call for part in parts]})
     return Batch(whole, tag, parts)
 
 
@@ -161,8 +189,12 @@ def revive(message: Message[Any]) -> bytes:
     Quarantined bytes go back exactly as they came; anything else starts again
     with its attempts at zero.
     """
-    if message.actor_name == QUARANTINE:
-        return base64.b64decode(message.options[_RAW])
+    raw = message.options.get(_RAW)
+    if message.actor_name == QUARANTINE and isinstance(raw, str):
+        try:
+            return base64.b64decode(raw, validate=True)
+        except ValueError:  # somebody else's message under that name: one like any other
+            pass
     options = {
         name: value
         for name, value in message.options.items()
@@ -170,6 +202,66 @@ def revive(message: Message[Any]) -> bytes:
     }
     # Message.copy only adds options; the fields are given anew to take some away.
     return encode(Message(**{**message.asdict(), "options": options}))
+
+
+def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
+    """Refuse what could not be written again as it came.
+
+    Raises:
+        Undecodable: an integer beyond 64 bit (orjson makes a float of it), or
+            too many levels.
+    """
+    if _is_deeper(fields, MOST_LEVELS + _FROZEN_LEVELS, data) or (
+        not _says_frozen(fields) and _is_deeper(fields, MOST_LEVELS, data)
+    ):
+        raise Undecodable(f"expected JSON of at most {MOST_LEVELS} levels, got more")
+    if _LONG_NUMBER.search(data):
+        try:
+            json.loads(data, parse_int=_check_integer)
+        except ValueError:
+            raise Undecodable("expected integers of at most 64 bit, got a larger one") from None
+
+
+def _check_integer(text: str) -> None:
+    # The length first: Python itself refuses to read thousands of digits.
+    if len(text) > 20 or int(text) not in _INTEGERS:
+        raise ValueError
+
+
+def _says_frozen(fields: dict[str, Any]) -> bool:
+    options = fields.get("options")
+    return isinstance(options, dict) and options.get("frozen") is True
+
+
+def _is_deeper(value: Any, levels: int, data: bytes) -> bool:
+    """Whether ``value``, which is ``data`` as JSON, is nested deeper than ``levels``."""
+    if data.count(b"{") + data.count(b"[") <= levels:
+        return False  # of nearly every message: counting bytes costs nothing
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child for one in level for child in _children(one) if isinstance(child, _CONTAINERS)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in ``value`` is; in one flat loop, since many a message has nulls."""
+    left = [value]
+    while left:
+        for child in _children(left.pop()):
+            if type(child) is float:
+                if not math.isfinite(child):
+                    return False
+            elif isinstance(child, _CONTAINERS):
+                left.append(child)
+    return True
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _kind(value: object) -> str:
