@@ -1,0 +1,54 @@
+"""What the documents say is true: their examples run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.checkout import ROOT
+from tests.support.command import clean_environment
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PYTHON = [
+    pytest.param(block, id=f"{document.name}-{number}")
+    for document in DOCUMENTS
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", document.read_text(), re.S))
+]
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_a_python_example_runs(block: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env=clean_environment(BROKER="embedded"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_are_examples() -> None:
+    assert len(PYTHON) >= 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_link_to_a_file_leads_to_one(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    here = [link for link in links if "://" not in link]
+    assert [link for link in here if not (document.parent / link).exists()] == []
+
+
+def test_every_command_that_a_document_names_exists() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "formrelay", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for document in DOCUMENTS:
+        shell = "".join(re.findall(r"```sh\n(.*?)```", document.read_text(), re.S))
+        for command in re.findall(r"^formrelay (\w+)", shell, re.M):
+            assert re.search(rf"\b{command}\b", help_text), f"{document.name}: formrelay {command}"
