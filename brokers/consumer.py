@@ -60,7 +60,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         assert isinstance(message, Delivery)
         outcome = message.outcome
         if not isinstance(outcome, Dead):  # Dramatiq gave it up, not a middleware of ours
-            outcome = rejected(message, self.broker.clock.time())
+            outcome = rejected(self.broker, message, self.broker.clock.time())
         self.settle(message, outcome)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:

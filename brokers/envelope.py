@@ -86,10 +86,10 @@ def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Mes
     _check_can_be_written(fields, data)
     if "actor_name" not in fields and "type" in fields:
         return _from_plain_job(fields, queue_name, job_types)
-    return _message(fields, queue_name, fields.get("actor_name"))
+    return _message(fields, queue_name)
 
 
-def _message(fields: Mapping[str, Any], queue_name: str, actor_name: Any) -> Message[Any]:
+def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
     """A message of its fields, each looked at.
 
     Raises:
@@ -97,7 +97,8 @@ def _message(fields: Mapping[str, Any], queue_name: str, actor_name: Any) -> Mes
     """
     try:
         args, kwargs, options = fields["args"], fields["kwargs"], fields["options"]
-        message_id, timestamp = fields["message_id"], fields["message_timestamp"]
+        actor_name, message_id = fields["actor_name"], fields["message_id"]
+        timestamp = fields["message_timestamp"]
     except KeyError as missing:
         raise Undecodable(f"expected a message with {missing}, got one without") from None
     # Dramatiq's worker dies of some of these; so each is looked at here.
@@ -154,10 +155,11 @@ def thaw(message: Message[Any], tag: Any) -> Batch:
     Raises:
         Undecodable: the message says that it is a frozen batch, and is not.
     """
+    queue = message.queue_name
     try:
         parts = [
             # Each part is looked at as if it had come by itself: it may be buried by itself.
-            Delivery(_message({ARGS: [], **part}, message.queue_name, message.actor_name), None)
+            Delivery(_message({ARGS: [], **part, "actor_name": message.actor_name}, queue), None)
             for part in message.kwargs[BATCH]
         ]
     except (KeyError, TypeError, Undecodable):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import quote
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -95,7 +96,7 @@ class Settings(Section):
             return self
         # Absolute: after chdb:// a relative folder would be read as a host.
         folder = self.embedded.data_dir.absolute() / "clickhouse"
-        url = SecretStr(f"chdb://{folder.as_posix()}")
+        url = SecretStr(f"chdb://{quote(folder.as_posix())}")
         return self.model_copy(
             update={"clickhouse": self.clickhouse.model_copy(update={"url": url})}
         )

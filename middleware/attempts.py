@@ -53,7 +53,8 @@ class Attempts(Middleware):
 
 
 def _log(message: dramatiq.MessageProxy) -> None:
-    if not isinstance(message, Delivery) or not logger.isEnabledFor(logging.INFO):
+    # No short cut for a level above INFO: failures are logged at WARNING and ERROR.
+    if not isinstance(message, Delivery):
         return
     level, fields = logging.INFO, _fields(message)
     match message.outcome:

@@ -8,6 +8,7 @@ that yielded it settles it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from dramatiq import Message, MessageProxy
@@ -20,6 +21,11 @@ RETRIES = "retries"
 FAILURE = "failure"
 #: The keyword argument by which a batch reaches its actor.
 BATCH = "batch"
+#: The key of a part's positional arguments.
+ARGS = "args"
+
+#: Numbers deliveries in the order in which they came.
+_numbers = count()
 
 
 class Delivery(MessageProxy):
@@ -39,6 +45,7 @@ class Delivery(MessageProxy):
         self.outcome: Outcome | None = None
         self.before_trial: Callable[[], None] | None = None
         self.started: float | None = None
+        self._number = next(_numbers)
 
     @property
     def message(self) -> Message[Any]:
@@ -51,10 +58,25 @@ class Delivery(MessageProxy):
         return self._exception
 
     @property
+    def call(self) -> dict[str, Any]:
+        """What an actor of batches gets of this message: its keyword arguments.
+
+        Positional ones, which only a stock producer sends, stand under ``args``.
+        """
+        if not self._message.args:
+            return self._message.kwargs
+        return {**self._message.kwargs, ARGS: list(self._message.args)}
+
+    @property
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
         retries = self._message.options.get(RETRIES, 0)
         return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
+
+    def __lt__(self, other: object) -> bool:
+        # Dramatiq 1's worker sorts its queue by messages too; by themselves they would
+        # compare so that the newest comes first.
+        return isinstance(other, Delivery) and self._number < other._number
 
     # Dramatiq's worker logs messages with their arguments, which are people's answers.
     def __str__(self) -> str:
@@ -76,6 +98,15 @@ class Batch(Delivery):
         super().__init__(message, tag)
         self.parts = parts
         self.part_outcomes: list[Outcome] | None = None
+        # A suspect among the parts makes the batch one: otherwise its trial is not
+        # counted, and the consumer waits for ever for it to be settled.
+        if any(part.before_trial is not None for part in parts):
+            self.before_trial = self._before_trials
+
+    def _before_trials(self) -> None:
+        for part in self.parts:
+            if part.before_trial is not None:
+                part.before_trial()
 
     @classmethod
     def of(cls, parts: Sequence[Delivery]) -> Batch:
@@ -85,7 +116,7 @@ class Batch(Delivery):
             queue_name=first.queue_name,
             actor_name=first.actor_name,
             args=(),
-            kwargs={BATCH: [part.message.kwargs for part in parts]},
+            kwargs={BATCH: [part.call for part in parts]},
             # The most tried part sets the count, so that a batch cannot be retried
             # for ever because it always meets a fresh part.
             options={RETRIES: max(part.attempt for part in parts) - 1},

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import dramatiq
-from dramatiq.errors import ActorNotFound, RateLimitExceeded
+from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Middleware, Shutdown
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient
 from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Outcome, classify
-from ..core.retry import Exponential, RetryPolicy
+from ..core.retry import LONGEST_WAIT, Exponential, RetryPolicy
 from .delivery import Batch, Delivery
+
+logger = logging.getLogger("formrelay.workers")
+
+#: Attempts for a message whose actor's own decision failed: stock Dramatiq's default.
+_SANE_ATTEMPTS = 21
 
 
 class Expired(FormrelayError):
@@ -59,7 +65,16 @@ class Outcomes(Middleware):
         now = self._clock.time()
 
         def decide(error: BaseException | None, attempt: int) -> Outcome:
-            return classify(_translate(error), attempt=attempt, policy=policy, now=now)
+            error = _translate(error)
+            try:
+                return classify(error, attempt=attempt, policy=policy, now=now)
+            except Exception:
+                # An actor's own should_retry or retry_when raised. Without an outcome the
+                # message would be acknowledged as done, and lost.
+                logger.exception("should_retry failed", extra={"actor": message.actor_name})
+                most = min(policy.max_attempts, _SANE_ATTEMPTS)
+                cautious = policy.but(should_retry=None, max_attempts=most)
+                return classify(error, attempt=attempt, policy=cautious, now=now)
 
         if isinstance(message, Batch) and isinstance(exception, PartsFailed):
             failures = exception.failures
@@ -77,18 +92,18 @@ class Outcomes(Middleware):
         """A message that another middleware took out before the actor saw it."""
         if not isinstance(message, Delivery) or message.outcome is not None:
             return
-        message.outcome = rejected(message, self._clock.time()) if message.failed else DONE
+        now = self._clock.time()
+        message.outcome = rejected(broker, message, now) if message.failed else DONE
 
 
-def rejected(delivery: Delivery, now: float) -> Outcome:
+def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
     """The outcome of a message that Dramatiq itself, not an actor, gave up."""
-    error, reason, attempt = delivery.exception, Reason.UNKNOWN_ACTOR, delivery.attempt - 1
-    if isinstance(error, ActorNotFound):
-        # Its own text is the bare name, which says little in a list of dead letters.
+    error: FormrelayError = Expired()
+    reason = Reason.EXPIRED
+    if delivery.actor_name not in broker.actors:
         error = UnknownActor(f"no actor is called {delivery.actor_name!r} in this worker")
-    else:
-        error, reason = Expired(), Reason.EXPIRED
-    return Dead(Failure.of(error, reason=reason, attempt=attempt, now=now))
+        reason = Reason.UNKNOWN_ACTOR
+    return Dead(Failure.of(error, reason=reason, attempt=delivery.attempt - 1, now=now))
 
 
 def policy_of(broker: dramatiq.Broker, actor_name: str) -> RetryPolicy:
@@ -137,8 +152,11 @@ def _translate(error: BaseException | None) -> BaseException | None:
         case RateLimitExceeded():
             return NotNow("a rate limit was reached", after=timedelta(seconds=1))
         case dramatiq.Retry(delay=int() as delay):
+            # Cut first: a timedelta of the largest integers overflows.
+            longest = LONGEST_WAIT // timedelta(milliseconds=1)
             asked = SinkTransient(
-                "the actor asked to be retried", retry_after=timedelta(milliseconds=delay)
+                "the actor asked to be retried",
+                retry_after=timedelta(milliseconds=max(0, min(delay, longest))),
             )
             return asked.with_traceback(error.__traceback__)
         case _:

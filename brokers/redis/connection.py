@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -46,7 +46,7 @@ def address(url: str) -> str:
     """Where a URL leads, without the password that may be in it."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        return parts.path
+        return unquote(parts.path)
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 

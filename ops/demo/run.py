@@ -97,7 +97,7 @@ def _check_packages() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CannotStart(
-            f"expected the packages of the demo, {', '.join(missing)} is missing: "
+            f"expected the demo's packages to be installed, {', '.join(missing)} not found: "
             "pip install 'formrelay[demo]'"
         )
 

@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from tests.support.harness import wait_until
-
-from formrelay.brokers.embedded import ensure_running
 
 USER = """
 import sys
@@ -138,12 +137,20 @@ def test_a_server_whose_keeper_was_killed_is_adopted(folder: Path) -> None:
 
 
 def test_a_folder_too_deep_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
-    deep = tmp_path.joinpath(*["a-rather-long-folder-name"] * 6)
-    url = ensure_running(deep)
-    with redis.Redis.from_url(url) as client:
-        assert client.ping()
-    path = Path(url.removeprefix("unix://"))
-    assert path.parent.stat().st_mode & 0o077 == 0
+    before = set(Path(tempfile.gettempdir()).glob("formrelay-*"))
+    user = User(tmp_path.joinpath(*["a-rather-long-folder-name"] * 6), "a")
+    user.server_pid()
+    (folder,) = set(Path(tempfile.gettempdir()).glob(f"formrelay-{os.getuid()}-*")) - before
+    assert folder.stat().st_mode & 0o077 == 0
+    user.end()
+    wait_until(lambda: not folder.exists(), timeout=20)
+
+
+@pytest.mark.parametrize("name", ["with space", 'with "quote', "with 100%41 & ü"])
+def test_any_name_will_do_for_the_folder(tmp_path: Path, name: str) -> None:
+    user = User(tmp_path / name, "a")
+    assert user.server_pid()
+    user.end()
 
 
 def test_the_folder_is_closed_to_other_users(folder: Path) -> None:

@@ -1,0 +1,247 @@
+"""The demo as a user runs it, and every way in which it must not succeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from formrelay.core.failure import Failure, Reason
+from formrelay.ops.demo.report import Number, Report
+from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
+
+#: In the environment of everything that a demo starts, so that it can be found.
+MARK = "FORMRELAY_TEST_DEMO"
+DEMO = ["-m", "formrelay", "demo"]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder of a demo's own, and an environment that would lead it astray if it got in."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            MARK: self.mark,
+            "TMPDIR": str(self.folder),
+            "BROKER": "rabbitmq",
+            "REDIS_URL": "redis://nowhere.invalid:1",
+            "RABBITMQ_URL": "amqp://nowhere.invalid:1",
+            "API_TOKEN_FILE": "nowhere",
+            "EVENT_QUEUE": "elsewhere",
+            "http_proxy": "http://nowhere.invalid:1",
+        }
+
+    def left_running(self) -> list[str]:
+        """The command lines of processes that the demo has started."""
+        return left_running(self.mark)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell starts what is in its background with SIGINT ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A demo that has run to its end."""
+
+    home: Home
+    status: int
+    output: str
+    errors: str
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    # Not tmp_path: the path of a socket is 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="demo") as folder:
+        yield Home(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def finished() -> Iterator[dict[str, Finished]]:
+    """Two whole demos, beside each other for the sake of time."""
+    code = (
+        "from formrelay.ops.demo.environment import signing_secret\n"
+        "from formrelay.ops.demo.run import Options, run_demo\n"
+        "raise SystemExit(run_demo(Options(limit=1, receiver_secret=signing_secret())))"
+    )
+    commands = {"right": [*DEMO, "--limit", "60", "--json"], "wrong": ["-c", code]}
+    with tempfile.TemporaryDirectory(prefix="demo") as folder:
+        homes = {name: Home(Path(folder) / name) for name in commands}
+        running = {}
+        for name, command in commands.items():
+            homes[name].folder.mkdir()
+            running[name] = homes[name].start(*command)
+        result = {}
+        for name, process in running.items():
+            output, errors = process.communicate(timeout=120)
+            result[name] = Finished(homes[name], process.returncode, output, errors)
+        yield result
+
+
+def left_running(mark: str) -> list[str]:
+    """The command lines of processes that a demo has started."""
+    found = []
+    wanted = f"{MARK}={mark}".encode()
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended meanwhile, or is another user's
+    return found
+
+
+def left_running_after(home: Home, seconds: float) -> list[str]:
+    """What still runs when some time is over, or as soon as nothing does."""
+    deadline = time.monotonic() + seconds
+    while (found := home.left_running()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_sixty_answers_arrive_once_and_nothing_stays_behind(
+    finished: dict[str, Finished],
+) -> None:
+    done = finished["right"]
+
+    assert (done.status, done.errors) == (0, "")
+    result = json.loads(done.output)
+    assert result["ok"] is True
+    assert result["numbers"] == {
+        "sent": 60,
+        "saved": 60,
+        "events_sent": 60 * 13,
+        "rows": 60 * 13,
+        "delivered": 50,
+        "retried": 20,
+        "dead_lettered": 10,
+    }
+    assert result["rows_by_type"] == {
+        "form_viewed": 60,
+        "field_answered": 60 * 11,
+        "form_submitted": 60,
+    }
+    failure = Failure.from_json(result["first_dead_letter"])
+    assert (failure.reason, failure.code, failure.attempt) == (Reason.ATTEMPTS_EXHAUSTED, 500, 4)
+    assert left_running_after(done.home, 2) == []
+    assert list(done.home.folder.iterdir()) == []
+
+
+def test_a_receiver_that_refuses_every_signature_makes_the_demo_fail(
+    finished: dict[str, Finished],
+) -> None:
+    done = finished["wrong"]
+
+    assert done.status == 1
+    assert "\x1b" not in done.output, "no control characters where there is no terminal"
+    lines = [" ".join(line.split()) for line in done.output.splitlines()]
+    assert "✓ Submissions saved, once each 1 read back from the API" in lines
+    assert "✗ Webhooks delivered 0 expected 1" in lines
+    assert "✗ Dead-lettered 1 expected 0" in lines
+    (kept,) = done.home.folder.iterdir()
+    assert str(kept) in done.output, "its logs say why, so they are kept"
+    assert left_running_after(done.home, 2) == []
+
+
+@pytest.mark.parametrize("option", ["--api-port", "--receiver-port"])
+def test_a_port_in_use_is_one_clear_line(home: Home, option: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+
+        demo = home.start(*DEMO, option, port)
+        output, errors = demo.communicate(timeout=60)
+
+    assert (demo.returncode, output) == (2, "")
+    (line,) = errors.splitlines()
+    assert port in line
+    assert option in line
+    assert left_running_after(home, 2) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_running_when_it_is_stopped(home: Home, signum: signal.Signals) -> None:
+    demo = home.start(*DEMO)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("sending"):
+            break
+    assert len(home.left_running()) > 5
+
+    demo.send_signal(signum)
+    _, errors = demo.communicate(timeout=30)
+
+    if signum == signal.SIGINT:
+        assert demo.returncode == 128 + signal.SIGINT
+        assert errors.strip() == "formrelay: stopped by Ctrl-C; nothing is left running"
+        assert list(home.folder.iterdir()) == []
+        assert left_running_after(home, 1) == []
+    else:
+        # Nobody was left to end them: the workers finish what they are at, and the
+        # embedded broker waits some seconds for users, as it always does.
+        assert left_running_after(home, 20) == []
+
+
+NUMBERS = [Number("sent", "Sent", 3, 3), Number("saved", "Saved", 3, 3)]
+
+
+@pytest.mark.parametrize("actual", [2, 4, 0, None])
+def test_one_wrong_number_makes_the_whole_report_wrong(actual: int | None) -> None:
+    right = Report(NUMBERS, seconds=1, by_type={})
+    wrong = Report([*NUMBERS, Number("rows", "Rows", 3, actual)], seconds=1, by_type={})
+
+    assert (right.right, wrong.right) == (True, False)
+    assert wrong.to_json()["numbers"]["rows"] == actual
+
+
+def test_right_numbers_of_a_run_that_was_stopped_are_not_right() -> None:
+    assert not Report(NUMBERS, seconds=1, by_type={}, problem="nothing moves").right
+
+
+def test_the_survey_is_944_answers_with_ids_that_stay_the_same() -> None:
+    first, again = answers(read_rows()), answers(read_rows())
+
+    assert first == again
+    assert per_form(first) == {STEADY: 914, FLAKY: 20, BROKEN: 10}
+    assert len({answer.id for answer in first}) == 944
+    events = [event["payload"] for answer in first for event in answer.events]
+    assert len({event["eventId"] for event in events}) == len(events) == 944 * 13
+    assert Counter(event["type"] for event in events) == {
+        "form_viewed": 944,
+        "field_answered": 944 * 11,
+        "form_submitted": 944,
+    }
+
+
+@pytest.mark.parametrize("columns", [{}, {"a": "1"}, {"b": "2.5", "c": "yes"}])
+def test_any_columns_make_a_survey(columns: dict[str, str]) -> None:
+    (answer,) = answers([columns])
+
+    assert list(answer.submission["payload"]["answers"]) == list(columns)
+    assert len(answer.events) == len(columns) + 2

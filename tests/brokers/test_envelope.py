@@ -1,0 +1,473 @@
+"""encode and decode: nothing is changed on the way without a word, and nothing else is raised."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import math
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from dramatiq import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from formrelay.brokers.envelope import (
+    MOST_LEVELS,
+    QUARANTINE,
+    Undecodable,
+    decode,
+    encode,
+    encode_batch,
+    is_frozen,
+    quarantine,
+    revive,
+    thaw,
+)
+from formrelay.core.errors import InvalidJob
+from formrelay.core.failure import Failure, Reason
+from formrelay.middleware.delivery import BATCH, Batch, Delivery
+
+SECRET = "SECRET-VALUE"
+JOB_TYPES = {"greeting.send": "greet", "event.record": "record"}
+FAILURE = Failure.of(Undecodable("odd"), reason=Reason.UNDECODABLE, attempt=0, now=0)
+
+# What JSON can hold; text without lone surrogates, integers of 64 bit.
+TEXT = st.text(max_size=20)
+NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=15,
+)
+OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
+#: Options that no worker takes for its own.
+OPTIONS = OBJECTS.map(
+    lambda options: {k: v for k, v in options.items() if k not in ("throws", "frozen")}
+)
+MESSAGES = st.builds(
+    Message,
+    queue_name=st.just("q"),
+    actor_name=TEXT,
+    args=st.lists(JSON, max_size=3).map(tuple),
+    kwargs=OBJECTS,
+    options=OPTIONS,
+    message_id=TEXT,
+    message_timestamp=st.integers(0, 2**53),
+)
+
+
+def read(data: bytes) -> Message[Any]:
+    return decode(data, queue_name="q", job_types=JOB_TYPES)
+
+
+def message(*args: Any, options: dict[str, Any] | None = None, **kwargs: Any) -> Message[Any]:
+    return Message("q", "act", args, kwargs, options or {}, "id-1", 1_700_000_000_000)
+
+
+def exactly(value: Any) -> Any:
+    """``value`` so that 1, 1.0 and True, and 0.0 and -0.0, are not equal to each other."""
+    if isinstance(value, dict):
+        return {key: exactly(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [exactly(one) for one in value]
+    return type(value), repr(value)
+
+
+def nested(levels: int, inner: Any = SECRET) -> Any:
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+# -- the identity -----------------------------------------------------------------------
+
+
+@given(MESSAGES)
+def test_decode_after_encode_is_the_identity(given_message: Message[Any]) -> None:
+    before = copy.deepcopy(given_message)
+    after = read(encode(given_message))
+    assert exactly(after.asdict()) == exactly(before.asdict())
+    assert given_message == before
+
+
+@given(MESSAGES)
+def test_a_stock_consumer_reads_what_we_write(given_message: Message[Any]) -> None:
+    theirs = Message.decode(encode(given_message))
+    assert exactly(theirs.asdict()) == exactly(given_message.asdict())
+
+
+@given(MESSAGES)
+def test_we_read_what_a_stock_producer_writes(given_message: Message[Any]) -> None:
+    assert exactly(read(given_message.encode()).asdict()) == exactly(given_message.asdict())
+
+
+def test_a_tuple_comes_back_as_a_list_as_in_stock_dramatiq() -> None:
+    assert read(encode(message((1, 2)))).args == ([1, 2],)
+    assert Message.decode(message((1, 2)).encode()).args == ([1, 2],)
+
+
+def test_the_queue_is_the_one_it_came_off_whatever_it_says() -> None:
+    assert decode(encode(message()), queue_name="other", job_types={}).queue_name == "other"
+
+
+# -- what is refused when it is sent -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        2**64,
+        -(2**63) - 1,
+        10**400,
+        {1, 2},
+        b"bytes",
+        object(),
+        "\ud800",
+        {"\ud800": 1},
+        {1: "a key that is a number"},
+        {None: 1},
+        datetime.now(UTC),
+        date(2026, 1, 1),
+        Path("x"),
+        Failure.of(ValueError(), reason=Reason.INVALID, attempt=0, now=0),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda value: message(value),
+        lambda value: message(payload={"a": [1, None, {"b": value}]}),
+        lambda value: message(payload=[[(value,)]]),
+        lambda value: message(options={"mine": value}),
+    ],
+    ids=["args", "in an object", "in a tuple", "options"],
+)
+def test_what_would_not_come_back_the_same_is_refused(value: Any, wrap: Any) -> None:
+    with pytest.raises(InvalidJob, match="expected arguments that JSON can hold"):
+        encode(wrap(value))
+
+
+@given(JSON, st.sampled_from([math.nan, math.inf, -math.inf]), st.data())
+def test_a_number_that_is_not_finite_is_found_wherever_it_stands(
+    value: Any, odd: float, data: st.DataObject
+) -> None:
+    """orjson would write null in its place."""
+    places = list(containers(holder := {"top": value}))
+    place = data.draw(st.sampled_from(places))
+    if isinstance(place, dict):
+        place["odd"] = odd
+    else:
+        place.append(odd)
+    with pytest.raises(InvalidJob, match="not finite"):
+        encode(message(**holder))
+
+
+def containers(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict | list):
+        yield value
+        for one in list(value.values() if isinstance(value, dict) else value):
+            yield from containers(one)
+
+
+def test_the_largest_integers_of_64_bit_are_kept() -> None:
+    numbers = [2**64 - 1, -(2**63), 2**53 + 1, 10**18]
+    assert read(encode(message(numbers))).args == (numbers,)
+
+
+def test_arguments_nested_too_deeply_are_refused() -> None:
+    with pytest.raises(InvalidJob, match="levels"):
+        encode(message(nested(MOST_LEVELS)))
+
+
+# -- what is not decoded -----------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "queue_name": "q",
+    "actor_name": "act",
+    "args": [SECRET],
+    "kwargs": {SECRET: SECRET},
+    "options": {},
+    "message_id": "id-1",
+    "message_timestamp": 1_700_000_000_000,
+}
+
+
+def without(name: str) -> bytes:
+    return orjson.dumps({key: value for key, value in GOOD.items() if key != name})
+
+
+def changed(**changes: Any) -> bytes:
+    return orjson.dumps({**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "expected JSON, got 0 bytes"),
+        (b"\xff\xfe" + SECRET.encode(), "expected JSON, got 14 bytes"),
+        (b'{"a": NaN}', "expected JSON"),
+        (b'{"a": 1e999}', "expected JSON"),
+        (b'{"a": "\\ud800"}', "expected JSON"),
+        (b"null", "expected a JSON object, got null"),
+        (b"[1]", "expected a JSON object, got a list"),
+        (b'"SECRET-VALUE"', "expected a JSON object, got a string"),
+        (b"5", "expected a JSON object, got a number"),
+        (b"true", "expected a JSON object, got a boolean"),
+        (b"{}", "expected a message with 'args', got one without"),
+        *((without(name), f"with '{name}'") for name in GOOD if name != "queue_name"),
+        (changed(args={}), "args of a message to be list, got an object"),
+        (changed(args=SECRET), "args of a message to be list, got a string"),
+        (changed(kwargs=[]), "kwargs of a message to be dict, got a list"),
+        (changed(options=None), "options of a message to be dict, got null"),
+        (changed(actor_name=5), "actor_name of a message to be str, got a number"),
+        (changed(actor_name=None), "actor_name of a message to be str, got null"),
+        (changed(message_id=["x"]), "message_id of a message to be str, got a list"),
+        (changed(message_timestamp="now"), "message_timestamp of a message to be int"),
+        (changed(message_timestamp=1.5), "message_timestamp of a message to be int"),
+        (changed(options={"throws": SECRET}), "expected no 'throws'"),
+        (changed(options={"throws": [1]}), "expected no 'throws'"),
+        (changed().replace(b"17000", b"9" * 20), "at most 64 bit"),
+        (changed(args=["N"]).replace(b'"N"', b"18446744073709551616"), "at most 64 bit"),
+        (changed(args=["N"]).replace(b'"N"', b"-9223372036854775809"), "at most 64 bit"),
+        (changed(args=["N"]).replace(b'"N"', b"9" * 300), "at most 64 bit"),
+        (changed(args=nested(MOST_LEVELS)), "levels"),
+        (b'{"a":' * 1000 + b"1" + b"}" * 1000, "levels"),
+        (b"[" * 100_000, "expected JSON"),
+        (b'{"type": "no.such.job"}', "expected a known job type (event.record, greeting.send)"),
+        (b'{"type": ["SECRET-VALUE"]}', "expected a known job type"),
+        (b'{"type": null}', "expected a known job type"),
+    ],
+)
+def test_what_cannot_be_decoded_says_what_was_expected_and_quotes_nothing(
+    data: bytes, text: str
+) -> None:
+    with pytest.raises(Undecodable) as caught:
+        read(data)
+    assert text in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_raise_nothing_but_undecodable(data: bytes) -> None:
+    decodes_or_says_so(data)
+
+
+@given(JSON)
+def test_random_json_raises_nothing_but_undecodable(value: Any) -> None:
+    decodes_or_says_so(orjson.dumps(value))
+
+
+@given(MESSAGES, st.data())
+def test_a_message_with_changed_bytes_raises_nothing_but_undecodable(
+    given_message: Message[Any], data: st.DataObject
+) -> None:
+    encoded = bytearray(encode(given_message))
+    for _ in range(data.draw(st.integers(1, 5))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    decodes_or_says_so(bytes(encoded))
+
+
+@given(st.sampled_from(sorted(GOOD)), JSON)
+def test_a_message_with_a_changed_field_raises_nothing_but_undecodable(
+    name: str, value: Any
+) -> None:
+    decodes_or_says_so(changed(**{name: value}))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1200), st.sampled_from(["[]", "{}"]))
+def test_any_depth_is_decoded_or_undecodable(levels: int, kind: str) -> None:
+    opening, closing = ("[", "]") if kind == "[]" else ('{"a":', "}")
+    inner = opening * levels + "1" + closing * levels
+    decodes_or_says_so(changed(args=["N"]).replace(b'"N"', inner.encode()))
+
+
+def decodes_or_says_so(data: bytes) -> None:
+    """And what is decoded can be written again, or its settlement would be stuck."""
+    try:
+        decoded = read(data)
+    except Undecodable:
+        return
+    dead = decoded.copy(options={"failure": FAILURE.to_json()})
+    assert exactly(read(encode(dead)).args) == exactly(decoded.args)
+    if is_frozen(decoded):
+        try:
+            batch = thaw(decoded, "tag")
+        except Undecodable:
+            return
+        encode(encode_batch(batch, {}))
+    else:
+        batch = Batch.of([Delivery(decoded, "tag")])
+        assert thaw(read(encode(encode_batch(batch, {}))), "tag").parts[0].message == decoded
+
+
+def test_falsy_throws_are_harmless_and_let_through() -> None:
+    assert read(changed(options={"throws": None})).options == {"throws": None}
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 1e300, 1.2345678901234567e-300])
+def test_a_long_number_that_fits_is_read_as_it_is(number: float) -> None:
+    assert exactly(read(changed(args=[number])).args) == exactly((number,))
+
+
+def test_long_digits_in_a_text_are_no_number() -> None:
+    assert read(changed(args=["9" * 50])).args == ("9" * 50,)
+
+
+# -- plain jobs --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("job", "kwargs"),
+    [
+        ({"payload": {"a": 1}, "metadata": {"b": 2}}, {"payload": {"a": 1}, "metadata": {"b": 2}}),
+        ({"payload": [1]}, {"payload": [1], "metadata": {}}),
+        ({"payload": 1, "metadata": None}, {"payload": 1, "metadata": {}}),
+        ({}, {"payload": None, "metadata": {}}),
+        ({"payload": 1, "metadata": "odd"}, {"payload": 1, "metadata": "odd"}),
+        ({"payload": 1, "more": 2}, {"payload": 1, "metadata": {}}),
+    ],
+)
+def test_a_plain_job_becomes_a_message_of_its_actor(
+    job: dict[str, Any], kwargs: dict[str, Any]
+) -> None:
+    found = read(orjson.dumps({"type": "greeting.send", **job}))
+    assert (found.queue_name, found.actor_name) == ("q", "greet")
+    assert (found.args, found.kwargs, found.options) == ((), kwargs, {})
+    assert found.message_id
+
+
+# -- frozen batches ----------------------------------------------------------------------
+
+
+def batch_of(messages: list[Message[Any]]) -> Batch:
+    return Batch.of([Delivery(one, f"tag-{n}") for n, one in enumerate(messages)])
+
+
+@given(st.lists(MESSAGES, min_size=1, max_size=4))
+def test_a_frozen_batch_keeps_its_parts_their_order_and_their_options(
+    messages: list[Message[Any]],
+) -> None:
+    # One batch is of one actor.
+    messages = [one.copy(actor_name="act") for one in messages]
+    batch = batch_of(messages)
+    stored = read(encode(encode_batch(batch, {"retries": 2})))
+    assert is_frozen(stored)
+    again = thaw(stored, "tag")
+    assert [exactly(part.message.asdict()) for part in again.parts] == [
+        exactly(one.asdict()) for one in messages
+    ]
+    assert exactly(again.kwargs[BATCH]) == exactly(batch.kwargs[BATCH])
+    assert (again.was_stored, again.attempt, again.actor_name) == (True, 3, "act")
+    # Frozen again, it is the same.
+    twice = thaw(read(encode(encode_batch(again, {}))), "tag")
+    assert twice.kwargs == again.kwargs
+    assert [part.message for part in twice.parts] == [part.message for part in again.parts]
+
+
+def test_the_deepest_message_can_still_be_frozen() -> None:
+    deepest = message(nested(MOST_LEVELS - 2))
+    assert read(encode(deepest)) == deepest
+    with pytest.raises(InvalidJob):
+        encode(message(nested(MOST_LEVELS - 1)))
+    stored = read(encode(encode_batch(batch_of([deepest]), {"failure": FAILURE.to_json()})))
+    assert thaw(stored, "tag").parts[0].message == deepest
+
+
+def test_a_message_of_the_limits_of_the_frozen_but_not_frozen_is_undecodable() -> None:
+    with pytest.raises(Undecodable, match="levels"):
+        read(changed(args=nested(MOST_LEVELS + 2)))
+
+
+PART: dict[str, Any] = {
+    "message_id": "id-1",
+    "message_timestamp": 1,
+    "kwargs": {},
+    "options": {},
+}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {BATCH: None},
+        {BATCH: 5},
+        {BATCH: "text"},
+        {BATCH: ["text"]},
+        {BATCH: [None]},
+        {BATCH: [[]]},
+        {BATCH: [PART, {}]},
+        {BATCH: [{**PART, "kwargs": 5}]},
+        {BATCH: [{**PART, "options": []}]},
+        {BATCH: [{**PART, "message_id": 5}]},
+        {BATCH: [{**PART, "message_timestamp": "now"}]},
+        {BATCH: [{**PART, "args": "text"}]},
+        {BATCH: [{**PART, "options": {"throws": "x"}}]},
+    ],
+)
+def test_what_only_says_that_it_is_a_frozen_batch_is_undecodable(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(Undecodable, match="expected a frozen batch with its parts"):
+        thaw(message(options={"frozen": True}, **kwargs), "tag")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"), [(True, True), (1, False), ("true", False), (None, False), ({}, False)]
+)
+def test_only_the_true_flag_makes_a_frozen_batch(frozen: Any, expected: bool) -> None:
+    assert is_frozen(message(options={"frozen": frozen})) is expected
+
+
+# -- quarantine and revival --------------------------------------------------------------
+
+
+@given(st.binary(max_size=500))
+def test_quarantined_bytes_come_back_as_they_were(data: bytes) -> None:
+    dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
+    assert revive(dead) == data
+    # Also after the journey to the dead letters and back.
+    assert revive(read(encode(dead))) == data
+
+
+def test_a_quarantined_message_has_its_failure_and_its_id() -> None:
+    dead = quarantine(b"odd", queue_name="q", message_id="id-1", failure=FAILURE)
+    assert Failure.from_json(dead.options["failure"]) == FAILURE
+    assert dead.message_id == "id-1"
+
+
+@given(MESSAGES)
+def test_a_revived_message_starts_again_and_is_otherwise_the_same(
+    given_message: Message[Any],
+) -> None:
+    dead = given_message.copy(
+        options={"failure": FAILURE.to_json(), "retries": 3, "eta": 5, "mine": 1}
+    )
+    again = read(revive(dead))
+    kept = {k: v for k, v in dead.options.items() if k not in ("failure", "retries", "eta")}
+    assert exactly(again.options) == exactly(kept)
+    assert again.options["mine"] == 1
+    assert exactly(again.copy(options={}).kwargs) == exactly(given_message.kwargs)
+    assert (again.message_id, again.args) == (given_message.message_id, given_message.args)
+    assert Delivery(again, "tag").attempt == 1
+
+
+@pytest.mark.parametrize("raw", [None, 5, "not base64!", "é", {}], ids=repr)
+def test_somebody_elses_message_under_the_name_of_the_quarantine_is_kept(raw: Any) -> None:
+    odd = Message("q", QUARANTINE, (1,), {}, {"raw": raw}, "id-1", 1)
+    assert read(revive(odd)) == odd
+
+
+def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
+    dead = quarantine(b"\xff\x00", queue_name="q", message_id="id-1", failure=FAILURE)
+    assert base64.b64decode(dead.options["raw"]) == b"\xff\x00"
