@@ -1,0 +1,194 @@
+"""What scripts/test runs: prepare the machine, then each check, then a summary.
+
+    scripts/test                              everything, as CI does
+    scripts/test --lint                       the static checks alone
+    scripts/test tests/core -k name           pytest alone, with these arguments
+
+Prepares `.venv` (again when setup.cfg or pyproject.toml changed) and, as root on
+Debian, the server packages that are missing. Elsewhere it says what to install, and
+the tests that need it are skipped; with CI=true that is a failure. Servers are
+started for pytest and end with it, also when this is interrupted or killed.
+Exit status: 0 when every check passed, 1 when one failed, 2 when it could not begin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support.servers import KINDS, Interrupted, Run, in_ci, raise_on_signals  # noqa: E402
+
+VENV = ROOT / ".venv"
+PYTHON = str(VENV / "bin" / "python")
+STAMP = VENV / "formrelay-installed"
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One check: a name for the summary and the command."""
+
+    name: str
+    argv: Sequence[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+STATIC = [
+    Step("link-types", [PYTHON, "scripts/link-types.py"]),
+    Step("ruff check", [PYTHON, "-m", "ruff", "check", "--output-format=concise"]),
+    Step("ruff format", [PYTHON, "-m", "ruff", "format", "--check"]),
+    Step("mypy", [PYTHON, "-m", "mypy", "--package", "formrelay"]),
+    Step(
+        "lint-imports", [str(VENV / "bin" / "lint-imports"), "--no-logo"], {"PYTHONPATH": ".types"}
+    ),
+]
+
+
+def pytest_step(arguments: Sequence[str]) -> Step:
+    """pytest with the servers up."""
+    servers = [PYTHON, "scripts/servers.py", "run", "--"]
+    return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
+
+
+def main() -> int:
+    """Prepare, run, sum up."""
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
+    os.chdir(ROOT)
+    raise_on_signals()
+    try:
+        prepare_python()
+        if arguments[:1] == ["--lint"]:
+            if arguments[1:]:
+                stop(f"--lint takes no further arguments, got {' '.join(arguments[1:])}")
+            return run_steps(STATIC)
+        prepare_servers()
+        # pytest alone while one test is worked on: the order of the day is speed.
+        return run_steps([*([] if arguments else STATIC), pytest_step(arguments)])
+    except Interrupted as interrupted:
+        print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
+        return 128 + interrupted.signum
+
+
+def run_steps(steps: Sequence[Step]) -> int:
+    """Run all of them, whatever fails; print the summary; 0 when all are well."""
+    results: list[tuple[str, int, float]] = []
+    run = Run()
+    try:
+        for step in steps:
+            print(f"\n== {step.name}", flush=True)
+            begun = time.monotonic()
+            try:
+                status = run.command(step.argv, env=step.env)
+            except FileNotFoundError as error:
+                print(f"{error.filename} is missing; remove .venv and run this again")
+                status = 127
+            results.append((step.name, status, time.monotonic() - begun))
+    finally:
+        run.close()
+    print("\n== summary")
+    for name, status, seconds in results:
+        verdict = "ok" if status == 0 else f"failed ({status})"
+        print(f"{name:<14}{verdict:<14}{seconds:7.1f} s")
+    return int(any(status for _, status, _ in results))
+
+
+def prepare_python() -> None:
+    """Make `.venv` and install the package and its tools, unless that is done already."""
+    if not Path(PYTHON).exists():
+        say("making .venv")
+        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)
+        if made.returncode:
+            shutil.rmtree(VENV, ignore_errors=True)
+            stop("could not make .venv (on Debian: apt-get install python3-venv)")
+    stamp = fingerprint()
+    if STAMP.exists() and STAMP.read_text() == stamp:
+        return
+    say("installing formrelay with its development tools into .venv")
+    install = [PYTHON, "-m", "pip", "install", "-qq", "--editable", ".[dev]"]
+    if subprocess.run(install, check=False).returncode:
+        stop("pip could not install the package; its message stands above")
+    STAMP.write_text(stamp)
+
+
+def fingerprint() -> str:
+    """What the contents of `.venv` depend on."""
+    files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
+    return hashlib.sha256(files).hexdigest()
+
+
+def prepare_servers() -> None:
+    """Install the server packages that are missing, or say how to."""
+    missing = [server.package for server in KINDS.values() if not server.program()]
+    if "clickhouse-server" in missing:
+        missing.append("clickhouse-client")
+    if not missing:
+        return
+    command = f"apt-get install --no-install-recommends {' '.join(missing)}"
+    if os.geteuid() or not shutil.which("apt-get"):
+        say(f"servers are missing; as root on Debian: {command}")
+        say("failing for want of them" if in_ci() else "tests that need them will be skipped")
+        return
+    say(f"apt-get update && {command}")
+    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    with services_not_started():
+        for step in (["update"], ["install", "--no-install-recommends", *missing]):
+            done = subprocess.run(
+                [*apt, *step],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                print(done.stdout)
+                say(f"apt-get {step[0]} failed with status {done.returncode}")
+
+
+@contextlib.contextmanager
+def services_not_started() -> Iterator[None]:
+    """Keep Debian from starting a package's service as it installs it.
+
+    A policy-rc.d that is there already is the machine's own decision and stays.
+    """
+    if POLICY.exists():
+        yield
+        return
+    try:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+
+
+def say(message: str) -> None:
+    """One line of our own among the tools' output."""
+    print(f"scripts/test: {message}", flush=True)
+
+
+def stop(message: str) -> NoReturn:
+    """End before the first check."""
+    print(f"scripts/test: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

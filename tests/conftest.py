@@ -1,0 +1,153 @@
+"""Servers for tests, fresh for each, and the check that each kind's tests really ran.
+
+`scripts/servers.py` puts the servers' addresses into the environment. A test asks
+for one by its fixture, and is marked with the server's kind by that alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import NoReturn, TypeVar
+
+import pytest
+from tests.support.ran import RanCheck
+from tests.support.servers import (
+    ClickHouseServer,
+    RabbitServer,
+    RedisServer,
+    Server,
+    in_ci,
+)
+
+_S = TypeVar("_S", bound=Server)
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short random string, for names that must not meet another test's."""
+    return "t" + secrets.token_hex(4)
+
+
+@pytest.fixture
+def redis_url() -> str:
+    """The shared Redis, emptied."""
+    import redis  # an extra: a suite without it must still be collected
+
+    url = _given("redis", "FORMRELAY_TEST_REDIS_URL")
+    with redis.Redis.from_url(url) as client:
+        ours = os.environ.get("FORMRELAY_TEST_REDIS_PID")
+        if ours == str(client.info("server")["process_id"]):
+            client.flushall()
+        elif client.dbsize():
+            pytest.fail(
+                "FORMRELAY_TEST_REDIS_URL names a Redis that scripts/servers.py did not start"
+                " and that holds data, so it is not emptied; point it at an empty database"
+            )
+    return url
+
+
+@pytest.fixture
+def rabbitmq_url(unique: str) -> Iterator[str]:
+    """The shared RabbitMQ, in a virtual host of this test's own.
+
+    On a server given by hand there is no management API to make one with: then it is
+    the address as given, and only `unique` names keep tests apart.
+    """
+    url = _given("rabbitmq", "FORMRELAY_TEST_RABBITMQ_URL")
+    api = os.environ.get("FORMRELAY_TEST_RABBITMQ_API_URL")
+    if not api:
+        yield url
+        return
+    _rabbitmq_api(api, "PUT", f"vhosts/{unique}", b"{}")
+    everything = b'{"configure": ".*", "write": ".*", "read": ".*"}'
+    _rabbitmq_api(api, "PUT", f"permissions/{unique}/guest", everything)
+    yield urllib.parse.urlsplit(url)._replace(path=f"/{unique}").geturl()
+    _rabbitmq_api(api, "DELETE", f"vhosts/{unique}")
+
+
+@pytest.fixture
+def clickhouse_url() -> str:
+    """The shared ClickHouse by its native protocol; see `clickhouse_database`."""
+    return _given("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_URL")
+
+
+@pytest.fixture
+def clickhouse_http_url() -> str:
+    """The shared ClickHouse by HTTP; see `clickhouse_database`."""
+    return _given("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_HTTP_URL")
+
+
+@pytest.fixture
+def clickhouse_database(clickhouse_http_url: str, unique: str) -> Iterator[str]:
+    """The name of a database of this test's own, dropped after it."""
+    _clickhouse_query(clickhouse_http_url, f"CREATE DATABASE {unique}")
+    yield unique
+    _clickhouse_query(clickhouse_http_url, f"DROP DATABASE IF EXISTS {unique}")
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis of this test's own, to kill and restart."""
+    with _own(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """A running RabbitMQ of this test's own, to kill and restart (5 s a start)."""
+    with _own(RabbitServer) as server:
+        yield server
+
+
+@pytest.fixture
+def clickhouse_server() -> Iterator[ClickHouseServer]:
+    """A running ClickHouse of this test's own, to kill and restart."""
+    with _own(ClickHouseServer) as server:
+        yield server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch that tests of every kind ran."""
+    config.pluginmanager.register(RanCheck(config, required=in_ci()))
+
+
+def _given(kind: str, variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        _missing(f"no {kind} server: {variable} is not set; scripts/test starts one for the tests")
+    return value
+
+
+def _own(server_class: type[_S]) -> _S:
+    if server_class.program() is None:
+        _missing(f"{server_class.kind} is not installed: apt-get install {server_class.package}")
+    return server_class()
+
+
+def _missing(message: str) -> NoReturn:
+    if in_ci():
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def _rabbitmq_api(api: str, method: str, path: str, body: bytes | None = None) -> None:
+    parts = urllib.parse.urlsplit(api)
+    credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://{parts.hostname}:{parts.port}{parts.path}/{path}",
+        data=body,
+        method=method,
+        headers={"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30):
+        pass
+
+
+def _clickhouse_query(http_url: str, query: str) -> None:
+    with urllib.request.urlopen(http_url, data=query.encode(), timeout=30):
+        pass

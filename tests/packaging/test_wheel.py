@@ -1,0 +1,107 @@
+"""The wheel, built from a copy of the checkout and installed away from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.support import checkout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built without isolation, so that no test needs the network."""
+    source = tmp_path_factory.mktemp("source")
+    for path in checkout.files():
+        target = source / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkout.ROOT / path, target)
+    built = tmp_path_factory.mktemp("wheel")
+    _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(built)], source)
+    (found,) = built.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path) -> set[str]:
+    """The paths in the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a fresh environment with the wheel in it.
+
+    The dependencies are the ones of the environment that runs the tests. The
+    editable install that is there too stays out: Python does not read the .pth files
+    of a folder that itself came in by one.
+    """
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    _run([*pip, "--no-deps", "--no-index", str(wheel)], home)
+    (site_packages,) = home.glob("lib/python*/site-packages")
+    (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_wheel_holds_every_file_of_the_mapped_folders_and_no_other(contents: set[str]) -> None:
+    package = {name for name in contents if name.startswith("formrelay/")}
+    expected = set(checkout.installed_files())
+    assert {
+        "missing from the wheel (package_data in setup.cfg?)": sorted(expected - package),
+        "in the wheel, not in the checkout": sorted(package - expected),
+    } == {
+        "missing from the wheel (package_data in setup.cfg?)": [],
+        "in the wheel, not in the checkout": [],
+    }
+
+
+def test_nothing_lands_in_site_packages_but_formrelay(contents: set[str]) -> None:
+    top = {name.split("/")[0] for name in contents}
+    (metadata,) = (name for name in top if name.endswith(".dist-info"))
+    assert top == {"formrelay", metadata}
+
+
+def test_licence_is_in_the_wheel(wheel: Path, contents: set[str]) -> None:
+    (licence,) = (name for name in contents if name.endswith("/LICENSE"))
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(licence) == (checkout.ROOT / "LICENSE").read_bytes()
+
+
+@pytest.mark.parametrize("package", sorted(checkout.packages_on_disk()))
+def test_package_can_be_imported_away_from_the_checkout(
+    package: str, installed: Path, tmp_path: Path
+) -> None:
+    code = f"import {package}; print({package}.__file__)"
+    printed = _run([str(installed / "python"), "-c", code], tmp_path)
+    assert Path(printed.strip()).is_relative_to(installed.parent)
+
+
+@pytest.mark.parametrize("command", [["python", "-m", "formrelay"], ["formrelay"]])
+def test_command_line_answers_from_the_wheel(
+    command: list[str], installed: Path, tmp_path: Path
+) -> None:
+    if not (checkout.ROOT / "ops" / "cli.py").exists():
+        pytest.skip("ops/cli.py does not exist yet")
+    program, *arguments = command
+    assert "Usage" in _run([str(installed / program), *arguments, "--help"], tmp_path)
+
+
+def _run(argv: list[str], cwd: Path) -> str:
+    # Importing the actors makes the broker, which must be named; nothing is connected to.
+    environment = {**os.environ, "BROKER": "redis", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    done = subprocess.run(
+        argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,183 @@
+"""The test servers: they serve, keep their data over a crash, and never outlive a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pika
+import pytest
+import redis
+from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
+from tests.support.servers.guard import carriers, sweep
+from tests.support.servers.run import Run, current_run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVERS = str(ROOT / "scripts" / "servers.py")
+
+
+def test_redis_keeps_what_it_acknowledged_over_a_kill(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("name", "value")
+        first = redis_server.pid
+        redis_server.kill()
+        redis_server.start()
+        assert client.get("name") == b"value"
+    assert redis_server.pid != first
+
+
+def test_rabbitmq_keeps_a_quorum_queue_over_a_kill(rabbitmq_server: RabbitServer) -> None:
+    parameters = pika.URLParameters(rabbitmq_server.url)
+    with pika.BlockingConnection(parameters) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", "q", b"body", pika.BasicProperties(delivery_mode=2))
+    rabbitmq_server.wait_on_disk("q")
+    rabbitmq_server.kill()
+    rabbitmq_server.start()
+    with pika.BlockingConnection(parameters) as connection:
+        _eventually(lambda: connection.channel().basic_get("q", auto_ack=True)[2] == b"body")
+    assert "q" in rabbitmq_server.ctl("list_queues", "name", "type")
+
+
+def test_shared_rabbitmq_dead_letters_at_least_once(rabbitmq_url: str) -> None:
+    # Needs the feature flags quorum_queue and stream_queue.
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
+        channel = connection.channel()
+        arguments = {"x-queue-type": "quorum"}
+        channel.queue_declare("dead", durable=True, arguments=arguments)
+        arguments |= {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": "dead",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-message-ttl": 10,
+        }
+        channel.queue_declare("rung", durable=True, arguments=arguments)
+        channel.confirm_delivery()
+        channel.basic_publish("", "rung", b"body")
+        _eventually(lambda: channel.basic_get("dead", auto_ack=True)[2] == b"body")
+
+
+def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHouseServer) -> None:
+    def ask(query: str, suffix: str = "") -> str:
+        url = f"{clickhouse_server.http_url}/{suffix}"
+        with urllib.request.urlopen(url, data=query.encode(), timeout=10) as answer:
+            return str(answer.read().decode())
+
+    ask("CREATE TABLE t (n UInt8) ENGINE = MergeTree ORDER BY n")
+    ask("INSERT INTO t VALUES (7)")
+    clickhouse_server.restart()
+    assert ask("SELECT n FROM t", "?user=relay&password=relay-secret") == "7\n"
+    with pytest.raises(urllib.error.HTTPError):
+        ask("SELECT 1", "?user=relay&password=wrong")
+
+
+@pytest.mark.parametrize("server_class", [RedisServer, RabbitServer, ClickHouseServer])
+def test_guard_finds_each_server_by_its_environment(server_class: type[Server]) -> None:
+    if server_class.program() is None:
+        pytest.skip(f"{server_class.kind} is not installed")
+    with server_class() as server:
+        assert server.pid in carriers(current_run().token)
+
+
+def test_sweep_finds_children_that_lost_their_environment() -> None:
+    run = Run()
+    # As a Valkey does that writes its title over it.
+    command = "env -i sleep 600 & echo $!; wait"
+    with subprocess.Popen(
+        ["sh", "-c", command], env=run.env(), stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        child = int(shell.stdout.readline())
+        assert carriers(run.token) == {shell.pid, child}
+        assert len(sweep(run.token)) == 2
+    run.close()
+    assert not _alive(child)
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_run(signum: signal.Signals, redis_server: RedisServer) -> None:
+    # The command leaves a process behind in a session of its own, as a worker that a
+    # test forgot would be.
+    command = "setsid sleep 600 & echo $! $FORMRELAY_TEST_REDIS_PID; exec sleep 600"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FORMRELAY_TEST_")}
+    with subprocess.Popen(
+        [sys.executable, SERVERS, "run", "--only", "redis", "--", "sh", "-c", command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        assert len(pids) == 2
+        run.send_signal(signum)
+        status = run.wait(30)
+        _eventually(lambda: not any(_alive(pid) for pid in pids))
+    assert status == (-signum if signum == signal.SIGKILL else 128 + signum)
+    assert redis_server.running, "a server of another run was touched"
+
+
+def test_server_that_ends_while_starting_shows_its_log() -> None:
+    server = RedisServer()
+    (server.data_dir / "appendonlydir").touch()
+    with pytest.raises(ServerError, match=r"(?s)redis ended with status 1 .*appendonlydir"):
+        server.start()
+    server.close()
+
+
+def test_port_taken_by_another_is_not_mistaken_for_a_start() -> None:
+    with RedisServer() as first:
+        second = RedisServer()
+        second.port = first.port
+        with pytest.raises(ServerError, match="something else listens on port"):
+            second.start()
+        assert first.running
+
+
+def test_missing_server_fails_in_ci_and_is_left_out_elsewhere(tmp_path: Path) -> None:
+    # No program can be found on this path; the interpreter is named in full.
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:2]\n"
+        "from tests.support.servers import RedisServer\n"
+        "RedisServer.program = classmethod(lambda cls: None)\n"
+        "import runpy; sys.argv[:2] = ['servers.py']\n"
+        f"runpy.run_path({SERVERS!r}, run_name='__main__')\n"
+    )
+    arguments = ["run", "--only", "redis", "--", sys.executable, "-c", "print('ran')"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FORMRELAY_TEST_")}
+    for ci, status, printed in (("true", 1, ""), ("", 0, "ran\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(ROOT), *arguments],
+            env={**environment, "CI": ci},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (status, printed), done.stderr
+        assert "redis is not installed" in done.stderr
+
+
+def _eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return " Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:2]
+    except FileNotFoundError:
+        return False

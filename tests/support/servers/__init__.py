@@ -1,0 +1,44 @@
+"""Redis, RabbitMQ and ClickHouse servers that tests own, and may kill.
+
+`scripts/servers.py` starts one of each for a whole test run. A test that stops or
+kills a server makes one for itself:
+
+    with RabbitServer() as rabbit:
+        ...
+        rabbit.kill()
+        rabbit.start()
+
+Standard library only: `scripts/test` uses this before anything is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tests.support.servers.base import Server, ServerError
+from tests.support.servers.clickhouse import ClickHouseServer
+from tests.support.servers.rabbitmq import RabbitServer
+from tests.support.servers.redis import RedisServer
+from tests.support.servers.run import Interrupted, Run, raise_on_signals
+
+__all__ = [
+    "KINDS",
+    "ClickHouseServer",
+    "Interrupted",
+    "RabbitServer",
+    "RedisServer",
+    "Run",
+    "Server",
+    "ServerError",
+    "in_ci",
+    "raise_on_signals",
+]
+
+KINDS: dict[str, type[Server]] = {
+    server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
+}
+
+
+def in_ci() -> bool:
+    """Whether this is CI, where a missing server is a failure and not a skip."""
+    return os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}

@@ -1,0 +1,166 @@
+"""A RabbitMQ node of its own name, with an epmd of its own.
+
+The program is RabbitMQ's own script, not Debian's wrapper in sbin: the wrapper
+changes to the user `rabbitmq`, who could not reach a folder below a private one,
+and its process id would be a shell's. The node runs as whoever runs the tests.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import ClassVar
+
+from tests.support.servers.base import Server, ServerError, find_program, free_port, write
+from tests.support.servers.run import Run
+
+_SCRIPTS = "/usr/lib/rabbitmq/bin"
+
+
+class RabbitServer(Server):
+    """RabbitMQ with the user guest; `management` adds the HTTP API at `api_url`.
+
+    The API costs nothing at the start but five seconds at an orderly stop, so a
+    server that a test restarts does without.
+    """
+
+    kind: ClassVar[str] = "rabbitmq"
+    package: ClassVar[str] = "rabbitmq-server"
+
+    def __init__(self, run: Run | None = None, *, management: bool = False) -> None:
+        super().__init__(run)
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd_port = free_port()
+        self._api_port = free_port() if management else None
+        plugins = "rabbitmq_management" if management else ""
+        folder = self.data_dir
+        self._env = {
+            "HOME": str(folder),  # where the Erlang cookie is made
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"formrelay-{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # not the machine's
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(write(folder / "advanced.config", "[].\n")),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(write(folder / "plugins", f"[{plugins}].\n")),
+            "RABBITMQ_CONFIG_FILE": str(write(folder / "rabbitmq.conf", self._config())),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            # Makes the script become the node, so that our process id is the node's.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    @classmethod
+    def program(cls) -> str | None:
+        """RabbitMQ's script, when epmd is there too."""
+        script = find_program(f"{_SCRIPTS}/rabbitmq-server", "rabbitmq-server")
+        return script if find_program("epmd") else None
+
+    @property
+    def url(self) -> str:
+        """`amqp://guest:guest@127.0.0.1:port/%2F`."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+
+    @property
+    def api_url(self) -> str:
+        """The management API's address, with the user in it."""
+        if self._api_port is None:
+            raise ServerError("this RabbitServer was made without management=True")
+        return f"http://guest:guest@127.0.0.1:{self._api_port}/api"
+
+    def exports(self) -> dict[str, str]:
+        """The shared ones and FORMRELAY_TEST_RABBITMQ_API_URL."""
+        api = {"FORMRELAY_TEST_RABBITMQ_API_URL": self.api_url} if self._api_port else {}
+        return {**super().exports(), **api}
+
+    def launch(self) -> None:
+        """Start epmd where it is not up yet, then the node."""
+        program = self._require_program()
+        if self._epmd is None:
+            self._start_epmd()
+        self._process = self._spawn([program], self._env)
+
+    def close(self) -> None:
+        """End the node and its epmd, remove the data."""
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+        super().close()
+
+    def ctl(self, *arguments: str) -> str:
+        """`rabbitmqctl` on this node (0.4 s a call): what it printed."""
+        program = find_program(f"{_SCRIPTS}/rabbitmqctl", "rabbitmqctl")
+        done = subprocess.run(
+            [program or "rabbitmqctl", "--quiet", *arguments],
+            env={**self._run.env(), **self._env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if done.returncode:
+            raise ServerError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def wait_on_disk(self, *queues: str, vhost: str = "/", timeout: float = 10.0) -> None:
+        """Wait until these new quorum queues would survive `kill()`.
+
+        RabbitMQ 3.10 writes a new queue's name into its registry (Ra's names.dets) about
+        a second late. Killed before that, it comes back with the queue declared, its
+        log forgotten and no leader ever: confirmed messages are gone and every
+        operation times out. Messages in a queue that is registered are safe at once.
+        """
+        prefix = vhost.replace("/", "%2F")
+        # With the length that precedes an atom, so that `q.1` is not seen in `q.10`.
+        names = [
+            bytes([len(name)]) + name for name in (f"{prefix}_{queue}".encode() for queue in queues)
+        ]
+        node = self._env["RABBITMQ_NODENAME"]
+        registry = self.data_dir / "mnesia" / node / "quorum" / node / "names.dets"
+        deadline = time.monotonic() + timeout
+        while not (registry.exists() and all(name in registry.read_bytes() for name in names)):
+            if time.monotonic() > deadline:
+                raise ServerError(f"not in {registry} after {timeout:.0f} s: {', '.join(queues)}")
+            time.sleep(0.02)
+
+    def _config(self) -> str:
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            f"log.file = {self.log}",
+            "log.console = false",
+        ]
+        if self._api_port is not None:
+            lines += [
+                "management.tcp.ip = 127.0.0.1",
+                f"management.tcp.port = {self._api_port}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _start_epmd(self) -> None:
+        # Started by Erlang it would be a daemon on the machine's common port, there
+        # for good and shared with everybody.
+        program = find_program("epmd")
+        assert program is not None
+        argv = [program, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+        self._epmd = self._spawn(argv, self._env)
+        deadline = time.monotonic() + 10
+        while self._epmd.poll() is None:
+            names = subprocess.run(
+                [program, "-port", str(self._epmd_port), "-names"], capture_output=True, check=False
+            )
+            if names.returncode == 0:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        raise ServerError(f"epmd did not start on port {self._epmd_port}")
+
+    def _answers(self) -> bool:
+        # The listener opens as the last step of the boot; a node that serves answers
+        # the protocol header with the method frame Connection.Start.
+        return self._ask(b"AMQP\x00\x00\x09\x01").startswith(b"\x01")
