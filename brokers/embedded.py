@@ -63,6 +63,13 @@ def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
     return f"unix://{quote(str(socket))}"
 
 
+def release(data_dir: Path) -> None:
+    """Say that this process no longer uses the server of ``data_dir``; its end says so as well."""
+    lock = _users.pop(data_dir.absolute() / "valkey", None)
+    if lock is not None:
+        lock.close()
+
+
 def _home(data_dir: Path) -> Path:
     home = data_dir.absolute() / "valkey"
     try:

@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.harness import Harness, flush_embedded
+from tests.support.harness import Harness, flush_embedded, wait_until
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
-from formrelay.brokers.embedded import ensure_running
+from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 
@@ -18,8 +18,11 @@ OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), max_message_byte
 
 
 @pytest.fixture(scope="session")
-def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return ensure_running(Path(tmp_path_factory.mktemp("embedded")))
+def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = Path(tmp_path_factory.mktemp("embedded"))
+    yield ensure_running(folder)
+    release(folder)
+    wait_until(lambda: not (folder / "valkey" / "valkey.sock").exists())
 
 
 @pytest.fixture(
