@@ -69,7 +69,7 @@ class RedisConsumer(RelayConsumer):
         self._lock = Lock()  # guards what follows, and _in_hand
         self._outbox = _Outbox()
         self._settled = Event()
-        self._asleep = False
+        self._asleep = False  # or closed: nobody but the worker threads sends
         self._held: set[str] = set()  # ids that Redis has in flight for us, as far as we know
         self._failures = 0
         self._recover_at = 0.0
@@ -250,6 +250,8 @@ class RedisConsumer(RelayConsumer):
         self._buffer.clear()
         with self._lock:
             self._outbox.put_back += [delivery.tag for delivery in unstarted]
+            # A paused worker finishes what it has begun after its consumer was closed.
+            self._asleep = True
         try:
             self._exchange(0)
             self.broker.leave(self.queue_name)

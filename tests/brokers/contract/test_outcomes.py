@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from threading import Event
 
 import pytest
 from tests.support.harness import Harness, wait_until
@@ -191,3 +192,32 @@ def test_flushing_the_waiting_never_touches_the_dead(harness: Harness) -> None:
     harness.broker.flush(harness.queue)
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == 0)
     assert len(harness.dead()) == 1
+
+
+def test_a_paused_worker_settles_what_it_had_begun_and_goes_on_when_resumed(
+    harness: Harness,
+) -> None:
+    begun, finish = Event(), Event()
+    ran: list[int] = []
+
+    def work(number: int) -> None:
+        begun.set()
+        finish.wait(10)
+        ran.append(number)
+
+    actor = harness.actor(work)
+    actor.send(0)
+    harness.start(threads=1)
+    assert harness.worker is not None
+    assert begun.wait(10)
+    for consumer in harness.worker.consumers.values():
+        consumer.pause()
+        assert consumer.paused_event.wait(10)
+    finish.set()
+    wait_until(lambda: ran == [0])
+    wait_until(harness.is_empty)
+    actor.send(1)
+    assert harness.broker.counts(harness.queue).waiting == 1
+    harness.worker.resume()
+    wait_until(lambda: ran[-1] == 1)
+    wait_until(harness.is_empty)

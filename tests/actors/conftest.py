@@ -1,0 +1,168 @@
+"""The actors of one process: declared once, on the embedded broker, with short waits.
+
+Importing :mod:`formrelay.actors` binds them to the settings in force, so nothing here imports
+it before the session's settings are; tests get the actors from `site`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import SecretStr
+from tests.actors.receiver import Receiver, receiving
+from tests.support.harness import Harness, flush_embedded
+
+from formrelay.brokers.embedded import ensure_running
+from formrelay.config import LoggingSettings, Settings, use_settings
+from formrelay.ops.logs import setup_logging
+
+ENVIRON = {
+    "BROKER": "embedded",
+    "CLICKHOUSE_URL": "clickhouse://127.0.0.1:1",
+    "CLICKHOUSE_CONNECT_TIMEOUT_SECONDS": "2",
+    "API_TOKEN": "the-api-token",
+    "API_TIMEOUT_SECONDS": "5",
+    "API_CONNECT_TIMEOUT_SECONDS": "2",
+    "EVENT_BATCH_SIZE": "40",
+    "EVENT_BATCH_WAIT_MS": "50",
+    "EVENT_MAX_RETRIES": "2",
+    "EVENT_RETRY_DELAYS": "0,0.1",
+    "EVENT_RETRY_JITTER": "0",
+    "SUBMISSION_MAX_RETRIES": "2",
+    "SUBMISSION_RETRY_DELAYS": "0,0.1",
+    "SUBMISSION_RETRY_JITTER": "0",
+    "WEBHOOK_MAX_RETRIES": "3",
+    "WEBHOOK_RETRY_DELAYS": "0,0.1,0.4,1.1",
+    "WEBHOOK_RETRY_JITTER": "0",
+    "WEBHOOK_ALLOW_HTTP": "true",
+    "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
+    "WEBHOOK_TIMEOUT_SECONDS": "5",
+}
+
+
+class Site:
+    """The actors, their broker, and a worker for all of their queues."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        assert "formrelay.actors" not in sys.modules, "the actors are bound to other settings"
+        use_settings(settings)
+        from formrelay import actors
+        from formrelay.actors import events, sinks, submissions, webhooks
+        from formrelay.brokers import get_broker
+
+        self.settings, self._url = settings, url
+        self.actors, self.events, self.sinks = actors, events, sinks
+        self.submissions, self.webhooks = submissions, webhooks
+        self.broker = get_broker()
+        self.worker = Harness(self.broker, "events")
+
+    def use(self, **sections: dict[str, Any]) -> None:
+        """Put other addresses in force for the sinks, which read them late."""
+        update = {
+            name: getattr(self.settings, name).model_copy(update=changes)
+            for name, changes in sections.items()
+        }
+        use_settings(self.settings.model_copy(update=update))
+        self._forget_sinks()
+
+    def use_clickhouse(self, url: str, database: str) -> Any:
+        """Point the events at a migrated database; returns the client."""
+        from formrelay.sinks.clickhouse import migrate
+
+        self.use(clickhouse={"url": SecretStr(url), "database": database})
+        client = self.sinks.clickhouse()
+        migrate.apply(client)
+        return client
+
+    def queue(self, name: str) -> Harness:
+        """The harness of one queue, to look at its dead letters and counts."""
+        return Harness(self.broker, name)
+
+    def waiting(self, *names: str) -> int:
+        """How many messages wait on the queues (all of them when none is named)."""
+        return sum(self.broker.counts(name).waiting for name in names or self.broker.queues)
+
+    def messages(self, name: str) -> list[dict[str, Any]]:
+        """The waiting messages of a queue as they are on the wire, in order."""
+        keys, client = self.broker.keys, self.broker.client  # type: ignore[attr-defined]
+        ids = client.lrange(keys.waiting(name), 0, -1)
+        return [orjson.loads(client.hget(keys.bodies(name), id)) for id in ids]
+
+    def is_idle(self) -> bool:
+        """Whether no queue has anything left to do."""
+        return all(self.queue(name).is_empty() for name in self.broker.queues)
+
+    def reset(self) -> None:
+        self.worker.stop()
+        flush_embedded(self._url)
+        use_settings(self.settings)
+        self._forget_sinks()
+
+    def _forget_sinks(self) -> None:
+        for sink in (self.sinks.clickhouse, self.sinks.api, self.sinks.egress):
+            sink.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def session_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = Path(tmp_path_factory.mktemp("actors"))
+    environ = {**ENVIRON, "EMBEDDED_DATA_DIR": str(folder)}
+    return Site(Settings.load(environ=environ, env_file=None), ensure_running(folder))
+
+
+@pytest.fixture
+def site(session_site: Site) -> Iterator[Site]:
+    session_site.reset()
+    yield session_site
+    session_site.reset()
+
+
+@pytest.fixture
+def actors(site: Site) -> ModuleType:
+    return site.actors
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+class Lines(logging.Handler):
+    """Every log line of the process, as an operator would see it: JSON by our formatter."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """The one wide line of each attempt."""
+        lines = [orjson.loads(text) for text in list(self.texts)]
+        return [line for line in lines if line["message"] == "attempt"]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """All that is logged, Dramatiq's own loggers at DEBUG included."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    handler = Lines()
+    root.handlers[:] = [handler]
+    setup_logging(LoggingSettings(level="DEBUG"))
+    yield handler
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])

@@ -1,0 +1,106 @@
+"""A real HTTP server on a local port that notes what it gets and answers as it is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import time
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request; header names in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to answer."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Receiver:
+    """Answers the requests of a path from its script, then with the path's standing answer."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.requests: list[Request] = []
+        self._scripts: dict[str, list[Answer]] = {}
+        self._standing: dict[str, Answer] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def answers(self, path: str, *script: Answer, then: Answer | None = None) -> None:
+        """Answer ``path`` with each of ``script`` once, then always with ``then``."""
+        self._scripts[path] = list(script)
+        if then is not None:
+            self._standing[path] = then
+
+    def of(self, path: str) -> list[Request]:
+        """The requests to one path so far."""
+        return [request for request in self.requests if request.path == path]
+
+    def take(self, request: Request) -> Answer:
+        self.requests.append(request)
+        script = self._scripts.get(request.path)
+        return script.pop(0) if script else self._standing.get(request.path, Answer())
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver, answering as long as the block lasts."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(length)
+            answer = receiver.take(Request(self.command, self.path, headers, body, time()))
+            data = b"" if answer.body is None else orjson.dumps(answer.body)
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_PUT = do_GET = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    receiver.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

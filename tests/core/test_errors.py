@@ -1,0 +1,108 @@
+"""The tree of errors: its messages are safe to write anywhere."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from formrelay.brokers import errors as broker_errors
+from formrelay.brokers.envelope import Undecodable
+from formrelay.core import errors
+from formrelay.core.errors import (
+    FormrelayError,
+    NotNow,
+    PartsFailed,
+    SinkError,
+    SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
+    describe,
+)
+from formrelay.core.signing import SignatureInvalid
+from formrelay.middleware.outcomes import Expired, UnknownActor
+
+SECRET = "SECRET-VALUE"
+
+
+def tree(root: type[FormrelayError]) -> Iterator[type[FormrelayError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from tree(kind)
+
+
+#: Those with an argument of their own are looked at below.
+PLAIN = [kind for kind in tree(FormrelayError) if kind not in (NotNow, PartsFailed)]
+
+
+def test_the_tree_has_what_the_other_packages_add_to_it() -> None:
+    assert {
+        Undecodable,
+        SignatureInvalid,
+        Expired,
+        UnknownActor,
+        broker_errors.BrokerRefused,
+        broker_errors.BrokerUnavailable,
+        broker_errors.MessageTooLarge,
+    } <= set(PLAIN)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=lambda kind: kind.__name__)
+def test_the_default_message_is_the_first_line_of_the_docstring(
+    kind: type[FormrelayError],
+) -> None:
+    line = inspect.getdoc(kind).splitlines()[0]  # type: ignore[union-attr]
+    assert str(kind()) == line
+    assert line.endswith(".")
+    assert str(kind("another")) == "another"
+
+
+def test_not_now_says_how_long_to_leave_it() -> None:
+    error = NotNow(after=timedelta(seconds=3))
+    assert (str(error), error.after) == ("The job cannot be tried now.", timedelta(seconds=3))
+
+
+def test_a_sink_error_carries_what_the_other_side_said() -> None:
+    error = SinkTransient("busy", code=503, retry_after=timedelta(seconds=7))
+    assert (str(error), error.code, error.retry_after) == ("busy", 503, timedelta(seconds=7))
+    assert (SinkPermanent().code, SinkPermanent().retry_after) == (None, None)
+
+
+def test_a_sink_that_is_away_is_a_transient_failure_and_a_refusal_is_not() -> None:
+    assert issubclass(SinkUnavailable, SinkTransient)
+    assert issubclass(SinkTransient, SinkError)
+    assert not issubclass(SinkPermanent, SinkTransient)
+
+
+def test_failed_parts_are_counted_and_their_texts_left_out() -> None:
+    given = {2: ValueError(SECRET), 5: SinkPermanent("refused")}
+    error = PartsFailed(given)
+    assert str(error) == "2 parts of the batch failed"
+    assert error.failures == given
+    given.clear()
+    assert len(error.failures) == 2
+
+
+class Foreign(Exception):
+    """An exception of somebody else."""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError(SECRET), "ValueError"),
+        (KeyError(SECRET), "KeyError"),
+        (UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, SECRET), "UnicodeDecodeError"),
+        (ExceptionGroup(SECRET, [ValueError(SECRET)]), "ExceptionGroup"),
+        (Foreign(SECRET), f"{__name__}.Foreign"),
+        (SinkPermanent("expected another form"), "expected another form"),
+        (errors.InvalidJob(), "The job does not fit its schema."),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_a_foreign_exception_is_described_by_its_type_alone(
+    error: BaseException, text: str
+) -> None:
+    assert describe(error) == text

@@ -1,0 +1,155 @@
+"""The record of a failure: complete, safe, and the same after a journey as JSON."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formrelay.core.errors import SinkPermanent, SinkTransient
+from formrelay.core.failure import Failure, Reason, frames, worker_name
+
+SECRET = "SECRET-VALUE"
+TEXT = st.text(max_size=30)
+
+FAILURES = st.builds(
+    Failure,
+    reason=st.sampled_from(Reason),
+    error=TEXT,
+    message=TEXT,
+    at=TEXT,
+    attempt=st.integers(0, 2**31),
+    worker=TEXT,
+    code=st.none() | st.integers(0, 999),
+    where=st.lists(TEXT, max_size=6).map(tuple),
+)
+
+
+def caught(error: BaseException, *, deep: int = 0) -> BaseException:
+    """``error`` as it is once it was raised ``deep`` calls down."""
+
+    def fall(levels: int) -> None:
+        if levels:
+            fall(levels - 1)
+        raise error
+
+    try:
+        fall(deep)
+    except BaseException as raised:  # whatever it is
+        return raised
+    raise AssertionError
+
+
+@given(FAILURES)
+def test_a_record_is_the_same_after_json(failure: Failure) -> None:
+    assert Failure.from_json(failure.to_json()) == failure
+    assert Failure.from_json(orjson.loads(orjson.dumps(failure.to_json()))) == failure
+
+
+def test_its_json_is_made_of_plain_values() -> None:
+    data = Failure.of(SinkPermanent("no"), reason=Reason.PERMANENT, attempt=1, now=0).to_json()
+    assert {key: type(value) for key, value in data.items()} == {
+        "reason": str,
+        "error": str,
+        "message": str,
+        "at": str,
+        "attempt": int,
+        "worker": str,
+        "code": type(None),
+        "where": list,
+    }
+
+
+def test_a_record_of_an_earlier_version_without_code_and_place_is_read() -> None:
+    data = Failure.of(SinkPermanent("no"), reason=Reason.PERMANENT, attempt=1, now=0).to_json()
+    del data["code"], data["where"]
+    assert Failure.from_json(data).where == ()
+
+
+GOOD: dict[str, Any] = {
+    "reason": "permanent",
+    "error": "x",
+    "message": "x",
+    "at": "x",
+    "attempt": 1,
+    "worker": "x",
+}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        "text",
+        {},
+        {**GOOD, "reason": "bad luck"},
+        {**GOOD, "reason": {}},
+        {**GOOD, "where": 5},
+        {**GOOD, "more": 1},
+        {name: value for name, value in GOOD.items() if name != "at"},
+    ],
+)
+def test_what_is_no_record_is_refused_with_an_ordinary_error(data: Any) -> None:
+    with pytest.raises((TypeError, ValueError, KeyError)):
+        Failure.from_json(data)
+
+
+def test_a_record_says_why_when_where_and_after_how_many_attempts() -> None:
+    error = caught(SinkTransient("the receiver answered 503", code=503))
+    failure = Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=7, now=1_769_851_800.125)
+    assert failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert failure.error == "formrelay.core.errors.SinkTransient"
+    assert failure.message == "the receiver answered 503"
+    assert failure.at == "2026-01-31T09:30:00.125Z"
+    assert (failure.attempt, failure.code) == (7, 503)
+    assert failure.worker == worker_name() == f"{socket.gethostname()}:{os.getpid()}"
+    assert failure.where[-1].endswith(" fall")
+
+
+def test_the_text_of_a_foreign_exception_is_nowhere_in_the_record() -> None:
+    error = caught(ValueError(SECRET))
+    error.__cause__ = RuntimeError(SECRET)
+    error.add_note(SECRET)
+    failure = Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=1, now=0)
+    assert SECRET not in repr(failure)
+    assert SECRET not in orjson.dumps(failure.to_json()).decode()
+    assert (failure.error, failure.message, failure.code) == ("ValueError", "ValueError", None)
+
+
+def test_a_code_of_a_foreign_exception_is_not_taken_for_an_answer() -> None:
+    error = caught(SystemExit(SECRET))  # its .code is whatever it was given
+    assert Failure.of(error, reason=Reason.PERMANENT, attempt=1, now=0).code is None
+
+
+@pytest.mark.parametrize("deep", [0, 3, 40])
+def test_frames_are_the_innermost_six_without_any_absolute_path(deep: int) -> None:
+    found = frames(caught(ValueError(SECRET), deep=deep))
+    assert len(found) == min(deep + 2, 6)
+    for frame in found:
+        assert re.fullmatch(r"core/test_failure\.py:\d+ (fall|caught)", frame), frame
+    assert found[-1].endswith(" fall")
+
+
+def test_frames_of_libraries_name_no_folder_of_the_machine() -> None:
+    error = caught_from(lambda: orjson.loads("{"))
+    assert all(not frame.startswith(("/", "\\")) for frame in frames(error))
+    assert all(frame.count("/") <= 1 for frame in frames(error))
+
+
+def caught_from(function: Any) -> BaseException:
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError
+
+
+def test_an_error_that_was_never_raised_has_no_frames() -> None:
+    assert frames(ValueError()) == ()

@@ -1,0 +1,165 @@
+"""classify: every kind of error, attempt and policy, as one table."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formrelay.core.errors import (
+    BrokerError,
+    ConfigError,
+    FormrelayError,
+    InvalidJob,
+    NotNow,
+    PartsFailed,
+    SinkError,
+    SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
+)
+from formrelay.core.failure import Reason
+from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry, classify
+from formrelay.core.retry import LONGEST_WAIT, Linear, RetryPolicy
+
+SECRET = "SECRET-VALUE"
+NOW = 1_769_851_800.0
+S = timedelta(seconds=1)
+#: The wait before attempt n is 10 (n - 1) seconds.
+THREE = RetryPolicy(max_attempts=3, jitter=0, backoff=Linear(10 * S, 600 * S))
+ONE = THREE.but(max_attempts=1)
+PATIENT = THREE.but(count_unavailable=False)
+NEVER = THREE.but(should_retry=lambda error, attempt: False)
+ALWAYS = THREE.but(should_retry=lambda error, attempt: True)
+FIRST_ONLY = THREE.but(should_retry=lambda error, attempt: attempt == 1)
+
+EXHAUSTED, PERMANENT, INVALID = Reason.ATTEMPTS_EXHAUSTED, Reason.PERMANENT, Reason.INVALID
+
+
+def transient(seconds: float | None = None) -> SinkTransient:
+    asked = None if seconds is None else timedelta(seconds=seconds)
+    return SinkTransient("busy", code=503, retry_after=asked)
+
+
+def away(seconds: float | None = None) -> SinkUnavailable:
+    return SinkUnavailable("away", retry_after=None if seconds is None else seconds * S)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempt", "policy", "expected"),
+    [
+        # It worked.
+        (None, 1, THREE, DONE),
+        (None, 99, ONE, DONE),
+        (None, 1, NEVER, DONE),
+        # Transient: retried while there are attempts, by the backoff.
+        (transient(), 1, THREE, 10 * S),
+        (transient(), 2, THREE, 20 * S),
+        (transient(), 3, THREE, EXHAUSTED),
+        (transient(), 10**30, THREE, EXHAUSTED),
+        (transient(), 1, ONE, EXHAUSTED),
+        # Retry-After: the longer of the two, a day at most.
+        (transient(15), 1, THREE, 15 * S),
+        (transient(15), 2, THREE, 20 * S),
+        (transient(0), 1, THREE, 10 * S),
+        (transient(10**7), 1, THREE, LONGEST_WAIT),
+        (transient(15), 3, THREE, EXHAUSTED),
+        # Anything foreign is taken for transient.
+        (ValueError(SECRET), 1, THREE, 10 * S),
+        (ValueError(SECRET), 3, THREE, EXHAUSTED),
+        (KeyboardInterrupt(), 1, THREE, 10 * S),
+        (SystemExit(1), 3, THREE, EXHAUSTED),
+        # So are ours that say nothing else.
+        (FormrelayError(), 1, THREE, 10 * S),
+        (SinkError(retry_after=15 * S), 1, THREE, 15 * S),
+        (ConfigError(), 2, THREE, 20 * S),
+        (BrokerError(), 1, THREE, 10 * S),
+        (PartsFailed({0: ValueError(SECRET)}), 1, THREE, 10 * S),
+        # Permanent and invalid: dead at once, whatever the policy says.
+        (SinkPermanent("no", code=400), 1, THREE, PERMANENT),
+        (SinkPermanent("no", code=400), 1, ALWAYS, PERMANENT),
+        (SinkPermanent("no", code=400), 1, PATIENT, PERMANENT),
+        (InvalidJob("no"), 1, THREE, INVALID),
+        (InvalidJob("no"), 1, ALWAYS, INVALID),
+        # Not now: no attempt is used up, however many there were.
+        (NotNow("busy", after=5 * S), 1, THREE, ("busy", 5 * S)),
+        (NotNow("busy", after=5 * S), 99, ONE, ("busy", 5 * S)),
+        (NotNow("busy", after=5 * S), 1, NEVER, ("busy", 5 * S)),
+        (NotNow("busy", after=timedelta.max), 1, THREE, ("busy", LONGEST_WAIT)),
+        (NotNow("busy", after=0 * S), 1, THREE, ("busy", 0 * S)),
+        # Out of reach: an attempt like any other, unless the policy waits for the sink.
+        (away(), 1, THREE, 10 * S),
+        (away(), 3, THREE, EXHAUSTED),
+        (away(), 1, PATIENT, ("away", 10 * S)),
+        (away(), 99, PATIENT, ("away", 600 * S)),
+        (away(15), 1, PATIENT, ("away", 15 * S)),
+        (away(10**7), 1, PATIENT, ("away", LONGEST_WAIT)),
+        (away(), 99, PATIENT.but(should_retry=NEVER.should_retry), ("away", 600 * S)),
+        # Only out of reach: an answer that is a failure counts with such a policy too.
+        (transient(), 3, PATIENT, EXHAUSTED),
+        (transient(), 1, PATIENT, 10 * S),
+        # should_retry: can end it, cannot prolong it.
+        (transient(), 1, NEVER, EXHAUSTED),
+        (transient(), 1, FIRST_ONLY, 10 * S),
+        (transient(), 2, FIRST_ONLY, EXHAUSTED),
+        (transient(), 3, ALWAYS, EXHAUSTED),
+    ],
+)
+def test_the_table(
+    error: BaseException | None,
+    attempt: int,
+    policy: RetryPolicy,
+    expected: Outcome | timedelta | Reason | tuple[str, timedelta],
+) -> None:
+    match classify(error, attempt=attempt, policy=policy, now=NOW):
+        case Retry(after=after, failure=failure):
+            assert after == expected
+            assert failure.attempt == attempt
+        case Dead(failure=failure):
+            assert failure.reason is expected
+            assert failure.attempt == attempt
+            assert failure.at == "2026-01-31T09:30:00.000Z"
+            assert SECRET not in repr(failure)
+        case Defer(after=after, why=why):
+            assert (why, after) == expected
+        case done:
+            assert done is expected
+
+
+def test_the_failure_has_the_code_that_was_answered() -> None:
+    for error, attempt in ((transient(), 1), (transient(), 3)):
+        outcome = classify(error, attempt=attempt, policy=THREE, now=NOW)
+        assert isinstance(outcome, Retry | Dead)
+        assert outcome.failure.code == 503
+
+
+ERRORS = st.sampled_from(
+    [transient(), transient(9), away(), NotNow(after=S), SinkPermanent(), InvalidJob(), OSError()]
+)
+
+
+@given(ERRORS, st.integers(1, 10), st.integers(1, 10))
+def test_a_policy_never_allows_more_attempts_than_it_says(
+    error: BaseException, attempt: int, most: int
+) -> None:
+    outcome = classify(error, attempt=attempt, policy=THREE.but(max_attempts=most), now=NOW)
+    if isinstance(outcome, Retry):
+        assert attempt < most
+
+
+@given(ERRORS, st.integers(1, 10**9), st.floats(0, 1))
+def test_no_outcome_waits_longer_than_a_day(
+    error: BaseException, attempt: int, jitter: float
+) -> None:
+    policy = RetryPolicy(max_attempts=2**31, jitter=jitter, backoff=Linear(S, 10**6 * S))
+    outcome = classify(error, attempt=attempt, policy=policy, now=NOW)
+    if isinstance(outcome, Retry | Defer):
+        assert timedelta(0) <= outcome.after <= LONGEST_WAIT
+
+
+def test_an_outcome_cannot_be_changed_once_decided() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Defer(S, "why").after = 2 * S  # type: ignore[misc]

@@ -1,0 +1,163 @@
+"""Retry policies: bounded, growing, and never shorter than what was asked for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formrelay.core.retry import (
+    LONGEST_WAIT,
+    Backoff,
+    Exponential,
+    Linear,
+    RetryPolicy,
+    Schedule,
+)
+
+ZERO = timedelta(0)
+DURATIONS = st.timedeltas(ZERO, timedelta(days=3))
+ANY_DURATION = st.timedeltas(ZERO, timedelta.max)
+#: From wrong ones (0, negative) to more than any float holds.
+ATTEMPTS = st.integers(-5, 100) | st.sampled_from([2**31, 2**63, 2**64, 10**400])
+EXPONENTIALS = st.builds(Exponential, base=DURATIONS, cap=DURATIONS)
+LINEARS = st.builds(Linear, step=DURATIONS, cap=DURATIONS)
+SCHEDULES = st.builds(Schedule, st.lists(DURATIONS, min_size=1, max_size=8).map(tuple))
+BACKOFFS: st.SearchStrategy[Backoff] = EXPONENTIALS | LINEARS | SCHEDULES
+JITTERS = st.floats(0, 1)
+SHARES = st.floats(0, 1)
+
+
+def seconds(backoff: Backoff, *attempts: int) -> list[float]:
+    return [backoff.wait(attempt).total_seconds() for attempt in attempts]
+
+
+def test_exponential_waits_double_up_to_the_cap() -> None:
+    backoff = Exponential(timedelta(seconds=1), timedelta(seconds=60))
+    assert seconds(backoff, *range(2, 10)) == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_linear_waits_grow_by_a_step_up_to_the_cap() -> None:
+    backoff = Linear(timedelta(seconds=5), timedelta(seconds=12))
+    assert seconds(backoff, 2, 3, 4, 5) == [5, 10, 12, 12]
+
+
+def test_a_schedule_is_read_by_attempt_and_repeats_its_last() -> None:
+    backoff = Schedule(tuple(timedelta(seconds=n) for n in (0, 30, 120, 600)))
+    assert seconds(backoff, 1, 2, 3, 4, 5, 1000, 10**400) == [0, 30, 120, 600, 600, 600, 600]
+    assert seconds(backoff, 0, -7) == [0, 0]
+
+
+@given(SCHEDULES, ATTEMPTS)
+def test_a_schedule_only_ever_gives_its_own_entries(backoff: Schedule, attempt: int) -> None:
+    assert backoff.wait(attempt) in backoff.delays
+
+
+@given(SCHEDULES, st.integers(0, 10**20))
+def test_past_its_end_a_schedule_gives_its_last(backoff: Schedule, past: int) -> None:
+    assert backoff.wait(len(backoff.delays) + past) == backoff.delays[-1]
+
+
+def test_a_schedule_without_delays_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least one delay"):
+        Schedule(())
+
+
+@given(EXPONENTIALS | LINEARS, ATTEMPTS)
+def test_no_wait_is_negative_or_above_the_cap(backoff: Exponential | Linear, attempt: int) -> None:
+    assert ZERO <= backoff.wait(attempt) <= backoff.cap
+
+
+@given(EXPONENTIALS | LINEARS, ATTEMPTS, ATTEMPTS)
+def test_without_jitter_a_later_attempt_never_waits_less(
+    backoff: Exponential | Linear, one: int, other: int
+) -> None:
+    earlier, later = sorted((one, other))
+    assert backoff.wait(earlier) <= backoff.wait(later)
+
+
+@given(EXPONENTIALS | LINEARS)
+def test_the_wait_reaches_the_cap_if_it_grows_at_all(backoff: Exponential | Linear) -> None:
+    grows = backoff.wait(2) > ZERO
+    assert backoff.wait(10**400) == (backoff.cap if grows else ZERO) or not grows
+
+
+@given(BACKOFFS, JITTERS, SHARES, ATTEMPTS, st.none() | ANY_DURATION)
+def test_jitter_only_adds_and_at_most_its_share_and_never_beyond_a_day(
+    backoff: Backoff, jitter: float, share: float, attempt: int, asked: timedelta | None
+) -> None:
+    policy = RetryPolicy(backoff=backoff, jitter=jitter)
+    bare = policy.wait_before(attempt, at_least=asked, uniform=lambda low, high: low)
+    wait = policy.wait_before(
+        attempt, at_least=asked, uniform=lambda low, high: low + (high - low) * share
+    )
+    most = policy.wait_before(attempt, at_least=asked, uniform=lambda low, high: high)
+    assert bare <= wait <= most <= LONGEST_WAIT
+    assert most <= bare * (1 + jitter) + timedelta(microseconds=1)
+
+
+@given(BACKOFFS, JITTERS, ATTEMPTS)
+def test_the_real_source_of_jitter_stays_in_bounds(
+    backoff: Backoff, jitter: float, attempt: int
+) -> None:
+    policy = RetryPolicy(backoff=backoff, jitter=jitter)
+    bare = min(backoff.wait(attempt), LONGEST_WAIT)
+    wait = policy.wait_before(attempt)
+    assert bare <= wait <= min(bare * (1 + jitter) + timedelta(microseconds=1), LONGEST_WAIT)
+
+
+@given(BACKOFFS, JITTERS, ATTEMPTS, ANY_DURATION)
+def test_what_the_other_side_asked_for_wins_when_it_is_longer_up_to_a_day(
+    backoff: Backoff, jitter: float, attempt: int, asked: timedelta
+) -> None:
+    policy = RetryPolicy(backoff=backoff, jitter=jitter)
+    wait = policy.wait_before(attempt, at_least=asked)
+    assert wait >= min(max(asked, backoff.wait(attempt)), LONGEST_WAIT)
+    assert wait <= LONGEST_WAIT
+
+
+def test_the_longest_wait_is_a_day() -> None:
+    assert timedelta(hours=24) == LONGEST_WAIT
+
+
+def test_jitter_is_really_random_by_default() -> None:
+    policy = RetryPolicy(backoff=Exponential(base=timedelta(seconds=10)), jitter=0.5)
+    assert len({policy.wait_before(2) for _ in range(50)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("attempt", "most", "another"),
+    [(1, 3, True), (2, 3, True), (3, 3, False), (4, 3, False), (10**400, 3, False), (1, 1, False)],
+)
+def test_there_are_as_many_attempts_as_the_policy_allows(
+    attempt: int, most: int, another: bool
+) -> None:
+    assert RetryPolicy(max_attempts=most).allows_another(attempt, ValueError()) is another
+
+
+def test_should_retry_has_the_last_word_and_sees_error_and_attempt() -> None:
+    seen: list[tuple[BaseException, int]] = []
+
+    def should_retry(error: BaseException, attempt: int) -> bool:
+        seen.append((error, attempt))
+        return isinstance(error, ValueError)
+
+    policy = RetryPolicy(max_attempts=3, should_retry=should_retry)
+    value, key = ValueError(), KeyError()
+    assert policy.allows_another(2, value)
+    assert not policy.allows_another(1, key)
+    assert seen == [(value, 2), (key, 1)]
+
+
+def test_should_retry_cannot_add_attempts() -> None:
+    policy = RetryPolicy(max_attempts=3, should_retry=lambda error, attempt: True)
+    assert not policy.allows_another(3, ValueError())
+
+
+def test_but_changes_what_is_named_and_nothing_else() -> None:
+    policy = RetryPolicy(max_attempts=7, jitter=0.3)
+    changed = policy.but(max_attempts=2)
+    assert (changed.max_attempts, changed.jitter, changed.backoff) == (2, 0.3, policy.backoff)
+    assert policy.max_attempts == 7

@@ -1,0 +1,226 @@
+"""Signatures as Standard Webhooks has them, checked against its own library."""
+
+from __future__ import annotations
+
+import base64
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import standardwebhooks
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from formrelay.core.errors import InvalidJob
+from formrelay.core.signing import TOLERANCE, SignatureInvalid, sign, verify
+
+# The vector that the specification's libraries publish.
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
+TIMESTAMP = 1614265330
+BODY = b'{"test": 2432232314}'
+SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+KEYS = st.binary(min_size=1, max_size=64)
+BODIES = st.binary(max_size=200)
+# Printable ASCII without the dot.
+IDS = st.from_regex(r"[!-\-/-~]{1,40}", fullmatch=True)
+TEXT_BODIES = st.text(max_size=200)
+
+
+def whsec(key: bytes) -> str:
+    return "whsec_" + base64.b64encode(key).decode()
+
+
+def signed(*secrets: str, body: bytes = BODY, timestamp: int = TIMESTAMP) -> dict[str, str]:
+    return sign(secrets or (SECRET,), webhook_id=ID, timestamp=timestamp, body=body)
+
+
+def fits(headers: dict[str, str], *, secret: str = SECRET, body: bytes = BODY, now: float) -> bool:
+    try:
+        verify(secret, headers=headers, body=body, now=now)
+    except SignatureInvalid:
+        return False
+    return True
+
+
+def test_the_published_vector_comes_out() -> None:
+    assert signed() == {
+        "webhook-id": ID,
+        "webhook-timestamp": str(TIMESTAMP),
+        "webhook-signature": SIGNATURE,
+    }
+
+
+@given(KEYS, IDS, TEXT_BODIES)
+def test_what_we_sign_their_library_verifies(key: bytes, webhook_id: str, text: str) -> None:
+    body, now = text.encode(), int(time.time())
+    headers = sign([whsec(key)], webhook_id=webhook_id, timestamp=now, body=body)
+    standardwebhooks.Webhook(whsec(key)).verify(body, headers, json_parse=False)
+
+
+@given(KEYS, IDS, TEXT_BODIES, st.integers(0, 2**32))
+def test_what_their_library_signs_we_verify(
+    key: bytes, webhook_id: str, text: str, timestamp: int
+) -> None:
+    theirs = standardwebhooks.Webhook(whsec(key)).sign(
+        webhook_id, datetime.fromtimestamp(timestamp, UTC), text
+    )
+    headers = {
+        "Webhook-Id": webhook_id,
+        "Webhook-Timestamp": str(timestamp),
+        "Webhook-Signature": theirs,
+    }
+    verify(whsec(key), headers=headers, body=text.encode(), now=timestamp)
+
+
+@given(st.lists(KEYS, min_size=1, max_size=4), BODIES)
+def test_each_of_several_secrets_verifies_what_all_signed(keys: list[bytes], body: bytes) -> None:
+    secrets = [whsec(key) for key in keys]
+    headers = signed(*secrets, body=body)
+    assert len(headers["webhook-signature"].split(" ")) == len(secrets)
+    for secret in secrets:
+        assert fits(headers, secret=secret, body=body, now=TIMESTAMP)
+
+
+@given(KEYS, KEYS)
+def test_another_secret_does_not_fit(key: bytes, other: bytes) -> None:
+    assume(key.ljust(64, b"\0") != other.ljust(64, b"\0"))  # HMAC pads short keys with zeros
+    assert not fits(signed(whsec(key)), secret=whsec(other), now=TIMESTAMP)
+
+
+@pytest.mark.parametrize(
+    ("late", "good"),
+    [(0, True), (300, True), (-300, True), (300.5, False), (-300.5, False), (10**9, False)],
+)
+def test_the_timestamp_may_be_five_minutes_off_either_way(late: float, good: bool) -> None:
+    assert timedelta(minutes=5) == TOLERANCE
+    assert fits(signed(), now=TIMESTAMP + late) is good
+
+
+def test_the_tolerance_can_be_chosen() -> None:
+    short = timedelta(seconds=1)
+    verify(SECRET, headers=signed(), body=BODY, now=TIMESTAMP + 1, tolerance=short)
+    with pytest.raises(SignatureInvalid, match="too far"):
+        verify(SECRET, headers=signed(), body=BODY, now=TIMESTAMP + 2, tolerance=short)
+
+
+def test_every_changed_byte_of_the_body_breaks_it() -> None:
+    headers = signed()
+    for index in range(len(BODY)):
+        changed = bytearray(BODY)
+        changed[index] ^= 1
+        assert not fits(headers, body=bytes(changed), now=TIMESTAMP)
+    for changed in (b"", BODY + b" ", b" " + BODY, BODY[:-1]):
+        assert not fits(headers, body=changed, now=TIMESTAMP)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_every_changed_character_of_a_header_breaks_it(name: str) -> None:
+    value = signed()[name]
+    for index in range(len(value)):
+        for mask in (1, 2, 32):
+            changed = value[:index] + chr(ord(value[index]) ^ mask) + value[index + 1 :]
+            headers = {**signed(), name: changed}
+            assert not fits(headers, now=TIMESTAMP), (index, mask)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_missing_header_is_named(name: str) -> None:
+    headers = {key: value for key, value in signed().items() if key != name}
+    with pytest.raises(SignatureInvalid, match=name):
+        verify(SECRET, headers=headers, body=BODY, now=TIMESTAMP)
+
+
+def test_the_border_between_id_timestamp_and_body_cannot_be_moved() -> None:
+    # "id.1614265330.1614265331.5" could be read with either number as the timestamp.
+    headers = sign([SECRET], webhook_id="id", timestamp=TIMESTAMP, body=b"1614265331.5")
+    moved = {**headers, "webhook-id": f"id.{TIMESTAMP}", "webhook-timestamp": "1614265331"}
+    assert not fits(moved, body=b"5", now=TIMESTAMP)
+
+
+ODD = st.one_of(
+    st.text(),
+    st.text(st.characters(categories=["Cs", "Nd", "Cc"])),
+    st.integers().map(str),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "9" * 5000,
+            "-1",
+            "1e9",
+            "nan",
+            "inf",
+            "٣٤٥",
+            "²",
+            "\udcff",
+            "v1,",
+            "v1",
+            ",",
+            "v1a,x",
+            f"v2,{SIGNATURE[3:]}",
+            SIGNATURE * 1000,
+        ]
+    ),
+)
+
+
+@given(ODD, ODD, ODD, st.floats())
+def test_malformed_headers_are_an_invalid_signature_and_nothing_else(
+    webhook_id: str, stamp: str, signature: str, now: float
+) -> None:
+    for headers in (
+        {"webhook-id": webhook_id, "webhook-timestamp": stamp, "webhook-signature": signature},
+        {**signed(), "webhook-id": webhook_id + "?"},
+        {**signed(), "webhook-timestamp": stamp + "?"},
+        {**signed(), "webhook-signature": signature + "?"},
+    ):
+        assert not fits(headers, now=now)
+
+
+def test_only_the_signature_that_fits_counts_among_many() -> None:
+    headers = {**signed(), "webhook-signature": f"v2,x v1,AAAA {SIGNATURE} v1,é"}
+    assert fits(headers, now=TIMESTAMP)
+
+
+def test_header_names_are_taken_in_any_case() -> None:
+    headers = {name.title(): value for name, value in signed().items()}
+    assert fits(headers, now=TIMESTAMP)
+
+
+def test_a_plain_secret_is_used_as_its_utf8_bytes() -> None:
+    key = "ein Schlüssel"
+    assert signed(key) == signed(whsec(key.encode()))
+    assert fits(signed(key), secret=key, now=TIMESTAMP)
+
+
+def test_a_secret_without_its_padding_is_the_same_secret() -> None:
+    padded = whsec(b"12345")
+    assert padded.endswith("=")
+    assert signed(padded.rstrip("=")) == signed(padded)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "webhook_id"),
+    [
+        ([], ID),
+        ([""], ID),
+        (["whsec_"], ID),
+        (["whsec_not base64!"], ID),
+        (["whsec_é"], ID),
+        (["whsec_AAAAA"], ID),
+        (["\ud800"], ID),
+        ([SECRET, ""], ID),
+        ([SECRET], ""),
+        ([SECRET], "a.b"),
+    ],
+)
+def test_a_wrong_secret_or_id_is_an_invalid_job_that_quotes_neither(
+    secrets: list[str], webhook_id: str
+) -> None:
+    with pytest.raises(InvalidJob, match="expected") as caught:
+        sign(secrets, webhook_id=webhook_id, timestamp=TIMESTAMP, body=BODY)
+    for secret in filter(None, secrets):
+        assert secret.removeprefix("whsec_") not in str(caught.value) or secret == "whsec_"
+    assert caught.value.__cause__ is None

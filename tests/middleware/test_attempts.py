@@ -1,0 +1,237 @@
+"""One wide log line an attempt, and nothing in any line that somebody filled in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq import Message
+from tests.middleware.conftest import Lines
+from tests.support.harness import Harness, wait_until
+
+from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient
+from formrelay.core.retry import RetryPolicy, Schedule
+
+SECRET = "SECRET-VALUE"
+AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))
+METADATA = {
+    "formId": "form-1",
+    "submissionId": "sub-1",
+    "traceparent": "00-1-2-03",
+    "note": SECRET,
+    "version": 1,
+}
+
+
+def work_off(harness: Harness) -> None:
+    harness.start()
+    wait_until(harness.is_empty)
+    harness.stop()
+
+
+def raiser(error: BaseException | None, *, once: bool = False) -> Callable[..., None]:
+    errors = [error]
+
+    def act(payload: Any, metadata: Any = None) -> None:
+        found = errors.pop() if once and errors else (None if once else error)
+        if found is not None:
+            raise found
+
+    return act
+
+
+FIELDS = {
+    "time",
+    "level",
+    "logger",
+    "message",
+    "actor",
+    "queue",
+    "message_id",
+    "attempt",
+    "took_ms",
+    "outcome",
+    "formId",
+    "submissionId",
+    "traceparent",
+}
+FAILED = {"error", "error_message"}
+
+
+@pytest.mark.parametrize(
+    ("error", "levels", "outcomes", "more"),
+    [
+        (None, ["INFO"], ["done"], set()),
+        (ValueError(SECRET), ["WARNING", "ERROR"], ["retry", "dead"], FAILED),
+        (SinkTransient("busy", code=503), ["WARNING", "ERROR"], ["retry", "dead"], FAILED),
+        (SinkPermanent("no", code=400), ["ERROR"], ["dead"], FAILED),
+        (InvalidJob("no"), ["ERROR"], ["dead"], FAILED),
+        (KeyError(SECRET), ["WARNING", "ERROR"], ["retry", "dead"], FAILED),
+        (SystemExit(SECRET), ["WARNING", "ERROR"], ["retry", "dead"], FAILED),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_an_attempt_is_one_line_with_everything_but_the_payload(
+    harness: Harness,
+    lines: Lines,
+    error: BaseException | None,
+    levels: list[str],
+    outcomes: list[str],
+    more: set[str],
+) -> None:
+    actor = harness.actor(raiser(error), actor_name="act", policy=AT_ONCE)
+    sent = actor.send({"answer": SECRET}, metadata=METADATA)
+    work_off(harness)
+    attempts = lines.attempts()
+    assert [line["level"] for line in attempts] == levels
+    assert [line["outcome"] for line in attempts] == outcomes
+    assert [line["attempt"] for line in attempts] == list(range(1, len(levels) + 1))
+    for line in attempts:
+        extra = {"retry": {"retry_in_s"}, "dead": {"reason"}, "done": set[str]()}
+        assert set(line) == FIELDS | more | extra[line["outcome"]]
+        assert line["logger"] == "formrelay.workers"
+        assert (line["actor"], line["queue"]) == ("act", harness.queue)
+        assert line["message_id"] == sent.message_id
+        assert (line["formId"], line["submissionId"]) == ("form-1", "sub-1")
+        assert 0 <= line["took_ms"] < 5000
+    # Nowhere: not in Dramatiq's lines, not at DEBUG, not in a traceback.
+    assert SECRET not in lines.text
+
+
+def test_a_deferral_says_why_and_for_how_long(harness: Harness, lines: Lines) -> None:
+    error = NotNow("the endpoint is busy", after=timedelta(milliseconds=50))
+    harness.actor(raiser(error, once=True), actor_name="act", policy=AT_ONCE).send(SECRET)
+    work_off(harness)
+    first, second = lines.attempts()
+    assert (first["level"], first["outcome"], first["retry_in_s"]) == ("INFO", "defer", 0.05)
+    assert first["error_message"] == "the endpoint is busy"
+    assert (second["outcome"], second["attempt"]) == ("done", 1)
+    assert SECRET not in lines.text
+
+
+def test_a_dead_line_has_the_reason_and_our_own_message(harness: Harness, lines: Lines) -> None:
+    error = SinkPermanent("the receiver answered 410", code=410)
+    harness.actor(raiser(error), actor_name="act").send(SECRET)
+    work_off(harness)
+    (line,) = lines.attempts()
+    assert line["reason"] == "permanent"
+    assert line["error"] == "formrelay.core.errors.SinkPermanent"
+    assert line["error_message"] == "the receiver answered 410"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, SECRET, [SECRET], {}, {"formId": [SECRET], "submissionId": {"a": SECRET}}, 5],
+    ids=repr,
+)
+def test_odd_metadata_is_left_out(harness: Harness, lines: Lines, metadata: Any) -> None:
+    harness.actor(raiser(None), actor_name="act").send(SECRET, metadata=metadata)
+    work_off(harness)
+    (line,) = lines.attempts()
+    assert not {"formId", "submissionId", "traceparent"} & set(line)
+    assert SECRET not in lines.text
+
+
+def test_a_chained_foreign_exception_shows_no_text_of_any_link(
+    harness: Harness, lines: Lines
+) -> None:
+    def act(payload: Any) -> None:
+        try:
+            raise RuntimeError(SECRET)
+        except RuntimeError as error:
+            raise ValueError(SECRET) from error
+
+    harness.actor(act, actor_name="act", policy=AT_ONCE).send(SECRET)
+    work_off(harness)
+    assert len(lines.attempts()) == 2
+    assert SECRET not in lines.text
+    assert SECRET not in repr([letter.failure for letter in harness.dead()])
+
+
+def test_what_dramatiq_itself_refuses_shows_no_argument(harness: Harness, lines: Lines) -> None:
+    """An unknown actor and a skipped message, of which Dramatiq's worker writes by itself."""
+    actor = harness.actor(raiser(None), actor_name="act", max_age=1000)
+    harness.broker.enqueue(actor.message(SECRET).copy(actor_name="stranger"))
+    old = actor.message(SECRET)
+    harness.broker.enqueue(Message(**{**old.asdict(), "message_timestamp": 1}))
+    work_off(harness)
+    assert {letter.failure.reason.value for letter in harness.dead()} == {
+        "unknown_actor",
+        "expired",
+    }
+    (expired,) = (line for line in lines.attempts() if line["message_id"] == old.message_id)
+    assert (expired["outcome"], expired["reason"]) == ("dead", "expired")
+    assert SECRET not in lines.text
+
+
+def test_bytes_that_cannot_be_decoded_are_logged_without_them(
+    harness: Harness, lines: Lines
+) -> None:
+    harness.actor(raiser(None), actor_name="act")
+    harness.inject(b"\xff" + SECRET.encode())
+    work_off(harness)
+    assert "quarantined" in lines.text
+    assert SECRET not in lines.text
+
+
+def test_a_middleware_that_fails_shows_no_argument(harness: Harness, lines: Lines) -> None:
+    class Broken(dramatiq.Middleware):
+        def before_process_message(self, broker: Any, message: Any) -> None:
+            raise ValueError(str(message.kwargs) + SECRET)
+
+    harness.broker.add_middleware(Broken())
+    harness.actor(raiser(None), actor_name="act").send(payload=SECRET)
+    work_off(harness)
+    assert "Unexpected failure" in lines.text
+    assert len(lines.attempts()) == 1
+    assert SECRET not in lines.text
+
+
+def batch_actor(harness: Harness, failures: dict[int, BaseException]) -> dramatiq.Actor[..., Any]:
+    def collect(batch: list[dict[str, Any]]) -> None:
+        if failures:
+            raise PartsFailed(failures)
+
+    return harness.actor(
+        collect,
+        actor_name="act",
+        policy=AT_ONCE.but(max_attempts=1),
+        batch_size=3,
+        batch_wait=timedelta(seconds=5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("failures", "failed"),
+    [({}, None), ({1: SinkPermanent("no")}, 1), ({0: ValueError(SECRET), 2: KeyError(SECRET)}, 2)],
+    ids=["none", "one", "two"],
+)
+def test_a_batch_is_one_line_with_its_parts(
+    harness: Harness, lines: Lines, failures: dict[int, BaseException], failed: int | None
+) -> None:
+    actor = batch_actor(harness, failures)
+    for _ in range(3):
+        actor.send(payload=SECRET, metadata=METADATA)
+    work_off(harness)
+    (line,) = lines.attempts()
+    assert line["parts"] == 3
+    assert line.get("parts_failed") == failed
+    assert line["outcome"] == "done"
+    assert len(harness.dead()) == (failed or 0)
+    assert SECRET not in lines.text
+
+
+@pytest.mark.parametrize(
+    ("level", "outcomes"), [("WARNING", ["retry", "dead"]), ("ERROR", ["dead"])]
+)
+def test_failures_are_logged_at_a_level_above_info(
+    harness: Harness, lines: Lines, level: str, outcomes: list[str]
+) -> None:
+    logging.getLogger().setLevel(level)
+    harness.actor(raiser(ValueError()), actor_name="act", policy=AT_ONCE).send(1)
+    work_off(harness)
+    assert [line["outcome"] for line in lines.attempts()] == outcomes
