@@ -29,6 +29,9 @@ COLUMNS = (
 )
 
 
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)
+
+
 class Event(JobModel):
     """One thing that happened to a form."""
 
@@ -37,7 +40,11 @@ class Event(JobModel):
     form_id: str = Field(min_length=1, max_length=200)
     submission_id: str | None = None
     session_id: str | None = None
-    occurred_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    # The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset
+    # may have none in UTC, and one such event would fail the block of all others.
+    occurred_at: AwareDatetime = Field(
+        default_factory=lambda: datetime.now(UTC), ge=_EARLIEST, lt=_LATEST
+    )
     properties: dict[str, JsonValue] = Field(default_factory=dict)
 
 

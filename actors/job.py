@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,11 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from ..brokers import get_broker
 from ..config import WorkerSettings
 from ..core.errors import InvalidJob, PartsFailed
+from ..middleware.delivery import ARGS, BATCH
 from .model import Job, JobModel, Metadata, invalid
 
 P = TypeVar("P")
 
 _METADATA = TypeAdapter(Metadata)
+_PARTS = ("payload", "metadata")
 
 
 class JobActor(dramatiq.Actor[..., None]):
@@ -37,27 +39,24 @@ class JobActor(dramatiq.Actor[..., None]):
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Message[None]:
-        payload, metadata = self._checked(*args, **(kwargs or {}))
+        payload, metadata = self._checked(args, kwargs or {})
         wire = {"payload": _wire(payload), "metadata": metadata.wire()}
         return super().message_with_options(kwargs=wire, **options)
 
-    def __call__(
-        self,
-        payload: Any = None,
-        metadata: Any = None,
-        *,
-        batch: Sequence[dict[str, Any]] | None = None,
-    ) -> None:
-        """Run the actor on one job, or on a batch of them.
+    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
+        """Run the actor on one job (``payload``, ``metadata``), or on a ``batch`` of them.
+
+        Takes whatever a foreign publisher may have put into a message, so that
+        what is wrong in it is an InvalidJob and not a TypeError of the call.
 
         Raises:
             InvalidJob: the job does not fit its schema.
             PartsFailed: some jobs of the batch failed.
         """
-        if batch is not None:
-            self._run_batch(batch)
+        if self.takes_many and BATCH in kwargs:
+            self._run_batch(kwargs[BATCH])
             return
-        job = self._job({"payload": payload, "metadata": metadata}, message_id=_current_id())
+        job = self._job(args, kwargs, message_id=_current_id())
         if self.takes_many:
             self._run_many([job])
         else:
@@ -69,7 +68,8 @@ class JobActor(dramatiq.Actor[..., None]):
         failures: dict[int, BaseException] = {}
         for index, kwargs in enumerate(batch):
             try:
-                jobs.append(self._job(kwargs))
+                named = {name: value for name, value in kwargs.items() if name != ARGS}
+                jobs.append(self._job(kwargs.get(ARGS, ()), named))
                 places.append(index)
             except InvalidJob as error:
                 failures[index] = error  # one bad job does not touch its neighbours
@@ -87,20 +87,30 @@ class JobActor(dramatiq.Actor[..., None]):
         except PartsFailed as failed:
             raise failed.failures[0] from None
 
-    def _job(self, kwargs: dict[str, Any], *, message_id: str = "") -> Job[Any]:
-        payload, metadata = self._checked(**kwargs)
+    def _job(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, message_id: str = ""
+    ) -> Job[Any]:
+        payload, metadata = self._checked(args, kwargs)
         return Job(payload, metadata, message_id)
 
-    def _checked(self, payload: Any = None, metadata: Any = None, **rest: Any) -> tuple[Any, Any]:
-        if rest:
-            names = ", ".join(sorted(rest))
+    def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        given = dict(zip(_PARTS, args, strict=False))
+        unknown = ", ".join(sorted(kwargs.keys() - set(_PARTS)))
+        if unknown:
             raise InvalidJob(
-                f"{self.actor_name}: expected 'payload' and 'metadata', got {names} as well"
+                f"{self.actor_name}: expected 'payload' and 'metadata', got {unknown} as well"
             )
+        if len(args) > len(_PARTS) or given.keys() & kwargs.keys():
+            raise InvalidJob(
+                f"{self.actor_name}: expected 'payload' and 'metadata', each once, "
+                f"got {len(args)} arguments without a name and {len(kwargs)} with one"
+            )
+        given |= kwargs
         part = "payload"
         try:
-            checked = self.schema.validate_python(payload)
+            checked = self.schema.validate_python(given.get("payload"))
             part = "metadata"
+            metadata = given.get("metadata")
             return checked, _METADATA.validate_python({} if metadata is None else metadata)
         except ValidationError as error:
             wrong = invalid(self.actor_name, part, error)

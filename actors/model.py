@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ..core.errors import InvalidJob
 
 P = TypeVar("P")
+
+_NAME = re.compile(r"[\w-]{1,64}\Z")
 
 
 class JobModel(BaseModel):
@@ -24,6 +27,9 @@ class JobModel(BaseModel):
         # What did not fit may be somebody's answer; it has no place in an error.
         hide_input_in_errors=True,
     )
+
+    # What travels along unchecked must still be JSON, or it could not travel at all.
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     def wire(self) -> dict[str, Any]:
         """As plain JSON with its wire names; optional fields that are null are left out."""
@@ -64,11 +70,16 @@ class Job(Generic[P]):
     message_id: str = ""
 
 
+def _step(step: str | int) -> str:
+    # Below a field of free keys a step is whatever the sender wrote there.
+    return text if _NAME.match(text := str(step)) else "…"
+
+
 def invalid(actor_name: str, part: str, error: ValidationError) -> InvalidJob:
     """A pydantic error as one line that names fields and never values."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        where = ".".join([part, *(str(step) for step in fault["loc"])])
+        where = ".".join([part, *map(_step, fault["loc"][:3])])
         text = fault["msg"].removeprefix("Value error, ")
         faults.append(f"{where}: {text[0].lower()}{text[1:]}")
     more = error.error_count() - len(faults)

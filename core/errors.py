@@ -29,7 +29,9 @@ class FormrelayError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         # The docstring is the default message: one text, read by people and by programs.
-        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+        # Exception by name: in a class that is Dramatiq's error as well, super() is Dramatiq's
+        # first, which does not set args.
+        Exception.__init__(self, message or (type(self).__doc__ or "").partition("\n")[0])
 
 
 class ConfigError(FormrelayError):

@@ -46,7 +46,8 @@ class Linear:
     cap: timedelta = timedelta(seconds=60)
 
     def wait(self, attempt: int) -> timedelta:
-        seconds = self.step.total_seconds() * max(attempt - 1, 0)
+        # Cut for the same reason: no float holds the largest integers.
+        seconds = self.step.total_seconds() * min(max(attempt - 1, 0), 2**40)
         return timedelta(seconds=min(seconds, self.cap.total_seconds()))
 
 
@@ -112,7 +113,8 @@ class RetryPolicy:
         wait = self.backoff.wait(attempt)
         if at_least is not None:
             wait = max(wait, at_least)
-        wait *= 1 + uniform(0, self.jitter)
+        # Cut before the product too, which overflows for the longest of timedeltas.
+        wait = min(wait, LONGEST_WAIT) * (1 + uniform(0, self.jitter))
         return min(wait, LONGEST_WAIT)
 
     def but(self, **changes: object) -> RetryPolicy:

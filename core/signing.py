@@ -9,7 +9,6 @@ Source: https://github.com/standard-webhooks/standard-webhooks, spec/standard-we
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
@@ -81,12 +80,18 @@ def verify(
         raise SignatureInvalid(f"expected the header {missing}, got none") from None
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):
         raise SignatureInvalid("expected unix seconds in webhook-timestamp, got something else")
+    if "." in webhook_id:  # ``id.timestamp.body`` could then be cut in another place
+        raise SignatureInvalid("expected a webhook-id without '.', got one with it")
     timestamp = int(stamp)
     if abs(now - timestamp) > tolerance.total_seconds():
         raise SignatureInvalid("webhook-timestamp is too far from this machine's clock")
-    expected = _signature(_key(secret), webhook_id, timestamp, body).encode()
+    try:
+        expected = _signature(_key(secret), webhook_id, timestamp, body).encode()
+        candidates = [one.encode() for one in offered.split(" ")]
+    except UnicodeEncodeError:  # a server that decodes headers with surrogates for odd bytes
+        raise SignatureInvalid("expected headers that are text, got other bytes") from None
     # No early exit: how many signatures were tried must not show in the time taken.
-    fits = [hmac.compare_digest(expected, one.encode()) for one in offered.split(" ")]
+    fits = [hmac.compare_digest(expected, one) for one in candidates]
     if not any(fits):
         raise SignatureInvalid("no signature in webhook-signature fits the body")
 
@@ -99,13 +104,16 @@ def _signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
 
 def _key(secret: str) -> bytes:
     if not secret.startswith(_PREFIX):
-        key = secret.encode()
+        try:
+            key = secret.encode()
+        except UnicodeEncodeError:
+            raise InvalidJob("expected a signing secret that UTF-8 can hold") from None
     else:
         encoded = secret.removeprefix(_PREFIX)
         try:
             # Some issuers leave the padding out.
             key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one; a character outside ASCII is another
             raise InvalidJob("expected base64 after 'whsec_' in a signing secret") from None
     if not key:
         raise InvalidJob("expected a signing secret, got an empty one")

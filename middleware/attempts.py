@@ -9,7 +9,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..core.outcomes import Dead, Defer, Done, Retry
+from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from .delivery import Batch, Delivery
 
 logger = logging.getLogger("formrelay.workers")
@@ -26,6 +26,11 @@ class _SaidHere(logging.Filter):
         return not str(record.msg).startswith("Failed to process message")
 
 
+def _holds_no_arguments(record: logging.LogRecord) -> bool:
+    """Drops an actor's own line at DEBUG about what it was called with: people's answers."""
+    return not str(record.msg).startswith("Received args=")
+
+
 class Attempts(Middleware):
     """Logs ``attempt`` with everything that is known of it.
 
@@ -37,6 +42,9 @@ class Attempts(Middleware):
         worker = logging.getLogger("dramatiq.worker.WorkerThread")
         if not any(isinstance(one, _SaidHere) for one in worker.filters):
             worker.addFilter(_SaidHere())
+
+    def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
+        actor.logger.addFilter(_holds_no_arguments)
 
     def after_process_message(
         self,
@@ -53,25 +61,33 @@ class Attempts(Middleware):
 
 
 def _log(message: dramatiq.MessageProxy) -> None:
-    # No short cut for a level above INFO: failures are logged at WARNING and ERROR.
     if not isinstance(message, Delivery):
         return
-    level, fields = logging.INFO, _fields(message)
-    match message.outcome:
+    level = _level(message.outcome)
+    if logger.isEnabledFor(level):
+        logger.log(level, "attempt", extra=_fields(message) | _verdict(message.outcome))
+
+
+def _level(outcome: Outcome | None) -> int:
+    if isinstance(outcome, Dead):
+        return logging.ERROR
+    return logging.WARNING if isinstance(outcome, Retry) else logging.INFO
+
+
+def _verdict(outcome: Outcome | None) -> dict[str, Any]:
+    match outcome:
         case Retry(after=after, failure=failure):
-            level = logging.WARNING
-            fields |= {"outcome": "retry", "retry_in_s": round(after.total_seconds(), 3)}
-            fields |= {"error": failure.error, "error_message": failure.message}
+            verdict: dict[str, Any] = {"outcome": "retry"}
+            verdict |= {"retry_in_s": round(after.total_seconds(), 3)}
+            return verdict | {"error": failure.error, "error_message": failure.message}
         case Dead(failure=failure):
-            level = logging.ERROR
-            fields |= {"outcome": "dead", "reason": failure.reason.value}
-            fields |= {"error": failure.error, "error_message": failure.message}
+            verdict = {"outcome": "dead", "reason": failure.reason.value}
+            return verdict | {"error": failure.error, "error_message": failure.message}
         case Defer(after=after, why=why):
-            fields |= {"outcome": "defer", "retry_in_s": round(after.total_seconds(), 3)}
-            fields |= {"error_message": why}
-        case Done() | None:
-            fields |= {"outcome": "done"}
-    logger.log(level, "attempt", extra=fields)
+            verdict = {"outcome": "defer", "retry_in_s": round(after.total_seconds(), 3)}
+            return verdict | {"error_message": why}
+        case _:
+            return {"outcome": "done"}
 
 
 def _fields(message: Delivery) -> dict[str, Any]:

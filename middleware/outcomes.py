@@ -20,6 +20,10 @@ from .delivery import Batch, Delivery
 
 logger = logging.getLogger("formrelay.workers")
 
+#: Longer than an idle thread of a stopping worker still waits for work (a second by default):
+#: it would take the job up again at once, and nobody would interrupt it a second time.
+_AFTER_SHUTDOWN = timedelta(seconds=2)
+
 #: Attempts for a message whose actor's own decision failed: stock Dramatiq's default.
 _SANE_ATTEMPTS = 21
 
@@ -148,7 +152,7 @@ def _translate(error: BaseException | None) -> BaseException | None:
     match error:
         case Shutdown():
             # The worker is stopping: the job goes back whole, and no attempt is used up.
-            return NotNow("the worker was stopping", after=timedelta(0))
+            return NotNow("the worker was stopping", after=_AFTER_SHUTDOWN)
         case RateLimitExceeded():
             return NotNow("a rate limit was reached", after=timedelta(seconds=1))
         case dramatiq.Retry(delay=int() as delay):

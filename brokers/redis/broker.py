@@ -85,7 +85,13 @@ class RedisBroker(RelayBroker):
         limit = (self.options.concurrency or {}).get(queue_name)
         if limit is not None and not batching:
             prefetch = min(prefetch, limit)
-        consumer = RedisConsumer(self, queue_name, prefetch=prefetch, timeout_ms=timeout)
+        consumer = RedisConsumer(
+            self,
+            queue_name,
+            prefetch=prefetch,
+            timeout_ms=timeout,
+            fixed_prefetch=limit is not None or bool(batching),
+        )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 
     def exchange(

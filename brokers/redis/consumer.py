@@ -1,8 +1,12 @@
 """The consumer of one queue on Redis.
 
-What is finished waits here for a few milliseconds and rides with the next
-fetch, in one Lua call (``exchange.lua``). While this thread sleeps for lack of
-work, the worker thread that finishes a message sends it at once.
+What is finished waits here for a moment and rides with the next fetch, in one
+Lua call (``exchange.lua``). While this thread sleeps for lack of work, the
+worker thread that finishes a message sends it at once.
+
+Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
+``carry_out``, which takes no lock on the hot path (a lock that is held by the
+one and wanted by the other costs more here than everything else together).
 """
 
 from __future__ import annotations
@@ -36,6 +40,10 @@ logger = logging.getLogger("formrelay.brokers")
 _RECONNECT = RetryPolicy(
     backoff=Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
 )
+#: Short jobs are fetched ahead for so many seconds of work, so that no worker thread waits
+#: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
+_AHEAD_SECONDS = 0.03
+_MOST_AHEAD = 1_000
 
 
 class CrashLoop(FormrelayError):
@@ -44,35 +52,56 @@ class CrashLoop(FormrelayError):
 
 @dataclass(slots=True)
 class _Outbox:
-    """What waits to be sent with the next exchange."""
+    """What waits to be sent with the next exchange.
+
+    Attributes:
+        size: how many messages it takes off this process's hands.
+    """
 
     settlement: Settlement = field(default_factory=Settlement)
     put_back: list[str] = field(default_factory=list)
+    size: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.settlement) or bool(self.put_back)
 
 
 class RedisConsumer(RelayConsumer):
-    """See the module. One a queue and process; ``receive`` is called by one thread."""
+    """See the module. One a queue and process."""
 
     broker: RedisBroker
 
     def __init__(
-        self, broker: RedisBroker, queue_name: str, *, prefetch: int, timeout_ms: int
+        self,
+        broker: RedisBroker,
+        queue_name: str,
+        *,
+        prefetch: int,
+        timeout_ms: int,
+        fixed_prefetch: bool = False,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._fixed_prefetch = fixed_prefetch
+        # Of the receiving thread alone:
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
-        self._suspect_in_hand = False
-        self._in_hand = 0  # yielded and not yet settled, in messages
-        self._lock = Lock()  # guards what follows, and _in_hand
-        self._outbox = _Outbox()
-        self._settled = Event()
-        self._asleep = False  # or closed: nobody but the worker threads sends
-        self._held: set[str] = set()  # ids that Redis has in flight for us, as far as we know
+        self._yielded = 0
+        self._rate = 0.0  # messages a second, lately
+        self._measured_at, self._measured = 0.0, 0
         self._failures = 0
         self._recover_at = 0.0
+        self._exchanged_at = broker.clock.monotonic()
+        # Between the threads, by single operations that need no lock:
+        self._settled: deque[tuple[Settlement, Delivery]] = deque()
+        self._suspect_in_hand = False
+        self._starved = False  # the receiving thread waits for _more
+        self._asleep = False  # it waits for Redis, or is closed: worker threads send
+        self._more = Event()
+        # Under _sending, which is held for one round trip:
+        self._sending = Lock()
+        self._outbox = _Outbox()
+        self._held: set[str] = set()  # ids that Redis has in flight for us, as far as we know
+        self._returned = 0
 
     # -- receive ---------------------------------------------------------------------
 
@@ -84,17 +113,16 @@ class RedisConsumer(RelayConsumer):
             if delivery is not None:
                 return delivery
             try:
-                if self._failures:
-                    self._reclaim()
+                self._reclaim_if_doubtful()
                 wait = self._exchange(self._room())
                 self._recover()
                 self._failures = 0
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, BrokerRefused) as error:
                 # The messages in hand are still ours, so this consumer lives on: Dramatiq
                 # would throw it away, and with it what is settled and not yet sent.
-                self._unreachable(error, deadline - clock.monotonic())
+                self._failed(error, deadline - clock.monotonic())
                 return None
-            if self._buffer or self._suspects:
+            if self._buffer or (self._suspects and not self._suspect_in_hand):
                 continue
             remaining = deadline - clock.monotonic()
             if remaining <= 0:
@@ -111,35 +139,48 @@ class RedisConsumer(RelayConsumer):
             delivery = self._buffer.popleft()
         else:
             return None
-        with self._lock:
-            self._in_hand += _size(delivery)
+        self._yielded += _size(delivery)
         return delivery
 
     def _room(self) -> int:
-        return max(0, self.prefetch - self._in_hand - len(self._buffer) - len(self._suspects))
+        in_hand = self._yielded - self._returned
+        return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
+
+    def _window(self) -> int:
+        """How many messages may be in this process."""
+        if self._fixed_prefetch:
+            return self.prefetch
+        now = self.broker.clock.monotonic()
+        elapsed = now - self._measured_at
+        if elapsed > 0.02:
+            self._rate = (self._rate + (self._returned - self._measured) / elapsed) / 2
+            self._measured, self._measured_at = self._returned, now
+        return max(self.prefetch, min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS)))
 
     def _sleep(self, seconds: float) -> None:
         """Until there may be something to do, at most ``seconds``."""
-        if self._room() == 0:
-            self._settled.wait(seconds)
-            self._settled.clear()
+        if self._room() == 0 or self._suspects:
+            self._more.clear()
+            self._starved = True
+            # What was settled just before the flag went up has woken nobody.
+            if not self._settled:
+                self._more.wait(seconds)
+            self._starved = False
             return
-        with self._lock:
-            if self._outbox:
-                return
-            self._asleep = True
+        self._asleep = True
         try:
-            self.broker.wait_for_work(self.queue_name, seconds)
-        except BrokerUnavailable as error:
-            self._unreachable(error, seconds)
+            if not self._settled:  # as above
+                self.broker.wait_for_work(self.queue_name, seconds)
+        except (BrokerUnavailable, BrokerRefused) as error:
+            self._failed(error, seconds)
         finally:
             self._asleep = False
 
-    def _unreachable(self, error: BrokerUnavailable, at_most: float) -> None:
+    def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
         self._failures += 1
         wait = _RECONNECT.wait_before(self._failures + 1).total_seconds()
         logger.error(
-            "the broker cannot be reached",
+            "the broker does not serve this consumer",
             extra={
                 "queue": self.queue_name,
                 "error_message": str(error),
@@ -152,43 +193,40 @@ class RedisConsumer(RelayConsumer):
 
     def _exchange(self, room: int) -> int:
         """Send what waits, take at most ``room``; returns ms until the next due, -1 for none."""
-        with self._lock:
-            outbox, self._outbox = self._outbox, _Outbox()
-        try:
+        with self._sending:
+            outbox = self._collect()
             wait, fetched = self.broker.exchange(
                 self.queue_name, room, outbox.settlement, outbox.put_back
             )
-        except (BrokerUnavailable, BrokerRefused):
-            with self._lock:
-                outbox.settlement.add(self._outbox.settlement)
-                self._outbox = _Outbox(outbox.settlement, outbox.put_back + self._outbox.put_back)
-            raise
-        self._held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
-        for id, body, suspected in fetched:
-            self._held.add(id)
-            self._take(id, body, suspected)
+            self._outbox = _Outbox()
+            self._returned += outbox.size
+            self._held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
+            for id, body, suspected in fetched:
+                self._held.add(id)
+                self._take(id, body, suspected)
+        self._exchanged_at = self.broker.clock.monotonic()
         return wait
 
-    def _reclaim(self) -> None:
-        """Hand back what was fetched for us in an answer that never came.
-
-        Nobody else would: they are in a live worker's set.
-        """
-        lost = self.broker.in_flight(self.queue_name) - self._held
-        with self._lock:
-            self._outbox.put_back += lost
+    def _collect(self) -> _Outbox:
+        """All that waits to be sent; it stays in the outbox until it was."""
+        outbox = self._outbox
+        while self._settled:
+            settlement, delivery = self._settled.popleft()
+            outbox.settlement.add(settlement)
+            outbox.size += _size(delivery)
+        return outbox
 
     def _take(self, id: str, body: bytes | None, suspected: int) -> None:
         if body is None:  # flushed, or done by somebody else, since its id was queued
-            self._send_later(Settlement(remove=[id]))
+            self._outbox.settlement.remove.append(id)
             return
         delivery = self.decoded(body, id, id)
         if isinstance(delivery, Settlement):
-            self._send_later(delivery)
+            self._outbox.settlement.add(delivery)
         elif not suspected:
             self._buffer.append(delivery)
         elif suspected >= self.broker.options.max_crash_deliveries:
-            self._send_later(self._crash_loop(delivery, suspected))
+            self._outbox.settlement.add(self._crash_loop(delivery, suspected))
         else:
             delivery.before_trial = lambda: self.broker.count_trial(self.queue_name, id)
             self._suspects.append(delivery)
@@ -202,6 +240,28 @@ class RedisConsumer(RelayConsumer):
             extra={"queue": self.queue_name, "message_id": delivery.message_id, "deaths": deaths},
         )
         return settlement_of(delivery, Dead(failure), now)
+
+    def _reclaim_if_doubtful(self) -> None:
+        """After trouble, let go of what is not ours and hand back what we do not know of.
+
+        An answer that was lost has put messages in flight for us that we have
+        never seen; as this worker lives, nobody else would look for them. And
+        after a silence longer than the heartbeat's time-out, others have taken
+        our messages over: those not begun yet are no longer ours to begin.
+        """
+        silent = self.broker.clock.monotonic() - self._exchanged_at
+        if silent > self.broker.options.heartbeat_timeout.total_seconds():
+            with self._sending:
+                self._held.difference_update(
+                    delivery.tag for delivery in (*self._buffer, *self._suspects)
+                )
+            self._buffer.clear()
+            self._suspects.clear()
+        elif not self._failures:
+            return
+        in_flight = self.broker.in_flight(self.queue_name)
+        with self._sending:
+            self._outbox.put_back += in_flight.difference(self._held, self._outbox.put_back)
 
     def _recover(self) -> None:
         now = self.broker.clock.monotonic()
@@ -218,40 +278,36 @@ class RedisConsumer(RelayConsumer):
     # -- settle ------------------------------------------------------------------------
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        with self._lock:
-            self._in_hand -= _size(delivery)
-            if delivery.before_trial is not None:
-                self._suspect_in_hand = False
-            self._outbox.settlement.add(settlement)
-            send_now = self._asleep
-        self._settled.set()
-        if send_now:
-            # A connection lost here is the receiving thread's to report; what was to be
-            # sent is kept for it.
-            with contextlib.suppress(BrokerUnavailable):
-                self._exchange(0)
+        self._settled.append((settlement, delivery))
+        if delivery.before_trial is not None:
+            self._suspect_in_hand = False
+        if self._asleep:
+            self._flush()
+        elif self._starved:
+            self._more.set()
 
-    def _send_later(self, settlement: Settlement) -> None:
-        with self._lock:
-            self._outbox.settlement.add(settlement)
+    def _flush(self) -> None:
+        # Trouble here is the receiving thread's to report; what was to be sent is kept for it.
+        with contextlib.suppress(BrokerUnavailable, BrokerRefused):
+            self._exchange(0)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        ids = [message.tag for message in messages if isinstance(message, Delivery)]
-        with self._lock:
-            self._in_hand -= len(ids)
-            self._outbox.put_back += ids
-        if ids:
-            self._exchange(0)
+        with self._sending:
+            for message in messages:
+                assert isinstance(message, Delivery)
+                self._outbox.put_back.append(message.tag)
+                self._outbox.size += 1
+        self._flush()
 
     def close(self) -> None:
         """Hand back what was fetched and not started, send what is settled, sign off."""
         unstarted = [*self._suspects, *self._buffer]
         self._suspects.clear()
         self._buffer.clear()
-        with self._lock:
+        with self._sending:
             self._outbox.put_back += [delivery.tag for delivery in unstarted]
-            # A paused worker finishes what it has begun after its consumer was closed.
-            self._asleep = True
+        # A paused worker finishes what it has begun after its consumer was closed.
+        self._asleep = True
         try:
             self._exchange(0)
             self.broker.leave(self.queue_name)

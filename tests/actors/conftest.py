@@ -6,22 +6,25 @@ it before the session's settings are; tests get the actors from `site`.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
+from dramatiq import Worker
 from pydantic import SecretStr
 from tests.actors.receiver import Receiver, receiving
-from tests.support.harness import Harness, flush_embedded
+from tests.middleware.lines import lines
+from tests.support.harness import Harness, flush_embedded, wait_until
 
 from formrelay.brokers.embedded import ensure_running
-from formrelay.config import LoggingSettings, Settings, use_settings
-from formrelay.ops.logs import setup_logging
+from formrelay.config import Settings, use_settings
+
+__all__ = ["lines"]
 
 ENVIRON = {
     "BROKER": "embedded",
@@ -39,7 +42,7 @@ ENVIRON = {
     "SUBMISSION_RETRY_DELAYS": "0,0.1",
     "SUBMISSION_RETRY_JITTER": "0",
     "WEBHOOK_MAX_RETRIES": "3",
-    "WEBHOOK_RETRY_DELAYS": "0,0.1,0.4,1.1",
+    "WEBHOOK_RETRY_DELAYS": "0,0.1,0.2,1.1",
     "WEBHOOK_RETRY_JITTER": "0",
     "WEBHOOK_ALLOW_HTTP": "true",
     "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
@@ -61,7 +64,35 @@ class Site:
         self.actors, self.events, self.sinks = actors, events, sinks
         self.submissions, self.webhooks = submissions, webhooks
         self.broker = get_broker()
-        self.worker = Harness(self.broker, "events")
+        self.worker: Worker | None = None
+
+    def start(self, *queues: str) -> None:
+        """A worker for the queues (all of them when none is named)."""
+        chosen = set(queues) or None
+        self.worker = Worker(self.broker, queues=chosen, worker_timeout=50, worker_threads=4)
+        self.worker.start()
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.stop(timeout=10_000)
+            self.worker = None
+
+    def work_off(self, *queues: str) -> None:
+        """Work until nothing is left on the queues, scheduled messages included."""
+        self.start(*queues)
+        wait_until(lambda: self.is_idle(*queues), timeout=20)
+        self.stop()
+
+    def inject(self, queue: str, *bodies: bytes) -> None:
+        """Put raw bytes on a queue, as a foreign publisher would."""
+        keys, client = self.broker.keys, self.broker.client  # type: ignore[attr-defined]
+        for body in bodies:
+            id = f"foreign-{uuid4()}"
+            client.hset(keys.bodies(queue), id, body)
+            client.rpush(keys.waiting(queue), id)
+
+    def dead(self, queue: str) -> list[Any]:
+        return list(self.broker.dead_letters(queue))
 
     def use(self, **sections: dict[str, Any]) -> None:
         """Put other addresses in force for the sinks, which read them late."""
@@ -81,10 +112,6 @@ class Site:
         migrate.apply(client)
         return client
 
-    def queue(self, name: str) -> Harness:
-        """The harness of one queue, to look at its dead letters and counts."""
-        return Harness(self.broker, name)
-
     def waiting(self, *names: str) -> int:
         """How many messages wait on the queues (all of them when none is named)."""
         return sum(self.broker.counts(name).waiting for name in names or self.broker.queues)
@@ -95,12 +122,12 @@ class Site:
         ids = client.lrange(keys.waiting(name), 0, -1)
         return [orjson.loads(client.hget(keys.bodies(name), id)) for id in ids]
 
-    def is_idle(self) -> bool:
-        """Whether no queue has anything left to do."""
-        return all(self.queue(name).is_empty() for name in self.broker.queues)
+    def is_idle(self, *queues: str) -> bool:
+        """Whether the queues (all of them when none is named) have nothing left to do."""
+        return all(Harness(self.broker, name).is_empty() for name in queues or self.broker.queues)
 
     def reset(self) -> None:
-        self.worker.stop()
+        self.stop()
         flush_embedded(self._url)
         use_settings(self.settings)
         self._forget_sinks()
@@ -133,36 +160,3 @@ def actors(site: Site) -> ModuleType:
 def receiver() -> Iterator[Receiver]:
     with receiving() as receiver:
         yield receiver
-
-
-class Lines(logging.Handler):
-    """Every log line of the process, as an operator would see it: JSON by our formatter."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(self.format(record))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.texts)
-
-    def attempts(self) -> list[dict[str, Any]]:
-        """The one wide line of each attempt."""
-        lines = [orjson.loads(text) for text in list(self.texts)]
-        return [line for line in lines if line["message"] == "attempt"]
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """All that is logged, Dramatiq's own loggers at DEBUG included."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    handler = Lines()
-    root.handlers[:] = [handler]
-    setup_logging(LoggingSettings(level="DEBUG"))
-    yield handler
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])

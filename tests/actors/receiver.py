@@ -15,7 +15,7 @@ import orjson
 
 @dataclass(frozen=True)
 class Request:
-    """One request; header names in lower case."""
+    """One request; header names in lower case, a repeated one joined by ", "."""
 
     method: str
     path: str
@@ -76,7 +76,9 @@ def receiving() -> Iterator[Receiver]:
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {
+                name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers
+            }
             body = self.rfile.read(length)
             answer = receiver.take(Request(self.command, self.path, headers, body, time()))
             data = b"" if answer.body is None else orjson.dumps(answer.body)

@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.actors.conftest import Lines, Site
+from tests.actors.conftest import Site
+from tests.middleware.lines import Lines
 
 from formrelay.brokers.envelope import encode
 from formrelay.core.errors import InvalidJob

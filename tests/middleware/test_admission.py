@@ -105,11 +105,6 @@ def leave_in_flight(harness: Harness, actor: dramatiq.Actor[..., object], count:
     client.zadd(keys.heartbeats(), {NOBODY: 1})  # last heard of in 1970
 
 
-@pytest.mark.xfail(
-    run=False,  # it would spin in a thread for the rest of the session
-    reason="RedisConsumer.receive() goes round without end while one suspect is in hand and "
-    "another waits: its 'if self._buffer or self._suspects' lacks 'and not _suspect_in_hand'",
-)
 def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(quick: Harness) -> None:
     done: list[int] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import Message
-from tests.middleware.conftest import Lines
+from tests.middleware.lines import Lines
 from tests.support.harness import Harness, wait_until
 
 from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient

@@ -1,0 +1,295 @@
+"""Events through a worker into a real ClickHouse: counted once, and none kept by another."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.actors.conftest import Site
+from tests.middleware.lines import Lines
+from tests.support.harness import wait_until
+from tests.support.servers import ClickHouseServer
+
+from formrelay.core.failure import Reason
+
+SECRET = "SECRET-VALUE"
+AT = "2026-01-31T09:30:00Z"
+
+same_site = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    base = {"eventId": str(uuid4()), "type": "form.viewed", "formId": "form-1", "occurredAt": AT}
+    return {**base, **changes}
+
+
+def plain(payload: Any, **more: Any) -> bytes:
+    """A job as a publisher in another language writes it."""
+    return orjson.dumps({"type": "event.record", "payload": payload, **more})
+
+
+# -- the pure parts ------------------------------------------------------------------------
+
+
+def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
+    events = site.events
+    found = events.to_row(
+        events.Event(
+            event_id=UUID(int=7),
+            type="form.viewed",
+            form_id="form-1",
+            session_id="session-1",
+            occurred_at=datetime(2026, 1, 31, 10, 30, tzinfo=timezone(timedelta(hours=1))),
+            properties={"näme": [1, None, {"a": 1.5}]},
+        )
+    )
+    row = dict(zip(events.COLUMNS, found, strict=True))
+    assert row == {
+        "event_id": UUID(int=7),
+        "type": "form.viewed",
+        "form_id": "form-1",
+        "submission_id": "",
+        "session_id": "session-1",
+        "occurred_at": datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
+        "properties": '{"näme":[1,null,{"a":1.5}]}',
+    }
+    assert row["occurred_at"].tzinfo is UTC
+
+
+#: Every time that the schema takes, in every zone.
+TIMES = st.datetimes(
+    min_value=datetime(1970, 1, 2),
+    max_value=datetime(2105, 12, 30),
+    timezones=st.integers(-1439, 1439).map(lambda n: timezone(timedelta(minutes=n))),
+)
+
+
+@same_site
+@given(TIMES)
+def test_every_time_that_is_taken_has_a_row(site: Site, at: datetime) -> None:
+    event = site.events.Event(type="t", form_id="f", occurred_at=at)
+    row = site.events.to_row(event)
+    assert row[site.events.COLUMNS.index("occurred_at")] == at
+
+
+def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
+    make = site.events.Event
+    made = (make(event_id=UUID(int=n), type="t", form_id="f", occurred_at=AT) for n in ids)
+    return [site.events.to_row(one) for one in made]
+
+
+@same_site
+@given(st.lists(st.integers(0, 2**64), unique=True, min_size=1, max_size=8), st.data())
+def test_a_token_is_that_of_the_same_rows_in_the_same_order(
+    site: Site, ids: list[int], data: st.DataObject
+) -> None:
+    token = site.events.token
+    assert token(rows(site, *ids)) == token(rows(site, *ids))
+    other = data.draw(st.permutations(ids))
+    assert (token(rows(site, *ids)) == token(rows(site, *other))) is (ids == other)
+    assert token(rows(site, *ids)) != token(rows(site, *ids, 2**65))
+
+
+def test_the_token_does_not_change_between_versions(site: Site) -> None:
+    # A batch that was frozen by one version is inserted again by the next one.
+    expected = "374708fff7719dd5979ec875d56cd2286f6d3cf7ec317a3b25632aab28ec37bb"
+    assert site.events.token(rows(site, 0)) == expected
+
+
+# -- into ClickHouse -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(site: Site, clickhouse_url: str, clickhouse_database: str) -> Any:
+    return site.use_clickhouse(clickhouse_url, clickhouse_database)
+
+
+def counted(client: Any) -> tuple[int, int, int]:
+    """By FINAL, by the view, and by distinct id."""
+    ((final,),) = client.query("SELECT count() FROM events FINAL")
+    ((once,),) = client.query("SELECT count() FROM events_once")
+    ((distinct,),) = client.query("SELECT uniqExact(event_id) FROM events")
+    return final, once, distinct
+
+
+def thousand() -> list[Any]:
+    """1,000 events in 200 payloads: single ones, and lists of several sizes."""
+    events = [event(properties={"n": n}) for n in range(1000)]
+    payloads: list[Any] = list(events[:150])
+    rest = events[150:]
+    sizes = [17] * 50
+    for size in sizes:
+        payloads.append(rest[:size])
+        rest = rest[size:]
+    assert rest == []
+    return payloads
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_thousand_events_sent_once_or_thrice_are_counted_once(
+    site: Site, client: Any, lines: Lines, times: int
+) -> None:
+    payloads = thousand()
+    for _ in range(times):
+        site.actors.enqueue_many(site.actors.record_events, ({"payload": p} for p in payloads))
+    site.work_off("events")
+    assert counted(client) == (1000, 1000, 1000)
+    numbers = client.query("SELECT properties FROM events_once")
+    assert sorted(orjson.loads(text)["n"] for (text,) in numbers) == list(range(1000))
+    assert site.dead("events") == []
+    # Many messages a block: 200 in batches of 40.
+    attempts = lines.attempts()
+    assert sum(line["parts"] for line in attempts) == 200 * times
+    assert len(attempts) <= math.ceil(200 * times / 40) + 2
+
+
+def test_what_is_stored_is_what_was_sent(site: Site, client: Any) -> None:
+    site.actors.record_events.send(
+        event(
+            eventId=str(UUID(int=7)),
+            submissionId="sub-1",
+            occurredAt="2026-01-31T10:30:00+01:00",
+            properties={"näme": "ü\n\t'\\", "n": None},
+        )
+    )
+    site.work_off("events")
+    (row,) = client.query(
+        "SELECT event_id, type, form_id, submission_id, session_id, toUnixTimestamp(occurred_at),"
+        " properties FROM events_once"
+    )
+    at = int(datetime(2026, 1, 31, 9, 30, tzinfo=UTC).timestamp())
+    assert (str(row[0]), *row[1:6]) == (
+        str(UUID(int=7)), "form.viewed", "form-1", "sub-1", "", at,
+    )  # fmt: skip
+    assert orjson.loads(row[6]) == {"näme": "ü\n\t'\\", "n": None}
+
+
+GOOD_EVENT = event()
+FOREIGN = {
+    "a field is missing": plain({"formId": SECRET}),
+    "one of a list is bad": plain([event(), {"type": SECRET}]),
+    "no payload": plain(None),
+    "a time beyond all years": plain(event(occurredAt="0001-01-01T00:00:00+14:00")),
+    "metadata is a text": plain(event(), metadata=SECRET),
+    "an argument of another name": orjson.dumps(
+        {
+            "queue_name": "events", "actor_name": "record_events", "args": [],
+            "kwargs": {"self": SECRET, "payload": event()}, "options": {},
+            "message_id": "odd", "message_timestamp": 1,
+        }
+    ),
+    "too many arguments": orjson.dumps(
+        {
+            "queue_name": "events", "actor_name": "record_events",
+            "args": [event(), {}, SECRET], "kwargs": {}, "options": {},
+            "message_id": "odd", "message_timestamp": 1,
+        }
+    ),
+    "arguments of a batch": orjson.dumps(
+        {
+            "queue_name": "events", "actor_name": "record_events", "args": [],
+            "kwargs": {"batch": [{"payload": SECRET}]}, "options": {},
+            "message_id": "odd", "message_timestamp": 1,
+        }
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", FOREIGN.values(), ids=FOREIGN)
+def test_a_bad_event_of_a_foreign_publisher_dies_alone(
+    site: Site, client: Any, lines: Lines, bad: bytes
+) -> None:
+    good = [plain(event()) for _ in range(6)]
+    site.inject("events", *good[:3], bad, *good[3:])
+    site.work_off("events")
+    assert counted(client) == (6, 6, 6)
+    (letter,) = site.dead("events")
+    assert letter.failure.reason is Reason.INVALID
+    assert letter.failure.message.startswith("record_events: ")
+    assert SECRET not in repr(letter.failure)
+    assert SECRET not in lines.text
+    # It was one batch: the bad one had neighbours.
+    assert [line["parts"] for line in lines.attempts()] == [7]
+    assert [line["parts_failed"] for line in lines.attempts()] == [1]
+    # The letter keeps what came, for a person to mend.
+    assert SECRET in repr(letter.message) or SECRET.encode() not in bad
+
+
+def test_a_stock_producers_positional_arguments_are_taken(site: Site, client: Any) -> None:
+    message = {
+        "queue_name": "events", "actor_name": "record_events",
+        "args": [event(), {"formId": "form-1"}], "kwargs": {}, "options": {},
+        "message_id": "stock", "message_timestamp": 1,
+    }  # fmt: skip
+    site.inject("events", orjson.dumps(message))
+    site.work_off("events")
+    assert site.dead("events") == []
+    assert counted(client) == (1, 1, 1)
+
+
+def test_a_row_that_the_server_refuses_dies_alone(site: Site, client: Any) -> None:
+    # A schema somebody tightened: what ours takes and the server does not.
+    client.command("DROP TABLE events_once")
+    client.command("DROP TABLE events")
+    client.command(
+        "CREATE TABLE events (event_id UUID, type String, form_id FixedString(8),"
+        " submission_id String, session_id String, occurred_at DateTime, properties String)"
+        " ENGINE = MergeTree PARTITION BY tuple() ORDER BY event_id"
+    )
+    bad = {3, 11}
+    sent = [
+        site.actors.record_events.send(event(formId="too long for it" if n in bad else "form-1"))
+        for n in range(20)
+    ]
+    site.work_off("events")
+    ((count,),) = client.query("SELECT uniqExact(event_id) FROM events")
+    assert count == 18
+    letters = site.dead("events")
+    assert {letter.id for letter in letters} == {sent[n].message_id for n in bad}
+    assert {letter.failure.reason for letter in letters} == {Reason.PERMANENT}
+
+
+def test_the_id_and_time_given_at_sending_are_those_of_every_attempt(
+    site: Site, client: Any, clickhouse_database: str
+) -> None:
+    client.command("RENAME TABLE events TO hidden")  # transient: a table that is not there (yet)
+    site.actors.record_events.send({"type": "form.viewed", "formId": "form-1"})
+    (wire,) = site.messages("events")
+    (sent,) = wire["kwargs"]["payload"]
+    site.work_off("events")  # all attempts fail
+    (letter,) = site.dead("events")
+    assert letter.failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert letter.failure.attempt == 3
+    assert letter.message.kwargs["payload"] == [sent]
+    client.command("RENAME TABLE hidden TO events")
+    assert site.broker.replay("events", letter.id)
+    site.work_off("events")
+    ((found, at),) = client.query("SELECT event_id, toUnixTimestamp(occurred_at) FROM events")
+    assert str(found) == sent["eventId"]
+    assert at == int(datetime.fromisoformat(sent["occurredAt"]).timestamp())
+
+
+def test_a_clickhouse_that_is_away_uses_no_attempt_and_all_drains_when_it_is_back(
+    site: Site, lines: Lines, clickhouse_server: ClickHouseServer
+) -> None:
+    client = site.use_clickhouse(clickhouse_server.url, "outage")
+    clickhouse_server.kill()
+    for _ in range(30):
+        site.actors.record_events.send(event())
+    site.start("events")
+    # More than the three attempts that the policy allows.
+    wait_until(lambda: sum(line["outcome"] == "defer" for line in lines.attempts()) >= 6)
+    assert site.dead("events") == []
+    clickhouse_server.start()
+    wait_until(lambda: site.is_idle("events"), timeout=20)
+    assert counted(client) == (30, 30, 30)
+    assert site.dead("events") == []
+    attempts = lines.attempts()
+    assert {line["outcome"] for line in attempts} == {"defer", "done"}
+    assert {line["attempt"] for line in attempts} == {1}

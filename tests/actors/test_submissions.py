@@ -1,0 +1,240 @@
+"""Submissions through a worker into a small API, and the webhooks that they set off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import standardwebhooks
+from tests.actors.conftest import Site
+from tests.actors.receiver import Answer, Receiver
+from tests.middleware.lines import Lines
+from tests.support.harness import wait_until
+
+from formrelay.core.failure import Reason
+
+SECRET = "SECRET-VALUE"
+PATH = "/api/v1/submissions/"
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SUBMISSION: dict[str, Any] = {
+    "submissionId": "sub-1",
+    "formId": "form-1",
+    "status": "completed",
+    "answers": {"name": SECRET},
+    "submittedAt": "2026-01-31T09:30:00Z",
+}
+
+
+@pytest.fixture
+def api(site: Site, receiver: Receiver) -> Receiver:
+    site.use(api={"url": receiver.url})
+    receiver.answers(PATH, then=saved())
+    return receiver
+
+
+def saved(status: str = "completed", *webhooks: dict[str, Any], code: int = 201) -> Answer:
+    return Answer(code, {"id": "sub-1", "status": status, "webhooks": list(webhooks)})
+
+
+def endpoint(number: int, **changes: Any) -> dict[str, Any]:
+    base = {
+        "id": f"end-{number}",
+        "url": f"https://example.com/{number}",
+        "secret": f"{KEY}",
+        "method": "POST",
+        "headers": {"X-Number": str(number)},
+    }
+    return {**base, **changes}
+
+
+def webhooks(site: Site) -> list[dict[str, Any]]:
+    """The payloads of the webhooks that wait to be sent."""
+    return [message["kwargs"]["payload"] for message in site.messages("webhooks")]
+
+
+def test_a_submission_is_one_post_with_its_key_and_token(
+    site: Site, api: Receiver, lines: Lines
+) -> None:
+    site.actors.save_submission.send({**SUBMISSION, "locale": "de"}, {"formId": "form-1"})
+    site.work_off("submissions")
+    (request,) = api.requests
+    assert (request.method, request.path) == ("POST", PATH)
+    assert request.headers["idempotency-key"] == "sub-1"
+    assert request.headers["authorization"] == "Bearer the-api-token"
+    assert request.json == {**SUBMISSION, "locale": "de"}
+    assert site.dead("submissions") == []
+    assert webhooks(site) == []
+    (line,) = lines.attempts()
+    assert (line["outcome"], line["formId"]) == ("done", "form-1")
+    assert SECRET not in lines.text
+    assert "the-api-token" not in lines.text
+
+
+def test_the_secrets_of_the_endpoints_are_not_sent_to_the_api(site: Site, api: Receiver) -> None:
+    site.actors.save_submission.send({**SUBMISSION, "webhooks": [endpoint(1), endpoint(2)]})
+    site.work_off("submissions")
+    (request,) = api.requests
+    assert "webhooks" not in request.json
+    assert KEY.encode() not in request.body
+    assert [one["endpointId"] for one in webhooks(site)] == ["end-1", "end-2"]
+
+
+@pytest.mark.parametrize("code", [200, 201])
+def test_the_endpoints_that_the_api_returns_are_told(site: Site, api: Receiver, code: int) -> None:
+    api.answers(PATH, saved("completed", endpoint(1), endpoint(2, method="PUT"), code=code))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    one, other = webhooks(site)
+    assert one["url"] == "https://example.com/1"
+    assert (one["method"], other["method"]) == ("POST", "PUT")
+    assert (one["headers"], one["secret"]) == ({"X-Number": "1"}, KEY)
+    assert one["body"] == {
+        "type": "submission.completed",
+        "timestamp": "2026-01-31T09:30:00Z",
+        "data": {"submissionId": "sub-1", "formId": "form-1", "answers": {"name": SECRET}},
+    }
+    (first, _) = site.messages("webhooks")
+    assert first["kwargs"]["metadata"] == {
+        "formId": "form-1",
+        "submissionId": "sub-1",
+        "version": 1,
+    }
+
+
+def test_the_jobs_own_endpoints_go_before_those_of_the_api(site: Site, api: Receiver) -> None:
+    api.answers(PATH, then=saved("completed", endpoint(9)))
+    site.actors.save_submission.send({**SUBMISSION, "webhooks": [endpoint(1)]})
+    site.actors.save_submission.send({**SUBMISSION, "webhooks": []})
+    site.work_off("submissions")
+    assert [one["endpointId"] for one in webhooks(site)] == ["end-1"]
+
+
+def test_the_id_of_a_webhook_is_made_of_submission_and_endpoint(site: Site, api: Receiver) -> None:
+    api.answers(PATH, then=saved("completed", endpoint(1), endpoint(2)))
+    other = {**SUBMISSION, "submissionId": "sub-2"}
+    # The same submission twice, as after a lost answer; then another one.
+    for submission in (SUBMISSION, SUBMISSION, other):
+        site.actors.save_submission.send(submission)
+        site.work_off("submissions")
+    ids = [one["id"] for one in webhooks(site)]
+    assert ids[0:2] == ids[2:4]
+    assert len(set(ids)) == 4
+    assert all(id.startswith("sub_") and "." not in id for id in ids)
+
+
+def test_endpoints_without_an_id_are_told_apart_by_their_url(site: Site, api: Receiver) -> None:
+    bare = [{"url": f"https://example.com/{n}", "secret": KEY} for n in range(2)]
+    site.actors.save_submission.send({**SUBMISSION, "webhooks": bare})
+    site.work_off("submissions")
+    assert len({one["id"] for one in webhooks(site)}) == 2
+
+
+@pytest.mark.parametrize("status", ["draft", "pending_payment"])
+def test_what_is_not_completed_is_told_to_nobody(site: Site, api: Receiver, status: str) -> None:
+    api.answers(PATH, then=saved(status, endpoint(1)))
+    site.actors.save_submission.send({**SUBMISSION, "status": status, "webhooks": [endpoint(2)]})
+    site.work_off("submissions")
+    assert api.requests[0].json["status"] == status
+    assert webhooks(site) == []
+    assert site.dead("submissions") == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"url": "ftp://example.com/" + SECRET},
+        {"url": f"https://user:{SECRET}@example.com/"},
+        {"secret": "whsec_not base64!" + SECRET},
+        {"secret": ""},
+        {"headers": {"Host": SECRET}},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_one_bad_endpoint_does_not_keep_the_others(
+    site: Site, api: Receiver, lines: Lines, bad: dict[str, Any]
+) -> None:
+    given = [endpoint(1), endpoint(2, **bad), endpoint(3)]
+    site.actors.save_submission.send({**SUBMISSION, "webhooks": given})
+    site.work_off("submissions")
+    assert [one["endpointId"] for one in webhooks(site)] == ["end-1", "end-3"]
+    (letter,) = site.dead("submissions")
+    assert letter.failure.reason is Reason.INVALID
+    assert letter.failure.message.startswith("deliver_webhook: payload")
+    assert SECRET not in repr(letter.failure)
+    assert SECRET not in lines.text
+    assert len(api.requests) == 1
+
+
+def test_a_refusal_is_dead_at_once_with_the_fields_and_without_their_values(
+    site: Site, api: Receiver, lines: Lines
+) -> None:
+    api.answers(PATH, then=Answer(400, {"answers": [f"{SECRET} is no name"]}))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    (letter,) = site.dead("submissions")
+    assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, 400)
+    assert "fields: answers" in letter.failure.message
+    assert letter.message.kwargs["payload"]["answers"] == {"name": SECRET}
+    assert len(api.requests) == 1
+    assert SECRET not in lines.text
+    assert SECRET not in repr(letter.failure)
+
+
+@pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
+def test_what_may_pass_is_retried_with_the_same_key(site: Site, api: Receiver, code: int) -> None:
+    api.answers(PATH, Answer(code, {"detail": "no"}), then=saved("completed", endpoint(1)))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    first, second = api.requests
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == "sub-1"
+    assert first.body == second.body
+    assert second.at - first.at >= 0.1
+    assert site.dead("submissions") == []
+    assert len(webhooks(site)) == 1
+
+
+def test_retry_after_is_honoured(site: Site, api: Receiver) -> None:
+    api.answers(PATH, Answer(503, headers={"Retry-After": "1"}))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    first, second = api.requests
+    assert 1 <= second.at - first.at < 2.2
+
+
+def test_an_api_that_keeps_failing_makes_a_dead_letter_after_the_last_attempt(
+    site: Site, api: Receiver
+) -> None:
+    api.answers(PATH, then=Answer(500))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    (letter,) = site.dead("submissions")
+    assert (letter.failure.reason, letter.failure.code) == (Reason.ATTEMPTS_EXHAUSTED, 500)
+    assert (letter.failure.attempt, len(api.requests)) == (3, 3)
+
+
+def test_a_wrong_submission_of_a_foreign_publisher_is_dead_as_invalid_and_not_sent(
+    site: Site, api: Receiver, lines: Lines
+) -> None:
+    site.inject("submissions", b'{"type": "submission.save", "payload": {"id": "SECRET-VALUE"}}')
+    site.inject(
+        "submissions",
+        b'{"queue_name": "submissions", "actor_name": "save_submission", "args": [],'
+        b' "kwargs": {"self": "SECRET-VALUE", "batch": []}, "options": {}, "message_id": "x",'
+        b' "message_timestamp": 1}',
+    )
+    site.work_off("submissions")
+    letters = site.dead("submissions")
+    assert [letter.failure.reason for letter in letters] == [Reason.INVALID] * 2
+    assert api.requests == []
+    assert SECRET not in lines.text
+
+
+def test_from_the_form_to_the_receiver(site: Site, api: Receiver) -> None:
+    api.answers(PATH, then=saved("completed", endpoint(1, url=f"{api.url}/hook")))
+    site.actors.save_submission.send(SUBMISSION)
+    site.start()
+    (hook,) = wait_until(lambda: api.of("/hook"))
+    wait_until(site.is_idle)
+    found = standardwebhooks.Webhook(KEY).verify(hook.body, hook.headers)
+    assert found["data"]["answers"] == {"name": SECRET}
+    assert hook.headers["x-number"] == "1"

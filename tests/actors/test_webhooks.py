@@ -1,0 +1,204 @@
+"""Webhooks through a worker to a real receiver, verified by the specification's library."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import standardwebhooks
+from tests.actors.conftest import Site
+from tests.actors.receiver import Answer, Receiver
+from tests.middleware.lines import Lines
+
+from formrelay.core.failure import Reason
+
+SECRET = "SECRET-VALUE"
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NEW_KEY = "whsec_bmV3IGtleSBvZiBhIHJvdGF0aW9u"
+#: The schedule of the tests' settings: the wait before each attempt.
+SCHEDULE = (0, 0.1, 0.2, 1.1)
+
+
+def webhook(receiver: Receiver, **changes: Any) -> dict[str, Any]:
+    base = {
+        "url": f"{receiver.url}/hook?token={SECRET}",
+        "headers": {"X-Token": SECRET},
+        "body": {"answer": SECRET, "n": [1, None, 1.5]},
+        "secret": KEY,
+    }
+    return {**base, **changes}
+
+
+def hooks(receiver: Receiver) -> list[Any]:
+    return receiver.of(f"/hook?token={SECRET}")
+
+
+def deliver(site: Site, payload: dict[str, Any]) -> Any:
+    sent = site.actors.deliver_webhook.send(payload)
+    site.work_off("webhooks")
+    return sent
+
+
+def test_a_webhook_arrives_signed_and_whole(site: Site, receiver: Receiver, lines: Lines) -> None:
+    payload = webhook(receiver)
+    sent = deliver(site, payload)
+    (request,) = hooks(receiver)
+    assert request.method == "POST"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == f"msg_{sent.message_id}"
+    assert abs(int(request.headers["webhook-timestamp"]) - request.at) < 2
+    found = standardwebhooks.Webhook(KEY).verify(request.body, request.headers)
+    assert found == payload["body"]
+    assert site.dead("webhooks") == []
+    # Nothing of it in any line: no body, no header, no query, no key.
+    assert SECRET not in lines.text
+    assert KEY not in lines.text
+
+
+@pytest.mark.parametrize("body", [None, "text ü", 0, [], {}, [{"a": None}], 1.5, True], ids=repr)
+def test_any_json_is_a_body(site: Site, receiver: Receiver, body: Any) -> None:
+    deliver(site, webhook(receiver, body=body))
+    (request,) = hooks(receiver)
+    assert standardwebhooks.Webhook(KEY).verify(request.body, request.headers) == body
+
+
+def test_the_callers_method_headers_and_id_are_used(site: Site, receiver: Receiver) -> None:
+    headers = {"X-Token": SECRET, "Authorization": "Bearer them", "User-Agent": "caller"}
+    deliver(site, webhook(receiver, method="PUT", headers=headers, id="order_17"))
+    (request,) = hooks(receiver)
+    assert request.method == "PUT"
+    assert request.headers["x-token"] == SECRET
+    assert request.headers["authorization"] == "Bearer them"
+    assert request.headers["user-agent"] == "caller"
+    assert request.headers["webhook-id"] == "order_17"
+    standardwebhooks.Webhook(KEY).verify(request.body, request.headers)
+
+
+def test_a_content_type_of_the_caller_does_not_stand_beside_ours(
+    site: Site, receiver: Receiver
+) -> None:
+    deliver(site, webhook(receiver, headers={"Content-Type": "application/x-odd"}))
+    (request,) = hooks(receiver)
+    assert request.headers["content-type"] == "application/json"
+
+
+def test_while_a_key_is_rotated_both_verify(site: Site, receiver: Receiver) -> None:
+    payload = webhook(receiver, secrets=[NEW_KEY, KEY])
+    del payload["secret"]
+    deliver(site, payload)
+    (request,) = hooks(receiver)
+    for key in (NEW_KEY, KEY):
+        standardwebhooks.Webhook(key).verify(request.body, request.headers)
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook("whsec_b3RoZXI=").verify(request.body, request.headers)
+
+
+def test_attempts_follow_the_schedule_with_one_id_and_fresh_timestamps(
+    site: Site, receiver: Receiver
+) -> None:
+    failure = Answer(500, SECRET)
+    receiver.answers(f"/hook?token={SECRET}", failure, failure, failure)
+    deliver(site, webhook(receiver))
+    requests = hooks(receiver)
+    assert len(requests) == 4
+    gaps = [b.at - a.at for a, b in pairwise(requests)]
+    for gap, wanted in zip(gaps, SCHEDULE[1:], strict=True):
+        assert wanted <= gap < wanted + 1
+    assert len({request.headers["webhook-id"] for request in requests}) == 1
+    assert len({request.body for request in requests}) == 1
+    stamps = [int(request.headers["webhook-timestamp"]) for request in requests]
+    assert stamps[-1] > stamps[0]
+    for request, stamp in zip(requests, stamps, strict=True):
+        assert abs(stamp - request.at) < 2
+        standardwebhooks.Webhook(KEY).verify(request.body, request.headers)
+    assert site.dead("webhooks") == []
+
+
+def test_after_the_last_attempt_it_is_a_dead_letter_with_its_cause(
+    site: Site, receiver: Receiver, lines: Lines
+) -> None:
+    path = f"/hook?token={SECRET}"
+    receiver.answers(path, then=Answer(500, SECRET, {"X-Odd": SECRET}))
+    sent = deliver(site, webhook(receiver))
+    (letter,) = site.dead("webhooks")
+    assert letter.id == sent.message_id
+    assert letter.failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert (letter.failure.code, letter.failure.attempt) == (500, 4)
+    assert letter.failure.message == "the receiver answered 500"
+    assert len(hooks(receiver)) == 4
+    assert SECRET not in lines.text
+    assert SECRET not in repr(letter.failure)
+    # Replayed, it is the same webhook to the receiver.
+    receiver.answers(path, then=Answer(200))
+    assert site.broker.replay("webhooks", letter.id)
+    site.work_off("webhooks")
+    assert len({request.headers["webhook-id"] for request in hooks(receiver)}) == 1
+    assert site.dead("webhooks") == []
+
+
+@pytest.mark.parametrize("status", [400, 410, 413, 422])
+def test_a_refusal_is_dead_at_once(site: Site, receiver: Receiver, status: int) -> None:
+    receiver.answers(f"/hook?token={SECRET}", then=Answer(status))
+    deliver(site, webhook(receiver))
+    (letter,) = site.dead("webhooks")
+    assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, status)
+    assert letter.failure.attempt == 1
+    assert len(hooks(receiver)) == 1
+
+
+@pytest.mark.parametrize("status", [301, 401, 404, 408, 429, 503])
+def test_what_may_pass_is_tried_again(site: Site, receiver: Receiver, status: int) -> None:
+    elsewhere = {"Location": f"{receiver.url}/elsewhere"}
+    receiver.answers(f"/hook?token={SECRET}", Answer(status, headers=elsewhere))
+    deliver(site, webhook(receiver))
+    assert len(hooks(receiver)) == 2
+    assert receiver.of("/elsewhere") == []
+    assert site.dead("webhooks") == []
+
+
+def test_retry_after_is_honoured(site: Site, receiver: Receiver) -> None:
+    receiver.answers(f"/hook?token={SECRET}", Answer(429, headers={"Retry-After": "1"}))
+    deliver(site, webhook(receiver))
+    first, second = hooks(receiver)
+    assert 1 <= second.at - first.at < 2.2
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("10.0.0.1", "private"),
+        ("169.254.169.254", "link-local"),
+        ("192.168.1.1", "private"),
+        ("0.0.0.0", "this network"),
+    ],
+)
+def test_a_private_address_is_a_dead_letter_that_says_so(
+    site: Site, receiver: Receiver, host: str, why: str
+) -> None:
+    deliver(site, webhook(receiver, url=f"http://{host}/{SECRET}"))
+    (letter,) = site.dead("webhooks")
+    assert letter.failure.reason is Reason.PERMANENT
+    assert f"'{host}' resolves to a blocked address ({why})" in letter.failure.message
+    assert "WEBHOOK_ALLOWED_PRIVATE_CIDRS" in letter.failure.message
+    assert SECRET not in letter.failure.message
+
+
+def test_an_endpoint_that_nobody_serves_uses_attempts_up(site: Site, receiver: Receiver) -> None:
+    # An endpoint belongs to somebody else: it may never come back, unlike our own ClickHouse.
+    deliver(site, webhook(receiver, url="http://127.0.0.1:1/"))
+    (letter,) = site.dead("webhooks")
+    assert letter.failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert letter.failure.message == "refused: no connection to '127.0.0.1' could be made"
+
+
+def test_a_slow_endpoint_does_not_hold_up_the_next_one(site: Site, receiver: Receiver) -> None:
+    path = f"/hook?token={SECRET}"
+    receiver.answers(path, Answer(503, headers={"Retry-After": "1"}))
+    site.actors.deliver_webhook.send(webhook(receiver))
+    site.actors.deliver_webhook.send(webhook(receiver, url=f"{receiver.url}/other"))
+    site.work_off("webhooks")
+    (other,) = receiver.of("/other")
+    first, second = hooks(receiver)
+    assert other.at < second.at
+    assert other.at - first.at < 0.9

@@ -1,0 +1,46 @@
+"""What is logged, all of it, as an operator would see it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from formrelay.config import LoggingSettings
+from formrelay.ops.logs import setup_logging
+
+
+class Lines(logging.Handler):
+    """Every log line of the process, as an operator would see it: JSON by our formatter."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """The one wide line of each attempt."""
+        lines = [orjson.loads(text) for text in list(self.texts)]
+        return [line for line in lines if line["message"] == "attempt"]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """All that is logged, Dramatiq's own loggers at DEBUG included."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    handler = Lines()
+    root.handlers[:] = [handler]
+    setup_logging(LoggingSettings(level="DEBUG"))
+    yield handler
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
