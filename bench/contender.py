@@ -1,0 +1,198 @@
+"""One measurement of one contender, in a process of its own: prints a JSON object.
+
+    python bench/contender.py CONTENDER MEASURE '{"count": 10000, …}'
+
+The contenders get the same server, the same messages and the same durability.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from itertools import count
+from statistics import median, quantiles
+from typing import Any
+
+PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
+
+
+def make(contender: str) -> Any:
+    """A broker: ``redis-ours``, ``redis-stock``, ``rabbitmq-ours``, ``rabbitmq-quorum``, …"""
+    kind, _, whose = contender.partition("-")
+    url = os.environ[f"FORMRELAY_TEST_{kind.upper()}_URL"]
+    if kind == "redis":
+        if whose == "ours":
+            from formrelay.brokers.redis.broker import RedisBroker
+
+            return RedisBroker(url, namespace="ours")
+        from dramatiq.brokers.redis import RedisBroker as Stock
+
+        return Stock(url=url, namespace="stock")
+    if whose in ("ours", "quorum"):
+        from formrelay.brokers.rabbitmq.broker import RabbitBroker
+
+        return RabbitBroker(url, queue_type="quorum" if whose == "quorum" else "classic")
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    # Without confirms for the drain, as it comes; publishing is compared with them on.
+    return RabbitmqBroker(url=url, confirm_delivery=whose == "confirmed")
+
+
+def is_ours(contender: str) -> bool:
+    return contender.endswith(("-ours", "-quorum"))
+
+
+class Run:
+    """A broker with one actor that counts."""
+
+    def __init__(self, contender: str, queue: str) -> None:
+        import dramatiq
+
+        self.contender, self.queue = contender, queue
+        self.broker = make(contender)
+        self.done = count()
+        self.finished = 0.0
+        self.expected = 0
+
+        def work(_payload: Any) -> None:
+            if next(self.done) + 1 == self.expected:
+                self.finished = time.perf_counter()
+
+        self.actor = dramatiq.actor(work, broker=self.broker, queue_name=queue)
+
+    def fill(self, number: int, **options: Any) -> None:
+        messages = (
+            self.actor.message_with_options(args=(PAYLOAD,), **options) for _ in range(number)
+        )
+        if is_ours(self.contender):
+            self.broker.enqueue_many(messages)
+        else:
+            for message in messages:
+                self.broker.enqueue(message)
+
+    def start(self, threads: int) -> Any:
+        from dramatiq import Worker
+
+        worker = Worker(self.broker, worker_threads=threads)
+        worker.start()
+        return worker
+
+    def wait(self, timeout: float = 300) -> None:
+        deadline = time.perf_counter() + timeout
+        while not self.finished:
+            if time.perf_counter() > deadline:
+                raise SystemExit(f"{self.contender}: not done within {timeout} s")
+            time.sleep(0.01)
+
+
+def drain(contender: str, *, queue: str, count: int, threads: int, behind: int = 0) -> Any:
+    """Messages a second from a full queue; ``behind`` more wait behind those counted."""
+    run = Run(contender, queue)
+    run.expected = count
+    run.fill(count + behind)
+    start, cpu = time.perf_counter(), time.process_time()
+    run.start(threads)
+    run.wait()
+    seconds = run.finished - start
+    used = time.process_time() - cpu
+    return {"per_second": count / seconds, "cpu_us": used / count * 1e6}
+
+
+def enqueue(contender: str, *, queue: str, count: int) -> Any:
+    """Messages a second that the broker has accepted."""
+    run = Run(contender, queue)
+    run.fill(1)  # connections and declarations are not what is measured
+    start = time.perf_counter()
+    run.fill(count)
+    return {"per_second": count / (time.perf_counter() - start)}
+
+
+def pickup(contender: str, *, queue: str, count: int) -> Any:
+    """Milliseconds from ``send()`` until an idle worker runs the job."""
+    import dramatiq
+
+    broker = make(contender)
+    took: list[float] = []
+
+    def work(sent: float) -> None:
+        took.append((time.perf_counter() - sent) * 1000)
+
+    actor = dramatiq.actor(work, broker=broker, queue_name=queue)
+    actor.send(time.perf_counter())
+    run = Run.__new__(Run)
+    run.broker = broker
+    run.start(4)
+    for number in range(count + 1):
+        while len(took) <= number:
+            time.sleep(0.001)
+        # Long enough to be idle, and not in step with anyone's polling.
+        time.sleep(0.15 + 0.01 * (number * 7 % 13))
+        actor.send(time.perf_counter())
+    took = took[1:]
+    return {"p50_ms": median(took), "p99_ms": quantiles(took, n=100)[98]}
+
+
+def delayed(contender: str, *, queue: str, far: int, near: int, delay_ms: int) -> Any:
+    """Lateness of messages that are due soon behind many that are due in an hour."""
+    import dramatiq
+
+    broker = make(contender)
+    late: list[float] = []
+
+    def work(due: float) -> None:
+        late.append((time.time() - due) * 1000)
+
+    actor = dramatiq.actor(work, broker=broker, queue_name=queue)
+    hour = int((time.time() + 3600) * 1000)
+    if is_ours(contender):
+        broker.enqueue_many(actor.message_with_options(args=(0.0,), eta=hour) for _ in range(far))
+    else:
+        for _ in range(far):
+            actor.send_with_options(args=(0.0,), delay=3_600_000)
+    for _ in range(near):
+        actor.send_with_options(args=(time.time() + delay_ms / 1000,), delay=delay_ms)
+    before = resident()
+    run = Run.__new__(Run)
+    run.broker = broker
+    run.start(8)
+    deadline = time.monotonic() + delay_ms / 1000 + 15
+    most = before
+    while len(late) < near and time.monotonic() < deadline:
+        most = max(most, resident())
+        time.sleep(0.05)
+    return {
+        "ran": len(late),
+        "worst_late_ms": max(late) if late else None,
+        "grew_mb": (max(most, resident()) - before) / 1e6,
+    }
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+MEASURES: dict[str, Callable[..., Any]] = {
+    "drain": drain,
+    "enqueue": enqueue,
+    "pickup": pickup,
+    "delayed": delayed,
+}
+
+
+def main() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.CRITICAL)
+    contender, measure, options = sys.argv[1:]
+    print(json.dumps(MEASURES[measure](contender, **json.loads(options))), flush=True)
+    # The workers are daemons; an orderly stop is not what is measured.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
