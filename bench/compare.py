@@ -1,0 +1,286 @@
+"""Compares formrelay's brokers with stock Dramatiq: alternating, on the same servers, in one run.
+
+    scripts/bench                    every comparison, 5 rounds
+    scripts/bench drain pickup       these alone
+    scripts/bench --rounds 3 --json bench.json
+
+Starts servers of its own, in the environment that scripts/test has made. Prints
+medians with their spread and the ratio of the medians; machines are shared, so a
+ratio from one run says more than a rate from another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
+from rich.table import Table  # noqa: E402
+from tests.support.servers import RabbitServer, RedisServer  # noqa: E402
+
+CONTENDER = str(ROOT / "bench" / "contender.py")
+TUNED = {"dramatiq_queue_prefetch": "1000", "dramatiq_delay_queue_prefetch": "0"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is measured: a name of bench/contender.py, options, and what to beat them by."""
+
+    title: str
+    name: str
+    options: dict[str, Any]
+    env: dict[str, str] = field(default_factory=dict)
+    wanted: float | None = None  # ours must be so many times this one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours first, then those that it is compared with."""
+
+    name: str
+    title: str
+    measure: str
+    figure: str
+    contenders: tuple[Contender, ...]
+    more_is_better: bool = True
+
+
+def comparisons() -> list[Comparison]:
+    threads = 8
+    fast, slow = {"count": 40_000, "threads": threads}, {"count": 8_000, "threads": threads}
+    middle = {"count": 15_000, "threads": threads}
+    return [
+        Comparison(
+            "drain-redis",
+            "no-op drain on Redis, one process, 8 threads, 300 bytes: messages/s",
+            "drain",
+            "per_second",
+            (
+                Contender("formrelay", "redis-ours", fast),
+                Contender("stock, as it comes", "redis-stock", slow, wanted=6),
+                Contender("stock, prefetch 1000", "redis-stock", middle, TUNED, wanted=3),
+            ),
+        ),
+        Comparison(
+            "drain-rabbitmq",
+            "no-op drain on RabbitMQ (classic queues), one process, 8 threads: messages/s",
+            "drain",
+            "per_second",
+            (
+                Contender("formrelay", "rabbitmq-ours", middle),
+                Contender("stock, as it comes", "rabbitmq-stock", slow, wanted=2.5),
+                Contender("stock, prefetch 1000", "rabbitmq-stock", middle, TUNED, wanted=1.3),
+                Contender("formrelay, quorum queue", "rabbitmq-quorum", middle),
+            ),
+        ),
+        Comparison(
+            "enqueue-redis",
+            "enqueue_many on Redis against a loop of send: messages/s",
+            "enqueue",
+            "per_second",
+            (
+                Contender("formrelay", "redis-ours", {"count": 50_000}),
+                Contender("stock", "redis-stock", {"count": 10_000}, wanted=5),
+            ),
+        ),
+        Comparison(
+            "enqueue-rabbitmq",
+            "enqueue_many on RabbitMQ with confirms against stock with them: messages/s",
+            "enqueue",
+            "per_second",
+            (
+                Contender("formrelay", "rabbitmq-ours", {"count": 20_000}),
+                Contender("stock, confirmed", "rabbitmq-confirmed", {"count": 3_000}, wanted=5),
+                Contender("formrelay, quorum queue", "rabbitmq-quorum", {"count": 20_000}),
+            ),
+        ),
+        Comparison(
+            "pickup-redis",
+            "an idle worker starts a new job on Redis: median ms",
+            "pickup",
+            "p50_ms",
+            (
+                Contender("formrelay", "redis-ours", {"count": 60}),
+                Contender("stock", "redis-stock", {"count": 60}),
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
+            "pickup-rabbitmq",
+            "an idle worker starts a new job on RabbitMQ: median ms",
+            "pickup",
+            "p50_ms",
+            (
+                Contender("formrelay", "rabbitmq-ours", {"count": 60}),
+                Contender("stock", "rabbitmq-stock", {"count": 60}),
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
+            "delayed-redis",
+            "100 due in 5 s behind 50,000 due in an hour, Redis: worst lateness in ms",
+            "delayed",
+            "worst_late_ms",
+            tuple(
+                Contender(title, name, {"far": 50_000, "near": 100, "delay_ms": 5_000})
+                for title, name in (("formrelay", "redis-ours"), ("stock", "redis-stock"))
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
+            "delayed-rabbitmq",
+            "100 due in 5 s behind 50,000 due in an hour, RabbitMQ: worst lateness in ms",
+            "delayed",
+            "worst_late_ms",
+            tuple(
+                Contender(title, name, {"far": 50_000, "near": 100, "delay_ms": 5_000})
+                for title, name in (("formrelay", "rabbitmq-ours"), ("stock", "rabbitmq-stock"))
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
+            "depth-redis",
+            "cost a message with many more behind it, Redis: drain of 20,000, messages/s",
+            "drain",
+            "per_second",
+            (
+                Contender("1,000 behind", "redis-ours", {**fast, "count": 20_000, "behind": 1_000}),
+                Contender(
+                    "1,000,000 behind",
+                    "redis-ours",
+                    {**fast, "count": 20_000, "behind": 1_000_000},
+                ),
+            ),
+        ),
+    ]
+
+
+def measure(contender: Contender, what: str) -> dict[str, Any]:
+    """One run in a fresh process on emptied queues."""
+    options = {**contender.options, "queue": "bench" + secrets.token_hex(4)}
+    done = subprocess.run(
+        [sys.executable, CONTENDER, contender.name, what, json.dumps(options)],
+        env={**os.environ, **contender.env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not done.stdout:
+        raise SystemExit(f"{contender.title}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout))
+
+
+def empty_redis() -> None:
+    import redis
+
+    with redis.Redis.from_url(os.environ["FORMRELAY_TEST_REDIS_URL"]) as client:
+        client.flushall()
+
+
+def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
+    """All rounds of one comparison; the contenders take turns."""
+    task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
+    results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
+    for _ in range(rounds):
+        for contender, result in zip(comparison.contenders, results, strict=True):
+            empty_redis()
+            result.append(measure(contender, comparison.measure))
+            progress.advance(task)
+    ours = _median([one[comparison.figure] for one in results[0]])
+    rows = []
+    for contender, result in zip(comparison.contenders, results, strict=True):
+        # None: it never happened (stock's messages that are due in 5 s, say).
+        figures = [one[comparison.figure] for one in result if one[comparison.figure] is not None]
+        middle = _median([one[comparison.figure] for one in result])
+        rows.append(
+            {
+                "comparison": comparison.name,
+                "contender": contender.title,
+                "median": middle,
+                "low": min(figures, default=None),
+                "high": max(figures, default=None),
+                "ours_is_times": ours / middle if ours and middle else None,
+                "wanted": contender.wanted,
+                "also": {
+                    key: median(one[key] or 0 for one in result)
+                    for key in result[0]
+                    if key != comparison.figure
+                },
+            }
+        )
+    return rows
+
+
+def _median(figures: list[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return median(known) if len(known) == len(figures) else None
+
+
+def _number(figure: float | None) -> str:
+    if figure is None:
+        return "never"
+    return f"{figure:,.1f}" if figure < 100 else f"{figure:,.0f}"
+
+
+def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title=comparison.title, title_justify="left", title_style="bold")
+    table.add_column("contender")
+    for name in ("median", "lowest", "highest", "formrelay is", "wanted"):
+        table.add_column(name, justify="right")
+    table.add_column("also (medians)")
+    for row in rows:
+        times, wanted = row["ours_is_times"], row["wanted"]
+        missed = wanted is not None and (times is None or times < wanted)
+        table.add_row(
+            row["contender"],
+            *(_number(row[key]) for key in ("median", "low", "high")),
+            f"[{'red' if missed else 'default'}]{times:.2f} ×" if times else "–",
+            f"{wanted} ×" if wanted else "",
+            ", ".join(f"{key} {value:,.1f}" for key, value in row["also"].items()),
+        )
+    console.print(table)
+
+
+def main() -> None:
+    every = comparisons()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=", ".join(one.name for one in every))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    chosen = [
+        one
+        for one in every
+        if not arguments.names or any(one.name.startswith(n) for n in arguments.names)
+    ]
+    if not chosen:
+        parser.error(f"expected some of {', '.join(one.name for one in every)}")
+    console, figures = Console(), []
+    with RedisServer() as redis_server, RabbitServer() as rabbit_server:
+        os.environ["FORMRELAY_TEST_REDIS_URL"] = redis_server.url
+        os.environ["FORMRELAY_TEST_RABBITMQ_URL"] = rabbit_server.url
+        for comparison in chosen:
+            with Progress(console=console, transient=True) as progress:
+                rows = run(comparison, arguments.rounds, progress)
+            show(comparison, rows, console)
+            figures += rows
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
