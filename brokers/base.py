@@ -7,6 +7,7 @@ Middleware, validation of sizes, due times and signals are here, once.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from dramatiq import Message
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
+from ..core.errors import InvalidJob
 from ..middleware import default_middleware
+from ..middleware.policies import give_policy
 from .envelope import encode
 from .errors import MessageTooLarge
 from .inspection import DeadLetter, QueueCounts
@@ -27,6 +30,9 @@ from .inspection import DeadLetter, QueueCounts
 #: How many messages ``enqueue_many`` hands to the broker at a time: enough that
 #: the round trip is not what counts, few enough that memory stays flat.
 CHUNK = 500
+
+#: No message is scheduled further ahead; RabbitMQ's ladder of delays ends soon after.
+LONGEST_DELAY = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,13 @@ class Envelope:
 
     Attributes:
         due: unix milliseconds; None is at once.
+        priority: 0 to 9, the highest first; None is 0.
     """
 
     message: Message[Any]
     body: bytes
     due: int | None
+    priority: int | None
 
 
 class RelayBroker(dramatiq.Broker, ABC):
@@ -73,6 +81,8 @@ class RelayBroker(dramatiq.Broker, ABC):
         self.options = options
         self.clock = clock
         self.queues: set[str] = set()
+        #: Whether this process's worker is stopping: nothing new is begun.
+        self.is_stopping = False
         #: Actor name by job type, for the plain jobs of other publishers.
         self.job_types: dict[str, str] = {}
 
@@ -95,6 +105,8 @@ class RelayBroker(dramatiq.Broker, ABC):
         self._hooks = {}
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal in ("worker_boot", "worker_shutdown"):
+            self.is_stopping = signal == "worker_shutdown"
         for middleware in self._listeners(f"before_{signal}"):
             try:
                 getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
@@ -142,6 +154,12 @@ class RelayBroker(dramatiq.Broker, ABC):
             self.emit_after("declare_queue", queue_name)
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        """Declare an actor.
+
+        Raises:
+            InvalidPolicy: its options make no retry policy.
+        """
+        give_policy(actor)
         super().declare_actor(actor)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
@@ -154,6 +172,7 @@ class RelayBroker(dramatiq.Broker, ABC):
                 ``eta`` option (unix milliseconds) is scheduled for that time.
 
         Raises:
+            InvalidJob: an argument is not JSON, the delay is too long, the priority not 0 to 9.
             BrokerUnavailable, BrokerRefused: the broker does not have it.
             MessageTooLarge: it is larger than ``max_message_bytes``.
         """
@@ -182,10 +201,13 @@ class RelayBroker(dramatiq.Broker, ABC):
         return count
 
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
-        eta = message.options.get("eta")
-        due = int(eta) if isinstance(eta, int | float) else None
+        self._check_options(message)
+        due = _eta(message)
+        now = to_millis(self.clock.time())
         if delay is not None:
-            due = to_millis(self.clock.time()) + delay
+            due = now + delay
+        if due is not None:
+            _check_due(due, now)
         body = encode(message)
         limit = self.options.max_message_bytes
         if len(body) > limit:
@@ -193,7 +215,19 @@ class RelayBroker(dramatiq.Broker, ABC):
                 f"expected a message of at most {limit} bytes for {message.actor_name!r}, got "
                 f"{len(body)}: send a reference to the data instead, or raise MAX_MESSAGE_BYTES"
             )
-        return Envelope(message, body, due)
+        return Envelope(message, body, due, _priority(message))
+
+    def _check_options(self, message: Message[Any]) -> None:
+        actor = self.actors.get(message.actor_name)
+        if actor is None or "batch_size" not in actor.options:
+            return
+        # Dramatiq looks for them on the call, and the call of a batch is not one message's.
+        for name in ("pipe_target", "on_success", "on_failure", "max_age"):
+            if message.options.get(name) is not None:
+                raise InvalidJob(
+                    f"expected no {name} on a message of {message.actor_name!r}, which is run in "
+                    "batches, got one"
+                )
 
     @abstractmethod
     def _put(self, envelopes: Sequence[Envelope]) -> None:
@@ -233,6 +267,33 @@ class RelayBroker(dramatiq.Broker, ABC):
             for name, actor in self.actors.items()
             if actor.queue_name == queue_name and "batch_size" in actor.options
         }
+
+
+def _priority(message: Message[Any]) -> int | None:
+    """The ``broker_priority`` option of a message, or of a message's actor."""
+    level = message.options.get("broker_priority")
+    if level is None:
+        return None
+    if not isinstance(level, int) or not 0 <= level <= 9:
+        raise InvalidJob(
+            f"expected broker_priority to be a whole number from 0 to 9, got {level!r}"
+        )
+    return level or None
+
+
+def _eta(message: Message[Any]) -> int | None:
+    eta = message.options.get("eta")
+    if eta is None:
+        return None
+    if not isinstance(eta, int | float) or not math.isfinite(eta):
+        raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
+    return int(eta)
+
+
+def _check_due(due: int, now: int) -> None:
+    if due - now > LONGEST_DELAY / timedelta(milliseconds=1):
+        days = (due - now) / 86_400_000
+        raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
 
 
 def _chunks(messages: Iterable[Message[Any]], size: int) -> Iterator[list[Message[Any]]]:

@@ -15,6 +15,10 @@ from ..middleware.delivery import Batch, Delivery
 from .consumer import RelayConsumer
 from .settlement import Settlement
 
+#: A batch of so many bytes is full: a batch that fails is written as one message, and a
+#: broker takes none of any size (RabbitMQ 4: 16 MiB).
+MOST_BYTES = 8 * 1024 * 1024
+
 
 class CoalescingConsumer(RelayConsumer):
     """Collects the messages of batch actors until a batch is full or has waited enough.
@@ -35,6 +39,7 @@ class CoalescingConsumer(RelayConsumer):
         self._batching = batching
         self._parts: dict[str, list[Delivery]] = {}
         self._due: dict[str, float] = {}
+        self._bytes: dict[str, int] = {}
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
@@ -50,14 +55,15 @@ class CoalescingConsumer(RelayConsumer):
                 name = delivery.actor_name
                 if name not in self._batching or isinstance(delivery, Batch):
                     return delivery
-                if delivery.before_trial is not None:
-                    return Batch.of([delivery])  # it may kill its worker: nobody shares its call
+                if delivery.alone:
+                    return Batch.of([delivery])
                 size, wait = self._batching[name]
                 parts = self._parts.setdefault(name, [])
                 if not parts:
                     self._due[name] = clock.monotonic() + wait.total_seconds()
                 parts.append(delivery)
-                if len(parts) >= size:
+                self._bytes[name] = self._bytes.get(name, 0) + delivery.raw_size
+                if len(parts) >= size or self._bytes[name] >= MOST_BYTES:
                     return self._batch(name)
             elif clock.monotonic() >= deadline:
                 # Even in the middle of a batch: Dramatiq's thread looks at its own state
@@ -66,6 +72,7 @@ class CoalescingConsumer(RelayConsumer):
 
     def _batch(self, actor_name: str) -> Batch:
         del self._due[actor_name]
+        del self._bytes[actor_name]
         return Batch.of(self._parts.pop(actor_name))
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
@@ -79,6 +86,7 @@ class CoalescingConsumer(RelayConsumer):
         waiting = [part for parts in self._parts.values() for part in parts]
         self._parts.clear()
         self._due.clear()
+        self._bytes.clear()
         self._inner.requeue(waiting)
         self._inner.close()
 

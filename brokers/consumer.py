@@ -8,20 +8,26 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import dramatiq
 from dramatiq import Message, MessageProxy
 
 from ..core.failure import Failure, Reason
-from ..core.outcomes import DONE, Dead, Outcome
-from ..middleware.delivery import Delivery
+from ..core.outcomes import Dead, Defer, Done, Outcome
+from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected
-from .base import RelayBroker
+from .base import LONGEST_DELAY, RelayBroker
 from .envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
 from .settlement import Settlement, Write, settlement_of
 
 logger = logging.getLogger("formrelay.brokers")
+
+
+#: Should the deciding middleware itself have failed (Dramatiq logs that), nobody knows whether
+#: the work was done; done once more is better than lost.
+_UNDECIDED = Defer(timedelta(minutes=1), "the outcome could not be decided")
 
 
 class RelayConsumer(dramatiq.Consumer, ABC):
@@ -53,7 +59,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def ack(self, message: MessageProxy) -> None:
         """Settle a message that did not fail for good, by the outcome it carries."""
         assert isinstance(message, Delivery)
-        self.settle(message, message.outcome or DONE)
+        self.settle(message, message.outcome or _UNDECIDED)
 
     def nack(self, message: MessageProxy) -> None:
         """Settle a message that failed for good."""
@@ -64,7 +70,50 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.settle(message, outcome)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        self.carry_out(settlement_of(delivery, outcome, self.broker.clock.time()), delivery)
+        """Turn an outcome into a settlement and carry it out.
+
+        Never raises for what is in the message: a worker thread that failed
+        here would leave it in flight for ever.
+        """
+        now = self.broker.clock.time()
+        try:
+            is_done = isinstance(outcome, Done) and not _has_failed_parts(delivery)
+            settlement = settlement_of(
+                delivery if is_done else self._pristine(delivery), outcome, now
+            )
+        except Exception as error:
+            settlement = self._unsettleable(delivery, error)
+        self.carry_out(settlement, delivery)
+
+    def _pristine(self, delivery: Delivery) -> Delivery:
+        """The delivery as it came: an actor may have changed what it was given."""
+        if isinstance(delivery, Batch):
+            if delivery.was_stored:
+                fresh = self._read(delivery.raw or b"", delivery.tag, delivery.message_id)
+                assert isinstance(fresh, Batch)
+            else:
+                fresh = Batch.of([self._pristine(part) for part in delivery.parts])
+            fresh.part_outcomes = delivery.part_outcomes
+            return fresh
+        if delivery.raw is None:
+            return delivery
+        return self._read(delivery.raw, delivery.tag, delivery.message_id)
+
+    def _unsettleable(self, delivery: Delivery, error: Exception) -> Settlement:
+        """Bury the bytes as they came: what was decided about them cannot be written."""
+        logger.critical(
+            "could not write a message again; its bytes are among the dead letters",
+            extra={"queue": self.queue_name, "message_id": delivery.message_id},
+            exc_info=error,
+        )
+        settlement = Settlement()
+        whole = [delivery]
+        if isinstance(delivery, Batch) and not delivery.was_stored:
+            whole = list(delivery.parts)
+        for one in whole:
+            buried = self._quarantined(one.raw or b"", one.tag, one.message_id, error)
+            settlement.add(buried)
+        return settlement
 
     @abstractmethod
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
@@ -77,35 +126,52 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
         Bytes that cannot be decoded are quarantined; a message that a stock
         producer marked with a future ``eta`` is scheduled for it.
+
+        Args:
+            message_id: what the broker calls it.
         """
         try:
-            message = decode(data, queue_name=self.queue_name, job_types=self.broker.job_types)
-            if is_frozen(message):
-                return thaw(message, tag)
+            delivery = self._read(data, tag, message_id)
         except Undecodable as error:
+            logger.error(
+                "quarantined a message that cannot be decoded",
+                extra={
+                    "queue": self.queue_name,
+                    "message_id": message_id,
+                    "error_message": str(error),
+                },
+            )
             return self._quarantined(data, tag, message_id, error)
-        eta = message.options.get("eta")
+        eta = delivery.options.get("eta")
         if eta is not None:
             now = self.broker.clock.time() * 1000
             if isinstance(eta, int | float) and eta > now:
-                return Settlement(
-                    schedule=[Write(tag, message.message_id, encode(message), due=int(eta))]
-                )
-            message = _without_eta(message)
-        return Delivery(message, tag)
+                # Not further ahead than anything else; it is looked at again then.
+                due = int(min(eta, now + LONGEST_DELAY / timedelta(milliseconds=1)))
+                message = delivery.message
+                return Settlement(schedule=[Write(tag, message.message_id, encode(message), due)])
+            return Delivery(_without_eta(delivery.message), tag, data)
+        return delivery
 
-    def _quarantined(
-        self, data: bytes, tag: Any, message_id: str, error: Undecodable
-    ) -> Settlement:
+    def _read(self, data: bytes, tag: Any, message_id: str) -> Delivery:
+        message = decode(
+            data,
+            queue_name=self.queue_name,
+            job_types=self.broker.job_types,
+            message_id=message_id,
+        )
+        return thaw(message, tag, data) if is_frozen(message) else Delivery(message, tag, data)
+
+    def _quarantined(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
         failure = Failure.of(
             error, reason=Reason.UNDECODABLE, attempt=0, now=self.broker.clock.time()
         )
-        logger.error(
-            "quarantined a message that cannot be decoded",
-            extra={"queue": self.queue_name, "message_id": message_id, "error_message": str(error)},
-        )
         dead = quarantine(data, queue_name=self.queue_name, message_id=message_id, failure=failure)
         return Settlement(bury=[Write(tag, message_id, encode(dead))])
+
+
+def _has_failed_parts(delivery: Delivery) -> bool:
+    return isinstance(delivery, Batch) and delivery.part_outcomes is not None
 
 
 def _without_eta(message: Message[Any]) -> Message[Any]:

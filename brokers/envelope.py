@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from dramatiq import Message
@@ -70,11 +71,19 @@ def encode(message: Message[Any]) -> bytes:
     return data
 
 
-def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Message[Any]:
+def decode(
+    data: bytes,
+    *,
+    queue_name: str,
+    job_types: Mapping[str, str],
+    message_id: str | None = None,
+) -> Message[Any]:
     """The message in ``data``, as it came off ``queue_name``.
 
     Args:
         job_types: actor name by job type, for the plain jobs of other publishers.
+        message_id: of a plain job, the id that the broker knows it by: the same at each
+            delivery. Without one it gets a new one.
 
     Raises:
         Undecodable: what was expected and what came, without quoting the data.
@@ -87,7 +96,7 @@ def decode(data: bytes, *, queue_name: str, job_types: Mapping[str, str]) -> Mes
         raise Undecodable(f"expected a JSON object, got {_kind(fields)}")
     _check_can_be_written(fields, data)
     if "actor_name" not in fields and "type" in fields:
-        return _from_plain_job(fields, queue_name, job_types)
+        return _from_plain_job(fields, queue_name, job_types, message_id)
     return _message(fields, queue_name)
 
 
@@ -124,7 +133,7 @@ def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
 
 
 def _from_plain_job(
-    fields: dict[str, Any], queue_name: str, job_types: Mapping[str, str]
+    fields: dict[str, Any], queue_name: str, job_types: Mapping[str, str], message_id: str | None
 ) -> Message[Any]:
     kind = fields["type"]
     actor_name = job_types.get(kind) if isinstance(kind, str) else None
@@ -133,7 +142,7 @@ def _from_plain_job(
         raise Undecodable(f"expected a known job type ({known}), got another one")
     metadata = fields.get("metadata")
     kwargs = {"payload": fields.get("payload"), "metadata": metadata if metadata else {}}
-    return Message(queue_name, actor_name, (), kwargs, {})
+    return Message(queue_name, actor_name, (), kwargs, {}, message_id or str(uuid4()))
 
 
 def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
@@ -151,8 +160,8 @@ def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
     return batch.message.copy(kwargs={BATCH: parts}, options={**options, "frozen": True})
 
 
-def thaw(message: Message[Any], tag: Any) -> Batch:
-    """The inverse of :func:`encode_batch`.
+def thaw(message: Message[Any], tag: Any, raw: bytes | None = None) -> Batch:
+    """The inverse of :func:`encode_batch`; ``raw`` is the message's encoding.
 
     Raises:
         Undecodable: the message says that it is a frozen batch, and is not.
@@ -167,7 +176,7 @@ def thaw(message: Message[Any], tag: Any) -> Batch:
     except (KeyError, TypeError, Undecodable):
         raise Undecodable("expected a frozen batch with its parts, got something else") from None
     whole = message.copy(kwargs={BATCH: [part.call for part in parts]})
-    return Batch(whole, tag, parts)
+    return Batch(whole, tag, parts, raw)
 
 
 def is_frozen(message: Message[Any]) -> bool:

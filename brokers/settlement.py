@@ -32,12 +32,15 @@ class Write:
         message_id: its id on the broker.
         body: the encoded message.
         due: unix milliseconds at which it is to be delivered; meaningless for the dead.
+        beside: of a write that replaces none, a delivery that this process must still
+            hold: were it taken over by another, the write would be one too many.
     """
 
     tag: Any
     message_id: str
     body: bytes
     due: int = 0
+    beside: Any = None
 
 
 @dataclass(slots=True)
@@ -84,26 +87,35 @@ def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlemen
     else:
         outcomes = delivery.part_outcomes or [outcome] * len(delivery.parts)
         for part, of_part in zip(delivery.parts, outcomes, strict=True):
-            _settle_one(settlement, part, of_part, now)
+            _settle_one(settlement, part, of_part, now, batch=delivery)
         if delivery.was_stored:
             settlement.remove.append(delivery.tag)
     return settlement
 
 
-def _settle_one(settlement: Settlement, delivery: Delivery, outcome: Outcome, now: float) -> None:
+def _settle_one(
+    settlement: Settlement,
+    delivery: Delivery,
+    outcome: Outcome,
+    now: float,
+    batch: Batch | None = None,
+) -> None:
+    tag, message = delivery.tag, delivery.message
+    beside = batch.tag if batch is not None and tag is None else None
+    attempt = delivery.attempt if batch is None else batch.attempt_of(delivery)
     match outcome:
         case Done():
-            if delivery.tag is not None:
-                settlement.remove.append(delivery.tag)
+            if tag is not None:
+                settlement.remove.append(tag)
         case Retry(after=after, failure=failure):
-            options = {RETRIES: delivery.attempt, FAILURE: failure.to_json()}
-            message = delivery.message.copy(options=options)
-            settlement.schedule.append(_write(delivery.tag, message, now, after))
+            message = message.copy(options={RETRIES: attempt, FAILURE: failure.to_json()})
+            settlement.schedule.append(_scheduled(tag, message, now, after, beside))
         case Defer(after=after):
-            settlement.schedule.append(_write(delivery.tag, delivery.message, now, after))
+            settlement.schedule.append(_scheduled(tag, message, now, after, beside))
         case Dead(failure=failure):
-            message = buried(delivery.message, failure)
-            settlement.bury.append(Write(delivery.tag, message.message_id, encode(message)))
+            message = buried(message, failure)
+            body = encode(message)
+            settlement.bury.append(Write(tag, message.message_id, body, beside=beside))
 
 
 def _freeze(settlement: Settlement, batch: Batch, outcome: Retry | Defer, now: float) -> None:
@@ -113,20 +125,19 @@ def _freeze(settlement: Settlement, batch: Batch, outcome: Retry | Defer, now: f
         options = {RETRIES: batch.attempt, FAILURE: outcome.failure.to_json()}
     message = encode_batch(batch, options)
     if batch.was_stored:
-        settlement.schedule.append(_write(batch.tag, message, now, outcome.after))
+        settlement.schedule.append(_scheduled(batch.tag, message, now, outcome.after))
         return
     message = message.copy(message_id=f"batch-{uuid4()}")
-    settlement.schedule.append(_write(None, message, now, outcome.after))
-    settlement.remove += _tags(batch)
+    tags = [part.tag for part in batch.parts]
+    settlement.schedule.append(_scheduled(None, message, now, outcome.after, beside=tags[0]))
+    settlement.remove += tags
 
 
-def _tags(batch: Batch) -> Iterator[Any]:
-    return (part.tag for part in batch.parts if part.tag is not None)
-
-
-def _write(tag: Any, message: Message[Any], now: float, after: timedelta) -> Write:
+def _scheduled(
+    tag: Any, message: Message[Any], now: float, after: timedelta, beside: Any = None
+) -> Write:
     due = to_millis(now + after.total_seconds())
-    return Write(tag, message.message_id, encode(message), due)
+    return Write(tag, message.message_id, encode(message), due, beside)
 
 
 def buried(message: Message[Any], failure: Failure) -> Message[Any]:

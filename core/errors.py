@@ -55,7 +55,7 @@ class NotNow(FormrelayError):
 
     def __init__(self, message: str | None = None, *, after: timedelta) -> None:
         super().__init__(message)
-        self.after = after
+        self.after = _duration("after", after)
 
 
 class SinkError(FormrelayError):
@@ -75,7 +75,7 @@ class SinkError(FormrelayError):
     ) -> None:
         super().__init__(message)
         self.code = code
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else _duration("retry_after", retry_after)
 
 
 class SinkTransient(SinkError):
@@ -100,7 +100,17 @@ class PartsFailed(FormrelayError):
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:
         super().__init__(f"{len(failures)} parts of the batch failed")
+        for index, error in failures.items():
+            if not isinstance(index, int) or not isinstance(error, BaseException):
+                raise TypeError("expected failures as an exception by index")
         self.failures = dict(failures)
+
+
+def _duration(name: str, value: timedelta) -> timedelta:
+    # Where it is raised somebody sees it; where it is used, a message would pay for it.
+    if not isinstance(value, timedelta):
+        raise TypeError(f"expected {name} to be a timedelta, got {type(value).__name__}")
+    return value
 
 
 def describe(error: BaseException) -> str:

@@ -20,7 +20,8 @@ from dramatiq.middleware import (
 from .admission import Admission
 from .attempts import Attempts
 from .delivery import Batch, Delivery
-from .outcomes import Outcomes, policy_of, rejected
+from .outcomes import Outcomes, rejected
+from .policies import policy_of
 
 __all__ = ["Batch", "Delivery", "default_middleware", "policy_of", "rejected"]
 

@@ -33,17 +33,21 @@ class Delivery(MessageProxy):
 
     Attributes:
         tag: the consumer's handle; None for a part of a batch that was stored as one message.
+        raw: its bytes as they came, from which it is written again: an actor may have changed
+            what it was given. None for a batch that was made here, and for stored parts.
         outcome: what became of it, once that is decided.
         before_trial: called before the actor runs, where the message is
             suspected of having killed its worker.
+        alone: whether it may share no call with others, as one of them may kill its worker.
         started: monotonic seconds at which the actor was called, once it was.
     """
 
     outcome: Outcome | None = None
     before_trial: Callable[[], None] | None = None
     started: float | None = None
+    alone = False
 
-    def __init__(self, message: Message[Any], tag: Any) -> None:
+    def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)
         # Found through MessageProxy.__getattr__ as well, ten times slower and ten times a message.
         self.queue_name = message.queue_name
@@ -53,6 +57,7 @@ class Delivery(MessageProxy):
         self.options = message.options
         self.message_id = message.message_id
         self.tag = tag
+        self.raw = raw
         self._number = next(_numbers)
 
     @property
@@ -81,6 +86,11 @@ class Delivery(MessageProxy):
         retries = self._message.options.get(RETRIES, 0)
         return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
 
+    @property
+    def raw_size(self) -> int:
+        """Bytes as they came; 0 for a part of a stored batch."""
+        return len(self.raw or b"")
+
     def __lt__(self, other: object) -> bool:
         # Dramatiq 1's worker sorts its queue by messages too; by themselves they would
         # compare so that the newest comes first.
@@ -102,19 +112,16 @@ class Batch(Delivery):
             otherwise None, and ``outcome`` holds for all of them.
     """
 
-    def __init__(self, message: Message[Any], tag: Any, parts: Sequence[Delivery]) -> None:
-        super().__init__(message, tag)
+    def __init__(
+        self,
+        message: Message[Any],
+        tag: Any,
+        parts: Sequence[Delivery],
+        raw: bytes | None = None,
+    ) -> None:
+        super().__init__(message, tag, raw)
         self.parts = parts
         self.part_outcomes: list[Outcome] | None = None
-        # A suspect among the parts makes the batch one: otherwise its trial is not
-        # counted, and the consumer waits for ever for it to be settled.
-        if any(part.before_trial is not None for part in parts):
-            self.before_trial = self._before_trials
-
-    def _before_trials(self) -> None:
-        for part in self.parts:
-            if part.before_trial is not None:
-                part.before_trial()
 
     @classmethod
     def of(cls, parts: Sequence[Delivery]) -> Batch:
@@ -130,13 +137,25 @@ class Batch(Delivery):
             options={RETRIES: max(part.attempt for part in parts) - 1},
         )
         batch = cls(message, None, parts)
-        if len(parts) == 1:
-            batch.before_trial = parts[0].before_trial
+        batch.alone = any(part.alone for part in parts)
+        trials = [part.before_trial for part in parts if part.before_trial is not None]
+
+        def before_trial() -> None:
+            for trial in trials:
+                trial()
+
+        if trials:
+            batch.before_trial = before_trial
         return batch
 
     def attempt_of(self, part: Delivery) -> int:
         """The number of this attempt for one part."""
         return self.attempt if self.was_stored else part.attempt
+
+    @property
+    def raw_size(self) -> int:
+        """Bytes as they came."""
+        return len(self.raw or b"") or sum(part.raw_size for part in self.parts)
 
     @property
     def was_stored(self) -> bool:

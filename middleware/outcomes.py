@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 import dramatiq
 from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Middleware, Shutdown
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient
+from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Outcome, classify
-from ..core.retry import LONGEST_WAIT, Exponential, RetryPolicy
+from ..core.retry import LONGEST_WAIT
 from .delivery import Batch, Delivery
+from .policies import policy_of
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -72,15 +72,18 @@ class Outcomes(Middleware):
             error = _translate(error)
             try:
                 return classify(error, attempt=attempt, policy=policy, now=now)
-            except Exception:
-                # An actor's own should_retry or retry_when raised. Without an outcome the
-                # message would be acknowledged as done, and lost.
-                logger.exception("should_retry failed", extra={"actor": message.actor_name})
+            except Exception as fault:
+                # An actor's own should_retry or retry_when raised. Not with its traceback, in
+                # which the actor's error would stand with its text.
+                logger.error(
+                    "should_retry failed",
+                    extra={"actor": message.actor_name, "error_message": describe(fault)},
+                )
                 most = min(policy.max_attempts, _SANE_ATTEMPTS)
                 cautious = policy.but(should_retry=None, max_attempts=most)
                 return classify(error, attempt=attempt, policy=cautious, now=now)
 
-        if isinstance(message, Batch) and isinstance(exception, PartsFailed):
+        if isinstance(message, Batch) and _names_parts(exception, message):
             failures = exception.failures
             message.part_outcomes = [
                 decide(failures.get(index), message.attempt_of(part))
@@ -100,6 +103,13 @@ class Outcomes(Middleware):
         message.outcome = rejected(broker, message, now) if message.failed else DONE
 
 
+def _names_parts(error: BaseException | None, batch: Batch) -> TypeGuard[PartsFailed]:
+    """Whether an error says which parts failed; one that names others is of the whole batch."""
+    return isinstance(error, PartsFailed) and all(
+        0 <= index < len(batch.parts) for index in error.failures
+    )
+
+
 def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
     """The outcome of a message that Dramatiq itself, not an actor, gave up."""
     error: FormrelayError = Expired()
@@ -108,43 +118,6 @@ def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
         error = UnknownActor(f"no actor is called {delivery.actor_name!r} in this worker")
         reason = Reason.UNKNOWN_ACTOR
     return Dead(Failure.of(error, reason=reason, attempt=delivery.attempt - 1, now=now))
-
-
-def policy_of(broker: dramatiq.Broker, actor_name: str) -> RetryPolicy:
-    """The retry policy of an actor: its ``policy`` option, or one built from stock options."""
-    options = broker.get_actor(actor_name).options
-    policy = options.get("policy")
-    if policy is None:
-        policy = options["policy"] = _from_stock_options(options)
-    assert isinstance(policy, RetryPolicy)
-    return policy
-
-
-def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
-    """Dramatiq's bare milliseconds end here."""
-    policy = RetryPolicy()
-    backoff = Exponential()
-    if "min_backoff" in options:
-        backoff = Exponential(base=timedelta(milliseconds=options["min_backoff"]), cap=backoff.cap)
-    if "max_backoff" in options:
-        backoff = Exponential(base=backoff.base, cap=timedelta(milliseconds=options["max_backoff"]))
-    policy = policy.but(backoff=backoff)
-    if "max_retries" in options:
-        retries = options["max_retries"]
-        policy = policy.but(max_attempts=1 + retries if retries is not None else 2**31)
-    throws = options.get("throws") or ()
-    retry_when: Callable[[int, BaseException], bool] | None = options.get("retry_when")
-    if throws or retry_when:
-
-        def should_retry(error: BaseException, attempt: int) -> bool:
-            if throws and isinstance(error, throws):
-                return False
-            return retry_when is None or retry_when(attempt - 1, error)
-
-        policy = policy.but(should_retry=should_retry)
-        if retry_when is not None:  # in stock Dramatiq it replaces the count
-            policy = policy.but(max_attempts=2**31)
-    return policy
 
 
 def _translate(error: BaseException | None) -> BaseException | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib import resources
+from typing import Any
 from uuid import uuid4
 
 from ...core.clock import SYSTEM_CLOCK, Clock, to_millis
@@ -15,13 +16,16 @@ from ..consumer import RelayConsumer
 from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused
 from ..inspection import DeadLetter, QueueCounts
-from ..settlement import Settlement
+from ..settlement import Settlement, Write
 from .connection import address, connect, translated
-from .consumer import RedisConsumer
+from .consumer import Ledger, RedisConsumer
 from .keys import Keys
 
 #: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
 OLDEST_REDIS = (6, 2)
+
+#: One answer of the server: more would hold its other clients up.
+_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class RedisBroker(RelayBroker):
@@ -42,13 +46,15 @@ class RedisBroker(RelayBroker):
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
         self.worker_id = str(uuid4())
+        self._ledgers: dict[str, Ledger] = {}
         self.keys = Keys(namespace)
         self.client = connect(url, timeout=self.options.connect_timeout)
         self._where = address(url)
         here = resources.files(__package__)
+        common = here.joinpath("common.lua").read_text()
         self._scripts = {
-            name: self.client.register_script(here.joinpath(f"{name}.lua").read_text())
-            for name in ("enqueue", "exchange", "recover", "leave", "replay")
+            name: self.client.register_script(common + here.joinpath(f"{name}.lua").read_text())
+            for name in ("counts", "enqueue", "exchange", "flush", "leave", "recover", "replay")
         }
 
     # -- the way in ------------------------------------------------------------------
@@ -57,22 +63,22 @@ class RedisBroker(RelayBroker):
         by_queue: dict[str, list[str | bytes | int]] = {}
         for envelope in envelopes:
             due = "" if envelope.due is None else envelope.due
-            args = by_queue.setdefault(envelope.message.queue_name, [])
-            args += (envelope.message.message_id, due, envelope.body)
-        keys = self.keys
+            level = "" if envelope.priority is None else envelope.priority
+            args = by_queue.setdefault(envelope.message.queue_name, [self._now()])
+            args += (envelope.message.message_id, due, level, envelope.body)
         for queue, args in by_queue.items():
-            with translated(self._where):
-                self._scripts["enqueue"](
-                    keys=[
-                        keys.waiting(queue),
-                        keys.bodies(queue),
-                        keys.scheduled(queue),
-                        keys.scheduled_bodies(queue),
-                        keys.wake(queue),
-                        keys.sequence(),
-                    ],
-                    args=args,
-                )
+            self._run("enqueue", queue, args)
+
+    def _run(
+        self, script: str, queue: str, args: Sequence[str | bytes | int] = (), *keys: str
+    ) -> Any:
+        """Run a script on a queue; its keys stand behind those of the queue."""
+        with translated(self._where):
+            return self._scripts[script](keys=[*self.keys.of(queue), *keys], args=args)
+
+    def _worker_keys(self, queue: str) -> tuple[str, str]:
+        keys = self.keys
+        return keys.in_flight(self.worker_id, queue), keys.worker_queues(self.worker_id)
 
     # -- the way out -------------------------------------------------------------------
 
@@ -91,12 +97,17 @@ class RedisBroker(RelayBroker):
             prefetch=prefetch,
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
+            coalesces=bool(batching),
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 
+    def ledger(self, queue: str) -> Ledger:
+        """What this process holds of a queue."""
+        return self._ledgers.setdefault(queue, Ledger())
+
     def exchange(
-        self, queue: str, room: int, settlement: Settlement, put_back: Sequence[str]
-    ) -> tuple[int, list[tuple[str, bytes | None, int]]]:
+        self, queue: str, room: int, settlement: Settlement, put_back: Sequence[bytes]
+    ) -> tuple[int, list[tuple[bytes, bytes | None, int]]]:
         """One round trip: carry out, hand back, fetch. See ``exchange.lua``.
 
         Returns:
@@ -104,37 +115,17 @@ class RedisBroker(RelayBroker):
             none), and of each message fetched its id, its body (None: it is
             gone) and how many workers it may have killed.
         """
-        args: list[str | bytes | int] = [self._now(), self.worker_id, queue, room]
+        args: list[str | bytes | int] = [self._now(), self.worker_id, queue, room, _ANSWER_BYTES]
         args.append(len(settlement.schedule))
         for write in settlement.schedule:
-            args += (_owned(write.tag), write.tag or write.message_id, write.due, write.body)
+            args += (*_kind(write), write.due, write.body)
         args.append(len(settlement.bury))
         for write in settlement.bury:
-            args += (_owned(write.tag), write.tag or write.message_id, write.body)
+            args += (*_kind(write), write.body)
         args += [len(settlement.remove), *settlement.remove, len(put_back), *put_back]
-        keys = self.keys
-        with translated(self._where):
-            wait, ids, bodies, counts = self._scripts["exchange"](
-                keys=[
-                    keys.waiting(queue),
-                    keys.bodies(queue),
-                    keys.scheduled(queue),
-                    keys.scheduled_bodies(queue),
-                    keys.dead(queue),
-                    keys.dead_bodies(queue),
-                    keys.in_flight(self.worker_id, queue),
-                    keys.heartbeats(),
-                    keys.wake(queue),
-                    keys.suspects(queue),
-                    keys.worker_queues(self.worker_id),
-                ],
-                args=args,
-            )
+        wait, ids, bodies, counts = self._run("exchange", queue, args, *self._worker_keys(queue))
         suspected = [int(count or 0) for count in counts] or [0] * len(ids)
-        return wait, [
-            (id.decode(), body, count)
-            for id, body, count in zip(ids, bodies, suspected, strict=True)
-        ]
+        return wait, list(zip(ids, bodies, suspected, strict=True))
 
     def wait_for_work(self, queue: str, seconds: float) -> None:
         """Sleep until something is enqueued or due sooner than was known, at most ``seconds``."""
@@ -142,53 +133,30 @@ class RedisBroker(RelayBroker):
             # Zero would be for ever.
             self.client.bzpopmin(self.keys.wake(queue), timeout=max(seconds, 0.001))
 
-    def count_trial(self, queue: str, id: str) -> None:
+    def count_trial(self, queue: str, id: bytes) -> None:
         """Count that a worker is about to run a suspected message."""
         with translated(self._where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
 
-    def in_flight(self, queue: str) -> set[str]:
+    def in_flight(self, queue: str) -> set[bytes]:
         """The ids that Redis has in flight for this worker."""
         with translated(self._where):
-            ids = self.client.smembers(self.keys.in_flight(self.worker_id, queue))
-        return {id.decode() for id in ids}
+            return set(self.client.smembers(self.keys.in_flight(self.worker_id, queue)))
 
     def recover(self, queue: str) -> int:
         """Take over the messages of dead workers, drop old dead letters; returns how many came."""
-        keys = self.keys
-        with translated(self._where):
-            count: int = self._scripts["recover"](
-                keys=[
-                    keys.waiting(queue),
-                    keys.bodies(queue),
-                    keys.heartbeats(),
-                    keys.wake(queue),
-                    keys.suspects(queue),
-                    keys.dead(queue),
-                    keys.dead_bodies(queue),
-                ],
-                args=[
-                    self._now(),
-                    _millis(self.options.heartbeat_timeout),
-                    _millis(self.options.dead_letter_retention),
-                    keys.namespace,
-                    queue,
-                ],
-            )
-        return count
+        args: list[str | bytes | int] = [
+            _millis(self.options.heartbeat_timeout),
+            _millis(self.options.dead_letter_retention),
+            self.keys.namespace,
+            queue,
+            self.worker_id,
+        ]
+        return int(self._run("recover", queue, args))
 
     def leave(self, queue: str) -> None:
         """Say that this worker no longer consumes a queue."""
-        keys = self.keys
-        with translated(self._where):
-            self._scripts["leave"](
-                keys=[
-                    keys.in_flight(self.worker_id, queue),
-                    keys.heartbeats(),
-                    keys.worker_queues(self.worker_id),
-                ],
-                args=[self.worker_id, queue],
-            )
+        self._run("leave", queue, [self.worker_id, queue], *self._worker_keys(queue))
 
     # -- operations ----------------------------------------------------------------------
 
@@ -202,27 +170,24 @@ class RedisBroker(RelayBroker):
 
     def flush(self, queue_name: str) -> None:
         """Drop the waiting and scheduled messages of a queue; never the dead ones."""
-        keys = self.keys
-        with translated(self._where):
-            self.client.delete(
-                keys.waiting(queue_name),
-                keys.bodies(queue_name),
-                keys.scheduled(queue_name),
-                keys.scheduled_bodies(queue_name),
-                keys.suspects(queue_name),
-            )
+        self._run("flush", queue_name)
 
-    def counts(self, queue: str) -> QueueCounts:
-        keys = self.keys
+    def pause(self, queue: str) -> None:
+        """Let no worker take messages of a queue; what is begun is finished."""
+        with translated(self._where):
+            self.client.set(self.keys.paused(queue), self._now())
+
+    def resume(self, queue: str) -> None:
+        """The opposite of :meth:`pause`."""
         with translated(self._where):
             pipeline = self.client.pipeline(transaction=True)
-            pipeline.llen(keys.waiting(queue))
-            pipeline.zcard(keys.scheduled(queue))
-            # A body is there for what waits and for what is in flight.
-            pipeline.hlen(keys.bodies(queue))
-            pipeline.zcard(keys.dead(queue))
-            waiting, scheduled, held, dead = pipeline.execute()
-        return QueueCounts(queue, waiting, scheduled, max(0, held - waiting), dead)
+            pipeline.delete(self.keys.paused(queue))
+            pipeline.zadd(self.keys.wake(queue), {"w": 0})
+            pipeline.execute()
+
+    def counts(self, queue: str) -> QueueCounts:
+        waiting, scheduled, in_flight, dead, _paused, _oldest = self._run("counts", queue)
+        return QueueCounts(queue, waiting, scheduled, in_flight, dead)
 
     def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
         keys = self.keys
@@ -235,7 +200,7 @@ class RedisBroker(RelayBroker):
                 return
             for id, body in zip(ids, bodies, strict=True):
                 if body is not None:
-                    yield self._dead_letter(queue, id.decode(), body)
+                    yield self._dead_letter(queue, _text(id), body)
 
     def _dead_letter(self, queue: str, id: str, body: bytes) -> DeadLetter:
         try:
@@ -248,30 +213,18 @@ class RedisBroker(RelayBroker):
     def replay(self, queue: str, id: str) -> bool:
         keys = self.keys
         with translated(self._where):
-            body = self.client.hget(keys.dead_bodies(queue), id)
+            body = self.client.hget(keys.dead_bodies(queue), _bytes(id))
             if body is None:
                 return False
-            message = self._dead_letter(queue, id, body).message
-            return bool(
-                self._scripts["replay"](
-                    keys=[
-                        keys.dead(queue),
-                        keys.dead_bodies(queue),
-                        keys.waiting(queue),
-                        keys.bodies(queue),
-                        keys.wake(queue),
-                        keys.sequence(),
-                    ],
-                    args=[id, revive(message)],
-                )
-            )
+        message = self._dead_letter(queue, id, body).message
+        return bool(self._run("replay", queue, [_bytes(id), revive(message)]))
 
     def delete_dead(self, queue: str, id: str) -> bool:
         keys = self.keys
         with translated(self._where):
             pipeline = self.client.pipeline(transaction=True)
-            pipeline.zrem(keys.dead(queue), id)
-            pipeline.hdel(keys.dead_bodies(queue), id)
+            pipeline.zrem(keys.dead(queue), _bytes(id))
+            pipeline.hdel(keys.dead_bodies(queue), _bytes(id))
             return bool(pipeline.execute()[0])
 
     def close(self) -> None:
@@ -282,9 +235,23 @@ class RedisBroker(RelayBroker):
         return to_millis(self.clock.time())
 
 
-def _owned(tag: str | None) -> str:
-    return "0" if tag is None else "1"
+def _kind(write: Write) -> tuple[str, str | bytes, str | bytes]:
+    """Kind, guard and id of a write, as ``exchange.lua`` takes them."""
+    if write.tag is not None:
+        return "replace", write.tag, write.tag
+    if write.beside is not None:
+        return "beside", write.beside, write.message_id
+    return "new", "", write.message_id
 
 
 def _millis(duration: timedelta) -> int:
     return int(duration / timedelta(milliseconds=1))
+
+
+# Ids of other producers may be any bytes; as text they keep what is not UTF-8.
+def _text(id: bytes) -> str:
+    return id.decode(errors="surrogateescape")
+
+
+def _bytes(id: str) -> bytes:
+    return id.encode(errors="surrogateescape")

@@ -44,6 +44,8 @@ _RECONNECT = RetryPolicy(
 #: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
 _AHEAD_SECONDS = 0.03
 _MOST_AHEAD = 1_000
+#: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
+_MOST_BYTES = 32 * 1024 * 1024
 
 
 class CrashLoop(FormrelayError):
@@ -51,23 +53,65 @@ class CrashLoop(FormrelayError):
 
 
 @dataclass(slots=True)
-class _Outbox:
+class Outbox:
     """What waits to be sent with the next exchange.
 
     Attributes:
         size: how many messages it takes off this process's hands.
+        bytes: and how many bytes.
     """
 
     settlement: Settlement = field(default_factory=Settlement)
-    put_back: list[str] = field(default_factory=list)
+    put_back: list[bytes] = field(default_factory=list)
     size: int = 0
+    bytes: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self.settlement) or bool(self.put_back)
+
+class Ledger:
+    """What this process holds of one queue.
+
+    It outlives its consumer: Dramatiq makes a new one after a pause, and what
+    was fetched by the old one is finished and settled all the same.
+
+    Attributes:
+        settled: by worker threads, for the next exchange; no lock, single operations only.
+        sending: held for one round trip; guards what follows.
+        outbox: what is to be sent, until it was.
+        held: ids that Redis has in flight for us, as far as we know.
+        yielded, returned: messages given to Dramatiq, and of them settled.
+        bytes: of the bodies in this process.
+    """
+
+    def __init__(self) -> None:
+        self.settled: deque[tuple[Settlement, Delivery]] = deque()
+        self.sending = Lock()
+        self.outbox = Outbox()
+        self.held: set[bytes] = set()
+        self.yielded = 0
+        self.returned = 0
+        self.bytes = 0
+        self.suspect_in_hand = False
+
+    def collect(self) -> Outbox:
+        """All that waits to be sent; under ``sending``. It stays in the outbox until it was."""
+        outbox = self.outbox
+        while self.settled:
+            settlement, delivery = self.settled.popleft()
+            outbox.settlement.add(settlement)
+            outbox.size += _size(delivery)
+            outbox.bytes += delivery.raw_size
+        return outbox
+
+    def sent(self, outbox: Outbox) -> None:
+        """The outbox has been carried out; under ``sending``."""
+        self.outbox = Outbox()
+        self.returned += outbox.size
+        self.bytes -= outbox.bytes
+        self.held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
 
 
 class RedisConsumer(RelayConsumer):
-    """See the module. One a queue and process."""
+    """See the module. One a queue and process at a time."""
 
     broker: RedisBroker
 
@@ -79,29 +123,25 @@ class RedisConsumer(RelayConsumer):
         prefetch: int,
         timeout_ms: int,
         fixed_prefetch: bool = False,
+        coalesces: bool = False,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._ledger = broker.ledger(queue_name)
         self._fixed_prefetch = fixed_prefetch
+        self._coalesces = coalesces
         # Of the receiving thread alone:
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
-        self._yielded = 0
         self._rate = 0.0  # messages a second, lately
-        self._measured_at, self._measured = 0.0, 0
+        self._measured_at, self._measured = 0.0, self._ledger.returned
         self._failures = 0
+        self._doubtful = True  # Redis may have messages in flight for us that we do not know of
         self._recover_at = 0.0
         self._exchanged_at = broker.clock.monotonic()
-        # Between the threads, by single operations that need no lock:
-        self._settled: deque[tuple[Settlement, Delivery]] = deque()
-        self._suspect_in_hand = False
+        # Flags that worker threads look at:
         self._starved = False  # the receiving thread waits for _more
         self._asleep = False  # it waits for Redis, or is closed: worker threads send
         self._more = Event()
-        # Under _sending, which is held for one round trip:
-        self._sending = Lock()
-        self._outbox = _Outbox()
-        self._held: set[str] = set()  # ids that Redis has in flight for us, as far as we know
-        self._returned = 0
 
     # -- receive ---------------------------------------------------------------------
 
@@ -113,7 +153,7 @@ class RedisConsumer(RelayConsumer):
             if delivery is not None:
                 return delivery
             try:
-                self._reclaim_if_doubtful()
+                self._reclaim()
                 wait = self._exchange(self._room())
                 self._recover()
                 self._failures = 0
@@ -122,7 +162,9 @@ class RedisConsumer(RelayConsumer):
                 # would throw it away, and with it what is settled and not yet sent.
                 self._failed(error, deadline - clock.monotonic())
                 return None
-            if self._buffer or (self._suspects and not self._suspect_in_hand):
+            if not self.broker.is_stopping and (
+                self._buffer or (self._suspects and not self._ledger.suspect_in_hand)
+            ):
                 continue
             remaining = deadline - clock.monotonic()
             if remaining <= 0:
@@ -130,20 +172,26 @@ class RedisConsumer(RelayConsumer):
             self._sleep(remaining if wait < 0 else min(remaining, wait / 1000))
 
     def _next(self) -> Delivery | None:
-        if self._suspects and not self._suspect_in_hand:
+        if self.broker.is_stopping:
+            return None  # what is left goes back when this consumer is closed
+        if self._suspects and not self._ledger.suspect_in_hand:
             # One at a time: were several running when the worker dies, the innocent
             # would be counted with the guilty.
-            self._suspect_in_hand = True
+            self._ledger.suspect_in_hand = True
             delivery = self._suspects.popleft()
         elif self._buffer:
             delivery = self._buffer.popleft()
         else:
             return None
-        self._yielded += _size(delivery)
+        self._ledger.yielded += _size(delivery)
         return delivery
 
     def _room(self) -> int:
-        in_hand = self._yielded - self._returned
+        if self.broker.is_stopping:
+            return 0
+        if self._ledger.bytes > _MOST_BYTES:
+            return 0
+        in_hand = self._ledger.yielded - self._ledger.returned
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
 
     def _window(self) -> int:
@@ -153,8 +201,8 @@ class RedisConsumer(RelayConsumer):
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:
-            self._rate = (self._rate + (self._returned - self._measured) / elapsed) / 2
-            self._measured, self._measured_at = self._returned, now
+            self._rate = (self._rate + (self._ledger.returned - self._measured) / elapsed) / 2
+            self._measured, self._measured_at = self._ledger.returned, now
         return max(self.prefetch, min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS)))
 
     def _sleep(self, seconds: float) -> None:
@@ -163,13 +211,13 @@ class RedisConsumer(RelayConsumer):
             self._more.clear()
             self._starved = True
             # What was settled just before the flag went up has woken nobody.
-            if not self._settled:
+            if not self._ledger.settled:
                 self._more.wait(seconds)
             self._starved = False
             return
         self._asleep = True
         try:
-            if not self._settled:  # as above
+            if not self._ledger.settled:  # as above
                 self.broker.wait_for_work(self.queue_name, seconds)
         except (BrokerUnavailable, BrokerRefused) as error:
             self._failed(error, seconds)
@@ -178,6 +226,7 @@ class RedisConsumer(RelayConsumer):
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
         self._failures += 1
+        self._doubtful = True
         wait = _RECONNECT.wait_before(self._failures + 1).total_seconds()
         logger.error(
             "the broker does not serve this consumer",
@@ -193,43 +242,39 @@ class RedisConsumer(RelayConsumer):
 
     def _exchange(self, room: int) -> int:
         """Send what waits, take at most ``room``; returns ms until the next due, -1 for none."""
-        with self._sending:
-            outbox = self._collect()
+        ledger = self._ledger
+        with ledger.sending:
+            outbox = ledger.collect()
             wait, fetched = self.broker.exchange(
                 self.queue_name, room, outbox.settlement, outbox.put_back
             )
-            self._outbox = _Outbox()
-            self._returned += outbox.size
-            self._held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
+            ledger.sent(outbox)
             for id, body, suspected in fetched:
-                self._held.add(id)
+                ledger.held.add(id)
                 self._take(id, body, suspected)
         self._exchanged_at = self.broker.clock.monotonic()
         return wait
 
-    def _collect(self) -> _Outbox:
-        """All that waits to be sent; it stays in the outbox until it was."""
-        outbox = self._outbox
-        while self._settled:
-            settlement, delivery = self._settled.popleft()
-            outbox.settlement.add(settlement)
-            outbox.size += _size(delivery)
-        return outbox
-
-    def _take(self, id: str, body: bytes | None, suspected: int) -> None:
+    def _take(self, id: bytes, body: bytes | None, suspected: int) -> None:
         if body is None:  # flushed, or done by somebody else, since its id was queued
-            self._outbox.settlement.remove.append(id)
+            self._ledger.outbox.settlement.remove.append(id)
             return
-        delivery = self.decoded(body, id, id)
+        delivery = self.decoded(body, id, id.decode(errors="replace"))
         if isinstance(delivery, Settlement):
-            self._outbox.settlement.add(delivery)
-        elif not suspected:
+            self._ledger.outbox.settlement.add(delivery)
+            return
+        self._ledger.bytes += len(body)
+        if not suspected:
             self._buffer.append(delivery)
         elif suspected >= self.broker.options.max_crash_deliveries:
-            self._outbox.settlement.add(self._crash_loop(delivery, suspected))
+            self._ledger.bytes -= len(body)
+            self._ledger.outbox.settlement.add(self._crash_loop(delivery, suspected))
         else:
             delivery.before_trial = lambda: self.broker.count_trial(self.queue_name, id)
-            self._suspects.append(delivery)
+            # A batch that died with its worker is thousands of suspects: their first trial is
+            # one batch again, and only if that kills as well each is tried alone.
+            delivery.alone = suspected > 1 or not self._coalesces
+            (self._suspects if delivery.alone else self._buffer).append(delivery)
 
     def _crash_loop(self, delivery: Delivery, deaths: int) -> Settlement:
         error = CrashLoop(f"{deaths} workers died while they held this message")
@@ -241,7 +286,7 @@ class RedisConsumer(RelayConsumer):
         )
         return settlement_of(delivery, Dead(failure), now)
 
-    def _reclaim_if_doubtful(self) -> None:
+    def _reclaim(self) -> None:
         """After trouble, let go of what is not ours and hand back what we do not know of.
 
         An answer that was lost has put messages in flight for us that we have
@@ -251,17 +296,23 @@ class RedisConsumer(RelayConsumer):
         """
         silent = self.broker.clock.monotonic() - self._exchanged_at
         if silent > self.broker.options.heartbeat_timeout.total_seconds():
-            with self._sending:
-                self._held.difference_update(
-                    delivery.tag for delivery in (*self._buffer, *self._suspects)
-                )
-            self._buffer.clear()
-            self._suspects.clear()
-        elif not self._failures:
-            return
-        in_flight = self.broker.in_flight(self.queue_name)
-        with self._sending:
-            self._outbox.put_back += in_flight.difference(self._held, self._outbox.put_back)
+            self._doubtful = True
+            with self._ledger.sending:
+                self._ledger.held.difference_update(one.tag for one in self._unstarted())
+        if self._doubtful:
+            in_flight = self.broker.in_flight(self.queue_name)
+            with self._ledger.sending:
+                known = self._ledger.held.union(self._ledger.outbox.put_back)
+                self._ledger.outbox.put_back += in_flight - known
+            self._doubtful = False
+
+    def _unstarted(self) -> list[Delivery]:
+        """Take back what was fetched and not given to Dramatiq."""
+        unstarted = [*self._suspects, *self._buffer]
+        self._suspects.clear()
+        self._buffer.clear()
+        self._ledger.bytes -= sum(delivery.raw_size for delivery in unstarted)
+        return unstarted
 
     def _recover(self) -> None:
         now = self.broker.clock.monotonic()
@@ -278,9 +329,9 @@ class RedisConsumer(RelayConsumer):
     # -- settle ------------------------------------------------------------------------
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        self._settled.append((settlement, delivery))
-        if delivery.before_trial is not None:
-            self._suspect_in_hand = False
+        self._ledger.settled.append((settlement, delivery))
+        if delivery.alone:
+            self._ledger.suspect_in_hand = False
         if self._asleep:
             self._flush()
         elif self._starved:
@@ -292,20 +343,18 @@ class RedisConsumer(RelayConsumer):
             self._exchange(0)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        with self._sending:
+        with self._ledger.sending:
             for message in messages:
                 assert isinstance(message, Delivery)
-                self._outbox.put_back.append(message.tag)
-                self._outbox.size += 1
+                self._ledger.outbox.put_back.append(message.tag)
+                self._ledger.outbox.size += 1
+                self._ledger.outbox.bytes += message.raw_size
         self._flush()
 
     def close(self) -> None:
         """Hand back what was fetched and not started, send what is settled, sign off."""
-        unstarted = [*self._suspects, *self._buffer]
-        self._suspects.clear()
-        self._buffer.clear()
-        with self._sending:
-            self._outbox.put_back += [delivery.tag for delivery in unstarted]
+        with self._ledger.sending:
+            self._ledger.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
         # A paused worker finishes what it has begun after its consumer was closed.
         self._asleep = True
         try:

@@ -1,30 +1,20 @@
 -- Writes messages to one queue, all or none.
 --
--- KEYS: waiting, bodies, scheduled, scheduled bodies, wake, sequence
--- ARGV: then three for each message: id, due (unix ms, '' for at once), body
+-- ARGV: the sender's now (unix ms), then four for each message:
+--       id, due (unix ms, '' for at once), priority ('' for none), body
 
-local waiting, bodies, scheduled, scheduled_bodies, wake, sequence = unpack(KEYS)
+local skew = now - tonumber(ARGV[1])
 local awake = false
-
-for i = 1, #ARGV, 3 do
-    local id, due, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-    local hash = bodies
-    if due ~= '' then hash = scheduled_bodies end
-
-    -- The same id twice is two messages: overwriting the first would lose it.
-    if redis.call('hsetnx', hash, id, body) == 0 then
-        id = id .. '~' .. redis.call('incr', sequence)
-        redis.call('hset', hash, id, body)
-    end
-
+for i = 2, #ARGV, 4 do
+    local id, due, level, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     if due == '' then
-        redis.call('rpush', waiting, id)
+        id = wait_under(id, body)
+        set_priority(id, level)
+        push_back(id)
         awake = true
     else
-        redis.call('zadd', scheduled, due, id)
-        -- An idle worker sleeps until the first due time it knew of; an earlier one wakes it.
-        awake = awake or redis.call('zrange', scheduled, 0, 0)[1] == id
+        set_priority(id, level)
+        awake = schedule(id, due + skew, body) or awake
     end
 end
-
-if awake then redis.call('zadd', wake, 0, 'w') end
+if awake then wake_up() end

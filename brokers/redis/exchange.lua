@@ -1,22 +1,20 @@
 -- Settles what is finished and fetches what is next, in one round trip.
 --
--- KEYS: waiting, bodies, scheduled, scheduled bodies, dead, dead bodies,
---       in flight, heartbeats, wake, suspects, worker queues
--- ARGV: now (unix ms), worker, queue, how many to fetch,
---       n, n times: owned ('1' or '0'), id, due, body     to schedule
---       n, n times: owned, id, body                       to bury
---       n, n ids                                          to remove
---       n, n ids                                          to put back, unstarted
+-- KEYS: those of the queue, then: in flight, worker queues
+-- ARGV: the worker's now (unix ms), worker, queue, how many to fetch, in how many bytes,
+--       n, n times: kind, guard, id, due, body   to schedule
+--       n, n times: kind, guard, id, body        to bury
+--       n, n ids                                 to remove
+--       n, n ids                                 to put back, unstarted
+-- A write is of the kind 'replace' (guard is the id in flight that it replaces), 'beside'
+-- (there only while guard is in flight), or 'new'.
 -- Returns: ms until the next scheduled message is due (-1: none),
 --          ids, bodies, suspect counts ('' where none is suspected)
 
-local waiting, bodies, scheduled, scheduled_bodies, dead, dead_bodies,
-      in_flight, heartbeats, wake, suspects, worker_queues = unpack(KEYS)
-local now, worker, queue, room = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
-local at = 5
-local CHUNK = 1000 -- unpack() fails with a few thousand values
-
-local any_suspects = redis.call('exists', suspects) == 1
+local in_flight, worker_queues = KEYS[15], KEYS[16]
+local skew, worker, queue = now - tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local room, most_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
+local at = 6
 
 local function next_arg()
     local value = ARGV[at]
@@ -24,32 +22,29 @@ local function next_arg()
     return value
 end
 
--- A message that was taken from us (we were thought dead) is another worker's
--- to decide about, so only its owner may replace it.
-local function take(owned, id)
-    if owned == '1' then
-        if redis.call('srem', in_flight, id) == 0 then return false end
-        redis.call('hdel', bodies, id)
-        if any_suspects then redis.call('hdel', suspects, id) end
-    end
+-- A message that was taken from us (we were thought dead) is another worker's to decide
+-- about, so nothing is written on its behalf. The same holds for a call whose answer was
+-- lost and that comes again.
+local function may_write(kind, guard)
+    if kind == 'new' then return true end
+    if kind == 'beside' then return redis.call('sismember', in_flight, guard) == 1 end
+    if redis.call('srem', in_flight, guard) == 0 then return false end
+    redis.call('hdel', bodies, guard)
+    if any_suspects then redis.call('hdel', suspects, guard) end
     return true
 end
 
 local awake = false
 for _ = 1, tonumber(next_arg()) do
-    local owned, id, due, body = next_arg(), next_arg(), next_arg(), next_arg()
-    if take(owned, id) then
-        redis.call('hset', scheduled_bodies, id, body)
-        redis.call('zadd', scheduled, due, id)
-        awake = awake or redis.call('zrange', scheduled, 0, 0)[1] == id
-    end
+    local kind, guard, id, due, body = next_arg(), next_arg(), next_arg(), next_arg(), next_arg()
+    if may_write(kind, guard) then awake = schedule(id, due + skew, body) or awake end
 end
 
 for _ = 1, tonumber(next_arg()) do
-    local owned, id, body = next_arg(), next_arg(), next_arg()
-    if take(owned, id) then
-        redis.call('hset', dead_bodies, id, body)
-        redis.call('zadd', dead, now, id)
+    local kind, guard, id, body = next_arg(), next_arg(), next_arg(), next_arg()
+    if may_write(kind, guard) then
+        bury(id, body)
+        if any_priorities then redis.call('hdel', priorities, guard) end
     end
 end
 
@@ -59,8 +54,7 @@ local n = tonumber(next_arg())
 for first = at, at + n - 1, CHUNK do
     local last = math.min(first + CHUNK - 1, at + n - 1)
     redis.call('srem', in_flight, unpack(ARGV, first, last))
-    redis.call('hdel', bodies, unpack(ARGV, first, last))
-    if any_suspects then redis.call('hdel', suspects, unpack(ARGV, first, last)) end
+    forget(ARGV, first, last)
 end
 at = at + n
 
@@ -68,7 +62,7 @@ at = at + n
 n = tonumber(next_arg())
 for i = at + n - 1, at, -1 do
     if redis.call('srem', in_flight, ARGV[i]) == 1 then
-        redis.call('lpush', waiting, ARGV[i])
+        push_front(ARGV[i])
         awake = true
     end
 end
@@ -81,36 +75,62 @@ local due = redis.call('zrangebyscore', scheduled, '-inf', now, 'limit', 0, CHUN
 if #due > 0 then
     local due_bodies = redis.call('hmget', scheduled_bodies, unpack(due))
     for i, id in ipairs(due) do
-        if due_bodies[i] then
-            -- An id that is in use on the waiting side belongs to another message.
-            if redis.call('hsetnx', bodies, id, due_bodies[i]) == 0 then
-                id = id .. '~due' .. ARGV[1]
-                redis.call('hset', bodies, id, due_bodies[i])
-            end
-            redis.call('rpush', waiting, id)
-        end
+        if due_bodies[i] then push_back(wait_under(id, due_bodies[i])) end
     end
     redis.call('zrem', scheduled, unpack(due))
     redis.call('hdel', scheduled_bodies, unpack(due))
 end
 
+local is_paused = redis.call('exists', paused) == 1
 local ids, fetched, counts = {}, {}, {}
-if room > 0 then
-    ids = redis.call('lpop', waiting, room) or {}
-    for first = 1, #ids, CHUNK do
-        local last = math.min(first + CHUNK - 1, #ids)
-        redis.call('sadd', in_flight, unpack(ids, first, last))
-        local some = redis.call('hmget', bodies, unpack(ids, first, last))
-        for i = 1, last - first + 1 do fetched[first + i - 1] = some[i] end
+if room > 0 and not is_paused then
+    -- Jobs of other publishers begin to wait here, each under an id that stays the same.
+    for _, job in ipairs(redis.call('lpop', inbox, math.min(room, CHUNK)) or {}) do
+        push_back(wait_under('inbox-' .. redis.call('incr', sequence), job))
+    end
+
+    -- The highest priority first; those without one stand in the plain list.
+    for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
+        local list = waiting .. '.p' .. level
+        if #ids < room then
+            for _, id in ipairs(redis.call('lpop', list, room - #ids) or {}) do
+                ids[#ids + 1] = id
+            end
+        end
+        if redis.call('exists', list) == 0 then redis.call('zrem', levels, level) end
+    end
+    if #ids == 0 then
+        ids = redis.call('lpop', waiting, room) or {}
+    elseif #ids < room then
+        for _, id in ipairs(redis.call('lpop', waiting, room - #ids) or {}) do
+            ids[#ids + 1] = id
+        end
+    end
+
+    if #ids > 0 then
+        fetched = redis.call('hmget', bodies, unpack(ids))
+        -- What is too much for one answer goes back, from the last to the first.
+        local bytes, keep = 0, #ids
+        for i, body in ipairs(fetched) do
+            bytes = bytes + (body and #body or 0)
+            if bytes > most_bytes and i > 1 then
+                keep = i - 1
+                break
+            end
+        end
+        for i = #ids, keep + 1, -1 do
+            push_front(ids[i])
+            ids[i], fetched[i] = nil, nil
+        end
+        redis.call('sadd', in_flight, unpack(ids))
         if any_suspects then
-            some = redis.call('hmget', suspects, unpack(ids, first, last))
-            for i = 1, last - first + 1 do counts[first + i - 1] = some[i] or '' end
+            counts = redis.call('hmget', suspects, unpack(ids))
+            for i = 1, #ids do counts[i] = counts[i] or '' end
         end
     end
 end
 
--- One waker for each fetch: whoever got the last one wakes nobody.
-if awake or redis.call('exists', waiting) == 1 then redis.call('zadd', wake, 0, 'w') end
+if awake or anything_waits() then wake_up() end
 
 local wait = -1
 local first = redis.call('zrange', scheduled, 0, 0, 'withscores')

@@ -58,6 +58,41 @@ class Keys:
         """Ours. Hash: of messages whose worker died, how many workers they may have killed."""
         return f"{self.namespace}:{queue}.suspects"
 
+    def priorities(self, queue: str) -> str:
+        """Ours. Hash: the priority of each message that has one."""
+        return f"{self.namespace}:{queue}.priorities"
+
+    def levels(self, queue: str) -> str:
+        """Ours. Sorted set: the priorities for which a list ``…:queue.p7`` may hold something."""
+        return f"{self.namespace}:{queue}.levels"
+
+    def paused(self, queue: str) -> str:
+        """Ours. There while the queue is paused for all workers."""
+        return f"{self.namespace}:{queue}.paused"
+
+    def inbox(self, queue: str) -> str:
+        """Ours. List: plain jobs that publishers in other languages have pushed."""
+        return f"formrelay:inbox:{queue}"
+
     def sequence(self) -> str:
         """Ours. Counter: tells apart two messages enqueued under one id."""
         return f"{self.namespace}:__sequence__"
+
+    def of(self, queue: str) -> list[str]:
+        """The keys of a queue, in the order in which ``common.lua`` names them."""
+        return [
+            self.waiting(queue),
+            self.bodies(queue),
+            self.scheduled(queue),
+            self.scheduled_bodies(queue),
+            self.dead(queue),
+            self.dead_bodies(queue),
+            self.wake(queue),
+            self.suspects(queue),
+            self.priorities(queue),
+            self.levels(queue),
+            self.paused(queue),
+            self.inbox(queue),
+            self.heartbeats(),
+            self.sequence(),
+        ]

@@ -1,9 +1,9 @@
 -- A worker stops consuming one queue, in order: nothing of it is in flight any more.
 --
--- KEYS: in flight, heartbeats, worker queues
+-- KEYS: those of the queue, then: in flight, worker queues
 -- ARGV: worker, queue
 
-local in_flight, heartbeats, worker_queues = unpack(KEYS)
+local in_flight, worker_queues = KEYS[15], KEYS[16]
 -- With messages still in flight it stays registered, for recovery to find them.
 if redis.call('exists', in_flight) == 0 then
     redis.call('srem', worker_queues, ARGV[2])

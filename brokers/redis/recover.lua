@@ -1,15 +1,15 @@
 -- Puts the messages of dead workers back on one queue, and lets old dead letters go.
 -- Constant work where there is nothing to do; no search over the keyspace.
 --
--- KEYS: waiting, bodies, heartbeats, wake, suspects, dead, dead bodies
--- ARGV: now (unix ms), heartbeat timeout (ms), retention of dead letters (ms),
---       namespace, queue
+-- ARGV: heartbeat timeout (ms), retention of dead letters (ms), namespace, queue, worker
 -- Returns: how many messages came back
 
-local waiting, bodies, heartbeats, wake, suspects, dead, dead_bodies = unpack(KEYS)
-local now, timeout, retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local namespace, queue = ARGV[4], ARGV[5]
+local timeout, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
+local namespace, queue = ARGV[3], ARGV[4]
 local recovered = 0
+
+-- Whoever asks lives, however long it was busy.
+redis.call('zadd', heartbeats, now, ARGV[5])
 
 for _, worker in ipairs(redis.call('zrangebyscore', heartbeats, '-inf', now - timeout)) do
     local in_flight = namespace .. ':__acks__.' .. worker .. '.' .. queue
@@ -17,7 +17,7 @@ for _, worker in ipairs(redis.call('zrangebyscore', heartbeats, '-inf', now - ti
         if redis.call('hexists', bodies, id) == 1 then
             -- At the front: they have waited longest. Any of them may be what killed the
             -- worker, so each counts as having killed one.
-            redis.call('lpush', waiting, id)
+            push_front(id)
             redis.call('hsetnx', suspects, id, 1)
             recovered = recovered + 1
         end
@@ -35,9 +35,9 @@ for _, worker in ipairs(redis.call('zrangebyscore', heartbeats, '-inf', now - ti
     end
 end
 
-if recovered > 0 then redis.call('zadd', wake, 0, 'w') end
+if recovered > 0 then wake_up() end
 
-local old = redis.call('zrangebyscore', dead, '-inf', now - retention, 'limit', 0, 1000)
+local old = redis.call('zrangebyscore', dead, '-inf', now - retention, 'limit', 0, CHUNK)
 if #old > 0 then
     redis.call('zrem', dead, unpack(old))
     redis.call('hdel', dead_bodies, unpack(old))

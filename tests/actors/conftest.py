@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -18,10 +17,10 @@ import pytest
 from dramatiq import Worker
 from pydantic import SecretStr
 from tests.actors.receiver import Receiver, receiving
+from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
 from tests.support.harness import Harness, flush_embedded, wait_until
 
-from formrelay.brokers.embedded import ensure_running
 from formrelay.config import Settings, use_settings
 
 __all__ = ["lines"]
@@ -138,10 +137,14 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def session_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def session_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = Path(tmp_path_factory.mktemp("actors"))
     environ = {**ENVIRON, "EMBEDDED_DATA_DIR": str(folder)}
-    return Site(Settings.load(environ=environ, env_file=None), ensure_running(folder))
+    with embedded_server(folder) as url:
+        site = Site(Settings.load(environ=environ, env_file=None), url)
+        yield site
+        site.stop()
+        site.broker.close()
 
 
 @pytest.fixture
@@ -149,11 +152,6 @@ def site(session_site: Site) -> Iterator[Site]:
     session_site.reset()
     yield session_site
     session_site.reset()
-
-
-@pytest.fixture
-def actors(site: Site) -> ModuleType:
-    return site.actors
 
 
 @pytest.fixture

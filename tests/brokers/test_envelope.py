@@ -462,7 +462,7 @@ def test_a_revived_message_starts_again_and_is_otherwise_the_same(
     assert Delivery(again, "tag").attempt == 1
 
 
-@pytest.mark.parametrize("raw", [None, 5, "not base64!", "é", {}], ids=repr)
+@pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)
 def test_somebody_elses_message_under_the_name_of_the_quarantine_is_kept(raw: Any) -> None:
     odd = Message("q", QUARANTINE, (1,), {}, {"raw": raw}, "id-1", 1)
     assert read(revive(odd)) == odd

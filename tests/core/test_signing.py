@@ -166,6 +166,20 @@ ODD = st.one_of(
 )
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("webhook-timestamp", "9" * digits) for digits in (13, 400, 5000)),
+        *(("webhook-timestamp", odd) for odd in ("", " 1614265330", "-1", "1e9", "nan", "١٢", "²")),
+        *(("webhook-signature", odd) for odd in ("", "v1", "v1,", ",", " ", "é", "\udcff")),
+        *(("webhook-id", odd) for odd in ("", "é", "\udcff", "a.b")),
+    ],
+)
+def test_each_malformed_header_is_an_invalid_signature(name: str, value: str) -> None:
+    with pytest.raises(SignatureInvalid):
+        verify(SECRET, headers={**signed(), name: value}, body=BODY, now=TIMESTAMP)
+
+
 @given(ODD, ODD, ODD, st.floats())
 def test_malformed_headers_are_an_invalid_signature_and_nothing_else(
     webhook_id: str, stamp: str, signature: str, now: float

@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
 from tests.support.harness import Harness, flush_embedded
 
-from formrelay.brokers.embedded import ensure_running
 from formrelay.brokers.redis.broker import RedisBroker
 
 __all__ = ["lines"]
 
 
 @pytest.fixture(scope="session")
-def middleware_broker_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return ensure_running(Path(tmp_path_factory.mktemp("embedded")))
+def middleware_broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded_server(Path(tmp_path_factory.mktemp("embedded"))) as url:
+        yield url
 
 
 @pytest.fixture

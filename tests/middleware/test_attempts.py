@@ -15,6 +15,7 @@ from tests.support.harness import Harness, wait_until
 
 from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.middleware.delivery import Batch, Delivery
 
 SECRET = "SECRET-VALUE"
 AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))
@@ -98,8 +99,17 @@ def test_an_attempt_is_one_line_with_everything_but_the_payload(
         assert line["message_id"] == sent.message_id
         assert (line["formId"], line["submissionId"]) == ("form-1", "sub-1")
         assert 0 <= line["took_ms"] < 5000
+    # Dramatiq's own line about a failure would say less, twice.
+    assert "Failed to process" not in lines.text
     # Nowhere: not in Dramatiq's lines, not at DEBUG, not in a traceback.
     assert SECRET not in lines.text
+
+
+def test_a_delivery_prints_itself_without_its_arguments() -> None:
+    one = Delivery(Message("q", "act", (SECRET,), {"payload": SECRET}, {}, "id-1", 1), "tag")
+    for text in (str(one), repr(one), f"{one}", repr([one]), str(Batch.of([one]))):
+        assert SECRET not in text
+    assert str(one) == repr(one) == "act(id-1)"
 
 
 def test_a_deferral_says_why_and_for_how_long(harness: Harness, lines: Lines) -> None:

@@ -12,6 +12,7 @@ from tests.support.harness import Harness, wait_until
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.middleware.policies import InvalidPolicy
 
 SOON = RetryPolicy(
     max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))
@@ -221,3 +222,29 @@ def test_a_paused_worker_settles_what_it_had_begun_and_goes_on_when_resumed(
     harness.worker.resume()
     wait_until(lambda: ran[-1] == 1)
     wait_until(harness.is_empty)
+
+
+def test_what_an_actor_does_to_its_arguments_does_not_reach_the_next_attempt(
+    harness: Harness,
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def spoil(answers: dict[str, object]) -> None:
+        seen.append(dict(answers))
+        answers["added"] = object()  # no JSON either
+        raise SinkTransient
+
+    actor = harness.actor(spoil, policy=SOON)
+    actor.send({"a": 1})
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert seen == [{"a": 1}] * 3
+    assert letter.message.args == ({"a": 1},)
+    wait_until(harness.is_empty)
+
+
+def test_a_policy_that_is_none_is_found_when_the_actor_is_declared(harness: Harness) -> None:
+    with pytest.raises(InvalidPolicy, match="act"):
+        harness.actor(print, actor_name="act", max_retries="5")
+    with pytest.raises(InvalidPolicy, match="expected the policy of act to be a RetryPolicy"):
+        harness.actor(print, actor_name="act", policy=3)

@@ -1,0 +1,290 @@
+"""What is Redis's alone: its keys, its producers of other kinds, its refusals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from dramatiq.brokers.redis import RedisBroker as StockBroker
+from tests.support.harness import Harness, wait_until
+from tests.support.servers import RedisServer
+
+from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import InvalidJob, SinkTransient
+from formrelay.core.retry import RetryPolicy, Schedule
+
+pytestmark = pytest.mark.redis
+
+SOON = RetryPolicy(
+    max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))
+)
+
+
+@pytest.fixture
+def broker(redis_url: str) -> RedisBroker:
+    return RedisBroker(redis_url)
+
+
+@pytest.fixture
+def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
+    harness = Harness(broker, unique)
+    yield harness
+    harness.close()
+
+
+# -- priorities, pause, inbox ---------------------------------------------------------------
+
+
+def test_the_highest_priority_goes_first_and_equals_in_their_order(harness: Harness) -> None:
+    ran: list[tuple[int, int]] = []
+    actor = harness.actor(lambda level, number: ran.append((level, number)), actor_name="note")
+    for number in range(3):
+        for level in (0, 3, 9):
+            actor.send_with_options(args=(level, number), broker_priority=level)
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) == 9)
+    assert ran == [(level, number) for level in (9, 3, 0) for number in range(3)]
+    wait_until(harness.is_empty)
+
+
+def test_a_retried_message_keeps_its_priority(harness: Harness, broker: RedisBroker) -> None:
+    ran: list[str] = []
+
+    def work(name: str) -> None:
+        ran.append(name)
+        if ran.count("urgent") == 1 and name == "urgent":
+            raise SinkTransient
+
+    actor = harness.actor(work, policy=SOON)
+    actor.send_with_options(args=("urgent",), broker_priority=9)
+    harness.start(threads=1)
+    wait_until(lambda: ran == ["urgent"])
+    harness.stop()
+    for number in range(20):
+        actor.send(f"plain {number}")
+    until = time.monotonic() + 0.2  # by then it is due, whether it waits already or not
+    wait_until(lambda: time.monotonic() > until)
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) == 22)
+    assert ran[1] == "urgent"
+    wait_until(harness.is_empty)
+    assert not broker.client.exists(broker.keys.priorities(harness.queue))
+
+
+@pytest.mark.parametrize("level", [-1, 10, "9", 2.5])
+def test_a_priority_out_of_range_is_refused(harness: Harness, level: object) -> None:
+    actor = harness.actor(print, actor_name="note")
+    with pytest.raises(InvalidJob, match="broker_priority to be a whole number from 0 to 9"):
+        actor.send_with_options(broker_priority=level)
+    assert harness.is_empty()
+
+
+def test_a_paused_queue_is_left_alone_by_every_worker(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    harness.start()
+    broker.pause(harness.queue)
+    actor.send(1)
+    calls = commands(broker)
+    time_to_be_idle = time.monotonic() + 0.6
+    wait_until(lambda: time.monotonic() > time_to_be_idle)
+    assert ran == []
+    assert commands(broker) - calls < 200  # it sleeps, and does not go round and round
+    broker.resume(harness.queue)
+    wait_until(lambda: ran == [1])
+
+
+def commands(broker: RedisBroker) -> int:
+    return int(broker.client.info("stats")["total_commands_processed"])
+
+
+def test_a_plain_job_in_the_inbox_reaches_its_actor_once(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[object] = []
+    harness.actor(lambda payload, metadata: ran.append(payload), actor_name="a", job_type="a.b")
+    for number in range(3):
+        job = {"type": "a.b", "payload": number, "metadata": {}}
+        broker.client.rpush(f"formrelay:inbox:{harness.queue}", json.dumps(job))
+    assert broker.counts(harness.queue).waiting == 3
+    harness.start()
+    wait_until(lambda: sorted(ran) == [0, 1, 2])
+    wait_until(harness.is_empty)
+
+
+def test_a_plain_job_keeps_its_id_through_its_attempts(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    from dramatiq.middleware import CurrentMessage
+
+    ids: list[str] = []
+
+    def fail(payload: object, metadata: object) -> None:
+        message = CurrentMessage.get_current_message()
+        assert message is not None
+        ids.append(message.message_id)
+        raise SinkTransient
+
+    harness.actor(fail, job_type="a.b", policy=SOON)
+    broker.client.rpush(f"formrelay:inbox:{harness.queue}", b'{"type": "a.b", "payload": 1}')
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert ids == [letter.id] * 3
+
+
+# -- producers of stock Dramatiq --------------------------------------------------------------
+
+
+def test_what_a_stock_producer_sends_is_run_when_it_is_due(
+    harness: Harness, redis_url: str
+) -> None:
+    ran: list[tuple[str, float]] = []
+    actor = harness.actor(lambda name: ran.append((name, time.time())), actor_name="note")
+    stock = StockBroker(url=redis_url)
+    stock.enqueue(actor.message("now"))
+    sent = time.time()
+    stock.enqueue(actor.message("later"), delay=700)  # a list where we keep a sorted set
+    harness.start()
+    wait_until(lambda: len(ran) == 2)
+    assert [name for name, _ in ran] == ["now", "later"]
+    assert 0.7 <= ran[1][1] - sent < 1.7
+    wait_until(harness.is_empty)
+
+
+def test_an_id_that_is_no_text_is_as_good_as_any(harness: Harness, broker: RedisBroker) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    keys, queue = broker.keys, harness.queue
+    broker.client.hset(keys.bodies(queue), b"\xff\xfe", actor.message(1).encode())
+    broker.client.rpush(keys.waiting(queue), b"\xff\xfe")
+    broker.client.hset(keys.bodies(queue), b"\xfe", b"no message")
+    broker.client.rpush(keys.waiting(queue), b"\xfe")
+    actor.send(2)
+    harness.start()
+    wait_until(lambda: sorted(ran) == [1, 2])
+    (letter,) = wait_until(harness.dead)
+    assert broker.delete_dead(queue, letter.id)
+    wait_until(harness.is_empty)
+
+
+# -- what a server may answer -------------------------------------------------------------------
+
+
+def refuse_with_read_only(broker: RedisBroker) -> Callable[[], None]:
+    broker.client.replicaof("127.0.0.1", 1)
+    return lambda: broker.client.replicaof("NO", "ONE") and None
+
+
+def refuse_without_replicas(broker: RedisBroker) -> Callable[[], None]:
+    broker.client.config_set("min-replicas-to-write", 1)
+    return lambda: broker.client.config_set("min-replicas-to-write", 0) and None
+
+
+@pytest.mark.parametrize("refuse", [refuse_with_read_only, refuse_without_replicas])
+@pytest.mark.parametrize("batches", [False, True], ids=["plain", "batches"])
+def test_while_redis_refuses_nothing_is_lost_and_afterwards_all_is_settled(
+    redis_server: RedisServer,
+    unique: str,
+    refuse: Callable[[RedisBroker], Callable[[], None]],
+    batches: bool,
+) -> None:
+    broker = RedisBroker(redis_server.url)
+    harness = Harness(broker, unique)
+    ran: list[int] = []
+    if batches:
+        wait = timedelta(milliseconds=50)
+        actor = harness.actor(
+            lambda batch: ran.extend(part["number"] for part in batch),
+            actor_name="note",
+            batch_size=5,
+            batch_wait=wait,
+        )
+    else:
+        actor = harness.actor(lambda number: ran.append(number), actor_name="note")
+    try:
+        for number in range(20):
+            actor.send(number=number)
+        harness.start()
+        wait_until(lambda: len(ran) >= 5)
+        allow_again = refuse(broker)
+        with pytest.raises(BrokerRefused, match=r"Redis at .* refused"):
+            actor.send(number=99)
+        until = time.monotonic() + 1
+        wait_until(lambda: time.monotonic() > until)
+        allow_again()
+        for number in range(20, 40):
+            actor.send(number=number)
+        wait_until(lambda: set(range(40)) <= set(ran), timeout=20)
+        wait_until(harness.is_empty, timeout=20)
+    finally:
+        harness.close()
+
+
+def test_a_worker_that_was_away_too_long_does_not_take_itself_for_dead(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    for number in range(5):
+        actor.send(number)
+    keys = broker.keys
+    consumer = broker.consume(harness.queue, prefetch=5, timeout=100)
+    first: Any = next(iter(consumer))
+    # As if it had been stopped since its last sign of life.
+    broker.client.zadd(keys.heartbeats(), {broker.worker_id: 1})
+    assert broker.recover(harness.queue) == 0
+    assert broker.client.scard(keys.in_flight(broker.worker_id, harness.queue)) == 5
+    consumer.ack(first)
+    consumer.close()
+
+
+def test_a_large_backlog_comes_in_answers_of_bounded_size(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    actor = harness.actor(lambda number, _: ran.append(number), actor_name="note")
+    broker.options = replace(broker.options, max_message_bytes=3_000_000)
+    for number in range(8):
+        actor.send(number, "x" * 2_000_000)
+    _, fetched = broker.exchange(harness.queue, 100, settlement(), [])
+    assert 1 <= len(fetched) < 8
+    assert sum(len(body or b"") for _, body, _ in fetched) <= 4 * 1024 * 1024
+    assert broker.counts(harness.queue).waiting == 8 - len(fetched)
+    broker.exchange(harness.queue, 0, settlement(), [id for id, _, _ in fetched])
+    harness.start(threads=1)
+    wait_until(lambda: ran == list(range(8)))  # and none was lost or turned round
+
+
+def settlement() -> Any:
+    from formrelay.brokers.settlement import Settlement
+
+    return Settlement()
+
+
+# -- one id, several messages -------------------------------------------------------------------
+
+
+def test_two_messages_of_one_id_are_both_retried_and_both_die(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+
+    def fail(number: int) -> None:
+        ran.append(number)
+        raise SinkTransient
+
+    message = harness.actor(fail, policy=SOON).message(1)
+    broker.enqueue(message)
+    harness.start(threads=1)
+    wait_until(lambda: ran == [1])
+    broker.enqueue(message.copy(args=(2,)))
+    wait_until(lambda: len(harness.dead()) == 2)
+    assert sorted(ran) == [1, 1, 1, 2, 2, 2]

@@ -1,0 +1,23 @@
+"""An embedded broker for a session's tests, gone when they are over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from tests.support.harness import wait_until
+
+from formrelay.brokers.embedded import ensure_running, release
+
+
+@contextmanager
+def embedded_server(folder: Path) -> Iterator[str]:
+    """The URL of a server in ``folder``. Ended at once: its keeper would wait some seconds."""
+    url = ensure_running(folder)
+    yield url
+    release(folder)
+    with redis.Redis.from_url(url) as client:
+        client.shutdown(nosave=True)
+    wait_until(lambda: not (folder / "valkey" / "valkey.sock").exists())
