@@ -48,7 +48,9 @@ def api() -> Api:
     section = get_settings().api
     if section.url is None:
         raise ConfigError(
-            "expected API_URL for the submissions, got none: set it to https://your-django-site"
+            "expected API_URL for the queue of submissions, got none: set it to "
+            "https://your-django-site, or name the queues of this worker (formrelay worker "
+            "--queue, dramatiq --queues)"
         )
     return Api(
         section.url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import Lock
 
 import dramatiq
+import dramatiq.broker
 
 from ..config import Settings, WorkerSettings, get_settings
 from ..core.errors import ConfigError
@@ -64,7 +65,9 @@ def make_broker(settings: Settings) -> RelayBroker:
 
 
 def get_broker() -> RelayBroker:
-    """This process's broker, made at the first call and set as Dramatiq's own.
+    """This process's broker, made at the first call.
+
+    It becomes Dramatiq's global one too, unless another was set before.
 
     Raises:
         ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
@@ -73,8 +76,10 @@ def get_broker() -> RelayBroker:
     with _lock:
         if _broker is None:
             _broker = make_broker(get_settings())
-            # Actors bind to it at decoration; a later change would reach none of them.
-            dramatiq.set_broker(_broker)
+            # So that a plain @dramatiq.actor lands on it as well; but a broker that the host
+            # program (django-dramatiq, say) has set before us stays what it is.
+            if dramatiq.broker.global_broker is None:
+                dramatiq.set_broker(_broker)
         return _broker
 
 

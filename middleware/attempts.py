@@ -15,6 +15,10 @@ from .delivery import Batch, Delivery
 logger = logging.getLogger("formrelay.workers")
 
 
+#: A line names so many parts of a batch.
+_MOST_IDS = 20
+
+
 class _SaidHere(logging.Filter):
     """Drops the worker's own line about a failed message.
 
@@ -63,9 +67,18 @@ class Attempts(Middleware):
 def _log(message: dramatiq.MessageProxy) -> None:
     if not isinstance(message, Delivery):
         return
-    level = _level(message.outcome)
+    outcome = _worst(message)
+    level = _level(outcome)
     if logger.isEnabledFor(level):
-        logger.log(level, "attempt", extra=_fields(message) | _verdict(message.outcome))
+        logger.log(level, "attempt", extra=_fields(message) | _verdict(outcome))
+
+
+def _worst(message: Delivery) -> Outcome | None:
+    """The outcome to be told: of a batch whose parts fared differently, the gravest."""
+    if not isinstance(message, Batch) or not message.part_outcomes:
+        return message.outcome
+    order = (Dead, Retry, Defer, Done)
+    return min(message.part_outcomes, key=lambda outcome: order.index(type(outcome)))
 
 
 def _level(outcome: Outcome | None) -> int:
@@ -100,14 +113,26 @@ def _fields(message: Delivery) -> dict[str, Any]:
         "took_ms": round((now - (message.started or now)) * 1000, 1),
     }
     if isinstance(message, Batch):
-        fields["parts"] = len(message.parts)
-        if message.part_outcomes is not None:
-            failed = sum(not isinstance(outcome, Done) for outcome in message.part_outcomes)
-            fields["parts_failed"] = failed
-    metadata = message.kwargs.get("metadata")
+        fields |= _of_parts(message)
+    first = message.parts[0] if isinstance(message, Batch) and len(message.parts) == 1 else message
+    metadata = first.kwargs.get("metadata")
     if isinstance(metadata, dict):
         # Identifiers, not answers: what a person at 3 a.m. searches for.
         for key in ("formId", "submissionId", "traceparent"):
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
     return fields
+
+
+def _of_parts(batch: Batch) -> dict[str, Any]:
+    """How many, which ones by id (those that failed first), and how many failed."""
+    ids = [part.message_id for part in batch.parts]
+    fields: dict[str, Any] = {"parts": len(ids)}
+    if batch.part_outcomes is not None:
+        failed = [
+            id
+            for id, outcome in zip(ids, batch.part_outcomes, strict=True)
+            if not isinstance(outcome, Done)
+        ]
+        fields |= {"parts_failed": len(failed), "failed_ids": failed[:_MOST_IDS]}
+    return fields | {"part_ids": ids[:_MOST_IDS]}

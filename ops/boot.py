@@ -62,6 +62,7 @@ class _SinksAtBoot(Middleware):
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         with one_line_errors():
+            check_queues(worker.consumer_whitelist)
             check_sinks(worker.consumer_whitelist)
 
 
@@ -75,16 +76,36 @@ def check_sinks(queues: Collection[str] | None) -> None:
         ConfigError: a sink is not configured, or refuses us.
     """
     settings = get_settings()
-    if queues and settings.events.queue not in queues:
-        return
+    if not queues or settings.submissions.queue in queues:
+        from ..actors.sinks import api
+
+        api()
+    if not queues or settings.events.queue in queues:
+        _check_clickhouse()
+
+
+def check_queues(queues: Collection[str] | None) -> None:
+    """Check that every queue that is named is one of ours.
+
+    Raises:
+        ConfigError: one is not; a worker would wait on it for ever.
+    """
+    known = get_broker().queues
+    for queue in queues or ():
+        if queue not in known:
+            raise ConfigError(f"expected a queue ({', '.join(sorted(known))}), got {queue!r}")
+
+
+def _check_clickhouse() -> None:
     from ..actors.sinks import clickhouse
     from ..sinks.clickhouse import migrate
 
+    settings = get_settings()
     url = settings.clickhouse.secret("url")
     if url is None:
         raise ConfigError(
             "expected CLICKHOUSE_URL for the queue of events, got none: set it, or name "
-            "the queues of this worker with --queues"
+            "the queues of this worker (formrelay worker --queue, dramatiq --queues)"
         )
     try:
         client = clickhouse()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
 
@@ -16,7 +17,7 @@ import typer
 from .. import __version__
 from ..core.errors import ConfigError, InvalidJob
 from . import dlq
-from .boot import check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
+from .boot import check_queues, check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
 from .demo.command import demo
 from .output import JsonOption, print_json, print_table
 
@@ -73,6 +74,7 @@ def worker(
         )
     # The workers look as well; here it is one line instead of one a process.
     declare_actors()
+    check_queues(queues)
     get_broker().ping()
     if not embedded:
         check_sinks(queues)
@@ -162,7 +164,7 @@ def config(
     example: Annotated[bool, typer.Option("--example", help="Print .env.example.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """The configuration in force, with secrets masked."""
+    """The configuration in force, with secrets masked; --example says what each variable means."""
     from ..config import get_settings
     from ..config.report import env_example, rows
 
@@ -171,7 +173,7 @@ def config(
         return
     found = rows(get_settings())
     if json:
-        print_json([{"name": row.name, "value": row.value, "source": row.source} for row in found])
+        print_json([asdict(row) for row in found])
     else:
-        table = [(row.name, row.value, row.source, row.description) for row in found]
-        print_table("Configuration", ["variable", "value", "from", "meaning"], table, empty="")
+        table = [(row.name, row.value, row.source) for row in found]
+        print_table("Configuration", ["variable", "value", "from"], table, empty="")

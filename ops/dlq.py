@@ -9,7 +9,7 @@ import typer
 
 from ..brokers import DeadLetter, RelayBroker, get_broker
 from ..core.errors import FormrelayError
-from .boot import declare_actors
+from .boot import check_queues, declare_actors
 from .output import JsonOption, print_json, print_table
 
 app = typer.Typer(help="Dead letters: list, show, replay, delete.", no_args_is_help=True)
@@ -34,20 +34,18 @@ def list_(queue: QueueOption = None, limit: LimitOption = 50, json: JsonOption =
     if json:
         print_json([_as_json(letter) for letter in letters])
         return
-    rows = [
-        (
-            letter.queue,
-            letter.id,
-            letter.message.actor_name,
-            letter.failure and letter.failure.at,
-            letter.failure and letter.failure.attempt,
-            letter.failure and letter.failure.reason.value,
-            letter.failure and letter.failure.message,
-        )
-        for letter in letters
-    ]
-    columns = ["queue", "id", "actor", "died at", "attempts", "reason", "error"]
+    rows = [_row(letter) for letter in letters]
+    columns = ["id", "actor", "died at", "tries", "why"]
     print_table("Dead letters", columns, rows, empty="no dead letters")
+
+
+def _row(letter: DeadLetter) -> tuple[Any, ...]:
+    failure = letter.failure
+    if failure is None:
+        return letter.id, letter.message.actor_name, None, None, "not buried by formrelay"
+    died_at = failure.at.replace("T", " ").partition(".")[0]
+    why = f"{failure.reason.value}: {failure.message}"
+    return letter.id, letter.message.actor_name, died_at, failure.attempt, why
 
 
 @app.command()
@@ -127,9 +125,7 @@ def _act(
 def _letters(queue: str | None, limit: int) -> Iterator[DeadLetter]:
     declare_actors()
     broker = get_broker()
-    if queue is not None and queue not in broker.queues:
-        known = ", ".join(sorted(broker.queues))
-        raise typer.BadParameter(f"expected a queue ({known}), got {queue!r}")
+    check_queues([queue] if queue is not None else None)
     for name in [queue] if queue is not None else sorted(broker.queues):
         yield from broker.dead_letters(name, limit=limit)
 

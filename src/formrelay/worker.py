@@ -1,5 +1,8 @@
 """``dramatiq formrelay.worker`` starts workers: configuration, logs, broker, actors."""
 
+import dramatiq
+
 from formrelay.ops.boot import boot
 
 broker = boot()
+dramatiq.set_broker(broker)

@@ -224,14 +224,17 @@ def test_a_batch_is_one_line_with_its_parts(
     harness: Harness, lines: Lines, failures: dict[int, BaseException], failed: int | None
 ) -> None:
     actor = batch_actor(harness, failures)
-    for _ in range(3):
-        actor.send(payload=SECRET, metadata=METADATA)
+    sent = [actor.send(payload=SECRET, metadata=METADATA).message_id for _ in range(3)]
     work_off(harness)
     (line,) = lines.attempts()
     assert line["parts"] == 3
+    assert sorted(line["part_ids"]) == sorted(sent)
     assert line.get("parts_failed") == failed
-    assert line["outcome"] == "done"
-    assert len(harness.dead()) == (failed or 0)
+    # The gravest part is what the line is about: a dead letter is never told as a success.
+    assert (line["outcome"], line["level"]) == (("dead", "ERROR") if failed else ("done", "INFO"))
+    dead = {letter.id for letter in harness.dead()}
+    assert dead == set(line.get("failed_ids", ()))
+    assert len(dead) == (failed or 0)
     assert SECRET not in lines.text
 
 

@@ -84,6 +84,7 @@ def test_a_wrong_clickhouse_password_stops_the_worker_at_its_start(
         "CLICKHOUSE_URL": clickhouse_url,
         "CLICKHOUSE_USER": "relay",
         "CLICKHOUSE_PASSWORD": "a-wrong-one",
+        "API_URL": "http://127.0.0.1:1",
     }
     command = ["worker"] if program == "formrelay" else ["formrelay.worker", "--processes", "1"]
     done = run(*command, program=program, cwd=tmp_path, env=env)
@@ -129,7 +130,32 @@ def test_a_wrong_job_is_one_line_and_is_not_sent(
 
 
 def test_an_embedded_clickhouse_is_for_one_process(tmp_path: Path) -> None:
-    done = run("worker", "--processes", "2", cwd=tmp_path, env={"BROKER": "embedded"})
+    env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
+    done = run("worker", "--processes", "2", cwd=tmp_path, env=env)
     (line,) = done.stderr.splitlines()
     assert "chdb:// can be open in one process at a time" in line
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("program", ["formrelay", "dramatiq"])
+def test_a_worker_of_submissions_without_an_api_does_not_start(
+    tmp_path: Path, program: str
+) -> None:
+    command = ["worker"] if program == "formrelay" else ["formrelay.worker", "--processes", "1"]
+    done = run(*command, program=program, cwd=tmp_path, env={"BROKER": "embedded"})
+    assert "expected API_URL for the queue of submissions, got none" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["worker", "--queue", "nope"],
+        ["dlq", "list", "--queue", "nope"],
+    ],
+)
+def test_an_unknown_queue_is_named_with_those_that_are(tmp_path: Path, command: list[str]) -> None:
+    done = run(*command, cwd=tmp_path, env={"BROKER": "embedded"})
+    assert "expected a queue (events, submissions, webhooks), got 'nope'" in done.stderr
     assert done.returncode == 2

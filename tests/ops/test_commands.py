@@ -19,7 +19,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.env = {"BROKER": "embedded", "LOG_LEVEL": "info"}
+        self.env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1", "LOG_LEVEL": "info"}
 
     def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         done = run(*arguments, cwd=self.folder, env=self.env, stdin=stdin)
