@@ -10,6 +10,8 @@ from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_asked: list[int] = []
+
 
 class Interrupted(BaseException):
     """A signal asked this process to stop."""
@@ -30,8 +32,10 @@ def interrupts() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
         del frame
         ignore()
+        _asked.append(signum)
         raise Interrupted(signum)
 
+    _asked.clear()
     for number in _SIGNALS:
         signal.signal(number, interrupt)
     try:
@@ -45,3 +49,13 @@ def ignore() -> None:
     """Ignore further signals until the end of :func:`interrupts`: what is begun takes seconds."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def check() -> None:
+    """Raise :class:`Interrupted` (again) if a signal came.
+
+    Python drops an exception that a signal raises while an object is being
+    finalised; whoever waits in a loop asks here as well.
+    """
+    if _asked:
+        raise Interrupted(_asked[0])

@@ -10,6 +10,7 @@ from rich.console import Console
 from ...actors import enqueue_many, record_events, save_submission
 from .client import saved
 from .errors import DemoFailed
+from .interrupts import check
 from .stage import Stage
 from .survey import Answer, Json, per_form
 from .watch import Board, Patience, State, Totals
@@ -57,6 +58,7 @@ class Play:
                     patience.wait(state)
                 except DemoFailed as error:
                     raise DemoFailed(f"{error}{self.stage.children.tails()}") from None
+        check()
 
     def _look(self, board: Board) -> State:
         self.stage.children.check()

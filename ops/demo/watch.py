@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from .errors import DemoFailed
+from .interrupts import check
 
 _LOOK_SECONDS = 0.15
 
@@ -116,6 +117,7 @@ class Patience:
         if now - self._begun > self._deadline:
             raise DemoFailed(f"not done within {self._deadline:.0f} s: {self._missing(state)}")
         time.sleep(_LOOK_SECONDS)
+        check()
 
     def _missing(self, state: State) -> str:
         pairs = {
