@@ -58,13 +58,20 @@ def write_env_file(folder: Path, values: Mapping[str, str]) -> None:
     file.write_text("".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
 
 
-def without_ours(command: list[str]) -> list[str]:
+def without_ours(command: list[str], **others: str) -> list[str]:
     """The command, run without any variable of formrelay's: they would win over ``.env``.
+
+    ``others`` are variables that it gets instead.
 
     Left to env(1), because only :mod:`formrelay.config` reads the environment.
     """
     unset = [word for name in sorted(known_names()) for word in ("-u", name)]
-    return ["/usr/bin/env", *unset, *command]
+    return [
+        "/usr/bin/env",
+        *unset,
+        *(f"{name}={value}" for name, value in others.items()),
+        *command,
+    ]
 
 
 def _quoted(value: str) -> str:

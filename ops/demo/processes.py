@@ -59,7 +59,9 @@ class Children:
         """Start a worker as anybody would, by dramatiq's own command line."""
         command = [sys.executable, "-m", "dramatiq", "formrelay.worker"]
         command += ["--processes", "1", "--threads", str(threads), "--queues", *queues]
-        self._start(name, without_ours(command), preexec_fn=_end_with_parent())
+        # What ClickHouse puts down for a while goes with the folder, if a worker is killed.
+        env = without_ours(command, TMPDIR=str(self._folder))
+        self._start(name, env, preexec_fn=_end_with_parent())
 
     def check(self) -> None:
         """Raise if one has ended.
