@@ -37,7 +37,7 @@ RedisUrl = Annotated[
     SecretStr | None,
     secret(
         url_check(
-            "redis", "rediss", "unix",
+            "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel",
             advice="give a Redis server's address, like redis://host:6379/0",
         )
     ),

@@ -11,6 +11,11 @@ from .parser import Expected
 #: Schemes whose address is a path or nothing, without a host.
 _HOSTLESS = {"unix", "chdb", "memory"}
 
+#: Schemes that take several hosts, parted by commas; and of these, those that take several
+#: whole URLs, parted by semicolons.
+_MANY_HOSTS = {"amqp", "amqps", "redis+sentinel", "rediss+sentinel"}
+_MANY_URLS = {"amqp", "amqps"}
+
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}", re.IGNORECASE)
 
 
@@ -27,16 +32,32 @@ def url_check(*schemes: str, advice: str, plain: bool = False) -> Callable[[str]
     listed = known[0] if len(known) == 1 else f"{', '.join(known[:-1])} or {known[-1]}"
 
     def check(text: str) -> str:
+        scheme = text.partition("://")[0].lower()
+        for url in text.split(";") if scheme in _MANY_URLS else [text]:
+            check_one(url)
+        return text
+
+    def check_one(text: str) -> None:
         scheme, separator, _ = text.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise Expected(f"be a URL that starts with {listed}", got="no scheme", advice=advice)
         if scheme.lower() not in schemes:
             came = f"the unknown scheme '{scheme}'"
             raise Expected(f"be a URL that starts with {listed}", got=came, advice=advice)
-        _check_parts(text, scheme.lower(), plain=plain)
-        return text
+        for url in _one_for_each_host(text, scheme.lower()):
+            _check_parts(url, scheme.lower(), plain=plain)
 
     return check
+
+
+def _one_for_each_host(text: str, scheme: str) -> list[str]:
+    """A URL of several hosts as URLs of one each."""
+    if scheme not in _MANY_HOSTS:
+        return [text]
+    head, rest = text.split("://", 1)
+    netloc, slash, tail = rest.partition("/")
+    user, at, hosts = netloc.rpartition("@")
+    return [f"{head}://{user}{at}{host}{slash}{tail}" for host in hosts.split(",")]
 
 
 def _check_parts(text: str, scheme: str, *, plain: bool) -> None:
@@ -72,13 +93,19 @@ def _host(parts: SplitResult) -> str:
 
 
 def mask(url: str) -> str:
-    """A URL with ``***`` for its user info and its query; scheme, host, port and path stay.
+    """A URL with ``***`` for its user info and its query; scheme, hosts, port and path stay.
 
     What is not a URL is ``***`` altogether.
     """
-    parts = _split(url)
-    if parts is None or not parts.scheme or "://" not in url:
+    scheme = url.partition("://")[0].lower()
+    if scheme in _MANY_URLS and ";" in url:
+        return ";".join(mask(one) for one in url.split(";"))
+    singles = _one_for_each_host(url, scheme) if "://" in url else [url]
+    if any(_split(single) is None for single in singles):
         return "***"
-    user, at, host = parts.netloc.rpartition("@")
-    shown = f"{parts.scheme}://{'***@' if at and user else ''}{host}{parts.path}"
+    parts = urlsplit(url)
+    if not parts.scheme or "://" not in url:
+        return "***"
+    user, at, hosts = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{'***@' if at and user else ''}{hosts}{parts.path}"
     return shown + ("?***" if parts.query or parts.fragment else "")

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
+from ...core.errors import ConfigError
 from ..errors import BrokerRefused, BrokerUnavailable
 
 
@@ -23,27 +25,65 @@ def connect(url: str, *, timeout: timedelta) -> Any:
     cannot tell bytes from text.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, or
+            ``redis+sentinel://user:password@host:26379,host:26379/service/0`` for the
+            master that Sentinels know (``rediss+sentinel://`` where it speaks TLS).
         timeout: to connect, and for an answer.
     """
     seconds = timeout.total_seconds()
-    over_tcp: dict[str, Any] = {} if url.startswith("unix:") else {"socket_keepalive": True}
-    return redis.Redis.from_url(
-        url,
-        **over_tcp,
-        socket_connect_timeout=seconds,
+    options: dict[str, Any] = {
+        "socket_connect_timeout": seconds,
         # Idle consumers block for a second or so on purpose: the time-out for an answer
         # must be well above that.
-        socket_timeout=seconds + 5,
+        "socket_timeout": seconds + 5,
         # Trying again is decided above, where it is known what may be done twice.
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=30,
-        client_name=f"formrelay-{os.getpid()}",
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 30,
+        "client_name": f"formrelay-{os.getpid()}",
+    }
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
+    if "+sentinel://" in url:
+        return _through_sentinels(url, options)
+    return redis.Redis.from_url(url, **options)
+
+
+def _through_sentinels(url: str, options: dict[str, Any]) -> Any:
+    scheme, rest = url.split("://", 1)
+    netloc, _, path = rest.partition("/")
+    user_info, _, hosts = netloc.rpartition("@")
+    user, _, password = user_info.partition(":")
+    path, _, query = path.partition("?")
+    service, _, database = path.partition("/")
+    if not service:
+        raise ConfigError(
+            "expected REDIS_URL to name the service that the Sentinels watch, like "
+            "redis+sentinel://host:26379/mymaster, got none"
+        )
+    sentinels = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":")
+        sentinels.append((name or host, int(port) if name else 26379))
+    quick = {name: options[name] for name in ("socket_connect_timeout", "socket_keepalive")}
+    found = Sentinel(
+        sentinels, sentinel_kwargs=quick | {"socket_timeout": options["socket_connect_timeout"]}
+    )
+    return found.master_for(
+        service,
+        db=int(database or 0),
+        username=unquote(user) or None,
+        password=unquote(password) or None,
+        **({"ssl": True} if scheme.startswith("rediss") else {}),
+        **dict(parse_qsl(query)),
+        **options,
     )
 
 
 def address(url: str) -> str:
     """Where a URL leads, without the password that may be in it."""
+    if "+sentinel://" in url:
+        netloc, _, path = url.split("://", 1)[1].partition("/")
+        return f"{path.partition('/')[0]} (Sentinels {netloc.rpartition('@')[2]})"
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return unquote(parts.path)

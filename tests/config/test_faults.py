@@ -83,8 +83,9 @@ def test_a_value_in_an_error_stays_on_one_line_and_short() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "said"),
     [
-        ("REDIS_URL", "http://u:hunter2@h", "redis://, rediss:// or unix://, got the unknown"),
-        ("REDIS_URL", "redis+sentinel://:hunter2@h", "got the unknown scheme 'redis+sentinel'"),
+        ("REDIS_URL", "http://u:hunter2@h", "rediss+sentinel://, got the unknown scheme 'http'"),
+        ("REDIS_URL", "redis+sentinel://:hunter2@h,:1/s", "a URL with a host name"),
+        ("RABBITMQ_URL", "amqp://:hunter2@h;http://:hunter2@h", "got the unknown scheme 'http'"),
         ("REDIS_URL", "hunter2", "got no scheme"),
         ("REDIS_URL", "hunter2 x://h", "got no scheme"),
         ("REDIS_URL", "redis://:hunter2@${HOST}:1", "a URL with a host name"),

@@ -11,7 +11,7 @@ from formrelay.config import Settings
 from formrelay.config.base import variables_of
 from formrelay.config.report import Row, env_example, rows
 from formrelay.config.settings import known_names, sections
-from formrelay.config.urls import mask
+from formrelay.config.urls import mask, url_check
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,3 +97,19 @@ def test_the_env_example_uncommented_is_the_default(tmp_path: Path) -> None:
     environ = {"REDIS_URL": "redis://h"}
     uncommented = Settings.load(environ, tmp_path / ".env").model_dump()
     assert uncommented == Settings.load(environ, env_file=None).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://u:hunter2@a:1,b:2/v", "amqp://***@a:1,b:2/v"),
+        ("amqp://u:hunter2@a;amqps://u:hunter2@b:5671/v", "amqp://***@a;amqps://***@b:5671/v"),
+        ("redis+sentinel://:hunter2@a:26379,b/s/0", "redis+sentinel://***@a:26379,b/s/0"),
+    ],
+)
+def test_a_url_of_several_hosts_is_taken_and_shown_without_its_password(
+    url: str, shown: str
+) -> None:
+    check = url_check("amqp", "amqps", "redis+sentinel", advice="")
+    assert check(url) == url
+    assert mask(url) == shown
