@@ -65,7 +65,8 @@ def _through_sentinels(url: str, options: dict[str, Any]) -> Any:
         name, _, port = host.rpartition(":")
         sentinels.append((name or host, int(port) if name else 26379))
     quick = {name: options[name] for name in ("socket_connect_timeout", "socket_keepalive")}
-    found = Sentinel(
+    make: Any = Sentinel  # without types in redis-py
+    found = make(
         sentinels, sentinel_kwargs=quick | {"socket_timeout": options["socket_connect_timeout"]}
     )
     return found.master_for(
