@@ -91,8 +91,6 @@ def test_package_can_be_imported_away_from_the_checkout(
 def test_command_line_answers_from_the_wheel(
     command: list[str], installed: Path, tmp_path: Path
 ) -> None:
-    if not (checkout.ROOT / "ops" / "cli.py").exists():
-        pytest.skip("ops/cli.py does not exist yet")
     program, *arguments = command
     assert "Usage" in _run([str(installed / program), *arguments, "--help"], tmp_path)
 
