@@ -273,6 +273,8 @@ def main() -> None:
     with RedisServer() as redis_server, RabbitServer() as rabbit_server:
         os.environ["FORMRELAY_TEST_REDIS_URL"] = redis_server.url
         os.environ["FORMRELAY_TEST_RABBITMQ_URL"] = rabbit_server.url
+        rabbit_server.ctl("add_vhost", "quorum")
+        rabbit_server.ctl("set_permissions", "-p", "quorum", "guest", ".*", ".*", ".*")
         for comparison in chosen:
             with Progress(console=console, transient=True) as progress:
                 rows = run(comparison, arguments.rounds, progress)

@@ -34,7 +34,9 @@ def make(contender: str) -> Any:
     if whose in ("ours", "quorum"):
         from formrelay.brokers.rabbitmq.broker import RabbitBroker
 
-        return RabbitBroker(url, queue_type="quorum" if whose == "quorum" else "classic")
+        if whose == "quorum":  # in a virtual host of its own: the ladder has one type in each
+            return RabbitBroker(url.replace("%2F", "quorum"), queue_type="quorum")
+        return RabbitBroker(url, queue_type="classic")
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
     # Without confirms for the drain, as it comes; publishing is compared with them on.
