@@ -1,7 +1,7 @@
 """What every formrelay broker shares: the path in, and the face to Dramatiq.
 
 A broker is a subclass with five verbs (``_put``, ``consume``, ``ping``,
-``flush``, ``close``) and the questions of :class:`.inspection.Inspector`.
+``flush``, ``close``) and what :class:`.inspector.Inspector` is made of.
 Middleware, validation of sizes, due times and signals are here, once.
 """
 
@@ -26,6 +26,7 @@ from ..middleware.policies import give_policy
 from .envelope import encode
 from .errors import MessageTooLarge
 from .inspection import DeadLetter, QueueCounts
+from .inspector import Inspector
 
 #: How many messages ``enqueue_many`` hands to the broker at a time: enough that
 #: the round trip is not what counts, few enough that memory stays flat.
@@ -242,6 +243,15 @@ class RelayBroker(dramatiq.Broker, ABC):
         Raises:
             BrokerUnavailable, BrokerRefused: with what to do.
         """
+
+    def weaknesses(self) -> list[str]:
+        """How this broker is set up weaker than our promises want it, with what to do."""
+        return []
+
+    @property
+    def inspector(self) -> Inspector:
+        """The questions of an operator."""
+        return Inspector(self)
 
     @abstractmethod
     def counts(self, queue: str) -> QueueCounts: ...

@@ -1,8 +1,12 @@
 """The consumer of one queue on RabbitMQ.
 
-Its connection belongs to Dramatiq's consumer thread. Worker threads publish
-what is to be retried or buried (with a confirm) on connections of their own,
-and hand acknowledgements over.
+Its connection belongs to Dramatiq's consumer thread, and this object outlives
+it: a connection that is lost is replaced here, sooner than Dramatiq would.
+
+Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
+``carry_out``. They publish what is to be retried or buried (confirmed) on
+connections of their own, and leave acknowledgements to the consumer thread
+(:mod:`.hands`), which sends all that has gathered as it comes by.
 """
 
 from __future__ import annotations
@@ -10,55 +14,67 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable
-from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from threading import Event, Thread
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import pika
 from dramatiq import MessageProxy
 
 from ...middleware.delivery import Delivery
 from ..consumer import RelayConsumer
-from ..errors import BrokerUnavailable
+from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settled_tags
-from .connection import translated
+from . import wire
+from .backoff import Backoff
+from .hands import Hands, Tag
+from .session import Session
+from .trials import Suspect, Trials
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
 
-
-class Tag:
-    """A delivery tag, and the consumer on whose connection it means something."""
-
-    __slots__ = ("consumer", "number")
-
-    def __init__(self, consumer: RabbitConsumer, number: int) -> None:
-        self.consumer = consumer
-        self.number = number
+#: How often it is measured how short the jobs are, in seconds.
+_MEASURE_SECONDS = 0.05
+#: A connection that has lasted so many seconds was a good one.
+_LASTED = 1.0
+#: How long a worker that stops waits for the consumer of a pause before, in seconds.
+_LAST_WORDS = 2.0
 
 
 class RabbitConsumer(RelayConsumer):
-    """See the module."""
+    """See the module. One a queue and process.
+
+    Args:
+        limit: the most messages in hand.
+        fixed_prefetch: never fetch more ahead than ``prefetch``.
+    """
 
     broker: RabbitBroker
 
     def __init__(
-        self, broker: RabbitBroker, queue_name: str, *, prefetch: int, timeout_ms: int
+        self,
+        broker: RabbitBroker,
+        queue_name: str,
+        *,
+        prefetch: int,
+        timeout_ms: int,
+        limit: int | None = None,
+        fixed_prefetch: bool = False,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
-        self._arrived: deque[tuple[int, Any, bytes]] = deque()
-        self._acks: list[int] = []
-        self._in_hand: set[int] = set()
-        self._lock = Lock()  # guards _acks and _in_hand
-        with translated(broker.where):
-            self._connection = pika.BlockingConnection(broker.parameters)
-            self._channel = self._connection.channel()
-            broker.prepare_queue(self._channel, queue_name)
-            self._channel.basic_qos(prefetch_count=min(prefetch, 65_535))
-            self._consumer_tag = self._channel.basic_consume(queue_name, self._on_message)
-
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._arrived.append((method.delivery_tag, properties, body))
+        self._limit = limit
+        self._fixed_prefetch = fixed_prefetch
+        self._trials = Trials(broker, queue_name)
+        # Of the receiving thread alone:
+        self._session: Session | None = None
+        self._sessions = 0
+        self._last_chances: deque[Delivery] = deque()
+        self._backoff = Backoff(queue_name, broker.clock)
+        self._connected_at, self._returned_then = 0.0, 0
+        self._measured_at, self._measured = 0.0, 0
+        self._drainer: Thread | None = None
+        # Between the threads:
+        self._hands = Hands()
 
     # -- receive ---------------------------------------------------------------------
 
@@ -66,74 +82,240 @@ class RabbitConsumer(RelayConsumer):
         clock = self.broker.clock
         deadline = clock.monotonic() + timeout
         while True:
-            while self._arrived:
-                delivery = self._take(*self._arrived.popleft())
+            try:
+                delivery = self._next()
                 if delivery is not None:
                     return delivery
-            remaining = deadline - clock.monotonic()
-            if remaining <= 0:
+                remaining = max(0.0, deadline - clock.monotonic())
+                if self._session is not None:
+                    self._exchange(remaining)
+                elif not self._connect():
+                    Event().wait(min(remaining, self._backoff.seconds))
+            except (BrokerUnavailable, BrokerRefused) as error:
+                self._failed(error)
+                if self._session is not None:
+                    # Not our connection, but what was to be written: it is tried again, and
+                    # Dramatiq's thread looks at its own state meanwhile.
+                    remaining = max(0.0, deadline - clock.monotonic())
+                    Event().wait(min(remaining, self._backoff.seconds))
+                    return None
+            if not self._has_work() and clock.monotonic() >= deadline:
                 return None
-            with translated(self.broker.where):
-                self._connection.process_data_events(time_limit=remaining)
-                if not self._channel.is_open:
-                    raise BrokerUnavailable(
-                        f"the channel to RabbitMQ at {self.broker.where} was closed"
-                    )
 
-    def _take(self, number: int, properties: Any, body: bytes) -> Delivery | None:
-        message_id = properties.message_id or f"amqp-{uuid4()}"
-        delivery = self.decoded(body, Tag(self, number), message_id)
-        if isinstance(delivery, Settlement):
-            self._write(delivery)
-            self._acknowledge([number])
+    def _has_work(self) -> bool:
+        session = self._session
+        return (
+            session is not None
+            and bool(session.link.contents or self._last_chances)
+            and not self._must_hold()
+        )
+
+    def _next(self) -> Delivery | None:
+        session = self._session
+        if session is None:
             return None
-        with self._lock:
-            self._in_hand.add(number)
+        contents = session.link.contents
+        while not self._must_hold():
+            if self._last_chances:
+                delivery = self._last_chances.popleft()
+                self._hands.alone = delivery.tag
+            elif contents:
+                # Taken away when that is done: what is to be written may fail.
+                taken = self._take(session, contents[0])
+                contents.popleft()
+                if taken is None:
+                    continue
+                delivery = taken
+            else:
+                break
+            self._hands.count += 1
+            return delivery
+        return None
+
+    def _must_hold(self) -> bool:
+        """Whether nothing is to be given out now."""
+        if self._limit is None and self._hands.alone is None and not self._last_chances:
+            return False
+        self._hands.collect(self._session)
+        if self._hands.alone is not None:
+            return True
+        if self._last_chances:  # it runs when all else is finished
+            return self._hands.count > 0
+        return self._limit is not None and self._hands.count >= self._limit
+
+    def _take(self, session: Session, content: wire.Content) -> Delivery | None:
+        if content.redelivered or content.has_headers:
+            if self._trials.has_arrived(content, session):
+                return None
+            suspect = self._trials.suspect(content)
+            if suspect is not None:
+                return self._suspected(session, suspect)
+        return self._decoded(session, content)
+
+    def _decoded(self, session: Session, content: wire.Content) -> Delivery | None:
+        tag = Tag(self._hands, session.number, content.number)
+        id = content.message_id or f"amqp-{uuid4()}"
+        delivery = self.decoded(content.body, tag, id)
+        if isinstance(delivery, Settlement):
+            self.broker.write(self.queue_name, delivery)
+            session.acknowledge(content.number)
+            return None
         return delivery
+
+    # -- suspects --------------------------------------------------------------------
+
+    def _suspected(self, session: Session, suspect: Suspect) -> Delivery | None:
+        delivery = self._decoded(session, suspect.content)
+        if delivery is None:
+            return None
+        suspect.delivery = delivery
+        if suspect.deaths >= self.broker.options.max_crash_deliveries:
+            self._trials.adjourn(suspect)
+            return None
+        return self._admit(suspect)
+
+    def _admit(self, suspect: Suspect) -> Delivery | None:
+        """Let a suspect be tried: now, or alone when its turn comes."""
+        delivery = suspect.delivery
+        assert delivery is not None
+        assert self._session is not None
+        self._trials.attach(self._session, is_needed=True)
+        delivery.tag.is_untried = True
+        delivery.before_trial = lambda: self._trials.begin(suspect, delivery.tag)
+        if not suspect.is_last_chance:
+            return delivery
+        self._last_chances.append(delivery)
+        return None
+
+    def _judge(self) -> None:
+        def acquitted(suspect: Suspect) -> None:
+            # There is time: it runs alone even if it has more than one trial left.
+            suspect.is_last_chance = True
+            self._admit(suspect)
+
+        def bury(suspect: Suspect) -> None:
+            self.broker.write(self.queue_name, self._trials.condemned(suspect))
+            assert self._session is not None
+            self._session.acknowledge(suspect.content.number)
+
+        self._trials.judge(acquitted, bury)
+
+    # -- exchange --------------------------------------------------------------------
+
+    def _connect(self) -> bool:
+        if self._backoff.seconds:
+            return False
+        link = self.broker.connect()
+        try:
+            if self._sessions or self._backoff.failures:
+                self.broker.declared.forget()  # it may have come back without them
+            self.broker.declared.ensure(link, [self.queue_name])
+            self._sessions += 1
+            session = Session(link, self.queue_name, number=self._sessions, prefetch=self.prefetch)
+            self._trials.attach(session)
+            link.wake_by(self._hands)
+        except BaseException:
+            link.abort()
+            raise
+        self._session, self._hands.live = session, session.number
+        self._connected_at = self.broker.clock.monotonic()
+        self._returned_then = self._hands.returned
+        return True
+
+    def _exchange(self, timeout: float) -> None:
+        """Send what is settled, take in what has come; where nothing has, wait for it."""
+        session = self._session
+        assert session is not None
+        clock = self.broker.clock
+        look_at = self._trials.next_look()
+        if look_at is not None:
+            if look_at <= clock.monotonic():
+                self._judge()
+            look_at = self._trials.next_look()
+            if look_at is not None:
+                timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
+        self._hands.collect(self._session)
+        self._fetch_ahead(session)
+        session.flush(all=False)
+        session.link.read(0)
+        self._trials.sift(session)
+        if not self._has_work():
+            self._sleep(session, timeout)
+            self._trials.sift(session)
+        if session.link.is_cancelled:
+            session.link.abort()
+            raise BrokerUnavailable(
+                f"the queue {self.queue_name!r} on RabbitMQ at {session.link.where} was deleted; "
+                "it is declared again"
+            )
+
+    def _sleep(self, session: Session, timeout: float) -> None:
+        self._hands.collect(self._session)
+        session.flush(all=True)
+        if self._has_work():
+            return
+        self._hands.sleep(session, timeout)
+
+    def _fetch_ahead(self, session: Session) -> None:
+        if self._fixed_prefetch:
+            return
+        now = self.broker.clock.monotonic()
+        elapsed = now - self._measured_at
+        if elapsed > _MEASURE_SECONDS:
+            session.fetch_ahead((self._hands.returned - self._measured) / elapsed)
+            self._measured, self._measured_at = self._hands.returned, now
+
+    def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
+        session = self._session
+        lasted = self.broker.clock.monotonic() - self._connected_at
+        served = session is not None and (
+            lasted > _LASTED or self._hands.returned > self._returned_then
+        )
+        if session is not None and not session.link.is_open:
+            # All that was not acknowledged is delivered again.
+            self._session, self._hands.live = None, 0
+            self._last_chances.clear()
+            self._trials.judged.clear()
+            self._hands.alone = None
+        self._backoff.failed(error, served=served)
 
     # -- settle ------------------------------------------------------------------------
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        tags = list(settled_tags(settlement))
-        # Mostly this consumer; after a pause or a lost connection, the one before it.
-        owner = tags[0].consumer if tags else self
-        if not owner._channel.is_open:
-            # RabbitMQ delivers it again; what was decided about the first delivery would
-            # be done twice.
+        if settlement.schedule and any(tag.is_untried for tag in settled_tags(settlement)):
+            # Its trial could not begin. Written anew it would lose its count.
+            for tag in settled_tags(settlement):
+                tag.hand_back()
             return
-        self._write(settlement)
-        owner._acknowledge([tag.number for tag in tags])
+        if settlement.schedule or settlement.bury:
+            self._write(settlement)
+        for tag in settled_tags(settlement):
+            tag.settle()
 
     def _write(self, settlement: Settlement) -> None:
-        """First what must not be lost, confirmed; a crash after it repeats a message."""
-        for write in settlement.schedule:
-            self.broker.publish_at(self.queue_name, write)
-        for write in settlement.bury:
-            self.broker.publish_dead(self.queue_name, write)
+        """First what must not be lost, confirmed; a crash after it repeats a message.
 
-    def _acknowledge(self, numbers: list[int]) -> None:
-        with self._lock:
-            is_first = not self._acks
-            self._acks += numbers
-            self._in_hand.difference_update(numbers)
-        if is_first:
-            # One wake-up of the other thread for all that gathers until it comes.
-            with contextlib.suppress(pika.exceptions.ConnectionWrongStateError):
-                self._connection.add_callback_threadsafe(self._send_acks)
-
-    def _send_acks(self) -> None:
-        with self._lock:
-            numbers, self._acks = self._acks, []
-        if self._channel.is_open:
-            for number in numbers:
-                self._channel.basic_ack(number)
+        Of a delivery whose connection is lost nothing is written: it comes again,
+        and what was decided about it would be done twice.
+        """
+        tags = list(settled_tags(settlement))
+        if tags and not any(tag.is_live for tag in tags):
+            return
+        kept = Settlement(
+            schedule=[one for one in settlement.schedule if one.tag is None or one.tag.is_live],
+            bury=[one for one in settlement.bury if one.tag is None or one.tag.is_live],
+        )
+        try:
+            self.broker.write(self.queue_name, kept)
+        except BrokerRefused as error:
+            # Dramatiq tries again what is unavailable; of anything else it would lose sight.
+            raise BrokerUnavailable(error.message) from None
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Hand back what was not started; it goes when the connection closes."""
+        """Hand back what was not started."""
         for message in messages:
             assert isinstance(message, Delivery)
-            with message.tag.consumer._lock:
-                message.tag.consumer._in_hand.discard(message.tag.number)
+            message.tag.hand_back()
 
     # -- close -------------------------------------------------------------------------
 
@@ -144,24 +326,43 @@ class RabbitConsumer(RelayConsumer):
         finishes its messages: were the connection closed under them, they
         would be delivered and run a second time.
         """
-        if not self._connection.is_open:
+        if self._drainer is not None:
+            # Closed for good, after a pause: what it still has is settled or handed back by now.
+            self._drainer.join(_LAST_WORDS)
             return
-        # pika raises more than its own errors when the server goes at this moment, and
-        # Dramatiq's consumer thread would die of them. Whatever was not acknowledged comes back.
-        with contextlib.suppress(Exception):
-            self._channel.basic_cancel(self._consumer_tag)
-            for number, _, _ in self._arrived:
-                self._channel.basic_nack(number, requeue=True)
-            self._arrived.clear()
-            if self._in_hand:
-                Thread(target=self._drain, name="formrelay-drain", daemon=True).start()
-            else:
-                self._drain()
+        session, self._session = self._session, None
+        if session is None:
+            self._hands.close()
+            return
+        try:
+            for delivery in self._last_chances:
+                session.hand_back(delivery.tag.number)
+            for suspect in self._trials.judged:
+                session.hand_back(suspect.content.number)
+            session.stop()
+        except (BrokerUnavailable, BrokerRefused):
+            self._hands.close()  # whatever was not acknowledged comes back
+            return
+        self._session = session
+        self._hands.collect(self._session)
+        if self._hands.count:
+            self._drainer = Thread(target=self._drain, name="formrelay-drain", daemon=True)
+            self._drainer.start()
+        else:
+            self._drain()
 
     def _drain(self) -> None:
-        with contextlib.suppress(Exception):  # as in close()
-            while self._in_hand:
-                self._connection.process_data_events(time_limit=0.2)
-            self._send_acks()
-            self._connection.process_data_events(time_limit=0)
-            self._connection.close()
+        session = self._session
+        assert session is not None
+        with contextlib.suppress(BrokerUnavailable, BrokerRefused):
+            while self._hands.count:
+                self._sleep(session, 0.2)
+                self._trials.sift(session)
+                while session.link.contents:
+                    session.hand_back(session.link.contents.popleft().number)
+                self._hands.collect(self._session)
+            session.flush(all=True)
+            self._trials.detach(session)
+        self._session = None
+        self._hands.close()
+        session.link.close()

@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pika import spec
+
 from ..errors import BrokerRefused
 
 #: 25 bits of 100 ms are 38 days.
@@ -59,31 +61,48 @@ def address(queue: str) -> str:
     return queue.replace(".", "~")
 
 
-def declare(channel: Any, *, queue_type: str) -> None:
-    """Declare the ladder; free of effect where it stands.
+def declarations(*, queue_type: str) -> list[Any]:
+    """The declarations of the ladder's exchanges and queues; free of effect where they stand.
 
     Args:
-        channel: a pika channel.
         queue_type: ``quorum`` or ``classic``.
     """
-    channel.exchange_declare(DELIVERY, exchange_type="topic", durable=True)
+    found: list[Any] = [_exchange(DELIVERY)]
     for rung in range(RUNGS):
-        name, onward = rung_name(rung), next_exchange(rung)
-        channel.exchange_declare(name, exchange_type="topic", durable=True)
+        name = rung_name(rung)
         arguments = {
             "x-queue-type": queue_type,
             "x-message-ttl": UNIT_MS * 2**rung,
-            "x-dead-letter-exchange": onward,
+            "x-dead-letter-exchange": next_exchange(rung),
         }
         if queue_type == "quorum":
             # Without it RabbitMQ may drop a message between two rungs.
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        channel.queue_declare(name, durable=True, arguments=arguments)
-        before = "*." * (RUNGS - 1 - rung)
-        channel.queue_bind(name, name, routing_key=f"{before}1.#")
-        channel.exchange_bind(onward, name, routing_key=f"{before}0.#")
+        found += [
+            _exchange(name),
+            spec.Queue.Declare(queue=name, durable=True, arguments=arguments),
+        ]
+    return found
 
 
-def bind(channel: Any, queue: str) -> None:
-    """Let the ladder deliver to a work queue."""
-    channel.queue_bind(queue, DELIVERY, routing_key=f"#.{address(queue)}")
+def bindings() -> list[Any]:
+    """What leads from rung to rung."""
+    found: list[Any] = []
+    for rung in range(RUNGS):
+        name, before = rung_name(rung), "*." * (RUNGS - 1 - rung)
+        found += [
+            spec.Queue.Bind(queue=name, exchange=name, routing_key=f"{before}1.#"),
+            spec.Exchange.Bind(
+                destination=next_exchange(rung), source=name, routing_key=f"{before}0.#"
+            ),
+        ]
+    return found
+
+
+def binding(queue: str) -> Any:
+    """What lets the ladder deliver to a work queue."""
+    return spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=f"#.{address(queue)}")
+
+
+def _exchange(name: str) -> Any:
+    return spec.Exchange.Declare(exchange=name, type="topic", durable=True)

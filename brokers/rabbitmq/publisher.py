@@ -1,91 +1,260 @@
-"""Publishing with confirms, one connection a thread."""
+"""Publishing with confirms: many messages sent, then all their confirms waited for."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Callable
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Protocol
 
 import pika
 
-from ..errors import BrokerUnavailable
-from .connection import address, translated
+from ...core.errors import BrokerError
+from ..errors import BrokerRefused, BrokerUnavailable
+from . import wire
+from .errors import Blocked, ChannelClosed, NotTaken, Silent
+from .link import Connect, Link
+
+#: After so many seconds of silence a connection is tried before anything is sent on it.
+_FRESH_SECONDS = 0.1
+_NOT_FOUND = 404
+_PLAIN = wire.encoded(pika.BasicProperties(delivery_mode=2))
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to be published.
+
+    Attributes:
+        queue: the work queue that it belongs to.
+        head: its encoded properties.
+    """
+
+    queue: str
+    exchange: str
+    routing_key: str
+    head: bytes
+    body: bytes
+
+
+class Declarations(Protocol):
+    """Who knows what a queue needs on the server."""
+
+    def ensure(self, link: Link, queues: Iterable[str]) -> None:
+        """Declare what these work queues need, unless that was done already."""
+
+    def forget(self) -> None:
+        """The server may have come back without its queues."""
 
 
 class Publisher:
-    """Publishes, and returns when RabbitMQ has confirmed.
+    """Publishes, and returns when RabbitMQ has confirmed all of it.
 
-    pika's connections belong to one thread each, so every thread that
-    publishes gets its own; one inherited through a fork is left alone.
-
-    Args:
-        prepare: declares on a new channel what must be there.
+    Connections are taken by the thread that needs one and given back, so there
+    are as many as threads that published at one time. Those inherited through
+    a fork are left alone.
     """
 
-    def __init__(self, parameters: pika.URLParameters, prepare: Callable[[Any], None]) -> None:
-        self._parameters = parameters
-        self._where = address(parameters)
-        self._prepare = prepare
-        self._local = threading.local()
-        self._all: list[tuple[int, pika.BlockingConnection]] = []
+    def __init__(self, connect: Connect, declarations: Declarations) -> None:
+        self._connect = connect
+        self._declarations = declarations
+        self._idle: deque[Link] = deque()
+        self._pid = os.getpid()
 
-    def channel(self) -> Any:
-        """This thread's channel, with confirms on.
+    # -- connections -------------------------------------------------------------------
 
-        Raises:
-            BrokerUnavailable, BrokerRefused
+    @contextmanager
+    def link(self, *, to_publish: bool = False) -> Iterator[Link]:
+        """A connection with confirms on, this thread's until the end of the block.
+
+        Args:
+            to_publish: make sure first that what is published will be looked at.
         """
-        channel = getattr(self._local, "channel", None)
-        if channel is not None and channel.is_open and self._local.pid == os.getpid():
-            return channel
-        with translated(self._where):
-            connection = pika.BlockingConnection(self._parameters)
-            channel = connection.channel()
-            channel.confirm_delivery()
-            self._prepare(channel)
-        self._local.channel, self._local.pid = channel, os.getpid()
-        self._all.append((os.getpid(), connection))
-        return channel
-
-    def publish(self, exchange: str, routing_key: str, body: bytes, properties: Any) -> None:
-        """Publish one message.
-
-        A connection that was lost while it was idle is found out only now; then
-        a second one is tried. A message whose confirm was lost may so be there
-        twice, which at-least-once allows.
-
-        Raises:
-            BrokerUnavailable, BrokerRefused
-        """
+        link = self._taken(to_publish=to_publish)
         try:
-            self._publish(exchange, routing_key, body, properties)
-        except BrokerUnavailable:
-            self.drop()
-            self._publish(exchange, routing_key, body, properties)
+            yield link
+        except BaseException:
+            # Half an answer may be under way, also where a time limit ended the caller.
+            link.abort()
+            raise
+        self._idle.append(link)
 
-    def _publish(self, exchange: str, routing_key: str, body: bytes, properties: Any) -> None:
-        channel = self.channel()
-        with translated(self._where):
-            channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
+    def _taken(self, *, to_publish: bool) -> Link:
+        while (link := self._next_idle()) is not None:
+            try:
+                link.read(0)
+                if to_publish and time.monotonic() - link.heard_at > _FRESH_SECONDS:
+                    link.check()
+                return link
+            except (Silent, Blocked):
+                raise
+            except (BrokerUnavailable, BrokerRefused):
+                # Lost while it was idle: the server ends those that send no heartbeats. The
+                # others are older still; and it may have come back without its queues.
+                self.close()
+                self._declarations.forget()
+        link = self._connect()
+        try:
+            link.confirm()
+            if to_publish:
+                link.check()
+        except BaseException:
+            link.abort()
+            raise
+        return link
 
-    def drop(self) -> None:
-        """Give this thread's connection up."""
-        channel = getattr(self._local, "channel", None)
-        self._local.channel = None
-        if channel is not None and self._local.pid == os.getpid():
-            _close(channel.connection)
+    def _next_idle(self) -> Link | None:
+        if self._pid != os.getpid():
+            # After a fork: the parent's. To close them would end them for the parent too.
+            self._idle, self._pid = deque(), os.getpid()
+        with suppress(IndexError):
+            return self._idle.pop()
+        return None
 
     def close(self) -> None:
-        """Close the connections of every thread of this process."""
-        for pid, connection in self._all:
-            if pid == os.getpid():
-                _close(connection)
-        self._all.clear()
+        """Close the connections that are not in use."""
+        while (link := self._next_idle()) is not None:
+            link.close()
+
+    # -- publishing --------------------------------------------------------------------
+
+    def publish(
+        self, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties | None
+    ) -> None:
+        """Publish one message by its queue's name.
+
+        Raises:
+            as :meth:`publish_all`.
+        """
+        head = wire.encoded(properties) if properties is not None else _PLAIN
+        self.publish_all([Outgoing(routing_key, exchange, routing_key, head, body)])
+
+    def publish_all(self, messages: Sequence[Outgoing]) -> None:
+        """Publish messages, in order; RabbitMQ has them all when it returns.
+
+        A queue that is gone is declared again, once; and a connection that is
+        lost in the middle is replaced, once. What was not confirmed is then sent
+        a second time, and may so be there twice, which at-least-once allows.
+
+        Raises:
+            NotTaken: some were returned or nacked; the others are on their queues.
+            BrokerUnavailable, BrokerRefused: the text says how many are on their
+                queues, and how many may be.
+        """
+        call = _Call(messages)
+        for is_last in (False, True):
+            try:
+                with self.link(to_publish=True) as link:
+                    self._declarations.ensure(link, {one.queue for one in call.waiting.values()})
+                    call.send(link)
+            except (BrokerUnavailable, ChannelClosed) as error:
+                is_over = isinstance(error, Silent | Blocked) or not call.is_sent
+                is_gone = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
+                if is_last or is_over or not is_gone:
+                    raise call.explained(error) from None
+            if not call.waiting:
+                break
+            self._declarations.forget()
+        call.raise_for_refused()
 
 
-def _close(connection: pika.BlockingConnection) -> None:
-    # It is given up; that it is already broken is no news.
-    with contextlib.suppress(Exception):
-        connection.close()
+class _Call:
+    """The messages of one call, and how far they are.
+
+    Attributes:
+        waiting: by position, what is not confirmed, or was given back by the server.
+        is_sent: whether any may have reached the server.
+    """
+
+    def __init__(self, messages: Sequence[Outgoing]) -> None:
+        self.waiting = dict(enumerate(messages))
+        self.is_sent = False
+        self._count = len(messages)
+        self._nacked: list[int] = []
+
+    def send(self, link: Link) -> None:
+        """Publish what waits, and wait until each was confirmed, nacked or given back."""
+        positions = list(self.waiting)
+        # By the number that the server's confirms use.
+        numbered = dict(enumerate(positions, start=link.published + 1))
+        self.is_sent = True
+        link.publish(
+            [
+                wire.publish(one.exchange, one.routing_key, one.head, one.body, link.body_room)
+                for one in self.waiting.values()
+            ]
+        )
+        returned: set[int] = set()
+        deadline = time.monotonic() + link.timeout
+        while numbered:
+            if not link.confirms:
+                link.wait(deadline)
+                continue
+            # The server gives a message back before it confirms it.
+            for content in link.returned:
+                returned.add(self._position_of(content, returned))
+            link.returned.clear()
+            self._sort(link.confirms, numbered, returned)
+            deadline = time.monotonic() + link.timeout
+
+    def _position_of(self, content: wire.Content, returned: set[int]) -> int:
+        method, body = content.method, content.body
+        return next(
+            position
+            for position, one in self.waiting.items()
+            if position not in returned
+            and (one.exchange, one.routing_key) == (method.exchange, method.routing_key)
+            and one.body == body
+        )
+
+    def _sort(
+        self, confirms: deque[wire.Confirm], numbered: dict[int, int], returned: set[int]
+    ) -> None:
+        while confirms:
+            confirm = confirms.popleft()
+            last = confirm.number
+            numbers = [last]
+            if confirm.multiple:
+                numbers = list(takewhile(last.__ge__, numbered))
+            for number in numbers:
+                position = numbered.pop(number, None)
+                if position is None or position in returned:
+                    continue
+                del self.waiting[position]
+                if not confirm.taken:
+                    self._nacked.append(position)
+
+    def explained(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
+        """The error, with what became of the messages."""
+        taken = self._count - len(self.waiting) - len(self._nacked)
+        text = "; nothing was enqueued"
+        if self.is_sent:
+            text = (
+                f"; of {self._count} messages {taken} are on their queues, and any of the other "
+                f"{self._count - taken} may be"
+            )
+        if isinstance(error, ChannelClosed):
+            return BrokerRefused(error.message + text)
+        return type(error)(error.message + text)
+
+    def raise_for_refused(self) -> None:
+        """
+        Raises:
+            NotTaken: there are some.
+        """
+        refused = sorted((*self.waiting, *self._nacked))
+        if not refused:
+            return
+        cause = "it has no queue for them: were they deleted, or never there?"
+        if self._nacked:
+            cause = "it did not take them (nack): is a queue full?"
+        raise NotTaken(
+            f"RabbitMQ refused {len(refused)} of {self._count} messages, the others are on their "
+            f"queues; {cause}",
+            refused,
+            self._count,
+        )

@@ -1,16 +1,27 @@
 """The queues and exchanges of one work queue, with the names of the source system.
 
 ``webhooks`` (the work) dead-letters through the exchange ``dlx.webhook`` to the
-queue ``dlq.webhooks``.
+queue ``dlq.webhooks``. A queue of an older system is adopted: used as it is,
+with the dead-letter exchange that it has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from pika import spec
+
+from ..errors import BrokerRefused
 from . import ladder
+from .differences import differences_of
+from .errors import ChannelClosed
+from .link import Connect, Link
+
+_NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,42 +29,155 @@ class Topology:
     """How queues are declared.
 
     Attributes:
-        queue_type: ``quorum`` (replicated, counts deliveries) or ``classic``.
+        queue_type: ``quorum`` (replicated) or ``classic``.
         workers: worker name by queue, for the names of the dead-letter
             exchanges; a queue that is not named is its own worker.
         retention: how long dead letters are kept.
+        max_priority: makes the work queues classic ones with so many priorities.
+        adopted: queues that are used as they are; each with the dead-letter
+            exchange that it has, None where that is ``dlx.<worker>`` too.
     """
 
     queue_type: str
-    workers: dict[str, str]
+    workers: Mapping[str, str]
     retention: timedelta
+    max_priority: int | None = None
+    adopted: Mapping[str, str | None] = field(default_factory=dict)
 
     def dead_exchange(self, queue: str) -> str:
-        return f"dlx.{self.workers.get(queue, queue)}"
+        return self.adopted.get(queue) or f"dlx.{self.workers.get(queue, queue)}"
 
     def dead_queue(self, queue: str) -> str:
         return f"dlq.{queue}"
 
-    def declare_ladder(self, channel: Any) -> None:
-        ladder.declare(channel, queue_type=self.queue_type)
+    def trial_queue(self, queue: str, process: str) -> str:
+        return f"formrelay.trial.{queue}.{process}"
 
-    def declare(self, channel: Any, queue: str) -> None:
-        """Declare a work queue and its dead letters; the ladder must stand already."""
-        exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
-        channel.exchange_declare(exchange, exchange_type="direct", durable=True)
-        retention_ms = int(self.retention / timedelta(milliseconds=1))
-        channel.queue_declare(
-            dead,
-            durable=True,
-            arguments={"x-queue-type": self.queue_type, "x-message-ttl": retention_ms},
-        )
-        channel.queue_bind(dead, exchange, routing_key=queue)
-        arguments: dict[str, Any] = {
+    def is_foreign_exchange(self, queue: str) -> bool:
+        """Whether the dead-letter exchange is another system's, of whatever type."""
+        return self.adopted.get(queue) is not None
+
+    def queues(self, queue: str) -> list[Any]:
+        """The declarations of a work queue and of its dead letters' queue."""
+        dead = {
             "x-queue-type": self.queue_type,
-            "x-dead-letter-exchange": exchange,
+            "x-message-ttl": int(self.retention / timedelta(milliseconds=1)),
+        }
+        work: dict[str, Any] = {
+            "x-queue-type": "classic" if self.max_priority else self.queue_type,
+            "x-dead-letter-exchange": self.dead_exchange(queue),
             "x-dead-letter-routing-key": queue,
         }
+        if self.max_priority:
+            work["x-max-priority"] = self.max_priority
+        elif self.queue_type == "quorum":
+            work |= AT_LEAST_ONCE
+        return [self._queue(self.dead_queue(queue), dead), self._queue(queue, work)]
+
+    def bindings(self, queue: str) -> list[Any]:
+        """What leads to these queues; they and the dead-letter exchange must be there."""
+        exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
+        return [
+            spec.Queue.Bind(queue=dead, exchange=exchange, routing_key=queue),
+            ladder.binding(queue),
+        ]
+
+    def exchange(self, queue: str) -> Any:
+        """The declaration of a work queue's dead-letter exchange."""
+        name = self.dead_exchange(queue)
+        return spec.Exchange.Declare(exchange=name, type="direct", durable=True)
+
+    def trial(self, queue: str, name: str) -> Any:
+        """The declaration of a queue for the trials of one process (see :mod:`.trials`)."""
+        arguments: dict[str, Any] = {
+            "x-queue-type": self.queue_type,
+            "x-message-ttl": 1_000,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": queue,
+            # Long after whatever a dead process left there has gone back to its queue.
+            "x-expires": 24 * 3_600_000,
+        }
         if self.queue_type == "quorum":
-            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        channel.queue_declare(queue, durable=True, arguments=arguments)
-        ladder.bind(channel, queue)
+            arguments |= AT_LEAST_ONCE
+        return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
+
+    def _queue(self, name: str, arguments: dict[str, Any]) -> Any:
+        if name in self.adopted:
+            return spec.Queue.Declare(queue=name, passive=True)
+        return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
+
+
+#: Without it RabbitMQ may drop a message between two quorum queues.
+AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+
+
+class Declared:
+    """What of the topology is known to stand on the server."""
+
+    def __init__(self, topology: Topology, connect: Connect) -> None:
+        self._topology = topology
+        self._connect = connect
+        self._ready: set[str] = set()
+        self._has_ladder = False
+        # Many threads may send first at one time; RabbitMQ makes each queue slowly.
+        self._lock = threading.RLock()
+
+    def forget(self) -> None:
+        """The server may have come back without its queues."""
+        self._has_ladder = False
+        self._ready = set()
+
+    def ensure(self, link: Link, queues: Iterable[str]) -> None:
+        """Declare what these work queues need, unless that was done already.
+
+        Raises:
+            BrokerRefused: what is there differs from what is asked; it says in what.
+            BrokerUnavailable
+        """
+        ready = self._ready
+        missing = [queue for queue in queues if queue not in ready]
+        if self._has_ladder and not missing:
+            return
+        with self._lock:
+            if not self._has_ladder:
+                self._declare(link, ladder.declarations(queue_type=self._topology.queue_type))
+                link.calls(ladder.bindings())
+                self._has_ladder = True
+            for queue in missing:
+                self._declare_queue(link, queue)
+                ready.add(queue)
+
+    def _declare_queue(self, link: Link, queue: str) -> None:
+        topology = self._topology
+        if topology.is_foreign_exchange(queue):
+            self._declare_foreign(link, queue)
+        else:
+            link.call(topology.exchange(queue))
+        self._declare(link, topology.queues(queue))
+        link.calls(topology.bindings(queue))
+
+    def _declare_foreign(self, link: Link, queue: str) -> None:
+        """Make sure of an exchange without knowing its type."""
+        name = self._topology.dead_exchange(queue)
+        trial = self._connect()  # a refusal closes the channel
+        try:
+            trial.call(spec.Exchange.Declare(exchange=name, passive=True))
+        except ChannelClosed as error:
+            if error.code != _NOT_FOUND:
+                raise
+            link.call(self._topology.exchange(queue))
+        finally:
+            trial.close()
+
+    def _declare(self, link: Link, declarations: list[Any]) -> None:
+        try:
+            link.calls(declarations)
+        except ChannelClosed as error:
+            if error.code == _NOT_FOUND:
+                raise BrokerRefused(
+                    f"expected the queues to be adopted at {link.where} to be there, got: "
+                    f"{error.text}; create them, or take them out of the list"
+                ) from None
+            if error.code != _PRECONDITION_FAILED:
+                raise
+            raise differences_of(error, declarations, self._connect) from None

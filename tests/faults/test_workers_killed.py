@@ -48,9 +48,6 @@ def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
     assert set(Counter(site.lines()).values()) == {1}
 
 
-# Redis alone: the count of deaths on RabbitMQ is part of the brokers' completion.
-@pytest.mark.parametrize("site", ["redis_url"], indirect=True, ids=["redis"])
-@pytest.mark.redis
 def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: Site) -> None:
     poison = site.broker.actors["poison"].send()
     site.send(range(20))

@@ -1,0 +1,54 @@
+"""What RabbitMQ may answer that a caller wants to tell apart.
+
+::
+
+    BrokerUnavailable
+        Silent          it did not answer in time
+        Blocked         it takes no messages for now
+    BrokerRefused
+        ChannelClosed   it refused an operation
+        NotTaken        some messages of a call are not on their queues
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import BrokerRefused, BrokerUnavailable
+
+
+class Silent(BrokerUnavailable):
+    """RabbitMQ did not answer in time."""
+
+
+class Blocked(BrokerUnavailable):
+    """RabbitMQ takes no messages for now: it is out of memory or disk."""
+
+
+class ChannelClosed(BrokerRefused):
+    """RabbitMQ refused an operation and closed the channel.
+
+    Attributes:
+        code: AMQP's reply code (404 not found, 406 precondition failed, …).
+        text: what the server said.
+    """
+
+    def __init__(self, where: str, code: int, text: str) -> None:
+        super().__init__(f"RabbitMQ at {where} refused: {text}")
+        self.code = code
+        self.text = text
+
+
+class NotTaken(BrokerRefused):
+    """Some messages of one call are not on their queues; the others are.
+
+    Attributes:
+        refused: positions of the messages that were not taken, in the call
+            (``enqueue_many``: in its chunk).
+        count: how many there were.
+    """
+
+    def __init__(self, message: str, refused: Sequence[int], count: int) -> None:
+        super().__init__(message)
+        self.refused = tuple(refused)
+        self.count = count

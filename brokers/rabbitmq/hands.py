@@ -1,0 +1,126 @@
+"""What of one consumer's queue the worker threads have in hand, and what they let go of.
+
+The worker threads leave word in a deque, without a lock, and the receiving
+thread looks there whenever it comes by; where it sleeps, it is woken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import deque
+
+from .session import Session
+
+#: How long an acknowledgement may wait where jobs are short, in seconds.
+_NAP = 0.002
+
+
+class Tag:
+    """A delivery tag, and the session in which it means something.
+
+    Attributes:
+        is_untried: it is a suspect's, whose trial has not begun.
+    """
+
+    __slots__ = ("hands", "is_untried", "number", "session")
+
+    def __init__(self, hands: Hands, session: int, number: int) -> None:
+        self.hands = hands
+        self.session = session
+        self.number = number
+        self.is_untried = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its connection still stands; otherwise RabbitMQ delivers it again."""
+        return self.session == self.hands.live
+
+    def settle(self) -> None:
+        """Acknowledge it; from any thread."""
+        self.hands._let_go(self, self.number)
+
+    def hand_back(self) -> None:
+        """Put it back on its queue; from any thread."""
+        self.hands._let_go(self, -self.number)
+
+    def replace(self, number: int) -> None:
+        """Mean another delivery of the same message from now on."""
+        self.number = number
+        self.is_untried = False
+
+
+class Hands:
+    """See the module.
+
+    Attributes:
+        count: messages given out and not settled, as far as was collected.
+        returned: messages settled, ever.
+        live: the number of the session that stands; 0 where none does.
+        alone: the tag beside which nothing may be given out.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.returned = 0
+        self.live = 0
+        self.alone: Tag | None = None
+        self._is_asleep = False
+        #: The tag, with its number as it was then; negative: handed back.
+        self._gone: deque[tuple[Tag, int]] = deque()
+        self._wakes, self._waker = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._waker.setblocking(False)
+
+    def fileno(self) -> int:
+        """Readable when there is something to collect for a thread that sleeps."""
+        return self._wakes.fileno()
+
+    def clear(self) -> None:
+        """Not readable any more."""
+        with contextlib.suppress(OSError):
+            os.read(self._wakes.fileno(), 4096)
+
+    def _let_go(self, tag: Tag, number: int) -> None:
+        self._gone.append((tag, number))
+        if self._is_asleep:
+            self._is_asleep = False  # one of us is enough
+            with contextlib.suppress(OSError):
+                self._waker.send(b"!")
+
+    def collect(self, session: Session | None) -> None:
+        """Take over what was let go of; for the receiving thread."""
+        gone = self._gone
+        while gone:
+            tag, number = gone.popleft()
+            self.count -= 1
+            self.returned += 1
+            if tag is self.alone:
+                self.alone = None
+            if session is None or tag.session != session.number:
+                continue
+            if number > 0:
+                session.acknowledge(number)
+            else:
+                session.hand_back(-number)
+
+    def sleep(self, session: Session, seconds: float) -> None:
+        """Until something comes or is let go of, at most ``seconds``."""
+        if session.is_busy and self.count:
+            # To be woken by each of many thousand messages a second would cost more than
+            # they do: threads that wake one another take turns instead of working.
+            session.link.read(min(seconds, _NAP))
+            return
+        self._is_asleep = True
+        try:
+            # What was let go of just before the flag went up has woken nobody.
+            session.link.read(0 if self._gone else seconds)
+        finally:
+            self._is_asleep = False
+
+    def close(self) -> None:
+        """Nothing is collected any more."""
+        self.live = 0
+        self._wakes.close()
+        self._waker.close()

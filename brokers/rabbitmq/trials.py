@@ -1,0 +1,254 @@
+"""Messages that may have killed their worker: tried again, counted, at last dead-lettered.
+
+RabbitMQ says of a message only that it was delivered before (``redelivered``;
+quorum queues count, but count what was handed back in order as well). That
+makes it a suspect, no more: its worker may have been stopped, have lost its
+connection, have died of another message, or have had it only prefetched. So
+a suspect gets trials, and a trial leaves its trace on the broker before the
+actor is called:
+
+1. A copy of the message, with ``x-formrelay-deaths`` one higher, is published to
+   the *trial queue* of this process (``formrelay.trial.<queue>.<process>``),
+   confirmed, and delivered back to this process, which now holds both.
+2. The original is acknowledged. The message is now only in the trial queue,
+   unacknowledged.
+3. The actor runs, and its outcome settles the copy like any message. A copy that
+   is retried, deferred or buried is written anew and carries no count: whatever
+   the worker survives acquits.
+
+When the process dies, RabbitMQ puts the copy back on the trial queue, whose
+time-to-live of a second dead-letters it to the work queue, with its count.
+What a crash leaves at each instant:
+
+- before 1, and while its confirm is awaited: the original, as a suspect as it was;
+  perhaps the copy too, so that the message runs twice, which at-least-once allows.
+- between 1 and 2: both. As above; the guilty one kills during 3, so that it does
+  not multiply.
+- during 3: the copy alone, and its count says so.
+- after the outcome's write, before the acknowledgement: both, as for any message.
+
+Who is counted. Of ``max_crash_deliveries`` (3) the first is the unexplained
+redelivery itself, and those in between run beside other messages: they may be
+counted for another's deed. Only the last trial condemns, and it runs alone:
+nothing else of its queue is in the hands of the process. So a message is dead
+only if its process died while it, alone, was running.
+
+That the process died, and did not just lose its connection, is looked up then:
+a process that lives consumes its trial queue, and comes back to it after each
+loss. Whoever gets a message with a full count looks for that consumer for
+``heartbeat_timeout``; where there is one, the message gets another last trial.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pika import spec
+
+from ...core.errors import FormrelayError
+from ...core.failure import Failure, Reason
+from ...core.outcomes import Dead
+from ...middleware.delivery import Delivery
+from ..errors import BrokerUnavailable
+from ..settlement import Settlement, settlement_of
+from . import wire
+from .errors import ChannelClosed
+from .publisher import Outgoing
+from .session import TRIAL, Session
+
+if TYPE_CHECKING:
+    from .broker import RabbitBroker
+    from .hands import Tag
+
+logger = logging.getLogger("formrelay.brokers")
+
+DEATHS = "x-formrelay-deaths"
+TRIAL_QUEUE = "x-formrelay-trial"
+#: What RabbitMQ adds to a message on its way through the trial queue.
+_OF_RABBITMQ = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
+
+
+class CrashLoop(FormrelayError):
+    """Every worker that tried the message died."""
+
+
+@dataclass(slots=True)
+class Suspect:
+    """A message that may have killed its worker.
+
+    Attributes:
+        deaths: how many workers have died that had it, at most.
+        trial_queue: of the process that tried it last; None where none did.
+        is_last_chance: whether the next trial runs alone, and condemns.
+    """
+
+    content: wire.Content
+    deaths: int
+    trial_queue: str | None
+    is_last_chance: bool = False
+    delivery: Delivery | None = None
+    look_at: float = 0.0
+    give_up_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Awaited:
+    tag: Tag
+    arrived: Event = field(default_factory=Event)
+
+
+class Trials:
+    """The suspects of one consumer. Its receiving thread looks, worker threads begin trials."""
+
+    def __init__(self, broker: RabbitBroker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._most = broker.options.max_crash_deliveries
+        self._awaited: dict[str, _Awaited] = {}
+        self._is_used = False
+        self.name = broker.topology.trial_queue(queue, uuid4().hex[:12])
+        #: Those that wait for their judgement.
+        self.judged: list[Suspect] = []
+
+    def attach(self, session: Session, *, is_needed: bool = False) -> None:
+        """Consume the trial queue, if there is one, or is to be."""
+        if (is_needed or self._is_used) and not session.has_trials:
+            session.link.call(self._broker.topology.trial(self._queue, self.name))
+            session.subscribe_trials(self.name)
+            self._is_used = True
+
+    def detach(self, session: Session) -> None:
+        """Delete the trial queue; what is left in it stays."""
+        if self._is_used:
+            session.link.call(spec.Queue.Delete(queue=self.name, if_empty=True))
+
+    # -- suspicion -----------------------------------------------------------------------
+
+    def suspect(self, content: wire.Content) -> Suspect | None:
+        """The message as a suspect, if it is one."""
+        headers: dict[str, Any] = {}
+        if content.has_headers:
+            headers = content.properties.headers or {}
+        deaths, trial_queue = headers.get(DEATHS), headers.get(TRIAL_QUEUE)
+        if not isinstance(deaths, int) or deaths < 1 or not isinstance(trial_queue, str):
+            if not content.redelivered:
+                return None
+            deaths, trial_queue = 1, None
+        if trial_queue == self.name:
+            deaths -= 1  # this process has tried it, and lives
+        suspect = Suspect(content, deaths, trial_queue)
+        if deaths < self._most or trial_queue is None:
+            self._acquit(suspect)
+        return suspect
+
+    def _acquit(self, suspect: Suspect) -> None:
+        """Leave it one trial at least."""
+        suspect.deaths = max(0, min(suspect.deaths, self._most - 1))
+        suspect.is_last_chance = suspect.deaths + 1 >= self._most
+
+    # -- judgement -----------------------------------------------------------------------
+
+    def adjourn(self, suspect: Suspect) -> None:
+        """Its count is full: see for a while whether the process that tried it lives."""
+        now = self._broker.clock.monotonic()
+        suspect.look_at = now
+        suspect.give_up_at = now + self._broker.options.heartbeat_timeout.total_seconds()
+        self.judged.append(suspect)
+
+    def next_look(self) -> float | None:
+        """When :meth:`judge` is to be called; monotonic seconds."""
+        return min((suspect.look_at for suspect in self.judged), default=None)
+
+    def judge(self, acquitted: Callable[[Suspect], None], bury: Callable[[Suspect], None]) -> None:
+        """Look at those whose time it is."""
+        now = self._broker.clock.monotonic()
+        for suspect in [one for one in self.judged if one.look_at <= now]:
+            suspect.look_at = now + 1
+            if self._lives(suspect.trial_queue or ""):
+                self._acquit(suspect)
+                acquitted(suspect)
+            elif now >= suspect.give_up_at:
+                bury(suspect)
+            else:
+                suspect.look_at = min(suspect.look_at, suspect.give_up_at)
+                continue
+            self.judged.remove(suspect)
+
+    def _lives(self, trial_queue: str) -> bool:
+        link = self._broker.connect()
+        try:
+            found = link.call(spec.Queue.Declare(queue=trial_queue, passive=True))
+        except ChannelClosed:  # it is gone, and so is its process
+            return False
+        finally:
+            link.close()
+        return bool(found.consumer_count)
+
+    def condemned(self, suspect: Suspect) -> Settlement:
+        """What to do with one whose worker died each time."""
+        delivery = suspect.delivery
+        assert delivery is not None
+        error = CrashLoop(f"{suspect.deaths} workers died while they held this message")
+        now = self._broker.clock.time()
+        failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
+        logger.error(
+            "dead-lettered a message whose workers died",
+            extra={
+                "queue": self._queue,
+                "message_id": delivery.message_id,
+                "deaths": suspect.deaths,
+            },
+        )
+        return settlement_of(delivery, Dead(failure), now)
+
+    # -- trial ---------------------------------------------------------------------------
+
+    def begin(self, suspect: Suspect, tag: Tag) -> None:
+        """Put a counted copy in the message's place. For the thread that will run it.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: the trial must not begin.
+        """
+        properties = suspect.content.properties
+        headers = dict(properties.headers or {})
+        for name in _OF_RABBITMQ:
+            headers.pop(name, None)
+        headers |= {DEATHS: suspect.deaths + 1, TRIAL_QUEUE: self.name}
+        key = uuid4().hex
+        properties.headers, properties.correlation_id, properties.delivery_mode = headers, key, 2
+        awaited = self._awaited[key] = _Awaited(tag)
+        copy = Outgoing(self._queue, "", self.name, wire.encoded(properties), suspect.content.body)
+        try:
+            self._broker.publish([copy])
+            if not awaited.arrived.wait(self._broker.options.connect_timeout.total_seconds()):
+                raise BrokerUnavailable("expected RabbitMQ to deliver a message that it has taken")
+        finally:
+            self._awaited.pop(key, None)
+
+    def sift(self, session: Session) -> None:
+        """Take the copies that threads wait for from what has come, whatever else is held up."""
+        if self._awaited:
+            contents = session.link.contents
+            for content in list(contents):  # more may come while we ask
+                if self.has_arrived(content, session):
+                    contents.remove(content)
+
+    def has_arrived(self, content: wire.Content, session: Session) -> bool:
+        """Whether it is a copy that a thread waits for; then it takes the original's place."""
+        if content.consumer != TRIAL.encode():
+            return False
+        awaited = self._awaited.get(content.properties.correlation_id or "")
+        if awaited is None or awaited.tag.session != session.number:
+            return False
+        session.acknowledge(awaited.tag.number)
+        # Not before RabbitMQ knows: were the process killed at once, as it may well be, the
+        # original would come back beside its copy, each time.
+        session.synchronise()
+        awaited.tag.replace(content.number)
+        awaited.arrived.set()
+        return True

@@ -1,0 +1,92 @@
+"""What RabbitMQ alone has to keep: hence tests of its own beside the contract's."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pika
+import pytest
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.consumer import RabbitConsumer
+
+pytestmark = pytest.mark.rabbitmq
+
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+
+MakeHarness = Callable[..., Harness]
+
+
+@pytest.fixture
+def make_harness(rabbitmq_url: str, unique: str) -> Iterator[MakeHarness]:
+    """Harnesses on this test's virtual host, on one queue; closed after it."""
+    made: list[Harness] = []
+
+    def make(*, url: str = rabbitmq_url, queue: str = unique, **arguments: Any) -> Harness:
+        broker = RabbitBroker(url, **{"options": OPTIONS, **arguments})
+        made.append(Harness(broker, queue))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        harness.close()
+
+
+@pytest.fixture
+def harness(make_harness: MakeHarness) -> Harness:
+    return make_harness()
+
+
+@pytest.fixture
+def channel(rabbitmq_url: str) -> Iterator[Any]:
+    """Another program's channel, with confirms."""
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+
+
+def consumer_of(harness: Harness) -> RabbitConsumer:
+    """The consumer of a started harness, connected."""
+
+    def connected() -> Any:
+        assert harness.worker is not None
+        consumer = harness.worker.consumers[harness.queue].consumer
+        return consumer if getattr(consumer, "_session", None) is not None else None
+
+    found: RabbitConsumer = wait_until(connected)
+    return found
+
+
+def cut(harness: Harness) -> None:
+    """Lose the consumer's connection, and wait until it has another."""
+    consumer = consumer_of(harness)
+    session = consumer._session
+    assert session is not None
+    session.link._socket.shutdown(2)
+    wait_until(lambda: consumer._session not in (None, session))
+
+
+def api(base: str, path: str, *, method: str = "GET", body: Any = None) -> Any:
+    """One call of the management API."""
+    parts = urllib.parse.urlsplit(base)
+    manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    place = f"http://{parts.hostname}:{parts.port}{parts.path}/{path}"
+    manager.add_password(None, place, parts.username or "", parts.password or "")
+    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
+    request = urllib.request.Request(
+        place,
+        method=method,
+        data=json.dumps(body).encode() if body is not None else None,
+        headers={"Content-Type": "application/json"},
+    )
+    with opener.open(request, timeout=10) as answer:
+        data = answer.read()
+    return json.loads(data) if data else None

@@ -1,0 +1,37 @@
+"""A worker process to be killed: ``python crash_worker.py URL QUEUE QUEUE_TYPE FILE``.
+
+Like ``tests/support/fault_worker.py``, with the type of the queue.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import timedelta
+
+from dramatiq import Worker
+from tests.support import fault_worker
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+
+
+def main() -> None:
+    url, queue, queue_type, file = sys.argv[1:]
+    broker = RabbitBroker(url, options=OPTIONS, queue_type=queue_type)
+    fault_worker.declare(broker, queue, file)
+    # Waited for, not handled: a test may send it while this thread is about to wait, and an
+    # Event that is set by a handler just then is never set.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    worker = Worker(broker, worker_timeout=200, worker_threads=4)
+    worker.start()
+    print("ready", flush=True)
+    signal.sigwait({signal.SIGTERM})
+    worker.stop(timeout=10_000)
+    broker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Ways to a server, and servers that do not answer: an error by name, in bounded time."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.harness import wait_until
+from tests.support.servers import RabbitServer
+from tests.support.servers.base import free_port
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
+from formrelay.brokers.rabbitmq.connection import servers
+from formrelay.brokers.rabbitmq.errors import Blocked
+from formrelay.core.errors import ConfigError
+
+pytestmark = pytest.mark.rabbitmq
+
+SECONDS = timedelta(seconds=1)
+QUICK = BrokerOptions(connect_timeout=SECONDS)
+
+
+class TlsServer(RabbitServer):
+    """One that also speaks TLS, with a certificate of an authority of its own."""
+
+    def __init__(self) -> None:
+        self.tls_port = free_port()
+        super().__init__()
+
+    def _config(self) -> str:
+        folder = self.data_dir
+        certify(folder)
+        return super()._config() + (
+            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {folder}/ca.pem\n"
+            f"ssl_options.certfile = {folder}/server.pem\n"
+            f"ssl_options.keyfile = {folder}/server.key\n"
+        )
+
+
+def certify(folder: Path) -> None:
+    """An authority, and a certificate of it for ``localhost``."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    new = ("req", "-newkey", "rsa:2048", "-nodes")
+    openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem",
+            "-days", "2")  # fmt: skip
+    openssl(*new, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-extfile", "names", "-out", "server.pem",
+            "-days", "2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[TlsServer]:
+    """For what would disturb the shared one; 5 s to start, so one for all tests here."""
+    if TlsServer.program() is None:
+        pytest.skip("rabbitmq is not installed")
+    with TlsServer() as server:
+        yield server
+
+
+def test_any_of_several_hosts_will_do(make_harness: MakeHarness, rabbitmq_url: str) -> None:
+    url = urlsplit(rabbitmq_url)
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    login, _, place = url.netloc.rpartition("@")
+    hosts = ",".join([*dead, place])
+    for text in (
+        f"amqp://{login}@{hosts}{url.path}",
+        ";".join([*(f"amqp://{login}@{one}{url.path}" for one in dead), rabbitmq_url]),
+    ):
+        harness = make_harness(url=text)
+        for _ in range(5):
+            harness.broker.ping()
+    harness = make_harness(url=f"amqp://{login}@{','.join(dead)}{url.path}")
+    with pytest.raises(BrokerUnavailable, match=r"expected one RabbitMQ of .* to answer") as raised:
+        harness.broker.ping()
+    assert all(one in str(raised.value) for one in dead)
+
+
+def test_user_and_password_may_hold_any_character(make_harness: MakeHarness, unique: str) -> None:
+    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+    password = "p@ss:w/rd?#[]%,; é&=+"
+    harness = make_harness()
+    user = f"u{unique}"
+    api(base, f"users/{user}", method="PUT", body={"password": password, "tags": ""})
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    vhost = urlsplit(os.environ["FORMRELAY_TEST_RABBITMQ_URL"])
+    place = vhost.netloc.rpartition("@")[2]
+    try:
+        api(base, f"permissions/{unique}/{user}", method="PUT", body=everything)
+        encoded = "p%40ss%3Aw%2Frd%3F%23%5B%5D%25%2C%3B%20%C3%A9%26%3D%2B"
+        for written in (encoded, password):
+            harness = make_harness(url=f"amqp://{user}:{written}@{place}/{unique}")
+            harness.broker.ping()
+        harness = make_harness(url=f"amqp://{user}:wrong@{place}/{unique}")
+        with pytest.raises(BrokerRefused, match="accept our user and password") as raised:
+            harness.broker.ping()
+        assert "wrong" not in str(raised.value)
+        harness = make_harness(url=f"amqp://{user}:{encoded}@{place}/not-there")
+        with pytest.raises(BrokerRefused, match="let our user into the virtual host"):
+            harness.broker.ping()
+    finally:
+        api(base, f"users/{user}", method="DELETE")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "amqp:/host", "host", "amqp://h:port", "amqp://h/%2F?cafile=x", ""]
+)
+def test_a_url_that_cannot_be_read_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigError):
+        servers(url, timeout=SECONDS)
+
+
+def test_the_url_is_read_as_pika_reads_it() -> None:
+    (one,) = servers("amqp://me:word@host:1234/a%2Fb?heartbeat=7", timeout=SECONDS)
+    assert (one.host, one.port, one.virtual_host, one.heartbeat) == ("host", 1234, "a/b", 7)
+    (one,) = servers("amqps://host", timeout=SECONDS)
+    assert (one.port, one.virtual_host) == (5671, "/")
+    assert one.ssl_options.context.verify_mode is ssl.CERT_REQUIRED
+    assert one.ssl_options.context.check_hostname
+
+
+def test_tls_is_checked_and_an_own_authority_can_be_named(
+    make_harness: MakeHarness, own_server: TlsServer
+) -> None:
+    ca, port = own_server.data_dir / "ca.pem", own_server.tls_port
+    harness = make_harness(url=f"amqps://guest:guest@localhost:{port}/%2F?cafile={ca}")
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.broker.enqueue_many(actor.message(number) for number in range(300))
+    harness.start()
+    wait_until(lambda: len(ran) == 300)
+    with pytest.raises(BrokerRefused, match="show a certificate that can be trusted"):
+        make_harness(url=f"amqps://guest:guest@localhost:{port}").broker.ping()
+    by_address = f"amqps://guest:guest@127.0.0.1:{port}/%2F?cafile={ca}"
+    with pytest.raises(BrokerRefused, match="show a certificate that can be trusted"):
+        make_harness(url=by_address).broker.ping()
+
+
+def test_a_connection_says_whose_it_is(make_harness: MakeHarness, own_server: TlsServer) -> None:
+    harness = make_harness(url=own_server.url)
+    harness.actor(print, actor_name="collect").send(1)
+    assert f"formrelay-{os.getpid()}" in own_server.ctl("list_connections", "client_properties")
+
+
+def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
+    make_harness: MakeHarness, own_server: TlsServer
+) -> None:
+    harness = make_harness(url=own_server.url, options=QUICK)
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    own_server.ctl("set_vm_memory_high_watermark", "0.0001")
+    try:
+        for send in (actor.send, lambda n: harness.broker.enqueue_many([actor.message(n)] * 9)):
+            time.sleep(0.15)  # the connection counts as idle
+            start = time.monotonic()
+            with pytest.raises(Blocked, match=r"has blocked publishers .*nothing was enqueued"):
+                send(2)
+            assert time.monotonic() - start < 3
+    finally:
+        own_server.ctl("set_vm_memory_high_watermark", "0.6")
+    actor.send(3)
+    assert harness.broker.counts(harness.queue).waiting == 2
+
+
+def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued(
+    make_harness: MakeHarness, own_server: TlsServer
+) -> None:
+    harness = make_harness(url=own_server.url, options=QUICK)
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    time.sleep(0.15)
+    own_server.pause()
+    try:
+        for _ in range(2):  # on the old connection, then on a new one
+            start = time.monotonic()
+            with pytest.raises(
+                BrokerUnavailable, match=r"nothing within 1 s.*nothing was enqueued"
+            ):
+                actor.send(2)
+            assert time.monotonic() - start < 3
+    finally:
+        own_server.resume()
+    actor.send(3)
+    assert harness.broker.counts(harness.queue).waiting == 2
+
+
+def test_a_server_that_is_gone_is_an_error(make_harness: MakeHarness) -> None:
+    harness = make_harness(url=f"amqp://guest:guest@127.0.0.1:{free_port()}", options=QUICK)
+    actor: Any = harness.actor(print, actor_name="collect")
+    with pytest.raises(BrokerUnavailable, match=r"check that it runs.*nothing was enqueued"):
+        actor.send(1)

@@ -1,0 +1,188 @@
+"""The consumer: fast where jobs are short, strict where a queue is limited, never away."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import timedelta
+from threading import Event, Lock
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.rabbitmq import ladder
+from formrelay.core.errors import SinkTransient
+from formrelay.core.retry import RetryPolicy, Schedule
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def test_short_jobs_are_fetched_ahead_and_each_runs_once(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.broker.enqueue_many(actor.message(number) for number in range(5_000))
+    harness.start()
+    session = consumer_of(harness)._session
+    assert session is not None
+    wait_until(lambda: session.is_busy)
+    wait_until(lambda: len(ran) >= 5_000, timeout=20)
+    wait_until(lambda: not session.is_busy)  # and no more once the queue is empty
+    harness.stop()
+    assert Counter(ran) == dict.fromkeys(range(5_000), 1)
+    assert harness.is_empty()
+
+
+def test_long_jobs_are_left_to_other_processes(make_harness: MakeHarness) -> None:
+    gate = Event()
+    first, second = make_harness(), make_harness()
+    seen: list[list[int]] = [[], []]
+    for harness, numbers in zip((first, second), seen, strict=True):
+
+        def work(number: int, numbers: list[int] = numbers) -> None:
+            numbers.append(number)
+            gate.wait(10)
+
+        actor = harness.actor(work)
+    harness.broker.enqueue_many(actor.message(number) for number in range(20))
+    first.start(threads=4)
+    wait_until(lambda: len(seen[0]) == 4)
+    second.start(threads=4)
+    wait_until(lambda: len(seen[1]) == 4)
+    gate.set()
+    wait_until(lambda: len(seen[0]) + len(seen[1]) == 20)
+
+
+def test_the_concurrency_of_a_queue_holds_through_lost_connections(
+    make_harness: MakeHarness, unique: str
+) -> None:
+    options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), concurrency={unique: 3})
+    harness = make_harness(options=options)
+    lock = Lock()
+    running, most, done = 0, 0, set[int]()
+
+    def work(number: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+            done.add(number)
+
+    actor = harness.actor(work)
+    harness.broker.enqueue_many(actor.message(number) for number in range(90))
+    harness.start(threads=8)
+    for share in (10, 30, 50):
+        wait_until(lambda share=share: len(done) >= share)
+        cut(harness)
+    wait_until(lambda: len(done) == 90)
+    wait_until(harness.is_empty)
+    assert most == 3
+    assert harness.dead() == []
+
+
+def test_a_lost_connection_is_replaced_within_a_second(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.start()
+    consumer_of(harness)
+    start = time.monotonic()
+    cut(harness)
+    actor.send(1)
+    wait_until(lambda: ran == [1])
+    assert time.monotonic() - start < 1
+
+
+def test_a_queue_deleted_under_its_worker_is_declared_again(harness: Harness, channel: Any) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.start()
+    actor.send(1)
+    wait_until(lambda: ran == [1])
+    consumer = consumer_of(harness)
+    session = consumer._session
+    channel.queue_delete(harness.queue)
+    wait_until(lambda: consumer._session not in (None, session))
+    actor.send(2)
+    wait_until(lambda: ran == [1, 2])
+
+
+def test_an_idle_worker_starts_a_job_at_once(harness: Harness) -> None:
+    started: list[float] = []
+    actor = harness.actor(lambda: started.append(time.monotonic()), actor_name="note")
+    harness.start()
+    consumer_of(harness)
+    waits = []
+    for count in range(1, 21):
+        sent = time.monotonic()
+        actor.send()
+        wait_until(lambda count=count: len(started) == count)
+        waits.append(started[-1] - sent)
+    assert sorted(waits)[10] < 0.05
+
+
+def test_priorities_run_the_higher_first(make_harness: MakeHarness) -> None:
+    harness = make_harness(max_priority=9)
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    for priority in (0, 5, 9, 1, 7):
+        for _ in range(3):
+            actor.send_with_options(args=(priority,), broker_priority=priority)
+    consumer = harness.broker.consume(harness.queue, prefetch=1, timeout=200)
+    order: list[int] = []
+    for message in consumer:
+        if message is None:
+            break
+        order.append(message.args[0])
+        consumer.ack(message)
+    consumer.close()
+    assert order == sorted(order, reverse=True)
+    assert len(order) == 15
+
+
+def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel: Any) -> None:
+    harness = make_harness(max_priority=9)
+    policy = RetryPolicy(max_attempts=2, backoff=Schedule((timedelta(0), timedelta(hours=1))))
+
+    def fail() -> None:
+        raise SinkTransient("away")
+
+    actor = harness.actor(fail, policy=policy)
+    harness.start()
+    actor.send_with_options(broker_priority=7)
+    # It waits on one of the rungs of the ladder.
+    rungs = [ladder.rung_name(rung) for rung in range(ladder.RUNGS)]
+
+    def waiting() -> Any:
+        for rung in rungs:
+            method, properties, _ = channel.basic_get(rung, auto_ack=True)
+            if method is not None:
+                return properties
+        return None
+
+    assert wait_until(waiting).priority == 7
+
+
+def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.inject(b"not JSON")
+    actor.send(1)
+    write, failures = harness.broker.write, [2]  # type: ignore[attr-defined]
+
+    def write_later(*arguments: Any) -> None:
+        from formrelay.brokers.errors import BrokerUnavailable
+
+        if failures[0]:
+            failures[0] -= 1
+            raise BrokerUnavailable("not now")
+        write(*arguments)
+
+    harness.broker.write = write_later  # type: ignore[attr-defined]
+    harness.start()
+    wait_until(lambda: ran == [1])
+    assert len(wait_until(harness.dead)) == 1

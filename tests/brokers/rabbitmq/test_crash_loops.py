@@ -1,0 +1,223 @@
+"""Messages that kill their worker are dead-lettered; what was only near them never is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from tests.brokers.rabbitmq import crash_worker
+from tests.brokers.rabbitmq.conftest import MakeHarness, cut
+from tests.support import fault_worker
+from tests.support.checkout import ROOT
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.rabbitmq.trials import DEATHS, TRIAL_QUEUE
+from formrelay.core.failure import Reason
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class Ground:
+    """A queue of a type, and workers on it that may die."""
+
+    def __init__(self, harness: Harness, url: str, queue_type: str, file: Path) -> None:
+        self.harness, self.file = harness, file
+        self._command = [sys.executable, crash_worker.__file__, url, harness.queue, queue_type]
+        self._log = file.with_suffix(".log")
+        self._workers: list[subprocess.Popen[str]] = []
+        fault_worker.declare(harness.broker, harness.queue, str(file))
+
+    def start(self) -> subprocess.Popen[str]:
+        worker = subprocess.Popen(
+            [*self._command, str(self.file)],
+            stdout=subprocess.PIPE,
+            stderr=self._log.open("ab"),
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        self._workers.append(worker)
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n", self._log.read_text()
+        return worker
+
+    def send(self, actor: str, *arguments: int) -> str:
+        return self.harness.broker.actors[actor].send(*arguments).message_id
+
+    def lines(self) -> Counter[str]:
+        return Counter(self.file.read_text().split() if self.file.exists() else ())
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+            worker.communicate()
+
+
+@pytest.fixture(params=["quorum", "classic"])
+def ground(
+    request: pytest.FixtureRequest, make_harness: MakeHarness, rabbitmq_url: str, tmp_path: Path
+) -> Iterator[Ground]:
+    harness = make_harness(queue_type=request.param)
+    ground = Ground(harness, rabbitmq_url, request.param, tmp_path / "done")
+    yield ground
+    ground.close()
+
+
+def test_several_that_kill_die_as_crash_loops_and_everything_beside_them_runs(
+    ground: Ground,
+) -> None:
+    numbers = range(30)
+    poisons = set()
+    for number in numbers:
+        ground.send("note", number, 5)
+        if number % 15 == 5:
+            poisons.add(ground.send("poison"))
+    workers = 0
+    while len(ground.harness.dead()) < len(poisons):
+        assert workers < 12
+        worker = ground.start()
+        workers += 1
+        wait_until(
+            lambda worker=worker: (
+                worker.poll() is not None or len(ground.harness.dead()) == len(poisons)
+            ),
+            timeout=20,
+        )
+    letters = ground.harness.dead()
+    assert {letter.id for letter in letters} == poisons
+    assert {letter.failure.reason for letter in letters} == {Reason.CRASH_LOOP}
+    ground.start()
+    wait_until(lambda: {str(number) for number in numbers} <= set(ground.lines()))
+    wait_until(ground.harness.is_empty)
+    assert ground.lines()["poison"] <= 4 * len(poisons)
+    assert len(ground.harness.dead()) == len(poisons)
+
+
+def test_workers_stopped_in_order_condemn_nothing_and_repeat_nothing(ground: Ground) -> None:
+    for number in range(40):
+        ground.send("note", number, 30)
+    for share in (4, 8, 12, 16):
+        worker = ground.start()
+        wait_until(lambda share=share: len(ground.lines()) >= share)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=10) == 0
+    ground.start()
+    wait_until(lambda: len(ground.lines()) == 40)
+    wait_until(ground.harness.is_empty)
+    assert ground.harness.dead() == []
+    assert set(ground.lines().values()) == {1}
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_lost_connections_condemn_nothing(make_harness: MakeHarness, queue_type: str) -> None:
+    harness = make_harness(queue_type=queue_type)
+    begun, finish = threading.Semaphore(0), threading.Event()
+    ran: list[int] = []
+
+    def work() -> None:
+        begun.release()
+        finish.wait(30)
+        ran.append(1)
+
+    harness.actor(work).send()
+    harness.start(threads=8)
+    for _ in range(5):  # more often than a message may kill
+        assert begun.acquire(timeout=10)
+        cut(harness)
+    finish.set()
+    wait_until(lambda: len(ran) >= 5)
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+
+
+def test_paused_workers_condemn_nothing(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(lambda number: ran.append(number), actor_name="collect")
+    for number in range(10):
+        actor.send(number)
+    for _ in range(4):
+        # Prefetched, not begun, and handed back.
+        consumer = harness.broker.consume(harness.queue, prefetch=10, timeout=200)
+        first = next(consumer)
+        assert first is not None
+        consumer.requeue([first])
+        consumer.close()
+    harness.start()
+    wait_until(lambda: set(ran) == set(range(10)))
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+
+
+def full_count(harness: Harness, channel: Any, trial_queue: str) -> str:
+    """A message whose last trial has begun in the process that has ``trial_queue``."""
+    message = harness.broker.actors["collect"].message(1)
+    harness.broker.counts(harness.queue)  # declares it
+    properties = pika.BasicProperties(
+        message_id=message.message_id, headers={DEATHS: 3, TRIAL_QUEUE: trial_queue}
+    )
+    channel.basic_publish("", harness.queue, message.encode(), properties, mandatory=True)
+    return message.message_id
+
+
+def test_a_full_count_acquits_where_the_process_that_tried_it_lives(
+    harness: Harness, channel: Any
+) -> None:
+    ran: list[int] = []
+    harness.actor(ran.append, actor_name="collect")
+    channel.queue_declare("formrelay.trial.other")
+    channel.basic_consume("formrelay.trial.other", lambda *_: None)
+    full_count(harness, channel, "formrelay.trial.other")
+    harness.start()
+    wait_until(lambda: ran == [1])
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+
+
+def test_a_full_count_condemns_where_that_process_is_gone(harness: Harness, channel: Any) -> None:
+    ran: list[int] = []
+    harness.actor(ran.append, actor_name="collect")
+    id = full_count(harness, channel, "formrelay.trial.gone")
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert (letter.id, letter.failure.reason) == (id, Reason.CRASH_LOOP)
+    assert ran == []
+    wait_until(harness.is_empty)
+
+
+def test_the_last_trial_runs_alone(harness: Harness, channel: Any) -> None:
+    lock = threading.Lock()
+    running: set[int] = set()
+    beside: list[set[int]] = []
+
+    def work(number: int) -> None:
+        with lock:
+            running.add(number)
+            if number == 0:
+                beside.append(set(running))
+        threading.Event().wait(0.05)
+        with lock:
+            if number == 0:
+                beside.append(set(running))
+            running.remove(number)
+
+    actor = harness.actor(work)
+    for number in range(1, 10):
+        actor.send(number)
+    message = actor.message(0)
+    headers = {DEATHS: 2, TRIAL_QUEUE: "formrelay.trial.gone"}
+    properties = pika.BasicProperties(message_id=message.message_id, headers=headers)
+    channel.basic_publish("", harness.queue, message.encode(), properties, mandatory=True)
+    for number in range(10, 20):
+        actor.send(number)
+    harness.start(threads=4)
+    wait_until(lambda: len(beside) == 2)
+    wait_until(harness.is_empty)
+    assert beside == [{0}, {0}]

@@ -1,0 +1,154 @@
+"""Publishing: confirmed, many at a time, and honest about what was not taken."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.rabbitmq.errors import NotTaken
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def test_a_full_queue_nacks_and_the_error_says_which_were_not_taken(
+    make_harness: MakeHarness, channel: Any, unique: str
+) -> None:
+    arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
+    channel.queue_declare(unique, durable=True, arguments=arguments)
+    harness = make_harness(adopt={unique})
+    actor = harness.actor(print, actor_name="collect")
+    with pytest.raises(NotTaken, match=r"refused 7 of 10 messages.*\(nack\)") as raised:
+        harness.broker.enqueue_many(actor.message(number) for number in range(10))
+    assert raised.value.refused == tuple(range(3, 10))
+    assert harness.broker.counts(unique).waiting == 3
+    with pytest.raises(BrokerRefused, match="refused 1 of 1"):
+        actor.send(1)
+
+
+def test_a_queue_that_was_deleted_is_declared_again_and_takes_the_message(
+    harness: Harness, channel: Any
+) -> None:
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    channel.queue_delete(harness.queue)
+    harness.broker.enqueue_many(actor.message(number) for number in range(20))
+    assert harness.broker.counts(harness.queue).waiting == 20
+    channel.exchange_delete("formrelay.delay.06")
+    actor.send_with_options(args=(3,), delay=10_000)
+
+
+def test_an_adopted_queue_that_was_deleted_is_an_error_and_not_made_anew(
+    make_harness: MakeHarness, channel: Any, unique: str
+) -> None:
+    channel.queue_declare(unique, durable=True)
+    harness = make_harness(adopt={unique})
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    channel.queue_delete(unique)
+    with pytest.raises(BrokerRefused, match=r"expected the queues to be adopted .* to be there"):
+        actor.send(2)
+
+
+def test_many_threads_send_at_once(harness: Harness) -> None:
+    actor = harness.actor(print, actor_name="collect")
+
+    def send() -> None:
+        for number in range(50):
+            actor.send(number)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert harness.broker.counts(harness.queue).waiting == 400
+
+
+def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness: Harness) -> None:
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            actor.send(2)
+            harness.broker.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    actor.send(3)
+    assert list(harness.broker._publisher._idle) == [link]  # type: ignore[attr-defined]
+    assert harness.broker.counts(harness.queue).waiting == 3
+
+
+def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_word(
+    make_harness: MakeHarness, rabbitmq_url: str
+) -> None:
+    harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(1)
+    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+
+    def is_dropped() -> bool:
+        readable, _, _ = select.select([link._socket], [], [], 0)
+        # Heartbeats have come meanwhile; looked at, they stay.
+        return bool(readable) and _ends(link._socket)
+
+    wait_until(is_dropped)
+    actor.send(2)
+    assert harness.broker.counts(harness.queue).waiting == 2
+    assert link not in harness.broker._publisher._idle  # type: ignore[attr-defined]
+
+
+def _ends(connection: Any) -> bool:
+    import fcntl
+    import struct
+    import termios
+
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    unread = struct.unpack("i", fcntl.ioctl(connection, termios.FIONREAD, b"\0" * 4))[0]
+    return bool(poll.poll(0)) and unread >= 0
+
+
+def test_large_messages_go_in_many_frames_and_come_back_whole(make_harness: MakeHarness) -> None:
+    harness = make_harness(options=BrokerOptions(max_message_bytes=2_000_000))
+    ran: list[str] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    texts = [str(number) * 150_000 for number in range(10, 60)]
+    harness.broker.enqueue_many(actor.message(text) for text in texts)
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) == len(texts))
+    assert ran == texts
+
+
+def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
+    make_harness: MakeHarness, channel: Any, unique: str
+) -> None:
+    """The server sends each one back whole, while we are still sending."""
+    channel.exchange_declare("nowhere", exchange_type="fanout", durable=True)
+    harness = make_harness()
+    harness.actor(print, actor_name="collect")
+    from formrelay.brokers.rabbitmq import wire
+    from formrelay.brokers.rabbitmq.publisher import Outgoing
+
+    body = b"x" * 200_000
+    lost = [
+        Outgoing(unique, "nowhere", unique, wire.properties(str(number)), body)
+        for number in range(60)
+    ]
+    kept = Outgoing(unique, "", unique, wire.properties("kept"), b"{}")
+    with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
+        harness.broker.publish([*lost, kept])  # type: ignore[attr-defined]
+    assert raised.value.refused == tuple(range(60))
+    assert harness.broker.counts(unique).waiting == 1

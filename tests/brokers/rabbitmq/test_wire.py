@@ -1,0 +1,69 @@
+"""What comes off the wire, however it is cut into pieces."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pika
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+
+from formrelay.brokers.rabbitmq import wire
+
+FRAME_ROOM = 50
+
+
+def delivery(number: int, redelivered: bool, head: bytes, body: bytes) -> bytes:
+    """A message as RabbitMQ sends it: as we publish it, with another method in front."""
+    method = spec.Basic.Deliver("work", number, redelivered, "", "queue")
+    published = wire.publish("", "queue", head, body, FRAME_ROOM)
+    as_published = spec.Basic.Publish(exchange="", routing_key="queue", mandatory=True)
+    rest = published.removeprefix(wire.method(as_published))
+    return bytes(frame.Method(wire.CHANNEL, method).marshal()) + rest
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.text(max_size=60), st.binary(max_size=200)), max_size=10),
+    st.lists(st.integers(0, 2_000), max_size=20),
+)
+def test_messages_come_whole_and_in_order(
+    messages: list[tuple[bool, str, bytes]], cuts: list[int]
+) -> None:
+    data = wire.acknowledge(9, multiple=True) + wire.HEARTBEAT
+    for number, (redelivered, id, body) in enumerate(messages, start=1):
+        data += delivery(number, redelivered, wire.properties(id), body)
+    data += wire.method(spec.Basic.Nack(delivery_tag=5)) + wire.method(spec.Channel.OpenOk())
+    parser = wire.Parser()
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    found: list[Any] = []
+    for start, stop in pairwise(places):
+        found += parser.feed(data[start:stop])
+    first, *contents, nack, method = found
+    assert first == wire.Confirm(9, multiple=True, taken=True)
+    assert (nack.number, nack.taken) == (5, False)
+    assert isinstance(method, spec.Channel.OpenOk)
+    assert [
+        (one.number, one.redelivered, one.message_id, one.body, one.consumer) for one in contents
+    ] == [
+        (number, redelivered, id, body, b"work")
+        for number, (redelivered, id, body) in enumerate(messages, start=1)
+    ]
+
+
+def test_properties_are_those_that_pika_writes() -> None:
+    plain = pika.BasicProperties(
+        content_type="application/json", delivery_mode=2, message_id="an id"
+    )
+    assert wire.properties("an id") == wire.encoded(plain)
+    for extra in ({"priority": 3}, {"headers": {"a": 1}}):
+        expected = pika.BasicProperties(
+            content_type="application/json", delivery_mode=2, message_id="an id", **extra
+        )
+        assert wire.properties("an id", **extra) == wire.encoded(expected)  # type: ignore[arg-type]
+    content = wire.Content(b"", 1, False, head=wire.properties("x", headers={"a": 1}))
+    assert content.has_headers
+    assert content.message_id == "x"
+    long = wire.Content(b"", 1, False, head=wire.properties("é" * 200))
+    assert long.message_id is None
