@@ -15,16 +15,33 @@ from __future__ import annotations
 from .base import BrokerOptions, RelayBroker
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .factory import get_broker, make_broker
-from .inspection import DeadLetter, QueueCounts
+from .inspection import (
+    DeadFilter,
+    DeadLetter,
+    Entry,
+    NotAvailable,
+    Page,
+    QueueCounts,
+    State,
+    WorkerInfo,
+)
+from .inspector import Inspector
 
 __all__ = [
     "BrokerOptions",
     "BrokerRefused",
     "BrokerUnavailable",
+    "DeadFilter",
     "DeadLetter",
+    "Entry",
+    "Inspector",
     "MessageTooLarge",
+    "NotAvailable",
+    "Page",
     "QueueCounts",
     "RelayBroker",
+    "State",
+    "WorkerInfo",
     "get_broker",
     "make_broker",
 ]

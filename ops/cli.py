@@ -16,10 +16,12 @@ import typer
 
 from .. import __version__
 from ..core.errors import ConfigError, InvalidJob
-from . import dlq
+from . import dlq, jobs, queues
 from .boot import check_queues, check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
 from .demo.command import demo
+from .doctor import doctor
 from .output import JsonOption, print_json, print_table
+from .schema import schema
 
 app = typer.Typer(
     help="The background work of a form platform: workers, queues, dead letters.",
@@ -27,8 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(queues.app, name="queues")
+app.command()(queues.workers)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
 app.command()(demo)
+app.command()(doctor)
+app.command()(schema)
 
 
 def main() -> None:
@@ -118,22 +125,6 @@ def _json(name: str, text: str) -> object:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise InvalidJob(f"expected the {name} as JSON, got something else: {error.msg}") from None
-
-
-@app.command()
-def queues(json: JsonOption = False) -> None:
-    """How many messages wait, are scheduled, in flight and dead."""
-    from ..brokers import get_broker
-
-    declare_actors()
-    broker = get_broker()
-    counts = [broker.counts(queue) for queue in sorted(broker.queues)]
-    columns = ("queue", "waiting", "scheduled", "in_flight", "dead")
-    rows = [tuple(getattr(count, column) for column in columns) for count in counts]
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table("Queues", columns, rows, empty="no queue is declared")
 
 
 @app.command()

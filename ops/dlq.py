@@ -2,138 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from ..brokers import DeadLetter, RelayBroker, get_broker
+from ..brokers import DeadFilter, Entry, Inspector, get_broker
+from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
+from ..core.failure import Reason
 from .boot import check_queues, declare_actors
-from .output import JsonOption, print_json, print_table
+from .jobs import as_json, why, with_message
+from .output import DryRunOption, JsonOption, age, print_json, print_table, short
 
 app = typer.Typer(help="Dead letters: list, show, replay, delete.", no_args_is_help=True)
 
-QueueOption = Annotated[
-    str | None, typer.Option("--queue", "-q", help="Only this queue; default: all.")
-]
-LimitOption = Annotated[int, typer.Option(min=1, help="At most so many a queue.")]
-IdsArgument = Annotated[list[str] | None, typer.Argument(help="Ids of dead letters.")]
-AllOption = Annotated[bool, typer.Option("--all", help="Every dead letter of the queue.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+#: So many are named where the beginning of an id means several.
+_CANDIDATES = 5
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class NoSuchDeadLetter(FormrelayError):
     """There is no such dead letter."""
 
 
+def _moment(text: str) -> float:
+    """Unix seconds of ``2026-01-31T09:30`` (UTC, unless it says otherwise) or of ``2h`` ago."""
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return SYSTEM_CLOCK.time() - float(ago[1]) * _SECONDS[ago[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected a time like 2026-01-31T09:30 or 2h, 3d ago, got {text!r}"
+        ) from None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+QueueOption = Annotated[
+    str | None, typer.Option("--queue", "-q", help="Only this queue; default: all.")
+]
+ActorOption = Annotated[str | None, typer.Option(help="Only of this actor.")]
+ErrorOption = Annotated[
+    str | None, typer.Option(help="Only with this exception: its type, or its last part.")
+]
+ReasonOption = Annotated[Reason | None, typer.Option(help="Only for this reason.")]
+SinceOption = Annotated[
+    float | None,
+    typer.Option(parser=_moment, metavar="TIME", help="Died since: ISO 8601 (UTC), or 2h, 3d ago."),
+]
+UntilOption = Annotated[
+    float | None, typer.Option(parser=_moment, metavar="TIME", help="Died before: likewise.")
+]
+FormOption = Annotated[str | None, typer.Option(help="Only about the form with this id.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="At most so many.")]
+IdArgument = Annotated[str, typer.Argument(help="Its id, or how only its id begins.")]
+IdsArgument = Annotated[
+    list[str] | None, typer.Argument(help="Ids of dead letters, or how only theirs begin.")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every one (of --queue).")]
+
+
 @app.command("list")
-def list_(queue: QueueOption = None, limit: LimitOption = 50, json: JsonOption = False) -> None:
-    """What died, when and why."""
-    letters = list(_letters(queue, limit))
+def list_(
+    queue: QueueOption = None,
+    actor: ActorOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    form: FormOption = None,
+    limit: LimitOption = 50,
+    json: JsonOption = False,
+) -> None:
+    """What died, when and why; the oldest of each queue first."""
+    which = DeadFilter(queue, actor, error, reason, since, until, form)
+    letters = list(_inspector(queue).dead_letters(which, limit=limit + 1))
+    if len(letters) > limit:
+        letters.pop()
+        print(f"there are more than --limit {limit}", file=sys.stderr)
     if json:
-        print_json([_as_json(letter) for letter in letters])
+        print_json([as_json(letter) for letter in letters])
         return
-    rows = [_row(letter) for letter in letters]
-    columns = ["id", "actor", "died at", "tries", "why"]
+    now = get_broker().clock.time()
+    columns = ["id", "actor", "died", "tries", "why"]
+    rows = [_row(letter, now) for letter in letters]
     print_table("Dead letters", columns, rows, empty="no dead letters")
 
 
-def _row(letter: DeadLetter) -> tuple[Any, ...]:
-    failure = letter.failure
-    if failure is None:
-        return letter.id, letter.message.actor_name, None, None, "not buried by formrelay"
-    died_at = failure.at.replace("T", " ").partition(".")[0]
-    why = f"{failure.reason.value}: {failure.message}"
-    return letter.id, letter.message.actor_name, died_at, failure.attempt, why
+def _row(letter: Entry, now: float) -> tuple[Any, ...]:
+    return (
+        short(letter.id),
+        letter.message.actor_name,
+        None if letter.died is None else f"{age(now - letter.died)} ago",
+        None if letter.failure is None else letter.failure.attempt,
+        why(letter),
+    )
 
 
 @app.command()
-def show(id: str, queue: QueueOption = None, limit: LimitOption = 10_000) -> None:
-    """One dead letter whole, its payload included, as JSON."""
-    for letter in _letters(queue, limit):
-        if letter.id == id:
-            print_json({**_as_json(letter), "message": letter.message.asdict()})
-            return
-    raise NoSuchDeadLetter(f"there is no dead letter {id!r}; formrelay dlq list shows them")
+def show(id: IdArgument, queue: QueueOption = None) -> None:
+    """One dead letter whole as JSON. Its payload is included: mind who looks."""
+    inspector = _inspector(queue)
+    where, whole = _resolved(inspector, id, queue)
+    found = inspector.dead_letter(where, whole)
+    if found is None:
+        raise NoSuchDeadLetter(f"the dead letter {id!r} has just gone")
+    print_json(with_message(found))
 
 
 @app.command()
 def replay(
     ids: IdsArgument = None,
     queue: QueueOption = None,
+    actor: ActorOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    form: FormOption = None,
     every: AllOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Put dead letters back on their queue, attempts at zero."""
-    _act(
-        "replayed",
-        lambda broker, *letter: broker.replay(*letter),
-        ids,
-        queue,
-        every=every,
-        dry_run=dry_run,
-    )
+    """Put dead letters back on their queue, attempts at zero: by id, or by filter."""
+    which = DeadFilter(queue, actor, error, reason, since, until, form)
+    _act("replayed", ids, which, every=every, dry_run=dry_run)
 
 
 @app.command()
 def delete(
     ids: IdsArgument = None,
     queue: QueueOption = None,
+    actor: ActorOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    form: FormOption = None,
     every: AllOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Delete dead letters for good."""
-    _act(
-        "deleted",
-        lambda broker, *letter: broker.delete_dead(*letter),
-        ids,
-        queue,
-        every=every,
-        dry_run=dry_run,
-    )
+    """Delete dead letters for good: by id, or by filter."""
+    which = DeadFilter(queue, actor, error, reason, since, until, form)
+    _act("deleted", ids, which, every=every, dry_run=dry_run)
 
 
 def _act(
     done: str,
-    action: Callable[[RelayBroker, str, str], bool],
     ids: list[str] | None,
-    queue: str | None,
+    which: DeadFilter,
     *,
     every: bool,
     dry_run: bool,
 ) -> None:
-    if bool(ids) == every:
-        raise typer.BadParameter("name the ids of dead letters, or --all")
-    wanted = None if every else set(ids or ())
-    # All are found first: what is replayed may die again while the list is still being read.
-    found = [
-        (letter.queue, letter.id)
-        for letter in _letters(queue, limit=10_000_000)
-        if wanted is None or letter.id in wanted
-    ]
-    missing = (wanted or set()) - {id for _, id in found}
-    if missing:
-        raise NoSuchDeadLetter(f"there is no dead letter {', '.join(sorted(missing))}")
-    if dry_run:
-        print(f"would be {done}: {len(found)}")
-        return
-    broker = get_broker()
-    print(f"{done}: {sum(action(broker, where, id) for where, id in found)}")
+    is_filter = replace(which, queue=None) != DeadFilter()
+    if bool(ids) + (every or is_filter) != 1:
+        raise typer.BadParameter("name the ids of dead letters, or a filter, or --all")
+    inspector = _inspector(which.queue)
+    action = inspector.replay if done == "replayed" else inspector.delete_dead
+    if ids:
+        # All are found first: with one of them wrong, nothing is done.
+        found = dict.fromkeys(_resolved(inspector, id, which.queue) for id in ids)
+        count = sum(action([id], queue=queue, dry_run=dry_run) for queue, id in found)
+    else:
+        count = action(which, dry_run=dry_run)
+    print(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
 
 
-def _letters(queue: str | None, limit: int) -> Iterator[DeadLetter]:
+def _resolved(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
+    """Queue and whole id of the one dead letter whose id begins so."""
+    if not id:  # every id begins so, and a variable of a shell may be unset
+        raise typer.BadParameter("expected the id of a dead letter, got an empty text")
+    found = inspector.dead_ids(id, queue, limit=_CANDIDATES + 1)
+    if not found:
+        raise NoSuchDeadLetter(f"there is no dead letter {id!r}; formrelay dlq list shows them")
+    if len(found) > 1:
+        names = [f"{whole} ({where})" for where, whole in found[:_CANDIDATES]]
+        names += ["and more"] if len(found) > _CANDIDATES else []
+        raise typer.BadParameter(
+            f"expected the id of one dead letter, {id!r} begins several: {', '.join(names)}"
+        )
+    return found[0]
+
+
+def _inspector(queue: str | None) -> Inspector:
     declare_actors()
-    broker = get_broker()
     check_queues([queue] if queue is not None else None)
-    for name in [queue] if queue is not None else sorted(broker.queues):
-        yield from broker.dead_letters(name, limit=limit)
-
-
-def _as_json(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "queue": letter.queue,
-        "id": letter.id,
-        "actor": letter.message.actor_name,
-        "failure": letter.failure.to_json() if letter.failure is not None else None,
-    }
+    return get_broker().inspector

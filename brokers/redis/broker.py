@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import resources
 from typing import Any
 from uuid import uuid4
 
 from ...core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ...core.failure import Failure, Reason
+from ...core.failure import worker_name
 from ..base import BrokerOptions, Envelope, RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
-from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused
-from ..inspection import DeadLetter, QueueCounts
+from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
 from .connection import address, connect, translated
 from .consumer import Ledger, RedisConsumer
+from .inspector import RedisInspector
 from .keys import Keys
 
 #: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
 OLDEST_REDIS = (6, 2)
+
+#: By the file of each, with what stands before it.
+_SCRIPTS = (
+    *((name,) for name in ("counts", "enqueue", "exchange", "flush", "leave", "recover", "replay")),
+    ("page", "page_sorted"),
+    ("page", "page_waiting"),
+)
 
 #: One answer of the server: more would hold its other clients up.
 _ANSWER_BYTES = 4 * 1024 * 1024
@@ -51,11 +59,13 @@ class RedisBroker(RelayBroker):
         self.client = connect(url, timeout=self.options.connect_timeout)
         self._where = address(url)
         here = resources.files(__package__)
-        common = here.joinpath("common.lua").read_text()
         self._scripts = {
-            name: self.client.register_script(common + here.joinpath(f"{name}.lua").read_text())
-            for name in ("counts", "enqueue", "exchange", "flush", "leave", "recover", "replay")
+            names[-1]: self.client.register_script(
+                "".join(here.joinpath(f"{name}.lua").read_text() for name in ("common", *names))
+            )
+            for names in _SCRIPTS
         }
+        self._named_until = 0.0
 
     # -- the way in ------------------------------------------------------------------
 
@@ -67,9 +77,15 @@ class RedisBroker(RelayBroker):
             args = by_queue.setdefault(envelope.message.queue_name, [self._now()])
             args += (envelope.message.message_id, due, level, envelope.body)
         for queue, args in by_queue.items():
-            self._run("enqueue", queue, args)
+            self.run("enqueue", queue, args)
 
-    def _run(
+    @contextmanager
+    def talk(self) -> Iterator[Any]:
+        """The client, its errors translated."""
+        with translated(self._where):
+            yield self.client
+
+    def run(
         self, script: str, queue: str, args: Sequence[str | bytes | int] = (), *keys: str
     ) -> Any:
         """Run a script on a queue; its keys stand behind those of the queue."""
@@ -123,7 +139,7 @@ class RedisBroker(RelayBroker):
         for write in settlement.bury:
             args += (*_kind(write), write.body)
         args += [len(settlement.remove), *settlement.remove, len(put_back), *put_back]
-        wait, ids, bodies, counts = self._run("exchange", queue, args, *self._worker_keys(queue))
+        wait, ids, bodies, counts = self.run("exchange", queue, args, *self._worker_keys(queue))
         suspected = [int(count or 0) for count in counts] or [0] * len(ids)
         return wait, list(zip(ids, bodies, suspected, strict=True))
 
@@ -152,11 +168,21 @@ class RedisBroker(RelayBroker):
             queue,
             self.worker_id,
         ]
-        return int(self._run("recover", queue, args))
+        self._say_name()
+        return int(self.run("recover", queue, args))
+
+    def _say_name(self) -> None:
+        """Let operators read who this worker is; forgotten by itself when it is gone."""
+        now, lasts = self.clock.monotonic(), 2 * self.options.heartbeat_timeout
+        if now >= self._named_until:
+            with translated(self._where):
+                name = self.keys.worker_name(self.worker_id)
+                self.client.set(name, worker_name(), px=_millis(lasts))
+            self._named_until = now + lasts.total_seconds() / 4
 
     def leave(self, queue: str) -> None:
         """Say that this worker no longer consumes a queue."""
-        self._run("leave", queue, [self.worker_id, queue], *self._worker_keys(queue))
+        self.run("leave", queue, [self.worker_id, queue], *self._worker_keys(queue))
 
     # -- operations ----------------------------------------------------------------------
 
@@ -168,9 +194,29 @@ class RedisBroker(RelayBroker):
                 f"expected Redis 6.2 or newer at {self._where}, got {version}: upgrade the server"
             )
 
+    def weaknesses(self) -> list[str]:
+        """Eviction and missing persistence, as far as the server tells."""
+        found = []
+        with translated(self._where):
+            info = self.client.info()
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and int(info.get("maxmemory", 0)):
+            found.append(
+                f"maxmemory-policy is {policy}: Redis may throw jobs away when it is full; "
+                "set it to noeviction"
+            )
+        elif policy != "noeviction":
+            found.append(
+                f"maxmemory-policy is {policy}: with a maxmemory Redis would throw jobs away; "
+                "set it to noeviction"
+            )
+        if not int(info.get("aof_enabled", 0)):
+            found.append("appendonly is off: what Redis holds is lost when it ends; turn it on")
+        return found
+
     def flush(self, queue_name: str) -> None:
         """Drop the waiting and scheduled messages of a queue; never the dead ones."""
-        self._run("flush", queue_name)
+        self.run("flush", queue_name)
 
     def pause(self, queue: str) -> None:
         """Let no worker take messages of a queue; what is begun is finished."""
@@ -185,47 +231,22 @@ class RedisBroker(RelayBroker):
             pipeline.zadd(self.keys.wake(queue), {"w": 0})
             pipeline.execute()
 
+    @property
+    def inspector(self) -> RedisInspector:
+        return RedisInspector(self)
+
     def counts(self, queue: str) -> QueueCounts:
-        waiting, scheduled, in_flight, dead, _paused, _oldest = self._run("counts", queue)
-        return QueueCounts(queue, waiting, scheduled, in_flight, dead)
+        return self.inspector.counts(queue)
 
     def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
-        keys = self.keys
-        for first in range(0, limit, 100):
-            with translated(self._where):
-                last = min(first + 100, limit) - 1
-                ids = self.client.zrange(keys.dead(queue), first, last)
-                bodies = self.client.hmget(keys.dead_bodies(queue), ids) if ids else []
-            if not ids:
-                return
-            for id, body in zip(ids, bodies, strict=True):
-                if body is not None:
-                    yield self._dead_letter(queue, _text(id), body)
-
-    def _dead_letter(self, queue: str, id: str, body: bytes) -> DeadLetter:
-        try:
-            message = decode(body, queue_name=queue, job_types=self.job_types)
-        except Undecodable as error:  # buried by something else than us
-            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=self.clock.time())
-            message = quarantine(body, queue_name=queue, message_id=id, failure=failure)
-        return DeadLetter.of(queue, id, message)
+        for letter in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
+            yield DeadLetter(letter.queue, letter.id, letter.message, letter.failure)
 
     def replay(self, queue: str, id: str) -> bool:
-        keys = self.keys
-        with translated(self._where):
-            body = self.client.hget(keys.dead_bodies(queue), _bytes(id))
-            if body is None:
-                return False
-        message = self._dead_letter(queue, id, body).message
-        return bool(self._run("replay", queue, [_bytes(id), revive(message)]))
+        return self.inspector.replay([id], queue=queue) == 1
 
     def delete_dead(self, queue: str, id: str) -> bool:
-        keys = self.keys
-        with translated(self._where):
-            pipeline = self.client.pipeline(transaction=True)
-            pipeline.zrem(keys.dead(queue), _bytes(id))
-            pipeline.hdel(keys.dead_bodies(queue), _bytes(id))
-            return bool(pipeline.execute()[0])
+        return self.inspector.delete_dead([id], queue=queue) == 1
 
     def close(self) -> None:
         """Close the connections."""
@@ -246,12 +267,3 @@ def _kind(write: Write) -> tuple[str, str | bytes, str | bytes]:
 
 def _millis(duration: timedelta) -> int:
     return int(duration / timedelta(milliseconds=1))
-
-
-# Ids of other producers may be any bytes; as text they keep what is not UTF-8.
-def _text(id: bytes) -> str:
-    return id.decode(errors="surrogateescape")
-
-
-def _bytes(id: str) -> bytes:
-    return id.encode(errors="surrogateescape")

@@ -50,6 +50,14 @@ class Keys:
         """Ours. Set: the queues a worker consumes, so that nobody has to search with KEYS."""
         return f"{self.namespace}:__queues__.{worker}"
 
+    def worker_name(self, worker: str) -> str:
+        """Ours. The ``host:pid`` of a worker, for people; it expires."""
+        return f"{self.namespace}:__worker__.{worker}"
+
+    def levels_waiting(self, queue: str) -> list[str]:
+        """Ours. Lists of waiting ids, one for each priority, the highest first."""
+        return [f"{self.waiting(queue)}.p{level}" for level in range(9, 0, -1)]
+
     def wake(self, queue: str) -> str:
         """Ours. Sorted set of one marker: an idle worker blocks on it."""
         return f"{self.namespace}:{queue}.wake"

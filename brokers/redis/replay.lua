@@ -1,11 +1,18 @@
--- Puts one dead letter back on its queue.
+-- Puts dead letters back on their queue.
 --
--- ARGV: id, body
--- Returns: 1, or 0 where there is no such dead letter
+-- ARGV: three for each: id, priority ('' for none), body
+-- Returns: how many there still were
 
-local id = ARGV[1]
-if redis.call('zrem', dead, id) == 0 then return 0 end
-redis.call('hdel', dead_bodies, id)
-push_back(wait_under(id, ARGV[2]))
-wake_up()
-return 1
+local replayed = 0
+for i = 1, #ARGV, 3 do
+    local id, level, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    if redis.call('zrem', dead, id) == 1 then
+        redis.call('hdel', dead_bodies, id)
+        id = wait_under(id, body)
+        set_priority(id, level)
+        push_back(id)
+        replayed = replayed + 1
+    end
+end
+if replayed > 0 then wake_up() end
+return replayed

@@ -83,6 +83,8 @@ def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(
         "scheduled": 0,
         "in_flight": 0,
         "dead": 0,
+        "paused": False,
+        "oldest_age_s": None,
     }
     log = (shell.folder / "worker.log").read_text()
     attempts = [json.loads(line) for line in log.splitlines() if '"attempt"' in line]

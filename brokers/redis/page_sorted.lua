@@ -1,0 +1,49 @@
+-- One page of the scheduled or the dead, from the one after the last one seen.
+--
+-- ARGV: 'scheduled' or 'dead', how many, in how many bytes, the least score,
+--       score and id of the last one seen ('' for the first page)
+-- Returns: ids, scores, bodies (nil: gone), whether there are more
+
+local set, hash = scheduled, scheduled_bodies
+if ARGV[1] == 'dead' then set, hash = dead, dead_bodies end
+local room, most_bytes = math.min(tonumber(ARGV[2]), CHUNK), tonumber(ARGV[3])
+local least, last_score, last_id = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+
+-- As Redis orders equal scores; Lua's own < goes by the locale.
+local function stands_before(a, b)
+    for i = 1, math.min(#a, #b) do
+        local left, right = a:byte(i), b:byte(i)
+        if left ~= right then return left < right end
+    end
+    return #a < #b
+end
+
+local first
+if not last_score then
+    first = redis.call('zcount', set, '-inf', '(' .. least)
+elseif tonumber(redis.call('zscore', set, last_id) or 'nan') == last_score then
+    first = redis.call('zrank', set, last_id) + 1
+else
+    -- It is gone: the first one behind where it stood, found by halving.
+    first = redis.call('zcount', set, '-inf', '(' .. ARGV[5])
+    local last = redis.call('zcount', set, '-inf', ARGV[5])
+    while first < last do
+        local middle = math.floor((first + last) / 2)
+        if stands_before(last_id, redis.call('zrange', set, middle, middle)[1]) then
+            last = middle
+        else
+            first = middle + 1
+        end
+    end
+end
+
+local ids, scores, found = {}, {}, {}
+local pairs_ = redis.call('zrange', set, first, first + room - 1, 'withscores')
+for i = 1, #pairs_, 2 do
+    ids[#ids + 1], scores[#scores + 1] = pairs_[i], pairs_[i + 1]
+end
+if #ids > 0 then found = redis.call('hmget', hash, unpack(ids)) end
+local keep = fitting(found, #ids, most_bytes)
+for i = #ids, keep + 1, -1 do ids[i], scores[i], found[i] = nil, nil, nil end
+
+return {ids, scores, found, redis.call('zcard', set) > first + keep and 1 or 0}

@@ -1,0 +1,135 @@
+"""``formrelay queues`` and ``formrelay workers``: how much there is, and who does it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..brokers import Inspector, QueueCounts, get_broker
+from .boot import NOT_FINE, check_queues, declare_actors
+from .output import DryRunOption, JsonOption, age, print_json, print_table
+
+app = typer.Typer(
+    help="How many messages wait, are scheduled, in flight and dead; pause, resume, purge.",
+    invoke_without_command=True,
+)
+
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
+
+#: In a cell, where a broker cannot tell.
+_NOT_AVAILABLE = "n/a"
+
+
+@app.callback()
+def queues(context: typer.Context, json: JsonOption = False) -> None:
+    """How many messages wait, are scheduled, in flight and dead."""
+    if context.invoked_subcommand is not None:
+        return
+    declare_actors()
+    broker = get_broker()
+    counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
+    if json:
+        print_json([_as_json(one) for one in counts])
+        return
+    columns = ("queue", "waiting", "scheduled", "in_flight", "dead", "paused", "oldest")
+    rows = [_row(one) for one in counts]
+    print_table("Queues", columns, rows, empty="no queue is declared")
+    if any(_NOT_AVAILABLE in row for row in rows):
+        print(f"{_NOT_AVAILABLE}: not available on this broker", file=sys.stderr)
+
+
+def _as_json(counts: QueueCounts) -> dict[str, Any]:
+    oldest = counts.oldest_age
+    return {
+        "queue": counts.queue,
+        "waiting": counts.waiting,
+        "scheduled": counts.scheduled,
+        "in_flight": counts.in_flight,
+        "dead": counts.dead,
+        "paused": counts.paused,
+        "oldest_age_s": None if oldest is None else oldest.total_seconds(),
+    }
+
+
+def _row(counts: QueueCounts) -> tuple[Any, ...]:
+    def cell(value: Any) -> Any:
+        return _NOT_AVAILABLE if value is None else value
+
+    paused = None if counts.paused is None else ("paused" if counts.paused else "no")
+    oldest = None if counts.oldest_age is None else age(counts.oldest_age.total_seconds())
+    return (
+        counts.queue,
+        counts.waiting,
+        cell(counts.scheduled),
+        cell(counts.in_flight),
+        counts.dead,
+        cell(paused),
+        cell(oldest) if counts.waiting else None,
+    )
+
+
+@app.command()
+def pause(queue: QueueArgument) -> None:
+    """Let no worker take messages of a queue; what is begun is finished."""
+    _inspector(queue).pause(queue)
+    print(f"paused: {queue}")
+
+
+@app.command()
+def resume(queue: QueueArgument) -> None:
+    """Let workers take messages of a queue again."""
+    _inspector(queue).resume(queue)
+    print(f"resumed: {queue}")
+
+
+@app.command()
+def purge(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
+    """Drop what waits and what is scheduled on a queue, for good; never the dead."""
+    inspector = _inspector(queue)
+    if inspector.counts(queue).scheduled is None:
+        print("the scheduled ones: not available on this broker", file=sys.stderr)
+    count = inspector.purge(queue, dry_run=dry_run)
+    print(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+
+
+def _inspector(queue: str) -> Inspector:
+    declare_actors()
+    check_queues([queue])
+    return get_broker().inspector
+
+
+def workers(json: JsonOption = False) -> None:
+    """The worker processes; exit status 1 where none was heard of within HEARTBEAT_TIMEOUT."""
+    broker = get_broker()
+    now = broker.clock.time()
+    timeout = broker.options.heartbeat_timeout.total_seconds()
+    found = broker.inspector.workers()
+    silent_for = {one.id: max(0.0, now - one.last_heartbeat) for one in found}
+    if json:
+        print_json(
+            [
+                {
+                    "id": one.id,
+                    "name": one.name,
+                    "silent_for_s": round(silent_for[one.id], 3),
+                    "alive": silent_for[one.id] <= timeout,
+                    "queues": one.queues,
+                }
+                for one in found
+            ]
+        )
+    else:
+        rows = [
+            (
+                one.name or one.id,
+                "yes" if silent_for[one.id] <= timeout else "no",
+                age(silent_for[one.id]),
+                ", ".join(one.queues) or None,
+            )
+            for one in found
+        ]
+        print_table("Workers", ["worker", "alive", "silent", "queues"], rows, empty="no workers")
+    if not any(seconds <= timeout for seconds in silent_for.values()):
+        raise typer.Exit(NOT_FINE)

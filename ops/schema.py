@@ -1,0 +1,168 @@
+"""``formrelay schema``: the JSON Schema of every job, for publishers in other languages.
+
+The documents are JSON Schema 2020-12 and describe the whole object on the wire,
+``{"type", "payload", "metadata"}``. What they accept the actors accept. The actors
+are a little more lenient (snake_case names, a number as a time), and what depends
+on a setting or is beyond the language (an address that is blocked, a header given
+twice) is theirs alone to refuse.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import orjson
+import typer
+from pydantic import TypeAdapter
+
+from ..core.errors import ConfigError
+from .boot import declare_actors
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REF = "#/$defs/{model}"
+
+
+class JobType(NamedTuple):
+    """What is known of one job type.
+
+    Attributes:
+        name: ``webhook.send``.
+        actor: the actor that does it.
+        queue: where a publisher puts it.
+        payload: its schema.
+    """
+
+    name: str
+    actor: str
+    queue: str
+    payload: TypeAdapter[Any]
+
+
+Schema = dict[str, Any]
+
+
+def document(job: JobType) -> Schema:
+    """The schema of one job type, complete in itself."""
+    bodies, definitions = _schemas([job])
+    return {"$schema": DIALECT, **bodies[job.name], "$defs": definitions}
+
+
+def catalogue(jobs: Iterable[JobType]) -> Schema:
+    """One document for all: its ``$defs`` has each job type under its name."""
+    bodies, definitions = _schemas(list(jobs))
+    return {
+        "$schema": DIALECT,
+        "title": "A job of formrelay",
+        "description": "One of the job types under $defs; `type` says which.",
+        "oneOf": [{"$ref": _REF.format(model=name)} for name in bodies],
+        "$defs": {**bodies, **definitions},
+    }
+
+
+def job_types() -> list[JobType]:
+    """The job types of the actors that are declared in this process, by name."""
+    from ..actors.job import JobActor
+    from ..brokers import get_broker
+
+    found = [
+        JobType(actor.options["job_type"], actor.actor_name, actor.queue_name, actor.schema)
+        for actor in get_broker().actors.values()
+        if isinstance(actor, JobActor)
+    ]
+    return sorted(found)
+
+
+def schema(
+    type: Annotated[
+        str | None, typer.Argument(help="webhook.send, …; all in one document without it.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a file a job type (TYPE.schema.json) into this folder instead."),
+    ] = None,
+) -> None:
+    """The JSON Schema of the jobs, for publishers in other languages. Needs no broker."""
+    _declare_without_a_broker()
+    jobs = job_types()
+    chosen = [job for job in jobs if type in (None, job.name)]
+    if not chosen:
+        known = ", ".join(job.name for job in jobs)
+        raise ConfigError(f"expected a job type ({known}), got {type!r}")
+    if out is not None:
+        _write(out, chosen)
+    else:
+        print(_text(catalogue(jobs) if type is None else document(chosen[0])), end="")
+
+
+def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """The whole object of each job, by job type, and the definitions that they share."""
+    from ..actors.model import Metadata
+
+    inputs: list[tuple[str, Any, TypeAdapter[Any]]] = [
+        (job.name, "validation", job.payload) for job in jobs
+    ]
+    inputs.append(("", "validation", TypeAdapter(Metadata)))
+    parts, shared = TypeAdapter.json_schemas(inputs, ref_template=_REF)
+    metadata = parts["", "validation"]
+    bodies = {
+        job.name: {
+            "title": job.name,
+            "description": f"A job of {job.actor}. Where no setting renames it, its queue "
+            f"is {job.queue!r}.",
+            "type": "object",
+            "properties": {
+                "type": {"const": job.name, "description": "Which job it is."},
+                "payload": parts[job.name, "validation"],
+                "metadata": metadata,
+            },
+            "required": ["type", "payload"],
+        }
+        for job in jobs
+    }
+    definitions: dict[str, Schema] = shared.get("$defs", {})
+    for definition in definitions.values():
+        for name, field in definition.get("properties", {}).items():
+            # Instead of pydantic's, which makes "Formid" of it.
+            field["title"] = re.sub("(?=[A-Z])", " ", name).capitalize()
+    return bodies, definitions
+
+
+def _declare_without_a_broker() -> None:
+    """Declare the actors for a look at them alone.
+
+    They bind to a broker when they are imported. This one is never talked to, so
+    that the schemas can be had where no broker is configured, and no embedded
+    server is started for them.
+
+    Raises:
+        ConfigError: neither broker's package is installed.
+    """
+    from ..config import Settings, use_settings
+
+    kind = "rabbitmq" if importlib.util.find_spec("redis") is None else "redis"
+    url = {"redis": "redis://", "rabbitmq": "amqp://"}[kind] + "nowhere.invalid"
+    environ = {"BROKER": kind, f"{kind.upper()}_URL": url}
+    use_settings(Settings.load(environ=environ, env_file=None))
+    declare_actors()
+
+
+def _write(folder: Path, jobs: Iterable[JobType]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            path = folder / f"{job.name}.schema.json"
+            path.write_text(_text(document(job)))
+            print(path)
+    except OSError as error:
+        raise ConfigError(
+            f"expected --out to be a folder that can be written to, got {error.strerror} "
+            f"for {error.filename}"
+        ) from None
+
+
+def _text(value: Schema) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"

@@ -1,0 +1,204 @@
+"""Dead letters by id and by filter: found, replayed, deleted."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers import DeadFilter, Inspector, State
+from formrelay.brokers.inspection import UnknownCursor
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkPermanent
+from formrelay.core.failure import Reason
+from formrelay.core.retry import RetryPolicy
+
+ONCE = RetryPolicy(max_attempts=1)
+
+#: The arithmetic of filters is the same everywhere; what acts by them is tried on each broker.
+everywhere_but_rabbitmq = pytest.mark.parametrize(
+    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
+)
+
+
+@pytest.fixture
+def inspector(harness: Harness) -> Inspector:
+    return harness.broker.inspector
+
+
+# -- dead letters by filter, on every broker ------------------------------------------------
+
+
+def refuse(**_: object) -> None:
+    raise SinkPermanent
+
+
+def fail(**_: object) -> None:
+    raise ValueError
+
+
+def buried(harness: Harness) -> dict[str, str]:
+    """Four dead letters, of two actors about two forms; their ids by name."""
+    one = harness.actor(refuse, actor_name="refuse")
+    two = harness.actor(fail, actor_name="fail", policy=ONCE)
+    sent = {
+        "refused": one.send(payload={"formId": "f1"}),
+        "failed": two.send(payload={"body": {"formId": "f2"}}),
+        "failed too": two.send(payload={}, metadata={"formId": "f1"}),
+        "unknown": one.message(payload=[{"formId": "f3"}]).copy(actor_name="nobody"),
+    }
+    harness.broker.enqueue(sent["unknown"])
+    harness.start()
+    wait_until(lambda: len(harness.dead()) == len(sent))
+    harness.stop()
+    return {name: message.message_id for name, message in sent.items()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {"refused", "failed", "failed too", "unknown"}),
+        ({"actor": "fail"}, {"failed", "failed too"}),
+        ({"error": "SinkPermanent"}, {"refused"}),
+        ({"error": "formrelay.core.errors.SinkPermanent"}, {"refused"}),
+        ({"error": "Permanent"}, set()),
+        ({"error": "ValueError"}, {"failed", "failed too"}),
+        ({"reason": Reason.UNKNOWN_ACTOR}, {"unknown"}),
+        ({"form_id": "f1"}, {"refused", "failed too"}),
+        ({"form_id": "f1", "actor": "fail"}, {"failed too"}),
+        ({"form_id": "f2"}, {"failed"}),
+        ({"form_id": "f3"}, {"unknown"}),
+        ({"since": time.time() + 3600}, set()),
+        ({"until": time.time() - 3600}, set()),
+        ({"since": 0, "until": time.time() + 3600, "actor": "refuse"}, {"refused"}),
+        ({"queue": "another"}, set()),
+    ],
+    ids=str,
+)
+@everywhere_but_rabbitmq
+def test_dead_letters_are_found_by_what_is_known_of_them(
+    harness: Harness, inspector: Inspector, fields: dict[str, Any], expected: set[str]
+) -> None:
+    names = {id: name for name, id in buried(harness).items()}
+    which = DeadFilter(**fields)
+    assert {names[letter.id] for letter in inspector.dead_letters(which)} == expected
+    assert inspector.replay(which, dry_run=True) == len(expected)
+    assert inspector.delete_dead(which, dry_run=True) == len(expected)
+    assert len(harness.dead()) == 4
+
+
+def test_a_filter_replays_and_deletes_what_it_means_and_nothing_else(
+    harness: Harness, inspector: Inspector
+) -> None:
+    before = time.time()
+    names = buried(harness)
+    assert inspector.replay(DeadFilter(actor="fail", until=before - 1)) == 0
+    which = DeadFilter(queue=harness.queue, actor="fail", since=before - 1)
+    assert inspector.replay(which, dry_run=True) == 2
+    assert len(harness.dead()) == 4
+    assert inspector.replay(which) == 2
+    assert {letter.id for letter in harness.dead()} == {names["refused"], names["unknown"]}
+    assert harness.broker.counts(harness.queue).waiting == 2
+    assert inspector.delete_dead(DeadFilter(reason=Reason.UNKNOWN_ACTOR)) == 1
+    assert [letter.id for letter in harness.dead()] == [names["refused"]]
+
+
+def test_ids_replay_and_delete_those_that_there_are(harness: Harness, inspector: Inspector) -> None:
+    names = buried(harness)
+    given = [names["failed"], names["refused"], names["failed"], "none such"]
+    assert inspector.replay(given, dry_run=True) == 2
+    assert inspector.replay(given) == 2
+    assert inspector.replay(given) == 0
+    assert inspector.delete_dead([names["unknown"]], queue="another") == 0
+    assert inspector.delete_dead([names["unknown"]]) == 1
+    assert [letter.id for letter in harness.dead()] == [names["failed too"]]
+
+
+def test_the_beginning_of_an_id_finds_it(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    for id in ("ab-1", "ab-2", "ab", "b*1", "b[1"):
+        harness.broker.enqueue(actor.message().copy(message_id=id))
+    harness.start()
+    wait_until(lambda: len(harness.dead()) == 5)
+    assert inspector.dead_ids("ab-2") == [(harness.queue, "ab-2")]
+    assert inspector.dead_ids("ab") == [(harness.queue, "ab")]  # the id itself is meant
+    assert sorted(id for _, id in inspector.dead_ids("a")) == ["ab", "ab-1", "ab-2"]
+    assert len(inspector.dead_ids("a", limit=2)) == 2
+    assert inspector.dead_ids("b*") == [(harness.queue, "b*1")]  # no pattern
+    assert inspector.dead_ids("c") == []
+    assert inspector.dead_letter(harness.queue, "ab-9") is None
+
+
+def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) -> None:
+    names = buried(harness)
+    pages = browsed(harness, State.DEAD, limit=3)
+    assert sorted(ids(pages)) == sorted(names.values())
+    assert all(abs(time.time() - (entry.died or 0)) < 30 for entry in pages)
+    assert ids(pages) == [letter.id for letter in harness.dead()]
+    found = inspector.find(names["refused"])
+    assert found is not None
+    assert (found.state, found.queue) == (State.DEAD, harness.queue)
+    assert found.message.kwargs == {"payload": {"formId": "f1"}}
+    with pytest.raises(UnknownCursor):
+        inspector.browse(harness.queue, State.DEAD, cursor="w,1,2,x")
+
+
+# -- many -----------------------------------------------------------------------------------
+
+
+@everywhere_but_rabbitmq
+def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
+    harness: Harness, inspector: Inspector, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+
+    def refuse_again(number: int) -> None:
+        ran.append(number)
+        raise SinkPermanent
+
+    actor = harness.actor(refuse_again)
+    many = 3_000
+    broker.enqueue_many(actor.message(number) for number in range(many))
+    harness.start()
+    wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)
+    assert inspector.replay(DeadFilter(queue=harness.queue)) == many
+    wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)
+    wait_until(harness.is_empty)
+    assert sorted(ran) == sorted([*range(many)] * 2)
+    calls = int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"])
+    harness.stop()
+    assert inspector.replay([letter.id for letter in harness.dead()] * 2) == 100
+    assert inspector.delete_dead(DeadFilter(actor="refuse_again")) == many - 100
+    assert int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"]) - calls < 40
+    assert broker.counts(harness.queue).dead == 0
+    assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 0
+
+
+@everywhere_but_rabbitmq
+def test_a_replayed_message_keeps_its_priority(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    urgent = actor.send_with_options(broker_priority=9)
+    harness.start()
+    wait_until(harness.dead)
+    harness.stop()
+    plain = actor.send()
+    assert inspector.replay([urgent.message_id]) == 1
+    assert ids(browsed(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
+
+
+@everywhere_but_rabbitmq
+def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    many = 2_000
+    harness.broker.enqueue_many(actor.message(number=number) for number in range(many))
+    harness.start()
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == many, timeout=30)
+    harness.stop()
+    with ThreadPoolExecutor(2) as two:
+        counts = list(two.map(inspector.replay, [DeadFilter(queue=harness.queue)] * 2))
+    assert sum(counts) == many
+    assert harness.broker.counts(harness.queue).waiting == many

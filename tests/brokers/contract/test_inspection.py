@@ -1,0 +1,285 @@
+"""What an operator may ask, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Event
+
+import pytest
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers import Inspector, NotAvailable, State
+from formrelay.brokers.inspection import UnknownCursor
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkPermanent
+from formrelay.core.failure import Reason, worker_name
+
+#: AMQP has no way to look at what is not dead; see the test of what is not available there.
+everywhere_but_rabbitmq = pytest.mark.parametrize(
+    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
+)
+
+
+@pytest.fixture
+def inspector(harness: Harness) -> Inspector:
+    return harness.broker.inspector
+
+
+def refuse() -> None:
+    raise SinkPermanent
+
+
+# -- browse and find -----------------------------------------------------------------------
+
+
+@everywhere_but_rabbitmq
+def test_the_waiting_are_browsed_in_the_order_in_which_they_will_run(harness: Harness) -> None:
+    ran: list[str] = []
+    actor = harness.actor(lambda number: ran.append(number), actor_name="note")
+    sent = [actor.message(number) for number in range(25)]
+    harness.broker.enqueue_many(sent)
+    soon = [actor.message_with_options(args=(n,), broker_priority=3) for n in range(25, 27)]
+    urgent = [actor.message_with_options(args=(n,), broker_priority=9) for n in range(27, 30)]
+    harness.broker.enqueue_many(soon + urgent)
+    before = harness.broker.counts(harness.queue)
+    for limit in (1, 5, 7, 1000):
+        entries = browsed(harness, State.WAITING, limit=limit)
+        assert ids(entries) == [message.message_id for message in urgent + soon + sent]
+    assert {entry.state for entry in entries} == {State.WAITING}
+    after = harness.broker.counts(harness.queue)
+    assert (after.waiting, after.in_flight) == (before.waiting, before.in_flight) == (30, 0)
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) == 30)
+    assert ran == [entry.message.args[0] for entry in entries]
+
+
+@everywhere_but_rabbitmq
+def test_what_is_fetched_between_two_pages_makes_none_skip_or_repeat(
+    harness: Harness, inspector: Inspector, broker: RedisBroker
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    sent = [actor.message(number) for number in range(20)]
+    broker.enqueue_many(sent)
+    every = [message.message_id for message in sent]
+    page = inspector.browse(harness.queue, State.WAITING, limit=5)
+    assert ids(page.entries) == every[:5]
+    key = broker.keys.waiting(harness.queue)
+    broker.client.lpop(key, 3)  # the last one seen stands further to the left
+    second = inspector.browse(harness.queue, State.WAITING, limit=5, cursor=page.cursor)
+    assert ids(second.entries) == every[5:10]
+    broker.client.lpop(key, 9)  # the last one seen has gone, and two that were not seen
+    third = inspector.browse(harness.queue, State.WAITING, limit=5, cursor=second.cursor)
+    assert ids(third.entries) == every[12:17]
+    broker.enqueue(actor.message(20))
+    last = inspector.browse(harness.queue, State.WAITING, limit=5, cursor=third.cursor)
+    assert ids(last.entries)[:3] == every[17:]
+    assert (len(last.entries), last.cursor) == (4, None)
+
+
+@everywhere_but_rabbitmq
+def test_the_scheduled_are_browsed_by_due_time_however_many_are_due_at_once(
+    harness: Harness, inspector: Inspector, broker: RedisBroker
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    due = int((time.time() + 3600) * 1000)
+    together = [actor.message(n).copy(options={"eta": due}) for n in range(20)]
+    later = [actor.message(n).copy(options={"eta": due + 1000}) for n in range(3)]
+    broker.enqueue_many(together + later)
+    expected = sorted(message.message_id for message in together)
+    for limit in (1, 4, 1000):
+        entries = browsed(harness, State.SCHEDULED, limit=limit)
+        assert ids(entries)[:20] == expected
+        assert sorted(ids(entries)[20:]) == sorted(message.message_id for message in later)
+    assert abs((entries[0].due or 0) - due / 1000) < 1
+    page = inspector.browse(harness.queue, State.SCHEDULED, limit=7)
+    broker.client.zrem(broker.keys.scheduled(harness.queue), *expected[2:9])
+    page = inspector.browse(harness.queue, State.SCHEDULED, limit=5, cursor=page.cursor)
+    assert ids(page.entries) == expected[9:14]
+    assert broker.counts(harness.queue).waiting == 0
+
+
+@everywhere_but_rabbitmq
+def test_what_is_in_flight_is_shown_with_its_worker(harness: Harness, inspector: Inspector) -> None:
+    begun, finish = [Event() for _ in range(3)], Event()
+
+    def work(number: int) -> None:
+        begun[number].set()
+        finish.wait(20)
+
+    actor = harness.actor(work)
+    sent = [actor.send(number) for number in range(3)]
+    waits = actor.message(0).copy(actor_name="work")
+    harness.start(threads=3)
+    assert all(event.wait(10) for event in begun)
+    entries = browsed(harness, State.IN_FLIGHT, limit=2)
+    assert sorted(ids(entries)) == sorted(message.message_id for message in sent)
+    assert {entry.worker for entry in entries} == {worker_name()}
+    found = inspector.find(sent[0].message_id)
+    assert found is not None
+    assert (found.state, found.worker) == (State.IN_FLIGHT, worker_name())
+    (worker,) = inspector.workers()
+    assert (worker.queues, worker.name) == ((harness.queue,), worker_name())
+    assert abs(time.time() - worker.last_heartbeat) < 5
+    assert inspector.counts(harness.queue).in_flight == 3
+    finish.set()
+    wait_until(harness.is_empty)
+    assert inspector.find(sent[0].message_id) is None
+    assert inspector.find(waits.message_id) is None
+    harness.stop()
+    assert inspector.workers() == []
+
+
+@everywhere_but_rabbitmq
+def test_what_several_workers_hold_is_shown_once_each(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    actor, keys = harness.actor(print, actor_name="note"), broker.keys
+    sent = [actor.send(number).message_id for number in range(9)]
+    broker.client.delete(keys.waiting(harness.queue))
+    for worker, held in (("w2", sent[:4]), ("w1", sent[4:8]), ("w3", [])):
+        broker.client.zadd(keys.heartbeats(), {worker: time.time() * 1000})
+        for id in held:
+            broker.client.sadd(keys.in_flight(worker, harness.queue), id)
+    expected = [("w1", id) for id in sorted(sent[4:8])] + [("w2", id) for id in sorted(sent[:4])]
+    for limit in (1, 3, 4, 1000):
+        entries = browsed(harness, State.IN_FLIGHT, limit=limit)
+        assert [(entry.worker, entry.id) for entry in entries] == expected
+
+
+@everywhere_but_rabbitmq
+def test_a_job_is_found_where_it_is(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    now, later = actor.send(), actor.send_with_options(delay=3_600_000)
+    waiting, scheduled = inspector.find(now.message_id), inspector.find(later.message_id)
+    assert waiting is not None
+    assert scheduled is not None
+    assert (waiting.state, waiting.due) == (State.WAITING, None)
+    assert scheduled.state is State.SCHEDULED
+    assert 3500 < (scheduled.due or 0) - time.time() < 3601
+    assert inspector.find(now.message_id, "another") is None
+    harness.start()
+    wait_until(harness.dead)
+    dead = inspector.find(now.message_id)
+    assert dead is not None
+    assert dead.state is State.DEAD
+
+
+@everywhere_but_rabbitmq
+def test_what_cannot_be_decoded_is_shown_as_such(harness: Harness, inspector: Inspector) -> None:
+    harness.actor(print, actor_name="note").send()
+    harness.inject(b"\xff no JSON")
+    good, bad = browsed(harness, State.WAITING)
+    assert good.failure is None
+    assert bad.failure is not None
+    assert bad.failure.reason is Reason.UNDECODABLE
+    found = inspector.find("injected")
+    assert found is not None
+    assert found.failure is not None
+    assert harness.broker.counts(harness.queue).waiting == 2
+
+
+@everywhere_but_rabbitmq
+def test_jobs_of_other_publishers_wait_behind_ours(harness: Harness, broker: RedisBroker) -> None:
+    actor = harness.actor(print, actor_name="note", job_type="a.b")
+    ours = actor.send()
+    for number in range(5):
+        job = json.dumps({"type": "a.b", "payload": number})
+        broker.client.rpush(broker.keys.inbox(harness.queue), job)
+    first, *others = browsed(harness, State.WAITING, limit=2)
+    assert first.id == ours.message_id
+    assert [entry.message.kwargs["payload"] for entry in others] == list(range(5))
+    assert broker.client.llen(broker.keys.inbox(harness.queue)) == 5
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "d,1,x", "w,a,b,x", "w,1,x", "s,nan,x", "s,x,\udcff"])
+@everywhere_but_rabbitmq
+def test_a_cursor_of_another_question_is_refused(inspector: Inspector, cursor: str) -> None:
+    state = State.WAITING if cursor.startswith("w") else State.SCHEDULED
+    with pytest.raises(UnknownCursor, match="begin without one"):
+        inspector.browse("q", state, cursor=cursor)
+
+
+# -- pausing, purging, ages -----------------------------------------------------------------
+
+
+@everywhere_but_rabbitmq
+def test_a_pause_is_told_and_ends(harness: Harness, inspector: Inspector) -> None:
+    assert not inspector.is_paused(harness.queue)
+    inspector.pause(harness.queue)
+    assert inspector.is_paused(harness.queue)
+    assert inspector.counts(harness.queue).paused
+    inspector.resume(harness.queue)
+    assert not inspector.is_paused(harness.queue)
+    assert inspector.counts(harness.queue).paused is False
+
+
+@everywhere_but_rabbitmq
+def test_the_oldest_waiting_tells_its_age_whatever_its_priority(
+    harness: Harness, inspector: Inspector
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    assert inspector.counts(harness.queue).oldest_age is None
+
+    def send(seconds_ago: int, priority: int | None) -> None:
+        message = actor.message_with_options(broker_priority=priority)
+        sent = int((time.time() - seconds_ago) * 1000)
+        harness.broker.enqueue(message.copy(message_timestamp=sent))
+
+    send(60, None)
+    send(600, 3)
+    send(5, 9)
+    age = inspector.counts(harness.queue).oldest_age
+    assert age is not None
+    assert timedelta(seconds=600) <= age < timedelta(seconds=660)
+
+
+@everywhere_but_rabbitmq
+def test_a_purge_counts_and_drops_all_but_the_dead(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    actor.send()
+    harness.start()
+    wait_until(harness.dead)
+    harness.stop()
+    actor.send()
+    actor.send_with_options(delay=3_600_000)
+    assert inspector.purge(harness.queue, dry_run=True) == 2
+    assert not harness.is_empty()
+    assert inspector.purge(harness.queue) == 2
+    assert harness.is_empty()
+    assert len(harness.dead()) == 1
+
+
+# -- where it cannot be told ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)], indirect=True
+)
+def test_what_rabbitmq_cannot_tell_is_said_and_not_guessed(
+    harness: Harness, inspector: Inspector
+) -> None:
+    harness.actor(print, actor_name="note").send()
+    wait_until(lambda: inspector.counts(harness.queue).waiting == 1)
+    counts = inspector.counts(harness.queue)
+    assert (counts.scheduled, counts.in_flight, counts.paused) == (None, None, None)
+    questions: list[Callable[[], object]] = [
+        *(
+            lambda state=state: inspector.browse(harness.queue, state)  # type: ignore[misc]
+            for state in (State.WAITING, State.SCHEDULED, State.IN_FLIGHT)
+        ),
+        lambda: inspector.find("an id"),
+        inspector.workers,
+        lambda: inspector.pause(harness.queue),
+        lambda: inspector.resume(harness.queue),
+        lambda: inspector.is_paused(harness.queue),
+    ]
+    for question in questions:
+        with pytest.raises(NotAvailable, match="not available on this broker"):
+            question()
+    assert inspector.purge(harness.queue, dry_run=True) == 1
+    assert inspector.purge(harness.queue) == 1
+    wait_until(lambda: inspector.counts(harness.queue).waiting == 0)

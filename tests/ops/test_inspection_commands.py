@@ -1,0 +1,245 @@
+"""The commands that look at queues, and those that act on what was found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from tests.support.command import clean_environment, run
+from tests.support.harness import wait_until
+
+from formrelay.brokers.embedded import ensure_running, release
+
+ENV = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
+EVENT = '{"type": "form.viewed", "formId": "f1"}'
+
+
+class Shell:
+    """The command in one folder, with the embedded broker there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = run(*arguments, cwd=self.folder, env=ENV)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status).stdout)
+
+    def send(self, form: str, *options: str) -> str:
+        """A webhook to a private address, which dies at its first attempt; its id."""
+        url = f"https://127.0.0.1/{form}"
+        payload = {"url": url, "body": {"formId": form}, "secret": "whsec_c2VjcmV0"}
+        return self("send", "deliver_webhook", json.dumps(payload), *options).stdout.strip()
+
+    def queue(self, name: str) -> dict[str, Any]:
+        (found,) = [one for one in self.json("queues") if one["queue"] == name]
+        return dict(found)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def worker(shell: Shell) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of the webhooks."""
+    with (shell.folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "formrelay", "worker", "--queue", "webhooks"],
+            cwd=shell.folder,
+            env=clean_environment(**ENV),
+            stdout=log,
+            stderr=log,
+        )
+        yield process
+        process.terminate()
+        process.wait(timeout=20)
+
+
+# -- queues ---------------------------------------------------------------------------------
+
+
+def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
+    shell("send", "record_events", EVENT)
+    shell("send", "record_events", EVENT, "--delay", "3600")
+    assert shell("queues", "pause", "events").stdout == "paused: events\n"
+    found = shell.queue("events")
+    assert 0 <= found.pop("oldest_age_s") < 60
+    assert found == {
+        "queue": "events",
+        "waiting": 1,
+        "scheduled": 1,
+        "in_flight": 0,
+        "dead": 0,
+        "paused": True,
+    }
+    header, events, *_ = shell("queues").stdout.splitlines()
+    names = ["queue", "waiting", "scheduled", "in_flight", "dead", "paused", "oldest"]
+    assert header.split() == names
+    assert events.split()[:6] == ["events", "1", "1", "0", "0", "paused"]
+    assert shell("queues", "resume", "events").stdout == "resumed: events\n"
+    assert shell.queue("events")["paused"] is False
+    assert shell("queues", "purge", "events", "--dry-run").stdout == "would be dropped: 2\n"
+    assert shell.queue("events")["waiting"] == 1
+    assert shell("queues", "purge", "events").stdout == "dropped: 2\n"
+    assert shell.queue("events")["waiting"] == 0
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "purge"])
+def test_a_queue_that_is_none_of_ours_is_wrong_use(shell: Shell, command: str) -> None:
+    assert "expected a queue (events," in shell("queues", command, "evnts", status=2).stderr
+
+
+# -- jobs -----------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
+    sent = [shell.send(f"f{number}") for number in range(3)]
+    later = shell.send("f4", "--delay", "3600")
+    first = shell.json("jobs", "list", "--queue", "webhooks", "--limit", "2")
+    assert [entry["id"] for entry in first["entries"]] == sent[:2]
+    more = ("jobs", "list", "--queue", "webhooks", "--cursor", first["cursor"])
+    second = shell.json(*more)
+    assert [entry["id"] for entry in second["entries"]] == sent[2:]
+    assert second["cursor"] is None
+    page = shell("jobs", "list", "--queue", "webhooks", "--limit", "2")
+    assert page.stderr == f"there are more: --cursor {first['cursor']}\n"
+    assert "whsec_" not in page.stdout + json.dumps(first)
+    (entry,) = shell.json("jobs", "list", "-q", "webhooks", "--state", "scheduled")["entries"]
+    assert (entry["id"], entry["state"]) == (later, "scheduled")
+    assert entry["due"] > entry["sent_at"]
+    assert shell("jobs", "list", "-q", "webhooks", "--state", "in-flight").stdout == "none\n"
+
+
+def test_a_job_is_shown_whole_in_whatever_state(shell: Shell) -> None:
+    id = shell.send("f1", "--delay", "3600")
+    shown = json.loads(shell("jobs", "show", id).stdout)
+    assert (shown["state"], shown["queue"], shown["actor"]) == (
+        "scheduled",
+        "webhooks",
+        "deliver_webhook",
+    )
+    assert shown["message"]["kwargs"]["payload"]["body"] == {"formId": "f1"}
+    assert "there is no job 'nope'" in shell("jobs", "show", "nope", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--state", "lost"), "expected one of waiting, scheduled, in-flight, dead"),
+        (("--cursor", "x"), "begin without one"),
+    ],
+)
+def test_a_wrong_option_is_wrong_use(shell: Shell, options: tuple[str, ...], expected: str) -> None:
+    done = shell("jobs", "list", "--queue", "webhooks", *options, status=2)
+    assert expected in unwrapped(done.stderr)
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.replace("│", " ").split())
+
+
+# -- workers --------------------------------------------------------------------------------
+
+
+def test_no_worker_is_not_fine(shell: Shell) -> None:
+    assert shell("workers", status=1).stdout == "no workers\n"
+    assert shell.json("workers", status=1) == []
+
+
+def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
+    def found() -> Any:
+        done = run("workers", "--json", cwd=shell.folder, env=ENV)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    (one,) = wait_until(found, timeout=30)
+    assert (one["alive"], one["queues"]) == (True, ["webhooks"])
+    assert ":" in one["name"]
+    assert one["name"] in shell("workers").stdout
+    worker.terminate()
+    worker.wait(timeout=20)
+    shell("workers", status=1)
+
+
+# -- dead letters ---------------------------------------------------------------------------
+
+
+def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
+    shell: Shell, worker: subprocess.Popen[bytes]
+) -> None:
+    first, second, third = (shell.send(form) for form in ("f1", "f2", "f2"))
+    wait_until(lambda: shell.queue("webhooks")["dead"] == 3, timeout=30)
+    shell("queues", "pause", "webhooks")  # what is replayed stays where it can be seen
+
+    def listed(*options: str) -> set[str]:
+        return {letter["id"] for letter in shell.json("dlq", "list", *options)}
+
+    assert listed("--form", "f2", "--error", "SinkPermanent") == {second, third}
+    assert listed("--since", "1h", "--reason", "permanent", "--limit", "50") == {
+        first,
+        second,
+        third,
+    }
+    assert listed("--until", "1h") == set()
+    assert listed("--since", "2026-01-01", "--actor", "record_events") == set()
+    limited = shell("dlq", "list", "--limit", "2")
+    assert len(limited.stdout.splitlines()) == 3  # a row is a line in a pipe, whatever its length
+    assert limited.stderr == "there are more than --limit 2\n"
+
+    dry = shell("dlq", "replay", "--form", "f2", "--dry-run")
+    assert dry.stdout == "would be replayed: 2\n"
+    assert shell("dlq", "replay", "--form", "f2").stdout == "replayed: 2\n"
+    assert listed() == {first}
+    assert shell.queue("webhooks")["waiting"] == 2
+    assert json.loads(shell("dlq", "show", first[:8]).stdout)["id"] == first
+    assert shell("dlq", "delete", first[:8], "--dry-run").stdout == "would be deleted: 1\n"
+    assert shell("dlq", "delete", first[:8]).stdout == "deleted: 1\n"
+    assert listed() == set()
+    assert "no dead letter" in shell("dlq", "delete", first[:8], status=1).stderr
+
+
+def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) -> None:
+    folder = shell.folder / ".formrelay"
+    try:
+        with redis.Redis.from_url(ensure_running(folder)) as client:
+            for id in ("ab-1", "ab-2", "cd-1"):  # buried by something else than formrelay
+                client.hset("dramatiq:events.XQ.msgs", id, b"no message")
+                client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
+        queue = "events"
+        done = shell("dlq", "delete", "cd", "ab", status=2)
+        expected = f"'ab' begins several: ab-1 ({queue}), ab-2 ({queue})"
+        assert expected in unwrapped(done.stderr)
+        assert shell.queue(queue)["dead"] == 3
+        shell("dlq", "delete", "", status=2)
+        (letter,) = [one for one in shell.json("dlq", "list") if one["id"] == "cd-1"]
+        assert letter["failure"]["reason"] == "undecodable"
+        assert shell("dlq", "delete", "cd", "ab-2").stdout == "deleted: 2\n"
+    finally:
+        release(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("replay",), "name the ids of dead letters, or a filter, or --all"),
+        (("delete", "--queue", "webhooks"), "or a filter, or --all"),
+        (("delete", "an-id", "--form", "f"), "or a filter, or --all"),
+        (("list", "--since", "yesterday"), "expected a time like 2026-01-31T09:30 or 2h, 3d ago"),
+        (("list", "--reason", "bad luck"), "is not one of"),
+    ],
+)
+def test_what_is_not_clear_is_wrong_use(
+    shell: Shell, arguments: tuple[str, ...], expected: str
+) -> None:
+    assert expected in unwrapped(shell("dlq", *arguments, status=2).stderr)

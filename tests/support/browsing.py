@@ -1,0 +1,24 @@
+"""What an inspector shows, page by page."""
+
+from __future__ import annotations
+
+from tests.support.harness import Harness
+
+from formrelay.brokers import Entry, State
+
+
+def browsed(harness: Harness, state: State, *, limit: int = 1000) -> list[Entry]:
+    """Every page, one after the other."""
+    found: list[Entry] = []
+    cursor: str | None = None
+    while True:
+        page = harness.broker.inspector.browse(harness.queue, state, limit=limit, cursor=cursor)
+        assert len(page.entries) <= limit
+        found += page.entries
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+def ids(entries: list[Entry]) -> list[str]:
+    return [entry.id for entry in entries]
