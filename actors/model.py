@@ -14,6 +14,19 @@ from ..core.errors import InvalidJob
 
 P = TypeVar("P")
 
+#: The end of a time that has an offset, for the JSON Schema: its `date-time` alone is a note
+#: that many a validator does not check.
+OFFSET = "([zZ]|[+-][0-9]{2}:[0-9]{2})$"
+
+
+def nothing_but(characters: str) -> dict[str, str]:
+    """For the JSON Schema: a text of these characters (the inside of a regular expression's []).
+
+    Not ``^[…]*$``, which lets a last line break through where the validator is in Python.
+    """
+    return {"pattern": rf"^(?![\s\S]*[^{characters}])"}
+
+
 _NAME = re.compile(r"[\w-]{1,64}\Z")
 
 
@@ -29,7 +42,8 @@ class JobModel(BaseModel):
     )
 
     # What travels along unchecked must still be JSON, or it could not travel at all.
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+    # (No default: pydantic before 2.8 takes none.)
+    __pydantic_extra__: dict[str, JsonValue]
 
     def wire(self) -> dict[str, Any]:
         """As plain JSON with its wire names; optional fields that are null are left out."""
@@ -52,9 +66,9 @@ class Metadata(JobModel):
 
     form_id: str | None = None
     submission_id: str | None = None
-    retry_count: int | None = None
-    version: int = Field(1, ge=1)
-    traceparent: str | None = None
+    retry_count: int | None = Field(None, description="Of the publisher's own count.")
+    version: int = Field(1, ge=1, description="Of the payload's schema.")
+    traceparent: str | None = Field(None, description="W3C Trace Context.")
 
 
 @dataclass(frozen=True, slots=True)

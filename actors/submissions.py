@@ -13,7 +13,7 @@ from ..config import get_settings
 from ..core.errors import InvalidJob
 from ..sinks.api import Endpoint
 from .job import job_actor
-from .model import Job, JobModel
+from .model import OFFSET, Job, JobModel
 from .sinks import api
 from .webhooks import deliver_webhook
 
@@ -22,8 +22,8 @@ class WebhookEndpoint(JobModel):
     """Where a completed submission is told."""
 
     url: str
-    id: str | None = None
-    secret: str = Field(repr=False)
+    id: str | None = Field(None, description="The endpoint's, part of the webhook-id.")
+    secret: str = Field(repr=False, description="`whsec_` and base64, or any text.")
     method: Literal["POST", "PUT"] = "POST"
     headers: dict[str, str] = Field(default_factory=dict)
 
@@ -31,12 +31,18 @@ class WebhookEndpoint(JobModel):
 class Submission(JobModel):
     """One filled-in form."""
 
-    submission_id: str = Field(min_length=1, max_length=200)
+    submission_id: str = Field(
+        min_length=1, max_length=200, description="Saved once, however often it is sent."
+    )
     form_id: str = Field(min_length=1, max_length=200)
     status: Literal["completed", "pending_payment", "draft"]
     answers: dict[str, JsonValue]
-    submitted_at: AwareDatetime
-    webhooks: list[WebhookEndpoint] | None = None
+    submitted_at: AwareDatetime = Field(
+        description="ISO 8601 with an offset.", json_schema_extra={"pattern": OFFSET}
+    )
+    webhooks: list[WebhookEndpoint] | None = Field(
+        None, description="Whom to tell when it is completed; default: whom the API names."
+    )
 
 
 def webhook_job(submission: Submission, endpoint: WebhookEndpoint) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import orjson
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
 from ..core.signing import sign
 from ..sinks.http import check_headers, check_url, classify_status
+from . import webhook_schema as wire
 from .job import job_actor
 from .model import Job, JobModel
 from .sinks import egress
@@ -35,13 +36,28 @@ def _checked(value: T, check: Callable[[], object]) -> T:
 class Webhook(JobModel):
     """One webhook to one endpoint."""
 
-    url: str = Field(max_length=8_000)
+    # The checks below, as far as a JSON Schema can say them.
+    model_config = ConfigDict(json_schema_extra=wire.WEBHOOK)
+
+    url: str = Field(max_length=8_000, description=wire.URL_IS, json_schema_extra=wire.URL)
     method: Literal["POST", "PUT"] = "POST"
-    headers: dict[str, str] = Field(default_factory=dict)
-    body: JsonValue
-    secret: str | None = Field(None, repr=False)
-    secrets: list[str] | None = Field(None, repr=False)
-    id: str | None = Field(None, min_length=1, max_length=256)
+    headers: dict[str, str] = Field(
+        default_factory=dict, description=wire.HEADERS_ARE, json_schema_extra=wire.HEADERS
+    )
+    body: JsonValue = Field(description="Any JSON; its bytes are what is signed.")
+    secret: str | None = Field(
+        None, repr=False, description=wire.SECRET_IS, json_schema_extra=wire.SECRET
+    )
+    secrets: list[str] | None = Field(
+        None, repr=False, description=wire.SECRETS_ARE, json_schema_extra=wire.SECRETS
+    )
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="The webhook-id, the same at each attempt; default: made of the job's id.",
+        json_schema_extra=wire.ID,
+    )
     endpoint_id: str | None = None
 
     @field_validator("url")

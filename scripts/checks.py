@@ -3,11 +3,13 @@
     scripts/test                              everything, as CI does
     scripts/test --lint                       the static checks alone
     scripts/test tests/core -k name           pytest alone, with these arguments
+    scripts/test --oldest [tests/core …]      the oldest dependencies alone (scripts/test-range)
 
-Prepares `.venv` (again when setup.cfg or pyproject.toml changed) and, as root on
-Debian, the server packages that are missing. Elsewhere it says what to install, and
-the tests that need it are skipped; with CI=true that is a failure. Servers are
-started for pytest and end with it, also when this is interrupted or killed.
+Prepares `.venv` and `.venv-oldest` (again when setup.cfg or pyproject.toml changed) and,
+as root on Debian, the packages of the servers and of Node that are missing. Elsewhere it
+says what to install, and the tests that need it are skipped; with CI=true that is a
+failure. Servers are started for pytest and end with it, also when this is interrupted
+or killed.
 Exit status: 0 when every check passed, 1 when one failed, 2 when it could not begin.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +35,17 @@ from tests.support.servers import KINDS, Interrupted, Run, in_ci, raise_on_signa
 
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
-STAMP = VENV / "formrelay-installed"
+STAMP = "formrelay-installed"
+OLDEST = ROOT / ".venv-oldest"
+#: Whose lower bounds in setup.cfg are tried there; the other end of the range is `.venv`.
+AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic", "pydantic-settings"}
+#: With dramatiq-dashboard, whose requirements set the lower end.
+OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,dramatiq-dashboard"
+OLDEST_TOOLS = ["pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18"]
+OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/middleware", "tests/actors", "tests/range"]
+#: Of these, what a run of everything has time for.
+OLDEST_IN_BRIEF = ["tests/brokers/contract", "tests/middleware", "tests/actors", "tests/range"]
+NODE = {"node": "nodejs", "npm": "npm"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -62,6 +75,13 @@ def pytest_step(arguments: Sequence[str]) -> Step:
     return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
 
 
+def oldest_step(arguments: Sequence[str]) -> Step:
+    """The same on the oldest dependencies that setup.cfg allows."""
+    servers = [PYTHON, "scripts/servers.py", "run", "--"]
+    python = str(OLDEST / "bin" / "python")
+    return Step("oldest", [*servers, python, "-m", "pytest", *arguments])
+
+
 def main() -> int:
     """Prepare, run, sum up."""
     arguments = sys.argv[1:]
@@ -77,8 +97,15 @@ def main() -> int:
                 stop(f"--lint takes no further arguments, got {' '.join(arguments[1:])}")
             return run_steps(STATIC)
         prepare_servers()
-        # pytest alone while one test is worked on: the order of the day is speed.
-        return run_steps([*([] if arguments else STATIC), pytest_step(arguments)])
+        if arguments[:1] == ["--oldest"]:
+            return run_steps(
+                [oldest_step(arguments[1:] or OLDEST_TESTS)] if prepare_oldest() else []
+            )
+        if arguments:
+            # pytest alone while one test is worked on: the order of the day is speed.
+            return run_steps([pytest_step(arguments)])
+        oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
+        return run_steps([*STATIC, pytest_step([]), *oldest])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
@@ -109,38 +136,75 @@ def run_steps(steps: Sequence[Step]) -> int:
 
 def prepare_python() -> None:
     """Make `.venv` and install the package and its tools, unless that is done already."""
-    if not Path(PYTHON).exists():
-        say("making .venv")
-        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)
+    prepare_venv(VENV, sys.executable, ["--editable", ".[dev]"])
+
+
+def prepare_oldest() -> bool:
+    """Make `.venv-oldest`, unless that is done already; whether it is there."""
+    # pydantic 2.7 has no wheels for a newer one, and without Rust none can be built.
+    pythons = [sys.executable] if sys.version_info < (3, 13) else ["python3.12", "python3.11"]
+    python = next(filter(None, map(shutil.which, pythons)), None)
+    if python is None:
+        needed = "the oldest dependencies need Python 3.11 or 3.12 beside this one"
+        if in_ci():
+            stop(needed)
+        say(f"{needed}; their tests are left out")
+        return False
+    pins = oldest_pins((ROOT / "setup.cfg").read_text())
+    package = ["--editable", f".[{OLDEST_EXTRAS}]"]
+    prepare_venv(OLDEST, python, [*package, *pins, *OLDEST_TOOLS])
+    return True
+
+
+def oldest_pins(setup_cfg: str) -> list[str]:
+    """`name==version` of the lower bounds that are tried.
+
+    Read from the file, so that a bound that is moved there is moved here.
+    """
+    bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
+    pins = {name: f"{name}=={version}" for name, version in bounds if name in AT_THEIR_OLDEST}
+    if pins.keys() != AT_THEIR_OLDEST:
+        stop(f"setup.cfg gives no lower bound for {', '.join(AT_THEIR_OLDEST - pins.keys())}")
+    return sorted(pins.values())
+
+
+def prepare_venv(venv: Path, python: str, install: Sequence[str]) -> None:
+    """Make a virtual environment and install into it, unless that is done already."""
+    inside = str(venv / "bin" / "python")
+    if not Path(inside).exists():
+        say(f"making {venv.name}")
+        made = subprocess.run([python, "-m", "venv", str(venv)], check=False)
         if made.returncode:
-            shutil.rmtree(VENV, ignore_errors=True)
-            stop("could not make .venv (on Debian: apt-get install python3-venv)")
-    stamp = fingerprint()
-    if STAMP.exists() and STAMP.read_text() == stamp:
+            shutil.rmtree(venv, ignore_errors=True)
+            stop(f"could not make {venv.name} (on Debian: apt-get install python3-venv)")
+    stamp = fingerprint(install)
+    if (venv / STAMP).exists() and (venv / STAMP).read_text() == stamp:
         return
-    say("installing formrelay with its development tools into .venv")
-    install = [PYTHON, "-m", "pip", "install", "-qq", "--editable", ".[dev]"]
-    if subprocess.run(install, check=False).returncode:
+    say(f"installing formrelay and what its tests need into {venv.name}")
+    command = [inside, "-m", "pip", "install", "-qq", *install]
+    if subprocess.run(command, check=False).returncode:
         stop("pip could not install the package; its message stands above")
-    STAMP.write_text(stamp)
+    (venv / STAMP).write_text(stamp)
 
 
-def fingerprint() -> str:
-    """What the contents of `.venv` depend on."""
+def fingerprint(install: Sequence[str]) -> str:
+    """What the contents of a virtual environment depend on."""
     files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
-    return hashlib.sha256(files).hexdigest()
+    return hashlib.sha256(files + "\n".join(install).encode()).hexdigest()
 
 
 def prepare_servers() -> None:
-    """Install the server packages that are missing, or say how to."""
+    """Install the packages of servers and Node that are missing, or say how to."""
     missing = [server.package for server in KINDS.values() if not server.program()]
     if "clickhouse-server" in missing:
         missing.append("clickhouse-client")
+    # For the publishers of examples/publishers, in tests/foreign.
+    missing += [package for name, package in NODE.items() if not shutil.which(name)]
     if not missing:
         return
     command = f"apt-get install --no-install-recommends {' '.join(missing)}"
     if os.geteuid() or not shutil.which("apt-get"):
-        say(f"servers are missing; as root on Debian: {command}")
+        say(f"programs are missing; as root on Debian: {command}")
         say("failing for want of them" if in_ci() else "tests that need them will be skipped")
         return
     say(f"apt-get update && {command}")

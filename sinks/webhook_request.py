@@ -20,7 +20,7 @@ _MOST_HEADERS = 64
 _MOST_HEADER_BYTES = 16 * 1024
 
 #: Hop-by-hop headers and those that the request itself decides (RFC 9110, section 7.6.1).
-_RESERVED = frozenset(
+RESERVED_HEADERS = frozenset(
     {
         "connection",
         "content-encoding",
@@ -103,7 +103,7 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
     for name, value in custom.items():
         check_header(name, value)
         lowered = name.lower()
-        if lowered in _RESERVED or lowered.startswith("webhook-"):
+        if lowered in RESERVED_HEADERS or lowered.startswith("webhook-"):
             raise InvalidJob(f"expected only headers that are the caller's, got '{lowered}'")
         if lowered in checked:
             raise InvalidJob(f"expected each header once, got '{lowered}' twice")

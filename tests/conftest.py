@@ -12,9 +12,10 @@ import secrets
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import pytest
+from tests.support.missing import missing
 from tests.support.ran import RanCheck
 from tests.support.servers import (
     ClickHouseServer,
@@ -119,20 +120,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def _given(kind: str, variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        _missing(f"no {kind} server: {variable} is not set; scripts/test starts one for the tests")
+        missing(f"no {kind} server: {variable} is not set; scripts/test starts one for the tests")
     return value
 
 
 def _own(server_class: type[_S]) -> _S:
     if server_class.program() is None:
-        _missing(f"{server_class.kind} is not installed: apt-get install {server_class.package}")
+        missing(f"{server_class.kind} is not installed: apt-get install {server_class.package}")
     return server_class()
-
-
-def _missing(message: str) -> NoReturn:
-    if in_ci():
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 def _rabbitmq_api(api: str, method: str, path: str, body: bytes | None = None) -> None:

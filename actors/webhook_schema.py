@@ -1,0 +1,62 @@
+"""What the JSON Schema of ``webhook.send`` says of its fields' insides.
+
+The checks themselves are in :mod:`.webhooks`; these patterns repeat them in the
+language of ECMA 262, for publishers who look before they send.
+"""
+
+from __future__ import annotations
+
+from pydantic.config import JsonDict
+
+from ..sinks.webhook_request import RESERVED_HEADERS
+from .model import nothing_but
+
+
+def _in_any_case(name: str) -> str:
+    return "".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in name)
+
+
+#: One of the two, and not both.
+WEBHOOK: JsonDict = {
+    "oneOf": [
+        {"required": ["secret"], "properties": {"secret": {"type": "string"}}},
+        {"required": ["secrets"], "properties": {"secrets": {"type": "array"}}},
+    ]
+}
+
+URL_IS = "https; http only where the workers are told to allow it. No user and password in it."
+URL: JsonDict = {
+    "pattern": r"^(?![\s\S]*([\x00-\x1f\x7f\\]|\s$))[hH][tT][tT][pP][sS]?://"
+    r"([^/?#@\s:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?([/?#]|$)",
+}
+
+HEADERS_ARE = (
+    "Of your own. The connection's, `content-length`, `host` and `webhook-*` are refused, "
+    "and so is a name that comes twice in other cases."
+)
+_NOT_YOURS = "|".join(_in_any_case(name) for name in sorted(RESERVED_HEADERS))
+HEADERS: JsonDict = {
+    "maxProperties": 64,
+    "propertyNames": {
+        "minLength": 1,
+        "allOf": [
+            {**nothing_but(r"0-9A-Za-z!#$%&'*+.^_`|~\-")},
+            {"not": {"pattern": f"^({_NOT_YOURS})$"}},
+            {"not": {"pattern": f"^{_in_any_case('webhook-')}"}},
+        ],
+    },
+    "additionalProperties": {"type": "string", **nothing_but(r"\t\x20-\x7e\x80-\xff")},
+}
+
+_BASE64 = "[A-Za-z0-9+/]"
+_KEY: JsonDict = {
+    "minLength": 1,
+    "pattern": f"^(?!whsec_)|^whsec_(?!$)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
+}
+SECRET_IS = "`whsec_` and base64, or any text, which is used as its UTF-8 bytes."  # noqa: S105 - words about one
+SECRET: JsonDict = _KEY
+SECRETS_ARE = "Instead of `secret`, several while a key is rotated; the current one first."
+SECRETS: JsonDict = {"minItems": 1, "items": {"type": "string", **_KEY}}
+
+#: Printable ASCII without `.`, which stands between the parts of what is signed.
+ID: JsonDict = {**nothing_but(r"\x20-\x2d\x2f-\x7e")}

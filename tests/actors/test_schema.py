@@ -1,0 +1,209 @@
+"""``formrelay schema`` says of a job what the actors say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from tests.actors.conftest import Site
+from tests.actors.test_sending import (
+    AT,
+    BAD,
+    ENDPOINT,
+    EVENT,
+    SECRET,
+    SUBMISSION,
+    WEBHOOK,
+    but,
+    drop,
+)
+from tests.support.command import run
+
+from formrelay.core.errors import InvalidJob
+
+TYPES = {
+    "record_events": "event.record",
+    "save_submission": "submission.save",
+    "deliver_webhook": "webhook.send",
+}
+METADATA: dict[str, Any] = {"formId": "f", "version": 2, "retryCount": 0, "anything": [1]}
+
+GOOD = [
+    ("record_events", EVENT),
+    ("record_events", [EVENT, EVENT]),
+    ("record_events", but(EVENT, eventId="0c2fd5de-4d0e-4a0c-8a57-6d1d7a1f5e8b", x={"a": 1})),
+    ("record_events", but(EVENT, occurredAt=AT, sessionId=None, properties={"a": [None]})),
+    ("record_events", but(EVENT, occurredAt="2104-12-31T23:59:59.123456Z") | {"type": "é" * 200}),
+    ("save_submission", SUBMISSION),
+    ("save_submission", but(SUBMISSION, webhooks=[ENDPOINT], answers={}, extra=None)),
+    ("save_submission", but(SUBMISSION, webhooks=[], status="draft")),
+    ("deliver_webhook", WEBHOOK),
+    ("deliver_webhook", but(WEBHOOK, body=None, id="a b~!", method="PUT", endpointId="e")),
+    ("deliver_webhook", but(drop(WEBHOOK, "secret"), secrets=["a", "whsec_c2VjcmV0"])),
+    ("deliver_webhook", but(WEBHOOK, secret=None, secrets=["é"])),
+    ("deliver_webhook", but(WEBHOOK, secret="whsec_c2VjcmV0cw")),  # without its padding
+    ("deliver_webhook", but(WEBHOOK, url="HTTPS://[2001:db8::1]:8443?a=b#c")),
+    ("deliver_webhook", but(WEBHOOK, url="https://bücher.example/ü?q=ü ü")),
+    ("deliver_webhook", but(WEBHOOK, headers={"X-Te": "é\t", "hosts": "", "te-x": "1", "X~": "2"})),
+]  # fmt: skip
+
+#: What the actors alone can tell.
+BEYOND = [
+    ("deliver_webhook", but(WEBHOOK, headers={"X": SECRET, "x": SECRET})),
+    ("deliver_webhook", but(WEBHOOK, url="https://!/")),
+]
+#: What they take besides.
+LENIENT = [
+    ("record_events", {"type": "a", "form_id": "snake"}),
+    ("record_events", but(EVENT, occurredAt=1_700_000_000)),
+    ("record_events", but(EVENT, eventId="0c2fd5de4d0e4a0c8a576d1d7a1f5e8b")),
+]
+
+
+def _is_json(payload: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(payload)) == payload)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+REFUSED = [
+    (actor, payload)
+    for actor, payload, _ in BAD
+    if _is_json(payload) and (actor, payload) not in BEYOND
+]
+
+
+def wire(actor: str, payload: Any, **more: Any) -> dict[str, Any]:
+    return {"type": TYPES[actor], "payload": payload, **more}
+
+
+class Schemas:
+    """The document of each type, and the one for all."""
+
+    def __init__(self) -> None:
+        from formrelay.ops.schema import catalogue, document, job_types
+
+        jobs = job_types()
+        self.one = {job.name: self._validator(document(job)) for job in jobs}
+        self.all = self._validator(catalogue(jobs))
+
+    def _validator(self, schema: dict[str, Any]) -> Any:
+        jsonschema.Draft202012Validator.check_schema(schema)
+        checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+        return jsonschema.Draft202012Validator(schema, format_checker=checker)
+
+    def accept(self, job: Any) -> bool:
+        verdicts = {self.all.is_valid(job), self.one[job["type"]].is_valid(job)}
+        assert len(verdicts) == 1
+        return verdicts.pop()
+
+
+@pytest.fixture(scope="module")
+def schemas(session_site: Site) -> Schemas:
+    return Schemas()
+
+
+def _actor_accepts(site: Site, actor: str, payload: Any, **more: Any) -> bool:
+    try:
+        getattr(site.actors, actor).message(payload=payload, **more)
+    except InvalidJob:
+        return False
+    return True
+
+
+def test_every_job_type_has_its_document(schemas: Schemas) -> None:
+    assert sorted(schemas.one) == sorted(TYPES.values())
+
+
+@pytest.mark.parametrize(("actor", "payload"), GOOD)
+def test_a_good_job_is_good_to_both(site: Site, schemas: Schemas, actor: str, payload: Any) -> None:
+    assert _actor_accepts(site, actor, payload, metadata=METADATA)
+    assert schemas.accept(wire(actor, payload, metadata=METADATA, anything=1))
+
+
+@pytest.mark.parametrize(("actor", "payload"), REFUSED)
+def test_a_bad_job_is_bad_to_both(site: Site, schemas: Schemas, actor: str, payload: Any) -> None:
+    assert not _actor_accepts(site, actor, payload)
+    assert not schemas.accept(wire(actor, payload))
+
+
+def test_most_of_the_table_is_compared() -> None:
+    assert len(REFUSED) > 70
+
+
+@pytest.mark.parametrize(
+    "metadata", ["f", [], 5, {"version": 0}, {"formId": 5}, {"retryCount": "many"}]
+)
+def test_bad_metadata_is_bad_to_both(site: Site, schemas: Schemas, metadata: Any) -> None:
+    assert not _actor_accepts(site, "record_events", EVENT, metadata=metadata)
+    assert not schemas.accept(wire("record_events", EVENT, metadata=metadata))
+
+
+@pytest.mark.parametrize(("actor", "payload"), BEYOND)
+def test_what_the_actors_alone_can_tell(
+    site: Site, schemas: Schemas, actor: str, payload: Any
+) -> None:
+    assert not _actor_accepts(site, actor, payload)
+    assert schemas.accept(wire(actor, payload))
+
+
+@pytest.mark.parametrize(("actor", "payload"), LENIENT)
+def test_where_the_actors_are_more_lenient(
+    site: Site, schemas: Schemas, actor: str, payload: Any
+) -> None:
+    assert _actor_accepts(site, actor, payload)
+    assert not schemas.accept(wire(actor, payload))
+
+
+def test_another_type_or_none_is_refused(schemas: Schemas) -> None:
+    for job in ({"type": "event.recrod", "payload": EVENT}, {"payload": EVENT}, [], "x"):
+        assert not schemas.all.is_valid(job)
+    for name, validator in schemas.one.items():
+        assert not validator.is_valid({"type": name})
+        assert not validator.is_valid({"type": f"{name}s", "payload": EVENT})
+
+
+def test_fields_have_titles_and_jobs_descriptions(schemas: Schemas) -> None:
+    definitions = schemas.all.schema["$defs"]
+    for name in TYPES.values():
+        assert definitions[name]["description"]
+    assert definitions["Event"]["properties"]["formId"]["title"] == "Form id"
+
+
+# -- the command ------------------------------------------------------------------------------
+
+
+def test_the_command_needs_no_configuration_and_starts_nothing(tmp_path: Path) -> None:
+    for env in ({}, {"BROKER": "embedded"}):
+        done = run("schema", "webhook.send", cwd=tmp_path, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["properties"]["type"]["const"] == "webhook.send"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_type_it_is_one_document_for_all(tmp_path: Path) -> None:
+    printed = json.loads(run("schema", cwd=tmp_path, env={}).stdout)
+    assert set(TYPES.values()) < set(printed["$defs"])
+
+
+def test_into_a_folder_a_file_a_type(tmp_path: Path) -> None:
+    done = run("schema", "--out", "made/schemas", cwd=tmp_path, env={})
+    names = [f"{name}.schema.json" for name in sorted(TYPES.values())]
+    assert done.stdout.splitlines() == [f"made/schemas/{name}" for name in names]
+    for name in names:
+        jsonschema.Draft202012Validator.check_schema(
+            json.loads((tmp_path / "made/schemas" / name).read_text())
+        )
+
+
+@pytest.mark.parametrize("arguments", [["webhook.sned"], ["--out", "file"]])
+def test_wrong_use_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "file").touch()
+    done = run("schema", *arguments, cwd=tmp_path, env={})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("formrelay: expected ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,165 @@
+"""dramatiq-dashboard 0.4.0, the last one, shows our queues on Redis.
+
+Its own WSGI application answers real requests. It can be installed beside dramatiq 1
+and redis 4 only, so this runs in `.venv-oldest` (scripts/test-range).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from dramatiq.errors import DecodeError
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkPermanent
+
+dashboard = pytest.importorskip("dramatiq_dashboard")
+
+
+class Site:
+    """A broker of ours, and the dashboard on stock Dramatiq's broker beside it."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        from dramatiq.brokers.redis import RedisBroker as StockBroker
+
+        self.harness = Harness(RedisBroker(url, options=BrokerOptions()), queue)
+        self.queue = queue
+        self.stock = StockBroker(url=url)
+        self.stock.declare_queue(queue)
+        self.app = dashboard.DashboardApp(self.stock, "/drama")
+
+    def get(self, path: str, **form: str) -> str:
+        """The page, at the end of all redirections; with a form it is a POST."""
+        if form:
+            form["__dd_csrf"] = "t"
+        body = urlencode(form).encode()
+        environ = {
+            "REQUEST_METHOD": "POST" if form else "GET",
+            "PATH_INFO": path,
+            "CONTENT_LENGTH": str(len(body)),
+            "HTTP_COOKIE": "__dd_csrf=t",
+            "wsgi.input": io.BytesIO(body),
+        }
+        answers: list[tuple[str, dict[str, str]]] = []
+        pages = self.app(environ, lambda status, headers: answers.append((status, dict(headers))))
+        page = b"".join(pages).decode()
+        (status, headers) = answers[0]
+        if status == "302 Found":
+            return self.get(headers["location"].removeprefix("/drama"))
+        assert status == "200 OK", page
+        return page
+
+    def tab(self, name: str) -> str:
+        return self.get(f"/queues/{self.queue}/{name}")
+
+    def counts(self) -> tuple[int, int, int]:
+        (found,) = [one for one in self.app.iface.queues if one.name == self.queue]
+        return found.jobs, found.jobs_delayed, found.jobs_dead
+
+    def close(self) -> None:
+        self.harness.close()
+        self.stock.close()
+
+
+@pytest.fixture
+def site(redis_url: str, unique: str) -> Iterator[Site]:
+    site = Site(redis_url, unique)
+    yield site
+    site.close()
+
+
+def refuse(answer: str) -> None:
+    raise SinkPermanent("it will not have it")
+
+
+def declared(site: Site, function: Callable[..., Any] = refuse) -> Any:
+    return site.harness.actor(function, actor_name="refuse")
+
+
+def test_it_counts_and_lists_what_waits_is_scheduled_and_is_dead(site: Site) -> None:
+    actor = declared(site)
+    dead = actor.send("dead")
+    site.harness.start()
+    wait_until(site.harness.dead)
+    site.harness.stop()
+    waiting = actor.send("waiting")
+    scheduled = actor.send_with_options(args=("later",), delay=timedelta(hours=1))
+    assert site.counts() == (1, 1, 1)
+    assert site.queue in site.get("/")
+    for tab, message in (("standard", waiting), ("delayed", scheduled), ("failed", dead)):
+        page = site.tab(tab)
+        assert message.message_id in page
+        assert "refuse" in page
+        assert message.message_id in site.get(f"/queues/{site.queue}/{tab}/{message.message_id}")
+    assert "it will not have it" in site.get(f"/queues/{site.queue}/failed/{dead.message_id}")
+
+
+def test_it_shows_a_worker_and_what_it_has_in_flight(site: Site) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def work(answer: str) -> None:
+        begun.set()
+        go.wait(10)
+
+    message = declared(site, work).send("in flight")
+    site.harness.start()
+    try:
+        assert begun.wait(10)
+        assert message.message_id in site.tab("standard")
+        assert sum(one.jobs_in_flight for one in site.app.iface.workers) == 1
+    finally:
+        go.set()
+
+
+def test_it_deletes_and_requeues_and_our_worker_runs_what_it_requeued(site: Site) -> None:
+    actor = declared(site)
+    kept, gone = actor.send("kept"), actor.send("gone")
+    site.harness.start()
+    wait_until(lambda: len(site.harness.dead()) == 2)
+    site.harness.stop()
+    failed = f"{site.queue}.XQ"
+    assert gone.message_id not in site.get("/delete-message", queue=failed, id=gone.message_id)
+    (letter,) = site.harness.dead()
+    assert letter.id == kept.message_id
+    site.get("/requeue-message", queue=failed, id=kept.message_id)
+    assert site.counts()[2] == 0
+    site.harness.start()
+    wait_until(site.harness.dead)  # refused anew: it ran
+    assert site.counts() == (0, 0, 1)
+
+
+def test_it_deletes_a_scheduled_message(site: Site) -> None:
+    message = declared(site).send_with_options(args=("later",), delay=timedelta(hours=1))
+    site.get("/delete-message", queue=f"{site.queue}.DQ", id=message.message_id)
+    assert site.harness.is_empty()
+
+
+def test_quarantined_bytes_are_a_page_and_no_error(site: Site) -> None:
+    declared(site)
+    site.harness.inject(b"\x00 no message")
+    site.harness.start()
+    (letter,) = wait_until(site.harness.dead)
+    site.harness.stop()
+    assert letter.id in site.tab("failed")
+    assert "formrelay:quarantine" in site.get(f"/queues/{site.queue}/failed/{letter.id}")
+
+
+def test_its_known_limit_a_job_of_another_publisher_that_is_in_flight_breaks_that_tab(
+    site: Site,
+) -> None:
+    # It reads every body in the hash as Dramatiq's own message. A plain job of the inbox is
+    # stored as it came until it is settled; the start page and the other tabs are not touched.
+    site.harness.broker.client.hset(f"dramatiq:{site.queue}.msgs", "inbox-1", b'{"type": "a"}')
+    with pytest.raises(DecodeError):
+        site.tab("standard")
+    assert site.queue in site.get("/")
+    assert re.search("failed", site.tab("failed"))
