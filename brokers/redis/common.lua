@@ -38,7 +38,7 @@ local function push_back(id) redis.call('rpush', list_of(id), id) end
 local function push_front(id) redis.call('lpush', list_of(id), id) end
 
 local function anything_waits()
-    return redis.call('exists', waiting) == 1 or redis.call('exists', levels) == 1
+    return redis.call('exists', waiting, levels, inbox) > 0
 end
 
 -- One idle worker takes the marker; if it leaves something behind it sets it again.

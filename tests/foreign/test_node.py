@@ -135,11 +135,6 @@ def test_a_thousand_jobs_arrive_each_once(site: Site) -> None:
     assert site.harness.dead() == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="anything_waits() of brokers/redis/common.lua does not look into the inbox, so a "
-    "worker takes one prefetch of it and then sleeps",
-)
 def test_redis_an_inbox_is_worked_off_without_a_pause(redis_url: str, unique: str) -> None:
     # Redis alone: RabbitMQ has no inbox beside its queue.
     site = Site(redis_url, unique)

@@ -58,8 +58,9 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     worker = Worker(broker, worker_timeout=200, worker_threads=4)
-    worker.start()
+    # Said before: the first message may be the one that kills it.
     print("ready", flush=True)
+    worker.start()
     stop.wait()
     worker.stop(timeout=10_000)
     broker.close()
