@@ -49,6 +49,8 @@ def make_broker(settings: Settings) -> RelayBroker:
                     broker.secret("rabbitmq_url") or "",
                     options=options,
                     queue_type=broker.rabbitmq_queue_type,
+                    max_priority=broker.rabbitmq_max_priority,
+                    adopt=dict(broker.rabbitmq_adopt_queues),
                     workers={worker.queue: name for name, worker in workers.items()},
                 )
             case "embedded":

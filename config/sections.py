@@ -18,6 +18,7 @@ from .base import Section
 from .parser import Parser, optional
 from .secrets import secret, token_check
 from .types import (
+    Adopted,
     Bool,
     Days,
     Folder,
@@ -108,6 +109,16 @@ class BrokerSettings(Section):
     )
     rabbitmq_queue_type: Annotated[Literal["quorum", "classic"], one_of("quorum", "classic")] = (
         Field("quorum", description="'quorum' or 'classic'; a queue that exists keeps its type.")
+    )
+    rabbitmq_max_priority: Annotated[int | None, optional(whole(1, 9))] = Field(
+        None,
+        description="Priorities of the work queues, which are classic ones then; 9 for the same "
+        "ten as on Redis.",
+    )
+    rabbitmq_adopt_queues: Adopted = Field(
+        (),
+        description="Queues of an older system that are used as they are, comma-separated, each "
+        "with its dead-letter exchange if that differs: webhook_tasks=dlx.webhook.",
     )
     max_message_bytes: Annotated[int, whole(1)] = Field(
         1_048_576, description="A larger job is refused when it is sent."

@@ -165,6 +165,27 @@ Networks = Annotated[
     tuple[Network, ...], Parser(_read_networks, lambda networks: _written(map(str, networks)))
 ]
 
+
+def _read_adopted(text: str) -> tuple[tuple[str, str | None], ...]:
+    adopted = []
+    for one in text.split(","):
+        queue, equals, exchange = one.strip().partition("=")
+        if not queue or (equals and not exchange):
+            raise Expected(
+                "be queues, comma-separated, each with or without its dead-letter exchange "
+                "(webhook_tasks=dlx.webhook)",
+                got=f"{one.strip()!r}",
+            )
+        adopted.append((queue, exchange or None))
+    return tuple(adopted)
+
+
+def _write_adopted(adopted: tuple[tuple[str, str | None], ...]) -> str:
+    return ",".join(f"{queue}={exchange}" if exchange else queue for queue, exchange in adopted)
+
+
+Adopted = Annotated[tuple[tuple[str, str | None], ...], Parser(_read_adopted, _write_adopted)]
+
 _BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),

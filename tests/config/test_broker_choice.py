@@ -73,3 +73,19 @@ def test_an_unknown_broker_is_told_the_known_ones() -> None:
         line(BROKER="kafka")
         == "expected BROKER to be 'redis', 'rabbitmq' or 'embedded', got 'kafka'"
     )
+
+
+def test_queues_of_an_older_system_are_named_with_their_exchanges() -> None:
+    settings = Settings.load(
+        {
+            "RABBITMQ_URL": "amqp://host",
+            "RABBITMQ_ADOPT_QUEUES": "webhook_tasks=dlx.webhook, mails",
+            "RABBITMQ_MAX_PRIORITY": "9",
+        },
+        env_file=None,
+    )
+    assert dict(settings.broker.rabbitmq_adopt_queues) == {
+        "webhook_tasks": "dlx.webhook",
+        "mails": None,
+    }
+    assert settings.broker.rabbitmq_max_priority == 9
