@@ -161,7 +161,7 @@ class Declared:
         name = self._topology.dead_exchange(queue)
         trial = self._connect()  # a refusal closes the channel
         try:
-            trial.call(spec.Exchange.Declare(exchange=name, passive=True))
+            trial.call(spec.Exchange.Declare(exchange=name, type="direct", passive=True))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise
