@@ -163,7 +163,7 @@ def _next_steps(kept: str | None) -> list[tuple[str, str]]:
     program = _program(absolute=kept is not None)
     steps = [
         (f"{program} demo --keep", "keeps queues, database and logs to look at"),
-        (f"{program} config", "shows every setting, REDIS_URL and RABBITMQ_URL first"),
+        (f"{program} config --example", "shows every setting, REDIS_URL and RABBITMQ_URL first"),
         (f"{program} worker", "starts these workers, on your own servers"),
     ]
     if kept is not None:
