@@ -76,6 +76,7 @@ class Link:
         contents: deliveries that came and were not taken yet.
         confirms: what became of published messages, likewise.
         returned: messages that no queue took, likewise.
+        delivered: the number of the last delivery that came.
         heard_at: monotonic seconds at which the server last said anything.
         is_cancelled: a queue that is consumed here was deleted.
     """
@@ -90,6 +91,7 @@ class Link:
         self.is_cancelled = False
         self.is_open = True
         self.published = 0
+        self.delivered = 0
         self._replies: deque[Any] = deque()
         self._parser = wire.Parser()
         self._heartbeat = 0.0
@@ -258,6 +260,8 @@ class Link:
                 self.confirms.append(found)
             else:
                 self._take(found)
+        if self.contents:
+            self.delivered = self.contents[-1].number
 
     def _is_readable(self, timeout: float) -> bool:
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():

@@ -1,13 +1,18 @@
 """One connection that consumes one queue, with what is particular to it.
 
 How far to fetch ahead: a consumer's prefetch cannot be changed, and quorum
-queues know no prefetch of the channel. So where jobs are short a second
-consumer of the same queue is added on the same channel, with a larger one, and
-taken away when they are not.
+queues know no prefetch of the channel. So where jobs turn out to be short the
+consumer is cancelled and another one, with a larger prefetch, takes its place;
+and back again when they do not. Never two at a time: a quorum queue deals out
+to each of its consumers by the handful, and the order would be lost.
+
+Each consumer has a name of its own: where RabbitMQ 3.10 sees one again while
+messages of the one before are in hand, it ends the connection.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from pika import spec
@@ -16,8 +21,13 @@ from . import wire
 from .link import Link
 
 WORK, TRIAL = "work", "trial"
-#: Messages a second, and the prefetch that is added from there on: 30 to 100 ms of work.
+#: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
 _AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
+#: What AMQP can say.
+_MOST = 65_535
+#: How long a consumer that is to be replaced may take to get all that it may have, so that none
+#: is under way to it and overtaken; and how long it has its peace where it did not. In seconds.
+_FILLS, _RESTS = 0.02, 1.0
 #: Acknowledgements that are not in a row wait for those between them, up to so many.
 _MOST_WAITING = 64
 
@@ -36,6 +46,11 @@ class Acks:
 
     def add(self, number: int) -> None:
         self._waiting.add(number)
+
+    def sent_after(self, number: int) -> int:
+        """How many deliveries after this one RabbitMQ was told of."""
+        start = max(number, self.lowest)
+        return start - number + sum(one > start for one in self._sent)
 
     def frames(self, *, all: bool) -> bytes:
         """What to send now.
@@ -77,28 +92,39 @@ class Session:
         self.link = link
         self.number = number
         self._queue = queue
+        self._prefetch = prefetch
         self._acks = Acks()
         self._handed_back: list[int] = []
         self._level = 0
-        self._tags: list[str] = []
-        self._subscribe(queue, WORK, prefetch)
+        self._count = 0
+        self._has_trials = False
+        self._try_at = 0.0
+        self._subscribe(0)
 
-    def _subscribe(self, queue: str, tag: str, prefetch: int) -> None:
+    def _subscribe(self, level: int) -> None:
+        self._count += 1
+        self._tag = f"{WORK}-{self._count}"
+        self._room = min(self._prefetch + _AHEAD[level][1], _MOST)
+        self._since = self.link.delivered
+        self._level = level
+        self._consume(self._queue, self._tag, self._room)
+
+    def _consume(self, queue: str, tag: str, prefetch: int) -> None:
         self.link.calls(
             [
-                spec.Basic.Qos(prefetch_count=min(prefetch, 65_535)),
+                spec.Basic.Qos(prefetch_count=prefetch),
                 spec.Basic.Consume(queue=queue, consumer_tag=tag),
             ]
         )
-        self._tags.append(tag)
 
     def subscribe_trials(self, queue: str) -> None:
         """Consume the queue of this process's trials as well, without a limit."""
-        self._subscribe(queue, TRIAL, 0)
+        self._consume(queue, TRIAL, 0)
+        self._has_trials = True
 
     @property
     def has_trials(self) -> bool:
-        return TRIAL in self._tags
+        return self._has_trials
 
     def fetch_ahead(self, rate: float) -> None:
         """Prefetch as befits so many messages a second."""
@@ -107,23 +133,42 @@ class Session:
             level += 1
         elif rate < _AHEAD[level][0] / 2:
             level -= 1
-        if level == self._level:
+        if level == self._level or self._has_trials or time.monotonic() < self._try_at:
             return
-        if self._level:
-            self._cancel(f"ahead-{self._level}")
-        if level:
-            self._subscribe(self._queue, f"ahead-{level}", _AHEAD[level][1])
-        self._level = level
+        if self._is_full() or (level > self._level and self._fill()) or self._is_idle(rate):
+            self._cancel()
+            self._subscribe(level)
+        else:
+            self._try_at = time.monotonic() + _RESTS
+
+    def _fill(self) -> bool:
+        """Wait until the consumer has all that it may have."""
+        deadline = time.monotonic() + _FILLS
+        while not self._is_full():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.link.read(left)
+        return True
+
+    def _is_full(self) -> bool:
+        return self._unsettled() >= self._room
+
+    def _is_idle(self, rate: float) -> bool:
+        """Whether there was nothing to do of late, and most likely nothing is under way."""
+        return rate == 0 and self._unsettled() == 0
+
+    def _unsettled(self) -> int:
+        """How many messages the consumer has, as RabbitMQ counts them."""
+        return self.link.delivered - self._since - self._acks.sent_after(self._since)
 
     @property
     def is_busy(self) -> bool:
         """Whether jobs are short and many."""
         return self._level > 0
 
-    def _cancel(self, tag: str) -> None:
-        # What is under way to it still comes, and is as good as any other.
-        self.link.call(spec.Basic.Cancel(consumer_tag=tag))
-        self._tags.remove(tag)
+    def _cancel(self) -> None:
+        self.link.call(spec.Basic.Cancel(consumer_tag=self._tag))
 
     def acknowledge(self, number: int) -> None:
         """Done with a delivery; :meth:`flush` says so."""
@@ -151,9 +196,7 @@ class Session:
 
     def stop(self) -> None:
         """Consume no more, and hand back what was not taken."""
-        for tag in list(self._tags):
-            if tag != TRIAL:
-                self._cancel(tag)
+        self._cancel()
         for content in self.link.contents:
             self.hand_back(content.number)
         self.link.contents.clear()

@@ -35,6 +35,41 @@ def test_short_jobs_are_fetched_ahead_and_each_runs_once(harness: Harness) -> No
     assert harness.is_empty()
 
 
+def test_one_thread_runs_them_in_order_whatever_the_prefetch_becomes(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.broker.enqueue_many(actor.message(number) for number in range(12_000))
+    harness.start(threads=1)
+    consumer = consumer_of(harness)
+    session = consumer._session
+    assert session is not None
+    levels = [4_500.0, 0.0]
+    original = session.fetch_ahead
+
+    def restless(_rate: float) -> None:
+        original(levels[len(ran) // 64 % 2])
+
+    session.fetch_ahead = restless  # type: ignore[method-assign]
+    wait_until(lambda: len(ran) >= 12_000, timeout=30)
+    assert ran == list(range(12_000))
+    assert consumer._session is session  # RabbitMQ did not end the connection
+
+
+def test_pausing_the_worker_in_the_middle_of_short_jobs_runs_none_twice(harness: Harness) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="collect")
+    harness.start()
+    assert harness.worker is not None
+    for number in range(4):
+        harness.broker.enqueue_many(actor.message(number * 400 + i) for i in range(400))
+        wait_until(lambda count=number * 400 + 30: len(ran) >= count)
+        harness.worker.pause()
+        harness.worker.resume()
+    wait_until(lambda: len(ran) >= 1_600, timeout=20)
+    harness.stop()
+    assert Counter(ran) == dict.fromkeys(range(1_600), 1)
+
+
 def test_long_jobs_are_left_to_other_processes(make_harness: MakeHarness) -> None:
     gate = Event()
     first, second = make_harness(), make_harness()
