@@ -249,9 +249,9 @@ class RelayBroker(dramatiq.Broker, ABC):
         return []
 
     @property
+    @abstractmethod
     def inspector(self) -> Inspector:
         """The questions of an operator."""
-        return Inspector(self)
 
     @abstractmethod
     def counts(self, queue: str) -> QueueCounts: ...

@@ -51,6 +51,7 @@ def make_broker(settings: Settings) -> RelayBroker:
                     queue_type=broker.rabbitmq_queue_type,
                     max_priority=broker.rabbitmq_max_priority,
                     adopt=dict(broker.rabbitmq_adopt_queues),
+                    management_url=broker.secret("rabbitmq_api_url"),
                     workers={worker.queue: name for name, worker in workers.items()},
                 )
             case "embedded":

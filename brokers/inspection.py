@@ -98,12 +98,13 @@ class WorkerInfo:
     """A worker process that the broker has heard of.
 
     Attributes:
-        last_heartbeat: unix seconds, by this machine's clock.
+        last_heartbeat: unix seconds, by this machine's clock. None where the broker does not
+            say: it names only those whose connections live.
         name: ``host:pid``, where that is known.
     """
 
     id: str
-    last_heartbeat: float
+    last_heartbeat: float | None
     queues: tuple[str, ...]
     name: str | None = None
 

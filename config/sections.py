@@ -47,6 +47,10 @@ RabbitmqUrl = Annotated[
     SecretStr | None,
     secret(url_check("amqp", "amqps", advice="give a RabbitMQ server's address, like amqp://host")),
 ]
+ManagementUrl = Annotated[
+    SecretStr | None,
+    secret(url_check("http", "https", advice="give it like http://user:password@host:15672/api")),
+]
 StateUrl = Annotated[
     SecretStr | None,
     secret(
@@ -119,6 +123,11 @@ class BrokerSettings(Section):
         (),
         description="Queues of an older system that are used as they are, comma-separated, each "
         "with its dead-letter exchange if that differs: webhook_tasks=dlx.webhook.",
+    )
+    rabbitmq_api_url: ManagementUrl = Field(
+        None,
+        description="RabbitMQ's management API, for what AMQP does not tell (who works, how much "
+        "is in flight): http://user:password@host:15672/api.",
     )
     max_message_bytes: Annotated[int, whole(1)] = Field(
         1_048_576, description="A larger job is refused when it is sent."

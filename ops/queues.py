@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..brokers import Inspector, QueueCounts, get_broker
+from ..brokers import Inspector, QueueCounts, RelayBroker, WorkerInfo, get_broker
 from .boot import NOT_FINE, check_queues, declare_actors
 from .output import DryRunOption, JsonOption, age, print_json, print_table
 
@@ -103,33 +103,38 @@ def _inspector(queue: str) -> Inspector:
 def workers(json: JsonOption = False) -> None:
     """The worker processes; exit status 1 where none was heard of within HEARTBEAT_TIMEOUT."""
     broker = get_broker()
-    now = broker.clock.time()
-    timeout = broker.options.heartbeat_timeout.total_seconds()
-    found = broker.inspector.workers()
-    silent_for = {one.id: max(0.0, now - one.last_heartbeat) for one in found}
+    found = [(one, *_pulse(broker, one)) for one in broker.inspector.workers()]
     if json:
         print_json(
             [
                 {
                     "id": one.id,
                     "name": one.name,
-                    "silent_for_s": round(silent_for[one.id], 3),
-                    "alive": silent_for[one.id] <= timeout,
+                    "silent_for_s": None if silent is None else round(silent, 3),
+                    "alive": alive,
                     "queues": one.queues,
                 }
-                for one in found
+                for one, alive, silent in found
             ]
         )
     else:
         rows = [
             (
                 one.name or one.id,
-                "yes" if silent_for[one.id] <= timeout else "no",
-                age(silent_for[one.id]),
+                "yes" if alive else "no",
+                _NOT_AVAILABLE if silent is None else age(silent),
                 ", ".join(one.queues) or None,
             )
-            for one in found
+            for one, alive, silent in found
         ]
         print_table("Workers", ["worker", "alive", "silent", "queues"], rows, empty="no workers")
-    if not any(seconds <= timeout for seconds in silent_for.values()):
+    if not any(alive for _, alive, _ in found):
         raise typer.Exit(NOT_FINE)
+
+
+def _pulse(broker: RelayBroker, worker: WorkerInfo) -> tuple[bool, float | None]:
+    """Whether a worker is alive, and for how many seconds it has been silent."""
+    if worker.last_heartbeat is None:  # the broker holds its connection
+        return True, None
+    silent = max(0.0, broker.clock.time() - worker.last_heartbeat)
+    return silent <= broker.options.heartbeat_timeout.total_seconds(), silent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -14,12 +14,15 @@ from ...core.errors import ConfigError
 from ..base import BrokerOptions, Envelope, RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
-from ..inspection import DeadLetter, QueueCounts
+from ..inspection import DeadFilter, DeadLetter, QueueCounts
+from ..inspector import Inspector
 from ..settlement import Settlement, Write
-from . import dead, ladder, wire
+from . import ladder, wire
 from .connection import address, servers
 from .consumer import RabbitConsumer
+from .inspector import RabbitInspector
 from .link import Link, connect
+from .management import Management
 from .publisher import Outgoing, Publisher
 from .topology import Declared, Topology
 
@@ -36,6 +39,8 @@ class RabbitBroker(RelayBroker):
             the higher the sooner); they are classic queues then. None: all are equal.
         adopt: names of queues, or of their dead-letter queues, that are used as they
             are; a mapping gives the dead-letter exchange of each as well.
+        management_url: of the management API, which tells what AMQP does not
+            (``http://user:password@host:15672/api``).
 
     Raises:
         ConfigError: the URL cannot be read, or max_priority is not 1 to 255.
@@ -50,6 +55,7 @@ class RabbitBroker(RelayBroker):
         workers: dict[str, str] | None = None,
         max_priority: int | None = None,
         adopt: Mapping[str, str | None] | Iterable[str] = (),
+        management_url: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
@@ -61,6 +67,13 @@ class RabbitBroker(RelayBroker):
         self.topology = Topology(
             queue_type, workers or {}, self.options.dead_letter_retention, max_priority, adopted
         )
+        self.management: Management | None = None
+        if management_url is not None:
+            self.management = Management(
+                management_url,
+                virtual_host=self.servers[0].virtual_host,
+                timeout=self.options.connect_timeout.total_seconds(),
+            )
         self.declared = Declared(self.topology, self.connect)
         self._publisher = Publisher(self.connect, self.declared)
 
@@ -165,30 +178,37 @@ class RabbitBroker(RelayBroker):
 
         The scheduled ones cannot be dropped by queue: they share the ladder.
         """
-        with self._publisher.link() as link:
+        with self.control() as link:
             self.declared.ensure(link, [queue_name])
             link.call(spec.Queue.Purge(queue=queue_name))
 
+    @property
+    def inspector(self) -> Inspector:
+        return RabbitInspector(self)
+
     def counts(self, queue: str) -> QueueCounts:
-        with self._publisher.link() as link:
-            self.declared.ensure(link, [queue])
-            names = (queue, self.topology.dead_queue(queue))
-            waiting, dead = link.calls(
-                [spec.Queue.Declare(queue=name, passive=True) for name in names]
-            )
-        # RabbitMQ tells neither over AMQP: the ladder is shared by all queues.
-        return QueueCounts(
-            queue, waiting.message_count, scheduled=None, in_flight=None, dead=dead.message_count
-        )
+        return self.inspector.counts(queue)
 
     def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
-        yield from dead.look(self, queue, limit)
+        for one in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
+            yield DeadLetter(queue, one.id, one.message, one.failure)
 
     def replay(self, queue: str, id: str) -> bool:
-        return dead.take(self, queue, id, put_back=True)
+        return bool(self.inspector.replay([id], queue=queue))
 
     def delete_dead(self, queue: str, id: str) -> bool:
-        return dead.take(self, queue, id, put_back=False)
+        return bool(self.inspector.delete_dead([id], queue=queue))
+
+    @contextmanager
+    def control(self) -> Iterator[Link]:
+        """A connection for questions and orders, free of publishes under way.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused
+        """
+        with self._publisher.link() as link:
+            self.declared.ensure(link, [])
+            yield link
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
@@ -12,7 +11,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import pika
 
 from ...core.errors import ConfigError
+from ...core.failure import worker_name
 
+#: How our connections are told from others on the server.
+PRODUCT = "formrelay"
 #: Of a URL's query, what is ours; the rest is pika's.
 _TLS_OPTIONS = ("cafile", "certfile", "keyfile")
 
@@ -115,8 +117,8 @@ def dial(server: pika.URLParameters) -> socket.socket:
 def client_properties() -> dict[str, object]:
     """Who we are, for ``rabbitmqctl list_connections`` and the management pages."""
     return {
-        "product": "formrelay",
-        "connection_name": f"formrelay-{os.getpid()}",
+        "product": PRODUCT,
+        "connection_name": worker_name(),
         "capabilities": {
             "authentication_failure_close": True,
             "basic.nack": True,

@@ -12,6 +12,7 @@ connections of their own, and leave acknowledgements to the consumer thread
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Iterable
 from threading import Event, Thread
@@ -24,7 +25,7 @@ from ...middleware.delivery import Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settled_tags
-from . import wire
+from . import pauses, wire
 from .backoff import Backoff
 from .hands import Hands, Tag
 from .session import Session
@@ -33,8 +34,12 @@ from .trials import Suspect, Trials
 if TYPE_CHECKING:
     from .broker import RabbitBroker
 
+logger = logging.getLogger("formrelay.brokers")
+
 #: How often it is measured how short the jobs are, in seconds.
 _MEASURE_SECONDS = 0.05
+#: A queue that is paused or resumed is so in each process after so many seconds at the latest.
+_PAUSED_WITHIN = 1.0
 #: A connection that has lasted so many seconds was a good one.
 _LASTED = 1.0
 #: How long a worker that stops waits for the consumer of a pause before, in seconds.
@@ -72,6 +77,8 @@ class RabbitConsumer(RelayConsumer):
         self._backoff = Backoff(queue_name, broker.clock)
         self._connected_at, self._returned_then = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
+        self._look_at = 0.0
+        self._is_paused = False
         self._drainer: Thread | None = None
         # Between the threads:
         self._hands = Hands()
@@ -212,6 +219,7 @@ class RabbitConsumer(RelayConsumer):
             self.broker.declared.ensure(link, [self.queue_name])
             self._sessions += 1
             session = Session(link, self.queue_name, number=self._sessions, prefetch=self.prefetch)
+            self._look_for_pause(session)
             self._trials.attach(session)
             link.wake_by(self._hands)
         except BaseException:
@@ -221,6 +229,28 @@ class RabbitConsumer(RelayConsumer):
         self._connected_at = self.broker.clock.monotonic()
         self._returned_then = self._hands.returned
         return True
+
+    def _look_for_pause(self, session: Session) -> None:
+        """Consume the queue, or no more, as somebody may have said meanwhile."""
+        is_paused = bool(pauses.paused(session.link, [self.queue_name]))
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            logger.info("paused" if is_paused else "resumed", extra={"queue": self.queue_name})
+        if is_paused and session.is_started:
+            self._stop(session)
+        elif not is_paused and not session.is_started:
+            session.start()
+        self._look_at = self.broker.clock.monotonic() + _PAUSED_WITHIN
+
+    def _stop(self, session: Session) -> None:
+        """Consume no more, and hand back what was not given out."""
+        for delivery in self._last_chances:
+            session.hand_back(delivery.tag.number)
+        for suspect in self._trials.judged:
+            session.hand_back(suspect.content.number)
+        self._last_chances.clear()
+        self._trials.judged.clear()
+        session.stop()
 
     def _exchange(self, timeout: float) -> None:
         """Send what is settled, take in what has come; where nothing has, wait for it."""
@@ -234,6 +264,9 @@ class RabbitConsumer(RelayConsumer):
             look_at = self._trials.next_look()
             if look_at is not None:
                 timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
+        if self._look_at <= clock.monotonic():
+            self._look_for_pause(session)
+        timeout = min(timeout, max(0.0, self._look_at - clock.monotonic()))
         self._hands.collect(self._session)
         self._fetch_ahead(session)
         session.flush(all=False)
@@ -335,11 +368,7 @@ class RabbitConsumer(RelayConsumer):
             self._hands.close()
             return
         try:
-            for delivery in self._last_chances:
-                session.hand_back(delivery.tag.number)
-            for suspect in self._trials.judged:
-                session.hand_back(suspect.content.number)
-            session.stop()
+            self._stop(session)
         except (BrokerUnavailable, BrokerRefused):
             self._hands.close()  # whatever was not acknowledged comes back
             return

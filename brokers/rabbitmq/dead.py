@@ -1,80 +1,145 @@
-"""The dead letters of a queue: looked at, put back, deleted."""
+"""The dead letters of a queue: walked through once, looked at, taken out.
+
+AMQP has no way to look: messages are consumed, and go back to where they were when
+the connection that consumed them ends. Meanwhile nobody else sees them.
+
+Not fetched one by one (``basic.get``): a quorum queue takes each fetch for a consumer of
+its own, and puts back what many consumers had in no order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from pika import spec
 
 from ...core.failure import Failure, Reason
 from ..envelope import Undecodable, decode, quarantine, revive
-from ..inspection import DeadLetter
+from ..errors import BrokerRefused, BrokerUnavailable
+from ..inspection import Entry, State, died_at, failure_in
 from . import wire
 from .publisher import Outgoing
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
-    from .link import Link
 
-#: How many are asked for at one time.
-_CHUNK = 100
-
-
-def look(broker: RabbitBroker, queue: str, limit: int) -> list[DeadLetter]:
-    """The dead letters, the oldest first; none is moved."""
-    link = broker.connect()
-    try:
-        broker.declared.ensure(link, [queue])
-        return [_letter(broker, queue, content) for content in _get(broker, link, queue, limit)]
-    finally:
-        link.close()  # RabbitMQ puts them all back
+#: How many are looked at in one go.
+_CHUNK = 200
+#: How many RabbitMQ may have sent that are neither taken out nor looked at yet.
+_WINDOW = 5_000
 
 
-def take(broker: RabbitBroker, queue: str, id: str, *, put_back: bool) -> bool:
-    """Take one out, and put it back on its work queue; False where there is none."""
-    link = broker.connect()
-    try:
-        broker.declared.ensure(link, [queue])
-        for content in _get(broker, link, queue, None):
-            letter = _letter(broker, queue, content)
-            if letter.id != id:
-                continue
-            if put_back:
-                body = revive(letter.message)
-                broker.publish([Outgoing(queue, "", queue, broker.head(id, body), body)])
-            link.send(wire.acknowledge(content.number))
-            return True
-        return False
-    finally:
-        link.close()
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter in hand, with its delivery tag."""
+
+    entry: Entry
+    number: int
 
 
-def _get(broker: RabbitBroker, link: Link, queue: str, limit: int | None) -> Iterator[wire.Content]:
-    name = broker.topology.dead_queue(queue)
-    left = limit
-    while left is None or left > 0:
-        count = _CHUNK if left is None else min(_CHUNK, left)
-        found = [
-            one
-            for one in link.calls([spec.Basic.Get(queue=name)] * count)
-            if isinstance(one, wire.Content)
-        ]
-        yield from found
-        if len(found) < count:
-            return
-        if left is not None:
-            left -= count
+class Walk:
+    """Through the dead letters of one queue, the oldest first, as many as there are now.
 
+    A context manager: what was not taken out goes back at its end.
+    """
 
-def _letter(broker: RabbitBroker, queue: str, content: wire.Content) -> DeadLetter:
-    id = content.message_id
-    try:
-        message = decode(content.body, queue_name=queue, job_types=broker.job_types)
-    except Undecodable as error:  # buried by RabbitMQ itself, or by another program
-        now = broker.clock.time()
-        failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
-        message = quarantine(
-            content.body, queue_name=queue, message_id=id or "unknown", failure=failure
+    def __init__(self, broker: RabbitBroker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._name = broker.topology.dead_queue(queue)
+        self._link = broker.connect()
+        self._consumers = 0
+        #: How many more RabbitMQ may send.
+        self._room = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(BrokerUnavailable, BrokerRefused):
+            if self._consumers:
+                # A quorum queue hears of acknowledgements by and by, and of none that a connection
+                # still has to pass on when it ends. It answers this when it has heard of all.
+                self._link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
+                self._link.fence()
+        self._link.close()
+
+    def chunks(self, limit: int | None = None) -> Iterator[list[Letter]]:
+        """The next letters, some at a time, at most ``limit`` in all."""
+        self._broker.declared.ensure(self._link, [self._queue])
+        # What dies while we are at it is not ours: it may be what we have just put back.
+        there = self._count()
+        left = there if limit is None else min(limit, there)
+        while left > 0:
+            found = self._next(left)
+            if not found:
+                return
+            yield [self._letter(content) for content in found]
+            left -= len(found)
+
+    def _next(self, left: int) -> list[wire.Content]:
+        """Some of the ``left`` next ones; none where another has them all."""
+        link = self._link
+        deadline = time.monotonic() + link.timeout
+        while not link.contents:
+            if self._room <= 0:
+                self._consume(min(left, _WINDOW))
+            link.wait(deadline, at_most=0.05)
+            if not link.contents and not self._count():
+                link.fence()  # what is under way comes before its answer
+                break
+        found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
+        self._room -= len(found)
+        return found
+
+    def _consume(self, room: int) -> None:
+        """One more consumer: what those before it have still counts as theirs."""
+        self._consumers += 1
+        self._room = room
+        self._link.calls(
+            [
+                spec.Basic.Qos(prefetch_count=room),
+                spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
+            ]
         )
-    return DeadLetter.of(queue, id or message.message_id, message)
+
+    def _count(self) -> int:
+        """How many letters nobody holds."""
+        declared = self._link.call(spec.Queue.Declare(queue=self._name, passive=True))
+        return int(declared.message_count)
+
+    def replay(self, letters: Iterable[Letter]) -> None:
+        """Put letters back on the work queue, attempts at zero, and take them out here.
+
+        A crash in between leaves them in both places.
+        """
+        letters = list(letters)
+        broker, queue = self._broker, self._queue
+        bodies = [(letter.entry.id, revive(letter.entry.message)) for letter in letters]
+        broker.publish(
+            [Outgoing(queue, "", queue, broker.head(id, body), body) for id, body in bodies]
+        )
+        self.delete(letters)
+
+    def delete(self, letters: Iterable[Letter]) -> None:
+        """Take letters out for good."""
+        self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
+
+    def _letter(self, content: wire.Content) -> Letter:
+        broker, queue, id = self._broker, self._queue, content.message_id
+        try:
+            message = decode(content.body, queue_name=queue, job_types=broker.job_types)
+        except Undecodable as error:  # buried by RabbitMQ itself, or by another program
+            now = broker.clock.time()
+            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
+            message = quarantine(
+                content.body, queue_name=queue, message_id=id or "unknown", failure=failure
+            )
+        cause = failure_in(message)
+        id = id or message.message_id
+        entry = Entry(queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
+        return Letter(entry, content.number)

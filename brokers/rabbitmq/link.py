@@ -9,6 +9,7 @@ of URLs and the credentials.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import select
 import socket
@@ -164,6 +165,11 @@ class Link:
             self.read(left)
         return self._replies.popleft()
 
+    def fence(self) -> None:
+        """Return when RabbitMQ has seen all that was sent before: it answers in order."""
+        # This one says nothing to consumers that are there already.
+        self.call(spec.Basic.Qos(prefetch_count=1))
+
     # -- publishing --------------------------------------------------------------------
 
     def confirm(self) -> None:
@@ -205,8 +211,8 @@ class Link:
                 piece, size = [], 0
         self._write(b"".join(piece))
 
-    def wait(self, deadline: float) -> None:
-        """For whatever comes next, until ``deadline`` (monotonic).
+    def wait(self, deadline: float, *, at_most: float = math.inf) -> None:
+        """For whatever comes next, until ``deadline`` (monotonic) or ``at_most`` seconds.
 
         Raises:
             Blocked: it is past, and the server takes no messages.
@@ -214,7 +220,7 @@ class Link:
         """
         left = deadline - time.monotonic()
         if left > 0:
-            self.read(left)
+            self.read(min(left, at_most))
             return
         self.abort()
         if self.blocked_by is not None:

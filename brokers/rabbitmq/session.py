@@ -99,7 +99,13 @@ class Session:
         self._count = 0
         self._has_trials = False
         self._try_at = 0.0
+        #: Whether the queue is consumed.
+        self.is_started = False
+
+    def start(self) -> None:
+        """Consume the queue."""
         self._subscribe(0)
+        self.is_started = True
 
     def _subscribe(self, level: int) -> None:
         self._count += 1
@@ -133,7 +139,9 @@ class Session:
             level += 1
         elif rate < _AHEAD[level][0] / 2:
             level -= 1
-        if level == self._level or self._has_trials or time.monotonic() < self._try_at:
+        if not self.is_started or level == self._level or self._has_trials:
+            return
+        if time.monotonic() < self._try_at:
             return
         if self._is_full() or (level > self._level and self._fill()) or self._is_idle(rate):
             self._cancel()
@@ -191,12 +199,14 @@ class Session:
     def synchronise(self) -> None:
         """Send all that is acknowledged; RabbitMQ has seen it when this returns."""
         self.flush(all=True)
-        # It answers in order. This one says nothing to consumers that are there already.
-        self.link.call(spec.Basic.Qos(prefetch_count=1))
+        self.link.fence()
 
     def stop(self) -> None:
         """Consume no more, and hand back what was not taken."""
-        self._cancel()
+        self.flush(all=True)
+        if self.is_started:
+            self._cancel()  # RabbitMQ answers when the queue knows, also of what is acknowledged
+            self.is_started = False
         for content in self.link.contents:
             self.hand_back(content.number)
         self.link.contents.clear()

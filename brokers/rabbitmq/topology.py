@@ -16,7 +16,7 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused
-from . import ladder
+from . import ladder, pauses
 from .differences import differences_of
 from .errors import ChannelClosed
 from .link import Connect, Link
@@ -142,6 +142,7 @@ class Declared:
             if not self._has_ladder:
                 self._declare(link, ladder.declarations(queue_type=self._topology.queue_type))
                 link.calls(ladder.bindings())
+                self._declare(link, pauses.declarations())
                 self._has_ladder = True
             for queue in missing:
                 self._declare_queue(link, queue)

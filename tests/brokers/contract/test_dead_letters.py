@@ -10,7 +10,7 @@ import pytest
 from tests.support.browsing import browsed, ids
 from tests.support.harness import Harness, wait_until
 
-from formrelay.brokers import DeadFilter, Inspector, State
+from formrelay.brokers import DeadFilter, Inspector, RelayBroker, State
 from formrelay.brokers.inspection import UnknownCursor
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
@@ -150,9 +150,8 @@ def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) 
 # -- many -----------------------------------------------------------------------------------
 
 
-@everywhere_but_rabbitmq
 def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
-    harness: Harness, inspector: Inspector, broker: RedisBroker
+    harness: Harness, inspector: Inspector, broker: RelayBroker
 ) -> None:
     ran: list[int] = []
 
@@ -169,13 +168,21 @@ def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
     wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)
     wait_until(harness.is_empty)
     assert sorted(ran) == sorted([*range(many)] * 2)
-    calls = int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"])
+    before = calls(broker)
     harness.stop()
     assert inspector.replay([letter.id for letter in harness.dead()] * 2) == 100
     assert inspector.delete_dead(DeadFilter(actor="refuse_again")) == many - 100
-    assert int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"]) - calls < 40
-    assert broker.counts(harness.queue).dead == 0
-    assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 0
+    assert calls(broker) - before < 40
+    wait_until(lambda: broker.counts(harness.queue).dead == 0)
+    if isinstance(broker, RedisBroker):
+        assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 0
+
+
+def calls(broker: RelayBroker) -> int:
+    """How often Redis was asked to run a script."""
+    if not isinstance(broker, RedisBroker):
+        return 0
+    return int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 @everywhere_but_rabbitmq
@@ -190,7 +197,6 @@ def test_a_replayed_message_keeps_its_priority(harness: Harness, inspector: Insp
     assert ids(browsed(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
 
 
-@everywhere_but_rabbitmq
 def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: Inspector) -> None:
     actor = harness.actor(refuse)
     many = 2_000
@@ -201,4 +207,4 @@ def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: In
     with ThreadPoolExecutor(2) as two:
         counts = list(two.map(inspector.replay, [DeadFilter(queue=harness.queue)] * 2))
     assert sum(counts) == many
-    assert harness.broker.counts(harness.queue).waiting == many
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == many)

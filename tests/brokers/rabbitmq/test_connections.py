@@ -23,6 +23,7 @@ from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq.connection import servers
 from formrelay.brokers.rabbitmq.errors import Blocked
 from formrelay.core.errors import ConfigError
+from formrelay.core.failure import worker_name
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -154,7 +155,7 @@ def test_tls_is_checked_and_an_own_authority_can_be_named(
 def test_a_connection_says_whose_it_is(make_harness: MakeHarness, own_server: TlsServer) -> None:
     harness = make_harness(url=own_server.url)
     harness.actor(print, actor_name="collect").send(1)
-    assert f"formrelay-{os.getpid()}" in own_server.ctl("list_connections", "client_properties")
+    assert worker_name() in own_server.ctl("list_connections", "client_properties")
 
 
 def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(

@@ -1,0 +1,178 @@
+"""Looks at queues in RabbitMQ, and at the dead letters' fate.
+
+AMQP tells how many messages wait and lets the dead ones be looked at; the management
+API, where it is configured, who works and how many messages are in flight. What
+waits cannot be looked at: RabbitMQ would mark each message as one that a worker may
+have died of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pika import spec
+
+from ..errors import BrokerRefused, BrokerUnavailable
+from ..inspection import (
+    DeadFilter,
+    Entry,
+    NotAvailable,
+    Page,
+    QueueCounts,
+    State,
+    UnknownCursor,
+    Which,
+    WorkerInfo,
+)
+from ..inspector import Inspector
+from . import pauses
+from .dead import Letter, Walk
+
+if TYPE_CHECKING:
+    from .broker import RabbitBroker
+
+logger = logging.getLogger("formrelay.brokers")
+
+
+class RabbitInspector(Inspector):
+    """See the module."""
+
+    _of: RabbitBroker
+
+    # -- looking -----------------------------------------------------------------------
+
+    def counts(self, queue: str) -> QueueCounts:
+        broker = self._of
+        with broker.control() as link:
+            broker.declared.ensure(link, [queue])
+            names = (queue, broker.topology.dead_queue(queue))
+            waiting, dead = link.calls(
+                [spec.Queue.Declare(queue=name, passive=True) for name in names]
+            )
+            is_paused = bool(pauses.paused(link, [queue]))
+        return QueueCounts(
+            queue,
+            waiting.message_count,
+            scheduled=None,  # the ladder is shared by all queues
+            in_flight=self._in_flight(queue),
+            dead=dead.message_count,
+            paused=is_paused,
+        )
+
+    def _in_flight(self, queue: str) -> int | None:
+        management = self._of.management
+        if management is None:
+            return None
+        try:
+            return management.in_flight(queue)
+        except (BrokerUnavailable, BrokerRefused) as error:
+            # The other counts are right without it.
+            logger.warning("cannot tell what is in flight", extra={"error": error.message})
+            return None
+
+    def browse(
+        self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
+    ) -> Page:
+        if state is not State.DEAD:
+            raise NotAvailable(f"a look at the {state.replace('_', ' ')} messages")
+        try:
+            first = int(cursor or 0)
+        except ValueError:
+            raise UnknownCursor from None
+        # AMQP has no way to begin further on.
+        seen = list(islice(self._letters(queue, limit=first + limit + 1), first, None))
+        more = len(seen) > limit
+        return Page(seen[:limit], str(first + limit) if more else None)
+
+    def find(self, id: str, queue: str | None = None) -> Entry | None:
+        for name in self._queues(queue):
+            if (found := self.dead_letter(name, id)) is not None:
+                return found
+        raise NotAvailable(f"a job that is not dead by its id ({id!r} is not among the dead)")
+
+    def workers(self) -> list[WorkerInfo]:
+        management = self._of.management
+        if management is None:
+            raise NotAvailable("the list of workers without RABBITMQ_API_URL")
+        queues: defaultdict[str, set[str]] = defaultdict(set)
+        for one in management.consumers():
+            queues[one.process].add(one.queue)
+        return [
+            WorkerInfo(process, None, tuple(sorted(its)), name=process)
+            for process, its in sorted(queues.items())
+        ]
+
+    # -- pausing -----------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        with self._of.control() as link:
+            pauses.pause(link, queue)
+
+    def resume(self, queue: str) -> None:
+        with self._of.control() as link:
+            pauses.resume(link, queue)
+
+    def is_paused(self, queue: str) -> bool:
+        with self._of.control() as link:
+            return bool(pauses.paused(link, [queue]))
+
+    # -- dead letters ------------------------------------------------------------------
+
+    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
+        letters = (one for name in self._queues(which.queue) for one in self._letters(name))
+        yield from islice(filter(which.matches, letters), limit)
+
+    def dead_letter(self, queue: str, id: str) -> Entry | None:
+        return next((letter for letter in self._letters(queue) if letter.id == id), None)
+
+    def dead_ids(
+        self, prefix: str, queue: str | None = None, *, limit: int = 10
+    ) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        for name in self._queues(queue):
+            for letter in self._letters(name):
+                if letter.id == prefix:
+                    return [(name, prefix)]
+                if letter.id.startswith(prefix) and len(found) < limit:
+                    found.append((name, letter.id))
+        return found
+
+    def replay(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
+        return self._act(which, queue, None if dry_run else Walk.replay)
+
+    def delete_dead(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
+        return self._act(which, queue, None if dry_run else Walk.delete)
+
+    def _act(
+        self,
+        which: Which,
+        queue: str | None,
+        action: Callable[[Walk, list[Letter]], None] | None,
+    ) -> int:
+        is_meant: Callable[[Entry], bool]
+        if isinstance(which, DeadFilter):
+            queue, is_meant, most = which.queue, which.matches, None
+        else:
+            ids = set(which)
+            is_meant, most = (lambda letter: letter.id in ids), len(ids)
+        count = 0
+        for name in self._queues(queue):
+            with Walk(self._of, name) as walk:
+                for chunk in walk.chunks():
+                    found = [letter for letter in chunk if is_meant(letter.entry)]
+                    if action is not None:
+                        action(walk, found)
+                    count += len(found)
+                    if count == most:
+                        return count
+        return count
+
+    def _letters(self, queue: str, *, limit: int | None = None) -> Iterator[Entry]:
+        with Walk(self._of, queue) as walk:
+            for chunk in walk.chunks(limit):
+                for letter in chunk:
+                    yield letter.entry

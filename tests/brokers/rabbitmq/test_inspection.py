@@ -1,0 +1,110 @@
+"""What only the management API tells, and that looking at the dead moves none."""
+
+from __future__ import annotations
+
+import os
+from threading import Event
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers import DeadFilter, State
+from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
+from formrelay.brokers.rabbitmq.management import Management
+from formrelay.core.errors import SinkPermanent
+from formrelay.core.failure import worker_name
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def refuse(number: int) -> None:
+    raise SinkPermanent(f"no {number}")
+
+
+@pytest.fixture
+def dead(harness: Harness) -> list[str]:
+    """The ids of 500 dead letters, the oldest first."""
+    actor = harness.actor(refuse)
+    sent = [actor.message(number) for number in range(500)]
+    harness.broker.enqueue_many(sent)
+    harness.start(threads=1)
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == 500, timeout=20)
+    harness.stop()
+    return [message.message_id for message in sent]
+
+
+def test_looking_at_the_dead_leaves_them_in_their_order(harness: Harness, dead: list[str]) -> None:
+    for limit in (200, 499, 1000):
+        assert ids(browsed(harness, State.DEAD, limit=limit)) == dead
+        wait_until(lambda: harness.broker.counts(harness.queue).dead == 500)
+    found = harness.broker.inspector.find(dead[300])
+    assert found is not None
+    assert found.message.args == (300,)
+
+
+def test_what_is_taken_out_of_the_middle_leaves_the_others(
+    harness: Harness, dead: list[str]
+) -> None:
+    inspector = harness.broker.inspector
+    assert inspector.delete_dead([dead[250], dead[260], "none"]) == 2
+    rest = [id for id in dead if id not in (dead[250], dead[260])]
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == 498)
+    assert ids(browsed(harness, State.DEAD)) == rest
+    assert inspector.replay(DeadFilter(queue=harness.queue), dry_run=True) == 498
+
+
+def test_a_pause_outlasts_the_connection_and_is_seen_on_the_pages(
+    harness: Harness, unique: str
+) -> None:
+    inspector, base = harness.broker.inspector, os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+    inspector.pause(harness.queue)
+    harness.broker.close()
+    bindings = api(base, f"exchanges/{unique}/formrelay.paused/bindings/source")
+    assert [one["routing_key"] for one in bindings] == [harness.queue]
+    assert inspector.is_paused(harness.queue)
+    kept = api(base, f"queues/{unique}/formrelay.paused")
+    assert kept.get("messages", 0) == 0  # the question leaves nothing behind
+
+
+def test_the_management_api_tells_who_works_and_what_is_in_flight(
+    make_harness: MakeHarness, unique: str
+) -> None:
+    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+    harness = make_harness(management_url=base)
+    inspector = harness.broker.inspector
+    assert inspector.workers() == []
+    begun, finish = Event(), Event()
+
+    def work(_number: int) -> None:
+        begun.set()
+        finish.wait(20)
+
+    actor = harness.actor(work)
+    for number in range(3):
+        actor.send(number)
+    harness.start(threads=3)
+    assert begun.wait(10)
+    # It counts every five seconds.
+    wait_until(lambda: inspector.counts(harness.queue).in_flight == 3, timeout=20)
+    (worker,) = wait_until(inspector.workers, timeout=10)
+    assert (worker.name, worker.queues) == (worker_name(), (harness.queue,))
+    assert worker.last_heartbeat is None
+    finish.set()
+    wait_until(lambda: inspector.counts(harness.queue).in_flight == 0, timeout=20)
+
+
+def test_a_management_api_that_is_away_or_refuses_is_named(
+    make_harness: MakeHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness = make_harness(management_url="http://guest:secret@127.0.0.1:1/api")
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*RABBITMQ_API_URL") as error:
+        harness.broker.inspector.workers()
+    assert "secret" not in str(error.value)
+    counts = harness.broker.inspector.counts(harness.queue)
+    assert (counts.waiting, counts.in_flight) == (0, None)
+    assert "in flight" in caplog.text
+    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"].replace("guest:guest", "guest:wrong")
+    with pytest.raises(BrokerRefused, match=r"401.*RABBITMQ_API_URL"):
+        Management(base, virtual_host="/", timeout=5).in_flight("any")
