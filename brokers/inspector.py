@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 from .inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
 
 if TYPE_CHECKING:
     from .base import RelayBroker
+
+#: Told how far a long piece of work is.
+Progress: TypeAlias = Callable[[int], object]
+
+
+def silent(_count: int) -> None:
+    """Nobody wants to know."""
 
 
 class Inspector(ABC):
@@ -105,7 +112,14 @@ class Inspector(ABC):
         if there is one."""
 
     @abstractmethod
-    def replay(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
+    def replay(
+        self,
+        which: Which,
+        *,
+        queue: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> int:
         """Put dead letters back on their queues, attempts at zero; returns how many.
 
         What dies again meanwhile is not replayed again.
@@ -114,10 +128,18 @@ class Inspector(ABC):
             which: a filter, or ids.
             queue: of the ids.
             dry_run: only count.
+            progress: told now and then how many it is so far.
         """
 
     @abstractmethod
-    def delete_dead(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
+    def delete_dead(
+        self,
+        which: Which,
+        *,
+        queue: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> int:
         """Delete dead letters for good; as :meth:`replay`."""
 
     def _queues(self, queue: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from ..core.errors import FormrelayError
 from ..core.failure import Reason
 from .boot import check_queues, declare_actors
 from .jobs import as_json, why, with_message
-from .output import DryRunOption, JsonOption, age, print_json, print_table, short
+from .output import DryRunOption, JsonOption, age, counting, print_json, print_table, short
 
 app = typer.Typer(help="Dead letters: list, show, replay, delete.", no_args_is_help=True)
 
@@ -128,10 +129,11 @@ def replay(
     form: FormOption = None,
     every: AllOption = False,
     dry_run: DryRunOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Put dead letters back on their queue, attempts at zero: by id, or by filter."""
     which = DeadFilter(queue, actor, error, reason, since, until, form)
-    _act("replayed", ids, which, every=every, dry_run=dry_run)
+    _act("replayed", ids, which, every=every, dry_run=dry_run, json=json)
 
 
 @app.command()
@@ -146,10 +148,11 @@ def delete(
     form: FormOption = None,
     every: AllOption = False,
     dry_run: DryRunOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Delete dead letters for good: by id, or by filter."""
     which = DeadFilter(queue, actor, error, reason, since, until, form)
-    _act("deleted", ids, which, every=every, dry_run=dry_run)
+    _act("deleted", ids, which, every=every, dry_run=dry_run, json=json)
 
 
 def _act(
@@ -159,19 +162,29 @@ def _act(
     *,
     every: bool,
     dry_run: bool,
+    json: bool,
 ) -> None:
     is_filter = replace(which, queue=None) != DeadFilter()
     if bool(ids) + (every or is_filter) != 1:
         raise typer.BadParameter("name the ids of dead letters, or a filter, or --all")
     inspector = _inspector(which.queue)
     action = inspector.replay if done == "replayed" else inspector.delete_dead
-    if ids:
-        # All are found first: with one of them wrong, nothing is done.
-        found = dict.fromkeys(_resolved(inspector, id, which.queue) for id in ids)
-        count = sum(action([id], queue=queue, dry_run=dry_run) for queue, id in found)
+    by_queue: defaultdict[str, list[str]] = defaultdict(list)
+    # All are found first: with one of them wrong, nothing is done.
+    for id in ids or ():
+        where, whole = _resolved(inspector, id, which.queue)
+        by_queue[where].append(whole)
+    with counting(done) as progress:
+        if ids:
+            count = sum(
+                action(its, queue=queue, dry_run=dry_run) for queue, its in by_queue.items()
+            )
+        else:
+            count = action(which, dry_run=dry_run, progress=progress)
+    if json:
+        print_json({done: count, "dry_run": dry_run})
     else:
-        count = action(which, dry_run=dry_run)
-    print(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
+        print(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
 
 
 def _resolved(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import orjson
@@ -58,6 +59,14 @@ def print_table(
     for row in rows:
         table.add_row(*(_escape(_text(cell)) for cell in row))
     console.print(table)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far something long is: call what it yields with the count so far."""
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"{what}: 0") as status:
+        yield lambda count: status.update(f"{what}: {count:,}")
 
 
 def _print_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -28,7 +28,7 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
-from ..inspector import Inspector
+from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .dead import Letter, Walk
 
@@ -141,17 +141,32 @@ class RabbitInspector(Inspector):
                     found.append((name, letter.id))
         return found
 
-    def replay(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
-        return self._act(which, queue, None if dry_run else Walk.replay)
+    def replay(
+        self,
+        which: Which,
+        *,
+        queue: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> int:
+        return self._act(which, queue, None if dry_run else Walk.replay, progress)
 
-    def delete_dead(self, which: Which, *, queue: str | None = None, dry_run: bool = False) -> int:
-        return self._act(which, queue, None if dry_run else Walk.delete)
+    def delete_dead(
+        self,
+        which: Which,
+        *,
+        queue: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> int:
+        return self._act(which, queue, None if dry_run else Walk.delete, progress)
 
     def _act(
         self,
         which: Which,
         queue: str | None,
         action: Callable[[Walk, list[Letter]], None] | None,
+        progress: Progress,
     ) -> int:
         is_meant: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
@@ -167,6 +182,7 @@ class RabbitInspector(Inspector):
                     if action is not None:
                         action(walk, found)
                     count += len(found)
+                    progress(count)
                     if count == most:
                         return count
         return count

@@ -12,7 +12,7 @@ import orjson
 from ...core.clock import to_millis
 from ..envelope import revive
 from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
-from ..inspector import Inspector
+from ..inspector import Inspector, Progress, silent
 from .pages import FEW, Pages, to_bytes, to_text
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ class RedisInspector(Inspector):
         *,
         queue: str | None = None,
         dry_run: bool = False,
+        progress: Progress = silent,
     ) -> int:
-        return self._act(which, queue, dry_run, self._put_back)
+        return self._act(which, queue, dry_run, self._put_back, progress)
 
     def delete_dead(
         self,
@@ -148,8 +149,9 @@ class RedisInspector(Inspector):
         *,
         queue: str | None = None,
         dry_run: bool = False,
+        progress: Progress = silent,
     ) -> int:
-        return self._act(which, queue, dry_run, self._delete)
+        return self._act(which, queue, dry_run, self._delete, progress)
 
     def _act(
         self,
@@ -157,12 +159,17 @@ class RedisInspector(Inspector):
         queue: str | None,
         dry_run: bool,
         action: Callable[[str, list[Entry]], int],
+        progress: Progress,
     ) -> int:
         if isinstance(which, DeadFilter):
             pages = self._matching(which, _CHUNK)
         else:
             pages = self._named(which, queue)
-        return sum(len(page) if dry_run else action(page[0].queue, page) for page in pages if page)
+        count = 0
+        for page in filter(None, pages):
+            count += len(page) if dry_run else action(page[0].queue, page)
+            progress(count)
+        return count
 
     def _put_back(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []

@@ -204,7 +204,8 @@ def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     assert shell.queue("webhooks")["waiting"] == 2
     assert json.loads(shell("dlq", "show", first[:8]).stdout)["id"] == first
     assert shell("dlq", "delete", first[:8], "--dry-run").stdout == "would be deleted: 1\n"
-    assert shell("dlq", "delete", first[:8]).stdout == "deleted: 1\n"
+    deleted = shell("dlq", "delete", first[:8], "--json")
+    assert json.loads(deleted.stdout) == {"deleted": 1, "dry_run": False}
     assert listed() == set()
     assert "no dead letter" in shell("dlq", "delete", first[:8], status=1).stderr
 
