@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -45,9 +44,6 @@ _RECONNECT = RetryPolicy(
 #: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
 _AHEAD_SECONDS = 0.03
 _MOST_AHEAD = 1_000
-#: With half of that still in hand the next fetch waits so long: a thread that fetches the few
-#: messages finished since its last look never lets go of the workers' locks, and halves their pace.
-_PAUSE_SECONDS = 0.005
 #: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
 _MOST_BYTES = 32 * 1024 * 1024
 
@@ -156,8 +152,6 @@ class RedisConsumer(RelayConsumer):
             delivery = self._next()
             if delivery is not None:
                 return delivery
-            if self._is_ahead():
-                time.sleep(_PAUSE_SECONDS)
             try:
                 self._reclaim()
                 wait = self._exchange(self._room())
@@ -199,15 +193,6 @@ class RedisConsumer(RelayConsumer):
             return 0
         in_hand = self._ledger.yielded - self._ledger.returned
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
-
-    def _is_ahead(self) -> bool:
-        """Whether short jobs are in hand for longer than the next fetch can take."""
-        window = self._window()
-        return window > self.prefetch and self._unfinished() > window / 2
-
-    def _unfinished(self) -> int:
-        ledger = self._ledger
-        return ledger.yielded - ledger.returned - len(ledger.settled)
 
     def _window(self) -> int:
         """How many messages may be in this process."""
