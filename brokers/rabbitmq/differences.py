@@ -41,9 +41,40 @@ def differences_of(
     where = error.message.split(" refused", 1)[0]
     listed = "; ".join(_differences(error, declared, connect))
     return BrokerRefused(
-        f"{where} has a queue {name!r} with other arguments than asked: {listed}. Use it as it is "
-        "(adopt it by name), or let it drain, delete it and start again, or give ours another name"
+        f"{where} has a queue {name!r} with other arguments than asked: {listed}. Put the "
+        "setting back, or use the queue as it is (adopt it by name), or let it drain, delete it "
+        "and start again, or give ours another name"
     )
+
+
+def fitted(declared: Any, tolerated: Sequence[str], connect: Connect) -> Any:
+    """The declaration of a queue, with the values of ``tolerated`` that the queue has.
+
+    With any other difference it is returned as far as it got: to declare it is then refused.
+    """
+    arguments = dict(declared.arguments or {})
+    for _ in tolerated:
+        error = _refusal(declared, connect)
+        found = _TEXT.search(error.text) if error is not None else None
+        if found is None or found["name"] not in tolerated:
+            break
+        asked = arguments.pop(found["name"], None)
+        current = _read(found["current"], asked)
+        if current is not None:
+            arguments[found["name"]] = current
+        declared = spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
+    return declared
+
+
+def _refusal(declared: Any, connect: Connect) -> ChannelClosed | None:
+    link = connect()  # a refusal closes the channel
+    try:
+        link.call(declared)
+    except ChannelClosed as error:
+        return error
+    finally:
+        link.close()
+    return None
 
 
 def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[str]:
@@ -57,32 +88,28 @@ def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[
             differences.append(error.text)
             break
         seen.add(found["name"])
-        differences.append(_difference(found["name"], found["asked"], found["current"]))
+        asked = arguments.get(found["name"])
+        differences.append(_difference(found["name"], found["asked"], found["current"], asked))
         if found["name"] == "durable":
             durable = not durable
         elif found["name"].startswith("x-"):
-            current = _read(found["current"])
+            current = _read(found["current"], asked)
             arguments.pop(found["name"], None)
             if current is not None:
                 arguments[found["name"]] = current
         else:
             break
         again = spec.Queue.Declare(queue=declared.queue, durable=durable, arguments=arguments)
-        link = connect()
-        try:
-            link.call(again)
-        except ChannelClosed as next_error:
-            error = next_error
-            continue
-        finally:
-            link.close()
-        break
+        refusal = _refusal(again, connect)
+        if refusal is None:
+            break
+        error = refusal
     return differences
 
 
-def _difference(name: str, asked: str, current: str) -> str:
+def _difference(name: str, asked: str, current: str, like: Any) -> str:
     def plain(text: str) -> str:
-        value = _read(text)
+        value = _read(text, like)
         if value is None and name == "x-queue-type":
             value = "classic"  # what a queue is where nothing was said
         return "none" if value is None else repr(value)
@@ -90,11 +117,13 @@ def _difference(name: str, asked: str, current: str) -> str:
     return f"{name} expected {plain(asked)}, got {plain(current)}"
 
 
-def _read(text: str) -> Any:
+def _read(text: str, like: Any) -> Any:
+    """The value in a text; RabbitMQ says its type only where that differs from ``like``'s."""
     found = _VALUE.fullmatch(text.strip().strip('"'))
     if found is None:
         return None
     value = found["value"]
-    if found["type"] in _INTEGERS and re.fullmatch(r"-?\d+", value):
+    is_integer = found["type"] in _INTEGERS if found["type"] else isinstance(like, int)
+    if is_integer and re.fullmatch(r"-?\d+", value):
         return int(value)
     return {"true": True, "false": False}.get(value, value)

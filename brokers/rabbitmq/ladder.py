@@ -7,6 +7,11 @@ to the next one; where the bit is 0 it passes straight on. After the last rung
 an exchange delivers it to its work queue. No consumer, no plugin; and as all
 messages of one queue have one time-to-live, none waits behind a longer one.
 
+A work queue may be gone when a message for it is due. The message then goes to the
+dead letters of that queue, and where those are gone as well to a queue for all such
+(:data:`UNCLAIMED`). Otherwise classic queues would drop it; and quorum queues, which
+keep it, would after some of them hold up everybody's messages on their rung.
+
 The idea is that of NServiceBus's delay infrastructure:
 https://docs.particular.net/transports/rabbitmq/delayed-delivery
 """
@@ -19,18 +24,23 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused
+from .arguments import AT_LEAST_ONCE, LOOKED_AT_OFTEN
 
 #: 25 bits of 100 ms are 38 days.
 UNIT_MS = 100
 RUNGS = 25
 LONGEST_MS = (2**RUNGS - 1) * UNIT_MS
 
-DELIVERY = "formrelay.delay.delivery"
+_LADDER = "formrelay.delay"
+DELIVERY = f"{_LADDER}.delivery"
+#: Where DELIVERY sends what no work queue takes, and the queue for what nobody takes at all.
+UNDELIVERED = f"{_LADDER}.undelivered"
+UNCLAIMED = f"{_LADDER}.unclaimed"
 
 
 def rung_name(rung: int) -> str:
     """The name of a rung's exchange and of its queue; rung 0 waits one unit."""
-    return f"formrelay.delay.{rung:02d}"
+    return f"{_LADDER}.{rung:02d}"
 
 
 def next_exchange(rung: int) -> str:
@@ -67,7 +77,15 @@ def declarations(*, queue_type: str) -> list[Any]:
     Args:
         queue_type: ``quorum`` or ``classic``.
     """
-    found: list[Any] = [_exchange(DELIVERY)]
+    kept: dict[str, Any] = {"x-queue-type": queue_type}
+    if queue_type == "quorum":
+        kept |= LOOKED_AT_OFTEN
+    found: list[Any] = [
+        spec.Exchange.Declare(exchange=UNCLAIMED, type="fanout", durable=True),
+        spec.Queue.Declare(queue=UNCLAIMED, durable=True, arguments=kept),
+        _exchange(UNDELIVERED, otherwise=UNCLAIMED),
+        _exchange(DELIVERY, otherwise=UNDELIVERED),
+    ]
     for rung in range(RUNGS):
         name = rung_name(rung)
         arguments = {
@@ -76,8 +94,7 @@ def declarations(*, queue_type: str) -> list[Any]:
             "x-dead-letter-exchange": next_exchange(rung),
         }
         if queue_type == "quorum":
-            # Without it RabbitMQ may drop a message between two rungs.
-            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+            arguments |= AT_LEAST_ONCE
         found += [
             _exchange(name),
             spec.Queue.Declare(queue=name, durable=True, arguments=arguments),
@@ -86,8 +103,8 @@ def declarations(*, queue_type: str) -> list[Any]:
 
 
 def bindings() -> list[Any]:
-    """What leads from rung to rung."""
-    found: list[Any] = []
+    """What leads from rung to rung, and what nobody takes to its queue."""
+    found: list[Any] = [spec.Queue.Bind(queue=UNCLAIMED, exchange=UNCLAIMED)]
     for rung in range(RUNGS):
         name, before = rung_name(rung), "*." * (RUNGS - 1 - rung)
         found += [
@@ -99,10 +116,15 @@ def bindings() -> list[Any]:
     return found
 
 
-def binding(queue: str) -> Any:
-    """What lets the ladder deliver to a work queue."""
-    return spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=f"#.{address(queue)}")
+def bindings_of(queue: str, dead_queue: str) -> list[Any]:
+    """What lets the ladder deliver to a work queue, or else to its dead letters."""
+    pattern = f"#.{address(queue)}"
+    return [
+        spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=pattern),
+        spec.Queue.Bind(queue=dead_queue, exchange=UNDELIVERED, routing_key=pattern),
+    ]
 
 
-def _exchange(name: str) -> Any:
-    return spec.Exchange.Declare(exchange=name, type="topic", durable=True)
+def _exchange(name: str, *, otherwise: str | None = None) -> Any:
+    arguments = {"alternate-exchange": otherwise} if otherwise else None
+    return spec.Exchange.Declare(exchange=name, type="topic", durable=True, arguments=arguments)

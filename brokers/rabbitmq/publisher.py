@@ -21,6 +21,8 @@ from .link import Connect, Link
 
 #: After so many seconds of silence a connection is tried before anything is sent on it.
 _FRESH_SECONDS = 0.1
+#: Nobody has needed a connection that was idle for so long.
+_IDLE_SECONDS = 30.0
 _NOT_FOUND = 404
 _PLAIN = wire.encoded(pika.BasicProperties(delivery_mode=2))
 
@@ -55,8 +57,8 @@ class Publisher:
     """Publishes, and returns when RabbitMQ has confirmed all of it.
 
     Connections are taken by the thread that needs one and given back, so there
-    are as many as threads that published at one time. Those inherited through
-    a fork are left alone.
+    are as many as threads that published at one time of late. Those inherited
+    through a fork are left alone.
     """
 
     def __init__(self, connect: Connect, declarations: Declarations) -> None:
@@ -81,7 +83,17 @@ class Publisher:
             # Half an answer may be under way, also where a time limit ended the caller.
             link.abort()
             raise
-        self._idle.append(link)
+        self._give_back(link)
+
+    def _give_back(self, link: Link) -> None:
+        idle = self._idle
+        idle.append(link)
+        # One at a time, so that nobody's sending has to wait for the end of many.
+        oldest = idle.popleft()
+        if oldest is not link and time.monotonic() - oldest.heard_at > _IDLE_SECONDS:
+            oldest.close()
+        else:
+            idle.appendleft(oldest)
 
     def _taken(self, *, to_publish: bool) -> Link:
         while (link := self._next_idle()) is not None:

@@ -7,6 +7,7 @@ with the dead-letter exchange that it has.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +18,16 @@ from pika import spec
 
 from ..errors import BrokerRefused
 from . import ladder, pauses
-from .differences import differences_of
+from .arguments import AT_LEAST_ONCE, LOOKED_AT_OFTEN
+from .differences import differences_of, fitted
 from .errors import ChannelClosed
 from .link import Connect, Link
 
+logger = logging.getLogger("formrelay.brokers")
+
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
+#: What may differ in a queue of dead letters that is there already.
+_OF_ITS_MAKING = ("x-message-ttl", "x-delivery-limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +63,35 @@ class Topology:
         """Whether the dead-letter exchange is another system's, of whatever type."""
         return self.adopted.get(queue) is not None
 
-    def queues(self, queue: str) -> list[Any]:
-        """The declarations of a work queue and of its dead letters' queue."""
-        dead = {
+    def dead(self, queue: str) -> Any:
+        """The declaration of the queue of a work queue's dead letters."""
+        arguments: dict[str, Any] = {
             "x-queue-type": self.queue_type,
             "x-message-ttl": int(self.retention / timedelta(milliseconds=1)),
         }
-        work: dict[str, Any] = {
+        if self.queue_type == "quorum":
+            arguments |= LOOKED_AT_OFTEN
+        return self._queue(self.dead_queue(queue), arguments)
+
+    def work(self, queue: str) -> Any:
+        """The declaration of a work queue."""
+        arguments: dict[str, Any] = {
             "x-queue-type": "classic" if self.max_priority else self.queue_type,
             "x-dead-letter-exchange": self.dead_exchange(queue),
             "x-dead-letter-routing-key": queue,
         }
         if self.max_priority:
-            work["x-max-priority"] = self.max_priority
+            arguments["x-max-priority"] = self.max_priority
         elif self.queue_type == "quorum":
-            work |= AT_LEAST_ONCE
-        return [self._queue(self.dead_queue(queue), dead), self._queue(queue, work)]
+            arguments |= AT_LEAST_ONCE
+        return self._queue(queue, arguments)
 
     def bindings(self, queue: str) -> list[Any]:
         """What leads to these queues; they and the dead-letter exchange must be there."""
         exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
         return [
             spec.Queue.Bind(queue=dead, exchange=exchange, routing_key=queue),
-            ladder.binding(queue),
+            *ladder.bindings_of(queue, dead),
         ]
 
     def exchange(self, queue: str) -> Any:
@@ -107,10 +119,6 @@ class Topology:
         return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
 
 
-#: Without it RabbitMQ may drop a message between two quorum queues.
-AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-
-
 class Declared:
     """What of the topology is known to stand on the server."""
 
@@ -118,6 +126,7 @@ class Declared:
         self._topology = topology
         self._connect = connect
         self._ready: set[str] = set()
+        self._said: set[str] = set()
         self._has_ladder = False
         # Many threads may send first at one time; RabbitMQ makes each queue slowly.
         self._lock = threading.RLock()
@@ -154,8 +163,27 @@ class Declared:
             self._declare_foreign(link, queue)
         else:
             link.call(topology.exchange(queue))
-        self._declare(link, topology.queues(queue))
+        self._declare(link, [self._dead_as_it_is(queue), topology.work(queue)])
         link.calls(topology.bindings(queue))
+
+    def _dead_as_it_is(self, queue: str) -> Any:
+        """The declaration that fits a queue of dead letters which an older deployment made.
+
+        How long it keeps them cannot be changed, and is no reason for all work to stop.
+        """
+        asked = self._topology.dead(queue)
+        if asked.passive:
+            return asked
+        found = fitted(asked, _OF_ITS_MAKING, self._connect)
+        wanted, kept = (one.arguments.get("x-message-ttl") for one in (asked, found))
+        if kept != wanted and queue not in self._said:
+            self._said.add(queue)
+            logger.warning(
+                "dead letters are kept for another time than asked, since their queue was made so: "
+                "see docs/brokers.md",
+                extra={"queue": asked.queue, "asked_days": _days(wanted), "kept_days": _days(kept)},
+            )
+        return found
 
     def _declare_foreign(self, link: Link, queue: str) -> None:
         """Make sure of an exchange without knowing its type."""
@@ -182,3 +210,7 @@ class Declared:
             if error.code != _PRECONDITION_FAILED:
                 raise
             raise differences_of(error, declarations, self._connect) from None
+
+
+def _days(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds / 86_400_000, 3)

@@ -13,6 +13,7 @@ from tests.support.harness import Harness, wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.rabbitmq import ladder
 from formrelay.brokers.rabbitmq.errors import NotTaken
 
 pytestmark = pytest.mark.rabbitmq
@@ -41,7 +42,7 @@ def test_a_queue_that_was_deleted_is_declared_again_and_takes_the_message(
     channel.queue_delete(harness.queue)
     harness.broker.enqueue_many(actor.message(number) for number in range(20))
     assert harness.broker.counts(harness.queue).waiting == 20
-    channel.exchange_delete("formrelay.delay.06")
+    channel.exchange_delete(ladder.rung_name(6))
     actor.send_with_options(args=(3,), delay=10_000)
 
 

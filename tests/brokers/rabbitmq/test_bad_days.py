@@ -1,0 +1,186 @@
+"""What operators and newer settings do to queues that are there: nothing is lost by it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.harness import wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.rabbitmq import ladder, publisher
+from formrelay.core.errors import SinkPermanent
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def _fail(number: int) -> None:
+    raise SinkPermanent("no")
+
+
+@pytest.fixture
+def count(channel: Any) -> Callable[[str], int]:
+    """How many messages wait in a queue that is there."""
+
+    def count(queue: str) -> int:
+        found: int = channel.queue_declare(queue, passive=True).method.message_count
+        return found
+
+    return count
+
+
+# -- a queue that is gone when its messages are due ----------------------------------------
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_what_is_due_for_a_deleted_queue_is_dead_and_holds_nobody_up(
+    make_harness: MakeHarness,
+    channel: Any,
+    unique: str,
+    count: Callable[[str], int],
+    queue_type: str,
+) -> None:
+    gone = make_harness(queue=f"{unique}.gone", queue_type=queue_type)
+    actor = gone.actor(print, actor_name="collect")
+    # More than RabbitMQ dead-letters at one time.
+    gone.broker.enqueue_many(
+        actor.message(number).copy(options={"eta": _in_a_second(gone.broker)})
+        for number in range(100)
+    )
+    channel.queue_delete(gone.queue)
+    wait_until(lambda: count(f"dlq.{gone.queue}") == 100)
+    other = make_harness(queue_type=queue_type)
+    ran: list[int] = []
+    note = other.actor(ran.append, actor_name="note")
+    other.start()
+    for number in range(10):
+        note.send_with_options(args=(number,), delay=100 + 100 * number)
+    wait_until(lambda: sorted(ran) == list(range(10)), timeout=3)
+    letters = gone.dead()
+    assert sorted(letter.message.args[0] for letter in letters) == list(range(100))
+    assert gone.broker.replay(gone.queue, letters[0].id)
+    assert count(gone.queue) == 1
+
+
+def _in_a_second(broker: Any) -> int:
+    return int(broker.clock.time() * 1000) + 1_000
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_what_is_due_when_the_dead_letters_are_gone_as_well_waits_for_someone(
+    make_harness: MakeHarness,
+    channel: Any,
+    unique: str,
+    count: Callable[[str], int],
+    queue_type: str,
+) -> None:
+    harness = make_harness(queue_type=queue_type)
+    harness.actor(print, actor_name="collect").send_with_options(args=(1,), delay=500)
+    channel.queue_delete(unique)
+    channel.queue_delete(f"dlq.{unique}")
+    wait_until(lambda: count(ladder.UNCLAIMED) == 1)
+
+
+# -- dead letters that were made otherwise, and looked at often -------------------------------
+
+
+def test_another_retention_is_a_warning_and_work_goes_on(
+    make_harness: MakeHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_harness().broker.counts(make_harness().queue)
+    options = BrokerOptions(dead_letter_retention=timedelta(days=7))
+    later = make_harness(options=options)
+    actor = later.actor(_fail)
+    with caplog.at_level(logging.WARNING):
+        later.start()
+        actor.send(1)
+        wait_until(later.dead)
+        later.broker.ping()
+    (said,) = [one for one in caplog.records if "kept for another time" in one.message]
+    assert (said.asked_days, said.kept_days) == (7, 30)  # type: ignore[attr-defined]
+
+
+def test_dead_letters_of_an_older_deployment_are_taken_as_they_are(
+    make_harness: MakeHarness, channel: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = {"x-queue-type": "quorum", "x-message-ttl": 30 * 86_400_000}
+    channel.queue_declare(f"dlq.{unique}", durable=True, arguments=arguments)
+    with caplog.at_level(logging.WARNING):
+        make_harness().broker.counts(unique)
+    assert caplog.records == []
+
+
+def test_any_other_difference_of_the_dead_letters_is_an_error(
+    make_harness: MakeHarness, channel: Any, unique: str
+) -> None:
+    channel.queue_declare(f"dlq.{unique}", durable=True, arguments={"x-message-ttl": 1_000})
+    with pytest.raises(BrokerRefused, match="x-queue-type expected 'quorum', got 'classic'"):
+        make_harness().broker.counts(unique)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "difference"),
+    [
+        ({}, {"queue_type": "classic"}, "x-queue-type expected 'classic', got 'quorum'"),
+        ({}, {"max_priority": 9}, "x-queue-type expected 'classic', got 'quorum'"),
+        ({"max_priority": 9}, {"max_priority": 5}, "x-max-priority expected 5, got 9"),
+        ({"max_priority": 9}, {}, "x-max-priority expected none, got 9"),
+    ],
+)
+def test_other_settings_are_one_error_that_names_the_difference(
+    make_harness: MakeHarness, before: Any, after: Any, difference: str
+) -> None:
+    make_harness(**before).broker.counts(make_harness().queue)
+    with pytest.raises(BrokerRefused) as raised:
+        make_harness(**after).broker.counts(make_harness().queue)
+    assert difference in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_dead_letters_survive_being_looked_at_where_the_server_limits_deliveries(
+    make_harness: MakeHarness, rabbitmq_url: str
+) -> None:
+    """As RabbitMQ 4 does by default, for queues that say nothing; here it is asked of the queue."""
+    harness = make_harness()
+    declared = harness.broker.topology.dead(harness.queue)  # type: ignore[attr-defined]
+    assert declared.arguments["x-delivery-limit"] == 2**31 - 1
+    actor = harness.actor(_fail)
+    harness.start()
+    actor.send(1)
+    wait_until(harness.dead)
+    for _ in range(25):
+        assert len(harness.dead()) == 1
+
+
+# -- connections ----------------------------------------------------------------------------
+
+
+def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
+    make_harness: MakeHarness, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_harness()
+    actor = harness.actor(print, actor_name="collect")
+    actor.send(0)
+    idle = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    together = threading.Barrier(20)
+
+    def send() -> None:
+        with harness.broker._publisher.link():  # type: ignore[attr-defined]
+            together.wait(10)
+
+    threads = [threading.Thread(target=send) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(idle) == 20
+    monkeypatch.setattr(publisher, "_IDLE_SECONDS", 0.0)
+    for number in range(25):
+        actor.send(number)
+    assert len(idle) == 1
