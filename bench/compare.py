@@ -3,6 +3,7 @@
     scripts/bench                    every comparison, 5 rounds
     scripts/bench drain pickup       these alone
     scripts/bench --rounds 3 --json bench.json
+    scripts/bench --record           and put the figures into docs/benchmarks.md
 
 Starts servers of its own, in the environment that scripts/test has made. Prints
 medians with their spread and the ratio of the medians; machines are shared, so a
@@ -25,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from page import number, record  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -71,6 +73,18 @@ def comparisons() -> list[Comparison]:
                 Contender("formrelay", "redis-ours", fast),
                 Contender("stock, as it comes", "redis-stock", slow, wanted=6),
                 Contender("stock, prefetch 1000", "redis-stock", middle, TUNED, wanted=3),
+            ),
+        ),
+        Comparison(
+            "shared-redis",
+            "no-op drain on Redis by one process and by two, 8 threads each: messages/s",
+            "shared",
+            "per_second",
+            (
+                Contender("formrelay, two", "redis-ours", {**fast, "processes": 2}),
+                Contender("formrelay, one", "redis-ours", {**fast, "processes": 1}, wanted=1.5),
+                Contender("stock, two", "redis-stock", {**middle, "processes": 2}, TUNED),
+                Contender("stock, one", "redis-stock", {**middle, "processes": 1}, TUNED),
             ),
         ),
         Comparison(
@@ -136,6 +150,18 @@ def comparisons() -> list[Comparison]:
             tuple(
                 Contender(title, name, {"far": 50_000, "near": 100, "delay_ms": 5_000})
                 for title, name in (("formrelay", "redis-ours"), ("stock", "redis-stock"))
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
+            "many-delayed-redis",
+            "100 due in 5 s behind 500,000 due in an hour, Redis: worst lateness in ms",
+            "delayed",
+            "worst_late_ms",
+            (
+                Contender(
+                    "formrelay", "redis-ours", {"far": 500_000, "near": 100, "delay_ms": 5_000}
+                ),
             ),
             more_is_better=False,
         ),
@@ -228,12 +254,6 @@ def _median(figures: list[float | None]) -> float | None:
     return median(known) if len(known) == len(figures) else None
 
 
-def _number(figure: float | None) -> str:
-    if figure is None:
-        return "never"
-    return f"{figure:,.1f}" if figure < 100 else f"{figure:,.0f}"
-
-
 def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=comparison.title, title_justify="left", title_style="bold")
     table.add_column("contender")
@@ -245,7 +265,7 @@ def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -
         missed = wanted is not None and (times is None or times < wanted)
         table.add_row(
             row["contender"],
-            *(_number(row[key]) for key in ("median", "low", "high")),
+            *(number(row[key]) for key in ("median", "low", "high")),
             f"[{'red' if missed else 'default'}]{times:.2f} ×" if times else "–",
             f"{wanted} ×" if wanted else "",
             ", ".join(f"{key} {value:,.1f}" for key, value in row["also"].items()),
@@ -261,6 +281,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=", ".join(one.name for one in every))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--record", action="store_true", help="put them into docs/benchmarks.md")
     arguments = parser.parse_args()
     chosen = [
         one
@@ -280,6 +301,8 @@ def main() -> None:
                 rows = run(comparison, arguments.rounds, progress)
             show(comparison, rows, console)
             figures += rows
+            if arguments.record:
+                record({one.name: one.title for one in every}, rows, arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

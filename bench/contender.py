@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -103,6 +104,43 @@ def drain(contender: str, *, queue: str, count: int, threads: int, behind: int =
     return {"per_second": count / seconds, "cpu_us": used / count * 1e6}
 
 
+def shared(contender: str, *, queue: str, count: int, threads: int, processes: int) -> Any:
+    """Messages a second of several processes that drain one queue."""
+    Run(contender, queue).fill(count)
+    start_at = time.monotonic() + 2  # time to import and to wait for one another
+    options = {"queue": queue, "threads": threads, "start_at": start_at}
+    command = [sys.executable, __file__, contender, "share", json.dumps(options)]
+    children = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    shares = [json.loads(child.communicate()[0]) for child in children]
+    done = sum(share["count"] for share in shares)
+    if done < count:
+        raise SystemExit(f"{contender}: {done} of {count} were run")
+    seconds = max(share["last"] for share in shares) - start_at
+    least = min(share["count"] for share in shares) / count * 100
+    return {"per_second": done / seconds, "least_share": least}
+
+
+def share(contender: str, *, queue: str, threads: int, start_at: float) -> Any:
+    """One process's part of :func:`shared`; over when nothing has come for a second."""
+    run = Run(contender, queue)
+    seen = last = 0.0
+
+    def work(_payload: Any) -> None:
+        nonlocal last
+        next(run.done)
+        last = time.monotonic()
+
+    run.actor.fn = work
+    time.sleep(max(0.0, start_at - time.monotonic()))
+    run.start(threads)
+    while seen != last or time.monotonic() - max(last, start_at) < 1:
+        seen = last
+        time.sleep(0.1)
+    return {"count": next(run.done), "last": last}
+
+
 def enqueue(contender: str, *, queue: str, count: int) -> Any:
     """Messages a second that the broker has accepted."""
     run = Run(contender, queue)
@@ -180,6 +218,8 @@ def resident() -> int:
 
 MEASURES: dict[str, Callable[..., Any]] = {
     "drain": drain,
+    "shared": shared,
+    "share": share,
     "enqueue": enqueue,
     "pickup": pickup,
     "delayed": delayed,
