@@ -58,5 +58,10 @@ SECRET: JsonDict = _KEY
 SECRETS_ARE = "Instead of `secret`, several while a key is rotated; the current one first."
 SECRETS: JsonDict = {"minItems": 1, "items": {"type": "string", **_KEY}}
 
+STYLE_IS = (
+    "`standard`: the headers `webhook-id`, `webhook-timestamp` and `webhook-signature` of Standard "
+    "Webhooks. `stripe`: with `stripe-signature` beside them, for receivers that expect it."
+)
+
 #: Printable ASCII without `.`, which stands between the parts of what is signed.
 ID: JsonDict = {**nothing_but(r"\x20-\x2d\x2f-\x7e")}

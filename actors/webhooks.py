@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator, model_valida
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
-from ..core.signing import sign
+from ..core.signing import sign, sign_like_stripe
 from ..sinks.http import check_headers, check_url, classify_status
 from . import webhook_schema as wire
 from .job import job_actor
@@ -58,6 +58,7 @@ class Webhook(JobModel):
         description="The webhook-id, the same at each attempt; default: made of the job's id.",
         json_schema_extra=wire.ID,
     )
+    signature_style: Literal["standard", "stripe"] = Field("standard", description=wire.STYLE_IS)
     endpoint_id: str | None = None
 
     @field_validator("url")
@@ -94,15 +95,27 @@ def webhook_id(job: Job[Webhook]) -> str:
     return job.payload.id or f"msg_{job.message_id}"
 
 
+def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
+    """The headers that sign this attempt."""
+    webhook, now = job.payload, int(SYSTEM_CLOCK.time())
+    found = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=now, body=body)
+    if webhook.signature_style == "stripe":
+        found |= sign_like_stripe(keys(webhook), timestamp=now, body=body)
+    return found
+
+
 @job_actor("webhook.send", schema=Webhook, worker=_settings)
 def deliver_webhook(job: Job[Webhook]) -> None:
     """Sign the body, send it once, and let its answer decide."""
     webhook = job.payload
     body = orjson.dumps(webhook.body)
-    now = SYSTEM_CLOCK.time()
-    signature = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=int(now), body=body)
     # In lower case, or a caller's Content-Type would be sent beside ours.
     own = check_headers(webhook.headers)
-    headers = {**own, "content-type": "application/json", **signature}
+    headers = {**own, "content-type": "application/json", **signatures(job, body)}
     response = egress().send(webhook.method, webhook.url, headers, body)
-    classify_status(response.status, response.headers, SYSTEM_CLOCK.time())
+    classify_status(
+        response.status,
+        response.headers,
+        SYSTEM_CLOCK.time(),
+        permanent=_settings.permanent_statuses,
+    )

@@ -166,6 +166,23 @@ Networks = Annotated[
 ]
 
 
+def _read_statuses(text: str) -> tuple[int, ...]:
+    found = []
+    for item in _list(text):
+        if not re.fullmatch(r"[45][0-9]{2}", item):
+            raise Expected(
+                "be HTTP statuses from 400 to 599, comma-separated, like 400,422", got=shown(item)
+            )
+        found.append(int(item))
+    return tuple(found)
+
+
+#: Statuses of HTTP that are failures.
+Statuses = Annotated[
+    tuple[int, ...], Parser(_read_statuses, lambda statuses: _written(map(str, statuses)))
+]
+
+
 def _read_adopted(text: str) -> tuple[tuple[str, str | None], ...]:
     adopted = []
     for one in text.split(","):

@@ -19,6 +19,7 @@ from .types import (
     Networks,
     QueueName,
     Seconds,
+    Statuses,
     Wait,
     one_of,
     share,
@@ -160,6 +161,11 @@ class WebhookSettings(WorkerSettings):
     )
     allow_http: Bool = Field(False, description="Whether plain http:// endpoints are allowed.")
     timeout: Seconds = Field(timedelta(seconds=20), description="How long a delivery may take.")
+    permanent_statuses: Statuses = Field(
+        (400, 413, 414, 422, 501),
+        description="Answers after which a webhook is not tried again, comma-separated; 410 is "
+        "always one, and disables the endpoint.",
+    )
 
 
 class EmailSettings(WorkerSettings):

@@ -1,9 +1,12 @@
-"""Signatures of webhooks, as the Standard Webhooks specification has them.
+"""Signatures of webhooks, as the Standard Webhooks specification has them; and Stripe's.
 
 The signed content is ``id.timestamp.body``, the exact bytes sent, under
 HMAC-SHA256; the header holds one ``v1,<base64>`` for each secret, separated
 by spaces, so that a key can be rotated.
 Source: https://github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
+
+Stripe's header, which some receivers expect, is ``t=<timestamp>,v1=<hex>`` over
+``timestamp.body``. Source: https://docs.stripe.com/webhooks#verify-manually.
 """
 
 from __future__ import annotations
@@ -49,6 +52,24 @@ def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signatures),
     }
+
+
+def sign_like_stripe(secrets: Sequence[str], *, timestamp: int, body: bytes) -> dict[str, str]:
+    """The ``stripe-signature`` header, one ``v1`` for each secret.
+
+    Args:
+        secrets: used as the text that they are, ``whsec_`` included, as Stripe does.
+        timestamp, body: as for :func:`sign`.
+
+    Raises:
+        InvalidJob: no secret, or an empty one.
+    """
+    if not secrets or not all(secrets):
+        raise InvalidJob("expected signing secrets, got none or an empty one")
+    content = b"%d." % timestamp + body
+    digests = (hmac.new(_text(one), content, hashlib.sha256).hexdigest() for one in secrets)
+    parts = [f"t={timestamp}", *(f"v1={digest}" for digest in digests)]
+    return {"stripe-signature": ",".join(parts)}
 
 
 def verify(
@@ -104,10 +125,7 @@ def _signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
 
 def _key(secret: str) -> bytes:
     if not secret.startswith(_PREFIX):
-        try:
-            key = secret.encode()
-        except UnicodeEncodeError:
-            raise InvalidJob("expected a signing secret that UTF-8 can hold") from None
+        key = _text(secret)
     else:
         encoded = secret.removeprefix(_PREFIX)
         try:
@@ -118,3 +136,10 @@ def _key(secret: str) -> bytes:
     if not key:
         raise InvalidJob("expected a signing secret, got an empty one")
     return key
+
+
+def _text(secret: str) -> bytes:
+    try:
+        return secret.encode()
+    except UnicodeEncodeError:
+        raise InvalidJob("expected a signing secret that UTF-8 can hold") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -23,12 +23,14 @@ from .exchange import MOST_HEADER_BYTES, Exchange
 from .retry_after import parse_retry_after
 from .webhook_request import METHODS, Target, check_header, check_headers, check_url
 
-__all__ = ["Egress", "Response", "check_headers", "check_url", "classify_status"]
+__all__ = ["GONE", "Egress", "Response", "check_headers", "check_url", "classify_status"]
 
 _MOST_IDLE_CONNECTIONS = 16
 _LONGEST_CONNECT = timedelta(seconds=10)
-#: The same request will get the same answer; 410 also says: switch the endpoint off.
-_PERMANENT = frozenset({400, 410, 413, 414, 422, 501})
+#: The same request will get the same answer.
+PERMANENT = frozenset({400, 413, 414, 422, 501})
+#: The endpoint is gone for good, and wants no more.
+GONE = 410
 _TLS_ERRORS = frozenset(
     code
     for name in (
@@ -169,20 +171,27 @@ class Egress:
             curl.setopt(option, value)
 
 
-def classify_status(status: int, headers: Mapping[str, str], now: float) -> None:
+def classify_status(
+    status: int,
+    headers: Mapping[str, str],
+    now: float,
+    *,
+    permanent: Collection[int] = PERMANENT,
+) -> None:
     """Return for a delivery that succeeded (2xx), raise for any other answer.
 
     Args:
         headers: names in lower case.
         now: unix time in seconds, for a Retry-After that is a date.
+        permanent: the statuses after which the same request is not tried again; 410 is one too.
 
     Raises:
-        SinkPermanent: 400, 413, 414, 422, 501, and 410 (``code`` tells it apart).
+        SinkPermanent: one of those (``code`` tells which).
         SinkTransient: everything else, with the Retry-After that was asked for.
     """
     if 200 <= status < 300:
         return
-    if status in _PERMANENT:
+    if status == GONE or status in permanent:
         raise SinkPermanent(f"the receiver answered {status}", code=status)
     hint = " (a redirect is never followed)" if 300 <= status < 400 else ""
     raise SinkTransient(

@@ -1,4 +1,4 @@
-"""Signatures as Standard Webhooks has them, checked against its own library."""
+"""Signatures as Standard Webhooks and Stripe have them, checked against their own libraries."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import standardwebhooks
-from hypothesis import assume, given
+import stripe
+import svix.webhooks
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from formrelay.core.errors import InvalidJob
-from formrelay.core.signing import TOLERANCE, SignatureInvalid, sign, verify
+from formrelay.core.signing import TOLERANCE, SignatureInvalid, sign, sign_like_stripe, verify
 
 # The vector that the specification's libraries publish.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -72,6 +74,32 @@ def test_what_their_library_signs_we_verify(
         "Webhook-Signature": theirs,
     }
     verify(whsec(key), headers=headers, body=text.encode(), now=timestamp)
+
+
+@given(KEYS, IDS, TEXT_BODIES)
+def test_what_we_sign_svix_verifies_by_its_library(key: bytes, webhook_id: str, text: str) -> None:
+    body, now = text.encode(), int(time.time())
+    headers = sign([whsec(key)], webhook_id=webhook_id, timestamp=now, body=body)
+    theirs = {name.replace("webhook-", "svix-"): value for name, value in headers.items()}
+    svix.webhooks.Webhook(whsec(key)).verify(body, headers)
+    svix.webhooks.Webhook(whsec(key)).verify(body, theirs)
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=3), TEXT_BODIES)
+@example(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "{}")  # as the text that it is
+def test_what_we_sign_like_stripe_its_library_verifies(secrets: list[str], text: str) -> None:
+    body, now = text.encode(), int(time.time())
+    header = sign_like_stripe(secrets, timestamp=now, body=body)["stripe-signature"]
+    for secret in secrets:
+        assert stripe.WebhookSignature.verify_header(text, header, secret, tolerance=300)
+    with pytest.raises(stripe.SignatureVerificationError):
+        stripe.WebhookSignature.verify_header(text + " ", header, secrets[0], tolerance=300)
+
+
+@pytest.mark.parametrize("secrets", [[], [""], ["whsec_x", ""]])
+def test_nothing_is_signed_like_stripe_without_a_secret(secrets: list[str]) -> None:
+    with pytest.raises(InvalidJob, match="secret"):
+        sign_like_stripe(secrets, timestamp=1, body=b"")
 
 
 @given(st.lists(KEYS, min_size=1, max_size=4), BODIES)
