@@ -6,16 +6,47 @@ embedded ClickHouse live through a fork.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from threading import RLock
+from typing import Generic, TypeVar
 
+from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import ConfigError
+from ..endpoints import Book, Gate, Limits, Records, Rules, make_records
 from ..sinks.api import Api
 from ..sinks.clickhouse import ClickHouse, connect
 from ..sinks.http import Egress
 
+T = TypeVar("T")
 
-@cache
+
+class once(Generic[T]):
+    """Calls a function once, also where many threads call it first at one time.
+
+    functools.cache would then make one for each, and two gates let twice as many through.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.__doc__ = make.__doc__
+        self._make = make
+        self._lock = RLock()  # one may need another
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        if not self._made:
+            with self._lock:
+                if not self._made:
+                    self._made.append(self._make())
+        return self._made[0]
+
+    def forget(self) -> list[T]:
+        """Make a new one at the next call; returns the old one, if there is one."""
+        made, self._made = self._made, []
+        return made
+
+
+@once
 def clickhouse() -> ClickHouse:
     """The ClickHouse of ``CLICKHOUSE_URL``.
 
@@ -38,7 +69,7 @@ def clickhouse() -> ClickHouse:
     )
 
 
-@cache
+@once
 def api() -> Api:
     """The Django API of ``API_URL``.
 
@@ -60,7 +91,28 @@ def api() -> Api:
     )
 
 
-@cache
+@once
+def endpoint_book() -> Book:
+    """What is known of the endpoints of webhooks."""
+    settings = get_settings()
+    section = settings.webhooks
+    threads = section.worker_concurrency or settings.worker_concurrency
+    limits = Limits(
+        in_flight=section.endpoint_concurrency or max(1, threads // 4),
+        failures=section.breaker_failures,
+        opens_for=section.breaker_wait,
+    )
+    rules = Rules(failures=section.disable_after_failures, failing_for=section.disable_after)
+    return Book(Gate(limits), endpoint_records(), rules)
+
+
+@once
+def endpoint_records() -> Records:
+    """Where endpoints are remembered (see :func:`~formrelay.endpoints.make_records`)."""
+    return make_records(get_settings().broker, get_broker())
+
+
+@once
 def egress() -> Egress:
     """The way out for webhooks."""
     section = get_settings().webhooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -12,11 +13,12 @@ from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
 from ..core.signing import sign, sign_like_stripe
+from ..endpoints import Book
 from ..sinks.http import check_headers, check_url, classify_status
 from . import webhook_schema as wire
 from .job import job_actor
 from .model import Job, JobModel
-from .sinks import egress
+from .sinks import egress, endpoint_book
 
 _settings = get_settings().webhooks
 
@@ -104,18 +106,37 @@ def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
     return found
 
 
+def endpoint_of(webhook: Webhook) -> str:
+    """What tells endpoints apart: the id that was given, else the address without its query."""
+    if webhook.endpoint_id is not None:
+        return webhook.endpoint_id
+    address = webhook.url.partition("?")[0]
+    return "url_" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+
+
 @job_actor("webhook.send", schema=Webhook, worker=_settings)
 def deliver_webhook(job: Job[Webhook]) -> None:
-    """Sign the body, send it once, and let its answer decide."""
+    """Sign the body, send it once, and let its answer decide; not while its endpoint is busy."""
+    book = endpoint_book()
+    book.start()
+    with book.gate.delivery(endpoint_of(job.payload)):
+        _deliver(job, book)
+
+
+def _deliver(job: Job[Webhook], book: Book) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
     # In lower case, or a caller's Content-Type would be sent beside ours.
     own = check_headers(webhook.headers)
     headers = {**own, "content-type": "application/json", **signatures(job, body)}
-    response = egress().send(webhook.method, webhook.url, headers, body)
-    classify_status(
-        response.status,
-        response.headers,
-        SYSTEM_CLOCK.time(),
-        permanent=_settings.permanent_statuses,
-    )
+    host = check_url(webhook.url, allow_http=_settings.allow_http).host
+    status = None
+    is_success = False
+    try:
+        response = egress().send(webhook.method, webhook.url, headers, body)
+        status = response.status
+        now, permanent = SYSTEM_CLOCK.time(), _settings.permanent_statuses
+        classify_status(status, response.headers, now, permanent=permanent)
+        is_success = True
+    finally:
+        book.note(endpoint_of(webhook), host, status=status, is_success=is_success)

@@ -14,6 +14,7 @@ from .base import Section, variables_of
 from .parser import optional, shown
 from .types import (
     Bool,
+    Days,
     Delays,
     MillisOrNone,
     Networks,
@@ -165,6 +166,24 @@ class WebhookSettings(WorkerSettings):
         (400, 413, 414, 422, 501),
         description="Answers after which a webhook is not tried again, comma-separated; 410 is "
         "always one, and disables the endpoint.",
+    )
+    endpoint_concurrency: Annotated[int | None, optional(whole(1))] = Field(
+        None,
+        description="Deliveries to one endpoint at a time, in one process. Not set: a quarter of "
+        "the threads.",
+    )
+    breaker_failures: Annotated[int, whole(1)] = Field(
+        5, description="After so many failures in a row an endpoint is left alone for a while."
+    )
+    breaker_wait: Wait = Field(
+        timedelta(seconds=30),
+        description="For so long at first, then twice as long each time, up to ten minutes.",
+    )
+    disable_after_failures: Annotated[int, whole(1)] = Field(
+        100, description="After so many failures in a row an endpoint is disabled."
+    )
+    disable_after: Days = Field(
+        timedelta(days=5), description="So is one where no delivery has worked for so long."
     )
 
 

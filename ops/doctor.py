@@ -11,6 +11,7 @@ import typer
 from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError
+from ..endpoints import MemoryRecords, make_records
 from .boot import NOT_FINE, declare_actors, is_embedded_clickhouse
 from .output import JsonOption, print_json, print_table
 
@@ -31,7 +32,7 @@ class Finding:
 def doctor(json: JsonOption = False) -> None:
     """Look at the broker and the sinks; exit status 1 if one is not fine."""
     declare_actors()
-    found = [finding for look in (_broker, _clickhouse, _api) for finding in _careful(look)]
+    found = [finding for look in _LOOKS for finding in _careful(look)]
     if json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -91,3 +92,16 @@ def _api() -> Iterator[Finding]:
         yield Finding("api", "weak", "API_TOKEN is not set: requests go out without one")
     else:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
+
+
+def _endpoints() -> Iterator[Finding]:
+    records = make_records(get_settings().broker, get_broker())
+    if isinstance(records, MemoryRecords):
+        says = "each process remembers the endpoints of webhooks for itself: set STATE_URL"
+        yield Finding("endpoints", "weak", f"{says} to a Redis")
+        return
+    count = len(records.disabled())
+    yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
+
+
+_LOOKS = (_broker, _clickhouse, _api, _endpoints)

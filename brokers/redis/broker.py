@@ -57,7 +57,7 @@ class RedisBroker(RelayBroker):
         self._ledgers: dict[str, Ledger] = {}
         self.keys = Keys(namespace)
         self.client = connect(url, timeout=self.options.connect_timeout)
-        self._where = address(url)
+        self.where = address(url)
         here = resources.files(__package__)
         self._scripts = {
             names[-1]: self.client.register_script(
@@ -82,14 +82,14 @@ class RedisBroker(RelayBroker):
     @contextmanager
     def talk(self) -> Iterator[Any]:
         """The client, its errors translated."""
-        with translated(self._where):
+        with translated(self.where):
             yield self.client
 
     def run(
         self, script: str, queue: str, args: Sequence[str | bytes | int] = (), *keys: str
     ) -> Any:
         """Run a script on a queue; its keys stand behind those of the queue."""
-        with translated(self._where):
+        with translated(self.where):
             return self._scripts[script](keys=[*self.keys.of(queue), *keys], args=args)
 
     def _worker_keys(self, queue: str) -> tuple[str, str]:
@@ -145,18 +145,18 @@ class RedisBroker(RelayBroker):
 
     def wait_for_work(self, queue: str, seconds: float) -> None:
         """Sleep until something is enqueued or due sooner than was known, at most ``seconds``."""
-        with translated(self._where):
+        with translated(self.where):
             # Zero would be for ever.
             self.client.bzpopmin(self.keys.wake(queue), timeout=max(seconds, 0.001))
 
     def count_trial(self, queue: str, id: bytes) -> None:
         """Count that a worker is about to run a suspected message."""
-        with translated(self._where):
+        with translated(self.where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
 
     def in_flight(self, queue: str) -> set[bytes]:
         """The ids that Redis has in flight for this worker."""
-        with translated(self._where):
+        with translated(self.where):
             return set(self.client.smembers(self.keys.in_flight(self.worker_id, queue)))
 
     def recover(self, queue: str) -> int:
@@ -175,7 +175,7 @@ class RedisBroker(RelayBroker):
         """Let operators read who this worker is; forgotten by itself when it is gone."""
         now, lasts = self.clock.monotonic(), 2 * self.options.heartbeat_timeout
         if now >= self._named_until:
-            with translated(self._where):
+            with translated(self.where):
                 name = self.keys.worker_name(self.worker_id)
                 self.client.set(name, worker_name(), px=_millis(lasts))
             self._named_until = now + lasts.total_seconds() / 4
@@ -187,17 +187,17 @@ class RedisBroker(RelayBroker):
     # -- operations ----------------------------------------------------------------------
 
     def ping(self) -> None:
-        with translated(self._where):
+        with translated(self.where):
             version = str(self.client.info("server")["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise BrokerRefused(
-                f"expected Redis 6.2 or newer at {self._where}, got {version}: upgrade the server"
+                f"expected Redis 6.2 or newer at {self.where}, got {version}: upgrade the server"
             )
 
     def weaknesses(self) -> list[str]:
         """Eviction and missing persistence, as far as the server tells."""
         found = []
-        with translated(self._where):
+        with translated(self.where):
             info = self.client.info()
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and int(info.get("maxmemory", 0)):
@@ -220,12 +220,12 @@ class RedisBroker(RelayBroker):
 
     def pause(self, queue: str) -> None:
         """Let no worker take messages of a queue; what is begun is finished."""
-        with translated(self._where):
+        with translated(self.where):
             self.client.set(self.keys.paused(queue), self._now())
 
     def resume(self, queue: str) -> None:
         """The opposite of :meth:`pause`."""
-        with translated(self._where):
+        with translated(self.where):
             pipeline = self.client.pipeline(transaction=True)
             pipeline.delete(self.keys.paused(queue))
             pipeline.zadd(self.keys.wake(queue), {"w": 0})

@@ -46,6 +46,7 @@ ENVIRON = {
     "WEBHOOK_ALLOW_HTTP": "true",
     "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
     "WEBHOOK_TIMEOUT_SECONDS": "5",
+    "WEBHOOK_BREAKER_FAILURES": "50",  # those that are about it say so
 }
 
 
@@ -132,8 +133,11 @@ class Site:
         self._forget_sinks()
 
     def _forget_sinks(self) -> None:
-        for sink in (self.sinks.clickhouse, self.sinks.api, self.sinks.egress):
-            sink.cache_clear()
+        sinks = self.sinks
+        for sink in (sinks.clickhouse, sinks.api, sinks.egress):
+            sink.forget()
+        for book in sinks.endpoint_book.forget():
+            book.stop()
 
 
 @pytest.fixture(scope="session")

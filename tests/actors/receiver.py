@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import time
+from time import sleep, time
 from typing import Any
 
 import orjson
@@ -30,11 +30,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer."""
+    """What to answer, after how many seconds."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    after: float = 0.0
 
 
 class Receiver:
@@ -81,6 +82,7 @@ def receiving() -> Iterator[Receiver]:
             }
             body = self.rfile.read(length)
             answer = receiver.take(Request(self.command, self.path, headers, body, time()))
+            sleep(answer.after)
             data = b"" if answer.body is None else orjson.dumps(answer.body)
             self.send_response(answer.status)
             for name, value in answer.headers.items():

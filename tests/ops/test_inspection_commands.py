@@ -15,6 +15,9 @@ from tests.support.command import clean_environment, run
 from tests.support.harness import wait_until
 
 from formrelay.brokers.embedded import ensure_running, release
+from formrelay.endpoints import Rules
+from formrelay.endpoints.records import Report
+from formrelay.endpoints.redis_records import RedisRecords
 
 ENV = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
 EVENT = '{"type": "form.viewed", "formId": "f1"}'
@@ -208,6 +211,37 @@ def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     assert json.loads(deleted.stdout) == {"deleted": 1, "dry_run": False}
     assert listed() == set()
     assert "no dead letter" in shell("dlq", "delete", first[:8], status=1).stderr
+
+
+def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> None:
+    folder = shell.folder / ".formrelay"
+    try:
+        with redis.Redis.from_url(ensure_running(folder)) as client:
+            failing = Report("e1", "example.com", False, 3, 1.0, 2.0, 503)
+            gone = Report("e2", "example.org", False, 1, 1.0, 2.0, 410, is_gone=True)
+            RedisRecords(client, "the embedded one").report([failing, gone], Rules())
+        first, second = shell.json("webhooks", "endpoints")
+        assert (first["id"], first["host"]) == ("e2", "example.org")
+        assert (first["why"], first["last_status"]) == ("it answered 410 (gone)", 410)
+        assert (second["id"], second["failures"], second["disabled_at"]) == ("e1", 3, None)
+        assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled: e1\n"
+        assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled already: e1\n"
+        assert "2 are disabled" in shell("doctor").stdout
+        assert shell("webhooks", "endpoints", "enable", "e1").stdout == "enabled: e1\n"
+        assert (
+            "nothing speaks against"
+            in shell("webhooks", "endpoints", "enable", "e1", status=1).stderr
+        )
+        assert [one["id"] for one in shell.json("webhooks", "endpoints")] == ["e2"]
+    finally:
+        release(folder)
+
+
+def test_endpoints_that_nobody_shares_are_not_listed_as_if_there_were_none(shell: Shell) -> None:
+    environ = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
+    done = run("webhooks", "endpoints", cwd=shell.folder, env=environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "set STATE_URL to a Redis" in done.stderr
 
 
 def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) -> None:

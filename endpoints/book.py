@@ -1,0 +1,146 @@
+"""Carries word between this process's gate and the records of all, once a second.
+
+In a thread of its own: no delivery waits for the store, and while it is away the
+gate goes on by what it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import BrokerError
+from .gate import Gate
+from .records import EndpointRecord, Records, Report, Rules
+
+logger = logging.getLogger("formrelay.webhooks")
+
+#: The status of an endpoint that is gone for good.
+_GONE = 410
+
+
+class Book:
+    """See the module. Shared by all threads of a process; made anew in a forked one.
+
+    Attributes:
+        gate: told which endpoints are disabled.
+        records: what is known in all.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        records: Records,
+        rules: Rules,
+        *,
+        interval: timedelta = timedelta(seconds=1),
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.gate = gate
+        self.records = records
+        self._rules = rules
+        self._interval = interval.total_seconds()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reports: dict[str, Report] = {}
+        self._pid = 0
+        self._is_away = False
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Learn what is disabled, and go on learning; only the first call does anything."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._pid = os.getpid()
+            self._reports = {}
+        self.sync()
+        threading.Thread(target=self._run, name="formrelay-endpoints", daemon=True).start()
+
+    def stop(self) -> None:
+        """Say what is not said yet, and go on no more."""
+        self._stopped.set()
+        if self._pid == os.getpid():
+            self.sync()
+
+    def note(self, id: str, host: str, *, status: int | None, is_success: bool) -> None:
+        """One delivery has ended. Says nothing to anybody before the next :meth:`sync`.
+
+        Args:
+            status: what was answered; None where nothing was.
+        """
+        now = self._clock.time()
+        if status == _GONE:
+            self.gate.disabled |= {id}
+        with self._lock:
+            before = self._reports.get(id)
+            report = before or Report(id, host, False, 0, now, now, status)
+            if is_success:
+                report = replace(report, has_worked=True, failures=0)
+            else:
+                first = report.first_at if report.failures else now
+                report = replace(report, failures=report.failures + 1, first_at=first)
+            self._reports[id] = replace(
+                report,
+                last_at=now,
+                last_status=status,
+                is_gone=report.is_gone or status == _GONE,
+            )
+
+    def sync(self) -> None:
+        """Report what has happened since the last time, and learn what is disabled."""
+        with self._lock:
+            reports, self._reports = self._reports, {}
+        try:
+            disabled = self.records.report(reports.values(), self._rules)
+            self.gate.disabled = self.records.disabled()
+        except BrokerError as error:
+            self._put_back(reports)
+            if not self._is_away:
+                logger.warning(
+                    "what is known of endpoints cannot be shared", extra={"error": str(error)}
+                )
+            self._is_away = True
+            return
+        self._is_away = False
+        for record in disabled:
+            _announce(record)
+
+    def _put_back(self, reports: dict[str, Report]) -> None:
+        with self._lock:
+            for id, earlier in reports.items():
+                later = self._reports.get(id)
+                self._reports[id] = earlier if later is None else _joined(earlier, later)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            try:
+                self.sync()
+            except Exception:
+                logger.exception("what is known of endpoints was not shared")
+
+
+def _joined(earlier: Report, later: Report) -> Report:
+    """Two reports of one endpoint as one."""
+    if later.has_worked:
+        return replace(later, is_gone=earlier.is_gone or later.is_gone)
+    return replace(
+        later,
+        has_worked=earlier.has_worked,
+        failures=earlier.failures + later.failures,
+        first_at=earlier.first_at if earlier.failures else later.first_at,
+        is_gone=earlier.is_gone or later.is_gone,
+    )
+
+
+def _announce(record: EndpointRecord) -> None:
+    logger.error(
+        "endpoint disabled",
+        extra={"endpoint": record.id, "host": record.host, "why": record.why},
+    )

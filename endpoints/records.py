@@ -1,0 +1,158 @@
+"""What all processes together know of the endpoints, and when one is disabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When an endpoint is disabled.
+
+    Attributes:
+        failures: after so many deliveries in a row that failed.
+        failing_for: or when none has worked for so long.
+    """
+
+    failures: int = 100
+    failing_for: timedelta = timedelta(days=5)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """One endpoint.
+
+    Attributes:
+        host: where it is; nothing else of its address, which may hold secrets.
+        failures: in a row.
+        failing_since, last_at, disabled_at: unix seconds.
+        last_status: what it answered last; None where it did not.
+        why: it is disabled.
+    """
+
+    id: str
+    host: str
+    failures: int = 0
+    failing_since: float | None = None
+    last_status: int | None = None
+    last_at: float | None = None
+    disabled_at: float | None = None
+    why: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one process has seen of an endpoint since it last reported.
+
+    Attributes:
+        has_worked: whether any delivery worked.
+        failures: in a row since then, or since the last report.
+        first_at: of those, the first one; unix seconds.
+        is_gone: it answered that it is gone for good (410).
+    """
+
+    id: str
+    host: str
+    has_worked: bool
+    failures: int
+    first_at: float
+    last_at: float
+    last_status: int | None
+    is_gone: bool = False
+
+
+def merged(record: EndpointRecord | None, report: Report, rules: Rules) -> EndpointRecord:
+    """A record with a report taken in; disabled where the rules say so."""
+    found = record or EndpointRecord(report.id, report.host)
+    before = 0 if report.has_worked else found.failures
+    failures = before + report.failures
+    since = (found.failing_since if before else None) or report.first_at
+    found = replace(
+        found,
+        host=report.host,
+        failures=failures,
+        failing_since=since if failures else None,
+        last_status=report.last_status,
+        last_at=report.last_at,
+    )
+    if found.disabled_at is not None:
+        return found
+    why = None
+    if report.is_gone:
+        why = "it answered 410 (gone)"
+    elif failures >= rules.failures:
+        why = f"{failures} deliveries in a row failed"
+    elif failures and report.last_at - since >= rules.failing_for.total_seconds():
+        why = f"no delivery has worked for {rules.failing_for.days} days"
+    return found if why is None else replace(found, disabled_at=report.last_at, why=why)
+
+
+class Records(Protocol):
+    """Where the records are kept."""
+
+    def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
+        """Take reports in; returns the endpoints that are disabled by that."""
+
+    def disabled(self) -> frozenset[str]:
+        """The ids of the endpoints that nobody may call."""
+
+    def all(self) -> list[EndpointRecord]:
+        """Every endpoint that fails or is disabled."""
+
+    def disable(self, id: str, *, why: str, now: float) -> bool:
+        """Disable an endpoint; False where it is disabled already."""
+
+    def enable(self, id: str) -> bool:
+        """Forget what speaks against an endpoint; False where nothing does."""
+
+
+class MemoryRecords:
+    """Of this process alone, until it ends."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, EndpointRecord] = {}
+        self._lock = Lock()
+
+    def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
+        found = []
+        with self._lock:
+            for report in reports:
+                before = self._records.get(report.id)
+                after = merged(before, report, rules)
+                self._put(after)
+                if after.disabled_at and not (before and before.disabled_at):
+                    found.append(after)
+        return found
+
+    def disabled(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(one.id for one in self._records.values() if one.disabled_at)
+
+    def all(self) -> list[EndpointRecord]:
+        with self._lock:
+            return sorted(self._records.values(), key=lambda one: one.id)
+
+    def disable(self, id: str, *, why: str, now: float) -> bool:
+        with self._lock:
+            found = self._records.get(id) or EndpointRecord(id, "")
+            if found.disabled_at is not None:
+                return False
+            self._records[id] = replace(found, disabled_at=now, why=why)
+            return True
+
+    def enable(self, id: str) -> bool:
+        with self._lock:
+            return self._records.pop(id, None) is not None
+
+    def _put(self, record: EndpointRecord) -> None:
+        if record.failures or record.disabled_at:
+            self._records[record.id] = record
+        else:
+            self._records.pop(record.id, None)  # nothing speaks against it

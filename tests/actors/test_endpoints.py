@@ -1,0 +1,112 @@
+"""No endpoint harms another: through a worker, to real receivers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import stripe
+from tests.actors.conftest import Site
+from tests.actors.receiver import Answer, Receiver
+from tests.middleware.lines import Lines
+from tests.support.harness import wait_until
+
+from formrelay.core.failure import Reason
+
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def webhook(receiver: Receiver, path: str, **changes: Any) -> dict[str, Any]:
+    return {"url": f"{receiver.url}{path}", "body": {}, "secret": KEY, **changes}
+
+
+def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> None:
+    site.use(webhooks={"endpoint_concurrency": 1})
+    receiver.answers("/slow", then=Answer(after=1.5))
+    send = site.actors.deliver_webhook.send
+    for _ in range(4):
+        send(webhook(receiver, "/slow"))
+    for number in range(40):
+        send(webhook(receiver, f"/quick/{number % 10}"))
+    site.start("webhooks")
+    wait_until(lambda: len(receiver.requests) >= 41)
+    quick = [request.at for request in receiver.requests if request.path != "/slow"]
+    assert len(quick) == 40
+    assert max(quick) - receiver.requests[0].at < 1.4  # before the first slow one was through
+    wait_until(lambda: len(receiver.of("/slow")) == 4, timeout=20)
+    slow = [request.at for request in receiver.of("/slow")]
+    assert all(later - sooner > 1.4 for sooner, later in pairwise(slow))
+    wait_until(lambda: site.is_idle("webhooks"), timeout=20)
+    site.stop()
+    assert site.dead("webhooks") == []
+
+
+def test_while_the_breaker_is_open_no_attempt_is_used_up(site: Site, receiver: Receiver) -> None:
+    site.use(
+        webhooks={
+            "endpoint_concurrency": 1,
+            "breaker_failures": 3,
+            "breaker_wait": timedelta(seconds=1),
+        }
+    )
+    receiver.answers("/down", *[Answer(500)] * 3, then=Answer(200))
+    for _ in range(8):
+        site.actors.deliver_webhook.send(webhook(receiver, "/down", endpointId="down"))
+    site.work_off("webhooks")
+    times = [request.at for request in receiver.of("/down")]
+    assert len(times) == 3 + 8
+    assert times[3] - times[2] > 0.95  # it was left alone, and then tried by one
+    assert site.dead("webhooks") == []
+
+
+def test_one_that_asks_for_fewer_gets_none_for_as_long(site: Site, receiver: Receiver) -> None:
+    site.use(webhooks={"endpoint_concurrency": 1})
+    receiver.answers("/full", Answer(429, headers={"Retry-After": "2"}))
+    for _ in range(5):
+        site.actors.deliver_webhook.send(webhook(receiver, "/full"))
+    site.start("webhooks")
+    wait_until(lambda: len(receiver.of("/full")) == 6, timeout=20)
+    site.stop()
+    first, *others = (request.at for request in receiver.of("/full"))
+    assert min(others) - first > 1.9
+
+
+def test_one_that_is_gone_is_disabled_and_works_again_when_it_is_enabled(
+    site: Site, receiver: Receiver, lines: Lines
+) -> None:
+    site.use(webhooks={"endpoint_concurrency": 1})
+    receiver.answers("/gone", Answer(410))
+    sent = [
+        site.actors.deliver_webhook.send(webhook(receiver, "/gone", endpointId="e1"))
+        for _ in range(3)
+    ]
+    site.work_off("webhooks")
+    letters = site.dead("webhooks")
+    assert len(receiver.of("/gone")) == 1
+    assert sorted(letter.id for letter in letters) == sorted(one.message_id for one in sent)
+    assert {letter.failure.reason for letter in letters} == {Reason.PERMANENT}
+    assert any("disabled" in letter.failure.message for letter in letters)
+    records = site.sinks.endpoint_records()
+    wait_until(lambda: records.disabled() == {"e1"})
+    wait_until(lambda: "endpoint disabled" in lines.text)
+
+    assert records.enable("e1")
+    book = site.sinks.endpoint_book()
+    wait_until(lambda: not book.gate.disabled)
+    for letter in letters:
+        site.broker.replay("webhooks", letter.id)
+    site.work_off("webhooks")
+    assert len(receiver.of("/gone")) == 4
+    assert site.dead("webhooks") == []
+
+
+def test_a_receiver_that_expects_stripes_header_gets_it_as_well(
+    site: Site, receiver: Receiver
+) -> None:
+    site.actors.deliver_webhook.send(webhook(receiver, "/hook", signatureStyle="stripe"))
+    site.work_off("webhooks")
+    (request,) = receiver.of("/hook")
+    header = request.headers["stripe-signature"]
+    assert stripe.WebhookSignature.verify_header(request.body.decode(), header, KEY, tolerance=300)
+    assert request.headers["webhook-signature"].startswith("v1,")
