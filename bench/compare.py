@@ -63,6 +63,7 @@ def comparisons() -> list[Comparison]:
     threads = 8
     fast, slow = {"count": 40_000, "threads": threads}, {"count": 8_000, "threads": threads}
     middle = {"count": 15_000, "threads": threads}
+    hooks = {"threads": 10, "endpoints": 100, "pause_ms": 0}
     return [
         Comparison(
             "drain-redis",
@@ -175,6 +176,17 @@ def comparisons() -> list[Comparison]:
                 for title, name in (("formrelay", "rabbitmq-ours"), ("stock", "rabbitmq-stock"))
             ),
             more_is_better=False,
+        ),
+        Comparison(
+            "webhooks",
+            "signed webhooks to a local receiver, 100 endpoints, one process, 10 threads, Redis: "
+            "deliveries/s",
+            "deliver",
+            "per_second",
+            (
+                Contender("formrelay", "redis-ours", {**hooks, "count": 15_000}),
+                Contender("stock, requests", "redis-stock", {**hooks, "count": 2_500}, wanted=6),
+            ),
         ),
         Comparison(
             "depth-redis",

@@ -17,6 +17,8 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Any
 
+from webhooks import deliver
+
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
 
 
@@ -217,6 +219,7 @@ def resident() -> int:
 
 
 MEASURES: dict[str, Callable[..., Any]] = {
+    "deliver": deliver,
     "drain": drain,
     "shared": shared,
     "share": share,

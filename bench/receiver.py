@@ -1,0 +1,50 @@
+"""A receiver of webhooks that answers 200 as fast as Python can, after an optional pause.
+
+python bench/receiver.py PAUSE_SECONDS    prints its port; ends with its standard input
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"
+_LENGTH = b"content-length:"
+
+
+class Receiver(asyncio.Protocol):
+    """One connection; requests may come one after the other."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while (end := self._data.find(b"\r\n\r\n")) >= 0:
+            head = self._data[:end].lower()
+            at = head.find(_LENGTH)
+            length = int(head[at + len(_LENGTH) :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self._data) < end + 4 + length:
+                return
+            self._data = self._data[end + 4 + length :]
+            if self._pause:
+                asyncio.get_running_loop().call_later(self._pause, self._transport.write, ANSWER)
+            else:
+                self._transport.write(ANSWER)
+
+
+async def main(pause: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Receiver(pause), "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(sys.argv[1])))
