@@ -232,7 +232,7 @@ class RabbitConsumer(RelayConsumer):
 
     def _look_for_pause(self, session: Session) -> None:
         """Consume the queue, or no more, as somebody may have said meanwhile."""
-        is_paused = bool(pauses.paused(session.link, [self.queue_name]))
+        is_paused = pauses.is_paused(session.link, self.queue_name)
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             logger.info("paused" if is_paused else "resumed", extra={"queue": self.queue_name})

@@ -53,7 +53,7 @@ class RabbitInspector(Inspector):
             waiting, dead = link.calls(
                 [spec.Queue.Declare(queue=name, passive=True) for name in names]
             )
-            is_paused = bool(pauses.paused(link, [queue]))
+            is_paused = pauses.is_paused(link, queue)
         return QueueCounts(
             queue,
             waiting.message_count,
@@ -109,8 +109,8 @@ class RabbitInspector(Inspector):
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        with self._of.control() as link:
-            pauses.pause(link, queue)
+        if not self.is_paused(queue):
+            self._of.publish([pauses.order(queue)])
 
     def resume(self, queue: str) -> None:
         with self._of.control() as link:
@@ -118,7 +118,7 @@ class RabbitInspector(Inspector):
 
     def is_paused(self, queue: str) -> bool:
         with self._of.control() as link:
-            return bool(pauses.paused(link, [queue]))
+            return pauses.is_paused(link, queue)
 
     # -- dead letters ------------------------------------------------------------------
 

@@ -1,49 +1,45 @@
 """Which queues are paused, for the workers of all processes.
 
-AMQP knows no such thing. Here it is a binding: for the name of each paused queue the
-exchange ``formrelay.paused`` leads to a queue that keeps nothing. It outlasts restarts,
-stands on the management pages, and can be asked for: RabbitMQ gives back what is
-published for a queue that is not paused.
+AMQP knows no such thing. Here a queue ``formrelay.paused.<queue>`` holds one message
+while ``<queue>`` is paused. That outlasts restarts, stands on the management pages, and
+is asked for by declaring the queue, which says how many messages it holds. Workers
+must not ask by publishing: a server that is short of memory stops listening to whoever
+publishes, and would hear of no acknowledgement either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from pika import spec
 
 from . import wire
 from .link import Link
+from .publisher import Outgoing
 
-NAME = "formrelay.paused"
-
-
-def declarations() -> list[Any]:
-    """The exchange, and the queue that keeps nothing."""
-    nothing = {"x-queue-type": "classic", "x-max-length": 0}
-    return [
-        spec.Exchange.Declare(exchange=NAME, type="direct", durable=True),
-        spec.Queue.Declare(queue=NAME, durable=True, arguments=nothing),
-    ]
+_HEAD = wire.properties("paused")
 
 
-def pause(link: Link, queue: str) -> None:
-    """Pause a queue, whether or not it is paused."""
-    link.call(spec.Queue.Bind(queue=NAME, exchange=NAME, routing_key=queue))
+def marker(queue: str) -> str:
+    """The name of the queue that says whether ``queue`` is paused."""
+    return f"formrelay.paused.{queue}"
+
+
+def is_paused(link: Link, queue: str) -> bool:
+    """Whether a queue is paused."""
+    return bool(link.call(_declaration(queue)).message_count)
+
+
+def order(queue: str) -> Outgoing:
+    """The message that pauses a queue; one more of it changes nothing."""
+    return Outgoing(queue, "", marker(queue), _HEAD, b"")
 
 
 def resume(link: Link, queue: str) -> None:
     """Resume a queue, whether or not it is paused."""
-    link.call(spec.Queue.Unbind(queue=NAME, exchange=NAME, routing_key=queue))
+    link.calls([_declaration(queue), spec.Queue.Purge(queue=marker(queue))])
 
 
-def paused(link: Link, queues: Collection[str]) -> set[str]:
-    """Those of ``queues`` that are paused. The link must be free of publishes under way."""
-    head = wire.properties("paused?")
-    link.publish([wire.publish(NAME, queue, head, b"", link.body_room) for queue in queues])
-    link.fence()
-    going = {content.method.routing_key for content in link.returned}
-    link.returned.clear()
-    link.confirms.clear()
-    return set(queues) - going
+def _declaration(queue: str) -> Any:
+    one = {"x-queue-type": "classic", "x-max-length": 1}
+    return spec.Queue.Declare(queue=marker(queue), durable=True, arguments=one)

@@ -17,7 +17,7 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused
-from . import ladder, pauses
+from . import ladder
 from .arguments import AT_LEAST_ONCE, LOOKED_AT_OFTEN
 from .differences import differences_of, fitted
 from .errors import ChannelClosed
@@ -151,7 +151,6 @@ class Declared:
             if not self._has_ladder:
                 self._declare(link, ladder.declarations(queue_type=self._topology.queue_type))
                 link.calls(ladder.bindings())
-                self._declare(link, pauses.declarations())
                 self._has_ladder = True
             for queue in missing:
                 self._declare_queue(link, queue)

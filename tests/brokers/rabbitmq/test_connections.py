@@ -178,6 +178,31 @@ def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
     assert harness.broker.counts(harness.queue).waiting == 2
 
 
+def test_workers_drain_a_server_that_is_short_of_memory(
+    make_harness: MakeHarness, own_server: TlsServer
+) -> None:
+    harness = make_harness(url=own_server.url, options=QUICK)
+    ran: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.02)
+        ran.append(number)
+
+    actor = harness.actor(work)
+    harness.broker.enqueue_many(actor.message(number) for number in range(200))
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) > 20)
+    own_server.ctl("set_vm_memory_high_watermark", "0.0001")
+    try:
+        wait_until(lambda: len(ran) == 200, timeout=20)
+        names = ("name", "messages")
+        wait_until(lambda: f"{harness.queue}\t0" in own_server.ctl("list_queues", "-q", *names))
+    finally:
+        own_server.ctl("set_vm_memory_high_watermark", "0.6")
+    harness.stop()
+    assert sorted(ran) == list(range(200))
+
+
 def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued(
     make_harness: MakeHarness, own_server: TlsServer
 ) -> None:
