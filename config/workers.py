@@ -172,8 +172,10 @@ class WebhookSettings(WorkerSettings):
         description="Deliveries to one endpoint at a time, in one process. Not set: a quarter of "
         "the threads.",
     )
-    breaker_failures: Annotated[int, whole(1)] = Field(
-        5, description="After so many failures in a row an endpoint is left alone for a while."
+    breaker_failures: Annotated[int, whole(0)] = Field(
+        5,
+        description="After so many failures in a row an endpoint is left alone for a while; 0: "
+        "never, whatever its rate of failures.",
     )
     breaker_wait: Wait = Field(
         timedelta(seconds=30),

@@ -38,7 +38,7 @@ class Limits:
 
     Attributes:
         in_flight: deliveries to one endpoint at a time, in one process.
-        failures: so many in a row open the breaker.
+        failures: so many in a row open the breaker; 0: there is none.
         rate: so does this share of failures in ``window``, where there were ``least`` in all.
         opens_for: how long it is open at first; twice as long after each probe that fails.
         longest: it is never open for longer.
@@ -153,6 +153,8 @@ class Gate:
 
     def _fails_too_often(self, endpoint: _Endpoint, now: float) -> bool:
         limits = self._limits
+        if not limits.failures:
+            return False
         if endpoint.failures >= limits.failures:
             return True
         since = now - limits.window.total_seconds()

@@ -47,8 +47,8 @@ def variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
         "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
         "WEBHOOK_RETRY_DELAYS": RETRY_DELAYS,
         "WEBHOOK_MAX_RETRIES": str(RETRY_DELAYS.count(",")),
-        # Two endpoints fail on purpose; a breaker would leave them alone for longer than this lasts.
-        "WEBHOOK_BREAKER_FAILURES": "1000",
+        # No breaker: two endpoints fail on purpose, and would be left alone for too long.
+        "WEBHOOK_BREAKER_FAILURES": "0",
         "LOG_LEVEL": "WARNING",
     }
 

@@ -101,6 +101,12 @@ def test_a_rate_of_failures_opens_it_too(gate: Gate, clock: ManualClock) -> None
     deliver(gate, "b")
 
 
+def test_without_a_breaker_it_is_tried_however_often_it_fails() -> None:
+    gate = Gate(Limits(in_flight=2, failures=0))
+    fail(gate, 200)
+    deliver(gate)
+
+
 @pytest.mark.parametrize("code", [429, 502, 504])
 def test_one_that_wants_fewer_is_left_alone_for_as_long_as_it_says(
     gate: Gate, clock: ManualClock, code: int
