@@ -97,9 +97,11 @@ class Publisher:
 
     def _taken(self, *, to_publish: bool) -> Link:
         while (link := self._next_idle()) is not None:
+            # Asked before reading: what is read now, a heartbeat say, may have come long ago.
+            is_fresh = time.monotonic() - link.heard_at <= _FRESH_SECONDS
             try:
                 link.read(0)
-                if to_publish and time.monotonic() - link.heard_at > _FRESH_SECONDS:
+                if to_publish and not is_fresh:
                     link.check()
                 return link
             except (Silent, Blocked):

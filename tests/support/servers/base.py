@@ -130,6 +130,17 @@ class Server(abc.ABC):
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers, as with a hung host."""
         os.kill(self.pid, signal.SIGSTOP)
+        # On a busy machine its threads run on for a while.
+        deadline = time.monotonic() + 5
+        while not self._is_stopped() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _is_stopped(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task")
+        if not threads.exists():  # no Linux
+            return True
+        stats = [(thread / "stat").read_text() for thread in threads.iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     def resume(self) -> None:
         """SIGCONT, after `pause()`."""
