@@ -95,7 +95,7 @@ class Gate:
         """
         if id in self.disabled:
             raise EndpointDisabled
-        endpoint, began = self._enter(id)
+        endpoint, began, is_probe = self._enter(id)
         error: BaseException | None = None
         try:
             yield
@@ -103,9 +103,9 @@ class Gate:
             error = raised
             raise
         finally:
-            self._leave(endpoint, began, error)
+            self._leave(endpoint, began, error, is_probe=is_probe)
 
-    def _enter(self, id: str) -> tuple[_Endpoint, float]:
+    def _enter(self, id: str) -> tuple[_Endpoint, float, bool]:
         now = self._clock.monotonic()
         with self._lock:
             endpoint = self._endpoints.get(id)
@@ -117,7 +117,8 @@ class Gate:
                 self._endpoints.move_to_end(id)
             if endpoint.throttled_until > now:
                 raise _not_now("the endpoint asked for fewer", endpoint.throttled_until - now)
-            if endpoint.opened:
+            is_probe = endpoint.opened > 0
+            if is_probe:
                 if endpoint.open_until > now:
                     raise _not_now("the endpoint keeps failing", endpoint.open_until - now)
                 if endpoint.is_probed:
@@ -126,15 +127,18 @@ class Gate:
             elif endpoint.in_flight >= self._limits.in_flight:
                 raise _not_now("the endpoint is busy", endpoint.seconds)
             endpoint.in_flight += 1
-        return endpoint, now
+        return endpoint, now, is_probe
 
-    def _leave(self, endpoint: _Endpoint, began: float, error: BaseException | None) -> None:
+    def _leave(
+        self, endpoint: _Endpoint, began: float, error: BaseException | None, *, is_probe: bool
+    ) -> None:
         now = self._clock.monotonic()
         with self._lock:
             endpoint.in_flight -= 1
             weight = 0.2 if endpoint.seconds else 1.0
             endpoint.seconds += weight * (now - began - endpoint.seconds)
-            was_probe, endpoint.is_probed = endpoint.is_probed, False
+            if is_probe:
+                endpoint.is_probed = False
             if error is not None and not isinstance(error, SinkTransient | SinkPermanent):
                 return  # not the endpoint's doing: the worker stops, say
             if isinstance(error, SinkTransient) and error.code in THROTTLES:
@@ -148,7 +152,8 @@ class Gate:
                 endpoint.failures = endpoint.opened = 0
                 return
             endpoint.failures += 1
-            if (was_probe and endpoint.opened) or self._fails_too_often(endpoint, now):
+            # One that began before the breaker opened says nothing new by failing after it.
+            if is_probe if endpoint.opened else self._fails_too_often(endpoint, now):
                 self._open(endpoint, now)
 
     def _fails_too_often(self, endpoint: _Endpoint, now: float) -> bool:

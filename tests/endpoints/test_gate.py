@@ -87,6 +87,22 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(
         assert timedelta(seconds=seconds) <= wait_of(gate) <= timedelta(seconds=seconds * 1.5)
 
 
+def test_those_under_way_when_it_opens_are_no_probes(gate: Gate, clock: ManualClock) -> None:
+    with pytest.raises(SinkTransient), gate.delivery("a"):
+        fail(gate, 3)
+        raise SinkTransient(code=500)
+    assert wait_of(gate) <= timedelta(seconds=45)  # not opened twice, for twice as long
+    clock.now += 30
+    deliver(gate)
+    with ExitStack() as probe:
+        with pytest.raises(SinkTransient), gate.delivery("a"):
+            fail(gate, 3)
+            clock.now += 30
+            probe.enter_context(gate.delivery("a"))
+            raise SinkTransient(code=500)
+        wait_of(gate)  # the probe is still under way: nobody else
+
+
 def test_a_rate_of_failures_opens_it_too(gate: Gate, clock: ManualClock) -> None:
     for _ in range(10):
         deliver(gate)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pika
 import pytest
 import redis
+from tests.support.missing import missing
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
 from tests.support.servers.guard import carriers, sweep
 from tests.support.servers.run import Run, current_run
@@ -84,7 +85,7 @@ def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHous
 @pytest.mark.parametrize("server_class", [RedisServer, RabbitServer, ClickHouseServer])
 def test_guard_finds_each_server_by_its_environment(server_class: type[Server]) -> None:
     if server_class.program() is None:
-        pytest.skip(f"{server_class.kind} is not installed")
+        missing(f"{server_class.kind} is not installed")
     with server_class() as server:
         assert server.pid in carriers(current_run().token)
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.harness import wait_until
+from tests.support.missing import missing
 from tests.support.servers import RabbitServer
 from tests.support.servers.base import free_port
 
@@ -69,7 +70,7 @@ def certify(folder: Path) -> None:
 def own_server() -> Iterator[TlsServer]:
     """For what would disturb the shared one; 5 s to start, so one for all tests here."""
     if TlsServer.program() is None:
-        pytest.skip("rabbitmq is not installed")
+        missing("rabbitmq is not installed")
     with TlsServer() as server:
         yield server
 
