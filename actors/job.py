@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
 import dramatiq
@@ -12,9 +14,10 @@ from dramatiq.middleware import CurrentMessage
 from pydantic import TypeAdapter, ValidationError
 
 from ..brokers import get_broker
+from ..brokers.unfinished import begin
 from ..config import WorkerSettings
 from ..core.errors import InvalidJob, PartsFailed
-from ..middleware.delivery import ARGS, BATCH
+from ..middleware.delivery import ARGS, BATCH, Delivery
 from .model import Job, JobModel, Metadata, invalid
 
 P = TypeVar("P")
@@ -35,6 +38,7 @@ class JobActor(dramatiq.Actor[..., None]):
     #: Set by :func:`job_actor`.
     schema: TypeAdapter[Any]
     takes_many: bool
+    is_async: bool
 
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -56,11 +60,16 @@ class JobActor(dramatiq.Actor[..., None]):
         if self.takes_many and BATCH in kwargs:
             self._run_batch(kwargs[BATCH])
             return
-        job = self._job(args, kwargs, message_id=_current_id())
+        delivery = _current_delivery()
+        job = self._job(args, kwargs, delivery)
+        if delivery is not None:
+            delivery.fields = job.fields
         if self.takes_many:
             self._run_many([job])
-        else:
-            super().__call__(job)
+            return
+        ran: Any = super().__call__(job)
+        if self.is_async:
+            begin(ran)
 
     def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
         jobs: list[Job[Any]] = []
@@ -88,10 +97,15 @@ class JobActor(dramatiq.Actor[..., None]):
             raise failed.failures[0] from None
 
     def _job(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, message_id: str = ""
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        delivery: Delivery | None = None,
     ) -> Job[Any]:
         payload, metadata = self._checked(args, kwargs)
-        return Job(payload, metadata, message_id)
+        if delivery is None:
+            return Job(payload, metadata)
+        return Job(payload, metadata, delivery.message_id, delivery.attempt)
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         given = dict(zip(_PARTS, args, strict=False))
@@ -125,7 +139,8 @@ def job_actor(
     worker: WorkerSettings,
     batch_size: int | None = None,
     batch_wait: timedelta | None = None,
-) -> Callable[[Callable[..., None]], JobActor]:
+    in_flight: int | None = None,
+) -> Callable[[Callable[..., Any]], JobActor]:
     """Declare an actor on this process's broker.
 
     Args:
@@ -134,19 +149,29 @@ def job_actor(
         worker: its section of the settings: queue and retry policy.
         batch_size: with ``batch_wait``, the function gets a list of up to so many jobs.
         batch_wait: how long the first job of a batch waits for others.
+        in_flight: of a function that is ``async`` (see :mod:`formrelay.core.later`), how many
+            jobs are begun at a time.
     """
     broker = get_broker()
     options: dict[str, Any] = {"job_type": job_type, "policy": worker.policy()}
     if batch_size is not None:
         options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
+    if in_flight is not None:
+        options["in_flight"] = in_flight
 
-    def make(function: Callable[..., None], **attributes: Any) -> JobActor:
-        actor = JobActor(function, **attributes)
+    def make(function: Callable[..., Any], **attributes: Any) -> JobActor:
+        @wraps(function)
+        def call(job: Job[Any]) -> Any:
+            return function(job)
+
+        # Not an async function itself: Dramatiq would run that in an event loop of its own.
+        actor = JobActor(call, **attributes)
         actor.schema = TypeAdapter(schema)
         actor.takes_many = batch_size is not None
+        actor.is_async = iscoroutinefunction(function)
         return actor
 
-    def decorate(function: Callable[..., None]) -> JobActor:
+    def decorate(function: Callable[..., Any]) -> JobActor:
         declare = dramatiq.actor(
             actor_class=make, queue_name=worker.queue, broker=broker, **options
         )
@@ -164,6 +189,6 @@ def _wire(payload: Any) -> Any:
     return payload.wire()
 
 
-def _current_id() -> str:
+def _current_delivery() -> Delivery | None:
     message = CurrentMessage.get_current_message()
-    return message.message_id if message is not None else ""
+    return message if isinstance(message, Delivery) else None

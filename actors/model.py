@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ..core.errors import InvalidJob
@@ -28,6 +29,28 @@ def nothing_but(characters: str) -> dict[str, str]:
 
 
 _NAME = re.compile(r"[\w-]{1,64}\Z")
+
+
+def _is_json(value: Any) -> Any:
+    """Whether a value of any depth can be written as JSON; told by writing it.
+
+    pydantic's JsonValue asks a Python function at every value of it.
+    """
+    try:
+        orjson.dumps(value, option=_AS_IT_IS)
+    except TypeError as error:
+        raise ValueError(f"expected JSON, got something else ({error})") from None
+    return value
+
+
+_AS_IT_IS = (
+    orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+
+#: Any JSON.
+Json = Annotated[Any, BeforeValidator(_is_json)]
 
 
 class JobModel(BaseModel):
@@ -77,11 +100,15 @@ class Job(Generic[P]):
 
     Attributes:
         message_id: the same on every attempt; empty where the actor was called directly.
+        attempt: the number of this attempt, from 1.
+        fields: what the actor adds to the attempt's log line.
     """
 
     payload: P
     metadata: Metadata
     message_id: str = ""
+    attempt: int = 1
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def _step(step: str | int) -> str:

@@ -91,14 +91,19 @@ def api() -> Api:
     )
 
 
+def deliveries_at_a_time() -> int:
+    """How many webhooks a process delivers at a time."""
+    settings = get_settings()
+    return settings.webhooks.worker_concurrency or settings.worker_concurrency
+
+
 @once
 def endpoint_book() -> Book:
     """What is known of the endpoints of webhooks."""
     settings = get_settings()
     section = settings.webhooks
-    threads = section.worker_concurrency or settings.worker_concurrency
     limits = Limits(
-        in_flight=section.endpoint_concurrency or max(1, threads // 4),
+        in_flight=section.endpoint_concurrency or max(1, deliveries_at_a_time() // 4),
         failures=section.breaker_failures,
         opens_for=section.breaker_wait,
     )
@@ -120,4 +125,5 @@ def egress() -> Egress:
         timeout=section.timeout,
         allow_http=section.allow_http,
         allowed_private=section.allowed_private_cidrs,
+        limit=deliveries_at_a_time(),
     )

@@ -51,7 +51,8 @@ HEADERS: JsonDict = {
 _BASE64 = "[A-Za-z0-9+/]"
 _KEY: JsonDict = {
     "minLength": 1,
-    "pattern": f"^(?!whsec_)|^whsec_(?!$)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
+    "pattern": r"^(?!whsec_)[\s\S]*\S|"
+    f"^whsec_(?!$)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
 }
 SECRET_IS = "`whsec_` and base64, or any text, which is used as its UTF-8 bytes."  # noqa: S105 - words about one
 SECRET: JsonDict = _KEY

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import orjson
-from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
-from ..core.signing import sign, sign_like_stripe
+from ..core.signing import check_secrets, sign, sign_like_stripe
 from ..endpoints import Book
 from ..sinks.http import check_headers, check_url, classify_status
 from . import webhook_schema as wire
 from .job import job_actor
-from .model import Job, JobModel
-from .sinks import egress, endpoint_book
+from .model import Job, JobModel, Json
+from .sinks import deliveries_at_a_time, egress, endpoint_book
 
 _settings = get_settings().webhooks
 
@@ -46,7 +47,7 @@ class Webhook(JobModel):
     headers: dict[str, str] = Field(
         default_factory=dict, description=wire.HEADERS_ARE, json_schema_extra=wire.HEADERS
     )
-    body: JsonValue = Field(description="Any JSON; its bytes are what is signed.")
+    body: Json = Field(description="Any JSON; its bytes are what is signed.")
     secret: str | None = Field(
         None, repr=False, description=wire.SECRET_IS, json_schema_extra=wire.SECRET
     )
@@ -77,7 +78,7 @@ class Webhook(JobModel):
     def _can_be_signed(self) -> Webhook:
         if self.secret is not None and self.secrets is not None:
             raise ValueError("expected secret or secrets, got both")
-        return _checked(self, lambda: sign(keys(self), webhook_id="x", timestamp=0, body=b""))
+        return _checked(self, lambda: check_secrets(keys(self)))
 
     @field_validator("id")
     @classmethod
@@ -110,20 +111,29 @@ def endpoint_of(webhook: Webhook) -> str:
     """What tells endpoints apart: the id that was given, else the address without its query."""
     if webhook.endpoint_id is not None:
         return webhook.endpoint_id
-    address = webhook.url.partition("?")[0]
+    return _id_of(webhook.url.partition("?")[0])
+
+
+@lru_cache(maxsize=1024)
+def _id_of(address: str) -> str:
     return "url_" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
 
 
-@job_actor("webhook.send", schema=Webhook, worker=_settings)
-def deliver_webhook(job: Job[Webhook]) -> None:
+@job_actor(
+    "webhook.send",
+    schema=Webhook,
+    worker=_settings,
+    in_flight=deliveries_at_a_time(),
+)
+async def deliver_webhook(job: Job[Webhook]) -> None:
     """Sign the body, send it once, and let its answer decide; not while its endpoint is busy."""
     book = endpoint_book()
     book.start()
-    with book.gate.delivery(endpoint_of(job.payload)):
-        _deliver(job, book)
+    async with book.gate.delivery(endpoint_of(job.payload)):
+        await _deliver(job, book)
 
 
-def _deliver(job: Job[Webhook], book: Book) -> None:
+async def _deliver(job: Job[Webhook], book: Book) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
     # In lower case, or a caller's Content-Type would be sent beside ours.
@@ -133,7 +143,7 @@ def _deliver(job: Job[Webhook], book: Book) -> None:
     status = None
     is_success = False
     try:
-        response = egress().send(webhook.method, webhook.url, headers, body)
+        response = await egress().send(webhook.method, webhook.url, headers, body)
         status = response.status
         now, permanent = SYSTEM_CLOCK.time(), _settings.permanent_statuses
         classify_status(status, response.headers, now, permanent=permanent)

@@ -21,12 +21,13 @@ from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import InvalidJob
-from ..middleware import default_middleware
+from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.policies import give_policy
 from .envelope import encode
 from .errors import MessageTooLarge
 from .inspection import DeadLetter, QueueCounts
 from .inspector import Inspector
+from .unfinished import Unfinished
 
 #: How many messages ``enqueue_many`` hands to the broker at a time: enough that
 #: the round trip is not what counts, few enough that memory stays flat.
@@ -84,14 +85,18 @@ class RelayBroker(dramatiq.Broker, ABC):
         self.queues: set[str] = set()
         #: Whether this process's worker is stopping: nothing new is begun.
         self.is_stopping = False
+        #: The attempts that wait for something without a thread.
+        self.unfinished = Unfinished(self)
         #: Actor name by job type, for the plain jobs of other publishers.
         self.job_types: dict[str, str] = {}
 
     @property
     def actor_options(self) -> set[str]:
         """Options of ours that no middleware owns: ``batch_size`` and ``batch_wait``
-        (a timedelta) make a queue coalesce, ``job_type`` names the job for other publishers."""
-        return self._actor_options | {"batch_size", "batch_wait", "job_type", "broker_priority"}
+        (a timedelta) make a queue coalesce, ``job_type`` names the job for other publishers,
+        ``in_flight`` says how many messages of an ``async`` actor may be begun at a time."""
+        ours = {"batch_size", "batch_wait", "job_type", "broker_priority", "in_flight"}
+        return self._actor_options | ours
 
     @actor_options.setter
     def actor_options(self, names: set[str]) -> None:
@@ -101,7 +106,7 @@ class RelayBroker(dramatiq.Broker, ABC):
 
     def add_middleware(self, middleware: Middleware, **position: Any) -> None:
         # Before the base class calls hooks of it: they may send signals of their own.
-        self._hooks: dict[str, list[Middleware]] = {}
+        self._hooks: dict[tuple[str, str], list[Middleware]] = {}
         super().add_middleware(middleware, **position)
         self._hooks = {}
 
@@ -117,23 +122,26 @@ class RelayBroker(dramatiq.Broker, ABC):
                 self._log_hook_failure(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        for middleware in reversed(self._listeners(f"after_{signal}")):
+        for middleware in reversed(self._listeners(f"after_{signal}", _part(signal, args))):
             try:
                 getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
             except Exception:
                 self._log_hook_failure(f"after_{signal}", middleware)
 
-    def _listeners(self, hook: str) -> list[Middleware]:
+    def _listeners(self, hook: str, part: str = "all") -> list[Middleware]:
         """The middleware that has something to do at ``hook``, in order.
 
         Dramatiq calls every hook of every middleware, some forty empty ones a
         message; that was a third of the time that a small message took.
         """
-        found = self._hooks.get(hook)
+        found = self._hooks.get((hook, part))
         if found is None:
             nothing = getattr(Middleware, hook, None)
-            found = self._hooks[hook] = [
-                one for one in self.middleware if getattr(type(one), hook, None) is not nothing
+            found = self._hooks[hook, part] = [
+                one
+                for one in self.middleware
+                if getattr(type(one), hook, None) is not nothing
+                and (part == "all" or isinstance(one, OF_THE_THREAD) is (part == "thread"))
             ]
         return found
 
@@ -277,6 +285,25 @@ class RelayBroker(dramatiq.Broker, ABC):
             for name, actor in self.actors.items()
             if actor.queue_name == queue_name and "batch_size" in actor.options
         }
+
+    def begun_at_a_time(self, queue_name: str) -> int | None:
+        """How many messages of the ``async`` actors on a queue; None where it has none."""
+        numbers = [
+            actor.options["in_flight"]
+            for actor in self.actors.values()
+            if actor.queue_name == queue_name and "in_flight" in actor.options
+        ]
+        return sum(numbers) if numbers else None
+
+
+def _part(signal: str, args: Sequence[Any]) -> str:
+    """Who hears of a signal: all, but for an attempt that waits, or has waited, without its
+    thread: then those who keep something for the thread, or all others."""
+    if signal != "process_message" or not isinstance(args[0], Delivery):
+        return "all"
+    if not args[0].was_suspended:
+        return "all"
+    return "rest" if args[0].suspended is None else "thread"
 
 
 def _priority(message: Message[Any]) -> int | None:

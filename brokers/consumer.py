@@ -25,6 +25,8 @@ from .settlement import Settlement, Write, settlement_of
 logger = logging.getLogger("formrelay.brokers")
 
 
+#: A consumer that is closed waits for what was begun for so many seconds at the most.
+_LAST_WORDS = 60.0
 #: Should the deciding middleware itself have failed (Dramatiq logs that), nobody knows whether
 #: the work was done; done once more is better than lost.
 _UNDECIDED = Defer(timedelta(minutes=1), "the outcome could not be decided")
@@ -44,6 +46,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.queue_name = queue_name
         self.prefetch = prefetch
         self.timeout = timeout_ms / 1000
+        #: Nothing more is given out: what was begun is finished first.
+        self.is_closing = False
 
     def __next__(self) -> MessageProxy | None:
         return self.receive(self.timeout)
@@ -52,13 +56,32 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def receive(self, timeout: float) -> Delivery | None:
         """The next message, or None after at most ``timeout`` seconds."""
 
+    def finish(self) -> None:
+        """Wait for the attempts that wait without a thread, and go on settling meanwhile."""
+        self.is_closing = True
+        deadline = self.broker.clock.monotonic() + _LAST_WORDS
+        while count := self.broker.unfinished.count(self.queue_name):
+            if self.broker.clock.monotonic() > deadline:
+                logger.error(
+                    "closed with attempts unfinished; they will be made again",
+                    extra={"queue": self.queue_name, "attempts": count},
+                )
+                return
+            self.receive(0.1)
+
     @abstractmethod
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         """Carry ``settlement`` out; ``delivery`` is no longer in hand."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a message that did not fail for good, by the outcome it carries."""
+        """Settle a message that did not fail for good, by the outcome it carries.
+
+        One whose actor waits for something has none yet, and comes here again.
+        """
         assert isinstance(message, Delivery)
+        if message.suspended is not None:
+            self.broker.unfinished.add(message, self)
+            return
         self.settle(message, message.outcome or _UNDECIDED)
 
     def nack(self, message: MessageProxy) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from .book import Book
 from .factory import make_records
-from .gate import EndpointDisabled, Gate, Limits
+from .gate import EndpointDisabled, Gate
 from .records import EndpointRecord, MemoryRecords, Records, Rules
+from .state import Limits
 
 __all__ = [
     "Book",

@@ -79,19 +79,17 @@ class Book:
         if status == _GONE:
             self.gate.disabled |= {id}
         with self._lock:
-            before = self._reports.get(id)
-            report = before or Report(id, host, False, 0, now, now, status)
+            report = self._reports.get(id)
+            if report is None:
+                report = self._reports[id] = Report(id, host, False, 0, now, now, status)
             if is_success:
-                report = replace(report, has_worked=True, failures=0)
+                report.has_worked, report.failures = True, 0
             else:
-                first = report.first_at if report.failures else now
-                report = replace(report, failures=report.failures + 1, first_at=first)
-            self._reports[id] = replace(
-                report,
-                last_at=now,
-                last_status=status,
-                is_gone=report.is_gone or status == _GONE,
-            )
+                if not report.failures:
+                    report.first_at = now
+                report.failures += 1
+            report.last_at, report.last_status = now, status
+            report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
         """Report what has happened since the last time, and learn what is disabled."""

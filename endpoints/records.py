@@ -47,7 +47,7 @@ class EndpointRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """What one process has seen of an endpoint since it last reported.
 

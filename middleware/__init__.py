@@ -23,7 +23,18 @@ from .delivery import Batch, Delivery
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
 
-__all__ = ["Batch", "Delivery", "default_middleware", "policy_of", "rejected"]
+__all__ = [
+    "OF_THE_THREAD",
+    "Batch",
+    "Delivery",
+    "default_middleware",
+    "policy_of",
+    "rejected",
+]
+
+#: Middleware that keeps something for each thread. Of an attempt that waits without its thread
+#: these hear that it is over when it leaves the thread; all others, when it has an outcome.
+OF_THE_THREAD = (CurrentMessage, ShutdownNotifications, TimeLimit)
 
 
 def default_middleware() -> list[Middleware]:

@@ -121,7 +121,7 @@ def _fields(message: Delivery) -> dict[str, Any]:
         for key in ("formId", "submissionId", "traceparent"):
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
-    return fields
+    return fields | message.fields if message.fields else fields
 
 
 def _of_parts(batch: Batch) -> dict[str, Any]:

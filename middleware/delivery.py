@@ -8,11 +8,13 @@ that yielded it settles it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from dramatiq import Message, MessageProxy
 
+from ..core.later import Later, Steps
 from ..core.outcomes import Outcome
 
 #: The option that counts retries; stock Dramatiq uses the same one.
@@ -28,6 +30,21 @@ ARGS = "args"
 _numbers = count()
 
 
+@dataclass(eq=False, slots=True)
+class Suspended:
+    """What is left of an attempt whose actor waits for something without keeping its thread.
+
+    Attributes:
+        steps: the rest of the actor.
+        waits_for: what it waits for, not started yet.
+        since: monotonic seconds.
+    """
+
+    steps: Steps
+    waits_for: Later[Any]
+    since: float
+
+
 class Delivery(MessageProxy):
     """One message, fetched and not yet settled.
 
@@ -40,12 +57,18 @@ class Delivery(MessageProxy):
             suspected of having killed its worker.
         alone: whether it may share no call with others, as one of them may kill its worker.
         started: monotonic seconds at which the actor was called, once it was.
+        suspended: set while its actor waits without a thread.
+        was_suspended: whether its actor was, and has left the thread that called it.
+        fields: what the actor has to say in the attempt's log line.
     """
 
     outcome: Outcome | None = None
     before_trial: Callable[[], None] | None = None
     started: float | None = None
     alone = False
+    suspended: Suspended | None = None
+    was_suspended = False
+    fields: dict[str, Any] | None = None
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)

@@ -7,9 +7,7 @@ rebinding) gains nothing.
 
 from __future__ import annotations
 
-import os
 import ssl
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,11 +19,11 @@ from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, S
 from .addresses import Network
 from .exchange import MOST_HEADER_BYTES, Exchange
 from .retry_after import parse_retry_after
-from .webhook_request import METHODS, Target, check_header, check_headers, check_url
+from .transfers import Handle, Transfer, Transfers
+from .webhook_request import METHODS, check_header, check_headers, check_url
 
 __all__ = ["GONE", "Egress", "Response", "check_headers", "check_url", "classify_status"]
 
-_MOST_IDLE_CONNECTIONS = 16
 _LONGEST_CONNECT = timedelta(seconds=10)
 #: The same request will get the same answer.
 PERMANENT = frozenset({400, 413, 414, 422, 501})
@@ -63,12 +61,13 @@ class Response:
 
 
 class Egress:
-    """Sends webhooks. Safe to share between threads; each has its own connections.
+    """Sends webhooks. Safe to share between threads and over a fork.
 
     Args:
         timeout: of a whole request, from its start to the last byte read.
         allow_http: whether ``http://`` may be used.
         allowed_private: networks that may be dialled although they are not public.
+        limit: requests under way at a time (see :class:`.transfers.Transfers`).
         max_response_bytes: how much of an answer's body is read.
         ca_file: certificates to trust instead of the system's.
     """
@@ -79,6 +78,7 @@ class Egress:
         timeout: timedelta,
         allow_http: bool,
         allowed_private: Sequence[Network],
+        limit: int = 10,
         max_response_bytes: int = 64 * 1024,
         ca_file: str | None = None,
     ) -> None:
@@ -87,9 +87,11 @@ class Egress:
         self._allowed = tuple(allowed_private)
         self._max_bytes = max_response_bytes
         self._ca_file = ca_file or _system_ca_file()
-        self._local = threading.local()
+        self._transfers = Transfers(self._make_handle, limit=limit)
 
-    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Response:
         """Send one request; any status is an answer (see :func:`classify_status`).
 
         A status that came in whole counts, whatever becomes of the body after it.
@@ -108,56 +110,38 @@ class Egress:
         target = check_url(url, allow_http=self._allow_http)
         if method not in METHODS:
             raise InvalidJob("expected the method POST or PUT, got another")
+        lines = _header_lines(headers)
+
+        def prepare(handle: Handle) -> None:
+            curl = handle.curl
+            curl.setopt(pycurl.URL, target.url)
+            curl.setopt(pycurl.CUSTOMREQUEST, method)
+            curl.setopt(pycurl.POSTFIELDS, body)
+            curl.setopt(pycurl.HTTPHEADER, lines)
+
+        def finish(handle: Handle, code: int) -> Response:
+            return _response(handle, code, target.host)
+
+        return await Transfer(self._transfers, prepare, finish)
+
+    def close(self) -> None:
+        """Send nothing more; what is under way is finished."""
+        self._transfers.close()
+
+    def _make_handle(self) -> Handle:
+        """A handle with all that does not change between requests."""
         exchange = Exchange(self._allowed, self._max_bytes)
-        curl = self._handle()
-        self._prepare(curl, exchange, target, method, _header_lines(headers), body)
-        try:
-            curl.perform()
-        except pycurl.error as error:
-            if not exchange.complete:
-                raise _failure(error, curl, exchange, target) from None
-        if not exchange.complete:  # closed within its headers, which libcurl lets pass
-            raise _lost(target.host)
-        duration = timedelta(seconds=curl.getinfo(pycurl.TOTAL_TIME))
-        return Response(exchange.status, exchange.headers, bytes(exchange.body), duration)
-
-    def _handle(self) -> Any:
-        """This thread's handle, with its kept connections and nothing else of the last request."""
-        curl = getattr(self._local, "curl", None)
-        if curl is not None and self._local.pid != os.getpid():
-            # The parent's connections: freeing the handle would say goodbye on them.
-            _ORPHANS.append(curl)
-            curl = None
-        if curl is None:
-            curl = self._local.curl = pycurl.Curl()
-            self._local.pid = os.getpid()
-        curl.reset()
-        return curl
-
-    def _prepare(
-        self,
-        curl: Any,
-        exchange: Exchange,
-        target: Target,
-        method: str,
-        lines: list[bytes],
-        body: bytes,
-    ) -> None:
         protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
         connect_timeout = min(self._timeout, _LONGEST_CONNECT)
         options = {
-            pycurl.URL: target.url,
             pycurl.PROTOCOLS: protocols,
-            pycurl.CUSTOMREQUEST: method,
-            pycurl.POSTFIELDS: body,
-            pycurl.HTTPHEADER: lines,
+            pycurl.POST: 1,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.FOLLOWLOCATION: 0,
             pycurl.PROXY: "",  # empty, since unset would mean the environment's
             pycurl.NOSIGNAL: 1,
             pycurl.TIMEOUT_MS: _millis(self._timeout),
             pycurl.CONNECTTIMEOUT_MS: _millis(connect_timeout),
-            pycurl.MAXCONNECTS: _MOST_IDLE_CONNECTIONS,
             pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
             pycurl.SSL_VERIFYPEER: 1,
             pycurl.SSL_VERIFYHOST: 2,
@@ -167,8 +151,20 @@ class Egress:
         }
         if self._ca_file:
             options[pycurl.CAINFO] = self._ca_file
+        curl = pycurl.Curl()
         for option, value in options.items():
             curl.setopt(option, value)
+        return Handle(curl, exchange)
+
+
+def _response(handle: Handle, code: int, host: str) -> Response:
+    """What came of a request: an answer, or the error that stands for none."""
+    exchange = handle.exchange
+    if not exchange.is_complete:
+        # Closed within its headers is none to libcurl, and no answer to us.
+        raise _failure(code, handle.curl, exchange, host) if code else _lost(host)
+    duration = timedelta(seconds=handle.curl.getinfo(pycurl.TOTAL_TIME))
+    return Response(exchange.status, exchange.headers, bytes(exchange.body), duration)
 
 
 def classify_status(
@@ -201,15 +197,9 @@ def classify_status(
     )
 
 
-#: Handles of the process this one was forked from, kept so that nothing frees them.
-_ORPHANS: list[Any] = []
-
-
-def _failure(error: Exception, curl: Any, exchange: Exchange, target: Target) -> SinkError:
+def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
     """What a failed request means. libcurl's own text may quote the url and is left out."""
-    code = error.args[0] if error.args else 0
-    host = target.host
-    if exchange.flooded:
+    if exchange.is_flooded:
         return SinkTransient(f"'{host}' sent more than {MOST_HEADER_BYTES} bytes of headers")
     if exchange.blocked and not exchange.dialled:
         return SinkPermanent(
@@ -245,7 +235,7 @@ def _header_lines(headers: Mapping[str, str]) -> list[bytes]:
     for name, value in headers.items():
         check_header(name, value)
         # "name:" would leave it out; a semicolon is how libcurl writes an empty value.
-        lines.append(f"{name}: {value}" if value.strip() else f"{name};")
+        lines.append(f"{name}: {value}" if value and not value.isspace() else f"{name};")
     return [line.encode("latin-1") for line in lines]
 
 

@@ -17,6 +17,7 @@ from ..consumer import RelayConsumer
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
 from ..settlement import Settlement, Write
+from ..unfinished import MOST_ASIDE
 from . import ladder, wire
 from .connection import address, servers
 from .consumer import RabbitConsumer
@@ -149,7 +150,12 @@ class RabbitBroker(RelayBroker):
             # One batch at work and one being collected.
             prefetch = max(prefetch, 2 * max(size for size, _ in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
-        if batching:
+        begun = self.begun_at_a_time(queue_name)
+        if begun is not None:
+            # Those that are begun keep no thread, and those that wait for long are not to hold
+            # up others; RabbitMQ counts all alike.
+            prefetch = max(prefetch, (2 + MOST_ASIDE) * begun)
+        if batching or begun is not None:
             limit = None
         if limit is not None:
             prefetch = min(prefetch, limit)

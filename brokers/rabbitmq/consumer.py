@@ -141,6 +141,8 @@ class RabbitConsumer(RelayConsumer):
 
     def _must_hold(self) -> bool:
         """Whether nothing is to be given out now."""
+        if self.is_closing:
+            return True
         if self._limit is None and self._hands.alone is None and not self._last_chances:
             return False
         self._hands.collect(self._session)
@@ -359,6 +361,7 @@ class RabbitConsumer(RelayConsumer):
         finishes its messages: were the connection closed under them, they
         would be delivered and run a second time.
         """
+        self.finish()
         if self._drainer is not None:
             # Closed for good, after a pause: what it still has is settled or handed back by now.
             self._drainer.join(_LAST_WORDS)

@@ -17,6 +17,7 @@ from ..consumer import RelayConsumer
 from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
+from ..unfinished import MOST_ASIDE
 from .connection import address, connect, translated
 from .consumer import Ledger, RedisConsumer
 from .inspector import RedisInspector
@@ -105,6 +106,10 @@ class RedisBroker(RelayBroker):
             # One batch at work and one being collected.
             prefetch = max(prefetch, 2 * max(size for size, _ in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
+        begun = self.begun_at_a_time(queue_name)
+        if begun is not None:
+            # Those that are begun keep no thread; as many again are ready when one is over.
+            prefetch, limit = max(prefetch, 2 * begun), None
         if limit is not None and not batching:
             prefetch = min(prefetch, limit)
         consumer = RedisConsumer(
@@ -114,6 +119,7 @@ class RedisBroker(RelayBroker):
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
             coalesces=bool(batching),
+            most_aside=MOST_ASIDE * (begun or 0),
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 

@@ -44,6 +44,9 @@ _RECONNECT = RetryPolicy(
 #: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
 _AHEAD_SECONDS = 0.03
 _MOST_AHEAD = 1_000
+#: While there is work fetched ahead, outcomes gather for so many seconds before the next call:
+#: a call costs as much as some messages do, however few it carries.
+_GATHER_SECONDS = 0.005
 #: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
 _MOST_BYTES = 32 * 1024 * 1024
 
@@ -124,11 +127,13 @@ class RedisConsumer(RelayConsumer):
         timeout_ms: int,
         fixed_prefetch: bool = False,
         coalesces: bool = False,
+        most_aside: int = 0,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
         self._ledger = broker.ledger(queue_name)
         self._fixed_prefetch = fixed_prefetch
         self._coalesces = coalesces
+        self._most_aside = most_aside
         # Of the receiving thread alone:
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
@@ -152,6 +157,7 @@ class RedisConsumer(RelayConsumer):
             delivery = self._next()
             if delivery is not None:
                 return delivery
+            self._gather()
             try:
                 self._reclaim()
                 wait = self._exchange(self._room())
@@ -162,7 +168,7 @@ class RedisConsumer(RelayConsumer):
                 # would throw it away, and with it what is settled and not yet sent.
                 self._failed(error, deadline - clock.monotonic())
                 return None
-            if not self.broker.is_stopping and (
+            if not self._is_ending and (
                 self._buffer or (self._suspects and not self._ledger.suspect_in_hand)
             ):
                 continue
@@ -171,8 +177,12 @@ class RedisConsumer(RelayConsumer):
                 return None
             self._sleep(remaining if wait < 0 else min(remaining, wait / 1000))
 
+    @property
+    def _is_ending(self) -> bool:
+        return self.broker.is_stopping or self.is_closing
+
     def _next(self) -> Delivery | None:
-        if self.broker.is_stopping:
+        if self._is_ending:
             return None  # what is left goes back when this consumer is closed
         if self._suspects and not self._ledger.suspect_in_hand:
             # One at a time: were several running when the worker dies, the innocent
@@ -187,12 +197,23 @@ class RedisConsumer(RelayConsumer):
         return delivery
 
     def _room(self) -> int:
-        if self.broker.is_stopping:
+        if self._is_ending:
             return 0
         if self._ledger.bytes > _MOST_BYTES:
             return 0
         in_hand = self._ledger.yielded - self._ledger.returned
+        if self._most_aside:
+            in_hand -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
+
+    def _gather(self) -> None:
+        """Let outcomes gather, where the worker threads have enough to do meanwhile."""
+        window = self._window()
+        if window < 2 * self.prefetch or self._room() > window // 2:
+            return
+        since = self.broker.clock.monotonic() - self._exchanged_at
+        if since < _GATHER_SECONDS:
+            Event().wait(_GATHER_SECONDS - since)
 
     def _window(self) -> int:
         """How many messages may be in this process."""
@@ -353,6 +374,7 @@ class RedisConsumer(RelayConsumer):
 
     def close(self) -> None:
         """Hand back what was fetched and not started, send what is settled, sign off."""
+        self.finish()
         with self._ledger.sending:
             self._ledger.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
         # A paused worker finishes what it has begun after its consumer was closed.

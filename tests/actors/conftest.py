@@ -134,8 +134,10 @@ class Site:
 
     def _forget_sinks(self) -> None:
         sinks = self.sinks
-        for sink in (sinks.clickhouse, sinks.api, sinks.egress):
+        for sink in (sinks.clickhouse, sinks.api):
             sink.forget()
+        for egress in sinks.egress.forget():
+            egress.close()
         for book in sinks.endpoint_book.forget():
             book.stop()
 

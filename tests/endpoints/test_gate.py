@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from tests.support.clock import ManualClock
 
 from formrelay.core.errors import FormrelayError, NotNow, SinkPermanent, SinkTransient
+from formrelay.core.later import Later, Steps, run
 from formrelay.endpoints import EndpointDisabled, Gate, Limits
 
 LIMITS = Limits(in_flight=2, failures=3, opens_for=timedelta(seconds=30))
@@ -19,15 +22,59 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+class Visit(Later[None]):
+    """A delivery to an endpoint that goes on until the test ends it."""
+
+    def __init__(self, gate: Gate, id: str = "a") -> None:
+        self.is_there = False
+        self.refusal: BaseException | None = None
+        self._error: BaseException | None = None
+        self._steps = Steps(self._visit(gate, id))
+        self._go_on()
+
+    async def _visit(self, gate: Gate, id: str) -> None:
+        async with gate.delivery(id):
+            self.is_there = True
+            await self
+
+    def _go_on(self) -> None:
+        try:
+            waits_for = self._steps.advance()
+        except FormrelayError as error:
+            self.refusal = error
+            return
+        if waits_for is not None:
+            waits_for.start(self._go_on)
+
+    def start(self, resume: Callable[[], object]) -> None:
+        self._resume = resume
+
+    def result(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def end(self, error: BaseException | None = None) -> None:
+        assert self.is_there
+        self._error = error
+        with suppress(BaseException) if error else nullcontext():
+            self._resume()
+
+
 @pytest.fixture
 def gate(clock: ManualClock) -> Gate:
-    return Gate(LIMITS, clock=clock)
+    """One whose endpoint "a" has worked before, and so may have two at a time."""
+    gate = Gate(LIMITS, clock=clock)
+    deliver(gate)
+    return gate
 
 
 def deliver(gate: Gate, id: str = "a", error: BaseException | None = None) -> None:
-    with gate.delivery(id):
-        if error is not None:
-            raise error
+    async def visit() -> None:
+        async with gate.delivery(id):
+            if error is not None:
+                raise error
+
+    run(visit())
 
 
 def fail(gate: Gate, times: int, *, id: str = "a", code: int = 500) -> None:
@@ -38,27 +85,69 @@ def fail(gate: Gate, times: int, *, id: str = "a", code: int = 500) -> None:
 
 def wait_of(gate: Gate, id: str = "a") -> timedelta:
     """How long a delivery that is refused now is put off."""
-    with pytest.raises(NotNow) as refusal:
-        deliver(gate, id)
-    return refusal.value.after
+    visit = Visit(gate, id)
+    assert isinstance(visit.refusal, NotNow)
+    return visit.refusal.after
 
 
-def test_a_busy_endpoint_is_left_to_those_at_work_and_the_others_go_on(gate: Gate) -> None:
-    with ExitStack() as at_work:
-        at_work.enter_context(gate.delivery("a"))
-        at_work.enter_context(gate.delivery("a"))
-        assert timedelta(milliseconds=200) <= wait_of(gate) <= timedelta(milliseconds=300)
-        deliver(gate, "b")
-    deliver(gate)
+def test_a_busy_endpoint_is_waited_for_and_the_others_go_on(gate: Gate) -> None:
+    first, second = Visit(gate), Visit(gate)
+    third, fourth = Visit(gate), Visit(gate)
+    assert (first.is_there, second.is_there) == (True, True)
+    assert (third.is_there, fourth.is_there) == (False, False)
+    deliver(gate, "b")
+    second.end()
+    assert (third.is_there, fourth.is_there) == (True, False)  # in the order in which they came
+    third.end()
+    assert fourth.is_there
 
 
-def test_a_slow_and_busy_endpoint_is_asked_again_about_when_it_will_be_free(
+def test_an_endpoint_that_never_answered_gets_one_at_a_time_and_one_waits(gate: Gate) -> None:
+    first, second = Visit(gate, "new"), Visit(gate, "new")
+    assert (first.is_there, second.is_there, second.refusal) == (True, False, None)
+    wait_of(gate, "new")
+    first.end()
+    assert second.is_there
+    assert Visit(gate, "new").is_there  # it answers: two at a time
+    assert not Visit(gate, "new").is_there  # and no more
+
+
+def test_a_failure_halves_what_an_endpoint_may_have(gate: Gate) -> None:
+    fail(gate, 1)
+    assert Visit(gate).is_there
+    assert not Visit(gate).is_there
+
+
+def test_who_would_wait_too_long_is_put_off_until_its_turn_will_come(
     gate: Gate, clock: ManualClock
 ) -> None:
-    with gate.delivery("a"):
-        clock.now += 4
-    with gate.delivery("a"), gate.delivery("a"):
-        assert timedelta(seconds=4) <= wait_of(gate) <= timedelta(seconds=6)
+    slow = Visit(gate), Visit(gate)
+    clock.now += 4
+    for visit in slow:
+        visit.end()
+    at_work = Visit(gate), Visit(gate)
+    assert all(visit.is_there for visit in at_work)
+    for turn in range(1, 31):  # it takes 1.4 s or so, two at a time
+        assert 0.7 * turn <= wait_of(gate).total_seconds() <= 1.1 * turn
+    for _ in range(1000):
+        assert wait_of(gate) <= timedelta(seconds=90)
+
+
+def test_who_waits_in_line_is_let_go_when_the_breaker_opens(gate: Gate) -> None:
+    first, second, waiting = Visit(gate), Visit(gate), Visit(gate)
+    first.end(SinkTransient(code=500))
+    assert not waiting.is_there  # a failure: one at a time
+    second.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
+    assert isinstance(waiting.refusal, NotNow)
+    assert waiting.refusal.after >= timedelta(hours=1)
+
+
+def test_who_waits_in_line_is_not_let_through_to_a_disabled_endpoint(gate: Gate) -> None:
+    first, _second, waiting = Visit(gate), Visit(gate), Visit(gate)
+    gate.disabled = frozenset({"a"})
+    first.end()
+    assert isinstance(waiting.refusal, EndpointDisabled)
+    assert not waiting.is_there
 
 
 def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
@@ -70,11 +159,10 @@ def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
     assert timedelta(seconds=30) <= wait_of(gate) <= timedelta(seconds=45)
     deliver(gate, "b")
     clock.now += 30
-    with gate.delivery("a"):
-        wait_of(gate)  # one alone tries
+    probe = Visit(gate)
+    wait_of(gate)  # one alone tries
+    probe.end()
     deliver(gate)
-    with gate.delivery("a"), gate.delivery("a"):
-        wait_of(gate)  # busy, as ever
 
 
 def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(
@@ -87,27 +175,31 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(
         assert timedelta(seconds=seconds) <= wait_of(gate) <= timedelta(seconds=seconds * 1.5)
 
 
-def test_those_under_way_when_it_opens_are_no_probes(gate: Gate, clock: ManualClock) -> None:
-    with suppress(SinkTransient), gate.delivery("a"):
-        fail(gate, 3)
-        raise SinkTransient(code=500)
+def test_those_under_way_when_it_opens_are_no_probes(clock: ManualClock) -> None:
+    gate = Gate(replace(LIMITS, in_flight=16), clock=clock)
+    for _ in range(16):
+        deliver(gate)
+    before = Visit(gate)
+    fail(gate, 3)
+    before.end(SinkTransient(code=500))
     assert wait_of(gate) <= timedelta(seconds=45)  # not opened twice, for twice as long
     clock.now += 30
-    deliver(gate)
-    with ExitStack() as probe:
-        with suppress(SinkTransient), gate.delivery("a"):
-            fail(gate, 3)
-            clock.now += 30
-            probe.enter_context(gate.delivery("a"))
-            raise SinkTransient(code=500)
-        wait_of(gate)  # the probe is still under way: nobody else
+    for _ in range(16):
+        deliver(gate)
+    before = Visit(gate)
+    fail(gate, 3)
+    clock.now += 30
+    probe = Visit(gate)
+    assert probe.is_there
+    before.end(SinkTransient(code=500))
+    wait_of(gate)  # the probe is still under way: nobody else
 
 
 def test_a_rate_of_failures_opens_it_too(gate: Gate, clock: ManualClock) -> None:
     for _ in range(10):
-        deliver(gate)
-        fail(gate, 1)
-    assert wait_of(gate) >= timedelta(seconds=30)
+        deliver(gate, "c")
+        fail(gate, 1, id="c")
+    assert wait_of(gate, "c") >= timedelta(seconds=30)
     for _ in range(9):
         deliver(gate, "b")
         fail(gate, 1, id="b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -15,18 +16,29 @@ from formrelay.core.errors import (
     InvalidJob,
     SinkPermanent,
 )
-from formrelay.sinks.http import Egress
+from formrelay.core.later import run
+from formrelay.sinks.http import Egress, Response
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
-def egress(**changes: Any) -> Egress:
+class Sender:
+    """An egress whose answers are waited for."""
+
+    def __init__(self, egress: Egress) -> None:
+        self.egress = egress
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+        return run(self.egress.send(method, url, headers, body))
+
+
+def egress(**changes: Any) -> Sender:
     options: dict[str, Any] = {
         "timeout": timedelta(milliseconds=500),
         "allow_http": True,
         "allowed_private": LOOPBACK,
     }
-    return Egress(**(options | changes))
+    return Sender(Egress(**(options | changes)))
 
 
 def test_a_request_arrives_as_it_was_given() -> None:
@@ -149,7 +161,7 @@ def test_cookies_do_not_come_back() -> None:
     assert not [line for line in wire.headers() if line.lower().startswith("cookie")]
 
 
-def test_one_connection_serves_many_requests_of_a_thread() -> None:
+def test_one_connection_serves_many_requests() -> None:
     with serving(answer(200, b"ok")) as wire:
         sender = egress()
         for number in range(5):
@@ -166,7 +178,7 @@ def test_nothing_of_one_request_is_left_in_the_next() -> None:
     assert "s3cr3t" not in wire.requests[1].decode("latin-1")
 
 
-def test_threads_do_not_share_connections() -> None:
+def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> None:
     with serving(answer(200)) as wire:
         sender = egress()
         statuses: list[int] = []
@@ -180,7 +192,7 @@ def test_threads_do_not_share_connections() -> None:
         for thread in threads:
             thread.join(5)
         assert statuses == [200] * 20
-        assert wire.accepted == 4
+        assert 1 <= wire.accepted <= 4
 
 
 def test_a_forked_child_leaves_its_parents_connection_alone() -> None:

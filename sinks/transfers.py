@@ -1,0 +1,285 @@
+"""All requests of a process, driven by one thread through libcurl's multi interface.
+
+A thread a request would wait for Python's lock at each of libcurl's callbacks; here whoever
+wants something sent leaves it in an inbox, and one thread does the waiting for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, TypeVar, cast
+
+import pycurl
+
+from ..core.later import Later
+from .exchange import Exchange
+
+T = TypeVar("T")
+
+#: A request that has lasted so many seconds makes room for another: it waits for its receiver
+#: and costs no more than a socket.
+ASIDE_AFTER = 1.0
+#: So many times the limit may be under way in all, those that have made room included.
+_MOST_ASIDE = 10
+#: The thread looks around after so many seconds at the latest.
+_LONGEST_SLEEP = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Handle:
+    """A handle of libcurl's, its options set once, and what its callbacks gather."""
+
+    curl: Any
+    exchange: Exchange
+
+
+class Transfer(Later[T]):
+    """One request on its way.
+
+    Args:
+        transfers: who sends it.
+        prepare: sets what is this request's own on a handle.
+        finish: makes the result of a handle and libcurl's error (0: none), or raises; called
+            in the thread that drives it.
+    """
+
+    def __init__(
+        self,
+        transfers: Transfers,
+        prepare: Callable[[Handle], None],
+        finish: Callable[[Handle, int], T],
+    ) -> None:
+        self._transfers = transfers
+        self.prepare = prepare
+        self._finish = finish
+        self._found: T | None = None
+        self._error: BaseException | None = None
+        self._resume: Callable[[], object] = _nobody
+        self.began = 0.0
+        self.is_aside = False
+        self.is_over = False
+
+    def start(self, resume: Callable[[], object]) -> None:
+        self._resume = resume
+        self._transfers.begin(self)
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._found)
+
+    def end(self, handle: Handle, code: int) -> None:
+        """Take down what came of it, and tell whoever waits for it."""
+        self.is_over = True
+        try:
+            self._found = self._finish(handle, code)
+        except BaseException as error:
+            self._error = error
+        self._resume()
+
+    def fail(self, error: BaseException) -> None:
+        """It came to nothing."""
+        self.is_over = True
+        self._error = error
+        self._resume()
+
+
+class Transfers:
+    """Sends requests. Safe to share between threads; made anew in a forked process.
+
+    Args:
+        make_handle: a handle with all options that every request has.
+        limit: requests under way at a time, not counting those that wait for a receiver
+            for longer than :data:`ASIDE_AFTER`.
+    """
+
+    def __init__(self, make_handle: Callable[[], Handle], *, limit: int) -> None:
+        self._make_handle = make_handle
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._driver: _Driver | None = None
+
+    def begin(self, transfer: Transfer[Any]) -> None:
+        """Send it as soon as there is room."""
+        driver = self._driver
+        if driver is None or driver.pid != os.getpid():
+            driver = self._new_driver()
+        driver.take(transfer)
+
+    def close(self) -> None:
+        """Begin nothing more; what is under way is finished, then the thread ends."""
+        driver = self._driver
+        if driver is not None and driver.pid == os.getpid():
+            driver.close()
+
+    def _new_driver(self) -> _Driver:
+        with self._lock:
+            driver = self._driver
+            if driver is None or driver.pid != os.getpid():
+                if driver is not None:
+                    # The parent's connections: freeing the handles would say goodbye on them.
+                    _ORPHANS.append(driver)
+                driver = self._driver = _Driver(self._make_handle, self._limit)
+                threading.Thread(target=driver.run, name="formrelay-egress", daemon=True).start()
+            return driver
+
+
+#: What the process that this one was forked from has open, kept so that nothing frees it.
+_ORPHANS: list[_Driver] = []
+
+
+class _Driver:
+    """The thread's own side: everything but :meth:`take` is its alone."""
+
+    def __init__(self, make_handle: Callable[[], Handle], limit: int) -> None:
+        self.pid = os.getpid()
+        self._make_handle = make_handle
+        self._limit, self._most = limit, _MOST_ASIDE * limit
+        self._inbox: deque[Transfer[Any]] = deque()
+        self._is_asleep = False
+        self._is_closed = False
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._ring, False)
+        self._free: list[Handle] = []
+        #: Under way, in the order in which they began; those that are aside are not in it.
+        self._young: deque[Transfer[Any]] = deque()
+        self._active: dict[Any, tuple[Handle, Transfer[Any]]] = {}
+        self._aside = 0
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._sockets: set[int] = set()
+        self._due: float | None = None
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+        # Kept open and idle for the next request to the same host.
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max(16, 2 * limit))
+
+    def take(self, transfer: Transfer[Any]) -> None:
+        """Leave a request for the thread; called by any other."""
+        self._inbox.append(transfer)
+        if self._is_asleep:
+            self._is_asleep = False
+            os.write(self._ring, b"!")
+
+    def close(self) -> None:
+        """Let the thread end when nothing is under way; called by any other."""
+        self._is_closed = True
+        os.write(self._ring, b"!")
+
+    def run(self) -> None:
+        """Drive all transfers, as a rule for as long as the process lives."""
+        while self._active or self._inbox or not self._is_closed:
+            self._begin_some()
+            if self._due is not None and self._due <= monotonic():
+                self._due = None
+                self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self._end_some()
+            for descriptor, event in self._wait():
+                if descriptor == self._bell:
+                    os.read(self._bell, 4096)
+                else:
+                    self._multi.socket_action(descriptor, _as_libcurl_says(event))
+        self._multi.close()
+        os.close(self._bell)
+        os.close(self._ring)
+
+    # -- begin and end -----------------------------------------------------------------
+
+    def _begin_some(self) -> None:
+        now = monotonic()
+        while self._young and (self._young[0].is_over or self._young[0].began < now - ASIDE_AFTER):
+            transfer = self._young.popleft()
+            if not transfer.is_over:
+                transfer.is_aside = True
+                self._aside += 1
+        while self._inbox and self._has_room():
+            transfer = self._inbox.popleft()
+            handle = self._free.pop() if self._free else self._make_handle()
+            handle.exchange.clear()
+            try:
+                transfer.prepare(handle)
+                self._multi.add_handle(handle.curl)
+            except BaseException as error:
+                transfer.fail(error)
+                continue
+            transfer.began = now
+            self._young.append(transfer)
+            self._active[handle.curl] = handle, transfer
+
+    def _has_room(self) -> bool:
+        active = len(self._active)
+        return active - self._aside < self._limit and active < self._most
+
+    def _end_some(self) -> None:
+        left = 1
+        while left:
+            left, well, badly = self._multi.info_read()
+            for curl in well:
+                self._end(curl, 0)
+            for curl, code, _text in badly:
+                self._end(curl, code)
+
+    def _end(self, curl: Any, code: int) -> None:
+        handle, transfer = self._active.pop(curl)
+        self._aside -= transfer.is_aside
+        transfer.end(handle, code)
+        self._multi.remove_handle(curl)
+        self._free.append(handle)
+
+    # -- wait --------------------------------------------------------------------------
+
+    def _wait(self) -> list[tuple[int, int]]:
+        if self._inbox and self._has_room():
+            return self._poll.poll(0)
+        self._is_asleep = True
+        if self._inbox and self._has_room():  # left just before the flag went up: it rang no bell
+            self._is_asleep = False
+            return self._poll.poll(0)
+        seconds = _LONGEST_SLEEP
+        if self._due is not None:
+            seconds = min(seconds, max(0.0, self._due - monotonic()))
+        events = self._poll.poll(seconds * 1000)
+        self._is_asleep = False
+        return events
+
+    def _on_timer(self, milliseconds: int) -> None:
+        self._due = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+
+    def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
+        if what == pycurl.POLL_REMOVE:
+            if descriptor in self._sockets:
+                self._sockets.discard(descriptor)
+                self._poll.unregister(descriptor)
+            return
+        self._sockets.add(descriptor)
+        self._poll.register(descriptor, _AS_THE_SYSTEM_SAYS.get(what, 0))
+
+
+_AS_THE_SYSTEM_SAYS = {
+    pycurl.POLL_IN: select.POLLIN,
+    pycurl.POLL_OUT: select.POLLOUT,
+    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
+}
+
+
+def _as_libcurl_says(event: int) -> int:
+    found = 0
+    if event & (select.POLLIN | select.POLLHUP):
+        found |= pycurl.CSELECT_IN
+    if event & select.POLLOUT:
+        found |= pycurl.CSELECT_OUT
+    if event & (select.POLLERR | select.POLLNVAL):
+        found |= pycurl.CSELECT_ERR
+    return found
+
+
+def _nobody() -> None:
+    """Nobody waits yet."""

@@ -1,0 +1,228 @@
+"""Actors that wait for something without keeping their thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.middleware import CurrentMessage, Middleware
+from tests.support.harness import Harness, wait_until
+
+from formrelay.brokers.unfinished import begin
+from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
+from formrelay.core.failure import Reason
+from formrelay.core.later import Later
+from formrelay.core.retry import RetryPolicy, Schedule
+
+SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0), timedelta(0))))
+
+
+class Reply(Later[str]):
+    """What an actor of these tests waits for: the test gives it."""
+
+    def __init__(self) -> None:
+        self._resume: Callable[[], object] | None = None
+        self.is_awaited = threading.Event()
+
+    def start(self, resume: Callable[[], object]) -> None:
+        self._resume = resume
+        self.is_awaited.set()
+
+    def result(self) -> str:
+        return "it"
+
+    def give(self) -> None:
+        assert self.is_awaited.wait(10)
+        assert self._resume is not None
+        self._resume()
+
+
+def awaiting(
+    harness: Harness,
+    function: Callable[..., Coroutine[Any, None, None]],
+    *,
+    in_flight: int = 50,
+    **options: Any,
+) -> dramatiq.Actor[..., Any]:
+    """Declare an ``async`` function as an actor."""
+
+    def work(*args: Any) -> None:
+        begin(function(*args))
+
+    name = function.__name__
+    return harness.actor(work, actor_name=name, in_flight=in_flight, **options)
+
+
+def test_one_thread_begins_many_and_each_is_settled_when_it_is_over(harness: Harness) -> None:
+    replies = [Reply() for _ in range(40)]
+    done: list[int] = []
+
+    async def wait_for(number: int) -> None:
+        assert await replies[number] == "it"
+        done.append(number)
+
+    actor = awaiting(harness, wait_for)
+    for number in range(40):
+        actor.send(number)
+    harness.start(threads=1)
+    for reply in replies:
+        assert reply.is_awaited.wait(10)
+    for reply in reversed(replies):
+        reply.give()
+    wait_until(lambda: len(done) == 40)
+    assert done == list(reversed(range(40)))
+    wait_until(harness.is_empty)
+
+
+def test_what_it_raises_after_it_has_waited_decides_like_any_other_error(harness: Harness) -> None:
+    tries: list[str] = []
+
+    async def fail(kind: str) -> None:
+        reply = Reply()
+        threading.Timer(0.05, reply.give).start()
+        await reply
+        tries.append(kind)
+        if kind == "permanent":
+            raise SinkPermanent("no good", code=400)
+        if kind == "twice":
+            raise SinkTransient("away", code=503)
+        if kind == "later" and tries.count("later") == 1:
+            raise NotNow("busy", after=timedelta(milliseconds=200))
+
+    actor = awaiting(harness, fail, policy=SOON)
+    for kind in ("permanent", "twice", "later"):
+        actor.send(kind)
+    harness.start()
+    letters = wait_until(lambda: len(harness.dead()) == 2 and harness.dead())
+    reasons = {letter.message.args[0]: letter.failure.reason for letter in letters}
+    assert reasons == {"permanent": Reason.PERMANENT, "twice": Reason.ATTEMPTS_EXHAUSTED}
+    wait_until(lambda: tries.count("later") == 2)
+    wait_until(harness.is_empty)
+    assert (tries.count("permanent"), tries.count("twice")) == (1, 2)
+
+
+def test_it_may_wait_several_times_or_not_at_all_or_fail_at_once(harness: Harness) -> None:
+    done: list[str] = []
+
+    async def wait(times: int) -> None:
+        if times < 0:
+            raise SinkPermanent("at once")
+        for _ in range(times):
+            reply = Reply()
+            threading.Timer(0.02, reply.give).start()
+            await reply
+        done.append(f"{times} times")
+
+    actor = awaiting(harness, wait)
+    for times in (3, 0, -1):
+        actor.send(times)
+    harness.start()
+    wait_until(lambda: sorted(done) == ["0 times", "3 times"])
+    wait_until(harness.dead)
+    wait_until(harness.is_empty)
+
+
+def test_awaiting_what_is_not_ours_is_an_error_that_says_so(harness: Harness) -> None:
+    import asyncio
+
+    async def sleep() -> None:
+        await asyncio.sleep(0)
+
+    awaiting(harness, sleep, policy=RetryPolicy(max_attempts=1)).send()
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    assert letter.failure.error == "TypeError"
+
+
+def test_middleware_hears_of_the_outcome_when_there_is_one(harness: Harness) -> None:
+    reply = Reply()
+    heard: list[str] = []
+
+    class Listener(Middleware):
+        def after_process_message(
+            self, _broker: Any, message: Any, *, result: Any = None, exception: Any = None
+        ) -> None:
+            heard.append(type(exception).__name__)
+
+    async def fail() -> None:
+        await reply
+        raise SinkPermanent("no")
+
+    async def at_once() -> None:
+        assert CurrentMessage.get_current_message().actor_name == "at_once"
+        heard.append("at once")
+
+    harness.broker.add_middleware(Listener())
+    awaiting(harness, fail).send()
+    harness.start(threads=1)
+    assert reply.is_awaited.wait(10)
+    # Its thread belongs to the next message now.
+    awaiting(harness, at_once).send()
+    wait_until(lambda: heard == ["at once", "NoneType"])
+    reply.give()
+    wait_until(lambda: heard == ["at once", "NoneType", "SinkPermanent"])
+
+
+def test_a_worker_that_stops_finishes_what_was_begun_and_hands_the_rest_back(
+    harness: Harness,
+) -> None:
+    begun: list[int] = []
+    done: list[int] = []
+
+    async def wait(number: int) -> None:
+        begun.append(number)
+        reply = Reply()
+        threading.Timer(1, reply.give).start()
+        await reply
+        done.append(number)
+
+    actor = awaiting(harness, wait, in_flight=4)
+    for number in range(200):
+        actor.send(number)
+    harness.start(threads=1)
+    wait_until(lambda: len(begun) >= 4)
+    harness.stop()
+    assert sorted(done) == sorted(begun)
+    assert len(begun) < 200
+    # RabbitMQ counts what is handed back a moment later.
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 200 - len(done))
+
+
+def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) -> None:
+    begun: list[str] = []
+    replies: list[Reply] = []
+
+    async def wait(kind: str) -> None:
+        begun.append(kind)
+        if kind == "slow":
+            replies.append(Reply())
+            await replies[-1]
+
+    actor = awaiting(harness, wait, in_flight=2)
+    for _ in range(20):
+        actor.send("slow")
+    actor.send("quick")
+    harness.start(threads=1)
+    wait_until(lambda: "quick" in begun, timeout=20)
+    wait_until(lambda: len(replies) == 20)
+    for reply in replies:
+        reply.give()
+    wait_until(harness.is_empty)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_called_directly_it_waits(number: int) -> None:
+    async def wait() -> None:
+        for _ in range(number):
+            reply = Reply()
+            threading.Timer(0.02, reply.give).start()
+            await reply
+
+    started = time.monotonic()
+    begin(wait())
+    assert time.monotonic() - started >= 0.02 * number
