@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -13,7 +11,8 @@ from pydantic import AwareDatetime, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from ..config import get_settings
-from ..core.errors import PartsFailed, SinkPermanent
+from ..core.errors import PartsFailed
+from .blocks import Row, insert
 from .job import job_actor
 from .model import OFFSET, Job, JobModel
 from .sinks import clickhouse
@@ -59,9 +58,6 @@ class Event(JobModel):
     )
 
 
-Row = tuple[Any, ...]
-
-
 def to_row(event: Event) -> Row:
     """The values of :data:`COLUMNS`."""
     return (
@@ -73,14 +69,6 @@ def to_row(event: Event) -> Row:
         event.occurred_at.astimezone(UTC),
         orjson.dumps(event.properties).decode(),
     )
-
-
-def token(rows: Sequence[Row]) -> str:
-    """A deduplication token of the content: the same rows in the same order have the same one."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row[0].bytes)
-    return digest.hexdigest()
 
 
 def _one_or_many(payload: Any) -> Any:
@@ -109,25 +97,7 @@ _settings = get_settings().events
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
     """Insert the events of all jobs as one block; of a refused block, find the refused job."""
-    failures = _insert([[to_row(event) for event in job.payload] for job in jobs])
+    blocks = [[to_row(event) for event in job.payload] for job in jobs]
+    failures = insert(clickhouse(), TABLE, COLUMNS, blocks)
     if failures:
         raise PartsFailed(failures)
-
-
-def _insert(blocks: Sequence[Sequence[Row]]) -> dict[int, BaseException]:
-    """Insert the rows of all blocks; the errors of the refused ones by index.
-
-    A server that refuses a row refuses its whole insert, so a refused one is
-    halved until the row's own job stands alone.
-    """
-    rows = [row for block in blocks for row in block]
-    try:
-        columns = list(zip(*rows, strict=True))
-        clickhouse().insert(TABLE, COLUMNS, columns, token=token(rows))
-    except SinkPermanent as error:
-        if len(blocks) == 1:
-            return {0: error}
-        middle = len(blocks) // 2
-        first, second = _insert(blocks[:middle]), _insert(blocks[middle:])
-        return first | {middle + index: failed for index, failed in second.items()}
-    return {}

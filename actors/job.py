@@ -47,6 +47,10 @@ class JobActor(dramatiq.Actor[..., None]):
         wire = {"payload": _wire(payload), "metadata": metadata.wire()}
         return super().message_with_options(kwargs=wire, **options)
 
+    def message_of(self, payload: Any) -> Message[None]:
+        """A message of what formrelay itself has made, as it stands on the wire; not checked."""
+        return super().message_with_options(kwargs={"payload": payload, "metadata": {}})
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         """Run the actor on one job (``payload``, ``metadata``), or on a ``batch`` of them.
 
@@ -133,7 +137,7 @@ class JobActor(dramatiq.Actor[..., None]):
 
 
 def job_actor(
-    job_type: str,
+    job_type: str | None,
     *,
     schema: Any,
     worker: WorkerSettings,
@@ -144,7 +148,8 @@ def job_actor(
     """Declare an actor on this process's broker.
 
     Args:
-        job_type: its name for publishers in other languages, ``webhook.send``.
+        job_type: its name for publishers in other languages, ``webhook.send``; None for a job
+            that only formrelay itself sends.
         schema: the type of the payload, anything that pydantic takes.
         worker: its section of the settings: queue and retry policy.
         batch_size: with ``batch_wait``, the function gets a list of up to so many jobs.
@@ -153,7 +158,9 @@ def job_actor(
             jobs are begun at a time.
     """
     broker = get_broker()
-    options: dict[str, Any] = {"job_type": job_type, "policy": worker.policy()}
+    options: dict[str, Any] = {"policy": worker.policy()}
+    if job_type is not None:
+        options["job_type"] = job_type
     if batch_size is not None:
         options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
     if in_flight is not None:

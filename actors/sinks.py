@@ -6,19 +6,22 @@ embedded ClickHouse live through a fork.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from threading import RLock
 from typing import Generic, TypeVar
 
 from ..brokers import get_broker
 from ..config import get_settings
-from ..core.errors import ConfigError
-from ..endpoints import Book, Gate, Limits, Records, Rules, make_records
+from ..core.errors import BrokerError, ConfigError
+from ..endpoints import Book, EndpointRecord, Gate, Limits, Records, Rules, make_records
 from ..sinks.api import Api
 from ..sinks.clickhouse import ClickHouse, connect
 from ..sinks.http import Egress
 
 T = TypeVar("T")
+
+logger = logging.getLogger("formrelay.webhooks")
 
 
 class once(Generic[T]):
@@ -31,18 +34,19 @@ class once(Generic[T]):
         self.__doc__ = make.__doc__
         self._make = make
         self._lock = RLock()  # one may need another
-        self._made: list[T] = []
+        #: What was made, if it was.
+        self.made: list[T] = []
 
     def __call__(self) -> T:
-        if not self._made:
+        if not self.made:
             with self._lock:
-                if not self._made:
-                    self._made.append(self._make())
-        return self._made[0]
+                if not self.made:
+                    self.made.append(self._make())
+        return self.made[0]
 
     def forget(self) -> list[T]:
         """Make a new one at the next call; returns the old one, if there is one."""
-        made, self._made = self._made, []
+        made, self.made = self.made, []
         return made
 
 
@@ -108,7 +112,32 @@ def endpoint_book() -> Book:
         opens_for=section.breaker_wait,
     )
     rules = Rules(failures=section.disable_after_failures, failing_for=section.disable_after)
-    return Book(Gate(limits), endpoint_records(), rules)
+    return Book(Gate(limits), endpoint_records(), rules, announce=_record_disabled)
+
+
+def _record_disabled(record: EndpointRecord) -> None:
+    """An event says that an endpoint was disabled."""
+    from .events import record_events  # which needs this module
+
+    if not records_deliveries():
+        return
+    event = {
+        "type": "webhook.endpoint_disabled",
+        "formId": record.form_id or "unknown",
+        "properties": {"endpoint": record.id, "host": record.host, "why": record.why},
+    }
+    try:
+        record_events.send(payload=event)
+    except BrokerError as error:
+        logger.warning("an event was not sent", extra={"why": str(error), "endpoint": record.id})
+
+
+def records_deliveries() -> bool:
+    """Whether what becomes of webhooks is recorded in ClickHouse."""
+    settings = get_settings()
+    if settings.webhooks.delivery_log is not None:
+        return settings.webhooks.delivery_log
+    return settings.clickhouse.url is not None
 
 
 @once

@@ -7,21 +7,28 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, TypeVar
 
+import dramatiq
 import orjson
+from dramatiq.middleware import Middleware
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ..brokers import get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
-from ..core.errors import FormrelayError
+from ..core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
+from ..core.redaction import redacted
 from ..core.signing import check_secrets, sign, sign_like_stripe
-from ..endpoints import Book
-from ..sinks.http import check_headers, check_url, classify_status
+from ..sinks.http import Response, check_headers, check_url, classify_status
 from . import webhook_schema as wire
+from .attempts import attempt_log
 from .job import job_actor
 from .model import Job, JobModel, Json
 from .sinks import deliveries_at_a_time, egress, endpoint_book
 
 _settings = get_settings().webhooks
+
+#: So many characters of an answer are kept.
+_MOST_OF_A_RESPONSE = 2048
 
 
 T = TypeVar("T")
@@ -130,23 +137,94 @@ async def deliver_webhook(job: Job[Webhook]) -> None:
     book = endpoint_book()
     book.start()
     async with book.gate.delivery(endpoint_of(job.payload)):
-        await _deliver(job, book)
+        await _deliver(job)
 
 
-async def _deliver(job: Job[Webhook], book: Book) -> None:
+async def _deliver(job: Job[Webhook]) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
     # In lower case, or a caller's Content-Type would be sent beside ours.
     own = check_headers(webhook.headers)
     headers = {**own, "content-type": "application/json", **signatures(job, body)}
-    host = check_url(webhook.url, allow_http=_settings.allow_http).host
-    status = None
-    is_success = False
+    began = SYSTEM_CLOCK.monotonic()
+    response: Response | None = None
+    error: BaseException | None = None
     try:
         response = await egress().send(webhook.method, webhook.url, headers, body)
-        status = response.status
         now, permanent = SYSTEM_CLOCK.time(), _settings.permanent_statuses
-        classify_status(status, response.headers, now, permanent=permanent)
-        is_success = True
+        classify_status(response.status, response.headers, now, permanent=permanent)
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        book.note(endpoint_of(webhook), host, status=status, is_success=is_success)
+        _note(job, response, error, SYSTEM_CLOCK.monotonic() - began)
+
+
+def _note(
+    job: Job[Webhook], response: Response | None, error: BaseException | None, took: float
+) -> None:
+    """Say what became of an attempt: in its log line, to the endpoint's record, for the log.
+
+    Args:
+        took: seconds, where no answer says so itself.
+    """
+    webhook, form_id = job.payload, job.metadata.form_id or ""
+    host = check_url(webhook.url, allow_http=_settings.allow_http).host
+    endpoint = endpoint_of(webhook)
+    status = None if response is None else response.status
+    endpoint_book().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
+    seconds = took if response is None else response.duration.total_seconds()
+    ms, beginning = round(seconds * 1000, 1), _beginning(webhook, response)
+    job.fields.update(
+        webhook_id=webhook_id(job),
+        endpoint=endpoint,
+        host=host,
+        status=status,
+        duration_ms=ms,
+        response=beginning,
+    )
+    attempt = {
+        "webhookId": webhook_id(job),
+        "messageId": job.message_id,
+        "endpoint": endpoint,
+        "host": host,
+        "formId": form_id,
+        "submissionId": job.metadata.submission_id or "",
+        "attempt": job.attempt,
+        "outcome": _outcome(error),
+        "status": status or 0,
+        "durationMs": ms,
+        "error": "" if error is None else type(error).__name__,
+        "message": "" if error is None else describe(error),
+        "response": beginning,
+        "at": SYSTEM_CLOCK.time(),
+    }
+    attempt_log().note(attempt, job)
+
+
+def _outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "delivered"
+    return "refused" if isinstance(error, SinkPermanent | InvalidJob) else "failed"
+
+
+def _beginning(webhook: Webhook, response: Response | None) -> str:
+    """How an answer begins, without what it repeats of the request."""
+    if response is None or not response.body:
+        return ""
+    text = response.body[: 2 * _MOST_OF_A_RESPONSE].decode(errors="replace")
+    sent = (webhook.body, webhook.headers, keys(webhook), webhook.url.partition("?")[2])
+    return redacted(text, sent, most=_MOST_OF_A_RESPONSE)
+
+
+class _LastWords(Middleware):
+    """What a process knows of endpoints and attempts is said before it ends."""
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        for book in endpoint_book.made:
+            book.stop()
+        for log in attempt_log.made:
+            log.stop()
+
+
+get_broker().add_middleware(_LastWords())

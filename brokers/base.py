@@ -85,7 +85,8 @@ class RelayBroker(dramatiq.Broker, ABC):
         self.queues: set[str] = set()
         #: Whether this process's worker is stopping: nothing new is begun.
         self.is_stopping = False
-        #: The attempts that wait for something without a thread.
+        #: The names of the actors that wait without a thread, and their attempts.
+        self.awaiting: set[str] = set()
         self.unfinished = Unfinished(self)
         #: Actor name by job type, for the plain jobs of other publishers.
         self.job_types: dict[str, str] = {}
@@ -170,6 +171,8 @@ class RelayBroker(dramatiq.Broker, ABC):
         """
         give_policy(actor)
         super().declare_actor(actor)
+        if "in_flight" in actor.options:
+            self.awaiting.add(actor.actor_name)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
 

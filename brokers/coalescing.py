@@ -75,6 +75,9 @@ class CoalescingConsumer(RelayConsumer):
         del self._bytes[actor_name]
         return Batch.of(self._parts.pop(actor_name))
 
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        return self._inner.settles_at_once(delivery)
+
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         self._inner.carry_out(settlement, delivery)
 

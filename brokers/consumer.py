@@ -50,7 +50,11 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.is_closing = False
 
     def __next__(self) -> MessageProxy | None:
-        return self.receive(self.timeout)
+        delivery = self.receive(self.timeout)
+        if delivery is not None and delivery.actor_name in self.broker.awaiting:
+            self.broker.unfinished.take(delivery, self)
+            return None
+        return delivery
 
     @abstractmethod
     def receive(self, timeout: float) -> Delivery | None:
@@ -59,6 +63,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def finish(self) -> None:
         """Wait for the attempts that wait without a thread, and go on settling meanwhile."""
         self.is_closing = True
+        self.requeue(self.broker.unfinished.hand_back(self.queue_name))
         deadline = self.broker.clock.monotonic() + _LAST_WORDS
         while count := self.broker.unfinished.count(self.queue_name):
             if self.broker.clock.monotonic() > deadline:
@@ -70,18 +75,16 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             self.receive(0.1)
 
     @abstractmethod
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        """Whether to settle ``delivery`` takes no answer of the broker's."""
+
+    @abstractmethod
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         """Carry ``settlement`` out; ``delivery`` is no longer in hand."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a message that did not fail for good, by the outcome it carries.
-
-        One whose actor waits for something has none yet, and comes here again.
-        """
+        """Settle a message that did not fail for good, by the outcome it carries."""
         assert isinstance(message, Delivery)
-        if message.suspended is not None:
-            self.broker.unfinished.add(message, self)
-            return
         self.settle(message, message.outcome or _UNDECIDED)
 
     def nack(self, message: MessageProxy) -> None:

@@ -62,6 +62,14 @@ class Inspector(ABC):
         """
 
     @abstractmethod
+    def run_now(self, queue: str, id: str) -> bool:
+        """Have a scheduled message run now; False where there is none of that id.
+
+        Raises:
+            NotAvailable
+        """
+
+    @abstractmethod
     def workers(self) -> list[WorkerInfo]:
         """The worker processes, the last one heard of first.
 

@@ -1,26 +1,30 @@
-"""perform, the other half: the attempts whose actors wait for something without a thread.
+"""perform, for actors that wait for something without a thread: all of them in the loop's.
 
-An ``async`` actor is called by one of Dramatiq's worker threads, which goes on to the next
-message as soon as the actor waits. Here one thread of our own takes each up again when there
-is a result, and does with it at the end what a worker thread does: hooks, outcome, settle.
+Their messages do not go to Dramatiq's worker threads. The loop's thread calls the actor, takes
+it up again when there is a result, and does at the end what a worker thread does: hooks, outcome,
+settle. Many threads that each do a little for each message would take turns at the interpreter's
+lock, which costs more than what they do.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from dramatiq import MessageProxy
 from dramatiq.middleware import CurrentMessage
+from dramatiq.worker import WorkerThread
 
 from ..core.later import Steps
+from ..core.loop import Loop, get_loop
+from ..core.process import current_pid
 from ..middleware.delivery import Delivery, Suspended
 from .errors import BrokerUnavailable
 
@@ -40,9 +44,9 @@ _AGAIN = 1.0
 
 
 def begin(coroutine: Coroutine[Any, None, None]) -> None:
-    """Run the coroutine of an actor, and let it go on without this worker thread if it waits.
+    """Run the coroutine of an actor, and let it go on without this thread if it waits.
 
-    Outside a worker (an actor that is called directly) this waits until it is done.
+    Outside the loop (an actor that is called directly) this waits until it is done.
 
     Raises:
         BaseException: what it raises before it first waits.
@@ -52,67 +56,76 @@ def begin(coroutine: Coroutine[Any, None, None]) -> None:
     if waits_for is None:
         return
     delivery = CurrentMessage.get_current_message()
-    if not isinstance(delivery, Delivery):
+    if isinstance(delivery, Delivery) and delivery.may_wait:
+        delivery.suspended = Suspended(steps, waits_for)
+        delivery.was_suspended = True
+    else:
         steps.finish(waits_for)
-        return
-    delivery.suspended = Suspended(steps, waits_for, monotonic())
-    delivery.was_suspended = True
 
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """One of them."""
+    """One of them, from when it comes to when it is settled."""
 
     delivery: Delivery
     consumer: RelayConsumer
-    since: float
+    since: float = 0.0
     is_aside: bool = False
     is_over: bool = False
 
 
 class _Line:
-    """Those of one queue. ``young``: in the order in which they began, and not aside."""
+    """Those of one queue.
+
+    Attributes:
+        waiting: not begun yet.
+        young: begun, in that order, and not aside.
+        count: how many are begun.
+    """
 
     def __init__(self) -> None:
+        self.waiting: deque[_Attempt] = deque()
         self.young: deque[_Attempt] = deque()
         self.count = 0
         self.aside = 0
 
 
 class Unfinished:
-    """See the module. One a broker; made anew in a forked process."""
+    """See the module. One a broker; starts anew in a forked process."""
 
     def __init__(self, broker: RelayBroker) -> None:
         self._broker = broker
         self._pid = 0
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
-        self._ready: SimpleQueue[_Attempt] = SimpleQueue()
+        self._to_settle: SimpleQueue[_Attempt] = SimpleQueue()
 
-    def add(self, delivery: Delivery, consumer: RelayConsumer) -> None:
-        """Start what the actor of ``delivery`` waits for; ``consumer`` settles it in the end."""
-        suspended = delivery.suspended
-        assert suspended is not None
-        attempt = _Attempt(delivery, consumer, suspended.since)
-        with self._lock:
-            if self._pid != os.getpid():
-                self._begin()
-            line = self._lines.setdefault(delivery.queue_name, _Line())
-            line.count += 1
-            line.young.append(attempt)
-        suspended.waits_for.start(partial(self._ready.put, attempt))
+    # -- for the consumers' threads ------------------------------------------------------
+
+    def take(self, delivery: Delivery, consumer: RelayConsumer) -> None:
+        """Have the actor of ``delivery`` called; ``consumer`` settles it in the end."""
+        if self._pid != current_pid():
+            self._start()
+        delivery.may_wait = True
+        line = self._line(delivery.queue_name)
+        line.waiting.append(_Attempt(delivery, consumer))
+        self._loop.call(partial(self._begin_next, line))
+
+    def hand_back(self, queue: str) -> list[MessageProxy]:
+        """Those that were not begun, and will not be."""
+        found: list[MessageProxy] = []
+        waiting = self._line(queue).waiting
+        while waiting:
+            found.append(waiting.popleft().delivery)
+        return found
 
     def count(self, queue: str) -> int:
-        """How many of a queue there are."""
-        line = self._lines.get(queue)
-        return line.count if line is not None else 0
+        """How many are begun."""
+        return self._line(queue).count
 
     def aside(self, queue: str) -> int:
         """How many of them have waited for so long that they hold up nobody any more."""
-        line = self._lines.get(queue)
-        if line is None:
-            return 0
-        old = monotonic() - _ASIDE_AFTER
+        line, old = self._line(queue), monotonic() - _ASIDE_AFTER
         with self._lock:
             while line.young and (line.young[0].is_over or line.young[0].since < old):
                 attempt = line.young.popleft()
@@ -121,25 +134,41 @@ class Unfinished:
                     line.aside += 1
             return line.aside
 
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._lines, self._ready = {}, SimpleQueue()
-        run = partial(self._run, self._ready)
-        threading.Thread(target=run, name="formrelay-unfinished", daemon=True).start()
+    def _line(self, queue: str) -> _Line:
+        return self._lines.get(queue) or self._lines.setdefault(queue, _Line())
 
-    def _run(self, ready: SimpleQueue[_Attempt]) -> None:
-        while True:
-            attempt = ready.get()
-            try:
-                self._resume(attempt)
-            except BaseException as error:
-                # As after a worker thread's: it is delivered again when this process is gone.
-                logger.critical(
-                    "an attempt was not settled",
-                    extra={"message_id": attempt.delivery.message_id},
-                    exc_info=error,
-                )
-                self._over(attempt)
+    def _start(self) -> None:
+        with self._lock:
+            if self._pid == current_pid():
+                return
+            self._lines, self._to_settle = {}, SimpleQueue()
+            self._loop: Loop = get_loop()
+            self._hand = _Hand(self._broker, self._worked)
+            run = partial(self._settle_all, self._to_settle)
+            threading.Thread(target=run, name="formrelay-settle", daemon=True).start()
+            self._pid = current_pid()
+
+    # -- in the loop's thread ------------------------------------------------------------
+
+    def _begin_next(self, line: _Line) -> None:
+        if not line.waiting:
+            return  # handed back
+        attempt = line.waiting.popleft()
+        with self._lock:
+            attempt.since = monotonic()
+            line.count += 1
+            line.young.append(attempt)
+        self._hand.work_on(attempt)
+
+    def _worked(self, attempt: _Attempt) -> None:
+        suspended = attempt.delivery.suspended
+        if suspended is None:
+            self._settle(attempt)
+        else:
+            self._wait(attempt, suspended)
+
+    def _wait(self, attempt: _Attempt, suspended: Suspended) -> None:
+        suspended.waits_for.start(partial(self._loop.call, partial(self._resume, attempt)))
 
     def _resume(self, attempt: _Attempt) -> None:
         delivery = attempt.delivery
@@ -149,7 +178,8 @@ class Unfinished:
         try:
             waits_for = suspended.steps.advance()
             if waits_for is not None:
-                waits_for.start(partial(self._ready.put, attempt))
+                suspended.waits_for = waits_for
+                self._wait(attempt, suspended)
                 return
         except BaseException as raised:
             error = raised
@@ -160,31 +190,81 @@ class Unfinished:
         else:
             self._broker.emit_after("process_message", delivery, exception=error)
         self._settle(attempt)
-        delivery.clear_exception()
-        self._over(attempt)
+
+    # -- settle --------------------------------------------------------------------------
 
     def _settle(self, attempt: _Attempt) -> None:
-        delivery = attempt.delivery
-        signal = "nack" if delivery.failed else "ack"
-        settle = attempt.consumer.nack if delivery.failed else attempt.consumer.ack
-        while True:
-            try:
-                self._broker.emit_before(signal, delivery)
-                settle(delivery)
-                self._broker.emit_after(signal, delivery)
-                return
-            except BrokerUnavailable as error:
-                logger.warning(
-                    "the broker does not take what is settled",
-                    extra={"queue": delivery.queue_name, "error_message": str(error)},
-                )
-                threading.Event().wait(_AGAIN)
+        """At once, or where the broker may have to be waited for by a thread that may wait."""
+        if attempt.consumer.settles_at_once(attempt.delivery):
+            self._settle_one(attempt)
+        else:
+            self._to_settle.put(attempt)
 
-    def _over(self, attempt: _Attempt) -> None:
-        line = self._lines[attempt.delivery.queue_name]
+    def _settle_all(self, to_settle: SimpleQueue[_Attempt]) -> None:
+        while True:
+            self._settle_one(to_settle.get())
+
+    def _settle_one(self, attempt: _Attempt) -> None:
+        try:
+            while not self._is_settled(attempt):
+                threading.Event().wait(_AGAIN)
+        except Exception as error:
+            # As after a worker thread's: it is delivered again when this process is gone.
+            logger.critical(
+                "an attempt was not settled",
+                extra={"message_id": attempt.delivery.message_id},
+                exc_info=error,
+            )
+        attempt.delivery.clear_exception()
+        line = self._line(attempt.delivery.queue_name)
         with self._lock:
             attempt.is_over = True
             line.count -= 1
             line.aside -= attempt.is_aside
             while line.young and line.young[0].is_over:
                 line.young.popleft()
+
+    def _is_settled(self, attempt: _Attempt) -> bool:
+        delivery = attempt.delivery
+        signal = "nack" if delivery.failed else "ack"
+        settle = attempt.consumer.nack if delivery.failed else attempt.consumer.ack
+        try:
+            self._broker.emit_before(signal, delivery)
+            settle(delivery)
+            self._broker.emit_after(signal, delivery)
+        except BrokerUnavailable as error:
+            logger.warning(
+                "the broker does not take what is settled",
+                extra={"queue": delivery.queue_name, "error_message": str(error)},
+            )
+            return False
+        return True
+
+
+class _Hand(WorkerThread):
+    """A worker thread that is never started: its code is called, in the loop's thread."""
+
+    def __init__(self, broker: RelayBroker, worked: Callable[[_Attempt], None]) -> None:
+        self.broker = broker
+        self.logger = logging.getLogger("dramatiq.worker.WorkerThread")
+        # Where its code looks for the consumer and for the queue of a message at the end.
+        self.consumers: Any = self
+        self.work_queue: Any = self
+        self._worked = worked
+        self._attempt: _Attempt | None = None
+
+    def work_on(self, attempt: _Attempt) -> None:
+        """Do with a message what a worker thread of Dramatiq's does."""
+        self._attempt = attempt
+        self.process_message(attempt.delivery)
+
+    def __getitem__(self, _queue: str) -> _Hand:
+        return self
+
+    def post_process_message(self, _message: MessageProxy) -> None:
+        """The actor has run, or waits."""
+        assert self._attempt is not None
+        self._worked(self._attempt)
+
+    def task_done(self) -> None:
+        """No queue of Dramatiq's knows of it."""

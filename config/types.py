@@ -112,6 +112,7 @@ Wait = Annotated[timedelta, _wait]
 Millis = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=None)]
 MillisOrNone = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=_ZERO)]
 Days = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=None)]
+DaysOrNone = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=_ZERO)]
 
 
 def _list(text: str) -> list[str]:
@@ -215,7 +216,8 @@ def _read_bool(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-Bool = Annotated[bool, Parser(_read_bool, lambda value: "true" if value else "false")]
+TRUE_OR_FALSE = Parser(_read_bool, lambda value: "true" if value else "false")
+Bool = Annotated[bool, TRUE_OR_FALSE]
 
 
 def matching(pattern: str, what: str, *, but: str | None = None) -> Parser:

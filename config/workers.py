@@ -13,8 +13,10 @@ from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
 from .base import Section, variables_of
 from .parser import optional, shown
 from .types import (
+    TRUE_OR_FALSE,
     Bool,
     Days,
+    DaysOrNone,
     Delays,
     MillisOrNone,
     Networks,
@@ -146,6 +148,11 @@ class WebhookSettings(WorkerSettings):
     model_config = SettingsConfigDict(env_prefix="WEBHOOK_")
 
     queue: QueueName = Field("webhooks", description="The queue that is read.")
+    worker_concurrency: Annotated[int | None, optional(whole(1))] = Field(
+        None,
+        description="Deliveries at a time in one process; they keep no thread each. Not set: "
+        "WORKER_CONCURRENCY.",
+    )
     max_retries: Annotated[int, whole(0)] = Field(
         6, description="Attempts after the first one; then the job goes to the dead letters."
     )
@@ -167,10 +174,20 @@ class WebhookSettings(WorkerSettings):
         description="Answers after which a webhook is not tried again, comma-separated; 410 is "
         "always one, and disables the endpoint.",
     )
+    delivery_log: Annotated[bool | None, optional(TRUE_OR_FALSE)] = Field(
+        None,
+        description="Whether every attempt is recorded in ClickHouse, through the queue of events. "
+        "Not set: where CLICKHOUSE_URL is.",
+    )
+    keep_delivered: DaysOrNone = Field(
+        timedelta(0),
+        description="For so long the Redis of STATE_URL keeps what was delivered, with its secret, "
+        "for `formrelay webhooks resend`; 0: not at all.",
+    )
     endpoint_concurrency: Annotated[int | None, optional(whole(1))] = Field(
         None,
         description="Deliveries to one endpoint at a time, in one process. Not set: a quarter of "
-        "the threads.",
+        "the concurrency.",
     )
     breaker_failures: Annotated[int, whole(0)] = Field(
         5,

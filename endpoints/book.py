@@ -7,13 +7,14 @@ gate goes on by what it knows.
 from __future__ import annotations
 
 import logging
-import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import BrokerError
+from ..core.periodic import Periodic
 from .gate import Gate
 from .records import EndpointRecord, Records, Report, Rules
 
@@ -23,8 +24,15 @@ logger = logging.getLogger("formrelay.webhooks")
 _GONE = 410
 
 
+def _nobody_listens(_record: EndpointRecord) -> None:
+    """Nobody is told."""
+
+
 class Book:
-    """See the module. Shared by all threads of a process; made anew in a forked one.
+    """See the module. Shared by all threads of a process; starts anew in a forked one.
+
+    Args:
+        announce: told of an endpoint that this process has disabled.
 
     Attributes:
         gate: told which endpoints are disabled.
@@ -37,43 +45,39 @@ class Book:
         records: Records,
         rules: Rules,
         *,
+        announce: Callable[[EndpointRecord], None] = _nobody_listens,
         interval: timedelta = timedelta(seconds=1),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.gate = gate
         self.records = records
         self._rules = rules
-        self._interval = interval.total_seconds()
+        self._announce = announce
         self._clock = clock
         self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
-        self._pid = 0
         self._is_away = False
-        self._stopped = threading.Event()
+        self._syncing = Periodic("endpoints", interval, self.sync)
 
     def start(self) -> None:
         """Learn what is disabled, and go on learning; only the first call does anything."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid == os.getpid():
-                return
-            self._pid = os.getpid()
-            self._reports = {}
-        self.sync()
-        threading.Thread(target=self._run, name="formrelay-endpoints", daemon=True).start()
+        if self._syncing.start():
+            self.sync()
 
     def stop(self) -> None:
         """Say what is not said yet, and go on no more."""
-        self._stopped.set()
-        if self._pid == os.getpid():
+        self._syncing.stop()
+        if self._syncing.runs:
             self.sync()
 
-    def note(self, id: str, host: str, *, status: int | None, is_success: bool) -> None:
+    def note(
+        self, id: str, host: str, *, status: int | None, is_success: bool, form_id: str = ""
+    ) -> None:
         """One delivery has ended. Says nothing to anybody before the next :meth:`sync`.
 
         Args:
             status: what was answered; None where nothing was.
+            form_id: of the form that it was about.
         """
         now = self._clock.time()
         if status == _GONE:
@@ -89,6 +93,7 @@ class Book:
                     report.first_at = now
                 report.failures += 1
             report.last_at, report.last_status = now, status
+            report.form_id = form_id or report.form_id
             report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
@@ -108,20 +113,17 @@ class Book:
             return
         self._is_away = False
         for record in disabled:
-            _announce(record)
+            logger.error(
+                "endpoint disabled",
+                extra={"endpoint": record.id, "host": record.host, "why": record.why},
+            )
+            self._announce(record)
 
     def _put_back(self, reports: dict[str, Report]) -> None:
         with self._lock:
             for id, earlier in reports.items():
                 later = self._reports.get(id)
                 self._reports[id] = earlier if later is None else _joined(earlier, later)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
-            try:
-                self.sync()
-            except Exception:
-                logger.exception("what is known of endpoints was not shared")
 
 
 def _joined(earlier: Report, later: Report) -> Report:
@@ -134,11 +136,4 @@ def _joined(earlier: Report, later: Report) -> Report:
         failures=earlier.failures + later.failures,
         first_at=earlier.first_at if earlier.failures else later.first_at,
         is_gone=earlier.is_gone or later.is_gone,
-    )
-
-
-def _announce(record: EndpointRecord) -> None:
-    logger.error(
-        "endpoint disabled",
-        extra={"endpoint": record.id, "host": record.host, "why": record.why},
     )

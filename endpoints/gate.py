@@ -8,9 +8,9 @@ uses up no attempt.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from threading import Lock
+from typing import Any
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import NotNow, SinkPermanent
@@ -45,6 +45,26 @@ class _Place(Later[None]):
             raise self._gate.refusal(self)
 
 
+class _Visit:
+    """``async with``: from before an endpoint's door until one is out again."""
+
+    def __init__(self, gate: Gate, id: str) -> None:
+        self._gate = gate
+        self._id = id
+
+    async def __aenter__(self) -> None:
+        self._place = place = self._gate.enter(self._id)
+        if place.is_under_way:
+            return
+        await place
+        if self._id in self._gate.disabled:  # since it stands in line
+            self._gate.leave(place, None)
+            raise EndpointDisabled
+
+    async def __aexit__(self, _kind: Any, error: BaseException | None, _where: Any) -> None:
+        self._gate.leave(self._place, error)
+
+
 class _Entry:
     """An endpoint and its line."""
 
@@ -64,31 +84,19 @@ class Gate:
         #: Endpoints that nobody may call, as far as the book knows.
         self.disabled: frozenset[str] = frozenset()
 
-    @asynccontextmanager
-    async def delivery(self, id: str) -> AsyncIterator[None]:
+    def delivery(self, id: str) -> _Visit:
         """One delivery to the endpoint ``id``; what is raised within tells how it went.
 
-        Raises:
+        Raises (on the way in):
             EndpointDisabled: nobody may call it.
             NotNow: it is too busy, throttled, or failing.
         """
+        return _Visit(self, id)
+
+    def enter(self, id: str) -> _Place:
+        """Go before the endpoint: a place under way, or one that is to be waited at."""
         if id in self.disabled:
             raise EndpointDisabled
-        place = self._enter(id)
-        if not place.is_under_way:
-            await place
-        error: BaseException | None = None
-        try:
-            if id in self.disabled:  # while it waited
-                raise EndpointDisabled
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._leave(place, error)
-
-    def _enter(self, id: str) -> _Place:
         now = self._clock.monotonic()
         with self._lock:
             entry = self._entries.get(id)
@@ -124,7 +132,8 @@ class Gate:
             endpoint = place.entry.endpoint
             return endpoint.refusal(now) or endpoint.put_off(now, len(place.entry.line))
 
-    def _leave(self, place: _Place, error: BaseException | None) -> None:
+    def leave(self, place: _Place, error: BaseException | None) -> None:
+        """Make room for those in line."""
         entry, now = place.entry, self._clock.monotonic()
         with self._lock:
             entry.endpoint.leave(now, now - place.began, error, is_probe=place.is_probe)

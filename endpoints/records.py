@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from threading import Lock
@@ -30,6 +30,7 @@ class EndpointRecord:
         host: where it is; nothing else of its address, which may hold secrets.
         failures: in a row.
         failing_since, last_at, disabled_at: unix seconds.
+        form_id: of the form that the last delivery was about.
         last_status: what it answered last; None where it did not.
         why: it is disabled.
     """
@@ -42,6 +43,7 @@ class EndpointRecord:
     last_at: float | None = None
     disabled_at: float | None = None
     why: str | None = None
+    form_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +68,7 @@ class Report:
     last_at: float
     last_status: int | None
     is_gone: bool = False
+    form_id: str = ""
 
 
 def merged(record: EndpointRecord | None, report: Report, rules: Rules) -> EndpointRecord:
@@ -77,6 +80,7 @@ def merged(record: EndpointRecord | None, report: Report, rules: Rules) -> Endpo
     found = replace(
         found,
         host=report.host,
+        form_id=report.form_id or found.form_id,
         failures=failures,
         failing_since=since if failures else None,
         last_status=report.last_status,
@@ -111,6 +115,12 @@ class Records(Protocol):
 
     def enable(self, id: str) -> bool:
         """Forget what speaks against an endpoint; False where nothing does."""
+
+    def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
+        """Keep what was delivered, by webhook-id, for so long."""
+
+    def kept(self, id: str) -> bytes | None:
+        """What was kept of a webhook."""
 
 
 class MemoryRecords:
@@ -150,6 +160,12 @@ class MemoryRecords:
     def enable(self, id: str) -> bool:
         with self._lock:
             return self._records.pop(id, None) is not None
+
+    def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
+        """Nobody else could read it here."""
+
+    def kept(self, id: str) -> bytes | None:
+        return None
 
     def _put(self, record: EndpointRecord) -> None:
         if record.failures or record.disabled_at:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 RECORDS = "formrelay:endpoints"
 #: Those of them that are disabled, for everybody to ask once a second.
 DISABLED = "formrelay:endpoints:disabled"
+#: Before the webhook-id of what was delivered, where that is kept.
+DELIVERED = "formrelay:delivered:"
 
 
 class RedisRecords:
@@ -89,6 +92,18 @@ class RedisRecords:
             pipeline.hdel(RECORDS, id)
             pipeline.srem(DISABLED, id)
             return bool(pipeline.execute()[0])
+
+    def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
+        with self._talk() as client:
+            pipeline = client.pipeline(transaction=False)
+            for id, job in delivered.items():
+                pipeline.set(DELIVERED + id, job, px=lasts)
+            pipeline.execute()
+
+    def kept(self, id: str) -> bytes | None:
+        with self._talk() as client:
+            found: bytes | None = client.get(DELIVERED + id)
+            return found
 
 
 def _record(raw: bytes) -> EndpointRecord:

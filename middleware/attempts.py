@@ -70,7 +70,10 @@ def _log(message: dramatiq.MessageProxy) -> None:
     outcome = _worst(message)
     level = _level(outcome)
     if logger.isEnabledFor(level):
-        logger.log(level, "attempt", extra=_fields(message) | _verdict(outcome))
+        # As Logger.log() would, but for its search of the caller and of names that clash.
+        record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
+        record.__dict__.update(_fields(message), **_verdict(outcome))
+        logger.handle(record)
 
 
 def _worst(message: Delivery) -> Outcome | None:

@@ -36,13 +36,11 @@ class Suspended:
 
     Attributes:
         steps: the rest of the actor.
-        waits_for: what it waits for, not started yet.
-        since: monotonic seconds.
+        waits_for: what it waits for.
     """
 
     steps: Steps
     waits_for: Later[Any]
-    since: float
 
 
 class Delivery(MessageProxy):
@@ -57,7 +55,8 @@ class Delivery(MessageProxy):
             suspected of having killed its worker.
         alone: whether it may share no call with others, as one of them may kill its worker.
         started: monotonic seconds at which the actor was called, once it was.
-        suspended: set while its actor waits without a thread.
+        may_wait: whether its actor may wait without a thread.
+        suspended: set while it does.
         was_suspended: whether its actor was, and has left the thread that called it.
         fields: what the actor has to say in the attempt's log line.
     """
@@ -66,6 +65,7 @@ class Delivery(MessageProxy):
     before_trial: Callable[[], None] | None = None
     started: float | None = None
     alone = False
+    may_wait = False
     suspended: Suspended | None = None
     was_suspended = False
     fields: dict[str, Any] | None = None

@@ -71,7 +71,7 @@ def job_types() -> list[JobType]:
     found = [
         JobType(actor.options["job_type"], actor.actor_name, actor.queue_name, actor.schema)
         for actor in get_broker().actors.values()
-        if isinstance(actor, JobActor)
+        if isinstance(actor, JobActor) and "job_type" in actor.options
     ]
     return sorted(found)
 

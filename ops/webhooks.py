@@ -1,25 +1,37 @@
-"""``formrelay webhooks``: the endpoints that fail or are disabled."""
+"""``formrelay webhooks``: the endpoints that fail or are disabled, what became of a webhook."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 
-from ..brokers import get_broker
+from ..brokers import DeadFilter, NotAvailable, get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK, iso
-from ..core.errors import FormrelayError
+from ..core.errors import ConfigError, FormrelayError, SinkError
 from ..endpoints import EndpointRecord, MemoryRecords, Records, make_records
+from .boot import declare_actors
 from .output import JsonOption, age, print_json, print_table
 
-app = typer.Typer(help="Endpoints of webhooks: list, enable, disable.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from ..actors.attempts import Attempt
+
+app = typer.Typer(help="Webhooks: endpoints, attempts, resend.", no_args_is_help=True)
 endpoints_app = typer.Typer(
     help="The endpoints that fail or are disabled; enable, disable.", invoke_without_command=True
 )
 app.add_typer(endpoints_app, name="endpoints")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `endpoints` lists it.")]
+WebhookArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The webhook-id, or the id of its message.")
+]
+#: So many dead letters are looked through for an id that the publisher gave.
+_MOST_LETTERS = 100_000
 
 
 class NothingShared(FormrelayError):
@@ -28,6 +40,10 @@ class NothingShared(FormrelayError):
 
 class NoSuchEndpoint(FormrelayError):
     """Nothing speaks against this endpoint."""
+
+
+class NoSuchWebhook(FormrelayError):
+    """There is no such webhook."""
 
 
 @endpoints_app.callback()
@@ -56,6 +72,96 @@ def disable(id: IdArgument) -> None:
     """Deliver to an endpoint no more; what is sent to it goes to the dead letters."""
     is_new = _records().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
     print(f"{'disabled' if is_new else 'disabled already'}: {id}")
+
+
+@app.command()
+def attempts(
+    id: WebhookArgument,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    json: JsonOption = False,
+) -> None:
+    """Every attempt to deliver a webhook that ClickHouse knows of, the first one first."""
+    declare_actors()
+    from ..actors.attempts import attempts_of
+
+    found = attempts_of(id, limit=limit)
+    if json:
+        print_json([one.wire() for one in found])
+    else:
+        columns = ("at", "attempt", "outcome", "status", "took", "host", "error and answer")
+        empty = f"no attempt to deliver {id} is recorded"
+        print_table("Attempts", columns, [_attempt_row(one) for one in found], empty=empty)
+    if not found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def resend(id: WebhookArgument, json: JsonOption = False) -> None:
+    """Deliver a webhook again, under the same webhook-id: a dead one, one that waits for its
+    next attempt, or a delivered one that is kept (WEBHOOK_KEEP_DELIVERED_DAYS)."""
+    declare_actors()
+    done = _resend(id)
+    if json:
+        print_json({"id": id, "done": done})
+    else:
+        print(f"{done}: {id}")
+
+
+def _resend(id: str) -> str:
+    """Sends it again; what was done."""
+    queue, inspector = get_settings().webhooks.queue, get_broker().inspector
+    for message_id in _message_ids(id):
+        if inspector.replay([message_id], queue=queue):
+            return "replayed"
+        with suppress(NotAvailable):
+            if inspector.run_now(queue, message_id):
+                return "tried now"
+            if inspector.find(message_id, queue) is not None:
+                return "on its way already"
+    from ..actors import deliver_webhook
+
+    records = make_records(get_settings().broker, get_broker())
+    kept = records.kept(id) or records.kept(f"msg_{id}")
+    if kept is None:
+        raise NoSuchWebhook(
+            f"there is no webhook {id!r} among the dead and those that wait, and nothing is kept "
+            "of it: WEBHOOK_KEEP_DELIVERED_DAYS says for how long what was delivered is"
+        )
+    job = orjson.loads(kept)
+    job["payload"].setdefault("id", id if id.startswith("msg_") else f"msg_{id}")
+    deliver_webhook.send(**job)
+    return "sent again"
+
+
+def _message_ids(id: str) -> Iterator[str]:
+    """What the message of a webhook may be called on the broker."""
+    from ..actors.attempts import attempts_of
+
+    yield id
+    if id.startswith("msg_"):  # made of it
+        yield id.removeprefix("msg_")
+        return
+    # An id of the publisher's own.
+    queue = get_settings().webhooks.queue
+    for letter in get_broker().inspector.dead_letters(DeadFilter(queue), limit=_MOST_LETTERS):
+        payload = letter.message.kwargs.get("payload")
+        if isinstance(payload, dict) and payload.get("id") == id:
+            yield letter.id
+    with suppress(ConfigError, SinkError):  # there is none, or it is away
+        yield from dict.fromkeys(one.message_id for one in attempts_of(id, limit=100))
+
+
+def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    said = [attempt.message, attempt.response and f"“{attempt.response[:80]}”"]
+    return (
+        iso(attempt.at.timestamp()),
+        attempt.attempt,
+        attempt.outcome,
+        attempt.status or None,
+        f"{attempt.duration_ms:,.0f} ms",
+        attempt.host,
+        " ".join(filter(None, said)) or None,
+    )
 
 
 def _records() -> Records:

@@ -124,10 +124,6 @@ class Egress:
 
         return await Transfer(self._transfers, prepare, finish)
 
-    def close(self) -> None:
-        """Send nothing more; what is under way is finished."""
-        self._transfers.close()
-
     def _make_handle(self) -> Handle:
         """A handle with all that does not change between requests."""
         exchange = Exchange(self._allowed, self._max_bytes)

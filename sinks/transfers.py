@@ -1,4 +1,4 @@
-"""All requests of a process, driven by one thread through libcurl's multi interface.
+"""All requests of a process, driven by its loop through libcurl's multi interface.
 
 A thread a request would wait for Python's lock at each of libcurl's callbacks; here whoever
 wants something sent leaves it in an inbox, and one thread does the waiting for all of them.
@@ -6,7 +6,6 @@ wants something sent leaves it in an inbox, and one thread does the waiting for 
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections import deque
@@ -18,6 +17,8 @@ from typing import Any, TypeVar, cast
 import pycurl
 
 from ..core.later import Later
+from ..core.loop import Loop, get_loop
+from ..core.process import current_pid
 from .exchange import Exchange
 
 T = TypeVar("T")
@@ -27,8 +28,6 @@ T = TypeVar("T")
 ASIDE_AFTER = 1.0
 #: So many times the limit may be under way in all, those that have made room included.
 _MOST_ASIDE = 10
-#: The thread looks around after so many seconds at the latest.
-_LONGEST_SLEEP = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -91,7 +90,7 @@ class Transfer(Later[T]):
 
 
 class Transfers:
-    """Sends requests. Safe to share between threads; made anew in a forked process.
+    """Sends requests. Safe to share between threads; starts anew in a forked process.
 
     Args:
         make_handle: a handle with all options that every request has.
@@ -108,25 +107,18 @@ class Transfers:
     def begin(self, transfer: Transfer[Any]) -> None:
         """Send it as soon as there is room."""
         driver = self._driver
-        if driver is None or driver.pid != os.getpid():
+        if driver is None or driver.pid != current_pid():
             driver = self._new_driver()
         driver.take(transfer)
-
-    def close(self) -> None:
-        """Begin nothing more; what is under way is finished, then the thread ends."""
-        driver = self._driver
-        if driver is not None and driver.pid == os.getpid():
-            driver.close()
 
     def _new_driver(self) -> _Driver:
         with self._lock:
             driver = self._driver
-            if driver is None or driver.pid != os.getpid():
+            if driver is None or driver.pid != current_pid():
                 if driver is not None:
                     # The parent's connections: freeing the handles would say goodbye on them.
                     _ORPHANS.append(driver)
-                driver = self._driver = _Driver(self._make_handle, self._limit)
-                threading.Thread(target=driver.run, name="formrelay-egress", daemon=True).start()
+                driver = self._driver = _Driver(get_loop(), self._make_handle, self._limit)
             return driver
 
 
@@ -135,63 +127,41 @@ _ORPHANS: list[_Driver] = []
 
 
 class _Driver:
-    """The thread's own side: everything but :meth:`take` is its alone."""
+    """The side in the loop's thread: everything but :meth:`take` is called there alone."""
 
-    def __init__(self, make_handle: Callable[[], Handle], limit: int) -> None:
-        self.pid = os.getpid()
+    def __init__(self, loop: Loop, make_handle: Callable[[], Handle], limit: int) -> None:
+        self.pid = current_pid()
+        self._loop = loop
         self._make_handle = make_handle
         self._limit, self._most = limit, _MOST_ASIDE * limit
         self._inbox: deque[Transfer[Any]] = deque()
-        self._is_asleep = False
-        self._is_closed = False
-        self._bell, self._ring = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._ring, False)
         self._free: list[Handle] = []
         #: Under way, in the order in which they began; those that are aside are not in it.
         self._young: deque[Transfer[Any]] = deque()
         self._active: dict[Any, tuple[Handle, Transfer[Any]]] = {}
         self._aside = 0
-        self._poll = select.poll()
-        self._poll.register(self._bell, select.POLLIN)
-        self._sockets: set[int] = set()
         self._due: float | None = None
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         # Kept open and idle for the next request to the same host.
         self._multi.setopt(pycurl.M_MAXCONNECTS, max(16, 2 * limit))
+        loop.call(lambda: loop.add(self))
 
     def take(self, transfer: Transfer[Any]) -> None:
-        """Leave a request for the thread; called by any other."""
+        """Leave a request for the loop; called by any thread."""
         self._inbox.append(transfer)
-        if self._is_asleep:
-            self._is_asleep = False
-            os.write(self._ring, b"!")
+        self._loop.wake()
 
-    def close(self) -> None:
-        """Let the thread end when nothing is under way; called by any other."""
-        self._is_closed = True
-        os.write(self._ring, b"!")
-
-    def run(self) -> None:
-        """Drive all transfers, as a rule for as long as the process lives."""
-        while self._active or self._inbox or not self._is_closed:
+    def turn(self) -> float | None:
+        """Begin what there is room for, and end what is over."""
+        while True:
             self._begin_some()
             if self._due is not None and self._due <= monotonic():
                 self._due = None
                 self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-            self._end_some()
-            for descriptor, event in self._wait():
-                if descriptor == self._bell:
-                    os.read(self._bell, 4096)
-                else:
-                    self._multi.socket_action(descriptor, _as_libcurl_says(event))
-        self._multi.close()
-        os.close(self._bell)
-        os.close(self._ring)
-
-    # -- begin and end -----------------------------------------------------------------
+            if not self._end_some() or not self._inbox:
+                return self._due
 
     def _begin_some(self) -> None:
         now = monotonic()
@@ -218,14 +188,16 @@ class _Driver:
         active = len(self._active)
         return active - self._aside < self._limit and active < self._most
 
-    def _end_some(self) -> None:
-        left = 1
+    def _end_some(self) -> int:
+        count, left = 0, 1
         while left:
             left, well, badly = self._multi.info_read()
             for curl in well:
                 self._end(curl, 0)
             for curl, code, _text in badly:
                 self._end(curl, code)
+            count += len(well) + len(badly)
+        return count
 
     def _end(self, curl: Any, code: int) -> None:
         handle, transfer = self._active.pop(curl)
@@ -234,33 +206,17 @@ class _Driver:
         self._multi.remove_handle(curl)
         self._free.append(handle)
 
-    # -- wait --------------------------------------------------------------------------
-
-    def _wait(self) -> list[tuple[int, int]]:
-        if self._inbox and self._has_room():
-            return self._poll.poll(0)
-        self._is_asleep = True
-        if self._inbox and self._has_room():  # left just before the flag went up: it rang no bell
-            self._is_asleep = False
-            return self._poll.poll(0)
-        seconds = _LONGEST_SLEEP
-        if self._due is not None:
-            seconds = min(seconds, max(0.0, self._due - monotonic()))
-        events = self._poll.poll(seconds * 1000)
-        self._is_asleep = False
-        return events
-
     def _on_timer(self, milliseconds: int) -> None:
         self._due = None if milliseconds < 0 else monotonic() + milliseconds / 1000
 
     def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
         if what == pycurl.POLL_REMOVE:
-            if descriptor in self._sockets:
-                self._sockets.discard(descriptor)
-                self._poll.unregister(descriptor)
-            return
-        self._sockets.add(descriptor)
-        self._poll.register(descriptor, _AS_THE_SYSTEM_SAYS.get(what, 0))
+            self._loop.forget(descriptor)
+        else:
+            self._loop.watch(descriptor, _AS_THE_SYSTEM_SAYS.get(what, 0), self._on_event)
+
+    def _on_event(self, descriptor: int, event: int) -> None:
+        self._multi.socket_action(descriptor, _as_libcurl_says(event))
 
 
 _AS_THE_SYSTEM_SAYS = {

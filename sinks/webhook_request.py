@@ -101,6 +101,8 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InvalidJob: a header is refused. The message never quotes a value.
     """
+    if not custom:
+        return {}
     if len(custom) > _MOST_HEADERS:
         raise InvalidJob(f"expected at most {_MOST_HEADERS} headers, got {len(custom)}")
     checked: dict[str, str] = {}

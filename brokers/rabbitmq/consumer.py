@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from dramatiq import MessageProxy
 
+from ...core.outcomes import Done
 from ...middleware.delivery import Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
@@ -315,6 +316,9 @@ class RabbitConsumer(RelayConsumer):
         self._backoff.failed(error, served=served)
 
     # -- settle ------------------------------------------------------------------------
+
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        return isinstance(delivery.outcome, Done)
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         if settlement.schedule and any(tag.is_untried for tag in settled_tags(settlement)):

@@ -94,6 +94,9 @@ class RabbitInspector(Inspector):
                 return found
         raise NotAvailable(f"a job that is not dead by its id ({id!r} is not among the dead)")
 
+    def run_now(self, queue: str, id: str) -> bool:
+        raise NotAvailable("taking a message out of the delays")
+
     def workers(self) -> list[WorkerInfo]:
         management = self._of.management
         if management is None:

@@ -349,6 +349,9 @@ class RedisConsumer(RelayConsumer):
 
     # -- settle ------------------------------------------------------------------------
 
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        return not self._asleep
+
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         self._ledger.settled.append((settlement, delivery))
         if delivery.alone:

@@ -97,6 +97,16 @@ class RedisInspector(Inspector):
             for (id, at), its in zip(((to_text(one), at) for one, at in heard), queues, strict=True)
         ]
 
+    def run_now(self, queue: str, id: str) -> bool:
+        keys, now = self._of.keys, to_millis(self._of.clock.time())
+        with self._of.talk() as client:
+            pipeline = client.pipeline(transaction=True)
+            # Only what is there, and nothing later than it was.
+            pipeline.zadd(keys.scheduled(queue), {to_bytes(id): now}, xx=True, lt=True)
+            pipeline.zscore(keys.scheduled(queue), to_bytes(id))
+            pipeline.zadd(keys.wake(queue), {"w": 0})
+            return pipeline.execute()[1] is not None
+
     # -- pausing -------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:

@@ -46,6 +46,7 @@ ENVIRON = {
     "WEBHOOK_ALLOW_HTTP": "true",
     "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
     "WEBHOOK_TIMEOUT_SECONDS": "5",
+    "WEBHOOK_DELIVERY_LOG": "false",  # likewise
     "WEBHOOK_BREAKER_FAILURES": "50",  # those that are about it say so
 }
 
@@ -57,11 +58,12 @@ class Site:
         assert "formrelay.actors" not in sys.modules, "the actors are bound to other settings"
         use_settings(settings)
         from formrelay import actors
-        from formrelay.actors import events, sinks, submissions, webhooks
+        from formrelay.actors import attempts, events, sinks, submissions, webhooks
         from formrelay.brokers import get_broker
 
         self.settings, self._url = settings, url
         self.actors, self.events, self.sinks = actors, events, sinks
+        self.attempts = attempts
         self.submissions, self.webhooks = submissions, webhooks
         self.broker = get_broker()
         self.worker: Worker | None = None
@@ -134,12 +136,11 @@ class Site:
 
     def _forget_sinks(self) -> None:
         sinks = self.sinks
-        for sink in (sinks.clickhouse, sinks.api):
+        for sink in (sinks.clickhouse, sinks.api, sinks.egress):
             sink.forget()
-        for egress in sinks.egress.forget():
-            egress.close()
         for book in sinks.endpoint_book.forget():
             book.stop()
+        self.attempts.attempt_log.forget()
 
 
 @pytest.fixture(scope="session")

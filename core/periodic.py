@@ -1,0 +1,54 @@
+"""Something done again and again in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from .process import current_pid
+
+logger = logging.getLogger("formrelay")
+
+
+class Periodic:
+    """Calls a function every ``interval``, from :meth:`start` to :meth:`stop`.
+
+    A forked process starts its own. What the function raises is logged, and it is called again.
+    """
+
+    def __init__(self, name: str, interval: timedelta, do: Callable[[], None]) -> None:
+        self._name = name
+        self._interval = interval.total_seconds()
+        self._do = do
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started in this process."""
+        return self._pid == current_pid()
+
+    def start(self) -> bool:
+        """Begin, if that has not been done in this process; whether it has not."""
+        if self.runs:
+            return False
+        with self._lock:
+            if self.runs:
+                return False
+            self._pid = current_pid()
+        threading.Thread(target=self._run, name=f"formrelay-{self._name}", daemon=True).start()
+        return True
+
+    def stop(self) -> None:
+        """Call it no more."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            try:
+                self._do()
+            except Exception as error:
+                logger.error("%s failed", self._name, exc_info=error)

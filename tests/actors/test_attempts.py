@@ -1,0 +1,181 @@
+"""The delivery log: every attempt in ClickHouse and in a log line, nothing secret in either."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from tests.actors.conftest import Site
+from tests.actors.receiver import Answer, Receiver
+from tests.middleware.lines import Lines
+from tests.support.harness import wait_until
+
+SECRET = "SECRET-VALUE"
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.fixture
+def client(site: Site, clickhouse_url: str, clickhouse_database: str) -> Any:
+    client = site.use_clickhouse(clickhouse_url, clickhouse_database)
+    site.use(webhooks={"delivery_log": True}, clickhouse=site_clickhouse(site, client))
+    return client
+
+
+def site_clickhouse(site: Site, client: Any) -> dict[str, Any]:
+    """What :meth:`Site.use_clickhouse` has put in force."""
+    from formrelay.config import get_settings
+
+    section = get_settings().clickhouse
+    return {"url": section.url, "database": section.database}
+
+
+def webhook(receiver: Receiver, **changes: Any) -> dict[str, Any]:
+    base = {
+        "url": f"{receiver.url}/hook?token={SECRET}",
+        "headers": {"X-Token": SECRET},
+        "body": {"answer": SECRET, "n": [1, None, 1.5]},
+        "secret": KEY,
+    }
+    return {**base, **changes}
+
+
+def test_every_attempt_is_a_row_and_a_line(
+    site: Site, receiver: Receiver, client: Any, lines: Lines
+) -> None:
+    said = {"error": "busy", "you sent": {"answer": SECRET, "token": SECRET}, "key": KEY}
+    receiver.answers(f"/hook?token={SECRET}", Answer(503, said), Answer(200, "thanks"))
+    sent = site.actors.deliver_webhook.send(
+        webhook(receiver, endpointId="e1"), {"formId": "f1", "submissionId": "s1"}
+    )
+    site.work_off("webhooks")
+    site.work_off("events")
+
+    attempts = site.attempts.attempts_of(sent.message_id, limit=10)
+    assert [(one.attempt, one.outcome, one.status, one.error) for one in attempts] == [
+        (1, "failed", 503, "SinkTransient"),
+        (2, "delivered", 200, ""),
+    ]
+    first, second = attempts
+    assert (first.webhook_id, first.message_id) == (f"msg_{sent.message_id}", sent.message_id)
+    assert (first.endpoint, first.host, first.form_id, first.submission_id) == (
+        "e1",
+        "127.0.0.1",
+        "f1",
+        "s1",
+    )
+    assert first.message == "the receiver answered 503"
+    assert orjson.loads(first.response) == {
+        "error": "busy",
+        "you sent": {"answer": "[…]", "token": "[…]"},
+        "key": "[…]",
+    }
+    assert second.response == '"thanks"'
+    assert 0 < first.duration_ms < 5_000
+    assert abs((second.at - datetime.now(UTC)).total_seconds()) < 60
+    assert second.at >= first.at  # to the second, on an old server
+    # By the webhook-id as well, and not twice if the batch is inserted again.
+    assert site.attempts.attempts_of(first.webhook_id, limit=10) == attempts
+
+    told = [line for line in lines.attempts() if line["actor"] == "deliver_webhook"]
+    assert [(line["endpoint"], line["status"], line["response"]) for line in told] == [
+        ("e1", 503, first.response),
+        ("e1", 200, '"thanks"'),
+    ]
+    assert all(line["webhook_id"] == first.webhook_id for line in told)
+    assert SECRET not in lines.text
+    assert KEY not in lines.text
+
+
+def test_what_never_answered_is_a_row_too(site: Site, receiver: Receiver, client: Any) -> None:
+    refused = site.actors.deliver_webhook.send(webhook(receiver, url="http://127.0.0.1:1/"))
+    blocked = site.actors.deliver_webhook.send(webhook(receiver, url="http://10.0.0.1/"))
+    site.work_off("webhooks")
+    site.work_off("events")
+    four = site.attempts.attempts_of(refused.message_id, limit=10)
+    assert [(one.status, one.outcome, one.error) for one in four] == [
+        (0, "failed", "SinkUnavailable")
+    ] * 4
+    (one,) = site.attempts.attempts_of(blocked.message_id, limit=10)
+    assert (one.status, one.outcome, one.error) == (0, "refused", "SinkPermanent")
+    assert "blocked address (private)" in one.message
+    (dead,) = client.query("SELECT count() FROM webhook_deliveries_once WHERE host = '10.0.0.1'")
+    assert dead == (1,)
+
+
+def test_a_delivery_that_is_put_off_is_no_attempt(
+    site: Site, receiver: Receiver, client: Any
+) -> None:
+    site.use(
+        webhooks={"delivery_log": True, "endpoint_concurrency": 1},
+        clickhouse=site_clickhouse(site, client),
+    )
+    receiver.answers(f"/hook?token={SECRET}", then=Answer(after=0.3))
+    for _ in range(6):
+        site.actors.deliver_webhook.send(webhook(receiver))
+    site.work_off("webhooks")
+    site.work_off("events")
+    assert client.query("SELECT count(), max(attempt) FROM webhook_deliveries_once") == [(6, 1)]
+
+
+def test_attempts_that_the_broker_does_not_take_are_sent_later(
+    site: Site, receiver: Receiver, client: Any
+) -> None:
+    options = site.broker.options
+    sent = site.actors.deliver_webhook.send(webhook(receiver))
+    site.broker.options = replace(options, max_message_bytes=10)
+    try:
+        site.work_off("webhooks")  # the log tries to send as the worker stops, too
+        assert site.waiting("events") == 0
+    finally:
+        site.broker.options = options
+    site.attempts.attempt_log().send()
+    site.work_off("events")
+    assert len(site.attempts.attempts_of(sent.message_id, limit=10)) == 1
+
+
+def test_an_event_says_that_an_endpoint_was_disabled(
+    site: Site, receiver: Receiver, client: Any
+) -> None:
+    receiver.answers(f"/hook?token={SECRET}", Answer(410))
+    payload = webhook(receiver, endpointId="e1")
+    site.actors.deliver_webhook.send(payload, {"formId": "f1"})
+    site.work_off("webhooks")
+    wait_until(lambda: site.waiting("events") >= 1)
+    site.work_off("events")
+    rows = client.query("SELECT type, form_id, properties FROM events_once")
+    ((type, form_id, properties),) = rows
+    assert (type, form_id) == ("webhook.endpoint_disabled", "f1")
+    assert orjson.loads(properties) == {
+        "endpoint": "e1",
+        "host": "127.0.0.1",
+        "why": "it answered 410 (gone)",
+    }
+
+
+def test_without_clickhouse_nothing_is_put_on_the_queue_of_events(
+    site: Site, receiver: Receiver
+) -> None:
+    site.use(webhooks={"delivery_log": None}, clickhouse={"url": None})
+    site.actors.deliver_webhook.send(webhook(receiver))
+    site.work_off("webhooks")
+    assert site.waiting("events") == 0
+
+
+def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Receiver) -> None:
+    records = site.sinks.endpoint_records()
+    plain = site.actors.deliver_webhook.send(webhook(receiver))
+    site.work_off("webhooks")
+    assert records.kept(f"msg_{plain.message_id}") is None
+
+    site.use(webhooks={"keep_delivered": timedelta(days=1)})
+    receiver.answers("/down", then=Answer(400))
+    sent = site.actors.deliver_webhook.send(webhook(receiver), {"formId": "f1"})
+    down = site.actors.deliver_webhook.send(webhook(receiver, url=f"{receiver.url}/down"))
+    site.work_off("webhooks")
+    kept = orjson.loads(records.kept(f"msg_{sent.message_id}"))
+    assert kept["payload"]["body"] == webhook(receiver)["body"]
+    assert kept["metadata"]["formId"] == "f1"
+    assert records.kept(f"msg_{down.message_id}") is None
