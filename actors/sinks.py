@@ -155,4 +155,5 @@ def egress() -> Egress:
         allow_http=section.allow_http,
         allowed_private=section.allowed_private_cidrs,
         limit=deliveries_at_a_time(),
+        proxy=section.secret("proxy"),
     )

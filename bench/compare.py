@@ -63,7 +63,9 @@ def comparisons() -> list[Comparison]:
     threads = 8
     fast, slow = {"count": 40_000, "threads": threads}, {"count": 8_000, "threads": threads}
     middle = {"count": 15_000, "threads": threads}
-    hooks = {"threads": 10, "endpoints": 100, "pause_ms": 0}
+    hooks = {"threads": 10, "endpoints": 100}
+    slowly = {"threads": 200, "endpoints": 100, "pause_ms": 200, "count": 5_000}
+    steadily = {**hooks, "seconds": 25, "rate": 1_000}
     return [
         Comparison(
             "drain-redis",
@@ -187,6 +189,39 @@ def comparisons() -> list[Comparison]:
                 Contender("formrelay", "redis-ours", {**hooks, "count": 15_000}),
                 Contender("stock, requests", "redis-stock", {**hooks, "count": 2_500}, wanted=6),
             ),
+        ),
+        Comparison(
+            "webhooks-slow",
+            "webhooks to receivers that take 200 ms, concurrency 200, one process: deliveries/s",
+            "deliver",
+            "per_second",
+            (
+                Contender("formrelay", "redis-ours", slowly),
+                Contender("200 at a time, 200 ms each", "arithmetic", slowly, wanted=0.9),
+            ),
+        ),
+        Comparison(
+            "webhooks-hanging",
+            "webhooks from a full queue while 5 of 100 endpoints never answer, concurrency 10: "
+            "deliveries/s to the others",
+            "deliver",
+            "per_second",
+            (
+                Contender("5 hang", "redis-ours", {**hooks, "count": 20_000, "hanging": 5}),
+                Contender("none hangs", "redis-ours", {**hooks, "count": 20_000}, wanted=0.8),
+            ),
+        ),
+        Comparison(
+            "webhooks-late",
+            "1,000 webhooks/s for 25 s, 5 of 100 endpoints never answer, concurrency 10: ms from "
+            "send() to delivery to the others, p99 (wanted: under 2,000)",
+            "late",
+            "p99_ms",
+            (
+                Contender("5 hang", "redis-ours", {**steadily, "hanging": 5}),
+                Contender("none hangs", "redis-ours", {**steadily, "hanging": 0}),
+            ),
+            more_is_better=False,
         ),
         Comparison(
             "depth-redis",

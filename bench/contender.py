@@ -17,7 +17,7 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Any
 
-from webhooks import deliver
+from webhooks import deliver, late, load
 
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
 
@@ -220,6 +220,8 @@ def resident() -> int:
 
 MEASURES: dict[str, Callable[..., Any]] = {
     "deliver": deliver,
+    "late": late,
+    "load": load,
     "drain": drain,
     "shared": shared,
     "share": share,

@@ -1,22 +1,29 @@
 """A receiver of webhooks that answers 200 as fast as Python can, after an optional pause.
 
-python bench/receiver.py PAUSE_SECONDS    prints its port; ends with its standard input
+    python bench/receiver.py PAUSE_SECONDS
+
+Prints its port; ends with its standard input, and then prints as JSON how long after they
+were sent (``"sent":<unix seconds>`` in the body) webhooks arrived. ``/hang…`` is never answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"
 _LENGTH = b"content-length:"
+_SENT = b'"sent":'
 
 
 class Receiver(asyncio.Protocol):
     """One connection; requests may come one after the other."""
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float, took: list[float]) -> None:
         self._pause = pause
+        self._took = took
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,7 +38,13 @@ class Receiver(asyncio.Protocol):
             length = int(head[at + len(_LENGTH) :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(self._data) < end + 4 + length:
                 return
+            body = self._data[end + 4 : end + 4 + length]
             self._data = self._data[end + 4 + length :]
+            if head.startswith(b"post /hang"):
+                continue
+            if (sent := body.find(_SENT)) >= 0:
+                number = body[sent + len(_SENT) :].split(b",", 1)[0].rstrip(b"}")
+                self._took.append(time.time() - float(number))
             if self._pause:
                 asyncio.get_running_loop().call_later(self._pause, self._transport.write, ANSWER)
             else:
@@ -40,10 +53,14 @@ class Receiver(asyncio.Protocol):
 
 async def main(pause: float) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Receiver(pause), "127.0.0.1", 0, backlog=1024)
+    took: list[float] = []
+    server = await loop.create_server(lambda: Receiver(pause, took), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
+    took.sort()
+    p99 = took[int(len(took) * 0.99)] * 1000 if took else None
+    print(json.dumps({"arrived": len(took), "p99_ms": p99}), flush=True)
 
 
 if __name__ == "__main__":

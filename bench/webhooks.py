@@ -1,7 +1,7 @@
 """Deliveries of signed webhooks a second; measured by :mod:`contender`.
 
 Ours is the whole of ``deliver_webhook``: schema, gate and breaker of the endpoint, signature,
-checked address, JSON log line. Stock Dramatiq's is what people write: an actor with a
+checked address, delivery log, JSON log line. Stock Dramatiq's is what people write: an actor with a
 ``requests.Session`` a thread that signs and posts.
 """
 
@@ -24,44 +24,118 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - nobody's
 BODY = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}
 
 
+class Receiving:
+    """A receiver in a process of its own."""
+
+    def __init__(self, pause_ms: int = 0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("receiver.py")), str(pause_ms / 1000)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+
+    def end(self) -> Any:
+        """How many webhooks arrived that said when they were sent, and how late they were."""
+        return json.loads(self._process.communicate()[0])
+
+
 def deliver(
-    contender: str, *, queue: str, count: int, threads: int, endpoints: int, pause_ms: int
+    contender: str,
+    *,
+    queue: str,
+    count: int,
+    threads: int,
+    endpoints: int,
+    pause_ms: int = 0,
+    hanging: int = 0,
 ) -> Any:
-    """Webhooks a second that a receiver got, from a full queue."""
+    """Webhooks a second that the endpoints that answer got, from a full queue.
+
+    Args:
+        pause_ms: before a receiver answers.
+        hanging: so many of the endpoints never answer.
+    """
     from dramatiq import Worker
     from dramatiq.middleware import Middleware
 
-    receiver = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("receiver.py")), str(pause_ms / 1000)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert receiver.stdout is not None
-    url = f"http://127.0.0.1:{int(receiver.stdout.readline())}"
+    if contender == "arithmetic":
+        return {"per_second": threads / (pause_ms / 1000)}
+    receiver = Receiving(pause_ms)
     finished = threading.Event()
     done = itertools.count(1)
+    expected = count * (endpoints - hanging) // endpoints
 
     class Counted(Middleware):
         def after_process_message(
             self, _broker: Any, message: Any, *, result: Any = None, exception: Any = None
         ) -> None:
-            if exception is None and next(done) == count:
+            if exception is None and next(done) == expected:
                 finished.set()
 
     make = _ours if contender.endswith("ours") else _stock
-    broker, messages = make(queue, count, [f"{url}/hook/{n}" for n in range(endpoints)], threads)
+    broker, messages = make(queue, count, addresses(receiver.url, endpoints, hanging), threads)
     broker.add_middleware(Counted())
     for message in messages:
         broker.enqueue(message)
     start, cpu = time.perf_counter(), time.process_time()
-    Worker(broker, queues={queue}, worker_threads=threads).start()
+    # What is delivered at a time is not a matter of threads with us.
+    worker_threads = threads if make is _stock else min(threads, 10)
+    Worker(broker, queues={queue}, worker_threads=worker_threads).start()
     if not finished.wait(300):
         raise SystemExit(f"{contender}: not done within 300 s")
     seconds = time.perf_counter() - start
     used = time.process_time() - cpu
-    receiver.terminate()
-    return {"per_second": count / seconds, "cpu_us": used / count * 1e6}
+    receiver.end()
+    return {"per_second": expected / seconds, "cpu_us": used / count * 1e6}
+
+
+def late(
+    contender: str,
+    *,
+    queue: str,
+    seconds: int,
+    rate: int,
+    threads: int,
+    endpoints: int,
+    hanging: int,
+) -> Any:
+    """Milliseconds from ``send()`` until endpoints that answer have a webhook, under a load."""
+    from dramatiq import Worker
+
+    receiver = Receiving()
+    urls = addresses(receiver.url, endpoints, hanging)
+    broker, _ = _ours(queue, 0, urls, threads)
+    Worker(broker, queues={queue}, worker_threads=threads).start()
+    options = {"queue": queue, "seconds": seconds, "rate": rate, "urls": urls}
+    command = [sys.executable, str(Path(__file__).with_name("contender.py")), contender, "load"]
+    sent = json.loads(subprocess.check_output([*command, json.dumps(options)]))["sent"]
+    time.sleep(2)  # what has not arrived by then is counted as lost below
+    found = receiver.end()
+    expected = sent * (endpoints - hanging) // endpoints
+    return {"p99_ms": found["p99_ms"], "not_there_percent": 100 - 100 * found["arrived"] / expected}
+
+
+def load(_contender: str, *, queue: str, seconds: int, rate: int, urls: list[str]) -> Any:
+    """Send so many webhooks a second, to all addresses in turn."""
+    _ours(queue, 0, urls, 10)
+    from formrelay.actors import deliver_webhook
+
+    start = time.perf_counter()
+    for number in range(rate * seconds):
+        wait = start + number / rate - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        body = {"sent": time.time(), **BODY}
+        deliver_webhook.send({"url": urls[number % len(urls)], "body": body, "secret": SECRET})
+    return {"sent": rate * seconds}
+
+
+def addresses(url: str, endpoints: int, hanging: int) -> list[str]:
+    """Of so many endpoints; the first of them never answer."""
+    return [f"{url}/{'hang' if n < hanging else 'hook'}/{n}" for n in range(endpoints)]
 
 
 def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, Any]:
@@ -73,6 +147,8 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
         WEBHOOK_QUEUE=queue,
         WEBHOOK_ALLOW_HTTP="true",
         WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
+        # Recorded for ClickHouse: put on the queue of events, which nobody empties here.
+        WEBHOOK_DELIVERY_LOG="true",
         LOG_LEVEL="info",
     )
     from formrelay.actors import deliver_webhook

@@ -168,26 +168,32 @@ class Unfinished:
             self._wait(attempt, suspended)
 
     def _wait(self, attempt: _Attempt, suspended: Suspended) -> None:
-        suspended.waits_for.start(partial(self._loop.call, partial(self._resume, attempt)))
+        try:
+            suspended.waits_for.start(partial(self._loop.call, partial(self._resume, attempt)))
+        except BaseException as error:
+            self._ended(attempt, error)
 
     def _resume(self, attempt: _Attempt) -> None:
-        delivery = attempt.delivery
-        suspended = delivery.suspended
+        suspended = attempt.delivery.suspended
         assert suspended is not None
-        error: BaseException | None = None
         try:
             waits_for = suspended.steps.advance()
-            if waits_for is not None:
-                suspended.waits_for = waits_for
-                self._wait(attempt, suspended)
-                return
-        except BaseException as raised:
-            error = raised
-            delivery.stuff_exception(raised)
+        except BaseException as error:
+            self._ended(attempt, error)
+            return
+        if waits_for is None:
+            self._ended(attempt, None)
+        else:
+            suspended.waits_for = waits_for
+            self._wait(attempt, suspended)
+
+    def _ended(self, attempt: _Attempt, error: BaseException | None) -> None:
+        delivery = attempt.delivery
         delivery.suspended = None
         if error is None:
             self._broker.emit_after("process_message", delivery, result=None)
         else:
+            delivery.stuff_exception(error)
             self._broker.emit_after("process_message", delivery, exception=error)
         self._settle(attempt)
 

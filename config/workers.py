@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
 from .base import Section, variables_of
 from .parser import optional, shown
+from .secrets import secret
 from .types import (
     TRUE_OR_FALSE,
     Bool,
@@ -28,10 +29,20 @@ from .types import (
     share,
     whole,
 )
+from .urls import url_check
 from .variables import Given
 
 BackoffName = Annotated[
     Literal["exponential", "linear", "schedule"], one_of("exponential", "linear", "schedule")
+]
+
+ProxyUrl = Annotated[
+    SecretStr | None,
+    secret(
+        url_check(
+            "http", "https", "socks5h", advice="give a proxy's address, like http://host:3128"
+        )
+    ),
 ]
 
 
@@ -168,6 +179,11 @@ class WebhookSettings(WorkerSettings):
         description="Private networks that webhooks may reach, comma-separated, like 10.0.0.0/8.",
     )
     allow_http: Bool = Field(False, description="Whether plain http:// endpoints are allowed.")
+    proxy: ProxyUrl = Field(
+        None,
+        description="A proxy through which all webhooks go: http://, https:// or socks5h://. Which "
+        "addresses may be reached is then for it to say. That of the environment is never used.",
+    )
     timeout: Seconds = Field(timedelta(seconds=20), description="How long a delivery may take.")
     permanent_statuses: Statuses = Field(
         (400, 413, 414, 422, 501),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from threading import Lock
 from typing import Any
 
@@ -58,7 +59,7 @@ class _Visit:
             return
         await place
         if self._id in self._gate.disabled:  # since it stands in line
-            self._gate.leave(place, None)
+            self._gate.leave(place, NotNow(after=timedelta(0)))  # which says nothing of it
             raise EndpointDisabled
 
     async def __aexit__(self, _kind: Any, error: BaseException | None, _where: Any) -> None:

@@ -11,12 +11,13 @@ import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from socket import inet_aton, inet_ntoa
 from typing import Any
 
 import pycurl
 
 from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
-from .addresses import Network
+from .addresses import Network, parse_address, why_blocked
 from .exchange import MOST_HEADER_BYTES, Exchange
 from .retry_after import parse_retry_after
 from .transfers import Handle, Transfer, Transfers
@@ -24,6 +25,8 @@ from .webhook_request import METHODS, check_header, check_headers, check_url
 
 __all__ = ["GONE", "Egress", "Response", "check_headers", "check_url", "classify_status"]
 
+#: libcurl's number of the option, for which pycurl has no name.
+_SUPPRESS_CONNECT_HEADERS = 265
 _LONGEST_CONNECT = timedelta(seconds=10)
 #: The same request will get the same answer.
 PERMANENT = frozenset({400, 413, 414, 422, 501})
@@ -68,6 +71,8 @@ class Egress:
         allow_http: whether ``http://`` may be used.
         allowed_private: networks that may be dialled although they are not public.
         limit: requests under way at a time (see :class:`.transfers.Transfers`).
+        proxy: through which all requests go. It dials, and what it dials is for it to check: of
+            addresses only those that are written as such in a url are checked here.
         max_response_bytes: how much of an answer's body is read.
         ca_file: certificates to trust instead of the system's.
     """
@@ -79,9 +84,11 @@ class Egress:
         allow_http: bool,
         allowed_private: Sequence[Network],
         limit: int = 10,
+        proxy: str | None = None,
         max_response_bytes: int = 64 * 1024,
         ca_file: str | None = None,
     ) -> None:
+        self._proxy = proxy
         self._timeout = timeout
         self._allow_http = allow_http
         self._allowed = tuple(allowed_private)
@@ -110,6 +117,8 @@ class Egress:
         target = check_url(url, allow_http=self._allow_http)
         if method not in METHODS:
             raise InvalidJob("expected the method POST or PUT, got another")
+        if self._proxy is not None:
+            self._check_literal(target.host)
         lines = _header_lines(headers)
 
         def prepare(handle: Handle) -> None:
@@ -124,6 +133,16 @@ class Egress:
 
         return await Transfer(self._transfers, prepare, finish)
 
+    def _check_literal(self, host: str) -> None:
+        try:
+            # The odd spellings (0x7f000001) too, as the system's own functions read them.
+            address = parse_address(host if ":" in host else inet_ntoa(inet_aton(host.rstrip("."))))
+        except (OSError, ValueError):
+            return  # a name
+        why = why_blocked(address, allowed=self._allowed)
+        if why is not None:
+            raise _blocked(host, why)
+
     def _make_handle(self) -> Handle:
         """A handle with all that does not change between requests."""
         exchange = Exchange(self._allowed, self._max_bytes)
@@ -134,17 +153,20 @@ class Egress:
             pycurl.POST: 1,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.FOLLOWLOCATION: 0,
-            pycurl.PROXY: "",  # empty, since unset would mean the environment's
+            pycurl.PROXY: self._proxy or "",  # empty, since unset would mean the environment's
+            _SUPPRESS_CONNECT_HEADERS: 1,  # a proxy's 200 is no receiver's
+            pycurl.HEADEROPT: pycurl.HEADER_SEPARATE,  # the signature is none of its business
             pycurl.NOSIGNAL: 1,
             pycurl.TIMEOUT_MS: _millis(self._timeout),
             pycurl.CONNECTTIMEOUT_MS: _millis(connect_timeout),
             pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
             pycurl.SSL_VERIFYPEER: 1,
             pycurl.SSL_VERIFYHOST: 2,
-            pycurl.OPENSOCKETFUNCTION: exchange.open_socket,
             pycurl.HEADERFUNCTION: exchange.on_header,
             pycurl.WRITEFUNCTION: exchange.on_body,
         }
+        if self._proxy is None:
+            options[pycurl.OPENSOCKETFUNCTION] = exchange.open_socket
         if self._ca_file:
             options[pycurl.CAINFO] = self._ca_file
         curl = pycurl.Curl()
@@ -198,10 +220,10 @@ def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
     if exchange.is_flooded:
         return SinkTransient(f"'{host}' sent more than {MOST_HEADER_BYTES} bytes of headers")
     if exchange.blocked and not exchange.dialled:
-        return SinkPermanent(
-            f"'{host}' resolves to a blocked address ({exchange.blocked}): "
-            "WEBHOOK_ALLOWED_PRIVATE_CIDRS makes exceptions"
-        )
+        return _blocked(host, exchange.blocked)
+    tunnel = curl.getinfo(pycurl.HTTP_CONNECTCODE)
+    if tunnel >= 300:
+        return SinkUnavailable(f"proxy: it answered {tunnel} instead of connecting to '{host}'")
     if code == pycurl.E_COULDNT_RESOLVE_HOST:
         return SinkUnavailable(f"DNS: '{host}' was not found")
     if code in _TLS_ERRORS:
@@ -215,6 +237,13 @@ def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
     if code == pycurl.E_URL_MALFORMAT:
         return SinkPermanent(f"the url of '{host}' cannot be used")
     return _lost(host, code)
+
+
+def _blocked(host: str, why: str) -> SinkPermanent:
+    return SinkPermanent(
+        f"'{host}' resolves to a blocked address ({why}): "
+        "WEBHOOK_ALLOWED_PRIVATE_CIDRS makes exceptions"
+    )
 
 
 def _lost(host: str, code: int = 0) -> SinkTransient:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: A request that has lasted so many seconds makes room for another: it waits for its receiver
 #: and costs no more than a socket.
 ASIDE_AFTER = 1.0
+#: After so many seconds libcurl is asked again what is to be done.
+_AGAIN = 1.0
 #: So many times the limit may be under way in all, those that have made room included.
 _MOST_ASIDE = 10
 
@@ -158,7 +160,8 @@ class _Driver:
         while True:
             self._begin_some()
             if self._due is not None and self._due <= monotonic():
-                self._due = None
+                # Libcurl says when next; where it believes to have said so already, in a second.
+                self._due = monotonic() + _AGAIN if self._active else None
                 self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             if not self._end_some() or not self._inbox:
                 return self._due
@@ -172,9 +175,9 @@ class _Driver:
                 self._aside += 1
         while self._inbox and self._has_room():
             transfer = self._inbox.popleft()
-            handle = self._free.pop() if self._free else self._make_handle()
-            handle.exchange.clear()
             try:
+                handle = self._free.pop() if self._free else self._make_handle()
+                handle.exchange.clear()
                 transfer.prepare(handle)
                 self._multi.add_handle(handle.curl)
             except BaseException as error:

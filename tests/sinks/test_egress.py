@@ -10,11 +10,13 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from tests.sinks.wire import answer, serving
+from tests.sinks.wire import answer, raw, serving
 
 from formrelay.core.errors import (
     InvalidJob,
     SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
 )
 from formrelay.core.later import run
 from formrelay.sinks.http import Egress, Response
@@ -83,6 +85,10 @@ def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int)
         "localhost",
         "localhost.",
         "LOCALHOST",
+        "127.0.0.1.",
+        "127。0。0。1",
+        "①②⑦.⓪.⓪.①",
+        "ⓛocalhost",
     ],
 )
 def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(host: str) -> None:
@@ -151,6 +157,32 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
             monkeypatch.setenv(name, proxy.url)
         egress().send("POST", wire.url, {}, b"")
         assert (wire.accepted, proxy.accepted) == (1, 0)
+
+
+def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
+    with serving(answer(200, b"from afar")) as proxy:
+        sender = egress(proxy=proxy.url, allowed_private=())
+        response = sender.send("POST", "http://example.test/hook?a=1", {"webhook-id": "m1"}, b"{}")
+        assert response.body == b"from afar"
+        assert proxy.headers()[0] == "POST http://example.test/hook?a=1 HTTP/1.1"
+        for host in ("10.0.0.1", "0x7f000001", "2130706433", "127.0.0.1.", "[::ffff:10.0.0.1]"):
+            with pytest.raises(SinkPermanent, match="blocked"):
+                sender.send("POST", f"http://{host}/", {}, b"")
+        assert len(proxy.requests) == 1
+
+
+def test_a_proxy_that_lets_nobody_through_is_no_answer() -> None:
+    with serving(answer(403)) as proxy:
+        with pytest.raises(SinkUnavailable, match="proxy: it answered 403"):
+            egress(proxy=proxy.url).send("POST", "https://example.test/", {"x-key": "s3cr3t"}, b"")
+        assert proxy.headers()[0] == "CONNECT example.test:443 HTTP/1.1"
+        assert "s3cr3t" not in "\n".join(proxy.headers())
+
+
+def test_that_a_proxy_has_connected_is_no_answer_of_the_receiver() -> None:
+    connected = raw(b"HTTP/1.1 200 Connection established\r\n\r\n", keep=False)
+    with serving(connected) as proxy, pytest.raises(SinkTransient):
+        egress(proxy=proxy.url).send("POST", "https://example.test/", {}, b"")
 
 
 def test_cookies_do_not_come_back() -> None:

@@ -1,0 +1,158 @@
+"""One thread that waits for everything: calls, sockets, times; and what actors may await."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from formrelay.core.later import Later, Steps, run
+from formrelay.core.loop import Loop, get_loop
+from formrelay.core.process import current_pid
+
+
+def in_loop(loop: Loop, function: Callable[[], object]) -> object:
+    """What a function returns in the loop's thread."""
+    found: list[object] = []
+    done = threading.Event()
+    loop.call(lambda: (found.append(function()), done.set()))
+    assert done.wait(5)
+    return found[0]
+
+
+def test_calls_are_made_in_their_order_by_one_thread() -> None:
+    loop, seen = Loop(), []
+    done = threading.Event()
+    for number in range(1000):
+        loop.call(lambda number=number: seen.append((number, threading.get_ident())))
+    loop.call(done.set)
+    assert done.wait(5)
+    assert [number for number, _ in seen] == list(range(1000))
+    assert len({thread for _, thread in seen}) == 1
+
+
+def test_a_call_wakes_a_loop_that_sleeps() -> None:
+    loop = Loop()
+    in_loop(loop, int)
+    threading.Event().wait(0.05)
+    started = time.monotonic()
+    in_loop(loop, int)
+    assert time.monotonic() - started < 0.5  # it would have slept for a second
+
+
+def test_what_a_call_raises_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    loop.call(lambda: 1 / 0)
+    assert in_loop(loop, lambda: "goes on") == "goes on"
+    assert "a call of the loop failed" in caplog.text
+
+
+def test_a_socket_is_watched_until_it_is_forgotten() -> None:
+    loop, seen = Loop(), []
+    here, there = socket.socketpair()
+    with here, there:
+        arrived = threading.Event()
+
+        def tell(descriptor: int, event: int) -> None:
+            seen.append((descriptor, event, here.recv(100)))
+            arrived.set()
+
+        in_loop(loop, lambda: loop.watch(here.fileno(), select.POLLIN, tell))
+        there.send(b"a")
+        assert arrived.wait(5)
+        in_loop(loop, lambda: loop.forget(here.fileno()))
+        there.send(b"b")
+        in_loop(loop, int)
+        in_loop(loop, int)
+    assert seen == [(seen[0][0], select.POLLIN, b"a")]
+
+
+def test_a_part_has_its_turn_when_it_wants_it() -> None:
+    loop = Loop()
+    turns: list[float] = []
+    done = threading.Event()
+
+    class EveryTenMilliseconds:
+        def turn(self) -> float | None:
+            turns.append(time.monotonic())
+            if len(turns) == 10:
+                done.set()
+            return None if len(turns) >= 10 else time.monotonic() + 0.01
+
+    loop.call(lambda: loop.add(EveryTenMilliseconds()))
+    assert done.wait(5)
+    assert turns[9] - turns[0] < 0.9  # not once a second
+
+
+def test_a_forked_process_has_a_loop_of_its_own() -> None:
+    ours = get_loop()
+    child = os.fork()
+    if child == 0:
+        try:
+            fine = get_loop() is not ours and current_pid() == os.getpid()
+            fine = fine and in_loop(get_loop(), lambda: 1) == 1
+            os._exit(0 if fine else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert get_loop() is ours
+
+
+# -- what actors await -----------------------------------------------------------------------
+
+
+class Answer(Later[int]):
+    """There as soon as it is asked for, from another thread."""
+
+    def __init__(self, value: int | Exception) -> None:
+        self._value = value
+
+    def start(self, resume: Callable[[], object]) -> None:
+        threading.Thread(target=resume).start()
+
+    def result(self) -> int:
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+def test_a_coroutine_is_run_to_its_end() -> None:
+    async def add() -> int:
+        return await Answer(1) + await Answer(2)
+
+    assert run(add()) == 3
+
+
+def test_what_was_awaited_raises_where_it_was_awaited() -> None:
+    async def fail() -> str:
+        try:
+            await Answer(ValueError("no"))
+        except ValueError as error:
+            return str(error)
+        return "yes"
+
+    assert run(fail()) == "no"
+
+
+def test_a_step_starts_nothing_by_itself() -> None:
+    started = []
+
+    class Noting(Answer):
+        def start(self, resume: Callable[[], object]) -> None:
+            started.append(self)
+            resume()
+
+    async def wait() -> None:
+        await Noting(1)
+
+    steps = Steps(wait())
+    waits_for = steps.advance()
+    assert isinstance(waits_for, Noting)
+    assert started == []
+    steps.finish(waits_for)
+    assert started == [waits_for]
