@@ -145,11 +145,6 @@ class AttemptLog:
         if kept:
             endpoint_records().keep(kept, self._keeps)
 
-    def stop(self) -> None:
-        """Send what has gathered, and no more."""
-        self._sending.stop()
-        self.send()
-
 
 @once
 def attempt_log() -> AttemptLog:

@@ -222,9 +222,9 @@ class _LastWords(Middleware):
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         for book in endpoint_book.made:
-            book.stop()
+            book.sync()
         for log in attempt_log.made:
-            log.stop()
+            log.send()
 
 
 get_broker().add_middleware(_LastWords())

@@ -58,12 +58,12 @@ class Site:
         assert "formrelay.actors" not in sys.modules, "the actors are bound to other settings"
         use_settings(settings)
         from formrelay import actors
-        from formrelay.actors import attempts, events, sinks, submissions, webhooks
+        from formrelay.actors import attempts, blocks, events, sinks, submissions, webhooks
         from formrelay.brokers import get_broker
 
         self.settings, self._url = settings, url
         self.actors, self.events, self.sinks = actors, events, sinks
-        self.attempts = attempts
+        self.attempts, self.blocks = attempts, blocks
         self.submissions, self.webhooks = submissions, webhooks
         self.broker = get_broker()
         self.worker: Worker | None = None

@@ -89,7 +89,7 @@ def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
 def test_a_token_is_that_of_the_same_rows_in_the_same_order(
     site: Site, ids: list[int], data: st.DataObject
 ) -> None:
-    token = site.events.token
+    token = site.blocks.token
     assert token(rows(site, *ids)) == token(rows(site, *ids))
     other = data.draw(st.permutations(ids))
     assert (token(rows(site, *ids)) == token(rows(site, *other))) is (ids == other)
@@ -99,7 +99,7 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
     # A batch that was frozen by one version is inserted again by the next one.
     expected = "374708fff7719dd5979ec875d56cd2286f6d3cf7ec317a3b25632aab28ec37bb"
-    assert site.events.token(rows(site, 0)) == expected
+    assert site.blocks.token(rows(site, 0)) == expected
 
 
 # -- into ClickHouse -----------------------------------------------------------------------
