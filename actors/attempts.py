@@ -7,6 +7,7 @@ through the queue of events: no delivery waits for a broker or for ClickHouse.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from uuid import UUID, uuid4
 import orjson
 from pydantic import AwareDatetime, Field
 
-from ..brokers import get_broker
+from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings
 from ..core.errors import BrokerError, PartsFailed
 from ..core.periodic import Periodic
@@ -30,7 +31,7 @@ logger = logging.getLogger("formrelay.webhooks")
 TABLE = "webhook_deliveries"
 #: So often what has gathered is sent.
 _INTERVAL = timedelta(milliseconds=200)
-#: Of one message. With 2 KB of each answer it stays under the megabyte that a message may have.
+#: Of one message.
 _MOST_IN_A_MESSAGE = 200
 #: While the broker does not take them, so many are kept; then the oldest are let go.
 _MOST_KEPT = 20_000
@@ -102,6 +103,7 @@ class AttemptLog:
         self._noted: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
         self._delivered: deque[Job[Any]] = deque(maxlen=_MOST_KEPT)
         self._is_away = False
+        self._lock = threading.Lock()
         self._sending = Periodic("attempts", _INTERVAL, self.send)
 
     def note(self, attempt: dict[str, Any], job: Job[Any]) -> None:
@@ -115,14 +117,15 @@ class AttemptLog:
 
     def send(self) -> None:
         """Send what has gathered."""
-        try:
-            self._send_noted()
-            self._keep_delivered()
-            self._is_away = False
-        except BrokerError as error:
-            if not self._is_away:
-                logger.warning("attempts cannot be recorded", extra={"why": str(error)})
-            self._is_away = True
+        with self._lock:
+            try:
+                self._send_noted()
+                self._keep_delivered()
+                self._is_away = False
+            except BrokerError as error:
+                if not self._is_away:
+                    logger.warning("attempts cannot be recorded", extra={"why": str(error)})
+                self._is_away = True
 
     def _send_noted(self) -> None:
         noted = [self._noted.popleft() for _ in range(len(self._noted))]
@@ -130,8 +133,7 @@ class AttemptLog:
             attempt.setdefault("attemptId", str(uuid4()))
         for start in range(0, len(noted), _MOST_IN_A_MESSAGE):
             try:
-                part = noted[start : start + _MOST_IN_A_MESSAGE]
-                get_broker().enqueue(record_attempts.message_of(part))
+                _send(noted[start : start + _MOST_IN_A_MESSAGE])
             except BrokerError:
                 self._noted.extendleft(reversed(noted[start:]))
                 raise
@@ -144,6 +146,21 @@ class AttemptLog:
             kept[wire["payload"].get("id") or f"msg_{job.message_id}"] = orjson.dumps(wire)
         if kept:
             endpoint_records().keep(kept, self._keeps)
+
+
+def _send(part: list[dict[str, Any]]) -> None:
+    """Send some attempts as one message, or as more where that is too large."""
+    try:
+        get_broker().enqueue(record_attempts.message_of(part))
+    except MessageTooLarge:
+        if len(part) > 1:
+            middle = len(part) // 2
+            _send(part[:middle])
+            _send(part[middle:])
+        elif part[0]["response"]:
+            _send([part[0] | {"response": ""}])
+        else:  # MAX_MESSAGE_BYTES is of some hundred
+            logger.error("an attempt is too large to be recorded")
 
 
 @once

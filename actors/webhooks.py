@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -29,6 +30,7 @@ _settings = get_settings().webhooks
 
 #: So many characters of an answer are kept.
 _MOST_OF_A_RESPONSE = 2048
+_ADDRESS_PARTS = re.compile("[/?&=]")
 
 
 T = TypeVar("T")
@@ -212,8 +214,10 @@ def _beginning(webhook: Webhook, response: Response | None) -> str:
     """How an answer begins, without what it repeats of the request."""
     if response is None or not response.body:
         return ""
-    text = response.body[: 2 * _MOST_OF_A_RESPONSE].decode(errors="replace")
-    sent = (webhook.body, webhook.headers, keys(webhook), webhook.url.partition("?")[2])
+    text = response.body[: 4 * _MOST_OF_A_RESPONSE].decode(errors="replace")
+    # A path may be as secret as a query; servers like to say which one they do not have.
+    address = webhook.url.partition("://")[2].partition("/")[2]
+    sent = (webhook.body, webhook.headers, keys(webhook), address, _ADDRESS_PARTS.split(address))
     return redacted(text, sent, most=_MOST_OF_A_RESPONSE)
 
 

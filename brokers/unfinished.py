@@ -18,9 +18,9 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import dramatiq.worker
 from dramatiq import MessageProxy
 from dramatiq.middleware import CurrentMessage
-from dramatiq.worker import WorkerThread
 
 from ..core.later import Steps
 from ..core.loop import Loop, get_loop
@@ -31,6 +31,11 @@ from .errors import BrokerUnavailable
 if TYPE_CHECKING:
     from .base import RelayBroker
     from .consumer import RelayConsumer
+
+if TYPE_CHECKING:
+    from dramatiq.worker import WorkerThread
+else:  # Dramatiq 1 has it under another name
+    WorkerThread = getattr(dramatiq.worker, "WorkerThread", None) or dramatiq.worker._WorkerThread
 
 logger = logging.getLogger("formrelay.brokers")
 

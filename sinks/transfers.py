@@ -26,8 +26,8 @@ T = TypeVar("T")
 #: A request that has lasted so many seconds makes room for another: it waits for its receiver
 #: and costs no more than a socket.
 ASIDE_AFTER = 1.0
-#: After so many seconds libcurl is asked again what is to be done.
-_AGAIN = 1.0
+#: Libcurl's clock has ticked after so many seconds.
+_TICK = 0.001
 #: So many times the limit may be under way in all, those that have made room included.
 _MOST_ASIDE = 10
 
@@ -160,8 +160,9 @@ class _Driver:
         while True:
             self._begin_some()
             if self._due is not None and self._due <= monotonic():
-                # Libcurl says when next; where it believes to have said so already, in a second.
-                self._due = monotonic() + _AGAIN if self._active else None
+                # Libcurl says when next. It says nothing where it was asked a moment too soon,
+                # since it gives whole milliseconds and means a little more.
+                self._due = monotonic() + _TICK
                 self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             if not self._end_some() or not self._inbox:
                 return self._due

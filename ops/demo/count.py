@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, TypeVar
 
+from ...actors.attempts import TABLE as ATTEMPTS
 from ...actors.events import TABLE
 from ...actors.sinks import clickhouse
 from ...core.errors import FormrelayError
 from ...core.failure import Failure
 from .client import submissions
+from .environment import RETRY_DELAYS
 from .play import Sent
 from .receiver import FLAKY_FAILURES
 from .report import Number
@@ -18,6 +22,9 @@ from .stage import Stage
 from .survey import BROKEN, FLAKY, Answer, per_form
 
 T = TypeVar("T")
+
+#: What was sent last is in ClickHouse within so many seconds.
+_DRAIN_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class Found:
     retried: int | None = None
     dead: int | None = None
     rows: int | None = None
+    attempts: int | None = None
     by_type: dict[str, int] = field(default_factory=dict)
     first_dead: Failure | None = None
     problems: list[str] = field(default_factory=list)
@@ -50,7 +58,11 @@ def count(stage: Stage, answers: Sequence[Answer]) -> Found:
     found.delivered, found.retried = stats.get("delivered"), stats.get("retried")
     found.dead = found.ask(lambda: _dead(stage))
     found.first_dead = found.ask(lambda: _first_dead(stage))
+    # The last attempts are sent to the queue of events when their worker stops.
+    stage.children.stop(only="worker submissions")
+    found.ask(lambda: _drained(stage))
     stage.children.stop(only="worker")
+    found.attempts = found.ask(_attempts)
     for kind, rows, events in found.ask(_rows) or ():
         found.by_type[kind] = events
         found.rows = (found.rows or 0) + rows
@@ -85,6 +97,13 @@ def numbers(found: Found, sent: Sent, answers: Sequence[Answer]) -> list[Number]
             f"/flaky fails {FLAKY_FAILURES} times first",
         ),
         Number("dead_lettered", "Dead-lettered", forms[BROKEN], found.dead, "/broken always fails"),
+        Number(
+            "attempts",
+            "Attempts in the delivery log",
+            total + forms[FLAKY] * FLAKY_FAILURES + forms[BROKEN] * RETRY_DELAYS.count(","),
+            found.attempts,
+            "webhook_deliveries, by ClickHouse",
+        ),
     ]
 
 
@@ -108,6 +127,25 @@ def _dead(stage: Stage) -> int:
 def _first_dead(stage: Stage) -> Failure | None:
     letters = stage.broker.dead_letters(stage.queues.webhooks, limit=1)
     return next((letter.failure for letter in letters), None)
+
+
+def _drained(stage: Stage) -> None:
+    """Wait until nothing is left on the queue of events."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    while time.monotonic() < deadline:
+        counts = stage.broker.counts(stage.queues.events)
+        if not (counts.waiting or counts.scheduled or counts.in_flight):
+            return
+        Event().wait(0.05)
+
+
+def _attempts() -> int:
+    client = clickhouse()
+    try:
+        ((found,),) = client.query(f"SELECT count() FROM {ATTEMPTS}_once")  # noqa: S608 - ours
+    finally:
+        client.close()
+    return int(found)
 
 
 def _rows() -> list[tuple[str, int, int]]:

@@ -140,6 +140,7 @@ def test_sixty_answers_arrive_once_and_nothing_stays_behind(
         "delivered": 50,
         "retried": 20,
         "dead_lettered": 10,
+        "attempts": 30 + 20 * 3 + 10 * 4,
     }
     assert result["rows_by_type"] == {
         "form_viewed": 60,

@@ -45,7 +45,7 @@ def webhook(receiver: Receiver, **changes: Any) -> dict[str, Any]:
 def test_every_attempt_is_a_row_and_a_line(
     site: Site, receiver: Receiver, client: Any, lines: Lines
 ) -> None:
-    said = {"error": "busy", "you sent": {"answer": SECRET, "token": SECRET}, "key": KEY}
+    said = {"error": "busy", "you sent": {"answer": SECRET, "again": SECRET}, "key": KEY}
     receiver.answers(f"/hook?token={SECRET}", Answer(503, said), Answer(200, "thanks"))
     sent = site.actors.deliver_webhook.send(
         webhook(receiver, endpointId="e1"), {"formId": "f1", "submissionId": "s1"}
@@ -69,7 +69,7 @@ def test_every_attempt_is_a_row_and_a_line(
     assert first.message == "the receiver answered 503"
     assert orjson.loads(first.response) == {
         "error": "busy",
-        "you sent": {"answer": "[…]", "token": "[…]"},
+        "you sent": {"answer": "[…]", "again": "[…]"},
         "key": "[…]",
     }
     assert second.response == '"thanks"'
@@ -87,6 +87,19 @@ def test_every_attempt_is_a_row_and_a_line(
     assert all(line["webhook_id"] == first.webhook_id for line in told)
     assert SECRET not in lines.text
     assert KEY not in lines.text
+
+
+def test_a_page_that_names_the_path_says_nothing_of_it(
+    site: Site, receiver: Receiver, client: Any, lines: Lines
+) -> None:
+    path = f"/services/T0000/{SECRET}"
+    receiver.answers(path, Answer(404, f"Cannot POST {path}"), Answer(200))
+    sent = site.actors.deliver_webhook.send(webhook(receiver, url=receiver.url + path))
+    site.work_off("webhooks")
+    site.work_off("events")
+    first, _ = site.attempts.attempts_of(sent.message_id, limit=10)
+    assert first.response == '"Cannot POST /[…]/[…]/[…]"'
+    assert SECRET not in lines.text
 
 
 def test_what_never_answered_is_a_row_too(site: Site, receiver: Receiver, client: Any) -> None:
@@ -120,20 +133,52 @@ def test_a_delivery_that_is_put_off_is_no_attempt(
     assert client.query("SELECT count(), max(attempt) FROM webhook_deliveries_once") == [(6, 1)]
 
 
-def test_attempts_that_the_broker_does_not_take_are_sent_later(
-    site: Site, receiver: Receiver, client: Any
-) -> None:
-    options = site.broker.options
-    sent = site.actors.deliver_webhook.send(webhook(receiver))
-    site.broker.options = replace(options, max_message_bytes=10)
+def noted(number: int, **changes: Any) -> dict[str, Any]:
+    """An attempt as the actor notes it."""
+    return {
+        "webhookId": f"id_{number}",
+        "messageId": f"m{number}",
+        "endpoint": "e",
+        "host": "example.com",
+        "attempt": 1,
+        "outcome": "failed",
+        "durationMs": 1.5,
+        "response": "",
+        "at": 1_800_000_000.0,
+        **changes,
+    }
+
+
+def test_attempts_that_the_broker_does_not_take_are_sent_later(site: Site, client: Any) -> None:
+    log, redis = site.attempts.attempt_log(), site.broker.client  # type: ignore[attr-defined]
+    redis.config_set("maxmemory", 1)  # a server that is full refuses
     try:
-        site.work_off("webhooks")  # the log tries to send as the worker stops, too
+        for number in range(3):
+            log.note(noted(number), None)
+        log.send()
         assert site.waiting("events") == 0
     finally:
-        site.broker.options = options
-    site.attempts.attempt_log().send()
+        redis.config_set("maxmemory", 0)
+    log.note(noted(3), None)
+    log.send()
     site.work_off("events")
-    assert len(site.attempts.attempts_of(sent.message_id, limit=10)) == 1
+    found = client.query("SELECT webhook_id FROM webhook_deliveries_once ORDER BY webhook_id")
+    assert found == [("id_0",), ("id_1",), ("id_2",), ("id_3",)]
+
+
+def test_attempts_that_are_too_large_for_one_message_go_in_several(site: Site, client: Any) -> None:
+    log, options = site.attempts.attempt_log(), site.broker.options
+    site.broker.options = replace(options, max_message_bytes=10_000)
+    try:
+        for number in range(9):
+            log.note(noted(number, response="x" * 2000), None)
+        log.note(noted(9, response="x" * 20_000), None)  # alone it is too large
+        log.send()
+    finally:
+        site.broker.options = options
+    site.work_off("events")
+    rows = client.query("SELECT count(), sum(length(response)) FROM webhook_deliveries_once")
+    assert rows == [(10, 9 * 2000)]
 
 
 def test_an_event_says_that_an_endpoint_was_disabled(
