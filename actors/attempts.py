@@ -15,7 +15,11 @@ from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import orjson
-from pydantic import AwareDatetime, Field
+from pydantic import (
+    AwareDatetime,
+    Field,
+    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+)
 
 from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings

@@ -11,7 +11,13 @@ from typing import Literal, TypeVar
 import dramatiq
 import orjson
 from dramatiq.middleware import Middleware
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+    field_validator,
+    model_validator,
+)
 
 from ..brokers import get_broker
 from ..config import get_settings

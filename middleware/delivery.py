@@ -114,6 +114,10 @@ class Delivery(MessageProxy):
         """Bytes as they came; 0 for a part of a stored batch."""
         return len(self.raw or b"")
 
+    def clear_exception(self) -> None:
+        # Dramatiq 1 deletes it, and can do so once.
+        self._exception = None
+
     def __lt__(self, other: object) -> bool:
         # Dramatiq 1's worker sorts its queue by messages too; by themselves they would
         # compare so that the newest comes first.
