@@ -207,7 +207,12 @@ class RedisConsumer(RelayConsumer):
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
 
     def _gather(self) -> None:
-        """Let outcomes gather, where the worker threads have enough to do meanwhile."""
+        """Let outcomes gather, where the loop has enough to do meanwhile.
+
+        Not where worker threads settle: they would finish what was fetched, and wait.
+        """
+        if not self._most_aside:
+            return
         window = self._window()
         if window < 2 * self.prefetch or self._room() > window // 2:
             return
