@@ -39,6 +39,7 @@ _INTERVAL = timedelta(milliseconds=200)
 _MOST_IN_A_MESSAGE = 200
 #: While the broker does not take them, so many are kept; then the oldest are let go.
 _MOST_KEPT = 20_000
+_MOST_JOBS_KEPT = 2_000
 
 
 class Attempt(JobModel):
@@ -105,7 +106,7 @@ class AttemptLog:
     def __init__(self, *, records: bool, keeps: timedelta) -> None:
         self._records, self._keeps = records, keeps
         self._noted: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
-        self._delivered: deque[Job[Any]] = deque(maxlen=_MOST_KEPT)
+        self._delivered: deque[Job[Any]] = deque(maxlen=_MOST_JOBS_KEPT)
         self._is_away = False
         self._lock = threading.Lock()
         self._sending = Periodic("attempts", _INTERVAL, self.send)
@@ -122,14 +123,15 @@ class AttemptLog:
     def send(self) -> None:
         """Send what has gathered."""
         with self._lock:
-            try:
-                self._send_noted()
-                self._keep_delivered()
-                self._is_away = False
-            except BrokerError as error:
-                if not self._is_away:
-                    logger.warning("attempts cannot be recorded", extra={"why": str(error)})
-                self._is_away = True
+            errors = []
+            for step in (self._send_noted, self._keep_delivered):
+                try:
+                    step()
+                except BrokerError as error:
+                    errors.append(error)
+            if errors and not self._is_away:
+                logger.warning("attempts cannot be recorded", extra={"why": str(errors[0])})
+            self._is_away = bool(errors)
 
     def _send_noted(self) -> None:
         noted = [self._noted.popleft() for _ in range(len(self._noted))]
@@ -148,8 +150,13 @@ class AttemptLog:
         for job in jobs:
             wire = {"payload": job.payload.wire(), "metadata": job.metadata.wire()}
             kept[wire["payload"].get("id") or f"msg_{job.message_id}"] = orjson.dumps(wire)
-        if kept:
+        if not kept:
+            return
+        try:
             endpoint_records().keep(kept, self._keeps)
+        except BrokerError:
+            self._delivered.extendleft(reversed(jobs))
+            raise
 
 
 def _send(part: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, TypeVar
 
@@ -23,7 +23,7 @@ from ..brokers import get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
-from ..core.redaction import redacted
+from ..core.redaction import SHORTEST, redacted
 from ..core.signing import check_secrets, sign, sign_like_stripe
 from ..sinks.http import Response, check_headers, check_url, classify_status
 from . import webhook_schema as wire
@@ -165,15 +165,20 @@ async def _deliver(job: Job[Webhook]) -> None:
         error = raised
         raise
     finally:
-        _note(job, response, error, SYSTEM_CLOCK.monotonic() - began)
+        _note(job, headers, response, error, SYSTEM_CLOCK.monotonic() - began)
 
 
 def _note(
-    job: Job[Webhook], response: Response | None, error: BaseException | None, took: float
+    job: Job[Webhook],
+    sent: Mapping[str, str],
+    response: Response | None,
+    error: BaseException | None,
+    took: float,
 ) -> None:
     """Say what became of an attempt: in its log line, to the endpoint's record, for the log.
 
     Args:
+        sent: the headers.
         took: seconds, where no answer says so itself.
     """
     webhook, form_id = job.payload, job.metadata.form_id or ""
@@ -182,7 +187,7 @@ def _note(
     status = None if response is None else response.status
     endpoint_book().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
     seconds = took if response is None else response.duration.total_seconds()
-    ms, beginning = round(seconds * 1000, 1), _beginning(webhook, response)
+    ms, beginning = round(seconds * 1000, 1), _beginning(webhook, sent, response)
     job.fields.update(
         webhook_id=webhook_id(job),
         endpoint=endpoint,
@@ -216,19 +221,32 @@ def _outcome(error: BaseException | None) -> str:
     return "refused" if isinstance(error, SinkPermanent | InvalidJob) else "failed"
 
 
-def _beginning(webhook: Webhook, response: Response | None) -> str:
-    """How an answer begins, without what it repeats of the request."""
+def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response | None) -> str:
+    """How an answer begins, without what it repeats of the request.
+
+    Args:
+        sent: the headers.
+    """
     if response is None or not response.body:
         return ""
     text = response.body[: 4 * _MOST_OF_A_RESPONSE].decode(errors="replace")
+    if len(text) < SHORTEST:
+        return text
     # A path may be as secret as a query; servers like to say which one they do not have.
     address = webhook.url.partition("://")[2].partition("/")[2]
-    sent = (webhook.body, webhook.headers, keys(webhook), address, _ADDRESS_PARTS.split(address))
-    return redacted(text, sent, most=_MOST_OF_A_RESPONSE)
+    headers = [part for value in sent.values() for part in (value, *value.split())]
+    address_parts = (address, _ADDRESS_PARTS.split(address))
+    everything = (webhook.body, headers, keys(webhook), address_parts)
+    return redacted(text, everything, most=_MOST_OF_A_RESPONSE)
 
 
-class _LastWords(Middleware):
-    """What a process knows of endpoints and attempts is said before it ends."""
+class _FirstAndLastWords(Middleware):
+    """Which endpoints are disabled is asked before the first delivery; what a process knows of
+    endpoints and attempts is said before it ends."""
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if not worker.consumer_whitelist or _settings.queue in worker.consumer_whitelist:
+            endpoint_book().start()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         for book in endpoint_book.made:
@@ -237,4 +255,4 @@ class _LastWords(Middleware):
             log.send()
 
 
-get_broker().add_middleware(_LastWords())
+get_broker().add_middleware(_FirstAndLastWords())

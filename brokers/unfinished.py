@@ -44,6 +44,8 @@ logger = logging.getLogger("formrelay.brokers")
 _ASIDE_AFTER = 1.0
 #: So many times as many as are begun at a time may have waited for that long.
 MOST_ASIDE = 10
+#: With these options of a message, Dramatiq's middleware sends others when it is over.
+_ENQUEUES = ("on_success", "on_failure", "pipe_target")
 #: Where the broker does not take what is settled, it is offered again after so many seconds.
 _AGAIN = 1.0
 
@@ -94,6 +96,15 @@ class _Line:
         self.count = 0
         self.aside = 0
 
+    def age(self) -> None:
+        """Put aside those that have waited for long, and forget those that are over."""
+        old = monotonic() - _ASIDE_AFTER
+        while self.young and (self.young[0].is_over or self.young[0].since < old):
+            attempt = self.young.popleft()
+            if not attempt.is_over:
+                attempt.is_aside = True
+                self.aside += 1
+
 
 class Unfinished:
     """See the module. One a broker; starts anew in a forked process."""
@@ -103,7 +114,7 @@ class Unfinished:
         self._pid = 0
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
-        self._to_settle: SimpleQueue[_Attempt] = SimpleQueue()
+        self._slowly: SimpleQueue[Callable[[], bool]] = SimpleQueue()
 
     # -- for the consumers' threads ------------------------------------------------------
 
@@ -130,13 +141,9 @@ class Unfinished:
 
     def aside(self, queue: str) -> int:
         """How many of them have waited for so long that they hold up nobody any more."""
-        line, old = self._line(queue), monotonic() - _ASIDE_AFTER
+        line = self._line(queue)
         with self._lock:
-            while line.young and (line.young[0].is_over or line.young[0].since < old):
-                attempt = line.young.popleft()
-                if not attempt.is_over:
-                    attempt.is_aside = True
-                    line.aside += 1
+            line.age()
             return line.aside
 
     def _line(self, queue: str) -> _Line:
@@ -146,11 +153,11 @@ class Unfinished:
         with self._lock:
             if self._pid == current_pid():
                 return
-            self._lines, self._to_settle = {}, SimpleQueue()
+            self._lines, self._slowly = {}, SimpleQueue()
             self._loop: Loop = get_loop()
             self._hand = _Hand(self._broker, self._worked)
-            run = partial(self._settle_all, self._to_settle)
-            threading.Thread(target=run, name="formrelay-settle", daemon=True).start()
+            run = partial(self._do_slowly, self._slowly)
+            threading.Thread(target=run, name="formrelay-slowly", daemon=True).start()
             self._pid = current_pid()
 
     # -- in the loop's thread ------------------------------------------------------------
@@ -163,7 +170,10 @@ class Unfinished:
             attempt.since = monotonic()
             line.count += 1
             line.young.append(attempt)
-        self._hand.work_on(attempt)
+        if attempt.delivery.before_trial is None:
+            self._hand.work_on(attempt)
+        else:  # a suspect is counted on the broker first
+            self._slowly.put(partial(_Hand(self._broker, self._worked).work_on, attempt))
 
     def _worked(self, attempt: _Attempt) -> None:
         suspended = attempt.delivery.suspended
@@ -176,7 +186,7 @@ class Unfinished:
         try:
             suspended.waits_for.start(partial(self._loop.call, partial(self._resume, attempt)))
         except BaseException as error:
-            self._ended(attempt, error)
+            self._end(attempt, error)
 
     def _resume(self, attempt: _Attempt) -> None:
         suspended = attempt.delivery.suspended
@@ -184,15 +194,21 @@ class Unfinished:
         try:
             waits_for = suspended.steps.advance()
         except BaseException as error:
-            self._ended(attempt, error)
+            self._end(attempt, error)
             return
         if waits_for is None:
-            self._ended(attempt, None)
+            self._end(attempt, None)
         else:
             suspended.waits_for = waits_for
             self._wait(attempt, suspended)
 
-    def _ended(self, attempt: _Attempt, error: BaseException | None) -> None:
+    def _end(self, attempt: _Attempt, error: BaseException | None) -> None:
+        if any(attempt.delivery.options.get(name) for name in _ENQUEUES):
+            self._slowly.put(partial(self._ended, attempt, error))
+        else:
+            self._ended(attempt, error)
+
+    def _ended(self, attempt: _Attempt, error: BaseException | None) -> bool:
         delivery = attempt.delivery
         delivery.suspended = None
         if error is None:
@@ -201,24 +217,36 @@ class Unfinished:
             delivery.stuff_exception(error)
             self._broker.emit_after("process_message", delivery, exception=error)
         self._settle(attempt)
+        return True
 
     # -- settle --------------------------------------------------------------------------
 
     def _settle(self, attempt: _Attempt) -> None:
         """At once, or where the broker may have to be waited for by a thread that may wait."""
-        if attempt.consumer.settles_at_once(attempt.delivery):
-            self._settle_one(attempt)
-        else:
-            self._to_settle.put(attempt)
+        if not attempt.consumer.settles_at_once(attempt.delivery) or not self._settle_one(attempt):
+            self._slowly.put(partial(self._settle_one, attempt))
 
-    def _settle_all(self, to_settle: SimpleQueue[_Attempt]) -> None:
+    def _do_slowly(self, slowly: SimpleQueue[Callable[[], bool]]) -> None:
+        """What has to wait for a broker. What it does not take comes again behind the others."""
+        refused = 0
         while True:
-            self._settle_one(to_settle.get())
-
-    def _settle_one(self, attempt: _Attempt) -> None:
-        try:
-            while not self._is_settled(attempt):
+            do = slowly.get()
+            try:
+                refused = 0 if do() else refused + 1
+            except BaseException as error:
+                logger.critical("an attempt was not carried on", exc_info=error)
+                continue
+            if refused:
+                slowly.put(do)
+            if refused >= slowly.qsize() > 0:  # all of them
                 threading.Event().wait(_AGAIN)
+                refused = 0
+
+    def _settle_one(self, attempt: _Attempt) -> bool:
+        """Whether it is off our hands."""
+        try:
+            if not self._is_settled(attempt):
+                return False
         except Exception as error:
             # As after a worker thread's: it is delivered again when this process is gone.
             logger.critical(
@@ -232,8 +260,8 @@ class Unfinished:
             attempt.is_over = True
             line.count -= 1
             line.aside -= attempt.is_aside
-            while line.young and line.young[0].is_over:
-                line.young.popleft()
+            line.age()
+        return True
 
     def _is_settled(self, attempt: _Attempt) -> bool:
         delivery = attempt.delivery
@@ -264,10 +292,11 @@ class _Hand(WorkerThread):
         self._worked = worked
         self._attempt: _Attempt | None = None
 
-    def work_on(self, attempt: _Attempt) -> None:
+    def work_on(self, attempt: _Attempt) -> bool:
         """Do with a message what a worker thread of Dramatiq's does."""
         self._attempt = attempt
         self.process_message(attempt.delivery)
+        return True
 
     def __getitem__(self, _queue: str) -> _Hand:
         return self

@@ -79,7 +79,7 @@ class Loop:
         while True:
             try:
                 self._turn()
-            except Exception as error:
+            except BaseException as error:  # an interrupt of Dramatiq's that came late, say
                 logger.critical("the loop failed, and goes on", exc_info=error)
 
     def _turn(self) -> None:

@@ -100,9 +100,12 @@ class Book:
         """Report what has happened since the last time, and learn what is disabled."""
         with self._lock:
             reports, self._reports = self._reports, {}
+        disabled: list[EndpointRecord] = []
         try:
             disabled = self.records.report(reports.values(), self._rules)
+            reports = {}  # said, whatever becomes of the question
             self.gate.disabled = self.records.disabled()
+            self._is_away = False
         except BrokerError as error:
             self._put_back(reports)
             if not self._is_away:
@@ -110,8 +113,6 @@ class Book:
                     "what is known of endpoints cannot be shared", extra={"error": str(error)}
                 )
             self._is_away = True
-            return
-        self._is_away = False
         for record in disabled:
             logger.error(
                 "endpoint disabled",

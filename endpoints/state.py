@@ -135,7 +135,8 @@ class Endpoint:
         self.seconds = before + _WEIGHT * (took - before)
         if isinstance(error, SinkTransient) and error.code in THROTTLES:
             asked = error.retry_after
-            self.throttled_until = now + (_THROTTLED if asked is None else asked.total_seconds())
+            until = now + (_THROTTLED if asked is None else asked.total_seconds())
+            self.throttled_until = max(self.throttled_until, until)
             self.allowed = max(1, self.allowed // 2)
             return
         # One that refuses what it was sent is there, and works.

@@ -154,6 +154,7 @@ class Egress:
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.FOLLOWLOCATION: 0,
             pycurl.PROXY: self._proxy or "",  # empty, since unset would mean the environment's
+            pycurl.NOPROXY: "",  # likewise: with a proxy of ours, what it names would go past it
             _SUPPRESS_CONNECT_HEADERS: 1,  # a proxy's 200 is no receiver's
             pycurl.HEADEROPT: pycurl.HEADER_SEPARATE,  # the signature is none of its business
             pycurl.NOSIGNAL: 1,
@@ -229,7 +230,7 @@ def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
     if code in _TLS_ERRORS:
         return SinkUnavailable(f"TLS: no trusted connection to '{host}' could be made")
     if code == pycurl.E_OPERATION_TIMEDOUT:
-        if curl.getinfo(pycurl.PRETRANSFER_TIME) > 0:
+        if curl.getinfo(pycurl.REQUEST_SIZE) > 0:
             return SinkTransient(f"time-out: '{host}' did not answer in time")
         return SinkUnavailable(f"time-out: no connection to '{host}' in time")
     if code == pycurl.E_COULDNT_CONNECT:

@@ -142,7 +142,7 @@ class RabbitConsumer(RelayConsumer):
 
     def _must_hold(self) -> bool:
         """Whether nothing is to be given out now."""
-        if self.is_closing:
+        if self.is_closing or self.broker.is_stopping:
             return True
         if self._limit is None and self._hands.alone is None and not self._last_chances:
             return False

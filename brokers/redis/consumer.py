@@ -378,6 +378,8 @@ class RedisConsumer(RelayConsumer):
                 self._ledger.outbox.put_back.append(message.tag)
                 self._ledger.outbox.size += 1
                 self._ledger.outbox.bytes += message.raw_size
+                if message.alone:
+                    self._ledger.suspect_in_hand = False
         self._flush()
 
     def close(self) -> None:

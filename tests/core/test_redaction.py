@@ -48,6 +48,12 @@ def test_a_value_that_the_end_cuts_off_is_found_by_its_beginning(value: str, bef
     [
         ("all is well", ["secret"], "all is well"),
         ("got secret", ["secret"], "got […]"),
+        ("no token sk_live_1234", ["Bearer sk_live_1234", "sk_live_1234"], "no token […]"),
+        (
+            json.dumps({"note": "Please call\nme on 030 1234567. Many thanks, and good bye!"}),
+            ["Please call\nme on 030 1234567. Many thanks, and good bye!"],
+            '{"note": "[…]"}',
+        ),
         ("got 4711.25 for 12", [{"amount": 4711.25, "n": 12}], "got […] for 12"),
         ("true, null", [True, None], "true, null"),
         ("ok", ["ok"], "ok"),
@@ -57,6 +63,14 @@ def test_a_value_that_the_end_cuts_off_is_found_by_its_beginning(value: str, bef
 )
 def test_examples(text: str, values: list[Any], expected: str) -> None:
     assert redacted(text, values, most=2048) == expected
+
+
+def test_a_long_echo_leaves_no_end_of_what_it_repeats() -> None:
+    answer = "the quick brown fox jumps over " * 200
+    for before in range(0, 80, 7):
+        found = redacted("x" * before + json.dumps(answer), [answer], most=2048)
+        assert "fox" not in found
+        assert "quick" not in found
 
 
 def test_it_is_cut() -> None:

@@ -108,14 +108,14 @@ def test_an_endpoint_that_never_answered_gets_one_at_a_time_and_one_waits(gate: 
     wait_of(gate, "new")
     first.end()
     assert second.is_there
-    assert Visit(gate, "new").is_there  # it answers: two at a time
-    assert not Visit(gate, "new").is_there  # and no more
+    third, fourth = Visit(gate, "new"), Visit(gate, "new")
+    assert (third.is_there, fourth.is_there) == (True, False)  # it answers: two, and no more
 
 
 def test_a_failure_halves_what_an_endpoint_may_have(gate: Gate) -> None:
     fail(gate, 1)
-    assert Visit(gate).is_there
-    assert not Visit(gate).is_there
+    first, second = Visit(gate), Visit(gate)
+    assert (first.is_there, second.is_there) == (True, False)
 
 
 def test_who_would_wait_too_long_is_put_off_until_its_turn_will_come(
@@ -225,6 +225,13 @@ def test_one_that_wants_fewer_is_left_alone_for_as_long_as_it_says(
     clock.now += 2 * 3600
     fail(gate, 1, code=code)  # it does not say
     assert timedelta(seconds=5) <= wait_of(gate) <= timedelta(seconds=7.5)
+
+
+def test_a_later_answer_does_not_shorten_what_one_asked_for(gate: Gate) -> None:
+    first, second = Visit(gate), Visit(gate)
+    first.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
+    second.end(SinkTransient(code=502))
+    assert wait_of(gate) >= timedelta(hours=1)
 
 
 @pytest.mark.parametrize(

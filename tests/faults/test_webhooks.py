@@ -97,8 +97,9 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
             wait_until(lambda: len(ids(receiver)) == COUNT, timeout=60)
         found = ids(receiver)
     assert sorted(found) == sorted(f"id_{number}" for number in range(COUNT))
-    # Those that the killed one had under way, and no more: eight.
-    assert sum(found.values()) - COUNT <= 8
+    # Those that the killed one had under way, eight, and those that it had delivered in its last
+    # moment and not settled yet.
+    assert sum(found.values()) - COUNT <= 24
 
 
 def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:

@@ -171,6 +171,17 @@ def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
         assert len(proxy.requests) == 1
 
 
+def test_what_the_environment_says_of_proxies_opens_no_way_around_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("no_proxy", "*")
+    sender = egress(proxy="http://127.0.0.1:1", allowed_private=())
+    with serving(answer(200)) as here, pytest.raises(SinkUnavailable):
+        sender.send("POST", f"http://localhost:{here.port}/", {}, b"")
+    assert here.accepted == 0
+
+
 def test_a_proxy_that_lets_nobody_through_is_no_answer() -> None:
     with serving(answer(403)) as proxy:
         with pytest.raises(SinkUnavailable, match="proxy: it answered 403"):
