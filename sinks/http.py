@@ -11,7 +11,9 @@ import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from socket import inet_aton, inet_ntoa
+from time import monotonic
 from typing import Any
 
 import pycurl
@@ -19,6 +21,7 @@ import pycurl
 from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from .addresses import Network, parse_address, why_blocked
 from .exchange import MOST_HEADER_BYTES, Exchange
+from .resolver import LookUp, Resolver
 from .retry_after import parse_retry_after
 from .transfers import Handle, Transfer, Transfers
 from .webhook_request import METHODS, check_header, check_headers, check_url
@@ -95,6 +98,7 @@ class Egress:
         self._max_bytes = max_response_bytes
         self._ca_file = ca_file or _system_ca_file()
         self._transfers = Transfers(self._make_handle, limit=limit)
+        self._resolver = Resolver(timeout=min(timeout, _LONGEST_CONNECT))
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
@@ -117,9 +121,11 @@ class Egress:
         target = check_url(url, allow_http=self._allow_http)
         if method not in METHODS:
             raise InvalidJob("expected the method POST or PUT, got another")
-        if self._proxy is not None:
-            self._check_literal(target.host)
         lines = _header_lines(headers)
+        began = monotonic()
+        addresses = await self._addresses(target.host)
+        # Of the time for the whole request, in which a look-up is no more than a half.
+        took = min(monotonic() - began, self._timeout.total_seconds() / 2)
 
         def prepare(handle: Handle) -> None:
             curl = handle.curl
@@ -127,11 +133,25 @@ class Egress:
             curl.setopt(pycurl.CUSTOMREQUEST, method)
             curl.setopt(pycurl.POSTFIELDS, body)
             curl.setopt(pycurl.HTTPHEADER, lines)
+            curl.setopt(pycurl.TIMEOUT_MS, _millis(self._timeout) - int(took * 1000))
+            if addresses:
+                curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"])
 
         def finish(handle: Handle, code: int) -> Response:
             return _response(handle, code, target.host)
 
         return await Transfer(self._transfers, prepare, finish)
+
+    async def _addresses(self, host: str) -> str:
+        """The addresses of a host, as libcurl takes them; empty if there is nothing to look up."""
+        if self._proxy is not None:
+            self._check_literal(host)
+            return ""
+        name = host.rstrip(".")
+        if _is_address(name):
+            return ""
+        found = self._resolver.known(name) or await LookUp(self._resolver, name)
+        return ",".join(f"[{one}]" if ":" in one else one for one in found)
 
     def _check_literal(self, host: str) -> None:
         try:
@@ -238,6 +258,15 @@ def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
     if code == pycurl.E_URL_MALFORMAT:
         return SinkPermanent(f"the url of '{host}' cannot be used")
     return _lost(host, code)
+
+
+@lru_cache(maxsize=1024)
+def _is_address(host: str) -> bool:
+    try:
+        parse_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _blocked(host: str, why: str) -> SinkPermanent:

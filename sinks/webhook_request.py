@@ -49,6 +49,7 @@ class Target:
     url: str
     host: str
     scheme: str
+    port: int
 
 
 @lru_cache(maxsize=1024)  # checked when sent, when run and when dialled; and endpoints recur
@@ -88,7 +89,8 @@ def check_url(url: str, *, allow_http: bool = False) -> Target:
         netloc = f"{netloc}:{port}"
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = f"?{quote(parts.query, safe='/?%:@!$&()*+,;=~-._[]')}" if parts.query else ""
-    return Target(f"{scheme}://{netloc}{path}{query}", host, scheme)
+    at = port or (443 if scheme == "https" else 80)
+    return Target(f"{scheme}://{netloc}{path}{query}", host, scheme, at)
 
 
 def check_headers(custom: Mapping[str, str]) -> dict[str, str]:

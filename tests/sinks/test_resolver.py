@@ -1,0 +1,103 @@
+"""Names whose servers hang hold up no other name.
+
+The system's getaddrinfo is replaced, as no name server here can be made to hang.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.sinks.test_egress import egress
+from tests.sinks.wire import answer, serving
+
+from formrelay.core.errors import SinkUnavailable
+from formrelay.core.later import run
+from formrelay.sinks.resolver import LookUp, Resolver
+
+
+class Names:
+    """``hang…`` hangs until the test is over, ``none…`` is unknown, ``both…`` has two."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.over = threading.Event()
+
+    def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[Any]:
+        self.asked[host] += 1
+        if host.startswith("hang"):
+            self.over.wait(20)
+        if host.startswith("none"):
+            raise socket.gaierror(-2, "Name or service not known")
+        found = ["::1", "127.0.0.1"] if host.startswith("both") else ["127.0.0.1"]
+        return [(2, 1, 6, "", (one, 0)) for one in found]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    names = Names()
+    monkeypatch.setattr("socket.getaddrinfo", names.getaddrinfo)
+    yield names
+    names.over.set()
+
+
+def look_up(resolver: Resolver, host: str) -> tuple[str, ...]:
+    async def wait() -> tuple[str, ...]:
+        return resolver.known(host) or await LookUp(resolver, host)
+
+    return run(wait())
+
+
+def test_fifty_names_that_hang_hold_up_no_other_and_end_in_time(names: Names) -> None:
+    with serving(answer(200)) as wire:
+        sender = egress(timeout=timedelta(seconds=1))
+        errors: list[Exception] = []
+
+        def send(number: int) -> None:
+            try:
+                sender.send("POST", f"http://hang{number}.test:{wire.port}/", {}, b"")
+            except SinkUnavailable as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=send, args=(number,)) for number in range(50)]
+        for thread in threads:
+            thread.start()
+        started = time.monotonic()
+        assert sender.send("POST", f"http://fine.test:{wire.port}/", {}, b"").status == 200
+        assert time.monotonic() - started < 0.8
+        for thread in threads:
+            thread.join(5)
+        assert len(errors) == 50
+        assert "DNS: 'hang" in str(errors[0])
+        assert wire.accepted == 1
+
+
+def test_a_name_is_asked_for_once_at_a_time_and_remembered(names: Names) -> None:
+    resolver = Resolver(timeout=timedelta(seconds=5))
+    for _ in range(3):
+        assert look_up(resolver, "both.test") == ("::1", "127.0.0.1")
+    assert names.asked["both.test"] == 1
+    slow = Resolver(timeout=timedelta(milliseconds=200))
+    for _ in range(3):
+        with pytest.raises(SinkUnavailable, match="in time"):
+            look_up(slow, "hang.test")
+    assert names.asked["hang.test"] == 1  # it is still being asked for
+
+
+def test_a_name_that_there_is_not_is_asked_for_each_time(names: Names) -> None:
+    resolver = Resolver(timeout=timedelta(seconds=5))
+    for _ in range(2):
+        with pytest.raises(SinkUnavailable, match="was not found"):
+            look_up(resolver, "none.test")
+    assert names.asked["none.test"] == 2
+
+
+def test_every_address_of_a_name_is_tried(names: Names) -> None:
+    with serving(answer(200)) as wire:  # at 127.0.0.1 alone
+        assert egress().send("POST", f"http://both.test:{wire.port}/", {}, b"").status == 200
