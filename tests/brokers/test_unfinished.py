@@ -1,0 +1,60 @@
+"""What becomes of an attempt of the loop's when the broker does not take its outcome.
+
+Of one broker alone, and with a consumer that stands in: no broker refuses one outcome of many.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import dramatiq
+from dramatiq import Message
+from tests.support.harness import wait_until
+
+from formrelay.brokers.consumer import RelayConsumer
+from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.middleware.delivery import Delivery
+
+
+class Picky(RelayConsumer):
+    """Takes every outcome but that of ``refused``, until it is told to."""
+
+    def __init__(self, broker: RedisBroker, refused: str) -> None:
+        super().__init__(broker, "q", prefetch=1, timeout_ms=100)
+        self._refused = refused
+        self.takes_all = threading.Event()
+        self.settled: list[str] = []
+
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        return False
+
+    def ack(self, message: Any) -> None:
+        if message.message_id == self._refused and not self.takes_all.is_set():
+            raise BrokerUnavailable("not this one")
+        self.settled.append(message.message_id)
+
+    def receive(self, timeout: float) -> Delivery | None:
+        return None
+
+    def carry_out(self, settlement: Any, delivery: Delivery) -> None:
+        """Nothing comes here."""
+
+    def requeue(self, messages: Any) -> None:
+        """Nothing is handed back."""
+
+
+def test_an_outcome_that_is_not_taken_holds_up_no_other_and_is_offered_again() -> None:
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
+    dramatiq.actor(lambda: None, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    consumer = Picky(broker, refused="id_0")
+    for number in range(50):
+        message: Message[Any] = Message("q", "work", (), {}, {}, message_id=f"id_{number}")
+        broker.unfinished.take(Delivery(message, number), consumer)
+    wait_until(lambda: len(consumer.settled) == 49, timeout=5)
+    assert broker.unfinished.count("q") == 1
+    consumer.takes_all.set()
+    wait_until(lambda: "id_0" in consumer.settled, timeout=5)
+    wait_until(lambda: broker.unfinished.count("q") == 0)
+    broker.close()
