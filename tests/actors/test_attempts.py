@@ -10,11 +10,9 @@ import orjson
 import pytest
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
+from tests.actors.test_webhooks import KEY, SECRET, webhook
 from tests.middleware.lines import Lines
 from tests.support.harness import wait_until
-
-SECRET = "SECRET-VALUE"
-KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @pytest.fixture
@@ -30,16 +28,6 @@ def site_clickhouse(site: Site, client: Any) -> dict[str, Any]:
 
     section = get_settings().clickhouse
     return {"url": section.url, "database": section.database}
-
-
-def webhook(receiver: Receiver, **changes: Any) -> dict[str, Any]:
-    base = {
-        "url": f"{receiver.url}/hook?token={SECRET}",
-        "headers": {"X-Token": SECRET},
-        "body": {"answer": SECRET, "n": [1, None, 1.5]},
-        "secret": KEY,
-    }
-    return {**base, **changes}
 
 
 def test_every_attempt_is_a_row_and_a_line(

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 
 import pytest
+from tests.support.harness import wait_until
 
 from formrelay.core.later import run
 from formrelay.sinks.http import Egress
@@ -32,7 +33,7 @@ class Busy:
         if path == "/hang":
             self.gate.wait(30)
         else:
-            time.sleep(self.seconds)
+            self.gate.wait(self.seconds)
         with self._lock:
             self.now -= 1
 
@@ -112,6 +113,7 @@ def test_one_that_hangs_makes_room_after_a_second(busy: tuple[Busy, str]) -> Non
         thread.join(10)
     # There is as much room as before, and no more.
     receiver.most, receiver.now = 0, 0
+    receiver.gate.clear()
     for thread in send_all(sender, [url + "/"] * 10):
         thread.join(20)
     assert receiver.most == 2
@@ -120,10 +122,8 @@ def test_one_that_hangs_makes_room_after_a_second(busy: tuple[Busy, str]) -> Non
 def test_so_many_and_no_more_may_hang(busy: tuple[Busy, str]) -> None:
     receiver, url = busy
     threads = send_all(egress(1), [url + "/hang"] * 15)
-    deadline = time.monotonic() + 15
-    while receiver.count < 10 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1.5)
+    wait_until(lambda: receiver.count >= 10, timeout=15)
+    threading.Event().wait(1.5)  # an eleventh would have begun by then
     assert receiver.most == 10  # ten times the limit
     receiver.gate.set()
     for thread in threads:
