@@ -66,6 +66,7 @@ ClickhouseUrl = Annotated[
         url_check(
             "clickhouse", "clickhouses", "http", "https", "chdb",
             advice="use clickhouse:// for the native port 9000 and http:// for port 8123",
+            many_hosts=True,
         )
     ),
 ]  # fmt: skip
@@ -211,12 +212,22 @@ class ClickhouseSettings(Section):
 
     url: ClickhouseUrl = Field(
         None,
-        description="clickhouse(s):// for the native protocol, http(s):// for HTTP, chdb:///folder "
-        "for the engine inside the process. Not set with BROKER=embedded: chdb in its folder.",
+        description="clickhouse(s):// for the native protocol, http(s):// for HTTP (s: TLS), "
+        "chdb:///folder for the engine inside the process. Several hosts, comma-separated, are "
+        "tried in turn: clickhouse://a:9000,b:9000/db. Not set with BROKER=embedded: chdb in its "
+        "folder.",
     )
     database: Annotated[
         str, matching(r"[A-Za-z_][\w-]*", "be a database name (letters, digits, '_' and '-')")
-    ] = Field("default", description="The database; it must exist.")
+    ] = Field("default", description="The database; `formrelay migrate` creates it.")
+    cluster: Annotated[
+        str | None,
+        optional(matching(r"[\w.-]+", "be a cluster's name (letters, digits, '_', '.' and '-')")),
+    ] = Field(
+        None,
+        description="A cluster of the server's configuration: `formrelay migrate` makes replicated "
+        "tables on all of its hosts.",
+    )
     user: Text = Field("default", description="The user, where the URL names none.")
     password: Annotated[SecretStr | None, secret()] = Field(
         None, description="The user's password, where the URL has none."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..core.retry import LONGEST_WAIT
-from .parser import Expected, Parser, shown
+from .parser import Expected, Parser, optional, shown
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -113,6 +113,20 @@ Millis = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", le
 MillisOrNone = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=_ZERO)]
 Days = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=None)]
 DaysOrNone = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=_ZERO)]
+#: How long rows are kept; None for ever. A longer one, added to the latest time that an event may
+#: have, would be beyond ClickHouse's dates, which begin anew: the rows would go at once.
+KeepDays = Annotated[
+    timedelta | None,
+    optional(
+        duration(
+            "days",
+            timedelta(days=1),
+            "_DAYS",
+            least=timedelta(days=1),
+            most=timedelta(days=15_000),
+        )
+    ),
+]
 
 
 def _list(text: str) -> list[str]:
@@ -203,6 +217,42 @@ def _write_adopted(adopted: tuple[tuple[str, str | None], ...]) -> str:
 
 
 Adopted = Annotated[tuple[tuple[str, str | None], ...], Parser(_read_adopted, _write_adopted)]
+
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+#: Tables of formrelay's own, and what the migrations make beside a table of events.
+_TAKEN = re.compile(
+    r"webhook_deliveries|formrelay_migrations|.*_(once|daily|daily_states|daily_feed)"
+)
+
+
+def _read_tables(text: str) -> tuple[tuple[str, str], ...]:
+    tables: dict[str, str] = {}
+    for one in _list(text):
+        pattern, _, table = (part.strip() for part in one.partition("="))
+        if not re.fullmatch(r"[^*]+\*?|\*", pattern) or not _TABLE.fullmatch(table):
+            raise Expected(
+                "be event types and the tables they go into, comma-separated "
+                "(payment.*=payments,user.deleted=audit)",
+                got=shown(one),
+                advice="a type may end in '*'; a table is letters, digits and '_'",
+            )
+        if _TAKEN.fullmatch(table):
+            raise Expected(
+                "be event types and tables of their own",
+                got=f"the table {shown(table)}",
+                advice="formrelay uses that name itself; choose another",
+            )
+        if pattern in tables:
+            raise Expected("be each pattern once", got=f"{shown(pattern)} twice")
+        tables[pattern] = table
+    return tuple(tables.items())
+
+
+#: Patterns of event types, each with its table; the first that matches counts.
+Tables = Annotated[
+    tuple[tuple[str, str], ...],
+    Parser(_read_tables, lambda tables: _written("=".join(one) for one in tables)),
+]
 
 _BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),

@@ -11,21 +11,24 @@ from .parser import Expected
 #: Schemes whose address is a path or nothing, without a host.
 _HOSTLESS = {"unix", "chdb", "memory"}
 
-#: Schemes that take several hosts, parted by commas; and of these, those that take several
-#: whole URLs, parted by semicolons.
+#: Schemes that take several hosts, parted by commas, wherever they stand; and of these, those that
+#: take several whole URLs, parted by semicolons.
 _MANY_HOSTS = {"amqp", "amqps", "redis+sentinel", "rediss+sentinel"}
 _MANY_URLS = {"amqp", "amqps"}
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}", re.IGNORECASE)
 
 
-def url_check(*schemes: str, advice: str, plain: bool = False) -> Callable[[str], str]:
+def url_check(
+    *schemes: str, advice: str, plain: bool = False, many_hosts: bool = False
+) -> Callable[[str], str]:
     """A check that a text is a URL of one of some schemes, as the library behind it reads it.
 
     Its errors quote nothing of the text but the scheme: the rest may hold a password.
 
     Args:
         advice: what to do about an unknown scheme.
+        many_hosts: several hosts, parted by commas, are taken whatever the scheme.
         plain: refuse user info, query and fragment, so that the URL holds no secret.
     """
     known = [f"{scheme}://" for scheme in schemes]
@@ -44,16 +47,15 @@ def url_check(*schemes: str, advice: str, plain: bool = False) -> Callable[[str]
         if scheme.lower() not in schemes:
             came = f"the unknown scheme '{scheme}'"
             raise Expected(f"be a URL that starts with {listed}", got=came, advice=advice)
-        for url in _one_for_each_host(text, scheme.lower()):
+        takes_many = many_hosts or scheme.lower() in _MANY_HOSTS
+        for url in one_for_each_host(text) if takes_many else [text]:
             _check_parts(url, scheme.lower(), plain=plain)
 
     return check
 
 
-def _one_for_each_host(text: str, scheme: str) -> list[str]:
-    """A URL of several hosts as URLs of one each."""
-    if scheme not in _MANY_HOSTS:
-        return [text]
+def one_for_each_host(text: str) -> list[str]:
+    """A URL (with ``://``) of several hosts, parted by commas, as URLs of one each."""
     head, rest = text.split("://", 1)
     netloc, slash, tail = rest.partition("/")
     user, at, hosts = netloc.rpartition("@")
@@ -100,7 +102,7 @@ def mask(url: str) -> str:
     scheme = url.partition("://")[0].lower()
     if scheme in _MANY_URLS and ";" in url:
         return ";".join(mask(one) for one in url.split(";"))
-    singles = _one_for_each_host(url, scheme) if "://" in url else [url]
+    singles = one_for_each_host(url) if "://" in url else [url]
     if any(_split(single) is None for single in singles):
         return "***"
     parts = urlsplit(url)

@@ -19,11 +19,13 @@ from .types import (
     Days,
     DaysOrNone,
     Delays,
+    KeepDays,
     MillisOrNone,
     Networks,
     QueueName,
     Seconds,
     Statuses,
+    Tables,
     Wait,
     one_of,
     share,
@@ -131,6 +133,16 @@ class EventSettings(WorkerSettings):
     batch_wait: MillisOrNone = Field(
         timedelta(milliseconds=500), description="How long a batch waits to fill up."
     )
+    tables: Tables = Field(
+        (),
+        description="Tables for some types of events, comma-separated; the first that matches "
+        "counts, all others go into `events`: payment.*=payments,user.deleted=audit.",
+    )
+    keep: KeepDays = Field(
+        None,
+        description="`formrelay migrate` has ClickHouse delete older events; not set: none. What "
+        "was counted by day is kept.",
+    )
 
     def policy(self) -> RetryPolicy:
         """As every worker's, but an unreachable ClickHouse uses no attempt up."""
@@ -199,6 +211,11 @@ class WebhookSettings(WorkerSettings):
         timedelta(0),
         description="For so long the Redis of STATE_URL keeps what was delivered, with its secret, "
         "for `formrelay webhooks resend`; 0: not at all.",
+    )
+    keep_attempts: KeepDays = Field(
+        None,
+        description="`formrelay migrate` has ClickHouse delete older rows of the delivery log; not "
+        "set: none.",
     )
     endpoint_concurrency: Annotated[int | None, optional(whole(1))] = Field(
         None,

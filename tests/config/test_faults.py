@@ -60,6 +60,24 @@ WRONG: list[tuple[str, str, str]] = [
     ("LOG_LEVEL", "loud", "WARNING, INFO, DEBUG"),
     ("CLICKHOUSE_DATABASE", "a; DROP", "a database name"),
     ("EMBEDDED_DATA_DIR", "what?", "a path without"),
+    *(
+        ("EVENT_TABLES", text, "to be event types and the tables they go into, comma-separated")
+        for text in ("payments", "a=", "=t", "a=b,", "a=1t", "a=b c", "a=`x`", "a*b=t", "**=t",
+                     "a=b;c=d", "a=b.c", "a=" + "x" * 101)
+    ),
+    *(
+        ("EVENT_TABLES", f"a=b,c={name}", f"got the table '{name}': formrelay uses that name")
+        for name in ("webhook_deliveries", "formrelay_migrations", "x_once", "events_daily",
+                     "x_daily_states", "x_daily_feed")
+    ),
+    ("EVENT_TABLES", "a=b, a=c", "to be each pattern once, got 'a' twice"),
+    *(
+        (name, text, f"to be a number of days of at least 1{most}, got '{text}'")
+        for name in ("EVENT_KEEP_DAYS", "WEBHOOK_KEEP_ATTEMPTS_DAYS")
+        for text, most in (("0", ""), ("0.5", ""), ("-3", ""), ("15001", " and at most 15000"))
+    ),
+    ("CLICKHOUSE_CLUSTER", "a`b", "a cluster's name"),
+    ("API_URL", "http://a,b", "a URL with a host name"),
     ("API_URL", "ftp://host", "starts with http:// or https://, got the unknown scheme 'ftp'"),
     ("API_URL", "host:80", "got no scheme"),
     ("API_URL", "http://", "a URL with a host name"),
@@ -96,6 +114,9 @@ def test_a_value_in_an_error_stays_on_one_line_and_short() -> None:
         ("RABBITMQ_URL", "redis://:hunter2@h", "amqp:// or amqps://, got the unknown scheme"),
         ("STATE_URL", "amqp://:hunter2@h", "redis://, rediss://, unix:// or memory://"),
         ("CLICKHOUSE_URL", "tcp://:hunter2@h", "http://, https:// or chdb://, got the unknown"),
+        ("CLICKHOUSE_URL", "clickhouse://u:hunter2@a:9000,,b/db", "a URL with a host name"),
+        ("CLICKHOUSE_URL", "http://u:hunter2@a,b:99999/db", "one that cannot be read: percent-"),
+        ("CLICKHOUSE_URL", "https://u:hunter2@[::1,b", "one that cannot be read"),
         ("API_TOKEN", "hunter2 x", "printable ASCII without spaces, got a value that is not"),
         ("API_TOKEN", "hunter2\r\nX-Evil: 1", "printable text, got a value that is not shown"),
         ("CLICKHOUSE_PASSWORD", "hunter2\udcff", "printable text, got a value that is not"),

@@ -105,11 +105,17 @@ def test_the_env_example_uncommented_is_the_default(tmp_path: Path) -> None:
         ("amqp://u:hunter2@a:1,b:2/v", "amqp://***@a:1,b:2/v"),
         ("amqp://u:hunter2@a;amqps://u:hunter2@b:5671/v", "amqp://***@a;amqps://***@b:5671/v"),
         ("redis+sentinel://:hunter2@a:26379,b/s/0", "redis+sentinel://***@a:26379,b/s/0"),
+        (
+            "clickhouse://u:hunter2@a:9000,[::1]:9001,b/db",
+            "clickhouse://***@a:9000,[::1]:9001,b/db",
+        ),
+        ("https://u:hunter2@a:8443,b/db", "https://***@a:8443,b/db"),
     ],
 )
 def test_a_url_of_several_hosts_is_taken_and_shown_without_its_password(
     url: str, shown: str
 ) -> None:
-    check = url_check("amqp", "amqps", "redis+sentinel", advice="")
+    schemes = ("amqp", "amqps", "redis+sentinel", "clickhouse", "https")
+    check = url_check(*schemes, advice="", many_hosts=True)
     assert check(url) == url
     assert mask(url) == shown

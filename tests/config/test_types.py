@@ -13,9 +13,11 @@ from formrelay.config.types import (
     Bool,
     Days,
     Delays,
+    KeepDays,
     LogLevel,
     Millis,
     Networks,
+    Tables,
     Wait,
     share,
     whole,
@@ -29,7 +31,10 @@ def parser_of(kind: Any) -> Parser:
 
 
 PARSERS: list[Parser] = [
-    *(parser_of(kind) for kind in (Bool, Days, Delays, LogLevel, Millis, Networks, Wait)),
+    *(
+        parser_of(kind)
+        for kind in (Bool, Days, Delays, KeepDays, LogLevel, Millis, Networks, Tables, Wait)
+    ),
     share(),
     whole(1),
     whole(0, 65535),
@@ -48,6 +53,18 @@ def test_delays_written_and_read_are_the_same(delays: list[timedelta]) -> None:
 def test_a_duration_written_and_read_is_the_same(wait: timedelta) -> None:
     parser = parser_of(Wait)
     assert parser.read(parser.write(wait)) == wait
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z.]{1,9}\*?", fullmatch=True) | st.just("*"),
+        st.from_regex(r"[A-Za-z_][A-Za-z0-9]{0,9}", fullmatch=True),
+        min_size=1,
+    )
+)
+def test_tables_written_and_read_are_the_same(tables: dict[str, str]) -> None:
+    parser = parser_of(Tables)
+    assert parser.read(parser.write(tuple(tables.items()))) == tuple(tables.items())
 
 
 @given(st.sampled_from(PARSERS), st.text(min_size=1) | st.from_regex(r"-?[0-9.e,/:]+"))
