@@ -31,7 +31,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.servers import KINDS, Interrupted, Run, in_ci, raise_on_signals  # noqa: E402
+from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals  # noqa: E402
 
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
@@ -195,7 +195,7 @@ def fingerprint(install: Sequence[str]) -> str:
 
 def prepare_servers() -> None:
     """Install the packages of servers and Node that are missing, or say how to."""
-    missing = [server.package for server in KINDS.values() if not server.program()]
+    missing = [name for server in ALL if not server.program() for name in server.package.split()]
     if "clickhouse-server" in missing:
         missing.append("clickhouse-client")
     # For the publishers of examples/publishers, in tests/foreign.

@@ -18,10 +18,12 @@ import pytest
 from tests.support.missing import missing
 from tests.support.ran import RanCheck
 from tests.support.servers import (
+    ClickHouseCluster,
     ClickHouseServer,
     RabbitServer,
     RedisServer,
     Server,
+    ZooKeeperServer,
     in_ci,
 )
 
@@ -94,22 +96,31 @@ def clickhouse_database(clickhouse_http_url: str, unique: str) -> Iterator[str]:
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
     """A running Redis of this test's own, to kill and restart."""
-    with _own(RedisServer) as server:
+    with own(RedisServer) as server:
         yield server
 
 
 @pytest.fixture
 def rabbitmq_server() -> Iterator[RabbitServer]:
     """A running RabbitMQ of this test's own, to kill and restart (5 s a start)."""
-    with _own(RabbitServer) as server:
+    with own(RabbitServer) as server:
         yield server
 
 
 @pytest.fixture
 def clickhouse_server() -> Iterator[ClickHouseServer]:
     """A running ClickHouse of this test's own, to kill and restart."""
-    with _own(ClickHouseServer) as server:
+    with own(ClickHouseServer) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
+    """Two running ClickHouse servers that are replicas of each other (0.5 s a start)."""
+    _require(ZooKeeperServer)
+    _require(ClickHouseServer)
+    with ClickHouseCluster() as cluster:
+        yield cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -124,10 +135,14 @@ def _given(kind: str, variable: str) -> str:
     return value
 
 
-def _own(server_class: type[_S]) -> _S:
+def own(server_class: type[_S]) -> _S:
+    _require(server_class)
+    return server_class()
+
+
+def _require(server_class: type[Server]) -> None:
     if server_class.program() is None:
         missing(f"{server_class.kind} is not installed: apt-get install {server_class.package}")
-    return server_class()
 
 
 def _rabbitmq_api(api: str, method: str, path: str, body: bytes | None = None) -> None:

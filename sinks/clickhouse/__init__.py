@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from .client import ClickHouse, parse_target
+from .client import ClickHouse, Target, parse_targets
+from .failover import FailoverClickHouse
+from .schema import Schema
 
-__all__ = ["ClickHouse", "connect"]
+__all__ = ["ClickHouse", "Schema", "connect"]
 
 
 def connect(
@@ -28,14 +30,15 @@ def connect(
     Args:
         url: ``clickhouse://host:9000``, ``clickhouses://`` (TLS), ``http://``,
             ``https://`` or ``chdb://folder`` (``chdb:///absolute``). A user, a
-            password or a database in it wins over the arguments.
+            password or a database in it wins over the arguments. Several hosts
+            (``http://a:8123,b:8123/db``) are tried in turn, see :mod:`.failover`.
         password: read for each new connection, since secrets rotate.
         timeout: of one read (native, HTTP); none when embedded.
 
     Raises:
         ConfigError: the address cannot be right, or its driver is not installed.
     """
-    target = parse_target(
+    targets = parse_targets(
         url,
         database=database,
         user=user,
@@ -43,6 +46,11 @@ def connect(
         timeout=timeout,
         connect_timeout=connect_timeout,
     )
+    clients = [_client(target) for target in targets]
+    return clients[0] if len(clients) == 1 else FailoverClickHouse(clients)
+
+
+def _client(target: Target) -> ClickHouse:
     if target.scheme == "chdb":
         from .embedded import EmbeddedClickHouse
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from ...config.urls import one_for_each_host
 from ...core.errors import ConfigError
 
 _DEFAULT_PORTS = {"clickhouse": 9000, "clickhouses": 9440, "http": 8123, "https": 8443}
@@ -56,8 +57,8 @@ class ClickHouse(Protocol):
     def command(self, sql: str) -> None:
         """Run a statement without a result."""
 
-    def create_database(self) -> None:
-        """Create :attr:`database` if it is missing."""
+    def create_database(self, cluster: str | None = None) -> None:
+        """Create :attr:`database` if it is missing; with ``cluster``, on each of its hosts."""
 
     def version(self) -> tuple[int, ...]:
         """The server's version: ``(18, 16, 1)``."""
@@ -88,7 +89,7 @@ class Target:
         return self.scheme in ("clickhouses", "https")
 
 
-def parse_target(
+def parse_targets(
     url: str,
     *,
     database: str,
@@ -96,21 +97,39 @@ def parse_target(
     password: Callable[[], str | None],
     timeout: timedelta,
     connect_timeout: timedelta,
-) -> Target:
-    """The target that ``url`` names; user, password and database in it win.
+) -> list[Target]:
+    """The targets that ``url`` names, one a host; user, password and database in it win.
 
     Raises:
         ConfigError: the address or the database's name cannot be right. The
             message never quotes the address, which may hold a password.
     """
-    parts = urlsplit(url)
+    several = "://" in url and not url.lower().startswith("chdb:")
+    return [
+        _target(one, database, user, password, timeout, connect_timeout)
+        for one in (one_for_each_host(url) if several else [url])
+    ]
+
+
+def _target(
+    url: str,
+    database: str,
+    user: str,
+    password: Callable[[], str | None],
+    timeout: timedelta,
+    connect_timeout: timedelta,
+) -> Target:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a bracket without its other one
+        raise ConfigError("expected an IPv6 address in [brackets] in CLICKHOUSE_URL") from None
     scheme = parts.scheme.lower()
     if scheme == "chdb":
         host, port, path = "", 0, _embedded_path(parts)
     elif scheme in _DEFAULT_PORTS:
         host, port, path = parts.hostname or "", _port(parts), ""
         if not host:
-            raise ConfigError("expected a host in CLICKHOUSE_URL, got none")
+            raise ConfigError("expected a host in CLICKHOUSE_URL (host:port), got none")
         database = unquote(parts.path.strip("/")) or database
         user = unquote(parts.username or "") or user
         if parts.password is not None:
@@ -133,6 +152,24 @@ def identifier(name: str) -> str:
     """A name in backticks, with everything in it that could end them escaped."""
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
     return f"`{escaped}`"
+
+
+def token_settings(token: str | None) -> dict[str, Any]:
+    """The settings of an insert under a deduplication token.
+
+    With the second one, rows that reached their table and, since something broke, not its roll-up
+    reach that when they are sent again; without it nothing of a block that is known would.
+    """
+    return {
+        "insert_deduplication_token": token,
+        "deduplicate_blocks_in_dependent_materialized_views": 1,
+    }
+
+
+def create_database(database: str, cluster: str | None) -> str:
+    """The statement that creates a database."""
+    on_cluster = f" ON CLUSTER {identifier(cluster)}" if cluster else ""
+    return f"CREATE DATABASE IF NOT EXISTS {identifier(database)}{on_cluster}"
 
 
 def parse_version(text: str) -> tuple[int, ...]:

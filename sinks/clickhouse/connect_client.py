@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ...core.errors import ConfigError
-from .client import Target, identifier, parse_version
+from .client import Target, identifier, parse_version, token_settings
 from .errors import check_block, hush_drivers, sink_error
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class ConnectClickHouse(ABC):
         """Called with what a call raised, before it is mapped."""
 
     @abstractmethod
-    def create_database(self) -> None: ...
+    def create_database(self, cluster: str | None = None) -> None: ...
 
     @abstractmethod
     def close(self) -> None: ...
@@ -61,7 +61,7 @@ class ConnectClickHouse(ABC):
         if not check_block(columns, data):
             return
         known = token is not None and self.supports_dedup_token
-        settings = {"insert_deduplication_token": token} if known else None
+        settings = token_settings(token) if known else None
         self._run(
             lambda client: client.insert(
                 identifier(table),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.errors import ConfigError
 from . import path_lock
-from .client import Target, identifier
+from .client import Target, create_database
 from .connect_client import ConnectClickHouse
 
 
@@ -30,8 +30,8 @@ class EmbeddedClickHouse(ConnectClickHouse):
         self._open: Any = None
         self._pid = 0
 
-    def create_database(self) -> None:
-        self.command(_create(self.database))
+    def create_database(self, cluster: str | None = None) -> None:
+        self.command(create_database(self.database, cluster))
 
     def close(self) -> None:
         with self._lock:
@@ -72,10 +72,6 @@ class EmbeddedClickHouse(ConnectClickHouse):
         except self._connect.driver.exceptions.ProgrammingError:
             # A process that does not know of our lock (clickhouse-local, say) has it.
             raise path_lock.in_use(self._path) from None
-        client.command(_create(self.database))
+        client.command(create_database(self.database, None))
         client.database = self.database
         return client
-
-
-def _create(database: str) -> str:
-    return f"CREATE DATABASE IF NOT EXISTS {identifier(database)}"

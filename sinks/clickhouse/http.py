@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...core.errors import SinkTransient
-from .client import Target, identifier
+from .client import Target, create_database
 from .connect_client import ConnectClickHouse
 from .errors import code_of, sink_error
 
@@ -31,8 +31,8 @@ class HttpClickHouse(ConnectClickHouse):
         self._pid = 0
         self._password: str | None = None
 
-    def create_database(self) -> None:
-        self._run_without_database(f"CREATE DATABASE IF NOT EXISTS {identifier(self.database)}")
+    def create_database(self, cluster: str | None = None) -> None:
+        self._run_without_database(create_database(self.database, cluster))
 
     def close(self) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...core.errors import ConfigError
-from .client import Target, identifier, parse_version
+from .client import Target, create_database, identifier, parse_version, token_settings
 from .errors import check_block, hush_drivers, sink_error
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class NativeClickHouse:
         def work(held: _Held) -> None:
             # An unknown setting is an error on old servers, so it is sent only where known.
             known = token is not None and self._knows_token(held)
-            settings = {"insert_deduplication_token": token} if known else None
+            settings = token_settings(token) if known else None
             held.client.execute(sql, list(data), columnar=True, settings=settings)
 
         self._run(work)
@@ -82,11 +82,11 @@ class NativeClickHouse:
     def command(self, sql: str) -> None:
         self._run(lambda held: held.client.execute(sql))
 
-    def create_database(self) -> None:
+    def create_database(self, cluster: str | None = None) -> None:
         # A connection that names a missing database is refused, so this one names none.
         client = self._new_client(database="")
         try:
-            client.execute(f"CREATE DATABASE IF NOT EXISTS {identifier(self.database)}")
+            client.execute(create_database(self.database, cluster))
         except Exception as error:
             raise sink_error(error, user=self._target.user) from None
         finally:

@@ -16,6 +16,7 @@ KIND_OF_FIXTURE = {
     "clickhouse_http_url": "clickhouse",
     "clickhouse_database": "clickhouse",
     "clickhouse_server": "clickhouse",
+    "clickhouse_cluster": "clickhouse",
 }
 KINDS = sorted(set(KIND_OF_FIXTURE.values()))
 

@@ -4,13 +4,14 @@ Debian's server is too old for clickhouse-connect, and no newer one can be
 installed, so the little of ClickHouse's HTTP interface that the driver uses is
 put in front of the engine: queries, commands, Native inserts, error codes.
 
-    python chdb_http.py FOLDER     # prints its port
+    python chdb_http.py FOLDER [CERTIFICATE]     # prints its port; with one, by TLS
 """
 
 from __future__ import annotations
 
 import base64
 import re
+import ssl
 import sys
 import tempfile
 import threading
@@ -24,7 +25,11 @@ import lz4.frame  # type: ignore[import-untyped]
 
 CREDENTIALS = {"default": "", "relay": "relay-secret"}
 _INSERT = re.compile(rb"\s*INSERT INTO (.+?) FORMAT Native\n", re.DOTALL)
-_SETTINGS = ("insert_deduplication_token",)
+#: With what they are where an insert names them not.
+_SETTINGS = {
+    "insert_deduplication_token": "",
+    "deduplicate_blocks_in_dependent_materialized_views": "1",
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,8 +69,8 @@ class Handler(BaseHTTPRequestHandler):
         with tempfile.NamedTemporaryFile(suffix=".native") as block:
             block.write(sql[insert.end() :])
             block.flush()
-            for name in _SETTINGS:
-                engine.query(f"SET {name} = '{asked.get(name, '')}'", "Native")
+            for name, usual in _SETTINGS.items():
+                engine.query(f"SET {name} = '{asked.get(name, usual)}'", "Native")
             into = insert.group(1).decode()
             engine.query(f"INSERT INTO {into} FROM INFILE '{block.name}' FORMAT Native", "Native")
         return b"", "Native"
@@ -97,13 +102,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def main(folder: str) -> None:
+def main(folder: str, certificate: str | None = None) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     Handler.engine = chdb.connect(folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         print(server.server_address[1], flush=True)
         server.serve_forever()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

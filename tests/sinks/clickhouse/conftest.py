@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from formrelay.sinks.clickhouse import ClickHouse, connect
+from formrelay.sinks.clickhouse import ClickHouse, connect, migrate
 
 Opener = Callable[..., ClickHouse]
+
+WAYS = [
+    pytest.param("native", marks=pytest.mark.clickhouse),
+    "http",
+    "embedded",
+]
+COLUMNS = (
+    *("event_id", "type", "form_id", "submission_id", "session_id"),
+    *("occurred_at", "received_at", "properties"),
+)
+WHEN = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 
 
 def open_clickhouse(url: str, database: str, **changes: Any) -> ClickHouse:
@@ -26,15 +39,22 @@ def open_clickhouse(url: str, database: str, **changes: Any) -> ClickHouse:
     return connect(url, database=database, **(options | changes))
 
 
-@pytest.fixture(scope="session")
-def modern_http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A modern engine behind HTTP, in a process of its own; see chdb_http.py."""
-    folder = tmp_path_factory.mktemp("chdb_http") / "data"
-    command = [sys.executable, str(Path(__file__).with_name("chdb_http.py")), str(folder)]
+@contextmanager
+def modern_http(folder: Path, *certificate: Path) -> Iterator[int]:
+    """A modern engine behind HTTP, in a process of its own, by its port; see chdb_http.py."""
+    program = Path(__file__).with_name("chdb_http.py")
+    command = [sys.executable, *map(str, (program, folder, *certificate))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield int(process.stdout.readline())
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def modern_http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A modern engine behind HTTP."""
+    with modern_http(tmp_path_factory.mktemp("chdb_http") / "data") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +68,37 @@ def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     keeper.ping()
     yield url
     keeper.close()
+
+
+@pytest.fixture(params=WAYS)
+def url(request: pytest.FixtureRequest) -> str:
+    fixture = {"native": "clickhouse_url", "http": "modern_http_url", "embedded": "embedded_url"}
+    url: str = request.getfixturevalue(fixture[request.param])
+    return url
+
+
+@pytest.fixture
+def empty(url: str, unique: str) -> Iterator[ClickHouse]:
+    """A ClickHouse without our database."""
+    client = open_clickhouse(url, unique)
+    yield client
+    client.create_database()  # so that it can be dropped, whatever the test did
+    client.command(f"DROP DATABASE {unique}")
+    client.close()
+
+
+@pytest.fixture
+def clickhouse(empty: ClickHouse) -> ClickHouse:
+    """A ClickHouse with our schema."""
+    migrate.apply(empty)
+    return empty
+
+
+def rows(count: int, start: int = 0) -> list[list[Any]]:
+    ids = [uuid.UUID(int=number) for number in range(start, start + count)]
+    fill = (["view"], ["f1"], ["s1"], ["sé☃"], [WHEN], [WHEN], ['{"a": 1}'])
+    return [ids, *(one * count for one in fill)]
+
+
+def count(client: ClickHouse, table: str) -> int:
+    return int(client.query(f"SELECT count() FROM {table}")[0][0])

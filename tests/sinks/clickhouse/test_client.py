@@ -9,12 +9,17 @@ import pytest
 from tests.sinks.clickhouse.conftest import open_clickhouse
 
 from formrelay.core.errors import ConfigError
-from formrelay.sinks.clickhouse.client import Target, identifier, parse_target, parse_version
+from formrelay.sinks.clickhouse.client import Target, identifier, parse_targets, parse_version
 
 
 def parse(url: str, database: str = "db") -> Target:
+    (target,) = parse_all(url, database)
+    return target
+
+
+def parse_all(url: str, database: str = "db") -> list[Target]:
     second = timedelta(seconds=1)
-    return parse_target(
+    return parse_targets(
         url,
         database=database,
         user="u",
@@ -49,11 +54,31 @@ def test_an_address_is_taken_apart(url: str, expected: tuple[object, ...]) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["", "h:9000", "tcp://h", "clickhouse://", "clickhouse://h:x", "http://h:99999", "chdb://"],
+    [
+        "",
+        "h:9000",
+        "tcp://h",
+        "clickhouse://",
+        "clickhouse://h:x",
+        "http://h:99999",
+        "chdb://",
+        "clickhouse://a,,b",
+        "clickhouse://[::1",
+    ],
 )
 def test_an_address_that_cannot_be_right_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="CLICKHOUSE_URL"):
         parse(url)
+
+
+def test_an_address_of_several_hosts_is_one_for_each() -> None:
+    found = parse_all("clickhouses://u:p%2C,@a:1,[::1]:2,c/x")
+    assert [(one.host, one.port) for one in found] == [("a", 1), ("::1", 2), ("c", 9440)]
+    for one in found:
+        assert (one.scheme, one.user, one.password(), one.database) == (
+            *("clickhouses", "u", "p,,", "x"),
+        )
+    assert len(parse_all("chdb:///a,b/c")) == 1
 
 
 def test_an_address_with_a_password_is_never_quoted() -> None:

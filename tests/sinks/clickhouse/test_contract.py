@@ -4,60 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import open_clickhouse
+from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, migrate
-
-WAYS = [
-    pytest.param("native", marks=pytest.mark.clickhouse),
-    "http",
-    "embedded",
-]
-COLUMNS = (
-    *("event_id", "type", "form_id", "submission_id", "session_id"),
-    *("occurred_at", "received_at", "properties"),
-)
-WHEN = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-
-
-@pytest.fixture(params=WAYS)
-def url(request: pytest.FixtureRequest) -> str:
-    fixture = {"native": "clickhouse_url", "http": "modern_http_url", "embedded": "embedded_url"}
-    url: str = request.getfixturevalue(fixture[request.param])
-    return url
-
-
-@pytest.fixture
-def empty(url: str, unique: str) -> Iterator[ClickHouse]:
-    """A ClickHouse without our database."""
-    client = open_clickhouse(url, unique)
-    yield client
-    client.create_database()  # so that it can be dropped, whatever the test did
-    client.command(f"DROP DATABASE {unique}")
-    client.close()
-
-
-@pytest.fixture
-def clickhouse(empty: ClickHouse) -> ClickHouse:
-    """A ClickHouse with our schema."""
-    migrate.apply(empty)
-    return empty
-
-
-def rows(count: int, start: int = 0) -> list[list[Any]]:
-    ids = [uuid.UUID(int=number) for number in range(start, start + count)]
-    fill = (["view"], ["f1"], ["s1"], ["sé☃"], [WHEN], [WHEN], ['{"a": 1}'])
-    return [ids, *(one * count for one in fill)]
-
-
-def count(client: ClickHouse, table: str) -> int:
-    return int(client.query(f"SELECT count() FROM {table}")[0][0])
 
 
 def test_a_block_comes_back_as_it_went_in(clickhouse: ClickHouse) -> None:
@@ -197,7 +151,7 @@ def test_a_closed_client_opens_again_when_it_is_used(clickhouse: ClickHouse, url
     assert count(clickhouse, "events") == 0
 
 
-EVERY = ["0001_events", "0002_webhook_deliveries"]
+EVERY = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
 
 
 def test_a_plan_names_what_is_missing_and_changes_nothing(empty: ClickHouse, url: str) -> None:

@@ -17,12 +17,16 @@ import os
 
 from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
+from tests.support.servers.cluster import ClickHouseCluster
 from tests.support.servers.rabbitmq import RabbitServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.run import Interrupted, Run, raise_on_signals
+from tests.support.servers.zookeeper import ZooKeeperServer
 
 __all__ = [
+    "ALL",
     "KINDS",
+    "ClickHouseCluster",
     "ClickHouseServer",
     "Interrupted",
     "RabbitServer",
@@ -30,13 +34,17 @@ __all__ = [
     "Run",
     "Server",
     "ServerError",
+    "ZooKeeperServer",
     "in_ci",
     "raise_on_signals",
 ]
 
+#: What every test run starts.
 KINDS: dict[str, type[Server]] = {
     server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
 }
+#: What has to be installed: ZooKeeper is started by the tests of the cluster alone.
+ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer)
 
 
 def in_ci() -> bool:

@@ -1,4 +1,4 @@
-"""What the three servers share: a port, a folder, a life that tests can cut short."""
+"""What the servers share: a port, a folder, a life that tests can cut short."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Server(abc.ABC):
 
     kind: ClassVar[str]
     package: ClassVar[str]
-    """The Debian package that has the program."""
+    """The Debian package, or packages, that have the program."""
 
     def __init__(self, run: Run | None = None) -> None:
         self._run = run or current_run()

@@ -28,7 +28,7 @@ _CONFIG = """<?xml version="1.0"?>
     <timezone>UTC</timezone>
     <mark_cache_size>268435456</mark_cache_size>
     <max_concurrent_queries>100</max_concurrent_queries>
-</yandex>
+{more}</yandex>
 """
 
 _USER = """
@@ -64,10 +64,13 @@ class ClickHouseServer(Server):
             name=self.user, password=self.password
         )
         write(self.data_dir / "users.xml", _USERS.format(users=users))
-        self._config = write(
-            self.data_dir / "config.xml",
-            _CONFIG.format(folder=self.data_dir, port=self.port, http_port=self.http_port),
-        )
+        self._config = self.data_dir / "config.xml"
+        self.configure("")
+
+    def configure(self, more: str) -> None:
+        """Add elements (XML) to its configuration, for the next start; "" for none."""
+        ports = {"port": self.port, "http_port": self.http_port}
+        write(self._config, _CONFIG.format(folder=self.data_dir, more=more, **ports))
 
     @classmethod
     def program(cls) -> str | None:

@@ -1,0 +1,183 @@
+"""Several hosts behind one address: two real servers, of which one is away, hangs or is full."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.conftest import own
+from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.support.servers import ClickHouseServer
+
+from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse.failover import FailoverClickHouse
+
+SHORT = timedelta(milliseconds=500)
+Pair = tuple[ClickHouseServer, ClickHouseServer]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Pair]:
+    """Two servers that know nothing of each other."""
+    with own(ClickHouseServer) as first, own(ClickHouseServer) as second:
+        yield first, second
+
+
+@pytest.fixture
+def pair(servers: Pair) -> Iterator[Pair]:
+    """Both, running again after the test."""
+    yield servers
+    for server in servers:
+        if server.running:
+            server.resume()
+        else:
+            server.start()
+
+
+def both(pair: Pair) -> str:
+    return f"clickhouse://127.0.0.1:{pair[0].port},127.0.0.1:{pair[1].port}"
+
+
+@pytest.fixture
+def client(pair: Pair, unique: str) -> Iterator[ClickHouse]:
+    """A client of both, each with our tables."""
+    alone = [open_clickhouse(server.url, unique) for server in pair]
+    for one in alone:
+        migrate.apply(one)
+    client = open_clickhouse(both(pair), unique, timeout=SHORT, connect_timeout=SHORT)
+    yield client
+    client.close()
+    for one in alone:
+        one.close()
+
+
+def rows_on(server: ClickHouseServer, client: ClickHouse) -> int:
+    alone = open_clickhouse(server.url, client.database)
+    try:
+        return count(alone, "events")
+    finally:
+        alone.close()
+
+
+def test_the_first_host_is_used_while_it_answers(pair: Pair, client: ClickHouse) -> None:
+    client.insert("events", COLUMNS, rows(3))
+    client.insert("events", COLUMNS, rows(3, start=3))
+    assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (6, 0)
+
+
+def test_rows_go_to_the_second_host_when_the_first_was_killed(
+    pair: Pair, client: ClickHouse
+) -> None:
+    client.insert("events", COLUMNS, rows(3))
+    pair[0].kill()
+    client.insert("events", COLUMNS, rows(3, start=3))
+    assert client.query("SELECT count() FROM events_once") == [(3,)]
+    pair[0].start()
+    client.ping()
+    # It stays with the one that works, and comes back only when that one fails.
+    client.insert("events", COLUMNS, rows(3, start=6))
+    assert rows_on(pair[1], client) == 6
+    pair[1].kill()
+    client.insert("events", COLUMNS, rows(3, start=9))
+    assert rows_on(pair[0], client) == 6
+
+
+def test_a_host_that_hangs_costs_its_time_out_once(
+    pair: Pair, client: ClickHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair[0].pause()
+    for number in range(20):
+        client.insert("events", COLUMNS, rows(1, start=number))
+    tried = [one for one in caplog.messages if f"127.0.0.1:{pair[0].port}" in one]
+    assert len(tried) == 1
+    pair[0].resume()
+    assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (0, 20)
+
+
+def test_a_host_that_hangs_within_a_call_is_not_asked_first_again(
+    pair: Pair, client: ClickHouse
+) -> None:
+    # What was sent may have arrived: this call is for the queue to try again, under its token.
+    with pytest.raises(SinkTransient, match="in time") as caught:
+        client.query("SELECT sleep(2) SETTINGS interactive_delay = 10000000")
+    assert not isinstance(caught.value, SinkUnavailable)
+    client.insert("events", COLUMNS, rows(3))
+    assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (0, 3)
+
+
+def test_every_thread_is_led_to_the_host_that_works(pair: Pair, client: ClickHouse) -> None:
+    pair[0].kill()
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for block in range(5):
+                client.insert("events", COLUMNS, rows(2, start=100 * number + 10 * block))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert rows_on(pair[1], client) == 40
+
+
+def test_when_all_hosts_are_away_the_sink_is_unavailable(pair: Pair, client: ClickHouse) -> None:
+    for server in pair:
+        server.kill()
+    with pytest.raises(SinkUnavailable):
+        client.insert("events", COLUMNS, rows(1))
+    for server in pair:
+        server.start()
+    client.ping()
+
+
+def test_rows_that_can_never_go_in_are_tried_on_one_host(pair: Pair, client: ClickHouse) -> None:
+    with pytest.raises(SinkPermanent):
+        client.insert("events", ("event_id",), [["no uuid"]])
+    client.insert("events", COLUMNS, rows(1))
+    assert rows_on(pair[0], client) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "clickhouse"])
+def test_a_host_without_any_server_is_passed_over_whatever_the_scheme(
+    scheme: str, modern_http_url: str, clickhouse_url: str
+) -> None:
+    url = modern_http_url if scheme == "http" else clickhouse_url
+    client = open_clickhouse(url.replace("://", "://127.0.0.1:1,[::1]:1,"), "default")
+    assert client.query("SELECT 1") == [(1,)]
+    client.close()
+
+
+class _ReadOnly:
+    """A replica that has lost its ZooKeeper."""
+
+    asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: object, **__: object) -> None:
+            self.asked += 1
+            raise SinkTransient("TABLE_IS_READ_ONLY", code=242)
+
+        return refuse
+
+
+def test_a_replica_that_takes_no_rows_is_passed_over(pair: Pair, client: ClickHouse) -> None:
+    readonly: Any = _ReadOnly()
+    several = FailoverClickHouse([readonly, client])
+    several.insert("events", COLUMNS, rows(2))
+    several.insert("events", COLUMNS, rows(2, start=2))
+    assert (rows_on(pair[0], client), readonly.asked) == (4, 1)
+
+
+def test_hosts_without_a_cluster_are_noted(client: ClickHouse) -> None:
+    [note] = migrate.notes(client)
+    assert note.startswith("CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER no cluster")
+    assert migrate.notes(client, Schema(cluster="pair")) == []

@@ -1,0 +1,73 @@
+"""TLS by both protocols: whose certificate is trusted, and that nothing is sent to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import own
+from tests.sinks.clickhouse.conftest import modern_http, open_clickhouse
+from tests.support.servers import ClickHouseServer
+from tests.support.servers.base import free_port
+
+from formrelay.core.errors import SinkUnavailable
+
+_MORE = """    <tcp_port_secure>{port}</tcp_port_secure>
+    <openSSL><server>
+        <certificateFile>{certificate}</certificateFile>
+        <privateKeyFile>{certificate}</privateKeyFile>
+        <verificationMode>none</verificationMode>
+    </server></openSSL>
+"""
+
+
+@pytest.fixture(scope="module")
+def native_port(certificate: Path) -> Iterator[int]:
+    """The TLS port of a server of the native protocol."""
+    server = own(ClickHouseServer)
+    port = free_port()
+    server.configure(_MORE.format(port=port, certificate=certificate))
+    with server:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def http_port(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The TLS port of a server of HTTP."""
+    with modern_http(tmp_path_factory.mktemp("chdb_https") / "data", certificate) as port:
+        yield port
+
+
+@pytest.fixture(
+    params=[pytest.param("clickhouses", marks=pytest.mark.clickhouse), "https"],
+)
+def secure_url(request: pytest.FixtureRequest) -> str:
+    """By the name that the certificate is for."""
+    name = "native_port" if request.param == "clickhouses" else "http_port"
+    return f"{request.param}://localhost:{request.getfixturevalue(name)}"
+
+
+def test_a_certificate_that_the_system_trusts_is_taken(
+    secure_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    client = open_clickhouse(secure_url, "default", user="relay", password=lambda: "relay-secret")
+    assert client.query("SELECT 1") == [(1,)]
+    client.close()
+
+
+def test_one_that_nobody_trusts_is_not(secure_url: str) -> None:
+    client = open_clickhouse(secure_url, "default", password=lambda: "s3cr3t")
+    with pytest.raises(SinkUnavailable) as caught:
+        client.ping()
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_one_for_another_host_is_not(
+    secure_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    client = open_clickhouse(secure_url.replace("localhost", "127.0.0.1"), "default")
+    with pytest.raises(SinkUnavailable):
+        client.ping()
