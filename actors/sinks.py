@@ -16,7 +16,7 @@ from ..config import get_settings
 from ..core.errors import BrokerError, ConfigError
 from ..endpoints import Book, EndpointRecord, Gate, Limits, Records, Rules, make_records
 from ..sinks.api import Api
-from ..sinks.clickhouse import ClickHouse, connect
+from ..sinks.clickhouse import ClickHouse, Schema, connect
 from ..sinks.http import Egress
 
 T = TypeVar("T")
@@ -70,6 +70,18 @@ def clickhouse() -> ClickHouse:
         password=lambda: section.secret("password"),
         timeout=section.timeout,
         connect_timeout=section.connect_timeout,
+    )
+
+
+def clickhouse_schema() -> Schema:
+    """The tables that the configuration asks for, ``events`` first."""
+    settings = get_settings()
+    tables = ("events", *(table for _, table in settings.events.tables))
+    return Schema(
+        event_tables=tuple(dict.fromkeys(tables)),
+        keep_events=settings.events.keep,
+        keep_attempts=settings.webhooks.keep_attempts,
+        cluster=settings.clickhouse.cluster,
     )
 
 

@@ -110,7 +110,7 @@ def check_queues(queues: Collection[str] | None) -> None:
 
 
 def _check_clickhouse() -> None:
-    from ..actors.sinks import clickhouse
+    from ..actors.sinks import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
     settings = get_settings()
@@ -124,7 +124,8 @@ def _check_clickhouse() -> None:
         client = clickhouse()
         client.ping()
         if is_embedded_clickhouse(url):
-            migrate.apply(client)  # nobody else could: it is open in this process alone
+            # Nobody else could: it is open in this process alone.
+            migrate.apply(client, clickhouse_schema())
     except SinkUnavailable as error:
         logger.warning("a sink is away", extra={"sink": "clickhouse", "why": str(error)})
     except SinkTransient as error:

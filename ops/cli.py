@@ -135,20 +135,23 @@ def migrate(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Create or upgrade the tables in ClickHouse."""
-    from ..actors.sinks import clickhouse
+    """Create or upgrade the tables in ClickHouse, and how long they keep their rows."""
+    from ..actors.sinks import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate as migrations
 
-    client = clickhouse()
+    client, schema = clickhouse(), clickhouse_schema()
     if dry_run:
-        names = [migration.name for migration in migrations.plan(client)]
+        names = [migration.name for migration in migrations.plan(client, schema)]
     else:
-        names = migrations.apply(client)
+        names = migrations.apply(client, schema)
+    notes = migrations.notes(client, schema)
     if json:
-        print_json({"dry_run": dry_run, "migrations": names})
+        print_json({"dry_run": dry_run, "migrations": names, "notes": notes})
     else:
         title = "To be applied" if dry_run else "Applied"
         print_table(title, ["migration"], [[name] for name in names], empty="up to date")
+        for note in notes:
+            print(f"note: {note}")
 
 
 @app.command()

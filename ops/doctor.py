@@ -59,7 +59,7 @@ def _broker() -> Iterator[Finding]:
 
 
 def _clickhouse() -> Iterator[Finding]:
-    from ..actors.sinks import clickhouse
+    from ..actors.sinks import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
     url = get_settings().clickhouse.secret("url")
@@ -70,11 +70,13 @@ def _clickhouse() -> Iterator[Finding]:
     client.ping()
     version = ".".join(map(str, client.version()))
     yield Finding("clickhouse", "ok", f"version {version} answers")
-    missing = [migration.name for migration in migrate.plan(client)]
+    missing = [migration.name for migration in migrate.plan(client, clickhouse_schema())]
     if missing and not is_embedded_clickhouse(url):
         yield Finding(
             "clickhouse", "bad", f"not migrated ({', '.join(missing)}): formrelay migrate"
         )
+    for note in migrate.notes(client, clickhouse_schema()):
+        yield Finding("clickhouse", "weak", note)
     if not client.supports_dedup_token:
         says = "no deduplication token in this version: count events with events_once"
         yield Finding("clickhouse", "weak", says)

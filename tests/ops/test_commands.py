@@ -123,3 +123,21 @@ def test_migrate_says_what_it_would_do_does_it_and_does_it_once(shell: Shell) ->
     assert planned[0] == "0001_events"
     assert shell.json("migrate")["migrations"] == planned
     assert shell.json("migrate")["migrations"] == []
+
+
+def test_migrate_makes_the_tables_that_are_configured_and_follows_what_changes(
+    shell: Shell,
+) -> None:
+    shell("migrate")
+    shell.env |= {"EVENT_TABLES": "payment.*=payments,a=payments", "EVENT_KEEP_DAYS": "30"}
+    wanted = [
+        *("0001_events:payments", "0003_events_daily:payments"),
+        *("events: keep 30 days", "payments: keep 30 days"),
+    ]
+    assert shell.json("migrate", "--dry-run")["migrations"] == wanted
+    assert shell.json("migrate") == {"dry_run": False, "migrations": wanted, "notes": []}
+    del shell.env["EVENT_KEEP_DAYS"]
+    planned = ["events: keep for ever", "payments: keep for ever"]
+    assert shell.json("migrate", "--dry-run")["migrations"] == planned
+    assert "payments: keep for ever" in shell("migrate").stdout
+    assert shell.json("migrate")["migrations"] == []

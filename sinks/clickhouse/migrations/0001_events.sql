@@ -1,6 +1,6 @@
--- Events, one row each. A repeated event (same event_id, hence same sort key)
--- is replaced when parts merge; events_once shows it once at any time.
-CREATE TABLE IF NOT EXISTS {database}.events
+-- Events, one row each, in each table of events. A repeated event (same event_id, hence same sort key)
+-- is replaced when parts merge; the view {table}_once shows it once at any time.
+CREATE TABLE IF NOT EXISTS {database}.{table}{on_cluster}
 (
     event_id UUID,
     type {low_cardinality},
@@ -11,11 +11,11 @@ CREATE TABLE IF NOT EXISTS {database}.events
     received_at {datetime64} DEFAULT {now},
     properties String
 )
-ENGINE = ReplacingMergeTree
+ENGINE = {engine:ReplacingMergeTree {table}}
 PARTITION BY toYYYYMM(occurred_at)
 ORDER BY (form_id, type, occurred_at, event_id)
 {dedup_window};
 
-CREATE VIEW IF NOT EXISTS {database}.events_once AS
+CREATE VIEW IF NOT EXISTS {database}.{table}_once{on_cluster} AS
 SELECT event_id, type, form_id, submission_id, session_id, occurred_at, received_at, properties
-FROM {database}.events FINAL;
+FROM {database}.{table} FINAL;

@@ -1,6 +1,6 @@
 -- Every attempt to deliver a webhook, one row each; an attempt that is inserted again (same
 -- attempt_id, hence same sort key) is replaced when parts merge.
-CREATE TABLE IF NOT EXISTS {database}.webhook_deliveries
+CREATE TABLE IF NOT EXISTS {database}.webhook_deliveries{on_cluster}
 (
     attempt_id UUID,
     webhook_id String,
@@ -19,12 +19,12 @@ CREATE TABLE IF NOT EXISTS {database}.webhook_deliveries
     at {datetime64},
     received_at {datetime64} DEFAULT {now}
 )
-ENGINE = ReplacingMergeTree
+ENGINE = {engine:ReplacingMergeTree webhook_deliveries}
 PARTITION BY toYYYYMM(at)
 ORDER BY (webhook_id, at, attempt_id)
 {dedup_window};
 
-CREATE VIEW IF NOT EXISTS {database}.webhook_deliveries_once AS
+CREATE VIEW IF NOT EXISTS {database}.webhook_deliveries_once{on_cluster} AS
 SELECT attempt_id, webhook_id, message_id, endpoint, host, form_id, submission_id, attempt, outcome,
     status, duration_ms, error, message, response, at, received_at
 FROM {database}.webhook_deliveries FINAL;

@@ -29,7 +29,7 @@ class Racing:
         if self.ran[sql] <= self.times:
             raise SinkTransient("lost", code=self.code)
 
-    def create_database(self) -> None:
+    def create_database(self, cluster: str | None = None) -> None:
         self.command("CREATE DATABASE")
 
     def query(self, sql: str, params: object = None) -> list[tuple[Any, ...]]:
@@ -51,7 +51,7 @@ class Racing:
 @pytest.mark.parametrize("code", [57, 58, 82, 337])
 def test_a_statement_that_lost_its_race_is_tried_again(code: int) -> None:
     client = Racing(code, times=2)
-    names = ["0001_events", "0002_webhook_deliveries"]
+    names = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
     assert migrate.apply(client) == names
     assert set(client.ran.values()) == {3}
     assert client.inserted == [[[name]] for name in names]

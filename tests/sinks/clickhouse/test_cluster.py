@@ -1,0 +1,160 @@
+"""A cluster: two of Debian's servers that are replicas of each other, by a ZooKeeper.
+
+Not in the contract: no newer server can be had that keeps replicas.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.support.servers import ClickHouseCluster
+
+from formrelay.core.errors import ConfigError, SinkTransient
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+
+Nodes = tuple[ClickHouse, ClickHouse]
+SCHEMA = Schema(event_tables=("events", "payments"), cluster=ClickHouseCluster.name)
+
+
+@pytest.fixture
+def nodes(clickhouse_cluster: ClickHouseCluster, unique: str) -> Iterator[Nodes]:
+    """A client of each node, with a database that nobody else has and that is not made yet."""
+    first, second = (open_clickhouse(node.url, unique) for node in clickhouse_cluster.nodes)
+    yield first, second
+    first.create_database(clickhouse_cluster.name)
+    first.command(f"DROP DATABASE {unique} ON CLUSTER {clickhouse_cluster.name}")
+    first.close()
+    second.close()
+
+
+def engines(client: ClickHouse) -> dict[str, str]:
+    found = client.query(
+        "SELECT name, engine_full FROM system.tables WHERE database = %(db)s",
+        {"db": client.database},
+    )
+    return dict(found)
+
+
+def until(fine: Callable[[], bool], timeout: float = 20) -> None:
+    """Replicas are a moment late, and a server has no signal for it."""
+    deadline = time.monotonic() + timeout
+    while not fine():
+        assert time.monotonic() < deadline, "the other replica has not got it"
+        time.sleep(0.02)
+
+
+def test_a_migration_on_one_node_makes_every_table_on_both(nodes: Nodes) -> None:
+    first, second = nodes
+    done = migrate.apply(first, SCHEMA)
+    assert done[0] == "0001_events"
+    assert engines(first) == engines(second)
+    tables = {name: engine for name, engine in engines(second).items() if "MergeTree" in engine}
+    assert {"events", "payments_daily_states", "formrelay_migrations"} <= tables.keys()
+    for name, engine in tables.items():
+        path = f"('/clickhouse/tables/{{shard}}/{first.database}/{name}', '{{replica}}')"
+        assert engine.startswith("Replicated")
+        assert path in engine
+    until(lambda: migrate.plan(second, SCHEMA) == [])
+    assert migrate.apply(second, SCHEMA) == []
+
+
+def test_what_goes_into_one_node_is_read_and_counted_on_the_other(nodes: Nodes) -> None:
+    first, second = nodes
+    migrate.apply(first, SCHEMA)
+    first.insert("events", COLUMNS, rows(5))
+    second.insert("events", COLUMNS, rows(5, start=3))
+    for node in nodes:
+        until(lambda node=node: count(node, "events") == 10)  # type: ignore[misc]
+        assert count(node, "events_once") == 8
+        until(lambda node=node: node.query("SELECT events FROM events_daily") == [(8,)])  # type: ignore[misc]
+
+
+def test_the_same_block_sent_to_both_nodes_counts_once(nodes: Nodes) -> None:
+    first, second = nodes
+    migrate.apply(first, SCHEMA)
+    for node in (first, second, first):
+        node.insert("events", COLUMNS, rows(5))
+    until(lambda: count(second, "events") == 5)
+    assert count(first, "events") == 5
+    for node in nodes:
+        until(lambda node=node: node.query("SELECT events FROM events_daily") == [(5,)])  # type: ignore[misc]
+
+
+def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
+    start, errors = threading.Barrier(2), list[BaseException]()
+
+    def work(client: ClickHouse) -> None:
+        try:
+            start.wait(10)
+            migrate.apply(client, SCHEMA)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(node,)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert engines(nodes[0]) == engines(nodes[1])
+    until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
+
+
+def test_events_of_before_the_roll_up_are_counted_on_both_nodes(nodes: Nodes) -> None:
+    first, second = nodes
+    migrate.apply(first, SCHEMA)
+    for name in ("events_daily", "events_daily_feed", "events_daily_states"):
+        first.command(f"DROP TABLE {name} ON CLUSTER pair")
+    first.insert("events", COLUMNS, rows(5))
+    first.command("ALTER TABLE formrelay_migrations DELETE WHERE name = '0003_events_daily'")
+    until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
+    assert migrate.apply(first, SCHEMA) == ["0003_events_daily"]
+    until(lambda: second.query("SELECT events FROM events_daily") == [(5,)])
+
+
+def test_a_cluster_that_the_server_does_not_know_is_named(nodes: Nodes) -> None:
+    with pytest.raises(ConfigError, match=r"CLICKHOUSE_CLUSTER .* got 'trio'"):
+        migrate.apply(nodes[0], Schema(cluster="trio"))
+
+
+def test_tables_that_were_made_without_the_cluster_are_not_taken_for_replicas(
+    nodes: Nodes,
+) -> None:
+    migrate.apply(nodes[0])
+    with pytest.raises(ConfigError, match=r"expected events to be replicated, .* got Replacing"):
+        migrate.apply(nodes[0], SCHEMA)
+
+
+def test_a_cluster_that_is_configured_no_longer_is_noted(nodes: Nodes) -> None:
+    migrate.apply(nodes[0], SCHEMA)
+    assert migrate.notes(nodes[0], SCHEMA) == []
+    [note] = migrate.notes(nodes[0])
+    assert "events is replicated (ReplicatedReplacingMergeTree)" in note
+
+
+def test_a_server_without_the_macros_of_a_replica_is_told_so(clickhouse_url: str) -> None:
+    client = open_clickhouse(clickhouse_url, "default")
+    with pytest.raises(ConfigError, match=r"the macros shard and replica"):
+        migrate.cluster.check(client, SCHEMA)
+    client.close()
+
+
+def test_a_node_that_is_away_is_said_to_be_and_gets_its_tables_when_it_is_back(
+    clickhouse_cluster: ClickHouseCluster, nodes: Nodes
+) -> None:
+    here, away = clickhouse_cluster.nodes
+    impatient = open_clickhouse(here.url, nodes[0].database, timeout=timedelta(seconds=1))
+    away.kill()
+    try:
+        with pytest.raises(SinkTransient, match="expected every host of the cluster 'pair'"):
+            migrate.apply(impatient, SCHEMA)
+    finally:
+        away.start()
+        impatient.close()
+    migrate.apply(nodes[0], SCHEMA)
+    assert engines(nodes[0]) == engines(nodes[1])

@@ -1,0 +1,179 @@
+"""Tables of events that the configuration adds, and how long rows are kept."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+
+from formrelay.core.errors import SinkError
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate, retention
+
+FILES = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
+WITH_PAYMENTS = Schema(event_tables=("events", "payments"))
+
+
+def names(client: ClickHouse, schema: Schema) -> list[str]:
+    return [one.name for one in migrate.plan(client, schema)]
+
+
+def test_each_table_of_events_has_its_columns_its_views_and_its_roll_up(
+    empty: ClickHouse,
+) -> None:
+    migrate.apply(empty, WITH_PAYMENTS)
+    empty.insert("payments", COLUMNS, rows(3))
+    empty.insert("payments", COLUMNS, rows(3))
+    assert count(empty, "payments_once") == 3
+    assert empty.query("SELECT events FROM payments_daily") == [(3,)]
+    assert count(empty, "events") == count(empty, "events_daily") == 0
+    of_each = "SELECT name, type FROM system.columns WHERE database = %(db)s AND table = %(t)s"
+    columns, others = (
+        empty.query(of_each, {"db": empty.database, "t": table}) for table in ("events", "payments")
+    )
+    assert columns == others
+
+
+def test_a_table_that_is_configured_later_is_made_by_the_next_migration(
+    clickhouse: ClickHouse,
+) -> None:
+    later = ["0001_events:payments", "0003_events_daily:payments"]
+    assert names(clickhouse, WITH_PAYMENTS) == later
+    assert migrate.apply(clickhouse, WITH_PAYMENTS) == later
+    assert names(clickhouse, WITH_PAYMENTS) == []
+    # And one that is configured no longer stays.
+    assert migrate.apply(clickhouse) == []
+    assert count(clickhouse, "payments") == 0
+
+
+def ttl(client: ClickHouse, table: str) -> str:
+    return next(one.ttl for one in retention.read(client, Schema()) if one.table == table)
+
+
+def with_ttl(client: ClickHouse) -> ClickHouse:
+    if client.version() < retention.KNOWN_SINCE:
+        pytest.skip("this server knows no TTL of tables")
+    return client
+
+
+def old_and_new(client: ClickHouse) -> None:
+    """One row that is 40 days old and one of now, as parts of their own."""
+    now = datetime.now(UTC)
+    for number, when in enumerate((now - timedelta(days=40), now)):
+        data: list[list[Any]] = rows(1, start=number)
+        data[COLUMNS.index("occurred_at")] = [when]
+        client.insert("events", COLUMNS, data)
+
+
+def test_rows_older_than_configured_are_deleted_and_their_counts_stay(
+    clickhouse: ClickHouse,
+) -> None:
+    with_ttl(clickhouse)
+    old_and_new(clickhouse)
+    schema = Schema(keep_events=timedelta(days=30))
+    assert names(clickhouse, schema) == ["events: keep 30 days"]
+    assert migrate.apply(clickhouse, schema) == ["events: keep 30 days"]
+    clickhouse.command("OPTIMIZE TABLE events FINAL")
+    assert count(clickhouse, "events") == 1
+    assert clickhouse.query("SELECT sum(events) FROM events_daily") == [(2,)]
+    assert migrate.apply(clickhouse, schema) == []
+
+
+def test_nothing_is_deleted_where_nothing_is_configured(clickhouse: ClickHouse) -> None:
+    old_and_new(clickhouse)
+    assert migrate.apply(clickhouse) == []
+    clickhouse.command("OPTIMIZE TABLE events FINAL")
+    assert count(clickhouse, "events") == 2
+
+
+def test_a_configuration_that_changes_is_followed_and_one_that_is_taken_back_too(
+    empty: ClickHouse,
+) -> None:
+    migrate.apply(empty)
+    with_ttl(empty)
+    both = Schema(keep_events=timedelta(days=30), keep_attempts=timedelta(days=6.5))
+    assert migrate.apply(empty, both) == ["events: keep 30 days", "webhook_deliveries: keep 7 days"]
+    assert ttl(empty, "webhook_deliveries") == "toDate(at) + toIntervalDay(7)"
+    longer = Schema(keep_events=timedelta(days=60), keep_attempts=timedelta(days=7))
+    assert migrate.apply(empty, longer) == ["events: keep 60 days"]
+    assert ttl(empty, "events") == "toDate(occurred_at) + toIntervalDay(60)"
+    assert migrate.apply(empty) == [
+        "events: keep for ever",
+        "webhook_deliveries: keep for ever",
+    ]
+    assert ttl(empty, "events") == ttl(empty, "webhook_deliveries") == ""
+
+
+def test_it_is_planned_for_a_server_that_has_no_table_yet(empty: ClickHouse) -> None:
+    schema = Schema(event_tables=("events", "payments"), keep_events=timedelta(days=1))
+    planned = names(empty, schema)
+    assert planned[:3] == ["0001_events", "0001_events:payments", "0002_webhook_deliveries"]
+    done = migrate.apply(empty, schema)
+    keeps = ["events: keep 1 days", "payments: keep 1 days"]
+    assert done[5:] == (keeps if empty.version() >= retention.KNOWN_SINCE else [])
+    assert names(empty, schema) == []
+
+
+def test_a_server_without_ttl_gets_a_note_and_no_statement_that_it_does_not_know(
+    clickhouse: ClickHouse,
+) -> None:
+    schema = Schema(keep_events=timedelta(days=30))
+    assert migrate.notes(clickhouse) == []
+    migrate.apply(clickhouse, schema)
+    notes = migrate.notes(clickhouse, schema)
+    if clickhouse.version() >= retention.KNOWN_SINCE:
+        assert notes == []
+    else:
+        [note] = notes
+        assert note.startswith("EVENT_KEEP_DAYS is not applied to events: this ClickHouse (18.16")
+
+
+def test_a_ttl_that_somebody_else_set_is_left_alone_and_noted(clickhouse: ClickHouse) -> None:
+    with_ttl(clickhouse)
+    clickhouse.command("ALTER TABLE events MODIFY TTL toDateTime(received_at) + INTERVAL 3 YEAR")
+    for schema in (Schema(), Schema(keep_events=timedelta(days=30))):
+        assert migrate.apply(clickhouse, schema) == []
+        [note] = migrate.notes(clickhouse, schema)
+        assert note.startswith("events has a TTL that formrelay did not set (toDateTime(received")
+
+
+@pytest.mark.parametrize("keep", [timedelta(days=30), None], ids=["set", "removed"])
+def test_runs_at_once_agree_on_what_is_kept(
+    clickhouse: ClickHouse, url: str, keep: timedelta | None
+) -> None:
+    with_ttl(clickhouse)
+    if keep is None:
+        migrate.apply(clickhouse, Schema(keep_events=timedelta(days=30)))
+    clients = [open_clickhouse(url, clickhouse.database) for _ in range(4)]
+    start, errors = threading.Barrier(len(clients)), list[SinkError]()
+
+    def work(client: ClickHouse) -> None:
+        try:
+            start.wait(10)
+            migrate.apply(client, Schema(keep_events=keep))
+        except SinkError as error:
+            errors.append(error)
+        finally:
+            client.close()
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert names(clickhouse, Schema(keep_events=keep)) == []
+
+
+def test_rows_lie_in_months_and_the_roll_up_in_years(clickhouse: ClickHouse) -> None:
+    keys = dict(
+        clickhouse.query(
+            "SELECT name, partition_key FROM system.tables WHERE database = %(db)s",
+            {"db": clickhouse.database},
+        )
+    )
+    assert keys["events"] == "toYYYYMM(occurred_at)"
+    assert keys["webhook_deliveries"] == "toYYYYMM(at)"
+    assert keys["events_daily_states"] == "toYear(day)"
