@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from ...core.errors import SinkError
-from . import cluster, retention
+from . import cluster, inflight, retention
 from .client import ClickHouse, identifier
 from .errors import NO_DATABASE, NO_TABLE
 from .schema import Schema
@@ -81,7 +81,7 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
             _patiently(lambda: client.command(_record_table(client, schema)))
             values = placeholders(client, schema)
         for migration in missing:
-            _apply(client, migration, values)
+            _apply(client, schema, migration, values)
             client.insert("formrelay_migrations", ["name"], [[migration.name]])
         kept = []
         for one in _keepings(client, schema):
@@ -176,10 +176,15 @@ def _files() -> list[tuple[str, str]]:
     return sorted((file.name.removesuffix(".sql"), file.read_text("utf-8")) for file in files)
 
 
-def _apply(client: ClickHouse, migration: Migration, values: dict[str, Any]) -> None:
+def _apply(
+    client: ClickHouse, schema: Schema, migration: Migration, values: dict[str, Any]
+) -> None:
     for statement in _statements(migration.text, {**values, "table": migration.table}):
-        # Month by month: the sets of all events at once may be more than the server's memory.
-        months = _months(client, migration.table) if "{month}" in statement else [""]
+        months = [""]
+        if "{month}" in statement:
+            inflight.wait(client, schema, migration.table)
+            # Each for itself: the sets of all events may be more than the server's memory.
+            months = _months(client, migration.table)
         for month in months:
             sql = statement.replace("{month}", month)
             _patiently(lambda sql=sql: client.command(sql))  # type: ignore[misc]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from formrelay.core.errors import SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, connect, migrate
 
 Opener = Callable[..., ClickHouse]
@@ -102,3 +104,33 @@ def rows(count: int, start: int = 0) -> list[list[Any]]:
 
 def count(client: ClickHouse, table: str) -> int:
     return int(client.query(f"SELECT count() FROM {table}")[0][0])
+
+
+@contextmanager
+def inserting(client: ClickHouse, *, start: int) -> Iterator[Callable[[], int]]:
+    """Events numbered from ``start`` go in without a pause; gives the number after the last one.
+
+    As the queue does it: what failed in a way that may pass is sent again.
+    """
+    ended, errors = threading.Event(), list[BaseException]()
+    number = start
+
+    def work() -> None:
+        nonlocal number
+        try:
+            while not ended.is_set():
+                # 18.16 knows a view a moment before it has it, and then refuses the insert.
+                with suppress(SinkTransient):
+                    client.insert("events", COLUMNS, rows(5, start=number))
+                    number += 5
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield lambda: number
+    finally:
+        ended.set()
+        thread.join(30)
+    assert errors == []

@@ -5,31 +5,55 @@ Not in the contract: no newer server can be had that keeps replicas.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
 
 from formrelay.core.errors import ConfigError, SinkTransient
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse import ClickHouse, Schema, inflight, migrate
 
 Nodes = tuple[ClickHouse, ClickHouse]
-SCHEMA = Schema(event_tables=("events", "payments"), cluster=ClickHouseCluster.name)
+SCHEMA = Schema(cluster=ClickHouseCluster.name)
+WITH_PAYMENTS = Schema(event_tables=("events", "payments"), cluster=ClickHouseCluster.name)
+
+
+@contextmanager
+def database_of_our_own(cluster: ClickHouseCluster) -> Iterator[Nodes]:
+    """A client of each node, with a database that nobody else has and that is not made yet."""
+    name = "t" + secrets.token_hex(4)
+    first, second = (open_clickhouse(node.url, name) for node in cluster.nodes)
+    yield first, second
+    first.create_database(cluster.name)
+    first.command(f"DROP DATABASE {name} ON CLUSTER {cluster.name}")
+    first.close()
+    second.close()
 
 
 @pytest.fixture
-def nodes(clickhouse_cluster: ClickHouseCluster, unique: str) -> Iterator[Nodes]:
-    """A client of each node, with a database that nobody else has and that is not made yet."""
-    first, second = (open_clickhouse(node.url, unique) for node in clickhouse_cluster.nodes)
-    yield first, second
-    first.create_database(clickhouse_cluster.name)
-    first.command(f"DROP DATABASE {unique} ON CLUSTER {clickhouse_cluster.name}")
-    first.close()
-    second.close()
+def nodes(
+    clickhouse_cluster: ClickHouseCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Nodes]:
+    """The two nodes without our database."""
+    monkeypatch.setattr(inflight, "_GRACE", timedelta(0))  # for the one test that is about it
+    with database_of_our_own(clickhouse_cluster) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def migrated(clickhouse_cluster: ClickHouseCluster) -> Iterator[Nodes]:
+    """The two nodes after a migration on the first one."""
+    with database_of_our_own(clickhouse_cluster) as nodes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inflight, "_GRACE", timedelta(0))
+            migrate.apply(nodes[0], WITH_PAYMENTS)
+        yield nodes
 
 
 def engines(client: ClickHouse) -> dict[str, str]:
@@ -48,10 +72,8 @@ def until(fine: Callable[[], bool], timeout: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_a_migration_on_one_node_makes_every_table_on_both(nodes: Nodes) -> None:
-    first, second = nodes
-    done = migrate.apply(first, SCHEMA)
-    assert done[0] == "0001_events"
+def test_a_migration_on_one_node_makes_every_table_on_both(migrated: Nodes) -> None:
+    first, second = migrated
     assert engines(first) == engines(second)
     tables = {name: engine for name, engine in engines(second).items() if "MergeTree" in engine}
     assert {"events", "payments_daily_states", "formrelay_migrations"} <= tables.keys()
@@ -59,30 +81,33 @@ def test_a_migration_on_one_node_makes_every_table_on_both(nodes: Nodes) -> None
         path = f"('/clickhouse/tables/{{shard}}/{first.database}/{name}', '{{replica}}')"
         assert engine.startswith("Replicated")
         assert path in engine
-    until(lambda: migrate.plan(second, SCHEMA) == [])
-    assert migrate.apply(second, SCHEMA) == []
+    until(lambda: migrate.plan(second, WITH_PAYMENTS) == [])
+    assert migrate.apply(second, WITH_PAYMENTS) == []
 
 
-def test_what_goes_into_one_node_is_read_and_counted_on_the_other(nodes: Nodes) -> None:
-    first, second = nodes
-    migrate.apply(first, SCHEMA)
+def test_what_goes_into_one_node_is_read_and_counted_on_the_other(migrated: Nodes) -> None:
+    first, second = migrated
     first.insert("events", COLUMNS, rows(5))
     second.insert("events", COLUMNS, rows(5, start=3))
-    for node in nodes:
-        until(lambda node=node: count(node, "events") == 10)  # type: ignore[misc]
-        assert count(node, "events_once") == 8
+    for node in migrated:
+        until(lambda node=node: count(node, "events_once") == 8)  # type: ignore[misc]
         until(lambda node=node: node.query("SELECT events FROM events_daily") == [(8,)])  # type: ignore[misc]
 
 
-def test_the_same_block_sent_to_both_nodes_counts_once(nodes: Nodes) -> None:
-    first, second = nodes
-    migrate.apply(first, SCHEMA)
+def test_the_same_block_sent_to_both_nodes_counts_once(migrated: Nodes) -> None:
+    first, second = migrated
     for node in (first, second, first):
-        node.insert("events", COLUMNS, rows(5))
-    until(lambda: count(second, "events") == 5)
-    assert count(first, "events") == 5
-    for node in nodes:
-        until(lambda node=node: node.query("SELECT events FROM events_daily") == [(5,)])  # type: ignore[misc]
+        node.insert("payments", COLUMNS, rows(5))
+    until(lambda: count(second, "payments") == 5)
+    assert count(first, "payments") == 5
+    for node in migrated:
+        until(lambda node=node: node.query("SELECT events FROM payments_daily") == [(5,)])  # type: ignore[misc]
+
+
+def test_a_cluster_that_is_configured_no_longer_is_noted(migrated: Nodes) -> None:
+    assert migrate.notes(migrated[0], WITH_PAYMENTS) == []
+    [note] = migrate.notes(migrated[0])
+    assert "events is replicated (ReplicatedReplacingMergeTree)" in note
 
 
 def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
@@ -105,16 +130,22 @@ def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
     until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
 
 
-def test_events_of_before_the_roll_up_are_counted_on_both_nodes(nodes: Nodes) -> None:
+def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile_are_counted(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = nodes
     migrate.apply(first, SCHEMA)
     for name in ("events_daily", "events_daily_feed", "events_daily_states"):
         first.command(f"DROP TABLE {name} ON CLUSTER pair")
-    first.insert("events", COLUMNS, rows(5))
     first.command("ALTER TABLE formrelay_migrations DELETE WHERE name = '0003_events_daily'")
     until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
-    assert migrate.apply(first, SCHEMA) == ["0003_events_daily"]
-    until(lambda: second.query("SELECT events FROM events_daily") == [(5,)])
+    second.insert("events", COLUMNS, rows(50))
+    monkeypatch.setattr(inflight, "_GRACE", timedelta(seconds=1))
+    with inserting(second, start=50) as inserted:
+        assert migrate.apply(first, SCHEMA) == ["0003_events_daily"]
+    wanted = [(inserted(),)]
+    for node in nodes:
+        until(lambda node=node: node.query("SELECT events FROM events_daily") == wanted)  # type: ignore[misc]
 
 
 def test_a_cluster_that_the_server_does_not_know_is_named(nodes: Nodes) -> None:
@@ -128,13 +159,6 @@ def test_tables_that_were_made_without_the_cluster_are_not_taken_for_replicas(
     migrate.apply(nodes[0])
     with pytest.raises(ConfigError, match=r"expected events to be replicated, .* got Replacing"):
         migrate.apply(nodes[0], SCHEMA)
-
-
-def test_a_cluster_that_is_configured_no_longer_is_noted(nodes: Nodes) -> None:
-    migrate.apply(nodes[0], SCHEMA)
-    assert migrate.notes(nodes[0], SCHEMA) == []
-    [note] = migrate.notes(nodes[0])
-    assert "events is replicated (ReplicatedReplacingMergeTree)" in note
 
 
 def test_a_server_without_the_macros_of_a_replica_is_told_so(clickhouse_url: str) -> None:

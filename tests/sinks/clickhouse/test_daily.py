@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
+from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, inserting, open_clickhouse, rows
 
 from formrelay.core.errors import SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, migrate
@@ -119,25 +118,7 @@ def test_what_comes_in_while_the_migration_runs_is_counted_once(
     without_daily(clickhouse)
     clickhouse.insert("events", COLUMNS, rows(50))
     other = open_clickhouse(url, clickhouse.database)
-    ended, errors = threading.Event(), list[BaseException]()
-    number = 50
-
-    def insert() -> None:
-        nonlocal number
-        try:
-            while not ended.is_set():
-                other.insert("events", COLUMNS, rows(5, start=number))
-                number += 5
-        except BaseException as error:
-            errors.append(error)
-
-    inserting = threading.Thread(target=insert)
-    inserting.start()
-    try:
+    with inserting(other, start=50) as inserted:
         migrate.apply(clickhouse)
-    finally:
-        ended.set()
-        inserting.join(30)
-        other.close()
-    assert errors == []
-    assert daily(clickhouse) == [("f1", "view", DAY, number, 1)]
+    other.close()
+    assert daily(clickhouse) == [("f1", "view", DAY, inserted(), 1)]
