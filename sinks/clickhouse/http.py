@@ -30,6 +30,7 @@ class HttpClickHouse(ConnectClickHouse):
         self._open: Any = None
         self._pid = 0
         self._password: str | None = None
+        self._failures: list[Exception] = []
 
     def create_database(self, cluster: str | None = None) -> None:
         self._run_without_database(create_database(self.database, cluster))
@@ -40,10 +41,18 @@ class HttpClickHouse(ConnectClickHouse):
 
     def _client(self) -> Any:
         password = self._target.password() or ""
+        before = self._failures
         with self._lock:
             if self._open is None or self._pid != os.getpid() or self._password != password:
+                if self._failures is not before:
+                    # Else each thread would wait out a host that hangs, one after the other.
+                    raise self._failures[0]
                 self._close()
-                self._open = self._new(password, self.database)
+                try:
+                    self._open = self._new(password, self.database)
+                except Exception as error:
+                    self._failures = [error]
+                    raise
                 self._pid, self._password = os.getpid(), password
                 self._knows_token = None
             return self._open

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.sinks.wire import serving, silence
 from tests.support.servers import ClickHouseServer
 
 from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
@@ -154,6 +156,17 @@ def test_a_host_without_any_server_is_passed_over_whatever_the_scheme(
     client = open_clickhouse(url.replace("://", "://127.0.0.1:1,[::1]:1,"), "default")
     assert client.query("SELECT 1") == [(1,)]
     client.close()
+
+
+def test_a_host_that_hangs_by_http_is_waited_for_once_by_all_threads(modern_http_url: str) -> None:
+    with serving(silence) as wire:
+        url = modern_http_url.replace("://", f"://127.0.0.1:{wire.port},")
+        client = open_clickhouse(url, "default", timeout=timedelta(seconds=1))
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda n: client.query(f"SELECT {n}"), range(8)))
+        assert found == [[(n,)] for n in range(8)]
+        assert wire.accepted == 1
+        client.close()
 
 
 class _ReadOnly:

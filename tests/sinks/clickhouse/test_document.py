@@ -1,0 +1,61 @@
+"""The SQL of docs/clickhouse.md runs, on the servers that it is for."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.sinks.clickhouse.conftest import COLUMNS, rows
+
+from formrelay.sinks.clickhouse import ClickHouse, migrate
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "clickhouse.md"
+BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def filled(clickhouse: ClickHouse) -> ClickHouse:
+    """Two events of the form signup, of which one is of a plan with seats."""
+    data: list[list[Any]] = rows(2)
+    data[COLUMNS.index("form_id")] = ["signup", "signup"]
+    data[COLUMNS.index("properties")] = ['{"plan":"pro","seats":3}', "{}"]
+    clickhouse.insert("events", COLUMNS, data)
+    return clickhouse
+
+
+def test_a_form_is_counted_by_day_and_values_are_taken_from_properties(
+    filled: ClickHouse,
+) -> None:
+    selects = [block for block in BLOCKS if "SELECT" in block]
+    assert len(selects) == 3
+    daily, modern, old = selects
+    assert [row[1:] for row in filled.query(daily)] == [("view", 2, 1)]
+    of_this_server = old if filled.version() < (20, 10) else modern
+    assert filled.query(of_this_server) == [("pro", 1)]
+
+
+def test_a_roll_up_is_filled_again_as_the_document_says(filled: ClickHouse) -> None:
+    filled.command("DROP TABLE events_daily_states")
+    [again] = [block for block in BLOCKS if "formrelay_migrations DELETE" in block]
+    filled.command(again)
+    _until_planned(filled)
+    assert migrate.apply(filled) == ["0003_events_daily"]
+    assert filled.query("SELECT events FROM events_daily") == [(2,)]
+
+
+def test_a_month_is_dropped_as_the_document_says(filled: ClickHouse) -> None:
+    [drop] = [block for block in BLOCKS if "DROP PARTITION" in block]
+    filled.command(drop.replace("202001", "202601"))
+    assert filled.query("SELECT count() FROM events") == [(0,)]
+    assert filled.query("SELECT sum(events) FROM events_daily") == [(2,)]
+
+
+def _until_planned(client: ClickHouse) -> None:
+    # A server deletes in the background, and 18.16 has no way to wait for it.
+    deadline = time.monotonic() + 20
+    while not migrate.plan(client):
+        assert time.monotonic() < deadline, "the record of the migration is still there"
+        time.sleep(0.02)
