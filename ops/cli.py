@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..core.errors import ConfigError, InvalidJob
-from . import dlq, jobs, queues, webhooks
+from . import dlq, events, jobs, queues, webhooks
 from .boot import check_queues, check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
 from .demo.command import demo
 from .doctor import doctor
@@ -34,6 +34,7 @@ app.command()(queues.workers)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(events.app, name="events")
 app.command()(demo)
 app.command()(doctor)
 app.command()(schema)
