@@ -73,12 +73,13 @@ def stats(
 
     A session counts at a step when it took the steps before it first, in their order.
     """
-    from ..actors.sinks import clickhouse
-
     begin = SYSTEM_CLOCK.time() - _DAYS * 86_400 if since is None else since
     chosen = usual_steps(answered) if steps is None else _steps(steps)
     # No event is older; a DateTime holds no negative number.
     question = Question(form, max(0, int(begin)), chosen, answered, field)
+
+    from ..actors.sinks import clickhouse
+
     client = clickhouse()
     types = types_of(client, form, question.since)
     if not types:

@@ -1,0 +1,293 @@
+"""``formrelay events stats`` as somebody of a product team runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.ops.form_events import FIELDS, FORM, Expected, Happened, insert, make, quantile
+from tests.support.command import run
+
+from formrelay.sinks.clickhouse import connect, migrate
+
+NOW = datetime.now(UTC)
+EVENTS = make(NOW)
+#: The command needs no broker: nothing listens there.
+NO_BROKER = {"REDIS_URL": "redis://127.0.0.1:1"}
+AWAY = {**NO_BROKER, "CLICKHOUSE_URL": "clickhouse://127.0.0.1:1"}
+LATER = NOW - timedelta(hours=1)
+#: A form with names of its own, and text that a terminal would obey.
+QUIZ = [
+    *(Happened("quiz_seen", LATER, f"q{n}", form="quiz") for n in range(4)),
+    *(Happened("quiz_begun", LATER, f"q{n}", form="quiz") for n in range(2)),
+    *(Happened("quiz_resumed", LATER, f"q{n}", form="quiz") for n in range(2, 3)),
+    Happened("answer", LATER, "q1", form="quiz", properties={"question": "\x1b[31m[bold]\nred"}),
+    Happened("quiz_done", LATER, "q0", form="quiz"),
+]
+LONG = "What would you say if somebody asked you "
+#: Everybody answers the first field and leaves after one of fifteen others.
+WIDE = [
+    Happened(
+        "field_answered",
+        LATER + timedelta(seconds=step),
+        f"w{n}",
+        form="wide",
+        properties={"field": name},
+    )
+    for n in range(15)
+    for step, name in enumerate(("first", f"{LONG}{n}"))
+]
+
+
+@dataclass(frozen=True)
+class Command:
+    """``formrelay events stats`` beside a ClickHouse that has the events."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def __call__(self, *arguments: str, status: int = 0, **env: str) -> Any:
+        command = ("events", "stats", *arguments)
+        done = run(*command, cwd=self.folder, env={**self.env, **env})
+        assert done.returncode == status, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json").stdout)
+
+    def drawn(self, *arguments: str, columns: int = 80) -> list[str]:
+        """The lines on a terminal, without their colours."""
+        text = self(*arguments, FORCE_COLOR="1", COLUMNS=str(columns)).stdout
+        return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+
+
+def _command(folder: Path, url: str, database: str) -> Command:
+    patience = timedelta(seconds=20)
+    client = connect(
+        url,
+        database=database,
+        user="default",
+        password=lambda: None,
+        timeout=patience,
+        connect_timeout=patience,
+    )
+    migrate.apply(client)
+    insert(client, [*EVENTS, *QUIZ, *WIDE])
+    client.close()  # an embedded one is the command's now
+    env = {**NO_BROKER, "CLICKHOUSE_URL": url, "CLICKHOUSE_DATABASE": database}
+    return Command(folder, env)
+
+
+@pytest.fixture
+def stats(tmp_path: Path, clickhouse_url: str, clickhouse_database: str) -> Command:
+    return _command(tmp_path, clickhouse_url, clickhouse_database)
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Command:
+    return _command(tmp_path, f"chdb://{tmp_path}/data", "newer")
+
+
+@pytest.mark.parametrize("engine", ["stats", "newer"])
+def test_every_figure_is_what_was_counted_by_hand(
+    engine: str, request: pytest.FixtureRequest
+) -> None:
+    found = request.getfixturevalue(engine).json(FORM)
+    ours = Expected(EVENTS, NOW)
+    steps = found["steps"]
+    assert found["form"] == FORM
+    assert [one["step"] for one in steps] == ["viewed", "started", "completed"]
+    assert [one["sessions"] for one in steps] == ours.funnel()
+    assert [one["outside"] for one in steps] == ours.outside()
+    viewed, started, completed = ours.funnel()
+    assert [one["share_of_first"] for one in steps] == [
+        1.0,
+        round(started / viewed, 4),
+        round(completed / viewed, 4),
+    ]
+    assert steps[0]["share_of_previous"] is None
+    assert steps[2]["share_of_previous"] == round(completed / started, 4)
+    left = ours.left().values()
+    silent = [its for its in left if all(one.type != "field_answered" for one in its)]
+    drop_off = found["drop_off"]
+    assert (drop_off["not_completed"], drop_off["answered_nothing"]) == (len(left), len(silent))
+    counted = {(one["field"], one["left"], one["answered"]) for one in drop_off["fields"]}
+    assert counted == set(ours.fields())
+    assert [one["left"] for one in drop_off["fields"]] == [left for _, left, _ in ours.fields()]
+    assert [(one["from"], one["sessions"]) for one in found["time_to_complete"]] == [
+        ("viewed", completed),
+        ("started", completed),
+    ]
+    for step, one in enumerate(found["time_to_complete"]):
+        assert one["median_s"] == quantile(ours.seconds(step), 0.5)
+        assert one["p90_s"] == quantile(ours.seconds(step), 0.9)
+
+
+def test_since_leaves_out_what_was_before(stats: Command) -> None:
+    since = NOW - timedelta(days=3)
+    recent = Expected([one for one in EVENTS if one.at >= since], NOW)
+    for text in ("3d", "72h", since.isoformat()):
+        found = stats.json(FORM, "--since", text)
+        assert [one["sessions"] for one in found["steps"]] == recent.funnel()
+    everything = Expected(EVENTS, NOW)
+    assert recent.funnel() != everything.funnel()
+    assert stats.json(FORM, "--since", "9999999w")["steps"][0]["sessions"] == (
+        everything.funnel()[0] + 6  # of forty days ago
+    )
+
+
+def test_steps_fields_and_their_names_are_the_forms_own(stats: Command) -> None:
+    mine = ("--steps", "quiz_seen, quiz_begun|quiz_resumed ,quiz_done")
+    found = stats.json("quiz", *mine, "--answered", "answer", "--field", "question")
+    assert [(one["step"], one["types"], one["sessions"]) for one in found["steps"]] == [
+        ("quiz_seen", ["quiz_seen"], 4),
+        ("quiz_begun|quiz_resumed", ["quiz_begun", "quiz_resumed"], 3),
+        ("quiz_done", ["quiz_done"], 1),
+    ]
+    (left,) = found["drop_off"]["fields"]
+    assert (left["field"], left["left"]) == ("\x1b[31m[bold]\nred", 1)
+    assert found["drop_off"]["not_completed"] == 3
+
+
+def test_who_answers_a_field_has_started_whatever_that_event_is_called(stats: Command) -> None:
+    (_, started, _) = stats.json("quiz", "--answered", "answer")["steps"]
+    assert started["types"] == ["form_started", "answer"]
+    assert started["outside"] == 1
+
+
+def test_a_terminal_shows_bars_no_wider_than_it_is(stats: Command) -> None:
+    ours = Expected(EVENTS, NOW)
+    for columns in (80, 120):
+        lines = stats.drawn(FORM, columns=columns)
+        assert max(map(len, lines)) <= columns
+        text = "\n".join(lines)
+        assert lines[0].startswith(f"{FORM}  since ")
+        bars = {}
+        for name, count in zip(("viewed", "started", "completed"), ours.funnel(), strict=True):
+            found = re.search(rf"^ {name} +([█▏▎▍▌▋▊▉]+) +{count} +([\d.]+)%", text, re.M)
+            assert found is not None, text
+            bars[name] = (len(found[1]), float(found[2]))
+        assert bars["viewed"][1] == 100.0
+        for length, percent in bars.values():
+            assert abs(length - bars["viewed"][0] * percent / 100) <= 1
+        assert "Not counted:" in text
+        assert "…" not in text  # there is room for all of it
+        for name, left, _ in ours.fields():
+            assert (name or "(no name)") in text or not left
+        assert "Time until completed" in text
+
+
+def test_long_names_are_cut_and_many_fields_are_summed_up(stats: Command) -> None:
+    lines = stats.drawn("wide")
+    assert max(map(len, lines)) <= 80
+    drawn = [line for line in lines if line.startswith(" What would you say ")]
+    assert len(drawn) == 12
+    for line in drawn:
+        assert re.fullmatch(
+            r" What would you say .*…   █{14,}      1          1        100\.0%", line
+        )
+    assert not [line for line in lines if line.startswith(" first")]  # nobody left there
+    assert " and 3 sessions after 3 other fields: --json has them" in lines
+    assert len(stats.json("wide")["drop_off"]["fields"]) == 16
+
+
+def test_names_of_fields_give_a_terminal_no_orders(stats: Command) -> None:
+    arguments = ("quiz", "--steps", "quiz_seen,quiz_done", "--answered", "answer")
+    raw = stats(*arguments, "--field", "question", FORCE_COLOR="1", COLUMNS="80").stdout
+    assert "\x1b[31m[" not in raw
+    assert "�[31m[bold]�red" in raw
+    assert "\x1b" not in stats(*arguments, "--field", "question").stdout
+
+
+def test_a_pipe_gets_a_line_a_row_and_the_notes_beside_them(stats: Command) -> None:
+    done = stats(FORM)
+    ours = Expected(EVENTS, NOW)
+    steps, fields, durations = done.stdout.split("\n\n")
+    header, *rows = (line.split() for line in steps.splitlines())
+    assert " ".join(header) == "step sessions % of first % of previous outside"
+    assert [(row[0], int(row[1]), int(row[-1])) for row in rows] == [
+        (name, count, outside)
+        for name, count, outside in zip(
+            ("viewed", "started", "completed"), ours.funnel(), ours.outside(), strict=True
+        )
+    ]
+    assert len(fields.splitlines()) == 1 + len(FIELDS) + 1  # the one without a name
+    assert len(durations.splitlines()) == 3
+    assert "█" not in done.stdout
+    assert "Not counted" in done.stderr
+    assert "Not counted" not in done.stdout
+
+
+def test_an_unknown_form_is_an_error_that_names_those_there_are(stats: Command) -> None:
+    done = stats("sign-up", status=1)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("formrelay: expected a form with events, got 'sign-up'; ")
+    assert "signup, " in line
+    assert "quiz" in line
+
+
+def test_a_form_with_other_names_says_which(stats: Command) -> None:
+    done = stats("quiz")
+    assert "No event of type form_viewed, form_started or field_answered, form_submitted." in (
+        done.stderr
+    )
+    assert "quiz_seen (4), " in done.stderr
+    assert [one["sessions"] for one in stats.json("quiz")["steps"]] == [0, 0, 0]
+
+
+def test_a_form_that_is_no_longer_used_says_since_when(stats: Command) -> None:
+    done = stats("forgotten")
+    last = f"{NOW - timedelta(days=40):%Y-%m-%d}"
+    assert f"No event since then; the last one was at {last}" in done.stderr
+    assert "–" in done.stdout  # no share of nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--since", "soon"], "expected a time like 2026-01-31T09:30 or 2h, 3d ago, got 'soon'"),
+        (["--steps", "form_viewed"], "expected 2 to 20 different types of events .* got 1 in"),
+        (["--steps", "a,,b"], "got one that is empty in 'a,,b'"),
+        (["--steps", "a,b|"], "got one that is empty in 'a,b|'"),
+        (["--steps", "a,b|a"], "got one of them twice in 'a,b|a'"),
+        (["--steps", ",".join("abcdefghijklmnopqrstu")], "got 21 in"),
+        ([FORM], "unexpected extra argument"),
+    ],
+)
+def test_wrong_use_says_what_was_expected(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    command = Command(tmp_path, AWAY)
+    error = command(FORM, *arguments, status=2).stderr
+    said = " ".join(error.replace("│", " ").split())
+    assert re.search(expected.replace("|", r"\|"), said), said
+
+
+def test_a_clickhouse_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+    command = Command(tmp_path, AWAY)
+    done = command(FORM, "--json", status=1)
+    assert "formrelay: expected to connect to ClickHouse, could not" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_clickhouse_without_our_tables_says_what_to_run(
+    tmp_path: Path, clickhouse_url: str, clickhouse_database: str
+) -> None:
+    env = {"CLICKHOUSE_URL": clickhouse_url, "CLICKHOUSE_DATABASE": clickhouse_database}
+    assert (
+        "run formrelay migrate"
+        in Command(tmp_path, {"BROKER": "embedded", **env})(FORM, status=1).stderr
+    )
+
+
+def test_events_is_among_the_commands(tmp_path: Path) -> None:
+    text = run("--help", cwd=tmp_path, env={}).stdout
+    assert re.search(r"│ events +Analytics events: the funnel of a form\. +│", text)
+    assert "stats" in run("events", "--help", cwd=tmp_path, env={}).stdout
