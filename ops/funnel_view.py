@@ -72,12 +72,11 @@ def show(funnel: Funnel, hints: Sequence[str] = ()) -> None:
         hints: what a reader should know beside the figures; not among the lines.
     """
     console = Console(highlight=False)
-    notes = [*_notes(funnel), *hints]
     if console.is_terminal:
-        _draw(console, funnel, notes)
+        draw(console, funnel, hints)
         return
     _lines(funnel)
-    for note in notes:
+    for note in (*_notes(funnel), *hints):
         print(note, file=sys.stderr)
 
 
@@ -104,13 +103,14 @@ def _lines(funnel: Funnel) -> None:
         print_table("", ("time", "median", "90% within"), times, empty="")
 
 
-def _draw(console: Console, funnel: Funnel, notes: Iterable[str]) -> None:
+def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
+    """As :func:`show` on a terminal."""
     since = iso(funnel.question.since)[:16].replace("T", " ")
     form_id = plain(funnel.question.form_id)
     console.print(Text.assemble((form_id, "bold"), (f"  since {since} UTC\n", "dim")))
     _title(console, "Funnel", "sessions that took a step after those before it")
     console.print(_steps_table(console, funnel))
-    for note in notes:
+    for note in (*_notes(funnel), *hints):
         console.print(Text(note + "\n", "yellow"))
     leavers = funnel.not_completed - funnel.unanswered
     if leavers:
@@ -214,10 +214,9 @@ def bar(value: int, longest: int, width: int, *, fine: bool = True) -> str:
 def _notes(funnel: Funnel) -> Iterator[str]:
     for one in funnel.steps:
         if one.outside:
-            have = "has" if one.outside == 1 else "have"
             yield (
-                f"Not counted: {_many(one.outside, 'session')} that {have} "
-                f"{plain(one.step.name)!r} without the steps before it, in this order."
+                f"Not counted: {_many(one.outside, 'session')} with {plain(one.step.name)!r} "
+                "but without every step before it."
             )
 
 

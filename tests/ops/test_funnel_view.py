@@ -1,12 +1,18 @@
-"""Bars and durations."""
+"""The picture, its bars and durations."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from tests.support.checkout import ROOT
 
-from formrelay.ops.funnel_view import bar, duration, plain
+from formrelay.ops.funnel import Duration, FieldCount, Funnel, Question, StepCount, usual_steps
+from formrelay.ops.funnel_view import bar, draw, duration, plain
 
 COUNTS = st.integers(0, 10**9)
 WIDTHS = st.integers(1, 60)
@@ -58,3 +64,29 @@ def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
 def test_text_of_events_keeps_its_letters_and_loses_what_a_terminal_obeys() -> None:
     assert plain("né ☃ [bold]") == "né ☃ [bold]"
     assert plain("a\x1b[2J\r\nb\u202e\x9b") == "a�[2J��b��"
+
+
+def test_the_picture_in_the_document_is_what_is_drawn() -> None:
+    viewed, started, completed = usual_steps()
+    funnel = Funnel(
+        Question("signup", int(datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp())),
+        [
+            StepCount(viewed, 1_204, 0),
+            StepCount(started, 803, 0),
+            StepCount(completed, 512, 12),
+        ],
+        not_completed=692,
+        unanswered=431,
+        fields=[
+            FieldCount("phone", 633, 121),
+            FieldCount("email", 773, 64),
+            FieldCount("What brings you here, and who sent you?", 702, 55),
+            FieldCount("company", 709, 21),
+            FieldCount("name", 512, 0),
+        ],
+        durations=[Duration(viewed, 512, 227.0, 912.4), Duration(started, 512, 181.0, 655.0)],
+    )
+    drawn = StringIO()
+    draw(Console(file=drawn, width=80, highlight=False, _environ={}), funnel)
+    picture = "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())
+    assert picture.strip() in (ROOT / "docs" / "events.md").read_text()
