@@ -112,11 +112,11 @@ def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
     console.print(_steps_table(console, funnel))
     for note in (*_notes(funnel), *hints):
         console.print(Text(note + "\n", "yellow"))
-    leavers = funnel.not_completed - funnel.unanswered
-    if leavers:
+    fields = [one for one in funnel.fields if one.left]
+    if fields:
+        leavers = sum(one.left for one in fields)
         about = f"{leavers:,} after an answer, {funnel.unanswered:,} without one"
         _title(console, "Left without completing", about)
-        fields = [one for one in funnel.fields if one.left]
         console.print(_fields_table(console, fields[:_FIELDS_DRAWN]))
         rest = fields[_FIELDS_DRAWN:]
         if rest:
@@ -186,9 +186,8 @@ class _Bars:
         for header in self._headers:
             table.add_column(header, justify="right", no_wrap=True)
         longest = max(row[1] for row in self._rows)
-        fine = console.encoding.startswith("utf")
         for name, value, cells in self._rows:
-            drawn = Text(bar(value, longest, bar_width, fine=fine), self._style)
+            drawn = Text(bar(value, longest, bar_width), self._style)
             table.add_row(Text(name), drawn, *cells)
         return table
 
@@ -197,16 +196,13 @@ def _table() -> Table:
     return Table(header_style="dim", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def bar(value: int, longest: int, width: int, *, fine: bool = True) -> str:
-    """``value`` of ``longest`` as a bar of at most ``width`` characters.
+def bar(value: int, longest: int, width: int) -> str:
+    """``value`` of ``longest`` as a bar of at most ``width`` characters, to an eighth of one.
 
-    To an eighth of a character where ``fine``, which needs Unicode. What is not nothing is
-    never drawn as nothing.
+    What is not nothing is never drawn as nothing.
     """
     if not value or not longest:
         return ""
-    if not fine:
-        return "#" * max(1, value * width // longest)
     whole, eighths = divmod(max(1, value * width * 8 // longest), 8)
     return "█" * whole + _EIGHTHS[eighths].strip()
 
