@@ -25,7 +25,7 @@ from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings
 from ..core.errors import BrokerError, PartsFailed
 from ..core.periodic import Periodic
-from .blocks import Row, insert
+from .blocks import Row, Table, insert
 from .job import job_actor
 from .model import Job, JobModel
 from .sinks import clickhouse, endpoint_records, once, records_deliveries
@@ -70,7 +70,9 @@ class Attempt(JobModel):
     at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-COLUMNS = tuple(Attempt.model_fields)
+#: Those of the sorting key stand first.
+COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
+_INTO = Table(TABLE, COLUMNS, COLUMNS.index("attempt_id"), COLUMNS.index("at"))
 
 
 def to_row(attempt: Attempt) -> Row:
@@ -88,9 +90,7 @@ def to_row(attempt: Attempt) -> Row:
 )
 def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
     """Insert the attempts of all jobs as one block."""
-    failures = insert(
-        clickhouse(), TABLE, COLUMNS, [[to_row(one) for one in job.payload] for job in jobs]
-    )
+    failures = insert(clickhouse(), _INTO, [[to_row(one) for one in job.payload] for job in jobs])
     if failures:
         raise PartsFailed(failures)
 

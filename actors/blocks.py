@@ -3,43 +3,105 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from ..core.errors import SinkPermanent
 from ..sinks.clickhouse import ClickHouse
 
-#: Its first value is the UUID by which the row is known.
+#: The values of a table's columns, in their order.
 Row = tuple[Any, ...]
 
+#: ClickHouse refuses a block with rows of more than 100 partitions, which here are months.
+_MOST_MONTHS = 100
 
-def token(rows: Sequence[Row]) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, as its rows are written.
+
+    Attributes:
+        columns: those of its sorting key stand first.
+        id: the place of the UUID by which a row is known.
+        time: that of the time by which the table is partitioned.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    id: int
+    time: int
+
+
+def token(table: Table, rows: Sequence[Row]) -> str:
     """A deduplication token of the content: the same rows in the same order have the same one."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row[0].bytes)
-    return digest.hexdigest()
+    place = table.id
+    return hashlib.sha256(b"".join([row[place].bytes for row in rows])).hexdigest()
 
 
 def insert(
-    client: ClickHouse, table: str, columns: Sequence[str], blocks: Sequence[Sequence[Row]]
-) -> dict[int, BaseException]:
-    """Insert the rows of all blocks as one; the errors of the refused blocks by index.
+    client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]]
+) -> dict[int, SinkPermanent]:
+    """Insert the rows of all jobs as one block, sorted by the table's key.
 
-    A server that refuses a row refuses its whole insert, so a refused one is
-    halved until the row's own block stands alone.
+    A server that refuses a row refuses its whole block, so a refused one is halved until the
+    row stands alone; all others are inserted.
+
+    Returns:
+        The errors of the jobs that have a refused row, by index.
 
     Raises:
-        SinkTransient: the server is away, or cannot now.
+        SinkTransient: the server is away, or cannot now. Some of the rows may be inserted.
     """
-    rows = [row for block in blocks for row in block]
+    rows = [row for job in jobs for row in job]
+    rows.sort()
     try:
-        client.insert(table, columns, list(zip(*rows, strict=True)), token=token(rows))
+        for block in _by_partitions(table, rows):
+            columns = list(zip(*block, strict=True))
+            client.insert(table.name, table.columns, columns, token=token(table, block))
     except SinkPermanent as error:
-        if len(blocks) == 1:
-            return {0: error}
-        middle = len(blocks) // 2
-        first = insert(client, table, columns, blocks[:middle])
-        second = insert(client, table, columns, blocks[middle:])
+        if len(jobs) == 1:
+            return _one_by_one(client, table, jobs[0], error)
+        middle = len(jobs) // 2
+        first = insert(client, table, jobs[:middle])
+        second = insert(client, table, jobs[middle:])
         return first | {middle + index: failed for index, failed in second.items()}
     return {}
+
+
+def _one_by_one(
+    client: ClickHouse, table: Table, rows: Sequence[Row], error: SinkPermanent
+) -> dict[int, SinkPermanent]:
+    """Of a job of many rows, insert those that the server takes, and say which it does not."""
+    if len(rows) == 1:
+        return {0: error}
+    refused = insert(client, table, [[row] for row in rows])
+    if not refused:
+        return {}
+    index, why = next(iter(refused.items()))
+    more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    text = f"item {index + 1} of {len(rows)}{more}: {why}"
+    return {0: SinkPermanent(text, code=why.code)}
+
+
+def _by_partitions(table: Table, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """All rows as one block, or as more where they are of too many months for one."""
+    if not rows:
+        return
+    place = table.time
+    times = [row[place] for row in rows]
+    if _month(max(times)) - _month(min(times)) < _MOST_MONTHS:
+        yield rows
+        return
+    by_month: dict[int, list[Row]] = {}
+    for row in rows:
+        by_month.setdefault(_month(row[place]), []).append(row)
+    months = sorted(by_month)
+    for start in range(0, len(months), _MOST_MONTHS):
+        yield sorted(row for month in months[start : start + _MOST_MONTHS] for row in by_month[month])
+
+
+def _month(at: datetime) -> int:
+    return at.year * 12 + at.month
+

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import orjson
-from pydantic import AwareDatetime, BeforeValidator, Field, GetJsonSchemaHandler, JsonValue
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.alias_generators import to_camel
+from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema
 
 from ..config import get_settings
-from ..core.errors import PartsFailed
-from .blocks import Row, insert
+from ..core.errors import InvalidJob, PartsFailed, SinkTransient
+from .blocks import Row, Table, insert
 from .job import job_actor
-from .model import OFFSET, Job, JobModel
+from .model import AS_IT_IS, OFFSET, Job
 from .sinks import clickhouse
 
-TABLE = "events"
+#: Those of the sorting key stand first.
 COLUMNS = (
-    "event_id",
-    "type",
     "form_id",
-    "submission_id",
-    "session_id",
+    "type",
     "occurred_at",
+    "event_id",
+    "session_id",
+    "submission_id",
     "properties",
 )
 
-
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)
+_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+_Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+
+_settings = get_settings().events
+_most_bytes = get_settings().broker.max_message_bytes
 
 
-class Event(JobModel):
+# A dataclass and no JobModel: of these there are many, and pydantic makes one in half the time.
+@dataclass(config=ConfigDict(alias_generator=to_camel, populate_by_name=True), slots=True)
+class Event:
     """One thing that happened to a form."""
 
-    event_id: UUID = Field(
-        default_factory=uuid4,
+    type: Annotated[_Name, Field(description="What happened: form_viewed.")]
+    form_id: _Name
+    event_id: UUID | None = Field(
+        default=None,
         description="Known by it, an event that is sent twice counts once. Made in Python when "
-        "it is sent, of another publisher's job each time it is run: so that publisher gives one.",
+        "it is sent; of another publisher's job, from the id of its message.",
     )
-    type: str = Field(min_length=1, max_length=200, description="What happened: form_viewed.")
-    form_id: str = Field(min_length=1, max_length=200)
-    submission_id: str | None = None
-    session_id: str | None = None
+    submission_id: _Id | None = None
+    session_id: _Id | None = None
     # The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset
     # may have none in UTC, and one such event would fail the block of all others.
     occurred_at: AwareDatetime = Field(
@@ -53,22 +63,56 @@ class Event(JobModel):
         description="ISO 8601 with an offset, from 1971 to 2104; now where there is none.",
         json_schema_extra={"pattern": f"^(197[1-9]|19[89][0-9]|20[0-9]{{2}}|210[0-4])-.*{OFFSET}"},
     )
-    properties: dict[str, JsonValue] = Field(
+    properties: dict[str, Any] = Field(
         default_factory=dict, description="Whatever else there is to say; kept as JSON text."
     )
 
 
 def to_row(event: Event) -> Row:
-    """The values of :data:`COLUMNS`."""
+    """The values of :data:`COLUMNS`.
+
+    Raises:
+        InvalidJob: the properties are no JSON, too large, or have a NUL character.
+    """
     return (
-        event.event_id,
-        event.type,
         event.form_id,
-        event.submission_id or "",
-        event.session_id or "",
+        event.type,
         event.occurred_at.astimezone(UTC),
-        orjson.dumps(event.properties).decode(),
+        event.event_id,
+        event.session_id or "",
+        event.submission_id or "",
+        _text(event.properties),
     )
+
+
+def _text(properties: dict[str, Any]) -> str:
+    try:
+        data = orjson.dumps(properties, option=AS_IT_IS)
+    except TypeError as error:  # its text names types, not values
+        raise InvalidJob(f"properties: expected JSON of at most 200 levels: {error}") from None
+    if len(data) > _most_bytes:
+        raise InvalidJob(
+            f"properties: expected at most {_most_bytes} bytes of JSON (MAX_MESSAGE_BYTES), got "
+            f"{len(data)}: send a reference to the data instead"
+        )
+    # The first also finds a backslash that is itself escaped, which is no NUL.
+    if b"\\u0000" in data and b"\\u0000" in data.replace(b"\\\\", b""):
+        raise InvalidJob("properties: expected text without NUL characters, got one")
+    return data.decode()
+
+
+def complete(events: Sequence[Event]) -> None:
+    """Give each event the id that it keeps at every attempt, and refuse what has no row.
+
+    Raises:
+        InvalidJob: as for :func:`to_row`.
+    """
+    for event in events:
+        event.event_id = event.event_id or uuid4()
+        try:
+            to_row(event)
+        except InvalidJob as error:
+            raise InvalidJob(f"record_events: payload: {error}") from None
 
 
 def _one_or_many(payload: Any) -> Any:
@@ -85,7 +129,54 @@ class _OneOrMany:
         return {"anyOf": [many["items"], many]}
 
 
-_settings = get_settings().events
+#: Whose ids are made from those of their messages.
+_NAMESPACE = UUID("5d1a8f2e-6c3b-4e57-9f0a-2b7c84d1e6a9")
+
+
+def _rows(job: Job[list[Event]]) -> list[Row]:
+    for place, event in enumerate(job.payload):
+        if event.event_id is None:
+            name = f"{job.message_id}/{place}"
+            event.event_id = uuid5(_NAMESPACE, name) if job.message_id else uuid4()
+    return [to_row(event) for event in job.payload]
+
+
+class Destinations:
+    """Which table an event belongs into.
+
+    Args:
+        rules: pairs of a type, or the beginning of one with a ``*`` behind it, and a table's
+            name; the first that fits counts.
+    """
+
+    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
+        self._rules = rules
+        names = dict.fromkeys(["events", *(table for _, table in rules)])
+        #: The tables that there are, by name.
+        self.tables = {
+            name: Table(name, COLUMNS, COLUMNS.index("event_id"), COLUMNS.index("occurred_at"))
+            for name in names
+        }
+
+    def sort(self, rows: list[Row]) -> dict[str, list[Row]]:
+        """The rows by the name of their table."""
+        if not self._rules:
+            return {"events": rows}
+        found: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            found[self.of(row[1])].append(row)
+        return found
+
+    def of(self, type: str) -> str:
+        """The name of the table for a type."""
+        for pattern, table in self._rules:
+            beginning = pattern.removesuffix("*")
+            if type == pattern or (beginning != pattern and type.startswith(beginning)):
+                return table
+        return "events"
+
+
+_destinations = Destinations(())
 
 
 @job_actor(
@@ -94,10 +185,30 @@ _settings = get_settings().events
     worker=_settings,
     batch_size=_settings.batch_size,
     batch_wait=_settings.batch_wait,
+    at_send=complete,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
-    """Insert the events of all jobs as one block; of a refused block, find the refused job."""
-    blocks = [[to_row(event) for event in job.payload] for job in jobs]
-    failures = insert(clickhouse(), TABLE, COLUMNS, blocks)
+    """Insert the events of all jobs, a block a table; of a refused block, find the refused job."""
+    blocks: defaultdict[str, dict[int, list[Row]]] = defaultdict(dict)  # by table and job
+    failures: dict[int, BaseException] = {}
+    for index, job in enumerate(jobs):
+        try:
+            for name, rows in _destinations.sort(_rows(job)).items():
+                blocks[name][index] = rows
+        except InvalidJob as error:
+            failures[index] = InvalidJob(f"record_events: payload: {error}")
+    away: dict[str, SinkTransient] = {}
+    for name, block in blocks.items():
+        try:
+            refused = insert(clickhouse(), _destinations.tables[name], list(block.values()))
+        except SinkTransient as error:
+            away[name] = error
+        else:
+            owners = list(block)
+            failures |= {owners[index]: error for index, error in refused.items()}
+    if away and len(away) == len(blocks):
+        raise next(iter(away.values()))  # the batch stays as it is, for all of it is to come
+    for name, error in away.items():
+        failures |= dict.fromkeys(blocks[name], error)
     if failures:
         raise PartsFailed(failures)

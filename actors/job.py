@@ -17,12 +17,13 @@ from ..brokers import get_broker
 from ..brokers.unfinished import begin
 from ..config import WorkerSettings
 from ..core.errors import InvalidJob, PartsFailed
-from ..middleware.delivery import ARGS, BATCH, Delivery
-from .model import Job, JobModel, Metadata, invalid
+from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
+from .model import Job, Metadata, invalid, wire
 
 P = TypeVar("P")
 
 _METADATA = TypeAdapter(Metadata)
+_NO_METADATA = Metadata()
 _PARTS = ("payload", "metadata")
 
 
@@ -37,6 +38,8 @@ class JobActor(dramatiq.Actor[..., None]):
 
     #: Set by :func:`job_actor`.
     schema: TypeAdapter[Any]
+    schema_of_many: TypeAdapter[list[Any]]
+    at_send: Callable[[Any], None] | None
     takes_many: bool
     is_async: bool
 
@@ -44,8 +47,10 @@ class JobActor(dramatiq.Actor[..., None]):
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Message[None]:
         payload, metadata = self._checked(args, kwargs or {})
-        wire = {"payload": _wire(payload), "metadata": metadata.wire()}
-        return super().message_with_options(kwargs=wire, **options)
+        if self.at_send is not None:
+            self.at_send(payload)
+        call = {"payload": wire(payload), "metadata": metadata.wire()}
+        return super().message_with_options(kwargs=call, **options)
 
     def message_of(self, payload: Any) -> Message[None]:
         """A message of what formrelay itself has made, as it stands on the wire; not checked."""
@@ -76,23 +81,55 @@ class JobActor(dramatiq.Actor[..., None]):
             begin(ran)
 
     def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
-        jobs: list[Job[Any]] = []
-        places: list[int] = []  # of each good job, its index in the batch
-        failures: dict[int, BaseException] = {}
-        for index, kwargs in enumerate(batch):
-            try:
-                named = {name: value for name, value in kwargs.items() if name != ARGS}
-                jobs.append(self._job(kwargs.get(ARGS, ()), named))
-                places.append(index)
-            except InvalidJob as error:
-                failures[index] = error  # one bad job does not touch its neighbours
+        jobs, failures = self._jobs_of(batch)
+        places = list(jobs)  # of each good job, its index in the batch
         if jobs:
             try:
-                super().__call__(jobs)
+                super().__call__(list(jobs.values()))
             except PartsFailed as failed:
                 failures |= {places[index]: error for index, error in failed.failures.items()}
         if failures:
             raise PartsFailed(failures)
+
+    def _jobs_of(
+        self, batch: Sequence[dict[str, Any]]
+    ) -> tuple[dict[int, Job[Any]], dict[int, BaseException]]:
+        """The good jobs of a batch and the errors of the bad ones, each by its index."""
+        ids = _ids_of(batch)
+        jobs = self._checked_together(batch, ids)
+        if len(jobs) == len(batch):
+            return jobs, {}
+        failures: dict[int, BaseException] = {}
+        for index, kwargs in enumerate(batch):
+            if index in jobs:
+                continue
+            try:
+                named = {name: value for name, value in kwargs.items() if name != ARGS}
+                jobs[index] = Job(*self._checked(kwargs.get(ARGS, ()), named), ids[index])
+            except InvalidJob as error:
+                failures[index] = error  # one bad job does not touch its neighbours
+        return dict(sorted(jobs.items())), failures
+
+    def _checked_together(
+        self, batch: Sequence[dict[str, Any]], ids: Sequence[str]
+    ) -> dict[int, Job[Any]]:
+        """The jobs whose payload is all that there is to check, by index: in one call of pydantic's.
+
+        None of them where one is bad: which one that is takes a call for each.
+        """
+        plain = range(len(batch))
+        if not all(map(_is_plain, batch)):
+            plain = [index for index in plain if _is_plain(batch[index])]  # type: ignore[assignment]
+        try:
+            payloads = self.schema_of_many.validate_python(
+                [batch[index]["payload"] for index in plain]
+            )
+        except ValidationError:
+            return {}
+        return {
+            index: Job(payload, _NO_METADATA, ids[index])
+            for index, payload in zip(plain, payloads, strict=True)
+        }
 
     def _run_many(self, jobs: list[Job[Any]]) -> None:
         try:
@@ -144,6 +181,7 @@ def job_actor(
     batch_size: int | None = None,
     batch_wait: timedelta | None = None,
     in_flight: int | None = None,
+    at_send: Callable[[Any], None] | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
     """Declare an actor on this process's broker.
 
@@ -152,10 +190,13 @@ def job_actor(
             that only formrelay itself sends.
         schema: the type of the payload, anything that pydantic takes.
         worker: its section of the settings: queue and retry policy.
-        batch_size: with ``batch_wait``, the function gets a list of up to so many jobs.
+        batch_size: with ``batch_wait``, the function gets a list of up to so many jobs; a job
+            whose payload is a list counts as its items.
         batch_wait: how long the first job of a batch waits for others.
         in_flight: of a function that is ``async`` (see :mod:`formrelay.core.later`), how many
             jobs are begun at a time.
+        at_send: called with the checked payload when it is sent: to fill in what must be the
+            same at every attempt, and to refuse what the schema cannot (InvalidJob).
     """
     broker = get_broker()
     options: dict[str, Any] = {"policy": worker.policy()}
@@ -163,6 +204,7 @@ def job_actor(
         options["job_type"] = job_type
     if batch_size is not None:
         options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
+        options |= {"batch_weight": _weight}
     if in_flight is not None:
         options["in_flight"] = in_flight
 
@@ -173,7 +215,8 @@ def job_actor(
 
         # Not an async function itself: Dramatiq would run that in an event loop of its own.
         actor = JobActor(call, **attributes)
-        actor.schema = TypeAdapter(schema)
+        actor.schema, actor.schema_of_many = TypeAdapter(schema), TypeAdapter(list[schema])
+        actor.at_send = at_send
         actor.takes_many = batch_size is not None
         actor.is_async = iscoroutinefunction(function)
         return actor
@@ -189,11 +232,24 @@ def job_actor(
     return decorate
 
 
-def _wire(payload: Any) -> Any:
-    if isinstance(payload, list):
-        return [_wire(one) for one in payload]
-    assert isinstance(payload, JobModel)
-    return payload.wire()
+def _is_plain(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is a payload and no metadata: as nearly all events are sent."""
+    if len(kwargs) == 2:
+        return "payload" in kwargs and kwargs.get("metadata", ARGS) in ({}, None)
+    return len(kwargs) == 1 and "payload" in kwargs
+
+
+def _weight(kwargs: Mapping[str, Any]) -> int:
+    payload = kwargs.get("payload")
+    return len(payload) if isinstance(payload, list) else 1
+
+
+def _ids_of(batch: Sequence[Any]) -> Sequence[str]:
+    """The ids of a batch's messages; empty ones where the actor was called directly."""
+    delivery = _current_delivery()
+    if isinstance(delivery, Batch) and len(delivery.parts) == len(batch):
+        return [part.message_id for part in delivery.parts]
+    return [""] * len(batch)
 
 
 def _current_delivery() -> Delivery | None:

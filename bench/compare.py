@@ -30,7 +30,7 @@ from page import number, record  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
-from tests.support.servers import RabbitServer, RedisServer  # noqa: E402
+from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  # noqa: E402
 
 CONTENDER = str(ROOT / "bench" / "contender.py")
 TUNED = {"dramatiq_queue_prefetch": "1000", "dramatiq_delay_queue_prefetch": "0"}
@@ -66,6 +66,7 @@ def comparisons() -> list[Comparison]:
     hooks = {"threads": 10, "endpoints": 100}
     slowly = {"threads": 200, "endpoints": 100, "pause_ms": 200, "count": 5_000}
     steadily = {**hooks, "seconds": 25, "rate": 1_000}
+    recorded = {"count": 200_000, "threads": threads}
     return [
         Comparison(
             "drain-redis",
@@ -224,6 +225,39 @@ def comparisons() -> list[Comparison]:
             more_is_better=False,
         ),
         Comparison(
+            "events",
+            "events into ClickHouse, one a message, one process, Redis: events/s",
+            "record",
+            "per_second",
+            (
+                Contender("formrelay", "ours", {**recorded, "many": 1}),
+                Contender("the limit: no queue", "limit", {**recorded, "many": 1}, wanted=0.33),
+                Contender("stock, an insert each", "stock", {**recorded, "count": 1_000, "many": 1}),
+            ),
+        ),
+        Comparison(
+            "events-lists",
+            "events into ClickHouse in lists of 100 a message, one process, Redis: events/s",
+            "record",
+            "per_second",
+            (
+                Contender("lists of 100", "ours", {**recorded, "many": 100}),
+                Contender("one a message", "ours", {**recorded, "many": 1}, wanted=2),
+                Contender("the limit: no queue", "limit", {**recorded, "many": 100}),
+            ),
+        ),
+        Comparison(
+            "events-memory",
+            "memory of one process that records events: MB above its start",
+            "record",
+            "grew_mb",
+            (
+                Contender("2,000,000 events", "ours", {**recorded, "count": 2_000_000, "many": 1}),
+                Contender("200,000 events", "ours", {**recorded, "many": 1}),
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
             "depth-redis",
             "cost a message with many more behind it, Redis: drain of 20,000, messages/s",
             "drain",
@@ -338,7 +372,12 @@ def main() -> None:
     if not chosen:
         parser.error(f"expected some of {', '.join(one.name for one in every)}")
     console, figures = Console(), []
-    with RedisServer() as redis_server, RabbitServer() as rabbit_server:
+    with (
+        RedisServer() as redis_server,
+        RabbitServer() as rabbit_server,
+        ClickHouseServer() as clickhouse_server,
+    ):
+        os.environ["FORMRELAY_TEST_CLICKHOUSE_URL"] = clickhouse_server.url
         os.environ["FORMRELAY_TEST_REDIS_URL"] = redis_server.url
         os.environ["FORMRELAY_TEST_RABBITMQ_URL"] = rabbit_server.url
         rabbit_server.ctl("add_vhost", "quorum")

@@ -17,6 +17,7 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Any
 
+from events import record
 from webhooks import deliver, late, load
 
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
@@ -228,6 +229,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "enqueue": enqueue,
     "pickup": pickup,
     "delayed": delayed,
+    "record": record,
 }
 
 

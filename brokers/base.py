@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -61,6 +61,21 @@ class BrokerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How an actor wants its batches.
+
+    Attributes:
+        size: a batch is full at this weight.
+        wait: how long the first of a batch waits for others.
+        weight: of one call, by its keyword arguments; None: each weighs 1.
+    """
+
+    size: int
+    wait: timedelta
+    weight: Callable[[Mapping[str, Any]], int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """A message on its way in.
 
@@ -94,10 +109,11 @@ class RelayBroker(dramatiq.Broker, ABC):
     @property
     def actor_options(self) -> set[str]:
         """Options of ours that no middleware owns: ``batch_size`` and ``batch_wait``
-        (a timedelta) make a queue coalesce, ``job_type`` names the job for other publishers,
-        ``in_flight`` says how many messages of an ``async`` actor may be begun at a time."""
-        ours = {"batch_size", "batch_wait", "job_type", "broker_priority", "in_flight"}
-        return self._actor_options | ours
+        (a timedelta) make a queue coalesce, ``batch_weight`` says how much of a batch's size a
+        call is (1 without it), ``job_type`` names the job for other publishers, ``in_flight``
+        says how many messages of an ``async`` actor may be begun at a time."""
+        ours = {"batch_size", "batch_wait", "batch_weight", "in_flight"}
+        return self._actor_options | ours | {"job_type", "broker_priority"}
 
     @actor_options.setter
     def actor_options(self, names: set[str]) -> None:
@@ -281,10 +297,14 @@ class RelayBroker(dramatiq.Broker, ABC):
         for queue_name in self.queues:
             self.flush(queue_name)
 
-    def batching(self, queue_name: str) -> dict[str, tuple[int, timedelta]]:
-        """Of the batch actors on a queue: name to (batch_size, batch_wait)."""
+    def batching(self, queue_name: str) -> dict[str, Batching]:
+        """How the batch actors on a queue want their batches, by name."""
         return {
-            name: (actor.options["batch_size"], actor.options["batch_wait"])
+            name: Batching(
+                actor.options["batch_size"],
+                actor.options["batch_wait"],
+                actor.options.get("batch_weight"),
+            )
             for name, actor in self.actors.items()
             if actor.queue_name == queue_name and "batch_size" in actor.options
         }

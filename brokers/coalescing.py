@@ -6,12 +6,13 @@ by one as ever; only the call is shared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from dramatiq import MessageProxy
 
 from ..middleware.delivery import Batch, Delivery
+from .base import Batching
 from .consumer import RelayConsumer
 from .settlement import Settlement
 
@@ -20,15 +21,25 @@ from .settlement import Settlement
 MOST_BYTES = 8 * 1024 * 1024
 
 
+@dataclass(slots=True)
+class _Collected:
+    """A batch that is being collected; ``due`` is when it goes out, however full it is."""
+
+    due: float
+    parts: list[Delivery] = field(default_factory=list)
+    weight: int = 0
+    bytes: int = 0
+
+
 class CoalescingConsumer(RelayConsumer):
     """Collects the messages of batch actors until a batch is full or has waited enough.
 
-    A batch goes out when it has ``batch_size`` parts or ``batch_wait`` after its
-    first part came, whichever is first. Messages of other actors on the queue
-    pass through as they are.
+    A batch goes out when it weighs ``batch_size`` or ``batch_wait`` after its first part
+    came, whichever is first; a part that does not fit in begins the next one. Messages of
+    other actors on the queue pass through as they are.
     """
 
-    def __init__(self, inner: RelayConsumer, batching: dict[str, tuple[int, timedelta]]) -> None:
+    def __init__(self, inner: RelayConsumer, batching: Mapping[str, Batching]) -> None:
         super().__init__(
             inner.broker,
             inner.queue_name,
@@ -37,43 +48,58 @@ class CoalescingConsumer(RelayConsumer):
         )
         self._inner = inner
         self._batching = batching
-        self._parts: dict[str, list[Delivery]] = {}
-        self._due: dict[str, float] = {}
-        self._bytes: dict[str, int] = {}
+        self._collected: dict[str, _Collected] = {}
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
-        deadline = clock.monotonic() + timeout
+        now = clock.monotonic()
+        deadline = now + timeout
         while True:
-            now = clock.monotonic()
-            ripe = next((name for name, due in self._due.items() if due <= now), None)
-            if ripe is not None:
-                return self._batch(ripe)
-            until = min([deadline, *self._due.values()])
+            until = deadline
+            for name, batch in self._collected.items():
+                if batch.due <= now:
+                    return self._release(name)
+                until = min(until, batch.due)
             delivery = self._inner.receive(until - now)
+            now = clock.monotonic()
             if delivery is not None:
-                name = delivery.actor_name
-                if name not in self._batching or isinstance(delivery, Batch):
-                    return delivery
-                if delivery.alone:
-                    return Batch.of([delivery])
-                size, wait = self._batching[name]
-                parts = self._parts.setdefault(name, [])
-                if not parts:
-                    self._due[name] = clock.monotonic() + wait.total_seconds()
-                parts.append(delivery)
-                self._bytes[name] = self._bytes.get(name, 0) + delivery.raw_size
-                if len(parts) >= size or self._bytes[name] >= MOST_BYTES:
-                    return self._batch(name)
-            elif clock.monotonic() >= deadline:
+                ready = self._collect(delivery, now)
+                if ready is not None:
+                    return ready
+            elif now >= deadline:
                 # Even in the middle of a batch: Dramatiq's thread looks at its own state
                 # (pause, stop) once a timeout.
                 return None
 
-    def _batch(self, actor_name: str) -> Batch:
-        del self._due[actor_name]
-        del self._bytes[actor_name]
-        return Batch.of(self._parts.pop(actor_name))
+    def _collect(self, delivery: Delivery, now: float) -> Delivery | None:
+        """Put a message into its batch; what is to go out now, if anything is."""
+        name = delivery.actor_name
+        batching = self._batching.get(name)
+        if batching is None or isinstance(delivery, Batch):
+            return delivery
+        if delivery.alone:
+            return Batch.of([delivery])
+        weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
+        size = delivery.raw_size
+        batch, full = self._collected.get(name), None
+        if batch is not None and (
+            batch.weight + weight > batching.size or batch.bytes + size > MOST_BYTES
+        ):
+            full, batch = self._release(name), None
+        if batch is None:
+            batch = _Collected(due=now + batching.wait.total_seconds())
+            self._collected[name] = batch
+        batch.parts.append(delivery)
+        batch.weight += weight
+        batch.bytes += size
+        if batch.weight >= batching.size or batch.bytes >= MOST_BYTES:
+            if full is None:
+                return self._release(name)
+            batch.due = now  # full as well: it goes out next
+        return full
+
+    def _release(self, actor_name: str) -> Batch:
+        return Batch.of(self._collected.pop(actor_name).parts)
 
     def settles_at_once(self, delivery: Delivery) -> bool:
         return self._inner.settles_at_once(delivery)
@@ -86,10 +112,8 @@ class CoalescingConsumer(RelayConsumer):
 
     def close(self) -> None:
         """Hand back what was being collected, then close."""
-        waiting = [part for parts in self._parts.values() for part in parts]
-        self._parts.clear()
-        self._due.clear()
-        self._bytes.clear()
+        waiting = [part for batch in self._collected.values() for part in batch.parts]
+        self._collected.clear()
         self._inner.requeue(waiting)
         self._inner.close()
 

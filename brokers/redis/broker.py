@@ -104,7 +104,7 @@ class RedisBroker(RelayBroker):
         batching = self.batching(queue_name)
         if batching:
             # One batch at work and one being collected.
-            prefetch = max(prefetch, 2 * max(size for size, _ in batching.values()))
+            prefetch = max(prefetch, 2 * max(one.size for one in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
         begun = self.begun_at_a_time(queue_name)
         if begun is not None:
