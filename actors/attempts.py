@@ -28,7 +28,7 @@ from ..core.periodic import Periodic
 from .blocks import Row, Table, insert
 from .job import job_actor
 from .model import Job, JobModel
-from .sinks import clickhouse, endpoint_records, once, records_deliveries
+from .sinks import clickhouse, clickhouse_throttle, endpoint_records, once, records_deliveries
 
 logger = logging.getLogger("formrelay.webhooks")
 
@@ -87,6 +87,7 @@ def to_row(attempt: Attempt) -> Row:
     worker=get_settings().events,
     batch_size=get_settings().events.batch_size,
     batch_wait=get_settings().events.batch_wait,
+    throttle=clickhouse_throttle,
 )
 def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
     """Insert the attempts of all jobs as one block."""

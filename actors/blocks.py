@@ -99,9 +99,10 @@ def _by_partitions(table: Table, rows: Sequence[Row]) -> Iterator[Sequence[Row]]
         by_month.setdefault(_month(row[place]), []).append(row)
     months = sorted(by_month)
     for start in range(0, len(months), _MOST_MONTHS):
-        yield sorted(row for month in months[start : start + _MOST_MONTHS] for row in by_month[month])
+        yield sorted(
+            row for month in months[start : start + _MOST_MONTHS] for row in by_month[month]
+        )
 
 
 def _month(at: datetime) -> int:
     return at.year * 12 + at.month
-

@@ -18,9 +18,11 @@ from ..config import get_settings
 from ..core.errors import InvalidJob, PartsFailed, SinkTransient
 from .blocks import Row, Table, insert
 from .job import job_actor
-from .model import AS_IT_IS, OFFSET, Job
-from .sinks import clickhouse
+from .model import AS_IT_IS, OFFSET, Job, name_in_error, unknown_keys
+from .sinks import clickhouse, clickhouse_throttle
 
+#: The table of the types for which there is no other.
+EVENTS = "events"
 #: Those of the sorting key stand first.
 COLUMNS = (
     "form_id",
@@ -41,9 +43,13 @@ _most_bytes = get_settings().broker.max_message_bytes
 
 
 # A dataclass and no JobModel: of these there are many, and pydantic makes one in half the time.
-@dataclass(config=ConfigDict(alias_generator=to_camel, populate_by_name=True), slots=True)
+@dataclass(
+    config=ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="allow", hide_input_in_errors=True
+    )
+)
 class Event:
-    """One thing that happened to a form."""
+    """One thing that happened to a form. Unknown keys travel along, and are not recorded."""
 
     type: Annotated[_Name, Field(description="What happened: form_viewed.")]
     form_id: _Name
@@ -86,10 +92,7 @@ def to_row(event: Event) -> Row:
 
 
 def _text(properties: dict[str, Any]) -> str:
-    try:
-        data = orjson.dumps(properties, option=AS_IT_IS)
-    except TypeError as error:  # its text names types, not values
-        raise InvalidJob(f"properties: expected JSON of at most 200 levels: {error}") from None
+    data = _json("properties", properties)
     if len(data) > _most_bytes:
         raise InvalidJob(
             f"properties: expected at most {_most_bytes} bytes of JSON (MAX_MESSAGE_BYTES), got "
@@ -101,18 +104,29 @@ def _text(properties: dict[str, Any]) -> str:
     return data.decode()
 
 
+def _json(name: str, value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=AS_IT_IS)
+    except TypeError as error:  # its text names types, not values
+        raise InvalidJob(f"{name}: expected JSON, got something else ({error})") from None
+
+
 def complete(events: Sequence[Event]) -> None:
     """Give each event the id that it keeps at every attempt, and refuse what has no row.
 
     Raises:
         InvalidJob: as for :func:`to_row`.
     """
-    for event in events:
+    for place, event in enumerate(events):
         event.event_id = event.event_id or uuid4()
         try:
             to_row(event)
+            for name, value in unknown_keys(event).items():
+                _json(name_in_error(name), value)
+            continue
         except InvalidJob as error:
-            raise InvalidJob(f"record_events: payload: {error}") from None
+            wrong = InvalidJob(f"record_events: payload.{place}.{error}")
+        raise wrong  # outside the except, for the error before it names no place
 
 
 def _one_or_many(payload: Any) -> Any:
@@ -138,7 +152,11 @@ def _rows(job: Job[list[Event]]) -> list[Row]:
         if event.event_id is None:
             name = f"{job.message_id}/{place}"
             event.event_id = uuid5(_NAMESPACE, name) if job.message_id else uuid4()
-    return [to_row(event) for event in job.payload]
+    try:
+        return [to_row(event) for event in job.payload]
+    except InvalidJob:
+        complete(job.payload)  # which says of which event
+        raise
 
 
 class Destinations:
@@ -151,7 +169,7 @@ class Destinations:
 
     def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
         self._rules = rules
-        names = dict.fromkeys(["events", *(table for _, table in rules)])
+        names = dict.fromkeys([EVENTS, *(table for _, table in rules)])
         #: The tables that there are, by name.
         self.tables = {
             name: Table(name, COLUMNS, COLUMNS.index("event_id"), COLUMNS.index("occurred_at"))
@@ -161,7 +179,7 @@ class Destinations:
     def sort(self, rows: list[Row]) -> dict[str, list[Row]]:
         """The rows by the name of their table."""
         if not self._rules:
-            return {"events": rows}
+            return {EVENTS: rows}
         found: defaultdict[str, list[Row]] = defaultdict(list)
         for row in rows:
             found[self.of(row[1])].append(row)
@@ -173,7 +191,7 @@ class Destinations:
             beginning = pattern.removesuffix("*")
             if type == pattern or (beginning != pattern and type.startswith(beginning)):
                 return table
-        return "events"
+        return EVENTS
 
 
 _destinations = Destinations(())
@@ -186,6 +204,7 @@ _destinations = Destinations(())
     batch_size=_settings.batch_size,
     batch_wait=_settings.batch_wait,
     at_send=complete,
+    throttle=clickhouse_throttle,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
     """Insert the events of all jobs, a block a table; of a refused block, find the refused job."""
@@ -196,7 +215,7 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
             for name, rows in _destinations.sort(_rows(job)).items():
                 blocks[name][index] = rows
         except InvalidJob as error:
-            failures[index] = InvalidJob(f"record_events: payload: {error}")
+            failures[index] = error
     away: dict[str, SinkTransient] = {}
     for name, block in blocks.items():
         try:
@@ -205,10 +224,10 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
             away[name] = error
         else:
             owners = list(block)
-            failures |= {owners[index]: error for index, error in refused.items()}
+            failures |= {owners[index]: why for index, why in refused.items()}
     if away and len(away) == len(blocks):
         raise next(iter(away.values()))  # the batch stays as it is, for all of it is to come
-    for name, error in away.items():
-        failures |= dict.fromkeys(blocks[name], error)
+    for name, why in away.items():
+        failures |= dict.fromkeys(blocks[name], why)
     if failures:
         raise PartsFailed(failures)

@@ -17,6 +17,7 @@ from ..brokers import get_broker
 from ..brokers.unfinished import begin
 from ..config import WorkerSettings
 from ..core.errors import InvalidJob, PartsFailed
+from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
 from .model import Job, Metadata, invalid, wire
 
@@ -113,7 +114,7 @@ class JobActor(dramatiq.Actor[..., None]):
     def _checked_together(
         self, batch: Sequence[dict[str, Any]], ids: Sequence[str]
     ) -> dict[int, Job[Any]]:
-        """The jobs whose payload is all that there is to check, by index: in one call of pydantic's.
+        """The jobs whose payload is all there is to check, by index; in one call of pydantic.
 
         None of them where one is bad: which one that is takes a call for each.
         """
@@ -182,6 +183,7 @@ def job_actor(
     batch_wait: timedelta | None = None,
     in_flight: int | None = None,
     at_send: Callable[[Any], None] | None = None,
+    throttle: Throttle | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
     """Declare an actor on this process's broker.
 
@@ -197,6 +199,7 @@ def job_actor(
             jobs are begun at a time.
         at_send: called with the checked payload when it is sent: to fill in what must be the
             same at every attempt, and to refuse what the schema cannot (InvalidJob).
+        throttle: of the sink; while it holds, the queue is left alone.
     """
     broker = get_broker()
     options: dict[str, Any] = {"policy": worker.policy()}
@@ -205,6 +208,8 @@ def job_actor(
     if batch_size is not None:
         options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
         options |= {"batch_weight": _weight}
+    if throttle is not None:
+        options["throttle"] = throttle
     if in_flight is not None:
         options["in_flight"] = in_flight
 

@@ -101,8 +101,19 @@ def wire(payload: Any) -> Any:
         return [wire(one) for one in payload]
     if isinstance(payload, JobModel):
         return payload.wire()
-    data = payload.__pydantic_serializer__.to_python(payload, mode="json", by_alias=True)
-    return {name: value for name, value in data.items() if value is not None}
+    # Free JSON as it came: pydantic would write a NaN as null, which encode() refuses.
+    free = {name: value for name, value in payload.__dict__.items() if isinstance(value, dict)}
+    data = payload.__pydantic_serializer__.to_python(
+        payload, mode="json", by_alias=True, exclude=set(free)
+    )
+    data = {name: value for name, value in data.items() if value is not None}
+    return data | free | unknown_keys(payload)
+
+
+def unknown_keys(payload: Any) -> dict[str, Any]:
+    """What a pydantic dataclass was given beside its fields, which travels along as it came."""
+    known = payload.__pydantic_fields__
+    return {name: value for name, value in payload.__dict__.items() if name not in known}
 
 
 @dataclass(slots=True)  # not frozen: that makes a batch of ten thousand noticeably slower
@@ -122,8 +133,8 @@ class Job(Generic[P]):
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def _step(step: str | int) -> str:
-    # Below a field of free keys a step is whatever the sender wrote there.
+def name_in_error(step: str | int) -> str:
+    """A step of the way to a fault: below a field of free keys it is whatever the sender wrote."""
     return text if _NAME.match(text := str(step)) else "…"
 
 
@@ -131,7 +142,7 @@ def invalid(actor_name: str, part: str, error: ValidationError) -> InvalidJob:
     """A pydantic error as one line that names fields and never values."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        where = ".".join([part, *map(_step, fault["loc"][:3])])
+        where = ".".join([part, *map(name_in_error, fault["loc"][:3])])
         text = fault["msg"].removeprefix("Value error, ")
         faults.append(f"{where}: {text[0].lower()}{text[1:]}")
     more = error.error_count() - len(faults)

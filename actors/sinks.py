@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import BrokerError, ConfigError
+from ..core.throttle import Throttle
 from ..endpoints import Book, EndpointRecord, Gate, Limits, Records, Rules, make_records
 from ..sinks.api import Api
 from ..sinks.clickhouse import ClickHouse, Schema, connect
@@ -83,6 +84,8 @@ def clickhouse_schema() -> Schema:
         keep_attempts=settings.webhooks.keep_attempts,
         cluster=settings.clickhouse.cluster,
     )
+#: How ClickHouse fares, for the queue of events.
+clickhouse_throttle = Throttle("clickhouse")
 
 
 @once

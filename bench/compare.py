@@ -232,7 +232,9 @@ def comparisons() -> list[Comparison]:
             (
                 Contender("formrelay", "ours", {**recorded, "many": 1}),
                 Contender("the limit: no queue", "limit", {**recorded, "many": 1}, wanted=0.33),
-                Contender("stock, an insert each", "stock", {**recorded, "count": 1_000, "many": 1}),
+                Contender(
+                    "stock, an insert each", "stock", {**recorded, "count": 1_000, "many": 1}
+                ),
             ),
         ),
         Comparison(

@@ -21,6 +21,7 @@ from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import InvalidJob
+from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.policies import give_policy
 from .envelope import encode
@@ -308,6 +309,11 @@ class RelayBroker(dramatiq.Broker, ABC):
             for name, actor in self.actors.items()
             if actor.queue_name == queue_name and "batch_size" in actor.options
         }
+
+    def throttles(self, queue_name: str) -> list[Throttle]:
+        """Those of the sinks of the actors on a queue."""
+        options = [one.options for one in self.actors.values() if one.queue_name == queue_name]
+        return list(dict.fromkeys(one["throttle"] for one in options if "throttle" in one))
 
     def begun_at_a_time(self, queue_name: str) -> int | None:
         """How many messages of the ``async`` actors on a queue; None where it has none."""

@@ -56,10 +56,11 @@ class CoalescingConsumer(RelayConsumer):
         deadline = now + timeout
         while True:
             until = deadline
-            for name, batch in self._collected.items():
-                if batch.due <= now:
-                    return self._release(name)
-                until = min(until, batch.due)
+            if self.allowed() != 0:  # else what is collected waits as well
+                for name, batch in self._collected.items():
+                    if batch.due <= now:
+                        return self._release(name)
+                    until = min(until, batch.due)
             delivery = self._inner.receive(until - now)
             now = clock.monotonic()
             if delivery is not None:
@@ -79,20 +80,20 @@ class CoalescingConsumer(RelayConsumer):
             return delivery
         if delivery.alone:
             return Batch.of([delivery])
+        stretch = self.stretch()
+        most = batching.size * stretch
         weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
         size = delivery.raw_size
         batch, full = self._collected.get(name), None
-        if batch is not None and (
-            batch.weight + weight > batching.size or batch.bytes + size > MOST_BYTES
-        ):
+        if batch is not None and (batch.weight + weight > most or batch.bytes + size > MOST_BYTES):
             full, batch = self._release(name), None
         if batch is None:
-            batch = _Collected(due=now + batching.wait.total_seconds())
+            batch = _Collected(due=now + stretch * batching.wait.total_seconds())
             self._collected[name] = batch
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
-        if batch.weight >= batching.size or batch.bytes >= MOST_BYTES:
+        if batch.weight >= most or batch.bytes >= MOST_BYTES:
             if full is None:
                 return self._release(name)
             batch.due = now  # full as well: it goes out next

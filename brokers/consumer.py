@@ -48,6 +48,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.timeout = timeout_ms / 1000
         #: Nothing more is given out: what was begun is finished first.
         self.is_closing = False
+        self._throttles = broker.throttles(queue_name)
 
     def __next__(self) -> MessageProxy | None:
         delivery = self.receive(self.timeout)
@@ -55,6 +56,21 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             self.broker.unfinished.take(delivery, self)
             return None
         return delivery
+
+    def allowed(self) -> int | None:
+        """How many messages may be in hand, as the sinks of the queue's actors say.
+
+        None: any number; 0: none for now; 1: one, to find out whether its sink works again.
+        """
+        found: int | None = None
+        for throttle in self._throttles:
+            if throttle.is_tripped and (one := throttle.allowance) is not None:
+                found = one if found is None else min(found, one)
+        return found
+
+    def stretch(self) -> int:
+        """How many times as large as usual batches are to be."""
+        return max([throttle.stretch for throttle in self._throttles], default=1)
 
     @abstractmethod
     def receive(self, timeout: float) -> Delivery | None:

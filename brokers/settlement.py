@@ -82,6 +82,9 @@ def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlemen
     settlement = Settlement()
     if not isinstance(delivery, Batch):
         _settle_one(settlement, delivery, outcome, now)
+    elif isinstance(outcome, Done) and delivery.part_outcomes is None:
+        whole = [delivery] if delivery.was_stored else delivery.parts
+        settlement.remove += [part.tag for part in whole]
     elif isinstance(outcome, Retry | Defer) and delivery.part_outcomes is None:
         _freeze(settlement, delivery, outcome, now)
     else:

@@ -9,7 +9,9 @@
     ├── NotNow                  the job was not tried: come back later, no attempt used
     ├── SinkError               an outside system did not take the job
     │   ├── SinkTransient       it may work later
-    │   │   └── SinkUnavailable nothing was sent: no connection could be made
+    │   │   ├── SinkUnavailable nothing was sent: no connection could be made
+    │   │   ├── SinkBusy        it asks to be left alone for a while; it has taken nothing
+    │   │   └── SinkUnready     a person has to set it up: a table, a right, a password
     │   └── SinkPermanent       the same job will never be taken
     └── PartsFailed             some parts of a batch failed, each with its own error
 
@@ -84,6 +86,14 @@ class SinkTransient(SinkError):
 
 class SinkUnavailable(SinkTransient):
     """An outside system could not be reached; nothing was sent."""
+
+
+class SinkBusy(SinkTransient):
+    """An outside system asks to be left alone for a while."""
+
+
+class SinkUnready(SinkTransient):
+    """An outside system is not set up for us: a person has to act."""
 
 
 class SinkPermanent(SinkError):

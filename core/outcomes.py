@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from .errors import InvalidJob, NotNow, SinkError, SinkPermanent, SinkUnavailable
+from .errors import (
+    InvalidJob,
+    NotNow,
+    SinkBusy,
+    SinkError,
+    SinkPermanent,
+    SinkUnavailable,
+    SinkUnready,
+)
 from .failure import Failure, Reason
 from .retry import LONGEST_WAIT, RetryPolicy
 
@@ -58,7 +66,7 @@ def classify(
             return DONE
         case NotNow():
             return Defer(min(error.after, LONGEST_WAIT), str(error))
-        case SinkUnavailable() if not policy.count_unavailable:
+        case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
             return Defer(wait, str(error))
         case InvalidJob():

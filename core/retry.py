@@ -80,9 +80,10 @@ class RetryPolicy:
             never taken away: a receiver that asked for a pause gets it whole.
         should_retry: a last word on an error that would otherwise be retried;
             it cannot turn a permanent error into a retried one.
-        count_unavailable: whether an attempt that could not reach the sink
-            counts. Where it does not, the job waits for the sink however long
-            that takes, and no outage can use its attempts up.
+        count_unavailable: whether an attempt counts that the sink had no part
+            in: it is away, busy, or not set up for us. Where it does not, the job
+            waits for the sink however long that takes, and no outage can use
+            its attempts up.
     """
 
     max_attempts: int = 3

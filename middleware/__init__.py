@@ -22,6 +22,7 @@ from .attempts import Attempts
 from .delivery import Batch, Delivery
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
+from .throttling import Throttling
 
 __all__ = [
     "OF_THE_THREAD",
@@ -47,6 +48,7 @@ def default_middleware() -> list[Middleware]:
         Callbacks(),  # stock: on_success, on_failure
         Pipelines(),  # stock: pipelines
         CurrentMessage(),  # stock: an actor may ask which message it works on
+        Throttling(),  # admit: not while the sink is to be left alone
         Admission(),  # admit: the last check before the actor
         Outcomes(),  # classify: last, so that its verdict comes first
     ]

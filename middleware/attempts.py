@@ -129,13 +129,12 @@ def _fields(message: Delivery) -> dict[str, Any]:
 
 def _of_parts(batch: Batch) -> dict[str, Any]:
     """How many, which ones by id (those that failed first), and how many failed."""
-    ids = [part.message_id for part in batch.parts]
-    fields: dict[str, Any] = {"parts": len(ids)}
+    fields: dict[str, Any] = {"parts": len(batch.parts)}
     if batch.part_outcomes is not None:
         failed = [
-            id
-            for id, outcome in zip(ids, batch.part_outcomes, strict=True)
+            part.message_id
+            for part, outcome in zip(batch.parts, batch.part_outcomes, strict=True)
             if not isinstance(outcome, Done)
         ]
         fields |= {"parts_failed": len(failed), "failed_ids": failed[:_MOST_IDS]}
-    return fields | {"part_ids": ids[:_MOST_IDS]}
+    return fields | {"part_ids": [part.message_id for part in batch.parts[:_MOST_IDS]]}

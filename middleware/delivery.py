@@ -81,6 +81,8 @@ class Delivery(MessageProxy):
         self.message_id = message.message_id
         self.tag = tag
         self.raw = raw
+        #: Bytes as they came; 0 for a part of a stored batch.
+        self.raw_size = 0 if raw is None else len(raw)
         self._number = next(_numbers)
 
     @property
@@ -108,11 +110,6 @@ class Delivery(MessageProxy):
         """The number of this attempt, from 1."""
         retries = self._message.options.get(RETRIES, 0)
         return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
-
-    @property
-    def raw_size(self) -> int:
-        """Bytes as they came; 0 for a part of a stored batch."""
-        return len(self.raw or b"")
 
     def clear_exception(self) -> None:
         # Dramatiq 1 deletes it, and can do so once.
@@ -148,20 +145,21 @@ class Batch(Delivery):
     ) -> None:
         super().__init__(message, tag, raw)
         self.parts = parts
+        if raw is None:
+            self.raw_size = sum([part.raw_size for part in parts])
         self.part_outcomes: list[Outcome] | None = None
 
     @classmethod
     def of(cls, parts: Sequence[Delivery]) -> Batch:
         """A batch of messages that were fetched one by one."""
-        first = parts[0].message
         message: Message[Any] = Message(
-            queue_name=first.queue_name,
-            actor_name=first.actor_name,
+            queue_name=parts[0].queue_name,
+            actor_name=parts[0].actor_name,
             args=(),
-            kwargs={BATCH: [part.call for part in parts]},
+            kwargs={BATCH: [part.call if part.args else part.kwargs for part in parts]},
             # The most tried part sets the count, so that a batch cannot be retried
             # for ever because it always meets a fresh part.
-            options={RETRIES: max(part.attempt for part in parts) - 1},
+            options={RETRIES: max((one.attempt for one in parts if one.options), default=1) - 1},
         )
         batch = cls(message, None, parts)
         batch.alone = any(part.alone for part in parts)
@@ -178,11 +176,6 @@ class Batch(Delivery):
     def attempt_of(self, part: Delivery) -> int:
         """The number of this attempt for one part."""
         return self.attempt if self.was_stored else part.attempt
-
-    @property
-    def raw_size(self) -> int:
-        """Bytes as they came."""
-        return len(self.raw or b"") or sum(part.raw_size for part in self.parts)
 
     @property
     def was_stored(self) -> bool:

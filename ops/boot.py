@@ -76,7 +76,7 @@ def calm_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(300_000, 20, 50)
 
 
 def check_sinks(queues: Collection[str] | None) -> None:

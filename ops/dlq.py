@@ -31,18 +31,18 @@ class NoSuchDeadLetter(FormrelayError):
     """There is no such dead letter."""
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
     """Unix seconds of ``2026-01-31T09:30`` (UTC, unless it says otherwise) or of ``2h`` ago."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return SYSTEM_CLOCK.time() - float(ago[1]) * _SECONDS[ago[2]]
     try:
-        moment = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
             f"expected a time like 2026-01-31T09:30 or 2h, 3d ago, got {text!r}"
         ) from None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
 
 QueueOption = Annotated[
@@ -55,10 +55,10 @@ ErrorOption = Annotated[
 ReasonOption = Annotated[Reason | None, typer.Option(help="Only for this reason.")]
 SinceOption = Annotated[
     float | None,
-    typer.Option(parser=_moment, metavar="TIME", help="Died since: ISO 8601 (UTC), or 2h, 3d ago."),
+    typer.Option(parser=moment, metavar="TIME", help="Died since: ISO 8601 (UTC), or 2h, 3d ago."),
 ]
 UntilOption = Annotated[
-    float | None, typer.Option(parser=_moment, metavar="TIME", help="Died before: likewise.")
+    float | None, typer.Option(parser=moment, metavar="TIME", help="Died before: likewise.")
 ]
 FormOption = Annotated[str | None, typer.Option(help="Only about the form with this id.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="At most so many.")]

@@ -8,7 +8,7 @@ import typer
 
 from ..core.clock import SYSTEM_CLOCK, iso
 from ..core.errors import FormrelayError
-from .dlq import _moment
+from .dlq import moment
 from .funnel import (
     ANSWERED,
     FIELD,
@@ -47,7 +47,7 @@ def stats(
     since: Annotated[
         float | None,
         typer.Option(
-            parser=_moment,
+            parser=moment,
             metavar="TIME",
             show_default="30d",
             help="Events since: ISO 8601 (UTC), or 12h, 30d ago.",

@@ -29,7 +29,7 @@ from ..settlement import Settlement, settled_tags
 from . import pauses, wire
 from .backoff import Backoff
 from .hands import Hands, Tag
-from .session import Session
+from .session import MOST_PREFETCH, Session
 from .trials import Suspect, Trials
 
 if TYPE_CHECKING:
@@ -239,11 +239,28 @@ class RabbitConsumer(RelayConsumer):
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             logger.info("paused" if is_paused else "resumed", extra={"queue": self.queue_name})
-        if is_paused and session.is_started:
-            self._stop(session)
-        elif not is_paused and not session.is_started:
-            session.start()
+        self._follow(session)
         self._look_at = self.broker.clock.monotonic() + _PAUSED_WITHIN
+
+    def _follow(self, session: Session) -> None:
+        """Consume as many messages at a time as are wanted, or none."""
+        wanted = self._wanted()
+        if wanted == (session.prefetch if session.is_started else 0):
+            return
+        if session.is_started:
+            self._stop(session)
+        if wanted:
+            session.prefetch = wanted
+            session.start()
+
+    def _wanted(self) -> int:
+        """How many messages may be in hand; 0 while the queue is left alone."""
+        if self._is_paused:
+            return 0
+        allowed = self.allowed()
+        if allowed is not None:
+            return allowed
+        return min(self.prefetch * self.stretch(), MOST_PREFETCH)
 
     def _stop(self, session: Session) -> None:
         """Consume no more, and hand back what was not given out."""
@@ -269,6 +286,8 @@ class RabbitConsumer(RelayConsumer):
                 timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
         if self._look_at <= clock.monotonic():
             self._look_for_pause(session)
+        else:
+            self._follow(session)
         timeout = min(timeout, max(0.0, self._look_at - clock.monotonic()))
         self._hands.collect(self._session)
         self._fetch_ahead(session)

@@ -24,7 +24,7 @@ WORK, TRIAL = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
 _AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
 #: What AMQP can say.
-_MOST = 65_535
+MOST_PREFETCH = 65_535
 #: How long a consumer that is to be replaced may take to get all that it may have, so that none
 #: is under way to it and overtaken; and how long it has its peace where it did not. In seconds.
 _FILLS, _RESTS = 0.02, 1.0
@@ -92,7 +92,8 @@ class Session:
         self.link = link
         self.number = number
         self._queue = queue
-        self._prefetch = prefetch
+        #: Of the next :meth:`start`.
+        self.prefetch = prefetch
         self._acks = Acks()
         self._handed_back: list[int] = []
         self._level = 0
@@ -110,7 +111,7 @@ class Session:
     def _subscribe(self, level: int) -> None:
         self._count += 1
         self._tag = f"{WORK}-{self._count}"
-        self._room = min(self._prefetch + _AHEAD[level][1], _MOST)
+        self._room = min(self.prefetch + _AHEAD[level][1], MOST_PREFETCH)
         self._since = self.link.delivered
         self._level = level
         self._consume(self._queue, self._tag, self._room)

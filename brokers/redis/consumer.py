@@ -168,7 +168,7 @@ class RedisConsumer(RelayConsumer):
                 # would throw it away, and with it what is settled and not yet sent.
                 self._failed(error, deadline - clock.monotonic())
                 return None
-            if not self._is_ending and (
+            if self._may_give() and (
                 self._buffer or (self._suspects and not self._ledger.suspect_in_hand)
             ):
                 continue
@@ -181,9 +181,16 @@ class RedisConsumer(RelayConsumer):
     def _is_ending(self) -> bool:
         return self.broker.is_stopping or self.is_closing
 
-    def _next(self) -> Delivery | None:
+    def _may_give(self) -> bool:
+        """Whether anything is to be given out now."""
         if self._is_ending:
-            return None  # what is left goes back when this consumer is closed
+            return False  # what is left goes back when this consumer is closed
+        allowed = self.allowed()
+        return allowed is None or allowed > self._ledger.yielded - self._ledger.returned
+
+    def _next(self) -> Delivery | None:
+        if not self._may_give():
+            return None
         if self._suspects and not self._ledger.suspect_in_hand:
             # One at a time: were several running when the worker dies, the innocent
             # would be counted with the guilty.
@@ -202,6 +209,9 @@ class RedisConsumer(RelayConsumer):
         if self._ledger.bytes > _MOST_BYTES:
             return 0
         in_hand = self._ledger.yielded - self._ledger.returned
+        allowed = self.allowed()
+        if allowed is not None:
+            return max(0, allowed - in_hand - len(self._buffer) - len(self._suspects))
         if self._most_aside:
             in_hand -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
@@ -223,7 +233,7 @@ class RedisConsumer(RelayConsumer):
     def _window(self) -> int:
         """How many messages may be in this process."""
         if self._fixed_prefetch:
-            return self.prefetch
+            return self.prefetch * self.stretch()
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from ...actors.attempts import TABLE as ATTEMPTS
-from ...actors.events import TABLE
+from ...actors.events import EVENTS as TABLE
 from ...actors.sinks import clickhouse
 from ...core.errors import FormrelayError
 from ...core.failure import Failure

@@ -90,7 +90,7 @@ def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
         "submittedAt": submitted.isoformat(),
     }
     answered = [
-        event(number, "field_answered", {"name": name, "value": value})
+        event(number, "field_answered", {"field": name, "value": value})
         for number, (name, value) in enumerate(values.items(), 1)
     ]
     return Answer(

@@ -16,7 +16,15 @@ from typing import Any
 
 import urllib3.exceptions as http_errors
 
-from ...core.errors import FormrelayError, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
+from ...core.errors import (
+    FormrelayError,
+    SinkBusy,
+    SinkError,
+    SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
+    SinkUnready,
+)
 
 #: The user is unknown, or the password is wrong (or being rotated).
 REFUSED_USER = {
@@ -40,8 +48,24 @@ NO_SCHEMA = {
     218: "TABLE_IS_DROPPED",
 }
 NO_DATABASE, NO_TABLE = 81, 60
-#: The server is busy, full, slow or cut off: the same rows may go in later.
+#: The server cannot take any rows now, and has not taken these: it is to be left alone.
 BUSY = {
+    173: "CANNOT_ALLOCATE_MEMORY",
+    201: "QUOTA_EXCEEDED",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    203: "NO_FREE_CONNECTION",
+    225: "NO_ZOOKEEPER",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    242: "TABLE_IS_READ_ONLY",
+    243: "NOT_ENOUGH_SPACE",
+    252: "TOO_MANY_PARTS",
+    285: "TOO_FEW_LIVE_REPLICAS",
+    289: "REPLICA_IS_NOT_IN_QUORUM",
+    364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
+    999: "KEEPER_EXCEPTION",
+}
+#: The server is slow or was cut off: it may have taken the rows or not, and may yet.
+BROKEN_OFF = {
     3: "UNEXPECTED_END_OF_FILE",
     32: "ATTEMPT_TO_READ_AFTER_EOF",
     40: "CHECKSUM_DOESNT_MATCH",
@@ -49,27 +73,14 @@ BUSY = {
     102: "UNEXPECTED_PACKET_FROM_SERVER",
     159: "TIMEOUT_EXCEEDED",
     160: "TOO_SLOW",
-    173: "CANNOT_ALLOCATE_MEMORY",
     198: "DNS_ERROR",
-    201: "QUOTA_EXCEEDED",
-    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
-    203: "NO_FREE_CONNECTION",
     209: "SOCKET_TIMEOUT",
     210: "NETWORK_ERROR",
-    225: "NO_ZOOKEEPER",
     236: "ABORTED",
-    241: "MEMORY_LIMIT_EXCEEDED",
-    242: "TABLE_IS_READ_ONLY",
-    243: "NOT_ENOUGH_SPACE",
-    252: "TOO_MANY_PARTS",
-    285: "TOO_FEW_LIVE_REPLICAS",
     286: "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE",
-    289: "REPLICA_IS_NOT_IN_QUORUM",
     319: "UNKNOWN_STATUS_OF_INSERT",
-    364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
     394: "QUERY_WAS_CANCELLED",
     425: "SYSTEM_ERROR",
-    999: "KEEPER_EXCEPTION",
 }
 #: The server will never take these rows.
 BAD_ROWS = {
@@ -135,7 +146,7 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
     if isinstance(error, OSError | EOFError):
         return SinkTransient(f"the connection to ClickHouse was lost ({name})")
     if name == "ProgrammingError":  # clickhouse-connect: a column that the table lacks
-        return SinkTransient(
+        return SinkUnready(
             "expected ClickHouse's table to have our columns, it has not: run formrelay migrate"
         )
     if name == "DataError" or isinstance(error, _UNWRITABLE):
@@ -161,19 +172,19 @@ def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
 def by_code(code: int, *, user: str) -> SinkError:
     """What a code of the server means to a job."""
     if code in REFUSED_USER:
-        return SinkTransient(
+        return SinkUnready(
             f"expected ClickHouse to accept user '{user}', it refused (code {code}): "
             "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD",
             code=code,
         )
     if code in NOT_ALLOWED:
-        return SinkTransient(
+        return SinkUnready(
             f"expected ClickHouse to let user '{user}' do this, it refused "
             f"({NOT_ALLOWED[code]}, code {code}): check the user's grants",
             code=code,
         )
     if code in NO_SCHEMA:
-        return SinkTransient(
+        return SinkUnready(
             f"ClickHouse's schema is not ours ({NO_SCHEMA[code]}, code {code}): "
             "run formrelay migrate",
             code=code,
@@ -182,10 +193,14 @@ def by_code(code: int, *, user: str) -> SinkError:
         return SinkPermanent(
             f"ClickHouse refused the rows ({BAD_ROWS[code]}, code {code})", code=code
         )
+    if code in BUSY:
+        return SinkBusy(
+            f"ClickHouse takes nothing now ({BUSY[code]}, code {code})",
+            code=code,
+            retry_after=_SLOW_DOWN.get(code),
+        )
     return SinkTransient(
-        f"ClickHouse failed ({BUSY.get(code, 'unexpected')}, code {code})",
-        code=code,
-        retry_after=_SLOW_DOWN.get(code),
+        f"ClickHouse failed ({BROKEN_OFF.get(code, 'unexpected')}, code {code})", code=code
     )
 
 

@@ -177,7 +177,7 @@ class NativeClickHouse:
 
 
 def _times(column: Sequence[Any]) -> Sequence[Any]:
-    """Times in the driver's own UTC: to convert those of another one costs it a microsecond each."""
+    """Times in the driver's own UTC: of another one, each costs it a microsecond more."""
     if not column or not isinstance(column[0], datetime) or column[0].tzinfo is not UTC:
         return column
     utc = _drivers_utc()

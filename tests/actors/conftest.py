@@ -141,6 +141,7 @@ class Site:
         for book in sinks.endpoint_book.forget():
             book.stop()
         self.attempts.attempt_log.forget()
+        sinks.clickhouse_throttle.note(None)
 
 
 @pytest.fixture(scope="session")

@@ -211,7 +211,7 @@ def test_other_arguments_are_refused_by_name(
 
 def test_a_number_that_is_not_finite_or_too_large_is_refused(site: Site) -> None:
     for value in (float("nan"), float("inf"), 2**64):
-        with pytest.raises(InvalidJob, match="expected arguments that JSON can hold"):
+        with pytest.raises(InvalidJob, match=r"expected (arguments that JSON can hold|JSON, got)"):
             site.actors.record_events.send(but(EVENT, properties={"a": value}))
     assert site.waiting() == 0
 

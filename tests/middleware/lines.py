@@ -29,8 +29,12 @@ class Lines(logging.Handler):
 
     def attempts(self) -> list[dict[str, Any]]:
         """The one wide line of each attempt."""
+        return self.of("attempt")
+
+    def of(self, message: str) -> list[dict[str, Any]]:
+        """The lines with this message."""
         lines = [orjson.loads(text) for text in list(self.texts)]
-        return [line for line in lines if line["message"] == "attempt"]
+        return [line for line in lines if line["message"] == message]
 
 
 @pytest.fixture

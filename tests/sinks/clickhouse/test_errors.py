@@ -9,13 +9,16 @@ import pytest
 
 from formrelay.core.errors import (
     ConfigError,
+    SinkBusy,
     SinkError,
     SinkPermanent,
     SinkTransient,
     SinkUnavailable,
+    SinkUnready,
 )
 from formrelay.sinks.clickhouse.errors import (
     BAD_ROWS,
+    BROKEN_OFF,
     BUSY,
     NO_SCHEMA,
     NOT_ALLOWED,
@@ -26,11 +29,12 @@ from formrelay.sinks.clickhouse.errors import (
 )
 
 CODES: list[tuple[int, type[SinkError], str]] = [
-    *((code, SinkTransient, f"code {code}") for code in (159, 160, 209, 210, 252, 241, 242)),
-    *((code, SinkTransient, "CLICKHOUSE_PASSWORD") for code in (192, 193, 194, 516)),
-    *((code, SinkTransient, "formrelay migrate") for code in (60, 16, 47, 81)),
+    *((code, SinkTransient, f"code {code}") for code in (159, 160, 209, 210, 319)),
+    *((code, SinkBusy, f"code {code}") for code in (252, 241, 242, 202, 243)),
+    *((code, SinkUnready, "CLICKHOUSE_PASSWORD") for code in (192, 193, 194, 516)),
+    *((code, SinkUnready, "formrelay migrate") for code in (60, 16, 47, 81)),
     *((code, SinkPermanent, f"code {code}") for code in (53, 6, 27, 117, 26, 70, 349, 131)),
-    (497, SinkTransient, "grants"),
+    (497, SinkUnready, "grants"),
     (9999, SinkTransient, "unexpected"),
 ]
 
@@ -51,7 +55,7 @@ def test_a_refused_user_is_named_as_the_configuration_names_it() -> None:
 
 
 def test_no_code_is_in_two_tables() -> None:
-    tables = (REFUSED_USER, NOT_ALLOWED, NO_SCHEMA, BUSY, BAD_ROWS)
+    tables = (REFUSED_USER, NOT_ALLOWED, NO_SCHEMA, BUSY, BROKEN_OFF, BAD_ROWS)
     assert len({code for table in tables for code in table}) == sum(map(len, tables))
 
 

@@ -1,0 +1,56 @@
+"""What the actors of a sink find out about it, for the consumers that fetch work for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dramatiq
+from dramatiq.middleware import Middleware, SkipMessage
+
+from ..core.outcomes import Defer
+from ..core.throttle import Throttle
+from .delivery import Delivery
+
+
+class Throttling(Middleware):
+    """Tells the throttle of an actor how its attempts end; while it holds, none is begun.
+
+    The consumers ask the same throttle before they fetch anything
+    (:meth:`~formrelay.brokers.base.RelayBroker.allowance`), so that only what was fetched
+    before comes here.
+    """
+
+    @property
+    def actor_options(self) -> set[str]:
+        """``throttle``: a :class:`~formrelay.core.throttle.Throttle`."""
+        return {"throttle"}
+
+    def before_process_message(
+        self, broker: dramatiq.Broker, message: dramatiq.MessageProxy
+    ) -> None:
+        throttle = _throttle_of(broker, message)
+        if throttle is None or not (held := throttle.held_for()):
+            return
+        assert isinstance(message, Delivery)
+        message.outcome = Defer(held, f"{throttle.sink} is left alone for a while")
+        raise SkipMessage(message.outcome.why)
+
+    def after_process_message(
+        self,
+        broker: dramatiq.Broker,
+        message: dramatiq.MessageProxy,
+        *,
+        result: Any = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        throttle = _throttle_of(broker, message)
+        if throttle is not None:
+            throttle.note(exception)
+
+
+def _throttle_of(broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Throttle | None:
+    actor = broker.actors.get(message.actor_name)
+    if actor is None or not isinstance(message, Delivery):
+        return None
+    found: Throttle | None = actor.options.get("throttle")
+    return found

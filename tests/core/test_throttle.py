@@ -1,0 +1,109 @@
+"""How much a sink takes at present."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tests.support.clock import ManualClock
+
+from formrelay.core.errors import (
+    InvalidJob,
+    NotNow,
+    PartsFailed,
+    SinkBusy,
+    SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
+    SinkUnready,
+)
+from formrelay.core.throttle import Throttle
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def throttle(clock: ManualClock) -> Throttle:
+    return Throttle("clickhouse", clock=clock)
+
+
+def test_nothing_is_held_at_first(throttle: Throttle) -> None:
+    assert (throttle.allowance, throttle.held_for(), throttle.stretch) == (None, timedelta(0), 1)
+
+
+@pytest.mark.parametrize("kind", [SinkUnavailable, SinkBusy, SinkUnready])
+def test_a_sink_that_takes_nothing_is_left_alone_then_asked_with_one_message(
+    throttle: Throttle, clock: ManualClock, kind: type[SinkTransient]
+) -> None:
+    waits = []
+    for _ in range(8):
+        throttle.note(kind())
+        waits.append(throttle.held_for().total_seconds())
+        assert throttle.allowance == 0
+        clock.now += waits[-1]
+        assert throttle.allowance == 1
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+    throttle.note(None)
+    assert throttle.allowance is None
+    throttle.note(kind())
+    assert throttle.held_for() == timedelta(seconds=1)
+
+
+def test_what_fails_while_it_is_held_makes_it_no_longer(
+    throttle: Throttle, clock: ManualClock
+) -> None:
+    for _ in range(5):  # batches that were under way when it was found out
+        throttle.note(SinkUnavailable())
+    assert throttle.held_for() == timedelta(seconds=1)
+
+
+def test_a_sink_that_says_how_long_is_left_alone_for_that(throttle: Throttle) -> None:
+    throttle.note(SinkBusy(retry_after=timedelta(seconds=10)))
+    assert throttle.held_for() == timedelta(seconds=10)
+
+
+def test_batches_of_a_busy_sink_grow_and_shrink_again(throttle: Throttle, clock: ManualClock) -> None:
+    sizes = []
+    for _ in range(5):
+        throttle.note(SinkBusy())
+        sizes.append(throttle.stretch)
+        clock.now += 60
+    assert sizes == [2, 4, 8, 8, 8]
+    for _ in range(60):
+        throttle.note(None)
+    assert throttle.stretch == 1
+    throttle.note(SinkUnavailable())
+    assert throttle.stretch == 1
+
+
+SAYS_NOTHING = [
+    SinkTransient(),
+    InvalidJob(),
+    NotNow(after=timedelta(0)),
+    PartsFailed({0: InvalidJob(), 1: SinkTransient()}),
+]
+
+
+@pytest.mark.parametrize("error", SAYS_NOTHING, ids=repr)
+def test_what_says_nothing_of_the_sink_changes_nothing(
+    throttle: Throttle, clock: ManualClock, error: Exception
+) -> None:
+    throttle.note(error)
+    assert throttle.allowance is None
+    throttle.note(SinkUnavailable())
+    clock.now += 1
+    throttle.note(error)
+    assert throttle.allowance == 1
+
+
+@pytest.mark.parametrize("error", [SinkPermanent(), PartsFailed({0: SinkPermanent()})], ids=repr)
+def test_a_sink_that_refuses_a_job_works(
+    throttle: Throttle, clock: ManualClock, error: Exception
+) -> None:
+    throttle.note(SinkUnavailable())
+    clock.now += 1
+    throttle.note(error)
+    assert throttle.allowance is None
