@@ -1,0 +1,85 @@
+"""A sink that is away: its queue is left alone, and drains by itself afterwards."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+from tests.support.harness import Harness, wait_until
+
+from formrelay.core.errors import SinkBusy, SinkTransient, SinkUnavailable
+from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.core.throttle import Throttle
+
+SOON = RetryPolicy(
+    max_attempts=2,
+    jitter=0,
+    backoff=Schedule((timedelta(0), timedelta(milliseconds=50))),
+    count_unavailable=False,
+)
+
+
+class Sink:
+    """What an actor calls; it takes nothing until it is back."""
+
+    def __init__(self, error: SinkTransient) -> None:
+        self.error = error
+        self.is_back = Event()
+        self.taken: list[int] = []
+        self.asked: list[int] = []
+
+    def take(self, numbers: list[int]) -> None:
+        self.asked.append(len(numbers))
+        if not self.is_back.is_set():
+            raise self.error
+        self.taken += numbers
+
+
+def test_a_queue_whose_sink_is_away_is_left_alone_and_then_drained(harness: Harness) -> None:
+    sink = Sink(SinkUnavailable())
+    throttle = Throttle("sink")
+
+    def work(number: int) -> None:
+        sink.take([number])
+
+    actor = harness.actor(work, policy=SOON, throttle=throttle)
+    actor.send(number=0)
+    harness.start()
+    wait_until(lambda: throttle.is_tripped)
+    for number in range(1, 101):
+        actor.send(number=number)
+    # After 1 and 2 s one message finds out whether it is back; all others stay where they are.
+    wait_until(lambda: len(sink.asked) == 3, timeout=15)
+    assert harness.broker.counts(harness.queue).waiting >= 98
+    sink.is_back.set()
+    wait_until(lambda: sorted(sink.taken) == list(range(101)), timeout=15)
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
+
+
+def test_batches_of_a_busy_sink_grow(harness: Harness) -> None:
+    sink = Sink(SinkBusy())
+    throttle = Throttle("sink")
+
+    def collect(batch: list[dict[str, Any]]) -> None:
+        sink.take([part["number"] for part in batch])
+
+    actor = harness.actor(
+        collect,
+        policy=SOON,
+        throttle=throttle,
+        batch_size=10,
+        batch_wait=timedelta(milliseconds=200),
+    )
+    for number in range(10):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: throttle.is_tripped)
+    sink.is_back.set()
+    for number in range(10, 110):
+        actor.send(number=number)
+    wait_until(lambda: sorted(sink.taken) == list(range(110)), timeout=15)
+    assert throttle.stretch == 2
+    assert max(sink.asked) == 20
+    wait_until(harness.is_empty)
