@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.actors.receiver import Answer, Receiver, receiving
-from tests.support.command import clean_environment
+from tests.faults.workers import Workers, kill
 from tests.support.harness import wait_until
 
 COUNT = 400
@@ -29,48 +23,6 @@ enqueue_many(deliver_webhook, ({"payload": {
 """
 
 
-class Workers:
-    """Workers in processes of their own, for one queue of one broker."""
-
-    def __init__(self, folder: Path, broker: str) -> None:
-        kind = "RABBITMQ" if broker.startswith("amqp") else "REDIS"
-        self._folder = folder
-        self._env = clean_environment(
-            **{f"{kind}_URL": broker},
-            API_URL="http://127.0.0.1:1",
-            HEARTBEAT_TIMEOUT="2",
-            WORKER_CONCURRENCY="8",
-            WEBHOOK_QUEUE=f"webhooks-{os.getpid()}-{folder.name[-20:]}",
-            WEBHOOK_ALLOW_HTTP="true",
-            WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
-            WEBHOOK_DELIVERY_LOG="false",
-        )
-
-    def send(self, url: str, count: int) -> None:
-        command = [sys.executable, "-c", SENDER, url, str(count)]
-        subprocess.run(command, env=self._env, cwd=self._folder, check=True, timeout=60)
-
-    @contextmanager
-    def one(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker: Dramatiq's process and those that it forks, in a group of their own."""
-        queue = self._env["WEBHOOK_QUEUE"]
-        with (self._folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "formrelay", "worker", "--queue", queue],
-                cwd=self._folder,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait(timeout=40)
-
-
 @pytest.fixture(
     params=[
         pytest.param("redis_url", marks=pytest.mark.redis),
@@ -78,7 +30,15 @@ class Workers:
     ]
 )
 def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Workers:
-    return Workers(tmp_path, request.getfixturevalue(request.param))
+    return Workers(
+        tmp_path,
+        request.getfixturevalue(request.param),
+        "WEBHOOK_QUEUE",
+        WORKER_CONCURRENCY="8",
+        WEBHOOK_ALLOW_HTTP="true",
+        WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
+        WEBHOOK_DELIVERY_LOG="false",
+    )
 
 
 def ids(receiver: Receiver) -> Counter[str]:
@@ -89,11 +49,10 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
-        workers.send(receiver.url, COUNT)
+        workers.run(SENDER, receiver.url, str(COUNT))
         with workers.one() as first, workers.one():
             wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
-            os.killpg(first.pid, signal.SIGKILL)
-            first.wait()
+            kill(first)
             wait_until(lambda: len(ids(receiver)) == COUNT, timeout=60)
         found = ids(receiver)
     assert sorted(found) == sorted(f"id_{number}" for number in range(COUNT))
@@ -106,7 +65,7 @@ def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
-        workers.send(receiver.url, COUNT)
+        workers.run(SENDER, receiver.url, str(COUNT))
         with workers.one():
             wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
         assert len(receiver.requests) < COUNT

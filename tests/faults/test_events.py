@@ -1,0 +1,96 @@
+"""Events while their workers are killed: each is counted once, however often it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.faults.workers import Workers, kill
+from tests.sinks.clickhouse.conftest import open_clickhouse
+from tests.support.harness import wait_until
+
+from formrelay.sinks.clickhouse import ClickHouse, migrate
+
+COUNT = 10_000
+#: Sends the same COUNT events three times, each in a message of its own, in three orders.
+SENDER = """
+import random, sys
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+from formrelay.actors import enqueue_many, record_events
+begin = datetime(2026, 10, 25, tzinfo=UTC)
+events = [{
+    "eventId": str(UUID(int=number + 1)), "type": f"type-{number % 5}",
+    "formId": f"form-{number % 7}", "sessionId": f"session-{number // 4}",
+    "occurredAt": (begin + timedelta(minutes=number)).isoformat(),
+} for number in range(int(sys.argv[1]))]
+for turn in range(3):
+    enqueue_many(record_events, ({"payload": event} for event in events))
+    random.Random(turn).shuffle(events)
+"""
+
+DISTINCT = "SELECT uniqExact(event_id) FROM events"
+#: Rows as they were inserted, whether or not parts have been merged since.
+ROWS = (
+    "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'events'"
+    " AND level = 0"
+)
+
+
+@pytest.fixture
+def client(clickhouse_url: str, clickhouse_database: str) -> Iterator[ClickHouse]:
+    client = open_clickhouse(clickhouse_url, clickhouse_database)
+    migrate.apply(client)
+    yield client
+    client.close()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis_url", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
+    ]
+)
+def workers(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    clickhouse_url: str,
+    clickhouse_database: str,
+) -> Workers:
+    return Workers(
+        tmp_path,
+        request.getfixturevalue(request.param),
+        "EVENT_QUEUE",
+        CLICKHOUSE_URL=clickhouse_url,
+        CLICKHOUSE_DATABASE=clickhouse_database,
+        WORKER_CONCURRENCY="2",
+        EVENT_BATCH_SIZE="200",
+        EVENT_BATCH_WAIT_MS="100",
+    )
+
+
+def number(client: ClickHouse, sql: str) -> int:
+    return int(client.query(sql)[0][0])
+
+
+def test_events_sent_thrice_to_workers_that_are_killed_count_once(
+    workers: Workers, client: ClickHouse
+) -> None:
+    workers.run(SENDER, str(COUNT))
+    with ExitStack() as stack:
+        stack.enter_context(workers.one())
+        for rows in (2_000, 9_000, 16_000):  # of the 30,000 that are sent
+            worker = stack.enter_context(workers.one())
+            wait_until(lambda rows=rows: number(client, ROWS) >= rows, timeout=60)  # type: ignore[misc]
+            kill(worker)
+            assert number(client, ROWS) < 3 * COUNT, "it was not killed in the middle"
+        wait_until(lambda: number(client, DISTINCT) == COUNT, timeout=60)
+        assert number(client, "SELECT count() FROM events_once") == COUNT
+        # Nor do those that come later change it.
+        wait_until(lambda: number(client, ROWS) >= 3 * COUNT, timeout=60)
+    assert number(client, "SELECT count() FROM events_once") == COUNT
+    assert number(client, "SELECT sum(events) FROM events_daily") == COUNT
+    found = client.query("SELECT type, count() FROM events_once GROUP BY type ORDER BY type")
+    assert found == [(f"type-{n}", COUNT // 5) for n in range(5)]

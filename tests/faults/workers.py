@@ -1,0 +1,63 @@
+"""Workers as people run them, in processes of their own, to be killed and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.command import clean_environment
+
+
+class Workers:
+    """Workers in processes of their own, for one queue of one broker.
+
+    Args:
+        queue: the variable that names the queue: WEBHOOK_QUEUE.
+        env: what else they are told.
+    """
+
+    def __init__(self, folder: Path, broker: str, queue: str, **env: str) -> None:
+        kind = "RABBITMQ" if broker.startswith("amqp") else "REDIS"
+        self._folder = folder
+        self.queue = f"{queue.lower()}-{os.getpid()}-{folder.name[-20:]}"
+        self._env = clean_environment(
+            **{f"{kind}_URL": broker, queue: self.queue},
+            API_URL="http://127.0.0.1:1",
+            HEARTBEAT_TIMEOUT="2",
+            **env,
+        )
+
+    def run(self, script: str, *arguments: str) -> None:
+        """Run Python in the workers' environment."""
+        command = [sys.executable, "-c", script, *arguments]
+        subprocess.run(command, env=self._env, cwd=self._folder, check=True, timeout=60)
+
+    @contextmanager
+    def one(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker: Dramatiq's process and those that it forks, in a group of their own."""
+        with (self._folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "formrelay", "worker", "--queue", self.queue],
+                cwd=self._folder,
+                env=self._env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait(timeout=40)
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """Kill a worker with all of its processes."""
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
