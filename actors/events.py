@@ -194,7 +194,7 @@ class Destinations:
         return EVENTS
 
 
-_destinations = Destinations(())
+_destinations = Destinations(_settings.tables)
 
 
 @job_actor(

@@ -84,6 +84,8 @@ def clickhouse_schema() -> Schema:
         keep_attempts=settings.webhooks.keep_attempts,
         cluster=settings.clickhouse.cluster,
     )
+
+
 #: How ClickHouse fares, for the queue of events.
 clickhouse_throttle = Throttle("clickhouse")
 

@@ -65,7 +65,9 @@ def test_a_sink_that_says_how_long_is_left_alone_for_that(throttle: Throttle) ->
     assert throttle.held_for() == timedelta(seconds=10)
 
 
-def test_batches_of_a_busy_sink_grow_and_shrink_again(throttle: Throttle, clock: ManualClock) -> None:
+def test_batches_of_a_busy_sink_grow_and_shrink_again(
+    throttle: Throttle, clock: ManualClock
+) -> None:
     sizes = []
     for _ in range(5):
         throttle.note(SinkBusy())
