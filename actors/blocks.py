@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..core.errors import SinkPermanent
+from ..core.errors import SinkPermanent, SinkUnready
 from ..sinks.clickhouse import ClickHouse
 
 #: The values of a table's columns, in their order.
@@ -16,6 +16,8 @@ Row = tuple[Any, ...]
 
 #: ClickHouse refuses a block with rows of more than 100 partitions, which here are months.
 _MOST_MONTHS = 100
+#: Where so many jobs are refused together, it is looked whether the table takes any at all.
+_MANY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +54,77 @@ def insert(
         The errors of the jobs that have a refused row, by index.
 
     Raises:
-        SinkTransient: the server is away, or cannot now. Some of the rows may be inserted.
+        SinkTransient: the server is away, cannot now, or takes none of many. Some of the rows
+            may be inserted.
     """
-    rows = [row for job in jobs for row in job]
-    rows.sort()
     try:
-        for block in _by_partitions(table, rows):
-            columns = list(zip(*block, strict=True))
-            client.insert(table.name, table.columns, columns, token=token(table, block))
+        _insert(client, table, jobs)
     except SinkPermanent as error:
-        if len(jobs) == 1:
-            return _one_by_one(client, table, jobs[0], error)
-        middle = len(jobs) // 2
-        first = insert(client, table, jobs[:middle])
-        second = insert(client, table, jobs[middle:])
-        return first | {middle + index: failed for index, failed in second.items()}
+        if len(jobs) >= _MANY:
+            _check_that_some_are_taken(client, table, jobs)
+        return _find(client, table, jobs, error)
     return {}
 
 
-def _one_by_one(
+def _insert(client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]]) -> None:
+    rows = [row for job in jobs for row in job]
+    rows.sort()
+    for block in _by_partitions(table, rows):
+        columns = list(zip(*block, strict=True))
+        client.insert(table.name, table.columns, columns, token=token(table, block))
+
+
+def _find(
+    client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]], error: SinkPermanent
+) -> dict[int, SinkPermanent]:
+    """Insert what can be of jobs that were refused together, and say of which the rest are."""
+    if len(jobs) == 1:
+        return _of_one(client, table, jobs[0], error)
+    refused: dict[int, SinkPermanent] = {}
+    middle = len(jobs) // 2
+    for start, half in ((0, jobs[:middle]), (middle, jobs[middle:])):
+        try:
+            _insert(client, table, half)
+        except SinkPermanent as why:
+            found = _find(client, table, half, why)
+            refused |= {start + index: one for index, one in found.items()}
+    return refused
+
+
+def _check_that_some_are_taken(
+    client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]]
+) -> None:
+    """Tell a table that takes nothing from a few bad rows, before all are tried one by one.
+
+    Raises:
+        SinkUnready: of some taken here and there from the jobs, each is refused.
+    """
+    some = [[job[0]] for job in jobs[:: len(jobs) // (_MANY - 1)] if job]
+    for sample in some:
+        try:
+            _insert(client, table, [sample])
+            return
+        except SinkPermanent as error:
+            last = error
+    raise SinkUnready(
+        f"expected ClickHouse's table {table.name!r} to take our rows, it refused each of "
+        f"{len(some)} that were tried alone: is its schema as formrelay migrate made it? ({last})",
+        code=last.code,
+    )
+
+
+def _of_one(
     client: ClickHouse, table: Table, rows: Sequence[Row], error: SinkPermanent
 ) -> dict[int, SinkPermanent]:
-    """Of a job of many rows, insert those that the server takes, and say which it does not."""
+    """Of a refused job of many rows, insert those that the server takes, and say which it is."""
     if len(rows) == 1:
         return {0: error}
-    refused = insert(client, table, [[row] for row in rows])
+    refused = _find(client, table, [[row] for row in rows], error)
     if not refused:
         return {}
     index, why = next(iter(refused.items()))
     more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
-    text = f"item {index + 1} of {len(rows)}{more}: {why}"
-    return {0: SinkPermanent(text, code=why.code)}
+    return {0: SinkPermanent(f"item {index + 1} of {len(rows)}{more}: {why}", code=why.code)}
 
 
 def _by_partitions(table: Table, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -148,8 +148,8 @@ def test_a_thousand_events_sent_once_or_thrice_are_counted_once(
     # Many messages a block: 200 in batches of 40.
     attempts = lines.attempts()
     assert sum(line["parts"] for line in attempts) == 200 * times
-    # A batch is full at 40 events, and a list of 17 that does not fit in begins the next one.
-    assert len(attempts) <= math.ceil(150 * times / 40) + math.ceil(50 * times / 2) + 2 * times
+    # A batch is full at 40 events; a list of 17 that does not fit in begins the next one.
+    assert len(attempts) <= math.ceil(1000 * times / 24) + 2 * times
 
 
 def test_what_is_stored_is_what_was_sent(site: Site, client: Any) -> None:
@@ -236,15 +236,19 @@ def test_a_stock_producers_positional_arguments_are_taken(site: Site, client: An
     assert counted(client) == (1, 1, 1)
 
 
-def test_a_row_that_the_server_refuses_dies_alone(site: Site, client: Any) -> None:
-    # A schema somebody tightened: what ours takes and the server does not.
-    for name in ("events_daily_feed", "events_once", "events"):
-        client.command(f"DROP TABLE {name}")
+def tighten(client: Any, form_id: str = "FixedString(8)") -> None:
+    """A schema that somebody tightened: what ours takes and the server does not."""
+    for table in ("events_daily_feed", "events_once", "events"):
+        client.command(f"DROP TABLE {table}")
     client.command(
-        "CREATE TABLE events (event_id UUID, type String, form_id FixedString(8),"
+        f"CREATE TABLE events (event_id UUID, type String, form_id {form_id},"
         " submission_id String, session_id String, occurred_at DateTime, properties String)"
         " ENGINE = MergeTree PARTITION BY tuple() ORDER BY event_id"
     )
+
+
+def test_a_row_that_the_server_refuses_dies_alone(site: Site, client: Any) -> None:
+    tighten(client)
     bad = {3, 11}
     # Before them one of another fault, so that a place among the good is none in the batch.
     site.inject("events", plain({"formId": "form-1"}))
@@ -307,3 +311,131 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
     assert lines.of("a sink works again")
     assert {line["outcome"] for line in lines.attempts()} == {"defer", "done"}
     assert {line["attempt"] for line in lines.attempts()} == {1}
+
+
+# -- tables by type ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type", "table"),
+    [
+        ("payment.failed", "payments"),
+        ("payment.", "payments"),
+        ("payment", "events"),
+        ("webhook.endpoint_disabled", "ops"),
+        ("webhook.endpoint_disabled.twice", "events"),
+        ("form_viewed", "events"),
+    ],
+)
+def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
+    site: Site, type: str, table: str
+) -> None:
+    rules = [("payment.*", "payments"), ("webhook.endpoint_disabled", "ops"), ("pay*", "events")]
+    assert site.events.Destinations(rules).of(type) == table
+
+
+@pytest.fixture
+def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of a ClickHouse where payments have a table of their own."""
+    from formrelay.sinks.clickhouse import Schema, migrate
+
+    rules = [("payment.*", "payments")]
+    monkeypatch.setattr(site.events, "_destinations", site.events.Destinations(rules))
+    migrate.apply(client, Schema(event_tables=("events", "payments")))
+    return client
+
+
+def in_tables(client: Any) -> tuple[int, int]:
+    return tuple(
+        client.query(f"SELECT uniqExact(event_id) FROM {table}")[0][0]
+        for table in ("events", "payments")
+    )
+
+
+def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -> None:
+    types = ["form_viewed", "payment.made", "payment.failed"]
+    for n in range(12):
+        site.actors.record_events.send(event(type=types[n % 3]))
+    site.actors.record_events.send([event(), event(type="payment.made")])
+    site.work_off("events")
+    assert in_tables(payments) == (5, 9)
+    parts = payments.query(
+        "SELECT table, count() FROM system.parts WHERE database = currentDatabase() AND level = 0"
+        " AND table IN ('events', 'payments') GROUP BY table ORDER BY table"
+    )
+    assert parts == [("events", 1), ("payments", 1)]
+    assert [line["parts"] for line in lines.attempts()] == [13]
+
+
+def test_a_missing_table_holds_up_no_event_of_another(
+    site: Site, payments: Any, lines: Lines
+) -> None:
+    payments.command("RENAME TABLE payments TO hidden")
+    for n in range(6):
+        site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
+    site.start("events")
+    wait_until(lambda: payments.query("SELECT count() FROM events") == [(3,)])
+    for _ in range(5):
+        site.actors.record_events.send(event())
+    wait_until(lambda: payments.query("SELECT count() FROM events") == [(8,)])
+    payments.command("RENAME TABLE hidden TO payments")
+    wait_until(lambda: site.is_idle("events"))
+    assert in_tables(payments) == (8, 3)
+    assert site.dead("events") == []
+    assert {line["attempt"] for line in lines.attempts()} == {1}
+
+
+# -- odd blocks ----------------------------------------------------------------------------
+
+
+def test_events_of_more_months_than_a_block_may_have_are_inserted(site: Site, client: Any) -> None:
+    for n in range(130):
+        at = f"{1990 + n // 12}-{n % 12 + 1:02}-15T00:00:00Z"
+        site.actors.record_events.send(event(occurredAt=at))
+    site.events.record_events(batch=[m["kwargs"] for m in site.messages("events")])
+    assert counted(client) == (130, 130, 130)
+
+
+def test_of_a_list_the_server_refuses_one_row_of_the_others_are_inserted(
+    site: Site, client: Any
+) -> None:
+    tighten(client)
+    ids = ["form-1"] * 9
+    ids[3] = "too long for it"
+    site.actors.record_events.send([event(formId=id) for id in ids])
+    site.work_off("events")
+    assert client.query("SELECT uniqExact(event_id) FROM events") == [(8,)]
+    (letter,) = site.dead("events")
+    assert letter.failure.message.startswith("item 4 of 9: ClickHouse refused the rows")
+
+
+def test_a_table_that_takes_no_row_at_all_is_told_and_nothing_is_given_up(
+    site: Site, client: Any, lines: Lines
+) -> None:
+    tighten(client, "FixedString(1)")
+    for _ in range(20):
+        site.actors.record_events.send(event())
+    site.start("events")
+    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
+    (alert,) = lines.of("nothing more is fetched for a sink")
+    assert (alert["level"], alert["code"]) == ("ERROR", 131)
+    site.stop()
+    assert site.dead("events") == []
+
+
+def test_an_event_of_another_publisher_without_an_id_has_the_same_at_each_attempt(
+    site: Site, client: Any
+) -> None:
+    at = {"type": "form_viewed", "formId": "form-1", "occurredAt": AT}
+    site.inject("events", plain([at, at]))
+    site.work_off("events")
+    made = {str(id) for (id,) in client.query("SELECT event_id FROM events")}
+    assert len(made) == 2
+    # The same message delivered again, as after its worker was killed.
+    keys, redis = site.broker.keys, site.broker.client  # type: ignore[attr-defined]
+    redis.hset(keys.bodies("events"), "one", plain([at, at]))
+    for _ in range(2):
+        redis.hset(keys.bodies("events"), "one", plain([at, at]))
+        redis.rpush(keys.waiting("events"), "one")
+        site.work_off("events")
+    assert counted(client) == (4, 4, 4)
