@@ -92,7 +92,10 @@ def to_row(event: Event) -> Row:
 
 
 def _text(properties: dict[str, Any]) -> str:
-    data = _json("properties", properties)
+    try:
+        data = orjson.dumps(properties, option=AS_IT_IS)
+    except TypeError as error:
+        raise _no_json("properties", error) from None
     if len(data) > _most_bytes:
         raise InvalidJob(
             f"properties: expected at most {_most_bytes} bytes of JSON (MAX_MESSAGE_BYTES), got "
@@ -104,11 +107,9 @@ def _text(properties: dict[str, Any]) -> str:
     return data.decode()
 
 
-def _json(name: str, value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, option=AS_IT_IS)
-    except TypeError as error:  # its text names types, not values
-        raise InvalidJob(f"{name}: expected JSON, got something else ({error})") from None
+def _no_json(name: str, error: TypeError) -> InvalidJob:
+    # orjson's text names types, not values.
+    return InvalidJob(f"{name}: expected JSON, got something else ({error})")
 
 
 def complete(events: Sequence[Event]) -> None:
@@ -122,7 +123,10 @@ def complete(events: Sequence[Event]) -> None:
         try:
             to_row(event)
             for name, value in unknown_keys(event).items():
-                _json(name_in_error(name), value)
+                try:
+                    orjson.dumps(value, option=AS_IT_IS)
+                except TypeError as error:
+                    raise _no_json(name_in_error(name), error) from None
             continue
         except InvalidJob as error:
             wrong = InvalidJob(f"record_events: payload.{place}.{error}")

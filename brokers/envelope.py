@@ -33,6 +33,7 @@ _RAW = "raw"
 MOST_LEVELS = 200
 _FROZEN_LEVELS = 10
 _CONTAINERS = (dict, list, tuple)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _INTEGERS = range(-(2**63), 2**64)
 # The shortest integer outside of them has 19 digits; a float with as many only costs a look.
 _LONG_NUMBER = b"0" * 19
@@ -66,7 +67,7 @@ def encode(message: Message[Any]) -> bytes:
     if b"null" in data and not _is_finite(fields):
         raise InvalidJob("expected arguments that JSON can hold: a number is not finite")
     most = MOST_LEVELS + (_FROZEN_LEVELS if is_frozen(message) else 0)
-    if data.count(b"{") + data.count(b"[") > most and _is_deeper(fields, most):
+    if _may_be_deeper(data, most) and _is_deeper(fields, most):
         raise InvalidJob(f"expected arguments of at most {MOST_LEVELS} levels, got more")
     return data
 
@@ -249,8 +250,7 @@ def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
         Undecodable: an integer beyond 64 bit (orjson makes a float of it), or
             too many levels.
     """
-    # Of nearly every message there is no more to it: counting bytes costs nothing.
-    if data.count(b"{") + data.count(b"[") > MOST_LEVELS and (
+    if _may_be_deeper(data, MOST_LEVELS) and (
         _is_deeper(fields, MOST_LEVELS + _FROZEN_LEVELS)
         or (not _says_frozen(fields) and _is_deeper(fields, MOST_LEVELS))
     ):
@@ -271,6 +271,24 @@ def _check_integer(text: str) -> None:
 def _says_frozen(fields: dict[str, Any]) -> bool:
     options = fields.get("options")
     return isinstance(options, dict) and options.get("frozen") is True
+
+
+def _may_be_deeper(data: bytes, levels: int) -> bool:
+    """Whether it takes a look at the values to know how deep they are nested.
+
+    Of nearly every message it does not, and counting bytes costs nothing. Of one with many
+    brackets they are taken away from the inside, a level or two at a time. (Brackets in a text
+    may hide a level from this; a message that is too deep all the same is buried as it came when
+    it cannot be written.)
+    """
+    if data.count(b"{") + data.count(b"[") <= levels:
+        return False
+    brackets = data.translate(None, _NO_BRACKETS)
+    for _ in range(levels // 2):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    return True
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -72,8 +72,7 @@ class NativeClickHouse:
             # An unknown setting is an error on old servers, so it is sent only where known.
             known = token is not None and self._knows_token(held)
             settings = token_settings(token) if known else None
-            columns = [_times(column) for column in data]
-            held.client.execute(sql, columns, columnar=True, settings=settings)
+            held.client.execute(sql, list(data), columnar=True, settings=settings)
 
         self._run(work)
 
@@ -145,7 +144,7 @@ class NativeClickHouse:
     def _new_client(self, *, database: str) -> Any:
         target = self._target
         connect_seconds = target.connect_timeout.total_seconds()
-        return self._driver.Client(
+        return _client_class()(
             target.host,
             port=target.port,
             database=database,
@@ -176,17 +175,29 @@ class NativeClickHouse:
         return held.knows_token
 
 
-def _times(column: Sequence[Any]) -> Sequence[Any]:
-    """Times in the driver's own UTC: of another one, each costs it a microsecond more."""
-    if not column or not isinstance(column[0], datetime) or column[0].tzinfo is not UTC:
-        return column
-    utc = _drivers_utc()
-    return [at.replace(tzinfo=utc) if at.tzinfo is UTC else at for at in column]
-
-
 @cache
-def _drivers_utc() -> Any:
-    return importlib.import_module("pytz").utc
+def _client_class() -> Any:
+    """The driver's client, quicker with times: it converts each in Python, by way of pytz."""
+
+    class Client(_import_driver().Client):  # type: ignore[misc]
+        def send_data(self, sample_block: Any, data: Any, **options: Any) -> Any:
+            if options.get("columnar"):
+                kinds = [kind for _, kind in sample_block.columns_with_types]
+                data = [_ticks(kind, column) for kind, column in zip(kinds, data, strict=True)]
+            return super().send_data(sample_block, data, **options)
+
+    return Client
+
+
+def _ticks(kind: str, column: Sequence[Any]) -> Sequence[Any]:
+    """The times of a column as the numbers that its type is made of; others as they are."""
+    if not column or not all(isinstance(at, datetime) and at.tzinfo for at in column):
+        return column
+    if kind == "DateTime" or kind.startswith("DateTime("):
+        return [int(at.timestamp()) for at in column]
+    if kind.startswith("DateTime64(3"):
+        return [int(at.timestamp()) * 1000 + at.microsecond // 1000 for at in column]
+    return column
 
 
 def _let_go(held: _Held) -> None:
