@@ -6,6 +6,7 @@ by one as ever; only the call is shared.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,9 +24,15 @@ MOST_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class _Collected:
-    """A batch that is being collected; ``due`` is when it goes out, however full it is."""
+    """A batch that is being collected.
+
+    Attributes:
+        due: when it goes out, however full it is.
+        most: the weight at which it is full.
+    """
 
     due: float
+    most: int
     parts: list[Delivery] = field(default_factory=list)
     weight: int = 0
     bytes: int = 0
@@ -49,6 +56,8 @@ class CoalescingConsumer(RelayConsumer):
         self._inner = inner
         self._batching = batching
         self._collected: dict[str, _Collected] = {}
+        #: Received, and not looked at yet.
+        self._received: deque[Delivery] = deque()
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
@@ -61,16 +70,20 @@ class CoalescingConsumer(RelayConsumer):
                     if batch.due <= now:
                         return self._release(name)
                     until = min(until, batch.due)
-            delivery = self._inner.receive(until - now)
-            now = clock.monotonic()
-            if delivery is not None:
-                ready = self._collect(delivery, now)
+            if not self._received:
+                delivery = self._inner.receive(until - now)
+                now = clock.monotonic()
+                if delivery is not None:
+                    self._received.append(delivery)
+                    self._received.extend(self._inner.receive_rest())
+                elif now >= deadline:
+                    # Even in the middle of a batch: Dramatiq's thread looks at its own state
+                    # (pause, stop) once a timeout.
+                    return None
+            while self._received:
+                ready = self._collect(self._received.popleft(), now)
                 if ready is not None:
                     return ready
-            elif now >= deadline:
-                # Even in the middle of a batch: Dramatiq's thread looks at its own state
-                # (pause, stop) once a timeout.
-                return None
 
     def _collect(self, delivery: Delivery, now: float) -> Delivery | None:
         """Put a message into its batch; what is to go out now, if anything is."""
@@ -80,20 +93,21 @@ class CoalescingConsumer(RelayConsumer):
             return delivery
         if delivery.alone:
             return Batch.of([delivery])
-        stretch = self.stretch()
-        most = batching.size * stretch
         weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
         size = delivery.raw_size
         batch, full = self._collected.get(name), None
-        if batch is not None and (batch.weight + weight > most or batch.bytes + size > MOST_BYTES):
+        if batch is not None and (
+            batch.weight + weight > batch.most or batch.bytes + size > MOST_BYTES
+        ):
             full, batch = self._release(name), None
         if batch is None:
-            batch = _Collected(due=now + stretch * batching.wait.total_seconds())
-            self._collected[name] = batch
+            stretch = self.stretch()
+            due = now + stretch * batching.wait.total_seconds()
+            batch = self._collected[name] = _Collected(due, stretch * batching.size)
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
-        if batch.weight >= most or batch.bytes >= MOST_BYTES:
+        if batch.weight >= batch.most or batch.bytes >= MOST_BYTES:
             if full is None:
                 return self._release(name)
             batch.due = now  # full as well: it goes out next
@@ -114,7 +128,9 @@ class CoalescingConsumer(RelayConsumer):
     def close(self) -> None:
         """Hand back what was being collected, then close."""
         waiting = [part for batch in self._collected.values() for part in batch.parts]
+        waiting += self._received
         self._collected.clear()
+        self._received.clear()
         self._inner.requeue(waiting)
         self._inner.close()
 

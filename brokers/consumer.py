@@ -76,6 +76,10 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def receive(self, timeout: float) -> Delivery | None:
         """The next message, or None after at most ``timeout`` seconds."""
 
+    def receive_rest(self) -> Iterable[Delivery]:
+        """Messages that are here already, which :meth:`receive` would give one by one."""
+        return ()
+
     def finish(self) -> None:
         """Wait for the attempts that wait without a thread, and go on settling meanwhile."""
         self.is_closing = True
@@ -184,7 +188,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                 },
             )
             return self._quarantined(data, tag, message_id, error)
-        eta = delivery.options.get("eta")
+        eta = delivery.options.get("eta") if delivery.options else None
         if eta is not None:
             now = self.broker.clock.time() * 1000
             if isinstance(eta, int | float) and eta > now:
@@ -202,7 +206,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             job_types=self.broker.job_types,
             message_id=message_id,
         )
-        return thaw(message, tag, data) if is_frozen(message) else Delivery(message, tag, data)
+        if message.options and is_frozen(message):
+            return thaw(message, tag, data)
+        return Delivery(message, tag, data)
 
     def _quarantined(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
         failure = Failure.of(

@@ -203,6 +203,13 @@ class RedisConsumer(RelayConsumer):
         self._ledger.yielded += _size(delivery)
         return delivery
 
+    def receive_rest(self) -> Iterable[Delivery]:
+        if self.allowed() is not None or not self._may_give():
+            return ()
+        rest, self._buffer = self._buffer, deque()
+        self._ledger.yielded += len(rest)  # a batch in it was stored, and counts as one
+        return rest
+
     def _room(self) -> int:
         if self._is_ending:
             return 0
