@@ -9,7 +9,14 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
 import orjson
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    InstanceOf,
+)
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema
@@ -69,7 +76,7 @@ class Event:
         description="ISO 8601 with an offset, from 1971 to 2104; now where there is none.",
         json_schema_extra={"pattern": f"^(197[1-9]|19[89][0-9]|20[0-9]{{2}}|210[0-4])-.*{OFFSET}"},
     )
-    properties: dict[str, Any] = Field(
+    properties: InstanceOf[dict[str, Any]] = Field(  # not copied, as pydantic would
         default_factory=dict, description="Whatever else there is to say; kept as JSON text."
     )
 

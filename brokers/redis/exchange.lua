@@ -15,6 +15,7 @@ local in_flight, worker_queues = KEYS[15], KEYS[16]
 local skew, worker, queue = now - tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local room, most_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
 local at = 6
+local SLICE = 100
 
 local function next_arg()
     local value = ARGV[at]
@@ -83,6 +84,28 @@ end
 
 local is_paused = redis.call('exists', paused) == 1
 local ids, fetched, counts = {}, {}, {}
+local bytes = 0
+
+-- By the slice: of large messages a few are one answer, and to look at a thousand of them for it
+-- takes longer than all else.
+local function take(list)
+    while #ids < room and bytes < most_bytes do
+        local some = redis.call('lpop', list, math.min(room - #ids, SLICE)) or {}
+        if #some == 0 then return end
+        local their_bodies = redis.call('hmget', bodies, unpack(some))
+        for i, id in ipairs(some) do
+            local body = their_bodies[i]
+            bytes = bytes + (body and #body or 0)
+            if bytes > most_bytes and #ids > 0 then
+                -- What is too much for one answer goes back, from the last to the first.
+                for rest = #some, i, -1 do push_front(some[rest]) end
+                return
+            end
+            ids[#ids + 1], fetched[#fetched + 1] = id, body
+        end
+    end
+end
+
 if room > 0 and not is_paused then
     -- Jobs of other publishers begin to wait here, each under an id that stays the same.
     for _, job in ipairs(redis.call('lpop', inbox, math.min(room, CHUNK)) or {}) do
@@ -92,36 +115,12 @@ if room > 0 and not is_paused then
     -- The highest priority first; those without one stand in the plain list.
     for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
         local list = waiting .. '.p' .. level
-        if #ids < room then
-            for _, id in ipairs(redis.call('lpop', list, room - #ids) or {}) do
-                ids[#ids + 1] = id
-            end
-        end
+        take(list)
         if redis.call('exists', list) == 0 then redis.call('zrem', levels, level) end
     end
-    if #ids == 0 then
-        ids = redis.call('lpop', waiting, room) or {}
-    elseif #ids < room then
-        for _, id in ipairs(redis.call('lpop', waiting, room - #ids) or {}) do
-            ids[#ids + 1] = id
-        end
-    end
+    take(waiting)
 
     if #ids > 0 then
-        fetched = redis.call('hmget', bodies, unpack(ids))
-        -- What is too much for one answer goes back, from the last to the first.
-        local bytes, keep = 0, #ids
-        for i, body in ipairs(fetched) do
-            bytes = bytes + (body and #body or 0)
-            if bytes > most_bytes and i > 1 then
-                keep = i - 1
-                break
-            end
-        end
-        for i = #ids, keep + 1, -1 do
-            push_front(ids[i])
-            ids[i], fetched[i] = nil, nil
-        end
         redis.call('sadd', in_flight, unpack(ids))
         if any_suspects then
             counts = redis.call('hmget', suspects, unpack(ids))
