@@ -20,6 +20,7 @@ from ..core.errors import (
     ConfigError,
     FormrelayError,
     InvalidJob,
+    SinkBusy,
     SinkTransient,
     SinkUnavailable,
 )
@@ -126,7 +127,7 @@ def _check_clickhouse() -> None:
         if is_embedded_clickhouse(url):
             # Nobody else could: it is open in this process alone.
             migrate.apply(client, clickhouse_schema())
-    except SinkUnavailable as error:
+    except (SinkUnavailable, SinkBusy) as error:
         logger.warning("a sink is away", extra={"sink": "clickhouse", "why": str(error)})
     except SinkTransient as error:
         # It answered, and refuses what we are: no use in starting.

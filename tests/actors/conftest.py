@@ -88,10 +88,12 @@ class Site:
     def inject(self, queue: str, *bodies: bytes) -> None:
         """Put raw bytes on a queue, as a foreign publisher would."""
         keys, client = self.broker.keys, self.broker.client  # type: ignore[attr-defined]
-        for body in bodies:
-            id = f"foreign-{uuid4()}"
-            client.hset(keys.bodies(queue), id, body)
-            client.rpush(keys.waiting(queue), id)
+        with client.pipeline(transaction=False) as pipeline:
+            for body in bodies:
+                id = f"foreign-{uuid4()}"
+                pipeline.hset(keys.bodies(queue), id, body)
+                pipeline.rpush(keys.waiting(queue), id)
+            pipeline.execute()
 
     def dead(self, queue: str) -> list[Any]:
         return list(self.broker.dead_letters(queue))
