@@ -260,6 +260,18 @@ def comparisons() -> list[Comparison]:
             more_is_better=False,
         ),
         Comparison(
+            "events-away",
+            "a worker of events for 30 s while ClickHouse is away and 100,000 wait: % of a core",
+            "away",
+            "cpu_percent",
+            (
+                Contender(
+                    "formrelay", "ours", {"count": 100_000, "threads": threads, "seconds": 30}
+                ),
+            ),
+            more_is_better=False,
+        ),
+        Comparison(
             "depth-redis",
             "cost a message with many more behind it, Redis: drain of 20,000, messages/s",
             "drain",

@@ -17,7 +17,7 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Any
 
-from events import record
+from events import away, record
 from webhooks import deliver, late, load
 
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
@@ -230,6 +230,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "pickup": pickup,
     "delayed": delayed,
     "record": record,
+    "away": away,
 }
 
 

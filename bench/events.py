@@ -80,6 +80,33 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
     return {"per_second": count / seconds, "cpu_us": used / count * 1e6, "grew_mb": grew}
 
 
+def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int) -> Any:
+    """What a worker costs while ClickHouse is away and so many events wait."""
+    from dramatiq import Worker
+
+    _settings(queue)
+    os.environ["CLICKHOUSE_URL"] = "clickhouse://127.0.0.1:1"
+    from formrelay.brokers import get_broker
+    from formrelay.ops.boot import calm_garbage_collector
+
+    broker = get_broker()
+    broker.enqueue_many(messages(count, 1))
+    calm_garbage_collector()
+    before = _resident()
+    Worker(broker, queues={queue}, worker_threads=threads).start()
+    time.sleep(3)  # what is fetched before it is known
+    began, cpu = _resident(), time.process_time()
+    time.sleep(seconds)
+    counts = broker.counts(queue)
+    return {
+        "cpu_percent": (time.process_time() - cpu) / seconds * 100,
+        "first_mb": (began - before) / 1e6,
+        "grew_mb": (_resident() - began) / 1e6,
+        "dead": counts.dead,
+        "kept": counts.waiting + counts.scheduled + (counts.in_flight or 0),
+    }
+
+
 def _limit(queue: str, number: int, many: int) -> Any:
     _settings(queue)
     from formrelay.actors import events as ours
