@@ -103,7 +103,7 @@ def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int)
         "first_mb": (began - before) / 1e6,
         "grew_mb": (_resident() - began) / 1e6,
         "dead": counts.dead,
-        "kept": counts.waiting + counts.scheduled + (counts.in_flight or 0),
+        "waiting": counts.waiting,
     }
 
 

@@ -41,6 +41,22 @@ def test_a_full_batch_goes_at_once_and_the_rest_after_its_wait(harness: Harness)
     assert len(batches) <= 5
 
 
+def test_a_batch_is_full_by_what_its_messages_weigh(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    actor = batch_actor(harness, batches.append, batch_weight=lambda kwargs: kwargs["number"])
+    sent = [4, 4, 4, 2, 3, 25, 1, 10, 9, 2]
+    for number in sent:
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: sum(map(len, batches)) == len(sent))
+    wait_until(harness.is_empty)
+    assert sorted(number for batch in batches for number in batch) == sorted(sent)
+    # None is over 10, but for the one that is so by itself.
+    assert [batch for batch in batches if sum(batch) > 10] == [[25]]
+    # Full ones do not wait, and one that does not fit in begins the next.
+    assert len(batches) <= 8
+
+
 def test_a_retried_batch_is_frozen_same_parts_same_order(harness: Harness) -> None:
     batches: list[list[int]] = []
 
