@@ -84,8 +84,7 @@ def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int)
     """What a worker costs while ClickHouse is away and so many events wait."""
     from dramatiq import Worker
 
-    _settings(queue)
-    os.environ["CLICKHOUSE_URL"] = "clickhouse://127.0.0.1:1"
+    _settings(queue, clickhouse="clickhouse://127.0.0.1:1")
     from formrelay.brokers import get_broker
     from formrelay.ops.boot import calm_garbage_collector
 
@@ -164,12 +163,12 @@ def _stock(queue: str, number: int, _many: int) -> Any:
     return {"per_second": number / seconds, "cpu_us": 0, "grew_mb": 0}
 
 
-def _settings(queue: str) -> None:
+def _settings(queue: str, *, clickhouse: str | None = None) -> None:
     os.environ.update(
         BROKER="redis",
         REDIS_URL=os.environ["FORMRELAY_TEST_REDIS_URL"],
         BROKER_NAMESPACE="ours",
-        CLICKHOUSE_URL=os.environ["FORMRELAY_TEST_CLICKHOUSE_URL"],
+        CLICKHOUSE_URL=clickhouse or os.environ["FORMRELAY_TEST_CLICKHOUSE_URL"],
         EVENT_QUEUE=queue,
         EVENT_BATCH_SIZE=str(BLOCK),
         LOG_LEVEL="info",
