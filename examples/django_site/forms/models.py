@@ -1,0 +1,107 @@
+"""Forms, what people filled in, where it goes, and who may use the API."""
+
+import hashlib
+import secrets
+
+from django.db import models
+
+
+class Form(models.Model):
+    """A form. One that the API has not seen is made when something of it comes."""
+
+    id = models.CharField(primary_key=True, max_length=200)
+    title = models.CharField(max_length=200, blank=True)
+    #: What the page asks for; the API takes any answers, whatever stands here.
+    questions = models.JSONField(default=list, blank=True, help_text='["name", "email"]')
+
+    def __str__(self) -> str:
+        return self.title or self.id
+
+
+class WebhookEndpoint(models.Model):
+    """Where the completed submissions of a form go."""
+
+    class Method(models.TextChoices):
+        POST = "POST"
+        PUT = "PUT"
+
+    form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="webhooks")
+    endpoint_id = models.CharField(max_length=200)
+    url = models.CharField(max_length=2000)
+    secret = models.CharField(max_length=200)
+    method = models.CharField(max_length=4, choices=Method, default=Method.POST)
+    headers = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.UniqueConstraint(fields=("form", "endpoint_id"), name="one_endpoint_an_id"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.form_id}: {self.endpoint_id}"
+
+
+class Submission(models.Model):
+    """One filled-in form."""
+
+    class Status(models.TextChoices):
+        DRAFT = "draft"
+        PENDING_PAYMENT = "pending_payment"
+        COMPLETED = "completed"
+        PAYMENT_FAILED = "payment_failed"
+        REFUNDED = "refunded"
+
+    id = models.CharField(primary_key=True, max_length=255)
+    form = models.ForeignKey(Form, on_delete=models.PROTECT, related_name="submissions")
+    status = models.CharField(max_length=20, choices=Status)
+    answers = models.JSONField()
+    submitted_at = models.DateTimeField()
+    #: Of what was sent: the same key with other content is a mistake of the sender's.
+    digest = models.CharField(max_length=64, editable=False)
+    #: When the payment provider made the event that set the status, in its seconds; 0 for none.
+    payment_created = models.BigIntegerField(default=0)
+    payment_event = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = (models.Index(fields=("form", "-submitted_at")),)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Partial(models.Model):
+    """What somebody has filled in so far; the newest revision."""
+
+    id = models.CharField(primary_key=True, max_length=255)
+    form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="partials")
+    session_id = models.CharField(max_length=200)
+    revision = models.BigIntegerField()
+    answers = models.JSONField()
+    updated_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.id} (revision {self.revision})"
+
+
+class ApiToken(models.Model):
+    """Who may use the API. The token itself is shown once and not kept."""
+
+    name = models.CharField(max_length=200)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def make(cls, name: str) -> tuple["ApiToken", str]:
+        """A new one, and the token."""
+        token = secrets.token_urlsafe(32)
+        return cls(name=name, digest=cls.digest_of(token)), token
+
+    @staticmethod
+    def digest_of(token: str) -> str:
+        return hashlib.sha256(token.encode()).hexdigest()

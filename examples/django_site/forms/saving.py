@@ -1,0 +1,116 @@
+"""How things are saved: once, whatever comes twice, late, or in the wrong order."""
+
+import hashlib
+import json
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+
+from .models import Form, Partial, Submission, WebhookEndpoint
+
+_IN_ORDER = ["draft", "pending_payment", "payment_failed", "completed", "refunded"]
+
+
+class Conflict(Exception):
+    """The key is taken by other content, or something newer is stored."""
+
+
+def digest(data: dict[str, Any]) -> str:
+    """Of the content, however it was spelled."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def form(id: str) -> Form:
+    """The form of this id, made if there is none."""
+    return Form.objects.get_or_create(id=id)[0]
+
+
+def save_submission(
+    id: str, *, form_id: str, status: str, answers: dict[str, Any], submitted_at: Any
+) -> tuple[Submission, bool]:
+    """Save a submission once; returns it, and whether it is new.
+
+    Raises:
+        Conflict: one of this id with other content is there.
+    """
+    mark = digest(
+        {"form": form_id, "status": status, "answers": answers, "at": submitted_at.isoformat()}
+    )
+    stored = Submission.objects.filter(pk=id).first()
+    if stored is None:
+        try:
+            with transaction.atomic():
+                made = Submission.objects.create(
+                    id=id,
+                    form=form(form_id),
+                    status=status,
+                    answers=answers,
+                    submitted_at=submitted_at,
+                    digest=mark,
+                )
+            return made, True
+        except IntegrityError:  # another request was quicker
+            stored = Submission.objects.get(pk=id)
+    if stored.digest != mark:
+        raise Conflict("the idempotency key was used with other content")
+    return stored, False
+
+
+def update_payment(id: str, *, status: str, event_id: str, created: int) -> Submission | None:
+    """What a payment event says of a submission; an older one than the last changes nothing.
+
+    Returns:
+        The submission as it is then; None where there is none.
+    """
+    older = Q(payment_created__lt=created)
+    # The provider's times are whole seconds: of two in one, what comes after the other in life.
+    before = _IN_ORDER[: _IN_ORDER.index(status)]
+    older |= Q(payment_created=created, status__in=before)
+    # One statement, so that of two events that come at a time the newer one stays.
+    Submission.objects.filter(older, pk=id).update(
+        status=status, payment_event=event_id, payment_created=created
+    )
+    return Submission.objects.filter(pk=id).first()
+
+
+def save_partial(
+    id: str,
+    *,
+    form_id: str,
+    session_id: str,
+    revision: int,
+    answers: dict[str, Any],
+    updated_at: Any,
+) -> Partial:
+    """Keep the newest revision of a partial.
+
+    Raises:
+        Conflict: a newer one is stored.
+    """
+    values = {
+        "form_id": form(form_id).pk,
+        "session_id": session_id,
+        "revision": revision,
+        "answers": answers,
+        "updated_at": updated_at,
+    }
+    older = Partial.objects.filter(pk=id, revision__lt=revision)
+    if not older.update(**values):
+        # There is none, or a newer one; or another request makes one just now.
+        _, is_new = Partial.objects.get_or_create(pk=id, defaults=values)
+        if not is_new:
+            older.update(**values)
+    stored = Partial.objects.get(pk=id)
+    if stored.revision > revision:
+        raise Conflict(f"revision {stored.revision} is stored")
+    return stored
+
+
+def set_webhooks(form_id: str, endpoints: list[dict[str, Any]]) -> None:
+    """These and no others are the endpoints of a form."""
+    with transaction.atomic():
+        of = form(form_id)
+        of.webhooks.all().delete()
+        WebhookEndpoint.objects.bulk_create(WebhookEndpoint(form=of, **one) for one in endpoints)

@@ -1,0 +1,45 @@
+"""DATABASE_URL as Django's settings of a database."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import django
+
+
+def from_url(url: str) -> dict[str, Any]:
+    """``sqlite:////absolute/file`` or ``postgres://user:password@host:5432/name``.
+
+    Raises:
+        ValueError: it is of another kind. The message does not quote it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return _sqlite(unquote(parts.path.removeprefix("/")))
+    if parts.scheme in ("postgres", "postgresql"):
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": unquote(parts.path.removeprefix("/")),
+            "USER": unquote(parts.username or ""),
+            "PASSWORD": unquote(parts.password or ""),
+            "HOST": parts.hostname or "",
+            "PORT": str(parts.port or ""),
+            "CONN_MAX_AGE": 60,
+        }
+    raise ValueError("expected DATABASE_URL to start with sqlite:/// or postgres://")
+
+
+def _sqlite(path: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"timeout": 20}
+    if django.VERSION >= (5, 1):
+        options |= {
+            # A transaction that reads first and then wants to write could not wait for its turn.
+            "transaction_mode": "IMMEDIATE",
+            # Readers do not wait for the writer, and a commit is one write.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": path,
+        "OPTIONS": options,
+        "CONN_MAX_AGE": None,
+    }

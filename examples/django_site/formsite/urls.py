@@ -1,0 +1,10 @@
+"""The admin, the API, and the forms for people."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("forms.api_urls")),
+    path("", include("forms.urls")),
+]

@@ -1,0 +1,194 @@
+"""The API of examples/django_site: everything once, whatever comes twice, late or at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from tests.support.servers.django_site import DjangoSite
+
+AT = "2026-01-31T09:30:00Z"
+
+
+class Client:
+    """The API by plain HTTP."""
+
+    def __init__(self, site: DjangoSite) -> None:
+        self.site = site
+        self.headers = {"Authorization": f"Bearer {site.token}"}
+
+    def __call__(self, method: str, path: str, **options: Any) -> requests.Response:
+        headers = self.headers | options.pop("headers", {})
+        url = f"{self.site.url}/api/v1/{path}"
+        return requests.request(method, url, headers=headers, timeout=30, **options)
+
+    def save(self, id: str, **changes: Any) -> requests.Response:
+        data = {
+            "submissionId": id,
+            "formId": "form-1",
+            "status": "completed",
+            "answers": {"näme": "Ann", "n": None},
+            "submittedAt": AT,
+        } | changes
+        return self("POST", "submissions/", json=data, headers={"Idempotency-Key": id})
+
+    def autosave(self, id: str, revision: int, **changes: Any) -> requests.Response:
+        data = {
+            "formId": "form-1",
+            "sessionId": "session-1",
+            "revision": revision,
+            "answers": {"n": revision},
+            "updatedAt": AT,
+        } | changes
+        return self("PUT", f"partials/{id}/", json=data)
+
+    def pay(self, id: str, status: str, created: int) -> requests.Response:
+        event = {"status": status, "eventId": f"evt_{created}", "created": created}
+        return self("PATCH", f"submissions/{id}/payment/", json=event)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[DjangoSite]:
+    with DjangoSite() as site:
+        yield site
+
+
+@pytest.fixture
+def api(site: DjangoSite) -> Client:
+    return Client(site)
+
+
+def test_without_a_known_token_nobody_comes_in(api: Client) -> None:
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}):
+        answer = api("GET", "submissions/", headers=headers)
+        assert answer.status_code == 401
+        assert "Bearer" in answer.headers["WWW-Authenticate"]
+
+
+def test_a_token_of_the_admin_is_taken_until_it_is_switched_off(
+    site: DjangoSite, api: Client
+) -> None:
+    script = (
+        "from forms.models import ApiToken; made, token = ApiToken.make('x'); made.save();"
+        " print(token)"
+    )
+    token = site.manage("shell", "-c", script).splitlines()[-1]
+    headers = {"Authorization": f"Bearer {token}"}
+    assert api("GET", "submissions/", headers=headers).status_code == 200
+    site.manage(
+        "shell", "-c", "from forms.models import *; ApiToken.objects.update(is_active=False)"
+    )
+    assert api("GET", "submissions/", headers=headers).status_code == 401
+
+
+def test_a_submission_is_saved_once_by_its_key(api: Client) -> None:
+    first, again = api.save("once"), api.save("once")
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert first.json()["status"] == "completed"
+    assert api.save("once", answers={"name": "Bob"}).status_code == 409
+    listed = api("GET", "submissions/", params={"formId": "form-1"}).json()
+    (one,) = [found for found in listed["results"] if found["id"] == "once"]
+    assert one["answers"] == {"näme": "Ann", "n": None}
+
+
+def test_of_many_requests_at_a_time_one_saves_it(api: Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api.save("race").status_code, range(16)))
+    assert sorted(answers) == [200] * 15 + [201]
+
+
+def test_a_list_has_pages(api: Client) -> None:
+    for number in range(105):
+        assert api.save(f"page-{number}", formId="paged").status_code == 201
+    first = api("GET", "submissions/", params={"formId": "paged"}).json()
+    assert (first["count"], len(first["results"])) == (105, 100)
+    rest = requests.get(first["next"], headers=api.headers, timeout=30).json()
+    assert (len(rest["results"]), rest["next"]) == (5, None)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"formId": ""}, "formId"),
+    ({"status": "done"}, "status"),
+    ({"answers": []}, "answers"),
+    ({"submittedAt": "yesterday"}, "submittedAt"),
+    ({"submittedAt": "2026-01-31T09:30:00"}, "submittedAt"),
+]
+
+
+@pytest.mark.parametrize(("changes", "field"), BAD, ids=lambda one: str(one))
+def test_what_does_not_fit_is_told_by_field(
+    api: Client, changes: dict[str, Any], field: str
+) -> None:
+    answer = api.save("bad", **changes)
+    assert answer.status_code == 400
+    assert set(answer.json()["errors"]) == {field}
+
+
+def test_a_body_that_is_no_json_is_told(api: Client) -> None:
+    for body in (b"{", b"[]", b"\xff", b"[" * 100_000):
+        answer = api("POST", "submissions/", data=body)
+        assert (answer.status_code, set(answer.json()["errors"])) == (400, {"body"})
+
+
+@pytest.mark.parametrize(
+    "order", [[1, 2, 3], [3, 2, 1], [2, 3, 1, 2], [1, 3, 3, 2]], ids=lambda one: str(one)
+)
+def test_the_newest_payment_event_stays_in_whatever_order_they_come(
+    api: Client, order: list[int]
+) -> None:
+    id = "paid-" + "".join(map(str, order))
+    assert api.save(id, status="pending_payment").status_code == 201
+    says = {1: "payment_failed", 2: "completed", 3: "refunded"}
+    for created in order:
+        assert api.pay(id, says[created], created).status_code == 200
+    assert api("GET", f"submissions/{id}/").json()["status"] == "refunded"
+    # What was sent first is still the same submission.
+    assert api.save(id, status="pending_payment").json()["status"] == "refunded"
+
+
+def test_of_two_events_in_one_second_the_later_in_life_stays(api: Client) -> None:
+    for order in (["payment_failed", "completed"], ["completed", "payment_failed"]):
+        id = f"second-{order[0]}"
+        api.save(id, status="pending_payment")
+        for status in order:
+            api.pay(id, status, 5)
+        assert api("GET", f"submissions/{id}/").json()["status"] == "completed"
+
+
+def test_a_payment_of_no_submission_is_not_found(api: Client) -> None:
+    assert api.pay("nobody", "completed", 1).status_code == 404
+
+
+def test_the_newest_revision_of_a_partial_stays(api: Client) -> None:
+    answers = [api.autosave("p", revision).status_code for revision in (3, 3, 1, 7, 5)]
+    assert answers == [200, 200, 409, 200, 409]
+    assert api("GET", "partials/p/").json()["answers"] == {"n": 7}
+    assert api("GET", "partials/nobody/").status_code == 404
+
+
+def test_of_many_revisions_at_a_time_the_newest_stays(api: Client) -> None:
+    revisions = [n * 7 % 40 for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: api.autosave("many", n).status_code, revisions))
+    assert set(answers) <= {200, 409}
+    assert api("GET", "partials/many/").json()["revision"] == 39
+
+
+def test_endpoints_of_a_form_are_set_as_a_whole_and_given_with_its_submissions(
+    api: Client,
+) -> None:
+    endpoints = [
+        {"id": "a", "url": "https://a.example/", "secret": "s", "method": "PUT", "headers": {}},
+        {"url": "https://b.example/", "secret": "t"},
+    ]
+    answer = api("PUT", "forms/hooked/webhooks/", json=endpoints)
+    assert answer.status_code == 200
+    assert [one["id"] for one in answer.json()] == ["a", "endpoint-2"]
+    assert api.save("hooked-1", formId="hooked").json()["webhooks"] == answer.json()
+    assert api("PUT", "forms/hooked/webhooks/", json=[]).json() == []
+    bad = api("PUT", "forms/hooked/webhooks/", json=[{"url": "https://a.example/"}])
+    assert (bad.status_code, set(bad.json()["errors"])) == (400, {"0"})

@@ -1,0 +1,68 @@
+"""The Django project of examples/django_site, run by a WSGI server in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import ClassVar
+
+from tests.support.servers.base import Server
+from tests.support.servers.run import Run
+
+SITE = Path(__file__).resolve().parents[3] / "examples" / "django_site"
+
+
+class DjangoSite(Server):
+    """The API with an SQLite database of its own; it takes the token `site-token`."""
+
+    kind: ClassVar[str] = "django_site"
+    package: ClassVar[str] = "waitress (pip)"
+    token: ClassVar[str] = "site-token"
+
+    def __init__(self, run: Run | None = None) -> None:
+        super().__init__(run)
+        self._env = {
+            "API_TOKEN": self.token,
+            "DATABASE_URL": f"sqlite:///{self.data_dir / 'site.sqlite3'}",
+            "PYTHONPATH": str(SITE),
+            "SECRET_KEY": "of-a-test",
+        }
+
+    @classmethod
+    def program(cls) -> str | None:
+        """`waitress-serve` of this environment."""
+        found = Path(sys.executable).with_name("waitress-serve")
+        return str(found) if found.exists() else None
+
+    @property
+    def url(self) -> str:
+        """What API_URL is set to."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def manage(self, *arguments: str) -> str:
+        """Run a command of manage.py; its output."""
+        done = subprocess.run(
+            [sys.executable, str(SITE / "manage.py"), *arguments],
+            env={**self._run.env(), **self._env},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    def launch(self) -> None:
+        """Bring the database up to date and start the server."""
+        program = self._require_program()
+        self.manage("migrate", "-v0")
+        argv = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
+        self._process = self._spawn([*argv, "formsite.wsgi:application"], self._env)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v1/submissions/", timeout=5):
+                return False  # it let somebody in without a token
+        except urllib.error.HTTPError as error:
+            return error.code == 401
