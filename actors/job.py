@@ -17,6 +17,7 @@ from ..brokers import get_broker
 from ..brokers.unfinished import begin
 from ..config import WorkerSettings
 from ..core.errors import InvalidJob, PartsFailed
+from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
 from .model import Job, Metadata, invalid, wire
@@ -184,6 +185,7 @@ def job_actor(
     in_flight: int | None = None,
     at_send: Callable[[Any], None] | None = None,
     throttle: Throttle | None = None,
+    policy: RetryPolicy | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
     """Declare an actor on this process's broker.
 
@@ -200,9 +202,10 @@ def job_actor(
         at_send: called with the checked payload when it is sent: to fill in what must be the
             same at every attempt, and to refuse what the schema cannot (InvalidJob).
         throttle: of the sink; while it holds, the queue is left alone.
+        policy: when it is tried again, where that is not as the section says.
     """
     broker = get_broker()
-    options: dict[str, Any] = {"policy": worker.policy()}
+    options: dict[str, Any] = {"policy": policy or worker.policy()}
     if job_type is not None:
         options["job_type"] = job_type
     if batch_size is not None:

@@ -90,6 +90,10 @@ def clickhouse_schema() -> Schema:
 clickhouse_throttle = Throttle("clickhouse")
 
 
+#: How the API fares, for the queues of submissions and of partials.
+api_throttle = Throttle("api")
+
+
 @once
 def api() -> Api:
     """The Django API of ``API_URL``.

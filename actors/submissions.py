@@ -14,7 +14,7 @@ from ..core.errors import InvalidJob
 from ..sinks.api import Endpoint
 from .job import job_actor
 from .model import OFFSET, Job, JobModel
-from .sinks import api
+from .sinks import api, api_throttle
 from .webhooks import deliver_webhook
 
 
@@ -77,18 +77,34 @@ def webhook_job(submission: Submission, endpoint: WebhookEndpoint) -> dict[str, 
     }
 
 
-@job_actor("submission.save", schema=Submission, worker=get_settings().submissions)
+@job_actor(
+    "submission.save",
+    schema=Submission,
+    worker=get_settings().submissions,
+    throttle=api_throttle,
+)
 def save_submission(job: Job[Submission]) -> None:
     """Save it once (the API knows it by its id), then tell every endpoint."""
     submission = job.payload
     data = submission.wire()
     data.pop("webhooks", None)  # with the endpoints' secrets, which are not the API's to keep
     saved = api().save_submission(data)
-    if saved.status != "completed":
-        return
+    if saved.status == "completed":
+        tell_of(submission, saved.webhooks)
+
+
+def tell_of(submission: Submission, named: Sequence[Endpoint]) -> None:
+    """One webhook for each endpoint of a completed submission.
+
+    Args:
+        named: those that the API named, for a submission that names none itself.
+
+    Raises:
+        InvalidJob: one cannot be sent; the others are on their way.
+    """
     endpoints = submission.webhooks
     if endpoints is None:
-        endpoints = [_endpoint(one) for one in saved.webhooks]
+        endpoints = [_endpoint(one) for one in named]
     _tell(submission, endpoints)
 
 

@@ -156,6 +156,10 @@ class SubmissionSettings(WorkerSettings):
 
     queue: QueueName = Field("submissions", description="The queue that is read.")
 
+    def policy(self) -> RetryPolicy:
+        """As every worker's, but an API that is away or refuses the token uses no attempt up."""
+        return super().policy().but(count_unavailable=False)
+
 
 class PartialSettings(WorkerSettings):
     """Partials worker"""
@@ -163,6 +167,16 @@ class PartialSettings(WorkerSettings):
     model_config = SettingsConfigDict(env_prefix="PARTIAL_")
 
     queue: QueueName = Field("partials", description="The queue that is read.")
+    batch_size: Annotated[int, whole(1, 30_000)] = Field(
+        10_000, description="Most autosaves that are looked at together, for the newest of each."
+    )
+    batch_wait: MillisOrNone = Field(
+        timedelta(milliseconds=500), description="How long autosaves wait for others."
+    )
+
+    def policy(self) -> RetryPolicy:
+        """As every worker's, but an API that is away or refuses the token uses no attempt up."""
+        return super().policy().but(count_unavailable=False)
 
 
 class WebhookSettings(WorkerSettings):

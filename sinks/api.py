@@ -16,13 +16,23 @@ import orjson
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from ..core.errors import ConfigError, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
+from ..core.errors import (
+    ConfigError,
+    SinkBusy,
+    SinkError,
+    SinkPermanent,
+    SinkTransient,
+    SinkUnavailable,
+    SinkUnready,
+)
 from .deadline import deadline, new_session
 from .retry_after import parse_retry_after
 
 _MOST_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 _PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
+#: It asks for time, and has not taken what was sent.
+_BUSY = frozenset({425, 429, 503})
 _MOST_FIELDS = 10
 _FIELD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -42,11 +52,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class SavedSubmission:
-    """A submission as the API keeps it."""
+    """A submission as the API keeps it.
+
+    Attributes:
+        form_id, submitted_at, answers: None where the answer did not have them.
+    """
 
     id: str
     status: str
     webhooks: tuple[Endpoint, ...]
+    form_id: str | None = None
+    submitted_at: str | None = None
+    answers: dict[str, Any] | None = field(default=None, repr=False)
 
 
 class Api:
@@ -92,10 +109,51 @@ class Api:
         answer = self._request("POST", "/api/v1/submissions/", payload, {"Idempotency-Key": key})
         return _submission(answer)
 
-    def get_submission(self, submission_id: str) -> SavedSubmission:
-        """A submission by its id; raises as :meth:`save_submission` (404 is permanent)."""
-        path = f"/api/v1/submissions/{quote(_key(submission_id), safe='')}/"
-        return _submission(self._request("GET", path))
+    def get_submission(self, submission_id: str) -> SavedSubmission | None:
+        """A submission by its id, None where there is none; raises as :meth:`save_submission`."""
+        try:
+            return _submission(self._request("GET", _path("submissions", submission_id)))
+        except SinkPermanent as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def update_payment(
+        self, submission_id: str, *, status: str, event_id: str, created: int
+    ) -> SavedSubmission | None:
+        """Tell what became of a payment; an event older than the last changes nothing.
+
+        Args:
+            created: when the payment provider made the event, unix seconds.
+
+        Returns:
+            The submission as it is then; None where there is none (yet).
+
+        Raises:
+            SinkError: as :meth:`save_submission`.
+        """
+        event = {"status": status, "eventId": event_id, "created": created}
+        path = _path("submissions", submission_id) + "payment/"
+        try:
+            return _submission(self._request("PATCH", path, event))
+        except SinkPermanent as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def save_partial(self, partial_id: str, payload: Mapping[str, Any]) -> bool:
+        """Save a revision of a partial; whether it is the newest (409: a newer one is stored).
+
+        Raises:
+            SinkError: as :meth:`save_submission`.
+        """
+        try:
+            self._request("PUT", _path("partials", partial_id), payload)
+        except SinkPermanent as error:
+            if error.code == 409:
+                return False
+            raise
+        return True
 
     def _request(
         self,
@@ -152,7 +210,7 @@ class Api:
         token = (self._token() or "").strip()
         if token:
             if not _TOKEN.match(token):
-                raise SinkTransient("expected API_TOKEN to be printable ASCII, it is not")
+                raise SinkUnready("expected API_TOKEN to be printable ASCII, it is not")
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
@@ -164,10 +222,16 @@ def _encode(payload: Mapping[str, Any]) -> bytes:
         raise SinkPermanent("expected a payload that is JSON, got one that is not") from None
 
 
+def _path(kind: str, id: object) -> str:
+    return f"/api/v1/{kind}/{quote(_key(id), safe='')}/"
+
+
 def _key(value: object) -> str:
     # "." and ".." would walk up the path of the address.
     if not isinstance(value, str) or not _KEY.match(value) or value in (".", ".."):
-        raise SinkPermanent("expected a submissionId of 1 to 255 printable ASCII characters")
+        raise SinkPermanent(
+            "expected a submissionId or partialId of 1 to 255 printable ASCII characters"
+        )
     return value
 
 
@@ -200,7 +264,7 @@ def _classify(response: requests.Response, body: bytes) -> None:
     if status in (200, 201):
         return
     if status in (401, 403):
-        raise SinkTransient(
+        raise SinkUnready(
             f"expected the API to accept API_TOKEN, it answered {status}: check the token",
             code=status,
             retry_after=_retry_after(response),
@@ -210,9 +274,8 @@ def _classify(response: requests.Response, body: bytes) -> None:
     if 200 <= status < 400:
         hint = " (a redirect is never followed: check API_URL)" if status >= 300 else ""
         raise SinkTransient(f"expected 200 or 201 from the API, got {status}{hint}", code=status)
-    raise SinkTransient(
-        f"the API answered {status}", code=status, retry_after=_retry_after(response)
-    )
+    kind = SinkBusy if status in _BUSY else SinkTransient
+    raise kind(f"the API answered {status}", code=status, retry_after=_retry_after(response))
 
 
 def _retry_after(response: requests.Response) -> timedelta | None:
@@ -262,7 +325,15 @@ def _submission(answer: dict[str, Any]) -> SavedSubmission:
             )
             for one in webhooks
         )
-        return SavedSubmission(_text(answer["id"]), _text(answer["status"]), endpoints)
+        answers = answer.get("answers")
+        return SavedSubmission(
+            _text(answer["id"]),
+            _text(answer["status"]),
+            endpoints,
+            form_id=_text_or_none(answer.get("formId")),
+            submitted_at=_text_or_none(answer.get("submittedAt")),
+            answers=answers if isinstance(answers, dict) else None,
+        )
     except (KeyError, TypeError, AttributeError):
         raise _wrong_shape() from None
 
@@ -271,6 +342,10 @@ def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise TypeError
     return str(value)
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _wrong_shape() -> SinkTransient:

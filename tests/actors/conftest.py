@@ -144,6 +144,7 @@ class Site:
             book.stop()
         self.attempts.attempt_log.forget()
         sinks.clickhouse_throttle.note(None)
+        sinks.api_throttle.note(None)
 
 
 @pytest.fixture(scope="session")

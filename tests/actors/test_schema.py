@@ -14,6 +14,8 @@ from tests.actors.test_sending import (
     BAD,
     ENDPOINT,
     EVENT,
+    PARTIAL,
+    PAYMENT,
     SECRET,
     SUBMISSION,
     WEBHOOK,
@@ -27,6 +29,8 @@ from formrelay.core.errors import InvalidJob
 TYPES = {
     "record_events": "event.record",
     "save_submission": "submission.save",
+    "save_partial": "partial.save",
+    "update_payment": "payment.update",
     "deliver_webhook": "webhook.send",
 }
 METADATA: dict[str, Any] = {"formId": "f", "version": 2, "retryCount": 0, "anything": [1]}
@@ -40,6 +44,10 @@ GOOD = [
     ("save_submission", SUBMISSION),
     ("save_submission", but(SUBMISSION, webhooks=[ENDPOINT], answers={}, extra=None)),
     ("save_submission", but(SUBMISSION, webhooks=[], status="draft")),
+    ("save_partial", PARTIAL),
+    ("save_partial", but(PARTIAL, webhook=ENDPOINT, revision=2**63 - 1, extra=[1])),
+    ("update_payment", PAYMENT),
+    ("update_payment", but(PAYMENT, livemode=True, type="charge.refunded")),
     ("deliver_webhook", WEBHOOK),
     ("deliver_webhook", but(WEBHOOK, body=None, id="a b~!", method="PUT", endpointId="e")),
     ("deliver_webhook", but(drop(WEBHOOK, "secret"), secrets=["a", "whsec_c2VjcmV0"])),

@@ -14,10 +14,12 @@ from tests.sinks.wire import Answer, Wire, answer, drip, flood, raw, reset, serv
 
 from formrelay.core.errors import (
     ConfigError,
+    SinkBusy,
     SinkError,
     SinkPermanent,
     SinkTransient,
     SinkUnavailable,
+    SinkUnready,
 )
 from formrelay.sinks.api import Api, Endpoint, SavedSubmission
 
@@ -73,8 +75,9 @@ def test_the_token_is_read_for_each_request() -> None:
 
 STATUSES: list[tuple[int, type[SinkError]]] = [
     *((status, SinkPermanent) for status in (400, 404, 409, 410, 413, 422)),
-    *((status, SinkTransient) for status in (401, 403, 405, 408, 425, 429, 451)),
-    *((status, SinkTransient) for status in (500, 502, 503, 504, 599)),
+    *((status, SinkUnready) for status in (401, 403)),
+    *((status, SinkBusy) for status in (425, 429, 503)),
+    *((status, SinkTransient) for status in (405, 408, 451, 500, 502, 504, 599)),
     *((status, SinkTransient) for status in (202, 204, 301, 302, 307, 308)),
 ]
 

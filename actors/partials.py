@@ -1,0 +1,157 @@
+"""``partial.save``: autosaves into the Django API, of each partial the newest that waits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+from dramatiq import Message
+from pydantic import AwareDatetime, Field, JsonValue
+
+from ..brokers import get_broker
+from ..config import get_settings
+from ..core.errors import (
+    InvalidJob,
+    NotNow,
+    PartsFailed,
+    SinkBusy,
+    SinkError,
+    SinkUnavailable,
+    SinkUnready,
+)
+from .events import record_events
+from .job import job_actor
+from .model import OFFSET, Job, JobModel
+from .sinks import api, api_throttle
+from .submissions import WebhookEndpoint
+from .webhooks import deliver_webhook
+
+
+class Partial(JobModel):
+    """What somebody has filled in so far."""
+
+    partial_id: str = Field(min_length=1, max_length=200)
+    form_id: str = Field(min_length=1, max_length=200)
+    session_id: str = Field(min_length=1, max_length=200)
+    revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")
+    answers: dict[str, JsonValue]
+    updated_at: AwareDatetime = Field(
+        description="ISO 8601 with an offset.", json_schema_extra={"pattern": OFFSET}
+    )
+    webhook: WebhookEndpoint | None = Field(None, description="Whom to tell of each that is kept.")
+
+
+def newest(jobs: Sequence[Job[Partial]]) -> dict[str, list[int]]:
+    """The places of the jobs by partial, that of the newest revision last."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for place, job in enumerate(jobs):
+        places[job.payload.partial_id].append(place)
+    for its in places.values():
+        its.sort(key=lambda place: jobs[place].payload.revision)
+    return places
+
+
+#: Whose ids are made of a partial and its revision.
+_NAMESPACE = UUID("0f6f3b52-7f0e-4a55-8d8b-1f6a4c3e9d27")
+
+
+def event_of(partial: Partial) -> dict[str, Any]:
+    """The event that a revision was kept; the same event if it is told again."""
+    return {
+        "eventId": str(uuid5(_NAMESPACE, f"{partial.partial_id}/{partial.revision}")),
+        "type": "partial_saved",
+        "formId": partial.form_id,
+        "sessionId": partial.session_id,
+        "occurredAt": partial.wire()["updatedAt"],
+        "properties": {
+            "partialId": partial.partial_id,
+            "revision": partial.revision,
+            "answered": len(partial.answers),
+        },
+    }
+
+
+def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> dict[str, Any]:
+    """The webhook that tells of a revision; its id is made of the two and the endpoint."""
+    whom = endpoint.id or endpoint.url
+    name = f"{partial.partial_id}\n{partial.revision}\n{whom}"
+    data = partial.wire()
+    data.pop("webhook", None)
+    return {
+        "payload": {
+            "id": f"par_{hashlib.sha256(name.encode()).hexdigest()[:32]}",
+            "url": endpoint.url,
+            "method": endpoint.method,
+            "headers": endpoint.headers,
+            "secret": endpoint.secret,
+            "endpointId": endpoint.id,
+            "body": {"type": "partial.saved", "timestamp": data["updatedAt"], "data": data},
+        },
+        "metadata": {"formId": partial.form_id},
+    }
+
+
+_settings = get_settings().partials
+_LATER = timedelta(seconds=1)
+
+
+@job_actor(
+    "partial.save",
+    schema=Partial,
+    worker=_settings,
+    batch_size=_settings.batch_size,
+    batch_wait=_settings.batch_wait,
+    throttle=api_throttle,
+)
+def save_partial(jobs: list[Job[Partial]]) -> None:
+    """Write the newest revision of each partial; what is older is done with it.
+
+    The API keeps the newest it has seen, so an older one that comes later changes nothing.
+    """
+    failures: dict[int, BaseException] = {}
+    kept: list[list[int]] = []
+    broken_off = 0
+    groups = deque(newest(jobs).values())
+    while groups:
+        places = groups.popleft()
+        partial = jobs[places[-1]].payload
+        data = partial.wire()
+        data.pop("webhook", None)  # with its secret, which is not the API's to keep
+        try:
+            if api().save_partial(partial.partial_id, data):
+                kept.append(places)
+        except SinkError as error:
+            failures |= dict.fromkeys(places, error)
+            broken_off += error.code is None
+            if isinstance(error, SinkUnavailable | SinkBusy | SinkUnready) or broken_off > 2:
+                # The others would fare alike, and each may take its time-out.
+                if not kept:
+                    raise
+                later = NotNow("the API is left alone for a while", after=_LATER)
+                failures |= dict.fromkeys((place for its in groups for place in its), later)
+                break
+    _tell(jobs, kept, failures)
+    if failures:
+        raise PartsFailed(failures)
+
+
+def _tell(
+    jobs: Sequence[Job[Partial]], kept: Sequence[list[int]], failures: dict[int, BaseException]
+) -> None:
+    """An event for each that was kept, and a webhook where one is asked for."""
+    messages: list[Message[Any]] = []
+    for places in kept:
+        partial = jobs[places[-1]].payload
+        if get_settings().clickhouse.url is not None:
+            messages.append(record_events.message(payload=event_of(partial)))
+        if partial.webhook is None:
+            continue
+        try:
+            messages.append(deliver_webhook.message(**webhook_of(partial, partial.webhook)))
+        except InvalidJob as error:
+            failures[places[-1]] = error
+    get_broker().enqueue_many(messages)

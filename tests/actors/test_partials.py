@@ -1,0 +1,268 @@
+"""Partials and payments through a worker into the Django site of the examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from pydantic import SecretStr
+from tests.actors.conftest import Site
+from tests.middleware.lines import Lines
+from tests.support.harness import wait_until
+from tests.support.servers.django_site import DjangoSite
+
+from formrelay.core.failure import Reason
+
+AT = "2026-01-31T09:30:00Z"
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+ENDPOINT = {"id": "end-1", "url": "https://example.com/1", "secret": KEY}
+
+
+@pytest.fixture(scope="module")
+def django() -> Iterator[DjangoSite]:
+    with DjangoSite() as django:
+        yield django
+
+
+class Api:
+    """The site by plain HTTP, to look at what it keeps, and how often it was asked."""
+
+    def __init__(self, django: DjangoSite) -> None:
+        self._django = django
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        answer = requests.request(
+            method,
+            f"{self._django.url}/api/v1/{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {self._django.token}"},
+            timeout=30,
+        )
+        return answer.json()
+
+    def status(self, id: str) -> str:
+        return str(self("GET", f"submissions/{id}/")["status"])
+
+
+@pytest.fixture
+def api(site: Site, django: DjangoSite) -> Api:
+    site.use(
+        api={"url": django.url, "token": SecretStr(django.token)},
+        clickhouse={"url": SecretStr("clickhouse://127.0.0.1:1")},
+    )
+    return Api(django)
+
+
+def partial(id: str, revision: int, **changes: Any) -> dict[str, Any]:
+    base = {
+        "partialId": id,
+        "formId": "form-1",
+        "sessionId": f"session-{id}",
+        "revision": revision,
+        "answers": {"n": revision},
+        "updatedAt": AT,
+    }
+    return base | changes
+
+
+def payloads(site: Site, queue: str) -> list[Any]:
+    return [message["kwargs"]["payload"] for message in site.messages(queue)]
+
+
+# -- partials ------------------------------------------------------------------------------
+
+
+def test_of_autosaves_that_wait_together_the_newest_is_written(
+    site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = site.sinks.Api.save_partial
+
+    def counted(self: Any, id: str, payload: Any) -> bool:
+        asked.append(id)
+        return bool(real(self, id, payload))
+
+    monkeypatch.setattr(site.sinks.Api, "save_partial", counted)
+    saves = [partial(f"p{n % 50}", n // 50) for n in range(1000)]
+    random.Random(7).shuffle(saves)
+    site.actors.enqueue_many(site.actors.save_partial, ({"payload": one} for one in saves))
+    site.work_off("partials")
+    assert len(asked) <= 60  # of 50 sessions, in one batch or, where it began early, two
+    for n in range(50):
+        assert api("GET", f"partials/p{n}/")["revision"] == 19
+    assert site.dead("partials") == []
+    # Each that was kept is one event, and the same event if it is told again.
+    events = [event for payload in payloads(site, "events") for event in payload]
+    assert {event["properties"]["revision"] for event in events} >= {19}
+    assert len({event["eventId"] for event in events}) == len(events) <= 60
+
+
+def test_an_older_revision_that_comes_later_changes_nothing_and_tells_nobody(
+    site: Site, api: Api
+) -> None:
+    for revision in (5, 3):
+        site.actors.save_partial.send(partial("late", revision, webhook=ENDPOINT))
+        site.work_off("partials")
+    assert api("GET", "partials/late/")["answers"] == {"n": 5}
+    (webhook,) = payloads(site, "webhooks")
+    assert webhook["body"]["data"]["revision"] == 5
+    assert "webhook" not in webhook["body"]["data"]
+    assert site.dead("partials") == []
+
+
+def test_a_repeat_is_the_same_webhook(site: Site, api: Api) -> None:
+    for _ in range(2):
+        site.actors.save_partial.send(partial("again", 1, webhook=ENDPOINT))
+        site.work_off("partials")
+    one, other = payloads(site, "webhooks")
+    assert one["id"] == other["id"]
+
+
+def test_one_that_the_api_refuses_dies_alone(site: Site, api: Api) -> None:
+    site.inject(
+        "partials",
+        *(
+            site.actors.save_partial.message(partial(id, 1)).encode()
+            for id in ("good-1", "bad id\n", "good-2")
+        ),
+    )
+    site.work_off("partials")
+    (letter,) = site.dead("partials")
+    assert letter.failure.reason is Reason.PERMANENT
+    assert api("GET", "partials/good-1/")["revision"] == 1
+    assert api("GET", "partials/good-2/")["revision"] == 1
+
+
+def test_an_api_that_is_away_or_refuses_the_token_uses_no_attempt(
+    site: Site, api: Api, django: DjangoSite, lines: Lines
+) -> None:
+    site.use(api={"url": django.url, "token": SecretStr("being-rotated")})
+    for revision in range(5):
+        site.actors.save_partial.send(partial("rotated", revision))
+    site.start("partials")
+    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
+    (alert,) = lines.of("nothing more is fetched for a sink")
+    assert (alert["level"], alert["sink"], alert["code"]) == ("ERROR", "api", 401)
+    site.use(api={"url": django.url, "token": SecretStr(django.token)})
+    wait_until(lambda: site.is_idle("partials"))
+    assert api("GET", "partials/rotated/")["revision"] == 4
+    assert site.dead("partials") == []
+    assert {line["attempt"] for line in lines.attempts()} == {1}
+
+
+# -- payments ------------------------------------------------------------------------------
+
+
+def stripe(id: str, type: str, created: int, **about: Any) -> dict[str, Any]:
+    return {
+        "id": f"evt_{created}",
+        "object": "event",
+        "type": type,
+        "created": created,
+        "data": {"object": {"id": "pi_1", "metadata": {"submissionId": id}, **about}},
+    }
+
+
+def submit(site: Site, id: str, status: str = "pending_payment") -> None:
+    site.actors.save_submission.send(
+        {
+            "submissionId": id,
+            "formId": "paid",
+            "status": status,
+            "answers": {"name": "Ann"},
+            "submittedAt": AT,
+        }
+    )
+
+
+PAID, FAILED, REFUNDED = (
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "charge.refunded",
+)
+
+
+@pytest.fixture
+def hooked(api: Api) -> Api:
+    api("PUT", "forms/paid/webhooks/", [ENDPOINT])
+    return api
+
+
+def test_a_submission_is_completed_by_its_payment_and_then_told(site: Site, hooked: Api) -> None:
+    submit(site, "sub-1")
+    site.work_off("submissions")
+    assert payloads(site, "webhooks") == []
+    site.actors.update_payment.send(stripe("sub-1", PAID, 10))
+    site.work_off("submissions")
+    assert hooked.status("sub-1") == "completed"
+    (webhook,) = payloads(site, "webhooks")
+    assert webhook["body"]["type"] == "submission.completed"
+    assert webhook["body"]["data"] == {
+        "submissionId": "sub-1",
+        "formId": "paid",
+        "answers": {"name": "Ann"},
+    }
+
+
+def test_events_twice_late_and_in_the_wrong_order_tell_of_it_once(site: Site, hooked: Api) -> None:
+    submit(site, "sub-2")
+    site.work_off("submissions")
+    for type, created in ((PAID, 20), (FAILED, 10), (PAID, 20), (REFUNDED, 30), (PAID, 20)):
+        site.actors.update_payment.send(stripe("sub-2", type, created))
+        site.work_off("submissions")
+    assert hooked.status("sub-2") == "refunded"
+    # The event that came twice told it twice, under one id; after the refund nobody was told.
+    ids = [webhook["id"] for webhook in payloads(site, "webhooks")]
+    assert len(set(ids)) == 1
+    assert site.dead("submissions") == []
+
+
+def test_a_payment_that_comes_before_its_submission_waits_for_it(
+    site: Site, hooked: Api, lines: Lines
+) -> None:
+    site.actors.update_payment.send(stripe("sub-3", PAID, 10))
+    site.start("submissions")
+    # More often than the three attempts that other failures have.
+    wait_until(lambda: len(lines.attempts()) >= 4)
+    submit(site, "sub-3")
+    wait_until(lambda: site.is_idle("submissions"))
+    assert hooked.status("sub-3") == "completed"
+    assert len(payloads(site, "webhooks")) == 1
+
+
+@pytest.mark.parametrize(
+    ("type", "about"),
+    [
+        ("checkout.session.completed", {"payment_status": "unpaid"}),
+        (REFUNDED, {"refunded": False}),
+    ],
+)
+def test_an_event_that_changes_nothing_asks_for_nothing(
+    site: Site, hooked: Api, type: str, about: dict[str, Any]
+) -> None:
+    id = f"sub-{type}"
+    submit(site, id)
+    site.actors.update_payment.send(stripe(id, type, 10, **about))
+    site.work_off("submissions")
+    assert hooked.status(id) == "pending_payment"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        stripe("sub-4", "invoice.paid", 1),
+        stripe("", PAID, 1),
+        {**stripe("sub-4", PAID, 1), "created": "yesterday"},
+        {"id": "evt_1", "type": PAID, "created": 1},
+    ],
+    ids=["type", "submission", "created", "data"],
+)
+def test_what_is_no_event_of_a_payment_is_refused(site: Site, bad: Any) -> None:
+    from formrelay.core.errors import InvalidJob
+
+    with pytest.raises(InvalidJob, match="update_payment: payload"):
+        site.actors.update_payment.send(bad)
+    assert site.waiting() == 0
