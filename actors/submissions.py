@@ -88,7 +88,9 @@ def save_submission(job: Job[Submission]) -> None:
     submission = job.payload
     data = submission.wire()
     data.pop("webhooks", None)  # with the endpoints' secrets, which are not the API's to keep
-    saved = api().save_submission(data)
+    # What became of the attempt before is not known: it is looked up before anything is written.
+    saved = api().get_submission(submission.submission_id) if job.attempt > 1 else None
+    saved = saved or api().save_submission(data)
     if saved.status == "completed":
         tell_of(submission, saved.webhooks)
 

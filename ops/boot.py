@@ -90,7 +90,7 @@ def check_sinks(queues: Collection[str] | None) -> None:
         ConfigError: a sink is not configured, or refuses us.
     """
     settings = get_settings()
-    if not queues or settings.submissions.queue in queues:
+    if not queues or {settings.submissions.queue, settings.partials.queue} & set(queues):
         from ..actors.sinks import api
 
         api()

@@ -29,6 +29,7 @@ SUBMISSION: dict[str, Any] = {
 def api(site: Site, receiver: Receiver) -> Receiver:
     site.use(api={"url": receiver.url})
     receiver.answers(PATH, then=saved())
+    receiver.answers(f"{PATH}sub-1/", then=Answer(404, {"errors": {}}))
     return receiver
 
 
@@ -185,7 +186,7 @@ def test_what_may_pass_is_retried_with_the_same_key(site: Site, api: Receiver, c
     api.answers(PATH, Answer(code, {"detail": "no"}), then=saved("completed", endpoint(1)))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
-    first, second = api.requests
+    first, second = api.of(PATH)
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == "sub-1"
     assert first.body == second.body
     assert second.at - first.at >= 0.1
@@ -197,7 +198,7 @@ def test_retry_after_is_honoured(site: Site, api: Receiver) -> None:
     api.answers(PATH, Answer(503, headers={"Retry-After": "1"}))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
-    first, second = api.requests
+    first, second = api.of(PATH)
     assert 1 <= second.at - first.at < 2.2
 
 
@@ -209,7 +210,20 @@ def test_an_api_that_keeps_failing_makes_a_dead_letter_after_the_last_attempt(
     site.work_off("submissions")
     (letter,) = site.dead("submissions")
     assert (letter.failure.reason, letter.failure.code) == (Reason.ATTEMPTS_EXHAUSTED, 500)
-    assert (letter.failure.attempt, len(api.requests)) == (3, 3)
+    assert (letter.failure.attempt, len(api.of(PATH))) == (3, 3)
+
+
+def test_an_outcome_that_is_not_known_is_looked_up_before_it_is_written_again(
+    site: Site, api: Receiver
+) -> None:
+    api.answers(PATH, then=Answer(500))  # it was saved, and the answer lost
+    there = {"id": "sub-1", "status": "completed", "webhooks": [endpoint(1)]}
+    api.answers(f"{PATH}sub-1/", then=Answer(200, there))
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    assert [request.method for request in api.requests] == ["POST", "GET"]
+    assert len(webhooks(site)) == 1
+    assert site.dead("submissions") == []
 
 
 def test_a_wrong_submission_of_a_foreign_publisher_is_dead_as_invalid_and_not_sent(

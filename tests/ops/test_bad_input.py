@@ -157,5 +157,5 @@ def test_a_worker_of_submissions_without_an_api_does_not_start(
 )
 def test_an_unknown_queue_is_named_with_those_that_are(tmp_path: Path, command: list[str]) -> None:
     done = run(*command, cwd=tmp_path, env={"BROKER": "embedded"})
-    assert "expected a queue (events, submissions, webhooks), got 'nope'" in done.stderr
+    assert "expected a queue (events, partials, submissions, webhooks), got 'nope'" in done.stderr
     assert done.returncode == 2
