@@ -40,8 +40,8 @@ OLDEST = ROOT / ".venv-oldest"
 #: Whose lower bounds in setup.cfg are tried there; the other end of the range is `.venv`.
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic", "pydantic-settings"}
 #: With dramatiq-dashboard, whose requirements set the lower end.
-OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,dramatiq-dashboard"
-OLDEST_TOOLS = ["pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18"]
+OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
+OLDEST_TOOLS = ["pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/middleware", "tests/actors", "tests/range"]
 #: Of these, what a run of everything has time for.
 OLDEST_IN_BRIEF = ["tests/brokers/contract", "tests/middleware", "tests/actors", "tests/range"]

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from tests.support.clock import ManualClock
 
 from formrelay.endpoints import Book, Gate, Limits, MemoryRecords, Records, Rules
@@ -124,7 +126,8 @@ def test_410_holds_here_before_anybody_was_told(records: Records) -> None:
 
 
 def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
-    away = RedisRecords(redis.Redis(port=1), "a port that nobody listens on")
+    client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    away = RedisRecords(client, "a port that nobody listens on")
     one = book(away, ManualClock())
     for is_success in (False, True, False, False):
         one.note("a", "example.com", status=500, is_success=is_success)

@@ -14,22 +14,21 @@ from tests.support.command import clean_environment
 
 
 class Workers:
-    """Workers in processes of their own, for one queue of one broker.
+    """Workers in processes of their own, for some queues of one broker.
 
     Args:
-        queue: the variable that names the queue: WEBHOOK_QUEUE.
+        queues: the variables that name them: WEBHOOK_QUEUE.
         env: what else they are told.
     """
 
-    def __init__(self, folder: Path, broker: str, queue: str, **env: str) -> None:
+    def __init__(self, folder: Path, broker: str, *queues: str, **env: str) -> None:
         kind = "RABBITMQ" if broker.startswith("amqp") else "REDIS"
         self._folder = folder
-        self.queue = f"{queue.lower()}-{os.getpid()}-{folder.name[-20:]}"
+        names = {name: f"{name.lower()}-{os.getpid()}-{folder.name[-20:]}" for name in queues}
+        self._options = [part for name in names.values() for part in ("--queue", name)]
+        away = {"API_URL": "http://127.0.0.1:1"}
         self._env = clean_environment(
-            **{f"{kind}_URL": broker, queue: self.queue},
-            API_URL="http://127.0.0.1:1",
-            HEARTBEAT_TIMEOUT="2",
-            **env,
+            **{f"{kind}_URL": broker, "HEARTBEAT_TIMEOUT": "2"}, **names, **(away | env)
         )
 
     def run(self, script: str, *arguments: str) -> None:
@@ -42,7 +41,7 @@ class Workers:
         """A worker: Dramatiq's process and those that it forks, in a group of their own."""
         with (self._folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "formrelay", "worker", "--queue", self.queue],
+                [sys.executable, "-m", "formrelay", "worker", *self._options],
                 cwd=self._folder,
                 env=self._env,
                 stdout=log,

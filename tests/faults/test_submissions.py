@@ -1,0 +1,93 @@
+"""Submissions while a worker is killed and the API restarts: saved once, told once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from tests.actors.receiver import receiving
+from tests.faults.workers import Workers, kill
+from tests.support.harness import wait_until
+from tests.support.servers.django_site import DjangoSite
+
+#: Sends so many submissions of one form, and ends.
+SENDER = """
+import sys
+from formrelay.actors import enqueue_many, save_submission
+enqueue_many(save_submission, ({"payload": {
+    "submissionId": f"sub-{number}", "formId": sys.argv[1], "status": "completed",
+    "answers": {"number": number}, "submittedAt": "2026-01-31T09:30:00Z",
+}} for number in range(int(sys.argv[2]))))
+"""
+
+
+@pytest.fixture
+def django() -> Iterator[DjangoSite]:
+    with DjangoSite() as django:
+        yield django
+
+
+def ask(django: DjangoSite, method: str, path: str, body: object = None) -> object:
+    headers = {"Authorization": f"Bearer {django.token}"}
+    url = f"{django.url}/api/v1/{path}"
+    answer = requests.request(method, url, json=body, headers=headers, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def saved(django: DjangoSite) -> int:
+    found = ask(django, "GET", "submissions/?formId=form-1")
+    assert isinstance(found, dict)
+    return int(found["count"])
+
+
+@pytest.mark.parametrize(
+    ("broker", "count"),
+    [
+        pytest.param("redis_url", 2_000, marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", 600, marks=pytest.mark.rabbitmq),
+    ],
+)
+def test_each_is_saved_once_and_each_endpoint_hears_of_each_once(
+    request: pytest.FixtureRequest, tmp_path: Path, django: DjangoSite, broker: str, count: int
+) -> None:
+    workers = Workers(
+        tmp_path,
+        request.getfixturevalue(broker),
+        "SUBMISSION_QUEUE",
+        "WEBHOOK_QUEUE",
+        API_URL=django.url,
+        API_TOKEN=django.token,
+        WORKER_CONCURRENCY="8",
+        WEBHOOK_ALLOW_HTTP="true",
+        WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
+        WEBHOOK_DELIVERY_LOG="false",
+    )
+    with receiving() as receiver:
+        endpoints = [{"id": id, "url": f"{receiver.url}/{id}", "secret": "s"} for id in "ab"]
+        ask(django, "PUT", "forms/form-1/webhooks/", endpoints)
+        workers.run(SENDER, "form-1", str(count))
+        with workers.one() as first, workers.one():
+            wait_until(lambda: saved(django) >= count // 5, timeout=60)
+            kill(first)
+            wait_until(lambda: saved(django) >= count // 3, timeout=60)
+            django.kill()
+            django.start()
+            assert saved(django) < count, "it was not restarted in the middle"
+            wait_until(lambda: saved(django) == count, timeout=90)
+            heard: dict[str, Counter[str]] = {}
+
+            def all_heard() -> bool:
+                for id in "ab":
+                    heard[id] = Counter(one.headers["webhook-id"] for one in receiver.of(f"/{id}"))
+                return all(len(its) == count for its in heard.values())
+
+            wait_until(all_heard, timeout=60)
+    assert saved(django) == count
+    # By webhook-id: those that the killed worker had in its hands may have come twice.
+    assert not heard["a"].keys() & heard["b"].keys()
+    for its in heard.values():
+        assert sum(its.values()) - count <= 48
