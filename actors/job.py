@@ -25,8 +25,11 @@ from .model import Job, Metadata, invalid, wire
 P = TypeVar("P")
 
 _METADATA = TypeAdapter(Metadata)
+_METADATA_OF_MANY = TypeAdapter(list[Metadata])
 _NO_METADATA = Metadata()
+_NOTHING_SAID: tuple[Any, ...] = ({}, _NO_METADATA.wire())
 _PARTS = ("payload", "metadata")
+_NAMES = frozenset(_PARTS)
 
 
 class JobActor(dramatiq.Actor[..., None]):
@@ -115,22 +118,23 @@ class JobActor(dramatiq.Actor[..., None]):
     def _checked_together(
         self, batch: Sequence[dict[str, Any]], ids: Sequence[str]
     ) -> dict[int, Job[Any]]:
-        """The jobs whose payload is all there is to check, by index; in one call of pydantic.
+        """The jobs that are as our own publisher writes them, by index; a call of pydantic's each.
 
         None of them where one is bad: which one that is takes a call for each.
         """
-        plain = range(len(batch))
-        if not all(map(_is_plain, batch)):
-            plain = [index for index in plain if _is_plain(batch[index])]  # type: ignore[assignment]
+        plain: Sequence[int] = range(len(batch))
+        if not all(kwargs.keys() <= _NAMES for kwargs in batch):
+            plain = [index for index in plain if batch[index].keys() <= _NAMES]
         try:
             payloads = self.schema_of_many.validate_python(
-                [batch[index]["payload"] for index in plain]
+                [batch[index].get("payload") for index in plain]
             )
+            metadata = _metadata_of([batch[index].get("metadata") or {} for index in plain])
         except ValidationError:
             return {}
         return {
-            index: Job(payload, _NO_METADATA, ids[index])
-            for index, payload in zip(plain, payloads, strict=True)
+            index: Job(payload, about, ids[index])
+            for index, payload, about in zip(plain, payloads, metadata, strict=True)
         }
 
     def _run_many(self, jobs: list[Job[Any]]) -> None:
@@ -240,11 +244,10 @@ def job_actor(
     return decorate
 
 
-def _is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call is a payload and no metadata: as nearly all events are sent."""
-    if len(kwargs) == 2:
-        return "payload" in kwargs and kwargs.get("metadata", ARGS) in ({}, None)
-    return len(kwargs) == 1 and "payload" in kwargs
+def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:
+    if all(one in _NOTHING_SAID for one in given):  # as of nearly all events
+        return [_NO_METADATA] * len(given)
+    return _METADATA_OF_MANY.validate_python(given)
 
 
 def _weight(kwargs: Mapping[str, Any]) -> int:

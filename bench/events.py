@@ -48,9 +48,9 @@ def messages(number: int, many: int) -> Iterator[Any]:
     from formrelay.actors import record_events
 
     if many == 1:
-        yield from (record_events.message_of(one) for one in events(number))
+        yield from (record_events.message(one) for one in events(number))
     else:
-        yield from (record_events.message_of(list(one)) for one in batched(events(number), many))
+        yield from (record_events.message(list(one)) for one in batched(events(number), many))
 
 
 def record(contender: str, *, queue: str, count: int, threads: int, many: int) -> Any:
