@@ -65,15 +65,14 @@ class Throttle:
 
     def note(self, error: BaseException | None) -> None:
         """Learn from the end of an attempt; None: it worked."""
-        match error:
-            case SinkUnavailable() | SinkBusy() | SinkUnready():
-                self._failed(error)
-            case SinkTransient() | InvalidJob() | NotNow():
-                pass  # which says of the system neither that it works nor that it does not
-            case PartsFailed() if all(_says_nothing(one) for one in error.failures.values()):
-                pass
-            case _:
-                self._worked()
+        told = [*error.failures.values()] if isinstance(error, PartsFailed) else [error]
+        for one in told:
+            if isinstance(one, SinkUnavailable | SinkBusy | SinkUnready):
+                self._failed(one)
+                return
+        # Others say neither that the system works nor that it does not.
+        if not all(isinstance(one, SinkTransient | InvalidJob | NotNow) for one in told):
+            self._worked()
 
     def _failed(self, error: SinkTransient) -> None:
         with self._lock:
@@ -96,13 +95,11 @@ class Throttle:
         if not self.is_tripped and self.stretch == 1:
             return
         with self._lock:
+            if self.held_for():
+                return  # begun before it was found out
             was_held, self.is_tripped, self._failures = self.is_tripped, False, 0
             self._calm += 1
             if self._calm >= _CALM:
                 self.stretch, self._calm = max(1, self.stretch // 2), 0
         if was_held:
             logger.info("a sink works again", extra={"sink": self.sink})
-
-
-def _says_nothing(error: BaseException) -> bool:
-    return isinstance(error, InvalidJob | SinkTransient)

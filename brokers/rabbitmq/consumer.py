@@ -144,9 +144,17 @@ class RabbitConsumer(RelayConsumer):
         """Whether nothing is to be given out now."""
         if self.is_closing or self.broker.is_stopping:
             return True
-        if self._limit is None and self._hands.alone is None and not self._last_chances:
+        allowed = self.allowed()
+        if (
+            self._limit is None
+            and allowed is None
+            and self._hands.alone is None
+            and not self._last_chances
+        ):
             return False
         self._hands.collect(self._session)
+        if allowed is not None and self._hands.count >= allowed:
+            return True
         if self._hands.alone is not None:
             return True
         if self._last_chances:  # it runs when all else is finished

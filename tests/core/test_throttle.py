@@ -109,3 +109,32 @@ def test_a_sink_that_refuses_a_job_works(
     clock.now += 1
     throttle.note(error)
     assert throttle.allowance is None
+
+
+def test_an_attempt_that_was_begun_before_ends_no_hold(
+    throttle: Throttle, clock: ManualClock
+) -> None:
+    # Eight threads and TOO_MANY_PARTS: some inserts pass while others are refused.
+    throttle.note(SinkBusy())
+    throttle.note(None)
+    assert throttle.allowance == 0
+    clock.now += 1
+    throttle.note(SinkBusy())
+    throttle.note(None)
+    assert throttle.held_for() == timedelta(seconds=2)
+    clock.now += 2
+    throttle.note(None)
+    assert throttle.allowance is None
+
+
+def test_a_sink_that_goes_away_in_the_middle_of_a_batch_is_left_alone(throttle: Throttle) -> None:
+    later = NotNow(after=timedelta(seconds=1))
+    throttle.note(PartsFailed({3: SinkUnavailable(), 4: later, 5: later}))
+    assert throttle.allowance == 0
+
+
+def test_parts_that_were_not_tried_say_nothing(throttle: Throttle, clock: ManualClock) -> None:
+    throttle.note(SinkUnavailable())
+    clock.now += 1
+    throttle.note(PartsFailed({0: NotNow(after=timedelta(0)), 1: InvalidJob()}))
+    assert throttle.allowance == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import count
 from threading import Event
 from typing import Any
 
-from tests.support.harness import Harness, wait_until
+from dramatiq.middleware import Middleware
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.core.errors import SinkBusy, SinkTransient, SinkUnavailable
 from formrelay.core.retry import RetryPolicy, Schedule
@@ -82,4 +85,41 @@ def test_batches_of_a_busy_sink_grow(harness: Harness) -> None:
     wait_until(lambda: sorted(sink.taken) == list(range(110)), timeout=15)
     assert throttle.stretch == 2
     assert max(sink.asked) == 20
+    wait_until(harness.is_empty)
+
+
+class Skips(Middleware):
+    """How many messages were given out and not tried."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._numbers = count(1)
+
+    def after_skip_message(self, broker: Any, message: Any) -> None:
+        self.number = next(self._numbers)
+
+
+def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harness) -> None:
+    sink = Sink(SinkUnavailable())
+    throttle = Throttle("sink")
+    skips = Skips()
+    harness.broker.add_middleware(skips)
+    began = Event()
+
+    def work(number: int) -> None:
+        began.wait(10)  # until the others have been fetched
+        sink.take([number])
+
+    actor = harness.actor(work, policy=SOON, throttle=throttle)
+    for number in range(300):
+        actor.send(number=number)
+    harness.start(threads=2)
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting < 300)
+    began.set()
+    wait_until(lambda: throttle.is_tripped)
+    wait_until(lambda: len(sink.asked) >= 3, timeout=15)
+    # Those that Dramatiq's own queue held already, twice the threads of them and a few.
+    assert skips.number <= 20
+    sink.is_back.set()
+    wait_until(lambda: sorted(sink.taken) == list(range(300)), timeout=20)
     wait_until(harness.is_empty)
