@@ -121,15 +121,25 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         Never raises for what is in the message: a worker thread that failed
         here would leave it in flight for ever.
         """
-        now = self.broker.clock.time()
+        self.carry_out(self._settlement(delivery, outcome), delivery)
+
+    def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:
             is_done = isinstance(outcome, Done) and not _has_failed_parts(delivery)
-            settlement = settlement_of(
-                delivery if is_done else self._pristine(delivery), outcome, now
+            return settlement_of(
+                delivery if is_done else self._pristine(delivery),
+                outcome,
+                self.broker.clock.time(),
             )
         except Exception as error:
-            settlement = self._unsettleable(delivery, error)
-        self.carry_out(settlement, delivery)
+            if not isinstance(delivery, Batch) or delivery.was_stored:
+                return self._unsettleable(delivery, error)
+            # One of them cannot be written; each by itself, so that it takes no other with it.
+            settlement = Settlement()
+            outcomes = delivery.part_outcomes or [outcome] * len(delivery.parts)
+            for part, of_part in zip(delivery.parts, outcomes, strict=True):
+                settlement.add(self._settlement(part, of_part))
+            return settlement
 
     def _pristine(self, delivery: Delivery) -> Delivery:
         """The delivery as it came: an actor may have changed what it was given."""
@@ -152,14 +162,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             extra={"queue": self.queue_name, "message_id": delivery.message_id},
             exc_info=error,
         )
-        settlement = Settlement()
-        whole = [delivery]
-        if isinstance(delivery, Batch) and not delivery.was_stored:
-            whole = list(delivery.parts)
-        for one in whole:
-            buried = self._quarantined(one.raw or b"", one.tag, one.message_id, error)
-            settlement.add(buried)
-        return settlement
+        return self._quarantined(delivery.raw or b"", delivery.tag, delivery.message_id, error)
 
     @abstractmethod
     def requeue(self, messages: Iterable[MessageProxy]) -> None:

@@ -471,3 +471,23 @@ def test_somebody_elses_message_under_the_name_of_the_quarantine_is_kept(raw: An
 def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
     dead = quarantine(b"\xff\x00", queue_name="q", message_id="id-1", failure=FAILURE)
     assert base64.b64decode(dead.options["raw"]) == b"\xff\x00"
+
+
+def hidden(levels: int) -> bytes:
+    """So many levels, with brackets in texts that would undo those of the levels."""
+    before, after = b'{"a":"}","b":', b',"c":"{\\\\"}'
+    return before * levels + b"1" + after * levels
+
+
+def test_brackets_in_texts_hide_no_depth() -> None:
+    for levels in (MOST_LEVELS + 1, 230, 900):
+        data = changed(kwargs={}).replace(b'"kwargs":{}', b'"kwargs":' + hidden(levels))
+        orjson.loads(data)
+        with pytest.raises(Undecodable, match="levels"):
+            decode(data, queue_name="q", job_types={})
+
+
+def test_many_brackets_in_texts_are_no_depth() -> None:
+    text = {"text": "[{" * 400, "other": ["\\", '"[[', {"a": "}]" * 300}] * 50}
+    data = changed(kwargs=text)
+    assert decode(data, queue_name="q", job_types={}).kwargs == text

@@ -7,9 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import dramatiq
-from tests.support.harness import Harness, wait_until
+import pytest
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
-from formrelay.core.errors import PartsFailed, SinkPermanent, SinkTransient
+from formrelay.core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 
@@ -131,3 +133,35 @@ def test_a_stopped_worker_hands_back_what_it_was_collecting(harness: Harness) ->
     harness.stop()
     assert batches == []
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == 4)
+
+
+def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from formrelay.brokers import settlement
+
+    real = settlement.encode
+
+    def encode(message: Any) -> bytes:
+        data = real(message)
+        if b'"number":3' in data:
+            raise InvalidJob("it cannot be written, for whatever reason")
+        return data
+
+    done: list[int] = []
+
+    def fail_at_first(batch: list[int]) -> None:
+        if not done and len(batch) > 1:
+            monkeypatch.setattr(settlement, "encode", encode)
+            done.append(-1)
+            raise SinkTransient("away")
+        done.extend(batch)
+
+    actor = batch_actor(harness, fail_at_first)
+    for number in range(6):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: sorted(done) == [-1, 0, 1, 2, 4, 5])
+    wait_until(harness.is_empty)
+    (letter,) = harness.dead()
+    assert letter.failure.reason is Reason.UNDECODABLE
