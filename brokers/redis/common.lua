@@ -47,10 +47,17 @@ local function wake_up()
     if redis.call('exists', paused) == 0 then redis.call('zadd', wake, 0, 'w') end
 end
 
+-- A number that no message had before, as text (Lua writes large ones with an exponent). It begins
+-- with the time in microseconds, so that a server that came up empty gives no id a second time.
+local function next_number()
+    redis.call('set', sequence, time[1] .. string.format('%06d', time[2]), 'nx')
+    return string.format('%.0f', redis.call('incr', sequence))
+end
+
 -- An id under which the hash holds nothing: overwriting would lose a message.
 local function free_id(hash, id)
     if redis.call('hexists', hash, id) == 0 then return id end
-    return id .. '~' .. redis.call('incr', sequence)
+    return id .. '~' .. next_number()
 end
 
 -- Returns whether it is due first: an idle worker sleeps until the first due time that it

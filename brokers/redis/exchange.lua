@@ -109,7 +109,7 @@ end
 if room > 0 and not is_paused then
     -- Jobs of other publishers begin to wait here, each under an id that stays the same.
     for _, job in ipairs(redis.call('lpop', inbox, math.min(room, CHUNK)) or {}) do
-        push_back(wait_under('inbox-' .. redis.call('incr', sequence), job))
+        push_back(wait_under('inbox-' .. next_number(), job))
     end
 
     -- The highest priority first; those without one stand in the plain list.

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from dramatiq.brokers.redis import RedisBroker as StockBroker
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
 from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
@@ -138,6 +139,35 @@ def test_a_plain_job_keeps_its_id_through_its_attempts(
     harness.start()
     (letter,) = wait_until(harness.dead)
     assert ids == [letter.id] * 3
+
+
+def test_the_ids_of_plain_jobs_do_not_begin_again_with_an_empty_server(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    # An event without an id is known by that of its job.
+    from dramatiq.middleware import CurrentMessage
+
+    ids: list[str] = []
+
+    def work(payload: object, metadata: object) -> None:
+        message = CurrentMessage.get_current_message()
+        assert message is not None
+        ids.append(message.message_id)
+
+    harness.actor(work, job_type="a.b")
+    for _ in range(2):
+        for _ in range(3):
+            broker.client.rpush(
+                f"formrelay:inbox:{harness.queue}", b'{"type": "a.b", "payload": 1}'
+            )
+        before = len(ids)
+        harness.start()
+        wait_until(lambda before=before: len(ids) == before + 3)  # type: ignore[misc]
+        wait_until(harness.is_empty)
+        harness.stop()
+        broker.client.delete(broker.keys.sequence())
+    assert len(set(ids)) == 6
+    assert all(id.removeprefix("inbox-").isdigit() for id in ids)
 
 
 # -- producers of stock Dramatiq --------------------------------------------------------------
