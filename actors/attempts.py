@@ -72,7 +72,7 @@ class Attempt(JobModel):
 
 #: Those of the sorting key stand first.
 COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
-_INTO = Table(TABLE, COLUMNS, COLUMNS.index("attempt_id"), COLUMNS.index("at"))
+_INTO = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
 
 
 def to_row(attempt: Attempt) -> Row:

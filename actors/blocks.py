@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from ..core.errors import SinkPermanent, SinkUnready
 from ..sinks.clickhouse import ClickHouse
 
@@ -26,20 +28,17 @@ class Table:
 
     Attributes:
         columns: those of its sorting key stand first.
-        id: the place of the UUID by which a row is known.
-        time: that of the time by which the table is partitioned.
+        time: the place of the time by which the table is partitioned.
     """
 
     name: str
     columns: tuple[str, ...]
-    id: int
     time: int
 
 
 def token(table: Table, rows: Sequence[Row]) -> str:
     """A deduplication token of the content: the same rows in the same order have the same one."""
-    place = table.id
-    return hashlib.sha256(b"".join([row[place].bytes for row in rows])).hexdigest()
+    return hashlib.sha256(table.name.encode() + orjson.dumps(rows)).hexdigest()
 
 
 def insert(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
 import orjson
 from pydantic import (
-    AwareDatetime,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,11 +23,14 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema
 
 from ..config import get_settings
-from ..core.errors import InvalidJob, PartsFailed, SinkTransient
+from ..core.clock import SYSTEM_CLOCK
+from ..core.errors import InvalidJob, NotNow, PartsFailed, SinkTransient, SinkUnready
 from .blocks import Row, Table, insert
 from .job import job_actor
-from .model import AS_IT_IS, OFFSET, Job, name_in_error, unknown_keys
+from .model import AS_IT_IS, Id, Job, Name, When, name_in_error
 from .sinks import clickhouse, clickhouse_throttle
+
+logger = logging.getLogger("formrelay.workers")
 
 #: The table of the types for which there is no other.
 EVENTS = "events"
@@ -41,40 +45,30 @@ COLUMNS = (
     "properties",
 )
 
-_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2106, 1, 1, tzinfo=UTC)
-_Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-_Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-
 _settings = get_settings().events
 _most_bytes = get_settings().broker.max_message_bytes
 
 
 # A dataclass and no JobModel: of these there are many, and pydantic makes one in half the time.
 @dataclass(
-    config=ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="allow", hide_input_in_errors=True
-    )
+    config=ConfigDict(alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True),
+    slots=True,
 )
 class Event:
     """One thing that happened to a form. Unknown keys travel along, and are not recorded."""
 
-    type: Annotated[_Name, Field(description="What happened: form_viewed.")]
-    form_id: _Name
+    type: Annotated[Name, Field(description="What happened: form_viewed.")]
+    form_id: Name
     event_id: UUID | None = Field(
         default=None,
         description="Known by it, an event that is sent twice counts once. Made in Python when "
-        "it is sent; of another publisher's job, from the id of its message.",
+        "it is sent; of another publisher's job, from the id of its message and what is in it.",
     )
-    submission_id: _Id | None = None
-    session_id: _Id | None = None
-    # The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset
-    # may have none in UTC, and one such event would fail the block of all others.
-    occurred_at: AwareDatetime = Field(
-        default_factory=lambda: datetime.now(UTC),
-        ge=_EARLIEST,
-        lt=_LATEST,
+    submission_id: Id | None = None
+    session_id: Id | None = None
+    occurred_at: When | None = Field(
+        default=None,
         description="ISO 8601 with an offset, from 1971 to 2104; now where there is none.",
-        json_schema_extra={"pattern": f"^(197[1-9]|19[89][0-9]|20[0-9]{{2}}|210[0-4])-.*{OFFSET}"},
     )
     properties: InstanceOf[dict[str, Any]] = Field(  # not copied, as pydantic would
         default_factory=dict, description="Whatever else there is to say; kept as JSON text."
@@ -82,11 +76,12 @@ class Event:
 
 
 def to_row(event: Event) -> Row:
-    """The values of :data:`COLUMNS`.
+    """The values of :data:`COLUMNS`, of an event that has its id and time.
 
     Raises:
         InvalidJob: the properties are no JSON, too large, or have a NUL character.
     """
+    assert event.occurred_at is not None
     return (
         event.form_id,
         event.type,
@@ -119,25 +114,61 @@ def _no_json(name: str, error: TypeError) -> InvalidJob:
     return InvalidJob(f"{name}: expected JSON, got something else ({error})")
 
 
-def complete(events: Sequence[Event]) -> None:
-    """Give each event the id that it keeps at every attempt, and refuse what has no row.
+def to_wire(events: Sequence[Event], given: Any) -> list[dict[str, Any]]:
+    """The events as they are sent, each with the id and time that it keeps at every attempt.
+
+    Args:
+        given: what they were made of; its unknown keys travel along.
 
     Raises:
         InvalidJob: as for :func:`to_row`.
     """
-    for place, event in enumerate(events):
-        event.event_id = event.event_id or uuid4()
+    found = []
+    for place, (event, item) in enumerate(zip(events, _one_or_many(given), strict=True)):
         try:
-            to_row(event)
-            for name, value in unknown_keys(event).items():
-                try:
-                    orjson.dumps(value, option=AS_IT_IS)
-                except TypeError as error:
-                    raise _no_json(name_in_error(name), error) from None
+            found.append(_one_to_wire(event, item))
             continue
         except InvalidJob as error:
-            wrong = InvalidJob(f"record_events: payload.{place}.{error}")
-        raise wrong  # outside the except, for the error before it names no place
+            wrong = _placed(place, error)
+        raise wrong  # outside the except: what it came of must not travel with it
+    return found
+
+
+def _one_to_wire(event: Event, given: Any) -> dict[str, Any]:
+    event.event_id = event.event_id or uuid4()
+    event.occurred_at = event.occurred_at or datetime.now(UTC)
+    to_row(event)
+    sent = {
+        "eventId": str(event.event_id),
+        "type": event.type,
+        "formId": event.form_id,
+        "submissionId": event.submission_id,
+        "sessionId": event.session_id,
+        "occurredAt": event.occurred_at.isoformat(),
+    }
+    sent = {name: value for name, value in sent.items() if value is not None}
+    return sent | {"properties": event.properties} | _unknown_keys(given)
+
+
+def _placed(place: int, error: InvalidJob) -> InvalidJob:
+    return InvalidJob(f"record_events: payload.{place}.{error}")
+
+
+_SPELLINGS = frozenset(
+    name for field in fields(Event) for name in (field.name, to_camel(field.name))
+)
+
+
+def _unknown_keys(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict) or item.keys() <= _SPELLINGS:
+        return {}
+    unknown = {name: value for name, value in item.items() if name not in _SPELLINGS}
+    for name, value in unknown.items():
+        try:
+            orjson.dumps(value, option=AS_IT_IS)
+        except TypeError as error:
+            raise _no_json(name_in_error(name), error) from None
+    return unknown
 
 
 def _one_or_many(payload: Any) -> Any:
@@ -159,15 +190,31 @@ _NAMESPACE = UUID("5d1a8f2e-6c3b-4e57-9f0a-2b7c84d1e6a9")
 
 
 def _rows(job: Job[list[Event]]) -> list[Row]:
+    found = []
     for place, event in enumerate(job.payload):
-        if event.event_id is None:
-            name = f"{job.message_id}/{place}"
-            event.event_id = uuid5(_NAMESPACE, name) if job.message_id else uuid4()
-    try:
-        return [to_row(event) for event in job.payload]
-    except InvalidJob:
-        complete(job.payload)  # which says of which event
-        raise
+        try:
+            if event.event_id is None or event.occurred_at is None:
+                _complete(event, f"{job.message_id or uuid4()}/{place}")
+            found.append(to_row(event))
+            continue
+        except InvalidJob as error:
+            wrong = _placed(place, error)
+        raise wrong
+    return found
+
+
+def _complete(event: Event, name: str) -> None:
+    """Give an event of another publisher what it lacks.
+
+    Its id is made of its content too: ids of messages may come again, when a server began anew
+    or by a publisher that counts from 1 at each start.
+    """
+    if event.event_id is None:
+        content = orjson.dumps(
+            (event.form_id, event.type, event.occurred_at, event.session_id, event.submission_id)
+        )
+        event.event_id = uuid5(_NAMESPACE, name + content.decode() + _text(event.properties))
+    event.occurred_at = event.occurred_at or datetime.now(UTC)
 
 
 class Destinations:
@@ -183,8 +230,7 @@ class Destinations:
         names = dict.fromkeys([EVENTS, *(table for _, table in rules)])
         #: The tables that there are, by name.
         self.tables = {
-            name: Table(name, COLUMNS, COLUMNS.index("event_id"), COLUMNS.index("occurred_at"))
-            for name in names
+            name: Table(name, COLUMNS, time=COLUMNS.index("occurred_at")) for name in names
         }
 
     def sort(self, rows: list[Row]) -> dict[str, list[Row]]:
@@ -206,6 +252,10 @@ class Destinations:
 
 
 _destinations = Destinations(_settings.tables)
+#: The events of one table of several that is not there wait for so long, and somebody is told
+#: as often.
+MISSING_TABLE_WAIT = timedelta(seconds=30)
+_told: dict[str, float] = {}
 
 
 @job_actor(
@@ -214,7 +264,7 @@ _destinations = Destinations(_settings.tables)
     worker=_settings,
     batch_size=_settings.batch_size,
     batch_wait=_settings.batch_wait,
-    at_send=complete,
+    to_wire=to_wire,
     throttle=clickhouse_throttle,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
@@ -236,9 +286,20 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
         else:
             owners = list(block)
             failures |= {owners[index]: why for index, why in refused.items()}
-    if away and len(away) == len(blocks):
-        raise next(iter(away.values()))  # the batch stays as it is, for all of it is to come
+    for why in away.values():
+        if len(away) == len(blocks) or not isinstance(why, SinkUnready):
+            raise why  # the batch stays as it is: what of it went in is known by its token
     for name, why in away.items():
-        failures |= dict.fromkeys(blocks[name], why)
+        failures |= dict.fromkeys(blocks[name], _missing(name, why))
     if failures:
         raise PartsFailed(failures)
+
+
+def _missing(table: str, why: SinkTransient) -> NotNow:
+    """What becomes of the events of one table of several that takes nothing."""
+    now = SYSTEM_CLOCK.monotonic()
+    if now >= _told.get(table, 0):
+        _told[table] = now + MISSING_TABLE_WAIT.total_seconds()
+        about = {"table": table, "error_message": str(why), "code": why.code}
+        logger.error("a table takes nothing", extra=about)
+    return NotNow(str(why), after=MISSING_TABLE_WAIT)

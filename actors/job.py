@@ -20,7 +20,7 @@ from ..core.errors import InvalidJob, PartsFailed
 from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
-from .model import Job, Metadata, invalid, wire
+from .model import Job, JobModel, Metadata, invalid
 
 P = TypeVar("P")
 
@@ -44,7 +44,7 @@ class JobActor(dramatiq.Actor[..., None]):
     #: Set by :func:`job_actor`.
     schema: TypeAdapter[Any]
     schema_of_many: TypeAdapter[list[Any]]
-    at_send: Callable[[Any], None] | None
+    to_wire: Callable[[Any, Any], Any] | None
     takes_many: bool
     is_async: bool
 
@@ -52,9 +52,11 @@ class JobActor(dramatiq.Actor[..., None]):
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Message[None]:
         payload, metadata = self._checked(args, kwargs or {})
-        if self.at_send is not None:
-            self.at_send(payload)
-        call = {"payload": wire(payload), "metadata": metadata.wire()}
+        if self.to_wire is not None:
+            sent = self.to_wire(payload, args[0] if args else (kwargs or {}).get("payload"))
+        else:
+            sent = _wire(payload)
+        call = {"payload": sent, "metadata": metadata.wire()}
         return super().message_with_options(kwargs=call, **options)
 
     def message_of(self, payload: Any) -> Message[None]:
@@ -187,7 +189,7 @@ def job_actor(
     batch_size: int | None = None,
     batch_wait: timedelta | None = None,
     in_flight: int | None = None,
-    at_send: Callable[[Any], None] | None = None,
+    to_wire: Callable[[Any, Any], Any] | None = None,
     throttle: Throttle | None = None,
     policy: RetryPolicy | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
@@ -203,8 +205,9 @@ def job_actor(
         batch_wait: how long the first job of a batch waits for others.
         in_flight: of a function that is ``async`` (see :mod:`formrelay.core.later`), how many
             jobs are begun at a time.
-        at_send: called with the checked payload when it is sent: to fill in what must be the
-            same at every attempt, and to refuse what the schema cannot (InvalidJob).
+        to_wire: makes of the checked payload, and of what was given, what is sent: it fills in
+            what must be the same at every attempt, and refuses what the schema cannot
+            (InvalidJob). Models need none.
         throttle: of the sink; while it holds, the queue is left alone.
         policy: when it is tried again, where that is not as the section says.
     """
@@ -228,7 +231,7 @@ def job_actor(
         # Not an async function itself: Dramatiq would run that in an event loop of its own.
         actor = JobActor(call, **attributes)
         actor.schema, actor.schema_of_many = TypeAdapter(schema), TypeAdapter(list[schema])
-        actor.at_send = at_send
+        actor.to_wire = to_wire
         actor.takes_many = batch_size is not None
         actor.is_async = iscoroutinefunction(function)
         return actor
@@ -242,6 +245,13 @@ def job_actor(
         return actor
 
     return decorate
+
+
+def _wire(payload: Any) -> Any:
+    if isinstance(payload, list):
+        return [_wire(one) for one in payload]
+    assert isinstance(payload, JobModel)
+    return payload.wire()
 
 
 def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from ..core.errors import InvalidJob
@@ -49,6 +58,20 @@ AS_IT_IS = (
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
+
+#: The name of something, and an id that may be any text; ClickHouse and logs take no NUL.
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+#: The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset may have
+#: none in UTC, and one such event would fail the block of all others.
+When = Annotated[
+    AwareDatetime,
+    Field(
+        ge=datetime(1970, 1, 1, tzinfo=UTC),
+        lt=datetime(2106, 1, 1, tzinfo=UTC),
+        json_schema_extra={"pattern": f"^(197[1-9]|19[89][0-9]|20[0-9]{{2}}|210[0-4])-.*{OFFSET}"},
+    ),
+]
 
 #: Any JSON.
 Json = Annotated[Any, BeforeValidator(_is_json)]
@@ -93,27 +116,6 @@ class Metadata(JobModel):
     retry_count: int | None = Field(None, description="Of the publisher's own count.")
     version: int = Field(1, ge=1, description="Of the payload's schema.")
     traceparent: str | None = Field(None, description="W3C Trace Context.")
-
-
-def wire(payload: Any) -> Any:
-    """A checked payload as plain JSON: a model, a pydantic dataclass, or a list of them."""
-    if isinstance(payload, list):
-        return [wire(one) for one in payload]
-    if isinstance(payload, JobModel):
-        return payload.wire()
-    # Free JSON as it came: pydantic would write a NaN as null, which encode() refuses.
-    free = {name: value for name, value in payload.__dict__.items() if isinstance(value, dict)}
-    data = payload.__pydantic_serializer__.to_python(
-        payload, mode="json", by_alias=True, exclude=set(free)
-    )
-    data = {name: value for name, value in data.items() if value is not None}
-    return data | free | unknown_keys(payload)
-
-
-def unknown_keys(payload: Any) -> dict[str, Any]:
-    """What a pydantic dataclass was given beside its fields, which travels along as it came."""
-    known = payload.__pydantic_fields__
-    return {name: value for name, value in payload.__dict__.items() if name not in known}
 
 
 @dataclass(slots=True)  # not frozen: that makes a batch of ten thousand noticeably slower

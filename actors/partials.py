@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
 from dramatiq import Message
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from ..brokers import get_broker
+from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings
 from ..core.errors import (
     InvalidJob,
@@ -25,7 +25,7 @@ from ..core.errors import (
 )
 from .events import record_events
 from .job import job_actor
-from .model import OFFSET, Job, JobModel
+from .model import Job, JobModel, Name, When
 from .sinks import api, api_throttle
 from .submissions import WebhookEndpoint
 from .webhooks import deliver_webhook
@@ -34,14 +34,12 @@ from .webhooks import deliver_webhook
 class Partial(JobModel):
     """What somebody has filled in so far."""
 
-    partial_id: str = Field(min_length=1, max_length=200)
-    form_id: str = Field(min_length=1, max_length=200)
-    session_id: str = Field(min_length=1, max_length=200)
+    partial_id: Name
+    form_id: Name
+    session_id: Name
     revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")
     answers: dict[str, JsonValue]
-    updated_at: AwareDatetime = Field(
-        description="ISO 8601 with an offset.", json_schema_extra={"pattern": OFFSET}
-    )
+    updated_at: When = Field(description="ISO 8601 with an offset, from 1971 to 2104.")
     webhook: WebhookEndpoint | None = Field(None, description="Whom to tell of each that is kept.")
 
 
@@ -143,15 +141,25 @@ def _tell(
     jobs: Sequence[Job[Partial]], kept: Sequence[list[int]], failures: dict[int, BaseException]
 ) -> None:
     """An event for each that was kept, and a webhook where one is asked for."""
-    messages: list[Message[Any]] = []
+    messages: list[tuple[int, Message[Any]]] = []
     for places in kept:
-        partial = jobs[places[-1]].payload
-        if get_settings().clickhouse.url is not None:
-            messages.append(record_events.message(payload=event_of(partial)))
-        if partial.webhook is None:
-            continue
         try:
-            messages.append(deliver_webhook.message(**webhook_of(partial, partial.webhook)))
+            messages += [(places[-1], one) for one in _messages(jobs[places[-1]].payload)]
         except InvalidJob as error:
             failures[places[-1]] = error
-    get_broker().enqueue_many(messages)
+    broker = get_broker()
+    try:
+        broker.enqueue_many(message for _, message in messages)
+    except MessageTooLarge:
+        for place, message in messages:
+            try:
+                broker.enqueue(message)
+            except MessageTooLarge as error:
+                failures[place] = InvalidJob(str(error))
+
+
+def _messages(partial: Partial) -> Iterator[Message[Any]]:
+    if get_settings().clickhouse.url is not None:
+        yield record_events.message(payload=event_of(partial))
+    if partial.webhook is not None:
+        yield deliver_webhook.message(**webhook_of(partial, partial.webhook))

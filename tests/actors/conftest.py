@@ -19,7 +19,8 @@ from pydantic import SecretStr
 from tests.actors.receiver import Receiver, receiving
 from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
-from tests.support.harness import Harness, flush_embedded, wait_until
+from tests.support.harness import Harness, flush_embedded
+from tests.support.waiting import wait_until
 
 from formrelay.config import Settings, use_settings
 

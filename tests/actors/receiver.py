@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import sleep, time
+from threading import Event
+from time import time
 from typing import Any
 
 import orjson
@@ -46,6 +47,7 @@ class Receiver:
         self.requests: list[Request] = []
         self._scripts: dict[str, list[Answer]] = {}
         self._standing: dict[str, Answer] = {}
+        self.is_closing = Event()
 
     @property
     def url(self) -> str:
@@ -82,7 +84,7 @@ def receiving() -> Iterator[Receiver]:
             }
             body = self.rfile.read(length)
             answer = receiver.take(Request(self.command, self.path, headers, body, time()))
-            sleep(answer.after)
+            receiver.is_closing.wait(answer.after)
             data = b"" if answer.body is None else orjson.dumps(answer.body)
             self.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -109,6 +111,7 @@ def receiving() -> Iterator[Receiver]:
     try:
         yield receiver
     finally:
+        receiver.is_closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

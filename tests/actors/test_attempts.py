@@ -12,7 +12,7 @@ from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.actors.test_webhooks import KEY, SECRET, webhook
 from tests.middleware.lines import Lines
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

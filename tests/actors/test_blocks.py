@@ -53,7 +53,7 @@ def row(id: int, form: str = "f", days: int = 0) -> tuple[Any, ...]:
 
 @pytest.fixture
 def table(site: Site) -> Any:
-    return site.blocks.Table("t", COLUMNS, id=2, time=1)
+    return site.blocks.Table("t", COLUMNS, time=1)
 
 
 #: Rows as (form, days, id): the same forms and days often, each id once.

