@@ -105,17 +105,23 @@ def main() -> int:
             # pytest alone while one test is worked on: the order of the day is speed.
             return run_steps([pytest_step(arguments)])
         oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
-        return run_steps([*STATIC, pytest_step([]), *oldest])
+        return run_steps([*STATIC, pytest_step([])], beside=oldest)
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
 
 
-def run_steps(steps: Sequence[Step]) -> int:
-    """Run all of them, whatever fails; print the summary; 0 when all are well."""
+def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
+    """Run all of them, whatever fails; print the summary; 0 when all are well.
+
+    Args:
+        beside: begun with the others, and printed after them: tests mostly wait.
+    """
     results: list[tuple[str, int, float]] = []
     run = Run()
     try:
+        all_began = time.monotonic()
+        begun_beside = [(step, run.begin(step.argv, run.folder / step.name)) for step in beside]
         for step in steps:
             print(f"\n== {step.name}", flush=True)
             begun = time.monotonic()
@@ -125,6 +131,11 @@ def run_steps(steps: Sequence[Step]) -> int:
                 print(f"{error.filename} is missing; remove .venv and run this again")
                 status = 127
             results.append((step.name, status, time.monotonic() - begun))
+        for step, process in begun_beside:
+            print(f"\n== {step.name} (beside the others)", flush=True)
+            status = process.wait()
+            print((run.folder / step.name).read_text(errors="replace"), flush=True)
+            results.append((step.name, status, time.monotonic() - all_began))
     finally:
         run.close()
     print("\n== summary")

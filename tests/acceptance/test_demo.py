@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -10,13 +11,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import wait_until
 
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.demo.report import Number, Report
@@ -118,10 +119,9 @@ def left_running(mark: str) -> list[str]:
 
 def left_running_after(home: Home, seconds: float) -> list[str]:
     """What still runs when some time is over, or as soon as nothing does."""
-    deadline = time.monotonic() + seconds
-    while (found := home.left_running()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not home.left_running(), timeout=seconds)
+    return home.left_running()
 
 
 def test_sixty_answers_arrive_once_and_nothing_stays_behind(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 USER = """
 import sys

@@ -10,9 +10,10 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
 from tests.support.servers import RedisServer
 from tests.support.servers.base import free_port
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker

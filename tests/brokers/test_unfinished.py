@@ -10,7 +10,7 @@ from typing import Any
 
 import dramatiq
 from dramatiq import Message
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.consumer import RelayConsumer
 from formrelay.brokers.errors import BrokerUnavailable

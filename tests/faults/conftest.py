@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import fault_worker
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import RelayBroker
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.faults.conftest import Site
-from tests.support.harness import wait_until
 from tests.support.servers import RabbitServer, RedisServer
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq import ladder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.faults.workers import Workers, kill
 from tests.sinks.clickhouse.conftest import open_clickhouse
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.sinks.clickhouse import ClickHouse, migrate
 

@@ -10,8 +10,8 @@ import pytest
 import requests
 from tests.actors.receiver import receiving
 from tests.faults.workers import Workers, kill
-from tests.support.harness import wait_until
 from tests.support.servers.django_site import DjangoSite
+from tests.support.waiting import wait_until
 
 #: Sends so many submissions of one form, and ends.
 SENDER = """

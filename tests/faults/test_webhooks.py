@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.faults.workers import Workers, kill
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 COUNT = 400
 #: Sends COUNT webhooks, in order, and ends.

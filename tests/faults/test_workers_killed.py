@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.faults.conftest import Site
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
 
 from formrelay.core.failure import Reason
 

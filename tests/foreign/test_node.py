@@ -15,7 +15,8 @@ import pytest
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.foreign.node import publish
 from tests.support.command import clean_environment
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.rabbitmq.broker import RabbitBroker

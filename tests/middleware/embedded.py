@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.embedded import ensure_running, release
 

@@ -9,7 +9,8 @@ import dramatiq
 import pytest
 from dramatiq import Message
 from dramatiq.middleware import SkipMessage
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable

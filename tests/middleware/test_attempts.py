@@ -11,7 +11,8 @@ import dramatiq
 import pytest
 from dramatiq import Message
 from tests.middleware.lines import Lines
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule

@@ -13,7 +13,8 @@ import pytest
 from dramatiq import Message
 from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Shutdown, TimeLimitExceeded
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import NotNow, PartsFailed, SinkPermanent, SinkTransient

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.command import clean_environment, run
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 
 class Shell:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 from tests.support.command import clean_environment, run
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.endpoints import Rules

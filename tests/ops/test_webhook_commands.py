@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.support.command import clean_environment, run
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ENV = {

@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 
 import pytest
 from dramatiq.errors import DecodeError
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker

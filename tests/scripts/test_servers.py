@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pika
@@ -19,6 +17,7 @@ from tests.support.missing import missing
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
 from tests.support.servers.guard import carriers, sweep
 from tests.support.servers.run import Run, current_run
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = str(ROOT / "scripts" / "servers.py")
@@ -45,7 +44,7 @@ def test_rabbitmq_keeps_a_quorum_queue_over_a_kill(rabbitmq_server: RabbitServer
     rabbitmq_server.kill()
     rabbitmq_server.start()
     with pika.BlockingConnection(parameters) as connection:
-        _eventually(lambda: connection.channel().basic_get("q", auto_ack=True)[2] == b"body")
+        wait_until(lambda: connection.channel().basic_get("q", auto_ack=True)[2] == b"body")
     assert "q" in rabbitmq_server.ctl("list_queues", "name", "type")
 
 
@@ -65,7 +64,7 @@ def test_shared_rabbitmq_dead_letters_at_least_once(rabbitmq_url: str) -> None:
         channel.queue_declare("rung", durable=True, arguments=arguments)
         channel.confirm_delivery()
         channel.basic_publish("", "rung", b"body")
-        _eventually(lambda: channel.basic_get("dead", auto_ack=True)[2] == b"body")
+        wait_until(lambda: channel.basic_get("dead", auto_ack=True)[2] == b"body")
 
 
 def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHouseServer) -> None:
@@ -125,7 +124,7 @@ def test_nothing_outlives_the_run(signum: signal.Signals, redis_server: RedisSer
         assert len(pids) == 2
         run.send_signal(signum)
         status = run.wait(30)
-        _eventually(lambda: not any(_alive(pid) for pid in pids))
+        wait_until(lambda: not any(_alive(pid) for pid in pids))
     assert status == (-signum if signum == signal.SIGKILL else 128 + signum)
     assert redis_server.running, "a server of another run was touched"
 
@@ -168,13 +167,6 @@ def test_missing_server_fails_in_ci_and_is_left_out_elsewhere(tmp_path: Path) ->
         )
         assert (done.returncode, done.stdout) == (status, printed), done.stderr
         assert "redis is not installed" in done.stderr
-
-
-def _eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
 
 
 def _alive(pid: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,18 +14,6 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 
 T = TypeVar("T")
-
-
-def wait_until(condition: Callable[[], T], *, timeout: float = 10.0) -> T:
-    """The first true value of ``condition``; fails after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: last value {value!r}")
-        threading.Event().wait(0.005)
 
 
 class Harness:

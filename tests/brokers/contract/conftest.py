@@ -7,7 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.harness import Harness, flush_embedded, wait_until
+from tests.support.harness import Harness, flush_embedded
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.embedded import ensure_running, release

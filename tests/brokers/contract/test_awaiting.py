@@ -11,7 +11,8 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.middleware import CurrentMessage, Middleware
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.unfinished import begin
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient

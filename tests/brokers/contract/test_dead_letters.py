@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter, Inspector, RelayBroker, State
 from formrelay.brokers.inspection import UnknownCursor

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from threading import Event
 
+import dramatiq
 import pytest
 from dramatiq import Worker
 from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers import Inspector, NotAvailable, State
 from formrelay.brokers.inspection import UnknownCursor
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason, worker_name
@@ -218,23 +221,36 @@ def test_a_pause_is_told_and_ends(harness: Harness, inspector: Inspector) -> Non
 
 
 def test_a_paused_queue_is_left_alone_by_every_worker_until_it_is_resumed(
-    harness: Harness, inspector: Inspector
+    harness: Harness, inspector: Inspector, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "formrelay")
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="note")
+    beside: list[int] = []
+    other = dramatiq.actor(
+        beside.append, broker=harness.broker, queue_name=f"{harness.queue}-b", actor_name="other"
+    )
+
+    def until_looked(workers: int) -> None:
+        if isinstance(harness.broker, RabbitBroker):  # others ask with each fetch
+            wait_until(lambda: [one.message for one in caplog.records].count("paused") == workers)
+        for number in range(20):  # what is not paused goes on meanwhile
+            other.send(number)
+            wait_until(lambda number=number: beside[-1:] == [number])  # type: ignore[misc]
+
     harness.start()
     another = Worker(harness.broker, worker_timeout=200, worker_threads=1)
     another.start()
     inspector.pause(harness.queue)
     inspector.pause(harness.queue)  # that it is paused already is no error
-    time.sleep(1.2)  # RabbitMQ's workers look once a second
+    until_looked(2)
     harness.broker.enqueue_many(actor.message(number) for number in range(50))
-    time.sleep(1.2)
+    until_looked(2)
     assert ran == []
     assert inspector.counts(harness.queue).waiting == 50
     harness.stop()
     harness.start()  # one that begins while it is paused
-    time.sleep(0.5)
+    until_looked(3)
     assert ran == []
     inspector.resume(harness.queue)
     inspector.resume(harness.queue)

@@ -7,7 +7,8 @@ from datetime import timedelta
 from threading import Event
 
 import pytest
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason

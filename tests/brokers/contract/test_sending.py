@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from dramatiq import Message
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import MessageTooLarge
 from formrelay.core.errors import InvalidJob

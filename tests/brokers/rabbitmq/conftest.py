@@ -11,7 +11,8 @@ from typing import Any
 
 import pika
 import pytest
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker

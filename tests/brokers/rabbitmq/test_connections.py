@@ -9,18 +9,20 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.harness import wait_until
 from tests.support.missing import missing
 from tests.support.servers import RabbitServer
 from tests.support.servers.base import free_port
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
+from formrelay.brokers.rabbitmq import publisher
 from formrelay.brokers.rabbitmq.connection import servers
 from formrelay.brokers.rabbitmq.errors import Blocked
 from formrelay.core.errors import ConfigError
@@ -159,8 +161,14 @@ def test_a_connection_says_whose_it_is(make_harness: MakeHarness, own_server: Tl
     assert worker_name() in own_server.ctl("list_connections", "client_properties")
 
 
+@pytest.fixture
+def never_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection of a publisher counts as idle, as after a tenth of a second."""
+    monkeypatch.setattr(publisher, "_FRESH_SECONDS", -1.0)
+
+
 def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
-    make_harness: MakeHarness, own_server: TlsServer
+    make_harness: MakeHarness, own_server: TlsServer, never_fresh: None
 ) -> None:
     harness = make_harness(url=own_server.url, options=QUICK)
     actor = harness.actor(print, actor_name="collect")
@@ -168,7 +176,6 @@ def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
     own_server.ctl("set_vm_memory_high_watermark", "0.0001")
     try:
         for send in (actor.send, lambda n: harness.broker.enqueue_many([actor.message(n)] * 9)):
-            time.sleep(0.15)  # the connection counts as idle
             start = time.monotonic()
             with pytest.raises(Blocked, match=r"has blocked publishers .*nothing was enqueued"):
                 send(2)
@@ -184,16 +191,19 @@ def test_workers_drain_a_server_that_is_short_of_memory(
 ) -> None:
     harness = make_harness(url=own_server.url, options=QUICK)
     ran: list[int] = []
+    is_short = Event()
 
     def work(number: int) -> None:
-        time.sleep(0.02)
+        if number == 30:
+            is_short.wait(20)
         ran.append(number)
 
     actor = harness.actor(work)
     harness.broker.enqueue_many(actor.message(number) for number in range(200))
     harness.start(threads=1)
-    wait_until(lambda: len(ran) > 20)
+    wait_until(lambda: len(ran) >= 30)
     own_server.ctl("set_vm_memory_high_watermark", "0.0001")
+    is_short.set()
     try:
         wait_until(lambda: len(ran) == 200, timeout=20)
         names = ("name", "messages")
@@ -205,12 +215,11 @@ def test_workers_drain_a_server_that_is_short_of_memory(
 
 
 def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued(
-    make_harness: MakeHarness, own_server: TlsServer
+    make_harness: MakeHarness, own_server: TlsServer, never_fresh: None
 ) -> None:
     harness = make_harness(url=own_server.url, options=QUICK)
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
-    time.sleep(0.15)
     own_server.pause()
     try:
         for _ in range(2):  # on the old connection, then on a new one

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from datetime import timedelta
-from threading import Event, Lock
+from threading import Condition, Event
 from typing import Any
 
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq import ladder
@@ -95,16 +96,16 @@ def test_the_concurrency_of_a_queue_holds_through_lost_connections(
 ) -> None:
     options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), concurrency={unique: 3})
     harness = make_harness(options=options)
-    lock = Lock()
+    changed = Condition()
     running, most, done = 0, 0, set[int]()
 
     def work(number: int) -> None:
         nonlocal running, most
-        with lock:
+        with changed:
             running += 1
             most = max(most, running)
-        time.sleep(0.02)
-        with lock:
+            changed.notify_all()
+            changed.wait_for(lambda: running >= 3, timeout=0.05)
             running -= 1
             done.add(number)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.support.harness import wait_until
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.core.errors import SinkPermanent

@@ -8,7 +8,8 @@ from threading import Event
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused

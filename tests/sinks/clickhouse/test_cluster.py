@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
+from tests.support.waiting import wait_until
 
 from formrelay.core.errors import ConfigError, SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, Schema, inflight, migrate
@@ -64,14 +64,6 @@ def engines(client: ClickHouse) -> dict[str, str]:
     return dict(found)
 
 
-def until(fine: Callable[[], bool], timeout: float = 20) -> None:
-    """Replicas are a moment late, and a server has no signal for it."""
-    deadline = time.monotonic() + timeout
-    while not fine():
-        assert time.monotonic() < deadline, "the other replica has not got it"
-        time.sleep(0.02)
-
-
 def test_a_migration_on_one_node_makes_every_table_on_both(migrated: Nodes) -> None:
     first, second = migrated
     assert engines(first) == engines(second)
@@ -81,7 +73,7 @@ def test_a_migration_on_one_node_makes_every_table_on_both(migrated: Nodes) -> N
         path = f"('/clickhouse/tables/{{shard}}/{first.database}/{name}', '{{replica}}')"
         assert engine.startswith("Replicated")
         assert path in engine
-    until(lambda: migrate.plan(second, WITH_PAYMENTS) == [])
+    wait_until(lambda: migrate.plan(second, WITH_PAYMENTS) == [])
     assert migrate.apply(second, WITH_PAYMENTS) == []
 
 
@@ -90,18 +82,18 @@ def test_what_goes_into_one_node_is_read_and_counted_on_the_other(migrated: Node
     first.insert("events", COLUMNS, rows(5))
     second.insert("events", COLUMNS, rows(5, start=3))
     for node in migrated:
-        until(lambda node=node: count(node, "events_once") == 8)  # type: ignore[misc]
-        until(lambda node=node: node.query("SELECT events FROM events_daily") == [(8,)])  # type: ignore[misc]
+        wait_until(lambda node=node: count(node, "events_once") == 8)  # type: ignore[misc]
+        wait_until(lambda node=node: node.query("SELECT events FROM events_daily") == [(8,)])  # type: ignore[misc]
 
 
 def test_the_same_block_sent_to_both_nodes_counts_once(migrated: Nodes) -> None:
     first, second = migrated
     for node in (first, second, first):
         node.insert("payments", COLUMNS, rows(5))
-    until(lambda: count(second, "payments") == 5)
+    wait_until(lambda: count(second, "payments") == 5)
     assert count(first, "payments") == 5
     for node in migrated:
-        until(lambda node=node: node.query("SELECT events FROM payments_daily") == [(5,)])  # type: ignore[misc]
+        wait_until(lambda node=node: node.query("SELECT events FROM payments_daily") == [(5,)])  # type: ignore[misc]
 
 
 def test_a_cluster_that_is_configured_no_longer_is_noted(migrated: Nodes) -> None:
@@ -127,7 +119,7 @@ def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
         thread.join(60)
     assert errors == []
     assert engines(nodes[0]) == engines(nodes[1])
-    until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
+    wait_until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
 
 
 def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile_are_counted(
@@ -138,14 +130,14 @@ def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile
     for name in ("events_daily", "events_daily_feed", "events_daily_states"):
         first.command(f"DROP TABLE {name} ON CLUSTER pair")
     first.command("ALTER TABLE formrelay_migrations DELETE WHERE name = '0003_events_daily'")
-    until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
+    wait_until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
     second.insert("events", COLUMNS, rows(50))
     monkeypatch.setattr(inflight, "_GRACE", timedelta(seconds=1))
     with inserting(second, start=50) as inserted:
         assert migrate.apply(first, SCHEMA) == ["0003_events_daily"]
     wanted = [(inserted(),)]
     for node in nodes:
-        until(lambda node=node: node.query("SELECT events FROM events_daily") == wanted)  # type: ignore[misc]
+        wait_until(lambda node=node: node.query("SELECT events FROM events_daily") == wanted)  # type: ignore[misc]
 
 
 def test_a_cluster_that_the_server_does_not_know_is_named(nodes: Nodes) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.sinks.clickhouse.conftest import COLUMNS, rows
+from tests.support.waiting import wait_until
 
 from formrelay.sinks.clickhouse import ClickHouse, migrate
 
@@ -55,7 +55,4 @@ def test_a_month_is_dropped_as_the_document_says(filled: ClickHouse) -> None:
 
 def _until_planned(client: ClickHouse) -> None:
     # A server deletes in the background, and 18.16 has no way to wait for it.
-    deadline = time.monotonic() + 20
-    while not migrate.plan(client):
-        assert time.monotonic() < deadline, "the record of the migration is still there"
-        time.sleep(0.02)
+    wait_until(lambda: migrate.plan(client), timeout=20)

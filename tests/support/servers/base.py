@@ -9,12 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from tests.support.servers.run import Run, current_run
+from tests.support.waiting import wait_until
 
 _given_ports: set[int] = set()
 
@@ -85,26 +85,27 @@ class Server(abc.ABC):
 
     def wait_ready(self, timeout: float = 90.0) -> Self:
         """Wait until clients are served; `ServerError` with the log's tail if that fails."""
-        deadline = time.monotonic() + timeout
-        while True:
-            if not self.running:
-                assert self._process is not None
-                raise ServerError(
-                    f"{self.kind} ended with status {self._process.returncode} while starting"
-                    f" (port {self.port}); its log ends:\n{self.log_tail()}"
-                )
-            try:
-                if self._answers():
-                    return self
-            except OSError:
-                pass
-            if time.monotonic() > deadline:
-                self.kill()
-                raise ServerError(
-                    f"{self.kind} did not answer on port {self.port} within {timeout:.0f} s;"
-                    f" its log ends:\n{self.log_tail()}"
-                )
-            time.sleep(0.05)
+        try:
+            wait_until(self._is_up, timeout=timeout, every=0.05)
+        except AssertionError:
+            self.kill()
+            raise ServerError(
+                f"{self.kind} did not answer on port {self.port} within {timeout:.0f} s;"
+                f" its log ends:\n{self.log_tail()}"
+            ) from None
+        return self
+
+    def _is_up(self) -> bool:
+        if not self.running:
+            assert self._process is not None
+            raise ServerError(
+                f"{self.kind} ended with status {self._process.returncode} while starting"
+                f" (port {self.port}); its log ends:\n{self.log_tail()}"
+            )
+        try:
+            return self._answers()
+        except OSError:
+            return False
 
     def stop(self, timeout: float = 30.0) -> None:
         """SIGTERM: an orderly end, waited for; SIGKILL after `timeout` seconds."""
@@ -131,9 +132,7 @@ class Server(abc.ABC):
         """SIGSTOP: connections stay open and nothing answers, as with a hung host."""
         os.kill(self.pid, signal.SIGSTOP)
         # On a busy machine its threads run on for a while.
-        deadline = time.monotonic() + 5
-        while not self._is_stopped() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_until(self._is_stopped)
 
     def _is_stopped(self) -> bool:
         threads = Path(f"/proc/{self.pid}/task")

@@ -77,7 +77,7 @@ def sweep(token: str, *, patience: float = 0.0, timeout: float = 10.0) -> list[s
             for handle in living if late else new.values():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if late else signal.SIGTERM)
-            time.sleep(0.02)
+            select.select(living, [], [], 0.02)  # until one of them has ended
     finally:
         for handle in handles.values():
             os.close(handle)

@@ -8,11 +8,11 @@ and its process id would be a shell's. The node runs as whoever runs the tests.
 from __future__ import annotations
 
 import subprocess
-import time
 from typing import ClassVar
 
 from tests.support.servers.base import Server, ServerError, find_program, free_port, write
 from tests.support.servers.run import Run
+from tests.support.waiting import wait_until
 
 _SCRIPTS = "/usr/lib/rabbitmq/bin"
 
@@ -122,11 +122,16 @@ class RabbitServer(Server):
         ]
         node = self._env["RABBITMQ_NODENAME"]
         registry = self.data_dir / "mnesia" / node / "quorum" / node / "names.dets"
-        deadline = time.monotonic() + timeout
-        while not (registry.exists() and all(name in registry.read_bytes() for name in names)):
-            if time.monotonic() > deadline:
-                raise ServerError(f"not in {registry} after {timeout:.0f} s: {', '.join(queues)}")
-            time.sleep(0.02)
+
+        def has_all() -> bool:
+            return registry.exists() and all(name in registry.read_bytes() for name in names)
+
+        try:
+            wait_until(has_all, timeout=timeout, every=0.02)
+        except AssertionError:
+            raise ServerError(
+                f"not in {registry} after {timeout:.0f} s: {', '.join(queues)}"
+            ) from None
 
     def _config(self) -> str:
         lines = [
@@ -147,18 +152,18 @@ class RabbitServer(Server):
         program = find_program("epmd")
         assert program is not None
         argv = [program, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-        self._epmd = self._spawn(argv, self._env)
-        deadline = time.monotonic() + 10
-        while self._epmd.poll() is None:
-            names = subprocess.run(
-                [program, "-port", str(self._epmd_port), "-names"], capture_output=True, check=False
-            )
-            if names.returncode == 0:
-                return
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
-        raise ServerError(f"epmd did not start on port {self._epmd_port}")
+        epmd = self._epmd = self._spawn(argv, self._env)
+        question = [program, "-port", str(self._epmd_port), "-names"]
+
+        def answers() -> bool:
+            if epmd.poll() is not None:
+                raise ServerError(f"epmd ended at once on port {self._epmd_port}")
+            return subprocess.run(question, capture_output=True, check=False).returncode == 0
+
+        try:
+            wait_until(answers, every=0.02)
+        except AssertionError:
+            raise ServerError(f"epmd did not start on port {self._epmd_port}") from None
 
     def _answers(self) -> bool:
         # The listener opens as the last step of the boot; a node that serves answers

@@ -53,6 +53,19 @@ class Run:
         """The token of those processes that were started with `label`."""
         return f"{self.token}.{label}"
 
+    def begin(self, argv: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+        """Run `argv` in the background, what it prints into a file; killed when this closes."""
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                argv,
+                env=self.env("command"),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.started.append(process)
+        return process
+
     def command(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, grace: float = 15.0
     ) -> int:
