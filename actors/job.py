@@ -20,6 +20,7 @@ from ..core.errors import InvalidJob, PartsFailed
 from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
+from ..state import once
 from .model import Job, JobModel, Metadata, invalid
 
 P = TypeVar("P")
@@ -218,6 +219,8 @@ def job_actor(
     if batch_size is not None:
         options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
         options |= {"batch_weight": _weight}
+    elif in_flight is None:
+        options["idempotency"] = once(_idempotency_key)
     if throttle is not None:
         options["throttle"] = throttle
     if in_flight is not None:
@@ -252,6 +255,14 @@ def _wire(payload: Any) -> Any:
         return [_wire(one) for one in payload]
     assert isinstance(payload, JobModel)
     return payload.wire()
+
+
+def _idempotency_key(_payload: Any = None, metadata: Any = None, **_others: Any) -> str | None:
+    """As the publisher wrote it; where it is no text, the actor says what is wrong."""
+    if not isinstance(metadata, dict):
+        return None
+    key = metadata.get("idempotencyKey", metadata.get("idempotency_key"))
+    return key if isinstance(key, str) else None
 
 
 def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:

@@ -115,6 +115,13 @@ class Metadata(JobModel):
     submission_id: str | None = None
     retry_count: int | None = Field(None, description="Of the publisher's own count.")
     version: int = Field(1, ge=1, description="Of the payload's schema.")
+    idempotency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Of two jobs of one actor with the same key, one runs. (Not of events, "
+        "partials and webhooks, which are known by their own ids.)",
+    )
     traceparent: str | None = Field(None, description="W3C Trace Context.")
 
 

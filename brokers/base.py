@@ -23,6 +23,7 @@ from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import InvalidJob
 from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
+from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from .envelope import encode
 from .errors import MessageTooLarge
@@ -185,8 +186,10 @@ class RelayBroker(dramatiq.Broker, ABC):
 
         Raises:
             InvalidPolicy: its options make no retry policy.
+            ValueError: it has idempotency= with an option that excludes it.
         """
         give_policy(actor)
+        remember(actor)
         super().declare_actor(actor)
         if "in_flight" in actor.options:
             self.awaiting.add(actor.actor_name)

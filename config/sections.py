@@ -22,6 +22,7 @@ from .types import (
     Bool,
     Days,
     Folder,
+    Hours,
     LogLevel,
     Millis,
     Seconds,
@@ -96,6 +97,10 @@ class BrokerSettings(Section):
         None,
         description="Where breakers, rate limits and idempotency keys live: a Redis address, or "
         "memory://. Not set: the broker's Redis, or memory where there is none.",
+    )
+    idempotency_keep: Hours = Field(
+        timedelta(hours=24),
+        description="How long a job that gave an idempotencyKey is known to have run.",
     )
     namespace: Annotated[
         str, matching(r"[\w.:{}-]+", "be letters, digits and '.', '_', '-', ':', '{', '}' only")

@@ -111,6 +111,7 @@ _wait = duration("seconds", _SECOND, "_SECONDS", least=_ZERO, most=LONGEST_WAIT)
 Wait = Annotated[timedelta, _wait]
 Millis = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=None)]
 MillisOrNone = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=_ZERO)]
+Hours = Annotated[timedelta, duration("hours", timedelta(hours=1), "_HOURS", least=None)]
 Days = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=None)]
 DaysOrNone = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=_ZERO)]
 #: How long rows are kept; None for ever. A longer one, added to the latest time that an event may

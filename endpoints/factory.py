@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..brokers import RelayBroker
 from ..config import BrokerSettings
+from ..state import state_redis
 from .records import MemoryRecords, Records
 
 
@@ -12,16 +13,9 @@ def make_records(section: BrokerSettings, broker: RelayBroker) -> Records:
 
     Talks to no server.
     """
-    url = section.secret("state_url")
-    if url is None and section.kind == "rabbitmq":
+    redis = state_redis(section, broker)
+    if redis is None:
         return MemoryRecords()
-    if url is not None and url.startswith("memory:"):
-        return MemoryRecords()
-    from ..brokers.redis.broker import RedisBroker
-    from ..brokers.redis.connection import address, connect
     from .redis_records import RedisRecords
 
-    if url is not None:
-        return RedisRecords(connect(url, timeout=section.connect_timeout), address(url))
-    assert isinstance(broker, RedisBroker)
-    return RedisRecords(broker.client, broker.where)
+    return RedisRecords(*redis)

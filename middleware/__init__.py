@@ -20,6 +20,7 @@ from dramatiq.middleware import (
 from .admission import Admission
 from .attempts import Attempts
 from .delivery import Batch, Delivery
+from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
 from .throttling import Throttling
@@ -49,6 +50,7 @@ def default_middleware() -> list[Middleware]:
         Pipelines(),  # stock: pipelines
         CurrentMessage(),  # stock: an actor may ask which message it works on
         Throttling(),  # admit: not while the sink is to be left alone
+        Idempotency(),  # admit: not while a job of the same key runs, nor after it has
         Admission(),  # admit: the last check before the actor
         Outcomes(),  # classify: last, so that its verdict comes first
     ]

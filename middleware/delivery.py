@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dramatiq import Message, MessageProxy
 
 from ..core.later import Later, Steps
 from ..core.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from .once import Claim
 
 #: The option that counts retries; stock Dramatiq uses the same one.
 RETRIES = "retries"
@@ -59,6 +62,7 @@ class Delivery(MessageProxy):
         suspended: set while it does.
         was_suspended: whether its actor was, and has left the thread that called it.
         fields: what the actor has to say in the attempt's log line.
+        claim: its hold on its idempotency key, where it has one.
     """
 
     outcome: Outcome | None = None
@@ -69,6 +73,7 @@ class Delivery(MessageProxy):
     suspended: Suspended | None = None
     was_suspended = False
     fields: dict[str, Any] | None = None
+    claim: Claim | None = None
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)

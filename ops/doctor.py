@@ -99,7 +99,7 @@ def _api() -> Iterator[Finding]:
 def _endpoints() -> Iterator[Finding]:
     records = make_records(get_settings().broker, get_broker())
     if isinstance(records, MemoryRecords):
-        says = "each process remembers the endpoints of webhooks for itself: set STATE_URL"
+        says = "each process remembers endpoints and idempotency keys for itself: set STATE_URL"
         yield Finding("endpoints", "weak", f"{says} to a Redis")
         return
     count = len(records.disabled())

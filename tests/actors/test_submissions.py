@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 import standardwebhooks
 from tests.actors.conftest import Site
@@ -11,6 +12,7 @@ from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
 from tests.support.waiting import wait_until
 
+from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
@@ -252,3 +254,30 @@ def test_from_the_form_to_the_receiver(site: Site, api: Receiver) -> None:
     found = standardwebhooks.Webhook(KEY).verify(hook.body, hook.headers)
     assert found["data"]["answers"] == {"name": SECRET}
     assert hook.headers["x-number"] == "1"
+
+
+def test_two_jobs_of_one_idempotency_key_are_one_call(site: Site, api: Receiver) -> None:
+    for _ in range(2):
+        site.actors.save_submission.send(SUBMISSION, {"idempotencyKey": "form-1/sub-1"})
+    body = {"type": "submission.save", "payload": SUBMISSION}
+    site.inject(
+        "submissions", orjson.dumps(body | {"metadata": {"idempotency_key": "form-1/sub-1"}})
+    )
+    site.work_off("submissions")
+    assert len(api.of(PATH)) == 1
+    # Of another actor it is another key, and one without runs as ever.
+    site.actors.save_submission.send(SUBMISSION)
+    site.work_off("submissions")
+    assert len(api.of(PATH)) == 2
+
+
+@pytest.mark.parametrize("key", [7, "", "x" * 201, ["a"]], ids=repr)
+def test_an_idempotency_key_that_is_none_is_refused(site: Site, api: Receiver, key: Any) -> None:
+    with pytest.raises(InvalidJob, match=r"metadata\.idempotencyKey"):
+        site.actors.save_submission.send(SUBMISSION, {"idempotencyKey": key})
+    body = {"type": "submission.save", "payload": SUBMISSION, "metadata": {"idempotencyKey": key}}
+    site.inject("submissions", orjson.dumps(body))
+    site.work_off("submissions")
+    (letter,) = site.dead("submissions")
+    assert letter.failure.reason is Reason.INVALID
+    assert api.requests == []

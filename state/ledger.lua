@@ -1,0 +1,27 @@
+-- One call of the ledger on one key: 'l' and the owner while a job runs, 'r' and its result after.
+-- KEYS: the key. ARGV: what to do, the owner, how long in milliseconds, the result.
+-- Returns: for 'begin', {'free'}, {'held', milliseconds} or {'known', result}; else 1 or 0.
+local key = KEYS[1]
+local what, owner, lasts, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local found = redis.call('get', key)
+local is_ours = found == 'l' .. owner
+
+if what == 'begin' then
+    if not found then
+        redis.call('set', key, 'l' .. owner, 'px', lasts)
+        return {'free'}
+    end
+    if string.sub(found, 1, 1) == 'r' then return {'known', string.sub(found, 2)} end
+    return {'held', redis.call('pttl', key)}
+end
+
+if what == 'finish' then
+    -- Where the lock has ended and nobody took it, what was done is known all the same.
+    if found and not is_ours then return 0 end
+    redis.call('set', key, 'r' .. result, 'px', lasts)
+    return 1
+end
+
+if not is_ours then return 0 end
+if what == 'renew' then redis.call('pexpire', key, lasts) else redis.call('del', key) end
+return 1

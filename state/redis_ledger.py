@@ -1,0 +1,49 @@
+"""The ledger of all processes, in Redis."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+
+from ..brokers.redis.connection import translated
+from ..middleware.once import Held, Known
+
+#: Before the digest of a key.
+PREFIX = "formrelay:once:"
+
+
+class RedisLedger:
+    """See :class:`~formrelay.middleware.once.Ledger`.
+
+    Args:
+        client: of redis-py, shared with whoever made it.
+        where: its address, for error messages.
+    """
+
+    def __init__(self, client: Any, where: str) -> None:
+        self._where = where
+        self._script = client.register_script(files(__package__).joinpath("ledger.lua").read_text())
+
+    def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
+        what, *rest = self._run("begin", key, owner, lock)
+        match what:
+            case b"known":
+                return Known(rest[0])
+            case b"held":
+                return Held(timedelta(milliseconds=max(0, rest[0])))
+        return None
+
+    def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+        return bool(self._run("renew", key, owner, lock))
+
+    def finish(self, key: str, owner: str, result: bytes, keep: timedelta) -> bool:
+        return bool(self._run("finish", key, owner, keep, result))
+
+    def release(self, key: str, owner: str) -> None:
+        self._run("release", key, owner, timedelta(0))
+
+    def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
+        milliseconds = max(1, lasts // timedelta(milliseconds=1))
+        with translated(self._where):
+            return self._script(keys=[PREFIX + key], args=[what, owner, milliseconds, result])

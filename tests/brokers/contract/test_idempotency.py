@@ -1,0 +1,327 @@
+"""A job of one key runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import pytest
+from dramatiq import pipeline
+from dramatiq.middleware import CurrentMessage
+from tests.middleware.lines import Lines, lines
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+from formrelay.brokers import BrokerUnavailable
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkPermanent, SinkTransient
+from formrelay.core.failure import Reason
+from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.middleware.once import Known, Ledger, Once
+from formrelay.state import MemoryLedger
+from formrelay.state.redis_ledger import PREFIX, RedisLedger
+
+__all__ = ["lines"]
+
+SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(milliseconds=20),)))
+
+
+@pytest.fixture
+def ledger(harness: Harness) -> Ledger:
+    """As configured where no STATE_URL is set."""
+    broker = harness.broker
+    if isinstance(broker, RedisBroker):
+        return RedisLedger(broker.client, broker.where)
+    return MemoryLedger()
+
+
+@pytest.fixture
+def once(ledger: Ledger) -> Callable[..., Once]:
+    def make(**options: Any) -> Once:
+        return Once(lambda name, **_: name, lambda: ledger, **options)
+
+    return make
+
+
+def test_a_job_that_is_sent_many_times_runs_once(
+    harness: Harness, once: Callable[..., Once], lines: Lines
+) -> None:
+    ran: list[str] = []
+    actor = harness.actor(lambda name: ran.append(name), actor_name="work", idempotency=once())
+    for _ in range(5):
+        for name in ("a", "b"):
+            actor.send(name)
+    harness.start()
+
+    def done() -> list[dict[str, Any]]:
+        return [one for one in lines.of("attempt") if one["outcome"] == "done"]
+
+    attempts = wait_until(lambda: done() if len(done()) == 10 else None)
+    wait_until(harness.is_empty)
+    assert sorted(ran) == ["a", "b"]
+    assert sum(one.get("is_repeat", False) for one in attempts) == 8
+
+
+def test_those_that_come_while_it_runs_wait_for_it(
+    harness: Harness, once: Callable[..., Once], lines: Lines
+) -> None:
+    ran: list[str] = []
+    is_over = Event()
+
+    def work(name: str) -> None:
+        ran.append(name)
+        is_over.wait(20)
+
+    actor = harness.actor(work, policy=SOON, idempotency=once())
+    for _ in range(4):
+        actor.send("a")
+    harness.start()
+    wait_until(lambda: [one for one in lines.of("attempt") if one["outcome"] == "defer"])
+    wait_until(lambda: ran == ["a"])
+    is_over.set()
+    wait_until(harness.is_empty)
+    harness.stop()
+    assert ran == ["a"]
+    assert harness.dead() == []
+
+
+def test_one_that_failed_runs_again(harness: Harness, once: Callable[..., Once]) -> None:
+    ran: list[str] = []
+
+    def work(name: str) -> None:
+        ran.append(name)
+        if len(ran) == 1:
+            raise SinkTransient
+        if name == "b":
+            raise SinkPermanent
+
+    actor = harness.actor(work, policy=SOON, idempotency=once())
+    actor.send("a")
+    harness.start()
+    wait_until(lambda: ran == ["a", "a"])
+    wait_until(harness.is_empty)
+    for count in (3, 4):  # nothing is known of one that has died: a replay runs it
+        actor.send("b")
+        wait_until(lambda count=count: len(ran) == count)  # type: ignore[misc]
+    wait_until(lambda: len(harness.dead()) == 2)
+
+
+def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
+    harness: Harness, ledger: Ledger
+) -> None:
+    ran: list[Any] = []
+    once = Once(lambda order: order["id"], lambda: ledger)
+    actor = harness.actor(lambda order: ran.append(order), actor_name="w", idempotency=once)
+    for _ in range(2):
+        actor.send({"id": None})
+        actor.send([])
+        actor.send({"id": "a"})
+    harness.start()
+    wait_until(harness.is_empty)
+    harness.stop()
+    assert len(ran) == 5
+
+
+def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+) -> None:
+    ran: list[Any] = []
+    results: list[Any] = []
+
+    def work(name: str) -> dict[str, str]:
+        ran.append(name)
+        return {"for": name}
+
+    first = harness.actor(work, idempotency=once())
+    second = harness.actor(lambda result: results.append(result), actor_name="second")
+    for _ in range(2):
+        pipeline([first.message("a"), second.message()], broker=harness.broker).run()
+    harness.start()
+    wait_until(lambda: len(results) == 2)
+    assert results == [{"for": "a"}] * 2
+    assert ran == ["a"]
+
+
+def test_a_lock_is_renewed_while_its_job_runs(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+) -> None:
+    lock = timedelta(seconds=1)
+    ran: list[str] = []
+    is_over = Event()
+    renewed: list[str] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ledger, name)
+
+        def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+            renewed.append(key)
+            return ledger.renew(key, owner, lock)
+
+    def work(name: str) -> None:
+        ran.append(name)
+        is_over.wait(30)
+
+    counting: Any = Counting()
+    option = Once(lambda name: name, lambda: counting, lock=lock)
+    actor = harness.actor(work, idempotency=option)
+    for _ in range(2):
+        actor.send("a")
+    harness.start()
+    wait_until(lambda: len(renewed) >= 4, timeout=20)  # half a second each: twice its length
+    assert ran == ["a"]
+    is_over.set()
+    wait_until(harness.is_empty)
+    assert ran == ["a"]
+    count = len(renewed)
+    actor.send("b")
+    wait_until(lambda: ran == ["a", "b"])
+    assert len(renewed) <= count + 1
+
+
+def test_a_lock_whose_worker_is_gone_ends_by_itself(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+) -> None:
+    ran: list[str] = []
+    actor = harness.actor(
+        lambda name: ran.append(name),
+        actor_name="work",
+        idempotency=once(lock=timedelta(seconds=1)),
+    )
+    (key,) = {claim_key(harness, "work", "a")}
+    assert ledger.begin(key, "a worker that was killed", timedelta(seconds=1)) is None
+    actor.send("a")
+    harness.start()
+    wait_until(lambda: ran == ["a"])
+    wait_until(lambda: isinstance(ledger.begin(key, "x", timedelta(seconds=1)), Known))
+
+
+def claim_key(harness: Harness, actor: str, key: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(f"{actor}\n{key}".encode()).hexdigest()
+
+
+def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
+    harness: Harness, ledger: Ledger, lines: Lines
+) -> None:
+    is_back = Event()
+    attempts: list[int] = []
+
+    class Away:
+        def __getattr__(self, name: str) -> Any:
+            if not is_back.is_set():
+                raise BrokerUnavailable("the state store is away")
+            return getattr(ledger, name)
+
+    def work(name: str) -> None:
+        message = CurrentMessage.get_current_message()
+        attempts.append(message.attempt)  # type: ignore[union-attr]
+
+    away: Any = Away()
+    actor = harness.actor(work, policy=SOON, idempotency=Once(lambda name: name, lambda: away))
+    actor.send("a")
+    harness.start()
+    wait_until(lambda: len(lines.of("attempt")) >= 3, timeout=20)
+    assert attempts == []
+    is_back.set()
+    wait_until(lambda: attempts == [1])
+    wait_until(harness.is_empty)
+
+
+def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
+    harness: Harness, ledger: Ledger, lines: Lines
+) -> None:
+    ran: list[str] = []
+
+    class Goes:
+        def begin(self, *args: Any) -> Any:
+            return ledger.begin(*args)
+
+        def finish(self, *args: Any) -> bool:
+            raise BrokerUnavailable("the state store is away")
+
+        release = renew = finish
+
+    goes: Any = Goes()
+    actor = harness.actor(
+        lambda name: ran.append(name),
+        actor_name="work",
+        idempotency=Once(lambda name: name, lambda: goes),
+    )
+    actor.send("a")
+    harness.start()
+    wait_until(lambda: lines.of("what became of a job cannot be kept by its key"))
+    wait_until(harness.is_empty)
+    assert ran == ["a"]
+    assert harness.dead() == []
+
+
+def test_a_result_that_is_no_json_is_kept_as_null(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once], lines: Lines
+) -> None:
+    actor = harness.actor(lambda name: {1, 2}, actor_name="work", idempotency=once())
+    actor.send("a")
+    harness.start()
+    key = claim_key(harness, "work", "a")
+    wait_until(lambda: lines.of("a result is no JSON and is kept as null"))
+    wait_until(harness.is_empty)
+    assert ledger.begin(key, "x", timedelta(seconds=1)) == Known(b"null")
+
+
+def test_no_key_of_a_person_stands_in_the_store(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once], lines: Lines
+) -> None:
+    actor = harness.actor(lambda name: None, actor_name="work", idempotency=once())
+    actor.send("jo@example.com")
+    harness.start()
+    wait_until(harness.is_empty)
+    harness.stop()
+    if isinstance(harness.broker, RedisBroker):
+        keys = harness.broker.client.keys(f"{PREFIX}*")
+        assert keys
+        assert not [key for key in keys if b"jo@" in key]
+    assert "jo@" not in lines.text
+
+
+def test_a_batch_has_no_key(harness: Harness, once: Callable[..., Once]) -> None:
+    with pytest.raises(ValueError, match="expected many to run one job at a time"):
+        harness.actor(
+            lambda batch: None,
+            actor_name="many",
+            batch_size=2,
+            batch_wait=timedelta(seconds=1),
+            idempotency=once(),
+        )
+
+
+def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
+    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+) -> None:
+    from formrelay.middleware.delivery import Delivery
+
+    ran: list[str] = []
+    actor = harness.actor(lambda name: ran.append(name), actor_name="work", idempotency=once())
+    put_off: list[bool] = []
+
+    def refuse() -> None:
+        if not put_off:
+            put_off.append(True)
+            raise BrokerUnavailable("no trial now")
+
+    real = Delivery.__init__
+
+    def suspect(self: Delivery, *args: Any) -> None:
+        real(self, *args)
+        self.before_trial = refuse
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(Delivery, "__init__", suspect)
+    actor.send("a")
+    harness.start()
+    wait_until(lambda: ran == ["a"], timeout=15)
+    monkeypatch.undo()
+    assert put_off == [True]
+    assert Reason.INVALID not in {letter.failure.reason for letter in harness.dead()}
