@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.sinks.wire import answer, raw, serving
+from tests.support.threads import at_once
 
 from formrelay.core.errors import (
     InvalidJob,
@@ -227,14 +227,10 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
         sender = egress()
         statuses: list[int] = []
 
-        def work() -> None:
+        def work(_number: int) -> None:
             statuses.extend(sender.send("POST", wire.url, {}, b"").status for _ in range(5))
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(5)
+        at_once(work, range(4))
         assert statuses == [200] * 20
         assert 1 <= wire.accepted <= 4
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from typing import Any
 
 import pytest
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
@@ -62,15 +62,11 @@ def test_an_adopted_queue_that_was_deleted_is_an_error_and_not_made_anew(
 def test_many_threads_send_at_once(harness: Harness) -> None:
     actor = harness.actor(print, actor_name="collect")
 
-    def send() -> None:
+    def send(_number: int) -> None:
         for number in range(50):
             actor.send(number)
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(send, range(8))
     assert harness.broker.counts(harness.queue).waiting == 400
 
 

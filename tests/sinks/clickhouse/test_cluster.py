@@ -6,7 +6,6 @@ Not in the contract: no newer server can be had that keeps replicas.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +13,7 @@ from datetime import timedelta
 import pytest
 from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
+from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 from formrelay.core.errors import ConfigError, SinkTransient
@@ -103,21 +103,7 @@ def test_a_cluster_that_is_configured_no_longer_is_noted(migrated: Nodes) -> Non
 
 
 def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
-    start, errors = threading.Barrier(2), list[BaseException]()
-
-    def work(client: ClickHouse) -> None:
-        try:
-            start.wait(10)
-            migrate.apply(client, SCHEMA)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(node,)) for node in nodes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert errors == []
+    at_once(lambda node: migrate.apply(node, SCHEMA), nodes)
     assert engines(nodes[0]) == engines(nodes[1])
     wait_until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
 

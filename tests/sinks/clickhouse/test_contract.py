@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
+from tests.support.threads import at_once
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, migrate
@@ -126,22 +126,12 @@ def test_a_wrong_query_is_an_error_without_its_text(clickhouse: ClickHouse) -> N
 
 
 def test_threads_share_a_client(clickhouse: ClickHouse) -> None:
-    errors: list[BaseException] = []
-
     def work(number: int) -> None:
-        try:
-            for block in range(3):
-                clickhouse.insert("events", COLUMNS, rows(5, start=1000 * number + 10 * block))
-                assert clickhouse.query("SELECT %(n)s", {"n": number}) == [(number,)]
-        except BaseException as error:
-            errors.append(error)
+        for block in range(3):
+            clickhouse.insert("events", COLUMNS, rows(5, start=1000 * number + 10 * block))
+            assert clickhouse.query("SELECT %(n)s", {"n": number}) == [(number,)]
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert errors == []
+    at_once(work, range(4))
     assert count(clickhouse, "events") == 60
 
 
@@ -173,24 +163,9 @@ def test_a_migration_that_was_not_recorded_is_applied_again_harmlessly(
 
 def test_two_migrations_at_once_both_succeed(empty: ClickHouse, url: str) -> None:
     clients = [open_clickhouse(url, empty.database) for _ in range(4)]
-    start = threading.Barrier(len(clients))
-    errors: list[BaseException] = []
-
-    def work(client: ClickHouse) -> None:
-        try:
-            start.wait(10)
-            migrate.apply(client)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            client.close()
-
-    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert errors == []
+    at_once(migrate.apply, clients)
+    for client in clients:
+        client.close()
     assert migrate.plan(empty) == []
     empty.insert("events", COLUMNS, rows(1))
     assert count(empty, "events_once") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,6 +12,7 @@ from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.sinks.wire import serving, silence
 from tests.support.servers import ClickHouseServer
+from tests.support.threads import at_once
 
 from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
 from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
@@ -113,21 +113,12 @@ def test_a_host_that_hangs_within_a_call_is_not_asked_first_again(
 
 def test_every_thread_is_led_to_the_host_that_works(pair: Pair, client: ClickHouse) -> None:
     pair[0].kill()
-    errors: list[BaseException] = []
 
     def work(number: int) -> None:
-        try:
-            for block in range(5):
-                client.insert("events", COLUMNS, rows(2, start=100 * number + 10 * block))
-        except BaseException as error:
-            errors.append(error)
+        for block in range(5):
+            client.insert("events", COLUMNS, rows(2, start=100 * number + 10 * block))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert errors == []
+    at_once(work, range(4))
     assert rows_on(pair[1], client) == 40
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.support.threads import at_once
 
-from formrelay.core.errors import SinkError
 from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate, retention
 
 FILES = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
@@ -144,23 +143,9 @@ def test_runs_at_once_agree_on_what_is_kept(
     if keep is None:
         migrate.apply(clickhouse, Schema(keep_events=timedelta(days=30)))
     clients = [open_clickhouse(url, clickhouse.database) for _ in range(4)]
-    start, errors = threading.Barrier(len(clients)), list[SinkError]()
-
-    def work(client: ClickHouse) -> None:
-        try:
-            start.wait(10)
-            migrate.apply(client, Schema(keep_events=keep))
-        except SinkError as error:
-            errors.append(error)
-        finally:
-            client.close()
-
-    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert errors == []
+    at_once(lambda client: migrate.apply(client, Schema(keep_events=keep)), clients)
+    for client in clients:
+        client.close()
     assert names(clickhouse, Schema(keep_events=keep)) == []
 
 

@@ -1,0 +1,29 @@
+"""The same thing done by several threads at one time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def at_once(work: Callable[[T], object], items: Iterable[T], *, timeout: float = 30) -> None:
+    """Call ``work`` with each item, each in a thread of its own, all beginning together.
+
+    Raises:
+        BaseException: what the first of them raised, when all have ended.
+    """
+    every = list(items)
+    start = Barrier(len(every))
+
+    def begin(item: T) -> None:
+        start.wait(timeout)
+        work(item)
+
+    with ThreadPoolExecutor(len(every)) as pool:
+        futures = [pool.submit(begin, item) for item in every]
+    for future in futures:
+        future.result()
