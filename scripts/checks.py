@@ -45,7 +45,8 @@ OLDEST_TOOLS = ["pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/middleware", "tests/actors", "tests/range"]
 #: Of these, what a run of everything has time for.
 OLDEST_IN_BRIEF = ["tests/brokers/contract", "tests/middleware", "tests/actors", "tests/range"]
-NODE = {"node": "nodejs", "npm": "npm"}
+#: Programs of no server: of examples/publishers and of the tests with a browser.
+PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -209,8 +210,7 @@ def prepare_servers() -> None:
     missing = [name for server in ALL if not server.program() for name in server.package.split()]
     if "clickhouse-server" in missing:
         missing.append("clickhouse-client")
-    # For the publishers of examples/publishers, in tests/foreign.
-    missing += [package for name, package in NODE.items() if not shutil.which(name)]
+    missing += [package for name, package in PROGRAMS.items() if not shutil.which(name)]
     if not missing:
         return
     command = f"apt-get install --no-install-recommends {' '.join(missing)}"

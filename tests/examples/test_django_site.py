@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import requests
+from tests.conftest import own
+from tests.support.servers import PostgresServer
 from tests.support.servers.django_site import DjangoSite
 
 AT = "2026-01-31T09:30:00Z"
@@ -50,10 +54,13 @@ class Client:
         return self("PATCH", f"submissions/{id}/payment/", json=event)
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[DjangoSite]:
-    with DjangoSite() as site:
-        yield site
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def site(request: pytest.FixtureRequest) -> Iterator[DjangoSite]:
+    with ExitStack() as ends:
+        variables = {}
+        if request.param == "postgres":
+            variables["DATABASE_URL"] = ends.enter_context(own(PostgresServer)).url
+        yield ends.enter_context(DjangoSite(**variables))
 
 
 @pytest.fixture
@@ -192,3 +199,21 @@ def test_endpoints_of_a_form_are_set_as_a_whole_and_given_with_its_submissions(
     assert api("PUT", "forms/hooked/webhooks/", json=[]).json() == []
     bad = api("PUT", "forms/hooked/webhooks/", json=[{"url": "https://a.example/"}])
     assert (bad.status_code, set(bad.json()["errors"])) == (400, {"0"})
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [r'{"a": "b\u0000c"}', r'{"a\u0000": 1}', r'{"a": ["\ud800"]}', '{"a": NaN}', '{"a": 1e999}'],
+)
+def test_what_no_database_keeps_is_refused_by_name(api: Client, answers: str) -> None:
+    rest = {"submissionId": "odd", "formId": "f", "status": "completed", "submittedAt": AT}
+    body = f'{json.dumps(rest)[:-1]}, "answers": {answers}}}'
+    answer = api("POST", "submissions/", data=body, headers={"Idempotency-Key": "odd"})
+    assert answer.status_code == 400
+    assert api("GET", "submissions/odd/").status_code == 404
+
+
+def test_what_looks_like_a_nul_and_is_none_is_kept(api: Client) -> None:
+    odd = {"a": "\\u0000", "b\\\\u0000": "\\\\\\u0000", "n": 2**80, "f": -0.5, "e": "\x01\x7f"}
+    assert api.save("backslashes", answers=odd).status_code == 201
+    assert api("GET", "submissions/backslashes/").json()["answers"] == odd

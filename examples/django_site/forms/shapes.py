@@ -1,6 +1,7 @@
 """What the API takes, and the errors by field for what it does not."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,8 @@ def read(request: HttpRequest, checks: dict[str, Check]) -> dict[str, Any]:
         Wrong: it is no JSON object, or a field does not fit.
     """
     try:
-        data = json.loads(request.body)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        data = json.loads(request.body, parse_constant=_no_number)
+    except (UnicodeDecodeError, ValueError, RecursionError):
         raise Wrong({"body": ["expected JSON"]}) from None
     if not isinstance(data, dict):
         raise Wrong({"body": ["expected a JSON object"]})
@@ -61,10 +62,29 @@ def one_of(*choices: str) -> Check:
     return check
 
 
+#: As it stands in JSON; a backslash before it would be an escaped one.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
 def a_dict(value: Any) -> dict[str, Any]:
+    """An object that every database takes: PostgreSQL has no NUL and no half characters."""
     if not isinstance(value, dict):
         raise ValueError("expected an object")
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # 1e999 is read as one that is not finite
+        raise ValueError("expected finite numbers") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected whole characters, got half a surrogate pair") from None
+    if _NUL.search(text):
+        raise ValueError("expected texts without NUL characters")
     return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def a_time(value: Any) -> Any:

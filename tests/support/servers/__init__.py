@@ -18,6 +18,7 @@ import os
 from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
 from tests.support.servers.cluster import ClickHouseCluster
+from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.rabbitmq import RabbitServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.run import Interrupted, Run, raise_on_signals
@@ -29,6 +30,7 @@ __all__ = [
     "ClickHouseCluster",
     "ClickHouseServer",
     "Interrupted",
+    "PostgresServer",
     "RabbitServer",
     "RedisServer",
     "Run",
@@ -43,8 +45,8 @@ __all__ = [
 KINDS: dict[str, type[Server]] = {
     server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
 }
-#: What has to be installed: ZooKeeper is started by the tests of the cluster alone.
-ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer)
+#: What has to be installed: the others are started by the few tests that need them.
+ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer, PostgresServer)
 
 
 def in_ci() -> bool:

@@ -165,7 +165,7 @@ class Server(abc.ABC):
         self.close()
 
     def _spawn(
-        self, argv: Sequence[str], env: Mapping[str, str] | None = None
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, **options: str
     ) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
             process = subprocess.Popen(
@@ -176,6 +176,7 @@ class Server(abc.ABC):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the tests
+                **options,
             )
         self._run.started.append(process)
         return process

@@ -16,19 +16,22 @@ SITE = Path(__file__).resolve().parents[3] / "examples" / "django_site"
 
 
 class DjangoSite(Server):
-    """The API with an SQLite database of its own; it takes the token `site-token`."""
+    """The API with an SQLite database of its own, unless DATABASE_URL is among the variables; it
+    takes the token `site-token`.
+    """
 
     kind: ClassVar[str] = "django_site"
     package: ClassVar[str] = "waitress (pip)"
     token: ClassVar[str] = "site-token"
 
-    def __init__(self, run: Run | None = None) -> None:
+    def __init__(self, run: Run | None = None, **variables: str) -> None:
         super().__init__(run)
         self._env = {
             "API_TOKEN": self.token,
             "DATABASE_URL": f"sqlite:///{self.data_dir / 'site.sqlite3'}",
             "PYTHONPATH": str(SITE),
             "SECRET_KEY": "of-a-test",
+            **variables,
         }
 
     @classmethod

@@ -13,6 +13,7 @@ from tests.support.servers.base import Server, find_program, write
 
 _JAR = Path("/usr/share/java/zookeeper.jar")
 _CONFIG = """tickTime=500
+maxSessionTimeout=60000
 dataDir={folder}/data
 clientPort={port}
 clientPortAddress=127.0.0.1
