@@ -6,7 +6,7 @@ argument. Importing this package reads nothing.
 
 from __future__ import annotations
 
-from .current import get_settings, use_settings
+from .current import get_settings, use_settings, use_source
 from .sections import (
     ApiSettings,
     BrokerSettings,
@@ -43,4 +43,5 @@ __all__ = [
     "WorkerSettings",
     "get_settings",
     "use_settings",
+    "use_source",
 ]

@@ -18,6 +18,12 @@ from .secrets import FilePath
 from .variables import Given, Variables
 
 
+class Missing(str):
+    """A fault that nothing was said, where what was said is right."""
+
+    __slots__ = ()
+
+
 class Section(BaseSettings):
     """Settings that belong together: frozen, and free of secrets when printed.
 
@@ -102,6 +108,11 @@ def _variable(section: type[BaseSettings], field: str, info: FieldInfo) -> Varia
     )
 
 
+def _outranks(one: Given, other: Given) -> bool:
+    """Whether one wins though both are set: what stands in FORMRELAY, over what does not."""
+    return one.origin == "FORMRELAY" != other.origin
+
+
 class VariablesSource(PydanticBaseSettingsSource):
     """The settings source behind ``Settings.load``: what is set, as text, by section and field.
 
@@ -123,10 +134,11 @@ class VariablesSource(PydanticBaseSettingsSource):
         variable = self._known[field_name]
         given = self._variables.get(variable.name)
         value: str | FilePath | None = given.text if given else None
-        if variable.parser.secret and (file := self._variables.get(variable.name + "_FILE")):
-            if given:
+        file = self._variables.get(variable.name + "_FILE") if variable.parser.secret else None
+        if file and (given is None or not _outranks(given, file)):
+            if given and not _outranks(file, given):
                 self.faults.append(
-                    f"expected one of {given.name} and {file.name} to be set,"
+                    f"expected one of {given.label} and {file.label} to be set,"
                     f" got both ({given.origin} and {file.origin}): drop one"
                 )
             given = file

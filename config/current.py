@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 
 from .settings import Settings
 
 _lock = Lock()
 _current: Settings | None = None
+_source: Callable[[], Settings] = Settings.load
 
 
 def get_settings() -> Settings:
-    """The settings in force, read from the environment at the first call.
+    """The settings in force, read at the first call: from the environment, unless a program
+    that has settings of its own said where from (:func:`use_source`).
 
     Raises:
         ConfigError: a variable is wrong.
@@ -19,8 +22,21 @@ def get_settings() -> Settings:
     global _current
     with _lock:
         if _current is None:
-            _current = Settings.load()
+            _current = _source()
         return _current
+
+
+def use_source(source: Callable[[], Settings]) -> bool:
+    """Have the settings read by ``source``, when they are first asked for.
+
+    Returns:
+        False: they have been read, or put in force, before; it is too late.
+    """
+    global _source
+    with _lock:
+        if _current is None:
+            _source = source
+        return _current is None
 
 
 def use_settings(settings: Settings) -> None:

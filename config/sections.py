@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from .base import Section
+from .base import Missing, Section
 from .parser import Parser, optional
 from .secrets import secret, token_check
 from .types import (
@@ -167,7 +167,7 @@ class BrokerSettings(Section):
                 " without it: set BROKER=redis or BROKER=rabbitmq"
             )
         elif kind is None and not redis and not rabbitmq:
-            yield (
+            yield Missing(
                 "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none of them:"
                 " set your broker's URL, or BROKER=embedded to try formrelay out without a server"
             )
@@ -177,8 +177,8 @@ class BrokerSettings(Section):
             yield _missing_url("RABBITMQ_URL", kind, "amqp://user:password@host:5672/")
 
 
-def _missing_url(name: str, kind: str, example: str) -> str:
-    return (
+def _missing_url(name: str, kind: str, example: str) -> Missing:
+    return Missing(
         f"expected {name} to be set, because BROKER is '{kind}', got nothing:"
         f" set it ({example}) or change BROKER"
     )

@@ -11,8 +11,8 @@ from urllib.parse import quote
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..core.errors import ConfigError
-from .base import Section, VariablesSource, variables_of
+from ..core.errors import ConfigError, NotConfigured
+from .base import Missing, Section, VariablesSource, variables_of
 from .parser import Expected
 from .sections import (
     ApiSettings,
@@ -58,18 +58,23 @@ class Settings(Section):
 
     @classmethod
     def load(
-        cls, environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")
+        cls,
+        environ: Mapping[str, str] | None = None,
+        env_file: Path | None = Path(".env"),
+        given: Mapping[str, object] | None = None,
     ) -> Self:
         """The settings of the environment and, behind it, of a ``.env`` file.
 
         Args:
             environ: the environment; None is this process's.
             env_file: the file; one that does not exist is left out, like None.
+            given: what wins over both, by the variable's name (see :class:`.Variables`).
 
         Raises:
+            NotConfigured: nothing that is set is wrong, but the broker is missing.
             ConfigError: one line for each wrong variable, and no secret in any.
         """
-        variables = Variables(os.environ if environ is None else environ, env_file)
+        variables = Variables(os.environ if environ is None else environ, env_file, given)
         sources = {name: VariablesSource(kind, variables) for name, kind in sections().items()}
         values = _values(sources)
         faults = [*variables.faults, *(line for one in sources.values() for line in one.faults)]
@@ -81,9 +86,11 @@ class Settings(Section):
         for name, section in sections().items():
             faults += section.conflicts(sources[name].given)
         faults += variables.misspelt(known_names())
+        faults += variables.unknown(known_names())
         # Outside the except: pydantic's error must not travel along, it holds the values.
         if settings is None or faults:
-            raise ConfigError("\n".join(faults))
+            is_missing = all(isinstance(fault, Missing) for fault in faults)
+            raise (NotConfigured if is_missing else ConfigError)("\n".join(faults))
         settings._origins.update(_origins(sources))
         return settings._with_embedded_clickhouse()
 
@@ -155,4 +162,4 @@ def _line(detail: ErrorDetails, sources: Mapping[str, VariablesSource]) -> str:
     if not isinstance(wrong, Expected):
         wrong = Expected("be valid")  # no parser of ours let that through
     hidden = variable.parser.secret and given.name == variable.name
-    return wrong.line(given.name, raw=given.text, secret=hidden)
+    return wrong.line(given.label, raw=given.text, secret=hidden)

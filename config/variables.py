@@ -1,4 +1,4 @@
-"""Where variables come from: the environment, and the ``.env`` file behind it."""
+"""Where variables come from: a program's own settings, the environment, a ``.env`` file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dotenv.parser import parse_stream
 
 from ..core.errors import ConfigError
 
-Origin = Literal["environment", ".env", "file", "default"]
+Origin = Literal["FORMRELAY", "environment", ".env", "file", "default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,34 @@ class Given:
     text: str = field(repr=False)
     origin: Origin
 
+    @property
+    def label(self) -> str:
+        """The name as errors have it, so that it is looked for in the right place."""
+        return f"FORMRELAY[{self.name!r}]" if self.origin == "FORMRELAY" else self.name
+
 
 class Variables:
     """The environment and, behind it, a ``.env`` file. An empty variable is not set.
 
+    Args:
+        given: what wins over both, by the variable's name: Django's setting FORMRELAY. A text,
+            a number, True or False, a path; None is not set.
+
     Attributes:
-        faults: lines about what is wrong with the file's lines.
+        faults: lines about what is wrong with the file's lines and with what was given.
 
     Raises:
         ConfigError: the file is there and cannot be read.
     """
 
-    def __init__(self, environ: Mapping[str, str], env_file: Path | None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        env_file: Path | None,
+        given: Mapping[str, object] | None = None,
+    ) -> None:
         self.faults: list[str] = []
+        self._given = dict(self._texts(given or {}))
         self._environ = environ
         self._dotenv = self._read(env_file) if env_file is not None else {}
 
@@ -65,7 +80,34 @@ class Variables:
             if name not in names and (closest := _closest(name, names)):
                 yield f"expected a known variable in the .env file, got {name}: write {closest}"
 
+    def unknown(self, known: Iterable[str]) -> Iterator[str]:
+        """A line for each name that was given and is none of ours: all there are meant for us."""
+        names = set(known)
+        for name in self._given:
+            if name not in names:
+                nearest = max(names, key=lambda one: _nearness(name.upper(), one))
+                yield (
+                    f"expected the keys of FORMRELAY to be formrelay's variables, got {name!r}: "
+                    f"the nearest is {nearest}"
+                )
+
+    def _texts(self, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        for name, value in given.items():
+            match value:
+                case None:
+                    yield str(name), ""
+                case bool():
+                    yield str(name), "true" if value else "false"
+                case str() | int() | float() | Path():
+                    yield str(name), str(value)
+                case _:
+                    self.faults.append(
+                        f"expected FORMRELAY[{name!r}] to be a text, a number, True, False, a "
+                        f"path or None, got {type(value).__name__}"
+                    )
+
     def _places(self) -> Iterator[tuple[Mapping[str, str], Origin]]:
+        yield self._given, "FORMRELAY"
         yield self._environ, "environment"
         yield self._dotenv, ".env"
 
@@ -109,10 +151,14 @@ def _closest(name: str, known: Iterable[str]) -> str | None:
     return closest if score >= 1 else None
 
 
+def _nearness(name: str, known: str) -> float:
+    return SequenceMatcher(None, name, known).ratio()
+
+
 def _likeness(name: str, known: str) -> float:
     """1 and more: close enough to be a slip."""
     prefix, _, rest = known.partition("_")
     if rest and name.startswith(prefix + "_"):
         # A shared prefix makes long names look alike: the rest has to be close by itself.
-        return SequenceMatcher(None, name.removeprefix(prefix + "_"), rest).ratio() / 0.62
-    return SequenceMatcher(None, name, known).ratio() / 0.9
+        return _nearness(name.removeprefix(prefix + "_"), rest) / 0.62
+    return _nearness(name, known) / 0.9

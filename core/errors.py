@@ -4,6 +4,7 @@
 
     FormrelayError
     ├── ConfigError             a variable of the environment is wrong
+    │   └── NotConfigured       nothing is wrong, but no broker is named
     ├── InvalidJob              a job does not fit its schema; nothing was enqueued
     ├── BrokerError             (formrelay.brokers.errors has the concrete ones)
     ├── NotNow                  the job was not tried: come back later, no attempt used
@@ -38,6 +39,10 @@ class FormrelayError(Exception):
 
 class ConfigError(FormrelayError):
     """The configuration is wrong."""
+
+
+class NotConfigured(ConfigError):
+    """No broker is configured."""
 
 
 class InvalidJob(FormrelayError):
