@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import dramatiq
@@ -40,7 +40,12 @@ def one_line_errors() -> Iterator[None]:
     except FormrelayError as error:
         for line in str(error).splitlines():
             print(f"formrelay: {line}", file=sys.stderr)
-        sys.exit(WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE)
+        sys.exit(exit_status(error))
+
+
+def exit_status(error: FormrelayError) -> int:
+    """What a command ends with that stumbled over ``error``."""
+    return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE
 
 
 def declare_actors() -> None:
@@ -48,11 +53,11 @@ def declare_actors() -> None:
     from .. import actors  # noqa: F401 - not at import: it reads the configuration
 
 
-def boot() -> RelayBroker:
+def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors, reach the broker."""
     with one_line_errors():
         setup_logging(get_settings().logging)
-        declare_actors()
+        declare()
         broker = get_broker()
         broker.ping()
     broker.add_middleware(_AtBoot())

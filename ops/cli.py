@@ -5,7 +5,6 @@ Exit status: 0 fine, 1 the thing asked about is not fine, 2 wrong use.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from datetime import timedelta
@@ -17,7 +16,7 @@ import typer
 from .. import __version__
 from ..core.errors import ConfigError, InvalidJob
 from . import dlq, events, jobs, queues, webhooks
-from .boot import check_queues, check_sinks, declare_actors, is_embedded_clickhouse, one_line_errors
+from .boot import declare_actors, one_line_errors
 from .demo.command import demo
 from .doctor import doctor
 from .output import JsonOption, print_json, print_table
@@ -70,30 +69,9 @@ def worker(
     threads: Annotated[int | None, typer.Option(min=1, help="Default: WORKER_CONCURRENCY.")] = None,
 ) -> None:
     """Start workers: the dramatiq command line with what the configuration says."""
-    from ..brokers import get_broker
-    from ..config import get_settings
+    from .launch import become_workers
 
-    settings = get_settings()
-    processes = processes or settings.worker_processes
-    embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
-    if embedded and processes > 1 and (not queues or settings.events.queue in queues):
-        raise ConfigError(
-            f"expected one process for the queue {settings.events.queue!r} with an embedded "
-            f"ClickHouse, got {processes}: chdb:// can be open in one process at a time"
-        )
-    # The workers look as well; here it is one line instead of one a process.
-    declare_actors()
-    check_queues(queues)
-    get_broker().ping()
-    if not embedded:
-        check_sinks(queues)
-    command = [sys.executable, "-m", "dramatiq", "formrelay.worker"]
-    command += ["--processes", str(processes)]
-    command += ["--threads", str(threads or settings.worker_concurrency)]
-    if queues:
-        command += ["--queues", *queues]
-    sys.stdout.flush()
-    os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq
+    become_workers("formrelay.worker", queues=queues, processes=processes, threads=threads)
 
 
 @app.command()

@@ -31,7 +31,7 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     broker = get_broker()
     counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
     if json:
-        print_json([_as_json(one) for one in counts])
+        print_json([counts_as_json(one) for one in counts])
         return
     columns = ("queue", "waiting", "scheduled", "in_flight", "dead", "paused", "oldest")
     rows = [_row(one) for one in counts]
@@ -40,7 +40,8 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
         print(f"{_NOT_AVAILABLE}: not available on this broker", file=sys.stderr)
 
 
-def _as_json(counts: QueueCounts) -> dict[str, Any]:
+def counts_as_json(counts: QueueCounts) -> dict[str, Any]:
+    """A queue for programs; None is not available."""
     oldest = counts.oldest_age
     return {
         "queue": counts.queue,
@@ -105,18 +106,7 @@ def workers(json: JsonOption = False) -> None:
     broker = get_broker()
     found = [(one, *_pulse(broker, one)) for one in broker.inspector.workers()]
     if json:
-        print_json(
-            [
-                {
-                    "id": one.id,
-                    "name": one.name,
-                    "silent_for_s": None if silent is None else round(silent, 3),
-                    "alive": alive,
-                    "queues": one.queues,
-                }
-                for one, alive, silent in found
-            ]
-        )
+        print_json([worker_as_json(broker, one) for one, _, _ in found])
     else:
         rows = [
             (
@@ -130,6 +120,18 @@ def workers(json: JsonOption = False) -> None:
         print_table("Workers", ["worker", "alive", "silent", "queues"], rows, empty="no workers")
     if not any(alive for _, alive, _ in found):
         raise typer.Exit(NOT_FINE)
+
+
+def worker_as_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
+    """A worker process for programs; None is not available."""
+    alive, silent = _pulse(broker, worker)
+    return {
+        "id": worker.id,
+        "name": worker.name,
+        "silent_for_s": None if silent is None else round(silent, 3),
+        "alive": alive,
+        "queues": worker.queues,
+    }
 
 
 def _pulse(broker: RelayBroker, worker: WorkerInfo) -> tuple[bool, float | None]:
