@@ -213,6 +213,14 @@ class RelayBroker(dramatiq.Broker, ABC):
         self.emit_after("enqueue", message, delay)
         return message
 
+    def check(self, message: Message[Any]) -> None:
+        """Find out now what :meth:`enqueue` would say of the message itself; nothing is sent.
+
+        Raises:
+            InvalidJob, MessageTooLarge: as :meth:`enqueue`.
+        """
+        self._envelope(message, None)
+
     def enqueue_many(self, messages: Iterable[Message[Any]]) -> int:
         """Put many messages on their queues, in order; returns how many.
 

@@ -109,6 +109,14 @@ class Inspector(ABC):
         """Dead letters, by queue, the oldest first; in memory is a page at a time."""
 
     @abstractmethod
+    def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
+        """The last dead letters of a queue, the newest first; at most 50.
+
+        Raises:
+            NotAvailable: there are so many that this broker cannot get to the end of them.
+        """
+
+    @abstractmethod
     def dead_letter(self, queue: str, id: str) -> Entry | None:
         """A dead letter by its id."""
 

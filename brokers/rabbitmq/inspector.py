@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("formrelay.brokers")
 
+#: How many older dead letters are passed to get to the newest.
+_MOST_PASSED = 500
+
 
 class RabbitInspector(Inspector):
     """See the module."""
@@ -128,6 +131,13 @@ class RabbitInspector(Inspector):
     def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
         letters = (one for name in self._queues(which.queue) for one in self._letters(name))
         yield from islice(filter(which.matches, letters), limit)
+
+    def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
+        # They come in the order in which they died, and can be looked at only in that.
+        seen = list(self._letters(queue, limit=_MOST_PASSED + 1))
+        if len(seen) > _MOST_PASSED:
+            raise NotAvailable(f"the newest of more than {_MOST_PASSED} dead letters")
+        return seen[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
         return next((letter for letter in self._letters(queue) if letter.id == id), None)

@@ -125,6 +125,15 @@ class RedisInspector(Inspector):
         pages = self._matching(which, min(limit, _CHUNK))
         yield from islice((letter for page in pages for letter in page), limit)
 
+    def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
+        keys = self._of.keys
+        with self._of.talk() as client:
+            last = min(limit, FEW) - 1
+            found = client.zrevrange(keys.dead(queue), 0, last, withscores=True) if limit else []
+        bodies = self._pages.bodies(keys.dead_bodies(queue), [id for id, _ in found])
+        died = [{"died": score / 1000} for _, score in found]
+        return self._pages.entries(queue, State.DEAD, [id for id, _ in found], bodies, died)
+
     def dead_letter(self, queue: str, id: str) -> Entry | None:
         return next((letter for page in self._named([id], queue) for letter in page), None)
 
