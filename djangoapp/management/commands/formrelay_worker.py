@@ -1,0 +1,59 @@
+"""``manage.py formrelay_worker``: workers that have the project's settings and actors."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from ....core.errors import FormrelayError
+from ....ops.boot import exit_status
+from ....ops.launch import become_workers
+from ...discovery import declare_all
+
+
+class Command(BaseCommand):
+    """See the module."""
+
+    help = "Start formrelay's workers, for its own jobs and for the actors.py of installed apps."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--queue", "-q", action="append", help="Only this queue; may be repeated.")
+        add("--processes", type=int, help="Default: WORKER_PROCESSES.")
+        add("--threads", type=int, help="Default: WORKER_CONCURRENCY.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for name in ("processes", "threads"):
+            if options[name] is not None and options[name] < 1:
+                raise CommandError(
+                    f"expected --{name} to be at least 1, got {options[name]}", returncode=2
+                )
+        try:
+            become_workers(
+                "formrelay.djangoapp.worker:broker",
+                queues=options["queue"],
+                processes=options["processes"],
+                threads=options["threads"],
+                declare=declare_all,
+                import_from=list(_own_folders()),
+            )
+        except FormrelayError as error:
+            raise CommandError(str(error), returncode=exit_status(error)) from None
+
+
+def _own_folders() -> Iterator[str]:
+    """Where this process finds the project: the folder of manage.py, and what that has added.
+
+    Python's own folders are left out: the worker has them too.
+    """
+    pythons = {Path(path) for path in sysconfig.get_paths().values()}
+    for entry in sys.path:
+        folder = Path(entry).absolute()
+        if folder.is_dir() and folder.name != "lib-dynload" and folder not in pythons:
+            yield str(folder)

@@ -1,0 +1,14 @@
+"""``path("", include("formrelay.djangoapp.urls"))``: the health view and the dashboard."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from .dashboard import dashboard
+from .health import health
+
+app_name = "formrelay"
+urlpatterns = [
+    path("api/v1/workers/health", health, name="health"),
+    path("formrelay/", dashboard, name="dashboard"),
+]
