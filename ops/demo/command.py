@@ -18,7 +18,7 @@ def demo(
         bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")
     ] = False,
     api_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the stand-in API; 0 is any free one.")
+        int, typer.Option(min=0, max=65535, help="Port of the API; 0 is any free one.")
     ] = 0,
     receiver_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the webhook receiver; 0 is any free one.")

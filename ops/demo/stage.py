@@ -77,7 +77,7 @@ def stage(
             api = Client("API", port_of(api_socket), secrets.token)
             receiver = Client("webhook receiver", port_of(receiver_socket))
             told: dict[str, Any] = {"token": secrets.token, "database": str(folder / "api.sqlite3")}
-            children.serve("api", "formrelay.ops.demo.api", api_socket, told)
+            children.serve("api", "formrelay.ops.demo.site", api_socket, told)
             told = {"secret": receiver_secret or secrets.signing}
             children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, told)
 
