@@ -3,7 +3,7 @@
 from django.contrib import admin, messages
 from django.http import HttpRequest
 
-from .models import ApiToken, Form, Partial, Submission, WebhookEndpoint
+from .models import ApiToken, Entry, Form, Partial, Submission, WebhookEndpoint
 
 
 class WebhookInline(admin.TabularInline):
@@ -29,6 +29,12 @@ class SubmissionAdmin(admin.ModelAdmin):
 @admin.register(Partial)
 class PartialAdmin(admin.ModelAdmin):
     list_display = ("id", "form", "revision", "updated_at")
+    list_filter = ("form",)
+
+
+@admin.register(Entry)
+class EntryAdmin(admin.ModelAdmin):
+    list_display = ("id", "form", "revision", "began_at", "submitted_at")
     list_filter = ("form",)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import uuid
 
 from django.db import models
 
@@ -12,7 +13,12 @@ class Form(models.Model):
     id = models.CharField(primary_key=True, max_length=200)
     title = models.CharField(max_length=200, blank=True)
     #: What the page asks for; the API takes any answers, whatever stands here.
-    questions = models.JSONField(default=list, blank=True, help_text='["name", "email"]')
+    questions = models.JSONField(
+        default=list,
+        blank=True,
+        help_text='["name", {"name": "size", "label": "Which size?", "options": ["S", "M"]}, '
+        '{"name": "story", "kind": "textarea", "required": true}]',
+    )
 
     def __str__(self) -> str:
         return self.title or self.id
@@ -83,6 +89,23 @@ class Partial(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} (revision {self.revision})"
+
+
+class Entry(models.Model):
+    """Somebody who fills in a form on its page, from the first autosave on."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="entries")
+    #: Of the last autosave: counted here, so that two windows give no number twice.
+    revision = models.BigIntegerField(default=0)
+    submitted_at = models.DateTimeField(null=True)
+    began_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "entries"
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class ApiToken(models.Model):

@@ -1,5 +1,13 @@
-"""Pages for people come with formrelay.djangoapp, which sends what they enter."""
+"""The pages for people."""
 
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from . import pages
+
+app_name = "forms"
+urlpatterns = [
+    path("", pages.index, name="index"),
+    path("f/<str:form_id>/", pages.form, name="form"),
+    path("f/<str:form_id>/autosave/", pages.autosave, name="autosave"),
+    path("f/<str:form_id>/thanks/", pages.thanks, name="thanks"),
+]

@@ -21,6 +21,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "formrelay.djangoapp",
     "forms",
 ]
 MIDDLEWARE = [
@@ -52,6 +53,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
-STATIC_URL = "static/"
+STATIC_URL = "/static/"
+LOGIN_URL = "admin:login"
 #: One answer may be a long text; a form of them is still no upload.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
