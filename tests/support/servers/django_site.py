@@ -34,6 +34,10 @@ class DjangoSite(Server):
             **variables,
         }
 
+    def env(self, **more: str) -> dict[str, str]:
+        """The environment for a process that is to have the site's settings, and more."""
+        return {**self._run.env(), **self._env, **more}
+
     @classmethod
     def program(cls) -> str | None:
         """`waitress-serve` of this environment."""
@@ -49,7 +53,7 @@ class DjangoSite(Server):
         """Run a command of manage.py; its output."""
         done = subprocess.run(
             [sys.executable, str(SITE / "manage.py"), *arguments],
-            env={**self._run.env(), **self._env},
+            env=self.env(),
             check=True,
             capture_output=True,
             text=True,
