@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ["core", "sinks", "middleware", "brokers", "actors", "ops"]
+FOLDERS = ["core", "sinks", "middleware", "brokers", "actors", "ops", "djangoapp"]
 READS = re.compile(r"\bos\.(environb?|getenvb?)\b|from os import .*\b(environ|getenv)|load_dotenv")
 
 

@@ -1,0 +1,166 @@
+"""The host project of these tests, in processes of its own: Django's settings are global."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import requests
+from tests.support.command import clean_environment
+from tests.support.servers.base import Server
+from tests.support.servers.run import Run
+
+PROJECT = Path(__file__).resolve().parent / "project"
+ROOT = PROJECT.parents[2]
+
+
+class Host:
+    """The project with a database of its own.
+
+    Args:
+        settings: what is set in its settings.py; FORMRELAY among it.
+        env: formrelay's variables in the environment.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.settings = dict(settings or {})
+        self.variables = dict(env or {})
+        #: The settings; another one may stand in the folder.
+        self.module = "hostsite.settings"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its processes."""
+        return clean_environment(
+            **self.variables,
+            DJANGO_SETTINGS_MODULE=self.module,
+            HOST_DATABASE=str(self.folder / "host.sqlite3"),
+            HOST_SETTINGS=json.dumps(self.settings),
+            PYTHONPATH=f"{PROJECT}:{self.folder}:{ROOT}",
+        )
+
+    def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of manage.py, run to its end in an empty folder."""
+        return self._run([sys.executable, str(PROJECT / "manage.py"), *arguments])
+
+    def check(self, *arguments: str) -> tuple[int, str]:
+        """Exit status of `manage.py check`, and what it says of formrelay."""
+        done = self.manage("check", *arguments)
+        assert "Traceback" not in done.stderr, done.stderr
+        # Django's own checks of a deployment are not what this is about.
+        blocks = done.stderr.split("\n?: ")
+        return done.returncode, "\n".join(block for block in blocks if "formrelay." in block)
+
+    def migrated(self) -> Host:
+        """With its tables and two users: `staff` and `other`, their names as passwords."""
+        done = self.manage("migrate", "-v0")
+        assert done.returncode == 0, done.stderr
+        self.python(
+            "from django.contrib.auth.models import User\n"
+            "User.objects.create_user('staff', password='staff', is_staff=True)\n"
+            "User.objects.create_user('other', password='other')\n"
+            "found = None"
+        )
+        return self
+
+    def python(self, script: str) -> Any:
+        """What a script in the project leaves in ``found``."""
+        text = (
+            "import django, json\n"
+            "django.setup()\n"
+            "from django.db import connection, transaction\n"
+            "from formrelay.djangoapp import enqueue\n"
+            f"{script}\n"
+            "print('\\n' + json.dumps(found))\n"
+        )
+        done = self._run([sys.executable, "-c", text])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def notes(self) -> list[tuple[str, bool]]:
+        """What stands in the project's table, and whether it was written by a fresh connection."""
+        with sqlite3.connect(self.folder / "host.sqlite3") as database:
+            rows = database.execute("SELECT text, was_fresh FROM shop_note ORDER BY id").fetchall()
+        database.close()
+        return [(text, bool(fresh)) for text, fresh in rows]
+
+    def _run(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            argv,
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+class HostSite(Server):
+    """The project behind a WSGI server."""
+
+    kind: ClassVar[str] = "host_site"
+    package: ClassVar[str] = "waitress (pip)"
+
+    def __init__(self, host: Host, run: Run | None = None) -> None:
+        super().__init__(run)
+        self._host = host
+
+    @classmethod
+    def program(cls) -> str | None:
+        """`waitress-serve` of this environment."""
+        found = Path(sys.executable).with_name("waitress-serve")
+        return str(found) if found.exists() else None
+
+    @property
+    def url(self) -> str:
+        """Where the site is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def launch(self) -> None:
+        """Start the server."""
+        program = self._require_program()
+        argv = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
+        self._process = self._spawn([*argv, "hostsite.wsgi:application"], self._host.env)
+
+    def _answers(self) -> bool:
+        # Whatever it says of the broker.
+        try:
+            answer = requests.get(f"{self.url}/api/v1/workers/health", timeout=10)
+        except requests.ConnectionError:
+            return False
+        return answer.status_code in (200, 503)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """A page, as nobody in particular."""
+        return requests.get(f"{self.url}/{path}", timeout=30, allow_redirects=False, **options)
+
+    def session(self, user: str) -> requests.Session:
+        """Somebody who is logged in."""
+        key = self._host.python(
+            "from django.contrib.auth.models import User\n"
+            "from django.contrib.sessions.backends.db import SessionStore\n"
+            "from django.contrib.auth import SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY\n"
+            f"user = User.objects.get(username={user!r})\n"
+            "session = SessionStore()\n"
+            "session[SESSION_KEY] = str(user.pk)\n"
+            "session[BACKEND_SESSION_KEY] = 'django.contrib.auth.backends.ModelBackend'\n"
+            "session[HASH_SESSION_KEY] = user.get_session_auth_hash()\n"
+            "session.save()\n"
+            "found = session.session_key"
+        )
+        session = requests.Session()
+        session.cookies.set("sessionid", key)
+        return session

@@ -1,0 +1,8 @@
+"""For the WSGI server of the tests."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hostsite.settings")
+application = get_wsgi_application()

@@ -1,0 +1,271 @@
+"""FORMRELAY in settings.py, the system checks, and a project without a broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from tests.djangoapp.host import Host
+from tests.support.command import clean_environment
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+NOWHERE = "redis://:hush@127.0.0.1:1/0"
+
+
+def host_with(folder: Path, env: dict[str, str] | None = None, **formrelay: Any) -> Host:
+    return Host(folder, settings={"FORMRELAY": formrelay}, env=env)
+
+
+SETTINGS = """
+from formrelay.config import get_settings
+settings = get_settings()
+found = [settings.broker.secret("redis_url"), settings.webhooks.max_retries,
+         settings.api.url, settings.api.secret("token"), settings.worker_concurrency]
+"""
+
+
+def test_formrelay_wins_over_the_environment_variable_by_variable(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of-a-file")
+    env = {
+        "REDIS_URL": "redis://elsewhere",
+        "WEBHOOK_MAX_RETRIES": "3",
+        "API_URL": "http://api.example",
+        "API_TOKEN_FILE": str(tmp_path / "token"),
+        "WORKER_CONCURRENCY": "5",
+    }
+    host = host_with(
+        tmp_path, env, REDIS_URL=NOWHERE, WEBHOOK_MAX_RETRIES=7, API_URL=None, API_TOKEN="mine"
+    )
+    assert host.python(SETTINGS) == [NOWHERE, 7, "http://api.example", "mine", 5]
+    host.settings = {}
+    found = host.python(SETTINGS)
+    assert found == ["redis://elsewhere", 3, "http://api.example", "of-a-file", 5]
+
+
+def test_values_may_be_of_any_plain_type(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.module = "typed"
+    (tmp_path / "typed.py").write_text(
+        """
+from pathlib import Path
+from hostsite.settings import *
+FORMRELAY = {"REDIS_URL": "redis://h", "WEBHOOK_ALLOW_HTTP": True, "API_TOKEN": None,
+    "WORKER_MONITORING_ENABLED": False, "BROKER_CONNECT_TIMEOUT_SECONDS": 1.5,
+    "EMBEDDED_DATA_DIR": Path("/x/y")}
+"""
+    )
+    found = host.python(
+        """
+from formrelay.config import get_settings
+s = get_settings()
+found = [s.webhooks.allow_http, s.monitoring.enabled,
+         s.broker.connect_timeout.total_seconds(), str(s.embedded.data_dir), s.api.token]
+"""
+    )
+    assert found == [True, False, 1.5, "/x/y", None]
+
+
+def test_each_wrong_value_is_an_error_of_the_check_and_no_secret_is_in_it(tmp_path: Path) -> None:
+    host = host_with(
+        tmp_path,
+        REDIS_URL="http://:hush@host",
+        WEBHOOK_MAX_RETRYS=3,
+        WEBHOOK_MAX_RETRIES="often",
+        API_URL=["http://api.example"],
+    )
+    status, said = host.check()
+    assert status == 1
+    assert said.count("formrelay.E001") == 4
+    assert "'WEBHOOK_MAX_RETRYS': the nearest is WEBHOOK_MAX_RETRIES" in said
+    assert "expected FORMRELAY['WEBHOOK_MAX_RETRIES'] to be" in said
+    assert "FORMRELAY['API_URL'] to be a text, a number" in said
+    assert "got list" in said
+    assert "hush" not in said
+    assert "HINT: Correct it in the setting FORMRELAY" in said
+
+
+def test_a_formrelay_that_is_no_dictionary_is_an_error_of_the_check(tmp_path: Path) -> None:
+    status, said = Host(tmp_path, settings={"FORMRELAY": [NOWHERE]}).check()
+    assert (status, said.count("formrelay.E001")) == (1, 1)
+    assert "to be a dictionary" in said
+
+
+@pytest.mark.parametrize("formrelay", [{}, {"BROKER": "redis"}], ids=["nothing", "no url"])
+def test_without_a_broker_a_project_migrates_and_hears_of_it(
+    tmp_path: Path, formrelay: dict[str, str]
+) -> None:
+    host = host_with(tmp_path, **formrelay).migrated()
+    status, said = host.check()
+    assert (status, "formrelay.W001" in said) == (0, True)
+    status, said = host.check("--deploy")
+    assert (status, "formrelay.E001" in said) == (1, True)
+    assert "HINT: FORMRELAY = {'REDIS_URL'" in said
+    error = host.python(
+        """
+try:
+    enqueue("save_submission", {})
+except Exception as error:
+    found = [type(error).__name__, str(error)]
+"""
+    )
+    assert error[0] == "NotConfigured"
+    assert "REDIS_URL" in error[1]
+
+
+def test_a_project_that_is_wrong_configured_still_answers_its_health(tmp_path: Path) -> None:
+    host = host_with(tmp_path, WORKER_PROCESSES="many")
+    found = host.python(
+        """
+from django.test import Client
+answer = Client().get("/api/v1/workers/health")
+found = [answer.status_code, answer.json()]
+"""
+    )
+    assert found == [503, {"status": "down"}]
+
+
+def test_a_token_that_is_missing_beside_an_api_is_a_warning(tmp_path: Path) -> None:
+    host = host_with(tmp_path, REDIS_URL=NOWHERE, API_URL="http://api.example")
+    status, said = host.check()
+    assert (status, "formrelay.W002" in said) == (0, True)
+    assert "HINT: Set API_TOKEN" in said
+    host.settings["FORMRELAY"]["API_TOKEN"] = "t"
+    assert host.check() == (0, "")
+
+
+def test_only_a_check_of_the_deployment_asks_the_broker(tmp_path: Path) -> None:
+    host = host_with(tmp_path, REDIS_URL=NOWHERE)
+    assert host.check() == (0, "")
+    status, said = host.check("--deploy")
+    assert (status, said.count("formrelay.E003")) == (1, 1)
+    assert "127.0.0.1:1" in said
+    assert "hush" not in said
+    assert "HINT: Start the broker" in said
+
+
+@pytest.mark.rabbitmq
+def test_a_rabbitmq_that_is_there_passes_and_one_that_is_away_does_not(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    assert host_with(tmp_path, RABBITMQ_URL=rabbitmq_url).check("--deploy") == (0, "")
+    status, said = host_with(tmp_path, RABBITMQ_URL="amqp://127.0.0.1:1/").check("--deploy")
+    assert (status, "formrelay.E003" in said) == (1, True)
+
+
+@pytest.fixture
+def lossy(redis_server: RedisServer) -> str:
+    """A Redis that may throw jobs away, and writes nothing to disk."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+    return redis_server.url
+
+
+def test_each_weakness_of_the_broker_is_a_warning_with_what_to_do(
+    tmp_path: Path, lossy: str
+) -> None:
+    status, said = host_with(tmp_path, REDIS_URL=lossy).check("--deploy")
+    assert (status, said.count("formrelay.W004")) == (0, 2)
+    assert "maxmemory-policy is allkeys-lru" in said
+    assert "HINT: Set it to noeviction." in said
+    assert "appendonly is off" in said
+    assert "HINT: Turn it on." in said
+    with redis.Redis.from_url(lossy) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "yes")
+        wait_until(lambda: client.info("persistence")["aof_enabled"])
+    assert host_with(tmp_path, REDIS_URL=lossy).check("--deploy") == (0, "")
+
+
+def test_a_broker_that_hangs_is_an_error_within_seconds(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis_server.pause()
+    try:
+        status, said = host_with(tmp_path, REDIS_URL=redis_server.url).check("--deploy")
+    finally:
+        redis_server.resume()
+    assert (status, "formrelay.E003" in said) == (1, True)
+
+
+def test_nothing_is_asked_of_the_host_project(tmp_path: Path) -> None:
+    host = host_with(tmp_path, REDIS_URL=NOWHERE)
+    done = host.manage("makemigrations", "--check", "--dry-run")
+    assert (done.returncode, done.stdout.strip()) == (0, "No changes detected")
+    assert host.python(
+        """
+from django.apps import apps
+app = apps.get_app_config("formrelay")
+found = [app.name, app.verbose_name, list(app.get_models())]
+"""
+    ) == ["formrelay.djangoapp", "formrelay", []]
+
+
+def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
+    host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
+    (tmp_path / "hasty.py").write_text("from hostsite.settings import *\nimport formrelay.actors\n")
+    host.module = "hasty"
+    status, said = host.check()
+    assert (status, "formrelay.E001" in said) == (1, True)
+    assert "FORMRELAY is not used" in said
+
+
+def test_any_models_module_may_import_the_actors(tmp_path: Path) -> None:
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "__init__.py").touch()
+    (tmp_path / "early" / "models.py").write_text("from formrelay.actors import save_submission\n")
+    host = Host(tmp_path, settings={"FIRST_APPS": ["early"], "FORMRELAY": {"REDIS_URL": NOWHERE}})
+    assert host.check() == (0, "")
+
+
+IMPORTED = """
+import json, socket, sys
+
+def refuse(*_):
+    raise AssertionError("connects")
+
+socket.socket.connect = refuse
+import django.conf
+import formrelay.djangoapp, formrelay.djangoapp.apps
+print(json.dumps([
+    "django.db.models" in sys.modules,
+    "formrelay.actors" in sys.modules,
+    django.conf.settings.configured,
+]))
+"""
+
+
+def test_importing_the_app_needs_no_configuration_and_no_models(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED],
+        cwd=tmp_path,
+        env=clean_environment(REDIS_URL="nonsense"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [False, False, False]
+
+
+def test_nothing_else_of_formrelay_needs_django(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['django'] = None\n"
+        "import formrelay.ops.cli, formrelay.actors, formrelay.ops.boot, formrelay.ops.launch\n"
+        "assert not any(name.startswith('formrelay.djangoapp') for name in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=clean_environment(REDIS_URL=NOWHERE),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

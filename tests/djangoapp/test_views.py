@@ -1,0 +1,221 @@
+"""The health view and the dashboard, on a real server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import requests
+from tests.djangoapp.host import Host, HostSite
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+HEALTH, DASHBOARD = "api/v1/workers/health", "formrelay/"
+
+#: Dead letters, of our own making: an error whose text is HTML, one that is undecodable.
+DIE = """
+import dramatiq
+from dramatiq import Worker
+from tests.support.waiting import wait_until
+from formrelay.brokers import get_broker
+from formrelay.core.errors import SinkPermanent
+import formrelay.actors
+
+broker = get_broker()
+
+
+@dramatiq.actor(queue_name="dying", broker=broker)
+def die(number, answer):
+    raise SinkPermanent(f"<script>alert({number})</script> & \\"more\\"")
+
+
+def dead():
+    return broker.counts("dying").dead
+
+
+worker = Worker(broker, queues={"dying"}, worker_threads=1)
+worker.start()
+for numbers in (range(COUNT - 5), range(COUNT - 5, COUNT)):  # the newest are the last five
+    for number in numbers:
+        die.send(number, "PAYLOAD")
+    wait_until(lambda: dead() == numbers.stop)
+worker.stop()
+enqueue("write_note", "waits")
+found = dead()
+"""
+
+ACTORS = """
+import dramatiq
+
+
+@dramatiq.actor(queue_name="dying")
+def die(number, answer):
+    raise AssertionError("a worker of the tests does that")
+"""
+
+
+def numbers(page: str) -> set[int]:
+    """Of the dead letters on a page."""
+    return {int(number) for number in re.findall(r"alert\((\d+)\)", page)}
+
+
+@pytest.fixture
+def full(host: Host) -> Host:
+    """With a project whose queue `dying` has 62 dead letters."""
+    (host.folder / "dying").mkdir()
+    (host.folder / "dying" / "__init__.py").touch()
+    (host.folder / "dying" / "actors.py").write_text(ACTORS)
+    assert host.python(f"COUNT = 62\n{DIE}") == 62
+    host.settings["FIRST_APPS"] = ["dying"]
+    return host
+
+
+@pytest.fixture
+def site(host: Host) -> Iterator[HostSite]:
+    with HostSite(host) as site:
+        yield site
+
+
+@pytest.fixture
+def full_site(full: Host) -> Iterator[HostSite]:
+    with HostSite(full) as site:
+        yield site
+
+
+def test_health_tells_everybody_one_word_and_staff_the_rest(site: HostSite, host: Host) -> None:
+    nobody = site.get(HEALTH)
+    assert (nobody.status_code, nobody.json()) == (200, {"status": "ok"})
+    assert "no-store" in nobody.headers["Cache-Control"]
+    other = site.session("other").get(f"{site.url}/{HEALTH}", timeout=30)
+    assert other.json() == {"status": "ok"}
+    host.python("enqueue('write_note', 'waits'); found = None")
+    answer = site.session("staff").get(f"{site.url}/{HEALTH}", timeout=30)
+    told = answer.json()
+    kind = "redis" if "REDIS_URL" in host.settings["FORMRELAY"] else "rabbitmq"
+    assert (answer.status_code, told["status"], told["broker"]["kind"]) == (200, "ok", kind)
+    assert isinstance(told["broker"]["weaknesses"], list)
+    queues = {one["queue"]: one for one in told["queues"]}
+    assert {"events", "submissions", "partials", "webhooks", "notes"} <= queues.keys()
+    assert queues["notes"]["waiting"] == 1
+    unknown = kind == "rabbitmq"  # without its management API it cannot tell
+    assert (queues["notes"]["scheduled"] is None) is unknown
+    assert told["workers"] == (None if unknown else [])
+
+
+def test_health_takes_no_other_method(site: HostSite) -> None:
+    assert requests.post(f"{site.url}/{HEALTH}", timeout=30).status_code in (403, 405)
+    assert requests.head(f"{site.url}/{HEALTH}", timeout=30).status_code == 200
+
+
+def check_down(site: HostSite, staff: Any) -> None:
+    begun = time.monotonic()
+    nobody = site.get(HEALTH)
+    assert time.monotonic() - begun < 6
+    assert (nobody.status_code, nobody.json()) == (503, {"status": "down"})
+    told = staff.get(f"{site.url}/{HEALTH}", timeout=30)
+    assert (told.status_code, told.json()["workers"]) == (503, None)
+    assert "expected" in told.json()["error"]
+    page = staff.get(f"{site.url}/{DASHBOARD}", timeout=30)
+    assert page.status_code == 503
+    assert "The broker does not answer" in page.text
+    for text in (told.text, page.text):
+        assert "hush" not in text
+        assert "Traceback" not in text
+
+
+def test_a_broker_that_hangs_or_is_gone_is_told_in_time(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.acl_setuser("app", enabled=True, passwords=["+hush"], keys=["*"], commands=["+@all"])
+    url = redis_server.url.replace("redis://", "redis://app:hush@")
+    host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": url}}).migrated()
+    with HostSite(host) as site:
+        staff = site.session("staff")
+        assert site.get(HEALTH).status_code == 200
+        redis_server.pause()
+        check_down(site, staff)
+        redis_server.resume()
+        wait_until(lambda: site.get(HEALTH).status_code == 200, timeout=20)
+        redis_server.stop()
+        check_down(site, staff)
+
+
+def test_the_dashboard_is_for_staff_alone(site: HostSite, host: Host) -> None:
+    for answer in (
+        site.get(DASHBOARD),
+        site.session("other").get(f"{site.url}/{DASHBOARD}", timeout=30, allow_redirects=False),
+    ):
+        assert answer.status_code == 302
+        assert answer.headers["Location"] == "/admin/login/?next=/formrelay/"
+    staff = site.session("staff").get(f"{site.url}/{DASHBOARD}", timeout=30)
+    assert staff.status_code == 200
+    assert "submissions" in staff.text
+
+
+def test_without_the_admin_others_are_sent_to_login_url(tmp_path: Path) -> None:
+    host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}}).migrated()
+    host.settings["LOGIN_URL"] = "/enter/"
+    host.module = "bare"
+    (tmp_path / "bare.py").write_text(
+        "from hostsite.settings import *\n"
+        "INSTALLED_APPS = [one for one in INSTALLED_APPS if one != 'django.contrib.admin']\n"
+    )
+    found = host.python(
+        "from django.test import Client\n"
+        "answer = Client().get('/formrelay/')\n"
+        "found = [answer.status_code, answer['Location']]"
+    )
+    assert found == [302, "/enter/?next=/formrelay/"]
+
+
+def test_the_dashboard_shows_queues_and_dead_letters_and_no_payload(full_site: HostSite) -> None:
+    staff = full_site.session("staff")
+    answer = staff.get(f"{full_site.url}/{DASHBOARD}", timeout=30)
+    text = answer.text
+    for queue in ("submissions", "notes", "dying"):
+        assert f'<a href="?queue={queue}">{queue}</a>' in text
+    assert text.count('<article class="letter">') == 5
+    assert "5 of 62, the newest first" in text
+    assert "&lt;script&gt;alert(61)&lt;/script&gt; &amp; &quot;more&quot;" in text
+    assert numbers(text) == {57, 58, 59, 60, 61}
+    assert "formrelay.core.errors.SinkPermanent" in text
+    assert "permanent" in text
+    assert "attempts: 1" in text
+    assert "PAYLOAD" not in text
+    assert "<script" not in text
+    assert "default-src 'none'; style-src 'sha256-" in answer.headers["Content-Security-Policy"]
+
+
+def test_one_queue_has_pages_and_the_refresh_can_be_paused(full_site: HostSite) -> None:
+    staff = full_site.session("staff")
+
+    def page(query: str) -> str:
+        return staff.get(f"{full_site.url}/{DASHBOARD}{query}", timeout=30).text
+
+    first = page("?queue=dying")
+    assert first.count('<article class="letter">') == 50
+    assert len(numbers(first)) == 50
+    assert '<meta http-equiv="refresh" content="10">' in first
+    assert '<a href="?queue=dying&amp;refresh=off">pause</a>' in first
+    paused = page("?queue=dying&refresh=off")
+    assert "http-equiv" not in paused
+    (link,) = [part for part in paused.split('"') if part.startswith("?queue=dying&amp;cursor=")]
+    assert "refresh=off" in link
+    second = page(link.replace("&amp;", "&"))
+    assert second.count('<article class="letter">') == 12
+    assert numbers(first) | numbers(second) == set(range(62))
+    assert "next page" not in second
+    assert ">first page</a>" in second
+
+
+def test_a_queue_that_is_not_there_and_a_cursor_of_nowhere_are_not_found(site: HostSite) -> None:
+    staff = site.session("staff")
+    for query in ("queue=nope", "queue=notes&cursor=nonsense", "queue=%00%ff"):
+        answer = staff.get(f"{site.url}/{DASHBOARD}?{query}", timeout=30)
+        assert answer.status_code == 404, query

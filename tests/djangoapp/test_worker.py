@@ -1,0 +1,108 @@
+"""``manage.py formrelay_worker``: our jobs and the project's, with the project's settings."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.actors.receiver import Receiver, receiving
+from tests.djangoapp.host import PROJECT, Host
+from tests.support.waiting import wait_until
+
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@contextmanager
+def worker(host: Host, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker, started from a folder that is not the project's."""
+    with (host.folder / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "manage.py"), "formrelay_worker", *options],
+            cwd=host.folder,
+            # The project is found as manage.py finds it.
+            env=host.env | {"PYTHONPATH": str(host.folder)},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def working(host: Host) -> Host:
+    host.settings["FORMRELAY"] |= {
+        "WEBHOOK_ALLOW_HTTP": True,
+        "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
+        "WEBHOOK_DELIVERY_LOG": False,
+        "API_URL": "http://127.0.0.1:1",
+        "API_TOKEN": "t",
+    }
+    return host
+
+
+def test_a_worker_runs_our_jobs_and_those_of_the_project_until_it_is_told_to_stop(
+    working: Host, receiver: Receiver
+) -> None:
+    send = (
+        "from django.db import transaction\n"
+        f"hook = {{'url': '{receiver.url}/hook', 'body': {{'a': 1}}, 'secret': '{KEY}'}}\n"
+        "with transaction.atomic():\n"
+        "    enqueue('deliver_webhook', hook)\n"
+        "    enqueue('write_note', 'one')\n"
+        "    enqueue('write_note', 'two')\n"
+        "found = None"
+    )
+    working.python(send)
+    options = ["-q", "webhooks", "--queue", "notes", "--processes", "1", "--threads", "1"]
+    with worker(working, *options) as process:
+        wait_until(lambda: receiver.of("/hook") and len(working.notes()) == 2, timeout=40)
+        # Each began without the connection of the one before (CONN_MAX_AGE is 0).
+        assert working.notes() == [("one", True), ("two", True)]
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+        assert time.monotonic() - begun < 10
+    log = (working.folder / "worker.log").read_text()
+    assert '"logger":"formrelay' in log
+    assert "Traceback" not in log
+
+
+def refused(host: Host, *options: str) -> tuple[int, str]:
+    done = host.manage("formrelay_worker", *options)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+    nowhere: dict[str, Any] = {"REDIS_URL": "redis://:hush@127.0.0.1:1/0"}
+    host = Host(tmp_path, settings={"FORMRELAY": nowhere})
+    status, said = refused(host, "--queue", "nope")
+    assert (status, "expected a queue (" in said) == (2, True)
+    assert "notes" in said, "the project's own queue is one as well"
+    status, said = refused(host, "--queue", "notes")
+    assert (status, "127.0.0.1:1" in said, "hush" in said) == (1, True, False)
+    status, said = refused(host, "--threads", "0")
+    assert (status, "at least 1" in said) == (2, True)
+    host.settings = {}
+    status, said = refused(host)
+    assert (status, "REDIS_URL" in said) == (2, True)
