@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,27 +13,12 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 import requests
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
-from ..core.errors import (
-    ConfigError,
-    SinkBusy,
-    SinkError,
-    SinkPermanent,
-    SinkTransient,
-    SinkUnavailable,
-    SinkUnready,
-)
+from ..core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
+from .api_answers import of_connection, parse, read, refuse, wrong_shape
 from .deadline import deadline, new_session
-from .retry_after import parse_retry_after
 
-_MOST_BYTES = 1024 * 1024
-_CHUNK_BYTES = 64 * 1024
-_PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
-#: It asks for time, and has not taken what was sent.
-_BUSY = frozenset({425, 429, 503})
-_MOST_FIELDS = 10
-_FIELD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -103,7 +87,8 @@ class Api:
 
         Raises:
             SinkPermanent: the API will never take it (400, 404, 409, 410, 413, 422).
-            SinkTransient: everything else; ``SinkUnavailable`` when nothing was sent.
+            SinkTransient: everything else; ``SinkUnavailable`` when nothing was sent, ``SinkBusy``
+                and ``SinkUnready`` when nothing was taken, and otherwise nobody knows.
         """
         key = _key(payload.get("submissionId"))
         answer = self._request("POST", "/api/v1/submissions/", payload, {"Idempotency-Key": key})
@@ -176,21 +161,16 @@ class Api:
                     stream=True,
                 )
                 with response:
-                    body, whole = _read(response)
-        except requests.exceptions.ConnectTimeout:
-            raise SinkUnavailable("expected to connect to the API in time, could not") from None
-        except requests.exceptions.SSLError:
-            raise SinkUnavailable("expected the API's TLS to be trusted, it is not") from None
-        except requests.exceptions.ConnectionError as error:
-            raise _connection_failure(error) from None
-        except (requests.exceptions.Timeout, ReadTimeoutError, TimeoutError):
-            raise SinkTransient("expected the API to answer in time, it did not") from None
+                    body, whole = read(response)
         except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
-            raise SinkTransient(
-                f"the answer of the API broke off ({type(error).__name__})"
-            ) from None
-        _classify(response, body)
-        return _parse(response, body, whole)
+            raise of_connection(error) from None
+        refuse(response, body)
+        try:
+            return parse(response, body, whole)
+        except SinkTransient:
+            # Where an answer did not end as it said, what is left of it is not the next one's.
+            self._session().close()
+            raise
 
     def _session(self) -> requests.Session:
         # A forked child makes its own: the parent's connections are not ours to speak on.
@@ -235,83 +215,6 @@ def _key(value: object) -> str:
     return value
 
 
-def _read(response: requests.Response) -> tuple[bytes, bool]:
-    """At most :data:`_MOST_BYTES` of the body, and whether that is all of it."""
-    body = bytearray()
-    while len(body) <= _MOST_BYTES:
-        chunk = response.raw.read(_CHUNK_BYTES, decode_content=False)
-        if not chunk:
-            return bytes(body), True
-        body += chunk
-    return bytes(body[:_MOST_BYTES]), False
-
-
-def _connection_failure(error: requests.exceptions.ConnectionError) -> SinkError:
-    """Nothing was sent, or it broke on the way: urllib3 wraps both in the same class."""
-    text = type(getattr(error.args[0] if error.args else None, "reason", None)).__name__
-    if text in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError"):
-        return SinkUnavailable(f"expected to connect to the API, could not ({text})")
-    inner = error.args[0] if error.args else None
-    if "Timeout" in type(inner).__name__ or isinstance(
-        getattr(inner, "reason", None), TimeoutError
-    ):
-        return SinkTransient("expected the API to answer in time, it did not")
-    return SinkTransient("the connection to the API broke before its answer")
-
-
-def _classify(response: requests.Response, body: bytes) -> None:
-    status = response.status_code
-    if status in (200, 201):
-        return
-    if status in (401, 403):
-        raise SinkUnready(
-            f"expected the API to accept API_TOKEN, it answered {status}: check the token",
-            code=status,
-            retry_after=_retry_after(response),
-        )
-    if status in _PERMANENT:
-        raise SinkPermanent(f"the API answered {status}{_complaints(body)}", code=status)
-    if 200 <= status < 400:
-        hint = " (a redirect is never followed: check API_URL)" if status >= 300 else ""
-        raise SinkTransient(f"expected 200 or 201 from the API, got {status}{hint}", code=status)
-    kind = SinkBusy if status in _BUSY else SinkTransient
-    raise kind(f"the API answered {status}", code=status, retry_after=_retry_after(response))
-
-
-def _retry_after(response: requests.Response) -> timedelta | None:
-    return parse_retry_after(response.headers.get("Retry-After"), now=time.time())
-
-
-def _complaints(body: bytes) -> str:
-    """The names of the fields that a 4xx complains of; their values and texts stay out."""
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    if isinstance(found, dict) and isinstance(found.get("errors"), dict):
-        found = found["errors"]
-    if not isinstance(found, dict):
-        return ""
-    names = [name for name in found if _FIELD.match(name)][:_MOST_FIELDS]
-    return f" (fields: {', '.join(names)})" if names else ""
-
-
-def _parse(response: requests.Response, body: bytes, whole: bool) -> dict[str, Any]:
-    code = response.status_code
-    if not whole:
-        raise SinkTransient(f"expected an answer of at most {_MOST_BYTES} bytes", code=code)
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise SinkTransient("expected JSON from the API, got another content type", code=code)
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise SinkTransient("expected JSON from the API, got something else", code=code) from None
-    if not isinstance(answer, dict):
-        raise _wrong_shape()
-    return answer
-
-
 def _submission(answer: dict[str, Any]) -> SavedSubmission:
     try:
         webhooks = answer.get("webhooks") or []
@@ -335,7 +238,7 @@ def _submission(answer: dict[str, Any]) -> SavedSubmission:
             answers=answers if isinstance(answers, dict) else None,
         )
     except (KeyError, TypeError, AttributeError):
-        raise _wrong_shape() from None
+        raise wrong_shape() from None
 
 
 def _text(value: object) -> str:
@@ -346,10 +249,3 @@ def _text(value: object) -> str:
 
 def _text_or_none(value: object) -> str | None:
     return None if value is None else _text(value)
-
-
-def _wrong_shape() -> SinkTransient:
-    return SinkTransient(
-        "expected {id, status, webhooks} from the API, got JSON of another shape: "
-        "check API_URL and the API's version"
-    )

@@ -18,6 +18,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
 
 _local = threading.local()
 
@@ -79,6 +80,15 @@ class _Plain(HTTPConnection):
 class _TLS(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         return _wrap(super()._new_conn())
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError:
+            raise
+        except ssl.SSLError as error:
+            # Told apart from TLS that breaks later, when something has been sent.
+            raise NewConnectionError(self, "no TLS with the other side") from error
 
 
 class _PlainPool(HTTPConnectionPool):

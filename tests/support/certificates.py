@@ -1,0 +1,63 @@
+"""Certificates for servers on localhost, good ones and expired ones, of an authority of our own."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+_CONFIG = """
+[ca]
+default_ca = ours
+[ours]
+database = {folder}/index
+serial = {folder}/serial
+new_certs_dir = {folder}
+default_md = sha256
+policy = any
+unique_subject = no
+copy_extensions = copy
+[any]
+commonName = supplied
+"""
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+class Authority:
+    """Signs certificates for localhost. To trust it: ``SSL_CERT_FILE`` is ``certificate``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.certificate, self._key = folder / "ca.pem", folder / "ca-key.pem"
+        self._config = folder / "ca.cnf"
+        self._config.write_text(_CONFIG.format(folder=folder))
+        (folder / "index").touch()
+        (folder / "serial").write_text("01\n")
+        made = ("-keyout", str(self._key), "-out", str(self.certificate))
+        _openssl("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=Authority of a test", *made)
+
+    def server_side(self, name: str, *, ends: timedelta = timedelta(days=2)) -> ssl.SSLContext:
+        """The server's side of TLS, under a certificate that ends so long from now (or before)."""
+        key, asked = self._folder / f"{name}-key.pem", self._folder / f"{name}.csr"
+        signed = self._folder / f"{name}.pem"
+        of = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+        _openssl("req", "-new", *_KEY, *of, "-keyout", str(key), "-out", str(asked))
+        end = datetime.now(UTC) + ends
+        _openssl(
+            *("ca", "-batch", "-notext", "-config", str(self._config)),
+            *("-cert", str(self.certificate), "-keyfile", str(self._key), "-in", str(asked)),
+            *("-startdate", _time(end - timedelta(days=10)), "-enddate", _time(end)),
+            *("-out", str(signed)),
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(signed, key)
+        return context
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def _time(at: datetime) -> str:
+    return at.strftime("%Y%m%d%H%M%SZ")
