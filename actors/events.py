@@ -27,7 +27,7 @@ from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import InvalidJob, NotNow, PartsFailed, SinkTransient, SinkUnready
 from .blocks import Row, Table, insert
 from .job import job_actor
-from .model import AS_IT_IS, Id, Job, Name, When, name_in_error
+from .model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
 from .sinks import clickhouse, clickhouse_throttle
 
 logger = logging.getLogger("formrelay.workers")
@@ -103,8 +103,7 @@ def _text(properties: dict[str, Any]) -> str:
             f"properties: expected at most {_most_bytes} bytes of JSON (MAX_MESSAGE_BYTES), got "
             f"{len(data)}: send a reference to the data instead"
         )
-    # The first also finds a backslash that is itself escaped, which is no NUL.
-    if b"\\u0000" in data and b"\\u0000" in data.replace(b"\\\\", b""):
+    if has_nul(data):
         raise InvalidJob("properties: expected text without NUL characters, got one")
     return data.decode()
 

@@ -17,6 +17,8 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from pydantic.alias_generators import to_camel
 
@@ -77,6 +79,37 @@ When = Annotated[
 Json = Annotated[Any, BeforeValidator(_is_json)]
 
 
+def has_nul(data: bytes) -> bool:
+    """Whether a text of some JSON, as orjson writes it, has a NUL character."""
+    # The first also finds a backslash that is itself escaped, which is no NUL.
+    return b"\\u0000" in data and b"\\u0000" in data.replace(b"\\\\", b"")
+
+
+def _is_answer(value: Any) -> Any:
+    if has_nul(orjson.dumps(_is_json(value))):
+        raise ValueError("expected text without NUL characters, got one")  # PostgreSQL takes none
+    return value
+
+
+def _are_answers(value: Any, one_by_one: ValidatorFunctionWrapHandler) -> Any:
+    """All of them at once; one by one only to say which of them is wrong."""
+    try:
+        if isinstance(value, dict) and not has_nul(orjson.dumps(value, option=AS_IT_IS)):
+            return value
+    except TypeError:
+        pass
+    one_by_one(value)
+    raise ValueError("expected JSON, got something else")
+
+
+#: What somebody has filled in, by question: any questions, any JSON. (pydantic by itself writes
+#: half a surrogate pair in a key as U+FFFD.)
+Answers = Annotated[
+    dict[Annotated[str, BeforeValidator(_is_answer)], Annotated[Any, BeforeValidator(_is_answer)]],
+    WrapValidator(_are_answers),
+]
+
+
 class JobModel(BaseModel):
     """A schema of the wire: camelCase names, snake_case accepted, unknown keys kept."""
 
@@ -86,6 +119,8 @@ class JobModel(BaseModel):
         extra="allow",
         # What did not fit may be somebody's answer; it has no place in an error.
         hide_input_in_errors=True,
+        # As it is, and the envelope refuses it: it would be sent as null otherwise.
+        ser_json_inf_nan="constants",
     )
 
     # What travels along unchecked must still be JSON, or it could not travel at all.
@@ -93,7 +128,16 @@ class JobModel(BaseModel):
     __pydantic_extra__: dict[str, JsonValue]
 
     def wire(self) -> dict[str, Any]:
-        """As plain JSON with its wire names; optional fields that are null are left out."""
+        """As plain JSON with its wire names; optional fields that are null are left out.
+
+        Raises:
+            InvalidJob: an unknown key, or one below it, could not be written as it is.
+        """
+        if self.model_extra:
+            try:
+                _is_json(self.model_extra)
+            except ValueError as error:
+                raise InvalidJob(f"{type(self).__name__}: {error}") from None
         data = self.model_dump(mode="json", by_alias=True)
         required = _required(type(self))
         return {

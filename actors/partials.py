@@ -10,7 +10,10 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from dramatiq import Message
-from pydantic import Field, JsonValue
+from pydantic import (
+    Field,
+    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+)
 
 from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings
@@ -25,7 +28,7 @@ from ..core.errors import (
 )
 from .events import record_events
 from .job import job_actor
-from .model import Job, JobModel, Name, When
+from .model import Answers, Job, JobModel, Name, When
 from .sinks import api, api_throttle
 from .submissions import WebhookEndpoint
 from .webhooks import deliver_webhook
@@ -38,7 +41,7 @@ class Partial(JobModel):
     form_id: Name
     session_id: Name
     revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")
-    answers: dict[str, JsonValue]
+    answers: Answers
     updated_at: When = Field(description="ISO 8601 with an offset, from 1971 to 2104.")
     webhook: WebhookEndpoint | None = Field(None, description="Whom to tell of each that is kept.")
 

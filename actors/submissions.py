@@ -6,14 +6,18 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, Field, JsonValue
+from pydantic import (
+    AwareDatetime,
+    Field,
+    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+)
 
 from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import InvalidJob
 from ..sinks.api import Endpoint
 from .job import job_actor
-from .model import OFFSET, Job, JobModel
+from .model import OFFSET, Answers, Job, JobModel
 from .sinks import api, api_throttle
 from .webhooks import deliver_webhook
 
@@ -36,7 +40,7 @@ class Submission(JobModel):
     )
     form_id: str = Field(min_length=1, max_length=200)
     status: Literal["completed", "pending_payment", "draft"]
-    answers: dict[str, JsonValue]
+    answers: Answers
     submitted_at: AwareDatetime = Field(
         description="ISO 8601 with an offset.", json_schema_extra={"pattern": OFFSET}
     )
