@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from ..core.errors import SinkPermanent, SinkUnready
-from ..sinks.clickhouse import ClickHouse
+from ..core.errors import SinkPermanent
+from ..sinks.clickhouse import ClickHouse, TableUnready
 
 #: The values of a table's columns, in their order.
 Row = tuple[Any, ...]
@@ -96,16 +97,17 @@ def _check_that_some_are_taken(
     """Tell a table that takes nothing from a few bad rows, before all are tried one by one.
 
     Raises:
-        SinkUnready: of some taken here and there from the jobs, each is refused.
+        TableUnready: of some taken here and there from the jobs, each is refused.
     """
-    some = [[job[0]] for job in jobs[:: len(jobs) // (_MANY - 1)] if job]
+    # Others at each attempt: a few that are taken are found in the end among many that are not.
+    some = [[job[0]] for job in random.sample(list(jobs), _MANY) if job]
     for sample in some:
         try:
             _insert(client, table, [sample])
             return
         except SinkPermanent as error:
             last = error
-    raise SinkUnready(
+    raise TableUnready(
         f"expected ClickHouse's table {table.name!r} to take our rows, it refused each of "
         f"{len(some)} that were tried alone: is its schema as formrelay migrate made it? ({last})",
         code=last.code,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
@@ -23,27 +22,13 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema
 
 from ..config import get_settings
-from ..core.clock import SYSTEM_CLOCK
-from ..core.errors import InvalidJob, NotNow, PartsFailed, SinkTransient, SinkUnready
-from .blocks import Row, Table, insert
+from ..core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
+from ..sinks.clickhouse import TableUnready
+from .blocks import Row, insert
 from .job import job_actor
 from .model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
 from .sinks import clickhouse, clickhouse_throttle
-
-logger = logging.getLogger("formrelay.workers")
-
-#: The table of the types for which there is no other.
-EVENTS = "events"
-#: Those of the sorting key stand first.
-COLUMNS = (
-    "form_id",
-    "type",
-    "occurred_at",
-    "event_id",
-    "session_id",
-    "submission_id",
-    "properties",
-)
+from .tables import Destinations, Waits
 
 _settings = get_settings().events
 _most_bytes = get_settings().broker.max_message_bytes
@@ -188,12 +173,16 @@ class _OneOrMany:
 _NAMESPACE = UUID("5d1a8f2e-6c3b-4e57-9f0a-2b7c84d1e6a9")
 
 
+#: Unix milliseconds, in the year 2096.
+_SOME_DAY = 4_000_000_000_000
+
+
 def _rows(job: Job[list[Event]]) -> list[Row]:
     found = []
     for place, event in enumerate(job.payload):
         try:
             if event.event_id is None or event.occurred_at is None:
-                _complete(event, f"{job.message_id or uuid4()}/{place}")
+                _complete(event, f"{job.message_id or uuid4()}/{place}", job.sent_at)
             found.append(to_row(event))
             continue
         except InvalidJob as error:
@@ -202,59 +191,29 @@ def _rows(job: Job[list[Event]]) -> list[Row]:
     return found
 
 
-def _complete(event: Event, name: str) -> None:
+def _complete(event: Event, name: str, sent_at: int) -> None:
     """Give an event of another publisher what it lacks.
 
     Its id is made of its content too: ids of messages may come again, when a server began anew
     or by a publisher that counts from 1 at each start.
+
+    Args:
+        sent_at: unix milliseconds, which do not change from attempt to attempt; 0 for now.
     """
     if event.event_id is None:
         content = orjson.dumps(
             (event.form_id, event.type, event.occurred_at, event.session_id, event.submission_id)
         )
         event.event_id = uuid5(_NAMESPACE, name + content.decode() + _text(event.properties))
-    event.occurred_at = event.occurred_at or datetime.now(UTC)
-
-
-class Destinations:
-    """Which table an event belongs into.
-
-    Args:
-        rules: pairs of a type, or the beginning of one with a ``*`` behind it, and a table's
-            name; the first that fits counts.
-    """
-
-    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
-        self._rules = rules
-        names = dict.fromkeys([EVENTS, *(table for _, table in rules)])
-        #: The tables that there are, by name.
-        self.tables = {
-            name: Table(name, COLUMNS, time=COLUMNS.index("occurred_at")) for name in names
-        }
-
-    def sort(self, rows: list[Row]) -> dict[str, list[Row]]:
-        """The rows by the name of their table."""
-        if not self._rules:
-            return {EVENTS: rows}
-        found: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            found[self.of(row[1])].append(row)
-        return found
-
-    def of(self, type: str) -> str:
-        """The name of the table for a type."""
-        for pattern, table in self._rules:
-            beginning = pattern.removesuffix("*")
-            if type == pattern or (beginning != pattern and type.startswith(beginning)):
-                return table
-        return EVENTS
+    if event.occurred_at is None:
+        is_a_time = 0 < sent_at < _SOME_DAY  # whatever its publisher wrote
+        event.occurred_at = (
+            datetime.fromtimestamp(sent_at / 1000, UTC) if is_a_time else datetime.now(UTC)
+        )
 
 
 _destinations = Destinations(_settings.tables)
-#: The events of one table of several that is not there wait for so long, and somebody is told
-#: as often.
-MISSING_TABLE_WAIT = timedelta(seconds=30)
-_told: dict[str, float] = {}
+_waits = Waits()
 
 
 @job_actor(
@@ -276,29 +235,30 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
                 blocks[name][index] = rows
         except InvalidJob as error:
             failures[index] = error
-    away: dict[str, SinkTransient] = {}
+    away: SinkTransient | None = None
     for name, block in blocks.items():
+        later = _waits.of(name)
         try:
-            refused = insert(clickhouse(), _destinations.tables[name], list(block.values()))
+            refused = {} if later else _insert(name, list(block.values()))
+        except TableUnready as error:
+            if len(_destinations.tables) == 1:
+                raise
+            later = _waits.failed(name, error)
         except SinkTransient as error:
-            away[name] = error
-        else:
-            owners = list(block)
-            failures |= {owners[index]: why for index, why in refused.items()}
-    for why in away.values():
-        if len(away) == len(blocks) or not isinstance(why, SinkUnready):
-            raise why  # the batch stays as it is: what of it went in is known by its token
-    for name, why in away.items():
-        failures |= dict.fromkeys(blocks[name], _missing(name, why))
+            away = error
+            continue
+        if later:  # the others need not wait for it
+            failures |= dict.fromkeys(block, later)
+            continue
+        owners = list(block)
+        failures |= {owners[index]: why for index, why in refused.items()}
+    if away is not None:
+        raise away  # the batch stays as it is: what of it went in is known by its token
     if failures:
         raise PartsFailed(failures)
 
 
-def _missing(table: str, why: SinkTransient) -> NotNow:
-    """What becomes of the events of one table of several that takes nothing."""
-    now = SYSTEM_CLOCK.monotonic()
-    if now >= _told.get(table, 0):
-        _told[table] = now + MISSING_TABLE_WAIT.total_seconds()
-        about = {"table": table, "error_message": str(why), "code": why.code}
-        logger.error("a table takes nothing", extra=about)
-    return NotNow(str(why), after=MISSING_TABLE_WAIT)
+def _insert(name: str, jobs: list[list[Row]]) -> dict[int, SinkPermanent]:
+    refused = insert(clickhouse(), _destinations.tables[name], jobs)
+    _waits.worked(name)
+    return refused

@@ -103,8 +103,8 @@ class JobActor(dramatiq.Actor[..., None]):
         self, batch: Sequence[dict[str, Any]]
     ) -> tuple[dict[int, Job[Any]], dict[int, BaseException]]:
         """The good jobs of a batch and the errors of the bad ones, each by its index."""
-        ids = _ids_of(batch)
-        jobs = self._checked_together(batch, ids)
+        origins = _origins_of(batch)
+        jobs = self._checked_together(batch, origins)
         if len(jobs) == len(batch):
             return jobs, {}
         failures: dict[int, BaseException] = {}
@@ -113,13 +113,13 @@ class JobActor(dramatiq.Actor[..., None]):
                 continue
             try:
                 named = {name: value for name, value in kwargs.items() if name != ARGS}
-                jobs[index] = Job(*self._checked(kwargs.get(ARGS, ()), named), ids[index])
+                jobs[index] = Job(*self._checked(kwargs.get(ARGS, ()), named), *origins[index])
             except InvalidJob as error:
                 failures[index] = error  # one bad job does not touch its neighbours
         return dict(sorted(jobs.items())), failures
 
     def _checked_together(
-        self, batch: Sequence[dict[str, Any]], ids: Sequence[str]
+        self, batch: Sequence[dict[str, Any]], origins: Sequence[tuple[str, int]]
     ) -> dict[int, Job[Any]]:
         """The jobs that are as our own publisher writes them, by index; a call of pydantic's each.
 
@@ -136,7 +136,7 @@ class JobActor(dramatiq.Actor[..., None]):
         except ValidationError:
             return {}
         return {
-            index: Job(payload, about, ids[index])
+            index: Job(payload, about, *origins[index])
             for index, payload, about in zip(plain, payloads, metadata, strict=True)
         }
 
@@ -155,7 +155,8 @@ class JobActor(dramatiq.Actor[..., None]):
         payload, metadata = self._checked(args, kwargs)
         if delivery is None:
             return Job(payload, metadata)
-        return Job(payload, metadata, delivery.message_id, delivery.attempt)
+        sent_at = delivery.message.message_timestamp
+        return Job(payload, metadata, delivery.message_id, sent_at, delivery.attempt)
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         given = dict(zip(_PARTS, args, strict=False))
@@ -276,12 +277,12 @@ def _weight(kwargs: Mapping[str, Any]) -> int:
     return len(payload) if isinstance(payload, list) else 1
 
 
-def _ids_of(batch: Sequence[Any]) -> Sequence[str]:
-    """The ids of a batch's messages; empty ones where the actor was called directly."""
+def _origins_of(batch: Sequence[Any]) -> Sequence[tuple[str, int]]:
+    """The ids of a batch's messages and when they were sent; nothing of a direct call."""
     delivery = _current_delivery()
     if isinstance(delivery, Batch) and len(delivery.parts) == len(batch):
-        return [part.message_id for part in delivery.parts]
-    return [""] * len(batch)
+        return [(part.message_id, part.message.message_timestamp) for part in delivery.parts]
+    return [("", 0)] * len(batch)
 
 
 def _current_delivery() -> Delivery | None:

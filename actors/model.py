@@ -175,6 +175,8 @@ class Job(Generic[P]):
 
     Attributes:
         message_id: the same on every attempt; empty where the actor was called directly.
+        sent_at: when it was sent, unix milliseconds; of another publisher's plain job when it was
+            fetched, and then the same at each attempt that is written. 0 as above.
         attempt: the number of this attempt, from 1.
         fields: what the actor adds to the attempt's log line.
     """
@@ -182,6 +184,7 @@ class Job(Generic[P]):
     payload: P
     metadata: Metadata
     message_id: str = ""
+    sent_at: int = 0
     attempt: int = 1
     fields: dict[str, Any] = field(default_factory=dict)
 

@@ -23,6 +23,7 @@ from ..core.errors import (
     PartsFailed,
     SinkBusy,
     SinkError,
+    SinkPermanent,
     SinkUnavailable,
     SinkUnready,
 )
@@ -125,6 +126,10 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
         try:
             if api().save_partial(partial.partial_id, data):
                 kept.append(places)
+        except SinkPermanent as error:
+            failures[places[-1]] = error
+            if older := places[:-1]:  # which may be taken
+                groups.appendleft(older)
         except SinkError as error:
             failures |= dict.fromkeys(places, error)
             broken_off += error.code is None
@@ -153,11 +158,12 @@ def _tell(
     broker = get_broker()
     try:
         broker.enqueue_many(message for _, message in messages)
-    except MessageTooLarge:
+    except (MessageTooLarge, InvalidJob):
+        # One is too large or, with the webhook around it, too deep: it keeps none of the others.
         for place, message in messages:
             try:
                 broker.enqueue(message)
-            except MessageTooLarge as error:
+            except (MessageTooLarge, InvalidJob) as error:
                 failures[place] = InvalidJob(str(error))
 
 

@@ -34,6 +34,7 @@ class Write:
         due: unix milliseconds at which it is to be delivered; meaningless for the dead.
         beside: of a write that replaces none, a delivery that this process must still
             hold: were it taken over by another, the write would be one too many.
+        is_untried: it replaces a suspect that was not tried, and is one as it was.
     """
 
     tag: Any
@@ -41,6 +42,7 @@ class Write:
     body: bytes
     due: int = 0
     beside: Any = None
+    is_untried: bool = False
 
 
 @dataclass(slots=True)

@@ -12,10 +12,9 @@ from threading import Lock
 
 from .clock import SYSTEM_CLOCK, Clock
 from .errors import (
-    InvalidJob,
-    NotNow,
     PartsFailed,
     SinkBusy,
+    SinkPermanent,
     SinkTransient,
     SinkUnavailable,
     SinkUnready,
@@ -63,15 +62,22 @@ class Throttle:
             return timedelta(0)
         return timedelta(seconds=max(0.0, self._held_until - self._clock.monotonic()))
 
-    def note(self, error: BaseException | None) -> None:
-        """Learn from the end of an attempt; None: it worked."""
+    def note(self, error: BaseException | None, *, parts: int = 1) -> None:
+        """Learn from the end of an attempt.
+
+        Args:
+            error: None: it worked.
+            parts: how many messages were tried.
+        """
         told = [*error.failures.values()] if isinstance(error, PartsFailed) else [error]
         for one in told:
             if isinstance(one, SinkUnavailable | SinkBusy | SinkUnready):
                 self._failed(one)
                 return
-        # Others say neither that the system works nor that it does not.
-        if not all(isinstance(one, SinkTransient | InvalidJob | NotNow) for one in told):
+        # Only who has had an answer knows that the system works: what was refused, or is in.
+        # All others say neither that it does nor that it does not.
+        some_worked = error is None or (isinstance(error, PartsFailed) and len(told) < parts)
+        if some_worked or any(isinstance(one, SinkPermanent) for one in told):
             self._worked()
 
     def _failed(self, error: SinkTransient) -> None:

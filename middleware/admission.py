@@ -30,7 +30,7 @@ class Admission(Middleware):
         if message.before_trial is None:
             return
         try:
-            message.before_trial()
+            message.begin_trial()
         except BrokerError as error:
             message.outcome = Defer(timedelta(seconds=1), str(error))
             raise SkipMessage(str(error)) from error

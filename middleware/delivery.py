@@ -101,6 +101,21 @@ class Delivery(MessageProxy):
         return self._exception
 
     @property
+    def is_untried(self) -> bool:
+        """Whether it is a suspect whose trial has not begun."""
+        return self.before_trial is not None
+
+    def begin_trial(self) -> None:
+        """Count a suspect's trial, before its actor runs.
+
+        Raises:
+            BrokerError: it could not be counted.
+        """
+        if self.before_trial is not None:
+            self.before_trial()
+            self.before_trial = None
+
+    @property
     def call(self) -> dict[str, Any]:
         """What an actor of batches gets of this message: its keyword arguments.
 
@@ -168,13 +183,13 @@ class Batch(Delivery):
         )
         batch = cls(message, None, parts)
         batch.alone = any(part.alone for part in parts)
-        trials = [part.before_trial for part in parts if part.before_trial is not None]
+        suspects = [part for part in parts if part.is_untried]
 
         def before_trial() -> None:
-            for trial in trials:
-                trial()
+            for suspect in suspects:
+                suspect.begin_trial()
 
-        if trials:
+        if suspects:
             batch.before_trial = before_trial
         return batch
 

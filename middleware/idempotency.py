@@ -21,7 +21,8 @@ import dramatiq
 import orjson
 from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
 
-from ..core.errors import BrokerError
+from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import describe
 from ..core.outcomes import Defer
 from .delivery import Delivery
 from .locks import Locks
@@ -31,13 +32,17 @@ logger = logging.getLogger("formrelay.workers")
 
 #: How long a job of a key that runs elsewhere is left alone before it is looked at again.
 _LOOK_AGAIN = timedelta(seconds=1)
+#: Seconds between two lines about a store that is away.
+_TELL_AGAIN = 30.0
 
 
 class Idempotency(Middleware):
     """See the module. Stands before the last check, so that who runs has the lock."""
 
-    def __init__(self) -> None:
-        self._locks = Locks()
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._locks = Locks(clock=clock)
+        self._told_at: float | None = None
 
     @property
     def actor_options(self) -> set[str]:
@@ -52,9 +57,11 @@ class Idempotency(Middleware):
         once = claim.once
         try:
             found = once.ledger().begin(claim.key, claim.owner, once.lock)
-        except BrokerError as error:
-            message.outcome = Defer(_LOOK_AGAIN, str(error))
-            raise SkipMessage(str(error)) from error
+        except Exception as error:  # whatever it is: without its lock none may run
+            why = describe(error)
+            self._alert(why)
+            message.outcome = Defer(_LOOK_AGAIN, why)
+            raise SkipMessage(why) from error
         if isinstance(found, Held):
             why = "a job of the same key is running"
             message.outcome = Defer(min(found.ends_in, _LOOK_AGAIN), why)
@@ -89,10 +96,17 @@ class Idempotency(Middleware):
                 claim.key, claim.owner, _as_json(result, about), claim.once.keep
             ):
                 logger.warning("a lock was lost while its job ran", extra=about)
-        except BrokerError as error:
+        except Exception as error:
             # The work is done or will be tried again; the lock ends by itself.
-            about["error_message"] = str(error)
+            about["error_message"] = describe(error)
             logger.warning("what became of a job cannot be kept by its key", extra=about)
+
+    def _alert(self, why: str) -> None:
+        """Say that jobs wait, and say it again while they do, but not for each."""
+        now = self._clock.monotonic()
+        if self._told_at is None or now >= self._told_at + _TELL_AGAIN:
+            self._told_at = now
+            logger.error("jobs that give a key wait for the state store", extra={"error": why})
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """The last check put it off."""

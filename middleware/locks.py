@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import BrokerError
+from ..core.errors import describe
 from ..core.periodic import Periodic
 from ..core.process import current_pid
 
@@ -55,8 +55,8 @@ class Locks:
                 if not claim.once.ledger().renew(claim.key, claim.owner, claim.once.lock):
                     self.forget(claim)  # said when the job is over
                     continue
-            except BrokerError as error:
-                logger.warning("a lock cannot be renewed", extra={"error_message": str(error)})
+            except Exception as error:
+                logger.warning("a lock cannot be renewed", extra={"error_message": describe(error)})
             with self._lock:
                 if claim in self._due:
                     self._due[claim] = self._next(claim)

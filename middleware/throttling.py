@@ -9,7 +9,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 
 from ..core.outcomes import Defer
 from ..core.throttle import Throttle
-from .delivery import Delivery
+from .delivery import Batch, Delivery
 
 
 class Throttling(Middleware):
@@ -44,8 +44,13 @@ class Throttling(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         throttle = _throttle_of(broker, message)
-        if throttle is not None:
-            throttle.note(exception)
+        if throttle is None:
+            return
+        assert isinstance(message, Delivery)
+        if message.claim is not None and message.claim.known is not None:
+            return  # it was known to have run, and nobody was asked
+        parts = len(message.parts) if isinstance(message, Batch) else 1
+        throttle.note(exception, parts=parts)
 
 
 def _throttle_of(broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Throttle | None:

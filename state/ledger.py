@@ -74,5 +74,7 @@ class MemoryLedger:
     def _put(self, key: str, entry: _Entry) -> None:
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        while len(self._entries) > _MOST:
-            self._entries.popitem(last=False)
+        if len(self._entries) > _MOST:
+            oldest, forgotten = self._entries.popitem(last=False)
+            if forgotten.owner is not None:  # a job runs under it: another time
+                self._entries[oldest] = forgotten

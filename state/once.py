@@ -31,7 +31,9 @@ def once(
             JSON where the state is (``STATE_URL``).
         lock: how long a job of the key waits for one whose worker has died.
     """
-    return Once(key, get_ledger, keep or get_settings().broker.idempotency_keep, lock)
+    if keep is None:
+        keep = get_settings().broker.idempotency_keep
+    return Once(key, get_ledger, keep, lock)
 
 
 def make_ledger(section: BrokerSettings, broker: RelayBroker) -> Ledger:

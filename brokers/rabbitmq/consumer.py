@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable
 from threading import Event, Thread
@@ -276,6 +277,8 @@ class RabbitConsumer(RelayConsumer):
             session.hand_back(delivery.tag.number)
         for suspect in self._trials.judged:
             session.hand_back(suspect.content.number)
+        self._hands.collect(session)
+        self._hands.hand_back_due(session, math.inf)
         self._last_chances.clear()
         self._trials.judged.clear()
         session.stop()
@@ -298,6 +301,10 @@ class RabbitConsumer(RelayConsumer):
             self._follow(session)
         timeout = min(timeout, max(0.0, self._look_at - clock.monotonic()))
         self._hands.collect(self._session)
+        self._hands.hand_back_due(session, clock.monotonic())
+        due = self._hands.next_due()
+        if due is not None:
+            timeout = min(timeout, max(0.0, due - clock.monotonic()))
         self._fetch_ahead(session)
         session.flush(all=False)
         session.link.read(0)
@@ -349,9 +356,11 @@ class RabbitConsumer(RelayConsumer):
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         if settlement.schedule and any(tag.is_untried for tag in settled_tags(settlement)):
-            # Its trial could not begin. Written anew it would lose its count.
+            # Its trial could not begin. Written anew it would lose its count; handed back now, it
+            # would come again at once.
+            left = max(0.0, settlement.schedule[0].due / 1000 - self.broker.clock.time())
             for tag in settled_tags(settlement):
-                tag.hand_back()
+                tag.hand_back(self.broker.clock.monotonic() + left)
             return
         if settlement.schedule or settlement.bury:
             self._write(settlement)

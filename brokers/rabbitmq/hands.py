@@ -41,9 +41,13 @@ class Tag:
         """Acknowledge it; from any thread."""
         self.hands._let_go(self, self.number)
 
-    def hand_back(self) -> None:
-        """Put it back on its queue; from any thread."""
-        self.hands._let_go(self, -self.number)
+    def hand_back(self, at: float = 0.0) -> None:
+        """Put it back on its queue; from any thread.
+
+        Args:
+            at: monotonic seconds before which it stays with us, though nobody has it in hand.
+        """
+        self.hands._let_go(self, -self.number, at)
 
     def replace(self, number: int) -> None:
         """Mean another delivery of the same message from now on."""
@@ -67,8 +71,10 @@ class Hands:
         self.live = 0
         self.alone: Tag | None = None
         self._is_asleep = False
-        #: The tag, with its number as it was then; negative: handed back.
-        self._gone: deque[tuple[Tag, int]] = deque()
+        #: The tag, with its number as it was then; negative: handed back, at a time.
+        self._gone: deque[tuple[Tag, int, float]] = deque()
+        #: Those to be handed back, of the receiving thread alone.
+        self._put_off: list[tuple[float, Tag, int]] = []
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
@@ -82,8 +88,8 @@ class Hands:
         with contextlib.suppress(OSError):
             os.read(self._wakes.fileno(), 4096)
 
-    def _let_go(self, tag: Tag, number: int) -> None:
-        self._gone.append((tag, number))
+    def _let_go(self, tag: Tag, number: int, at: float = 0.0) -> None:
+        self._gone.append((tag, number, at))
         if self._is_asleep:
             self._is_asleep = False  # one of us is enough
             with contextlib.suppress(OSError):
@@ -93,7 +99,7 @@ class Hands:
         """Take over what was let go of; for the receiving thread."""
         gone = self._gone
         while gone:
-            tag, number = gone.popleft()
+            tag, number, at = gone.popleft()
             self.count -= 1
             self.returned += 1
             if tag is self.alone:
@@ -102,8 +108,24 @@ class Hands:
                 continue
             if number > 0:
                 session.acknowledge(number)
+            elif at:
+                self._put_off.append((at, tag, -number))
             else:
                 session.hand_back(-number)
+
+    def next_due(self) -> float | None:
+        """When the first of those that were put off is to be handed back, monotonic seconds."""
+        return min((at for at, _, _ in self._put_off), default=None)
+
+    def hand_back_due(self, session: Session, now: float) -> None:
+        """Hand back those that were put off until ``now``."""
+        if not self._put_off:
+            return
+        due = [one for one in self._put_off if one[0] <= now]
+        self._put_off = [one for one in self._put_off if one[0] > now]
+        for _, tag, number in due:
+            if tag.session == session.number:
+                session.hand_back(number)
 
     def sleep(self, session: Session, seconds: float) -> None:
         """Until something comes or is let go of, at most ``seconds``."""

@@ -265,7 +265,7 @@ class RedisBroker(RelayBroker):
 def _kind(write: Write) -> tuple[str, str | bytes, str | bytes]:
     """Kind, guard and id of a write, as ``exchange.lua`` takes them."""
     if write.tag is not None:
-        return "replace", write.tag, write.tag
+        return "untried" if write.is_untried else "replace", write.tag, write.tag
     if write.beside is not None:
         return "beside", write.beside, write.message_id
     return "new", "", write.message_id

@@ -15,7 +15,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from threading import Event, Lock
 from typing import TYPE_CHECKING
@@ -375,6 +375,12 @@ class RedisConsumer(RelayConsumer):
         return not self._asleep
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+        if delivery.is_untried and settlement.schedule:
+            if isinstance(delivery, Batch) and not delivery.was_stored:
+                # Written anew as one batch its parts would be suspected no more.
+                self.requeue(delivery.parts)
+                return
+            settlement.schedule = [replace(one, is_untried=True) for one in settlement.schedule]
         self._ledger.settled.append((settlement, delivery))
         if delivery.alone:
             self._ledger.suspect_in_hand = False

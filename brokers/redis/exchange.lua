@@ -6,8 +6,9 @@
 --       n, n times: kind, guard, id, body        to bury
 --       n, n ids                                 to remove
 --       n, n ids                                 to put back, unstarted
--- A write is of the kind 'replace' (guard is the id in flight that it replaces), 'beside'
--- (there only while guard is in flight), or 'new'.
+-- A write is of the kind 'replace' (guard is the id in flight that it replaces), 'untried' (the
+-- same of a suspect that was not tried, which stays one), 'beside' (there only while guard is in
+-- flight), or 'new'.
 -- Returns: ms until the next scheduled message is due (-1: none),
 --          ids, bodies, suspect counts ('' where none is suspected)
 
@@ -31,7 +32,7 @@ local function may_write(kind, guard)
     if kind == 'beside' then return redis.call('sismember', in_flight, guard) == 1 end
     if redis.call('srem', in_flight, guard) == 0 then return false end
     redis.call('hdel', bodies, guard)
-    if any_suspects then redis.call('hdel', suspects, guard) end
+    if any_suspects and kind ~= 'untried' then redis.call('hdel', suspects, guard) end
     return true
 end
 

@@ -9,8 +9,8 @@ from threading import Event
 from typing import Any, TypeVar
 
 from ...actors.attempts import TABLE as ATTEMPTS
-from ...actors.events import EVENTS as TABLE
 from ...actors.sinks import clickhouse
+from ...actors.tables import EVENTS as TABLE
 from ...core.errors import FormrelayError
 from ...core.failure import Failure
 from .client import submissions

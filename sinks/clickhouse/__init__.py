@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from .client import ClickHouse, Target, parse_targets
+from .errors import TableUnready
 from .failover import FailoverClickHouse
 from .schema import Schema
 
-__all__ = ["ClickHouse", "Schema", "connect"]
+__all__ = ["ClickHouse", "Schema", "TableUnready", "connect"]
 
 
 def connect(

@@ -26,6 +26,11 @@ from ...core.errors import (
     SinkUnready,
 )
 
+
+class TableUnready(SinkUnready):
+    """A table is missing or is not as we made it; others may be."""
+
+
 #: The user is unknown, or the password is wrong (or being rotated).
 REFUSED_USER = {
     192: "UNKNOWN_USER",
@@ -146,7 +151,7 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
     if isinstance(error, OSError | EOFError):
         return SinkTransient(f"the connection to ClickHouse was lost ({name})")
     if name == "ProgrammingError":  # clickhouse-connect: a column that the table lacks
-        return SinkUnready(
+        return TableUnready(
             "expected ClickHouse's table to have our columns, it has not: run formrelay migrate"
         )
     if name == "DataError" or isinstance(error, _UNWRITABLE):
@@ -184,7 +189,7 @@ def by_code(code: int, *, user: str) -> SinkError:
             code=code,
         )
     if code in NO_SCHEMA:
-        return SinkUnready(
+        return (SinkUnready if code == NO_DATABASE else TableUnready)(
             f"ClickHouse's schema is not ours ({NO_SCHEMA[code]}, code {code}): "
             "run formrelay migrate",
             code=code,

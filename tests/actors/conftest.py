@@ -62,12 +62,20 @@ class Site:
         assert "formrelay.actors" not in sys.modules, "the actors are bound to other settings"
         use_settings(settings)
         from formrelay import actors
-        from formrelay.actors import attempts, blocks, events, sinks, submissions, webhooks
+        from formrelay.actors import (
+            attempts,
+            blocks,
+            events,
+            sinks,
+            submissions,
+            tables,
+            webhooks,
+        )
         from formrelay.brokers import get_broker
 
         self.settings, self._url = settings, url
         self.actors, self.events, self.sinks = actors, events, sinks
-        self.attempts, self.blocks = attempts, blocks
+        self.attempts, self.blocks, self.tables = attempts, blocks, tables
         self.submissions, self.webhooks = submissions, webhooks
         self.broker = get_broker()
         self.worker: Worker | None = None

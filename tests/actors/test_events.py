@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
+from tests.support.clock import ManualClock
 from tests.support.servers import ClickHouseServer
 from tests.support.waiting import wait_until
 
@@ -51,7 +52,7 @@ def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
             properties={"näme": [1, None, {"a": 1.5}]},
         )
     )
-    row = dict(zip(events.COLUMNS, found, strict=True))
+    row = dict(zip(site.tables.COLUMNS, found, strict=True))
     assert row == {
         "event_id": UUID(int=7),
         "type": "form.viewed",
@@ -77,7 +78,7 @@ TIMES = st.datetimes(
 def test_every_time_that_is_taken_has_a_row(site: Site, at: datetime) -> None:
     event = site.events.Event(type="t", form_id="f", occurred_at=at)
     row = site.events.to_row(event)
-    assert row[site.events.COLUMNS.index("occurred_at")] == at
+    assert row[site.tables.COLUMNS.index("occurred_at")] == at
 
 
 def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
@@ -91,7 +92,7 @@ def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
 def test_a_token_is_that_of_the_same_rows_in_the_same_order(
     site: Site, ids: list[int], data: st.DataObject
 ) -> None:
-    token = partial(site.blocks.token, site.events.Destinations(()).tables["events"])
+    token = partial(site.blocks.token, site.tables.Destinations(()).tables["events"])
     assert token(rows(site, *ids)) == token(rows(site, *ids))
     other = data.draw(st.permutations(ids))
     assert (token(rows(site, *ids)) == token(rows(site, *other))) is (ids == other)
@@ -101,7 +102,7 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
     # A batch that was frozen by one version is inserted again by the next one.
     expected = "27d5afe15883f93730a6f30762e800c9dc0352f64cbf96e7a1af10a9c9c5aa26"
-    table = site.events.Destinations(()).tables["events"]
+    table = site.tables.Destinations(()).tables["events"]
     assert site.blocks.token(table, rows(site, 0)) == expected
 
 
@@ -332,7 +333,7 @@ def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
     site: Site, type: str, table: str
 ) -> None:
     rules = [("payment.*", "payments"), ("webhook.endpoint_disabled", "ops"), ("pay*", "events")]
-    assert site.events.Destinations(rules).of(type) == table
+    assert site.tables.Destinations(rules).of(type) == table
 
 
 @pytest.fixture
@@ -341,7 +342,8 @@ def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from formrelay.sinks.clickhouse import Schema, migrate
 
     rules = [("payment.*", "payments")]
-    monkeypatch.setattr(site.events, "_destinations", site.events.Destinations(rules))
+    monkeypatch.setattr(site.events, "_destinations", site.tables.Destinations(rules))
+    monkeypatch.setattr(site.events, "_waits", site.tables.Waits())
     migrate.apply(client, Schema(event_tables=("events", "payments")))
     return client
 
@@ -371,7 +373,7 @@ def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -
 def test_a_missing_table_holds_up_no_event_of_another(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site.events, "MISSING_TABLE_WAIT", timedelta(seconds=0.3))
+    monkeypatch.setattr(site.tables, "FIRST_WAIT", timedelta(seconds=0.3))
     payments.command("RENAME TABLE payments TO hidden")
     for n in range(6):
         site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
@@ -457,7 +459,7 @@ def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
 
 
 def test_other_content_under_the_same_ids_has_another_token(site: Site) -> None:
-    table = site.events.Destinations(()).tables["events"]
+    table = site.tables.Destinations(()).tables["events"]
     one, other = rows(site, 1, 2), rows(site, 1, 2)
     other[1] = (*other[1][:-1], '{"a":1}')
     assert site.blocks.token(table, one) != site.blocks.token(table, other)
@@ -517,3 +519,64 @@ def test_a_server_that_is_away_for_one_table_keeps_the_batch_as_it_is(
     site.work_off("events")
     assert len(set(broken)) == 1  # the same rows in the same order, under the same token
     assert in_tables(payments) == (3, 3)
+
+
+def test_a_table_that_is_missing_holds_no_queue_though_nothing_else_comes(
+    site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with little traffic, where a batch is one message.
+    payments.command("RENAME TABLE payments TO hidden")
+    site.start("events")
+    for count in range(1, 4):
+        site.actors.record_events.send(event(type="payment.made"))
+        wait_until(lambda count=count: len(lines.attempts()) >= 2 * count - 1)  # type: ignore[misc]
+        site.actors.record_events.send(event())
+        wait_until(lambda count=count: payments.query("SELECT count() FROM events") == [(count,)])  # type: ignore[misc]
+    assert lines.of("nothing more is fetched for a sink") == []
+    assert len(lines.of("a table takes nothing")) == 1
+    assert site.broker.counts("events").scheduled == 3
+    site.stop()
+
+
+def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_failure(
+    site: Site, lines: Lines
+) -> None:
+    clock = ManualClock()
+    waits = site.tables.Waits(clock=clock)
+    why = SinkTransient("missing", code=60)
+    found = []
+    for _ in range(8):
+        found.append(waits.failed("payments", why).after.total_seconds())
+        assert waits.failed("payments", why).after.total_seconds() == found[-1]
+        clock.now += found[-1]
+        assert waits.of("payments") is None
+    assert found == [30, 60, 120, 240, 480, 900, 900, 900]
+    assert len(lines.of("a table takes nothing")) == 8
+    waits.worked("payments")
+    waits.worked("payments")
+    assert len(lines.of("a table takes events again")) == 1
+    assert waits.failed("payments", why).after.total_seconds() == 30
+
+
+@pytest.mark.parametrize("with_id", [True, False])
+def test_an_event_without_a_time_has_the_same_at_each_attempt(
+    site: Site, client: Any, monkeypatch: pytest.MonkeyPatch, with_id: bool
+) -> None:
+    sink = site.sinks.clickhouse()
+    real = sink.insert
+    came: list[int] = []
+
+    def insert(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        came.append(len(came))
+        if len(came) == 1:  # it is in, and nobody knows; an old ClickHouse keeps whole seconds
+            raise SinkTransient("no answer in time", retry_after=timedelta(seconds=1.1))
+
+    monkeypatch.setattr(sink, "insert", insert)
+    one = {"type": "form_viewed", "formId": "form-1"}
+    if with_id:
+        one["eventId"] = str(uuid4())
+    site.inject("events", plain(one))
+    site.work_off("events")
+    assert len(came) == 2
+    assert counted(client) == (1, 1, 1)

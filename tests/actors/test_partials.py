@@ -16,7 +16,7 @@ from tests.middleware.lines import Lines
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
-from formrelay.core.errors import InvalidJob
+from formrelay.core.errors import InvalidJob, SinkPermanent
 from formrelay.core.failure import Reason
 
 AT = "2026-01-31T09:30:00Z"
@@ -335,3 +335,36 @@ def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
     wait_until(lambda: site.is_idle("partials"), timeout=20)
     assert all(api("GET", f"partials/middle-{n}/")["revision"] == 1 for n in range(20))
     assert site.dead("partials") == []
+
+
+def test_an_autosave_too_deep_for_its_webhook_keeps_no_other(site: Site, api: Api) -> None:
+    deep: Any = "x"
+    for _ in range(195):
+        deep = [deep]
+    for id in ("fine-1", "deep", "fine-2"):
+        answers = {"a": deep} if id == "deep" else {"n": 1}
+        site.actors.save_partial.send(partial(id, 1, answers=answers, webhook=ENDPOINT))
+    site.work_off("partials")
+    (letter,) = site.dead("partials")
+    assert letter.message.kwargs["payload"]["partialId"] == "deep"
+    told = {webhook["body"]["data"]["partialId"] for webhook in payloads(site, "webhooks")}
+    assert told == {"fine-1", "fine-2"}
+
+
+def test_of_a_newest_revision_that_is_refused_the_one_before_is_written(
+    site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = site.sinks.Api.save_partial
+
+    def save(self: Any, id: str, payload: Any) -> bool:
+        if payload["revision"] >= 3:
+            raise SinkPermanent("the API refused it (400)", code=400)
+        return bool(real(self, id, payload))
+
+    monkeypatch.setattr(site.sinks.Api, "save_partial", save)
+    for revision in (2, 4, 1, 3):
+        site.actors.save_partial.send(partial("refused", revision))
+    site.work_off("partials")
+    dead = {letter.message.kwargs["payload"]["revision"] for letter in site.dead("partials")}
+    assert dead == {3, 4}
+    assert api("GET", "partials/refused/")["revision"] == 2

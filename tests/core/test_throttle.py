@@ -138,3 +138,35 @@ def test_parts_that_were_not_tried_say_nothing(throttle: Throttle, clock: Manual
     clock.now += 1
     throttle.note(PartsFailed({0: NotNow(after=timedelta(0)), 1: InvalidJob()}))
     assert throttle.allowance == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "parts", "works"),
+    [
+        (TypeError("of the actor, before it asked anybody"), 1, False),
+        (SinkTransient(), 1, False),
+        (SinkPermanent(), 1, True),
+        (PartsFailed({5: InvalidJob()}), 10, True),
+        (PartsFailed({0: InvalidJob(), 1: InvalidJob()}), 2, False),
+        (PartsFailed({0: SinkPermanent()}), 1, True),
+    ],
+    ids=repr,
+)
+def test_only_who_had_an_answer_knows_that_it_works(
+    throttle: Throttle, clock: ManualClock, error: Exception, parts: int, works: bool
+) -> None:
+    throttle.note(SinkUnavailable())
+    clock.now += 1
+    throttle.note(error, parts=parts)
+    assert throttle.is_tripped is not works
+
+
+def test_batches_shrink_again_though_each_has_an_invalid_part(
+    throttle: Throttle, clock: ManualClock
+) -> None:
+    throttle.note(SinkBusy())
+    clock.now += 60
+    assert throttle.stretch > 1
+    for _ in range(100):
+        throttle.note(PartsFailed({5: InvalidJob()}), parts=10_000)
+    assert (throttle.stretch, throttle.is_tripped) == (1, False)

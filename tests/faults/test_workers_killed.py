@@ -49,6 +49,23 @@ def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
     assert set(Counter(site.lines()).values()) == {1}
 
 
+def test_a_message_with_a_key_that_kills_three_workers_dies_too(site: Site, redis_url: str) -> None:
+    # Its key is still locked for the dead when it comes to the next one.
+    poison = site.broker.actors["poison_once"].send()
+    site.send(range(20))
+    for _ in range(3):
+        worker = site.start_worker()
+        assert worker.wait(timeout=30) == -signal.SIGKILL
+    site.start_worker()
+    (letter,) = wait_until(lambda: list(site.broker.dead_letters(site.queue)), timeout=15)
+    assert letter.id == poison.message_id
+    assert letter.failure is not None
+    assert letter.failure.reason is Reason.CRASH_LOOP
+    site.wait_for(range(20))
+    # Once a second while it waits, and not as fast as it can.
+    assert site.lines().count("asked") < 60
+
+
 def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: Site) -> None:
     poison = site.broker.actors["poison"].send()
     site.send(range(20))

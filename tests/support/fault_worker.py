@@ -17,6 +17,9 @@ import dramatiq
 from dramatiq import Worker
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.redis.connection import address, connect
+from formrelay.middleware.once import Once
+from formrelay.state.redis_ledger import RedisLedger
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1.5), max_crash_deliveries=3)
 
@@ -33,7 +36,8 @@ def make(url: str) -> RelayBroker:
 
 
 def declare(broker: RelayBroker, queue: str, file: str) -> None:
-    """The actors: ``note`` works for a while, ``poison`` kills its process."""
+    """The actors: ``note`` works for a while, ``poison`` kills its process, and ``poison_once``
+    does so under a key, whose lock lasts longer than it takes to give its message to another."""
 
     def write(line: str) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -49,6 +53,20 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
     def poison() -> None:
         write("poison")
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def ledger() -> RedisLedger:
+        url = os.environ["FORMRELAY_TEST_REDIS_URL"]
+        write("asked")
+        return RedisLedger(connect(url, timeout=timedelta(seconds=5)), address(url))
+
+    once = Once(lambda: "poison", ledger, lock=timedelta(seconds=5))
+    dramatiq.actor(
+        lambda: poison.fn(),
+        actor_name="poison_once",
+        broker=broker,
+        queue_name=queue,
+        idempotency=once,
+    )
 
 
 def main() -> None:
