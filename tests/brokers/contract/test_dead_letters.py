@@ -151,6 +151,23 @@ def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) 
 # -- many -----------------------------------------------------------------------------------
 
 
+def test_the_newest_dead_come_first(harness: Harness, inspector: Inspector) -> None:
+    assert inspector.newest_dead(harness.queue) == []
+    actor = harness.actor(refuse, actor_name="refuse")
+    harness.start()
+    sent = []
+    for count in range(1, 5):  # one by one: of one moment any may be the first
+        sent.append(actor.send().message_id)
+        wait_until(lambda: harness.broker.counts(harness.queue).dead == count)  # noqa: B023
+    harness.stop()
+    found = inspector.newest_dead(harness.queue, limit=3)
+    assert ids(found) == sent[:0:-1]
+    assert all(letter.state is State.DEAD and letter.died for letter in found)
+    assert all(letter.failure and letter.failure.attempt == 1 for letter in found)
+    assert len(inspector.newest_dead(harness.queue)) == 4
+    assert inspector.newest_dead(harness.queue, limit=0) == []
+
+
 def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
     harness: Harness, inspector: Inspector, broker: RelayBroker
 ) -> None:

@@ -11,7 +11,7 @@ from tests.support.browsing import browsed, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-from formrelay.brokers import DeadFilter, State
+from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import pauses
 from formrelay.brokers.rabbitmq.management import Management
@@ -110,3 +110,15 @@ def test_a_management_api_that_is_away_or_refuses_is_named(
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"].replace("guest:guest", "guest:wrong")
     with pytest.raises(BrokerRefused, match=r"401.*RABBITMQ_API_URL"):
         Management(base, virtual_host="/", timeout=5).in_flight("any")
+
+
+def test_the_newest_of_very_many_dead_letters_are_not_walked_to(
+    harness: Harness, dead: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Redis goes there at once.
+    inspector = harness.broker.inspector
+    assert ids(inspector.newest_dead(harness.queue, limit=20)) == dead[:-21:-1]
+    monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._MOST_PASSED", 499)
+    with pytest.raises(NotAvailable, match="the newest of more than 499 dead letters"):
+        inspector.newest_dead(harness.queue)
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == 500)

@@ -1,0 +1,59 @@
+"""A look at the broker: one at a time for all who ask, and over in time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+from tests.support.waiting import wait_until
+
+from formrelay.brokers import BrokerUnavailable
+from formrelay.djangoapp.look import Look
+
+
+def test_a_crowd_asks_one_question_and_the_next_one_comes_after_it() -> None:
+    asked: list[int] = []
+    answer = Event()
+
+    def question() -> int:
+        asked.append(len(asked))
+        answer.wait(20)
+        return len(asked)
+
+    look = Look(question, within=20)
+    with ThreadPoolExecutor(8) as crowd:
+        answers = [crowd.submit(look) for _ in range(8)]
+        wait_until(lambda: asked)
+        answer.set()
+        assert {one.result() for one in answers} <= {1, 2}
+    assert look() == len(asked) <= 3
+
+
+def test_a_question_without_an_answer_ends_in_time_and_is_not_asked_twice() -> None:
+    asked: list[int] = []
+    answer = Event()
+
+    def question() -> str:
+        asked.append(1)
+        answer.wait(20)
+        return "late"
+
+    look = Look(question, within=0.2)
+    begun = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(BrokerUnavailable, match=r"to answer within 0\.2 s"):
+            look()
+    assert time.monotonic() - begun < 5
+    assert asked == [1]
+    answer.set()
+    wait_until(lambda: look() == "late")
+
+
+def test_what_the_question_raises_reaches_the_caller() -> None:
+    def question() -> None:
+        raise BrokerUnavailable("gone")
+
+    with pytest.raises(BrokerUnavailable, match="gone"):
+        Look(question, within=5)()
