@@ -224,6 +224,29 @@ found = [[one.actor_name for one in sent], sent[0].kwargs["metadata"]["formId"],
     assert found == [names, "f", 2, 2, True]
 
 
+def test_a_name_is_enough_where_nothing_has_been_imported(host: Host) -> None:
+    found = host.python(
+        """
+enqueue("write_note", "1")
+from formrelay.brokers import get_broker
+found = get_broker().counts("notes").waiting
+"""
+    )
+    assert found == 1
+
+
+def test_a_plain_actor_that_is_imported_first_stands_on_our_broker(tmp_path: Path) -> None:
+    host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}})
+    found = host.python(
+        """
+from shop.actors import write_note
+from formrelay.brokers import get_broker
+found = write_note.broker is get_broker()
+"""
+    )
+    assert found is True
+
+
 def test_a_delayed_job_is_scheduled_from_the_call_on(host: Host) -> None:
     found = run(
         host,
