@@ -31,6 +31,7 @@ from . import pauses, wire
 from .backoff import Backoff
 from .hands import Hands, Tag
 from .session import MOST_PREFETCH, Session
+from .sizes import Sizes
 from .trials import Suspect, Trials
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ _MEASURE_SECONDS = 0.05
 _PAUSED_WITHIN = 1.0
 #: A connection that has lasted so many seconds was a good one.
 _LASTED = 1.0
+#: With a larger prefetch it is counted in bytes too.
+_MANY = 1_000
 #: How long a worker that stops waits for the consumer of a pause before, in seconds.
 _LAST_WORDS = 2.0
 
@@ -71,6 +74,9 @@ class RabbitConsumer(RelayConsumer):
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
         self._limit = limit
         self._fixed_prefetch = fixed_prefetch
+        # Of a queue of batches: so many large messages would not fit into memory.
+        self._is_wide = prefetch > _MANY
+        self._sizes = Sizes()
         self._trials = Trials(broker, queue_name)
         # Of the receiving thread alone:
         self._session: Session | None = None
@@ -163,6 +169,8 @@ class RabbitConsumer(RelayConsumer):
         return self._limit is not None and self._hands.count >= self._limit
 
     def _take(self, session: Session, content: wire.Content) -> Delivery | None:
+        if self._is_wide:
+            self._sizes.saw(len(content.body))
         if content.redelivered or content.has_headers:
             if self._trials.has_arrived(content, session):
                 return None
@@ -269,7 +277,8 @@ class RabbitConsumer(RelayConsumer):
         allowed = self.allowed()
         if allowed is not None:
             return allowed
-        return min(self.prefetch * self.stretch(), MOST_PREFETCH)
+        most = min(self.prefetch * self.stretch(), MOST_PREFETCH)
+        return min(most, self._sizes.most) if self._is_wide else most
 
     def _stop(self, session: Session) -> None:
         """Consume no more, and hand back what was not given out."""

@@ -60,6 +60,7 @@ def consumer_of(harness: Harness) -> RabbitConsumer:
     def connected() -> Any:
         assert harness.worker is not None
         consumer = harness.worker.consumers[harness.queue].consumer
+        consumer = getattr(consumer, "_inner", consumer)  # of one that collects batches
         return consumer if getattr(consumer, "_session", None) is not None else None
 
     found: RabbitConsumer = wait_until(connected)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from threading import Condition, Event
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq import ladder
+from formrelay.brokers.rabbitmq.sizes import MOST_BYTES, Sizes
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 
@@ -222,3 +226,67 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
     harness.start()
     wait_until(lambda: ran == [1])
     assert len(wait_until(harness.dead)) == 1
+
+
+def test_of_large_messages_fewer_are_fetched_for_a_batch(harness: Harness) -> None:
+    is_over = Event()
+    done: list[int] = []
+
+    def work(batch: list[dict[str, Any]]) -> None:
+        is_over.wait(30)
+        done.append(len(batch))
+
+    actor = harness.actor(work, batch_size=10_000, batch_wait=timedelta(milliseconds=100))
+    harness.broker.options = replace(harness.broker.options, max_message_bytes=1_000_000)
+    body = "x" * 200_000
+    harness.broker.enqueue_many(actor.message(text=body) for _ in range(800))
+    harness.start(threads=2)
+    session = consumer_of(harness)._session
+    assert session is not None
+    # 32 MiB of them, beside those that had come while their size was not known.
+    wait_until(lambda: session.link.delivered >= 200)
+    assert harness.broker.counts(harness.queue).waiting >= 800 - 200 - 200
+    is_over.set()
+    wait_until(lambda: sum(done) == 800, timeout=30)
+    wait_until(harness.is_empty)
+
+
+def test_of_small_messages_as_many_are_fetched_as_a_batch_wants(harness: Harness) -> None:
+    is_over = Event()
+    done: list[int] = []
+
+    def work(batch: list[dict[str, Any]]) -> None:
+        is_over.wait(30)
+        done.append(len(batch))
+
+    actor = harness.actor(work, batch_size=2_000, batch_wait=timedelta(seconds=2))
+    harness.broker.enqueue_many(actor.message(number=number) for number in range(5_000))
+    harness.start(threads=1)
+    consumer = consumer_of(harness)
+    wait_until(lambda: consumer._hands.count == 4_000 or consumer._session.prefetch == 4_000)
+    is_over.set()
+    wait_until(lambda: sum(done) == 5_000, timeout=20)
+    assert max(done) == 2_000
+
+
+@given(st.lists(st.integers(0, 2_000_000), min_size=200, max_size=400))
+def test_what_is_fetched_stays_near_the_bytes_that_it_may_have(sizes: list[int]) -> None:
+    found = Sizes()
+    changes = 0
+    before = found.most
+    for size in sizes:
+        found.saw(size)
+        changes += found.most != before
+        before = found.most
+        assert found.most >= 1
+    mean = max(1.0, found._mean)
+    assert found.most * mean <= 2 * MOST_BYTES or found.most <= 200
+    assert changes < len(sizes) / 4
+
+
+def test_a_queue_of_small_messages_that_become_large_and_small_again() -> None:
+    found = Sizes()
+    for size, least, most in ((300, 20_000, 10**9), (1_000_000, 1, 66), (300, 20_000, 10**9)):
+        for _ in range(1_000):
+            found.saw(size)
+        assert least <= found.most <= most
