@@ -165,3 +165,35 @@ def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
     wait_until(harness.is_empty)
     (letter,) = harness.dead()
     assert letter.failure.reason is Reason.UNDECODABLE
+
+
+def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from formrelay.brokers import settlement
+
+    real = settlement.encode
+
+    def encode(message: Any) -> bytes:
+        data = real(message)
+        if b'"number":3' in data:
+            raise InvalidJob("it cannot be written, for whatever reason")
+        return data
+
+    done: list[int] = []
+
+    def fail_in_part(batch: list[int]) -> None:
+        if not done:
+            monkeypatch.setattr(settlement, "encode", encode)
+            done.append(-1)
+            raise PartsFailed({0: SinkTransient("away"), 3: SinkTransient("away")})
+        done.extend(batch)
+
+    actor = batch_actor(harness, fail_in_part)
+    for number in range(6):
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: sorted(done) == [-1, 0])  # the others were done at the first time
+    wait_until(harness.is_empty)
+    (letter,) = harness.dead()
+    assert letter.failure.reason is Reason.UNDECODABLE

@@ -123,3 +123,34 @@ def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harn
     sink.is_back.set()
     wait_until(lambda: sorted(sink.taken) == list(range(300)), timeout=20)
     wait_until(harness.is_empty)
+
+
+def test_a_batch_that_was_fetched_before_it_was_found_out_is_not_given_out(
+    harness: Harness,
+) -> None:
+    sink = Sink(SinkUnavailable())
+    throttle = Throttle("sink")
+    began = Event()
+
+    def work(batch: list[dict[str, Any]]) -> None:
+        began.wait(10)
+        sink.take([one["number"] for one in batch])
+
+    actor = harness.actor(
+        work,
+        policy=SOON,
+        throttle=throttle,
+        batch_size=10,
+        batch_wait=timedelta(milliseconds=50),
+    )
+    harness.broker.enqueue_many(actor.message(number=number) for number in range(2_000))
+    harness.start(threads=2)
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting < 2_000)
+    began.set()
+    wait_until(lambda: throttle.is_tripped)
+    wait_until(lambda: len(sink.asked) >= 4, timeout=15)  # two that find it out, then one at a time
+    # Two at work, and what Dramatiq's own queue held: twice the threads.
+    assert harness.broker.counts(harness.queue).waiting >= 2_000 - 10 * 10
+    sink.is_back.set()
+    wait_until(lambda: sorted(sink.taken) == list(range(2_000)), timeout=30)
+    wait_until(harness.is_empty)
