@@ -121,6 +121,8 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
     _require(ClickHouseServer)
     with ClickHouseCluster() as cluster:
         yield cluster
+        for node in cluster.nodes:
+            assert node.running, f"a node has ended by itself:\n{node.log_tail(60)}"
 
 
 def pytest_configure(config: pytest.Config) -> None:

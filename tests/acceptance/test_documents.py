@@ -12,6 +12,7 @@ from tests.support.checkout import ROOT
 from tests.support.command import clean_environment
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+#: Whole examples; parts of a program that is not here are marked ``py``.
 PYTHON = [
     pytest.param(block, id=f"{document.name}-{number}")
     for document in DOCUMENTS

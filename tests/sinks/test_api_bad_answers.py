@@ -152,7 +152,7 @@ def test_of_ten_megabytes_of_an_error_little_is_held(call: Call) -> None:
             fails(api, call)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert most < 1 << 20
+    assert most < 3 << 20  # of the ten; what a connection keeps is about one
 
 
 def test_what_is_left_of_an_answer_is_not_the_next_ones(call: Call) -> None:
