@@ -66,6 +66,7 @@ def comparisons() -> list[Comparison]:
     hooks = {"threads": 10, "endpoints": 100}
     slowly = {"threads": 200, "endpoints": 100, "pause_ms": 200, "count": 5_000}
     steadily = {**hooks, "seconds": 25, "rate": 1_000}
+    saved = {"count": 3_000, "threads": threads}
     recorded = {"count": 200_000, "threads": threads}
     return [
         Comparison(
@@ -267,6 +268,38 @@ def comparisons() -> list[Comparison]:
             (
                 Contender(
                     "formrelay", "ours", {"count": 100_000, "threads": threads, "seconds": 30}
+                ),
+            ),
+            more_is_better=False,
+        ),
+        *(
+            Comparison(
+                name,
+                f"submissions into the Django site on the same two cores ({site}), one process, "
+                "Redis: submissions/s",
+                "submit",
+                "per_second",
+                (
+                    Contender("formrelay", "ours", {**saved, "server": server}),
+                    Contender(
+                        "the site's limit: wrk", "limit", {**saved, "server": server}, wanted=0.85
+                    ),
+                ),
+            )
+            for name, server, site in (
+                ("submissions", "gunicorn", "two processes of gunicorn"),
+                ("submissions-waitress", "waitress", "one process of waitress"),
+            )
+        ),
+        Comparison(
+            "submissions-partials",
+            "10,000 autosaves of 500 sessions that wait together: calls of the API "
+            "(wanted: at most 600)",
+            "autosave",
+            "calls",
+            (
+                Contender(
+                    "formrelay", "ours", {"count": 10_000, "sessions": 500, "threads": threads}
                 ),
             ),
             more_is_better=False,

@@ -14,10 +14,14 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from events import away, record
+from submissions import autosave, submit
 from webhooks import deliver, late, load
 
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
@@ -231,6 +235,8 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "delayed": delayed,
     "record": record,
     "away": away,
+    "submit": submit,
+    "autosave": autosave,
 }
 
 

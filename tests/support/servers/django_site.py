@@ -62,10 +62,13 @@ class DjangoSite(Server):
 
     def launch(self) -> None:
         """Bring the database up to date and start the server."""
-        program = self._require_program()
+        argv = self.argv()
         self.manage("migrate", "-v0")
-        argv = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
         self._process = self._spawn([*argv, "formsite.wsgi:application"], self._env)
+
+    def argv(self) -> list[str]:
+        """The command that serves a WSGI application, without its name."""
+        return [self._require_program(), f"--listen=127.0.0.1:{self.port}", "--threads=8"]
 
     def _answers(self) -> bool:
         try:

@@ -1,0 +1,222 @@
+"""Submissions a second into the Django site of the examples; measured by :mod:`contender`.
+
+The limit is what wrk gets out of the same site with the same requests (the same bodies, keep-alive)
+at the best of several concurrencies. The site has two processes of gunicorn with four threads, the
+fastest on two cores, or one of waitress, which has half of that and leaves a core; and SQLite with
+its write-ahead log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count as counter
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers.django_site import DjangoSite
+
+_SCRIPT = Path(__file__).with_name("submit.lua")
+_ID = "SUBMISSION-ID"
+
+
+def payload(id: str) -> dict[str, Any]:
+    """A submission of seven answers, some 350 bytes of JSON."""
+    return {
+        "submissionId": id,
+        "formId": "bench",
+        "status": "completed",
+        "answers": {f"question_{number}": "x" * 20 for number in range(7)},
+        "submittedAt": "2026-01-31T09:30:00Z",
+    }
+
+
+class Site(DjangoSite):
+    """The site with what its processes cost."""
+
+    def cpu_seconds(self) -> float:
+        """What all of its processes have used of the processor."""
+        ticks = sum(sum(_stat(pid)[11:13]) for pid in [self.pid, *_children(self.pid)])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def saved(self) -> int:
+        """How many submissions it has."""
+        with closing(sqlite3.connect(self.data_dir / "site.sqlite3")) as database:
+            return int(database.execute("SELECT count(*) FROM forms_submission").fetchone()[0])
+
+
+class Gunicorn(Site):
+    """The site in two processes."""
+
+    package = "gunicorn (pip)"
+
+    @classmethod
+    def program(cls) -> str | None:
+        found = Path(sys.executable).with_name("gunicorn")
+        return str(found) if found.exists() else None
+
+    def argv(self) -> list[str]:
+        processes = ["--workers=2", "--threads=4", "--worker-class=gthread", "--keep-alive=60"]
+        return [self._require_program(), f"--bind=127.0.0.1:{self.port}", *processes]
+
+
+_SITES = {"gunicorn": Gunicorn, "waitress": Site}
+
+
+def submit(contender: str, *, queue: str, count: int, threads: int, server: str) -> Any:
+    """Submissions a second that a worker saves from a full queue, or that the site can take."""
+    with _SITES[server]() as site:
+        _warm_up(site)
+        if contender == "limit":
+            return _limit(site)
+        return _drain(site, queue, count, threads)
+
+
+def autosave(_contender: str, *, queue: str, count: int, sessions: int, threads: int) -> Any:
+    """How often the API is asked for autosaves that wait together."""
+    with Gunicorn() as site:
+        broker = _ours(site, PARTIAL_QUEUE=queue)
+        from formrelay.actors import enqueue_many, save_partial
+        from formrelay.sinks.api import Api
+
+        calls = counter()
+        real = Api.save_partial
+
+        def counted(self: Any, id: str, data: Any) -> bool:
+            next(calls)
+            return real(self, id, data)
+
+        Api.save_partial = counted  # type: ignore[method-assign]
+        enqueue_many(save_partial, ({"payload": one} for one in _autosaves(count, sessions)))
+        seconds, used = _work(broker, queue, count, threads)
+        with closing(sqlite3.connect(site.data_dir / "site.sqlite3")) as database:
+            found = database.execute("SELECT count(*), min(revision) FROM forms_partial").fetchone()
+        if found != (sessions, count // sessions - 1):
+            raise SystemExit(f"expected {sessions} partials in their newest revision, got {found}")
+        return {"calls": next(calls), "per_second": count / seconds, "cpu_us": used / count * 1e6}
+
+
+def _autosaves(count: int, sessions: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        session = f"session-{number % sessions}"
+        yield {
+            "partialId": session,
+            "formId": "bench",
+            "sessionId": session,
+            "revision": number // sessions,
+            "answers": payload("")["answers"],
+            "updatedAt": "2026-01-31T09:30:00Z",
+        }
+
+
+def _drain(site: Site, queue: str, count: int, threads: int) -> Any:
+    broker = _ours(site, SUBMISSION_QUEUE=queue)
+    from formrelay.actors import enqueue_many, save_submission
+
+    enqueue_many(save_submission, ({"payload": payload(f"job-{n}")} for n in range(count)))
+    before, known = site.cpu_seconds(), site.saved()
+    seconds, used = _work(broker, queue, count, threads)
+    of_site = site.cpu_seconds() - before
+    if site.saved() - known != count:
+        raise SystemExit(f"expected {count} submissions, got {site.count('submission') - known}")
+    return {
+        "per_second": count / seconds,
+        "cpu_us": used / count * 1e6,
+        "site_cpu_us": of_site / count * 1e6,
+    }
+
+
+def _limit(site: Site) -> Any:
+    found = [_wrk(site, connections, 4) for connections in (2, 4, 8, 16)]
+    return max(found, key=lambda one: float(one["per_second"]))
+
+
+def _warm_up(site: Site) -> None:
+    """Its processes have imported and connected what they need."""
+    _wrk(site, 8, 1)
+
+
+def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
+    program = shutil.which("wrk")
+    if program is None:
+        raise SystemExit("expected wrk to find the site's limit: apt-get install wrk")
+    before, _, after = json.dumps(payload(_ID), separators=(",", ":")).partition(_ID)
+    cpu, mark = site.cpu_seconds(), f"{time.monotonic_ns()}"
+    argv = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT), site.url]
+    out = subprocess.check_output([*argv, "--", mark, before, after, site.token], text=True)
+    (line,) = [one for one in out.splitlines() if one.startswith("counted ")]
+    requests, micros, bad = map(int, line.split()[1:])
+    if bad or not requests:
+        raise SystemExit(f"expected nothing but 2xx, got {bad} others of {requests} requests")
+    used = (site.cpu_seconds() - cpu) / requests * 1e6
+    return {
+        "per_second": requests / micros * 1e6,
+        "cpu_us": 0.0,
+        "site_cpu_us": used,
+        "connections": float(connections),
+    }
+
+
+def _ours(site: Site, **queues: str) -> Any:
+    os.environ.update(
+        BROKER="redis",
+        REDIS_URL=os.environ["FORMRELAY_TEST_REDIS_URL"],
+        BROKER_NAMESPACE="ours",
+        API_URL=site.url,
+        API_TOKEN=site.token,
+        LOG_LEVEL="info",
+        **queues,
+    )
+    from formrelay.brokers import get_broker
+    from formrelay.config import get_settings
+    from formrelay.ops.boot import calm_garbage_collector, declare_actors
+    from formrelay.ops.logs import setup_logging
+
+    root = logging.getLogger()
+    root.handlers[:] = [logging.StreamHandler(Path(os.devnull).open("w"))]  # noqa: SIM115
+    setup_logging(get_settings().logging)
+    declare_actors()
+    calm_garbage_collector()  # as a worker does when it starts
+    return get_broker()
+
+
+def _work(broker: Any, queue: str, count: int, threads: int) -> tuple[float, float]:
+    """Seconds, and seconds of the processor, until so many messages are done."""
+    from dramatiq import Worker
+    from dramatiq.middleware import Middleware
+
+    finished, done = threading.Event(), counter(1)
+
+    class Counted(Middleware):
+        def after_process_message(
+            self, _broker: Any, message: Any, *, result: Any = None, exception: Any = None
+        ) -> None:
+            for _ in getattr(message, "parts", (1,)) if exception is None else ():
+                if next(done) == count:
+                    finished.set()
+
+    broker.add_middleware(Counted())
+    start, cpu = time.perf_counter(), time.process_time()
+    Worker(broker, queues={queue}, worker_threads=threads).start()
+    if not finished.wait(300):
+        raise SystemExit("not done within 300 s")
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _stat(pid: int) -> list[int]:
+    """The numbers of proc(5) from the third on; the state, a letter, is 0."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [0, *map(int, fields[1:])]
