@@ -17,7 +17,7 @@ from urllib3.exceptions import HTTPError
 
 from ..core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from .api_answers import of_connection, parse, read, refuse, wrong_shape
-from .deadline import deadline, new_session
+from .deadline import deadline, new_session, prepared
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
@@ -151,16 +151,14 @@ class Api:
         timeouts = (self._connect_timeout.total_seconds(), self._timeout.total_seconds())
         try:
             with deadline(sum(timeouts)):
-                response = self._session().request(
+                request = prepared(
                     method,
                     self._url + path,
-                    data=None if payload is None else _encode(payload),
-                    headers=self._headers() | dict(headers or {}),
-                    timeout=timeouts,
-                    allow_redirects=False,
-                    stream=True,
+                    self._headers() | dict(headers or {}),
+                    None if payload is None else _encode(payload),
                 )
-                with response:
+                adapter = self._session().get_adapter(self._url)
+                with adapter.send(request, stream=True, timeout=timeouts) as response:
                     body, whole = read(response)
         except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
             raise of_connection(error) from None

@@ -16,6 +16,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
@@ -34,19 +35,31 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def new_session() -> requests.Session:
-    """A session that keeps the deadline, without proxies, .netrc or redirects of its own."""
-    session = _Session()
-    session.trust_env = False
+    """A session whose adapters keep the deadline.
+
+    What is sent by an adapter knows no proxies, no .netrc, no cookies and no redirects.
+    """
+    session = requests.Session()
     adapter = _Adapter(pool_connections=4, pool_maxsize=4)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        # Even where it may not follow one, requests would read a redirect's whole body.
-        return None
+def prepared(
+    method: str, url: str, headers: dict[str, str], body: bytes | None
+) -> requests.PreparedRequest:
+    """A request as it is sent, of an address that is known to be right.
+
+    By hand: what requests merges from a session and looks for in the address costs as much as
+    sending it.
+    """
+    request = requests.PreparedRequest()
+    request.method, request.url, request.body = method, url, body
+    request.headers = CaseInsensitiveDict(headers)
+    if body is not None:
+        request.headers["Content-Length"] = str(len(body))
+    return request
 
 
 def _left(sock: socket.socket) -> None:
@@ -72,12 +85,34 @@ class _TLSSocket(ssl.SSLSocket):
         return super().recv_into(*args, **kwargs)
 
 
-class _Plain(HTTPConnection):
+class _InOnePiece:
+    """Sends the head of a request and its body together: one call of the system here, and one
+    read on the other side."""
+
+    _held: list[bytes] | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._held = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+            held = b"".join(self._held)
+        finally:
+            self._held = None
+        super().send(held)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        if self._held is not None and isinstance(data, bytes):
+            self._held.append(data)
+        else:
+            super().send(data)  # type: ignore[misc]
+
+
+class _Plain(_InOnePiece, HTTPConnection):
     def _new_conn(self) -> socket.socket:
         return _wrap(super()._new_conn())
 
 
-class _TLS(HTTPSConnection):
+class _TLS(_InOnePiece, HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         return _wrap(super()._new_conn())
 
