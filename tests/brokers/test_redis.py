@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -318,3 +319,48 @@ def test_two_messages_of_one_id_are_both_retried_and_both_die(
     broker.enqueue(message.copy(args=(2,)))
     wait_until(lambda: len(harness.dead()) == 2)
     assert sorted(ran) == [1, 1, 1, 2, 2, 2]
+
+
+# -- outcomes ------------------------------------------------------------------------------
+
+
+def test_one_outcome_is_sent_at_once_although_no_other_comes(harness: Harness) -> None:
+    """While a full queue waits behind threads that are all busy."""
+    go_on = threading.Event()
+
+    def work(number: int) -> None:
+        if number:
+            go_on.wait(20)
+
+    actor = harness.actor(work)
+    for number in range(50):
+        actor.send(number)
+    harness.start(threads=4)
+
+    def left() -> int:
+        counts = harness.broker.counts(harness.queue)
+        return counts.waiting + counts.in_flight
+
+    wait_until(lambda: left() == 49, timeout=3)
+    go_on.set()
+    wait_until(harness.is_empty)
+
+
+def test_outcomes_of_slow_jobs_go_together(
+    harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for each would cost as much as the jobs' own work."""
+    calls: list[str] = []
+    real = RedisBroker.exchange
+
+    def exchange(self: RedisBroker, *arguments: Any) -> Any:
+        calls.append("exchange")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(RedisBroker, "exchange", exchange)
+    never = threading.Event()
+    actor = harness.actor(lambda: never.wait(0.012), actor_name="ask")  # an API, say
+    broker.enqueue_many(actor.message() for _ in range(800))
+    harness.start(threads=8)
+    wait_until(harness.is_empty, timeout=20)
+    assert len(calls) < 800
