@@ -23,6 +23,7 @@ from formrelay.sinks.clickhouse.errors import (
     NO_SCHEMA,
     NOT_ALLOWED,
     REFUSED_USER,
+    TableUnready,
     by_code,
     hush_drivers,
     sink_error,
@@ -32,7 +33,8 @@ CODES: list[tuple[int, type[SinkError], str]] = [
     *((code, SinkTransient, f"code {code}") for code in (159, 160, 209, 210, 319)),
     *((code, SinkBusy, f"code {code}") for code in (252, 241, 242, 202, 243)),
     *((code, SinkUnready, "CLICKHOUSE_PASSWORD") for code in (192, 193, 194, 516)),
-    *((code, SinkUnready, "formrelay migrate") for code in (60, 16, 47, 81)),
+    *((code, TableUnready, "formrelay migrate") for code in (60, 16, 47)),
+    (81, SinkUnready, "formrelay migrate"),  # of a database all of its tables are missing
     *((code, SinkPermanent, f"code {code}") for code in (53, 6, 27, 117, 26, 70, 349, 131)),
     (497, SinkUnready, "grants"),
     (9999, SinkTransient, "unexpected"),

@@ -44,6 +44,7 @@ class ZooKeeperServer(Server):
             self.data_dir / "zoo.cfg", _CONFIG.format(folder=self.data_dir, port=self.port)
         )
         java = [self._require_program(), "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        java.append("-Dzookeeper.forceSync=no")  # on a busy disk it would be away for seconds
         main = "org.apache.zookeeper.server.ZooKeeperServerMain"
         self._process = self._spawn([*java, "-cp", str(_JAR), main, str(config)])
 
