@@ -135,9 +135,8 @@ def test_a_stopped_worker_hands_back_what_it_was_collecting(harness: Harness) ->
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == 4)
 
 
-def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def let_three_be_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the message of number 3 cannot be written, for whatever reason."""
     from formrelay.brokers import settlement
 
     real = settlement.encode
@@ -145,14 +144,20 @@ def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
     def encode(message: Any) -> bytes:
         data = real(message)
         if b'"number":3' in data:
-            raise InvalidJob("it cannot be written, for whatever reason")
+            raise InvalidJob("it cannot be written")
         return data
 
+    monkeypatch.setattr(settlement, "encode", encode)
+
+
+def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[int] = []
 
     def fail_at_first(batch: list[int]) -> None:
         if not done and len(batch) > 1:
-            monkeypatch.setattr(settlement, "encode", encode)
+            let_three_be_unwritable(monkeypatch)
             done.append(-1)
             raise SinkTransient("away")
         done.extend(batch)
@@ -170,21 +175,11 @@ def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
 def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from formrelay.brokers import settlement
-
-    real = settlement.encode
-
-    def encode(message: Any) -> bytes:
-        data = real(message)
-        if b'"number":3' in data:
-            raise InvalidJob("it cannot be written, for whatever reason")
-        return data
-
     done: list[int] = []
 
     def fail_in_part(batch: list[int]) -> None:
         if not done:
-            monkeypatch.setattr(settlement, "encode", encode)
+            let_three_be_unwritable(monkeypatch)
             done.append(-1)
             raise PartsFailed({0: SinkTransient("away"), 3: SinkTransient("away")})
         done.extend(batch)
