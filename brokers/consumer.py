@@ -153,7 +153,13 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             return fresh
         if delivery.raw is None:
             return delivery
-        return self._read(delivery.raw, delivery.tag, delivery.message_id)
+        fresh = self._read(delivery.raw, delivery.tag, delivery.message_id)
+        first_seen = delivery.message.message_timestamp
+        if fresh.message.message_timestamp != first_seen:
+            # A plain job says none: it keeps the one with which its actor saw it.
+            message = fresh.message.copy(message_timestamp=first_seen)
+            return Delivery(message, delivery.tag, delivery.raw)
+        return fresh
 
     def _unsettleable(self, delivery: Delivery, error: Exception) -> Settlement:
         """Bury the bytes as they came: what was decided about them cannot be written."""
