@@ -19,7 +19,8 @@ from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
 from ..unfinished import MOST_ASIDE
 from .connection import address, connect, translated
-from .consumer import Ledger, RedisConsumer
+from .consumer import RedisConsumer
+from .hands import Hands
 from .inspector import RedisInspector
 from .keys import Keys
 
@@ -55,7 +56,7 @@ class RedisBroker(RelayBroker):
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
         self.worker_id = str(uuid4())
-        self._ledgers: dict[str, Ledger] = {}
+        self._hands: dict[str, Hands] = {}
         self.keys = Keys(namespace)
         self.client = connect(url, timeout=self.options.connect_timeout)
         self.where = address(url)
@@ -123,9 +124,9 @@ class RedisBroker(RelayBroker):
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 
-    def ledger(self, queue: str) -> Ledger:
+    def hands(self, queue: str) -> Hands:
         """What this process holds of a queue."""
-        return self._ledgers.setdefault(queue, Ledger())
+        return self._hands.setdefault(queue, Hands())
 
     def exchange(
         self, queue: str, room: int, settlement: Settlement, put_back: Sequence[bytes]

@@ -15,9 +15,9 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING
 
 from dramatiq import MessageProxy
@@ -29,7 +29,8 @@ from ...core.retry import Exponential, RetryPolicy
 from ...middleware.delivery import Batch, Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..settlement import Settlement, settled_tags, settlement_of
+from ..settlement import Settlement, settlement_of
+from .hands import Outbox, size_of
 
 if TYPE_CHECKING:
     from .broker import RedisBroker
@@ -42,77 +43,19 @@ _RECONNECT = RetryPolicy(
 )
 #: Short jobs are fetched ahead for so many seconds of work, so that no worker thread waits
 #: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
-_AHEAD_SECONDS = 0.03
+_AHEAD_SECONDS = 0.06
 _MOST_AHEAD = 1_000
 #: While there is work fetched ahead, outcomes gather for so many seconds before the next call:
 #: a call costs as much as some messages do, however few it carries.
 _GATHER_SECONDS = 0.005
-#: Likewise where worker threads settle, and have as much again before them as is at work.
-_LINGER_SECONDS = 0.01
+#: Likewise where worker threads settle: until a quarter of what was fetched is done.
+_LINGER_SECONDS = 0.02
 #: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
 _MOST_BYTES = 32 * 1024 * 1024
 
 
 class CrashLoop(FormrelayError):
     """Every worker that tried the message died."""
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What waits to be sent with the next exchange.
-
-    Attributes:
-        size: how many messages it takes off this process's hands.
-        bytes: and how many bytes.
-    """
-
-    settlement: Settlement = field(default_factory=Settlement)
-    put_back: list[bytes] = field(default_factory=list)
-    size: int = 0
-    bytes: int = 0
-
-
-class Ledger:
-    """What this process holds of one queue.
-
-    It outlives its consumer: Dramatiq makes a new one after a pause, and what
-    was fetched by the old one is finished and settled all the same.
-
-    Attributes:
-        settled: by worker threads, for the next exchange; no lock, single operations only.
-        sending: held for one round trip; guards what follows.
-        outbox: what is to be sent, until it was.
-        held: ids that Redis has in flight for us, as far as we know.
-        yielded, returned: messages given to Dramatiq, and of them settled.
-        bytes: of the bodies in this process.
-    """
-
-    def __init__(self) -> None:
-        self.settled: deque[tuple[Settlement, Delivery]] = deque()
-        self.sending = Lock()
-        self.outbox = Outbox()
-        self.held: set[bytes] = set()
-        self.yielded = 0
-        self.returned = 0
-        self.bytes = 0
-        self.suspect_in_hand = False
-
-    def collect(self) -> Outbox:
-        """All that waits to be sent; under ``sending``. It stays in the outbox until it was."""
-        outbox = self.outbox
-        while self.settled:
-            settlement, delivery = self.settled.popleft()
-            outbox.settlement.add(settlement)
-            outbox.size += _size(delivery)
-            outbox.bytes += delivery.raw_size
-        return outbox
-
-    def sent(self, outbox: Outbox) -> None:
-        """The outbox has been carried out; under ``sending``."""
-        self.outbox = Outbox()
-        self.returned += outbox.size
-        self.bytes -= outbox.bytes
-        self.held.difference_update(settled_tags(outbox.settlement), outbox.put_back)
 
 
 class RedisConsumer(RelayConsumer):
@@ -132,7 +75,7 @@ class RedisConsumer(RelayConsumer):
         most_aside: int = 0,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
-        self._ledger = broker.ledger(queue_name)
+        self._hands = broker.hands(queue_name)
         self._fixed_prefetch = fixed_prefetch
         self._coalesces = coalesces
         self._most_aside = most_aside
@@ -140,7 +83,7 @@ class RedisConsumer(RelayConsumer):
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
         self._rate = 0.0  # messages a second, lately
-        self._measured_at, self._measured = 0.0, self._ledger.returned
+        self._measured_at, self._measured = 0.0, self._hands.returned
         self._failures = 0
         self._doubtful = True  # Redis may have messages in flight for us that we do not know of
         self._recover_at = 0.0
@@ -162,7 +105,7 @@ class RedisConsumer(RelayConsumer):
             self._gather()
             try:
                 self._reclaim()
-                wait = self._exchange(self._room())
+                wait = self._exchange(fetch=True)
                 self._recover()
                 self._failures = 0
             except (BrokerUnavailable, BrokerRefused) as error:
@@ -171,7 +114,7 @@ class RedisConsumer(RelayConsumer):
                 self._failed(error, deadline - clock.monotonic())
                 return None
             if self._may_give() and (
-                self._buffer or (self._suspects and not self._ledger.suspect_in_hand)
+                self._buffer or (self._suspects and not self._hands.suspect_in_hand)
             ):
                 continue
             remaining = deadline - clock.monotonic()
@@ -188,36 +131,38 @@ class RedisConsumer(RelayConsumer):
         if self._is_ending:
             return False  # what is left goes back when this consumer is closed
         allowed = self.allowed()
-        return allowed is None or allowed > self._ledger.yielded - self._ledger.returned
+        return allowed is None or allowed > self._hands.yielded - self._hands.returned
 
     def _next(self) -> Delivery | None:
         if not self._may_give():
             return None
-        if self._suspects and not self._ledger.suspect_in_hand:
+        if self._suspects and not self._hands.suspect_in_hand:
             # One at a time: were several running when the worker dies, the innocent
             # would be counted with the guilty.
-            self._ledger.suspect_in_hand = True
+            self._hands.suspect_in_hand = True
             delivery = self._suspects.popleft()
         elif self._buffer:
             delivery = self._buffer.popleft()
         else:
             return None
-        self._ledger.yielded += _size(delivery)
+        self._hands.yielded += size_of(delivery)
         return delivery
 
     def receive_rest(self) -> Iterable[Delivery]:
         if self.allowed() is not None or not self._may_give():
             return ()
         rest, self._buffer = self._buffer, deque()
-        self._ledger.yielded += len(rest)  # a batch in it was stored, and counts as one
+        self._hands.yielded += len(rest)  # a batch in it was stored, and counts as one
         return rest
 
-    def _room(self) -> int:
+    def _room(self, leaving: Outbox | None = None) -> int:
+        """How many messages are to be fetched, when those in ``leaving`` are settled."""
+        leaving = leaving or Outbox()
         if self._is_ending:
             return 0
-        if self._ledger.bytes > _MOST_BYTES:
+        if self._hands.bytes - leaving.bytes > _MOST_BYTES:
             return 0
-        in_hand = self._ledger.yielded - self._ledger.returned
+        in_hand = self._hands.yielded - self._hands.returned - leaving.size
         allowed = self.allowed()
         if allowed is not None:
             return max(0, allowed - in_hand - len(self._buffer) - len(self._suspects))
@@ -226,13 +171,13 @@ class RedisConsumer(RelayConsumer):
         return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
 
     def _gather(self) -> None:
-        """Let outcomes gather, where the loop has enough to do meanwhile.
-
-        Not where worker threads settle: they would finish what was fetched, and wait.
-        """
-        if not self._most_aside:
-            return
+        """Let outcomes gather, where there is enough to do meanwhile."""
         window = self._window()
+        if not self._most_aside:
+            # Three quarters of what was fetched are left, enough for each of the threads.
+            if not self._fixed_prefetch and self._room() == 0:
+                self._wait_for_outcomes(max(1, window // 4), _LINGER_SECONDS)
+            return
         if window < 2 * self.prefetch or self._room() > window // 2:
             return
         since = self.broker.clock.monotonic() - self._exchanged_at
@@ -246,37 +191,32 @@ class RedisConsumer(RelayConsumer):
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:
-            self._rate = (self._rate + (self._ledger.returned - self._measured) / elapsed) / 2
-            self._measured, self._measured_at = self._ledger.returned, now
+            self._rate = (self._rate + (self._hands.returned - self._measured) / elapsed) / 2
+            self._measured, self._measured_at = self._hands.returned, now
         return max(self.prefetch, min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS)))
 
     def _sleep(self, seconds: float) -> None:
         """Until there may be something to do, at most ``seconds``."""
         if self._room() == 0 or self._suspects:
-            is_settled = self._wait_for_outcomes(1, seconds)
-            if is_settled and not self._fixed_prefetch and not self._suspects:
-                # A quarter of what was fetched: of twice as many as there are threads, enough
-                # is left for each of them.
-                self._wait_for_outcomes(self.prefetch // 4, _LINGER_SECONDS)
+            self._wait_for_outcomes(1, seconds)
             return
         self._asleep = True
         try:
-            if not self._ledger.settled:  # as above
+            if not self._hands.settled:  # as above
                 self.broker.wait_for_work(self.queue_name, seconds)
         except (BrokerUnavailable, BrokerRefused) as error:
             self._failed(error, seconds)
         finally:
             self._asleep = False
 
-    def _wait_for_outcomes(self, count: int, seconds: float) -> bool:
-        """Until so many wait to be sent, at most ``seconds``; whether any do."""
+    def _wait_for_outcomes(self, count: int, seconds: float) -> None:
+        """Until so many wait to be sent, at most ``seconds``."""
         self._more.clear()
         self._starved = count
         # What was settled just before the flag went up has woken nobody.
-        if len(self._ledger.settled) < count:
+        if len(self._hands.settled) < count:
             self._more.wait(seconds)
         self._starved = 0
-        return bool(self._ledger.settled)
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
         self._failures += 1
@@ -294,35 +234,40 @@ class RedisConsumer(RelayConsumer):
 
     # -- exchange --------------------------------------------------------------------
 
-    def _exchange(self, room: int) -> int:
-        """Send what waits, take at most ``room``; returns ms until the next due, -1 for none."""
-        ledger = self._ledger
-        with ledger.sending:
-            outbox = ledger.collect()
+    def _exchange(self, *, fetch: bool) -> int:
+        """Send what waits, and fetch for as much room as that makes.
+
+        Returns:
+            Milliseconds until the next is due, -1 for none.
+        """
+        hands = self._hands
+        with hands.sending:
+            outbox = hands.collect()
+            room = self._room(outbox) if fetch else 0
             wait, fetched = self.broker.exchange(
                 self.queue_name, room, outbox.settlement, outbox.put_back
             )
-            ledger.sent(outbox)
+            hands.sent(outbox)
             for id, body, suspected in fetched:
-                ledger.held.add(id)
+                hands.held.add(id)
                 self._take(id, body, suspected)
         self._exchanged_at = self.broker.clock.monotonic()
         return wait
 
     def _take(self, id: bytes, body: bytes | None, suspected: int) -> None:
         if body is None:  # flushed, or done by somebody else, since its id was queued
-            self._ledger.outbox.settlement.remove.append(id)
+            self._hands.outbox.settlement.remove.append(id)
             return
         delivery = self.decoded(body, id, id.decode(errors="replace"))
         if isinstance(delivery, Settlement):
-            self._ledger.outbox.settlement.add(delivery)
+            self._hands.outbox.settlement.add(delivery)
             return
-        self._ledger.bytes += len(body)
+        self._hands.bytes += len(body)
         if not suspected:
             self._buffer.append(delivery)
         elif suspected >= self.broker.options.max_crash_deliveries:
-            self._ledger.bytes -= len(body)
-            self._ledger.outbox.settlement.add(self._crash_loop(delivery, suspected))
+            self._hands.bytes -= len(body)
+            self._hands.outbox.settlement.add(self._crash_loop(delivery, suspected))
         else:
             delivery.before_trial = lambda: self.broker.count_trial(self.queue_name, id)
             # A batch that died with its worker is thousands of suspects: their first trial is
@@ -351,13 +296,13 @@ class RedisConsumer(RelayConsumer):
         silent = self.broker.clock.monotonic() - self._exchanged_at
         if silent > self.broker.options.heartbeat_timeout.total_seconds():
             self._doubtful = True
-            with self._ledger.sending:
-                self._ledger.held.difference_update(one.tag for one in self._unstarted())
+            with self._hands.sending:
+                self._hands.held.difference_update(one.tag for one in self._unstarted())
         if self._doubtful:
             in_flight = self.broker.in_flight(self.queue_name)
-            with self._ledger.sending:
-                known = self._ledger.held.union(self._ledger.outbox.put_back)
-                self._ledger.outbox.put_back += in_flight - known
+            with self._hands.sending:
+                known = self._hands.held.union(self._hands.outbox.put_back)
+                self._hands.outbox.put_back += in_flight - known
             self._doubtful = False
 
     def _unstarted(self) -> list[Delivery]:
@@ -365,7 +310,7 @@ class RedisConsumer(RelayConsumer):
         unstarted = [*self._suspects, *self._buffer]
         self._suspects.clear()
         self._buffer.clear()
-        self._ledger.bytes -= sum(delivery.raw_size for delivery in unstarted)
+        self._hands.bytes -= sum(delivery.raw_size for delivery in unstarted)
         return unstarted
 
     def _recover(self) -> None:
@@ -392,39 +337,39 @@ class RedisConsumer(RelayConsumer):
                 self.requeue(delivery.parts)
                 return
             settlement.schedule = [replace(one, is_untried=True) for one in settlement.schedule]
-        self._ledger.settled.append((settlement, delivery))
+        self._hands.settled.append((settlement, delivery))
         if delivery.alone:
-            self._ledger.suspect_in_hand = False
+            self._hands.suspect_in_hand = False
         if self._asleep:
             self._flush()
-        elif 0 < self._starved <= len(self._ledger.settled):
+        elif 0 < self._starved <= len(self._hands.settled):
             self._more.set()
 
     def _flush(self) -> None:
         # Trouble here is the receiving thread's to report; what was to be sent is kept for it.
         with contextlib.suppress(BrokerUnavailable, BrokerRefused):
-            self._exchange(0)
+            self._exchange(fetch=False)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        with self._ledger.sending:
+        with self._hands.sending:
             for message in messages:
                 assert isinstance(message, Delivery)
-                self._ledger.outbox.put_back.append(message.tag)
-                self._ledger.outbox.size += 1
-                self._ledger.outbox.bytes += message.raw_size
+                self._hands.outbox.put_back.append(message.tag)
+                self._hands.outbox.size += 1
+                self._hands.outbox.bytes += message.raw_size
                 if message.alone:
-                    self._ledger.suspect_in_hand = False
+                    self._hands.suspect_in_hand = False
         self._flush()
 
     def close(self) -> None:
         """Hand back what was fetched and not started, send what is settled, sign off."""
         self.finish()
-        with self._ledger.sending:
-            self._ledger.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
+        with self._hands.sending:
+            self._hands.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
         # A paused worker finishes what it has begun after its consumer was closed.
         self._asleep = True
         try:
-            self._exchange(0)
+            self._exchange(fetch=False)
             self.broker.leave(self.queue_name)
         except (BrokerUnavailable, BrokerRefused) as error:
             # Recovery will find them; what was done and could not be said is done again.
@@ -432,7 +377,3 @@ class RedisConsumer(RelayConsumer):
                 "could not hand back what was in flight",
                 extra={"queue": self.queue_name, "error_message": str(error)},
             )
-
-
-def _size(delivery: Delivery) -> int:
-    return len(delivery.parts) if isinstance(delivery, Batch) and not delivery.was_stored else 1
