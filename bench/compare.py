@@ -66,7 +66,7 @@ def comparisons() -> list[Comparison]:
     hooks = {"threads": 10, "endpoints": 100}
     slowly = {"threads": 200, "endpoints": 100, "pause_ms": 200, "count": 5_000}
     steadily = {**hooks, "seconds": 25, "rate": 1_000}
-    saved = {"count": 3_000, "threads": threads}
+    saved = {"count": 2_500}
     recorded = {"count": 200_000, "threads": threads}
     return [
         Comparison(

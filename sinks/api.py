@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -13,14 +12,15 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 import requests
-from urllib3.exceptions import HTTPError
 
 from ..core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
-from .api_answers import of_connection, parse, read, refuse, wrong_shape
-from .deadline import deadline, new_session, prepared
+from ..core.process import current_pid
+from .api_answers import of_connection, parse, refuse, wrong_shape
+from .transport import Session
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
+_OF_THE_PARENT: list[Any] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Api:
     Args:
         url: ``https://host``, with or without a path before ``/api``.
         token: read for each request, since secrets rotate; None sends none.
-        connect_timeout: of making a connection, for each of the host's addresses.
+        connect_timeout: of making a connection, TLS included.
         timeout: of a whole request after that, however slowly the server drips.
 
     Raises:
@@ -148,40 +148,35 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """The JSON object that a 200 or 201 brought."""
+        session = self._session()
+        headers = self._headers() | dict(headers or {})
+        body = None if payload is None else _encode(payload)
         timeouts = (self._connect_timeout.total_seconds(), self._timeout.total_seconds())
         try:
-            with deadline(sum(timeouts)):
-                request = prepared(
-                    method,
-                    self._url + path,
-                    self._headers() | dict(headers or {}),
-                    None if payload is None else _encode(payload),
-                )
-                adapter = self._session().get_adapter(self._url)
-                with adapter.send(request, stream=True, timeout=timeouts) as response:
-                    body, whole = read(response)
-        except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
+            answer = session.exchange(method, self._url + path, headers, body, timeouts)
+        except requests.RequestException as error:
             raise of_connection(error) from None
-        refuse(response, body)
+        refuse(answer)
         try:
-            return parse(response, body, whole)
+            return parse(answer)
         except SinkTransient:
             # Where an answer did not end as it said, what is left of it is not the next one's.
-            self._session().close()
+            session.close()
             raise
 
-    def _session(self) -> requests.Session:
-        # A forked child makes its own: the parent's connections are not ours to speak on.
-        if getattr(self._local, "pid", None) != os.getpid():
-            self._local.session, self._local.pid = new_session(), os.getpid()
-        session: requests.Session = self._local.session
+    def _session(self) -> Session:
+        session: Session | None = getattr(self._local, "session", None)
+        if session is None or self._local.pid != current_pid():
+            # A forked child makes its own: the parent's connections are not ours to speak on,
+            # nor to say goodbye on.
+            _OF_THE_PARENT.append(session)
+            session = self._local.session = Session()
+            self._local.pid = current_pid()
         return session
 
     def _headers(self) -> dict[str, str]:
         headers = {
             "Accept": "application/json",
-            # What is cut at 1 MiB must be what was sent, not what it unpacks to.
-            "Accept-Encoding": "identity",
             "Content-Type": "application/json",
             "User-Agent": "formrelay",
         }

@@ -7,7 +7,6 @@ rebinding) gains nothing.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +19,7 @@ import pycurl
 
 from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from .addresses import Network, parse_address, why_blocked
+from .authorities import system_ca_file
 from .exchange import MOST_HEADER_BYTES, Exchange
 from .resolver import LookUp, Resolver
 from .retry_after import parse_retry_after
@@ -96,7 +96,7 @@ class Egress:
         self._allow_http = allow_http
         self._allowed = tuple(allowed_private)
         self._max_bytes = max_response_bytes
-        self._ca_file = ca_file or _system_ca_file()
+        self._ca_file = ca_file or system_ca_file()
         self._transfers = Transfers(self._make_handle, limit=limit)
         self._resolver = Resolver(timeout=min(timeout, _LONGEST_CONNECT))
 
@@ -296,13 +296,3 @@ def _header_lines(headers: Mapping[str, str]) -> list[bytes]:
 
 def _millis(duration: timedelta) -> int:
     return max(1, int(duration.total_seconds() * 1000))
-
-
-def _system_ca_file() -> str | None:
-    """The system's store, where companies add their own; else the one requests brings."""
-    system = ssl.get_default_verify_paths().cafile
-    if system:
-        return system
-    import certifi
-
-    return certifi.where()

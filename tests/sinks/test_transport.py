@@ -1,0 +1,196 @@
+"""What the API's connections do beyond an answer: kept, broken, forked, interrupted."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from tests.sinks.wire import Wire, answer, raw, serving, silence
+from tests.support.waiting import wait_until
+
+from formrelay.core.errors import SinkTransient
+from formrelay.sinks.api import Api
+from formrelay.sinks.transport import MOST_BYTES, Answer, NotSent, Session
+
+SAVED = b'{"id": "sub-1", "status": "completed", "webhooks": []}'
+HEADERS = {"Accept": "application/json"}
+PAYLOAD = {"submissionId": "sub-1", "formId": "f", "answers": {}}
+
+
+def api(url: str) -> Api:
+    return Api(url, lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
+
+
+def ask(session: Session, url: str, body: bytes | None = b"{}") -> Answer:
+    return session.exchange("POST" if body else "GET", url, HEADERS, body, (1.0, 5.0))
+
+
+WRITES: dict[str, Callable[[Api], Any]] = {
+    "POST": lambda client: client.save_submission(PAYLOAD),
+    "PATCH": lambda client: client.update_payment(
+        "sub-1", status="completed", event_id="evt_1", created=1
+    ),
+    "PUT": lambda client: client.save_partial("par-1", {"answers": {}}),
+}
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_what_may_have_been_taken_is_not_sent_again_unasked(method: str) -> None:
+    """On a connection that was kept, and that breaks before there is an answer."""
+    with serving(answer(200, SAVED), raw(b"", keep=False), answer(200, SAVED)) as wire:
+        client = api(wire.url)
+        client.save_submission(PAYLOAD)
+        with pytest.raises(SinkTransient) as caught:
+            WRITES[method](client)
+        assert type(caught.value) is SinkTransient  # the next attempt looks it up first
+        assert len(wire.requests) == 2
+        assert wire.headers()[0].startswith(method)
+        assert wire.accepted == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_is_found_out_before_anything_is_sent() -> None:
+    closing = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
+    with serving(closing) as wire, Session() as session:
+        for _ in range(5):
+            assert ask(session, wire.url).status_code == 200
+            assert wire.closed.acquire(timeout=5)
+        assert len(wire.requests) == wire.accepted == 5
+
+
+def test_a_connection_is_used_again_by_all_methods() -> None:
+    with serving(answer(200, SAVED)) as wire, Session() as session:
+        for body in (b"{}", None, b"{}", None):
+            assert ask(session, wire.url, body).body == SAVED
+        first = [wire.headers(n)[0].split()[0] for n in range(4)]
+        assert first == ["POST", "GET", "POST", "GET"]
+        assert [wire.body(n) for n in range(4)] == [b"{}", b"", b"{}", b""]
+        assert wire.accepted == 1
+
+
+def test_an_answer_is_one_of_requests() -> None:
+    with serving(answer(200, SAVED, "X-One: a", "x-two:  b ")) as wire, Session() as session:
+        found = ask(session, wire.url)
+    assert isinstance(found, requests.Response)
+    assert found.ok
+    assert (found.headers["x-one"], found.headers["X-TWO"]) == ("a", "b")
+    assert found.request.method == "POST"
+    assert found.json() == json.loads(SAVED)
+    assert (found.kind, found.body, found.is_whole) == ("application/json", SAVED, True)
+
+
+def test_the_headers_are_those_of_the_last_head() -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nX-One: a\r\n\r\n"
+    last = b"HTTP/1.1 200 OK\r\nX-Two: b\r\nContent-Length: 2\r\n\r\n{}"
+    with serving(raw(interim + last)) as wire, Session() as session:
+        found = ask(session, wire.url)
+    assert found.status_code == 200
+    assert dict(found.headers) == {"X-Two": "b", "Content-Length": "2"}
+
+
+@pytest.mark.parametrize("status", [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 200 OK\r\n"])
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_of_ten_megabytes_one_is_read(status: bytes, is_chunked: bool) -> None:
+    body = b"x" * (10 << 20)
+    page = status + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    served = raw(chunked(status, body) if is_chunked else page, keep=False)
+    with serving(served) as wire, Session() as session:
+        ask(session, wire.url)
+        before = resident()
+        for _ in range(5):
+            found = ask(session, wire.url)
+            assert not found.is_whole
+            assert len(found.body) <= MOST_BYTES
+            gc.collect()  # an error and its frames hold one another
+        assert resident() - before < 8 << 20
+
+
+def chunked(start: bytes, body: bytes) -> bytes:
+    """An answer that does not say beforehand how long it is."""
+    pieces = [body[at : at + 65_536] for at in range(0, len(body), 65_536)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds, libcurl's included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_nothing_was_sent_where_there_is_no_connection() -> None:
+    with Session() as session, pytest.raises(NotSent, match="refused"):
+        ask(session, "http://127.0.0.1:1")
+
+
+def test_a_forked_child_leaves_its_parents_connection_alone(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it say goodbye on it when it forgets it."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.fspath(certificate))
+    with serving(answer(200, SAVED), tls=tls) as wire:
+        client = api(f"https://localhost:{wire.port}")
+        client.save_submission(PAYLOAD)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                client.save_submission(PAYLOAD)
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert wire.accepted == 2
+        client.save_submission(PAYLOAD)
+        assert wire.accepted == 2
+
+
+class _Told(BaseException):
+    """As a worker tells its threads to stop."""
+
+
+def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> None:
+    """And not within libcurl, which would swallow it."""
+    heard: list[BaseException] = []
+
+    def slowly(wire: Wire, connection: socket.socket) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-One: a\r\n")
+        wire.stopping.wait(0.5)
+        connection.sendall(b"Content-Length: %d\r\n\r\n%s" % (len(SAVED), SAVED))
+        return True
+
+    def work() -> None:
+        try:
+            with Session() as session:
+                ask(session, wire.url)
+        except BaseException as error:
+            heard.append(error)
+
+    with serving(slowly) as wire:
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: len(wire.requests) == 1)
+        told = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Told)
+        )
+        assert told == 1
+        thread.join(5)
+    assert [type(one) for one in heard] == [_Told]
+
+
+def test_a_request_has_one_time_for_all_of_it() -> None:
+    with serving(silence) as wire, Session() as session:
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            session.exchange("GET", wire.url, HEADERS, None, (0.2, 0.2))
+        assert len(wire.requests) == 1
