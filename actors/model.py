@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -40,6 +42,7 @@ def nothing_but(characters: str) -> dict[str, str]:
 
 
 _NAME = re.compile(r"[\w-]{1,64}\Z")
+_API_ID = re.compile(r"[!-~]+\Z")
 
 
 def _is_json(value: Any) -> Any:
@@ -61,9 +64,23 @@ AS_IT_IS = (
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 
+
+def _is_api_id(value: str) -> str:
+    # "." and ".." would walk up the path of an address.
+    if not _API_ID.match(value) or value in (".", ".."):
+        raise ValueError("expected printable ASCII without spaces, and not '.' or '..'")
+    return value
+
+
 #: The name of something, and an id that may be any text; ClickHouse and logs take no NUL.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+#: What the API knows something by: a part of its addresses, and a header that has to carry it.
+ApiId = Annotated[
+    str,
+    Field(min_length=1, max_length=200, json_schema_extra=nothing_but("!-~")),
+    AfterValidator(_is_api_id),
+]
 #: The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset may have
 #: none in UTC, and one such event would fail the block of all others.
 When = Annotated[
@@ -86,16 +103,32 @@ def has_nul(data: bytes) -> bool:
 
 
 def _is_answer(value: Any) -> Any:
-    if has_nul(orjson.dumps(_is_json(value))):
+    data = orjson.dumps(_is_json(value))
+    if has_nul(data):
         raise ValueError("expected text without NUL characters, got one")  # PostgreSQL takes none
+    if not _is_finite(value, data):
+        raise ValueError("expected numbers that are finite, got one that is not")
     return value
+
+
+def _is_finite(value: Any, data: bytes) -> bool:
+    """Whether no number of it is NaN or infinite, which orjson writes as null without a word."""
+    if b"null" not in data:
+        return True
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _are_answers(value: Any, one_by_one: ValidatorFunctionWrapHandler) -> Any:
     """All of them at once; one by one only to say which of them is wrong."""
     try:
-        if isinstance(value, dict) and not has_nul(orjson.dumps(value, option=AS_IT_IS)):
-            return value
+        if isinstance(value, dict):
+            data = orjson.dumps(value, option=AS_IT_IS)
+            if not has_nul(data) and _is_finite(value, data):
+                return value
     except TypeError:
         pass
     one_by_one(value)
@@ -198,7 +231,7 @@ def invalid(actor_name: str, part: str, error: ValidationError) -> InvalidJob:
     """A pydantic error as one line that names fields and never values."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        where = ".".join([part, *map(name_in_error, fault["loc"][:3])])
+        where = ".".join([part, *map(name_in_error, fault["loc"][:4])])
         text = fault["msg"].removeprefix("Value error, ")
         faults.append(f"{where}: {text[0].lower()}{text[1:]}")
     more = error.error_count() - len(faults)

@@ -29,7 +29,7 @@ from ..core.errors import (
 )
 from .events import record_events
 from .job import job_actor
-from .model import Answers, Job, JobModel, Name, When
+from .model import Answers, ApiId, Job, JobModel, Name, When
 from .sinks import api, api_throttle
 from .submissions import WebhookEndpoint
 from .webhooks import deliver_webhook
@@ -38,7 +38,7 @@ from .webhooks import deliver_webhook
 class Partial(JobModel):
     """What somebody has filled in so far."""
 
-    partial_id: Name
+    partial_id: ApiId
     form_id: Name
     session_id: Name
     revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")

@@ -13,7 +13,7 @@ from ..config import get_settings
 from ..core.errors import InvalidJob, SinkTransient
 from ..sinks.api import SavedSubmission
 from .job import job_actor
-from .model import Job, JobModel
+from .model import ApiId, Job, JobModel
 from .sinks import api, api_throttle
 from .submissions import Submission, tell_of
 
@@ -31,7 +31,7 @@ _STATUS = {
 class Metadata(JobModel):
     """What the form platform gave Stripe along with a payment."""
 
-    submission_id: str = Field(min_length=1, max_length=200)
+    submission_id: ApiId
 
 
 class PaymentObject(JobModel):

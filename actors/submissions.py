@@ -17,7 +17,7 @@ from ..config import get_settings
 from ..core.errors import InvalidJob
 from ..sinks.api import Endpoint
 from .job import job_actor
-from .model import OFFSET, Answers, Job, JobModel
+from .model import OFFSET, Answers, ApiId, Job, JobModel
 from .sinks import api, api_throttle
 from .webhooks import deliver_webhook
 
@@ -35,9 +35,7 @@ class WebhookEndpoint(JobModel):
 class Submission(JobModel):
     """One filled-in form."""
 
-    submission_id: str = Field(
-        min_length=1, max_length=200, description="Saved once, however often it is sent."
-    )
+    submission_id: ApiId = Field(description="Saved once, however often it is sent.")
     form_id: str = Field(min_length=1, max_length=200)
     status: Literal["completed", "pending_payment", "draft"]
     answers: Answers

@@ -155,8 +155,8 @@ def test_forms_that_nobody_thought_of_are_stored_as_they_were_sent(
 BAD: dict[str, tuple[Any, str]] = {
     "beyond 64 bit": (2**64, "64-bit"),
     "below 64 bit": (-(2**63) - 1, "64-bit"),
-    "NaN": (math.nan, "not finite"),
-    "infinity": ([1, {"x": -math.inf}], "not finite"),
+    "NaN": (math.nan, r"answers\.q: expected numbers that are finite"),
+    "infinity": ([1, {"x": -math.inf}], r"answers\.q: expected numbers that are finite"),
     "half a surrogate pair": ("\ud800", "surrogates"),
     "half a surrogate pair as a key": ({"\ud800": 1}, "surrogates"),
     "NUL": ("SECRET\0", "NUL"),
@@ -181,6 +181,22 @@ def test_what_could_not_arrive_as_it_is_is_refused_where_it_is_sent(name: str, s
         with pytest.raises((InvalidJob, MessageTooLarge), match=says) as caught:
             send()
         assert "SECRET" not in str(caught.value)
+    assert site.waiting() == 0
+
+
+@pytest.mark.parametrize("id", ["a b", "é", "a\r\nb", "a\n", ".", "..", ""])
+def test_an_id_that_the_api_could_not_be_asked_by_is_refused_where_it_is_sent(
+    id: str, site: Site
+) -> None:
+    actors, event = site.actors, {"id": "evt_1", "type": "charge.refunded", "created": 1}
+    paid = {"object": {"metadata": {"submissionId": id}}}
+    for send in (
+        lambda: actors.save_submission.send({**submission("x", {}), "submissionId": id}),
+        lambda: actors.save_partial.send({**partial("x", {}), "partialId": id}),
+        lambda: actors.update_payment.send({**event, "data": paid}),
+    ):
+        with pytest.raises(InvalidJob, match=r"submissionId|partialId"):
+            send()
     assert site.waiting() == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import requests
 from pydantic import SecretStr
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
+from tests.sinks.wire import Wire, answer, serving
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
@@ -124,19 +126,22 @@ def test_a_repeat_is_the_same_webhook(site: Site, api: Api) -> None:
     assert one["id"] == other["id"]
 
 
-def test_one_that_the_api_refuses_dies_alone(site: Site, api: Api) -> None:
-    site.inject(
-        "partials",
-        *(
-            site.actors.save_partial.message(partial(id, 1)).encode()
-            for id in ("good-1", "bad id\n", "good-2")
-        ),
-    )
-    site.work_off("partials")
+def test_one_that_the_api_refuses_dies_alone(site: Site) -> None:
+    def answering(wire: Wire, connection: socket.socket) -> bool:
+        status = 422 if b"/refused/" in wire.requests[-1] else 200
+        return answer(status, b"{}")(wire, connection)
+
+    with serving(answering) as wire:
+        site.use(api={"url": wire.url})
+        ids = ("good-1", "refused", "good-2")
+        encoded = (site.actors.save_partial.message(partial(id, 1)).encode() for id in ids)
+        site.inject("partials", *encoded)
+        site.work_off("partials")
+        asked = {request.split(b" ", 2)[1] for request in wire.requests}
+    assert asked == {f"/api/v1/partials/{id}/".encode() for id in ids}
     (letter,) = site.dead("partials")
     assert letter.failure.reason is Reason.PERMANENT
-    assert api("GET", "partials/good-1/")["revision"] == 1
-    assert api("GET", "partials/good-2/")["revision"] == 1
+    assert "refused" in str(letter.message.kwargs)
 
 
 def test_an_api_that_is_away_or_refuses_the_token_uses_no_attempt(
