@@ -22,6 +22,7 @@ from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from . import wire
+from .link import Link
 from .publisher import Outgoing
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _CHUNK = 200
 #: How many RabbitMQ may have sent that are neither taken out nor looked at yet.
 _WINDOW = 5_000
+#: How long it may take them to go back, in seconds.
+_BACK_WITHIN = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Walk:
         self._name = broker.topology.dead_queue(queue)
         self._link = broker.connect()
         self._consumers = 0
+        #: How many are in hand.
+        self._held = 0
         #: How many more RabbitMQ may send.
         self._room = 0
 
@@ -66,13 +71,26 @@ class Walk:
                 # still has to pass on when it ends. It answers this when it has heard of all.
                 self._link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
                 self._link.fence()
+        held = self._held + len(self._link.contents)
         self._link.close()
+        with suppress(BrokerUnavailable, BrokerRefused):
+            self._wait_for(held)
+
+    def _wait_for(self, count: int) -> None:
+        """Until those that were in hand are back, or somebody else may have them.
+
+        A queue hears late that a connection has ended: whoever looks next would find none.
+        """
+        deadline = time.monotonic() + _BACK_WITHIN
+        with self._broker.control() as link:
+            while self._count(link) < count and time.monotonic() < deadline:
+                time.sleep(0.005)
 
     def chunks(self, limit: int | None = None) -> Iterator[list[Letter]]:
         """The next letters, some at a time, at most ``limit`` in all."""
         self._broker.declared.ensure(self._link, [self._queue])
         # What dies while we are at it is not ours: it may be what we have just put back.
-        there = self._count()
+        there = self._count(self._link)
         left = there if limit is None else min(limit, there)
         while left > 0:
             found = self._next(left)
@@ -89,11 +107,12 @@ class Walk:
             if self._room <= 0:
                 self._consume(min(left, _WINDOW))
             link.wait(deadline, at_most=0.05)
-            if not link.contents and not self._count():
+            if not link.contents and not self._count(link):
                 link.fence()  # what is under way comes before its answer
                 break
         found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
         self._room -= len(found)
+        self._held += len(found)
         return found
 
     def _consume(self, room: int) -> None:
@@ -107,9 +126,9 @@ class Walk:
             ]
         )
 
-    def _count(self) -> int:
+    def _count(self, link: Link) -> int:
         """How many letters nobody holds."""
-        declared = self._link.call(spec.Queue.Declare(queue=self._name, passive=True))
+        declared = link.call(spec.Queue.Declare(queue=self._name, passive=True))
         return int(declared.message_count)
 
     def replay(self, letters: Iterable[Letter]) -> None:
@@ -127,6 +146,8 @@ class Walk:
 
     def delete(self, letters: Iterable[Letter]) -> None:
         """Take letters out for good."""
+        letters = list(letters)
+        self._held -= len(letters)
         self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
 
     def _letter(self, content: wire.Content) -> Letter:
