@@ -70,10 +70,12 @@ STATIC = [
 ]
 
 
-def pytest_step(arguments: Sequence[str]) -> Step:
-    """pytest with the servers up."""
+def pytest_step(arguments: Sequence[str], part: str = "") -> Step:
+    """pytest with the servers up; of a part like 1/2 alone (tests/support/part.py)."""
     servers = [PYTHON, "scripts/servers.py", "run", "--"]
-    return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
+    name = f"pytest {part.replace('/', ' of ')}" if part else "pytest"
+    argv = [*servers, PYTHON, "-m", "pytest", *arguments]
+    return Step(name, argv, {"FORMRELAY_TEST_PART": part})
 
 
 def oldest_step(arguments: Sequence[str]) -> Step:
@@ -106,7 +108,8 @@ def main() -> int:
             # pytest alone while one test is worked on: the order of the day is speed.
             return run_steps([pytest_step(arguments)])
         oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
-        return run_steps([*STATIC, pytest_step([])], beside=oldest)
+        beside = [pytest_step([], "2/2"), *oldest]
+        return run_steps([*STATIC, pytest_step([], "1/2")], beside=beside)
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
@@ -122,7 +125,7 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
     run = Run()
     try:
         all_began = time.monotonic()
-        begun_beside = [(step, run.begin(step.argv, run.folder / step.name)) for step in beside]
+        begun_beside = [(step, _begin(run, step)) for step in beside]
         for step in steps:
             print(f"\n== {step.name}", flush=True)
             begun = time.monotonic()
@@ -135,7 +138,7 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
         for step, process in begun_beside:
             print(f"\n== {step.name} (beside the others)", flush=True)
             status = process.wait()
-            print((run.folder / step.name).read_text(errors="replace"), flush=True)
+            print(_output(run, step).read_text(errors="replace"), flush=True)
             results.append((step.name, status, time.monotonic() - all_began))
     finally:
         run.close()
@@ -144,6 +147,14 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
         verdict = "ok" if status == 0 else f"failed ({status})"
         print(f"{name:<14}{verdict:<14}{seconds:7.1f} s")
     return int(any(status for _, status, _ in results))
+
+
+def _begin(run: Run, step: Step) -> subprocess.Popen[bytes]:
+    return run.begin(step.argv, _output(run, step), env=step.env)
+
+
+def _output(run: Run, step: Step) -> Path:
+    return run.folder / step.name
 
 
 def prepare_python() -> None:

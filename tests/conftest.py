@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import pytest
 from tests.support.missing import missing
+from tests.support.part import part_asked_for
 from tests.support.ran import RanCheck
 from tests.support.servers import (
     ClickHouseCluster,
@@ -126,8 +127,10 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch that tests of every kind ran."""
+    """Watch that tests of every kind ran, also of a part of them."""
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
+    if part := part_asked_for():
+        config.pluginmanager.register(part)
 
 
 def _given(kind: str, variable: str) -> str:

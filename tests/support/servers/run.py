@@ -53,12 +53,14 @@ class Run:
         """The token of those processes that were started with `label`."""
         return f"{self.token}.{label}"
 
-    def begin(self, argv: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    def begin(
+        self, argv: Sequence[str], output: Path, *, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Run `argv` in the background, what it prints into a file; killed when this closes."""
         with output.open("wb") as file:
             process = subprocess.Popen(
                 argv,
-                env=self.env("command"),
+                env={**self.env("command"), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
