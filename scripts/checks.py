@@ -41,10 +41,16 @@ OLDEST = ROOT / ".venv-oldest"
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic", "pydantic-settings"}
 #: With dramatiq-dashboard, whose requirements set the lower end.
 OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
-OLDEST_TOOLS = ["pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"]
-OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/middleware", "tests/actors", "tests/range"]
-#: Of these, what a run of everything has time for.
-OLDEST_IN_BRIEF = ["tests/brokers/contract", "tests/middleware", "tests/actors", "tests/range"]
+OLDEST_TOOLS = [
+    *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
+    "django-dramatiq>=0.13",
+]
+#: What a run of everything has time for, and the rest.
+OLDEST_IN_BRIEF = [
+    *("tests/brokers/contract", "tests/middleware", "tests/actors", "tests/djangoapp"),
+    "tests/range",
+]
+OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *OLDEST_IN_BRIEF[1:]]
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
