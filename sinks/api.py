@@ -19,8 +19,8 @@ from .api_answers import of_connection, parse, refuse, wrong_shape
 from .transport import Session
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_SPACES = re.compile(r"[\x00-\x20\x7f]")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
-_OF_THE_PARENT: list[Any] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Api:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ConfigError("expected API_URL to be http(s)://host without a query")
-        self._url = url.rstrip("/")
+        self._url = _spelled(url).rstrip("/")
         self._token = token
         self._connect_timeout = connect_timeout
         self._timeout = timeout
@@ -167,9 +167,7 @@ class Api:
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)
         if session is None or self._local.pid != current_pid():
-            # A forked child makes its own: the parent's connections are not ours to speak on,
-            # nor to say goodbye on.
-            _OF_THE_PARENT.append(session)
+            # A forked child makes its own: the parent's connections are not ours to speak on.
             session = self._local.session = Session()
             self._local.pid = current_pid()
         return session
@@ -186,6 +184,23 @@ class Api:
                 raise SinkUnready("expected API_TOKEN to be printable ASCII, it is not")
             headers["Authorization"] = f"Bearer {token}"
         return headers
+
+
+def _spelled(url: str) -> str:
+    """An address in ASCII: hosts by IDNA, paths with percent signs.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    request = requests.PreparedRequest()
+    try:
+        request.prepare_url(url, None)
+    except requests.exceptions.RequestException:
+        raise ConfigError("expected API_URL to be an address, got one of another shape") from None
+    found = request.url or ""
+    if not found.isascii() or _SPACES.search(found):
+        raise ConfigError("expected API_URL to be an address without spaces")
+    return found
 
 
 def _encode(payload: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from ..core.later import Later
 from ..core.loop import Loop, get_loop
 from ..core.process import current_pid
 from .exchange import Exchange
+from .inherited import leave_to_parent
 
 T = TypeVar("T")
 
@@ -117,15 +118,8 @@ class Transfers:
         with self._lock:
             driver = self._driver
             if driver is None or driver.pid != current_pid():
-                if driver is not None:
-                    # The parent's connections: freeing the handles would say goodbye on them.
-                    _ORPHANS.append(driver)
                 driver = self._driver = _Driver(get_loop(), self._make_handle, self._limit)
             return driver
-
-
-#: What the process that this one was forked from has open, kept so that nothing frees it.
-_ORPHANS: list[_Driver] = []
 
 
 class _Driver:
@@ -144,6 +138,7 @@ class _Driver:
         self._aside = 0
         self._due: float | None = None
         self._multi = pycurl.CurlMulti()
+        leave_to_parent(self._multi)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         # Kept open and idle for the next request to the same host.
@@ -177,7 +172,7 @@ class _Driver:
         while self._inbox and self._has_room():
             transfer = self._inbox.popleft()
             try:
-                handle = self._free.pop() if self._free else self._make_handle()
+                handle = self._free.pop() if self._free else self._new_handle()
                 handle.exchange.clear()
                 transfer.prepare(handle)
                 self._multi.add_handle(handle.curl)
@@ -187,6 +182,11 @@ class _Driver:
             transfer.began = now
             self._young.append(transfer)
             self._active[handle.curl] = handle, transfer
+
+    def _new_handle(self) -> Handle:
+        handle = self._make_handle()
+        leave_to_parent(handle.curl)
+        return handle
 
     def _has_room(self) -> bool:
         active = len(self._active)

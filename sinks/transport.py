@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import select
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -26,9 +27,13 @@ from requests.exceptions import (
 from requests.structures import CaseInsensitiveDict
 
 from .authorities import system_ca_file
+from .inherited import leave_to_parent
 
 #: More of an answer's body is not read. (Of one in chunks by libcurl 8.4 and newer alone.)
 MOST_BYTES = 1024 * 1024
+#: libcurl's number of the option, for which pycurl has no name: a close waits for no name server.
+_QUICK_EXIT = 322
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 #: Of "SSL certificate problem: …", and of newer ones' "… verify result: … (10)".
 _WHY = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
 
@@ -54,14 +59,12 @@ class Answer(requests.Response):
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
-        """Those of the last answer, if interim ones came before it."""
+        """Those of the last answer, if interim ones came before it; trailers are none."""
+        heads = [one for one in _BLANK_LINE.split(self._head) if one.startswith(b"HTTP/")]
         found: dict[str, str] = {}
-        for line in self._head.decode("latin-1").splitlines():
-            if line.startswith("HTTP/"):
-                found = {}
-            elif line:
-                name, _, value = line.partition(":")
-                found.setdefault(name, value.strip())
+        for line in heads[-1].decode("latin-1").splitlines()[1:] if heads else ():
+            name, _, value = line.partition(":")
+            found.setdefault(name, value.strip())
         return CaseInsensitiveDict(found)
 
 
@@ -156,7 +159,7 @@ class CurlAdapter(BaseAdapter):
             if code != pycurl.E_FILESIZE_EXCEEDED:
                 raise _failed(code, text, curl) from None
         lines = head.getvalue()
-        if b"\r\n\r\n" not in lines and b"\n\n" not in lines:
+        if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
             # Closed within its headers is an answer to libcurl, and none to us.
             raise ConnectionError("closed within the head of an answer")
         status, kind = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.CONTENT_TYPE) or ""
@@ -197,6 +200,9 @@ def _new_handle() -> Any:
     curl = pycurl.Curl()
     for option, value in options.items():
         curl.setopt(option, value)
+    with suppress(pycurl.error):  # not known before libcurl 7.87
+        curl.setopt(_QUICK_EXIT, 1)
+    leave_to_parent(curl)
     return curl
 
 

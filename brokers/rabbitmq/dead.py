@@ -56,8 +56,8 @@ class Walk:
         self._name = broker.topology.dead_queue(queue)
         self._link = broker.connect()
         self._consumers = 0
-        #: How many are in hand.
-        self._held = 0
+        #: How many there were, but for those that were taken out.
+        self._there = 0
         #: How many more RabbitMQ may send.
         self._room = 0
 
@@ -71,13 +71,12 @@ class Walk:
                 # still has to pass on when it ends. It answers this when it has heard of all.
                 self._link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
                 self._link.fence()
-        held = self._held + len(self._link.contents)
         self._link.close()
         with suppress(BrokerUnavailable, BrokerRefused):
-            self._wait_for(held)
+            self._wait_for(self._there)
 
     def _wait_for(self, count: int) -> None:
-        """Until those that were in hand are back, or somebody else may have them.
+        """Until there are as many again, or somebody else may have them.
 
         A queue hears late that a connection has ended: whoever looks next would find none.
         """
@@ -90,8 +89,8 @@ class Walk:
         """The next letters, some at a time, at most ``limit`` in all."""
         self._broker.declared.ensure(self._link, [self._queue])
         # What dies while we are at it is not ours: it may be what we have just put back.
-        there = self._count(self._link)
-        left = there if limit is None else min(limit, there)
+        self._there = self._count(self._link)
+        left = self._there if limit is None else min(limit, self._there)
         while left > 0:
             found = self._next(left)
             if not found:
@@ -112,7 +111,6 @@ class Walk:
                 break
         found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
         self._room -= len(found)
-        self._held += len(found)
         return found
 
     def _consume(self, room: int) -> None:
@@ -147,7 +145,7 @@ class Walk:
     def delete(self, letters: Iterable[Letter]) -> None:
         """Take letters out for good."""
         letters = list(letters)
-        self._held -= len(letters)
+        self._there -= len(letters)
         self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
 
     def _letter(self, content: wire.Content) -> Letter:

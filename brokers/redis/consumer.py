@@ -174,8 +174,11 @@ class RedisConsumer(RelayConsumer):
         """Let outcomes gather, where there is enough to do meanwhile."""
         window = self._window()
         if not self._most_aside:
-            # Three quarters of what was fetched are left, enough for each of the threads.
-            if not self._fixed_prefetch and self._room() == 0:
+            # Three quarters of what was fetched are left, enough for each of the threads. (Not
+            # where one at a time is tried: the next one waits for its outcome.)
+            if self._fixed_prefetch or self._suspects or self.allowed() is not None:
+                return
+            if self._room() == 0:
                 self._wait_for_outcomes(max(1, window // 4), _LINGER_SECONDS)
             return
         if window < 2 * self.prefetch or self._room() > window // 2:

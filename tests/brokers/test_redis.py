@@ -369,3 +369,18 @@ def test_outcomes_of_slow_jobs_go_together(
     harness.start(threads=8)
     wait_until(harness.is_empty, timeout=20)
     assert len(calls) < 300
+
+
+def test_suspects_do_not_wait_for_outcomes_that_cannot_come(
+    harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run one at a time, so that no second outcome comes before the next has begun."""
+    monkeypatch.setattr("formrelay.brokers.redis.consumer._LINGER_SECONDS", 5)
+    ran: list[int] = []
+    actor = harness.actor(ran.append)
+    for number in range(30):
+        id = actor.send(number).message_id
+        broker.client.hset(broker.keys.suspects(harness.queue), id, 1)
+    harness.start(threads=8)
+    wait_until(harness.is_empty, timeout=4)
+    assert ran == list(range(30))

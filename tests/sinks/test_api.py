@@ -263,7 +263,26 @@ def test_a_token_that_no_header_can_carry_is_transient_and_not_quoted() -> None:
     assert "s3cr" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["", "api.example", "ftp://api.example", "https://", "http://a/?b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.example",
+        "ftp://api.example",
+        "https://",
+        "http://a/?b",
+        "http://a b",
+        "http://\ud800",
+    ],
+)
 def test_an_address_that_cannot_be_right_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="API_URL"):
         api(url)
+
+
+def test_an_address_of_other_letters_is_spelled_as_the_net_has_it() -> None:
+    with serving(saved()) as wire:
+        api(f"{wire.url}/é/").save_submission(PAYLOAD)
+    assert wire.headers()[0] == "POST /%C3%A9/api/v1/submissions/ HTTP/1.1"
+    with pytest.raises(SinkUnavailable):
+        api("http://exämple.invalid").save_submission(PAYLOAD)

@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -98,6 +100,23 @@ def test_the_headers_are_those_of_the_last_head() -> None:
     assert dict(found.headers) == {"X-Two": "b", "Content-Length": "2"}
 
 
+@pytest.mark.parametrize("status", [b"404", b"503"])
+def test_an_interim_answer_makes_no_whole_one_of_a_head_that_breaks_off(status: bytes) -> None:
+    head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 %s Not\r\nContent-Le" % status
+    with (
+        serving(raw(head, keep=False)) as wire,
+        Session() as session,
+        pytest.raises(requests.ConnectionError, match="head"),
+    ):
+        ask(session, wire.url)
+
+
+def test_what_comes_behind_the_body_is_no_header() -> None:
+    start = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(raw(start + b"0\r\nRetry-After: 77\r\n\r\n")) as wire, Session() as session:
+        assert dict(ask(session, wire.url).headers) == {"Transfer-Encoding": "chunked"}
+
+
 @pytest.mark.parametrize("status", [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 200 OK\r\n"])
 @pytest.mark.parametrize("is_chunked", [True, False])
 def test_of_ten_megabytes_one_is_read(status: bytes, is_chunked: bool) -> None:
@@ -154,6 +173,45 @@ def test_a_forked_child_leaves_its_parents_connection_alone(
         assert wire.accepted == 2
         client.save_submission(PAYLOAD)
         assert wire.accepted == 2
+
+
+IN_A_CHILD = """
+import os, sys, threading
+from datetime import timedelta
+from formrelay.sinks.api import Api
+
+api = Api(sys.argv[1], lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
+payload = {"submissionId": "sub-1", "formId": "f", "answers": {}}
+asked, go_on = threading.Barrier(3), threading.Event()
+
+def work():
+    api.save_submission(payload)
+    asked.wait()
+    go_on.wait()
+    api.save_submission(payload)
+
+threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+for thread in threads:
+    thread.start()
+asked.wait()
+if os.fork() == 0:
+    # Its parent's threads are gone, with what was theirs; and it ends as a program does.
+    sys.exit(0)
+assert os.wait()[1] == 0
+go_on.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_end_of_a_forked_child_closes_no_connection_of_its_parents_threads(
+    tls: ssl.SSLContext, certificate: Path
+) -> None:
+    environment = {**os.environ, "SSL_CERT_FILE": os.fspath(certificate)}
+    with serving(answer(200, SAVED), tls=tls) as wire:
+        url = f"https://localhost:{wire.port}"
+        subprocess.run([sys.executable, "-c", IN_A_CHILD, url], env=environment, check=True)
+        assert (wire.accepted, len(wire.requests)) == (2, 4)
 
 
 class _Told(BaseException):

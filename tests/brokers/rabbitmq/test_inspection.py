@@ -54,6 +54,13 @@ def test_the_dead_are_all_there_when_a_look_at_them_is_over(
         assert harness.broker.counts(harness.queue).dead == 500
 
 
+def test_so_they_are_when_few_of_them_were_looked_at(harness: Harness, dead: list[str]) -> None:
+    for _ in range(40):
+        page = harness.broker.inspector.browse(harness.queue, State.DEAD, limit=10)
+        assert len(page.entries) == 10
+        assert harness.broker.counts(harness.queue).dead == len(dead)
+
+
 def test_what_is_taken_out_of_the_middle_leaves_the_others(
     harness: Harness, dead: list[str]
 ) -> None:
