@@ -51,6 +51,8 @@ OLDEST_IN_BRIEF = [
     "tests/range",
 ]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *OLDEST_IN_BRIEF[1:]]
+#: A run of everything is so many beside one another: tests mostly wait.
+PARTS = 3
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -114,8 +116,8 @@ def main() -> int:
             # pytest alone while one test is worked on: the order of the day is speed.
             return run_steps([pytest_step(arguments)])
         oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
-        beside = [pytest_step([], "2/2"), *oldest]
-        return run_steps([*STATIC, pytest_step([], "1/2")], beside=beside)
+        first, *others = [pytest_step([], f"{number}/{PARTS}") for number in range(1, PARTS + 1)]
+        return run_steps([*STATIC, first], beside=[*others, *oldest])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum

@@ -11,7 +11,7 @@ VARIABLE = "FORMRELAY_TEST_PART"
 
 
 class Part:
-    """Leaves the files of one part: of two, every other one.
+    """Leaves the files of one part: of three, every third one.
 
     Files and not tests, since what a file needs is often made once for all of its tests.
 
