@@ -20,6 +20,11 @@ from .settlement import Settlement
 #: A batch of so many bytes is full: a batch that fails is written as one message, and a
 #: broker takes none of any size (RabbitMQ 4: 16 MiB).
 MOST_BYTES = 8 * 1024 * 1024
+#: Where so many messages came at once there are more, and a batch that has waited enough takes
+#: them in before it goes out: on a busy machine a fetch takes longer than a batch waits.
+_MANY = 100
+#: But not for longer than so many times its wait.
+_LATEST = 4
 
 
 @dataclass(slots=True)
@@ -27,11 +32,13 @@ class _Collected:
     """A batch that is being collected.
 
     Attributes:
-        due: when it goes out, however full it is.
+        due: when it goes out, however full it is,
+        latest: unless many more are there; then it does not go out later than this.
         most: the weight at which it is full.
     """
 
     due: float
+    latest: float
     most: int
     parts: list[Delivery] = field(default_factory=list)
     weight: int = 0
@@ -58,6 +65,7 @@ class CoalescingConsumer(RelayConsumer):
         self._collected: dict[str, _Collected] = {}
         #: Received, and not looked at yet.
         self._received: deque[Delivery] = deque()
+        self._more_are_there = False
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
@@ -67,16 +75,17 @@ class CoalescingConsumer(RelayConsumer):
             until = deadline
             if self.allowed() != 0:  # else what is collected waits as well
                 for name, batch in self._collected.items():
-                    if batch.due <= now:
+                    if batch.due <= now and not (self._more_are_there and now < batch.latest):
                         return self._release(name)
                     until = min(until, batch.due)
             if not self._received:
-                delivery = self._inner.receive(until - now)
+                delivery = self._inner.receive(max(0.0, until - now))
                 now = clock.monotonic()
                 if delivery is not None:
                     self._received.append(delivery)
                     self._received.extend(self._inner.receive_rest())
-                elif now >= deadline:
+                self._more_are_there = len(self._received) >= _MANY
+                if not self._received and now >= deadline:
                     # Even in the middle of a batch: Dramatiq's thread looks at its own state
                     # (pause, stop) once a timeout.
                     return None
@@ -102,15 +111,16 @@ class CoalescingConsumer(RelayConsumer):
             full, batch = self._release(name), None
         if batch is None:
             stretch = self.stretch()
-            due = now + stretch * batching.wait.total_seconds()
-            batch = self._collected[name] = _Collected(due, stretch * batching.size)
+            wait = stretch * batching.wait.total_seconds()
+            due, latest = now + wait, now + _LATEST * wait
+            batch = self._collected[name] = _Collected(due, latest, stretch * batching.size)
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
         if batch.weight >= batch.most or batch.bytes >= MOST_BYTES:
             if full is None:
                 return self._release(name)
-            batch.due = now  # full as well: it goes out next
+            batch.due = batch.latest = now  # full as well: it goes out next
         return full
 
     def _release(self, actor_name: str) -> Batch:

@@ -384,3 +384,20 @@ def test_suspects_do_not_wait_for_outcomes_that_cannot_come(
     harness.start(threads=8)
     wait_until(harness.is_empty, timeout=4)
     assert ran == list(range(30))
+
+
+def test_a_batch_takes_in_what_waits_though_fetching_it_takes_longer_than_its_wait(
+    harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.brokers.coalescing._LATEST", 100_000)
+    batches: list[int] = []
+    actor = harness.actor(
+        lambda batch: batches.append(len(batch)),
+        actor_name="collect",
+        batch_size=5_000,
+        batch_wait=timedelta(milliseconds=1),
+    )
+    broker.enqueue_many(actor.message(number=number) for number in range(5_000))
+    harness.start()
+    wait_until(harness.is_empty)
+    assert batches == [5_000]
