@@ -51,8 +51,9 @@ OLDEST_IN_BRIEF = [
     "tests/range",
 ]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *OLDEST_IN_BRIEF[1:]]
-#: A run of everything is so many beside one another: tests mostly wait.
-PARTS = 3
+#: A run of everything is so many beside one another. Tests mostly wait, so that three take 12
+#: minutes instead of 21 on two cores; but a test of pausing on RabbitMQ fails now and then there.
+PARTS = 1
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
