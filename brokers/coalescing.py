@@ -49,8 +49,8 @@ class CoalescingConsumer(RelayConsumer):
     """Collects the messages of batch actors until a batch is full or has waited enough.
 
     A batch goes out when it weighs ``batch_size`` or ``batch_wait`` after its first part
-    came, whichever is first; a part that does not fit in begins the next one. Messages of
-    other actors on the queue pass through as they are.
+    came, whichever is first (later while many more are there); a part that does not fit in
+    begins the next one. Messages of other actors on the queue pass through as they are.
     """
 
     def __init__(self, inner: RelayConsumer, batching: Mapping[str, Batching]) -> None:
