@@ -22,16 +22,21 @@ from .connection import address, connect, translated
 from .consumer import RedisConsumer
 from .hands import Hands
 from .inspector import RedisInspector
-from .keys import Keys
+from .keys import DEFAULT_NAMESPACE, Keys
 
 #: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
 OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("counts", "enqueue", "exchange", "flush", "leave", "recover", "replay")),
+    *((name,) for name in ("enqueue", "leave", "replay")),
+    ("adopt", "adopt_dead"),
+    ("adopt", "exchange"),
+    ("adopt", "purge", "counts"),
+    ("adopt", "purge", "recover"),
     ("page", "page_sorted"),
     ("page", "page_waiting"),
+    ("purge", "flush"),
 )
 
 #: One answer of the server: more would hold its other clients up.
@@ -51,7 +56,7 @@ class RedisBroker(RelayBroker):
         url: str,
         *,
         options: BrokerOptions | None = None,
-        namespace: str = "dramatiq",
+        namespace: str = DEFAULT_NAMESPACE,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
@@ -222,8 +227,11 @@ class RedisBroker(RelayBroker):
         return found
 
     def flush(self, queue_name: str) -> None:
-        """Drop the waiting and scheduled messages of a queue; never the dead ones."""
-        self.run("flush", queue_name)
+        """Drop the messages that wait or are scheduled at this moment; none in flight or dead."""
+        has_begun, is_more = self.run("flush", queue_name, [1])
+        while is_more or not has_begun:
+            begins, is_more = self.run("flush", queue_name, [0 if has_begun else 1])
+            has_begun = has_begun or begins
 
     def pause(self, queue: str) -> None:
         """Let no worker take messages of a queue; what is begun is finished."""

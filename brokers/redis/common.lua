@@ -13,17 +13,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local any_suspects = redis.call('exists', suspects) == 1
 local any_priorities = redis.call('exists', priorities) == 1
 
--- Stock Dramatiq's delayed messages stand in a list under this key; we need them by due time.
-if redis.call('type', scheduled).ok == 'list' then
-    local ids = redis.call('lrange', scheduled, 0, -1)
-    redis.call('del', scheduled)
-    for _, id in ipairs(ids) do
-        local body = redis.call('hget', scheduled_bodies, id)
-        local known, message = pcall(cjson.decode, body or '')
-        local eta = known and type(message) == 'table' and type(message.options) == 'table'
-            and tonumber(message.options.eta) or 0
-        if body then redis.call('zadd', scheduled, eta, id) end
-    end
+-- Publishers of older versions push plain jobs here. Only the default namespace takes them: in
+-- another one they could be another environment's. The user may have no right to this key, and
+-- must work without it, so that it is no key of KEYS and is only touched with pcall.
+local default_queue = string.match(waiting, '^dramatiq:([^:]+)$')
+local old_inbox = default_queue and 'formrelay:inbox:' .. default_queue
+
+local function on_old_inbox(command, ...)
+    local answer = old_inbox and redis.pcall(command, old_inbox, ...)
+    if type(answer) == 'table' and answer.err then return false end
+    return answer
 end
 
 -- The list that a message waits in: one for each priority in use.
@@ -39,6 +38,15 @@ local function push_front(id) redis.call('lpush', list_of(id), id) end
 
 local function anything_waits()
     return redis.call('exists', waiting, levels, inbox) > 0
+        or (on_old_inbox('exists') or 0) > 0
+end
+
+local function take_plain_jobs(count)
+    local jobs = redis.call('lpop', inbox, count) or {}
+    if #jobs < count then
+        for _, job in ipairs(on_old_inbox('lpop', count - #jobs) or {}) do jobs[#jobs + 1] = job end
+    end
+    return jobs
 end
 
 -- One idle worker takes the marker; if it leaves something behind it sets it again.

@@ -72,6 +72,8 @@ end
 redis.call('zadd', heartbeats, now, worker)
 redis.call('sadd', worker_queues, queue)
 
+if redis.call('exists', stock_delayed) == 1 then adopt_delayed() end
+
 -- What is due goes to the end of the waiting.
 local due = redis.call('zrangebyscore', scheduled, '-inf', now, 'limit', 0, CHUNK)
 if #due > 0 then
@@ -109,7 +111,7 @@ end
 
 if room > 0 and not is_paused then
     -- Jobs of other publishers begin to wait here, each under an id that stays the same.
-    for _, job in ipairs(redis.call('lpop', inbox, math.min(room, CHUNK)) or {}) do
+    for _, job in ipairs(take_plain_jobs(math.min(room, CHUNK))) do
         push_back(wait_under('inbox-' .. next_number(), job))
     end
 
@@ -135,5 +137,6 @@ if awake or anything_waits() then wake_up() end
 local wait = -1
 local first = redis.call('zrange', scheduled, 0, 0, 'withscores')
 if #first > 0 then wait = math.max(0, math.ceil(tonumber(first[2]) - now)) end
+if redis.call('exists', stock_delayed) == 1 then wait = 0 end -- there are more to adopt
 
 return {wait, ids, fetched, counts}

@@ -1,6 +1,19 @@
--- Drops what waits and what is scheduled on one queue; never the dead.
+-- Drops what waits and what is scheduled on one queue, some at a time; never what is in flight,
+-- and never the dead.
+--
+-- ARGV: 1 to begin with what is there now, 0 to go on with what was begun
+-- Returns: whether it has begun (an earlier purge is ended first), whether there is more to drop
 
-for _, level in ipairs(redis.call('zrange', levels, 0, -1)) do
-    redis.call('del', waiting .. '.p' .. level)
+local has_begun = 0
+if ARGV[1] == '1' and not anything_purged() then
+    has_begun = 1
+    for _, keys in ipairs({waiting_lists, delayed_keys}) do
+        for _, key in ipairs(keys) do
+            if redis.call('exists', key) == 1 then redis.call('rename', key, purged(key)) end
+        end
+    end
+    redis.call('unlink', inbox, levels)
+    on_old_inbox('unlink')
 end
-redis.call('del', waiting, bodies, scheduled, scheduled_bodies, suspects, priorities, levels, inbox)
+drop_some()
+return {has_begun, anything_purged() and 1 or 0}

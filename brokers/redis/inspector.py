@@ -54,6 +54,8 @@ class RedisInspector(Inspector):
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:
+        if state is State.DEAD:
+            self._adopt_dead(queue)
         return self._pages.of(queue, state, limit, cursor)
 
     def find(self, id: str, queue: str | None = None) -> Entry | None:
@@ -64,10 +66,9 @@ class RedisInspector(Inspector):
                 pipeline.hget(keys.bodies(name), raw)
                 pipeline.hget(keys.scheduled_bodies(name), raw)
                 pipeline.hget(keys.dead_bodies(name), raw)
-                pipeline.zrange(keys.heartbeats(), 0, -1)
-                current, later, dead, workers = pipeline.execute()
+                current, later, dead = pipeline.execute()
             if current is not None:
-                worker = self._holder(name, raw, map(to_text, workers))
+                worker = self._holder(name, raw, self._pages.workers())
                 if worker is None:
                     return self._pages.entry(name, State.WAITING, raw, current)
                 known = self._pages.names({worker})[worker] or worker
@@ -76,6 +77,7 @@ class RedisInspector(Inspector):
                 due = self._score(keys.scheduled(name), raw)
                 return self._pages.entry(name, State.SCHEDULED, raw, later, due=due)
             if dead is not None:
+                self._adopt_dead(name)
                 died = self._score(keys.dead(name), raw)
                 return self._pages.entry(name, State.DEAD, raw, dead, died=died)
         return None
@@ -83,19 +85,26 @@ class RedisInspector(Inspector):
     def workers(self) -> list[WorkerInfo]:
         keys, clock = self._of.keys, self._of.clock
         with self._of.talk() as client:
-            heard = client.zrevrange(keys.heartbeats(), 0, -1, withscores=True)
             pipeline = client.pipeline(transaction=False)
             pipeline.time()
-            for worker, _ in heard:
+            for registry in (keys.heartbeats(), keys.stock_heartbeats()):
+                pipeline.zrevrange(registry, 0, -1, withscores=True)
+            (seconds, micros), ours, others = pipeline.execute()
+            for worker, _ in (*ours, *others):
                 pipeline.smembers(keys.worker_queues(to_text(worker)))
-            (seconds, micros), *queues = pipeline.execute()
+            queues = pipeline.execute()
+        heard = list(zip((*ours, *others), queues, strict=True))
+        # Of the others only a worker of an older version says what it consumes; the rest are
+        # processes of stock Dramatiq, which may be producers.
+        heard = heard[: len(ours)] + [one for one in heard[len(ours) :] if one[1]]
         # Heartbeats are by the server's clock.
         ahead = seconds + micros / 1e6 - clock.time()
-        names = self._pages.names({to_text(worker) for worker, _ in heard})
-        return [
+        names = self._pages.names({to_text(worker) for (worker, _), _ in heard})
+        found = [
             WorkerInfo(id, at / 1000 - ahead, tuple(sorted(map(to_text, its))), names[id])
-            for (id, at), its in zip(((to_text(one), at) for one, at in heard), queues, strict=True)
+            for id, at, its in ((to_text(worker), at, its) for (worker, at), its in heard)
         ]
+        return sorted(found, key=lambda one: -(one.last_heartbeat or 0))
 
     def run_now(self, queue: str, id: str) -> bool:
         keys, now = self._of.keys, to_millis(self._of.clock.time())
@@ -127,6 +136,7 @@ class RedisInspector(Inspector):
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         keys = self._of.keys
+        self._adopt_dead(queue)
         with self._of.talk() as client:
             last = min(limit, FEW) - 1
             found = client.zrevrange(keys.dead(queue), 0, last, withscores=True) if limit else []
@@ -144,6 +154,7 @@ class RedisInspector(Inspector):
         pattern = b"".join(b"\\" + raw[i : i + 1] for i in range(len(raw))) + b"*"
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
+            self._adopt_dead(name)
             with self._of.talk() as client:
                 if client.hexists(keys.dead_bodies(name), raw):
                     return [(name, prefix)]
@@ -213,6 +224,7 @@ class RedisInspector(Inspector):
         # What is replayed may die again while we are still at it.
         end = min(seconds + micros / 1e6, which.until or float("inf"))
         for queue in self._queues(which.queue):
+            self._adopt_dead(queue)
             seen: tuple[str, str] | None = None
             while True:
                 letters, seen = self._pages.by_score(queue, State.DEAD, size, seen, which.since)
@@ -223,6 +235,7 @@ class RedisInspector(Inspector):
     def _named(self, ids: Collection[str], queue: str | None) -> Iterator[list[Entry]]:
         every = [to_bytes(id) for id in dict.fromkeys(ids)]
         for name in self._queues(queue):
+            self._adopt_dead(name)
             for first in range(0, len(every), FEW):
                 some = every[first : first + FEW]
                 bodies = self._pages.bodies(self._of.keys.dead_bodies(name), some)
@@ -232,6 +245,14 @@ class RedisInspector(Inspector):
                 yield self._pages.entries(name, State.DEAD, some, bodies, of_each)
 
     # -- pieces ----------------------------------------------------------------------------
+
+    def _adopt_dead(self, queue: str) -> None:
+        """Take over the dead letters of stock workers and older versions.
+
+        Not what is scheduled: a stock worker may be about to fetch it.
+        """
+        while self._of.run("adopt_dead", queue):
+            pass
 
     def _score(self, key: str, id: bytes) -> float | None:
         with self._of.talk() as client:

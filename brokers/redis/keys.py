@@ -1,11 +1,19 @@
 """The names of the keys, in one place.
 
-Those without a note are stock Dramatiq's and mean what they mean there.
+Keys without a note are stock Dramatiq's and mean the same there. Bodies lie in stock's hashes, so
+that its tools show them. The ids of scheduled and dead messages lie in sorted sets of ours, so that
+a stock producer can add to its own list of delayed ids and stock's maintenance deletes no dead
+letter of ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+#: Stock Dramatiq's namespace, and ours by default. Its inbox, idempotency keys and endpoints had
+#: names outside of every namespace once; this namespace alone takes them over by itself.
+DEFAULT_NAMESPACE = "dramatiq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,14 @@ class Keys:
         return f"{self.namespace}:{queue}.msgs"
 
     def scheduled(self, queue: str) -> str:
-        """Sorted set: id by due time in unix ms (in stock Dramatiq, a list)."""
+        """Ours. Sorted set: id by due time in unix ms."""
+        return f"{self.namespace}:{queue}.scheduled"
+
+    def stock_delayed(self, queue: str) -> str:
+        """List of ids that a stock producer has delayed; adopted as scheduled.
+
+        Older versions of formrelay kept a sorted set here.
+        """
         return f"{self.namespace}:{queue}.DQ"
 
     def scheduled_bodies(self, queue: str) -> str:
@@ -31,7 +46,11 @@ class Keys:
         return f"{self.namespace}:{queue}.DQ.msgs"
 
     def dead(self, queue: str) -> str:
-        """Sorted set: id by time of death in unix ms."""
+        """Ours. Sorted set: id by time of death in unix ms."""
+        return f"{self.namespace}:{queue}.dead"
+
+    def stock_dead(self, queue: str) -> str:
+        """Sorted set: dead letters of a stock worker or an older formrelay; adopted as dead."""
         return f"{self.namespace}:{queue}.XQ"
 
     def dead_bodies(self, queue: str) -> str:
@@ -43,7 +62,15 @@ class Keys:
         return f"{self.namespace}:__acks__.{worker}.{queue}"
 
     def heartbeats(self) -> str:
-        """Sorted set: worker by the unix ms of its last sign of life."""
+        """Ours. Sorted set: worker by the unix ms of its last sign of life.
+
+        Not stock's: its maintenance would take the messages of a silent worker, and its producers
+        would count as workers.
+        """
+        return f"{self.namespace}:__workers__"
+
+    def stock_heartbeats(self) -> str:
+        """Sorted set: processes of stock Dramatiq, and workers of an older formrelay."""
         return f"{self.namespace}:__heartbeats__"
 
     def worker_queues(self, worker: str) -> str:
@@ -80,6 +107,10 @@ class Keys:
 
     def inbox(self, queue: str) -> str:
         """Ours. List: plain jobs that publishers in other languages have pushed."""
+        return f"{self.waiting(queue)}.inbox"
+
+    def old_inbox(self, queue: str) -> str:
+        """Where publishers of older versions push plain jobs, whatever the namespace."""
         return f"formrelay:inbox:{queue}"
 
     def sequence(self) -> str:

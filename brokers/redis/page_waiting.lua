@@ -12,12 +12,14 @@ local lists = {}
 for level = 9, 1, -1 do lists[#lists + 1] = waiting .. '.p' .. level end
 lists[#lists + 1] = waiting
 lists[#lists + 1] = inbox
+if on_old_inbox('exists') then lists[#lists + 1] = old_inbox end
+local function is_inbox(list) return list == inbox or list == old_inbox end
 
 -- Where to go on in the list that the last one seen is in. It stands where it stood, or,
 -- since others have been fetched, further to the left; or it was fetched itself, and with it
 -- all before it. The search is over the places seen so far, never over what lies behind.
 local function go_on(list)
-    if list == inbox or redis.call('lindex', list, seen_at) == seen_id then return seen_at + 1 end
+    if is_inbox(list) or redis.call('lindex', list, seen_at) == seen_id then return seen_at + 1 end
     local place = redis.call('lpos', list, seen_id, 'maxlen', seen_at + CHUNK)
     return place and place + 1 or 0
 end
@@ -33,9 +35,9 @@ for number = math.max(seen_list, 1), #lists do
     else
         local items = redis.call('lrange', list, first, first + room - #ids - 1)
         for i, item in ipairs(items) do
-            ids[#ids + 1] = list == inbox and '' or item
+            ids[#ids + 1] = is_inbox(list) and '' or item
             list_of_id[#ids], place_of_id[#ids] = number, first + i - 1
-            found[#ids] = list == inbox and item
+            found[#ids] = is_inbox(list) and item
                 or redis.call('hget', bodies, item)
         end
         more = more or length > first + #items

@@ -71,8 +71,7 @@ class Pages:
         held: list[tuple[str, bytes]] = []
         keys = self._of.keys
         with self._of.talk() as client:
-            workers = sorted(map(to_text, client.zrange(keys.heartbeats(), 0, -1)))
-            for worker in workers:
+            for worker in self.workers():
                 if worker < last_worker or len(held) > limit:
                     continue
                 ids = sorted(client.smembers(keys.in_flight(worker, queue)))
@@ -90,6 +89,16 @@ class Pages:
         if len(held) <= limit:
             return entries, None
         return entries, (page[-1][0], to_text(page[-1][1]))
+
+    def workers(self) -> list[str]:
+        """The ids of all that may hold messages: our workers and processes of stock Dramatiq."""
+        keys = self._of.keys
+        with self._of.talk() as client:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.zrange(keys.heartbeats(), 0, -1)
+            pipeline.zrange(keys.stock_heartbeats(), 0, -1)
+            ours, others = pipeline.execute()
+        return sorted({to_text(worker) for worker in (*ours, *others)})
 
     def bodies(self, key: str, ids: list[bytes]) -> list[bytes | None]:
         """Of a few messages (:data:`FEW`) in one hash."""
