@@ -112,9 +112,20 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
+    old_keys: Annotated[
+        bool,
+        typer.Option(
+            "--old-keys",
+            help="Instead, move the Redis keys of older versions (formrelay:…) under "
+            "BROKER_NAMESPACE.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Create or upgrade the tables in ClickHouse, and how long they keep their rows."""
+    if old_keys:
+        _move_old_keys(dry_run, json)
+        return
     from ..actors.sinks import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate as migrations
 
@@ -131,6 +142,19 @@ def migrate(
         print_table(title, ["migration"], [[name] for name in names], empty="up to date")
         for note in notes:
             print(f"note: {note}")
+
+
+def _move_old_keys(dry_run: bool, json: bool) -> None:
+    from .old_keys import bring_over, refuse_default_namespace
+
+    refuse_default_namespace()
+    declare_actors()
+    counts = bring_over(dry_run=dry_run)
+    if json:
+        print_json({"dry_run": dry_run, "moved": counts})
+    else:
+        title = "To be moved" if dry_run else "Moved"
+        print_table(title, ["what", "count"], list(counts.items()), empty="")
 
 
 @app.command()

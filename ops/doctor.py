@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -58,6 +59,17 @@ def _broker() -> Iterator[Finding]:
         yield Finding("broker", "weak", weakness)
 
 
+def _old_keys() -> Iterator[Finding]:
+    if importlib.util.find_spec("redis") is None:
+        return
+    from .old_keys import left_over
+
+    if found := ", ".join(left_over()):
+        says = f"Redis holds keys of an older version, which this namespace does not use: {found}"
+        todo = "if they are this environment's, run formrelay migrate --old-keys"
+        yield Finding("old keys", "weak", f"{says}; {todo}")
+
+
 def _clickhouse() -> Iterator[Finding]:
     from ..actors.sinks import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
@@ -106,4 +118,4 @@ def _endpoints() -> Iterator[Finding]:
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_LOOKS = (_broker, _clickhouse, _api, _endpoints)
+_LOOKS = (_broker, _old_keys, _clickhouse, _api, _endpoints)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from ..brokers import Inspector, QueueCounts, RelayBroker, WorkerInfo, get_broker
+from ..core.errors import ConfigError
 from .boot import NOT_FINE, check_queues, declare_actors
 from .output import DryRunOption, JsonOption, age, print_json, print_table
 
@@ -93,6 +95,47 @@ def purge(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
         print("the scheduled ones: not available on this broker", file=sys.stderr)
     count = inspector.purge(queue, dry_run=dry_run)
     print(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+
+
+@app.command()
+def to_stock(
+    queue: Annotated[str | None, typer.Argument(metavar="QUEUE", help="Default: all.")] = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Give the messages on Redis back to stock Dramatiq; refused while a worker runs.
+
+    Stop everything that sends or works with formrelay first. Frozen batches are taken apart,
+    plain jobs become messages, and what cannot be decoded becomes a dead letter.
+    """
+    from ..brokers.redis.broker import RedisBroker
+    from ..brokers.redis.to_stock import Returned, give_back, refuse_running_workers
+
+    declare_actors()
+    check_queues([queue] if queue else None)
+    broker = get_broker()
+    if not isinstance(broker, RedisBroker):
+        raise ConfigError("expected a broker on Redis, got RabbitMQ: its queues are not shared")
+    refuse_running_workers(broker)
+    done = []
+    for name in [queue] if queue else sorted(broker.queues):
+        if dry_run:
+            there = broker.counts(name)
+            live = there.waiting + (there.in_flight or 0)
+            found = Returned(name, live, there.scheduled or 0, there.dead, paused=there.paused)
+        else:
+            found = give_back(broker, name)
+        done.append(asdict(found))
+    if json:
+        print_json({"dry_run": dry_run, "queues": done})
+        return
+    title = "To be given to stock Dramatiq" if dry_run else "Given to stock Dramatiq"
+    columns = ["queue", "waiting", "scheduled", "dead", "split", "undecodable", "paused"]
+    print_table(title, columns, [list(one.values()) for one in done], empty="no queue is declared")
+    if any(one["dead"] for one in done):
+        print("note: stock Dramatiq deletes dead letters after 7 days", file=sys.stderr)
+    if any(one["paused"] for one in done):
+        print("note: stock Dramatiq does not know that a queue is paused", file=sys.stderr)
 
 
 def _inspector(queue: str) -> Inspector:

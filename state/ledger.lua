@@ -1,5 +1,6 @@
 -- One call of the ledger on one key: 'l' and the owner while a job runs, 'r' and its result after.
--- KEYS: the key. ARGV: what to do, the owner, how long in milliseconds, the result.
+-- KEYS: the key. ARGV: what to do, the owner, how long in milliseconds, the result,
+--       the key's name in older versions ('' where it had none).
 -- Returns: for 'begin', {'free'}, {'held', milliseconds} or {'known', result}; else 1 or 0.
 local key = KEYS[1]
 local what, owner, lasts, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -7,6 +8,11 @@ local found = redis.call('get', key)
 local is_ours = found == 'l' .. owner
 
 if what == 'begin' then
+    if not found and ARGV[5] ~= '' then
+        -- With pcall: a user without a right to the old keys works without them.
+        local old = redis.pcall('get', ARGV[5])
+        if type(old) == 'string' then key, found = ARGV[5], old end
+    end
     if not found then
         redis.call('set', key, 'l' .. owner, 'px', lasts)
         return {'free'}

@@ -7,10 +7,13 @@ from importlib.resources import files
 from typing import Any
 
 from ..brokers.redis.connection import translated
+from ..brokers.redis.keys import DEFAULT_NAMESPACE
 from ..middleware.once import Held, Known
 
-#: Before the digest of a key.
-PREFIX = "formrelay:once:"
+#: Between the namespace and the digest of a key.
+PREFIX = ":__once__."
+#: Before the digest of a key in older versions, whatever the namespace.
+OLD_PREFIX = "formrelay:once:"
 
 
 class RedisLedger:
@@ -19,10 +22,13 @@ class RedisLedger:
     Args:
         client: of redis-py, shared with whoever made it.
         where: its address, for error messages.
+        namespace: of the keys. The default one also knows the results and locks of older versions.
     """
 
-    def __init__(self, client: Any, where: str) -> None:
+    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
         self._where = where
+        self._prefix = namespace + PREFIX
+        self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
         self._script = client.register_script(files(__package__).joinpath("ledger.lua").read_text())
 
     def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
@@ -45,5 +51,8 @@ class RedisLedger:
 
     def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
         milliseconds = max(1, lasts // timedelta(milliseconds=1))
+        old = "" if self._old_prefix is None else self._old_prefix + key
         with translated(self._where):
-            return self._script(keys=[PREFIX + key], args=[what, owner, milliseconds, result])
+            return self._script(
+                keys=[self._prefix + key], args=[what, owner, milliseconds, result, old]
+            )

@@ -8,10 +8,12 @@ from ..brokers import RelayBroker
 from ..config import BrokerSettings
 
 
-def state_redis(section: BrokerSettings, broker: RelayBroker) -> tuple[Any, str] | None:
-    """The Redis of ``STATE_URL``, else the broker's: a client and its address, for messages.
+def state_redis(section: BrokerSettings, broker: RelayBroker) -> tuple[Any, str, str] | None:
+    """The Redis of ``STATE_URL``, else the broker's. Talks to no server.
 
-    None: it is this process's memory. Talks to no server.
+    Returns:
+        A client, its address for error messages, and the namespace of the keys; None: the state
+        is in this process's memory.
     """
     url = section.secret("state_url")
     if url is None and section.kind == "rabbitmq":
@@ -22,6 +24,7 @@ def state_redis(section: BrokerSettings, broker: RelayBroker) -> tuple[Any, str]
     from ..brokers.redis.connection import address, connect
 
     if url is not None:
-        return connect(url, timeout=section.connect_timeout), address(url)
+        client = connect(url, timeout=section.connect_timeout)
+        return client, address(url), section.namespace
     assert isinstance(broker, RedisBroker)
-    return broker.client, broker.where
+    return broker.client, broker.where, section.namespace

@@ -18,7 +18,7 @@ from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
 from ..unfinished import MOST_ASIDE
-from .connection import address, connect, translated
+from .connection import address, connect, no_cluster, translated
 from .consumer import RedisConsumer
 from .hands import Hands
 from .inspector import RedisInspector
@@ -29,9 +29,10 @@ OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("enqueue", "leave", "replay")),
+    *((name,) for name in ("enqueue", "leave", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
+    ("adopt", "prepare_stock"),
     ("adopt", "purge", "counts"),
     ("adopt", "purge", "recover"),
     ("page", "page_sorted"),
@@ -200,7 +201,10 @@ class RedisBroker(RelayBroker):
 
     def ping(self) -> None:
         with translated(self.where):
-            version = str(self.client.info("server")["redis_version"])
+            server = self.client.info("server")
+        version = str(server["redis_version"])
+        if server.get("redis_mode") == "cluster":
+            raise BrokerRefused(no_cluster(self.where))
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise BrokerRefused(
                 f"expected Redis 6.2 or newer at {self.where}, got {version}: upgrade the server"

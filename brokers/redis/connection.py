@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -114,10 +115,20 @@ def translated(where: str) -> Iterator[None]:
             f"expected Redis at {where} to answer, got {type(error).__name__}: "
             f"{_cause(error)}; check that it runs and that REDIS_URL is right"
         ) from None
+    except (MovedError, AskError, ClusterDownError, ClusterCrossSlotError):
+        raise BrokerRefused(no_cluster(where)) from None
     except redis.ResponseError as error:
         # Redis quotes the script and the command in some errors; the first word is the code.
         text = str(error).partition(" script:")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None
+
+
+def no_cluster(where: str) -> str:
+    """What to say of a Redis Cluster."""
+    return (
+        f"expected a single Redis server or Sentinels at {where}, got a node of a Redis Cluster: "
+        "use a server without cluster mode"
+    )
 
 
 def _cause(error: Exception) -> str:

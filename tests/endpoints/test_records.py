@@ -143,4 +143,4 @@ def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureF
 def test_no_record_holds_more_of_an_address_than_its_host(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     RedisRecords(client, "Redis").report([report(1)], RULES)
-    assert b"example.com" in client.hget(RECORDS, "a")  # type: ignore[operator]
+    assert b"example.com" in client.hget(f"dramatiq{RECORDS}", "a")  # type: ignore[operator]

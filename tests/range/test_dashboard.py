@@ -104,7 +104,8 @@ def test_it_counts_and_lists_what_waits_is_scheduled_and_is_dead(site: Site) -> 
     assert "it will not have it" in site.get(f"/queues/{site.queue}/failed/{dead.message_id}")
 
 
-def test_it_shows_a_worker_and_what_it_has_in_flight(site: Site) -> None:
+def test_it_shows_what_is_in_flight_and_no_worker_of_ours(site: Site) -> None:
+    # Its list of workers is stock's, whose maintenance takes the messages of the silent ones.
     go, begun = threading.Event(), threading.Event()
 
     def work(answer: str) -> None:
@@ -116,7 +117,7 @@ def test_it_shows_a_worker_and_what_it_has_in_flight(site: Site) -> None:
     try:
         assert begun.wait(10)
         assert message.message_id in site.tab("standard")
-        assert sum(one.jobs_in_flight for one in site.app.iface.workers) == 1
+        assert site.app.iface.workers == []
     finally:
         go.set()
 

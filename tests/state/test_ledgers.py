@@ -133,5 +133,5 @@ def test_every_key_in_redis_ends_some_day(redis_url: str) -> None:
     ledger.finish("b", "one", b"1", LONG)
     client = connect(redis_url, timeout=timedelta(seconds=1))
     keys = client.keys("*")
-    assert sorted(keys) == [f"{PREFIX}a".encode(), f"{PREFIX}b".encode()]
+    assert sorted(keys) == [f"dramatiq{PREFIX}{key}".encode() for key in "ab"]
     assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)

@@ -280,7 +280,7 @@ def test_no_key_of_a_person_stands_in_the_store(
     wait_until(harness.is_empty)
     harness.stop()
     if isinstance(harness.broker, RedisBroker):
-        keys = harness.broker.client.keys(f"{PREFIX}*")
+        keys = harness.broker.client.keys(f"dramatiq{PREFIX}*")
         assert keys
         assert not [key for key in keys if b"jo@" in key]
     assert "jo@" not in lines.text

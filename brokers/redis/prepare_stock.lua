@@ -1,0 +1,13 @@
+-- Makes messages of what stock Dramatiq has no place for: some jobs of the inbox, and what an
+-- older formrelay has scheduled.
+--
+-- Returns: whether there is more (1 or 0)
+
+for _, job in ipairs(take_plain_jobs(CHUNK)) do
+    push_back(wait_under('inbox-' .. next_number(), job))
+end
+local is_older = redis.call('type', stock_delayed).ok == 'zset'
+if is_older then adopt_delayed() end
+adopt_dead()
+local left = redis.call('exists', inbox, stock_dead) + (on_old_inbox('exists') or 0)
+return (is_older or left > 0) and 1 or 0

@@ -1,0 +1,128 @@
+"""Redis keys of older versions, which lay outside of BROKER_NAMESPACE (``formrelay:…``).
+
+The default namespace adopts them by itself. In another one only a person knows whose they are,
+since several environments may share a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from ..brokers import get_broker
+from ..brokers.redis.broker import RedisBroker
+from ..brokers.redis.connection import translated
+from ..brokers.redis.keys import DEFAULT_NAMESPACE
+from ..config import get_settings
+from ..core.errors import ConfigError
+from ..endpoints import make_records
+from ..endpoints.old_records import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS, OldRecords
+from ..endpoints.redis_records import DELIVERED, RedisRecords
+from ..state import state_redis
+from ..state.redis_ledger import OLD_PREFIX, PREFIX
+
+_CHUNK = 1_000
+
+
+def left_over() -> list[str]:
+    """The old keys that stand beside a namespace which does not adopt them.
+
+    Not the idempotency keys, which end by themselves and would take a search.
+    """
+    if get_settings().broker.namespace == DEFAULT_NAMESPACE:
+        return []
+    found = [key for client, where, key in _inboxes() if _exists(client, where, key)]
+    state = state_redis(get_settings().broker, get_broker())
+    if state is not None:
+        client, where, _ = state
+        found += [key for key in (OLD_RECORDS, OLD_DISABLED) if _exists(client, where, key)]
+    return found
+
+
+def bring_over(*, dry_run: bool) -> dict[str, int]:
+    """Move the old keys under BROKER_NAMESPACE; what is there already stays as it is.
+
+    Returns:
+        How many there were of each kind.
+    """
+    counts = {"plain jobs": 0, "endpoints": 0, "idempotency keys": 0, "delivered webhooks": 0}
+    broker, section = get_broker(), get_settings().broker
+    for client, where, key in _inboxes():
+        assert isinstance(broker, RedisBroker)
+        new = broker.keys.inbox(key.rpartition(":")[2])
+        with translated(where):
+            counts["plain jobs"] += client.llen(key) if dry_run else _move_list(client, key, new)
+    state = state_redis(section, broker)
+    if state is None:
+        return counts
+    client, where, namespace = state
+    with translated(where):
+        counts["endpoints"] = client.hlen(OLD_RECORDS)
+        if not dry_run:
+            records = make_records(section, broker)
+            assert isinstance(records, RedisRecords)
+            records.adopt(OldRecords(client))
+            client.delete(OLD_DISABLED)
+        for name, old, new in (
+            ("idempotency keys", OLD_PREFIX, PREFIX),
+            ("delivered webhooks", OLD_DELIVERED, DELIVERED),
+        ):
+            for keys in _chunks(client.scan_iter(match=f"{old}*", count=_CHUNK)):
+                counts[name] += len(keys)
+                if not dry_run:
+                    _rename(client, keys, old, namespace + new)
+    return counts
+
+
+def _inboxes() -> Iterator[tuple[Any, str, str]]:
+    """The client and the address of the broker, and the old inbox of each queue."""
+    broker = get_broker()
+    if isinstance(broker, RedisBroker):
+        for queue in sorted(broker.queues):
+            yield broker.client, broker.where, broker.keys.old_inbox(queue)
+
+
+def _exists(client: Any, where: str, key: str) -> bool:
+    with translated(where):
+        return bool(client.exists(key))
+
+
+def _move_list(client: Any, old: str, new: str) -> int:
+    count, left = 0, client.llen(old)
+    while left > 0:
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(min(left, _CHUNK)):
+            pipeline.lmove(old, new, "LEFT", "RIGHT")
+        moved = sum(one is not None for one in pipeline.execute())
+        if not moved:
+            break
+        count, left = count + moved, left - moved
+    return count
+
+
+def _rename(client: Any, keys: list[bytes], old: str, new: str) -> None:
+    """Rename keys, and so keep when they expire; where there is a new one, it stays."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.renamenx(key, new.encode() + key.removeprefix(old.encode()))
+    # One may have expired since it was found.
+    pipeline.execute(raise_on_error=False)
+
+
+def _chunks(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while chunk := list(islice(keys, _CHUNK)):
+        yield chunk
+
+
+def refuse_default_namespace() -> None:
+    """Check that there is something to move to.
+
+    Raises:
+        ConfigError: the namespace is the default one.
+    """
+    if get_settings().broker.namespace == DEFAULT_NAMESPACE:
+        raise ConfigError(
+            "expected another BROKER_NAMESPACE than 'dramatiq', got that: it adopts the keys of "
+            "older versions by itself"
+        )

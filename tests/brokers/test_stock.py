@@ -1,0 +1,346 @@
+"""Stock Dramatiq beside us on Redis: its real broker and worker, in both directions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker as StockBroker
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.inspection import DeadFilter, State
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.redis.to_stock import give_back, refuse_running_workers
+from formrelay.core.errors import SinkPermanent, SinkTransient
+from formrelay.core.retry import RetryPolicy, Schedule
+
+pytestmark = pytest.mark.redis
+
+HOUR = 3_600_000
+LATER = RetryPolicy(max_attempts=3, backoff=Schedule((timedelta(hours=1),)))
+
+
+class Stock:
+    """A stock broker on the same queue; each command does maintenance where it is asked for."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.queue = queue
+        self.broker = StockBroker(url=url)
+        self.worker: dramatiq.Worker | None = None
+
+    def actor(self, function: Callable[..., Any], name: str) -> Any:
+        make: Any = dramatiq.actor
+        return make(function, broker=self.broker, queue_name=self.queue, actor_name=name)
+
+    def maintain(self) -> None:
+        """What each command of a stock process does by chance."""
+        self.broker.maintenance_chance = 1_000_000
+        self.broker.do_fetch(self.queue, 0)
+
+    def start(self) -> None:
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=100, worker_threads=2)
+        self.worker.start()
+
+    def close(self) -> None:
+        if self.worker is not None:
+            self.worker.stop()
+        self.broker.close()
+
+
+@pytest.fixture
+def broker(redis_url: str) -> RedisBroker:
+    return RedisBroker(redis_url, options=BrokerOptions(heartbeat_timeout=timedelta(seconds=1)))
+
+
+@pytest.fixture
+def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
+    harness = Harness(broker, unique)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def stock(redis_url: str, unique: str) -> Iterator[Stock]:
+    stock = Stock(redis_url, unique)
+    yield stock
+    stock.close()
+
+
+# -- stock beside us ----------------------------------------------------------------------------
+
+
+def test_a_stock_producer_sends_and_delays_whatever_we_have_scheduled(
+    harness: Harness, stock: Stock
+) -> None:
+    ran: list[str] = []
+    ours = harness.actor(ran.append, actor_name="note")
+    theirs = stock.actor(ran.append, "note")
+    ours.send_with_options(args=("ours, far off",), delay=HOUR)
+    theirs.send_with_options(args=("delayed",), delay=300)
+    harness.start()
+    theirs.send("at once")
+    wait_until(lambda: set(ran) == {"delayed", "at once"})
+    theirs.send_with_options(args=("delayed again",), delay=300)
+    wait_until(lambda: "delayed again" in ran, timeout=5)
+    assert harness.broker.counts(harness.queue).scheduled == 1
+
+
+def test_many_delayed_messages_of_a_stock_producer_are_adopted_some_at_a_time(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    harness.actor(lambda number, _: ran.append(number), actor_name="note")
+    theirs = stock.actor(print, "note")
+    for number in range(2_500):
+        theirs.send_with_options(args=(number, "x" * 1_000), delay=1)
+    assert broker.counts(harness.queue).scheduled == 2_500
+    harness.start()
+    wait_until(lambda: len(ran) == 2_500, timeout=10)
+    wait_until(harness.is_empty)
+    assert sorted(ran) == list(range(2_500))
+
+
+def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    def refuse() -> None:
+        raise SinkPermanent("no")
+
+    actor = harness.actor(refuse)
+    actor.send()
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    harness.stop()
+    actor.send()
+    keys, queue = broker.keys, harness.queue
+    _, fetched = exchange(broker, queue)
+    long_ago = time.time() * 1000 - 8 * 24 * HOUR
+    broker.client.zadd(keys.dead(queue), {letter.id: long_ago})
+    broker.client.zadd(keys.heartbeats(), {broker.worker_id: long_ago})  # a worker long silent
+    stock.maintain()
+    assert [one.id for one in harness.dead()] == [letter.id]
+    assert broker.client.llen(keys.waiting(queue)) == 0
+    assert broker.in_flight(queue) == {fetched[0][0]}
+
+
+def exchange(broker: RedisBroker, queue: str) -> Any:
+    from formrelay.brokers.settlement import Settlement
+
+    return broker.exchange(queue, 10, Settlement(), [])
+
+
+def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) -> None:
+    harness.actor(print, actor_name="note")
+    stock.actor(print, "note").send(1)
+    assert harness.broker.inspector.workers() == []
+    exchange(harness.broker, harness.queue)  # type: ignore[arg-type]
+    (worker,) = harness.broker.inspector.workers()
+    assert worker.id == harness.broker.worker_id  # type: ignore[attr-defined]
+
+
+def test_what_a_dead_stock_worker_held_comes_back(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    ran: list[str] = []
+    harness.actor(ran.append, actor_name="note")
+    theirs, queue = stock.actor(print, "note"), harness.queue
+    theirs.send("immediate")
+    theirs.send_with_options(args=("delayed",), delay=200)
+    assert stock.broker.do_fetch(queue, 10)
+    assert stock.broker.do_fetch(f"{queue}.DQ", 10)
+    assert broker.recover(queue) == 0  # it is alive
+    (found,) = broker.inspector.browse(queue, State.IN_FLIGHT).entries
+    assert found.worker == stock.broker.broker_id
+    died = time.time() * 1000 - 61_000
+    broker.client.zadd(broker.keys.stock_heartbeats(), {stock.broker.broker_id: died})
+    assert broker.recover(queue) == 2
+    harness.start()
+    wait_until(lambda: sorted(ran) == ["delayed", "immediate"])
+    wait_until(harness.is_empty)
+
+
+def test_dead_letters_of_a_stock_worker_are_seen_replayed_and_kept(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    ran: list[str] = []
+    harness.actor(ran.append, actor_name="note")
+    theirs, queue = stock.actor(print, "note"), harness.queue
+    for name in ("first", "second"):
+        id = theirs.send(name).options["redis_message_id"]
+        stock.broker.do_fetch(queue, 1)
+        stock.broker.do_nack(queue, id)
+    assert broker.counts(queue).dead == 2
+    letters = list(broker.inspector.dead_letters(DeadFilter(queue)))
+    assert [one.message.args for one in letters] == [("first",), ("second",)]
+    long_ago = time.time() * 1000 - 8 * 24 * HOUR
+    broker.client.zadd(broker.keys.dead(queue), {letters[0].id: long_ago})
+    stock.maintain()
+    assert broker.inspector.replay(DeadFilter(queue)) == 2
+    harness.start()
+    wait_until(lambda: ran == ["first", "second"])
+
+
+# -- an older formrelay -------------------------------------------------------------------------
+
+
+def test_what_an_older_version_wrote_is_adopted_while_it_goes_on_writing(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[str] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    keys, queue, client = broker.keys, harness.queue, broker.client
+
+    def write_as_before(id: str, due: float) -> None:
+        client.hset(keys.scheduled_bodies(queue), id, actor.message(id).encode())
+        client.zadd(keys.stock_delayed(queue), {id: due})
+
+    write_as_before("far off", time.time() * 1000 + HOUR)
+    write_as_before("soon", time.time() * 1000)
+    client.hset(keys.dead_bodies(queue), "dead", actor.message("dead").encode())
+    client.zadd(keys.stock_dead(queue), {"dead": time.time() * 1000})
+    harness.start()
+    wait_until(lambda: ran == ["soon"])
+    assert [one.id for one in harness.dead()] == ["dead"]
+    write_as_before("soon too", time.time() * 1000)
+    wait_until(lambda: ran == ["soon", "soon too"])
+    assert broker.counts(queue).scheduled == 1
+    assert client.zrange(keys.scheduled(queue), 0, -1) == [b"far off"]
+
+
+def test_the_messages_of_a_dead_worker_of_an_older_version_come_back(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    harness.actor(ran.append, actor_name="note").send(1)
+    keys, queue, client = broker.keys, harness.queue, broker.client
+    id = client.lpop(keys.waiting(queue))
+    client.sadd(keys.in_flight("older", queue), id)
+    client.sadd(keys.worker_queues("older"), queue)
+    client.zadd(keys.stock_heartbeats(), {"older": time.time() * 1000})
+    assert [one.id for one in broker.inspector.workers()] == ["older"]
+    client.zadd(keys.stock_heartbeats(), {"older": time.time() * 1000 - 2_000})
+    harness.start()
+    wait_until(lambda: ran == [1], timeout=5)
+    assert client.zcard(keys.stock_heartbeats()) == 0
+
+
+# -- and back to stock --------------------------------------------------------------------------
+
+
+def test_a_stock_worker_runs_all_that_we_give_back(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    ran: list[Any] = []
+    stock.actor(ran.append, "note")
+    stock.actor(lambda payload, metadata: ran.append(payload), "job")
+    actor = harness.actor(print, actor_name="note")
+    harness.actor(print, actor_name="job", job_type="a.b")
+    keys, queue = broker.keys, harness.queue
+    for number in range(120):
+        actor.send(number)
+    for level in (3, 9, 3):
+        actor.send_with_options(args=(f"priority {level}",), broker_priority=level)
+    for number in range(60):
+        actor.send_with_options(args=(f"delayed {number}",), delay=100)
+    for box in (keys.inbox(queue), keys.old_inbox(queue)):
+        broker.client.rpush(box, json.dumps({"type": "a.b", "payload": box}))
+    broker.client.rpush(keys.inbox(queue), b"no job")
+    died_at = dead_worker(broker, queue)
+    assert broker.counts(queue).waiting == 120 + 3 + 3 - died_at
+    done = give_back(broker, queue)
+    assert (done.waiting, done.scheduled, done.dead, done.undecodable) == (125, 60, 1, 1)
+    first = broker.client.lindex(keys.waiting(queue), 0)
+    assert b"priority 9" in broker.client.hget(keys.bodies(queue), first)
+    stock.start()
+    wait_until(lambda: len(ran) == 185, timeout=15)
+    stock.broker.join(queue, timeout=10_000)
+    assert {str(one) for one in ran} == {
+        *map(str, range(120)),
+        *("priority 3", "priority 9"),
+        *(f"delayed {number}" for number in range(60)),
+        *(keys.inbox(queue), keys.old_inbox(queue)),
+    }
+    left = {key.decode() for key in broker.client.keys(f"dramatiq:{queue}*")}
+    assert left == {keys.stock_dead(queue), keys.dead_bodies(queue)}
+
+
+def dead_worker(broker: RedisBroker, queue: str) -> int:
+    """A worker of ours that has fetched some messages and died; returns how many."""
+    other = RedisBroker(f"redis://{broker.where}/0")
+    _, fetched = exchange(other, queue)
+    broker.client.zadd(broker.keys.heartbeats(), {other.worker_id: time.time() * 1000 - 5_000})
+    other.close()
+    return len(fetched)
+
+
+def test_frozen_batches_are_taken_apart_and_quarantined_bytes_stay_dead(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    ran: list[int] = []
+    stock.actor(lambda number: ran.append(number), "collect")
+
+    def fail(batch: list[Any]) -> None:
+        raise SinkTransient
+
+    actor = harness.actor(
+        fail,
+        actor_name="collect",
+        batch_size=5,
+        batch_wait=timedelta(milliseconds=10),
+        policy=LATER,
+    )
+    broker.enqueue_many(actor.message(number=number) for number in range(10))
+    harness.inject(b"\x00 no message")
+    harness.start()
+    wait_until(lambda: broker.counts(harness.queue).scheduled == 2)
+    (letter,) = wait_until(harness.dead)
+    harness.stop()
+    done = give_back(broker, harness.queue)
+    assert (done.scheduled, done.split, done.dead) == (10, 2, 1)
+    bodies = broker.client.hgetall(broker.keys.scheduled_bodies(harness.queue))
+    assert len(bodies) == 10
+    for id, body in bodies.items():
+        options = json.loads(body)["options"]
+        assert options["redis_message_id"] == id.decode()
+        assert options["eta"] > time.time() * 1000
+        assert options["retries"] == 1
+        due = {**json.loads(body), "options": {**options, "eta": 1}}
+        broker.client.hset(broker.keys.scheduled_bodies(harness.queue), id, json.dumps(due))
+    stock.start()
+    wait_until(lambda: sorted(ran) == list(range(10)))
+    dead = broker.client.hgetall(broker.keys.dead_bodies(harness.queue))
+    assert json.loads(dead[letter.id.encode()])["actor_name"] == "formrelay:quarantine"
+    assert broker.client.zrange(broker.keys.stock_dead(harness.queue), 0, -1) == list(dead)
+    stock.maintain()
+    assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 1
+
+
+def test_what_was_given_back_can_be_taken_over_again(harness: Harness, broker: RedisBroker) -> None:
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    actor.send(1)
+    actor.send_with_options(args=(2,), delay=100)
+    for _ in range(2):
+        done = give_back(broker, harness.queue)
+        assert (done.waiting, done.scheduled) == (1, 1)
+    harness.start()
+    wait_until(lambda: ran == [1, 2])
+    wait_until(harness.is_empty)
+
+
+def test_nothing_is_given_back_while_a_worker_runs(harness: Harness, broker: RedisBroker) -> None:
+    harness.actor(print, actor_name="note")
+    harness.start()
+    wait_until(broker.inspector.workers)
+    with pytest.raises(BrokerRefused, match="expected no running worker"):
+        refuse_running_workers(broker)
+    harness.stop()
+    refuse_running_workers(broker)
