@@ -122,7 +122,9 @@ def to_stock(
         if dry_run:
             there = broker.counts(name)
             live = there.waiting + (there.in_flight or 0)
-            found = Returned(name, live, there.scheduled or 0, there.dead, paused=there.paused)
+            found = Returned(
+                name, live, there.scheduled or 0, there.dead, paused=bool(there.paused)
+            )
         else:
             found = give_back(broker, name)
         done.append(asdict(found))

@@ -259,14 +259,13 @@ class RedisInspector(Inspector):
             score = client.zscore(key, id)
         return None if score is None else score / 1000
 
-    def _holder(self, queue: str, id: bytes, workers: Iterator[str]) -> str | None:
-        every = list(workers)
+    def _holder(self, queue: str, id: bytes, workers: Collection[str]) -> str | None:
         with self._of.talk() as client:
             pipeline = client.pipeline(transaction=False)
-            for worker in every:
+            for worker in workers:
                 pipeline.sismember(self._of.keys.in_flight(worker, queue), id)
             held = pipeline.execute()
-        return next((worker for worker, has in zip(every, held, strict=True) if has), None)
+        return next((worker for worker, has in zip(workers, held, strict=True) if has), None)
 
 
 def _timestamp(body: bytes | None) -> int | None:

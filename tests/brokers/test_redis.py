@@ -115,7 +115,7 @@ def test_a_plain_job_in_the_inbox_reaches_its_actor_once(
     harness.actor(lambda payload, metadata: ran.append(payload), actor_name="a", job_type="a.b")
     for number in range(3):
         job = {"type": "a.b", "payload": number, "metadata": {}}
-        broker.client.rpush(f"formrelay:inbox:{harness.queue}", json.dumps(job))
+        broker.client.rpush(broker.keys.inbox(harness.queue), json.dumps(job))
     assert broker.counts(harness.queue).waiting == 3
     harness.start()
     wait_until(lambda: sorted(ran) == [0, 1, 2])
@@ -136,7 +136,7 @@ def test_a_plain_job_keeps_its_id_through_its_attempts(
         raise SinkTransient
 
     harness.actor(fail, job_type="a.b", policy=SOON)
-    broker.client.rpush(f"formrelay:inbox:{harness.queue}", b'{"type": "a.b", "payload": 1}')
+    broker.client.rpush(broker.keys.inbox(harness.queue), b'{"type": "a.b", "payload": 1}')
     harness.start()
     (letter,) = wait_until(harness.dead)
     assert ids == [letter.id] * 3
@@ -158,9 +158,7 @@ def test_the_ids_of_plain_jobs_do_not_begin_again_with_an_empty_server(
     harness.actor(work, job_type="a.b")
     for _ in range(2):
         for _ in range(3):
-            broker.client.rpush(
-                f"formrelay:inbox:{harness.queue}", b'{"type": "a.b", "payload": 1}'
-            )
+            broker.client.rpush(broker.keys.inbox(harness.queue), b'{"type": "a.b", "payload": 1}')
         before = len(ids)
         harness.start()
         wait_until(lambda before=before: len(ids) == before + 3)  # type: ignore[misc]
@@ -169,6 +167,47 @@ def test_the_ids_of_plain_jobs_do_not_begin_again_with_an_empty_server(
         broker.client.delete(broker.keys.sequence())
     assert len(set(ids)) == 6
     assert all(id.removeprefix("inbox-").isdigit() for id in ids)
+
+
+# -- purge ----------------------------------------------------------------------------------
+
+
+def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    keys, queue, client = broker.keys, harness.queue, broker.client
+    actor.send("in flight")
+    _, fetched = broker.exchange(queue, 1, settlement(), [])
+    for number in range(1_500):
+        actor.send(number)
+        actor.send_with_options(args=(number,), broker_priority=1 + number % 9)
+        actor.send_with_options(args=(number,), broker_priority=5, delay=60_000)
+    StockBroker(client=client).enqueue(actor.message("stock's"), delay=60_000)
+    client.rpush(keys.inbox(queue), b"{}")
+    client.rpush(keys.old_inbox(queue), b"{}")
+    client.hset(keys.suspects(queue), client.lindex(keys.waiting(queue), 7), 1)
+    assert broker.inspector.purge(queue) == 3 * 1_500 + 3
+    assert client.hgetall(keys.bodies(queue)) == {fetched[0][0]: fetched[0][1]}
+    left = {key.decode() for key in client.keys(f"*{queue}*")} - {keys.wake(queue)}
+    assert left == {keys.bodies(queue), keys.in_flight(broker.worker_id, queue)}
+    broker.exchange(queue, 0, settlement(), [fetched[0][0]])
+    assert broker.counts(queue).waiting == 1
+
+
+def test_a_purge_drops_nothing_that_comes_after_it_began_and_one_that_was_killed_is_ended(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    broker.enqueue_many(actor.message(number) for number in range(3_000))
+    assert broker.run("flush", harness.queue, [1]) == [1, 1]  # and then it was killed
+    actor.send("after it")
+    counts = broker.counts(harness.queue)
+    assert (counts.waiting, counts.in_flight) == (1, 0)
+    for _ in range(3):  # the workers' recovery
+        broker.recover(harness.queue)
+    assert broker.client.hlen(broker.keys.bodies(harness.queue)) == 1
+    assert broker.run("flush", harness.queue, [1]) == [1, 0]
 
 
 # -- producers of stock Dramatiq --------------------------------------------------------------

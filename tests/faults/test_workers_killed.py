@@ -27,6 +27,19 @@ def test_a_killed_worker_loses_nothing(site: Site) -> None:
     assert list(site.broker.dead_letters(site.queue)) == []
 
 
+def test_a_purge_takes_nothing_from_a_worker_that_is_killed_after_it(site: Site) -> None:
+    site.send(range(1), milliseconds=1_000)
+    victim = site.start_worker()
+    wait_until(lambda: site.broker.counts(site.queue).waiting == 0)
+    site.send(range(1, 2), delay=60_000)
+    site.broker.inspector.purge(site.queue)
+    victim.kill()
+    site.start_worker()
+    site.wait_for(range(1))
+    wait_until(site.is_empty)
+    assert site.lines() == ["0"]
+
+
 def test_a_terminated_worker_finishes_or_hands_back_and_repeats_nothing(site: Site) -> None:
     site.send(range(200), milliseconds=5)
     first = site.start_worker()

@@ -12,6 +12,8 @@ class RedisServer(Server):
 
     kind: ClassVar[str] = "redis"
     package: ClassVar[str] = "redis-server"
+    #: More of them, of a subclass.
+    settings: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def program(cls) -> str | None:
@@ -37,6 +39,7 @@ class RedisServer(Server):
             "maxmemory-policy": "noeviction",
             # The title is written over the environment, where the guard looks.
             "set-proc-title": "no",
+            **self.settings,
         }
         argv = [self._require_program()]
         for name, value in settings.items():

@@ -1,0 +1,252 @@
+"""Two environments in one Redis see nothing of each other, and the keys of older versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from redis.exceptions import NoPermissionError
+from tests.support.command import run
+from tests.support.harness import Harness
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.inspection import State
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.redis.connection import address, connect
+from formrelay.config import BrokerSettings, Settings
+from formrelay.core.errors import SinkPermanent
+from formrelay.endpoints import make_records
+from formrelay.endpoints.old_records import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS
+from formrelay.endpoints.records import EndpointRecord, Report, Rules
+from formrelay.endpoints.redis_records import RedisRecords
+from formrelay.middleware.once import Held, Known
+from formrelay.state import make_ledger
+from formrelay.state.redis_ledger import OLD_PREFIX, RedisLedger
+
+pytestmark = pytest.mark.redis
+
+LONG = timedelta(hours=1)
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+FAILED = Report("a", "example.com", False, 1, 1.0, 2.0, 500)
+
+
+def section(url: str, namespace: str, state_url: str | None = None) -> BrokerSettings:
+    environ = {"REDIS_URL": url, "BROKER_NAMESPACE": namespace}
+    if state_url is not None:
+        environ["STATE_URL"] = state_url
+    return Settings.load(environ=environ, env_file=None).broker
+
+
+class Environment:
+    """A broker and the state beside it, in one namespace."""
+
+    def __init__(self, url: str, namespace: str, queue: str) -> None:
+        self.broker = RedisBroker(url, options=OPTIONS, namespace=namespace)
+        self.harness = Harness(self.broker, queue)
+        self.ran: list[object] = []
+        self.harness.actor(self.work, actor_name="note", job_type="a.b")
+        self.ledger = make_ledger(section(url, namespace), self.broker)
+        self.endpoints = make_records(section(url, namespace), self.broker)
+
+    def work(self, payload: object, metadata: object = None) -> None:
+        if payload == "wrong":
+            raise SinkPermanent("no")
+        self.ran.append(payload)
+
+
+@pytest.fixture
+def production(redis_url: str, unique: str) -> Iterator[Environment]:
+    found = Environment(redis_url, "dramatiq", unique)
+    yield found
+    found.harness.close()
+
+
+@pytest.fixture
+def staging(redis_url: str, unique: str) -> Iterator[Environment]:
+    # Also the first part of the names that older versions used.
+    found = Environment(redis_url, "formrelay", unique)
+    yield found
+    found.harness.close()
+
+
+def job(payload: str) -> bytes:
+    return json.dumps({"type": "a.b", "payload": payload}).encode()
+
+
+def test_two_environments_in_one_redis_see_nothing_of_each_other(
+    production: Environment, staging: Environment
+) -> None:
+    queue, keys = staging.harness.queue, staging.broker.keys
+    actor = staging.broker.actors["note"]
+    staging.harness.start()
+    actor.send("wrong")
+    wait_until(staging.harness.dead)
+    staging.broker.pause(queue)
+    actor.send("waits")
+    actor.send_with_options(args=("later",), delay=60_000)
+    staging.broker.client.rpush(keys.inbox(queue), job("plain"))
+    staging.ledger.begin("key", "one", LONG)
+    staging.ledger.finish("key", "one", b"1", LONG)
+    staging.endpoints.disable("a", why="by hand", now=1.0)
+    staging.endpoints.keep({"msg_1": b"{}"}, LONG)
+
+    seen = production.broker.counts(queue)
+    assert (seen.waiting, seen.scheduled, seen.in_flight, seen.dead) == (0, 0, 0, 0)
+    assert seen.paused is False
+    assert production.broker.inspector.workers() == []
+    assert production.ledger.begin("key", "two", LONG) is None
+    assert production.endpoints.disabled() == frozenset()
+    assert production.endpoints.all() == []
+    assert production.endpoints.kept("msg_1") is None
+    assert len(staging.broker.inspector.workers()) == 1
+
+    production.harness.start()
+    production.broker.actors["note"].send("here")
+    production.broker.client.rpush(production.broker.keys.inbox(queue), job("plain here"))
+    wait_until(lambda: sorted(map(str, production.ran)) == ["here", "plain here"])
+    assert staging.ran == []
+    assert staging.ledger.begin("key", "one", LONG) == Known(b"1")
+    client = production.broker.client
+    assert {key.partition(b":")[0] for key in client.keys("*")} == {b"dramatiq", b"formrelay"}
+
+
+def test_the_state_in_a_redis_of_its_own_lies_under_the_namespace_too(redis_url: str) -> None:
+    state_url = redis_url.removesuffix("0") + "1"
+    client = connect(state_url, timeout=timedelta(seconds=1))
+    client.flushdb()
+    for namespace in ("one", "two"):
+        given = section(redis_url, namespace, state_url)
+        broker = RedisBroker(redis_url, namespace=namespace)
+        assert make_ledger(given, broker).begin("key", namespace, LONG) is None
+        assert make_records(given, broker).disable("a", why="by hand", now=1.0)
+    assert {key.partition(b":")[0] for key in client.keys("*")} == {b"one", b"two"}
+    client.flushdb()
+
+
+# -- keys of older versions -----------------------------------------------------------------
+
+
+def test_the_default_namespace_alone_takes_the_old_inbox(
+    production: Environment, staging: Environment
+) -> None:
+    queue = production.harness.queue
+    old = production.broker.keys.old_inbox(queue)
+    staging.harness.start()
+    for number in range(3):
+        production.broker.client.rpush(old, job(str(number)))
+    assert staging.broker.counts(queue).waiting == 0
+    assert production.broker.counts(queue).waiting == 3
+    page = production.broker.inspector.browse(queue, State.WAITING, limit=2)
+    rest = production.broker.inspector.browse(queue, State.WAITING, cursor=page.cursor)
+    entries = [*page.entries, *rest.entries]
+    assert [one.message.kwargs["payload"] for one in entries] == ["0", "1", "2"]
+    production.harness.start()
+    wait_until(lambda: sorted(map(str, production.ran)) == ["0", "1", "2"])
+    assert staging.ran == []
+
+
+def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
+    redis_server: RedisServer, unique: str
+) -> None:
+    admin = connect(redis_server.url, timeout=timedelta(seconds=1))
+    admin.acl_setuser(
+        "job", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["dramatiq:*"]
+    )
+    url = redis_server.url.replace("//", "//job:secret@")
+    found = Environment(url, "dramatiq", unique)
+    with pytest.raises(NoPermissionError):
+        found.broker.client.exists(OLD_RECORDS)
+    try:
+        found.broker.client.rpush(found.broker.keys.inbox(unique), job("plain"))
+        found.broker.actors["note"].send("sent")
+        assert found.broker.counts(unique).waiting == 2
+        assert len(found.broker.inspector.browse(unique, State.WAITING).entries) == 2
+        found.harness.start()
+        wait_until(lambda: sorted(map(str, found.ran)) == ["plain", "sent"])
+        assert found.ledger.begin("key", "one", LONG) is None
+        assert found.endpoints.disable("a", why="by hand", now=1.0)
+        assert found.endpoints.disabled() == {"a"}
+        assert found.endpoints.kept("msg_1") is None
+        found.broker.inspector.purge(unique)
+    finally:
+        found.harness.close()
+
+
+def old_state(redis_url: str) -> None:
+    """What an older version left."""
+    client = connect(redis_url, timeout=timedelta(seconds=1))
+    client.set(f"{OLD_PREFIX}done", b"r1", px=60_000)
+    client.set(f"{OLD_PREFIX}runs", b"lolder", px=60_000)
+    gone = EndpointRecord("gone", "example.com", disabled_at=5.0, why="it answered 410 (gone)")
+    failing = EndpointRecord("failing", "example.com", failures=7, failing_since=1.0)
+    for record in (gone, failing):
+        client.hset(OLD_RECORDS, record.id, json.dumps(record.to_json()))
+    client.sadd(OLD_DISABLED, "gone")
+    client.set(f"{OLD_DELIVERED}msg_1", b"{}", px=60_000)
+
+
+def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) -> None:
+    old_state(redis_url)
+    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
+    ledger = RedisLedger(client, where)
+    assert ledger.begin("done", "me", LONG) == Known(b"1")
+    held = ledger.begin("runs", "me", LONG)
+    assert isinstance(held, Held)
+    assert timedelta(0) < held.ends_in <= timedelta(minutes=1)
+    endpoints = RedisRecords(client, where)
+    assert endpoints.disabled() == {"gone"}
+    assert {one.id: one.failures for one in endpoints.all()} == {"gone": 0, "failing": 7}
+    assert endpoints.kept("msg_1") == b"{}"
+    assert not client.exists(OLD_RECORDS)
+    assert 0 < client.ttl(OLD_DISABLED) <= 3_600  # older workers still read it
+    # An operator enables it, and it stays enabled for processes that start later.
+    assert endpoints.enable("gone")
+    assert RedisRecords(client, where).disabled() == frozenset()
+
+
+def test_a_worker_of_an_older_version_disables_an_endpoint_that_has_a_record_here(
+    redis_url: str,
+) -> None:
+    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
+    RedisRecords(client, where).report([FAILED], Rules())
+    record = EndpointRecord("a", "example.com", failures=9, disabled_at=5.0, why="9 failed")
+    client.hset(OLD_RECORDS, "a", json.dumps(record.to_json()))
+    (found,) = RedisRecords(client, where).all()
+    assert (found.failures, found.why) == (1, "9 failed")
+
+
+def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_moved(
+    redis_url: str, tmp_path: Path
+) -> None:
+    old_state(redis_url)
+    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
+    client.rpush("formrelay:inbox:webhooks", b"1", b"2")
+    env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": "mine", "API_URL": "https://forms.example"}
+    says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
+    (finding,) = [one["says"] for one in says if one["what"] == "old keys"]
+    assert f"formrelay:inbox:webhooks, {OLD_RECORDS}, {OLD_DISABLED}; if they are" in finding
+    assert RedisRecords(client, where, "mine").disabled() == frozenset()
+    expected = {
+        "plain jobs": 2,
+        "endpoints": 2,
+        "idempotency keys": 2,
+        "delivered webhooks": 1,
+    }
+    for options in (("--dry-run",), ()):
+        done = run("migrate", "--old-keys", "--json", *options, cwd=tmp_path, env=env)
+        assert json.loads(done.stdout)["moved"] == expected, done.stderr
+    assert client.keys("formrelay:*") == []
+    assert client.lrange("mine:webhooks.inbox", 0, -1) == [b"1", b"2"]
+    assert RedisRecords(client, where, "mine").disabled() == {"gone"}
+    assert RedisRecords(client, where, "mine").kept("msg_1") == b"{}"
+    assert RedisLedger(client, where, "mine").begin("done", "me", LONG) == Known(b"1")
+    assert 0 < client.pttl("mine:__once__.done") <= 60_000
+    says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
+    assert not [one for one in says if one["what"] == "old keys"]
+    done = run("migrate", "--old-keys", cwd=tmp_path, env={**env, "BROKER_NAMESPACE": "dramatiq"})
+    assert done.returncode == 2
