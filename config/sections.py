@@ -107,7 +107,8 @@ class BrokerSettings(Section):
     ] = Field(
         "dramatiq",
         validation_alias="BROKER_NAMESPACE",
-        description="The first part of every Redis key; producers must use the same.",
+        description="The first part of every Redis key. Producers must use the same; environments "
+        "that share a Redis need different ones.",
     )
     heartbeat_timeout: WholeSeconds = Field(
         timedelta(seconds=15),

@@ -18,6 +18,10 @@ from redis.sentinel import Sentinel
 from ...core.errors import ConfigError
 from ..errors import BrokerRefused, BrokerUnavailable
 
+#: What a node of a cluster answers; redis-py 4 leaves the code in the text.
+_OF_CLUSTER = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
+_CODES_OF_CLUSTER = ("MOVED ", "ASK ", "CLUSTERDOWN ", "CROSSSLOT ")
+
 
 def connect(url: str, *, timeout: timedelta) -> Any:
     """A client (``redis.Redis``) with a pool of connections; nothing is sent yet.
@@ -115,9 +119,9 @@ def translated(where: str) -> Iterator[None]:
             f"expected Redis at {where} to answer, got {type(error).__name__}: "
             f"{_cause(error)}; check that it runs and that REDIS_URL is right"
         ) from None
-    except (MovedError, AskError, ClusterDownError, ClusterCrossSlotError):
-        raise BrokerRefused(no_cluster(where)) from None
     except redis.ResponseError as error:
+        if isinstance(error, _OF_CLUSTER) or str(error).startswith(_CODES_OF_CLUSTER):
+            raise BrokerRefused(no_cluster(where)) from None
         # Redis quotes the script and the command in some errors; the first word is the code.
         text = str(error).partition(" script:")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None

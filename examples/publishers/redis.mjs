@@ -23,7 +23,7 @@ await run('REDIS_URL', async function* (url, queue) {
         // does not grow. In MULTI the two arrive together.
         const replies = await redis
           .multi()
-          .rpush(`formrelay:inbox:${queue}`, ...batch)
+          .rpush(`${namespace}:${queue}.inbox`, ...batch)
           .zadd(`${namespace}:${queue}.wake`, 0, 'w')
           .exec();
         for (const [error] of replies) if (error) throw error;

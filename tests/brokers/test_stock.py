@@ -108,6 +108,20 @@ def test_many_delayed_messages_of_a_stock_producer_are_adopted_some_at_a_time(
     assert sorted(ran) == list(range(2_500))
 
 
+def test_a_worker_does_not_sleep_before_all_are_adopted(
+    harness: Harness, stock: Stock, broker: RedisBroker
+) -> None:
+    harness.actor(print, actor_name="note")
+    theirs = stock.actor(print, "note")
+    for number in range(1_100):
+        theirs.send_with_options(args=(number,), delay=HOUR)
+    wait, _ = exchange(broker, harness.queue)
+    assert wait == 0
+    wait, _ = exchange(broker, harness.queue)
+    assert HOUR - 60_000 < wait <= HOUR
+    assert broker.client.zcard(broker.keys.scheduled(harness.queue)) == 1_100
+
+
 def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,27 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
     assert shell.queue("events")["waiting"] == 0
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "purge"])
+def test_queues_are_given_back_to_stock_dramatiq(shell: Shell) -> None:
+    shell("send", "record_events", EVENT)
+    shell("send", "record_events", EVENT, "--delay", "3600")
+    shell("queues", "pause", "events")
+    expected = {"waiting": 1, "scheduled": 1, "dead": 0, "split": 0, "undecodable": 0}
+    for options in (["--dry-run"], []):
+        found = shell.json("queues", "to-stock", "events", *options)
+        assert found["dry_run"] is bool(options)
+        assert found["queues"] == [{"queue": "events", **expected, "paused": True}]
+    done = shell("queues", "to-stock")
+    assert done.stdout.splitlines()[1].split() == ["events", "1", "1", "0", "0", "0", "True"]
+    assert "stock Dramatiq does not know that a queue is paused" in done.stderr
+    url = ensure_running(shell.folder / ".formrelay")
+    with redis.Redis.from_url(url) as client:
+        assert client.llen("dramatiq:events.DQ") == 1
+        client.zadd("dramatiq:__workers__", {"lives": time.time() * 1000})
+    release(shell.folder / ".formrelay")
+    assert "expected no running worker" in shell("queues", "to-stock", status=1).stderr
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "purge", "to-stock"])
 def test_a_queue_that_is_none_of_ours_is_wrong_use(shell: Shell, command: str) -> None:
     assert "expected a queue (events," in shell("queues", command, "evnts", status=2).stderr
 
