@@ -19,8 +19,8 @@ from ..core.outcomes import Dead, Defer, Done, Outcome
 from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected
 from .base import LONGEST_DELAY, RelayBroker
-from .envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
-from .settlement import Settlement, Write, settlement_of
+from .envelope import Undecodable, decode, is_frozen, thaw
+from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -170,6 +170,36 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         )
         return self._quarantined(delivery.raw or b"", delivery.tag, delivery.message_id, error)
 
+    def _smaller(
+        self, replacement: Replacement, delivery: Delivery, error: Exception
+    ) -> Iterable[tuple[Replacement, Delivery]]:
+        """What to write instead of a replacement that the broker finds too large.
+
+        Of a batch, each part by itself; of a message, its bytes as they came, which the broker
+        has taken before.
+        """
+        if isinstance(delivery, Batch) and not delivery.was_stored:
+            whole = delivery.outcome or _UNDECIDED
+            outcomes = delivery.part_outcomes or [whole] * len(delivery.parts)
+            for part, outcome in zip(delivery.parts, outcomes, strict=True):
+                part.outcome = outcome
+                if len(replacement.tags) > 1:
+                    for one in self._settlement(part, outcome).replacements:
+                        yield one, part
+                elif part.tag is replacement.tags[0]:
+                    yield self._raw(part, error), delivery
+        else:
+            yield self._raw(delivery, error), delivery
+
+    def _raw(self, delivery: Delivery, error: Exception) -> Replacement:
+        """A dead letter of the bytes as they came."""
+        outcome = delivery.outcome
+        if not isinstance(outcome, Dead):
+            return self._unsettleable(delivery, error).replacements[0]
+        raw = delivery.raw or b""
+        write = Write(delivery.message_id, raw, failure=outcome.failure, keeps_id=True)
+        return Replacement((delivery.tag,), (write,))
+
     @abstractmethod
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Hand back messages that were not started."""
@@ -204,7 +234,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                 # Not further ahead than anything else; it is looked at again then.
                 due = int(min(eta, now + LONGEST_DELAY / timedelta(milliseconds=1)))
                 message = delivery.message
-                return Settlement(schedule=[Write(tag, message.message_id, encode(message), due)])
+                later = Settlement()
+                later.replace(tag, rescheduled(message, due))
+                return later
             return Delivery(_without_eta(delivery.message), tag, data)
         return delivery
 
@@ -223,8 +255,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         failure = Failure.of(
             error, reason=Reason.UNDECODABLE, attempt=0, now=self.broker.clock.time()
         )
-        dead = quarantine(data, queue_name=self.queue_name, message_id=message_id, failure=failure)
-        return Settlement(bury=[Write(tag, message_id, encode(dead))])
+        settlement = Settlement()
+        settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
+        return settlement
 
 
 def _has_failed_parts(delivery: Delivery) -> bool:

@@ -210,6 +210,12 @@ def is_frozen(message: Message[Any]) -> bool:
     return message.options.get("frozen") is True
 
 
+def priority_in(options: Mapping[str, Any]) -> int | None:
+    """The priority of a message, 0 to 9, by its options; None where it has none."""
+    priority = options.get("broker_priority")
+    return priority if isinstance(priority, int) and 0 <= priority <= 9 else None
+
+
 def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failure) -> Message[Any]:
     """Bytes that could not be decoded, as a dead letter that keeps them."""
     return Message(

@@ -16,11 +16,12 @@ from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
-from ..settlement import Settlement, Write
+from ..settlement import Write
 from ..unfinished import MOST_ASIDE
 from . import ladder, wire
 from .connection import address, servers
 from .consumer import RabbitConsumer
+from .dead import recorded
 from .inspector import RabbitInspector
 from .link import Link, connect
 from .management import Management
@@ -125,21 +126,26 @@ class RabbitBroker(RelayBroker):
         priority = _priority_in(body) if self.topology.max_priority else None
         return wire.properties(id, priority=priority)
 
-    def write(self, queue: str, settlement: Settlement) -> None:
-        """Write what a settlement schedules and buries, in one go."""
+    def write(self, queue: str, writes: Sequence[Write]) -> None:
+        """Publish what settlements write, in one go.
 
-        def head(write: Write) -> bytes:
-            return self.head(write.message_id, write.body)
-
+        Raises:
+            as :meth:`publish`.
+        """
         exchange = self.topology.dead_exchange(queue)
-        messages = [
-            self._outgoing(queue, write.body, write.due, head(write))
-            for write in settlement.schedule
-        ]
-        messages += [
-            Outgoing(queue, exchange, queue, head(write), write.body) for write in settlement.bury
-        ]
-        self.publish(messages)
+        self.publish(
+            [
+                Outgoing(queue, exchange, queue, self._head(write), write.body)
+                if write.due is None
+                else self._outgoing(queue, write.body, write.due, self._head(write))
+                for write in writes
+            ]
+        )
+
+    def _head(self, write: Write) -> bytes:
+        headers = None if write.failure is None else recorded(write.failure)
+        priority = write.priority if self.topology.max_priority else None
+        return wire.properties(write.message_id, priority=priority, headers=headers)
 
     # -- the way out -------------------------------------------------------------------
 

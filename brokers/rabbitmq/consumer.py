@@ -31,6 +31,7 @@ from . import pauses, wire
 from .backoff import Backoff
 from .hands import Hands, Tag
 from .session import MOST_PREFETCH, Session
+from .settling import Settler
 from .sizes import Sizes
 from .trials import Suspect, Trials
 
@@ -90,6 +91,7 @@ class RabbitConsumer(RelayConsumer):
         self._drainer: Thread | None = None
         # Between the threads:
         self._hands = Hands()
+        self._settler = Settler(broker, queue_name, self._smaller)
 
     # -- receive ---------------------------------------------------------------------
 
@@ -184,8 +186,7 @@ class RabbitConsumer(RelayConsumer):
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)
         if isinstance(delivery, Settlement):
-            self.broker.write(self.queue_name, delivery)
-            session.acknowledge(content.number)
+            self._settler.later(delivery)
             return None
         return delivery
 
@@ -221,9 +222,7 @@ class RabbitConsumer(RelayConsumer):
             self._admit(suspect)
 
         def bury(suspect: Suspect) -> None:
-            self.broker.write(self.queue_name, self._trials.condemned(suspect))
-            assert self._session is not None
-            self._session.acknowledge(suspect.content.number)
+            self._settler.later(self._trials.condemned(suspect))
 
         self._trials.judge(acquitted, bury)
 
@@ -311,9 +310,10 @@ class RabbitConsumer(RelayConsumer):
         timeout = min(timeout, max(0.0, self._look_at - clock.monotonic()))
         self._hands.collect(self._session)
         self._hands.hand_back_due(session, clock.monotonic())
-        due = self._hands.next_due()
-        if due is not None:
-            timeout = min(timeout, max(0.0, due - clock.monotonic()))
+        self._settler.write_pending(session)
+        for due in (self._hands.next_due(), self._settler.next_due()):
+            if due is not None:
+                timeout = min(timeout, max(0.0, due - clock.monotonic()))
         self._fetch_ahead(session)
         session.flush(all=False)
         session.link.read(0)
@@ -364,36 +364,15 @@ class RabbitConsumer(RelayConsumer):
         return isinstance(delivery.outcome, Done)
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        if settlement.schedule and any(tag.is_untried for tag in settled_tags(settlement)):
+        due = settlement.due if settlement.replacements else None
+        if due is not None and any(tag.is_untried for tag in settled_tags(settlement)):
             # Its trial could not begin. Written anew it would lose its count; handed back now, it
             # would come again at once.
-            left = max(0.0, settlement.schedule[0].due / 1000 - self.broker.clock.time())
+            left = max(0.0, due / 1000 - self.broker.clock.time())
             for tag in settled_tags(settlement):
                 tag.hand_back(self.broker.clock.monotonic() + left)
             return
-        if settlement.schedule or settlement.bury:
-            self._write(settlement)
-        for tag in settled_tags(settlement):
-            tag.settle()
-
-    def _write(self, settlement: Settlement) -> None:
-        """First what must not be lost, confirmed; a crash after it repeats a message.
-
-        Of a delivery whose connection is lost nothing is written: it comes again,
-        and what was decided about it would be done twice.
-        """
-        tags = list(settled_tags(settlement))
-        if tags and not any(tag.is_live for tag in tags):
-            return
-        kept = Settlement(
-            schedule=[one for one in settlement.schedule if one.tag is None or one.tag.is_live],
-            bury=[one for one in settlement.bury if one.tag is None or one.tag.is_live],
-        )
-        try:
-            self.broker.write(self.queue_name, kept)
-        except BrokerRefused as error:
-            # Dramatiq tries again what is unavailable; of anything else it would lose sight.
-            raise BrokerUnavailable(error.message) from None
+        self._settler.carry_out(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Hand back what was not started."""
@@ -442,6 +421,7 @@ class RabbitConsumer(RelayConsumer):
                 while session.link.contents:
                     session.hand_back(session.link.contents.popleft().number)
                 self._hands.collect(self._session)
+            self._settler.write_pending(session, is_last=True)
             session.flush(all=True)
             self._trials.detach(session)
         self._session = None

@@ -13,14 +13,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import orjson
+from dramatiq import Message
 from pika import spec
 
 from ...core.failure import Failure, Reason
 from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
+from ..settlement import buried
 from . import wire
 from .link import Link
 from .publisher import Outgoing
@@ -28,6 +31,8 @@ from .publisher import Outgoing
 if TYPE_CHECKING:
     from .broker import RabbitBroker
 
+#: The header that holds the record of the failure, where the body does not.
+_FAILURE = "x-formrelay-failure"
 #: How many are looked at in one go.
 _CHUNK = 200
 #: How many RabbitMQ may have sent that are neither taken out nor looked at yet.
@@ -149,16 +154,41 @@ class Walk:
         self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
 
     def _letter(self, content: wire.Content) -> Letter:
-        broker, queue, id = self._broker, self._queue, content.message_id
-        try:
-            message = decode(content.body, queue_name=queue, job_types=broker.job_types)
-        except Undecodable as error:  # buried by RabbitMQ itself, or by another program
-            now = broker.clock.time()
-            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
-            message = quarantine(
-                content.body, queue_name=queue, message_id=id or "unknown", failure=failure
-            )
+        id = content.message_id
+        message = self._message(content, id)
         cause = failure_in(message)
-        id = id or message.message_id
+        id, queue = id or message.message_id, self._queue
         entry = Entry(queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
         return Letter(entry, content.number)
+
+    def _message(self, content: wire.Content, id: str | None) -> Message[Any]:
+        """The message of a letter; one in quarantine, if its body is none."""
+        broker, queue = self._broker, self._queue
+        failure = _recorded_in(content)
+        if failure is None or failure.reason is not Reason.UNDECODABLE:
+            try:
+                message = decode(content.body, queue_name=queue, job_types=broker.job_types)
+            except Undecodable as error:
+                if failure is None:  # buried by RabbitMQ itself, or by another program
+                    now = broker.clock.time()
+                    failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
+            else:
+                return message if failure is None else buried(message, failure)
+        return quarantine(
+            content.body, queue_name=queue, message_id=id or "unknown", failure=failure
+        )
+
+
+def recorded(failure: Failure) -> dict[str, Any]:
+    """Headers that say why a body that is kept as it came is dead."""
+    return {_FAILURE: orjson.dumps(failure.to_json()).decode()}
+
+
+def _recorded_in(content: wire.Content) -> Failure | None:
+    """What :func:`recorded` says of a dead letter."""
+    if not content.has_headers:
+        return None
+    try:
+        return Failure.from_json(orjson.loads((content.properties.headers or {})[_FAILURE]))
+    except (KeyError, TypeError, ValueError):
+        return None

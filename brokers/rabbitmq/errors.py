@@ -8,6 +8,7 @@
     BrokerRefused
         ChannelClosed   it refused an operation
         NotTaken        some messages of a call are not on their queues
+        Interrupted     it refused a message of a call and closed the channel
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import BrokerRefused, BrokerUnavailable
+
+_PRECONDITION_FAILED = 406
 
 
 class Silent(BrokerUnavailable):
@@ -37,6 +40,20 @@ class ChannelClosed(BrokerRefused):
         super().__init__(f"RabbitMQ at {where} refused: {text}")
         self.code = code
         self.text = text
+
+
+class Interrupted(BrokerRefused):
+    """RabbitMQ refused one message of a call and closed the channel.
+
+    Attributes:
+        unconfirmed: positions of the messages of which it is not known that they were taken.
+        is_too_large: whether the message was too large.
+    """
+
+    def __init__(self, message: str, cause: ChannelClosed, unconfirmed: Sequence[int]) -> None:
+        super().__init__(message)
+        self.unconfirmed = tuple(unconfirmed)
+        self.is_too_large = cause.code == _PRECONDITION_FAILED and "message size" in cause.text
 
 
 class NotTaken(BrokerRefused):

@@ -41,6 +41,10 @@ class Tag:
         """Acknowledge it; from any thread."""
         self.hands._let_go(self, self.number)
 
+    def keep(self) -> None:
+        """Nobody has it in hand any more, but it stays unacknowledged; from any thread."""
+        self.hands._let_go(self, 0)
+
     def hand_back(self, at: float = 0.0) -> None:
         """Put it back on its queue; from any thread.
 
@@ -71,7 +75,7 @@ class Hands:
         self.live = 0
         self.alone: Tag | None = None
         self._is_asleep = False
-        #: The tag, with its number as it was then; negative: handed back, at a time.
+        #: The tag, with its number as it was then; negative: handed back, at a time; 0: kept.
         self._gone: deque[tuple[Tag, int, float]] = deque()
         #: Those to be handed back, of the receiving thread alone.
         self._put_off: list[tuple[float, Tag, int]] = []
@@ -108,6 +112,8 @@ class Hands:
                 continue
             if number > 0:
                 session.acknowledge(number)
+            elif number == 0:
+                continue
             elif at:
                 self._put_off.append((at, tag, -number))
             else:

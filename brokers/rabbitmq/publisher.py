@@ -16,7 +16,7 @@ import pika
 from ...core.errors import BrokerError
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import wire
-from .errors import Blocked, ChannelClosed, NotTaken, Silent
+from .errors import Blocked, ChannelClosed, Interrupted, NotTaken, Silent
 from .link import Connect, Link
 
 #: After so many seconds of silence a connection is tried before anything is sent on it.
@@ -156,6 +156,7 @@ class Publisher:
 
         Raises:
             NotTaken: some were returned or nacked; the others are on their queues.
+            Interrupted: one was refused, so that nobody knows of some others.
             BrokerUnavailable, BrokerRefused: the text says how many are on their
                 queues, and how many may be.
         """
@@ -252,6 +253,10 @@ class _Call:
                 f"{self._count - taken} may be"
             )
         if isinstance(error, ChannelClosed):
+            if self.is_sent:
+                return Interrupted(
+                    error.message + text, error, sorted((*self.waiting, *self._nacked))
+                )
             return BrokerRefused(error.message + text)
         return type(error)(error.message + text)
 

@@ -95,15 +95,14 @@ def properties(
 ) -> bytes:
     """The encoded properties of a message of ours."""
     id = message_id.encode()
-    if len(id) > 255:  # more than the protocol holds; the body has it too
-        return encoded(pika.BasicProperties(content_type="application/json", delivery_mode=2))
-    if priority is None and headers is None:
+    fits = len(id) <= 255  # the protocol holds no more; the body has it too
+    if fits and priority is None and headers is None:
         return b"%b%c%b" % (_OUR_PROPERTIES, len(id), id)
     return encoded(
         pika.BasicProperties(
             content_type="application/json",
             delivery_mode=2,
-            message_id=message_id,
+            message_id=message_id if fits else None,
             priority=priority,
             headers=headers,
         )

@@ -14,6 +14,7 @@ from ...core.failure import worker_name
 from ..base import BrokerOptions, Envelope, RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
+from ..envelope import encode, quarantine
 from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
@@ -29,7 +30,7 @@ OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("enqueue", "leave", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
@@ -42,6 +43,8 @@ _SCRIPTS = (
 
 #: One answer of the server: more would hold its other clients up.
 _ANSWER_BYTES = 4 * 1024 * 1024
+#: How many bodies are sent in one call of :meth:`RedisBroker.remove_done`.
+_FEW = 100
 
 
 class RedisBroker(RelayBroker):
@@ -136,25 +139,36 @@ class RedisBroker(RelayBroker):
 
     def exchange(
         self, queue: str, room: int, settlement: Settlement, put_back: Sequence[bytes]
-    ) -> tuple[int, list[tuple[bytes, bytes | None, int]]]:
-        """One round trip: carry out, hand back, fetch. See ``exchange.lua``.
+    ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
+        """One round trip: settle, hand back, fetch. See ``exchange.lua``.
 
         Returns:
-            Milliseconds until the next scheduled message is due (-1: there is
-            none), and of each message fetched its id, its body (None: it is
-            gone) and how many workers it may have killed.
+            Milliseconds until the next scheduled message is due (-1: there is none); of each
+            message fetched its id, its body and how many workers it may have killed; and the ids
+            that are done, but may be another worker's now (see :meth:`remove_done`).
         """
         args: list[str | bytes | int] = [self._now(), self.worker_id, queue, room, _ANSWER_BYTES]
-        args.append(len(settlement.schedule))
-        for write in settlement.schedule:
-            args += (*_kind(write), write.due, write.body)
-        args.append(len(settlement.bury))
-        for write in settlement.bury:
-            args += (*_kind(write), write.body)
-        args += [len(settlement.remove), *settlement.remove, len(put_back), *put_back]
-        wait, ids, bodies, counts = self.run("exchange", queue, args, *self._worker_keys(queue))
+        args.append(len(settlement.replacements))
+        for one in settlement.replacements:
+            args += ("untried" if one.is_untried else "", len(one.tags), *one.tags, len(one.writes))
+            for write in one.writes:
+                args += _fields(write, one.tags[0], queue)
+        args += [len(settlement.done), *settlement.done, len(put_back), *put_back]
+        answer = self.run("exchange", queue, args, *self._worker_keys(queue))
+        wait, ids, bodies, counts, taken_over = answer
         suspected = [int(count or 0) for count in counts] or [0] * len(ids)
-        return wait, list(zip(ids, bodies, suspected, strict=True))
+        return wait, list(zip(ids, bodies, suspected, strict=True)), taken_over
+
+    def remove_done(self, queue: str, bodies: dict[bytes, bytes]) -> None:
+        """Remove messages that are done though another worker has taken them over.
+
+        Args:
+            bodies: by id, as this worker got them; another body is another message.
+        """
+        pairs = list(bodies.items())
+        for first in range(0, len(pairs), _FEW):
+            some = pairs[first : first + _FEW]
+            self.run("done", queue, [part for pair in some for part in pair])
 
     def wait_for_work(self, queue: str, seconds: float) -> None:
         """Sleep until something is enqueued or due sooner than was known, at most ``seconds``."""
@@ -275,13 +289,16 @@ class RedisBroker(RelayBroker):
         return to_millis(self.clock.time())
 
 
-def _kind(write: Write) -> tuple[str, str | bytes, str | bytes]:
-    """Kind, guard and id of a write, as ``exchange.lua`` takes them."""
-    if write.tag is not None:
-        return "untried" if write.is_untried else "replace", write.tag, write.tag
-    if write.beside is not None:
-        return "beside", write.beside, write.message_id
-    return "new", "", write.message_id
+def _fields(write: Write, tag: bytes, queue: str) -> tuple[str | bytes | int, ...]:
+    """A write as ``exchange.lua`` takes it: id, due, priority, body."""
+    body = write.body
+    if write.failure is not None:
+        letter = quarantine(
+            body, queue_name=queue, message_id=write.message_id, failure=write.failure
+        )
+        body = encode(letter)
+    due = "" if write.due is None else write.due
+    return tag if write.keeps_id else write.message_id, due, write.priority or "", body
 
 
 def _millis(duration: timedelta) -> int:

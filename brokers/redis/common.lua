@@ -12,6 +12,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local any_suspects = redis.call('exists', suspects) == 1
 local any_priorities = redis.call('exists', priorities) == 1
+local any_scheduled = redis.call('exists', scheduled_bodies) == 1
 
 -- Publishers of older versions push plain jobs here. Only the default namespace takes them: in
 -- another one they could be another environment's. The user may have no right to this key, and
@@ -62,31 +63,42 @@ local function next_number()
     return string.format('%.0f', redis.call('incr', sequence))
 end
 
--- An id under which the hash holds nothing: overwriting would lose a message.
-local function free_id(hash, id)
-    if redis.call('hexists', hash, id) == 0 then return id end
-    return id .. '~' .. next_number()
+local function other_id(id) return id .. '~' .. next_number() end
+
+-- Adds a body under an id, or under another one where that is taken: overwriting would lose a
+-- message. Returns the id.
+local function add(hash, id, body)
+    if redis.call('hsetnx', hash, id, body) == 0 then
+        id = other_id(id)
+        redis.call('hset', hash, id, body)
+    end
+    return id
 end
 
--- Returns whether it is due first: an idle worker sleeps until the first due time that it
--- knew of, and an earlier one wakes it.
+-- What is kept of a message beside its body (priority, suspicion) is kept by its id, wherever it
+-- is. So an id is given once among the messages that wait, are in flight or are scheduled.
+local function wait_under(id, body)
+    if any_scheduled and redis.call('hexists', scheduled_bodies, id) == 1 then id = other_id(id) end
+    return add(bodies, id, body)
+end
+
+-- Returns the id, and whether it is due first: an idle worker sleeps until the first due time
+-- that it knew of, and an earlier one wakes it.
 local function schedule(id, due, body)
-    id = free_id(scheduled_bodies, id)
-    redis.call('hset', scheduled_bodies, id, body)
+    id = add(scheduled_bodies, id, body)
+    any_scheduled = true
     redis.call('zadd', scheduled, due, id)
-    return redis.call('zrange', scheduled, 0, 0)[1] == id
+    return id, redis.call('zrange', scheduled, 0, 0)[1] == id
+end
+
+-- Like schedule(), for a message that was not there before.
+local function schedule_new(id, due, body)
+    if redis.call('hexists', bodies, id) == 1 then id = other_id(id) end
+    return schedule(id, due, body)
 end
 
 local function bury(id, body)
-    id = free_id(dead_bodies, id)
-    redis.call('hset', dead_bodies, id, body)
-    redis.call('zadd', dead, now, id)
-end
-
-local function wait_under(id, body)
-    id = free_id(bodies, id)
-    redis.call('hset', bodies, id, body)
-    return id
+    redis.call('zadd', dead, now, add(dead_bodies, id, body))
 end
 
 local function set_priority(id, level)

@@ -30,7 +30,7 @@ from ...middleware.delivery import Batch, Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settlement_of
-from .hands import Outbox, size_of
+from .hands import Outbox, bodies_of, size_of
 
 if TYPE_CHECKING:
     from .broker import RedisBroker
@@ -247,20 +247,19 @@ class RedisConsumer(RelayConsumer):
         with hands.sending:
             outbox = hands.collect()
             room = self._room(outbox) if fetch else 0
-            wait, fetched = self.broker.exchange(
+            wait, fetched, taken_over = self.broker.exchange(
                 self.queue_name, room, outbox.settlement, outbox.put_back
             )
             hands.sent(outbox)
             for id, body, suspected in fetched:
-                hands.held.add(id)
+                hands.held[id] = id
                 self._take(id, body, suspected)
         self._exchanged_at = self.broker.clock.monotonic()
+        if taken_over:
+            self.broker.remove_done(self.queue_name, bodies_of(outbox.deliveries, taken_over))
         return wait
 
-    def _take(self, id: bytes, body: bytes | None, suspected: int) -> None:
-        if body is None:  # flushed, or done by somebody else, since its id was queued
-            self._hands.outbox.settlement.remove.append(id)
-            return
+    def _take(self, id: bytes, body: bytes, suspected: int) -> None:
         delivery = self.decoded(body, id, id.decode(errors="replace"))
         if isinstance(delivery, Settlement):
             self._hands.outbox.settlement.add(delivery)
@@ -300,11 +299,11 @@ class RedisConsumer(RelayConsumer):
         if silent > self.broker.options.heartbeat_timeout.total_seconds():
             self._doubtful = True
             with self._hands.sending:
-                self._hands.held.difference_update(one.tag for one in self._unstarted())
+                self._hands.forget([one.tag for one in self._unstarted()])
         if self._doubtful:
             in_flight = self.broker.in_flight(self.queue_name)
             with self._hands.sending:
-                known = self._hands.held.union(self._hands.outbox.put_back)
+                known = self._hands.held.keys() | self._hands.outbox.put_back
                 self._hands.outbox.put_back += in_flight - known
             self._doubtful = False
 
@@ -334,12 +333,14 @@ class RedisConsumer(RelayConsumer):
         return not self._asleep
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        if delivery.is_untried and settlement.schedule:
+        if delivery.is_untried and settlement.due is not None:
             if isinstance(delivery, Batch) and not delivery.was_stored:
                 # Written anew as one batch its parts would be suspected no more.
                 self.requeue(delivery.parts)
                 return
-            settlement.schedule = [replace(one, is_untried=True) for one in settlement.schedule]
+            settlement.replacements = [
+                replace(one, is_untried=True) for one in settlement.replacements
+            ]
         self._hands.settled.append((settlement, delivery))
         if delivery.alone:
             self._hands.suspect_in_hand = False
@@ -357,7 +358,8 @@ class RedisConsumer(RelayConsumer):
         with self._hands.sending:
             for message in messages:
                 assert isinstance(message, Delivery)
-                self._hands.outbox.put_back.append(message.tag)
+                if self._hands.holds(message.tag):
+                    self._hands.outbox.put_back.append(message.tag)
                 self._hands.outbox.size += 1
                 self._hands.outbox.bytes += message.raw_size
                 if message.alone:

@@ -13,8 +13,9 @@ for i = 2, #ARGV, 4 do
         push_back(id)
         awake = true
     else
-        set_priority(id, level)
-        awake = schedule(id, due + skew, body) or awake
+        local new_id, is_first = schedule_new(id, due + skew, body)
+        set_priority(new_id, level)
+        awake = is_first or awake
     end
 end
 if awake then wake_up() end

@@ -2,15 +2,14 @@
 --
 -- KEYS: those of the queue, then: in flight, worker queues
 -- ARGV: the worker's now (unix ms), worker, queue, how many to fetch, in how many bytes,
---       n, n times: kind, guard, id, due, body   to schedule
---       n, n times: kind, guard, id, body        to bury
---       n, n ids                                 to remove
+--       n replacements: 'untried' (of a suspect that was not tried, which stays one) or '',
+--                       n, n ids that it replaces, n, n times: id, due ('' for the dead), priority
+--                       ('' for none), body
+--       n, n ids                                 of what is done
 --       n, n ids                                 to put back, unstarted
--- A write is of the kind 'replace' (guard is the id in flight that it replaces), 'untried' (the
--- same of a suspect that was not tried, which stays one), 'beside' (there only while guard is in
--- flight), or 'new'.
 -- Returns: ms until the next scheduled message is due (-1: none),
---          ids, bodies, suspect counts ('' where none is suspected)
+--          ids, bodies, suspect counts ('' where none is suspected),
+--          ids that are done and are not in flight for this worker, but are there
 
 local in_flight, worker_queues = KEYS[15], KEYS[16]
 local skew, worker, queue = now - tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -24,50 +23,122 @@ local function next_arg()
     return value
 end
 
--- A message that was taken from us (we were thought dead) is another worker's to decide
--- about, so nothing is written on its behalf. The same holds for a call whose answer was
--- lost and that comes again.
-local function may_write(kind, guard)
-    if kind == 'new' then return true end
-    if kind == 'beside' then return redis.call('sismember', in_flight, guard) == 1 end
-    if redis.call('srem', in_flight, guard) == 0 then return false end
-    redis.call('hdel', bodies, guard)
-    if any_suspects and kind ~= 'untried' then redis.call('hdel', suspects, guard) end
-    return true
+-- The place of the next n arguments: the first and the last, and one after another in chunks.
+local function next_args()
+    local n = tonumber(next_arg())
+    local first = at
+    at = at + n
+    return first, at - 1
+end
+
+local function in_chunks(first, last, act)
+    for start = first, last, CHUNK do act(start, math.min(start + CHUNK - 1, last)) end
+end
+
+-- Which ids are in flight for this worker (1 or 0 for each), and how many.
+local function whose(first, last)
+    if first == last then
+        local is_ours = redis.call('sismember', in_flight, ARGV[first])
+        return {is_ours}, is_ours
+    end
+    local flags, count = {}, 0
+    in_chunks(first, last, function(from, to)
+        for _, is_ours in ipairs(redis.call('smismember', in_flight, unpack(ARGV, from, to))) do
+            flags[#flags + 1] = is_ours
+            count = count + is_ours
+        end
+    end)
+    return flags, count
+end
+
+local function remove(first, last)
+    in_chunks(first, last, function(from, to)
+        redis.call('srem', in_flight, unpack(ARGV, from, to))
+        forget(ARGV, from, to)
+    end)
 end
 
 local awake = false
-for _ = 1, tonumber(next_arg()) do
-    local kind, guard, id, due, body = next_arg(), next_arg(), next_arg(), next_arg(), next_arg()
-    if may_write(kind, guard) then awake = schedule(id, due + skew, body) or awake end
-end
 
-for _ = 1, tonumber(next_arg()) do
-    local kind, guard, id, body = next_arg(), next_arg(), next_arg(), next_arg()
-    if may_write(kind, guard) then
-        bury(id, body)
-        if any_priorities then redis.call('hdel', priorities, guard) end
+-- From the last to the first, so that they stand in the old order.
+local function put_back(first, last)
+    for i = last, first, -1 do
+        if redis.call('srem', in_flight, ARGV[i]) == 1
+            and redis.call('hexists', bodies, ARGV[i]) == 1 then
+            push_front(ARGV[i])
+            awake = true
+        end
     end
 end
 
--- Done is done: the body goes even if the message was taken from us, so that
--- it is not run again.
+local function write(id, due, level, body, keeps_id)
+    if due == '' then return bury(id, body) end
+    local is_first
+    if keeps_id then
+        id, is_first = schedule(id, due + skew, body)
+    else
+        id, is_first = schedule_new(id, due + skew, body)
+    end
+    awake = is_first or awake
+    return id
+end
+
+-- Where another worker has taken all of it over (we were thought dead), and where the call comes
+-- again since its answer was lost, nothing is done: what waits now is that worker's to decide
+-- about. Written first and removed last: an error in between loses nothing.
+local function replace(is_untried, first, last)
+    local count = last - first + 1
+    local _, ours = whose(first, last)
+    local is_ours = ours == count
+    local deaths = is_untried and is_ours and redis.call('hget', suspects, ARGV[first])
+    local written = {}
+    for _ = 1, tonumber(next_arg()) do
+        local id, due, level, body = next_arg(), next_arg(), next_arg(), next_arg()
+        if is_ours then
+            local new_id = write(id, due, level, body, count == 1 and id == ARGV[first])
+            if new_id then written[#written + 1] = {new_id, level} end
+        end
+    end
+    if not is_ours then
+        if ours > 0 then put_back(first, last) end
+        return
+    end
+    remove(first, last)
+    for _, one in ipairs(written) do
+        set_priority(one[1], one[2])
+        if deaths then redis.call('hset', suspects, one[1], deaths) end
+    end
+end
+
 local n = tonumber(next_arg())
-for first = at, at + n - 1, CHUNK do
-    local last = math.min(first + CHUNK - 1, at + n - 1)
-    redis.call('srem', in_flight, unpack(ARGV, first, last))
-    forget(ARGV, first, last)
+-- Redis that is out of memory refuses the first write of a script alone, if it is one that takes
+-- memory. To settle makes room.
+if n > 0 then redis.call('srem', in_flight, '') end
+for _ = 1, n do
+    local is_untried = next_arg() == 'untried'
+    replace(is_untried, next_args())
 end
-at = at + n
 
--- Put back from the last to the first, so that they stand in the old order.
-n = tonumber(next_arg())
-for i = at + n - 1, at, -1 do
-    if redis.call('srem', in_flight, ARGV[i]) == 1 then
-        push_front(ARGV[i])
-        awake = true
+-- Done is done, even if another worker has taken it over. But the same id may mean another
+-- message by now: these are compared by their bodies, see done.lua.
+local taken_over = {}
+local first, last = next_args()
+if last >= first then
+    local flags, count = whose(first, last)
+    if count == last - first + 1 then
+        remove(first, last)
+    else
+        for i = first, last do
+            if flags[i - first + 1] == 1 then
+                remove(i, i)
+            elseif redis.call('hexists', bodies, ARGV[i]) == 1 then
+                taken_over[#taken_over + 1] = ARGV[i]
+            end
+        end
     end
 end
+
+put_back(next_args())
 
 redis.call('zadd', heartbeats, now, worker)
 redis.call('sadd', worker_queues, queue)
@@ -78,11 +149,11 @@ if redis.call('exists', stock_delayed) == 1 then adopt_delayed() end
 local due = redis.call('zrangebyscore', scheduled, '-inf', now, 'limit', 0, CHUNK)
 if #due > 0 then
     local due_bodies = redis.call('hmget', scheduled_bodies, unpack(due))
+    redis.call('zrem', scheduled, unpack(due))
+    redis.call('hdel', scheduled_bodies, unpack(due))
     for i, id in ipairs(due) do
         if due_bodies[i] then push_back(wait_under(id, due_bodies[i])) end
     end
-    redis.call('zrem', scheduled, unpack(due))
-    redis.call('hdel', scheduled_bodies, unpack(due))
 end
 
 local is_paused = redis.call('exists', paused) == 1
@@ -98,13 +169,16 @@ local function take(list)
         local their_bodies = redis.call('hmget', bodies, unpack(some))
         for i, id in ipairs(some) do
             local body = their_bodies[i]
-            bytes = bytes + (body and #body or 0)
-            if bytes > most_bytes and #ids > 0 then
-                -- What is too much for one answer goes back, from the last to the first.
-                for rest = #some, i, -1 do push_front(some[rest]) end
-                return
+            -- Without a body it is gone: done by a worker from which it had been taken over.
+            if body then
+                bytes = bytes + #body
+                if bytes > most_bytes and #ids > 0 then
+                    -- What is too much for one answer goes back, from the last to the first.
+                    for rest = #some, i, -1 do push_front(some[rest]) end
+                    return
+                end
+                ids[#ids + 1], fetched[#fetched + 1] = id, body
             end
-            ids[#ids + 1], fetched[#fetched + 1] = id, body
         end
     end
 end
@@ -139,4 +213,4 @@ local first = redis.call('zrange', scheduled, 0, 0, 'withscores')
 if #first > 0 then wait = math.max(0, math.ceil(tonumber(first[2]) - now)) end
 if redis.call('exists', stock_delayed) == 1 then wait = 0 end -- there are more to adopt
 
-return {wait, ids, fetched, counts}
+return {wait, ids, fetched, counts, taken_over}

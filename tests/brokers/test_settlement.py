@@ -55,11 +55,18 @@ def read(write: Write) -> Message[Any]:
 
 
 def summary(settlement: Settlement) -> dict[str, Any]:
+    """What is done, and of each replacement its tags and its writes: id and due time."""
     return {
-        "schedule": [(write.tag, write.message_id, write.due) for write in settlement.schedule],
-        "bury": [(write.tag, write.message_id) for write in settlement.bury],
-        "remove": settlement.remove,
+        "replace": [
+            (list(one.tags), [(write.message_id, write.due) for write in one.writes])
+            for one in settlement.replacements
+        ],
+        "done": settlement.done,
     }
+
+
+def writes(settlement: Settlement) -> list[Write]:
+    return [write for one in settlement.replacements for write in one.writes]
 
 
 # -- a single message ---------------------------------------------------------------------
@@ -68,10 +75,10 @@ def summary(settlement: Settlement) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
-        (DONE, {"schedule": [], "bury": [], "remove": ["tag-0"]}),
-        (RETRY, {"schedule": [("tag-0", "id-0", IN_30_S)], "bury": [], "remove": []}),
-        (DEFER, {"schedule": [("tag-0", "id-0", IN_5_S)], "bury": [], "remove": []}),
-        (DEAD, {"schedule": [], "bury": [("tag-0", "id-0")], "remove": []}),
+        (DONE, {"replace": [], "done": ["tag-0"]}),
+        (RETRY, {"replace": [(["tag-0"], [("id-0", IN_30_S)])], "done": []}),
+        (DEFER, {"replace": [(["tag-0"], [("id-0", IN_5_S)])], "done": []}),
+        (DEAD, {"replace": [(["tag-0"], [("id-0", None)])], "done": []}),
     ],
 )
 def test_a_message_is_settled_by_one_operation_on_itself(
@@ -79,8 +86,9 @@ def test_a_message_is_settled_by_one_operation_on_itself(
 ) -> None:
     settlement = settlement_of(single(), outcome, NOW)
     assert summary(settlement) == expected
-    assert (len(settlement), bool(settlement)) == (1, True)
     assert list(settled_tags(settlement)) == ["tag-0"]
+    # It is the same message: it keeps the id by which the broker knows it.
+    assert all(write.keeps_id for write in writes(settlement))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +104,7 @@ def test_what_is_written_is_the_message_with_its_count_and_cause(
 ) -> None:
     delivery = single(mine=1, retries=2, failure="earlier")
     settlement = settlement_of(delivery, outcome, NOW)
-    (write,) = settlement.schedule + settlement.bury
+    (write,) = writes(settlement)
     assert read(write) == Message("q", "act", (), {"number": 0}, options, "id-0", 1)
     # The delivery itself is as it was: its consumer may have to settle it again.
     assert delivery.options == {"mine": 1, "retries": 2, "failure": "earlier"}
@@ -104,13 +112,13 @@ def test_what_is_written_is_the_message_with_its_count_and_cause(
 
 def test_an_attempt_is_counted_by_a_retry_and_not_by_a_deferral() -> None:
     for outcome, attempt in ((RETRY, 3), (DEFER, 2)):
-        (write,) = settlement_of(single(retries=1), outcome, NOW).schedule
+        (write,) = writes(settlement_of(single(retries=1), outcome, NOW))
         assert Delivery(read(write), "tag").attempt == attempt
 
 
 @pytest.mark.parametrize("retries", ["x", -1, None, 1.5, []], ids=repr)
 def test_a_count_that_is_none_starts_at_one(retries: Any) -> None:
-    (write,) = settlement_of(single(retries=retries), RETRY, NOW).schedule
+    (write,) = writes(settlement_of(single(retries=retries), RETRY, NOW))
     assert read(write).options["retries"] == 1
 
 
@@ -121,15 +129,15 @@ ALL_REMOVED = ["tag-0", "tag-1", "tag-2"]
 
 def test_a_fresh_batch_that_is_done_removes_each_part() -> None:
     settlement = settlement_of(fresh(), DONE, NOW)
-    assert summary(settlement) == {"schedule": [], "bury": [], "remove": ALL_REMOVED}
+    assert summary(settlement) == {"replace": [], "done": ALL_REMOVED}
 
 
 def test_a_fresh_batch_that_is_dead_buries_each_part_by_itself() -> None:
     settlement = settlement_of(fresh(), DEAD, NOW)
-    parts = [("tag-0", "id-0"), ("tag-1", "id-1"), ("tag-2", "id-2")]
-    assert summary(settlement) == {"schedule": [], "bury": parts, "remove": []}
-    assert [read(write).kwargs for write in settlement.bury] == [{"number": n} for n in range(3)]
-    assert not any(is_frozen(read(write)) for write in settlement.bury)
+    parts = [([f"tag-{n}"], [(f"id-{n}", None)]) for n in range(3)]
+    assert summary(settlement) == {"replace": parts, "done": []}
+    assert [read(write).kwargs for write in writes(settlement)] == [{"number": n} for n in range(3)]
+    assert not any(is_frozen(read(write)) for write in writes(settlement))
 
 
 @pytest.mark.parametrize(("outcome", "due", "attempt"), [(RETRY, IN_30_S, 6), (DEFER, IN_5_S, 5)])
@@ -138,10 +146,11 @@ def test_a_fresh_batch_that_is_tried_again_is_frozen_and_its_parts_removed(
 ) -> None:
     batch = fresh()
     settlement = settlement_of(batch, outcome, NOW)
-    assert settlement.bury == []
-    assert settlement.remove == ALL_REMOVED
-    (write,) = settlement.schedule
-    assert (write.tag, write.due) == (None, due)
+    assert settlement.done == []
+    (replacement,) = settlement.replacements
+    assert replacement.tags == ALL_REMOVED
+    (write,) = replacement.writes
+    assert (write.due, write.keeps_id) == (due, False)
     assert write.message_id.startswith("batch-")
     again = thaw(read(write), "tag")
     assert [part.message for part in again.parts] == [part.message for part in batch.parts]
@@ -152,7 +161,7 @@ def test_a_fresh_batch_that_is_tried_again_is_frozen_and_its_parts_removed(
 
 
 def test_two_frozen_batches_never_share_an_id() -> None:
-    ids = {settlement_of(fresh(), RETRY, NOW).schedule[0].message_id for _ in range(20)}
+    ids = {writes(settlement_of(fresh(), RETRY, NOW))[0].message_id for _ in range(20)}
     assert len(ids) == 20
 
 
@@ -160,17 +169,16 @@ def test_the_parts_of_a_fresh_batch_are_settled_each_by_its_own_outcome() -> Non
     batch = fresh()
     batch.part_outcomes = [DONE, RETRY, DEAD]
     settlement = settlement_of(batch, DONE, NOW)
+    # Each by itself: where another worker has taken one over, the others are settled.
     assert summary(settlement) == {
-        "schedule": [("tag-1", "id-1", IN_30_S)],
-        "bury": [("tag-2", "id-2")],
-        "remove": ["tag-0"],
+        "replace": [(["tag-1"], [("id-1", IN_30_S)]), (["tag-2"], [("id-2", None)])],
+        "done": ["tag-0"],
     }
-    assert read(settlement.schedule[0]).options["retries"] == 5
+    assert read(writes(settlement)[0]).options["retries"] == 5
     batch.part_outcomes = [DEFER, DEFER, DONE]
     assert summary(settlement_of(batch, DONE, NOW)) == {
-        "schedule": [("tag-0", "id-0", IN_5_S), ("tag-1", "id-1", IN_5_S)],
-        "bury": [],
-        "remove": ["tag-2"],
+        "replace": [(["tag-0"], [("id-0", IN_5_S)]), (["tag-1"], [("id-1", IN_5_S)])],
+        "done": ["tag-2"],
     }
 
 
@@ -178,7 +186,7 @@ def test_the_parts_outcomes_go_before_that_of_the_whole() -> None:
     for whole in (RETRY, DEFER, DEAD):
         batch = fresh()
         batch.part_outcomes = [DONE, DONE, DONE]
-        assert settlement_of(batch, whole, NOW).remove == ALL_REMOVED
+        assert settlement_of(batch, whole, NOW).done == ALL_REMOVED
 
 
 def test_an_outcome_too_few_is_an_error_and_not_a_lost_part() -> None:
@@ -193,9 +201,8 @@ def test_an_outcome_too_few_is_an_error_and_not_a_lost_part() -> None:
 
 def test_a_stored_batch_that_is_done_is_removed_as_one() -> None:
     assert summary(settlement_of(stored(), DONE, NOW)) == {
-        "schedule": [],
-        "bury": [],
-        "remove": ["tag-batch"],
+        "replace": [],
+        "done": ["tag-batch"],
     }
 
 
@@ -206,11 +213,10 @@ def test_a_stored_batch_that_is_tried_again_replaces_itself(
     batch = stored()
     settlement = settlement_of(batch, outcome, NOW)
     assert summary(settlement) == {
-        "schedule": [("tag-batch", "batch-1", due)],
-        "bury": [],
-        "remove": [],
+        "replace": [(["tag-batch"], [("batch-1", due)])],
+        "done": [],
     }
-    again = thaw(read(settlement.schedule[0]), "tag")
+    again = thaw(read(writes(settlement)[0]), "tag")
     assert [part.message for part in again.parts] == [part.message for part in batch.parts]
     assert again.attempt == attempt
 
@@ -218,13 +224,13 @@ def test_a_stored_batch_that_is_tried_again_replaces_itself(
 def test_a_stored_batch_that_is_dead_is_buried_part_by_part_before_it_is_removed() -> None:
     settlement = settlement_of(stored(), DEAD, NOW)
     assert summary(settlement) == {
-        "schedule": [],
-        "bury": [(None, "id-0"), (None, "id-1"), (None, "id-2")],
-        "remove": ["tag-batch"],
+        "replace": [(["tag-batch"], [("id-0", None), ("id-1", None), ("id-2", None)])],
+        "done": [],
     }
-    assert [Failure.from_json(read(write).options["failure"]) for write in settlement.bury] == [
+    assert [Failure.from_json(read(write).options["failure"]) for write in writes(settlement)] == [
         FAILURE
     ] * 3
+    assert not any(write.keeps_id for write in writes(settlement))
 
 
 def test_the_parts_of_a_stored_batch_go_their_own_ways() -> None:
@@ -232,9 +238,8 @@ def test_the_parts_of_a_stored_batch_go_their_own_ways() -> None:
     batch.part_outcomes = [RETRY, DONE, DEAD]
     settlement = settlement_of(batch, DONE, NOW)
     assert summary(settlement) == {
-        "schedule": [(None, "id-0", IN_30_S)],
-        "bury": [(None, "id-2")],
-        "remove": ["tag-batch"],
+        "replace": [(["tag-batch"], [("id-0", IN_30_S), ("id-2", None)])],
+        "done": [],
     }
     assert list(settled_tags(settlement)) == ["tag-batch"]
 
@@ -242,10 +247,10 @@ def test_the_parts_of_a_stored_batch_go_their_own_ways() -> None:
 def test_positional_arguments_of_a_part_survive_every_way() -> None:
     odd = Message("q", "act", ("positional",), {}, {}, "id-9", 1)
     batch = Batch.of([Delivery(odd, "tag-9")])
-    (write,) = settlement_of(batch, RETRY, NOW).schedule
+    (write,) = writes(settlement_of(batch, RETRY, NOW))
     again = thaw(read(write), "tag-batch")
     assert again.parts[0].message == odd
-    (dead,) = settlement_of(again, DEAD, NOW).bury
+    (dead,) = writes(settlement_of(again, DEAD, NOW))
     assert read(dead).args == ("positional",)
 
 
@@ -253,16 +258,11 @@ def test_positional_arguments_of_a_part_survive_every_way() -> None:
 
 
 def test_an_empty_settlement_is_false_and_each_kind_of_work_makes_it_true() -> None:
-    write = Write("tag", "id", b"{}")
     assert not Settlement()
-    assert len(Settlement()) == 0
-    for settlement in (
-        Settlement(schedule=[write]),
-        Settlement(bury=[write]),
-        Settlement(remove=["tag"]),
-    ):
+    replaced = Settlement()
+    replaced.replace("tag", Write("id", b"{}"))
+    for settlement in (replaced, Settlement(done=["tag"])):
         assert settlement
-        assert len(settlement) == 1
         assert list(settled_tags(settlement)) == ["tag"]
 
 
@@ -270,9 +270,35 @@ def test_a_settlement_is_added_to_another_in_order() -> None:
     first = settlement_of(single(), RETRY, NOW)
     second = settlement_of(fresh(), DONE, NOW)
     first.add(second)
-    assert [write.tag for write in first.schedule] == ["tag-0"]
-    assert first.remove == ALL_REMOVED
-    assert second.schedule == []
+    assert [list(one.tags) for one in first.replacements] == [["tag-0"]]
+    assert first.done == ALL_REMOVED
+    assert second.replacements == []
+
+
+@pytest.mark.parametrize(("given", "kept"), [(9, 9), (0, 0), (None, None), (10, None), ("9", None)])
+def test_a_message_that_is_tried_again_keeps_its_priority(given: Any, kept: Any) -> None:
+    for outcome in (RETRY, DEFER):
+        (write,) = writes(settlement_of(single(broker_priority=given), outcome, NOW))
+        assert write.priority == kept
+
+
+def test_a_frozen_batch_has_the_highest_priority_of_its_parts() -> None:
+    parts = [message(0), message(1, broker_priority=3), message(2, broker_priority=7)]
+    batch = Batch.of([Delivery(one, f"tag-{n}") for n, one in enumerate(parts)])
+    (write,) = writes(settlement_of(batch, RETRY, NOW))
+    assert write.priority == 7
+    (again,) = writes(settlement_of(thaw(read(write), "tag"), RETRY, NOW))
+    assert again.priority == 7
+    (plain,) = writes(settlement_of(fresh(), RETRY, NOW))
+    assert plain.priority is None
+
+
+def test_a_settlement_is_due_with_the_first_message_that_it_schedules() -> None:
+    batch = fresh()
+    batch.part_outcomes = [RETRY, DEFER, DEAD]
+    assert settlement_of(batch, DONE, NOW).due == IN_5_S
+    assert settlement_of(single(), DEAD, NOW).due is None
+    assert settlement_of(single(), DONE, NOW).due is None
 
 
 def test_a_buried_message_is_itself_with_the_record_of_why() -> None:

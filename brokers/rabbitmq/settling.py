@@ -1,0 +1,213 @@
+"""Carries settlements out on RabbitMQ: publish, wait for the confirms, then acknowledge.
+
+A crash in between repeats messages and loses none. RabbitMQ may also refuse what is to be written:
+the queue of dead letters is full, the message is too large, the user has no right to write. Such a
+message stays unacknowledged and is published again with back-off by the receiving thread; whatever
+else is to be settled does not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ...core.retry import Exponential, RetryPolicy
+from ...middleware.delivery import Delivery
+from ..errors import BrokerRefused, BrokerUnavailable
+from ..settlement import Replacement, Settlement, Write
+from .errors import Interrupted, NotTaken
+
+if TYPE_CHECKING:
+    from .broker import RabbitBroker
+    from .session import Session
+
+logger = logging.getLogger("formrelay.brokers")
+
+_AGAIN = RetryPolicy(
+    backoff=Exponential(base=timedelta(seconds=1), cap=timedelta(seconds=60)), jitter=0
+)
+
+#: What to write instead of a replacement that is too large.
+Instead = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A replacement that is still to be written.
+
+    Attributes:
+        delivery: from which a smaller one can be made; None where this is the smallest.
+    """
+
+    replacement: Replacement
+    delivery: Delivery | None
+
+
+class Settler:
+    """Carries out the settlements of one consumer.
+
+    Worker threads call :meth:`carry_out`, the receiving thread everything else.
+
+    Args:
+        instead: makes smaller replacements of one that is too large.
+    """
+
+    def __init__(self, broker: RabbitBroker, queue: str, instead: Instead) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._instead = instead
+        #: Not written yet, or refused for the first time.
+        self._new: deque[_Pending] = deque()
+        # Of the receiving thread alone:
+        self._refused: list[_Pending] = []
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+        """Write, then let go of the deliveries.
+
+        Of a delivery whose connection is lost nothing is written: RabbitMQ delivers it again, and
+        what was decided about it would be done twice.
+
+        Raises:
+            BrokerUnavailable: nothing was let go of; to be called again.
+        """
+        ours = [one for one in settlement.replacements if _is_live(one)]
+        not_ours = [one for one in settlement.replacements if not _is_live(one)]
+        refused = self._write(ours)
+        for one in ours:
+            if id(one) in refused:
+                left, error = refused[id(one)]
+                self._new += self._smaller(_Pending(left, delivery), error)
+                for tag in one.tags:
+                    tag.keep()
+            else:
+                for tag in one.tags:
+                    tag.settle()
+        for one in not_ours:
+            for tag in one.tags:
+                tag.hand_back()
+        for tag in settlement.done:
+            tag.settle()
+
+    def later(self, settlement: Settlement) -> None:
+        """Carry replacements out with the next :meth:`write_pending`."""
+        self._new += [_Pending(one, None) for one in settlement.replacements]
+
+    def next_due(self) -> float | None:
+        """When to call :meth:`write_pending`, monotonic seconds; None where nothing is pending."""
+        if self._new:
+            return 0.0
+        return self._retry_at if self._refused else None
+
+    def write_pending(self, session: Session, *, is_last: bool = False) -> None:
+        """Write what is pending and due.
+
+        Args:
+            is_last: also what is not due yet.
+        """
+        now = self._broker.clock.monotonic()
+        pending = [self._new.popleft() for _ in range(len(self._new))]
+        if self._refused and (is_last or self._retry_at <= now):
+            pending += self._refused
+            self._refused = []
+        # RabbitMQ delivers the others again.
+        pending = [one for one in pending if _is_live(one.replacement)]
+        if not pending:
+            return
+        try:
+            refused = self._write([one.replacement for one in pending])
+        except BrokerUnavailable as error:
+            self._keep(pending, error)
+            return
+        left: list[_Pending] = []
+        for one in pending:
+            if id(one.replacement) not in refused:
+                for tag in one.replacement.tags:
+                    session.acknowledge(tag.number)
+                continue
+            replacement, error_of_it = refused[id(one.replacement)]
+            left += self._smaller(replace(one, replacement=replacement), error_of_it)
+        if left:
+            self._keep(left, next(iter(refused.values()))[1])
+        elif not self._refused:
+            self._failures = 0
+
+    def _keep(self, pending: Sequence[_Pending], error: BrokerRefused | BrokerUnavailable) -> None:
+        """Try again later, and say so once an interval."""
+        is_waiting = bool(self._refused)
+        self._refused += pending
+        if is_waiting:
+            return
+        self._failures += 1
+        wait = _AGAIN.wait_before(self._failures + 1).total_seconds()
+        self._retry_at = self._broker.clock.monotonic() + wait
+        logger.error(
+            "RabbitMQ refused to take settled messages; they stay in flight and are tried again",
+            extra={
+                "queue": self._queue,
+                "messages": len(self._refused),
+                "error_message": error.message,
+                "retry_in_s": wait,
+            },
+        )
+
+    def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
+        """What is to be written instead, where it was too large."""
+        delivery = pending.delivery
+        if delivery is None or not (isinstance(error, Interrupted) and error.is_too_large):
+            return [pending]
+        smaller = self._instead(pending.replacement, delivery, error)
+        return [_Pending(one, None if of is delivery else of) for one, of in smaller]
+
+    # -- publish -----------------------------------------------------------------------
+
+    def _write(
+        self, replacements: Sequence[Replacement]
+    ) -> dict[int, tuple[Replacement, BrokerRefused]]:
+        """Publish what replacements write.
+
+        Returns:
+            Of each that was refused, by its ``id()``: what is left to write of it, and why.
+
+        Raises:
+            BrokerUnavailable
+        """
+        writes = [write for one in replacements for write in one.writes]
+        errors = self._publish(writes) if writes else {}
+        found: dict[int, tuple[Replacement, BrokerRefused]] = {}
+        if errors:
+            first = 0
+            for one in replacements:
+                places = range(first, first + len(one.writes))
+                first = places.stop
+                left = [place for place in places if place in errors]
+                if left:
+                    rest = replace(one, writes=[writes[place] for place in left])
+                    found[id(one)] = rest, errors[left[0]]
+        return found
+
+    def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
+        """Publish; returns of each write that was refused, by its place, why."""
+        try:
+            self._broker.write(self._queue, writes)
+        except NotTaken as error:
+            return dict.fromkeys(error.refused, error)
+        except Interrupted as error:
+            left = error.unconfirmed
+            if len(left) == 1:
+                return {left[0]: error}
+            # One of them was refused, and RabbitMQ does not say which.
+            found = ((place, self._publish([writes[place]])) for place in left)
+            return {place: why[0] for place, why in found if why}
+        except BrokerRefused as error:
+            return dict.fromkeys(range(len(writes)), error)
+        return {}
+
+
+def _is_live(replacement: Replacement) -> bool:
+    return all(tag.is_live for tag in replacement.tags)
