@@ -21,6 +21,7 @@ from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, S
 from .addresses import Network, parse_address, why_blocked
 from .authorities import system_ca_file
 from .exchange import MOST_HEADER_BYTES, Exchange
+from .kept import set_body
 from .resolver import LookUp, Resolver
 from .retry_after import parse_retry_after
 from .transfers import Handle, Transfer, Transfers
@@ -131,7 +132,7 @@ class Egress:
             curl = handle.curl
             curl.setopt(pycurl.URL, target.url)
             curl.setopt(pycurl.CUSTOMREQUEST, method)
-            curl.setopt(pycurl.POSTFIELDS, body)
+            set_body(curl, body)
             curl.setopt(pycurl.HTTPHEADER, lines)
             curl.setopt(pycurl.TIMEOUT_MS, _millis(self._timeout) - int(took * 1000))
             if addresses:
@@ -140,7 +141,11 @@ class Egress:
         def finish(handle: Handle, code: int) -> Response:
             return _response(handle, code, target.host)
 
-        return await Transfer(self._transfers, prepare, finish)
+        # A proxy's connections are not a receiver's own.
+        destination = (target.scheme, target.host, target.port) if self._proxy is None else None
+        return await Transfer(
+            self._transfers, prepare, finish, destination=destination, needs_new=not body
+        )
 
     async def _addresses(self, host: str) -> str:
         """The addresses of a host, as libcurl takes them; empty if there is nothing to look up."""
@@ -170,7 +175,6 @@ class Egress:
         connect_timeout = min(self._timeout, _LONGEST_CONNECT)
         options = {
             pycurl.PROTOCOLS: protocols,
-            pycurl.POST: 1,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.FOLLOWLOCATION: 0,
             pycurl.PROXY: self._proxy or "",  # empty, since unset would mean the environment's

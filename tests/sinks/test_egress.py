@@ -228,7 +228,7 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
         statuses: list[int] = []
 
         def work(_number: int) -> None:
-            statuses.extend(sender.send("POST", wire.url, {}, b"").status for _ in range(5))
+            statuses.extend(sender.send("POST", wire.url, {}, b"{}").status for _ in range(5))
 
         at_once(work, range(4))
         assert statuses == [200] * 20
@@ -238,13 +238,13 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
 def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
     with serving(answer(200)) as wire:
         sender = egress()
-        sender.send("POST", wire.url, {}, b"")
+        sender.send("POST", wire.url, {}, b"{}")
         child = os.fork()
         if child == 0:
             try:
-                os._exit(0 if sender.send("POST", wire.url, {}, b"").status == 200 else 1)
+                os._exit(0 if sender.send("POST", wire.url, {}, b"{}").status == 200 else 1)
             finally:
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
-        sender.send("POST", wire.url, {}, b"")
+        sender.send("POST", wire.url, {}, b"{}")
         assert wire.accepted == 2  # one of the parent, still in use, and one of the child
