@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import dramatiq
 import orjson
@@ -131,6 +132,10 @@ def endpoint_of(webhook: Webhook) -> str:
 
 @lru_cache(maxsize=1024)
 def _id_of(address: str) -> str:
+    # All spellings of a host are one endpoint. What is spelled right keeps the id that it had.
+    given, checked = urlsplit(address), urlsplit(check_url(address, allow_http=True).url)
+    if given.netloc != checked.netloc:
+        address = given._replace(netloc=checked.netloc).geturl()
     return "url_" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
 
 

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from socket import inet_aton, inet_ntoa
 from time import monotonic
 from typing import Any
 
@@ -152,17 +151,15 @@ class Egress:
         if self._proxy is not None:
             self._check_literal(host)
             return ""
-        name = host.rstrip(".")
-        if _is_address(name):
+        if _is_address(host):
             return ""
-        found = self._resolver.known(name) or await LookUp(self._resolver, name)
+        found = self._resolver.known(host) or await LookUp(self._resolver, host)
         return ",".join(f"[{one}]" if ":" in one else one for one in found)
 
     def _check_literal(self, host: str) -> None:
         try:
-            # The odd spellings (0x7f000001) too, as the system's own functions read them.
-            address = parse_address(host if ":" in host else inet_ntoa(inet_aton(host.rstrip("."))))
-        except (OSError, ValueError):
+            address = parse_address(host)
+        except ValueError:
             return  # a name
         why = why_blocked(address, allowed=self._allowed)
         if why is not None:

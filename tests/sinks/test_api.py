@@ -286,3 +286,11 @@ def test_an_address_of_other_letters_is_spelled_as_the_net_has_it() -> None:
     assert wire.headers()[0] == "POST /%C3%A9/api/v1/submissions/ HTTP/1.1"
     with pytest.raises(SinkUnavailable):
         api("http://exämple.invalid").save_submission(PAYLOAD)
+
+
+def test_its_host_is_looked_up_and_named_as_browsers_spell_it() -> None:
+    with pytest.raises(SinkUnavailable):
+        api("http://faß.invalid").save_submission(PAYLOAD)
+    assert api("http://faß.de:81/é")._url == "http://xn--fa-hia.de:81/%C3%A9"
+    with pytest.raises(ConfigError, match="API_URL"):
+        api("http://a\u200db.de")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
@@ -248,3 +249,30 @@ def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
         assert os.waitpid(child, 0)[1] == 0
         sender.send("POST", wire.url, {}, b"{}")
         assert wire.accepted == 2  # one of the parent, still in use, and one of the child
+
+
+@pytest.mark.parametrize("host", ["faß.de", "FAẞ.DE", "xn--fa-hia.de", "faß．de."])
+def test_all_that_sees_a_host_sees_the_same_name_in_ascii(
+    host: str, monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext
+) -> None:
+    """The look-up, TLS, the Host header, and the key under which a connection is kept."""
+    asked: set[str] = set()
+
+    def getaddrinfo(name: str, *_: object, **__: object) -> list[object]:
+        asked.add(name)
+        return [(2, 1, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    with serving(answer(200)) as wire:
+        sender = egress()
+        for spelled in (host, "fass.de", "xn--fa-hia.de"):
+            sender.send("POST", f"http://{spelled}:{wire.port}/", {}, b"{}")
+        assert f"Host: xn--fa-hia.de:{wire.port}" in wire.headers(0)
+        assert f"Host: fass.de:{wire.port}" in wire.headers(1)  # another domain
+        assert wire.accepted == 2
+        assert asked == {"xn--fa-hia.de", "fass.de"}
+    named: list[str | None] = []
+    tls.sni_callback = lambda _socket, name, _context: named.append(name)
+    with serving(answer(200), tls=tls) as wire, pytest.raises(SinkUnavailable, match="TLS"):
+        egress().send("POST", f"https://{host}:{wire.port}/", {}, b"{}")
+    assert named == ["xn--fa-hia.de"]
