@@ -152,7 +152,7 @@ def _message_ids(id: str) -> Iterator[str]:
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
-    said = [attempt.message, attempt.response and f"“{attempt.response[:80]}”"]
+    said = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
     return (
         iso(attempt.at.timestamp()),
         attempt.attempt,

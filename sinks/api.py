@@ -157,7 +157,7 @@ class Api:
             answer = session.exchange(method, self._url + path, headers, body, timeouts)
         except requests.RequestException as error:
             raise of_connection(error) from None
-        refuse(answer)
+        refuse(answer, payload)
         try:
             return parse(answer)
         except SinkTransient:

@@ -158,7 +158,8 @@ class CurlAdapter(BaseAdapter):
         if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
             # Closed within its headers is an answer to libcurl, and none to us.
             raise ConnectionError("closed within the head of an answer")
-        status, kind = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.CONTENT_TYPE) or ""
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        kind = (curl.getinfo_raw(pycurl.CONTENT_TYPE) or b"").decode("latin-1")
         kind = kind.partition(";")[0].strip().lower()
         answer = Answer(status, kind, lines, came.getvalue(), is_whole=is_whole)
         answer.request, answer.url = request, request.url or ""

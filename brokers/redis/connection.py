@@ -115,8 +115,8 @@ def translated(where: str) -> Iterator[None]:
             f"{_cause(error)}; check that it runs and that REDIS_URL is right"
         ) from None
     except redis.ResponseError as error:
-        # Redis quotes the script and the command in some errors; the first word is the code.
-        text = str(error).partition(" script:")[0]
+        # Redis quotes the script, or a command it does not know with its arguments (a body, say).
+        text = str(error).partition(" script:")[0].partition(", with args")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None
 
 
