@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from ..brokers import Inspector, QueueCounts, RelayBroker, WorkerInfo, get_broker
 from .boot import NOT_FINE, check_queues, declare_actors
-from .output import DryRunOption, JsonOption, age, print_json, print_table
+from .output import DryRunOption, JsonOption, age, print_json, print_table, say, say_error
 
 app = typer.Typer(
     help="How many messages wait, are scheduled, in flight and dead; pause, resume, purge.",
@@ -37,7 +36,7 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     rows = [_row(one) for one in counts]
     print_table("Queues", columns, rows, empty="no queue is declared")
     if any(_NOT_AVAILABLE in row for row in rows):
-        print(f"{_NOT_AVAILABLE}: not available on this broker", file=sys.stderr)
+        say_error(f"{_NOT_AVAILABLE}: not available on this broker")
 
 
 def counts_as_json(counts: QueueCounts) -> dict[str, Any]:
@@ -75,14 +74,14 @@ def _row(counts: QueueCounts) -> tuple[Any, ...]:
 def pause(queue: QueueArgument) -> None:
     """Let no worker take messages of a queue; what is begun is finished."""
     _inspector(queue).pause(queue)
-    print(f"paused: {queue}")
+    say(f"paused: {queue}")
 
 
 @app.command()
 def resume(queue: QueueArgument) -> None:
     """Let workers take messages of a queue again."""
     _inspector(queue).resume(queue)
-    print(f"resumed: {queue}")
+    say(f"resumed: {queue}")
 
 
 @app.command()
@@ -90,9 +89,9 @@ def purge(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
     """Drop what waits and what is scheduled on a queue, for good; never the dead."""
     inspector = _inspector(queue)
     if inspector.counts(queue).scheduled is None:
-        print("the scheduled ones: not available on this broker", file=sys.stderr)
+        say_error("the scheduled ones: not available on this broker")
     count = inspector.purge(queue, dry_run=dry_run)
-    print(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+    say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
 
 
 def _inspector(queue: str) -> Inspector:
