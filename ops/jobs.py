@@ -136,12 +136,20 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "id": shown_id(entry.id),
         "state": entry.state.value,
         "actor": entry.message.actor_name,
-        "sent_at": iso(entry.message.message_timestamp / 1000),
-        "due": None if entry.due is None else iso(entry.due),
+        "sent_at": _moment(entry.message.message_timestamp / 1000),
+        "due": _moment(entry.due),
         "worker": entry.worker,
-        "died_at": None if entry.died is None else iso(entry.died),
+        "died_at": _moment(entry.died),
         "failure": entry.failure.to_json() if entry.failure is not None else None,
     }
+
+
+def _moment(seconds: float | None) -> str | None:
+    """ISO 8601; None where there is none, or where another program wrote a number that is none."""
+    try:
+        return None if seconds is None else iso(seconds)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def with_message(entry: Entry) -> dict[str, Any]:

@@ -261,7 +261,7 @@ class RedisConsumer(RelayConsumer):
         if body is None:  # flushed, or done by somebody else, since its id was queued
             self._hands.outbox.settlement.remove.append(id)
             return
-        delivery = self.decoded(body, id, id.decode(errors="replace"))
+        delivery = self.decoded(body, id, id.decode(errors="backslashreplace"))
         if isinstance(delivery, Settlement):
             self._hands.outbox.settlement.add(delivery)
             return

@@ -158,6 +158,12 @@ def fill_redis(broker: RedisBroker, url: str) -> None:
         client.hset(keys.dead_bodies(queue), EVIL_ID, message())
         client.hset(keys.dead_bodies(queue), b"raw" + EVIL_ID, EVIL_ID)
         client.zadd(keys.dead(queue), {EVIL_ID: seconds * 1000, b"raw" + EVIL_ID: seconds * 1000})
+        # Fields of a kind and size that nobody expects.
+        odd = message(failure={**FAILURE, "error": 1, "where": "x"}).replace(
+            b"1769851800000", b"9" * 18
+        )
+        client.hset(keys.dead_bodies(queue), b"odd", odd)
+        client.zadd(keys.dead(queue), {b"odd": seconds * 1000 + 1})
         client.hset(keys.bodies(queue), EVIL_ID, message())
         client.rpush(keys.waiting(queue), EVIL_ID)
         client.hset(keys.scheduled_bodies(queue), EVIL_ID, message())
@@ -225,6 +231,8 @@ LISTINGS: list[tuple[str, ...]] = [
     ("jobs", "list", "-q", "webhooks", "-s", "dead"),
     ("jobs", "list", "-q", "webhooks", "-s", "dead", "--limit", "1"),
     ("dlq", "list"),
+    ("dlq", "list", "--error", "ValueError"),
+    ("dlq", "list", "--since", "10d", "--form", EVIL),
     ("webhooks", "endpoints"),
     ("webhooks", "attempts", "w1"),
     ("events", "stats", EVIL),
@@ -290,17 +298,18 @@ def test_nor_on_a_terminal_where_nothing_is_markup(commands: Commands) -> None:
 
 def test_an_id_that_is_shown_can_be_given_back(commands: Commands) -> None:
     (out, _), *_ = commands.many("piped", [("dlq", "list", "--json")])
-    first, second = ids = [one["id"] for one in json.loads(out)]
-    raw = (EVIL_ID, b"raw" + EVIL_ID)
+    ids = [one["id"] for one in json.loads(out)]
+    first, second, third = ids
+    raw = (EVIL_ID, b"raw" + EVIL_ID, b"odd")
     assert set(ids) == {shown_id(id.decode(errors="surrogateescape")) for id in raw}
     steps: list[tuple[str, ...]] = [
         ("dlq", "show", first),
         ("jobs", "show", second),
         ("dlq", "replay", first),
-        ("dlq", "delete", second),
+        ("dlq", "delete", second, third),
         ("dlq", "list", "--json"),
     ]
     found, job, replayed, deleted, left = [out for out, _ in commands.many("piped", steps)]
     assert (json.loads(found)["id"], json.loads(job)["id"]) == (first, second)
-    assert (replayed, deleted) == (b"replayed: 1\n", b"deleted: 1\n")
+    assert (replayed, deleted) == (b"replayed: 1\n", b"deleted: 2\n")
     assert json.loads(left) == []

@@ -90,6 +90,14 @@ def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int)
         "127。0。0。1",
         "①②⑦.⓪.⓪.①",
         "ⓛocalhost",
+        "168.63.129.16",
+        "2822734096",
+        "0xa83f8110",
+        "0250.077.0201.020",
+        "168.4161808",
+        "[::ffff:168.63.129.16]",
+        "[2002:a83f:8110::]",
+        "[64:ff9b::168.63.129.16]",
     ],
 )
 def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(host: str) -> None:
@@ -167,7 +175,15 @@ def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
         response = sender.send("POST", "http://example.test/hook?a=1", {"webhook-id": "m1"}, b"{}")
         assert response.body == b"from afar"
         assert proxy.headers()[0] == "POST http://example.test/hook?a=1 HTTP/1.1"
-        for host in ("10.0.0.1", "0x7f000001", "2130706433", "127.0.0.1.", "[::ffff:10.0.0.1]"):
+        for host in (
+            "10.0.0.1",
+            "168.63.129.16",
+            "0xa83f8110",
+            "0x7f000001",
+            "2130706433",
+            "127.0.0.1.",
+            "[::ffff:10.0.0.1]",
+        ):
             with pytest.raises(SinkPermanent, match="blocked"):
                 sender.send("POST", f"http://{host}/", {}, b"")
         assert len(proxy.requests) == 1
