@@ -50,7 +50,8 @@ class Attempt(JobModel):
         status: what was answered; 0 where nothing was.
         duration_ms: of the request, waiting for a turn not counted.
         error: the class of the error; empty for none.
-        response: how the answer begins, without what it repeats of the request.
+        response: size and type of the answer's body; with WEBHOOK_KEEP_RESPONSE_TEXT how it
+            begins.
     """
 
     attempt_id: UUID = Field(default_factory=uuid4)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import dramatiq
 import orjson
@@ -26,6 +27,7 @@ from ..core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
 from ..core.redaction import SHORTEST, redacted
 from ..core.signing import check_secrets, sign, sign_like_stripe
 from ..sinks.http import Response, check_headers, check_url, classify_status
+from ..sinks.media_types import known_media_type
 from . import webhook_schema as wire
 from .attempts import attempt_log
 from .job import job_actor
@@ -34,7 +36,7 @@ from .sinks import deliveries_at_a_time, egress, endpoint_book
 
 _settings = get_settings().webhooks
 
-#: So many characters of an answer are kept.
+#: Characters of an answer that are kept, where its text is.
 _MOST_OF_A_RESPONSE = 2048
 _ADDRESS_PARTS = re.compile("[/?&=]")
 
@@ -131,6 +133,10 @@ def endpoint_of(webhook: Webhook) -> str:
 
 @lru_cache(maxsize=1024)
 def _id_of(address: str) -> str:
+    # All spellings of a host are one endpoint. What is spelled right keeps the id that it had.
+    given, checked = urlsplit(address), urlsplit(check_url(address, allow_http=True).url)
+    if given.netloc != checked.netloc:
+        address = given._replace(netloc=checked.netloc).geturl()
     return "url_" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
 
 
@@ -187,14 +193,14 @@ def _note(
     status = None if response is None else response.status
     endpoint_book().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
     seconds = took if response is None else response.duration.total_seconds()
-    ms, beginning = round(seconds * 1000, 1), _beginning(webhook, sent, response)
+    ms, answer = round(seconds * 1000, 1), _about(webhook, sent, response)
     job.fields.update(
         webhook_id=webhook_id(job),
         endpoint=endpoint,
         host=host,
         status=status,
         duration_ms=ms,
-        response=beginning,
+        response=answer,
     )
     attempt = {
         "webhookId": webhook_id(job),
@@ -209,7 +215,7 @@ def _note(
         "durationMs": ms,
         "error": "" if error is None else type(error).__name__,
         "message": "" if error is None else describe(error),
-        "response": beginning,
+        "response": answer,
         "at": SYSTEM_CLOCK.time(),
     }
     attempt_log().note(attempt, job)
@@ -221,14 +227,22 @@ def _outcome(error: BaseException | None) -> str:
     return "refused" if isinstance(error, SinkPermanent | InvalidJob) else "failed"
 
 
-def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response | None) -> str:
-    """How an answer begins, without what it repeats of the request.
+def _about(webhook: Webhook, sent: Mapping[str, str], response: Response | None) -> str:
+    """Size and type of an answer; with WEBHOOK_KEEP_RESPONSE_TEXT how it begins.
 
     Args:
         sent: the headers.
     """
     if response is None or not response.body:
         return ""
+    if get_settings().webhooks.keep_response_text:
+        return _beginning(webhook, sent, response)
+    kind = known_media_type(response.headers.get("content-type", ""))
+    return f"{len(response.body)} bytes of {kind}"
+
+
+def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response) -> str:
+    """How an answer begins, without exact repetitions of the request."""
     text = response.body[: 4 * _MOST_OF_A_RESPONSE].decode(errors="replace")
     if len(text) < SHORTEST:
         return text

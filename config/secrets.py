@@ -132,7 +132,7 @@ class FileSecret(SecretStr):
             text = content.decode().rstrip("\r\n")
             if not text:
                 raise Expected("not be empty", got="nothing")
-            self._check(text)
+            text = self._check(text)
         except UnicodeDecodeError:
             raise Expected("be UTF-8 text", got="other bytes", inside=True) from None
         except Expected as wrong:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
+from ..core.hosts import InvalidHost, ascii_url
 from .parser import Expected
 
 #: Schemes whose address is a path or nothing, without a host.
@@ -24,6 +25,9 @@ def url_check(
 ) -> Callable[[str], str]:
     """A check that a text is a URL of one of some schemes, as the library behind it reads it.
 
+    It returns the URL with its hosts in ASCII, since those libraries turn a host of other
+    characters into another name (IDNA 2003).
+
     Its errors quote nothing of the text but the scheme: the rest may hold a password.
 
     Args:
@@ -36,22 +40,33 @@ def url_check(
 
     def check(text: str) -> str:
         scheme = text.partition("://")[0].lower()
-        for url in text.split(";") if scheme in _MANY_URLS else [text]:
-            check_one(url)
-        return text
+        urls = text.split(";") if scheme in _MANY_URLS else [text]
+        return ";".join([check_one(url) for url in urls])
 
-    def check_one(text: str) -> None:
+    def check_one(text: str) -> str:
         scheme, separator, _ = text.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise Expected(f"be a URL that starts with {listed}", got="no scheme", advice=advice)
         if scheme.lower() not in schemes:
             came = f"the unknown scheme '{scheme}'"
             raise Expected(f"be a URL that starts with {listed}", got=came, advice=advice)
+        if scheme.lower() not in _HOSTLESS:
+            text = _in_ascii(text)
         takes_many = many_hosts or scheme.lower() in _MANY_HOSTS
         for url in one_for_each_host(text) if takes_many else [text]:
             _check_parts(url, scheme.lower(), plain=plain)
+        return text
 
     return check
+
+
+def _in_ascii(url: str) -> str:
+    try:
+        return ascii_url(url)
+    except InvalidHost:
+        raise Expected(
+            "be a URL with a host name", got="an invalid one", advice="check the host's spelling"
+        ) from None
 
 
 def one_for_each_host(text: str) -> list[str]:

@@ -221,6 +221,12 @@ class WebhookSettings(WorkerSettings):
         description="Whether every attempt is recorded in ClickHouse, through the queue of events. "
         "Not set: where CLICKHOUSE_URL is.",
     )
+    keep_response_text: Bool = Field(
+        False,
+        description="Whether the log line and the delivery log keep the first 2,048 characters of "
+        "a receiver's answer. They may hold personal data and secrets: of what the receiver "
+        "repeats of the request, only exact repetitions are removed.",
+    )
     keep_delivered: DaysOrNone = Field(
         timedelta(0),
         description="For so long the Redis of STATE_URL keeps what was delivered, with its secret, "

@@ -76,6 +76,8 @@ class Failure:
         Raises:
             TypeError, ValueError, KeyError: the data is not such a record.
         """
+        if not all(isinstance(data[name], str) for name in ("error", "message", "at", "worker")):
+            raise TypeError("expected texts in the record of a failure")
         return cls(
             **{**data, "reason": Reason(data["reason"]), "where": tuple(data.get("where", ()))}
         )

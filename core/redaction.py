@@ -20,7 +20,9 @@ def redacted(text: str, values: Iterable[Any], *, most: int) -> str:
     """At most ``most`` characters of a text, without the texts and numbers in ``values``.
 
     A receiver that answers with what it was sent would else put a person's answers where
-    nobody looks for them. What it has encoded (base64, say) is not found.
+    nobody looks for them. What it has changed (upper case, HTML, base64) is not found, so the
+    result may still hold parts of the values: no text of an answer is kept unless an operator
+    asks for it.
 
     Args:
         values: JSON of any depth.

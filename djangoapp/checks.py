@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from ..brokers import RelayBroker, make_broker
 from ..config import Settings, get_settings
 from ..core.errors import ConfigError, FormrelayError, NotConfigured
+from ..core.printable import printable
 from .look import Look
 
 _TAG = "formrelay"
@@ -46,9 +47,12 @@ def check_configuration(**_: Any) -> list[CheckMessage]:
         settings = get_settings()
     except NotConfigured as error:
         # No error, or nobody could migrate, or build an image, where there is no broker yet.
-        return [Warning(str(error), hint=_NAME_A_BROKER, id="formrelay.W001")]
+        return [Warning(printable(str(error)), hint=_NAME_A_BROKER, id="formrelay.W001")]
     except ConfigError as error:
-        return [Error(line, hint=_SET_IT, id="formrelay.E001") for line in str(error).splitlines()]
+        return [
+            Error(printable(line), hint=_SET_IT, id="formrelay.E001")
+            for line in str(error).split("\n")
+        ]
     return list(_token(settings))
 
 
@@ -68,7 +72,7 @@ def check_broker(**_: Any) -> list[CheckMessage]:
     try:
         settings = get_settings()
     except NotConfigured as error:
-        return [Error(str(error), hint=_NAME_A_BROKER, id="formrelay.E001")]
+        return [Error(printable(str(error)), hint=_NAME_A_BROKER, id="formrelay.E001")]
     except ConfigError:
         return []  # said by the check of the configuration
     quick = {"connect_timeout": min(settings.broker.connect_timeout, timedelta(seconds=_CONNECT))}
@@ -76,7 +80,7 @@ def check_broker(**_: Any) -> list[CheckMessage]:
     try:
         weaknesses = Look(lambda: _weaknesses(make_broker(quickly)), within=_WITHIN)()
     except FormrelayError as error:
-        return [Error(str(error), hint=_START_IT, id="formrelay.E003")]
+        return [Error(printable(str(error)), hint=_START_IT, id="formrelay.E003")]
     return [_weak(weakness) for weakness in weaknesses]
 
 
@@ -92,4 +96,4 @@ def _weak(weakness: str) -> CheckMessage:
     """A weakness says what is the matter and, behind the last semicolon, what to do."""
     matter, _, advice = weakness.rpartition("; ")
     hint = f"{advice[:1].upper()}{advice[1:]}." if matter else "See docs/brokers.md."
-    return Warning(f"The broker: {matter or weakness}", hint=hint, id="formrelay.W004")
+    return Warning(printable(f"The broker: {matter or weakness}"), hint=hint, id="formrelay.W004")

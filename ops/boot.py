@@ -38,8 +38,10 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except FormrelayError as error:
-        for line in str(error).splitlines():
-            print(f"formrelay: {line}", file=sys.stderr)
+        from .output import say_error  # a worker that starts well needs no part of it
+
+        for line in str(error).split("\n"):
+            say_error(f"formrelay: {line}")
         sys.exit(exit_status(error))
 
 

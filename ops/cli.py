@@ -6,9 +6,11 @@ Exit status: 0 fine, 1 the thing asked about is not fine, 2 wrong use.
 from __future__ import annotations
 
 import sys
+import traceback
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -16,10 +18,10 @@ import typer
 from .. import __version__
 from ..core.errors import ConfigError, InvalidJob
 from . import dlq, events, jobs, queues, webhooks
-from .boot import declare_actors, one_line_errors
+from .boot import NOT_FINE, declare_actors, one_line_errors
 from .demo.command import demo
 from .doctor import doctor
-from .output import JsonOption, print_json, print_table
+from .output import JsonOption, print_document, print_json, print_table, say, say_error
 from .schema import schema
 
 app = typer.Typer(
@@ -39,15 +41,43 @@ app.command()(doctor)
 app.command()(schema)
 
 
+#: The base of what is raised for wrong use. Typer brings it along, or imports it from click.
+_WrongUse: Any = typer.BadParameter.__mro__[2]
+
+
 def main() -> None:
     """The entry point."""
+    sys.excepthook = _print_traceback
     with one_line_errors():
-        app()
+        try:
+            status = app(standalone_mode=False)
+        except _WrongUse as error:
+            _print_wrong_use(error)
+            status = error.exit_code
+        except typer.Abort:
+            say_error("formrelay: aborted")
+            status = NOT_FINE
+    sys.exit(status or 0)
+
+
+def _print_wrong_use(error: Any) -> None:
+    """Print what is wrong with the arguments, of which the message may quote any."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        say_error(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
+    say_error(f"Error: {error.format_message()}")
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback; the text of an exception may be anybody's."""
+    say_error("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"formrelay {__version__}")
+        say(f"formrelay {__version__}")
         raise typer.Exit
 
 
@@ -97,7 +127,7 @@ def send(
         kwargs={"payload": _json("payload", text), "metadata": _json("metadata", metadata)},
         delay=int(timedelta(seconds=delay) / timedelta(milliseconds=1)) if delay else None,
     )
-    print(message.message_id)
+    say(message.message_id)
 
 
 def _json(name: str, text: str) -> object:
@@ -141,7 +171,7 @@ def migrate(
         title = "To be applied" if dry_run else "Applied"
         print_table(title, ["migration"], [[name] for name in names], empty="up to date")
         for note in notes:
-            print(f"note: {note}")
+            say(f"note: {note}")
 
 
 def _move_old_keys(dry_run: bool, json: bool) -> None:
@@ -167,7 +197,7 @@ def config(
     from ..config.report import env_example, rows
 
     if example:
-        sys.stdout.write(env_example())
+        print_document(env_example())
         return
     found = rows(get_settings())
     if json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,9 +14,21 @@ from ..brokers import DeadFilter, Entry, Inspector, get_broker
 from ..core.clock import SYSTEM_CLOCK
 from ..core.errors import FormrelayError
 from ..core.failure import Reason
+from ..core.printable import shown_id
 from .boot import check_queues, declare_actors
 from .jobs import as_json, why, with_message
-from .output import DryRunOption, JsonOption, age, counting, print_json, print_table, short
+from .output import (
+    DryRunOption,
+    JsonOption,
+    age,
+    counting,
+    print_json,
+    print_table,
+    read_id_argument,
+    say,
+    say_error,
+    short,
+)
 
 app = typer.Typer(help="Dead letters: list, show, replay, delete.", no_args_is_help=True)
 
@@ -62,9 +73,17 @@ UntilOption = Annotated[
 ]
 FormOption = Annotated[str | None, typer.Option(help="Only about the form with this id.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="At most so many.")]
-IdArgument = Annotated[str, typer.Argument(help="Its id, or how only its id begins.")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(
+        parser=read_id_argument, metavar="ID", help="Id as it is listed, or a unique prefix."
+    ),
+]
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(help="Ids of dead letters, or how only theirs begin.")
+    list[str] | None,
+    typer.Argument(
+        parser=read_id_argument, metavar="ID...", help="Ids as they are listed, or unique prefixes."
+    ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every one (of --queue).")]
 
@@ -86,7 +105,7 @@ def list_(
     letters = list(_inspector(queue).dead_letters(which, limit=limit + 1))
     if len(letters) > limit:
         letters.pop()
-        print(f"there are more than --limit {limit}", file=sys.stderr)
+        say_error(f"there are more than --limit {limit}")
     if json:
         print_json([as_json(letter) for letter in letters])
         return
@@ -113,7 +132,7 @@ def show(id: IdArgument, queue: QueueOption = None) -> None:
     where, whole = _resolved(inspector, id, queue)
     found = inspector.dead_letter(where, whole)
     if found is None:
-        raise NoSuchDeadLetter(f"the dead letter {id!r} has just gone")
+        raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' has just gone")
     print_json(with_message(found))
 
 
@@ -184,7 +203,7 @@ def _act(
     if json:
         print_json({done: count, "dry_run": dry_run})
     else:
-        print(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
+        say(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
 
 
 def _resolved(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
@@ -193,12 +212,15 @@ def _resolved(inspector: Inspector, id: str, queue: str | None) -> tuple[str, st
         raise typer.BadParameter("expected the id of a dead letter, got an empty text")
     found = inspector.dead_ids(id, queue, limit=_CANDIDATES + 1)
     if not found:
-        raise NoSuchDeadLetter(f"there is no dead letter {id!r}; formrelay dlq list shows them")
+        raise NoSuchDeadLetter(
+            f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
+        )
     if len(found) > 1:
-        names = [f"{whole} ({where})" for where, whole in found[:_CANDIDATES]]
+        names = [f"{shown_id(whole)} ({where})" for where, whole in found[:_CANDIDATES]]
         names += ["and more"] if len(found) > _CANDIDATES else []
         raise typer.BadParameter(
-            f"expected the id of one dead letter, {id!r} begins several: {', '.join(names)}"
+            f"expected the id of one dead letter, '{shown_id(id)}' begins several: "
+            f"{', '.join(names)}"
         )
     return found[0]
 

@@ -8,6 +8,7 @@ import typer
 
 from ..core.clock import SYSTEM_CLOCK, iso
 from ..core.errors import FormrelayError
+from ..core.printable import printable
 from .dlq import moment
 from .funnel import (
     ANSWERED,
@@ -20,7 +21,7 @@ from .funnel import (
     types_of,
     usual_steps,
 )
-from .funnel_view import plain, show, to_json
+from .funnel_view import show, to_json
 from .output import JsonOption, print_json
 
 app = typer.Typer(help="Analytics events: the funnel of a form.", no_args_is_help=True)
@@ -115,7 +116,7 @@ def _steps(text: str) -> tuple[Step, ...]:
 
 
 def _unknown(form: str, known: list[str]) -> str:
-    others = ", ".join(plain(one) for one in known) or "none at all"
+    others = ", ".join(printable(one) for one in known) or "none at all"
     return f"expected a form with events, got {form!r}; those with the most events: {others}"
 
 
@@ -129,6 +130,6 @@ def _hints(question: Question, types: list[TypeCount]) -> list[str]:
     missing = [step for step in question.steps if not there & set(step.types)]
     if not missing:
         return []
-    wanted = ", ".join(plain(" or ".join(step.types)) for step in missing)
-    found = ", ".join(f"{plain(one.type)} ({one.events:,})" for one in recent[:_NAMED])
+    wanted = ", ".join(printable(" or ".join(step.types)) for step in missing)
+    found = ", ".join(f"{printable(one.type)} ({one.events:,})" for one in recent[:_NAMED])
     return [f"No event of type {wanted}. The types of this form: {found}. --steps chooses others."]

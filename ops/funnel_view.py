@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.clock import iso
+from ..core.printable import printable
 from .funnel import Duration, FieldCount, Funnel
-from .output import print_table
+from .output import make_console, print_table, say, say_error
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 #: So many fields are drawn; who wants all has ``--json``, or a pipe.
@@ -71,13 +71,13 @@ def show(funnel: Funnel, hints: Sequence[str] = ()) -> None:
     Args:
         hints: what a reader should know beside the figures; not among the lines.
     """
-    console = Console(highlight=False)
+    console = make_console()
     if console.is_terminal:
         draw(console, funnel, hints)
         return
     _lines(funnel)
     for note in (*_notes(funnel), *hints):
-        print(note, file=sys.stderr)
+        say_error(note)
 
 
 def _lines(funnel: Funnel) -> None:
@@ -86,27 +86,29 @@ def _lines(funnel: Funnel) -> None:
     rows = []
     for one in funnel.steps:
         of = (_percent(one.sessions, first), _percent(one.sessions, previous))
-        rows.append((plain(one.step.name), one.sessions, *of, one.outside))
+        rows.append((printable(one.step.name), one.sessions, *of, one.outside))
         previous = one.sessions
     print_table("", columns, rows, empty="")
     if funnel.fields:
-        print()
+        say()
         fields = [
             (_name(one), one.left, one.answered, _percent(one.left, one.answered))
             for one in funnel.fields
         ]
         print_table("", ("left after", "left", "answered", "% of answered"), fields, empty="")
     if funnel.durations:
-        print()
-        last = plain(funnel.steps[-1].step.name)
-        times = [(f"{plain(one.step.name)} to {last}", *_times(one)) for one in funnel.durations]
+        say()
+        last = printable(funnel.steps[-1].step.name)
+        times = [
+            (f"{printable(one.step.name)} to {last}", *_times(one)) for one in funnel.durations
+        ]
         print_table("", ("time", "median", "90% within"), times, empty="")
 
 
 def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
     """As :func:`show` on a terminal."""
     since = iso(funnel.question.since)[:16].replace("T", " ")
-    form_id = plain(funnel.question.form_id)
+    form_id = printable(funnel.question.form_id)
     console.print(Text.assemble((form_id, "bold"), (f"  since {since} UTC\n", "dim")))
     _title(console, "Funnel", "sessions that took a step after those before it")
     console.print(_steps_table(console, funnel))
@@ -125,7 +127,7 @@ def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
             console.print(Text(f" and {left} after {others}: --json has them\n", "dim"))
     if funnel.durations:
         last = funnel.steps[-1]
-        title = f"Time until {plain(last.step.name)}"
+        title = f"Time until {printable(last.step.name)}"
         _title(console, title, _many(last.sessions, "session"))
         console.print(_times_table(funnel))
 
@@ -139,7 +141,7 @@ def _steps_table(console: Console, funnel: Funnel) -> Table:
     table = _Bars("step", ("sessions", "of first", "of previous"), "cyan")
     for one in funnel.steps:
         of = (_share_text(one.sessions, first), _share_text(one.sessions, previous))
-        table.add(plain(one.step.name), one.sessions, f"{one.sessions:,}", *of)
+        table.add(printable(one.step.name), one.sessions, f"{one.sessions:,}", *of)
         previous = one.sessions
     return table.drawn(console)
 
@@ -158,7 +160,7 @@ def _times_table(funnel: Funnel) -> Table:
     table.add_column("median", justify="right", no_wrap=True)
     table.add_column("90% within", justify="right", no_wrap=True)
     for one in funnel.durations:
-        table.add_row(Text(plain(one.step.name)), *_times(one))
+        table.add_row(Text(printable(one.step.name)), *_times(one))
     return table
 
 
@@ -211,7 +213,7 @@ def _notes(funnel: Funnel) -> Iterator[str]:
     for one in funnel.steps:
         if one.outside:
             yield (
-                f"Not counted: {_many(one.outside, 'session')} with {plain(one.step.name)!r} "
+                f"Not counted: {_many(one.outside, 'session')} with {printable(one.step.name)!r} "
                 "but without every step before it."
             )
 
@@ -234,13 +236,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def plain(text: str) -> str:
-    """Text of an event without what a terminal would obey: line breaks, escape sequences."""
-    return "".join(character if character.isprintable() else "�" for character in text)
-
-
 def _name(one: FieldCount) -> str:
-    return plain(one.name) or "(no name)"
+    return printable(one.name) or "(no name)"
 
 
 def _share(part: int, whole: int | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +10,17 @@ from ..brokers import Entry, State, get_broker
 from ..brokers.inspection import UnknownCursor
 from ..core.clock import iso
 from ..core.errors import FormrelayError
+from ..core.printable import shown_id
 from .boot import check_queues, declare_actors
-from .output import JsonOption, age, print_json, print_table, short
+from .output import (
+    JsonOption,
+    age,
+    print_json,
+    print_table,
+    read_id_argument,
+    say_error,
+    short,
+)
 
 app = typer.Typer(help="Jobs in any state: list, show.", no_args_is_help=True)
 
@@ -66,12 +74,12 @@ def list_(
     rows = [_row(entry, now) for entry in page.entries]
     print_table(f"{queue}: {state.replace('_', ' ')}", columns, rows, empty="none")
     if page.cursor is not None:
-        print(f"there are more: --cursor {page.cursor}", file=sys.stderr)
+        say_error(f"there are more: --cursor {page.cursor}")
 
 
 def _row(entry: Entry, now: float) -> tuple[Any, ...]:
     # The beginning of an id is enough to find a dead one; of the others it takes all of it.
-    id = short(entry.id) if entry.state is State.DEAD else entry.id
+    id = short(entry.id) if entry.state is State.DEAD else shown_id(entry.id)
     sent = age(now - entry.message.message_timestamp / 1000)
     return id or None, entry.message.actor_name, sent, _detail(entry, now)
 
@@ -96,7 +104,14 @@ def why(entry: Entry) -> str | None:
 
 @app.command()
 def show(
-    id: Annotated[str, typer.Argument(help="Its id; of a dead one, a prefix will do.")],
+    id: Annotated[
+        str,
+        typer.Argument(
+            parser=read_id_argument,
+            metavar="ID",
+            help="Id as it is listed; of a dead job also a unique prefix.",
+        ),
+    ],
     queue: Annotated[
         str | None, typer.Option("--queue", "-q", help="Only this queue; default: all.")
     ] = None,
@@ -110,7 +125,7 @@ def show(
         dead = inspector.dead_ids(id, queue)
         found = inspector.find(dead[0][1], dead[0][0]) if len(dead) == 1 else None
     if found is None:
-        raise NoSuchJob(f"there is no job {short(id)!r}, or it is done")
+        raise NoSuchJob(f"there is no job '{short(id)}', or it is done")
     print_json(with_message(found))
 
 
@@ -118,15 +133,23 @@ def as_json(entry: Entry) -> dict[str, Any]:
     """An entry without its payload."""
     return {
         "queue": entry.queue,
-        "id": entry.id,
+        "id": shown_id(entry.id),
         "state": entry.state.value,
         "actor": entry.message.actor_name,
-        "sent_at": iso(entry.message.message_timestamp / 1000),
-        "due": None if entry.due is None else iso(entry.due),
+        "sent_at": _moment(entry.message.message_timestamp / 1000),
+        "due": _moment(entry.due),
         "worker": entry.worker,
-        "died_at": None if entry.died is None else iso(entry.died),
+        "died_at": _moment(entry.died),
         "failure": entry.failure.to_json() if entry.failure is not None else None,
     }
+
+
+def _moment(seconds: float | None) -> str | None:
+    """ISO 8601; None where there is none, or where another program wrote a number that is none."""
+    try:
+        return None if seconds is None else iso(seconds)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def with_message(entry: Entry) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..config import LoggingSettings
 from ..core.clock import iso
 from ..core.errors import describe
 from ..core.failure import frames
+from ..core.printable import printable_json
 
 #: Their lines are about connections, never about a job; pika tells one lost connection in
 #: a dozen errors with tracebacks, where our own line says it once.
@@ -40,9 +41,11 @@ class _Formatter(OrjsonFormatter):
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         try:
-            return super().jsonify_log_record(log_data)
+            line = super().jsonify_log_record(log_data)
         except TypeError:  # half a surrogate pair, or an integer of more than 64 bits
-            return json.dumps(log_data, default=str)
+            line = json.dumps(log_data, default=str)
+        # JSON itself escapes C0 alone, and lines are read on terminals.
+        return printable_json(line)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return iso(record.created)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from ..brokers import Inspector, QueueCounts, RelayBroker, WorkerInfo, get_broker
 from ..core.errors import ConfigError
 from .boot import NOT_FINE, check_queues, declare_actors
-from .output import DryRunOption, JsonOption, age, print_json, print_table
+from .output import DryRunOption, JsonOption, age, print_json, print_table, say, say_error
 
 app = typer.Typer(
     help="How many messages wait, are scheduled, in flight and dead; pause, resume, purge.",
@@ -39,7 +38,7 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     rows = [_row(one) for one in counts]
     print_table("Queues", columns, rows, empty="no queue is declared")
     if any(_NOT_AVAILABLE in row for row in rows):
-        print(f"{_NOT_AVAILABLE}: not available on this broker", file=sys.stderr)
+        say_error(f"{_NOT_AVAILABLE}: not available on this broker")
 
 
 def counts_as_json(counts: QueueCounts) -> dict[str, Any]:
@@ -77,14 +76,14 @@ def _row(counts: QueueCounts) -> tuple[Any, ...]:
 def pause(queue: QueueArgument) -> None:
     """Let no worker take messages of a queue; what is begun is finished."""
     _inspector(queue).pause(queue)
-    print(f"paused: {queue}")
+    say(f"paused: {queue}")
 
 
 @app.command()
 def resume(queue: QueueArgument) -> None:
     """Let workers take messages of a queue again."""
     _inspector(queue).resume(queue)
-    print(f"resumed: {queue}")
+    say(f"resumed: {queue}")
 
 
 @app.command()
@@ -92,9 +91,9 @@ def purge(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
     """Drop what waits and what is scheduled on a queue, for good; never the dead."""
     inspector = _inspector(queue)
     if inspector.counts(queue).scheduled is None:
-        print("the scheduled ones: not available on this broker", file=sys.stderr)
+        say_error("the scheduled ones: not available on this broker")
     count = inspector.purge(queue, dry_run=dry_run)
-    print(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+    say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
 
 
 @app.command()
@@ -135,9 +134,9 @@ def to_stock(
     columns = ["queue", "waiting", "scheduled", "dead", "split", "undecodable", "paused"]
     print_table(title, columns, [list(one.values()) for one in done], empty="no queue is declared")
     if any(one["dead"] for one in done):
-        print("note: stock Dramatiq deletes dead letters after 7 days", file=sys.stderr)
+        say_error("note: stock Dramatiq deletes dead letters after 7 days")
     if any(one["paused"] for one in done):
-        print("note: stock Dramatiq does not know that a queue is paused", file=sys.stderr)
+        say_error("note: stock Dramatiq does not know that a queue is paused")
 
 
 def _inspector(queue: str) -> Inspector:

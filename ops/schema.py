@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from ..core.errors import ConfigError
 from .boot import declare_actors
+from .output import print_document, say
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{model}"
@@ -95,7 +96,7 @@ def schema(
     if out is not None:
         _write(out, chosen)
     else:
-        print(_text(catalogue(jobs) if type is None else document(chosen[0])), end="")
+        print_document(_text(catalogue(jobs) if type is None else document(chosen[0])))
 
 
 def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]:
@@ -156,7 +157,7 @@ def _write(folder: Path, jobs: Iterable[JobType]) -> None:
         for job in jobs:
             path = folder / f"{job.name}.schema.json"
             path.write_text(_text(document(job)))
-            print(path)
+            say(str(path))
     except OSError as error:
         raise ConfigError(
             f"expected --out to be a folder that can be written to, got {error.strerror} "

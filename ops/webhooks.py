@@ -13,9 +13,10 @@ from ..brokers import DeadFilter, NotAvailable, get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK, iso
 from ..core.errors import ConfigError, FormrelayError, SinkError
+from ..core.printable import shown_id
 from ..endpoints import EndpointRecord, MemoryRecords, Records, make_records
 from .boot import declare_actors
-from .output import JsonOption, age, print_json, print_table
+from .output import JsonOption, age, print_json, print_table, read_id_argument, say
 
 if TYPE_CHECKING:
     from ..actors.attempts import Attempt
@@ -26,9 +27,15 @@ endpoints_app = typer.Typer(
 )
 app.add_typer(endpoints_app, name="endpoints")
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `endpoints` lists it.")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(parser=read_id_argument, metavar="ID", help="As `endpoints` lists it."),
+]
 WebhookArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="The webhook-id, or the id of its message.")
+    str,
+    typer.Argument(
+        parser=read_id_argument, metavar="ID", help="The webhook-id, or the id of its message."
+    ),
 ]
 #: So many dead letters are looked through for an id that the publisher gave.
 _MOST_LETTERS = 100_000
@@ -39,7 +46,7 @@ class NothingShared(FormrelayError):
 
 
 class NoSuchEndpoint(FormrelayError):
-    """Nothing speaks against this endpoint."""
+    """The endpoint is neither failing nor disabled."""
 
 
 class NoSuchWebhook(FormrelayError):
@@ -63,15 +70,15 @@ def endpoints(context: typer.Context, json: JsonOption = False) -> None:
 def enable(id: IdArgument) -> None:
     """Deliver to an endpoint again; what died meanwhile is for `dlq replay`."""
     if not _records().enable(id):
-        raise NoSuchEndpoint(f"nothing speaks against an endpoint {id!r}")
-    print(f"enabled: {id}")
+        raise NoSuchEndpoint(f"the endpoint '{shown_id(id)}' is neither failing nor disabled")
+    say(f"enabled: {shown_id(id)}")
 
 
 @endpoints_app.command()
 def disable(id: IdArgument) -> None:
     """Deliver to an endpoint no more; what is sent to it goes to the dead letters."""
     is_new = _records().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
-    print(f"{'disabled' if is_new else 'disabled already'}: {id}")
+    say(f"{'disabled' if is_new else 'disabled already'}: {shown_id(id)}")
 
 
 @app.command()
@@ -89,7 +96,7 @@ def attempts(
         print_json([one.wire() for one in found])
     else:
         columns = ("at", "attempt", "outcome", "status", "took", "host", "error and answer")
-        empty = f"no attempt to deliver {id} is recorded"
+        empty = f"no attempt to deliver {shown_id(id)} is recorded"
         print_table("Attempts", columns, [_attempt_row(one) for one in found], empty=empty)
     if not found:
         raise typer.Exit(1)
@@ -102,9 +109,9 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
     declare_actors()
     done = _resend(id)
     if json:
-        print_json({"id": id, "done": done})
+        print_json({"id": shown_id(id), "done": done})
     else:
-        print(f"{done}: {id}")
+        say(f"{done}: {shown_id(id)}")
 
 
 def _resend(id: str) -> str:
@@ -124,8 +131,8 @@ def _resend(id: str) -> str:
     kept = records.kept(id) or records.kept(f"msg_{id}")
     if kept is None:
         raise NoSuchWebhook(
-            f"there is no webhook {id!r} among the dead and those that wait, and nothing is kept "
-            "of it: WEBHOOK_KEEP_DELIVERED_DAYS says for how long what was delivered is"
+            f"there is no webhook '{shown_id(id)}' that is dead or waits, and no copy of a "
+            "delivered one; WEBHOOK_KEEP_DELIVERED_DAYS says how long copies are kept"
         )
     job = orjson.loads(kept)
     job["payload"].setdefault("id", id if id.startswith("msg_") else f"msg_{id}")
@@ -152,7 +159,7 @@ def _message_ids(id: str) -> Iterator[str]:
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
-    said = [attempt.message, attempt.response and f"“{attempt.response[:80]}”"]
+    said = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
     return (
         iso(attempt.at.timestamp()),
         attempt.attempt,
@@ -173,17 +180,18 @@ def _records() -> Records:
 
 def _as_json(record: EndpointRecord) -> dict[str, Any]:
     stamps = ("failing_since", "last_at", "disabled_at")
-    return {
+    shown = {
         name: iso(value) if name in stamps and value is not None else value
         for name, value in record.to_json().items()
     }
+    return shown | {"id": shown_id(record.id)}
 
 
 def _row(record: EndpointRecord) -> tuple[Any, ...]:
     since, disabled = record.failing_since, record.disabled_at
     now = SYSTEM_CLOCK.time()
     return (
-        record.id,
+        shown_id(record.id),
         record.host or None,
         record.failures,
         None if since is None else age(now - since),

@@ -1,7 +1,7 @@
 """Which addresses a webhook may go to: everything public, nothing else.
 
 The ranges are those of IANA's special-purpose registries (RFC 6890 and what
-updates it); Svix blocks the same ones, in its connector too.
+updates it), which Svix blocks in its connector too, and inner addresses of clouds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BLOCKED_V4 = {
     "10.0.0.0/8": "private",
     "100.64.0.0/10": "carrier-grade NAT",
     "127.0.0.0/8": "loopback",
-    "169.254.0.0/16": "link-local",  # cloud metadata services live here
+    "169.254.0.0/16": "link-local",
     "172.16.0.0/12": "private",
     "192.0.0.0/24": "protocol assignments",
     "192.0.2.0/24": "documentation",
@@ -47,8 +47,27 @@ _BLOCKED_V6 = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
+# Public by their numbers, and services of a cloud's inside by what answers there. The metadata
+# services of most clouds need no entry: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM,
+# DigitalOcean) and fe80::a9fe:a9fe (OpenStack, Akamai) are link-local, 100.100.100.200 (Alibaba)
+# is in the range of carrier-grade NAT, 192.0.0.192 (Oracle Classic) among the protocol
+# assignments, fd00:ec2::254 (AWS), fd20:ce::254 (Google), fd00:c1::a9fe:a9fe (Oracle) and
+# fd00:42::42 (Scaleway) are unique local.
+_BLOCKED_CLOUD = {
+    # Azure, its agent and DNS: learn.microsoft.com/azure/virtual-network,
+    # what-is-ip-address-168-63-129-16
+    "168.63.129.16/32": "cloud service",
+    # IBM: cloud.ibm.com/docs/vpc, reserved ranges (IBM services, Cloud Service Endpoints)
+    "161.26.0.0/16": "cloud service",
+    "166.8.0.0/14": "cloud service",
+    # Google: cloud.google.com/vpc/docs/configure-private-google-access (restricted, private)
+    "199.36.153.4/30": "cloud service",
+    "199.36.153.8/30": "cloud service",
+    "2600:2d00:2:1000::/56": "cloud service",
+    "2600:2d00:2:2000::/56": "cloud service",
+}
 _BLOCKED: list[tuple[Network, str]] = [
-    (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6).items()
+    (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6 | _BLOCKED_CLOUD).items()
 ]
 # Nothing outside this is handed out; a range that IANA opens one day is added then.
 _GLOBAL_V6 = IPv6Network("2000::/3")

@@ -14,6 +14,7 @@ import orjson
 import requests
 
 from ..core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
+from ..core.hosts import InvalidHost, ascii_url
 from ..core.process import current_pid
 from .api_answers import of_connection, parse, refuse, wrong_shape
 from .transport import Session
@@ -156,7 +157,7 @@ class Api:
             answer = session.exchange(method, self._url + path, headers, body, timeouts)
         except requests.RequestException as error:
             raise of_connection(error) from None
-        refuse(answer)
+        refuse(answer, payload)
         try:
             return parse(answer)
         except SinkTransient:
@@ -187,15 +188,15 @@ class Api:
 
 
 def _spelled(url: str) -> str:
-    """An address in ASCII: hosts by IDNA, paths with percent signs.
+    """An address in ASCII: the host by :mod:`..core.hosts`, the path with percent signs.
 
     Raises:
         ConfigError: it cannot be.
     """
     request = requests.PreparedRequest()
     try:
-        request.prepare_url(url, None)
-    except requests.exceptions.RequestException:
+        request.prepare_url(ascii_url(url), None)
+    except (InvalidHost, requests.exceptions.RequestException):
         raise ConfigError("expected API_URL to be an address, got one of another shape") from None
     found = request.url or ""
     if not found.isascii() or _SPACES.search(found):

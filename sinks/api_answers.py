@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Container, Mapping
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from ..core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
+from .media_types import known_media_type
 from .retry_after import parse_retry_after
 from .transport import MOST_BYTES, Answer, NotSent
 
@@ -28,12 +31,16 @@ _BUSY = frozenset({425, 429, 503})
 #: What was sent is to be sent elsewhere. (303 is not among them: it has been taken.)
 _MOVED = frozenset({301, 302, 307, 308})
 _MOST_FIELDS = 10
-_FIELD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}\Z")
-_MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}\Z")
+_FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+#: The parts of ``answers.q1`` and ``answers[q1]``.
+_STEPS = re.compile(r"[.\[\]]+")
 
 
-def refuse(answer: Answer) -> None:
+def refuse(answer: Answer, sent: Mapping[str, Any] | None = None) -> None:
     """Nothing for 200 and 201.
+
+    Args:
+        sent: the payload, whose field names an error may repeat.
 
     Raises:
         SinkError: for any other status.
@@ -48,7 +55,8 @@ def refuse(answer: Answer) -> None:
             retry_after=_retry_after(answer),
         )
     if status in _PERMANENT:
-        raise SinkPermanent(f"the API answered {status}{_complaints(answer.body)}", code=status)
+        fields = _fields(answer.body, sent or {})
+        raise SinkPermanent(f"the API answered {status}{fields}", code=status)
     if 200 <= status < 400:
         kind = SinkUnready if status in _MOVED else SinkTransient
         hint = _redirect(answer) if status >= 300 else ""
@@ -72,9 +80,8 @@ def parse(answer: Answer) -> dict[str, Any]:
         )
     kind = answer.kind
     if kind and kind != "application/json" and not kind.endswith("+json"):
-        got = kind if _MEDIA_TYPE.match(kind) else "another content type"
         raise SinkTransient(
-            f"expected JSON with {code} from the API, got {got}: "
+            f"expected JSON with {code} from the API, got {known_media_type(kind)}: "
             "does API_URL lead to it, or to a page before it?",
             code=code,
         )
@@ -129,8 +136,13 @@ def _retry_after(answer: Answer) -> timedelta | None:
     return parse_retry_after(answer.headers.get("Retry-After"), now=time.time())
 
 
-def _complaints(body: bytes) -> str:
-    """The names of the fields that a 4xx complains of; their values and texts stay out."""
+def _fields(body: bytes, sent: Mapping[str, Any]) -> str:
+    """The fields that a 4xx names, if they are names of what was sent: its own fields, and the
+    questions under ``answers``.
+
+    Everything else is left out, the names of unknown fields too: whatever the API writes may
+    repeat a value.
+    """
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -139,5 +151,17 @@ def _complaints(body: bytes) -> str:
         found = found["errors"]
     if not isinstance(found, dict):
         return ""
-    names = [name for name in found if _FIELD.match(name)][:_MOST_FIELDS]
-    return f" (fields: {', '.join(names)})" if names else ""
+    answers = sent.get("answers")
+    known = {*sent, *(answers if isinstance(answers, Mapping) else ())}
+    names = list(dict.fromkeys(name for one in found if (name := _known_name(one, known))))
+    return f" (fields: {', '.join(names[:_MOST_FIELDS])})" if names else ""
+
+
+def _known_name(name: str, known: Container[str]) -> str:
+    """``answers.q1`` as far as its parts are known; empty where the first one is not."""
+    if name in known:
+        return name if _FIELD.match(name) else ""
+    steps = list(
+        takewhile(lambda step: step in known and _FIELD.match(step), _STEPS.split(name)[:2])
+    )
+    return ".".join(steps)

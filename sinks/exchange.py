@@ -6,6 +6,7 @@ the request is over is not done here.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import pycurl
 from .addresses import Network, parse_address, why_blocked
 
 MOST_HEADER_BYTES = 64 * 1024
+_STATUS = re.compile(rb"[0-9]{3}\Z")
 
 
 class Exchange:
@@ -78,7 +80,8 @@ class Exchange:
             return 0  # fewer than given: libcurl stops
         if line.startswith(b"HTTP/"):
             code = line.split(None, 2)[1:2]
-            self.status = int(code[0]) if code and code[0].isdigit() else 0
+            # Three digits, or it could be a number that the request held.
+            self.status = int(code[0]) if code and _STATUS.match(code[0]) else 0
             self._lines.clear()
         elif not line.strip():
             self.is_complete = self.is_complete or self.status >= 200  # 1xx are interim

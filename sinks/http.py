@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
-from socket import inet_aton, inet_ntoa
 from time import monotonic
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, S
 from .addresses import Network, parse_address, why_blocked
 from .authorities import system_ca_file
 from .exchange import MOST_HEADER_BYTES, Exchange
+from .kept import set_body
 from .resolver import LookUp, Resolver
 from .retry_after import parse_retry_after
 from .transfers import Handle, Transfer, Transfers
@@ -131,7 +131,7 @@ class Egress:
             curl = handle.curl
             curl.setopt(pycurl.URL, target.url)
             curl.setopt(pycurl.CUSTOMREQUEST, method)
-            curl.setopt(pycurl.POSTFIELDS, body)
+            set_body(curl, body)
             curl.setopt(pycurl.HTTPHEADER, lines)
             curl.setopt(pycurl.TIMEOUT_MS, _millis(self._timeout) - int(took * 1000))
             if addresses:
@@ -140,24 +140,26 @@ class Egress:
         def finish(handle: Handle, code: int) -> Response:
             return _response(handle, code, target.host)
 
-        return await Transfer(self._transfers, prepare, finish)
+        # A proxy's connections are not a receiver's own.
+        destination = (target.scheme, target.host, target.port) if self._proxy is None else None
+        return await Transfer(
+            self._transfers, prepare, finish, destination=destination, needs_new=not body
+        )
 
     async def _addresses(self, host: str) -> str:
         """The addresses of a host, as libcurl takes them; empty if there is nothing to look up."""
         if self._proxy is not None:
             self._check_literal(host)
             return ""
-        name = host.rstrip(".")
-        if _is_address(name):
+        if _is_address(host):
             return ""
-        found = self._resolver.known(name) or await LookUp(self._resolver, name)
+        found = self._resolver.known(host) or await LookUp(self._resolver, host)
         return ",".join(f"[{one}]" if ":" in one else one for one in found)
 
     def _check_literal(self, host: str) -> None:
         try:
-            # The odd spellings (0x7f000001) too, as the system's own functions read them.
-            address = parse_address(host if ":" in host else inet_ntoa(inet_aton(host.rstrip("."))))
-        except (OSError, ValueError):
+            address = parse_address(host)
+        except ValueError:
             return  # a name
         why = why_blocked(address, allowed=self._allowed)
         if why is not None:
@@ -170,7 +172,6 @@ class Egress:
         connect_timeout = min(self._timeout, _LONGEST_CONNECT)
         options = {
             pycurl.PROTOCOLS: protocols,
-            pycurl.POST: 1,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
             pycurl.FOLLOWLOCATION: 0,
             pycurl.PROXY: self._proxy or "",  # empty, since unset would mean the environment's

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from ..core.loop import Loop, get_loop
 from ..core.process import current_pid
 from .exchange import Exchange
 from .inherited import leave_to_parent
+from .kept import KeptConnections
 
 T = TypeVar("T")
 
@@ -49,6 +50,9 @@ class Transfer(Later[T]):
         prepare: sets what is this request's own on a handle.
         finish: makes the result of a handle and libcurl's error (0: none), or raises; called
             in the thread that drives it.
+        destination: the same for all requests that may share a connection.
+        needs_new: use a new connection. A request without a body needs one: libcurl would repeat
+            it where a kept connection breaks.
     """
 
     def __init__(
@@ -56,8 +60,12 @@ class Transfer(Later[T]):
         transfers: Transfers,
         prepare: Callable[[Handle], None],
         finish: Callable[[Handle, int], T],
+        *,
+        destination: Hashable = None,
+        needs_new: bool = False,
     ) -> None:
         self._transfers = transfers
+        self.destination, self.needs_new = destination, needs_new
         self.prepare = prepare
         self._finish = finish
         self._found: T | None = None
@@ -137,6 +145,9 @@ class _Driver:
         self._active: dict[Any, tuple[Handle, Transfer[Any]]] = {}
         self._aside = 0
         self._due: float | None = None
+        self._kept = KeptConnections()
+        #: Sockets that libcurl waits for.
+        self._in_use: set[int] = set()
         self._multi = pycurl.CurlMulti()
         leave_to_parent(self._multi)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
@@ -175,6 +186,10 @@ class _Driver:
                 handle = self._free.pop() if self._free else self._new_handle()
                 handle.exchange.clear()
                 transfer.prepare(handle)
+                needs_new = transfer.needs_new or self._kept.has_stale(
+                    transfer.destination, self._in_use
+                )
+                handle.curl.setopt(pycurl.FRESH_CONNECT, needs_new)
                 self._multi.add_handle(handle.curl)
             except BaseException as error:
                 transfer.fail(error)
@@ -206,6 +221,9 @@ class _Driver:
     def _end(self, curl: Any, code: int) -> None:
         handle, transfer = self._active.pop(curl)
         self._aside -= transfer.is_aside
+        socket = curl.getinfo(pycurl.ACTIVESOCKET)
+        if socket >= 0:
+            self._kept.add(transfer.destination, socket)
         transfer.end(handle, code)
         self._multi.remove_handle(curl)
         self._free.append(handle)
@@ -215,8 +233,10 @@ class _Driver:
 
     def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
         if what == pycurl.POLL_REMOVE:
+            self._in_use.discard(descriptor)
             self._loop.forget(descriptor)
         else:
+            self._in_use.add(descriptor)
             self._loop.watch(descriptor, _AS_THE_SYSTEM_SAYS.get(what, 0), self._on_event)
 
     def _on_event(self, descriptor: int, event: int) -> None:

@@ -7,7 +7,6 @@ else that it does for a job; nor has it a time-out for a whole request (docs/adr
 from __future__ import annotations
 
 import re
-import select
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -28,6 +27,7 @@ from requests.structures import CaseInsensitiveDict
 
 from .authorities import system_ca_file
 from .inherited import leave_to_parent
+from .kept import is_stale, set_body
 
 #: More of an answer's body is not read. (Of one in chunks by libcurl 8.4 and newer alone.)
 MOST_BYTES = 1024 * 1024
@@ -139,11 +139,7 @@ class CurlAdapter(BaseAdapter):
         if body is None:
             curl.setopt(pycurl.HTTPGET, 1)
         else:
-            # By a function, which libcurl cannot rewind: where a connection that was kept breaks
-            # before an answer, it would send what it has as a string once more, and unasked.
-            curl.setopt(pycurl.POST, 1)
-            curl.setopt(pycurl.POSTFIELDSIZE, len(body))
-            curl.setopt(pycurl.READFUNCTION, BytesIO(body).read)
+            set_body(curl, body)
         curl.setopt(pycurl.CUSTOMREQUEST, request.method)
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
         # A name alone leaves out what libcurl would add of its own.
@@ -162,15 +158,18 @@ class CurlAdapter(BaseAdapter):
         if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
             # Closed within its headers is an answer to libcurl, and none to us.
             raise ConnectionError("closed within the head of an answer")
-        status, kind = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.CONTENT_TYPE) or ""
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        kind = (curl.getinfo_raw(pycurl.CONTENT_TYPE) or b"").decode("latin-1")
         kind = kind.partition(";")[0].strip().lower()
         answer = Answer(status, kind, lines, came.getvalue(), is_whole=is_whole)
         answer.request, answer.url = request, request.url or ""
         return answer
 
     def _handle(self) -> Any:
-        if self._curl is not None and _is_stale(self._curl):
-            self.close()
+        if self._curl is not None:
+            socket = self._curl.getinfo(pycurl.ACTIVESOCKET)
+            if socket >= 0 and is_stale([socket]):
+                self.close()
         if self._curl is None:
             self._curl = _new_handle()
         return self._curl
@@ -204,20 +203,6 @@ def _new_handle() -> Any:
         curl.setopt(_QUICK_EXIT, 1)
     leave_to_parent(curl)
     return curl
-
-
-def _is_stale(curl: Any) -> bool:
-    """Whether its connection has been closed, or has brought what nobody asked for.
-
-    libcurl looks for that once a second at most, and finds it out later than we want: when
-    something has been sent.
-    """
-    socket = curl.getinfo(pycurl.ACTIVESOCKET)
-    if socket < 0:
-        return False
-    poll = select.poll()
-    poll.register(socket, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _failed(code: int, text: str, curl: Any) -> requests.RequestException:

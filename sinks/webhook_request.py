@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv6Address
+from socket import inet_aton, inet_ntoa
 from urllib.parse import quote, urlsplit
 
 from ..core.errors import InvalidJob
+from ..core.hosts import InvalidHost, ascii_host
 
 METHODS = ("POST", "PUT")
 
@@ -16,8 +19,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
 # Name and value in one go, apart by what neither may hold.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\x00[\t\x20-\x7e\x80-\xff]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Letters, digits, hyphen, dot, underscore, or the inside of [an IPv6 address].
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)\Z")
+# By the URL standard a host whose last label is a number is an IPv4 address, or nothing.
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\Z")
 _MOST_URL_CHARACTERS = 8_000
 _MOST_HEADERS = 64
 _MOST_HEADER_BYTES = 16 * 1024
@@ -44,7 +47,13 @@ RESERVED_HEADERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address that was checked. ``url`` may hold secrets in its query; ``host`` is safe."""
+    """An address that was checked. ``url`` may hold secrets in its query; ``host`` is safe.
+
+    Attributes:
+        host: in ASCII and lower case, an IPv4 address in decimal; what is looked up, dialled,
+            named in TLS and in the Host header, and by which connections and endpoints are told
+            apart.
+    """
 
     url: str
     host: str
@@ -81,9 +90,7 @@ def check_url(url: str, *, allow_http: bool = False) -> Target:
         raise InvalidJob("expected a url without user and password in it")
     if port == 0:
         raise InvalidJob("expected a url with a port from 1 to 65535")
-    host = _ascii_host(host)
-    if not host.strip(".") or not _HOST.match(host):
-        raise InvalidJob("expected a url with a host, got none or one with odd characters")
+    host = _spelled(host)
     netloc = f"[{host}]" if ":" in host else host
     if port:
         netloc = f"{netloc}:{port}"
@@ -136,10 +143,21 @@ def check_header(name: str, value: str) -> None:
     raise InvalidJob(f"expected latin-1 characters in header '{name.lower()}'")
 
 
-def _ascii_host(host: str) -> str:
-    if host.isascii():
-        return host
+def _spelled(host: str) -> str:
+    """A host in the only spelling that is used from here on.
+
+    Raises:
+        InvalidJob: it is neither a name nor an address.
+    """
+    if not host:
+        raise InvalidJob("expected a url with a host, got none")
     try:
-        return host.encode("idna").decode("ascii")
-    except UnicodeError:
-        raise InvalidJob("expected a url with a host that IDNA can write") from None
+        if ":" in host and "%" not in host:
+            return str(IPv6Address(host))
+        name = ascii_host(host)
+        # Octal, hexadecimal and short forms too (0x7f000001, 127.1), as libcurl reads them.
+        return inet_ntoa(inet_aton(name)) if _ENDS_IN_NUMBER.match(name) else name
+    except InvalidHost as error:
+        raise InvalidJob(f"in the url: {error}") from None
+    except (ValueError, OSError):
+        raise InvalidJob("expected a url with a valid IP address as its host") from None

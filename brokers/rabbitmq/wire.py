@@ -70,12 +70,17 @@ class Content:
 
     @property
     def message_id(self) -> str | None:
-        """Its id; read directly where the properties are as we write them."""
+        """Its id; read directly where the properties are as we write them.
+
+        Bytes that are not UTF-8 are written as ``\\xff``: another program may give any id, and
+        ours has to be text that can be written again.
+        """
         start = len(_OUR_PROPERTIES)
         if self.head.startswith(_OUR_PROPERTIES):
-            return self.head[start + 1 : start + 1 + self.head[start]].decode()
-        id: str | None = self.properties.message_id
-        return id
+            raw = self.head[start + 1 : start + 1 + self.head[start]]
+            return raw.decode(errors="backslashreplace")
+        id: str | bytes | None = self.properties.message_id  # bytes where pika cannot decode it
+        return id.decode(errors="backslashreplace") if isinstance(id, bytes) else id
 
 
 @dataclass(slots=True)

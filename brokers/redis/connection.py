@@ -122,8 +122,8 @@ def translated(where: str) -> Iterator[None]:
     except redis.ResponseError as error:
         if isinstance(error, _OF_CLUSTER) or str(error).startswith(_CODES_OF_CLUSTER):
             raise BrokerRefused(no_cluster(where)) from None
-        # Redis quotes the script and the command in some errors; the first word is the code.
-        text = str(error).partition(" script:")[0]
+        # Redis quotes the script, or a command it does not know with its arguments (a body, say).
+        text = str(error).partition(" script:")[0].partition(", with args")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None
 
 

@@ -260,7 +260,7 @@ class RedisConsumer(RelayConsumer):
         return wait
 
     def _take(self, id: bytes, body: bytes, suspected: int) -> None:
-        delivery = self.decoded(body, id, id.decode(errors="replace"))
+        delivery = self.decoded(body, id, id.decode(errors="backslashreplace"))
         if isinstance(delivery, Settlement):
             self._hands.outbox.settlement.add(delivery)
             return

@@ -134,14 +134,16 @@ class Pages:
     def entry(self, queue: str, state: State, id: bytes, body: bytes, **more: Any) -> Entry:
         """A message; one that cannot be decoded is shown as such."""
         text = to_text(id)
+        # As the consumer names it: a message that is written again holds UTF-8 alone.
+        name = id.decode(errors="backslashreplace")
         try:
             message = decode(
-                body, queue_name=queue, job_types=self._of.job_types, message_id=text or None
+                body, queue_name=queue, job_types=self._of.job_types, message_id=name or None
             )
         except Undecodable as error:
             now = self._of.clock.time()
             failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
-            message = quarantine(body, queue_name=queue, message_id=text, failure=failure)
+            message = quarantine(body, queue_name=queue, message_id=name, failure=failure)
         return Entry(queue, text, state, message, failure=failure_in(message), **more)
 
 

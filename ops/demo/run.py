@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from rich.console import Console
 from rich.text import Text
 
 from ...core.errors import FormrelayError
+from ..output import make_console, print_json, say_error
 from .errors import CannotStart
 from .interrupts import Interrupted, interrupts
 from .report import Report, introduce, show
@@ -70,7 +70,7 @@ def run_demo(options: Options) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ✓ shows a ? instead
-    console = Console(quiet=options.as_json, highlight=False)
+    console = make_console(quiet=options.as_json)
     try:
         _check_packages()
         with interrupts(), _Folder(keep=options.keep) as folder:
@@ -156,7 +156,7 @@ def _print(options: Options, report: Report, folder: _Folder, console: Console) 
     kept = str(folder.path) if folder.keep else None
     if options.as_json:
         result = {**report.to_json(), "folder": kept}
-        print(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+        print_json(result)
         return
     console.print()
     show(console, report)
@@ -198,4 +198,4 @@ def _program(*, absolute: bool) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"formrelay: {message}", file=sys.stderr)
+    say_error(f"formrelay: {message}")

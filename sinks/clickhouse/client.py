@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from ...config.urls import one_for_each_host
 from ...core.errors import ConfigError
+from ...core.hosts import InvalidHost, ascii_url
 
 _DEFAULT_PORTS = {"clickhouse": 9000, "clickhouses": 9440, "http": 8123, "https": 8443}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
@@ -104,11 +105,13 @@ def parse_targets(
         ConfigError: the address or the database's name cannot be right. The
             message never quotes the address, which may hold a password.
     """
-    several = "://" in url and not url.lower().startswith("chdb:")
-    return [
-        _target(one, database, user, password, timeout, connect_timeout)
-        for one in (one_for_each_host(url) if several else [url])
-    ]
+    urls = [url]
+    if "://" in url and not url.lower().startswith("chdb:"):
+        try:
+            urls = one_for_each_host(ascii_url(url))
+        except InvalidHost:
+            raise ConfigError("expected valid host names in CLICKHOUSE_URL") from None
+    return [_target(one, database, user, password, timeout, connect_timeout) for one in urls]
 
 
 def _target(

@@ -72,6 +72,14 @@ def test_a_password_may_hold_any_character(
         assert "nonsense" not in str(refused.value)
 
 
+def test_arguments_that_redis_quotes_are_in_no_error(redis_url: str) -> None:
+    """As it does where a command was renamed away."""
+    broker = RedisBroker(redis_url)
+    with pytest.raises(BrokerRefused, match="unknown command") as refused, broker.talk() as client:
+        client.execute_command("HSOT", "key", "jane.doe@example.org")
+    assert "jane" not in str(refused.value)
+
+
 def test_tls_is_checked_and_used(redis_server: RedisServer, tmp_path: Path, unique: str) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"

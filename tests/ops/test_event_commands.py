@@ -201,7 +201,7 @@ def test_names_of_fields_give_a_terminal_no_orders(stats: Command) -> None:
     arguments = ("quiz", "--steps", "quiz_seen,quiz_done", "--answered", "answer")
     raw = stats(*arguments, "--field", "question", FORCE_COLOR="1", COLUMNS="80").stdout
     assert "\x1b[31m[" not in raw
-    assert "�[31m[bold]�red" in raw
+    assert r"\x1b[31m[bold]\nred" in raw
     assert "\x1b" not in stats(*arguments, "--field", "question").stdout
 
 

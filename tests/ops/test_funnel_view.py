@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.support.checkout import ROOT
 
 from formrelay.ops.funnel import Duration, FieldCount, Funnel, Question, StepCount, usual_steps
-from formrelay.ops.funnel_view import bar, draw, duration, plain
+from formrelay.ops.funnel_view import bar, draw, duration
 
 COUNTS = st.integers(0, 10**9)
 WIDTHS = st.integers(1, 60)
@@ -58,11 +58,6 @@ def _eighths(drawn: str) -> int:
 )
 def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_text_of_events_keeps_its_letters_and_loses_what_a_terminal_obeys() -> None:
-    assert plain("né ☃ [bold]") == "né ☃ [bold]"
-    assert plain("a\x1b[2J\r\nb\u202e\x9b") == "a�[2J��b��"
 
 
 def test_the_picture_in_the_document_is_what_is_drawn() -> None:

@@ -250,7 +250,7 @@ def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> No
         assert "2 are disabled" in shell("doctor").stdout
         assert shell("webhooks", "endpoints", "enable", "e1").stdout == "enabled: e1\n"
         assert (
-            "nothing speaks against"
+            "neither failing nor disabled"
             in shell("webhooks", "endpoints", "enable", "e1", status=1).stderr
         )
         assert [one["id"] for one in shell.json("webhooks", "endpoints")] == ["e2"]

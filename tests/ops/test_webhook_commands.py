@@ -102,7 +102,7 @@ def test_attempts_are_listed_by_either_id(
         "answer",
     ]
     assert "the receiver answered 500" in first
-    assert "no room" in first
+    assert "(9 bytes of application/json)" in first
     assert "delivered" in second
     nothing = run("webhooks", "attempts", "nope", cwd=tmp_path, env=shell.env)
     assert (nothing.returncode, "nope is recorded" in nothing.stdout) == (1, True)

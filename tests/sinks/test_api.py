@@ -116,17 +116,21 @@ def test_retry_after_is_passed_on(status: int, value: str, expected: timedelta |
     ("body", "says"),
     [
         ({"answers": ["'ann@example.com' is taken"], "formId": ["x"]}, "(fields: answers, formId)"),
-        ({"errors": {"status": ["ann@example.com"]}}, "(fields: status)"),
+        ({"errors": {"formId": ["ann@example.com"]}}, "(fields: formId)"),
+        ({"answers.q1": "x", "answers[q2]": 1, "q3": 1}, "(fields: answers.q1, answers.q2, q3)"),
+        ({"answers.ann": "x", "ann.q1": 1}, "(fields: answers)"),
         ({"ann@example.com": ["bad"]}, "answered 400"),
+        ({"ann": ["bad"], "ANN": 1}, "answered 400"),
         (["ann@example.com"], "answered 400"),
-        ({f"f{n}": "ann@example.com" for n in range(50)}, "f9)"),
+        ({f"q{n}": "ann@example.com" for n in range(50)}, "q9)"),
     ],
 )
-def test_a_400_names_the_fields_and_never_a_value(body: object, says: str) -> None:
+def test_a_400_names_fields_that_were_sent_and_nothing_else(body: object, says: str) -> None:
+    payload = {**PAYLOAD, "answers": {f"q{n}": "ann" for n in range(50)}}
     with serving(saved(body, 400)) as wire, pytest.raises(SinkPermanent) as caught:
-        api(wire.url).save_submission(PAYLOAD)
+        api(wire.url).save_submission(payload)
     assert str(caught.value).endswith(says)
-    assert "ann" not in str(caught.value)
+    assert "ann" not in str(caught.value).lower()
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -286,3 +290,11 @@ def test_an_address_of_other_letters_is_spelled_as_the_net_has_it() -> None:
     assert wire.headers()[0] == "POST /%C3%A9/api/v1/submissions/ HTTP/1.1"
     with pytest.raises(SinkUnavailable):
         api("http://exämple.invalid").save_submission(PAYLOAD)
+
+
+def test_its_host_is_looked_up_and_named_as_browsers_spell_it() -> None:
+    with pytest.raises(SinkUnavailable):
+        api("http://faß.invalid").save_submission(PAYLOAD)
+    assert api("http://faß.de:81/é")._url == "http://xn--fa-hia.de:81/%C3%A9"
+    with pytest.raises(ConfigError, match="API_URL"):
+        api("http://a\u200db.de")

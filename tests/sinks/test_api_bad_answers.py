@@ -69,7 +69,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "an odd content type": (
         answer(200, PAGE, kind=f"text/{WHO}"),
         SinkTransient,
-        "expected JSON with 200 from the API, got another content type",
+        "expected JSON with 200 from the API, got another type",
     ),
     "half a JSON": (
         answer(201, SAVED[:20]),

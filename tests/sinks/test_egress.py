@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
@@ -89,6 +90,14 @@ def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int)
         "127。0。0。1",
         "①②⑦.⓪.⓪.①",
         "ⓛocalhost",
+        "168.63.129.16",
+        "2822734096",
+        "0xa83f8110",
+        "0250.077.0201.020",
+        "168.4161808",
+        "[::ffff:168.63.129.16]",
+        "[2002:a83f:8110::]",
+        "[64:ff9b::168.63.129.16]",
     ],
 )
 def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(host: str) -> None:
@@ -166,7 +175,15 @@ def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
         response = sender.send("POST", "http://example.test/hook?a=1", {"webhook-id": "m1"}, b"{}")
         assert response.body == b"from afar"
         assert proxy.headers()[0] == "POST http://example.test/hook?a=1 HTTP/1.1"
-        for host in ("10.0.0.1", "0x7f000001", "2130706433", "127.0.0.1.", "[::ffff:10.0.0.1]"):
+        for host in (
+            "10.0.0.1",
+            "168.63.129.16",
+            "0xa83f8110",
+            "0x7f000001",
+            "2130706433",
+            "127.0.0.1.",
+            "[::ffff:10.0.0.1]",
+        ):
             with pytest.raises(SinkPermanent, match="blocked"):
                 sender.send("POST", f"http://{host}/", {}, b"")
         assert len(proxy.requests) == 1
@@ -228,7 +245,7 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
         statuses: list[int] = []
 
         def work(_number: int) -> None:
-            statuses.extend(sender.send("POST", wire.url, {}, b"").status for _ in range(5))
+            statuses.extend(sender.send("POST", wire.url, {}, b"{}").status for _ in range(5))
 
         at_once(work, range(4))
         assert statuses == [200] * 20
@@ -238,13 +255,40 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
 def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
     with serving(answer(200)) as wire:
         sender = egress()
-        sender.send("POST", wire.url, {}, b"")
+        sender.send("POST", wire.url, {}, b"{}")
         child = os.fork()
         if child == 0:
             try:
-                os._exit(0 if sender.send("POST", wire.url, {}, b"").status == 200 else 1)
+                os._exit(0 if sender.send("POST", wire.url, {}, b"{}").status == 200 else 1)
             finally:
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
-        sender.send("POST", wire.url, {}, b"")
+        sender.send("POST", wire.url, {}, b"{}")
         assert wire.accepted == 2  # one of the parent, still in use, and one of the child
+
+
+@pytest.mark.parametrize("host", ["faß.de", "FAẞ.DE", "xn--fa-hia.de", "faß．de."])
+def test_all_that_sees_a_host_sees_the_same_name_in_ascii(
+    host: str, monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext
+) -> None:
+    """The look-up, TLS, the Host header, and the key under which a connection is kept."""
+    asked: set[str] = set()
+
+    def getaddrinfo(name: str, *_: object, **__: object) -> list[object]:
+        asked.add(name)
+        return [(2, 1, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    with serving(answer(200)) as wire:
+        sender = egress()
+        for spelled in (host, "fass.de", "xn--fa-hia.de"):
+            sender.send("POST", f"http://{spelled}:{wire.port}/", {}, b"{}")
+        assert f"Host: xn--fa-hia.de:{wire.port}" in wire.headers(0)
+        assert f"Host: fass.de:{wire.port}" in wire.headers(1)  # another domain
+        assert wire.accepted == 2
+        assert asked == {"xn--fa-hia.de", "fass.de"}
+    named: list[str | None] = []
+    tls.sni_callback = lambda _socket, name, _context: named.append(name)
+    with serving(answer(200), tls=tls) as wire, pytest.raises(SinkUnavailable, match="TLS"):
+        egress().send("POST", f"https://{host}:{wire.port}/", {}, b"{}")
+    assert named == ["xn--fa-hia.de"]

@@ -12,6 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from ....core.errors import FormrelayError
+from ....core.printable import printable
 from ....ops.boot import exit_status
 from ....ops.launch import become_workers
 from ...discovery import declare_all
@@ -44,7 +45,9 @@ class Command(BaseCommand):
                 import_from=list(_own_folders()),
             )
         except FormrelayError as error:
-            raise CommandError(str(error), returncode=exit_status(error)) from None
+            raise CommandError(
+                printable(str(error), keep="\n"), returncode=exit_status(error)
+            ) from None
 
 
 def _own_folders() -> Iterator[str]:

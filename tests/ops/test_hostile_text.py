@@ -1,0 +1,315 @@
+"""Every command that lists something, with text in every field that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+import redis
+from tests.ops.form_events import Happened, insert
+from tests.support.command import clean_environment
+
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.printable import shown_id
+from formrelay.endpoints import Rules
+from formrelay.endpoints.records import Report
+from formrelay.endpoints.redis_records import RedisRecords
+from formrelay.sinks.clickhouse import connect, migrate
+
+# Colours that rich never uses here, a title, C1, DEL, directions, separators, markup, emoji codes.
+EVIL = (
+    "\x1b[95;5mPWN\x1b]0;title\x07\x9b2J\x7f\u202e\u2066\u200f\u2028\x85\r\n\t\u200b\U000e0041"
+    "[red]x[/red][/nope] \\[b] :boom: [link=https://evil.example]y[/link]"
+)
+#: The same as an id, and not in UTF-8.
+EVIL_ID = EVIL.encode() + b"\xff\xc3\\"
+#: What rich may write on a terminal: colours and weights, the cursor shown again, a line cleared.
+RICH = re.compile(r"\x1b\[(?:0|1|2|3|2;3|1;3[16]|3[1-6])m|\x1b\[\?25[lh]|\x1b\[[12]?K|\x1b\[1A|\r")
+FAILURE = {
+    "reason": "permanent",
+    "error": EVIL,
+    "message": EVIL,
+    "at": "2026-01-31T09:30:00Z",
+    "attempt": 3,
+    "worker": EVIL,
+    "code": 400,
+    "where": [EVIL],
+}
+
+
+def message(actor: str = EVIL, **options: Any) -> bytes:
+    return orjson.dumps(
+        {
+            "queue_name": EVIL,
+            "actor_name": actor,
+            "args": [EVIL],
+            "kwargs": {"payload": {EVIL: EVIL}, "metadata": {"formId": EVIL}},
+            "options": {"failure": FAILURE, **options},
+            "message_id": EVIL,
+            "message_timestamp": 1_769_851_800_000,
+        }
+    )
+
+
+#: Runs many commands in children of one process that has imported what they need, which takes
+#: most of a command's time; prints what each has written, and whether it is still running.
+MANY = """
+import json, os, pty, sys, tempfile
+import clickhouse_driver, dramatiq, pycurl, pydantic, redis, requests, rich.console, rich.table
+import formrelay.brokers.redis.broker, formrelay.sinks.clickhouse
+from formrelay.ops.cli import main
+
+def run(arguments):
+    sys.argv = ["formrelay", *arguments]
+    status = 1
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+def piped(arguments):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        if os.fork() == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            run(arguments)
+        os.wait()
+        for file in (out, err):
+            file.seek(0)
+            yield file.read().hex()
+
+def on_a_terminal(arguments):
+    child, terminal = pty.fork()
+    if child == 0:
+        run(arguments)
+    said = b""
+    try:
+        while piece := os.read(terminal, 65536):
+            said += piece
+    except OSError:
+        pass  # the child has closed it
+    os.wait()
+    os.close(terminal)
+    yield said.hex()
+
+how = {"piped": piped, "terminal": on_a_terminal}[sys.argv[1]]
+print(json.dumps([list(how(arguments)) for arguments in json.load(sys.stdin)]))
+"""
+
+
+@dataclass(frozen=True)
+class Commands:
+    folder: Path
+    env: dict[str, str]
+
+    def many(self, how: str, commands: list[tuple[str, ...]]) -> list[list[bytes]]:
+        """What each of many commands writes: to its pipes, or to a terminal."""
+        done = subprocess.run(
+            [sys.executable, "-c", MANY, how],
+            cwd=self.folder,
+            env=clean_environment(**self.env, TERM="xterm-256color", COLUMNS="500"),
+            input=json.dumps(commands).encode(),
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        return [[bytes.fromhex(text) for text in written] for written in json.loads(done.stdout)]
+
+
+@pytest.fixture
+def commands(
+    tmp_path: Path, redis_url: str, clickhouse_url: str, clickhouse_database: str
+) -> Iterator[Commands]:
+    broker = RedisBroker(redis_url)
+    fill_redis(broker, redis_url)
+    fill_clickhouse(clickhouse_url, clickhouse_database)
+    yield Commands(
+        tmp_path,
+        {
+            "REDIS_URL": redis_url,
+            "CLICKHOUSE_URL": clickhouse_url,
+            "CLICKHOUSE_DATABASE": clickhouse_database,
+            "API_URL": "https://example.com",
+        },
+    )
+    broker.close()
+
+
+def fill_redis(broker: RedisBroker, url: str) -> None:
+    keys, queue = broker.keys, "webhooks"
+    with redis.Redis.from_url(url) as client:
+        seconds = client.time()[0]
+        client.hset(keys.dead_bodies(queue), EVIL_ID, message())
+        client.hset(keys.dead_bodies(queue), b"raw" + EVIL_ID, EVIL_ID)
+        client.zadd(keys.dead(queue), {EVIL_ID: seconds * 1000, b"raw" + EVIL_ID: seconds * 1000})
+        # Fields of a kind and size that nobody expects.
+        odd = message(failure={**FAILURE, "error": 1, "where": "x"}).replace(
+            b"1769851800000", b"9" * 18
+        )
+        client.hset(keys.dead_bodies(queue), b"odd", odd)
+        client.zadd(keys.dead(queue), {b"odd": seconds * 1000 + 1})
+        client.hset(keys.bodies(queue), EVIL_ID, message())
+        client.rpush(keys.waiting(queue), EVIL_ID)
+        client.hset(keys.scheduled_bodies(queue), EVIL_ID, message())
+        client.zadd(keys.scheduled(queue), {EVIL_ID: (seconds + 3600) * 1000})
+        worker = "w1"
+        client.zadd(keys.heartbeats(), {worker: seconds * 1000})
+        client.set(keys.worker_name(worker), EVIL_ID)
+        client.sadd(keys.worker_queues(worker), EVIL_ID)
+        client.hset(keys.bodies(queue), b"held" + EVIL_ID, message())
+        client.sadd(keys.in_flight(worker, queue), b"held" + EVIL_ID)
+        gone = Report(EVIL, EVIL, False, 1, 1.0, 2.0, 410, is_gone=True)
+        RedisRecords(client, "the test's Redis").report([gone], Rules())
+
+
+def fill_clickhouse(url: str, database: str) -> None:
+    from datetime import timedelta
+
+    patience = timedelta(seconds=20)
+    client = connect(
+        url,
+        database=database,
+        user="default",
+        password=lambda: None,
+        timeout=patience,
+        connect_timeout=patience,
+    )
+    migrate.apply(client)
+    now = datetime.now(UTC).replace(microsecond=0)
+    row = {
+        "webhook_id": "w1",
+        "at": now,
+        "attempt_id": uuid4(),
+        "message_id": EVIL,
+        "endpoint": EVIL,
+        "host": EVIL,
+        "form_id": EVIL,
+        "submission_id": EVIL,
+        "attempt": 1,
+        "outcome": "failed",
+        "status": 500,
+        "duration_ms": 1.5,
+        "error": EVIL,
+        "message": EVIL,
+        "response": EVIL,
+    }
+    client.insert("webhook_deliveries", tuple(row), [[value] for value in row.values()])
+    types = ("form_viewed", "field_answered", EVIL)
+    events = [
+        Happened(type, now, session, form=EVIL, properties={"field": EVIL})
+        for type in types
+        for session in ("s1", "s2")
+    ]
+    insert(client, events)
+    client.close()
+
+
+#: Each with what it has to show: as a table, and as JSON where it has that.
+LISTINGS: list[tuple[str, ...]] = [
+    ("queues",),
+    ("workers",),
+    ("doctor",),
+    ("jobs", "list", "-q", "webhooks", "-s", "waiting"),
+    ("jobs", "list", "-q", "webhooks", "-s", "scheduled"),
+    ("jobs", "list", "-q", "webhooks", "-s", "in-flight"),
+    ("jobs", "list", "-q", "webhooks", "-s", "dead"),
+    ("jobs", "list", "-q", "webhooks", "-s", "dead", "--limit", "1"),
+    ("dlq", "list"),
+    ("dlq", "list", "--error", "ValueError"),
+    ("dlq", "list", "--since", "10d", "--form", EVIL),
+    ("webhooks", "endpoints"),
+    ("webhooks", "attempts", "w1"),
+    ("events", "stats", EVIL),
+    ("events", "stats", EVIL, "--steps", f"form_viewed,{EVIL.replace(',', '')}"),
+]
+#: Whose output is JSON whatever is asked, and those that fail or do something.
+OTHERS: list[tuple[str, ...]] = [
+    ("dlq", "show", shown_id(EVIL_ID.decode(errors="surrogateescape"))),
+    ("jobs", "show", shown_id("held" + EVIL_ID.decode(errors="surrogateescape"))),
+    ("dlq", "show", EVIL + "none"),
+    ("dlq", "delete", "\x1b"),
+    ("dlq", "list", "--since", EVIL),
+    ("dlq", "list", "--queue", EVIL),
+    ("dlq", "list", "--reason", EVIL),
+    ("dlq", EVIL),
+    ("dlq", "list", f"--{EVIL}"),
+    ("jobs", "list", "-q", "webhooks", "--cursor", EVIL),
+    ("jobs", "show", EVIL + "none"),
+    ("send", EVIL, "{}"),
+    ("send", "record_events", EVIL),
+    ("schema", EVIL),
+    ("webhooks", "endpoints", "disable", EVIL + "2"),
+    ("webhooks", "endpoints", "enable", EVIL),
+    ("webhooks", "endpoints", "enable", EVIL),
+    ("webhooks", "attempts", EVIL + "none"),
+    ("webhooks", "resend", EVIL + "none"),
+    ("events", "stats", "none" + EVIL),
+    ("dlq", "delete", shown_id(EVIL_ID.decode(errors="surrogateescape")), "--dry-run"),
+]
+
+
+def hidden_in(said: bytes) -> set[str]:
+    """The characters in an output that a terminal would obey or hide."""
+    text = said.decode(errors="surrogateescape")
+    kinds = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return {one for one in text if unicodedata.category(one) in kinds and one != "\n"}
+
+
+def test_no_command_passes_on_what_a_terminal_would_obey(commands: Commands) -> None:
+    every = [*LISTINGS, *((*each, "--json") for each in LISTINGS), *OTHERS]
+    for arguments, (out, err) in zip(every, commands.many("piped", every), strict=True):
+        assert b"Traceback" not in err, (arguments, err)
+        assert hidden_in(out + err) == set(), (arguments, out, err)
+        assert out or err, arguments
+        if "--json" in arguments or out[:1] == b"{":
+            json.loads(out)
+
+
+def test_nor_on_a_terminal_where_nothing_is_markup(commands: Commands) -> None:
+    every = [*LISTINGS, *OTHERS]
+    marked = 0
+    for arguments, (said,) in zip(every, commands.many("terminal", every), strict=True):
+        assert b"\x1b[95;5m" not in said, (arguments, said)
+        text = RICH.sub("", said.decode(errors="surrogateescape"))
+        assert hidden_in(text.encode(errors="surrogateescape")) == set(), (arguments, said)
+        assert "Traceback" not in text, (arguments, said)
+        if "[/red]" in (line := text.replace("\n", "")):
+            marked += 1
+            assert "[red]x[/red][/nope]" in line, (arguments, text)
+            assert ":boom: [link" in line, (arguments, text)
+    assert marked > 10
+
+
+def test_an_id_that_is_shown_can_be_given_back(commands: Commands) -> None:
+    (out, _), *_ = commands.many("piped", [("dlq", "list", "--json")])
+    ids = [one["id"] for one in json.loads(out)]
+    first, second, third = ids
+    raw = (EVIL_ID, b"raw" + EVIL_ID, b"odd")
+    assert set(ids) == {shown_id(id.decode(errors="surrogateescape")) for id in raw}
+    steps: list[tuple[str, ...]] = [
+        ("dlq", "show", first),
+        ("jobs", "show", second),
+        ("dlq", "replay", first),
+        ("dlq", "delete", second, third),
+        ("dlq", "list", "--json"),
+    ]
+    found, job, replayed, deleted, left = [out for out, _ in commands.many("piped", steps)]
+    assert (json.loads(found)["id"], json.loads(job)["id"]) == (first, second)
+    assert (replayed, deleted) == (b"replayed: 1\n", b"deleted: 2\n")
+    assert json.loads(left) == []

@@ -1,0 +1,71 @@
+"""One file prints, and the others ask it to."""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.checkout import ROOT
+
+from formrelay.ops import output
+
+#: Whose code ends up on an operator's terminal.
+FOLDERS = ("actors", "brokers", "config", "core", "djangoapp", "endpoints", "middleware")
+FOLDERS += ("ops", "sinks", "src", "state")
+THE_ONE = Path("ops/output.py")
+#: Ways to print: functions by their last name, and streams by theirs.
+PRINTERS = {"print", "pprint", "echo", "secho", "Console", "print_exc", "print_exception"}
+STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
+
+
+def printing(tree: ast.AST) -> Iterator[int]:
+    """The lines of a file that print."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+        owner = getattr(called, "value", None)
+        if name in ("print",) and isinstance(owner, ast.Name) and owner.id == "console":
+            continue  # one of make_console's
+        if name in PRINTERS:
+            yield node.lineno
+        if name in ("write", "writelines") and getattr(owner, "attr", "") in STREAMS:
+            yield node.lineno
+
+
+def test_nothing_prints_beside_it() -> None:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 150
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in files
+        if path.relative_to(ROOT) != THE_ONE
+        for line in printing(ast.parse(path.read_text()))
+    ]
+    assert found == []
+
+
+def test_the_search_finds_what_prints() -> None:
+    code = "print(1)\nsys.stdout.write('')\ntyper.echo('')\nConsole()\nconsole.print('')"
+    assert list(printing(ast.parse(code))) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_stream_that_lacks_letters_gets_escapes(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding))
+    output.say("ä ☃")
+    output.print_json({"a": "ä ☃ 👩"})
+    output.print_table("", ["a"], [["☃"]], empty="")
+    output.sys.stdout.flush()
+    said = raw.getvalue().decode(encoding)
+    if encoding == "utf-8":
+        assert said == 'ä ☃\n{\n  "a": "ä ☃ 👩"\n}\na\n☃\n'
+    else:
+        assert '\\u2603\n{\n  "a": "\\u00e4 \\u2603 \\ud83d\\udc69"\n}\na\n\\u2603\n' in said

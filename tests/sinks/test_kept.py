@@ -1,0 +1,32 @@
+"""Which sockets of kept connections are stale."""
+
+from __future__ import annotations
+
+import socket
+
+from formrelay.sinks.kept import KeptConnections, is_stale
+
+
+def test_a_socket_is_stale_when_its_other_side_closed_it_or_sent_something() -> None:
+    for say in (lambda other: other.close(), lambda other: other.send(b"HTTP/1.1 408 Late\r\n")):
+        ours, other = socket.socketpair()
+        with ours, other:
+            assert not is_stale([ours.fileno()])
+            say(other)
+            assert is_stale([ours.fileno()])
+        assert not is_stale([1_000_000])  # none of ours any more
+
+
+def test_a_socket_counts_for_the_destination_it_was_used_for_last() -> None:
+    kept = KeptConnections()
+    ours, other = socket.socketpair()
+    with ours:
+        number = ours.fileno()
+        kept.add("a", number)
+        other.close()
+        assert kept.has_stale("a", set())
+        assert not kept.has_stale("a", {number})  # in use: that is its answer
+        kept.add("b", number)
+        assert not kept.has_stale("a", set())
+        assert kept.has_stale("b", set())
+    assert not kept.has_stale("b", set())  # this process has closed it
