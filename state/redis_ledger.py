@@ -6,6 +6,7 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
+from ..brokers.redis.client import repeated
 from ..brokers.redis.connection import translated
 from ..middleware.once import Held, Known
 
@@ -22,6 +23,7 @@ class RedisLedger:
     """
 
     def __init__(self, client: Any, where: str) -> None:
+        self._client = client
         self._where = where
         self._script = client.register_script(files(__package__).joinpath("ledger.lua").read_text())
 
@@ -45,5 +47,6 @@ class RedisLedger:
 
     def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
         milliseconds = max(1, lasts // timedelta(milliseconds=1))
+        args = [what, owner, milliseconds, result]
         with translated(self._where):
-            return self._script(keys=[PREFIX + key], args=[what, owner, milliseconds, result])
+            return repeated(self._client, lambda _: self._script(keys=[PREFIX + key], args=args))
