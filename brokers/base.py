@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 import dramatiq
@@ -20,7 +19,7 @@ from dramatiq import Message
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import InvalidJob
+from ..core.errors import BrokerError, FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
@@ -31,9 +30,11 @@ from .inspection import DeadLetter, QueueCounts
 from .inspector import Inspector
 from .unfinished import Unfinished
 
-#: How many messages ``enqueue_many`` hands to the broker at a time: enough that
-#: the round trip is not what counts, few enough that memory stays flat.
+#: Number and bytes of the messages that ``enqueue_many`` hands to the broker at a time: enough
+#: that the round trip does not matter, and few enough that memory stays flat and Redis, which
+#: does one thing at a time, is not busy for long. A larger message is a chunk by itself.
 CHUNK = 500
+CHUNK_BYTES = 1024 * 1024
 
 #: No message is scheduled further ahead; RabbitMQ's ladder of delays ends soon after.
 LONGEST_DELAY = timedelta(days=30)
@@ -222,23 +223,46 @@ class RelayBroker(dramatiq.Broker, ABC):
         self._envelope(message, None)
 
     def enqueue_many(self, messages: Iterable[Message[Any]]) -> int:
-        """Put many messages on their queues, in order; returns how many.
+        """Put many messages on their queues, in order; returns their number.
 
-        Takes a generator of any length: memory holds one chunk. When it
-        raises, the chunks before have been enqueued and the rest has not.
+        Takes a generator of any length: memory holds one chunk of up to 500 messages or 1 MB.
+        When it raises, ``accepted`` of the error is the number of messages, counted from the
+        first, that are on the broker for certain:
+
+        - Redis: a chunk is written whole or not at all, also over several queues. After
+          BrokerRefused, InvalidJob and MessageTooLarge nothing but the ``accepted`` messages is
+          enqueued. After BrokerUnavailable the chunk behind them may be, as a whole.
+        - RabbitMQ has no such step: any messages of the chunk behind them may be enqueued.
 
         Raises:
             as :meth:`enqueue`.
         """
         count = 0
-        for chunk in _chunks(messages, CHUNK):
-            for message in chunk:
-                self.emit_before("enqueue", message, None)
-            self._put([self._envelope(message, None) for message in chunk])
-            for message in chunk:
-                self.emit_after("enqueue", message, None)
-            count += len(chunk)
+        try:
+            for chunk in self._chunks(messages):
+                self._put(chunk)
+                for envelope in chunk:
+                    self.emit_after("enqueue", envelope.message, None)
+                count += len(chunk)
+        except FormrelayError as error:
+            error.accepted += count
+            _say_accepted(error)
+            raise
         return count
+
+    def _chunks(self, messages: Iterable[Message[Any]]) -> Iterator[list[Envelope]]:
+        chunk: list[Envelope] = []
+        size = 0
+        for message in messages:
+            self.emit_before("enqueue", message, None)
+            envelope = self._envelope(message, None)
+            if chunk and (len(chunk) == CHUNK or size + len(envelope.body) > CHUNK_BYTES):
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(envelope)
+            size += len(envelope.body)
+        if chunk:
+            yield chunk
 
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
         self._check_options(message)
@@ -276,8 +300,12 @@ class RelayBroker(dramatiq.Broker, ABC):
     # -- the way out, and operations ---------------------------------------------
 
     @abstractmethod
-    def ping(self) -> None:
-        """Check that the broker can be reached and used.
+    def ping(self, queues: Collection[str] | None = None) -> None:
+        """Check that the broker can be reached, and that queues can be used.
+
+        Args:
+            queues: to send to, fetch from and settle on; None is every declared queue, and an
+                empty collection none.
 
         Raises:
             BrokerUnavailable, BrokerRefused: with what to do.
@@ -373,7 +401,10 @@ def _check_due(due: int, now: int) -> None:
         raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
 
 
-def _chunks(messages: Iterable[Message[Any]], size: int) -> Iterator[list[Message[Any]]]:
-    iterator = iter(messages)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _say_accepted(error: FormrelayError) -> None:
+    """Add to the text of an error how many messages are enqueued all the same."""
+    if error.accepted:
+        text = f"{error}; the first {error.accepted} messages of the call are enqueued"
+        error.args = (text,)
+        if isinstance(error, BrokerError) and hasattr(error, "message"):
+            error.message = text

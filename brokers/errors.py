@@ -18,6 +18,10 @@ class BrokerUnavailable(BrokerError, ConnectionClosed):
         self.message = str(self.args[0])
 
 
+class NotReplicated(BrokerUnavailable):
+    """The broker has the message, but not as many replicas have it as were asked for."""
+
+
 class BrokerRefused(BrokerError, DramatiqError):
     """The broker answered and refused (out of memory, read-only, no permission)."""
 

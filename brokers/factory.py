@@ -40,8 +40,13 @@ def make_broker(settings: Settings) -> RelayBroker:
             case "redis":
                 from .redis.broker import RedisBroker
 
-                url = broker.secret("redis_url") or ""
-                return RedisBroker(url, options=options, namespace=broker.namespace)
+                return RedisBroker(
+                    broker.secret("redis_url") or "",
+                    options=options,
+                    namespace=broker.namespace,
+                    wait_replicas=broker.redis_wait_replicas,
+                    wait_timeout=broker.redis_wait_timeout,
+                )
             case "rabbitmq":
                 from .rabbitmq.broker import RabbitBroker
 

@@ -16,6 +16,7 @@ from pydantic_settings import SettingsConfigDict
 
 from .base import Missing, Section
 from .parser import Parser, optional
+from .redis_urls import redis_url_check
 from .secrets import secret, token_check
 from .types import (
     Adopted,
@@ -37,13 +38,8 @@ from .variables import Given
 
 RedisUrl = Annotated[
     SecretStr | None,
-    secret(
-        url_check(
-            "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel",
-            advice="give a Redis server's address, like redis://host:6379/0",
-        )
-    ),
-]  # fmt: skip
+    secret(redis_url_check(advice="give a Redis server's address, like redis://host:6379/0")),
+]
 RabbitmqUrl = Annotated[
     SecretStr | None,
     secret(url_check("amqp", "amqps", advice="give a RabbitMQ server's address, like amqp://host")),
@@ -55,12 +51,12 @@ ManagementUrl = Annotated[
 StateUrl = Annotated[
     SecretStr | None,
     secret(
-        url_check(
-            "redis", "rediss", "unix", "memory",
+        redis_url_check(
+            "memory",
             advice="give a Redis server's address, or memory:// for each process's own memory",
         )
     ),
-]  # fmt: skip
+]
 ClickhouseUrl = Annotated[
     SecretStr | None,
     secret(
@@ -88,7 +84,17 @@ class BrokerSettings(Section):
         "Not set: by which of REDIS_URL and RABBITMQ_URL is set.",
     )
     redis_url: RedisUrl = Field(
-        None, description="Redis: redis://, rediss:// (TLS) or unix:// address, with the database."
+        None,
+        description="Redis: redis://, rediss:// (TLS), unix:// or redis+sentinel:// address, with "
+        "the database.",
+    )
+    redis_wait_replicas: Annotated[int, whole(0)] = Field(
+        0,
+        description="Number of replicas that must have a job before sending it succeeds; 0 does "
+        "not wait for replicas.",
+    )
+    redis_wait_timeout: Seconds = Field(
+        timedelta(seconds=1), description="How long sending a job waits for those replicas."
     )
     rabbitmq_url: RabbitmqUrl = Field(
         None, description="RabbitMQ: amqp:// or amqps:// (TLS) address, with the virtual host."

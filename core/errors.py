@@ -28,7 +28,14 @@ from datetime import timedelta
 
 
 class FormrelayError(Exception):
-    """Something in formrelay failed."""
+    """Something in formrelay failed.
+
+    Attributes:
+        accepted: of ``enqueue_many``, the number of messages that are on the broker for certain,
+            counted from the first one; others may be.
+    """
+
+    accepted: int = 0
 
     def __init__(self, message: str | None = None) -> None:
         # The docstring is the default message: one text, read by people and by programs.

@@ -61,7 +61,7 @@ def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
         setup_logging(get_settings().logging)
         declare()
         broker = get_broker()
-        broker.ping()
+        broker.ping(())  # the queues when they are known: this worker's alone
     broker.add_middleware(_AtBoot())
     return broker
 
@@ -70,8 +70,10 @@ class _AtBoot(Middleware):
     """Looks at the sinks of the queues that this worker consumes, before it takes a job."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        assert isinstance(broker, RelayBroker)
         with one_line_errors():
             check_queues(worker.consumer_whitelist)
+            broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         calm_garbage_collector()
 

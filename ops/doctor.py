@@ -54,7 +54,8 @@ def _careful(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _broker() -> Iterator[Finding]:
     broker = get_broker()
     broker.ping()
-    yield Finding("broker", "ok", f"{get_settings().broker.kind} answers")
+    says = f"{get_settings().broker.kind} answers; jobs can be sent, fetched and settled"
+    yield Finding("broker", "ok", says)
     for weakness in broker.weaknesses():
         yield Finding("broker", "weak", weakness)
 

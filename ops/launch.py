@@ -47,7 +47,7 @@ def become_workers(
     # The workers look as well; here it is one line instead of one a process.
     declare()
     check_queues(queues)
-    get_broker().ping()
+    get_broker().ping(queues or None)
     if not embedded:
         check_sinks(queues)
     command = [sys.executable, "-m", "dramatiq", module]

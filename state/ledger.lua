@@ -7,13 +7,14 @@ local what, owner, lasts, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local found = redis.call('get', key)
 local is_ours = found == 'l' .. owner
 
+-- A call whose answer was lost may come again: the second time says what the first one said.
 if what == 'begin' then
     if not found and ARGV[5] ~= '' then
         -- With pcall: a user without a right to the old keys works without them.
         local old = redis.pcall('get', ARGV[5])
         if type(old) == 'string' then key, found = ARGV[5], old end
     end
-    if not found then
+    if not found or found == 'l' .. owner then
         redis.call('set', key, 'l' .. owner, 'px', lasts)
         return {'free'}
     end
@@ -23,7 +24,7 @@ end
 
 if what == 'finish' then
     -- Where the lock has ended and nobody took it, what was done is known all the same.
-    if found and not is_ours then return 0 end
+    if found and not is_ours and found ~= 'r' .. result then return 0 end
     redis.call('set', key, 'r' .. result, 'px', lasts)
     return 1
 end

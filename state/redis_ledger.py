@@ -6,6 +6,7 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
+from ..brokers.redis.client import repeated
 from ..brokers.redis.connection import translated
 from ..brokers.redis.keys import DEFAULT_NAMESPACE
 from ..middleware.once import Held, Known
@@ -26,6 +27,7 @@ class RedisLedger:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
+        self._client = client
         self._where = where
         self._prefix = namespace + PREFIX
         self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
@@ -52,7 +54,8 @@ class RedisLedger:
     def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
         milliseconds = max(1, lasts // timedelta(milliseconds=1))
         old = "" if self._old_prefix is None else self._old_prefix + key
+        args = [what, owner, milliseconds, result, old]
         with translated(self._where):
-            return self._script(
-                keys=[self._prefix + key], args=[what, owner, milliseconds, result, old]
+            return repeated(
+                self._client, lambda _: self._script(keys=[self._prefix + key], args=args)
             )

@@ -24,7 +24,8 @@ def state_redis(section: BrokerSettings, broker: RelayBroker) -> tuple[Any, str,
     from ..brokers.redis.connection import address, connect
 
     if url is not None:
-        client = connect(url, timeout=section.connect_timeout)
+        client = connect(url, timeout=section.connect_timeout, variable="STATE_URL")
+        client.is_ending = lambda: broker.is_stopping
         return client, address(url), section.namespace
     assert isinstance(broker, RedisBroker)
     return broker.client, broker.where, section.namespace

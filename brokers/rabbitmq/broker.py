@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -177,11 +177,11 @@ class RabbitBroker(RelayBroker):
 
     # -- operations ----------------------------------------------------------------------
 
-    def ping(self) -> None:
+    def ping(self, queues: Collection[str] | None = None) -> None:
         link = self.connect()
         try:
             self.declared.forget()
-            self.declared.ensure(link, sorted(self.queues))
+            self.declared.ensure(link, sorted(self.queues if queues is None else queues))
         finally:
             link.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import resources
@@ -19,18 +19,21 @@ from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
 from ..unfinished import MOST_ASIDE
-from .connection import address, connect, no_cluster, translated
+from .client import repeated
+from .connection import address, answer_timeout, connect, no_cluster, translated
 from .consumer import RedisConsumer
+from .enqueue import Enqueue
 from .hands import Hands
 from .inspector import RedisInspector
 from .keys import DEFAULT_NAMESPACE, Keys
+from .rights import check_rights
 
 #: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
 OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "probe", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
@@ -40,6 +43,9 @@ _SCRIPTS = (
     ("page", "page_waiting"),
     ("purge", "flush"),
 )
+
+#: Scripts that may run twice: they answer, or remove what is gone the second time.
+_HARMLESS = {"counts", "page_sorted", "page_waiting", "leave"}
 
 #: One answer of the server: more would hold its other clients up.
 _ANSWER_BYTES = 4 * 1024 * 1024
@@ -51,8 +57,10 @@ class RedisBroker(RelayBroker):
     """Queues in a Redis (or Valkey) server.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: see :func:`.connection.connect`.
         namespace: the prefix of every key; stock Dramatiq's is ``dramatiq``.
+        wait_replicas: number of replicas that must have a message before ``send()`` returns.
+        wait_timeout: how long ``send()`` waits for them.
     """
 
     def __init__(
@@ -61,6 +69,8 @@ class RedisBroker(RelayBroker):
         *,
         options: BrokerOptions | None = None,
         namespace: str = DEFAULT_NAMESPACE,
+        wait_replicas: int = 0,
+        wait_timeout: timedelta = timedelta(seconds=1),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
@@ -68,7 +78,12 @@ class RedisBroker(RelayBroker):
         self._hands: dict[str, Hands] = {}
         self.keys = Keys(namespace)
         self.client = connect(url, timeout=self.options.connect_timeout)
+        self.client.is_ending = lambda: self.is_stopping
         self.where = address(url)
+        self.has_sentinels = "+sentinel:" in url[:20].lower()
+        #: Seconds for which a consumer may block in one call.
+        self._longest_block = answer_timeout(self.client) / 2
+        self._enqueue = Enqueue(self, wait_replicas, wait_timeout)
         here = resources.files(__package__)
         self._scripts = {
             names[-1]: self.client.register_script(
@@ -81,14 +96,7 @@ class RedisBroker(RelayBroker):
     # -- the way in ------------------------------------------------------------------
 
     def _put(self, envelopes: Sequence[Envelope]) -> None:
-        by_queue: dict[str, list[str | bytes | int]] = {}
-        for envelope in envelopes:
-            due = "" if envelope.due is None else envelope.due
-            level = "" if envelope.priority is None else envelope.priority
-            args = by_queue.setdefault(envelope.message.queue_name, [self._now()])
-            args += (envelope.message.message_id, due, level, envelope.body)
-        for queue, args in by_queue.items():
-            self.run("enqueue", queue, args)
+        self._enqueue(envelopes)
 
     @contextmanager
     def talk(self) -> Iterator[Any]:
@@ -100,8 +108,15 @@ class RedisBroker(RelayBroker):
         self, script: str, queue: str, args: Sequence[str | bytes | int] = (), *keys: str
     ) -> Any:
         """Run a script on a queue; its keys stand behind those of the queue."""
+        all_keys = [*self.keys.of(queue), *keys]
         with translated(self.where):
-            return self._scripts[script](keys=[*self.keys.of(queue), *keys], args=args)
+            if script in _HARMLESS:
+                return repeated(self.client, lambda _: self._scripts[script](all_keys, args))
+            return self._scripts[script](all_keys, args)
+
+    def script(self, name: str) -> Any:
+        """A script of this package, as redis-py registers it."""
+        return self._scripts[name]
 
     def _worker_keys(self, queue: str) -> tuple[str, str]:
         keys = self.keys
@@ -174,7 +189,8 @@ class RedisBroker(RelayBroker):
         """Sleep until something is enqueued or due sooner than was known, at most ``seconds``."""
         with translated(self.where):
             # Zero would be for ever.
-            self.client.bzpopmin(self.keys.wake(queue), timeout=max(seconds, 0.001))
+            block = max(min(seconds, self._longest_block), 0.001)
+            self.client.bzpopmin(self.keys.wake(queue), timeout=block)
 
     def count_trial(self, queue: str, id: bytes) -> None:
         """Count that a worker is about to run a suspected message."""
@@ -213,7 +229,7 @@ class RedisBroker(RelayBroker):
 
     # -- operations ----------------------------------------------------------------------
 
-    def ping(self) -> None:
+    def ping(self, queues: Collection[str] | None = None) -> None:
         with translated(self.where):
             server = self.client.info("server")
         version = str(server["redis_version"])
@@ -223,9 +239,11 @@ class RedisBroker(RelayBroker):
             raise BrokerRefused(
                 f"expected Redis 6.2 or newer at {self.where}, got {version}: upgrade the server"
             )
+        for queue in sorted(self.queues if queues is None else queues):
+            check_rights(self, queue)
 
     def weaknesses(self) -> list[str]:
-        """Eviction and missing persistence, as far as the server tells."""
+        """Eviction, missing persistence, and writes no replica has, as far as the server tells."""
         found = []
         with translated(self.where):
             info = self.client.info()
@@ -242,6 +260,14 @@ class RedisBroker(RelayBroker):
             )
         if not int(info.get("aof_enabled", 0)):
             found.append("appendonly is off: what Redis holds is lost when it ends; turn it on")
+        replicas = int(info.get("connected_slaves", 0))
+        # Redis tells the number of good replicas where it asks for any.
+        asks_for_some = "min_slaves_good_slaves" in info
+        if (replicas or self.has_sentinels) and not asks_for_some and not self._enqueue.replicas:
+            found.append(
+                "min-replicas-to-write is 0: a failover can lose the jobs that were accepted last; "
+                "set it to 1 on the master and its replicas, or REDIS_WAIT_REPLICAS=1"
+            )
         return found
 
     def flush(self, queue_name: str) -> None:

@@ -1,43 +1,105 @@
-"""A redis-py client, and redis-py's errors by our names."""
+"""A redis-py client for a URL, and redis-py's errors by our names."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
 from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, MovedError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
+from ...config.parser import Expected
+from ...config.redis_urls import RedisAddress, read_redis_url
 from ...core.errors import ConfigError
 from ..errors import BrokerRefused, BrokerUnavailable
+from . import client as clients
+
+#: Seconds of silence after which the system asks whether a connection is still there, seconds
+#: between two such questions, and how many stay unanswered. So balancers and NATs see traffic.
+_KEEPALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 #: What a node of a cluster answers; redis-py 4 leaves the code in the text.
 _OF_CLUSTER = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 _CODES_OF_CLUSTER = ("MOVED ", "ASK ", "CLUSTERDOWN ", "CROSSSLOT ")
 
 
-def connect(url: str, *, timeout: timedelta) -> Any:
+def connect(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any:
     """A client (``redis.Redis``) with a pool of connections; nothing is sent yet.
 
     Typed Any: redis-py's own types differ over the range that we support, and
     cannot tell bytes from text.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://``, or
-            ``redis+sentinel://user:password@host:26379,host:26379/service/0`` for the
-            master that Sentinels know (``rediss+sentinel://`` where it speaks TLS).
-        timeout: to connect, and for an answer.
+        url: as docs/brokers.md says: ``redis://``, ``rediss://``, ``unix://``,
+            ``redis+sentinel://`` or ``rediss+sentinel://``, with options.
+        timeout: to connect, and for an answer, where the URL does not say.
+        variable: where the URL comes from, for error messages.
+
+    Raises:
+        ConfigError: the URL cannot be read, or has an option that cannot be used.
     """
+    try:
+        found = read_redis_url(url)
+        _check_files(found)
+    except Expected as error:
+        raise ConfigError(error.line(variable, raw="", secret=True)) from None
+    options, bound = _options(found, timeout), found.options.get("max_connections")
+    # Whoever waits for a connection waits about as long as for an answer.
+    wait = options["socket_timeout"]
+    if found.service is not None:
+        sentinel = _sentinel(found, options)
+        tls, plain = clients.TlsMasterConnection, clients.MasterConnection
+        options["connection_class"] = tls if found.is_tls else plain
+        pool = clients.bounded(SentinelConnectionPool, bound, wait)(
+            found.service, sentinel, **options
+        )
+    else:
+        options |= {"connection_class": _connection_class(found), **_place(found)}
+        pool = clients.bounded(ConnectionPool, bound, wait)(**options)
+    return clients.Client(connection_pool=pool)
+
+
+def answer_timeout(client: Any) -> float:
+    """Seconds for which a client waits for an answer."""
+    return float(client.connection_pool.connection_kwargs["socket_timeout"])
+
+
+def address(url: str) -> str:
+    """Where a URL leads, without user, password and options."""
+    return str(read_redis_url(url))
+
+
+def _connection_class(found: RedisAddress) -> type[Any]:
+    if found.path is not None:
+        return clients.SocketConnection
+    return clients.TlsConnection if found.is_tls else clients.TcpConnection
+
+
+def _place(found: RedisAddress) -> dict[str, Any]:
+    if found.path is not None:
+        return {"path": found.path}
+    host, port = found.hosts[0]
+    return {"host": host, "port": port}
+
+
+def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
+    """The keyword arguments of the connections to the server."""
     seconds = timeout.total_seconds()
     options: dict[str, Any] = {
-        "socket_connect_timeout": seconds,
+        "db": found.database,
+        "username": found.username,
+        "password": found.password,
         # Idle consumers block for a second or so on purpose: the time-out for an answer
         # must be well above that.
         "socket_timeout": seconds + 5,
@@ -45,55 +107,69 @@ def connect(url: str, *, timeout: timedelta) -> Any:
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 30,
         "client_name": f"formrelay-{os.getpid()}",
+        **_protocol(),
     }
-    if not url.startswith("unix:"):
-        options["socket_keepalive"] = True
-    if "+sentinel://" in url:
-        return _through_sentinels(url, options)
-    return redis.Redis.from_url(url, **options)
+    if found.path is None:
+        options |= {"socket_connect_timeout": seconds, **_keepalive()}
+    ours = {name: value for name, value in found.options.items() if name[:4] != "ssl_"}
+    # The pool of clients.bounded() counts them, and has its callers wait.
+    options |= ours | {"max_connections": 2**31}
+    if found.path is not None:
+        for name in ("socket_connect_timeout", "socket_keepalive"):
+            options.pop(name, None)
+    if found.is_tls:
+        options |= _tls(found)
+    return options
 
 
-def _through_sentinels(url: str, options: dict[str, Any]) -> Any:
-    scheme, rest = url.split("://", 1)
-    netloc, _, path = rest.partition("/")
-    user_info, _, hosts = netloc.rpartition("@")
-    user, _, password = user_info.partition(":")
-    path, _, query = path.partition("?")
-    service, _, database = path.partition("/")
-    if not service:
-        raise ConfigError(
-            "expected REDIS_URL to name the service that the Sentinels watch, like "
-            "redis+sentinel://host:26379/mymaster, got none"
-        )
-    sentinels = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":")
-        sentinels.append((name or host, int(port) if name else 26379))
-    quick = {name: options[name] for name in ("socket_connect_timeout", "socket_keepalive")}
+def _protocol() -> dict[str, Any]:
+    """Answers of one shape over redis-py's versions, the newest of which would speak RESP3."""
+    known = inspect.signature(redis.Redis.__init__).parameters
+    return {"protocol": 2} if "protocol" in known else {}
+
+
+def _keepalive() -> dict[str, Any]:
+    known = {
+        getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)
+    }
+    return {"socket_keepalive": True, "socket_keepalive_options": known}
+
+
+def _tls(found: RedisAddress) -> dict[str, Any]:
+    given = {name: value for name, value in found.options.items() if name[:4] == "ssl_"}
+    options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} | given
+    if options["ssl_cert_reqs"] == "none":
+        options["ssl_check_hostname"] = False  # Python's ssl takes no other combination
+    return options
+
+
+def _sentinel(found: RedisAddress, options: dict[str, Any]) -> Any:
+    """The Sentinels; they are asked anew for each connection that is made."""
+    given = dict(found.sentinel_options)
+    seconds = options["socket_connect_timeout"]
+    theirs: dict[str, Any] = {
+        "socket_connect_timeout": seconds,
+        "socket_timeout": seconds,
+        # Questions alone: they may be asked again where a balancer has dropped the connection.
+        "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [redis.ConnectionError],
+        **_protocol(),
+        **_keepalive(),
+    }
+    if given.pop("tls", False):
+        theirs |= {"ssl": True, **_tls(found)}
     make: Any = Sentinel  # without types in redis-py
-    found = make(
-        sentinels, sentinel_kwargs=quick | {"socket_timeout": options["socket_connect_timeout"]}
-    )
-    return found.master_for(
-        service,
-        db=int(database or 0),
-        username=unquote(user) or None,
-        password=unquote(password) or None,
-        **({"ssl": True} if scheme.startswith("rediss") else {}),
-        **dict(parse_qsl(query)),
-        **options,
-    )
+    return make(list(found.hosts), sentinel_kwargs=theirs | given)
 
 
-def address(url: str) -> str:
-    """Where a URL leads, without the password that may be in it."""
-    if "+sentinel://" in url:
-        netloc, _, path = url.split("://", 1)[1].partition("/")
-        return f"{path.partition('/')[0]} (Sentinels {netloc.rpartition('@')[2]})"
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return unquote(parts.path)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+def _check_files(found: RedisAddress) -> None:
+    for name in _FILES:
+        path = found.options.get(name)
+        if path is not None and not os.access(path, os.R_OK):
+            why = "cannot be read" if Path(path).exists() else "does not exist"
+            raise Expected(
+                f"name a file that can be read in its option {name}", got=f"{path!r}, which {why}"
+            )
 
 
 @contextmanager
@@ -114,6 +190,14 @@ def translated(where: str) -> Iterator[None]:
             f"expected Redis at {where} to accept our user and password, it refused them: "
             "check REDIS_URL"
         ) from None
+    except clients.NoConnectionFree as error:
+        raise BrokerUnavailable(f"no connection to Redis at {where}: {error}") from None
+    except MasterNotFoundError:
+        # Its text names the Sentinels with all that the client knows of them.
+        raise BrokerUnavailable(
+            f"expected the Sentinels to name a master for {where}, none did; check that they run, "
+            "watch that service, and take our user and password"
+        ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise BrokerUnavailable(
             f"expected Redis at {where} to answer, got {type(error).__name__}: "
@@ -125,6 +209,12 @@ def translated(where: str) -> Iterator[None]:
         # Redis quotes the script, or a command it does not know with its arguments (a body, say).
         text = str(error).partition(" script:")[0].partition(", with args")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None
+    except redis.RedisError as error:
+        # Its text may quote whatever came.
+        raise BrokerUnavailable(
+            f"expected Redis at {where} to answer as Redis does, got {type(error).__name__}; "
+            "check that REDIS_URL is right"
+        ) from None
 
 
 def no_cluster(where: str) -> str:

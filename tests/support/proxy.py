@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from typing import Self
 
 
 class Proxy:
-    """Forwards connections to 127.0.0.1:``port``; ``lose_reply_to`` makes it lose one answer."""
+    """Forwards connections to 127.0.0.1:``port``, until it is told what to lose."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -17,6 +18,32 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._needle: bytes | None = None
         self.lost = threading.Event()
+        self._connections: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
+        self._silent: set[socket.socket] | None = set()
+        self.accepted = 0
+
+    def forget(self, *, is_reset: bool = True) -> None:
+        """Forget the connections that are there, as a balancer does with idle ones.
+
+        Args:
+            is_reset: the client learns of it from the answer to its next packet (RST); else at
+                once (FIN).
+        """
+        if is_reset:
+            self._forgotten |= self._connections
+            return
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def swallow(self, *, is_for_new: bool = True) -> None:
+        """Answer nothing any more; connections stay open, and new ones are accepted.
+
+        Args:
+            is_for_new: new connections are not answered either.
+        """
+        self._silent = None if is_for_new else set(self._connections)
 
     def lose_reply_to(self, needle: bytes) -> None:
         """Deliver the next request that holds ``needle``, and cut the connection at its answer."""
@@ -28,12 +55,20 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Accept no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or accept() would take one more
         self._listener.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.accepted += 1
+                self._connections.add(client)
                 server = socket.create_connection(("127.0.0.1", self._target))
                 doomed = threading.Event()
                 for source, sink, is_request in ((client, server, True), (server, client, False)):
@@ -48,6 +83,14 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                if self._silent is None or {source, sink} & self._silent:
+                    continue
+                if is_request and source in self._forgotten:
+                    linger = struct.pack("ii", 1, 0)  # close() then sends RST
+                    source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    source.close()
+                    sink.close()
+                    return
                 if is_request and self._needle is not None and self._needle in data:
                     self._needle = None
                     doomed.set()
@@ -59,3 +102,4 @@ class Proxy:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+            self._connections.discard(end)

@@ -1,0 +1,242 @@
+"""The redis-py client: what it does when a connection was dropped while it was idle.
+
+A load balancer or NAT drops connections that were idle, and the client learns of it from the next
+command. Nobody should have to see that:
+
+- A connection that was idle for a while is checked before it is used, and replaced.
+- A command that finds its connection dropped is repeated once on a new connection, where that is
+  harmless. Whoever sends something else uses :func:`repeated` and knows what a repetition is.
+- All idle connections are dropped then: what dropped one has most likely dropped them all.
+
+A time-out is never repeated: the caller has waited long enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from threading import BoundedSemaphore
+from typing import Any, TypeVar
+
+import redis
+from redis.client import Pipeline
+from redis.connection import (
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.sentinel import (
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+
+T = TypeVar("T")
+
+#: Commands that may be carried out twice: they read, or set what is set by the first time.
+_HARMLESS = frozenset(
+    "PING INFO TIME TYPE EXISTS GET MGET HGET HMGET HVALS HKEYS HGETALL HLEN HEXISTS HSCAN LLEN "
+    "LINDEX LRANGE SMEMBERS SISMEMBER SCARD ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE ZSCORE "
+    "ZMSCORE ZRANK ZSCAN SCAN WATCH SADD ZADD HSET DEL EXPIRE SCRIPT".split()
+)
+
+
+class NoConnectionFree(redis.ConnectionError):
+    """All connections that max_connections allows were in use for too long."""
+
+
+class NotAsked(redis.TimeoutError):
+    """Redis has not answered before, and the process ends: it was not asked again."""
+
+
+def was_dropped(error: redis.RedisError) -> bool:
+    """Whether an error says that the connection is gone, and a new one may work."""
+    refusals = (redis.AuthenticationError, redis.exceptions.AuthorizationError, NoConnectionFree)
+    return isinstance(error, redis.ConnectionError) and not isinstance(error, refusals)
+
+
+def repeated(client: Any, call: Callable[[bool], T]) -> T:
+    """Do ``call``, and once more on a new connection where it found its connection dropped.
+
+    Args:
+        call: is told whether it is the repetition. What it does the first time may have been
+            carried out or not.
+    """
+    try:
+        return call(False)
+    except redis.ConnectionError as error:
+        if not was_dropped(error):
+            raise
+    client.drop_idle()
+    return call(True)
+
+
+class Client(redis.Redis):
+    """See the module.
+
+    Attributes:
+        is_ending: tells whether the process is about to end. From then on a server that did not
+            answer once is not asked again, or each question would take its time-out.
+    """
+
+    is_ending: Callable[[], bool] = staticmethod(lambda: False)
+    _was_silent = False
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        call: Any = super().execute_command
+        return self.guarded([args], lambda: call(*args, **options))
+
+    def guarded(self, commands: list[tuple[Any, ...]], call: Callable[[], T]) -> T:
+        """Do ``call``, and repeat it where its commands are harmless and were not answered."""
+        if self._was_silent and self.is_ending():
+            raise NotAsked("no answer before, and not asked again since this process ends")
+        try:
+            if all(_is_harmless(command) for command in commands):
+                return repeated(self, lambda _: call())
+            return call()
+        except redis.ConnectionError as error:
+            if was_dropped(error):
+                self.drop_idle()
+            raise
+        except redis.TimeoutError:
+            self._was_silent = self.is_ending()
+            self.drop_idle()
+            raise
+
+    def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        with suppress(redis.RedisError, OSError):
+            self.connection_pool.disconnect(inuse_connections=False)
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
+        pipeline = GuardedPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+        pipeline.owner = self
+        return pipeline
+
+    def close(self) -> None:
+        super().close()
+        # Newer versions of redis-py leave a pool open that they were given.
+        self.connection_pool.disconnect()
+
+
+class GuardedPipeline(Pipeline):
+    """A pipeline of a :class:`Client`."""
+
+    owner: Client
+
+    def execute(self, raise_on_error: bool = True) -> Any:
+        stack, was_watching = list(self.command_stack), self.watching
+
+        execute: Any = super().execute
+
+        def call() -> Any:
+            self.command_stack = list(stack)
+            return execute(raise_on_error)
+
+        if was_watching:  # a new connection would watch nothing
+            return call()
+        return self.owner.guarded([args for args, _ in stack], call)
+
+    def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        call: Any = super().immediate_execute_command
+        if self.watching:
+            return call(*args, **options)
+        return self.owner.guarded([args], lambda: call(*args, **options))
+
+
+def _is_harmless(command: tuple[Any, ...]) -> bool:
+    name = str(command[0]).upper()
+    if name == "SET":
+        return not {"NX", "XX", "GET"} & {part for part in command[3:] if isinstance(part, str)}
+    return name.partition(" ")[0] in _HARMLESS
+
+
+class _Checked:
+    """A connection that replaces itself where the check before its next command fails."""
+
+    def check_health(self: Any) -> None:
+        try:
+            super().check_health()  # type: ignore[misc]
+        except (redis.ConnectionError, redis.TimeoutError):
+            # Nothing of the command has been sent.
+            self.disconnect()
+            self.connect()
+
+    def _send_ping(self: Any) -> None:
+        self.send_command("PING", check_health=False)
+        # Not the whole time for an answer: what is left of it is the command's.
+        timeout = getattr(self, "socket_connect_timeout", None) or self.socket_timeout
+        if not self.can_read(timeout=timeout):
+            raise redis.TimeoutError("no answer to PING")
+        if self.read_response() not in (b"PONG", "PONG"):
+            raise redis.ConnectionError("expected PONG")
+
+
+class TcpConnection(_Checked, Connection):
+    """Over TCP."""
+
+
+class TlsConnection(_Checked, SSLConnection):
+    """Over TLS."""
+
+
+class SocketConnection(_Checked, UnixDomainSocketConnection):
+    """Over a Unix socket."""
+
+
+class MasterConnection(_Checked, SentinelManagedConnection):
+    """To the master that Sentinels name."""
+
+
+class TlsMasterConnection(_Checked, SentinelManagedSSLConnection):
+    """The same over TLS."""
+
+
+class _Bounded:
+    """A pool that lets callers wait for a connection where all that it may have are in use."""
+
+    bound: int | None = None
+    wait: float = 0.0
+
+    def reset(self: Any) -> None:
+        # Also called in a forked child, which uses none of its parent's connections.
+        super().reset()  # type: ignore[misc]
+        self._free = None if self.bound is None else BoundedSemaphore(self.bound)
+        self._taken: set[Any] = set()
+
+    def get_connection(self: Any, *args: Any, **options: Any) -> Any:
+        if self.bound is None:
+            return super().get_connection(*args, **options)  # type: ignore[misc]
+        self._checkpid()
+        free = self._free
+        if not free.acquire(timeout=self.wait):
+            raise NoConnectionFree(
+                f"all {self.bound} connections were in use for {self.wait:g} s; "
+                "raise max_connections"
+            )
+        try:
+            connection = super().get_connection(*args, **options)  # type: ignore[misc]
+        except BaseException:
+            free.release()
+            raise
+        self._taken.add(connection)
+        return connection
+
+    def release(self: Any, connection: Any) -> None:
+        super().release(connection)  # type: ignore[misc]
+        # redis-py also gives back what it could not hand out.
+        if self.bound is not None and connection in self._taken:
+            self._taken.discard(connection)
+            self._free.release()
+
+
+def bounded(kind: type[ConnectionPool], bound: int | None, wait: float) -> type[ConnectionPool]:
+    """A pool class that has no more than ``bound`` connections (None: as many as are needed).
+
+    Args:
+        wait: seconds for which a caller waits for one.
+    """
+    return type("Pool", (_Bounded, kind), {"bound": bound, "wait": wait})

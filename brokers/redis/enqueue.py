@@ -1,0 +1,111 @@
+"""Sending on Redis: one call, all messages or none, also where its connection was dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from ...core.clock import to_millis
+from ..base import Envelope
+from ..errors import BrokerRefused, NotReplicated
+from .client import repeated
+from .connection import answer_timeout, translated
+
+if TYPE_CHECKING:
+    from .broker import RedisBroker
+
+Args = list[str | bytes | int]
+
+
+class Enqueue:
+    """Writes messages, and waits for replicas where that is asked for.
+
+    Where the connection is found dropped, the call is repeated once on a new one. The script is
+    told so, and writes nothing that the first call had written. A message that was run and done in
+    between is the exception: it runs again.
+
+    Args:
+        replicas: number of replicas that must have the messages.
+        timeout: how long to wait for them.
+    """
+
+    def __init__(self, broker: RedisBroker, replicas: int, timeout: timedelta) -> None:
+        self._of = broker
+        self.replicas = replicas
+        longest = answer_timeout(broker.client) * 0.8
+        self._wait_ms = max(1, int(min(timeout.total_seconds(), longest) * 1000))
+
+    def __call__(self, envelopes: Sequence[Envelope]) -> None:
+        """Write messages of any queues in one atomic step.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: nothing was written, or that is not known.
+            NotReplicated: they are written, and may be lost in a failover.
+        """
+        by_queue: dict[str, Args] = {}
+        for envelope in envelopes:
+            due = "" if envelope.due is None else envelope.due
+            level = "" if envelope.priority is None else envelope.priority
+            args = by_queue.setdefault(envelope.message.queue_name, [])
+            args += (envelope.message.message_id, due, level, envelope.body)
+        with translated(self._of.where):
+            repeated(self._of.client, lambda again: self._write(by_queue, again))
+
+    def _write(self, by_queue: dict[str, Args], is_repetition: bool) -> None:
+        now = to_millis(self._of.clock.time())
+        script = self._of.script("enqueue")
+        calls = [
+            (self._of.keys.of(queue), [now, int(is_repetition), *args])
+            for queue, args in by_queue.items()
+        ]
+        if len(calls) == 1 and not self.replicas:
+            script(*calls[0])
+            return
+        # By hand, since WAIT must follow EXEC on the same connection. EVAL, since a script that
+        # the server does not know would end as an error among other calls' successes.
+        pipeline = self._of.client.pipeline(transaction=False)
+        if len(calls) > 1:
+            pipeline.execute_command("MULTI")
+        for keys, args in calls:
+            pipeline.eval(script.script, len(keys), *keys, *args)
+        if len(calls) > 1:
+            pipeline.execute_command("EXEC")
+        if self.replicas:
+            pipeline.execute_command("WAIT", self.replicas, self._wait_ms)
+        answers = pipeline.execute(raise_on_error=False)
+        self._check(answers, [len(args) // 4 for args in by_queue.values()])
+        if self.replicas and answers[-1] < self.replicas:
+            raise self._not_replicated(answers[-1])
+
+    def _check(self, answers: list[Any], counts: list[int]) -> None:
+        """Raise the first error in the answers."""
+        error = next(filter(is_error, answers), None)
+        results = next((one for one in answers if isinstance(one, list)), None)
+        if error is None and results is not None:
+            # Redis undoes nothing: a key of a wrong type spoils one queue alone.
+            error = next(filter(is_error, results), None)
+            if error is not None:
+                written = zip(results, counts, strict=True)
+                count = sum(n for one, n in written if not is_error(one))
+                code = str(error).partition(" ")[0]
+                raise BrokerRefused(
+                    f"Redis at {self._of.where} refused the messages for one queue ({code}); "
+                    f"{count} messages for other queues are enqueued"
+                )
+        if error is not None:
+            raise error
+
+    def _not_replicated(self, count: int) -> NotReplicated:
+        return NotReplicated(
+            f"expected {self.replicas} replicas of Redis at {self._of.where} to have the message "
+            f"within {self._wait_ms} ms, {count} have it: it is on the master, will run, and can "
+            "be lost if the master fails now; sent again it may run twice"
+        )
+
+
+def is_error(answer: Any) -> bool:
+    """Whether an answer of a pipeline is an error."""
+    return isinstance(answer, redis.RedisError)

@@ -1,0 +1,83 @@
+-- Tries every command that sending, fetching and settling run on the keys of a queue, and leaves
+-- nothing: removals find nothing, and a write is undone in this same step.
+--
+-- KEYS: those of the queue, then: in flight, worker queues, worker name
+-- ARGV: a member that is nowhere
+-- Returns: of each trial that was refused its command, its key and the error
+
+local in_flight, worker_queues, worker_name = KEYS[15], KEYS[16], KEYS[17]
+local member = ARGV[1]
+local highest = waiting .. '.p9'
+local refused = {}
+
+local function try(command, key, ...)
+    local answer = redis.pcall(command, key, ...)
+    if type(answer) ~= 'table' or not answer.err then return true end
+    refused[#refused + 1] = {command, key, answer.err}
+    return false
+end
+
+local function try_undone(write, undo)
+    if try(unpack(write)) then redis.pcall(unpack(undo)) end
+end
+
+-- Removals first: nothing is written that could not be removed.
+for _, hash in ipairs({bodies, scheduled_bodies, dead_bodies, suspects, priorities}) do
+    try('hget', hash, member)
+    try('hmget', hash, member)
+    try('hexists', hash, member)
+    if try('hdel', hash, member) then
+        try_undone({'hset', hash, member, ''}, {'hdel', hash, member})
+        try_undone({'hsetnx', hash, member, ''}, {'hdel', hash, member})
+        try_undone({'hincrby', hash, member, 1}, {'hdel', hash, member})
+    end
+end
+try('hlen', bodies)
+
+for _, set in ipairs({wake, scheduled, dead, levels, heartbeats}) do
+    try('zcard', set)
+    try('zscore', set, member)
+    try('zrange', set, 0, 0)
+    try('zrevrange', set, 0, 0)
+    try('zrangebyscore', set, 0, 0, 'limit', 0, 1)
+    if try('zrem', set, member) then
+        try_undone({'zadd', set, 0, member}, {'zrem', set, member})
+    end
+end
+
+for _, set in ipairs({in_flight, worker_queues}) do
+    try('sismember', set, member)
+    if try('srem', set, member) then
+        try_undone({'sadd', set, member}, {'srem', set, member})
+    end
+end
+try('smembers', in_flight)
+
+for _, list in ipairs({waiting, highest, inbox}) do
+    try('llen', list)
+    try('lindex', list, 0)
+    if try('lpop', list, 0) then
+        try_undone({'lpush', list, member}, {'lpop', list, 1})
+    end
+end
+-- To the right it could not be undone without a right of its own: to add to a list that is no list
+-- is an error, and another one than to have no right.
+if redis.call('exists', worker_name) == 0 and try('del', worker_name) then
+    if try('set', worker_name, member, 'px', 1000) then
+        local answer = redis.pcall('rpush', worker_name, member)
+        if not string.find(answer.err, 'WRONGTYPE') then
+            refused[#refused + 1] = {'rpush', waiting, answer.err}
+        end
+        redis.call('del', worker_name)
+    end
+end
+
+try('type', scheduled)
+try('exists', paused)
+if redis.call('exists', sequence) == 1 then
+    try('incr', sequence)
+elseif try('set', sequence, 1, 'nx') then
+    try('incr', sequence)
+    redis.call('del', sequence)
+end
+return refused

@@ -1,0 +1,255 @@
+"""Connections that a balancer or NAT has dropped while they were idle: nobody has to see it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import dramatiq
+import pytest
+from tests.support.proxy import Proxy
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.endpoints.records import EndpointRecord
+from formrelay.endpoints.redis_records import RedisRecords
+from formrelay.middleware.once import Known
+from formrelay.state.redis_ledger import RedisLedger
+
+pytestmark = [
+    pytest.mark.redis,
+    # The oldest redis-py asks for the argument that the newest no longer takes.
+    pytest.mark.filterwarnings("ignore:Call to 'get_connection'"),
+]
+
+
+@pytest.fixture
+def proxy(redis_url: str) -> Iterator[Proxy]:
+    with Proxy(urlsplit(redis_url).port or 0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def broker(proxy: Proxy) -> Iterator[RedisBroker]:
+    broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}/0", options=BrokerOptions())
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def actor(broker: RedisBroker, unique: str) -> dramatiq.Actor[..., Any]:
+    return dramatiq.actor(print, broker=broker, queue_name=unique)
+
+
+def open_connections(broker: RedisBroker, count: int) -> None:
+    """Leave some idle connections in the pool."""
+    pool = broker.client.connection_pool
+    taken = [pool.get_connection("PING") for _ in range(count)]
+    for connection in taken:
+        pool.release(connection)
+
+
+@pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "closed"])
+@pytest.mark.parametrize("is_old", [True, False], ids=["checked", "unchecked"])
+def test_a_send_over_dropped_connections_is_repeated_on_a_new_one(
+    broker: RedisBroker, proxy: Proxy, actor: Any, is_reset: bool, is_old: bool
+) -> None:
+    open_connections(broker, 5)
+    proxy.forget(is_reset=is_reset)
+    if is_old:  # idle for so long that each is checked by PING before it is used
+        for connection in broker.client.connection_pool._available_connections:
+            connection.next_health_check = -1
+    for _ in range(3):
+        actor.send()
+    assert broker.counts(actor.queue_name).waiting == 3
+    assert proxy.accepted == 6, "the idle connections are dropped together"
+
+
+@pytest.mark.parametrize("delay", [None, 60_000], ids=["now", "later"])
+def test_a_send_whose_answer_is_lost_leaves_one_message(
+    broker: RedisBroker, proxy: Proxy, actor: Any, delay: int | None
+) -> None:
+    actor.send()
+    proxy.lose_reply_to(b"EVALSHA")
+    sent = actor.send_with_options(delay=delay)
+    assert proxy.lost.is_set()
+    found = broker.counts(actor.queue_name)
+    assert (found.waiting, found.scheduled) == ((2, 0) if delay is None else (1, 1))
+    assert broker.inspector.find(sent.message_id) is not None
+
+
+@pytest.mark.parametrize("state", ["in flight", "dead"])
+def test_a_repetition_finds_its_message_wherever_it_is(
+    broker: RedisBroker, actor: Any, unique: str, state: str
+) -> None:
+    sent = actor.send()
+    id, keys, client = sent.message_id, broker.keys, broker.client
+    body = client.hget(keys.bodies(unique), id)
+    if state == "in flight":
+        client.lrem(keys.waiting(unique), 0, id)
+    else:
+        client.delete(keys.bodies(unique), keys.waiting(unique))
+        client.hset(keys.dead_bodies(unique), id, body)
+    broker.run("enqueue", unique, [0, 1, id, "", "", body])
+    assert client.llen(keys.waiting(unique)) == 0
+    # Another body under the same id is another message; so is the same in a call of its own.
+    broker.run("enqueue", unique, [0, 1, id, "", "", body + b" "])
+    assert client.llen(keys.waiting(unique)) == 1
+    broker.run("enqueue", unique, [0, 0, id, "", "", body])
+    assert client.llen(keys.waiting(unique)) == 2
+
+
+def test_a_lost_call_with_one_message_twice_is_written_once_as_it_was(
+    broker: RedisBroker, proxy: Proxy, actor: Any
+) -> None:
+    message = actor.message()
+    for needle in (b"EVALSHA", b"nothing"):
+        proxy.lose_reply_to(needle)
+        broker.enqueue_many([message] * 9)
+        assert proxy.lost.is_set() is (needle == b"EVALSHA")
+        assert broker.counts(actor.queue_name).waiting == (9 if needle == b"EVALSHA" else 18)
+    proxy.forget()
+    other = actor.message()
+    broker.enqueue_many([other] * 9)
+    assert broker.counts(actor.queue_name).waiting == 27
+
+
+def test_a_chunk_of_several_queues_whose_answer_is_lost_is_there_once(
+    broker: RedisBroker, proxy: Proxy, actor: Any, unique: str
+) -> None:
+    other = dramatiq.actor(print, broker=broker, queue_name=f"{unique}-2", actor_name="other")
+    proxy.lose_reply_to(b"MULTI")
+    messages = [one.message(number) for number in range(20) for one in (actor, other)]
+    assert broker.enqueue_many(messages) == 40
+    assert proxy.lost.is_set()
+    assert [broker.counts(one.queue_name).waiting for one in (actor, other)] == [20, 20]
+
+
+def test_a_send_into_a_black_hole_says_so_and_the_next_one_works(
+    redis_url: str, unique: str
+) -> None:
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy(urlsplit(redis_url).port or 0))
+        url = f"redis://127.0.0.1:{proxy.port}/0?socket_timeout=0.3"
+        broker = RedisBroker(url, options=BrokerOptions(connect_timeout=timedelta(seconds=1)))
+        stack.callback(broker.close)
+        actor: Any = dramatiq.actor(print, broker=broker, queue_name=unique)
+        open_connections(broker, 4)
+        proxy.swallow(is_for_new=False)
+        with pytest.raises(BrokerUnavailable, match="Timeout"):
+            actor.send()
+        actor.send()
+        assert broker.counts(unique).waiting == 1
+
+
+def test_a_repetition_that_finds_no_server_raises(
+    broker: RedisBroker, proxy: Proxy, actor: Any
+) -> None:
+    actor.send()
+    proxy.forget()
+    proxy.refuse()
+    with pytest.raises(BrokerUnavailable):
+        actor.send()
+
+
+def test_threads_that_send_at_one_time_all_find_a_new_connection(
+    broker: RedisBroker, proxy: Proxy, actor: Any
+) -> None:
+    open_connections(broker, 8)
+    proxy.forget()
+    errors: list[Exception] = []
+    barrier = threading.Barrier(8)
+
+    def send() -> None:
+        barrier.wait()
+        try:
+            for _ in range(5):
+                actor.send()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert broker.counts(actor.queue_name).waiting == 40
+
+
+def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
+    """Questions of everybody who shares the client."""
+    records = RedisRecords(broker.client, "here")
+    ledger = RedisLedger(broker.client, "here")
+    second = timedelta(seconds=30)
+    queue = next(iter(broker.queues))
+    return [
+        broker.ping,
+        broker.weaknesses,
+        lambda: broker.counts(queue),
+        lambda: broker.inspector.find("nothing"),
+        broker.inspector.workers,
+        lambda: list(broker.dead_letters(queue)),
+        lambda: broker.pause(queue),
+        lambda: broker.inspector.is_paused(queue),
+        lambda: broker.resume(queue),
+        lambda: records.report([], None),  # type: ignore[arg-type]
+        records.disabled,
+        records.all,
+        lambda: records.disable("x", why="a test", now=1.0),
+        lambda: records.keep({"x": b"job"}, second),
+        lambda: records.kept("x"),
+        lambda: ledger.begin("key", "me", second),
+        lambda: ledger.renew("key", "me", second),
+        lambda: ledger.finish("key", "me", b"1", second),
+        lambda: ledger.release("key", "me"),
+    ]
+
+
+def test_everybody_who_asks_over_a_dropped_connection_gets_an_answer(
+    broker: RedisBroker, proxy: Proxy, actor: Any
+) -> None:
+    for ask in ask_state(broker):
+        open_connections(broker, 2)
+        proxy.forget()
+        ask()
+
+
+def test_the_ledger_says_the_same_when_its_answer_is_lost(
+    broker: RedisBroker, proxy: Proxy
+) -> None:
+    ledger, second = RedisLedger(broker.client, "here"), timedelta(seconds=30)
+    assert ledger.begin("other", "me", second) is None  # the server knows the script
+    proxy.lose_reply_to(b"begin")
+    assert ledger.begin("key", "me", second) is None
+    proxy.lose_reply_to(b"finish")
+    assert ledger.finish("key", "me", b"1", second)
+    assert ledger.begin("key", "you", second) == Known(b"1")
+    assert not ledger.finish("other", "you", b"1", second)
+
+
+def test_disabling_an_endpoint_over_a_dropped_connection_is_told_as_new(
+    broker: RedisBroker, proxy: Proxy
+) -> None:
+    records = RedisRecords(broker.client, "here")
+    open_connections(broker, 2)
+    proxy.forget()
+    assert records.disable("x", why="a test", now=1.0)
+    found: list[EndpointRecord] = records.all()
+    assert [one.id for one in found] == ["x"]
+
+
+def test_the_usual_send_is_one_call(broker: RedisBroker, actor: Any, redis_url: str) -> None:
+    actor.send()
+    before = int(broker.client.info("stats")["total_commands_processed"])
+    actor.send()
+    after = int(broker.client.info("stats")["total_commands_processed"])
+    # INFO, EVALSHA, and what the script calls.
+    calls = broker.client.info("commandstats")
+    assert calls["cmdstat_evalsha"]["calls"] >= 2
+    assert after - before < 20
