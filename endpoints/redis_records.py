@@ -56,7 +56,7 @@ class RedisRecords:
     def adopt(self, old: OldRecords) -> int:
         """Take over the records of an older version; returns how many there were.
 
-        What has been found out since goes before, except that a disabled endpoint stays disabled.
+        A newer record is kept, except that a disabled endpoint stays disabled.
         """
         count = 0
         for ids in old.ids():

@@ -22,7 +22,11 @@ local old_inbox = default_queue and 'formrelay:inbox:' .. default_queue
 
 local function on_old_inbox(command, ...)
     local answer = old_inbox and redis.pcall(command, old_inbox, ...)
-    if type(answer) == 'table' and answer.err then return false end
+    if type(answer) == 'table' and answer.err then
+        -- A user who may look and not take would be woken for it without end.
+        old_inbox = nil
+        return false
+    end
     return answer
 end
 

@@ -7,7 +7,7 @@ local oldest = redis.call('lindex', waiting, 0)
 for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
     waits = waits + redis.call('llen', waiting .. '.p' .. level)
 end
--- What a purge has still to drop is neither waiting nor in flight.
+-- Messages that a purge has still to drop are neither waiting nor in flight.
 local purging = 0
 for _, list in ipairs(waiting_lists) do purging = purging + redis.call('llen', purged(list)) end
 -- A body is there for what waits and for what is in flight.

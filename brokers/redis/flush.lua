@@ -1,7 +1,7 @@
--- Drops what waits and what is scheduled on one queue, some at a time; never what is in flight,
--- and never the dead.
+-- Drops the waiting and scheduled messages of one queue, some in each call; no message in flight,
+-- and no dead letter.
 --
--- ARGV: 1 to begin with what is there now, 0 to go on with what was begun
+-- ARGV: 1 to begin with the messages that are there now, 0 to go on
 -- Returns: whether it has begun (an earlier purge is ended first), whether there is more to drop
 
 local has_begun = 0

@@ -1,5 +1,5 @@
--- Makes messages of what stock Dramatiq has no place for: some jobs of the inbox, and what an
--- older formrelay has scheduled.
+-- Prepares a queue for to_stock.lua: jobs of the inbox wait as messages, and the ids that an older
+-- formrelay left are adopted.
 --
 -- Returns: whether there is more (1 or 0)
 

@@ -1,5 +1,5 @@
--- Stands before the scripts that purge. A purge first renames the keys, so that it drops what was
--- there at that moment and nothing that came later, and then drops some messages at a time.
+-- Stands before the scripts that purge. A purge first renames the keys, so that it drops the messages
+-- of that moment and no later ones, and then drops some messages in each call.
 
 local waiting_lists = {waiting}
 for level = 1, 9 do waiting_lists[#waiting_lists + 1] = waiting .. '.p' .. level end

@@ -82,7 +82,7 @@ if #old > 0 then
     redis.call('hdel', dead_bodies, unpack(old))
 end
 
--- Of a purge that was killed.
+-- A purge that was killed has left some behind.
 drop_some()
 
 return recovered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -175,6 +176,26 @@ def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
         found.broker.inspector.purge(unique)
     finally:
         found.harness.close()
+
+
+def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
+    redis_server: RedisServer, unique: str
+) -> None:
+    admin = connect(redis_server.url, timeout=timedelta(seconds=1))
+    admin.execute_command(
+        *("ACL", "SETUSER", "job", "on", ">secret", "+@all", "~dramatiq:*", "%R~*")
+    )
+    found = Environment(redis_server.url.replace("//", "//job:secret@"), "dramatiq", unique)
+    admin.rpush(found.broker.keys.old_inbox(unique), job("out of reach"))
+    before = found.broker.exchange
+    calls: list[int] = []
+    found.broker.exchange = lambda *given: calls.append(1) or before(*given)  # type: ignore[method-assign, func-returns-value]
+    found.harness.start()
+    until = time.monotonic() + 0.6
+    wait_until(lambda: time.monotonic() > until)
+    found.harness.close()
+    assert 1 <= len(calls) < 20
+    assert found.ran == []
 
 
 def old_state(redis_url: str) -> None:
