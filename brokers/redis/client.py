@@ -89,8 +89,10 @@ class Client(redis.Redis):
 
     def guarded(self, commands: list[tuple[Any, ...]], call: Callable[[], T]) -> T:
         """Do ``call``, and repeat it where its commands are harmless and were not answered."""
-        if self._was_silent and self.is_ending():
-            raise NotAsked("no answer before, and not asked again since this process ends")
+        if self.is_ending():
+            if self._was_silent:
+                raise NotAsked("no answer before, and not asked again since this process ends")
+            self._hurry()
         try:
             if all(_is_harmless(command) for command in commands):
                 return repeated(self, lambda _: call())
@@ -103,6 +105,13 @@ class Client(redis.Redis):
             self._was_silent = self.is_ending()
             self.drop_idle()
             raise
+
+    def _hurry(self) -> None:
+        """Wait no longer for answers on new connections than for the connections themselves."""
+        options = self.connection_pool.connection_kwargs
+        if "socket_connect_timeout" in options:
+            longest = min(options["socket_timeout"], options["socket_connect_timeout"])
+            options["socket_timeout"] = longest
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
@@ -157,7 +166,18 @@ def _is_harmless(command: tuple[Any, ...]) -> bool:
 class _Checked:
     """A connection that replaces itself where the check before its next command fails."""
 
+    _is_connecting = False
+
+    def connect(self: Any) -> None:
+        self._is_connecting = True
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            self._is_connecting = False
+
     def check_health(self: Any) -> None:
+        if self._is_connecting:  # a new connection needs no check
+            return
         try:
             super().check_health()  # type: ignore[misc]
         except (redis.ConnectionError, redis.TimeoutError):
