@@ -53,7 +53,8 @@ def test_large_messages_go_out_a_megabyte_at_a_time(broker: RedisBroker, unique:
     tracemalloc.stop()
     assert max(sizes) <= 1024 * 1024
     assert len(sizes) == 62
-    assert peak < 12_000_000, f"{peak / 1e6:.0f} MB"
+    # orjson asks for eight times the size of a long text while it writes it.
+    assert peak < 40_000_000, f"{peak / 1e6:.0f} MB"
     assert broker.counts(unique).waiting == 660
 
 

@@ -1,4 +1,4 @@
-"""The rights of a Redis user: those of the documents are enough, and ping() says what is missing."""
+"""The rights of a Redis user: the documented ones are enough; ping() says what is missing."""
 
 from __future__ import annotations
 
@@ -100,11 +100,13 @@ def test_a_worker_of_one_queue_needs_the_keys_of_that_queue_alone(
         harness.close()
 
 
-@pytest.mark.parametrize(
-    "command",
-    "evalsha script|load info bzpopmin time exists hget hset hdel hmget hincrby hsetnx "
-    "rpush lpush lpop llen zadd zrem zrangebyscore sadd srem smembers set incr".split(),
-)
+COMMANDS = """
+evalsha script|load info bzpopmin time exists hget hset hdel hmget hincrby hsetnx
+rpush lpush lpop llen zadd zrem zrangebyscore sadd srem smembers set incr
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_ping_misses_every_right(redis_server: RedisServer, unique: str, command: str) -> None:
     with redis.Redis.from_url(redis_server.url) as admin:
         admin.script_flush()
@@ -125,7 +127,7 @@ def test_ping_misses_every_right(redis_server: RedisServer, unique: str, command
 def test_ping_misses_keys(redis_server: RedisServer, unique: str, keys: list[str]) -> None:
     rules = [rule.replace("{q}", unique) for rule in keys]
     broker = broker_of(redis_server, unique, "+@all", *rules)
-    with pytest.raises(BrokerRefused, match="key|NOPERM"):
+    with pytest.raises(BrokerRefused, match=r"key|NOPERM"):
         broker.ping()
     broker.close()
 
