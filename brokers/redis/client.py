@@ -15,35 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 import redis
 from redis.client import Pipeline
-from redis.connection import (
-    Connection,
-    ConnectionPool,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.sentinel import (
-    SentinelConnectionPool,
-    SentinelManagedConnection,
-    SentinelManagedSSLConnection,
-)
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+
+from .pool import NoConnectionFree
 
 T = TypeVar("T")
 
 #: Commands that may be carried out twice: they read, or set what is set by the first time.
-_HARMLESS = frozenset(
-    "PING INFO TIME TYPE EXISTS GET MGET HGET HMGET HVALS HKEYS HGETALL HLEN HEXISTS HSCAN LLEN "
-    "LINDEX LRANGE SMEMBERS SISMEMBER SCARD ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE ZSCORE "
-    "ZMSCORE ZRANK ZSCAN SCAN WATCH SADD ZADD HSET DEL EXPIRE SCRIPT".split()
-)
-
-
-class NoConnectionFree(redis.ConnectionError):
-    """All connections that max_connections allows were in use for too long."""
+_HARMLESS = frozenset([
+    "PING", "INFO", "TIME", "TYPE", "EXISTS", "GET", "MGET", "HGET", "HMGET", "HVALS", "HKEYS",
+    "HGETALL", "HLEN", "HEXISTS", "HSCAN", "LLEN", "LINDEX", "LRANGE", "SMEMBERS", "SISMEMBER",
+    "SCARD", "ZCARD", "ZCOUNT", "ZRANGE", "ZREVRANGE", "ZRANGEBYSCORE", "ZSCORE", "ZMSCORE",
+    "ZRANK", "ZSCAN", "SCAN", "WATCH", "SADD", "ZADD", "HSET", "DEL", "EXPIRE", "SCRIPT",
+])  # fmt: skip
 
 
 class NotAsked(redis.TimeoutError):
@@ -89,8 +78,10 @@ class Client(redis.Redis):
 
     def guarded(self, commands: list[tuple[Any, ...]], call: Callable[[], T]) -> T:
         """Do ``call``, and repeat it where its commands are harmless and were not answered."""
-        if self._was_silent and self.is_ending():
-            raise NotAsked("no answer before, and not asked again since this process ends")
+        if self.is_ending():
+            if self._was_silent:
+                raise NotAsked("no answer before, and not asked again since this process ends")
+            self._hurry()
         try:
             if all(_is_harmless(command) for command in commands):
                 return repeated(self, lambda _: call())
@@ -103,6 +94,13 @@ class Client(redis.Redis):
             self._was_silent = self.is_ending()
             self.drop_idle()
             raise
+
+    def _hurry(self) -> None:
+        """Wait no longer for answers on new connections than for the connections themselves."""
+        options = self.connection_pool.connection_kwargs
+        if "socket_connect_timeout" in options:
+            longest = min(options["socket_timeout"], options["socket_connect_timeout"])
+            options["socket_timeout"] = longest
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
@@ -157,7 +155,18 @@ def _is_harmless(command: tuple[Any, ...]) -> bool:
 class _Checked:
     """A connection that replaces itself where the check before its next command fails."""
 
+    _is_connecting = False
+
+    def connect(self: Any) -> None:
+        self._is_connecting = True
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            self._is_connecting = False
+
     def check_health(self: Any) -> None:
+        if self._is_connecting:  # a new connection needs no check
+            return
         try:
             super().check_health()  # type: ignore[misc]
         except (redis.ConnectionError, redis.TimeoutError):
@@ -193,50 +202,3 @@ class MasterConnection(_Checked, SentinelManagedConnection):
 
 class TlsMasterConnection(_Checked, SentinelManagedSSLConnection):
     """The same over TLS."""
-
-
-class _Bounded:
-    """A pool that lets callers wait for a connection where all that it may have are in use."""
-
-    bound: int | None = None
-    wait: float = 0.0
-
-    def reset(self: Any) -> None:
-        # Also called in a forked child, which uses none of its parent's connections.
-        super().reset()  # type: ignore[misc]
-        self._free = None if self.bound is None else BoundedSemaphore(self.bound)
-        self._taken: set[Any] = set()
-
-    def get_connection(self: Any, *args: Any, **options: Any) -> Any:
-        if self.bound is None:
-            return super().get_connection(*args, **options)  # type: ignore[misc]
-        self._checkpid()
-        free = self._free
-        if not free.acquire(timeout=self.wait):
-            raise NoConnectionFree(
-                f"all {self.bound} connections were in use for {self.wait:g} s; "
-                "raise max_connections"
-            )
-        try:
-            connection = super().get_connection(*args, **options)  # type: ignore[misc]
-        except BaseException:
-            free.release()
-            raise
-        self._taken.add(connection)
-        return connection
-
-    def release(self: Any, connection: Any) -> None:
-        super().release(connection)  # type: ignore[misc]
-        # redis-py also gives back what it could not hand out.
-        if self.bound is not None and connection in self._taken:
-            self._taken.discard(connection)
-            self._free.release()
-
-
-def bounded(kind: type[ConnectionPool], bound: int | None, wait: float) -> type[ConnectionPool]:
-    """A pool class that has no more than ``bound`` connections (None: as many as are needed).
-
-    Args:
-        wait: seconds for which a caller waits for one.
-    """
-    return type("Pool", (_Bounded, kind), {"bound": bound, "wait": wait})

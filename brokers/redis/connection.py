@@ -23,6 +23,7 @@ from ...config.redis_urls import RedisAddress, read_redis_url
 from ...core.errors import ConfigError
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import client as clients
+from .pool import NoConnectionFree, bounded
 
 #: Seconds of silence after which the system asks whether a connection is still there, seconds
 #: between two such questions, and how many stay unanswered. So balancers and NATs see traffic.
@@ -61,12 +62,10 @@ def connect(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any
         sentinel = _sentinel(found, options)
         tls, plain = clients.TlsMasterConnection, clients.MasterConnection
         options["connection_class"] = tls if found.is_tls else plain
-        pool = clients.bounded(SentinelConnectionPool, bound, wait)(
-            found.service, sentinel, **options
-        )
+        pool = bounded(SentinelConnectionPool, bound, wait)(found.service, sentinel, **options)
     else:
         options |= {"connection_class": _connection_class(found), **_place(found)}
-        pool = clients.bounded(ConnectionPool, bound, wait)(**options)
+        pool = bounded(ConnectionPool, bound, wait)(**options)
     return clients.Client(connection_pool=pool)
 
 
@@ -112,7 +111,7 @@ def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
     if found.path is None:
         options |= {"socket_connect_timeout": seconds, **_keepalive()}
     ours = {name: value for name, value in found.options.items() if name[:4] != "ssl_"}
-    # The pool of clients.bounded() counts them, and has its callers wait.
+    # The pool counts them, and has its callers wait.
     options |= ours | {"max_connections": 2**31}
     if found.path is not None:
         for name in ("socket_connect_timeout", "socket_keepalive"):
@@ -190,7 +189,7 @@ def translated(where: str) -> Iterator[None]:
             f"expected Redis at {where} to accept our user and password, it refused them: "
             "check REDIS_URL"
         ) from None
-    except clients.NoConnectionFree as error:
+    except NoConnectionFree as error:
         raise BrokerUnavailable(f"no connection to Redis at {where}: {error}") from None
     except MasterNotFoundError:
         # Its text names the Sentinels with all that the client knows of them.

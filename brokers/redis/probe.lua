@@ -21,6 +21,17 @@ local function try_undone(write, undo)
     if try(unpack(write)) then redis.pcall(unpack(undo)) end
 end
 
+-- The very first write, since a server without memory refuses no later one of a script; it expires.
+if redis.call('exists', worker_name) == 0 and try('set', worker_name, member, 'px', 1000) then
+    -- To add on the right could not be undone without a right of its own. To a key that is no list
+    -- it is an error, and another one than to have no right.
+    local answer = redis.pcall('rpush', worker_name, member)
+    if not string.find(answer.err, 'WRONGTYPE') then
+        refused[#refused + 1] = {'rpush', waiting, answer.err}
+    end
+    try('del', worker_name)
+end
+
 -- Removals first: nothing is written that could not be removed.
 for _, hash in ipairs({bodies, scheduled_bodies, dead_bodies, suspects, priorities}) do
     try('hget', hash, member)
@@ -60,18 +71,6 @@ for _, list in ipairs({waiting, highest, inbox}) do
         try_undone({'lpush', list, member}, {'lpop', list, 1})
     end
 end
--- To the right it could not be undone without a right of its own: to add to a list that is no list
--- is an error, and another one than to have no right.
-if redis.call('exists', worker_name) == 0 and try('del', worker_name) then
-    if try('set', worker_name, member, 'px', 1000) then
-        local answer = redis.pcall('rpush', worker_name, member)
-        if not string.find(answer.err, 'WRONGTYPE') then
-            refused[#refused + 1] = {'rpush', waiting, answer.err}
-        end
-        redis.call('del', worker_name)
-    end
-end
-
 try('type', scheduled)
 try('exists', paused)
 if redis.call('exists', sequence) == 1 then

@@ -26,7 +26,13 @@ def check_rights(broker: RedisBroker, queue: str) -> None:
     trial = f"__trial__{uuid4()}"
     keys = broker.keys
     worker = (keys.in_flight(trial, queue), keys.worker_queues(trial), keys.worker_name(trial))
-    refused = broker.run("probe", queue, [trial], *worker)
+    try:
+        refused = broker.run("probe", queue, [trial], *worker)
+    except BrokerRefused as error:
+        raise BrokerRefused(
+            f"{error} (it is needed for the queue {queue!r}): docs/brokers.md has the rights of a "
+            "Redis user"
+        ) from None
     if refused:
         said = [f"{_text(one)} on {_text(key)} ({_reason(why)})" for one, key, why in refused]
         more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""

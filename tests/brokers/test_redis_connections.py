@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
+from tests.support.certificates import Authority
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
 from tests.support.servers.base import free_port
 from tests.support.waiting import wait_until
 
+from formrelay.brokers import make_broker
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.config import Settings
 from formrelay.core.errors import ConfigError
+from formrelay.middleware.once import Held
+from formrelay.state.once import make_ledger
 
-pytestmark = pytest.mark.redis
+pytestmark = [
+    pytest.mark.redis,
+    # The oldest redis-py asks for the argument that the newest no longer takes.
+    pytest.mark.filterwarnings("ignore:Call to 'get_connection'"),
+]
 
 
 @contextmanager
@@ -138,3 +150,102 @@ def knows_replica(port: int) -> bool:
 def test_sentinels_without_a_service_are_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="like redis\\+sentinel://host:26379/mymaster, got none"):
         RedisBroker("redis+sentinel://127.0.0.1:26379")
+
+
+@contextmanager
+def tls_server(
+    redis_server: RedisServer, folder: Path, *options: str
+) -> Iterator[tuple[int, Path]]:
+    """A server with TLS alone and a certificate for localhost; its port, and the authority."""
+    authority = Authority(folder)
+    authority.server_side("server")
+    port = free_port()
+    tls = ["--port", "0", "--tls-port", str(port), "--tls-replication", "yes"]
+    tls += ["--tls-cert-file", str(folder / "server.pem")]
+    tls += ["--tls-key-file", str(folder / "server-key.pem")]
+    tls += ["--tls-ca-cert-file", str(authority.certificate), "--tls-auth-clients", "no"]
+    with server(redis_server, folder, *options, *tls, "--bind", "127.0.0.1"):
+        yield port, authority.certificate
+
+
+def test_the_options_of_tls_are_taken(
+    redis_server: RedisServer, tmp_path: Path, unique: str
+) -> None:
+    with tls_server(redis_server, tmp_path) as (port, authority):
+        works(RedisBroker(f"REDISS://localhost:{port}/0?ssl_ca_certs={authority}"), unique)
+        works(RedisBroker(f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=CERT_NONE"), unique)
+        checked = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}"
+        # The certificate is localhost's.
+        with pytest.raises(BrokerUnavailable, match=r"certificate|mismatch"):
+            RedisBroker(checked).ping()
+        works(RedisBroker(f"{checked}&ssl_check_hostname=false"), unique)
+        with pytest.raises(ConfigError, match="ssl_ca_certs, got '/nowhere', which does not exist"):
+            RedisBroker(f"rediss://localhost:{port}/0?ssl_ca_certs=/nowhere")
+
+
+def test_sentinels_and_servers_with_passwords_and_tls(
+    redis_server: RedisServer, tmp_path: Path, unique: str
+) -> None:
+    password, theirs = "p@ss:w/rd %#?ü", "s3nt&nel"
+    folder = tmp_path / "sentinel"
+    folder.mkdir()
+    with tls_server(redis_server, tmp_path, "--requirepass", password) as (master, authority):
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor forms 127.0.0.1 {master} 1\n"
+            f'sentinel auth-pass forms "{password}"\nrequirepass "{theirs}"\n'
+        )
+        with tls_server(redis_server, folder, str(config), "--sentinel") as (sentinel, other):
+            both = tmp_path / "both.pem"
+            both.write_text(authority.read_text() + other.read_text())
+            address = f"127.0.0.1:{sentinel}/forms/0"
+            user = f"rediss+sentinel://:{quote(password, safe='')}@"
+            # localhost is not whom Sentinels name.
+            trust = f"ssl_ca_certs={both}&ssl_check_hostname=no&sentinel_tls=yes"
+            url = f"{user}{address}?{trust}&socket_timeout=5&max_connections=20"
+            works(RedisBroker(f"{url}&sentinel_password={quote(theirs)}"), unique)
+            works_as_state(f"{url}&sentinel_password={quote(theirs)}")
+            for wrong in (url, f"{url}&sentinel_password=hunter2"):
+                with pytest.raises(BrokerUnavailable, match="take our user and password") as said:
+                    RedisBroker(wrong).ping()
+                assert "hunter2" not in str(said.value)
+
+
+def works_as_state(url: str) -> None:
+    settings = Settings.load({"RABBITMQ_URL": "amqp://h", "STATE_URL": url}, env_file=None)
+    ledger = make_ledger(settings.broker, make_broker(settings))
+    lock = timedelta(seconds=30)
+    assert ledger.begin("key", "me", lock) is None
+    assert isinstance(ledger.begin("key", "you", lock), Held)
+
+
+def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> None:
+    works(RedisBroker(f"{redis_url}?max_connections=1"), unique)
+    broker = RedisBroker(f"{redis_url}?max_connections=2&socket_timeout=0.5")
+    pool = broker.client.connection_pool
+    taken = [pool.get_connection("PING") for _ in range(2)]
+    with pytest.raises(BrokerUnavailable, match=r"all 2 connections were in use for 0\.5 s; raise"):
+        broker.ping()
+    pool.release(taken.pop())
+    broker.ping()
+    # A forked child has a pool of its own.
+    child = os.fork()
+    if not child:
+        os._exit(0 if pings(broker) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    broker.close()
+
+
+def test_a_short_time_for_answers_does_not_end_an_idle_wait(redis_url: str, unique: str) -> None:
+    broker = RedisBroker(f"{redis_url}?socket_timeout=0.2&health_check_interval=0")
+    began = time.monotonic()
+    broker.wait_for_work(unique, 5)
+    assert 0.05 < time.monotonic() - began < 0.2
+    broker.close()
+
+
+def test_what_answers_is_no_redis(rabbitmq_url: str) -> None:
+    parts = urlsplit(rabbitmq_url)
+    broker = RedisBroker(f"redis://{parts.hostname}:{parts.port}/0?socket_timeout=2")
+    with pytest.raises(BrokerUnavailable):
+        broker.ping()

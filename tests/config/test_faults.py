@@ -112,7 +112,7 @@ def test_a_value_in_an_error_stays_on_one_line_and_short() -> None:
         ("REDIS_URL", "redis://h:hunter2", "percent-encode special characters"),
         ("REDIS_URL", "redis://[hunter2", "percent-encode special characters"),
         ("RABBITMQ_URL", "redis://:hunter2@h", "amqp:// or amqps://, got the unknown scheme"),
-        ("STATE_URL", "amqp://:hunter2@h", "redis://, rediss://, unix:// or memory://"),
+        ("STATE_URL", "amqp://:hunter2@h", "rediss+sentinel:// or memory://"),
         ("CLICKHOUSE_URL", "tcp://:hunter2@h", "http://, https:// or chdb://, got the unknown"),
         ("CLICKHOUSE_URL", "clickhouse://u:hunter2@a:9000,,b/db", "a URL with a host name"),
         ("CLICKHOUSE_URL", "http://u:hunter2@a,b:99999/db", "one that cannot be read: percent-"),
