@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq import Message
 from hypothesis import HealthCheck, Phase, settings
@@ -25,10 +26,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from pika import spec
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.envelope import decode, is_frozen, thaw
 from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.inspection import DeadFilter
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.errors import NotTaken
 from formrelay.brokers.redis.broker import RedisBroker
@@ -41,13 +44,12 @@ from formrelay.middleware.delivery import Batch, Delivery
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(minutes=1), max_crash_deliveries=1_000)
 NOW = timedelta(0)
 FAILURE = Failure.of(SinkTransient("away"), reason=Reason.ATTEMPTS_EXHAUSTED, attempt=1, now=0)
-OUTCOMES: dict[str, Outcome] = {
-    "done": DONE,
-    "retry": Retry(NOW, FAILURE),
-    "defer": Defer(NOW, "busy"),
-    "dead": Dead(FAILURE),
-}
+RETRY, DEFER, DEAD = Retry(NOW, FAILURE), Defer(NOW, "busy"), Dead(FAILURE)
+OUTCOMES = st.sampled_from([DONE, RETRY, DEFER, DEAD])
+PLACES = st.integers(0, 7)
 WORKERS = st.sampled_from([0, 1])
+#: Of messages with ids of their own, or all of one id.
+IDS = st.sampled_from(["", "same"])
 
 
 def numbers_in(bodies: Iterable[bytes]) -> Counter[int]:
@@ -89,9 +91,9 @@ class Site(ABC):
         broker = self.make()
         broker.declare_queue(self.queue)
         options: dict[str, Any] = {"batch_size": 3, "batch_wait": NOW} if self.batches else {}
-        from dramatiq import actor
-
-        actor(lambda **_: None, actor_name="act", broker=broker, queue_name=self.queue, **options)
+        dramatiq.actor(
+            lambda **_: None, actor_name="act", broker=broker, queue_name=self.queue, **options
+        )
         return broker
 
     def consume(self, broker: RelayBroker) -> Any:
@@ -113,8 +115,11 @@ class Site(ABC):
 
     patience = 0.0
 
-    def begun(self, delivery: Delivery) -> None:
+    def begun(self, delivery: Delivery) -> None:  # noqa: B027 - nothing to do on Redis
         """The trial of a suspect has begun."""
+
+    def flush(self, worker: int) -> None:  # noqa: B027 - nothing to do on RabbitMQ
+        """Send what a worker has settled."""
 
     @abstractmethod
     def freeze(self, worker: int, *, notices: bool) -> None:
@@ -158,6 +163,9 @@ class RedisSite(Site):
         other.recover(self.queue)
         if notices:  # a suspended machine's clock may stand still too
             self.inner(worker)._exchanged_at = float("-inf")
+
+    def flush(self, worker: int) -> None:
+        self.inner(worker)._flush()
 
     def lose_answer(self, worker: int) -> None:
         broker = self.brokers[worker]
@@ -224,8 +232,7 @@ class RabbitSite(Site):
 
     def clear(self) -> None:
         self.sender.flush(self.queue)
-        with contextlib.suppress(IndexError):
-            self.sender.inspector.delete_dead(_everything(self.queue))
+        self.sender.inspector.delete_dead(DeadFilter(self.queue))
 
     def begun(self, delivery: Delivery) -> None:
         if delivery.tag is not None:
@@ -269,8 +276,6 @@ class RabbitSite(Site):
             [letter.message.encode() for letter in self.sender.dead_letters(self.queue)]
         )
         with self.sender.control() as link:  # type: ignore[attr-defined]
-            from pika import spec
-
             link.calls([spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)])
             while True:
                 link.read(0.1)
@@ -280,12 +285,6 @@ class RabbitSite(Site):
                 link.contents.clear()
             link.call(spec.Basic.Cancel(consumer_tag="drain"))
         return found
-
-
-def _everything(queue: str) -> Any:
-    from formrelay.brokers.inspection import DeadFilter
-
-    return DeadFilter(queue)
 
 
 def parts_of(delivery: Delivery) -> Sequence[Delivery]:
@@ -302,11 +301,13 @@ class Takeover(RuleBasedStateMachine):
         self.accepted: set[int] = set()
         self.gone: set[int] = set()  # Done was said for it, or it was purged
 
-    @initialize(batches=st.booleans())
-    def begin(self, batches: bool) -> None:
+    @initialize(batches=st.booleans(), id=IDS, worker=WORKERS)
+    def begin(self, batches: bool, id: str, worker: int) -> None:
         self.site.begin(batches=batches)
+        self.send(6, id, 0)
+        self.fetch(worker)
 
-    @rule(count=st.integers(1, 4), id=st.sampled_from(["", "same"]), level=st.sampled_from([0, 9]))
+    @rule(count=st.integers(1, 4), id=IDS, level=st.sampled_from([0, 9]))
     def send(self, count: int, id: str, level: int) -> None:
         """Messages with ids of their own, or all under one id."""
         for _ in range(count):
@@ -322,6 +323,7 @@ class Takeover(RuleBasedStateMachine):
     def fetch(self, worker: int) -> None:
         self.in_hand[worker] += self.site.fetch(worker)
 
+    @precondition(lambda self: any(self.in_hand))
     @rule(worker=WORKERS, notices=st.booleans())
     def freeze(self, worker: int, notices: bool) -> None:
         self.site.freeze(worker, notices=notices)
@@ -331,22 +333,43 @@ class Takeover(RuleBasedStateMachine):
         self.site.lose_answer(worker)
 
     @precondition(lambda self: any(self.in_hand))
-    @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from([n for n in (0, 1) if self.in_hand[n]]))
-        place = data.draw(st.integers(0, len(self.in_hand[worker]) - 1))
-        delivery = self.in_hand[worker].pop(place)
-        kinds = st.sampled_from(sorted(OUTCOMES))
-        outcome = OUTCOMES[data.draw(kinds)]
+    @rule(place=PLACES, at_once=st.booleans())
+    def done(self, place: int, at_once: bool) -> None:
+        self.settle(place, [DONE], at_once)
+
+    @precondition(lambda self: any(self.in_hand))
+    @rule(place=PLACES, outcome=st.sampled_from([RETRY, DEFER, DEAD]), at_once=st.booleans())
+    def not_done(self, place: int, outcome: Outcome, at_once: bool) -> None:
+        self.settle(place, [outcome], at_once)
+
+    @precondition(
+        lambda self: any(isinstance(one, Batch) for one in [*self.in_hand[0], *self.in_hand[1]])
+    )
+    @rule(place=PLACES, outcomes=st.lists(OUTCOMES, min_size=3, max_size=3), at_once=st.booleans())
+    def done_in_part(self, place: int, outcomes: list[Outcome], at_once: bool) -> None:
+        self.settle(place, outcomes, at_once)
+
+    def settle(self, place: int, outcomes: list[Outcome], at_once: bool) -> None:
+        """Settle one of the deliveries in hand.
+
+        Args:
+            outcomes: one of the whole, or one for each part of a batch.
+            at_once: also send it, as worker threads do while there is nothing to fetch.
+        """
+        every = [(worker, one) for worker in (0, 1) for one in self.in_hand[worker]]
+        worker, delivery = every[place % len(every)]
+        self.in_hand[worker].remove(delivery)
         parts = parts_of(delivery)
-        if isinstance(delivery, Batch) and data.draw(st.booleans()):
-            delivery.part_outcomes = [OUTCOMES[data.draw(kinds)] for _ in parts]
-        outcomes = getattr(delivery, "part_outcomes", None) or [outcome] * len(parts)
-        for part, of_part in zip(parts, outcomes, strict=True):
-            if of_part is DONE:
+        delivery.outcome = outcomes[0]
+        of_parts = [outcomes[0]] * len(parts)
+        if isinstance(delivery, Batch) and len(outcomes) > 1:
+            of_parts = delivery.part_outcomes = (outcomes * len(parts))[: len(parts)]
+        for part, outcome in zip(parts, of_parts, strict=True):
+            if outcome is DONE:
                 self.gone.add(part.kwargs["number"])
-        delivery.outcome = outcome
-        self.site.settle(worker, delivery, outcome)
+        self.site.settle(worker, delivery, outcomes[0])
+        if at_once:
+            self.site.flush(worker)
 
     @precondition(lambda self: isinstance(self.site, RedisSite))
     @rule()
@@ -363,7 +386,7 @@ class Takeover(RuleBasedStateMachine):
     def refuse(self, worker: int) -> None:
         self.site.refuse(worker)  # type: ignore[attr-defined]
 
-    @precondition(lambda self: len(self.accepted) > 8)
+    @precondition(lambda self: len(self.accepted) > 12 and not self.gone)
     @rule()
     def purge(self) -> None:
         self.site.sender.flush(self.site.queue)
@@ -384,12 +407,12 @@ class Takeover(RuleBasedStateMachine):
 
 @pytest.mark.redis
 def test_no_message_is_lost_on_redis(redis_url: str, unique: str) -> None:
-    explore(lambda: Takeover(RedisSite(redis_url, unique)), examples=150, steps=25)
+    explore(lambda: Takeover(RedisSite(redis_url, unique)), examples=80, steps=20)
 
 
 @pytest.mark.rabbitmq
 def test_no_message_is_lost_on_rabbitmq(rabbitmq_url: str, unique: str) -> None:
-    explore(lambda: Takeover(RabbitSite(rabbitmq_url, unique)), examples=12, steps=15)
+    explore(lambda: Takeover(RabbitSite(rabbitmq_url, unique)), examples=15, steps=12)
 
 
 def explore(machine: Callable[[], Takeover], *, examples: int, steps: int) -> None:
