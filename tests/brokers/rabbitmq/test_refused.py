@@ -1,0 +1,195 @@
+"""What RabbitMQ refuses to take when it is settled: it is kept, and holds up nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.conftest import own
+from tests.support.harness import Harness
+from tests.support.servers import RabbitServer
+from tests.support.waiting import wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.envelope import encode, quarantine
+from formrelay.core.errors import SinkPermanent, SinkTransient
+from formrelay.core.failure import Failure, Reason
+from formrelay.core.retry import RetryPolicy, Schedule
+
+pytestmark = pytest.mark.rabbitmq
+
+SOON = RetryPolicy(max_attempts=3, jitter=0, backoff=Schedule((timedelta(0),)))
+#: The largest message that the server of these tests takes.
+LIMIT = 100_000
+
+
+class SmallServer(RabbitServer):
+    """Takes no message larger than LIMIT."""
+
+    def _config(self) -> str:
+        return super()._config() + f"max_message_size = {LIMIT}\n"
+
+
+@pytest.fixture(scope="module")
+def small_server() -> Iterator[RabbitServer]:
+    """5 s to start, so one for all tests here."""
+    with own(SmallServer) as server:
+        yield server
+
+
+@pytest.fixture
+def small(make_harness: MakeHarness, small_server: RabbitServer) -> Harness:
+    return make_harness(url=small_server.url)
+
+
+def filled(actor: Any, **options: Any) -> Any:
+    """A message of the actor that fills LIMIT but for a few bytes."""
+    empty = actor.message_with_options(kwargs={"text": ""}, **options)
+    return empty.copy(kwargs={"text": "x" * (LIMIT - 10 - len(encode(empty)))})
+
+
+# -- undecodable bytes ---------------------------------------------------------------------------
+
+
+def test_undecodable_bytes_are_dead_lettered_as_they_are_with_the_failure_in_a_header(
+    harness: Harness, channel: Any
+) -> None:
+    data = bytes(range(256))
+    harness.actor(print, actor_name="note")
+    harness.inject(data)
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    harness.stop()
+    method, properties, body = channel.basic_get(f"dlq.{harness.queue}")
+    assert body == data
+    assert json.loads(properties.headers["x-formrelay-failure"])["reason"] == "undecodable"
+    channel.basic_nack(method.delivery_tag)
+    assert letter.failure.reason is Reason.UNDECODABLE
+    assert harness.broker.replay(harness.queue, letter.id)
+    assert channel.basic_get(harness.queue)[2] == data
+
+
+def test_dead_letters_of_older_versions_are_read_and_replayed_as_ever(
+    harness: Harness, channel: Any
+) -> None:
+    failure = Failure.of(ValueError(), reason=Reason.UNDECODABLE, attempt=0, now=0)
+    old = quarantine(b"\xff", queue_name=harness.queue, message_id="id-1", failure=failure)
+    harness.broker.counts(harness.queue)  # declares the queue
+    channel.basic_publish("", f"dlq.{harness.queue}", encode(old))
+    (letter,) = harness.dead()
+    assert letter.failure == failure
+    assert harness.broker.replay(harness.queue, letter.id)
+    assert channel.basic_get(harness.queue)[2] == b"\xff"
+
+
+# -- too large -----------------------------------------------------------------------------------
+
+
+def test_undecodable_bytes_near_the_servers_limit_are_dead_lettered(small: Harness) -> None:
+    ran = Event()
+    actor = small.actor(ran.set, actor_name="note")
+    small.inject(b"\xff" * (LIMIT - 10))
+    actor.send()
+    small.start()
+    (letter,) = wait_until(small.dead)
+    assert letter.failure.reason is Reason.UNDECODABLE
+    assert ran.wait(5)
+    wait_until(small.is_empty)
+
+
+@pytest.mark.parametrize("error", [SinkPermanent("no"), SinkTransient("away")])
+def test_a_message_that_the_record_of_its_failure_makes_too_large_is_dead_lettered_as_it_came(
+    small: Harness, error: Exception
+) -> None:
+    works, ran = Event(), Event()
+
+    def fail(text: str) -> None:
+        if not works.is_set():
+            raise error
+
+    actor = small.actor(fail, actor_name="fail", policy=SOON)
+    message = filled(actor)
+    small.broker.enqueue(message)
+    small.actor(ran.set, actor_name="note").send()
+    small.start(threads=1)
+    (letter,) = wait_until(small.dead)
+    assert ran.wait(5)
+    wait_until(small.is_empty)
+    if isinstance(error, SinkPermanent):
+        assert letter.failure.reason is Reason.PERMANENT
+        assert letter.message.kwargs == message.kwargs
+    else:
+        assert letter.failure.reason is Reason.UNDECODABLE
+        assert "message size" in letter.failure.message
+    works.set()
+    assert small.broker.replay(small.queue, letter.id)
+    wait_until(lambda: not small.dead() and small.is_empty())
+
+
+def test_a_batch_that_is_too_large_to_be_frozen_is_tried_again_part_by_part(
+    small: Harness,
+) -> None:
+    batches: list[int] = []
+
+    def fail_at_first(batch: list[Any]) -> None:
+        batches.append(len(batch))
+        if len(batches) == 1:
+            raise SinkTransient("away")
+
+    actor = small.actor(
+        fail_at_first,
+        actor_name="collect",
+        policy=SOON,
+        batch_size=4,
+        batch_wait=timedelta(milliseconds=300),
+    )
+    for _ in range(4):
+        actor.send(text="x" * (LIMIT // 3))
+    small.start()
+    wait_until(lambda: sum(batches) == 8 and small.is_empty())
+    assert small.dead() == []
+
+
+# -- a queue that is full ------------------------------------------------------------------------
+
+
+def test_dead_letters_that_a_full_queue_refuses_hold_up_nothing_and_are_buried_later(
+    make_harness: MakeHarness, channel: Any, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = f"dlq.{unique}"
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    channel.queue_declare(dead, durable=True, arguments=arguments)
+    options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+    harness = make_harness(adopt={dead}, options=options)
+
+    def count() -> int:
+        found: int = channel.queue_declare(dead, passive=True).method.message_count
+        return found
+
+    def fail(number: int) -> None:
+        raise SinkPermanent("no")
+
+    ran: list[int] = []
+    failing = harness.actor(fail, actor_name="fail")
+    note = harness.actor(ran.append, actor_name="note")
+    with caplog.at_level(logging.ERROR, logger="formrelay.brokers"):
+        for number in range(3):
+            failing.send(number)
+        harness.inject(b"not JSON")
+        harness.start(threads=2)
+        for number in range(20):
+            note.send(number)
+        # Three letters were refused, and there are two threads.
+        wait_until(lambda: sorted(ran) == list(range(20)))
+        wait_until(lambda: count() == 1)
+        lines = [line for line in caplog.records if "stay in flight" in line.message]
+        assert len(lines) <= 2
+        # There is room again: no restart is needed.
+        channel.queue_purge(dead)
+        wait_until(lambda: count() == 1)

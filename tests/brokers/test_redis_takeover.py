@@ -1,0 +1,185 @@
+"""Redis: what a worker may still decide about messages that another worker has taken over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkTransient
+from formrelay.core.failure import Failure, Reason
+from formrelay.core.outcomes import DONE, Retry
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+def broker(redis_url: str) -> RedisBroker:
+    return RedisBroker(redis_url)
+
+
+@pytest.fixture
+def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
+    harness = Harness(broker, unique)
+    yield harness
+    harness.close()
+
+
+def fetched_by(broker: RedisBroker, queue: str) -> tuple[Any, list[Any]]:
+    """A consumer, and what it has fetched."""
+    consumer = broker.consume(queue, prefetch=10, timeout=100)
+    return consumer, list(iter(lambda: consumer.receive(0), None))
+
+
+def take_over(broker: RedisBroker, other: RedisBroker, queue: str) -> None:
+    """As if the worker of ``broker`` had stood still: ``other`` puts its messages back."""
+    broker.client.zadd(broker.keys.heartbeats(), {broker.worker_id: 1}, xx=True)
+    other.recover(queue)
+
+
+@pytest.fixture
+def other(redis_url: str) -> Iterator[RedisBroker]:
+    """The broker of another worker."""
+    other = RedisBroker(redis_url)
+    yield other
+    other.close()
+
+
+RETRY_AT_ONCE = Retry(
+    timedelta(0), Failure.of(SinkTransient("away"), reason=Reason.PERMANENT, attempt=1, now=0)
+)
+
+
+def test_a_done_message_that_was_taken_over_is_removed_but_not_another_of_its_id(
+    harness: Harness, broker: RedisBroker, other: RedisBroker
+) -> None:
+    actor = harness.actor(lambda _: None, actor_name="note")
+    sent = {m.message_id: m for m in (broker.enqueue(actor.message(n)) for n in (1, 2))}
+    consumer, ours = fetched_by(broker, harness.queue)
+    take_over(broker, other, harness.queue)
+    # The other worker has done one of them, and somebody has sent another under its id.
+    other.declare_queue(harness.queue)
+    theirs, (found,) = fetched_by(other, harness.queue)  # suspects come one at a time
+    theirs.settle(found, DONE)
+    theirs.close()
+    other.enqueue(sent[found.message_id].copy(args=(3,)))
+    for one in ours:
+        consumer.settle(one, DONE)
+    consumer._flush()
+    left = broker.client.hkeys(broker.keys.bodies(harness.queue))
+    assert left == [found.message_id.encode()]
+    # The id of the one that is gone still waits, and does no harm.
+    (late,) = fetched_by(broker, harness.queue)[1]
+    assert late.args == (3,)
+
+
+def test_an_earlier_delivery_of_an_id_decides_nothing_about_a_later_one(
+    harness: Harness, broker: RedisBroker, other: RedisBroker
+) -> None:
+    """Both by the same worker: the message was taken over, and came back to it."""
+    actor = harness.actor(lambda _: None, actor_name="note")
+    sent = broker.enqueue(actor.message(1))
+    consumer, (early,) = fetched_by(broker, harness.queue)
+    take_over(broker, other, harness.queue)
+    other.declare_queue(harness.queue)
+    theirs, (done,) = fetched_by(other, harness.queue)
+    theirs.settle(done, DONE)
+    theirs._flush()
+    broker.enqueue(sent.copy(args=(2,)))
+    late = consumer.receive(0)
+    assert late.args == (2,)
+    consumer.settle(early, RETRY_AT_ONCE)
+    consumer._flush()
+    assert broker.counts(harness.queue).scheduled == 0
+    consumer.settle(late, RETRY_AT_ONCE)
+    again = consumer.receive(0)
+    assert again.args == (2,)
+    consumer.close()
+    theirs.close()
+
+
+def test_what_is_left_of_a_batch_that_was_taken_over_in_part_goes_back_unchanged(
+    harness: Harness, broker: RedisBroker, other: RedisBroker
+) -> None:
+    actor = harness.actor(
+        lambda batch: None, actor_name="note", batch_size=3, batch_wait=timedelta(0)
+    )
+    ids = [actor.send(number=number).message_id.encode() for number in range(3)]
+    keys, client = broker.keys, broker.client
+    consumer, (batch,) = fetched_by(broker, harness.queue)
+    bodies = client.hgetall(keys.bodies(harness.queue))
+    in_flight = keys.in_flight(broker.worker_id, harness.queue)
+    client.srem(in_flight, ids[1])
+    consumer.settle(batch, RETRY_AT_ONCE)
+    consumer._inner._flush()
+    assert client.lrange(keys.waiting(harness.queue), 0, -1) == [ids[0], ids[2]]
+    assert client.hgetall(keys.bodies(harness.queue)) == bodies
+    assert not client.exists(keys.scheduled(harness.queue), in_flight)
+
+
+def test_an_id_without_a_body_is_skipped_and_whatever_gets_that_id_later_is_kept(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    keys, client = broker.keys, broker.client
+    client.rpush(keys.waiting(harness.queue), "gone")
+    actor = harness.actor(lambda _: None, actor_name="note")
+    consumer, found = fetched_by(broker, harness.queue)
+    assert found == []
+    assert not client.exists(keys.in_flight(broker.worker_id, harness.queue))
+    sent = actor.message(1).copy(message_id="gone")
+    broker.enqueue(sent)
+    consumer._flush()
+    assert client.hexists(keys.bodies(harness.queue), "gone")
+    consumer.close()
+
+
+def test_settling_frees_memory_where_redis_has_none_left(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    actor = harness.actor(lambda _: None, actor_name="note")
+    actor.send(1)
+    consumer, (delivery,) = fetched_by(broker, harness.queue)
+    consumer.settle(delivery, Retry(timedelta(hours=1), RETRY_AT_ONCE.failure))
+    broker.client.config_set("maxmemory", 1)
+    try:
+        consumer._flush()
+    finally:
+        broker.client.config_set("maxmemory", 0)
+    assert broker.counts(harness.queue).scheduled == 1
+    consumer.close()
+
+
+# -- priorities ----------------------------------------------------------------------------------
+
+
+def test_a_message_of_an_id_that_is_taken_keeps_its_own_priority(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    """Also where one of them is scheduled."""
+    ran: list[int] = []
+    actor = harness.actor(ran.append, actor_name="note")
+    first = actor.message_with_options(args=(1,), broker_priority=2)
+    broker.enqueue(first, delay=1)
+    broker.enqueue(first.copy(args=(2,), options={"broker_priority": 7}), delay=1)
+    broker.enqueue(first.copy(args=(3,), options={"broker_priority": 5}))
+    keys, client, queue = broker.keys, broker.client, harness.queue
+    assert sorted(client.hvals(keys.priorities(queue))) == [b"2", b"5", b"7"]
+    wait_until(lambda: client.zcount(keys.scheduled(queue), 0, time.time() * 1000 - 5) == 2)
+    consumer, found = fetched_by(broker, queue)
+    assert [one.args[0] for one in found] == [2, 3, 1]
+    # And tried again, whatever has that id by now.
+    for one in found:
+        consumer.settle(one, RETRY_AT_ONCE)
+    again = list(iter(lambda: consumer.receive(0), None))
+    assert [one.args[0] for one in again] == [2, 3, 1]
+    for one in again:
+        consumer.settle(one, DONE)
+    consumer._flush()
+    assert not client.exists(keys.priorities(queue))
+    consumer.close()

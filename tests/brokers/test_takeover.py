@@ -1,0 +1,430 @@
+"""Two workers on one queue, of which any may stand still while the other takes its messages over.
+
+Whatever they do in whatever order, a message that was accepted is done, waiting, scheduled, in
+flight or dead: it is gone only if some worker has said Done for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq import Message
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from pika import spec
+
+from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.envelope import decode, is_frozen, thaw
+from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.inspection import DeadFilter
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.errors import NotTaken
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.errors import SinkTransient
+from formrelay.core.failure import Failure, Reason
+from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry
+from formrelay.middleware.delivery import Batch, Delivery
+
+#: No trial condemns a message here: the workers are frozen often.
+OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(minutes=1), max_crash_deliveries=1_000)
+NOW = timedelta(0)
+FAILURE = Failure.of(SinkTransient("away"), reason=Reason.ATTEMPTS_EXHAUSTED, attempt=1, now=0)
+RETRY, DEFER, DEAD = Retry(NOW, FAILURE), Defer(NOW, "busy"), Dead(FAILURE)
+OUTCOMES = st.sampled_from([DONE, RETRY, DEFER, DEAD])
+PLACES = st.integers(0, 7)
+WORKERS = st.sampled_from([0, 1])
+#: Of messages with ids of their own, or all of one id.
+IDS = st.sampled_from(["", "same"])
+
+
+def numbers_in(bodies: Iterable[bytes]) -> Counter[int]:
+    """The numbers of the messages in some bodies, frozen batches taken apart."""
+    found: Counter[int] = Counter()
+    for body in bodies:
+        message = decode(body, queue_name="q", job_types={})
+        parts: Sequence[Any] = [message]
+        if is_frozen(message):
+            parts = thaw(message, "tag").parts
+        found.update(part.kwargs["number"] for part in parts)
+    return found
+
+
+class Site(ABC):
+    """A queue on a broker, and the two workers on it."""
+
+    brokers: list[Any]
+    consumers: list[Any]
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.url, self.queue = url, queue
+
+    @abstractmethod
+    def make(self) -> RelayBroker: ...
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Leave nothing of the example before."""
+
+    def begin(self, *, batches: bool) -> None:
+        self.batches = batches
+        self.sender = self.worker()
+        self.clear()
+        self.brokers = [self.worker(), self.worker()]
+        self.consumers = [self.consume(broker) for broker in self.brokers]
+
+    def worker(self) -> RelayBroker:
+        broker = self.make()
+        broker.declare_queue(self.queue)
+        options: dict[str, Any] = {"batch_size": 3, "batch_wait": NOW} if self.batches else {}
+        dramatiq.actor(
+            lambda **_: None, actor_name="act", broker=broker, queue_name=self.queue, **options
+        )
+        return broker
+
+    def consume(self, broker: RelayBroker) -> Any:
+        return broker.consume(self.queue, prefetch=4, timeout=0)
+
+    def inner(self, worker: int) -> Any:
+        consumer = self.consumers[worker]
+        return getattr(consumer, "_inner", consumer)
+
+    def fetch(self, worker: int) -> list[Delivery]:
+        found = []
+        while (delivery := self.consumers[worker].receive(self.patience)) is not None:
+            # As if the trial of a suspect had begun.
+            for one in (delivery, *getattr(delivery, "parts", ())):
+                one.before_trial = None
+                self.begun(one)
+            found.append(delivery)
+        return found
+
+    patience = 0.0
+
+    def begun(self, delivery: Delivery) -> None:  # noqa: B027 - nothing to do on Redis
+        """The trial of a suspect has begun."""
+
+    def flush(self, worker: int) -> None:  # noqa: B027 - nothing to do on RabbitMQ
+        """Send what a worker has settled."""
+
+    @abstractmethod
+    def freeze(self, worker: int, *, notices: bool) -> None:
+        """Let a worker stand still for so long that others take its messages over."""
+
+    @abstractmethod
+    def lose_answer(self, worker: int) -> None:
+        """Let a worker not get the next answer of the broker, which has done what it was told."""
+
+    def settle(self, worker: int, delivery: Delivery, outcome: Outcome) -> None:
+        while True:
+            try:
+                self.consumers[worker].settle(delivery, outcome)
+            except BrokerUnavailable:
+                continue  # as Dramatiq's worker threads do
+            return
+
+    def check(self) -> Counter[int] | None:
+        """All that is there, where it can be looked at; what is wrong with it is an error."""
+        return None
+
+    @abstractmethod
+    def drain(self) -> Counter[int]:
+        """All that is there, when both workers are gone."""
+
+    def close(self) -> None:
+        for broker in (self.sender, *self.brokers):
+            broker.close()
+
+
+class RedisSite(Site):
+    def make(self) -> RelayBroker:
+        return RedisBroker(self.url, options=OPTIONS)
+
+    def clear(self) -> None:
+        self.sender.client.flushall()  # type: ignore[attr-defined]
+
+    def freeze(self, worker: int, *, notices: bool) -> None:
+        broker, other = self.brokers[worker], self.brokers[1 - worker]
+        broker.client.zadd(broker.keys.heartbeats(), {broker.worker_id: 1}, xx=True)
+        other.recover(self.queue)
+        if notices:  # a suspended machine's clock may stand still too
+            self.inner(worker)._exchanged_at = float("-inf")
+
+    def flush(self, worker: int) -> None:
+        self.inner(worker)._flush()
+
+    def lose_answer(self, worker: int) -> None:
+        broker = self.brokers[worker]
+
+        def exchange(*arguments: Any) -> Any:
+            del broker.exchange
+            broker.exchange(*arguments)
+            raise BrokerUnavailable("the answer was lost")
+
+        broker.exchange = exchange
+
+    def check(self) -> Counter[int]:
+        broker = self.sender
+        assert isinstance(broker, RedisBroker)
+        client, keys, queue = broker.client, broker.keys, self.queue
+        bodies = client.hgetall(keys.bodies(queue))
+        index: set[bytes] = set()
+        for list_ in (keys.waiting(queue), *keys.levels_waiting(queue)):
+            index.update(client.lrange(list_, 0, -1))
+        for one in self.brokers:
+            index |= client.smembers(keys.in_flight(one.worker_id, queue))
+        assert bodies.keys() <= index, "a body that nothing leads to"
+        found = numbers_in(bodies.values())
+        for ids, hash_ in (
+            (keys.scheduled(queue), keys.scheduled_bodies(queue)),
+            (keys.dead(queue), keys.dead_bodies(queue)),
+        ):
+            others = client.hgetall(hash_)
+            assert others.keys() == set(client.zrange(ids, 0, -1))
+            found += numbers_in(others.values())
+        live = bodies.keys() | client.hkeys(keys.scheduled_bodies(queue))
+        assert set(client.hkeys(keys.priorities(queue))) <= live, "a priority of nothing"
+        return found
+
+    def drain(self) -> Counter[int]:
+        broker = self.sender
+        assert isinstance(broker, RedisBroker)
+        client, keys = broker.client, broker.keys
+        broker.resume(self.queue)
+        consumer: Any = self.consume(broker)
+        for one in self.brokers:
+            client.zadd(keys.heartbeats(), {one.worker_id: 1}, xx=True)
+        broker.recover(self.queue)
+        found = numbers_in(client.hvals(keys.dead_bodies(self.queue)))
+        while True:
+            for id in client.zrange(keys.scheduled(self.queue), 0, -1):
+                client.zadd(keys.scheduled(self.queue), {id: 1})
+            delivery = consumer.receive(0)
+            if delivery is None:
+                break
+            found.update(part.kwargs["number"] for part in parts_of(delivery))
+            consumer.settle(delivery, DONE)
+        consumer.close()
+        for key in (keys.bodies, keys.scheduled_bodies, keys.suspects, keys.priorities):
+            assert not client.exists(key(self.queue)), key(self.queue)
+        return found
+
+
+class RabbitSite(Site):
+    patience = 0.02
+
+    def make(self) -> RelayBroker:
+        return RabbitBroker(self.url, options=OPTIONS, queue_type="classic")
+
+    def clear(self) -> None:
+        self.sender.flush(self.queue)
+        self.sender.inspector.delete_dead(DeadFilter(self.queue))
+
+    def begun(self, delivery: Delivery) -> None:
+        if delivery.tag is not None:
+            delivery.tag.is_untried = False
+
+    def freeze(self, worker: int, *, notices: bool) -> None:
+        session = self.inner(worker)._session
+        if session is not None:
+            with contextlib.suppress(OSError):
+                session.link._socket.shutdown(2)
+        if notices:
+            self.consumers[worker].receive(0)
+
+    def lose_answer(self, worker: int) -> None:
+        broker = self.brokers[worker]
+
+        def publish(messages: Any) -> None:
+            del broker.publish
+            broker.publish(messages)
+            raise BrokerUnavailable("the answer was lost")
+
+        broker.publish = publish
+
+    def refuse(self, worker: int) -> None:
+        """Let RabbitMQ refuse the first of the next messages that a worker writes."""
+        broker = self.brokers[worker]
+
+        def publish(messages: Any) -> None:
+            del broker.publish
+            broker.publish(messages[1:])
+            raise NotTaken("the queue is full", [0], len(messages))
+
+        broker.publish = publish
+
+    def drain(self) -> Counter[int]:
+        for worker in (0, 1):
+            session = self.inner(worker)._session
+            if session is not None:
+                session.link.close()
+        found = numbers_in(
+            [letter.message.encode() for letter in self.sender.dead_letters(self.queue)]
+        )
+        with self.sender.control() as link:  # type: ignore[attr-defined]
+            link.calls([spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)])
+            while True:
+                link.read(0.1)
+                if not link.contents:
+                    break
+                found += numbers_in(one.body for one in link.contents)
+                link.contents.clear()
+            link.call(spec.Basic.Cancel(consumer_tag="drain"))
+        return found
+
+
+def parts_of(delivery: Delivery) -> Sequence[Delivery]:
+    return delivery.parts if isinstance(delivery, Batch) else [delivery]
+
+
+class Takeover(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        self.in_hand: list[list[Delivery]] = [[], []]
+        self.accepted: set[int] = set()
+        self.gone: set[int] = set()  # Done was said for it, or it was purged
+
+    @initialize(batches=st.booleans(), id=IDS, worker=WORKERS)
+    def begin(self, batches: bool, id: str, worker: int) -> None:
+        self.site.begin(batches=batches)
+        self.send(6, id, 0)
+        self.fetch(worker)
+
+    @rule(count=st.integers(1, 4), id=IDS, level=st.sampled_from([0, 9]))
+    def send(self, count: int, id: str, level: int) -> None:
+        """Messages with ids of their own, or all under one id."""
+        for _ in range(count):
+            number = len(self.accepted)
+            options = {"broker_priority": level} if level else {}
+            message: Message[Any] = Message(
+                self.site.queue, "act", (), {"number": number}, options, id or f"id-{number}"
+            )
+            self.site.sender.enqueue(message)
+            self.accepted.add(number)
+
+    @rule(worker=WORKERS)
+    def fetch(self, worker: int) -> None:
+        self.in_hand[worker] += self.site.fetch(worker)
+
+    @precondition(lambda self: any(self.in_hand))
+    @rule(worker=WORKERS, notices=st.booleans())
+    def freeze(self, worker: int, notices: bool) -> None:
+        self.site.freeze(worker, notices=notices)
+
+    @rule(worker=WORKERS)
+    def lose_answer(self, worker: int) -> None:
+        self.site.lose_answer(worker)
+
+    @precondition(lambda self: any(self.in_hand))
+    @rule(place=PLACES, at_once=st.booleans())
+    def done(self, place: int, at_once: bool) -> None:
+        self.settle(place, [DONE], at_once)
+
+    @precondition(lambda self: any(self.in_hand))
+    @rule(place=PLACES, outcome=st.sampled_from([RETRY, DEFER, DEAD]), at_once=st.booleans())
+    def not_done(self, place: int, outcome: Outcome, at_once: bool) -> None:
+        self.settle(place, [outcome], at_once)
+
+    @precondition(
+        lambda self: any(isinstance(one, Batch) for one in [*self.in_hand[0], *self.in_hand[1]])
+    )
+    @rule(place=PLACES, outcomes=st.lists(OUTCOMES, min_size=3, max_size=3), at_once=st.booleans())
+    def done_in_part(self, place: int, outcomes: list[Outcome], at_once: bool) -> None:
+        self.settle(place, outcomes, at_once)
+
+    def settle(self, place: int, outcomes: list[Outcome], at_once: bool) -> None:
+        """Settle one of the deliveries in hand.
+
+        Args:
+            outcomes: one of the whole, or one for each part of a batch.
+            at_once: also send it, as worker threads do while there is nothing to fetch.
+        """
+        every = [(worker, one) for worker in (0, 1) for one in self.in_hand[worker]]
+        worker, delivery = every[place % len(every)]
+        self.in_hand[worker].remove(delivery)
+        parts = parts_of(delivery)
+        delivery.outcome = outcomes[0]
+        of_parts = [outcomes[0]] * len(parts)
+        if isinstance(delivery, Batch) and len(outcomes) > 1:
+            of_parts = delivery.part_outcomes = (outcomes * len(parts))[: len(parts)]
+        for part, outcome in zip(parts, of_parts, strict=True):
+            if outcome is DONE:
+                self.gone.add(part.kwargs["number"])
+        self.site.settle(worker, delivery, outcomes[0])
+        if at_once:
+            self.site.flush(worker)
+
+    @precondition(lambda self: isinstance(self.site, RedisSite))
+    @rule()
+    def pause(self) -> None:
+        self.site.sender.inspector.pause(self.site.queue)
+
+    @precondition(lambda self: isinstance(self.site, RedisSite))
+    @rule()
+    def resume(self) -> None:
+        self.site.sender.inspector.resume(self.site.queue)
+
+    @precondition(lambda self: isinstance(self.site, RabbitSite))
+    @rule(worker=WORKERS)
+    def refuse(self, worker: int) -> None:
+        self.site.refuse(worker)  # type: ignore[attr-defined]
+
+    @precondition(lambda self: len(self.accepted) > 12 and not self.gone)
+    @rule()
+    def purge(self) -> None:
+        self.site.sender.flush(self.site.queue)
+        self.gone |= self.accepted
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if self.accepted and (found := self.site.check()) is not None:
+            assert self.accepted - self.gone <= found.keys()
+
+    def teardown(self) -> None:
+        if not hasattr(self.site, "brokers"):
+            return
+        found = self.site.drain()
+        self.site.close()
+        assert self.accepted - self.gone <= found.keys()
+
+
+@pytest.mark.redis
+def test_no_message_is_lost_on_redis(redis_url: str, unique: str) -> None:
+    explore(lambda: Takeover(RedisSite(redis_url, unique)), examples=80, steps=20)
+
+
+@pytest.mark.rabbitmq
+def test_no_message_is_lost_on_rabbitmq(rabbitmq_url: str, unique: str) -> None:
+    explore(lambda: Takeover(RabbitSite(rabbitmq_url, unique)), examples=15, steps=12)
+
+
+def explore(machine: Callable[[], Takeover], *, examples: int, steps: int) -> None:
+    """Try ``examples`` orders of things that happen."""
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
