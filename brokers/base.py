@@ -26,6 +26,7 @@ from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from .envelope import encode
 from .errors import MessageTooLarge
+from .follow_ups import FollowUp, follow_up, must_follow
 from .inspection import DeadLetter, QueueCounts
 from .inspector import Inspector
 from .unfinished import Unfinished
@@ -139,14 +140,19 @@ class RelayBroker(dramatiq.Broker, ABC):
             except MiddlewareError:
                 raise
             except Exception:
-                self._log_hook_failure(f"before_{signal}", middleware)
+                self.log_hook_failure(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        for middleware in reversed(self._listeners(f"after_{signal}", _part(signal, args))):
+        hooks = self._listeners(f"after_{signal}", _part(signal, args))
+        for middleware in reversed(hooks):
             try:
                 getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
-            except Exception:
-                self._log_hook_failure(f"after_{signal}", middleware)
+            except Exception as error:
+                if signal == "process_message" and must_follow(middleware, error):
+                    left = hooks[hooks.index(middleware) :: -1]
+                    follow_up(FollowUp(self, args[0], left, kwargs, error))
+                    return
+                self.log_hook_failure(f"after_{signal}", middleware)
 
     def _listeners(self, hook: str, part: str = "all") -> list[Middleware]:
         """The middleware that has something to do at ``hook``, in order.
@@ -165,7 +171,8 @@ class RelayBroker(dramatiq.Broker, ABC):
             ]
         return found
 
-    def _log_hook_failure(self, hook: str, middleware: Middleware) -> None:
+    def log_hook_failure(self, hook: str, middleware: Middleware) -> None:
+        """Log the exception that a hook of a middleware has just raised."""
         self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
 
     def get_declared_queues(self) -> set[str]:

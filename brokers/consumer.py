@@ -15,9 +15,9 @@ import dramatiq
 from dramatiq import Message, MessageProxy
 
 from ..core.failure import Failure, Reason
-from ..core.outcomes import Dead, Defer, Done, Outcome
+from ..core.outcomes import Dead, Done, Outcome
 from ..middleware.delivery import Batch, Delivery
-from ..middleware.outcomes import rejected
+from ..middleware.outcomes import rejected, without_outcome
 from .base import LONGEST_DELAY, RelayBroker
 from .envelope import Undecodable, decode, is_frozen, thaw
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
@@ -27,9 +27,6 @@ logger = logging.getLogger("formrelay.brokers")
 
 #: A consumer that is closed waits for what was begun for so many seconds at the most.
 _LAST_WORDS = 60.0
-#: Should the deciding middleware itself have failed (Dramatiq logs that), nobody knows whether
-#: the work was done; done once more is better than lost.
-_UNDECIDED = Defer(timedelta(minutes=1), "the outcome could not be decided")
 
 
 class RelayConsumer(dramatiq.Consumer, ABC):
@@ -105,7 +102,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def ack(self, message: MessageProxy) -> None:
         """Settle a message that did not fail for good, by the outcome it carries."""
         assert isinstance(message, Delivery)
-        self.settle(message, message.outcome or _UNDECIDED)
+        if message.outcome is None:
+            message.outcome = without_outcome(message, self.broker.clock.time())
+        self.settle(message, message.outcome)
 
     def nack(self, message: MessageProxy) -> None:
         """Settle a message that failed for good."""

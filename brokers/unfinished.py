@@ -12,7 +12,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
@@ -27,6 +28,7 @@ from ..core.loop import Loop, get_loop
 from ..core.process import current_pid
 from ..middleware.delivery import Delivery, Suspended
 from .errors import BrokerUnavailable
+from .follow_ups import may_send
 
 if TYPE_CHECKING:
     from .base import RelayBroker
@@ -44,8 +46,6 @@ logger = logging.getLogger("formrelay.brokers")
 _ASIDE_AFTER = 1.0
 #: So many times as many as are begun at a time may have waited for that long.
 MOST_ASIDE = 10
-#: With these options of a message, Dramatiq's middleware sends others when it is over.
-_ENQUEUES = ("on_success", "on_failure", "pipe_target")
 #: Where the broker does not take what is settled, it is offered again after so many seconds.
 _AGAIN = 1.0
 
@@ -72,10 +72,17 @@ def begin(coroutine: Coroutine[Any, None, None]) -> None:
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """One of them, from when it comes to when it is settled."""
+    """One of them, from when it comes to when it is settled.
+
+    Attributes:
+        context: in which all of its steps and hooks run, and nothing of another attempt. One
+            thread at a time may be in it, so whatever has another thread go on with the
+            attempt does so outside of it.
+    """
 
     delivery: Delivery
     consumer: RelayConsumer
+    context: Context = field(default_factory=Context)
     since: float = 0.0
     is_aside: bool = False
     is_over: bool = False
@@ -129,10 +136,10 @@ class Unfinished:
 
     def hand_back(self, queue: str) -> list[MessageProxy]:
         """Those that were not begun, and will not be."""
-        found: list[MessageProxy] = []
         waiting = self._line(queue).waiting
-        while waiting:
-            found.append(waiting.popleft().delivery)
+        with self._lock:  # the loop's thread takes from it as well
+            found: list[MessageProxy] = [attempt.delivery for attempt in waiting]
+            waiting.clear()
         return found
 
     def count(self, queue: str) -> int:
@@ -155,7 +162,7 @@ class Unfinished:
                 return
             self._lines, self._slowly = {}, SimpleQueue()
             self._loop: Loop = get_loop()
-            self._hand = _Hand(self._broker, self._worked)
+            self._hand = _Hand(self._broker)
             run = partial(self._do_slowly, self._slowly)
             threading.Thread(target=run, name="formrelay-slowly", daemon=True).start()
             self._pid = current_pid()
@@ -163,28 +170,70 @@ class Unfinished:
     # -- in the loop's thread ------------------------------------------------------------
 
     def _begin_next(self, line: _Line) -> None:
-        if not line.waiting:
-            return  # handed back
-        attempt = line.waiting.popleft()
         with self._lock:
+            if not line.waiting:
+                return  # handed back
+            attempt = line.waiting.popleft()
             attempt.since = monotonic()
             line.count += 1
             line.young.append(attempt)
-        if attempt.delivery.before_trial is None:
-            self._hand.work_on(attempt)
-        else:  # a suspect is counted on the broker first
-            self._slowly.put(partial(_Hand(self._broker, self._worked).work_on, attempt))
+        delivery = attempt.delivery
+        if delivery.before_trial is None and not may_send(self._broker, delivery):
+            self._run(attempt, self._hand.work_on, delivery)
+            self._go_on(attempt)
+        else:  # it may wait for the broker: a suspect is counted there before anything else
+            self._slowly.put(partial(self._run_slowly, attempt, self._work_slowly, delivery))
 
-    def _worked(self, attempt: _Attempt) -> None:
-        suspended = attempt.delivery.suspended
-        if suspended is None:
-            self._settle(attempt)
+    def _work_slowly(self, delivery: Delivery) -> None:
+        _Hand(self._broker).work_on(delivery)
+
+    def _run(self, attempt: _Attempt, do: Callable[..., object], *args: Any) -> None:
+        """Run a part of an attempt that decides, or leaves it without an outcome."""
+        try:
+            attempt.context.run(do, *args)
+        except BaseException as error:  # a hook's SystemExit, say; the actor's is an outcome
+            delivery = attempt.delivery
+            delivery.suspended = delivery.carry_on = delivery.outcome = None
+            delivery.failed = False
+            logger.critical(
+                "an attempt was cut short",
+                extra={"message_id": delivery.message_id},
+                exc_info=error,
+            )
+
+    def _run_slowly(self, attempt: _Attempt, do: Callable[..., object], *args: Any) -> bool:
+        self._run(attempt, do, *args)
+        self._loop.call(partial(self._go_on, attempt))
+        return True
+
+    def _go_on(self, attempt: _Attempt) -> None:
+        """The actor has run, or waits, or has failed."""
+        delivery = attempt.delivery
+        if delivery.suspended is not None:
+            self._wait(attempt, delivery.suspended)
+        elif delivery.carry_on is not None:
+            self._slowly.put(partial(self._carry_on, attempt, delivery.carry_on))
         else:
-            self._wait(attempt, suspended)
+            self._settle(attempt)
+
+    def _carry_on(self, attempt: _Attempt, carry_on: Callable[[], bool]) -> bool:
+        """Send what follows the attempt; whether that is over."""
+        is_over = True
+
+        def try_again() -> None:
+            nonlocal is_over
+            is_over = carry_on()
+
+        self._run(attempt, try_again)
+        if is_over:
+            attempt.delivery.carry_on = None
+            self._loop.call(partial(self._go_on, attempt))
+        return is_over
 
     def _wait(self, attempt: _Attempt, suspended: Suspended) -> None:
+        resume = partial(self._loop.call, partial(self._resume, attempt))
         try:
-            suspended.waits_for.start(partial(self._loop.call, partial(self._resume, attempt)))
+            attempt.context.run(suspended.waits_for.start, resume)
         except BaseException as error:
             self._end(attempt, error)
 
@@ -192,7 +241,7 @@ class Unfinished:
         suspended = attempt.delivery.suspended
         assert suspended is not None
         try:
-            waits_for = suspended.steps.advance()
+            waits_for = attempt.context.run(suspended.steps.advance)
         except BaseException as error:
             self._end(attempt, error)
             return
@@ -203,28 +252,32 @@ class Unfinished:
             self._wait(attempt, suspended)
 
     def _end(self, attempt: _Attempt, error: BaseException | None) -> None:
-        if any(attempt.delivery.options.get(name) for name in _ENQUEUES):
-            self._slowly.put(partial(self._ended, attempt, error))
+        if may_send(self._broker, attempt.delivery):
+            self._slowly.put(
+                partial(self._run_slowly, attempt, self._ended, attempt.delivery, error)
+            )
         else:
-            self._ended(attempt, error)
+            self._run(attempt, self._ended, attempt.delivery, error)
+            self._go_on(attempt)
 
-    def _ended(self, attempt: _Attempt, error: BaseException | None) -> bool:
-        delivery = attempt.delivery
+    def _ended(self, delivery: Delivery, error: BaseException | None) -> None:
         delivery.suspended = None
         if error is None:
             self._broker.emit_after("process_message", delivery, result=None)
         else:
             delivery.stuff_exception(error)
             self._broker.emit_after("process_message", delivery, exception=error)
-        self._settle(attempt)
-        return True
 
     # -- settle --------------------------------------------------------------------------
 
     def _settle(self, attempt: _Attempt) -> None:
         """At once, or where the broker may have to be waited for by a thread that may wait."""
-        if not attempt.consumer.settles_at_once(attempt.delivery) or not self._settle_one(attempt):
-            self._slowly.put(partial(self._settle_one, attempt))
+
+        def settle() -> bool:
+            return attempt.context.run(self._settle_one, attempt)
+
+        if not attempt.consumer.settles_at_once(attempt.delivery) or not settle():
+            self._slowly.put(settle)
 
     def _do_slowly(self, slowly: SimpleQueue[Callable[[], bool]]) -> None:
         """What has to wait for a broker. What it does not take comes again behind the others."""
@@ -283,28 +336,32 @@ class Unfinished:
 class _Hand(WorkerThread):
     """A worker thread that is never started: its code is called, in the loop's thread."""
 
-    def __init__(self, broker: RelayBroker, worked: Callable[[_Attempt], None]) -> None:
+    def __init__(self, broker: RelayBroker) -> None:
         self.broker = broker
         self.logger = logging.getLogger("dramatiq.worker.WorkerThread")
         # Where its code looks for the consumer and for the queue of a message at the end.
         self.consumers: Any = self
         self.work_queue: Any = self
-        self._worked = worked
-        self._attempt: _Attempt | None = None
+        self._error: BaseException | None = None
 
-    def work_on(self, attempt: _Attempt) -> bool:
-        """Do with a message what a worker thread of Dramatiq's does."""
-        self._attempt = attempt
-        self.process_message(attempt.delivery)
-        return True
+    def work_on(self, delivery: Delivery) -> None:
+        """Do with a message what a worker thread of Dramatiq's does, but for settling it."""
+        self._error = None
+        try:
+            self.process_message(delivery)
+        finally:
+            # Its code forgets it at the end; hooks of a settlement look at it.
+            error, self._error = self._error, None
+            if error is not None:
+                delivery.stuff_exception(error)
 
     def __getitem__(self, _queue: str) -> _Hand:
         return self
 
-    def post_process_message(self, _message: MessageProxy) -> None:
-        """The actor has run, or waits."""
-        assert self._attempt is not None
-        self._worked(self._attempt)
+    def post_process_message(self, message: MessageProxy) -> None:
+        """The actor has run, or waits: whoever called goes on with it."""
+        assert isinstance(message, Delivery)
+        self._error = message.exception
 
     def task_done(self) -> None:
         """No queue of Dramatiq's knows of it."""

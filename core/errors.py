@@ -4,7 +4,8 @@
 
     FormrelayError
     ├── ConfigError             a variable of the environment is wrong
-    │   └── NotConfigured       nothing is wrong, but no broker is named
+    │   ├── NotConfigured       nothing is wrong, but no broker is named
+    │   └── InvalidPolicy       a retry policy is wrong
     ├── InvalidJob              a job does not fit its schema; nothing was enqueued
     ├── BrokerError             (formrelay.brokers.errors has the concrete ones)
     ├── NotNow                  the job was not tried: come back later, no attempt used
@@ -24,6 +25,7 @@ written by type and place only (:func:`describe`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 
@@ -50,6 +52,10 @@ class ConfigError(FormrelayError):
 
 class NotConfigured(ConfigError):
     """No broker is configured."""
+
+
+class InvalidPolicy(ConfigError, ValueError):
+    """A retry policy is wrong."""
 
 
 class InvalidJob(FormrelayError):
@@ -142,6 +148,7 @@ def describe(error: BaseException) -> str:
     often quotes the value that it choked on, so only its type is given.
     """
     if isinstance(error, FormrelayError):
-        return str(error)
+        with suppress(Exception):  # a subclass of somebody else's may have a __str__ that raises
+            return str(error)
     kind = type(error)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

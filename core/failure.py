@@ -24,6 +24,8 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     CRASH_LOOP = "crash_loop"
     EXPIRED = "expired"
+    UNDECIDED = "undecided"
+    FOLLOW_UP = "follow_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Failure:
             at=iso(now),
             attempt=attempt,
             worker=worker_name(),
-            code=error.code if isinstance(error, SinkError) else None,
+            code=_code_of(error),
             where=frames(error),
         )
 
@@ -81,6 +83,12 @@ class Failure:
         return cls(
             **{**data, "reason": Reason(data["reason"]), "where": tuple(data.get("where", ()))}
         )
+
+
+def _code_of(error: BaseException) -> int | None:
+    # A subclass of somebody else's may lack the attribute, or have anything in it.
+    code = getattr(error, "code", None) if isinstance(error, SinkError) else None
+    return code if isinstance(code, int) else None
 
 
 def worker_name() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from .errors import (
@@ -13,8 +13,9 @@ from .errors import (
     SinkPermanent,
     SinkUnavailable,
     SinkUnready,
+    describe,
 )
-from .failure import Failure, Reason
+from .failure import Failure, Reason, frames
 from .retry import LONGEST_WAIT, RetryPolicy
 
 
@@ -50,6 +51,9 @@ Outcome = Done | Retry | Dead | Defer
 
 DONE = Done()
 
+#: Maximum number of attempts of a job whose own policy cannot decide; stock Dramatiq's default.
+_MOST_UNDECIDED = 21
+
 
 def classify(
     error: BaseException | None, *, attempt: int, policy: RetryPolicy, now: float
@@ -65,10 +69,10 @@ def classify(
         case None:
             return DONE
         case NotNow():
-            return Defer(min(error.after, LONGEST_WAIT), str(error))
+            return Defer(min(error.after, LONGEST_WAIT), describe(error))
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
-            return Defer(wait, str(error))
+            return Defer(wait, describe(error))
         case InvalidJob():
             return Dead(Failure.of(error, reason=Reason.INVALID, attempt=attempt, now=now))
         case SinkPermanent():
@@ -80,3 +84,32 @@ def classify(
         policy.wait_before(attempt + 1, at_least=asked),
         Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=attempt, now=now),
     )
+
+
+def undecided(
+    error: BaseException | None,
+    fault: BaseException,
+    *,
+    attempt: int,
+    now: float,
+    policy: RetryPolicy | None = None,
+) -> Retry | Dead:
+    """The outcome of an attempt whose outcome could not be decided: a failed attempt.
+
+    Args:
+        error: what ended the attempt; None where that is not known.
+        fault: what the decision failed with. The failure record names both.
+        policy: the actor's retry policy, as far as it works; None: the default one.
+    """
+    policy = policy or RetryPolicy()
+    failure = Failure.of(error or fault, reason=Reason.UNDECIDED, attempt=attempt, now=now)
+    where = "".join(f" in {frame}" for frame in frames(fault)[-1:])
+    why = f"the outcome could not be decided: {describe(fault)}{where}"
+    failure = replace(failure, message=f"{failure.message}; {why}" if error else why)
+    if attempt >= min(policy.max_attempts, _MOST_UNDECIDED):
+        return Dead(failure)
+    try:
+        wait = policy.wait_before(attempt + 1)
+    except Exception:
+        wait = RetryPolicy().wait_before(attempt + 1)
+    return Retry(wait, failure)

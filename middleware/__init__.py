@@ -19,6 +19,7 @@ from dramatiq.middleware import (
 
 from .admission import Admission
 from .attempts import Attempts
+from .contexts import Contexts
 from .delivery import Batch, Delivery
 from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
@@ -36,13 +37,14 @@ __all__ = [
 
 #: Middleware that keeps something for each thread. Of an attempt that waits without its thread
 #: these hear that it is over when it leaves the thread; all others, when it has an outcome.
-OF_THE_THREAD = (CurrentMessage, ShutdownNotifications, TimeLimit)
+OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 
 def default_middleware() -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
-        Attempts(),  # one log line an attempt; first, so that it speaks last
+        Contexts(),  # each attempt in a contextvars context of its own
+        Attempts(),  # one log line an attempt; before all others, so that it speaks last
         AgeLimit(),  # stock: max_age
         TimeLimit(),  # stock: time_limit, ten minutes where nothing is said
         ShutdownNotifications(),  # stock: notify_shutdown

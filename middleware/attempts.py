@@ -9,6 +9,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from ..core.failure import Reason
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from .delivery import Batch, Delivery
 
@@ -61,6 +62,9 @@ class Attempts(Middleware):
         _log(message)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        if isinstance(message, Delivery) and isinstance(message.outcome, Done):
+            # Done, and never run: a middleware of the host program took it out.
+            message.fields = {**(message.fields or {}), "is_skipped": True}
         _log(message)
 
 
@@ -85,7 +89,7 @@ def _worst(message: Delivery) -> Outcome | None:
 
 
 def _level(outcome: Outcome | None) -> int:
-    if isinstance(outcome, Dead):
+    if isinstance(outcome, Dead | None):
         return logging.ERROR
     return logging.WARNING if isinstance(outcome, Retry) else logging.INFO
 
@@ -95,6 +99,8 @@ def _verdict(outcome: Outcome | None) -> dict[str, Any]:
         case Retry(after=after, failure=failure):
             verdict: dict[str, Any] = {"outcome": "retry"}
             verdict |= {"retry_in_s": round(after.total_seconds(), 3)}
+            if failure.reason is Reason.UNDECIDED:
+                verdict |= {"reason": failure.reason.value}
             return verdict | {"error": failure.error, "error_message": failure.message}
         case Dead(failure=failure):
             verdict = {"outcome": "dead", "reason": failure.reason.value}
@@ -102,8 +108,10 @@ def _verdict(outcome: Outcome | None) -> dict[str, Any]:
         case Defer(after=after, why=why):
             verdict = {"outcome": "defer", "retry_in_s": round(after.total_seconds(), 3)}
             return verdict | {"error_message": why}
-        case _:
+        case Done():
             return {"outcome": "done"}
+        case None:  # it is decided when it is settled, and counts as a failed attempt
+            return {"outcome": "undecided"}
 
 
 def _fields(message: Delivery) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class Delivery(MessageProxy):
         may_wait: whether its actor may wait without a thread.
         suspended: set while it does.
         was_suspended: whether its actor was, and has left the thread that called it.
+        carry_on: set where a hook after the attempt could not send its message: to be called
+            until it returns True, before the delivery is settled.
         fields: what the actor has to say in the attempt's log line.
         claim: its hold on its idempotency key, where it has one.
     """
@@ -72,6 +74,7 @@ class Delivery(MessageProxy):
     may_wait = False
     suspended: Suspended | None = None
     was_suspended = False
+    carry_on: Callable[[], bool] | None = None
     fields: dict[str, Any] | None = None
     claim: Claim | None = None
 

@@ -22,11 +22,12 @@ import orjson
 from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import describe
-from ..core.outcomes import Defer
+from ..core.errors import BrokerError, ConfigError, describe
+from ..core.outcomes import Dead, Defer
 from .delivery import Delivery
 from .locks import Locks
 from .once import Claim, Held, Known, Once
+from .outcomes import decide
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -57,11 +58,17 @@ class Idempotency(Middleware):
         once = claim.once
         try:
             found = once.ledger().begin(claim.key, claim.owner, once.lock)
-        except Exception as error:  # whatever it is: without its lock none may run
+        except (BrokerError, ConfigError, OSError) as error:  # without its lock no job may run
             why = describe(error)
             self._alert(why)
             message.outcome = Defer(_LOOK_AGAIN, why)
             raise SkipMessage(why) from error
+        except Exception as error:
+            # Not an outage, which passes: the job has failed, and in the end that is seen.
+            message.outcome = decide(broker, message, error, self._clock.time())
+            if isinstance(message.outcome, Dead):
+                message.fail()
+            raise SkipMessage(describe(error)) from error
         if isinstance(found, Held):
             why = "a job of the same key is running"
             message.outcome = Defer(min(found.ends_in, _LOOK_AGAIN), why)

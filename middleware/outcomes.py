@@ -13,8 +13,8 @@ from dramatiq.middleware import Middleware, Shutdown
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient, describe
 from ..core.failure import Failure, Reason
-from ..core.outcomes import DONE, Dead, Outcome, classify
-from ..core.retry import LONGEST_WAIT
+from ..core.outcomes import DONE, Dead, Outcome, Retry, classify, undecided
+from ..core.retry import LONGEST_WAIT, RetryPolicy
 from .delivery import Batch, Delivery
 from .policies import policy_of
 
@@ -24,9 +24,6 @@ logger = logging.getLogger("formrelay.workers")
 #: it would take the job up again at once, and nobody would interrupt it a second time.
 _AFTER_SHUTDOWN = timedelta(seconds=2)
 
-#: Attempts for a message whose actor's own decision failed: stock Dramatiq's default.
-_SANE_ATTEMPTS = 21
-
 
 class Expired(FormrelayError):
     """The message was older than its max_age when its turn came."""
@@ -34,6 +31,10 @@ class Expired(FormrelayError):
 
 class UnknownActor(FormrelayError):
     """No actor of that name is declared in this worker."""
+
+
+class NoOutcome(FormrelayError):
+    """No middleware gave the attempt an outcome."""
 
 
 class Outcomes(Middleware):
@@ -65,33 +66,16 @@ class Outcomes(Middleware):
     ) -> None:
         if not isinstance(message, Delivery):
             return
-        policy = policy_of(broker, message.actor_name)
         now = self._clock.time()
-
-        def decide(error: BaseException | None, attempt: int) -> Outcome:
-            error = _translate(error)
-            try:
-                return classify(error, attempt=attempt, policy=policy, now=now)
-            except Exception as fault:
-                # An actor's own should_retry or retry_when raised. Not with its traceback, in
-                # which the actor's error would stand with its text.
-                logger.error(
-                    "should_retry failed",
-                    extra={"actor": message.actor_name, "error_message": describe(fault)},
-                )
-                most = min(policy.max_attempts, _SANE_ATTEMPTS)
-                cautious = policy.but(should_retry=None, max_attempts=most)
-                return classify(error, attempt=attempt, policy=cautious, now=now)
-
         if isinstance(message, Batch) and _names_parts(exception, message):
             failures = exception.failures
             message.part_outcomes = [
-                decide(failures.get(index), message.attempt_of(part))
+                decide(broker, message, failures.get(index), now, message.attempt_of(part))
                 for index, part in enumerate(message.parts)
             ]
             message.outcome = DONE
         else:
-            message.outcome = decide(exception, message.attempt)
+            message.outcome = decide(broker, message, exception, now)
         if isinstance(message.outcome, Dead):
             message.fail()
 
@@ -101,6 +85,57 @@ class Outcomes(Middleware):
             return
         now = self._clock.time()
         message.outcome = rejected(broker, message, now) if message.failed else DONE
+
+
+def decide(
+    broker: dramatiq.Broker,
+    delivery: Delivery,
+    error: BaseException | None,
+    now: float,
+    attempt: int | None = None,
+) -> Outcome:
+    """The outcome of an attempt that ended in ``error`` (None: it worked).
+
+    Never raises: where the decision itself fails, the attempt has failed with both errors.
+
+    Args:
+        now: unix time in seconds.
+        attempt: of a part of a batch; None: the delivery's own.
+    """
+    if error is None:
+        return DONE
+    attempt = attempt or delivery.attempt
+    policy: RetryPolicy | None = None
+    try:
+        error = _translate(error)
+        policy = policy_of(broker, delivery.actor_name)
+        return classify(error, attempt=attempt, policy=policy, now=now)
+    except Exception as fault:
+        # A backoff or should_retry of the actor's own raised, say. Without its traceback, in
+        # which the job's error would stand with its text.
+        _say_undecided(delivery, fault)
+        return undecided(error, fault, attempt=attempt, now=now, policy=policy)
+
+
+def without_outcome(delivery: Delivery, now: float) -> Retry | Dead:
+    """The outcome of a delivery that comes to be settled and has none.
+
+    Nobody knows whether its work was done: it counts as a failed attempt.
+    """
+    fault = NoOutcome()
+    _say_undecided(delivery, fault)
+    return undecided(delivery.exception, fault, attempt=delivery.attempt, now=now)
+
+
+def _say_undecided(delivery: Delivery, fault: BaseException) -> None:
+    logger.error(
+        "the outcome of an attempt could not be decided: it counts as a failed attempt",
+        extra={
+            "actor": delivery.actor_name,
+            "message_id": delivery.message_id,
+            "error_message": describe(fault),
+        },
+    )
 
 
 def _names_parts(error: BaseException | None, batch: Batch) -> TypeGuard[PartsFailed]:
@@ -120,7 +155,7 @@ def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
     return Dead(Failure.of(error, reason=reason, attempt=delivery.attempt - 1, now=now))
 
 
-def _translate(error: BaseException | None) -> BaseException | None:
+def _translate(error: BaseException) -> BaseException:
     """Dramatiq's own exceptions in the terms of :mod:`formrelay.core.errors`."""
     match error:
         case Shutdown():

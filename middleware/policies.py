@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from inspect import iscoroutinefunction
+from math import inf
 from typing import Any
 
 import dramatiq
 
-from ..core.errors import ConfigError
+from ..core.errors import InvalidPolicy
 from ..core.retry import Exponential, RetryPolicy
-
-
-class InvalidPolicy(ConfigError):
-    """The options of an actor make no retry policy."""
 
 
 def policy_of(broker: dramatiq.Broker, actor_name: str) -> RetryPolicy:
@@ -32,12 +30,13 @@ def give_policy(actor: dramatiq.Actor[Any, Any]) -> None:
     there than by the first message that fails.
 
     Raises:
-        InvalidPolicy: an option is of the wrong type.
+        InvalidPolicy: an option is of the wrong type or out of range.
     """
     policy = actor.options.get("policy")
     try:
+        _throws(actor.options.get("throws"))
         actor.options["policy"] = _from_stock_options(actor.options) if policy is None else policy
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidPolicy(f"{actor.actor_name}: {error}") from None
     if not isinstance(actor.options["policy"], RetryPolicy):
         raise InvalidPolicy(
@@ -48,18 +47,21 @@ def give_policy(actor: dramatiq.Actor[Any, Any]) -> None:
 
 def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
     """Dramatiq's bare milliseconds end here."""
-    policy = RetryPolicy()
-    backoff = Exponential()
-    if "min_backoff" in options:
-        backoff = Exponential(base=timedelta(milliseconds=options["min_backoff"]), cap=backoff.cap)
-    if "max_backoff" in options:
-        backoff = Exponential(base=backoff.base, cap=timedelta(milliseconds=options["max_backoff"]))
-    policy = policy.but(backoff=backoff)
+    default = Exponential()
+    backoff = Exponential(
+        base=_milliseconds(options, "min_backoff", default.base),
+        cap=_milliseconds(options, "max_backoff", default.cap),
+    )
+    policy = RetryPolicy(backoff=backoff)
     if "max_retries" in options:
-        retries = options["max_retries"]
-        policy = policy.but(max_attempts=1 + retries if retries is not None else 2**31)
-    throws = options.get("throws") or ()
+        policy = policy.but(max_attempts=_attempts(options["max_retries"]))
+    throws = _throws(options.get("throws"))
     retry_when: Callable[[int, BaseException], bool] | None = options.get("retry_when")
+    if retry_when is not None and (not callable(retry_when) or iscoroutinefunction(retry_when)):
+        raise InvalidPolicy(
+            "expected retry_when to be a function of (retries, error) that is not async, "
+            f"got {retry_when!r}"
+        )
     if throws or retry_when:
 
         def should_retry(error: BaseException, attempt: int) -> bool:
@@ -71,3 +73,33 @@ def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
         if retry_when is not None:  # in stock Dramatiq it replaces the count
             policy = policy.but(max_attempts=2**31)
     return policy
+
+
+def _milliseconds(options: dict[str, Any], name: str, default: timedelta) -> timedelta:
+    if name not in options:
+        return default
+    value = options[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        raise InvalidPolicy(f"expected {name} to be milliseconds, zero or more, got {value!r}")
+    return timedelta(milliseconds=value)
+
+
+def _attempts(retries: Any) -> int:
+    if retries is None:
+        return 2**31
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise InvalidPolicy(
+            f"expected max_retries to be a whole number, zero or more, or None, got {retries!r}"
+        )
+    return 1 + retries
+
+
+def _throws(value: Any) -> tuple[type[BaseException], ...]:
+    # Dramatiq's worker looks at it too, where a wrong one would end its thread.
+    kinds = value if isinstance(value, tuple) else () if value is None else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidPolicy(
+                f"expected throws to be an exception class or a tuple of them, got {value!r}"
+            )
+    return kinds

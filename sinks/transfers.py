@@ -6,6 +6,7 @@ wants something sent leaves it in an inbox, and one thread does the waiting for 
 
 from __future__ import annotations
 
+import logging
 import select
 import threading
 from collections import deque
@@ -24,6 +25,8 @@ from .inherited import leave_to_parent
 from .kept import KeptConnections
 
 T = TypeVar("T")
+
+logger = logging.getLogger("formrelay")
 
 #: A request that has lasted so many seconds makes room for another: it waits for its receiver
 #: and costs no more than a socket.
@@ -211,11 +214,13 @@ class _Driver:
         count, left = 0, 1
         while left:
             left, well, badly = self._multi.info_read()
-            for curl in well:
-                self._end(curl, 0)
-            for curl, code, _text in badly:
-                self._end(curl, code)
-            count += len(well) + len(badly)
+            ended = [*((curl, 0) for curl in well), *((curl, code) for curl, code, _ in badly)]
+            for curl, code in ended:
+                try:
+                    self._end(curl, code)
+                except Exception as error:  # libcurl does not name the others a second time
+                    logger.critical("a request was not ended cleanly", exc_info=error)
+            count += len(ended)
         return count
 
     def _end(self, curl: Any, code: int) -> None:

@@ -156,3 +156,112 @@ def test_a_step_starts_nothing_by_itself() -> None:
     assert started == []
     steps.finish(waits_for)
     assert started == [waits_for]
+
+
+# -- what raises each time -------------------------------------------------------------------
+
+
+class Broken:
+    """A part whose turn raises, until it is mended."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.is_mended = threading.Event()
+        self.worked = threading.Event()
+
+    def turn(self) -> float | None:
+        self.turns += 1
+        if not self.is_mended.is_set():
+            raise ValueError("each time")
+        self.worked.set()
+        return None
+
+
+def test_a_part_that_raises_each_time_is_left_alone_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop, broken = Loop(), Broken()
+    served: list[int] = []
+
+    class Fine:
+        def turn(self) -> float | None:
+            served.append(1)
+            return None
+
+    loop.call(lambda: (loop.add(broken), loop.add(Fine())))
+    used = time.process_time()
+    ends = time.monotonic() + 0.75
+    while time.monotonic() < ends:
+        in_loop(loop, int)  # others are served all the while
+        threading.Event().wait(0.01)
+    assert time.process_time() - used < 0.4
+    assert 2 <= broken.turns <= 4  # after 0.1, 0.2 and 0.4 s
+    assert len(served) > 20
+    lines = [record for record in caplog.records if "left alone" in record.message]
+    assert len([one for one in lines if one.__dict__["part"] == "Broken.turn"]) == broken.turns
+    broken.is_mended.set()
+    assert broken.worked.wait(5)
+
+
+def test_a_part_that_is_due_at_once_is_served_at_once_after_another_has_failed() -> None:
+    loop, done = Loop(), threading.Event()
+    turns: list[float] = []
+
+    class Eager:
+        def turn(self) -> float | None:
+            turns.append(time.monotonic())
+            if len(turns) == 50:
+                done.set()
+            return None if len(turns) >= 50 else time.monotonic() - 1
+
+    started, broken = time.monotonic(), Broken()
+    loop.call(lambda: (loop.add(broken), loop.add(Eager())))
+    assert done.wait(5)
+    assert turns[-1] - started < 0.9
+    broken.is_mended.set()
+
+
+def test_a_socket_whose_function_raises_is_left_alone_and_heard_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop = Loop()
+    calls: list[int] = []
+    heard = threading.Event()
+    here, there = socket.socketpair()
+
+    def tell(descriptor: int, event: int) -> None:
+        calls.append(event)
+        # As libcurl does from within: what it watches is said again.
+        loop.watch(descriptor, select.POLLIN, tell)
+        if len(calls) < 3:
+            raise ValueError("cannot be read")
+        here.recv(100)
+        heard.set()
+
+    with here, there:
+        in_loop(loop, lambda: loop.watch(here.fileno(), select.POLLIN, tell))
+        there.send(b"a")
+        assert in_loop(loop, lambda: "others are served") == "others are served"
+        assert heard.wait(5)
+        assert len(calls) == 3
+        lines = [one for one in caplog.records if "left alone" in one.message]
+        assert len([one for one in lines if one.__dict__["part"].endswith(".tell")]) == 2
+        in_loop(loop, lambda: loop.forget(here.fileno()))
+
+
+def test_a_socket_is_forgotten_while_it_is_left_alone() -> None:
+    loop, failed = Loop(), threading.Event()
+    here, there = socket.socketpair()
+
+    def tell(_descriptor: int, _event: int) -> None:
+        failed.set()
+        raise ValueError
+
+    with here, there:
+        in_loop(loop, lambda: loop.watch(here.fileno(), select.POLLIN, tell))
+        there.send(b"a")
+        assert failed.wait(5)
+        in_loop(loop, int)
+        in_loop(loop, lambda: loop.forget(here.fileno()))
+        failed.clear()
+        assert not failed.wait(0.3)
