@@ -111,7 +111,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         assert isinstance(message, Delivery)
         outcome = message.outcome
         if not isinstance(outcome, Dead):  # Dramatiq gave it up, not a middleware of ours
-            outcome = rejected(self.broker, message, self.broker.clock.time())
+            outcome = message.outcome = rejected(self.broker, message, self.broker.clock.time())
         self.settle(message, outcome)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -178,8 +178,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         has taken before.
         """
         if isinstance(delivery, Batch) and not delivery.was_stored:
-            whole = delivery.outcome or _UNDECIDED
-            outcomes = delivery.part_outcomes or [whole] * len(delivery.parts)
+            assert delivery.outcome is not None  # set before it is settled
+            outcomes = delivery.part_outcomes or [delivery.outcome] * len(delivery.parts)
             for part, outcome in zip(delivery.parts, outcomes, strict=True):
                 part.outcome = outcome
                 if len(replacement.tags) > 1:
