@@ -178,7 +178,7 @@ def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
     actor = harness.actor(print, actor_name="note")
     keys, queue, client = broker.keys, harness.queue, broker.client
     actor.send("in flight")
-    _, fetched = broker.exchange(queue, 1, settlement(), [])
+    _, fetched, _ = broker.exchange(queue, 1, settlement(), [])
     for number in range(1_500):
         actor.send(number)
         actor.send_with_options(args=(number,), broker_priority=1 + number % 9)
