@@ -1,0 +1,126 @@
+"""The broker is away at the moment at which a job ends: what follows the job is sent later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from tests.brokers.contract.test_awaiting import Reply, awaiting
+from tests.support.harness import Harness
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.waiting import wait_until
+
+from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.loop import get_loop
+
+EACH_ONCE = ["next wait", "next work", "success wait", "success work"]
+OPTIONS = BrokerOptions(
+    heartbeat_timeout=timedelta(seconds=1), connect_timeout=timedelta(seconds=1)
+)
+
+
+class Site:
+    """Two jobs that kill the broker when both are at their end: one in a thread, one without."""
+
+    def __init__(self, server: RedisServer | RabbitServer, queue: str) -> None:
+        self.server = server
+        broker_class = RabbitBroker if isinstance(server, RabbitServer) else RedisBroker
+        self.harness = Harness(broker_class(server.url, options=OPTIONS), queue)
+        self.runs: list[str] = []
+        self.seen: list[str] = []
+        self._are_at_their_end = threading.Barrier(2, action=self._kill)
+        self._is_killed = False
+        self.harness.actor(lambda kind: self.seen.append(f"next {kind}"), actor_name="following")
+        self.harness.actor(self._succeeded, actor_name="tell")
+
+    def send(self) -> None:
+        async def wait() -> None:
+            reply = Reply()
+            threading.Timer(0.01, reply.give).start()
+            await reply
+            self._end("wait")
+
+        # The one has its on_success in the message, the other in the actor.
+        work = self.harness.actor(lambda: self._end("work"), actor_name="work")
+        for message in (
+            work.message_with_options(on_success="tell"),
+            awaiting(self.harness, wait, on_success="tell").message(),
+        ):
+            following = self.harness.broker.actors["following"].message(message.actor_name)
+            following.options["pipe_ignore"] = True
+            dramatiq.pipeline([message, following], broker=self.harness.broker).run()
+
+    def _end(self, kind: str) -> None:
+        self.runs.append(kind)
+        if not self._is_killed:
+            self._are_at_their_end.wait(10)
+
+    def _kill(self) -> None:
+        self._is_killed = True
+        if isinstance(self.server, RabbitServer):
+            self.server.wait_on_disk(self.harness.queue, f"dlq.{self.harness.queue}")
+        self.server.kill()
+
+    def _succeeded(self, message: dict[str, Any], _result: Any) -> None:
+        self.seen.append(f"success {message['actor_name']}")
+
+    def start(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Start a worker, and wait until neither job can send what follows it."""
+        self.harness.start()
+        wait_until(lambda: caplog.text.count("the job waits for it") == 2, timeout=30)
+        assert self.seen == []
+
+    def wait_for_all(self) -> None:
+        wait_until(lambda: set(EACH_ONCE) <= set(self.seen), timeout=30)
+        wait_until(self.harness.is_empty, timeout=30)
+        assert self.harness.dead() == []
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("redis_server", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_server", marks=pytest.mark.rabbitmq),
+    ],
+    ids=["redis", "rabbitmq"],
+)
+def site(request: pytest.FixtureRequest, unique: str) -> Iterator[Site]:
+    site = Site(request.getfixturevalue(request.param), unique)
+    yield site
+    if not site.server.running:  # else closing takes as long as nobody answers
+        site.server.start()
+    site.harness.close()
+
+
+def test_what_follows_a_job_is_sent_once_the_broker_is_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.send()
+    site.start(caplog)
+    served = threading.Event()  # the loop's thread waits for no broker
+    get_loop().call(served.set)
+    assert served.wait(0.5)
+    site.server.start()
+    site.wait_for_all()
+    if isinstance(site.server, RedisServer):
+        # RabbitMQ delivers again what was in flight when its connection was lost.
+        assert sorted(site.runs) == ["wait", "work"]
+        assert sorted(site.seen) == EACH_ONCE
+
+
+def test_a_job_whose_worker_stops_before_what_follows_is_sent_comes_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.send()
+    site.start(caplog)
+    site.harness.stop()
+    assert site.seen == []
+    site.server.start()
+    site.harness.start()
+    site.wait_for_all()
+    assert sorted(site.runs) == ["wait", "wait", "work", "work"]
