@@ -25,8 +25,8 @@ from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from .envelope import encode
-from .errors import MessageTooLarge
-from .follow_ups import FollowUp, follow_up, must_follow
+from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
+from .follow_ups import end_attempt, keep
 from .inspection import DeadLetter, QueueCounts
 from .inspector import Inspector
 from .unfinished import Unfinished
@@ -143,15 +143,14 @@ class RelayBroker(dramatiq.Broker, ABC):
                 self.log_hook_failure(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        hooks = self._listeners(f"after_{signal}", _part(signal, args))
-        for middleware in reversed(hooks):
+        hooks = self._listeners(f"after_{signal}", _part(signal, args))[::-1]
+        if signal == "process_message" and isinstance(args[0], Delivery):
+            end_attempt(self, args[0], hooks, kwargs)
+            return
+        for middleware in hooks:
             try:
                 getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
-            except Exception as error:
-                if signal == "process_message" and must_follow(middleware, error):
-                    left = hooks[hooks.index(middleware) :: -1]
-                    follow_up(FollowUp(self, args[0], left, kwargs, error))
-                    return
+            except Exception:
                 self.log_hook_failure(f"after_{signal}", middleware)
 
     def _listeners(self, hook: str, part: str = "all") -> list[Middleware]:
@@ -217,9 +216,22 @@ class RelayBroker(dramatiq.Broker, ABC):
             MessageTooLarge: it is larger than ``max_message_bytes``.
         """
         self.emit_before("enqueue", message, delay)
-        self._put([self._envelope(message, delay)])
+        envelope = self._envelope(message, delay)
+        try:
+            self._put([envelope])
+        except (BrokerUnavailable, BrokerRefused):
+            if not keep(envelope):
+                raise
         self.emit_after("enqueue", message, delay)
         return message
+
+    def put_again(self, envelope: Envelope) -> None:
+        """Write a message whose first write failed; the broker may have it all the same.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: the broker does not have it.
+        """
+        self._put([envelope], is_repetition=True)
 
     def check(self, message: Message[Any]) -> None:
         """Find out now what :meth:`enqueue` would say of the message itself; nothing is sent.
@@ -301,8 +313,13 @@ class RelayBroker(dramatiq.Broker, ABC):
                 )
 
     @abstractmethod
-    def _put(self, envelopes: Sequence[Envelope]) -> None:
-        """Write all of them, durably, before returning."""
+    def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
+        """Write all of them, durably, before returning.
+
+        Args:
+            is_repetition: they may have been written before; a broker that can tell writes
+                none of them twice.
+        """
 
     # -- the way out, and operations ---------------------------------------------
 

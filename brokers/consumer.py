@@ -102,13 +102,21 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def ack(self, message: MessageProxy) -> None:
         """Settle a message that did not fail for good, by the outcome it carries."""
         assert isinstance(message, Delivery)
-        if message.outcome is None:
-            message.outcome = without_outcome(message, self.broker.clock.time())
-        self.settle(message, message.outcome)
+        if message.carry_on is not None:
+            self.broker.unfinished.hold(message, self)
+        elif message.goes_back:
+            self.requeue([message])
+        else:
+            if message.outcome is None:
+                message.outcome = without_outcome(message, self.broker.clock.time())
+            self.settle(message, message.outcome)
 
     def nack(self, message: MessageProxy) -> None:
         """Settle a message that failed for good."""
         assert isinstance(message, Delivery)
+        if message.carry_on is not None:
+            self.broker.unfinished.hold(message, self)
+            return
         outcome = message.outcome
         if not isinstance(outcome, Dead):  # Dramatiq gave it up, not a middleware of ours
             outcome = message.outcome = rejected(self.broker, message, self.broker.clock.time())

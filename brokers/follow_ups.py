@@ -3,6 +3,11 @@
 Dramatiq's middleware sends them at the end of an attempt: a pipeline's next message,
 ``on_success``, ``on_failure``, a group's completion callbacks. Were the job done without them,
 they would be lost.
+
+A message that cannot be sent while these hooks run is kept, and the hooks go on as if it had been
+sent: a hook that is called a second time may count its job a second time (a group's barrier). The
+kept messages are sent, under the ids that they have, before the job is settled. No worker thread
+waits for that.
 """
 
 from __future__ import annotations
@@ -10,8 +15,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextvars import ContextVar
 from datetime import timedelta
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from dramatiq.errors import ActorNotFound
@@ -20,14 +25,13 @@ from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware, Pipelines
 from ..core.errors import BrokerError, FormrelayError, InvalidJob, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Defer, Outcome
-from ..core.retry import Exponential, RetryPolicy
 from ..middleware import OF_THE_THREAD, Delivery
 from ..middleware.delivery import Batch
 from ..middleware.outcomes import Outcomes, decide
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 
 if TYPE_CHECKING:
-    from .base import RelayBroker
+    from .base import Envelope, RelayBroker
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -35,16 +39,11 @@ logger = logging.getLogger("formrelay.brokers")
 _SENDERS = (Callbacks, Pipelines, GroupCallbacks)
 #: With these options of a message or its actor, that middleware sends others.
 _OPTIONS = ("on_success", "on_failure", "pipe_target", "group_completion_callbacks")
-#: How soon a worker thread tries again while the broker is away.
-_RETRY = RetryPolicy(
-    backoff=Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=2)), jitter=0.5
-)
-#: Seconds between two looks of a waiting worker thread at whether its worker stops.
-_LOOK = 0.1
-#: After a worker's stop the job is for other workers at once.
-_AFTER_STOP = timedelta(seconds=2)
 #: Seconds between two log lines about one job.
 _TELL_AGAIN = 30.0
+
+#: The messages that the running hooks of an attempt's end could not send; None elsewhere.
+_unsent: ContextVar[list[Envelope] | None] = ContextVar("formrelay_unsent", default=None)
 
 
 class CannotFollow(FormrelayError):
@@ -58,19 +57,37 @@ def may_send(broker: RelayBroker, delivery: Delivery) -> bool:
     return any(options.get(name) for options in given for name in _OPTIONS)
 
 
-def must_follow(middleware: Middleware, error: Exception) -> bool:
-    """Whether ``error`` of a hook means that a message which follows the job was not sent."""
-    return isinstance(middleware, _SENDERS) or isinstance(error, BrokerError)
+def keep(envelope: Envelope) -> bool:
+    """Keep a message that could not be sent, to be sent before the running attempt is settled.
+
+    Returns:
+        Whether that is possible: whether hooks of an attempt's end run in this context.
+    """
+    unsent = _unsent.get()
+    if unsent is None:
+        return False
+    unsent.append(envelope)
+    return True
 
 
-class FollowUp:
-    """The hooks of one attempt's end, from the first that could not send its message.
+def end_attempt(
+    broker: RelayBroker, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
+) -> None:
+    """Call the hooks after an attempt; what they cannot send is left in ``delivery.carry_on``.
 
     Args:
         hooks: the middleware whose ``after_process_message`` is to be called, in this order.
         ended: how the attempt ended, ``result=`` or ``exception=``.
-        error: what the first hook has raised.
     """
+    follow_up = FollowUp(broker, delivery, hooks, ended)
+    if follow_up.carry_on():
+        return
+    follow_up.leave_thread()
+    delivery.carry_on = follow_up.carry_on
+
+
+class FollowUp:
+    """The hooks of one attempt's end, and the messages that they could not send."""
 
     def __init__(
         self,
@@ -78,57 +95,64 @@ class FollowUp:
         delivery: Delivery,
         hooks: Sequence[Middleware],
         ended: dict[str, Any],
-        error: Exception,
     ) -> None:
         self._broker = broker
         self.delivery = delivery
         self._hooks = deque(hooks)
         self._ended = ended
-        self._error: Exception | None = error
+        self._unsent: list[Envelope] = []
         self._is_decided = False
         self._told_at: float | None = None
 
-    def finish(self) -> None:
-        """Call the hooks in this thread, which waits while the broker is away."""
-        # What may interrupt the thread is for the time of the actor, which is over.
-        for middleware in [one for one in self._hooks if isinstance(one, OF_THE_THREAD)]:
-            self._call(middleware)
-            self._hooks.remove(middleware)
-        failures = 0
-        while not self.carry_on():
-            failures += 1
-            left = _RETRY.wait_before(failures + 1).total_seconds()
-            while left > 0 and not self._broker.is_stopping:
-                Event().wait(min(left, _LOOK))
-                left -= _LOOK
-
     def carry_on(self) -> bool:
-        """Call the hooks; False: one of them cannot send now, and this is to be called again."""
-        while self._hooks:
-            middleware = self._hooks.popleft()
-            error, self._error = self._error, None
-            error = error or self._call(middleware)
-            if isinstance(error, BrokerUnavailable | BrokerRefused):
-                if not self._broker.is_stopping:
-                    self._say_waiting(error)
-                    self._hooks.appendleft(middleware)
-                    return False
-                self._give_back(error)
-            elif error is not None:
-                self._give_up(middleware, error)
-        return True
+        """Send what was kept and call the hooks that are left.
 
-    def _call(self, middleware: Middleware) -> Exception | None:
-        """Call one hook; the error that tells that its message was not sent."""
+        Returns:
+            False: the broker does not take a message now, and this is to be called again.
+        """
+        token = _unsent.set(self._unsent)
+        try:
+            error = self._send()
+            while error is None and self._hooks:
+                self._call(self._hooks.popleft())
+                error = self._send() if self._unsent else None
+            if error is None:
+                return True
+            if not self._broker.is_stopping:
+                self._say_waiting(error)
+                return False
+            self._give_back(error)
+            return True
+        finally:
+            _unsent.reset(token)
+
+    def leave_thread(self) -> None:
+        """Call the hooks that keep something for the thread, before it does something else."""
+        for middleware in [one for one in self._hooks if isinstance(one, OF_THE_THREAD)]:
+            self._hooks.remove(middleware)
+            self._call(middleware)
+
+    def _send(self) -> BrokerError | None:
+        """Send the messages that were kept; the error of the first that is not taken."""
+        while self._unsent:
+            try:
+                self._broker.put_again(self._unsent[0])
+            except (BrokerUnavailable, BrokerRefused) as error:
+                return error
+            del self._unsent[0]
+        return None
+
+    def _call(self, middleware: Middleware) -> None:
+        """Call one hook."""
         if self._is_decided and isinstance(middleware, Outcomes):
-            return None
+            return
         try:
             middleware.after_process_message(self._broker, self.delivery, **self._ended)
         except Exception as error:
-            if must_follow(middleware, error):
-                return error
-            self._broker.log_hook_failure("after_process_message", middleware)
-        return None
+            if isinstance(middleware, _SENDERS) or isinstance(error, BrokerError):
+                self._give_up(middleware, error)
+            else:
+                self._broker.log_hook_failure("after_process_message", middleware)
 
     def _say_waiting(self, error: Exception) -> None:
         now = self._broker.clock.monotonic()
@@ -140,9 +164,14 @@ class FollowUp:
             )
 
     def _give_back(self, error: Exception) -> None:
-        """The worker stops: the job comes again, and then sends all that follows it."""
-        self._decide(Defer(_AFTER_STOP, f"what follows it was not sent: {describe(error)}"))
-        self._hooks = deque(one for one in self._hooks if not isinstance(one, _SENDERS))
+        """The worker stops: the job goes back to its queue, and sends all that follows it then."""
+        self._decide(Defer(timedelta(0), f"what follows it was not sent: {describe(error)}"))
+        self.delivery.goes_back = True
+        self._unsent.clear()
+        while self._hooks:
+            middleware = self._hooks.popleft()
+            if not isinstance(middleware, _SENDERS):
+                self._call(middleware)
 
     def _give_up(self, middleware: Middleware, error: Exception) -> None:
         """Fail a job that was done: its message will never be sent."""
@@ -178,14 +207,6 @@ class FollowUp:
             "queue": delivery.queue_name,
             "message_id": delivery.message_id,
         }
-
-
-def follow_up(hooks: FollowUp) -> None:
-    """Call the hooks until the broker has what they send, in a thread that may wait."""
-    if hooks.delivery.may_wait:  # without a thread: whoever runs it calls them
-        hooks.delivery.carry_on = hooks.carry_on
-    else:
-        hooks.finish()
 
 
 def _cause(error: Exception) -> str:

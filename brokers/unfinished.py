@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
@@ -78,6 +78,7 @@ class _Attempt:
         context: in which all of its steps and hooks run, and nothing of another attempt. One
             thread at a time may be in it, so whatever has another thread go on with the
             attempt does so outside of it.
+        is_told: whether the middleware has been told that it is settled.
     """
 
     delivery: Delivery
@@ -86,6 +87,7 @@ class _Attempt:
     since: float = 0.0
     is_aside: bool = False
     is_over: bool = False
+    is_told: bool = False
 
 
 class _Line:
@@ -134,6 +136,15 @@ class Unfinished:
         line.waiting.append(_Attempt(delivery, consumer))
         self._loop.call(partial(self._begin_next, line))
 
+    def hold(self, delivery: Delivery, consumer: RelayConsumer) -> None:
+        """Settle a delivery of a worker thread once what follows it is sent."""
+        if self._pid != current_pid():
+            self._start()
+        attempt = _Attempt(delivery, consumer, copy_context(), is_told=True)
+        self._count(attempt)
+        assert delivery.carry_on is not None
+        self._slowly.put(partial(self._carry_on, attempt, delivery.carry_on))
+
     def hand_back(self, queue: str) -> list[MessageProxy]:
         """Those that were not begun, and will not be."""
         waiting = self._line(queue).waiting
@@ -152,6 +163,13 @@ class Unfinished:
         with self._lock:
             line.age()
             return line.aside
+
+    def _count(self, attempt: _Attempt) -> None:
+        line = self._line(attempt.delivery.queue_name)
+        with self._lock:
+            attempt.since = monotonic()
+            line.count += 1
+            line.young.append(attempt)
 
     def _line(self, queue: str) -> _Line:
         return self._lines.get(queue) or self._lines.setdefault(queue, _Line())
@@ -174,9 +192,7 @@ class Unfinished:
             if not line.waiting:
                 return  # handed back
             attempt = line.waiting.popleft()
-            attempt.since = monotonic()
-            line.count += 1
-            line.young.append(attempt)
+        self._count(attempt)
         delivery = attempt.delivery
         if delivery.before_trial is None and not may_send(self._broker, delivery):
             self._run(attempt, self._hand.work_on, delivery)
@@ -321,9 +337,11 @@ class Unfinished:
         signal = "nack" if delivery.failed else "ack"
         settle = attempt.consumer.nack if delivery.failed else attempt.consumer.ack
         try:
-            self._broker.emit_before(signal, delivery)
+            if not attempt.is_told:
+                self._broker.emit_before(signal, delivery)
             settle(delivery)
-            self._broker.emit_after(signal, delivery)
+            if not attempt.is_told:
+                self._broker.emit_after(signal, delivery)
         except BrokerUnavailable as error:
             logger.warning(
                 "the broker does not take what is settled",

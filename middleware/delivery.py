@@ -63,6 +63,7 @@ class Delivery(MessageProxy):
         was_suspended: whether its actor was, and has left the thread that called it.
         carry_on: set where a hook after the attempt could not send its message: to be called
             until it returns True, before the delivery is settled.
+        goes_back: whether it goes back to its queue instead of being settled.
         fields: what the actor has to say in the attempt's log line.
         claim: its hold on its idempotency key, where it has one.
     """
@@ -75,6 +76,7 @@ class Delivery(MessageProxy):
     suspended: Suspended | None = None
     was_suspended = False
     carry_on: Callable[[], bool] | None = None
+    goes_back = False
     fields: dict[str, Any] | None = None
     claim: Claim | None = None
 

@@ -89,7 +89,7 @@ class RabbitBroker(RelayBroker):
 
     # -- the way in ------------------------------------------------------------------
 
-    def _put(self, envelopes: Sequence[Envelope]) -> None:
+    def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         self.publish(
             [
                 self._outgoing(

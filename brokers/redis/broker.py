@@ -95,8 +95,8 @@ class RedisBroker(RelayBroker):
 
     # -- the way in ------------------------------------------------------------------
 
-    def _put(self, envelopes: Sequence[Envelope]) -> None:
-        self._enqueue(envelopes)
+    def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
+        self._enqueue(envelopes, is_repetition=is_repetition)
 
     @contextmanager
     def talk(self) -> Iterator[Any]:

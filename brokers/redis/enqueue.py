@@ -38,7 +38,7 @@ class Enqueue:
         longest = answer_timeout(broker.client) * 0.8
         self._wait_ms = max(1, int(min(timeout.total_seconds(), longest) * 1000))
 
-    def __call__(self, envelopes: Sequence[Envelope]) -> None:
+    def __call__(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         """Write messages of any queues in one atomic step.
 
         Raises:
@@ -52,7 +52,7 @@ class Enqueue:
             args = by_queue.setdefault(envelope.message.queue_name, [])
             args += (envelope.message.message_id, due, level, envelope.body)
         with translated(self._of.where):
-            repeated(self._of.client, lambda again: self._write(by_queue, again))
+            repeated(self._of.client, lambda again: self._write(by_queue, again or is_repetition))
 
     def _write(self, by_queue: dict[str, Args], is_repetition: bool) -> None:
         now = to_millis(self._of.clock.time())
