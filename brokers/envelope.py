@@ -27,7 +27,9 @@ from ..middleware.delivery import ARGS, BATCH, FAILURE, Batch, Delivery
 
 #: The actor name of quarantined bytes; no actor can have it, so that nothing runs them.
 QUARANTINE = "formrelay:quarantine"
-_RAW = "raw"
+_RAW, _RAW_TEXT = "raw", "raw_text"
+#: More bytes than this are kept as text where that is shorter: base64 adds a third.
+_LARGE = 64 * 1024
 #: How deep a message may be nested. orjson reads 1,024 levels and writes 254; what is read
 #: must also be written again to be settled, and in a frozen batch it lies a little deeper.
 MOST_LEVELS = 200
@@ -223,9 +225,22 @@ def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failur
         actor_name=QUARANTINE,
         args=(),
         kwargs={},
-        options={_RAW: base64.b64encode(data).decode(), FAILURE: failure.to_json()},
+        options={**_kept(data), FAILURE: failure.to_json()},
         message_id=message_id,
     )
+
+
+def _kept(data: bytes) -> dict[str, str]:
+    """Bytes as JSON can hold them: base64, which any tool reads, or large text as it is."""
+    if len(data) > _LARGE:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            pass
+        else:
+            if 3 * len(orjson.dumps(text)) < 4 * len(data):
+                return {_RAW_TEXT: text}
+    return {_RAW: base64.b64encode(data).decode()}
 
 
 def revive(message: Message[Any]) -> bytes:
@@ -234,7 +249,9 @@ def revive(message: Message[Any]) -> bytes:
     Quarantined bytes go back exactly as they came; anything else starts again
     with its attempts at zero.
     """
-    raw = message.options.get(_RAW)
+    raw, text = message.options.get(_RAW), message.options.get(_RAW_TEXT)
+    if message.actor_name == QUARANTINE and isinstance(text, str):
+        return text.encode()
     if message.actor_name == QUARANTINE and isinstance(raw, str):
         try:
             return base64.b64decode(raw, validate=True)

@@ -473,6 +473,25 @@ def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
     assert base64.b64decode(dead.options["raw"]) == b"\xff\x00"
 
 
+@pytest.mark.parametrize(
+    ("data", "is_text"),
+    [
+        (b'{"type": "unknown", "payload": "\xc3\xa9"}' * 5_000, True),
+        (b"\xff" * 100_000, False),
+        (b'"' * 100_000, False),  # as text it would be longer
+        (b'{"type": "unknown"}', False),
+    ],
+    ids=["large text", "large and binary", "all escaped", "small"],
+)
+def test_large_undecodable_text_is_kept_as_text_and_comes_back_as_it_was(
+    data: bytes, is_text: bool
+) -> None:
+    dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
+    assert ("raw_text" in dead.options, "raw" in dead.options) == (is_text, not is_text)
+    assert revive(read(encode(dead))) == data
+    assert len(encode(dead)) < 1.34 * len(data) + 1_000
+
+
 def hidden(levels: int) -> bytes:
     """So many levels, with brackets in texts that would undo those of the levels."""
     before, after = b'{"a":"}","b":', b',"c":"{\\\\"}'

@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason
-from formrelay.core.outcomes import DONE, Retry
+from formrelay.core.outcomes import DONE, Outcome, Retry
 
 pytestmark = pytest.mark.redis
 
@@ -79,8 +79,9 @@ def test_a_done_message_that_was_taken_over_is_removed_but_not_another_of_its_id
     assert late.args == (3,)
 
 
+@pytest.mark.parametrize("outcome", [DONE, RETRY_AT_ONCE], ids=["done", "retry"])
 def test_an_earlier_delivery_of_an_id_decides_nothing_about_a_later_one(
-    harness: Harness, broker: RedisBroker, other: RedisBroker
+    harness: Harness, broker: RedisBroker, other: RedisBroker, outcome: Outcome
 ) -> None:
     """Both by the same worker: the message was taken over, and came back to it."""
     actor = harness.actor(lambda _: None, actor_name="note")
@@ -94,7 +95,7 @@ def test_an_earlier_delivery_of_an_id_decides_nothing_about_a_later_one(
     broker.enqueue(sent.copy(args=(2,)))
     late = consumer.receive(0)
     assert late.args == (2,)
-    consumer.settle(early, RETRY_AT_ONCE)
+    consumer.settle(early, outcome)
     consumer._flush()
     assert broker.counts(harness.queue).scheduled == 0
     consumer.settle(late, RETRY_AT_ONCE)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import dramatiq
@@ -18,6 +20,8 @@ from dramatiq import Worker
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.redis.connection import address, connect
+from formrelay.core.errors import SinkTransient
+from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.once import Once
 from formrelay.state.redis_ledger import RedisLedger
 
@@ -54,6 +58,9 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
         write("poison")
         os.kill(os.getpid(), signal.SIGKILL)
 
+    if sink := os.environ.get("FORMRELAY_TEST_SINK"):
+        declare_batches(broker, queue, int(sink), write)
+
     def ledger() -> RedisLedger:
         url = os.environ["FORMRELAY_TEST_REDIS_URL"]
         write("asked")
@@ -67,6 +74,33 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
         queue_name=queue,
         idempotency=once,
     )
+
+
+def declare_batches(
+    broker: RelayBroker, queue: str, port: int, write: Callable[[str], None]
+) -> None:
+    """``collect`` sends its batch to a sink on a port and waits for the sink's answer."""
+
+    @dramatiq.actor(
+        broker=broker,
+        queue_name=queue,
+        batch_size=100,
+        batch_wait=timedelta(milliseconds=200),
+        policy=RetryPolicy(jitter=0, backoff=Schedule((timedelta(milliseconds=100),))),
+    )
+    def collect(batch: list[dict[str, int]]) -> None:
+        numbers = [str(part["number"]) for part in batch]
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(" ".join(numbers).encode() + b"\n")
+                is_taken = connection.recv(2) == b"ok"
+        except OSError:
+            is_taken = False
+        if not is_taken:
+            write("away")
+            raise SinkTransient("the sink is away")
+        for number in numbers:
+            write(number)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.envelope import encode, quarantine
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Failure, Reason
+from formrelay.core.outcomes import DONE, Defer, Outcome
 from formrelay.core.retry import RetryPolicy, Schedule
 
 pytestmark = pytest.mark.rabbitmq
@@ -193,3 +194,28 @@ def test_dead_letters_that_a_full_queue_refuses_hold_up_nothing_and_are_buried_l
         # There is room again: no restart is needed.
         channel.queue_purge(dead)
         wait_until(lambda: count() == 1)
+
+
+# -- a connection that was lost ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [DONE, Defer(timedelta(0), "busy")], ids=["done", "defer"])
+def test_what_came_by_a_lost_connection_settles_nothing_that_came_by_the_next(
+    harness: Harness, channel: Any, outcome: Outcome
+) -> None:
+    actor = harness.actor(print, actor_name="note")
+    actor.send(1)
+    consumer: Any = harness.broker.consume(harness.queue, prefetch=1, timeout=100)
+    early = wait_until(lambda: consumer.receive(0.1))
+    consumer._session.link._socket.shutdown(2)
+    # Another worker takes it over and has done it.
+    wait_until(lambda: channel.basic_get(harness.queue, auto_ack=True)[0])
+    actor.send(2)
+    late = wait_until(lambda: consumer.receive(0.1))
+    assert (late.args, late.tag.number) == ((2,), early.tag.number)
+    consumer.settle(early, outcome)
+    consumer.receive(0)
+    consumer._session.synchronise()
+    consumer._session.link.abort()
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 1)
+    assert b'"args":[2]' in channel.basic_get(harness.queue)[2]
