@@ -5,11 +5,13 @@ Of one broker alone, and with a consumer that stands in: no broker refuses one o
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
 import dramatiq
 from dramatiq import Message
+from dramatiq.middleware import CurrentMessage
 from tests.support.waiting import wait_until
 
 from formrelay.brokers.consumer import RelayConsumer
@@ -57,4 +59,38 @@ def test_an_outcome_that_is_not_taken_holds_up_no_other_and_is_offered_again() -
     consumer.takes_all.set()
     wait_until(lambda: "id_0" in consumer.settled, timeout=5)
     wait_until(lambda: broker.unfinished.count("q") == 0)
+    broker.close()
+
+
+def test_handing_back_and_beginning_never_take_the_same_message() -> None:
+    """The loop's thread begins messages while the consumer's thread hands them back."""
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
+    begun: list[str] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        message = CurrentMessage.get_current_message()
+        assert message is not None
+        begun.append(message.message_id)
+
+    dramatiq.actor(work, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    consumer = Picky(broker, refused="")
+    handed_back: list[str] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(300):
+            ids = [f"{number}-{one}" for one in range(5)]
+            for one in ids:
+                message: Message[Any] = Message("q", "work", (), {}, {}, message_id=one)
+                broker.unfinished.take(Delivery(message, one), consumer)
+            try:
+                handed_back += [one.message_id for one in broker.unfinished.hand_back("q")]
+            except BaseException as error:
+                failed.append(error)
+    finally:
+        sys.setswitchinterval(interval)
+    wait_until(lambda: len(begun) + len(handed_back) >= 1500)
+    assert failed == []
+    assert sorted(begun + handed_back) == sorted({*begun, *handed_back})
     broker.close()

@@ -22,8 +22,8 @@ from formrelay.core.errors import (
     SinkUnavailable,
 )
 from formrelay.core.failure import Reason
-from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry, classify
-from formrelay.core.retry import LONGEST_WAIT, Linear, RetryPolicy
+from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry, classify, undecided
+from formrelay.core.retry import LONGEST_WAIT, Linear, RetryPolicy, Schedule
 
 SECRET = "SECRET-VALUE"
 NOW = 1_769_851_800.0
@@ -163,3 +163,49 @@ def test_no_outcome_waits_longer_than_a_day(
 def test_an_outcome_cannot_be_changed_once_decided() -> None:
     with pytest.raises(FrozenInstanceError):
         Defer(S, "why").after = 2 * S  # type: ignore[misc]
+
+
+# -- a decision that cannot be made ----------------------------------------------------------
+
+
+class Mute(SinkTransient):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Bare(SinkTransient):
+    """Somebody's own, which does not call __init__ of its base."""
+
+    def __init__(self) -> None:
+        """Set nothing."""
+
+
+def test_an_attempt_whose_outcome_cannot_be_decided_has_failed_with_both_errors() -> None:
+    policy = RetryPolicy(max_attempts=2, backoff=Schedule((timedelta(seconds=7),)), jitter=0)
+    found = undecided(KeyError("x"), TypeError("y"), attempt=1, now=0.0, policy=policy)
+    assert isinstance(found, Retry)
+    assert found.after == timedelta(seconds=7)
+    assert (found.failure.error, found.failure.reason) == ("KeyError", Reason.UNDECIDED)
+    assert found.failure.message == "KeyError; the outcome could not be decided: TypeError"
+    last = undecided(KeyError("x"), TypeError("y"), attempt=2, now=0.0, policy=policy)
+    assert isinstance(last, Dead)
+    assert last.failure.attempt == 2
+
+
+def test_without_any_policy_the_default_one_counts_and_never_without_end() -> None:
+    fault = TypeError()
+    kinds = [type(undecided(None, fault, attempt=n, now=0.0)) for n in (1, 2, 3)]
+    assert kinds == [Retry, Retry, Dead]
+    endless = RetryPolicy(max_attempts=2**31)
+    assert isinstance(undecided(None, fault, attempt=20, now=0.0, policy=endless), Retry)
+    assert isinstance(undecided(None, fault, attempt=21, now=0.0, policy=endless), Dead)
+
+
+@pytest.mark.parametrize("error", [Mute(), Bare()], ids=["no text", "no attributes"])
+def test_an_error_that_is_made_badly_has_a_record_nevertheless(error: BaseException) -> None:
+    found = undecided(error, TypeError(), attempt=1, now=0.0)
+    assert found.failure.error.endswith(type(error).__name__)
+    assert "the outcome could not be decided: TypeError" in found.failure.message
+    assert found.failure.to_json()["code"] is None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from formrelay.core.errors import InvalidPolicy
 from formrelay.core.retry import (
     LONGEST_WAIT,
     Backoff,
@@ -161,3 +164,74 @@ def test_but_changes_what_is_named_and_nothing_else() -> None:
     changed = policy.but(max_attempts=2)
     assert (changed.max_attempts, changed.jitter, changed.backoff) == (2, 0.3, policy.backoff)
     assert policy.max_attempts == 7
+
+
+SECOND = timedelta(seconds=1)
+
+
+class Own:
+    """A backoff of somebody's own, which is wrong when it is asked."""
+
+    def __init__(self, wait: object) -> None:
+        self._wait = wait
+
+    def wait(self, attempt: int) -> Any:
+        return self._wait
+
+
+async def an_async_function(error: BaseException, attempt: int) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Schedule([5, 10]), r"delays\[0\] to be a timedelta, got int: write timedelta\(s"),
+        (lambda: Schedule((SECOND, True)), r"expected delays\[1\] to be a timedelta, got bool$"),
+        (lambda: Schedule((SECOND, -SECOND)), r"expected delays\[1\] to be zero or more"),
+        (lambda: Schedule(5), "expected delays to be timedeltas, got 5"),
+        (lambda: Schedule("0,5"), r"expected delays\[0\] to be a timedelta, got str$"),
+        (lambda: Linear(step=1), "expected step to be a timedelta, got int: write timedelta"),
+        (lambda: Linear(step=SECOND, cap=-SECOND), "expected cap to be zero or more"),
+        (lambda: Linear(step=float("nan")), "expected step to be a timedelta, got float"),
+        (lambda: Exponential(base=2.5), r"write timedelta\(seconds=2\.5\)"),
+        (lambda: Exponential(cap=None), "expected cap to be a timedelta, got NoneType"),
+        (lambda: Exponential(base=-SECOND), "expected base to be zero or more"),
+        (lambda: RetryPolicy(max_attempts="2"), "max_attempts to be a whole number, got '2'"),
+        (lambda: RetryPolicy(max_attempts=2.0), "max_attempts to be a whole number, got 2.0"),
+        (lambda: RetryPolicy(max_attempts=True), "max_attempts to be a whole number, got True"),
+        (lambda: RetryPolicy(max_attempts=None), "max_attempts to be a whole number, got None"),
+        (lambda: RetryPolicy(max_attempts=0), "max_attempts to be at least 1, got 0"),
+        (lambda: RetryPolicy(jitter=SECOND), "jitter to be a number from 0 to 1, got datetime"),
+        (lambda: RetryPolicy(jitter=True), "jitter to be a number from 0 to 1, got True"),
+        (lambda: RetryPolicy(jitter="0.1"), "jitter to be a number from 0 to 1, got '0.1'"),
+        (lambda: RetryPolicy(jitter=1.01), "jitter to be a number from 0 to 1, got 1.01"),
+        (lambda: RetryPolicy(jitter=-0.1), "jitter to be a number from 0 to 1, got -0.1"),
+        (lambda: RetryPolicy(jitter=float("nan")), "jitter to be a number from 0 to 1, got nan"),
+        (lambda: RetryPolicy(jitter=float("inf")), "jitter to be a number from 0 to 1, got inf"),
+        (lambda: RetryPolicy(backoff=SECOND), "expected backoff to be an object with a method"),
+        (lambda: RetryPolicy(backoff=None), "expected backoff to be an object with a method"),
+        (lambda: RetryPolicy(backoff=Exponential), "expected backoff to be an object"),
+        (lambda: RetryPolicy(should_retry=True), "should_retry to be a function"),
+        (lambda: RetryPolicy(should_retry=an_async_function), "that is not async"),
+        (lambda: RetryPolicy(count_unavailable="no"), "count_unavailable to be True or False"),
+        (lambda: RetryPolicy().but(max_attempts="2"), "max_attempts to be a whole number"),
+    ],
+)
+def test_a_wrong_policy_is_refused_when_it_is_made(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(InvalidPolicy, match=said):
+        make()
+
+
+def test_a_schedule_may_be_given_as_a_list_that_nobody_changes_afterwards() -> None:
+    delays = [SECOND, 2 * SECOND]
+    backoff = Schedule(delays)  # type: ignore[arg-type]
+    delays.clear()
+    assert backoff == Schedule((SECOND, 2 * SECOND))
+    assert hash(backoff)
+
+
+@pytest.mark.parametrize("wait", [5, None, -SECOND, "1s", float("nan")], ids=repr)
+def test_what_a_backoff_of_ones_own_returns_is_checked(wait: object) -> None:
+    with pytest.raises(InvalidPolicy, match="expected the wait before attempt 2 to be"):
+        RetryPolicy(backoff=Own(wait)).wait_before(2)
