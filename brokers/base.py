@@ -19,7 +19,7 @@ from dramatiq import Message
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import BrokerError, FormrelayError, InvalidJob
+from ..core.errors import FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
@@ -32,8 +32,7 @@ from .inspector import Inspector
 from .unfinished import Unfinished
 
 #: Number and bytes of the messages that ``enqueue_many`` hands to the broker at a time: enough
-#: that the round trip does not matter, and few enough that memory stays flat and Redis, which
-#: does one thing at a time, is not busy for long. A larger message is a chunk by itself.
+#: that the round trip does not matter, few enough that memory stays flat and Redis is not held up.
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
 
@@ -245,13 +244,10 @@ class RelayBroker(dramatiq.Broker, ABC):
         """Put many messages on their queues, in order; returns their number.
 
         Takes a generator of any length: memory holds one chunk of up to 500 messages or 1 MB.
-        When it raises, ``accepted`` of the error is the number of messages, counted from the
-        first, that are on the broker for certain:
-
-        - Redis: a chunk is written whole or not at all, also over several queues. After
-          BrokerRefused, InvalidJob and MessageTooLarge nothing but the ``accepted`` messages is
-          enqueued. After BrokerUnavailable the chunk behind them may be, as a whole.
-        - RabbitMQ has no such step: any messages of the chunk behind them may be enqueued.
+        When it raises, the first ``accepted`` messages (an attribute of the error) are enqueued
+        for certain. On Redis a chunk is written whole or not at all, also over several queues:
+        after BrokerUnavailable the chunk behind those messages may be enqueued, after other errors
+        nothing else is. On RabbitMQ any messages of that chunk may be.
 
         Raises:
             as :meth:`enqueue`.
@@ -265,7 +261,9 @@ class RelayBroker(dramatiq.Broker, ABC):
                 count += len(chunk)
         except FormrelayError as error:
             error.accepted += count
-            _say_accepted(error)
+            if error.accepted:
+                text = f"the first {error.accepted} messages of the call are enqueued"
+                error.reword(f"{error}; {text}")
             raise
         return count
 
@@ -423,12 +421,3 @@ def _check_due(due: int, now: int) -> None:
     if due - now > LONGEST_DELAY / timedelta(milliseconds=1):
         days = (due - now) / 86_400_000
         raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
-
-
-def _say_accepted(error: FormrelayError) -> None:
-    """Add to the text of an error how many messages are enqueued all the same."""
-    if error.accepted:
-        text = f"{error}; the first {error.accepted} messages of the call are enqueued"
-        error.args = (text,)
-        if isinstance(error, BrokerError) and hasattr(error, "message"):
-            error.message = text

@@ -45,6 +45,12 @@ class FormrelayError(Exception):
         # first, which does not set args.
         Exception.__init__(self, message or (type(self).__doc__ or "").partition("\n")[0])
 
+    def reword(self, message: str) -> None:
+        """Give the error another message; its type and all that it carries stay."""
+        self.args = (message,)
+        if hasattr(self, "message"):  # Dramatiq's errors keep it there as well
+            self.message = message
+
 
 class ConfigError(FormrelayError):
     """The configuration is wrong."""

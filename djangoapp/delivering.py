@@ -8,8 +8,9 @@ from typing import Any
 import dramatiq
 from dramatiq import Message
 
-from ..brokers import BrokerRefused, BrokerUnavailable, RelayBroker
+from ..brokers import RelayBroker
 from ..core.clock import SYSTEM_CLOCK, to_millis
+from ..core.errors import BrokerError
 
 
 def send_all(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
@@ -38,8 +39,10 @@ def send_all_committed(broker: dramatiq.Broker, messages: Sequence[Message[Any]]
     """
     try:
         send_all(broker, messages)
-    except (BrokerUnavailable, BrokerRefused) as error:
-        raise type(error)(f"{_stands(messages)}: {error}") from None
+    except BrokerError as error:
+        # Reworded, since some of these errors carry more than a message.
+        error.reword(f"{_stands(messages)}: {error}")
+        raise
     except Exception as error:  # of another broker: its own words, and ours beside them
         error.add_note(_stands(messages))
         raise

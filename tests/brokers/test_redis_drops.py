@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -70,6 +71,17 @@ def test_a_send_over_dropped_connections_is_repeated_on_a_new_one(
     assert proxy.accepted == 6, "the idle connections are dropped together"
 
 
+def test_a_command_that_must_not_be_repeated_goes_over_a_checked_connection(
+    broker: RedisBroker, proxy: Proxy, unique: str
+) -> None:
+    open_connections(broker, 2)
+    for connection in broker.client.connection_pool._available_connections:
+        connection.next_health_check = -1
+    proxy.forget()
+    broker.count_trial(unique, b"id")
+    assert broker.client.hgetall(broker.keys.suspects(unique)) == {b"id": b"1"}
+
+
 @pytest.mark.parametrize("delay", [None, 60_000], ids=["now", "later"])
 def test_a_send_whose_answer_is_lost_leaves_one_message(
     broker: RedisBroker, proxy: Proxy, actor: Any, delay: int | None
@@ -123,7 +135,7 @@ def test_a_chunk_of_several_queues_whose_answer_is_lost_is_there_once(
     broker: RedisBroker, proxy: Proxy, actor: Any, unique: str
 ) -> None:
     other = dramatiq.actor(print, broker=broker, queue_name=f"{unique}-2", actor_name="other")
-    proxy.lose_reply_to(b"MULTI")
+    proxy.lose_reply_to(b"EXEC")
     messages = [one.message(number) for number in range(20) for one in (actor, other)]
     assert broker.enqueue_many(messages) == 40
     assert proxy.lost.is_set()
@@ -143,6 +155,8 @@ def test_a_send_into_a_black_hole_says_so_and_the_next_one_works(
         proxy.swallow(is_for_new=False)
         with pytest.raises(BrokerUnavailable, match="Timeout"):
             actor.send()
+        idle = broker.client.connection_pool._available_connections
+        assert [one for one in idle if one._sock is not None] == [], "each would take its time-out"
         actor.send()
         assert broker.counts(unique).waiting == 1
 
@@ -180,6 +194,23 @@ def test_threads_that_send_at_one_time_all_find_a_new_connection(
         thread.join()
     assert not errors
     assert broker.counts(actor.queue_name).waiting == 40
+
+
+def test_a_forked_child_and_its_parent_both_find_a_new_connection(
+    broker: RedisBroker, proxy: Proxy, actor: Any
+) -> None:
+    open_connections(broker, 3)
+    proxy.forget()
+    child = os.fork()
+    if not child:
+        try:
+            actor.send()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    actor.send()
+    assert broker.counts(actor.queue_name).waiting == 2
 
 
 def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
