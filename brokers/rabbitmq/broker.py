@@ -22,11 +22,12 @@ from . import ladder, wire
 from .connection import address, servers
 from .consumer import RabbitConsumer
 from .dead import recorded
+from .declared import Declared
 from .inspector import RabbitInspector
 from .link import Link, connect
 from .management import Management
 from .publisher import Outgoing, Publisher
-from .topology import Declared, Topology
+from .topology import Topology
 
 
 class RabbitBroker(RelayBroker):

@@ -27,9 +27,10 @@ from ...middleware.delivery import Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settled_tags
-from . import pauses, wire
+from . import wire
 from .backoff import Backoff
 from .hands import Hands, Tag
+from .pauses import Watch
 from .session import MOST_PREFETCH, Session
 from .settling import Settler
 from .sizes import Sizes
@@ -42,8 +43,6 @@ logger = logging.getLogger("formrelay.brokers")
 
 #: How often it is measured how short the jobs are, in seconds.
 _MEASURE_SECONDS = 0.05
-#: A queue that is paused or resumed is so in each process after so many seconds at the latest.
-_PAUSED_WITHIN = 1.0
 #: A connection that has lasted so many seconds was a good one.
 _LASTED = 1.0
 #: With a larger prefetch it is counted in bytes too.
@@ -86,8 +85,7 @@ class RabbitConsumer(RelayConsumer):
         self._backoff = Backoff(queue_name, broker.clock)
         self._connected_at, self._returned_then = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._look_at = 0.0
-        self._is_paused = False
+        self._pause = Watch(queue_name, broker.clock)
         self._drainer: Thread | None = None
         # Between the threads:
         self._hands = Hands()
@@ -238,7 +236,8 @@ class RabbitConsumer(RelayConsumer):
             self.broker.declared.ensure(link, [self.queue_name])
             self._sessions += 1
             session = Session(link, self.queue_name, number=self._sessions, prefetch=self.prefetch)
-            self._look_for_pause(session)
+            self._pause.look(link)
+            self._follow(session)
             self._trials.attach(session)
             link.wake_by(self._hands)
         except BaseException:
@@ -248,15 +247,6 @@ class RabbitConsumer(RelayConsumer):
         self._connected_at = self.broker.clock.monotonic()
         self._returned_then = self._hands.returned
         return True
-
-    def _look_for_pause(self, session: Session) -> None:
-        """Consume the queue, or no more, as somebody may have said meanwhile."""
-        is_paused = pauses.is_paused(session.link, self.queue_name)
-        if is_paused != self._is_paused:
-            self._is_paused = is_paused
-            logger.info("paused" if is_paused else "resumed", extra={"queue": self.queue_name})
-        self._follow(session)
-        self._look_at = self.broker.clock.monotonic() + _PAUSED_WITHIN
 
     def _follow(self, session: Session) -> None:
         """Consume as many messages at a time as are wanted, or none."""
@@ -271,7 +261,7 @@ class RabbitConsumer(RelayConsumer):
 
     def _wanted(self) -> int:
         """How many messages may be in hand; 0 while the queue is left alone."""
-        if self._is_paused:
+        if self._pause.is_paused:
             return 0
         allowed = self.allowed()
         if allowed is not None:
@@ -303,11 +293,10 @@ class RabbitConsumer(RelayConsumer):
             look_at = self._trials.next_look()
             if look_at is not None:
                 timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
-        if self._look_at <= clock.monotonic():
-            self._look_for_pause(session)
-        else:
-            self._follow(session)
-        timeout = min(timeout, max(0.0, self._look_at - clock.monotonic()))
+        if self._pause.look_at <= clock.monotonic():
+            self._pause.look(session.link)
+        self._follow(session)
+        timeout = min(timeout, max(0.0, self._pause.look_at - clock.monotonic()))
         self._hands.collect(self._session)
         self._hands.hand_back_due(session, clock.monotonic())
         self._settler.write_pending(session)

@@ -47,23 +47,21 @@ def differences_of(
     )
 
 
-def fitted(declared: Any, tolerated: Sequence[str], connect: Connect) -> Any:
-    """The declaration of a queue, with the values of ``tolerated`` that the queue has.
+def fitted(declared: Any, error: ChannelClosed, tolerated: Sequence[str]) -> Any:
+    """The declaration of a queue with the queue's own value of the argument that was refused.
 
-    With any other difference it is returned as far as it got: to declare it is then refused.
+    Returns:
+        None if another argument differs than those in ``tolerated``.
     """
+    found = _TEXT.search(error.text)
+    if found is None or found["kind"] != "queue" or found["name"] not in tolerated:
+        return None
     arguments = dict(declared.arguments or {})
-    for _ in tolerated:
-        error = _refusal(declared, connect)
-        found = _TEXT.search(error.text) if error is not None else None
-        if found is None or found["name"] not in tolerated:
-            break
-        asked = arguments.pop(found["name"], None)
-        current = _read(found["current"], asked)
-        if current is not None:
-            arguments[found["name"]] = current
-        declared = spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
-    return declared
+    asked = arguments.pop(found["name"], None)
+    current = _read(found["current"], asked)
+    if current is not None:
+        arguments[found["name"]] = current
+    return spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
 
 
 def _refusal(declared: Any, connect: Connect) -> ChannelClosed | None:

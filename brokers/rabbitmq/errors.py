@@ -34,10 +34,12 @@ class ChannelClosed(BrokerRefused):
     Attributes:
         code: AMQP's reply code (404 not found, 406 precondition failed, …).
         text: what the server said.
+        where: the server's host and port.
     """
 
     def __init__(self, where: str, code: int, text: str) -> None:
         super().__init__(f"RabbitMQ at {where} refused: {text}")
+        self.where = where
         self.code = code
         self.text = text
 

@@ -31,6 +31,7 @@ from ..inspection import (
 from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .dead import Letter, Walk
+from .errors import ChannelClosed
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
@@ -56,7 +57,10 @@ class RabbitInspector(Inspector):
             waiting, dead = link.calls(
                 [spec.Queue.Declare(queue=name, passive=True) for name in names]
             )
-            is_paused = pauses.is_paused(link, queue)
+            try:
+                is_paused = pauses.is_paused(link, queue)
+            except ChannelClosed:
+                is_paused = None
         return QueueCounts(
             queue,
             waiting.message_count,
@@ -115,8 +119,8 @@ class RabbitInspector(Inspector):
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        if not self.is_paused(queue):
-            self._of.publish([pauses.order(queue)])
+        with self._of.control() as link:
+            pauses.pause(link, queue)
 
     def resume(self, queue: str) -> None:
         with self._of.control() as link:

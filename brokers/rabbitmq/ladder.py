@@ -24,7 +24,7 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused
-from .arguments import AT_LEAST_ONCE, LOOKED_AT_OFTEN
+from .arguments import AT_LEAST_ONCE, PUT_BACK_OFTEN
 
 #: 25 bits of 100 ms are 38 days.
 UNIT_MS = 100
@@ -79,7 +79,7 @@ def declarations(*, queue_type: str) -> list[Any]:
     """
     kept: dict[str, Any] = {"x-queue-type": queue_type}
     if queue_type == "quorum":
-        kept |= LOOKED_AT_OFTEN
+        kept |= PUT_BACK_OFTEN
     found: list[Any] = [
         spec.Exchange.Declare(exchange=UNCLAIMED, type="fanout", durable=True),
         spec.Queue.Declare(queue=UNCLAIMED, durable=True, arguments=kept),

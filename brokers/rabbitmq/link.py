@@ -1,5 +1,8 @@
 """One connection to RabbitMQ with one channel, driven by whichever thread holds it.
 
+A refusal closes the channel, and the link with it. What may be refused is asked on a second
+channel (:meth:`Link.ask`), which is opened when it is needed.
+
 A plain socket, read with a deadline: there is no loop of events, no thread and
 no lock here, so each wait is bounded and a connection may be handed from thread
 to thread. pika gives the protocol's vocabulary (see :mod:`.wire`), the reading
@@ -96,6 +99,7 @@ class Link:
         self._replies: deque[Any] = deque()
         self._parser = wire.Parser()
         self._heartbeat = 0.0
+        self._has_side = False
         self._waker: Waker | None = None
         self.heard_at = self._said_at = time.monotonic()
         self._socket = self._connect(server)
@@ -164,6 +168,44 @@ class Link:
                 raise self._lost(TimeoutError())
             self.read(left)
         return self._replies.popleft()
+
+    def ask(self, method: Any) -> Any:
+        """One operation that may be refused; returns the server's answer to it.
+
+        Raises:
+            ChannelClosed: it was refused; the link can still be used.
+            BrokerUnavailable, BrokerRefused
+        """
+        answers, refusal = self.ask_all([method])
+        if refusal is not None:
+            raise refusal
+        return answers[0]
+
+    def ask_all(self, methods: Sequence[Any]) -> tuple[list[Any], ChannelClosed | None]:
+        """Many operations in one go, in order, up to the first one that is refused.
+
+        Returns:
+            The answers to those before it, and the refusal if there is one.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused
+        """
+        data = [wire.method(one, channel=wire.SIDE) for one in methods]
+        if not self._has_side:
+            data.insert(0, wire.method(spec.Channel.Open(), channel=wire.SIDE))
+        self._write(b"".join(data))
+        if not self._has_side:
+            self._reply()
+            self._has_side = True
+        answers: list[Any] = []
+        for _ in methods:
+            reply = self._reply()
+            if isinstance(reply, wire.Refusal):
+                self._has_side = False
+                self._write(wire.method(spec.Channel.CloseOk(), channel=wire.SIDE))
+                return answers, ChannelClosed(self.where, reply.code, reply.text)
+            answers.append(reply)
+        return answers, None
 
     def fence(self) -> None:
         """Return when RabbitMQ has seen all that was sent before: it answers in order."""

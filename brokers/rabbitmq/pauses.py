@@ -1,45 +1,177 @@
 """Which queues are paused, for the workers of all processes.
 
-AMQP knows no such thing. Here a queue ``formrelay.paused.<queue>`` holds one message
-while ``<queue>`` is paused. That outlasts restarts, stands on the management pages, and
-is asked for by declaring the queue, which says how many messages it holds. Workers
-must not ask by publishing: a server that is short of memory stops listening to whoever
-publishes, and would hear of no acknowledgement either.
+AMQP has no such state. Here one of two exchanges exists, ``formrelay.running.<queue>`` or
+``formrelay.paused.<queue>``, and is asked for by a passive declaration. Why exchanges: every node of
+a cluster has them, so that the loss of a node hides none. A classic queue is gone with its node, and
+a quorum queue says that it holds no messages while it has no leader. Why two: the usual answer is
+then no refusal, which RabbitMQ would write to its log. Why not by publishing: a server that is short
+of memory stops listening to whoever publishes.
 """
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import Any
 
 from pika import spec
 
-from . import wire
+from ...core.clock import Clock
+from ..errors import BrokerRefused
+from .errors import ChannelClosed
 from .link import Link
-from .publisher import Outgoing
 
-_HEAD = wire.properties("paused")
+logger = logging.getLogger("formrelay.brokers")
 
-
-def marker(queue: str) -> str:
-    """The name of the queue that says whether ``queue`` is paused."""
-    return f"formrelay.paused.{queue}"
-
-
-def is_paused(link: Link, queue: str) -> bool:
-    """Whether a queue is paused."""
-    return bool(link.call(_declaration(queue)).message_count)
+_ACCESS_REFUSED, _NOT_FOUND = 403, 404
+#: A queue that is paused or resumed is so in each process after so many seconds at the latest.
+_PAUSED_WITHIN = 1.0
+#: Seconds between two looks where the state cannot be read, and between two lines about that.
+_LOOK_AGAIN, _SAY_AGAIN = 30.0, 300.0
 
 
-def order(queue: str) -> Outgoing:
-    """The message that pauses a queue; one more of it changes nothing."""
-    return Outgoing(queue, "", marker(queue), _HEAD, b"")
+def marker(queue: str, *, is_paused: bool) -> str:
+    """The name of the exchange that exists while ``queue`` is, or is not, paused."""
+    return f"formrelay.{'paused' if is_paused else 'running'}.{queue}"
+
+
+def is_paused(link: Link, queue: str, *, before: bool = False) -> bool:
+    """Whether a queue is paused.
+
+    Raises:
+        as :func:`read`.
+    """
+    return read(link, queue, before=before)[0]
+
+
+def read(link: Link, queue: str, *, before: bool) -> tuple[bool, bool]:
+    """Whether a queue is paused, and whether that is marked by an exchange.
+
+    Args:
+        before: the last known state, which is asked for first.
+
+    Raises:
+        BrokerRefused: RabbitMQ cannot tell.
+        BrokerUnavailable
+    """
+    for state in (before, not before):
+        if _exists(link, queue, is_paused=state):
+            return state, True
+    return _mark_first(link, queue)
+
+
+def pause(link: Link, queue: str) -> None:
+    """Pause a queue, whether or not it is paused."""
+    _set(link, queue, is_paused=True)
 
 
 def resume(link: Link, queue: str) -> None:
     """Resume a queue, whether or not it is paused."""
-    link.calls([_declaration(queue), spec.Queue.Purge(queue=marker(queue))])
+    _set(link, queue, is_paused=False)
+    with suppress(ChannelClosed):  # nobody asks that queue any more
+        if _count_before(link, queue) is not None:
+            link.ask(spec.Queue.Delete(queue=_queue_before(queue)))
 
 
-def _declaration(queue: str) -> Any:
-    one = {"x-queue-type": "classic", "x-max-length": 1}
-    return spec.Queue.Declare(queue=marker(queue), durable=True, arguments=one)
+def _set(link: Link, queue: str, *, is_paused: bool) -> None:
+    """In this order and in one write, so that one of the two exists at each moment."""
+    link.calls([_declaration(queue, is_paused=is_paused), _removal(queue, is_paused=not is_paused)])
+
+
+def _mark_first(link: Link, queue: str) -> tuple[bool, bool]:
+    """Mark a queue for the first time, as the version before this one has left it."""
+    state = bool(_count_before(link, queue))
+    try:
+        link.ask(_declaration(queue, is_paused=state))
+    except ChannelClosed as error:
+        if error.code != _ACCESS_REFUSED:
+            raise
+        return state, False
+    if not state and _exists(link, queue, is_paused=True):  # paused meanwhile
+        link.ask(_removal(queue, is_paused=False))
+        return True, True
+    return state, True
+
+
+def _exists(link: Link, queue: str, *, is_paused: bool) -> bool:
+    try:
+        link.ask(_declaration(queue, is_paused=is_paused, passive=True))
+    except ChannelClosed as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return False
+    return True
+
+
+def _declaration(queue: str, *, is_paused: bool, passive: bool = False) -> Any:
+    name = marker(queue, is_paused=is_paused)
+    return spec.Exchange.Declare(exchange=name, type="direct", durable=True, passive=passive)
+
+
+def _removal(queue: str, *, is_paused: bool) -> Any:
+    return spec.Exchange.Delete(exchange=marker(queue, is_paused=is_paused))
+
+
+# -- as it was before: a queue that holds a message while another one is paused -------------------
+
+
+def _queue_before(queue: str) -> str:
+    return f"formrelay.paused.{queue}"
+
+
+def _count_before(link: Link, queue: str) -> int | None:
+    """The number of messages in that queue; None where there is no such queue."""
+    try:
+        found = link.ask(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
+    except ChannelClosed as error:
+        if error.code == _NOT_FOUND and "down or inaccessible" not in error.text:
+            return None
+        raise
+    return int(found.message_count)
+
+
+class Watch:
+    """Whether one queue is paused, asked once a second. Used by one thread.
+
+    Attributes:
+        is_paused: the last known state.
+        look_at: monotonic seconds of the next look.
+    """
+
+    def __init__(self, queue: str, clock: Clock) -> None:
+        self.is_paused = False
+        self.look_at = 0.0
+        self._queue = queue
+        self._clock = clock
+        self._said_at = -_SAY_AGAIN
+
+    def look(self, link: Link) -> None:
+        """Ask for the state; where RabbitMQ cannot tell, the last known one holds.
+
+        Raises:
+            BrokerUnavailable: the link is lost.
+        """
+        now = self._clock.monotonic()
+        try:
+            state, is_marked = read(link, self._queue, before=self.is_paused)
+        except BrokerRefused as error:
+            if not link.is_open:
+                raise
+            state, is_marked = self.is_paused, False
+            self._say(error.message, now)
+        else:
+            if not is_marked:
+                self._say("no right to declare the exchange that says so: see docs/brokers.md", now)
+        self.look_at = now + (_PAUSED_WITHIN if is_marked else _LOOK_AGAIN)
+        if state != self.is_paused:
+            self.is_paused = state
+            logger.info("paused" if state else "resumed", extra={"queue": self._queue})
+
+    def _say(self, cause: str, now: float) -> None:
+        if now - self._said_at < _SAY_AGAIN:
+            return
+        self._said_at = now
+        logger.warning(
+            "cannot tell whether the queue is paused; the last known state holds",
+            extra={"queue": self._queue, "is_paused": self.is_paused, "error_message": cause},
+        )

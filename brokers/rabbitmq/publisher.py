@@ -83,7 +83,8 @@ class Publisher:
             # Half an answer may be under way, also where a time limit ended the caller.
             link.abort()
             raise
-        self._give_back(link)
+        if link.is_open:
+            self._give_back(link)
 
     def _give_back(self, link: Link) -> None:
         idle = self._idle
@@ -166,6 +167,10 @@ class Publisher:
                 with self.link(to_publish=True) as link:
                     self._declarations.ensure(link, {one.queue for one in call.waiting.values()})
                     call.send(link)
+                    if call.nacked:
+                        # RabbitMQ remembers for this channel that the queue is full, also when
+                        # its limit has been lifted since (3.10).
+                        link.close()
             except (BrokerUnavailable, ChannelClosed) as error:
                 is_over = isinstance(error, Silent | Blocked) or not call.is_sent
                 is_gone = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
@@ -183,13 +188,14 @@ class _Call:
     Attributes:
         waiting: by position, what is not confirmed, or was given back by the server.
         is_sent: whether any may have reached the server.
+        nacked: positions of those that the server did not take.
     """
 
     def __init__(self, messages: Sequence[Outgoing]) -> None:
         self.waiting = dict(enumerate(messages))
         self.is_sent = False
         self._count = len(messages)
-        self._nacked: list[int] = []
+        self.nacked: list[int] = []
 
     def send(self, link: Link) -> None:
         """Publish what waits, and wait until each was confirmed, nacked or given back."""
@@ -241,11 +247,11 @@ class _Call:
                     continue
                 del self.waiting[position]
                 if not confirm.taken:
-                    self._nacked.append(position)
+                    self.nacked.append(position)
 
     def explained(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
         """The error, with what became of the messages."""
-        taken = self._count - len(self.waiting) - len(self._nacked)
+        taken = self._count - len(self.waiting) - len(self.nacked)
         text = "; nothing was enqueued"
         if self.is_sent:
             text = (
@@ -255,7 +261,7 @@ class _Call:
         if isinstance(error, ChannelClosed):
             if self.is_sent:
                 return Interrupted(
-                    error.message + text, error, sorted((*self.waiting, *self._nacked))
+                    error.message + text, error, sorted((*self.waiting, *self.nacked))
                 )
             return BrokerRefused(error.message + text)
         return type(error)(error.message + text)
@@ -265,11 +271,11 @@ class _Call:
         Raises:
             NotTaken: there are some.
         """
-        refused = sorted((*self.waiting, *self._nacked))
+        refused = sorted((*self.waiting, *self.nacked))
         if not refused:
             return
         cause = "it has no queue for them: were they deleted, or never there?"
-        if self._nacked:
+        if self.nacked:
             cause = "it did not take them (nack): is a queue full?"
         raise NotTaken(
             f"RabbitMQ refused {len(refused)} of {self._count} messages, the others are on their "

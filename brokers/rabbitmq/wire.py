@@ -18,8 +18,8 @@ from typing import Any
 import pika
 from pika import frame, spec
 
-#: All is done on one channel a connection.
-CHANNEL = 1
+#: Everything is done on one channel of a connection, except questions that may be refused.
+CHANNEL, SIDE = 1, 2
 GREETING = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -90,6 +90,14 @@ class Confirm:
     number: int
     multiple: bool
     taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The server refused an operation on :data:`SIDE` and closed that channel."""
+
+    code: int
+    text: str
 
 
 # -- out -----------------------------------------------------------------------------
@@ -169,7 +177,8 @@ class Parser:
         self._pieces: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """What is complete with ``data``: :class:`Content`, :class:`Confirm`, or a pika method."""
+        """What is complete with ``data``: :class:`Content`, :class:`Confirm`, :class:`Refusal`,
+        or a pika method."""
         buffer = self._buffer + data if self._buffer else data
         at, end = 0, len(buffer)
         while end - at >= 8:
@@ -203,7 +212,10 @@ class Parser:
         return None  # a heartbeat
 
     def _other(self, data: bytes) -> Any:
-        method = frame.decode_frame(data)[1].method
+        decoded = frame.decode_frame(data)[1]
+        method = decoded.method
+        if decoded.channel_number == SIDE and isinstance(method, spec.Channel.Close):
+            return Refusal(method.reply_code, method.reply_text)
         if isinstance(method, spec.Basic.Return | spec.Basic.GetOk):
             number = getattr(method, "delivery_tag", 0)
             self._content = Content(b"", number, False, method=method)

@@ -19,7 +19,7 @@ from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
 from tests.support.servers.cluster import ClickHouseCluster
 from tests.support.servers.postgres import PostgresServer
-from tests.support.servers.rabbitmq import RabbitServer
+from tests.support.servers.rabbitmq import RabbitCluster, RabbitServer
 from tests.support.servers.redis import RedisServer
 from tests.support.servers.run import Interrupted, Run, raise_on_signals
 from tests.support.servers.zookeeper import ZooKeeperServer
@@ -31,6 +31,7 @@ __all__ = [
     "ClickHouseServer",
     "Interrupted",
     "PostgresServer",
+    "RabbitCluster",
     "RabbitServer",
     "RedisServer",
     "Run",

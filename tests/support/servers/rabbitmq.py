@@ -7,8 +7,12 @@ and its process id would be a shell's. The node runs as whoever runs the tests.
 
 from __future__ import annotations
 
+import json
 import subprocess
-from typing import ClassVar
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar, Self
 
 from tests.support.servers.base import Server, ServerError, find_program, free_port, write
 from tests.support.servers.run import Run
@@ -30,6 +34,7 @@ class RabbitServer(Server):
     def __init__(self, run: Run | None = None, *, management: bool = False) -> None:
         super().__init__(run)
         self._epmd: subprocess.Popen[bytes] | None = None
+        self._has_epmd_of_its_own = True
         self._epmd_port = free_port()
         self._api_port = free_port() if management else None
         plugins = "rabbitmq_management" if management else ""
@@ -52,6 +57,23 @@ class RabbitServer(Server):
             # Makes the script become the node, so that our process id is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self._env["RABBITMQ_NODENAME"]
+
+    def share(self, nodes: Sequence[RabbitServer]) -> None:
+        """Form a cluster with `nodes` at the first start; all use the epmd of the first one."""
+        first = nodes[0]
+        self._has_epmd_of_its_own = self is first
+        for variable in ("HOME", "ERL_EPMD_PORT"):
+            self._env[variable] = first._env[variable]
+        lines = [
+            f"cluster_formation.classic_config.nodes.{number} = {node.name}"
+            for number, node in enumerate(nodes, 1)
+        ]
+        write(Path(self._env["RABBITMQ_CONFIG_FILE"]), self._config() + "\n".join(lines) + "\n")
 
     @classmethod
     def program(cls) -> str | None:
@@ -79,7 +101,7 @@ class RabbitServer(Server):
     def launch(self) -> None:
         """Start epmd where it is not up yet, then the node."""
         program = self._require_program()
-        if self._epmd is None:
+        if self._epmd is None and self._has_epmd_of_its_own:
             self._start_epmd()
         self._process = self._spawn([program], self._env)
 
@@ -169,3 +191,40 @@ class RabbitServer(Server):
         # The listener opens as the last step of the boot; a node that serves answers
         # the protocol header with the method frame Connection.Start.
         return self._ask(b"AMQP\x00\x00\x09\x01").startswith(b"\x01")
+
+
+class RabbitCluster:
+    """Three nodes (20 s to start); leaving the `with` block ends them."""
+
+    def __init__(self) -> None:
+        self._started = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.nodes = [RabbitServer() for _ in range(3)]
+            # The epmd of the first one is the last to end.
+            for node in self.nodes:
+                stack.callback(node.close)
+            cookie = self.nodes[0].data_dir / ".erlang.cookie"
+            write(cookie, "formrelay-tests").chmod(0o400)
+            for node in self.nodes:
+                node.share(self.nodes)
+            for node in self.nodes:
+                node.launch()
+            for node in self.nodes:
+                node.wait_ready()
+            wait_until(self._is_whole, timeout=30, every=0.5)
+            self._started = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.close()
+
+    @property
+    def url(self) -> str:
+        """All nodes in one URL."""
+        return ";".join(node.url for node in self.nodes)
+
+    def _is_whole(self) -> bool:
+        status = json.loads(self.nodes[0].ctl("cluster_status", "--formatter", "json"))
+        return len(status["running_nodes"]) == len(self.nodes)

@@ -1,0 +1,197 @@
+"""Declares the topology, as far as the server, its nodes and our rights allow.
+
+Three refusals are no reason to stop:
+
+- a queue that is there was made with another time-to-live or delivery limit: it is used as it is;
+- our user has no right to configure: what is there is used, and only what is missing is an error;
+- a delay queue or a queue of dead letters is on a node that is down (classic queues): the others go
+  on, and what would go there is refused when it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pika import spec
+
+from ..errors import BrokerRefused, BrokerUnavailable
+from . import ladder
+from .differences import differences_of, fitted
+from .errors import ChannelClosed
+from .link import Connect, Link
+from .topology import Topology
+
+logger = logging.getLogger("formrelay.brokers")
+
+_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
+#: What may differ in a queue that is there already.
+_TOLERATED = ("x-message-ttl", "x-delivery-limit")
+#: Of a durable classic queue, in RabbitMQ's 404.
+_NODE_IS_DOWN = "down or inaccessible"
+
+
+class Declared:
+    """What of the topology is known to stand on the server."""
+
+    def __init__(self, topology: Topology, connect: Connect) -> None:
+        self._topology = topology
+        self._connect = connect
+        self._ready: set[str] = set()
+        self._said: set[str] = set()
+        self._has_ladder = False
+        # Many threads may send first at one time; RabbitMQ makes each queue slowly.
+        self._lock = threading.RLock()
+
+    def forget(self) -> None:
+        """The server may have come back without its queues."""
+        self._has_ladder = False
+        self._ready = set()
+
+    def ensure(self, link: Link, queues: Iterable[str]) -> None:
+        """Declare what these work queues need, unless that was done already.
+
+        Raises:
+            BrokerRefused: what is there differs from what is asked; it says in what.
+            BrokerUnavailable
+        """
+        ready = self._ready
+        missing = [queue for queue in queues if queue not in ready]
+        if self._has_ladder and not missing:
+            return
+        with self._lock:
+            if not self._has_ladder:
+                rungs = ladder.declarations(queue_type=self._topology.queue_type)
+                self._declare(link, rungs, ladder.bindings())
+                self._has_ladder = True
+            for queue in missing:
+                self._declare_queue(link, queue)
+                ready.add(queue)
+
+    def _declare_queue(self, link: Link, queue: str) -> None:
+        topology = self._topology
+        declarations = [topology.exchange(queue), topology.dead(queue), topology.work(queue)]
+        if topology.is_foreign_exchange(queue) and self._has_exchange(link, queue):
+            del declarations[0]  # whatever its type is
+        self._declare(link, declarations, topology.bindings(queue), needed=queue)
+
+    def _has_exchange(self, link: Link, queue: str) -> bool:
+        try:
+            link.ask(_passive(self._topology.exchange(queue)))
+        except ChannelClosed as error:
+            if error.code != _NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def _declare(
+        self, link: Link, wanted: list[Any], bindings: list[Any], *, needed: str | None = None
+    ) -> None:
+        """Declare, then bind.
+
+        Args:
+            needed: the queue without which nothing can be done.
+        """
+        left = list(wanted)
+        #: As they were asked for, by the place from the end: those that are only looked for.
+        looked_for: dict[int, Any] = {}
+        as_they_are: set[str] = set()
+        while left:
+            answers, refusal = link.ask_all(left)
+            for _ in answers:
+                if looked_for.pop(len(left), None) is not None:
+                    as_they_are.add(_name(left[0]))
+                del left[0]
+            if refusal is None:
+                break
+            first, original = left[0], looked_for.pop(len(left), None)
+            if refusal.code == _ACCESS_REFUSED and original is None and not first.passive:
+                for place, one in enumerate(left):
+                    if not one.passive:
+                        looked_for[len(left) - place] = one
+                        left[place] = _passive(one)
+            elif _is_down(refusal) and _name(first) != needed:
+                self._say_down(refusal)
+                as_they_are.add(_name(first))
+                del left[0]
+            elif _is_down(refusal):
+                raise BrokerUnavailable(f"{refusal.message}; start that node") from None
+            elif refusal.code == _NOT_FOUND and original is not None:
+                self._declare_missing(link, original)
+                del left[0]
+            else:
+                left[0] = self._as_it_is(first, refusal, wanted)
+        bindings = [one for one in bindings if _destination(one) not in as_they_are]
+        link.calls(bindings)
+
+    def _declare_missing(self, link: Link, declaration: Any) -> None:
+        """Declare what is not there; perhaps our user has the right for this name."""
+        try:
+            link.ask(declaration)
+        except ChannelClosed as error:
+            raise BrokerRefused(
+                f"expected {_name(declaration)!r} to be there or to have the right to declare it, "
+                f"got: {error.text}; give the user that right, or have another user run "
+                "'formrelay queues' (docs/brokers.md says which rights are needed)"
+            ) from None
+
+    def _as_it_is(self, declaration: Any, error: ChannelClosed, wanted: Sequence[Any]) -> Any:
+        """The declaration that fits the queue which is there.
+
+        Raises:
+            BrokerRefused: it must not differ so.
+        """
+        if error.code == _NOT_FOUND:
+            raise BrokerRefused(
+                f"expected the queues to be adopted at {error.where} to be there, got: "
+                f"{error.text}; create them, or take them out of the list"
+            ) from None
+        if error.code != _PRECONDITION_FAILED:
+            raise error
+        found = fitted(declaration, error, _TOLERATED)
+        if found is None or found.arguments == declaration.arguments:
+            raise differences_of(error, wanted, self._connect) from None
+        asked, kept = (one.arguments.get("x-message-ttl") for one in (declaration, found))
+        if kept != asked and found.queue not in self._said:
+            self._said.add(found.queue)
+            logger.warning(
+                "dead letters are kept for another time than asked, since their queue was made so: "
+                "see docs/brokers.md",
+                extra={"queue": found.queue, "asked_days": _days(asked), "kept_days": _days(kept)},
+            )
+        return found
+
+    def _say_down(self, refusal: ChannelClosed) -> None:
+        if refusal.text not in self._said:
+            self._said.add(refusal.text)
+            logger.error(
+                "a queue is on a RabbitMQ node that is down; what is to be written there is refused",
+                extra={"error_message": refusal.message},
+            )
+
+
+def _name(declaration: Any) -> str:
+    if isinstance(declaration, spec.Queue.Declare):
+        return str(declaration.queue)
+    return str(declaration.exchange)
+
+
+def _destination(binding: Any) -> str:
+    return str(binding.queue if isinstance(binding, spec.Queue.Bind) else binding.destination)
+
+
+def _passive(declaration: Any) -> Any:
+    name = _name(declaration)
+    if isinstance(declaration, spec.Queue.Declare):
+        return spec.Queue.Declare(queue=name, passive=True)
+    return spec.Exchange.Declare(exchange=name, type=declaration.type, passive=True)
+
+
+def _is_down(refusal: ChannelClosed) -> bool:
+    return refusal.code == _NOT_FOUND and _NODE_IS_DOWN in refusal.text
+
+
+def _days(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds / 86_400_000, 3)
