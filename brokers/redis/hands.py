@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from threading import Lock
 
-from ...middleware.delivery import Batch, Delivery
+from ...middleware.delivery import Delivery
 from ..settlement import Settlement, settled_tags
 
 
@@ -70,4 +70,4 @@ class Hands:
 
 def size_of(delivery: Delivery) -> int:
     """As how many messages it counts."""
-    return len(delivery.parts) if isinstance(delivery, Batch) and not delivery.was_stored else 1
+    return delivery.size
