@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ..brokers.redis.connection import translated
-from .records import EndpointRecord, Report, Rules, merged
+from .records import Changes, EndpointRecord, Position, Report, Rules, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: The length of the stream. A worker that misses more changes within a second reads the set.
+_MOST_CHANGES = 10_000
+#: The field of an entry of the stream that holds the endpoint's id.
+_DISABLED, _ENABLED = b"disabled", b"enabled"
+#: The position before the first entry of the stream.
+_START: Position = ()
+
 #: A hash of records by endpoint, as JSON; only of those against which anything speaks.
 RECORDS = "formrelay:endpoints"
-#: Those of them that are disabled, for everybody to ask once a second.
+#: A set of the endpoints that are disabled.
 DISABLED = "formrelay:endpoints:disabled"
+#: A stream of what has been added to that set and removed from it, for every worker to read
+#: once a second. What cannot be followed here is read from the set itself.
+CHANGES = "formrelay:endpoints:changes"
 #: Before the webhook-id of what was delivered, where that is kept.
 DELIVERED = "formrelay:delivered:"
 
@@ -53,10 +63,9 @@ class RedisRecords:
             before = pipeline.hmget(RECORDS, [report.id for report in reports])
             pipeline.multi()
             for report, raw in zip(reports, before, strict=True):
-                known = _record(raw) if raw else None
+                known = EndpointRecord.from_json(report.id, raw) if raw else None
                 found = merged(known, report, rules)
-                _put(pipeline, found)
-                if found.disabled_at is not None and not (known and known.disabled_at):
+                if _put(pipeline, known, found):
                     newly.append(found)
 
         if reports:
@@ -66,22 +75,60 @@ class RedisRecords:
 
     def disabled(self) -> frozenset[str]:
         with self._talk() as client:
-            return frozenset(id.decode() for id in client.smembers(DISABLED))
+            return frozenset(map(_text, client.smembers(DISABLED)))
+
+    def changes(self, since: Position | None) -> Changes:
+        """See :class:`~formrelay.endpoints.records.Records`.
+
+        A position is the last entry read from the stream, with its fields. Where the stream
+        does not have it any more, its Redis was flushed, restored from an older state, replaced
+        by a replica that had not got it, or has seen more changes than it keeps.
+        """
+        if since is None:
+            return self._whole()
+        start = since[0] if since else "-"
+        with self._talk() as client:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.xrange(CHANGES, min=start, count=None if since else 1)
+            pipeline.scard(DISABLED)
+            entries, count = pipeline.execute()
+        if (entries[0] if entries else _START) != since:
+            return self._whole()
+        disabled: dict[str, bool] = {}
+        for _, fields in entries[1:]:
+            for field, id in fields.items():
+                disabled[_text(id)] = field == _DISABLED  # the last change of an endpoint counts
+        return Changes(
+            since,
+            entries[-1] if entries else _START,
+            [id for id, is_disabled in disabled.items() if is_disabled],
+            [id for id, is_disabled in disabled.items() if not is_disabled],
+            count,
+        )
+
+    def _whole(self) -> Changes:
+        with self._talk() as client:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.smembers(DISABLED)
+            pipeline.xrevrange(CHANGES, count=1)
+            members, entries = pipeline.execute()
+        disabled = set(map(_text, members))
+        return Changes(None, entries[0] if entries else _START, disabled, (), len(disabled))
 
     def all(self) -> list[EndpointRecord]:
         with self._talk() as client:
-            found = [_record(raw) for raw in client.hvals(RECORDS)]
+            raw = client.hgetall(RECORDS)
+        found = [EndpointRecord.from_json(_text(id), record) for id, record in raw.items()]
         return sorted(found, key=lambda one: one.id)
 
     def disable(self, id: str, *, why: str, now: float) -> bool:
         def put(pipeline: Any) -> bool:
             raw = pipeline.hget(RECORDS, id)
-            found = _record(raw) if raw else EndpointRecord(id, "")
+            found = EndpointRecord.from_json(id, raw) if raw else EndpointRecord(id, "")
             pipeline.multi()
             if found.disabled_at is not None:
                 return False
-            _put(pipeline, replace(found, disabled_at=now, why=why))
-            return True
+            return _put(pipeline, found, replace(found, disabled_at=now, why=why))
 
         with self._talk() as client:
             return bool(client.transaction(put, RECORDS, value_from_callable=True))
@@ -91,6 +138,7 @@ class RedisRecords:
             pipeline = client.pipeline(transaction=True)
             pipeline.hdel(RECORDS, id)
             pipeline.srem(DISABLED, id)
+            _tell(pipeline, _ENABLED, id)
             return bool(pipeline.execute()[0])
 
     def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
@@ -106,14 +154,23 @@ class RedisRecords:
             return found
 
 
-def _record(raw: bytes) -> EndpointRecord:
-    return EndpointRecord(**orjson.loads(raw))
-
-
-def _put(pipeline: Any, record: EndpointRecord) -> None:
-    if not record.failures and record.disabled_at is None:
-        pipeline.hdel(RECORDS, record.id)  # nothing speaks against it
-        return
+def _put(pipeline: Any, known: EndpointRecord | None, record: EndpointRecord) -> bool:
+    """Store a record in place of the known one; whether the endpoint is disabled by that."""
+    if record.is_clean:
+        if known is not None:
+            pipeline.hdel(RECORDS, record.id)
+        return False
     pipeline.hset(RECORDS, record.id, orjson.dumps(record.to_json()))
-    if record.disabled_at is not None:
-        pipeline.sadd(DISABLED, record.id)
+    if record.disabled_at is None or (known and known.disabled_at is not None):
+        return False
+    pipeline.sadd(DISABLED, record.id)
+    _tell(pipeline, _DISABLED, record.id)
+    return True
+
+
+def _tell(pipeline: Any, what: bytes, id: str) -> None:
+    pipeline.xadd(CHANGES, {what: id}, maxlen=_MOST_CHANGES, approximate=True)
+
+
+def _text(id: bytes) -> str:
+    return id.decode(errors="backslashreplace")
