@@ -24,6 +24,8 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     CRASH_LOOP = "crash_loop"
     EXPIRED = "expired"
+    #: Written by a newer version of formrelay, which knows more reasons.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,35 @@ class Failure:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`, for records of other versions too.
+
+        Unknown fields are ignored, missing and malformed fields are empty.
 
         Raises:
-            TypeError, ValueError, KeyError: the data is not such a record.
+            TypeError, ValueError: the data is not such a record: it has no reason.
         """
+        if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
+            raise ValueError("expected the record of a failure, got something else")
+        known = {name: data[name] for name, kind in _KINDS.items() if type(data.get(name)) is kind}
+        reason = data["reason"]
+        is_known = reason in Reason._value2member_map_
+        where = data.get("where")
         return cls(
-            **{**data, "reason": Reason(data["reason"]), "where": tuple(data.get("where", ()))}
+            **{"error": "", "message": "", "at": "", "attempt": 0, "worker": "", **known},
+            reason=Reason(reason) if is_known else Reason.UNKNOWN,
+            where=tuple(map(str, where)) if isinstance(where, list | tuple) else (),
         )
+
+
+#: The fields of a record that are stored as they are.
+_KINDS: dict[str, type] = {
+    "error": str,
+    "message": str,
+    "at": str,
+    "attempt": int,
+    "worker": str,
+    "code": int,
+}
 
 
 def worker_name() -> str:

@@ -127,9 +127,9 @@ def _resend(id: str) -> str:
             f"there is no webhook {id!r} among the dead and those that wait, and nothing is kept "
             "of it: WEBHOOK_KEEP_DELIVERED_DAYS says for how long what was delivered is"
         )
-    job = orjson.loads(kept)
-    job["payload"].setdefault("id", id if id.startswith("msg_") else f"msg_{id}")
-    deliver_webhook.send(**job)
+    job = orjson.loads(kept)  # a newer version may have kept more than these two
+    payload = {"id": id if id.startswith("msg_") else f"msg_{id}", **job["payload"]}
+    deliver_webhook.send(payload=payload, metadata=job.get("metadata"))
     return "sent again"
 
 
