@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -46,7 +46,8 @@ class Attempt(JobModel):
     """One attempt to deliver one webhook. Never the body, a header, or a secret.
 
     Attributes:
-        outcome: ``refused`` will not be tried again; ``failed`` will, if an attempt is left.
+        outcome: ``delivered``; ``refused`` will not be tried again; ``failed`` will, if an
+            attempt is left. A newer version may have more, which this one keeps.
         status: what was answered; 0 where nothing was.
         duration_ms: of the request, waiting for a turn not counted.
         error: the class of the error; empty for none.
@@ -62,7 +63,7 @@ class Attempt(JobModel):
     form_id: str = ""
     submission_id: str = ""
     attempt: int
-    outcome: Literal["delivered", "failed", "refused"]
+    outcome: str
     status: int = 0
     duration_ms: float
     error: str = ""

@@ -60,9 +60,10 @@ class JobActor(dramatiq.Actor[..., None]):
         call = {"payload": sent, "metadata": metadata.wire()}
         return super().message_with_options(kwargs=call, **options)
 
-    def message_of(self, payload: Any) -> Message[None]:
+    def message_of(self, payload: Any, metadata: Mapping[str, Any] | None = None) -> Message[None]:
         """A message of what formrelay itself has made, as it stands on the wire; not checked."""
-        return super().message_with_options(kwargs={"payload": payload, "metadata": {}})
+        call = {"payload": payload, "metadata": dict(metadata or {})}
+        return super().message_with_options(kwargs=call)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> None:
         """Run the actor on one job (``payload``, ``metadata``), or on a ``batch`` of them.

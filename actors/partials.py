@@ -9,16 +9,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from dramatiq import Message
 from pydantic import (
     Field,
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..brokers import MessageTooLarge, get_broker
 from ..config import get_settings
 from ..core.errors import (
-    InvalidJob,
     NotNow,
     PartsFailed,
     SinkBusy,
@@ -28,6 +25,7 @@ from ..core.errors import (
     SinkUnready,
 )
 from .events import record_events
+from .fanout import Outgoing, fan_out
 from .job import job_actor
 from .model import Answers, ApiId, Job, JobModel, Name, When
 from .sinks import api, api_throttle
@@ -77,24 +75,25 @@ def event_of(partial: Partial) -> dict[str, Any]:
     }
 
 
-def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> dict[str, Any]:
+def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
     """The webhook that tells of a revision; its id is made of the two and the endpoint."""
     whom = endpoint.id or endpoint.url
     name = f"{partial.partial_id}\n{partial.revision}\n{whom}"
     data = partial.wire()
     data.pop("webhook", None)
-    return {
-        "payload": {
+    return Outgoing(
+        deliver_webhook,
+        {
             "id": f"par_{hashlib.sha256(name.encode()).hexdigest()[:32]}",
             "url": endpoint.url,
             "method": endpoint.method,
             "headers": endpoint.headers,
             "secret": endpoint.secret,
-            "endpointId": endpoint.id,
+            "endpointId": endpoint.id or None,
             "body": {"type": "partial.saved", "timestamp": data["updatedAt"], "data": data},
         },
-        "metadata": {"formId": partial.form_id},
-    }
+        {"formId": partial.form_id},
+    )
 
 
 _settings = get_settings().partials
@@ -140,35 +139,14 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
                 later = NotNow("the API is left alone for a while", after=_LATER)
                 failures |= dict.fromkeys((place for its in groups for place in its), later)
                 break
-    _tell(jobs, kept, failures)
+    fan_out(job for places in kept for job in _follow_up(jobs[places[-1]].payload))
     if failures:
         raise PartsFailed(failures)
 
 
-def _tell(
-    jobs: Sequence[Job[Partial]], kept: Sequence[list[int]], failures: dict[int, BaseException]
-) -> None:
-    """An event for each that was kept, and a webhook where one is asked for."""
-    messages: list[tuple[int, Message[Any]]] = []
-    for places in kept:
-        try:
-            messages += [(places[-1], one) for one in _messages(jobs[places[-1]].payload)]
-        except InvalidJob as error:
-            failures[places[-1]] = error
-    broker = get_broker()
-    try:
-        broker.enqueue_many(message for _, message in messages)
-    except (MessageTooLarge, InvalidJob):
-        # One is too large or, with the webhook around it, too deep: it keeps none of the others.
-        for place, message in messages:
-            try:
-                broker.enqueue(message)
-            except (MessageTooLarge, InvalidJob) as error:
-                failures[place] = InvalidJob(str(error))
-
-
-def _messages(partial: Partial) -> Iterator[Message[Any]]:
+def _follow_up(partial: Partial) -> Iterator[Outgoing]:
+    """An event for a revision that was kept, and a webhook where one is asked for."""
     if get_settings().clickhouse.url is not None:
-        yield record_events.message(payload=event_of(partial))
+        yield Outgoing(record_events, event_of(partial), {})
     if partial.webhook is not None:
-        yield deliver_webhook.message(**webhook_of(partial, partial.webhook))
+        yield webhook_of(partial, partial.webhook)

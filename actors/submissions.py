@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import (
     AwareDatetime,
@@ -12,10 +12,9 @@ from pydantic import (
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..brokers import get_broker
 from ..config import get_settings
-from ..core.errors import InvalidJob
 from ..sinks.api import Endpoint
+from .fanout import Outgoing, fan_out
 from .job import job_actor
 from .model import OFFSET, Answers, ApiId, Job, JobModel
 from .sinks import api, api_throttle
@@ -47,21 +46,22 @@ class Submission(JobModel):
     )
 
 
-def webhook_job(submission: Submission, endpoint: WebhookEndpoint) -> dict[str, Any]:
+def webhook_job(submission: Submission, endpoint: WebhookEndpoint | Endpoint) -> Outgoing:
     """The webhook that tells one endpoint of one submission.
 
     Its id is made of the two, so that a repeat of this job is the same webhook.
     """
     whom = endpoint.id or endpoint.url
     digest = hashlib.sha256(f"{submission.submission_id}\n{whom}".encode()).hexdigest()
-    return {
-        "payload": {
+    return Outgoing(
+        deliver_webhook,
+        {
             "id": f"sub_{digest[:32]}",
             "url": endpoint.url,
             "method": endpoint.method,
-            "headers": endpoint.headers,
+            "headers": dict(endpoint.headers),
             "secret": endpoint.secret,
-            "endpointId": endpoint.id,
+            "endpointId": endpoint.id or None,
             "body": {
                 "type": "submission.completed",
                 "timestamp": submission.wire()["submittedAt"],
@@ -72,11 +72,8 @@ def webhook_job(submission: Submission, endpoint: WebhookEndpoint) -> dict[str, 
                 },
             },
         },
-        "metadata": {
-            "formId": submission.form_id,
-            "submissionId": submission.submission_id,
-        },
-    }
+        {"formId": submission.form_id, "submissionId": submission.submission_id},
+    )
 
 
 @job_actor(
@@ -101,39 +98,10 @@ def tell_of(submission: Submission, named: Sequence[Endpoint]) -> None:
     """One webhook for each endpoint of a completed submission.
 
     Args:
-        named: those that the API named, for a submission that names none itself.
+        named: the endpoints that the API named, for a submission that names none itself.
 
     Raises:
-        InvalidJob: one cannot be sent; the others are on their way.
+        BrokerUnavailable, BrokerRefused: some endpoints may have been told.
     """
-    endpoints = submission.webhooks
-    if endpoints is None:
-        endpoints = [_endpoint(one) for one in named]
-    _tell(submission, endpoints)
-
-
-def _tell(submission: Submission, endpoints: Sequence[WebhookEndpoint]) -> None:
-    """One webhook an endpoint; one that cannot be sent keeps none of the others.
-
-    Raises:
-        InvalidJob: of the first that cannot, when the others are on their way.
-    """
-    messages, wrong = [], None
-    for endpoint in endpoints:
-        try:
-            messages.append(deliver_webhook.message(**webhook_job(submission, endpoint)))
-        except InvalidJob as error:
-            wrong = wrong or error
-    get_broker().enqueue_many(messages)
-    if wrong is not None:
-        raise wrong
-
-
-def _endpoint(endpoint: Endpoint) -> WebhookEndpoint:
-    return WebhookEndpoint(
-        id=endpoint.id,
-        url=endpoint.url,
-        secret=endpoint.secret,
-        method=endpoint.method,
-        headers=dict(endpoint.headers),
-    )
+    endpoints = named if submission.webhooks is None else submission.webhooks
+    fan_out(webhook_job(submission, endpoint) for endpoint in endpoints)

@@ -129,6 +129,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         here would leave it in flight for ever.
         """
         self.carry_out(self._settlement(delivery, outcome), delivery)
+        if isinstance(delivery, Batch):
+            delivery.release()
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:

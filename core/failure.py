@@ -26,6 +26,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     UNDECIDED = "undecided"
     FOLLOW_UP = "follow_up"
+    #: Written by a newer version of formrelay, which knows more reasons.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,23 @@ class Failure:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`, for records of other versions too.
+
+        Unknown fields are ignored, missing and malformed fields are empty.
 
         Raises:
-            TypeError, ValueError, KeyError: the data is not such a record.
+            TypeError, ValueError: the data is not such a record: it has no reason.
         """
-        if not all(isinstance(data[name], str) for name in ("error", "message", "at", "worker")):
-            raise TypeError("expected texts in the record of a failure")
+        if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
+            raise ValueError("expected the record of a failure, got something else")
+        known = {name: data[name] for name, kind in _KINDS.items() if type(data.get(name)) is kind}
+        reason = data["reason"]
+        is_known = reason in Reason._value2member_map_
+        where = data.get("where")
         return cls(
-            **{**data, "reason": Reason(data["reason"]), "where": tuple(data.get("where", ()))}
+            **{"error": "", "message": "", "at": "", "attempt": 0, "worker": "", **known},
+            reason=Reason(reason) if is_known else Reason.UNKNOWN,
+            where=tuple(map(str, where)) if isinstance(where, list | tuple) else (),
         )
 
 
@@ -89,6 +99,17 @@ def _code_of(error: BaseException) -> int | None:
     # A subclass of somebody else's may lack the attribute, or have anything in it.
     code = getattr(error, "code", None) if isinstance(error, SinkError) else None
     return code if isinstance(code, int) else None
+
+
+#: The fields of a record that are stored as they are.
+_KINDS: dict[str, type] = {
+    "error": str,
+    "message": str,
+    "at": str,
+    "attempt": int,
+    "worker": str,
+    "code": int,
+}
 
 
 def worker_name() -> str:

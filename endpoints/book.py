@@ -1,7 +1,7 @@
-"""Carries word between this process's gate and the records of all, once a second.
+"""Synchronizes this process's gate with the records of all processes, once a second.
 
-In a thread of its own: no delivery waits for the store, and while it is away the
-gate goes on by what it knows.
+In a thread of its own: no delivery waits for the store, and while the store is away the
+gate goes on with what it knows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import BrokerError
 from ..core.periodic import Periodic
 from .gate import Gate
-from .records import EndpointRecord, Records, Report, Rules
+from .records import EndpointRecord, Position, Records, Report, Rules
 
 logger = logging.getLogger("formrelay.webhooks")
 
@@ -56,6 +56,11 @@ class Book:
         self._clock = clock
         self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
+        self._one_sync = threading.Lock()
+        # Under that lock:
+        self._position: Position | None = None
+        #: Endpoints that answered 410, of which the records have heard.
+        self._gone: set[str] = set()
         self._is_away = False
         self._syncing = Periodic("endpoints", interval, self.sync)
 
@@ -81,7 +86,7 @@ class Book:
         """
         now = self._clock.time()
         if status == _GONE:
-            self.gate.disabled |= {id}
+            self.gate.disable_here(id)
         with self._lock:
             report = self._reports.get(id)
             if report is None:
@@ -98,27 +103,45 @@ class Book:
 
     def sync(self) -> None:
         """Report what has happened since the last time, and learn what is disabled."""
-        with self._lock:
-            reports, self._reports = self._reports, {}
-        disabled: list[EndpointRecord] = []
-        try:
-            disabled = self.records.report(reports.values(), self._rules)
-            reports = {}  # said, whatever becomes of the question
-            self.gate.disabled = self.records.disabled()
-            self._is_away = False
-        except BrokerError as error:
-            self._put_back(reports)
-            if not self._is_away:
-                logger.warning(
-                    "what is known of endpoints cannot be shared", extra={"error": str(error)}
-                )
-            self._is_away = True
+        with self._one_sync:
+            disabled = self._exchange()
         for record in disabled:
             logger.error(
                 "endpoint disabled",
                 extra={"endpoint": record.id, "host": record.host, "why": record.why},
             )
             self._announce(record)
+
+    def _exchange(self) -> list[EndpointRecord]:
+        """Talk to the records; returns the endpoints that are disabled by that."""
+        with self._lock:
+            reports, self._reports = self._reports, {}
+        disabled: list[EndpointRecord] = []
+        try:
+            disabled = self.records.report(reports.values(), self._rules)
+            self._gone.update(id for id, report in reports.items() if report.is_gone)
+            reports = {}  # the records have them, even if learning fails
+            self._learn()
+            self._is_away = False
+        except BrokerError as error:
+            if not self._is_away:
+                logger.warning(
+                    "what is known of endpoints cannot be shared", extra={"error": str(error)}
+                )
+            self._is_away = True
+        finally:
+            self._put_back(reports)
+        return disabled
+
+    def _learn(self) -> None:
+        """Tell the gate what is disabled."""
+        changes = self.records.changes(self._position)
+        self._position = changes.position
+        if not self.gate.learn(changes, self._gone):
+            # The set of disabled endpoints was changed without an entry in the changes: by an
+            # older version of formrelay, or by hand.
+            self.gate.learn(self.records.changes(None))
+        self._gone.clear()
 
     def _put_back(self, reports: dict[str, Report]) -> None:
         with self._lock:

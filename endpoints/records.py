@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+import orjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,70 @@ class EndpointRecord:
     why: str | None = None
     form_id: str = ""
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether the endpoint is neither failing nor disabled; then no record is stored."""
+        return not self.failures and self.disabled_at is None
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, id: str, raw: bytes) -> EndpointRecord:
+        """The record of an endpoint, as this or another version of formrelay wrote it.
+
+        Unknown fields are ignored, and missing or malformed fields have their defaults: one
+        strange record must not stop the others.
+        """
+        try:
+            data = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            data = None
+        if not isinstance(data, dict):
+            data = {}
+        known = {
+            name: data[name] for name, kind in _KINDS.items() if isinstance(data.get(name), kind)
+        }
+        return cls(id, **{"host": "", **known})
+
+
+#: The fields of a stored record, but for the id.
+_KINDS: dict[str, Any] = {
+    "host": str,
+    "failures": int,
+    "failing_since": int | float,
+    "last_status": int,
+    "last_at": int | float,
+    "disabled_at": int | float,
+    "why": str,
+    "form_id": str,
+}
+
+#: How far a process has read the changes of a registry.
+Position: TypeAlias = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Which endpoints have been disabled and enabled.
+
+    Attributes:
+        since: after this position. None: ``disabled`` has all disabled endpoints, whatever was
+            known before.
+        position: up to this one.
+        count: the number of endpoints that are disabled now.
+    """
+
+    since: Position | None
+    position: Position
+    disabled: Collection[str]
+    enabled: Collection[str]
+    count: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing else needs to be known."""
+        return self.since is None
 
 
 @dataclass(slots=True)
@@ -107,6 +171,14 @@ class Records(Protocol):
     def disabled(self) -> frozenset[str]:
         """The ids of the endpoints that nobody may call."""
 
+    def changes(self, since: Position | None) -> Changes:
+        """Which endpoints have been disabled or enabled since a position.
+
+        Args:
+            since: of the changes that were read last; None: never. Where the changes since then
+                are no longer there, the answer is whole.
+        """
+
     def all(self) -> list[EndpointRecord]:
         """Every endpoint that fails or is disabled."""
 
@@ -128,22 +200,29 @@ class MemoryRecords:
 
     def __init__(self) -> None:
         self._records: dict[str, EndpointRecord] = {}
+        self._disabled: set[str] = set()
+        self._version = 0  # of what is disabled
         self._lock = Lock()
 
     def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
         found = []
         with self._lock:
             for report in reports:
-                before = self._records.get(report.id)
-                after = merged(before, report, rules)
-                self._put(after)
-                if after.disabled_at and not (before and before.disabled_at):
+                after = merged(self._records.get(report.id), report, rules)
+                if self._put(after):
                     found.append(after)
         return found
 
     def disabled(self) -> frozenset[str]:
         with self._lock:
-            return frozenset(one.id for one in self._records.values() if one.disabled_at)
+            return frozenset(self._disabled)
+
+    def changes(self, since: Position | None) -> Changes:
+        with self._lock:
+            now, count = (self._version,), len(self._disabled)
+            if since == now:
+                return Changes(since, now, (), (), count)
+            return Changes(None, now, frozenset(self._disabled), (), count)
 
     def all(self) -> list[EndpointRecord]:
         with self._lock:
@@ -154,11 +233,13 @@ class MemoryRecords:
             found = self._records.get(id) or EndpointRecord(id, "")
             if found.disabled_at is not None:
                 return False
-            self._records[id] = replace(found, disabled_at=now, why=why)
-            return True
+            return self._put(replace(found, disabled_at=now, why=why))
 
     def enable(self, id: str) -> bool:
         with self._lock:
+            if id in self._disabled:
+                self._disabled.remove(id)
+                self._version += 1
             return self._records.pop(id, None) is not None
 
     def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
@@ -167,8 +248,14 @@ class MemoryRecords:
     def kept(self, id: str) -> bytes | None:
         return None
 
-    def _put(self, record: EndpointRecord) -> None:
-        if record.failures or record.disabled_at:
-            self._records[record.id] = record
-        else:
-            self._records.pop(record.id, None)  # nothing speaks against it
+    def _put(self, record: EndpointRecord) -> bool:
+        """Store a record, under the lock; whether the endpoint is disabled by that."""
+        if record.is_clean:
+            self._records.pop(record.id, None)
+            return False
+        self._records[record.id] = record
+        if record.disabled_at is None or record.id in self._disabled:
+            return False
+        self._disabled.add(record.id)
+        self._version += 1
+        return True

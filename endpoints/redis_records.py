@@ -13,16 +13,26 @@ import orjson
 from ..brokers.redis.connection import translated
 from ..brokers.redis.keys import DEFAULT_NAMESPACE
 from .old_records import OldRecords
-from .records import EndpointRecord, Report, Rules, merged
+from .records import Changes, EndpointRecord, Position, Report, Rules, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: The length of the stream. A worker that misses more changes within a second reads the set.
+_MOST_CHANGES = 10_000
+#: The field of an entry of the stream that holds the endpoint's id.
+_DISABLED, _ENABLED = b"disabled", b"enabled"
+#: The position before the first entry of the stream.
+_START: Position = ()
+
 #: After the namespace: a hash of records by endpoint, as JSON; only of those against which
 #: anything speaks.
 RECORDS = ":__endpoints__"
-#: Those of them that are disabled, for everybody to ask once a second.
+#: A set of the endpoints that are disabled.
 DISABLED = ":__endpoints__.disabled"
+#: A stream of what has been added to that set and removed from it, for every worker to read
+#: once a second. What cannot be followed here is read from the set itself.
+CHANGES = ":__endpoints__.changes"
 #: Before the webhook-id of what was delivered, where that is kept.
 DELIVERED = ":__delivered__."
 
@@ -43,7 +53,7 @@ class RedisRecords:
         self._client = client
         self._where = where
         self._records, self._disabled = namespace + RECORDS, namespace + DISABLED
-        self._delivered = namespace + DELIVERED
+        self._changes, self._delivered = namespace + CHANGES, namespace + DELIVERED
         self._old = OldRecords(client) if namespace == DEFAULT_NAMESPACE else None
 
     @contextmanager
@@ -65,17 +75,16 @@ class RedisRecords:
                 theirs = old.get(pipeline, ids)
                 ours = pipeline.hmget(self._records, ids)
                 pipeline.multi()
-                for raw, raw_ours in zip(theirs, ours, strict=True):
+                for id, raw, raw_ours in zip(map(_text, ids), theirs, ours, strict=True):
                     if raw is None:
                         continue
-                    record = _record(raw)
-                    if raw_ours is None:
-                        self._put(pipeline, record)
+                    record = EndpointRecord.from_json(id, raw)
+                    known = EndpointRecord.from_json(id, raw_ours) if raw_ours else None
+                    if known is None:
+                        self._put(pipeline, None, record)
                     elif record.disabled_at is not None:
-                        found = replace(
-                            _record(raw_ours), disabled_at=record.disabled_at, why=record.why
-                        )
-                        self._put(pipeline, found)
+                        found = replace(known, disabled_at=record.disabled_at, why=record.why)
+                        self._put(pipeline, known, found)
                 old.delete(pipeline, ids)
 
             self._client.transaction(take_over, self._records, old.key)
@@ -91,10 +100,9 @@ class RedisRecords:
             before = pipeline.hmget(self._records, [report.id for report in reports])
             pipeline.multi()
             for report, raw in zip(reports, before, strict=True):
-                known = _record(raw) if raw else None
+                known = EndpointRecord.from_json(report.id, raw) if raw else None
                 found = merged(known, report, rules)
-                self._put(pipeline, found)
-                if found.disabled_at is not None and not (known and known.disabled_at):
+                if self._put(pipeline, known, found):
                     newly.append(found)
 
         if reports:
@@ -104,22 +112,60 @@ class RedisRecords:
 
     def disabled(self) -> frozenset[str]:
         with self._talk() as client:
-            return frozenset(id.decode() for id in client.smembers(self._disabled))
+            return frozenset(map(_text, client.smembers(self._disabled)))
+
+    def changes(self, since: Position | None) -> Changes:
+        """See :class:`~formrelay.endpoints.records.Records`.
+
+        A position is the last entry read from the stream, with its fields. Where the stream
+        does not have it any more, its Redis was flushed, restored from an older state, replaced
+        by a replica that had not got it, or has seen more changes than it keeps.
+        """
+        if since is None:
+            return self._whole()
+        start = since[0] if since else "-"
+        with self._talk() as client:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.xrange(self._changes, min=start, count=None if since else 1)
+            pipeline.scard(self._disabled)
+            entries, count = pipeline.execute()
+        if (entries[0] if entries else _START) != since:
+            return self._whole()
+        disabled: dict[str, bool] = {}
+        for _, fields in entries[1:]:
+            for field, id in fields.items():
+                disabled[_text(id)] = field == _DISABLED  # the last change of an endpoint counts
+        return Changes(
+            since,
+            entries[-1] if entries else _START,
+            [id for id, is_disabled in disabled.items() if is_disabled],
+            [id for id, is_disabled in disabled.items() if not is_disabled],
+            count,
+        )
+
+    def _whole(self) -> Changes:
+        with self._talk() as client:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.smembers(self._disabled)
+            pipeline.xrevrange(self._changes, count=1)
+            members, entries = pipeline.execute()
+        disabled = set(map(_text, members))
+        return Changes(None, entries[0] if entries else _START, disabled, (), len(disabled))
 
     def all(self) -> list[EndpointRecord]:
         with self._talk() as client:
-            found = [_record(raw) for raw in client.hvals(self._records)]
+            raw = client.hgetall(self._records)
+        found = [EndpointRecord.from_json(_text(id), record) for id, record in raw.items()]
         return sorted(found, key=lambda one: one.id)
 
     def disable(self, id: str, *, why: str, now: float) -> bool:
         def put(pipeline: Any) -> bool:
             raw = pipeline.hget(self._records, id)
-            found = _record(raw) if raw else EndpointRecord(id, "")
+            found = EndpointRecord.from_json(id, raw) if raw else EndpointRecord(id, "")
             pipeline.multi()
             if found.disabled_at is not None:
                 return False
-            self._put(pipeline, replace(found, disabled_at=now, why=why))
-            return True
+            return self._put(pipeline, found, replace(found, disabled_at=now, why=why))
 
         with self._talk() as client:
             return bool(client.transaction(put, self._records, value_from_callable=True))
@@ -129,6 +175,7 @@ class RedisRecords:
             pipeline = client.pipeline(transaction=True)
             pipeline.hdel(self._records, id)
             pipeline.srem(self._disabled, id)
+            self._tell(pipeline, _ENABLED, id)
             return bool(pipeline.execute()[0])
 
     def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
@@ -145,14 +192,22 @@ class RedisRecords:
                 found = self._old.delivered(id)
             return found
 
-    def _put(self, pipeline: Any, record: EndpointRecord) -> None:
-        if not record.failures and record.disabled_at is None:
-            pipeline.hdel(self._records, record.id)  # nothing speaks against it
-            return
+    def _put(self, pipeline: Any, known: EndpointRecord | None, record: EndpointRecord) -> bool:
+        """Store a record in place of the known one; whether the endpoint is disabled by that."""
+        if record.is_clean:
+            if known is not None:
+                pipeline.hdel(self._records, record.id)
+            return False
         pipeline.hset(self._records, record.id, orjson.dumps(record.to_json()))
-        if record.disabled_at is not None:
-            pipeline.sadd(self._disabled, record.id)
+        if record.disabled_at is None or (known and known.disabled_at is not None):
+            return False
+        pipeline.sadd(self._disabled, record.id)
+        self._tell(pipeline, _DISABLED, record.id)
+        return True
+
+    def _tell(self, pipeline: Any, what: bytes, id: str) -> None:
+        pipeline.xadd(self._changes, {what: id}, maxlen=_MOST_CHANGES, approximate=True)
 
 
-def _record(raw: bytes) -> EndpointRecord:
-    return EndpointRecord(**orjson.loads(raw))
+def _text(id: bytes) -> str:
+    return id.decode(errors="backslashreplace")

@@ -8,7 +8,7 @@ that yielded it settles it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class Delivery(MessageProxy):
         before_trial: called before the actor runs, where the message is
             suspected of having killed its worker.
         alone: whether it may share no call with others, as one of them may kill its worker.
+        size: how many messages of the broker it stands for.
         started: monotonic seconds at which the actor was called, once it was.
         may_wait: whether its actor may wait without a thread.
         suspended: set while it does.
@@ -73,6 +74,7 @@ class Delivery(MessageProxy):
     started: float | None = None
     alone = False
     may_wait = False
+    size = 1
     suspended: Suspended | None = None
     was_suspended = False
     carry_on: Callable[[], bool] | None = None
@@ -172,6 +174,8 @@ class Batch(Delivery):
         self.parts = parts
         if raw is None:
             self.raw_size = sum([part.raw_size for part in parts])
+        if tag is None:
+            self.size = len(parts)
         self.part_outcomes: list[Outcome] | None = None
 
     @classmethod
@@ -197,6 +201,16 @@ class Batch(Delivery):
         if suspects:
             batch.before_trial = before_trial
         return batch
+
+    def release(self) -> None:
+        """Drop the payloads of a settled batch.
+
+        A worker thread keeps a reference to its last message until it gets the next one. With
+        10,000 events a batch, that is 35 MB for each idle thread.
+        """
+        self.parts, self.part_outcomes, self.raw, self.before_trial = (), None, None, None
+        self.kwargs = {BATCH: []}
+        self._message = replace(self._message, kwargs=self.kwargs)
 
     def attempt_of(self, part: Delivery) -> int:
         """The number of this attempt for one part."""

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dramatiq
 from dramatiq.middleware import Middleware
@@ -30,6 +31,8 @@ logger = logging.getLogger("formrelay.workers")
 
 #: Exit statuses: the thing asked about is not fine; wrong use.
 NOT_FINE, WRONG_USE = 1, 2
+#: A parameter of glibc's ``mallopt``.
+_M_ARENA_MAX = -8
 
 
 @contextmanager
@@ -76,6 +79,7 @@ class _AtBoot(Middleware):
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         calm_garbage_collector()
+        limit_malloc_arenas()
 
 
 def calm_garbage_collector() -> None:
@@ -87,6 +91,18 @@ def calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(300_000, 20, 50)
+
+
+def limit_malloc_arenas() -> None:
+    """Let the threads share two heaps of glibc's malloc, instead of up to eight a core.
+
+    What a thread frees goes back to the heap that it came from, and stays there. A batch of
+    10,000 events is allocated by one thread and freed by another, so that each heap grows as
+    large as the largest batch: 45 MB more for 8 threads. The GIL lets few threads allocate at
+    the same time, so that sharing costs nothing. Does nothing where there is no glibc.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def check_sinks(queues: Collection[str] | None) -> None:

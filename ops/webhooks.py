@@ -134,9 +134,9 @@ def _resend(id: str) -> str:
             f"there is no webhook '{shown_id(id)}' that is dead or waits, and no copy of a "
             "delivered one; WEBHOOK_KEEP_DELIVERED_DAYS says how long copies are kept"
         )
-    job = orjson.loads(kept)
-    job["payload"].setdefault("id", id if id.startswith("msg_") else f"msg_{id}")
-    deliver_webhook.send(**job)
+    job = orjson.loads(kept)  # a newer version may have kept more than these two
+    payload = {"id": id if id.startswith("msg_") else f"msg_{id}", **job["payload"]}
+    deliver_webhook.send(payload=payload, metadata=job.get("metadata"))
     return "sent again"
 
 

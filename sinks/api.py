@@ -227,16 +227,9 @@ def _key(value: object) -> str:
 def _submission(answer: dict[str, Any]) -> SavedSubmission:
     try:
         webhooks = answer.get("webhooks") or []
-        endpoints = tuple(
-            Endpoint(
-                id=_text(one.get("id", "")),
-                url=_text(one["url"]),
-                secret=_text(one["secret"]),
-                method=_text(one.get("method") or "POST"),
-                headers={_text(k): _text(v) for k, v in (one.get("headers") or {}).items()},
-            )
-            for one in webhooks
-        )
+        if not isinstance(webhooks, list):
+            raise TypeError
+        endpoints = tuple(map(_endpoint, webhooks))
         answers = answer.get("answers")
         return SavedSubmission(
             _text(answer["id"]),
@@ -248,6 +241,26 @@ def _submission(answer: dict[str, Any]) -> SavedSubmission:
         )
     except (KeyError, TypeError, AttributeError):
         raise wrong_shape() from None
+
+
+def _endpoint(given: object) -> Endpoint:
+    """An endpoint of an answer. A value that is missing or malformed is empty, which its webhook
+    is refused for: the submission is saved, and the other endpoints are told."""
+    fields = given if isinstance(given, dict) else {}
+    headers = fields.get("headers") or {}
+
+    def text(name: str, default: str = "") -> str:
+        value = fields.get(name)
+        try:
+            return default if value is None or value == "" else _text(value)
+        except TypeError:
+            return ""
+
+    try:
+        checked = {_text(name): _text(value) for name, value in headers.items()}
+    except (TypeError, AttributeError):
+        checked = {"": ""}  # no header has such a name
+    return Endpoint(text("id"), text("url"), text("secret"), text("method", "POST"), checked)
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
-from ...middleware.delivery import Batch, Delivery
+from ...middleware.delivery import Delivery
 from ..settlement import Settlement, settled_tags
 
 
@@ -113,4 +113,4 @@ def _parts(delivery: Delivery) -> Sequence[Delivery]:
 
 def size_of(delivery: Delivery) -> int:
     """As how many messages it counts."""
-    return len(delivery.parts) if isinstance(delivery, Batch) and not delivery.was_stored else 1
+    return delivery.size

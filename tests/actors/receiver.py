@@ -94,7 +94,7 @@ def receiving() -> Iterator[Receiver]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_PUT = do_GET = do_POST
+        do_PUT = do_GET = do_PATCH = do_POST
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""

@@ -212,3 +212,24 @@ def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Re
     assert kept["payload"]["body"] == webhook(receiver)["body"]
     assert kept["metadata"]["formId"] == "f1"
     assert records.kept(f"msg_{down.message_id}") is None
+
+
+def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver) -> None:
+    from formrelay.ops.webhooks import _resend
+
+    job = {"payload": webhook(receiver), "metadata": {"formId": "f1"}, "fieldOfTomorrow": 1}
+    site.sinks.endpoint_records().keep({"msg_1": orjson.dumps(job)}, timedelta(days=1))
+    assert _resend("msg_1") == "sent again"
+    (sent,) = site.messages("webhooks")
+    assert sent["kwargs"]["payload"]["id"] == "msg_1"
+    assert sent["kwargs"]["metadata"]["formId"] == "f1"
+
+
+def test_an_attempt_of_a_newer_version_is_recorded_and_shown(site: Site, client: Any) -> None:
+    attempt = noted(1, outcome="postponed", fieldOfTomorrow={"x": 1})
+    site.broker.enqueue(site.attempts.record_attempts.message_of([attempt, noted(2)]))
+    site.work_off("events")
+    assert site.dead("events") == []
+    (shown,) = site.attempts.attempts_of("id_1", limit=10)
+    assert shown.outcome == "postponed"
+    assert len(site.attempts.attempts_of("id_2", limit=10)) == 1

@@ -142,32 +142,6 @@ def test_what_is_not_completed_is_told_to_nobody(site: Site, api: Receiver, stat
     assert site.dead("submissions") == []
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"url": "ftp://example.com/" + SECRET},
-        {"url": f"https://user:{SECRET}@example.com/"},
-        {"secret": "whsec_not base64!" + SECRET},
-        {"secret": ""},
-        {"headers": {"Host": SECRET}},
-    ],
-    ids=lambda bad: next(iter(bad)),
-)
-def test_one_bad_endpoint_does_not_keep_the_others(
-    site: Site, api: Receiver, lines: Lines, bad: dict[str, Any]
-) -> None:
-    given = [endpoint(1), endpoint(2, **bad), endpoint(3)]
-    site.actors.save_submission.send({**SUBMISSION, "webhooks": given})
-    site.work_off("submissions")
-    assert [one["endpointId"] for one in webhooks(site)] == ["end-1", "end-3"]
-    (letter,) = site.dead("submissions")
-    assert letter.failure.reason is Reason.INVALID
-    assert letter.failure.message.startswith("deliver_webhook: payload")
-    assert SECRET not in repr(letter.failure)
-    assert SECRET not in lines.text
-    assert len(api.requests) == 1
-
-
 def test_a_refusal_is_dead_at_once_with_the_fields_and_without_their_values(
     site: Site, api: Receiver, lines: Lines
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -82,23 +83,36 @@ GOOD: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        None,
-        [],
-        "text",
-        {},
-        {**GOOD, "reason": "bad luck"},
-        {**GOOD, "reason": {}},
-        {**GOOD, "where": 5},
-        {**GOOD, "more": 1},
-        {name: value for name, value in GOOD.items() if name != "at"},
-    ],
-)
+@pytest.mark.parametrize("data", [None, [], "text", {}, {**GOOD, "reason": {}}])
 def test_what_is_no_record_is_refused_with_an_ordinary_error(data: Any) -> None:
     with pytest.raises((TypeError, ValueError, KeyError)):
         Failure.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"field_of_tomorrow": {"x": 1}}, {}),
+        ({"reason": "reason of tomorrow"}, {"reason": Reason.UNKNOWN}),
+        ({"where": 5}, {"where": ()}),
+        ({"code": "E1"}, {"code": None}),
+        ({"attempt": None}, {"attempt": 0}),
+        ({"at": 1.5, "message": ["x"]}, {"at": "", "message": ""}),
+    ],
+    ids=str,
+)
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(
+    changes: dict[str, Any], found: dict[str, Any]
+) -> None:
+    known = Failure(**{**GOOD, "reason": Reason.PERMANENT})
+    assert Failure.from_json({**GOOD, **changes}) == replace(known, **found)
+
+
+@pytest.mark.parametrize("missing", ["error", "message", "at", "attempt", "worker"])
+def test_a_record_without_a_field_keeps_the_others(missing: str) -> None:
+    read = Failure.from_json({name: value for name, value in GOOD.items() if name != missing})
+    assert read.reason is Reason.PERMANENT
+    assert not getattr(read, missing)
 
 
 def test_a_record_says_why_when_where_and_after_how_many_attempts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -144,7 +145,7 @@ def test_who_waits_in_line_is_let_go_when_the_breaker_opens(gate: Gate) -> None:
 
 def test_who_waits_in_line_is_not_let_through_to_a_disabled_endpoint(gate: Gate) -> None:
     first, _second, waiting = Visit(gate), Visit(gate), Visit(gate)
-    gate.disabled = frozenset({"a"})
+    gate.disable_here("a")
     first.end()
     assert isinstance(waiting.refusal, EndpointDisabled)
     assert not waiting.is_there
@@ -248,7 +249,97 @@ def test_what_is_not_the_endpoints_failure_does_not_open_it(
 
 
 def test_a_disabled_endpoint_is_called_no_more(gate: Gate) -> None:
-    gate.disabled = frozenset({"a"})
+    gate.disable_here("a")
     with pytest.raises(EndpointDisabled, match="disabled"):
         deliver(gate)
     deliver(gate, "b")
+
+
+def test_a_busy_endpoint_is_judged_by_its_latest_results(clock: ManualClock) -> None:
+    gate = Gate(LIMITS, clock=clock)
+    for _ in range(1000):
+        deliver(gate)
+
+    def fail_every_second_time() -> None:
+        for _ in range(150):  # in the same minute
+            deliver(gate)
+            fail(gate, 1)
+
+    with pytest.raises(NotNow):
+        fail_every_second_time()
+
+
+# -- how much is remembered ------------------------------------------------------------------
+
+
+def test_a_healthy_idle_endpoint_takes_few_bytes(clock: ManualClock) -> None:
+    gate = Gate(LIMITS, clock=clock)
+    ids = [f"endpoint-{number}" for number in range(4000)]
+    tracemalloc.start()
+    try:
+        for id in ids:
+            deliver(gate, id)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken / len(ids) < 400
+
+
+def test_a_healthy_idle_endpoint_is_remembered(clock: ManualClock) -> None:
+    gate = Gate(replace(LIMITS, in_flight=4), clock=clock)
+    for _ in range(2):
+        visit = Visit(gate)
+        clock.now += 2
+        visit.end()
+    visits = [Visit(gate) for _ in range(4)]
+    assert [visit.is_there for visit in visits] == [True, True, True, False]
+    # It takes 2 s, so nobody waits for it in memory.
+    assert isinstance(visits[3].refusal, NotNow)
+
+
+def test_deliveries_that_worked_count_when_the_endpoint_was_idle_since(clock: ManualClock) -> None:
+    gate = Gate(LIMITS, clock=clock)
+    for _ in range(15):
+        deliver(gate)
+    for _ in range(10):  # of 35, less than half
+        deliver(gate)
+        fail(gate, 1)
+    deliver(gate)
+
+
+def test_of_too_many_endpoints_those_in_use_or_refused_are_kept(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.endpoints.gate._MOST_ENDPOINTS", 8)
+    gate = Gate(LIMITS, clock=clock)
+    deliver(gate)
+    first, second = Visit(gate), Visit(gate)
+    fail(gate, 3, id="open")
+    fail(gate, 1, id="throttled", code=429)
+    for number in range(200):
+        deliver(gate, f"healthy-{number}")
+        fail(gate, 1, id=f"failing-{number}")
+    third = Visit(gate)
+    assert (first.is_there, second.is_there, third.is_there) == (True, True, False)
+    wait_of(gate, "open")
+    wait_of(gate, "throttled")
+    assert len(gate._idle) <= 8
+    assert len(gate._endpoints) <= 16
+
+
+def test_when_none_can_be_forgotten_it_is_not_looked_at_each_time(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.endpoints.gate._MOST_ENDPOINTS", 8)
+    gate, sweeps = Gate(LIMITS, clock=clock), []
+    real = gate._sweep
+    monkeypatch.setattr(gate, "_sweep", lambda now: (sweeps.append(now), real(now)))
+    for number in range(100):
+        fail(gate, 1, id=f"throttled-{number}", code=429)
+    assert len(gate._endpoints) == 100
+    assert len(sweeps) <= 50
+    clock.now += 60
+    for number in range(200):
+        fail(gate, 1, id=f"throttled-again-{number}", code=429)
+        clock.now += 60
+    assert len(gate._endpoints) <= 100

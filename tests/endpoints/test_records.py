@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
+import orjson
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tests.support.clock import ManualClock
 
-from formrelay.endpoints import Book, Gate, Limits, MemoryRecords, Records, Rules
-from formrelay.endpoints.records import Report
-from formrelay.endpoints.redis_records import RECORDS, RedisRecords
+from formrelay.core.errors import BrokerError
+from formrelay.endpoints import (
+    Book,
+    EndpointRecord,
+    Gate,
+    Limits,
+    MemoryRecords,
+    Records,
+    Rules,
+    redis_records,
+)
+from formrelay.endpoints.records import Changes, Position, Report
+from formrelay.endpoints.redis_records import RedisRecords
 
+RECORDS, DISABLED, CHANGES = (
+    "dramatiq" + name
+    for name in (redis_records.RECORDS, redis_records.DISABLED, redis_records.CHANGES)
+)
 RULES = Rules(failures=10, failing_for=timedelta(days=5))
 DAY = 86_400.0
 
@@ -143,4 +161,213 @@ def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureF
 def test_no_record_holds_more_of_an_address_than_its_host(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     RedisRecords(client, "Redis").report([report(1)], RULES)
-    assert b"example.com" in client.hget(f"dramatiq{RECORDS}", "a")  # type: ignore[operator]
+    assert b"example.com" in client.hget(RECORDS, "a")  # type: ignore[operator]
+
+
+# -- what has changed ----------------------------------------------------------------------
+
+
+def test_changes_since_a_position(records: Records) -> None:
+    records.disable("a", why="", now=1.0)
+    first = records.changes(None)
+    assert (first.is_whole, set(first.disabled), first.count) == (True, {"a"}, 1)
+    nothing = records.changes(first.position)
+    assert not nothing.is_whole
+    assert not [*nothing.disabled, *nothing.enabled]
+    records.report([report(1, id="b", gone=True)], RULES)
+    records.enable("a")
+    later = records.changes(nothing.position)
+    assert set(later.disabled) == {"b"}
+    assert later.is_whole or set(later.enabled) == {"a"}
+
+
+@pytest.fixture
+def client(redis_url: str) -> redis.Redis:
+    return redis.Redis.from_url(redis_url)
+
+
+@pytest.mark.redis
+def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
+    records = RedisRecords(client, "Redis")
+    records.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
+    one = book(records, ManualClock())
+    one.sync()
+    before = client.info("stats")["total_net_output_bytes"]
+    for _ in range(10):
+        one.sync()
+    assert client.info("stats")["total_net_output_bytes"] - before < 10_000
+    records.enable("e7")
+    client.config_resetstat()
+    one.sync()
+    assert "cmdstat_smembers" not in client.info("commandstats")
+    assert one.gate.disabled == records.disabled()
+    assert len(one.gate.disabled) == 499
+
+
+def _lose_the_last_changes(client: redis.Redis, records: Records) -> None:
+    """As a failover does to a replica that had not got them."""
+    kept = {key: client.dump(key) for key in (RECORDS, DISABLED, CHANGES)}
+    records.disable("new", why="", now=1.0)
+    records.enable("old-1")
+    for key, value in kept.items():
+        client.restore(key, 0, value, replace=True)  # type: ignore[arg-type]
+    records.enable("old-2")
+    records.disable("newer", why="", now=1.0)
+
+
+def _many(_client: redis.Redis, records: Records) -> None:
+    records.report([report(1, id=f"many-{number}", gone=True) for number in range(500)], RULES)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    "happens",
+    [
+        lambda client, _: client.flushall(),
+        lambda client, _: client.delete(CHANGES),
+        lambda client, _: client.xtrim(CHANGES, maxlen=0),
+        lambda client, _: client.sadd(DISABLED, "by an older version"),
+        lambda client, _: client.srem(DISABLED, "old-1"),
+        lambda client, _: client.sadd(DISABLED, b"\xff", b"\xfe"),
+        _lose_the_last_changes,
+        _many,
+    ],
+    ids=["flush", "deleted", "trimmed", "added", "removed", "bytes", "failover", "many"],
+)
+def test_what_cannot_be_followed_is_read_as_a_whole(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, happens: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr("formrelay.endpoints.redis_records._MOST_CHANGES", 100)
+    records = RedisRecords(client, "Redis")
+    for id in ("old-1", "old-2", "old-3"):
+        records.disable(id, why="", now=1.0)
+    one = book(records, ManualClock())
+    one.sync()
+    if happens is _lose_the_last_changes:  # it had learned of what was lost
+        real = records.enable
+        monkeypatch.setattr(records, "enable", lambda id: (real(id), id == "old-1" and one.sync()))
+    happens(client, records)
+    for _ in range(2):
+        one.sync()
+        assert one.gate.disabled == records.disabled()
+    assert client.xlen(CHANGES) <= 200
+
+
+@pytest.mark.redis
+def test_all_processes_agree_in_the_end(redis_url: str) -> None:
+    books = [
+        book(RedisRecords(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
+        for _ in range(4)
+    ]
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        for _ in range(60):
+            id = f"e{chance.randrange(20)}"
+            if chance.random() < 0.5:
+                books[number].note(id, "example.com", status=410, is_success=False)
+            else:
+                books[number].records.enable(id)
+            books[number].sync()
+
+    with ThreadPoolExecutor(4) as four:
+        list(four.map(work, range(4)))
+    for one in books:
+        one.sync()
+        assert one.gate.disabled == one.records.disabled()
+
+
+class Interrupted(MemoryRecords):
+    """Calls ``between`` when a report was taken in and the answer is on its way."""
+
+    between: Callable[[], None] | None = None
+
+    def changes(self, since: Position | None) -> Changes:
+        found = super().changes(since)
+        between, self.between = self.between, None
+        if between is not None:
+            between()
+        return found
+
+
+def test_410_in_the_middle_of_a_sync_holds() -> None:
+    records = Interrupted()
+    one = book(records, ManualClock())
+    one.sync()
+    records.disable("b", why="", now=1.0)
+    records.between = lambda: one.note("a", "example.com", status=410, is_success=False)
+    one.sync()
+    assert one.gate.disabled == {"a", "b"}
+    one.sync()
+    assert one.gate.disabled == records.disabled() == {"a", "b"}
+    records.enable("a")
+    one.sync()
+    assert one.gate.disabled == {"b"}
+
+
+def test_410_holds_while_the_records_answer_only_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = MemoryRecords()
+    one = book(records, ManualClock())
+    one.note("a", "example.com", status=410, is_success=False)
+    with monkeypatch.context() as away:
+        away.setattr(records, "changes", _fails(BrokerError()))
+        one.sync()
+    assert one.gate.disabled == records.disabled() == {"a"}
+    records.enable("a")
+    one.sync()
+    assert one.gate.disabled == frozenset()
+
+
+def _fails(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_what_fails_in_an_unexpected_way_loses_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = MemoryRecords()
+    one = book(records, ManualClock())
+    one.note("a", "example.com", status=500, is_success=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(records, "report", _fails(TypeError()))
+        with pytest.raises(TypeError):
+            one.sync()
+    one.sync()
+    assert [found.failures for found in records.all()] == [1]
+
+
+# -- records of other versions ---------------------------------------------------------------
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("stored", "failures"),
+    [
+        ({"id": "a", "host": "h", "failures": 4, "field_of_tomorrow": {"x": 1}}, 5),
+        ({"failures": 4}, 5),
+        ({}, 1),
+        ({"failures": "4", "host": None, "disabled_at": "never", "last_at": []}, 1),
+        ([], 1),
+        (None, 1),
+    ],
+)
+def test_a_record_of_another_version_stops_nothing(
+    client: redis.Redis, stored: Any, failures: int
+) -> None:
+    records = RedisRecords(client, "Redis")
+    client.hset(RECORDS, "a", orjson.dumps(stored))
+    client.hset(RECORDS, "c", b"\x00 no JSON")
+    assert [one.id for one in records.all()] == ["a", "c"]
+    one = book(records, ManualClock())
+    for id in ("a", "b", "c"):
+        one.note(id, "example.com", status=500, is_success=False)
+    one.sync()
+    assert {one.id: one.failures for one in records.all()} == {"a": failures, "b": 1, "c": 1}
+    assert records.disable("a", why="by an operator", now=1.0)
+    assert records.enable("a")
+
+
+def test_a_record_comes_back_as_it_was_stored() -> None:
+    stored = EndpointRecord("a", "h", 3, 1.5, 500, 2, 3.0, "why", "form-1")
+    assert EndpointRecord.from_json("a", orjson.dumps(stored.to_json())) == stored

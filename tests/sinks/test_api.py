@@ -141,6 +141,15 @@ def test_a_refused_token_is_transient_and_says_what_to_check(status: int) -> Non
     assert "t0ken" not in str(caught.value)
 
 
+def test_a_malformed_endpoint_keeps_neither_the_submission_nor_the_others() -> None:
+    malformed = [{"secret": "b"}, ENDPOINT | {"headers": [1]}, ENDPOINT | {"id": 0}, [], None]
+    with serving(saved(SAVED | {"webhooks": [*malformed, ENDPOINT]})) as wire:
+        found = api(wire.url).save_submission(PAYLOAD).webhooks
+    assert [one.url for one in found] == ["", *[ENDPOINT["url"]] * 2, "", "", ENDPOINT["url"]]
+    assert [one.headers for one in found[:3]] == [{}, {"": ""}, ENDPOINT["headers"]]
+    assert found[2].id == "0"
+
+
 ODD: list[tuple[str, Answer]] = [
     ("HTML", answer(200, b"<html>ann@example.com</html>", kind="text/html")),
     ("HTML that says JSON", answer(200, b"<html>ann@example.com</html>")),
@@ -150,8 +159,7 @@ ODD: list[tuple[str, Answer]] = [
     ("no id", saved({"status": "x", "webhooks": []})),
     ("id is an object", saved({"id": {}, "status": "x"})),
     ("webhooks is text", saved({"id": "a", "status": "x", "webhooks": "abc"})),
-    ("webhook without url", saved({"id": "a", "status": "x", "webhooks": [{"secret": "b"}]})),
-    ("headers is a list", saved(SAVED | {"webhooks": [ENDPOINT | {"headers": [1]}]})),
+    ("webhooks is an object", saved({"id": "a", "status": "x", "webhooks": {"a": ENDPOINT}})),
     ("gzip", answer(200, b"\x1f\x8b", "Content-Encoding: gzip")),
     ("too large", answer(200, b'{"id": "' + b"x" * (1 << 20) + b'"}')),
     ("a gigabyte", flood(OK + b"Content-Length: 1073741824\r\n\r\n", 1 << 30)),

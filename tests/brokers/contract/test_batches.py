@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from tests.support.waiting import wait_until
 from formrelay.core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.middleware.delivery import Batch
 
 SOON = RetryPolicy(
     max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))
@@ -192,3 +194,23 @@ def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
     wait_until(harness.is_empty)
     (letter,) = harness.dead()
     assert letter.failure.reason is Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "dead"])
+def test_an_idle_worker_keeps_no_payload_of_its_last_batches(harness: Harness, fails: bool) -> None:
+    def run(batch: list[int]) -> None:
+        if fails:
+            raise SinkPermanent("refused")
+
+    actor = batch_actor(harness, run)
+    for number in range(40):
+        actor.send(number=number)
+    harness.start()
+    wait_until(harness.is_empty)
+    # Dramatiq's worker threads still refer to the batches themselves.
+    wait_until(lambda: not [batch for batch in _batches() if batch.parts or batch.raw])
+    assert all(batch.kwargs == batch.message.kwargs == {"batch": []} for batch in _batches())
+
+
+def _batches() -> list[Batch]:
+    return [found for found in gc.get_objects() if isinstance(found, Batch)]

@@ -1,0 +1,93 @@
+"""Enqueues what follows a saved submission, partial or payment: its webhooks and its event."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from dramatiq import Message
+from pydantic import (
+    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+)
+
+from ..brokers import MessageTooLarge, get_broker
+from ..config import get_settings
+from ..core.errors import InvalidJob
+from .job import JobActor, job_actor
+from .model import Job, JobModel
+
+logger = logging.getLogger("formrelay.webhooks")
+
+#: Characters of an address that a refused job keeps.
+_MOST_OF_A_URL = 200
+
+
+class Outgoing(NamedTuple):
+    """A job to be enqueued, as it stands on the wire.
+
+    Its id is made of what it is about, so that a repeat of its sender enqueues the same job.
+    """
+
+    actor: JobActor
+    payload: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+class Refused(JobModel):
+    """What is left of a job that no broker takes.
+
+    Attributes:
+        cause: why the broker does not take it.
+        job: the actor's name.
+    """
+
+    cause: str
+    job: str
+    id: str | None = None
+    endpoint_id: str | None = None
+    url: str | None = None
+
+
+@job_actor(None, schema=Refused, worker=get_settings().webhooks)
+def refuse_job(job: Job[Refused]) -> None:
+    """Dead-letter a job that is too large or nested too deeply to be enqueued, with the cause."""
+    raise InvalidJob(f"{job.payload.job}: {job.payload.cause}")
+
+
+def fan_out(jobs: Iterable[Outgoing]) -> None:
+    """Enqueue jobs. A job that cannot be carried out affects neither the others nor its sender.
+
+    An invalid job is enqueued all the same: its own worker dead-letters it with the cause, and
+    it can be replayed once the cause is gone (``WEBHOOK_ALLOW_HTTP`` was set). In place of a job
+    that is too large for the broker, or nested too deeply, a dead letter of :func:`refuse_job`
+    names the job and the cause.
+
+    Raises:
+        BrokerUnavailable, BrokerRefused: some of the jobs may have been enqueued.
+    """
+    get_broker().enqueue_many(_message(job) for job in jobs)
+
+
+def _message(job: Outgoing) -> Message[Any]:
+    try:
+        message = job.actor.message(payload=job.payload, metadata=job.metadata)
+    except InvalidJob:
+        message = job.actor.message_of(job.payload, job.metadata)
+    try:
+        get_broker().check(message)
+    except (InvalidJob, MessageTooLarge) as error:
+        return refuse_job.message_of(_refused(job, str(error)), job.metadata)
+    return message
+
+
+def _refused(job: Outgoing, cause: str) -> dict[str, Any]:
+    name, payload = job.actor.actor_name, job.payload
+    id, endpoint = payload.get("id"), payload.get("endpointId")
+    logger.error(
+        "a job cannot be enqueued",
+        extra={"job": name, "webhook_id": id, "endpoint": endpoint, "error_message": cause},
+    )
+    url = str(payload.get("url") or "")[:_MOST_OF_A_URL]
+    refused = Refused(cause=cause, job=name, id=id, endpoint_id=endpoint, url=url or None)
+    return refused.wire()
