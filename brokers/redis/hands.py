@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
-from ...middleware.delivery import Delivery
+from ...middleware.delivery import Batch, Delivery
 from ..settlement import Settlement, settled_tags
 
 
