@@ -35,20 +35,15 @@ local function in_chunks(first, last, act)
     for start = first, last, CHUNK do act(start, math.min(start + CHUNK - 1, last)) end
 end
 
--- Which ids are in flight for this worker (1 or 0 for each), and how many.
-local function whose(first, last)
-    if first == last then
-        local is_ours = redis.call('sismember', in_flight, ARGV[first])
-        return {is_ours}, is_ours
-    end
-    local flags, count = {}, 0
+-- How many of these ids are in flight for this worker.
+local function count_ours(first, last)
+    if first == last then return redis.call('sismember', in_flight, ARGV[first]) end
+    local count = 0
     in_chunks(first, last, function(from, to)
-        for _, is_ours in ipairs(redis.call('smismember', in_flight, unpack(ARGV, from, to))) do
-            flags[#flags + 1] = is_ours
-            count = count + is_ours
-        end
+        local flags = redis.call('smismember', in_flight, unpack(ARGV, from, to))
+        for i = 1, #flags do count = count + flags[i] end
     end)
-    return flags, count
+    return count
 end
 
 local function remove(first, last)
@@ -88,7 +83,7 @@ end
 -- about. Written first and removed last: an error in between loses nothing.
 local function replace(is_untried, first, last)
     local count = last - first + 1
-    local _, ours = whose(first, last)
+    local ours = count_ours(first, last)
     local is_ours = ours == count
     local deaths = is_untried and is_ours and redis.call('hget', suspects, ARGV[first])
     local written = {}
@@ -123,17 +118,14 @@ end
 -- message by now: these are compared by their bodies, see done.lua.
 local taken_over = {}
 local first, last = next_args()
-if last >= first then
-    local flags, count = whose(first, last)
-    if count == last - first + 1 then
-        remove(first, last)
-    else
-        for i = first, last do
-            if flags[i - first + 1] == 1 then
-                remove(i, i)
-            elseif redis.call('hexists', bodies, ARGV[i]) == 1 then
-                taken_over[#taken_over + 1] = ARGV[i]
-            end
+if count_ours(first, last) == last - first + 1 then
+    remove(first, last)
+else
+    for i = first, last do
+        if count_ours(i, i) == 1 then
+            remove(i, i)
+        elseif redis.call('hexists', bodies, ARGV[i]) == 1 then
+            taken_over[#taken_over + 1] = ARGV[i]
         end
     end
 end
