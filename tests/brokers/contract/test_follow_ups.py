@@ -138,3 +138,39 @@ def test_a_sender_that_fails_for_an_unknown_reason_fails_the_attempt(harness: Ha
     wait_until(lambda: len(ran) == 2)
     wait_until(harness.is_empty)
     assert harness.dead() == []
+
+
+def test_hooks_that_may_send_do_not_run_in_the_loops_thread(harness: Harness) -> None:
+    threads: dict[str, str] = {}
+
+    class Listener(Middleware):
+        def after_process_message(self, _broker: Any, message: Any, **_: Any) -> None:
+            threads[message.actor_name] = threading.current_thread().name
+
+    async def plain() -> None:
+        await later()
+
+    async def by_actor() -> None:
+        await later()
+
+    async def by_actor_at_once() -> None:
+        """Wait for nothing."""
+
+    async def by_message() -> None:
+        await later()
+
+    async def later() -> None:
+        reply = Reply()
+        threading.Timer(0.01, reply.give).start()
+        await reply
+
+    harness.broker.add_middleware(Listener())
+    harness.actor(lambda *_: None, actor_name="tell")
+    awaiting(harness, plain).send()
+    awaiting(harness, by_actor, on_success="tell").send()
+    awaiting(harness, by_actor_at_once, on_failure="tell").send()
+    awaiting(harness, by_message).send_with_options(on_failure="tell")
+    harness.start(threads=1)
+    wait_until(lambda: len(threads.keys() - {"tell"}) == 4)
+    assert threads.pop("plain") == "formrelay-loop"
+    assert "formrelay-loop" not in threads.values()
