@@ -202,8 +202,12 @@ class RedisBroker(RelayBroker):
         with translated(self.where):
             return set(self.client.smembers(self.keys.in_flight(self.worker_id, queue)))
 
-    def recover(self, queue: str) -> int:
-        """Take over the messages of dead workers, drop old dead letters; returns how many came."""
+    def recover(self, queue: str) -> tuple[int, int]:
+        """Take over the messages of dead workers, and drop old dead letters.
+
+        Returns:
+            Number of messages that came back, and of those in flight for this worker.
+        """
         args: list[str | bytes | int] = [
             _millis(self.options.heartbeat_timeout),
             _millis(self.options.dead_letter_retention),
@@ -212,7 +216,8 @@ class RedisBroker(RelayBroker):
             self.worker_id,
         ]
         self._say_name()
-        return int(self.run("recover", queue, args))
+        count, in_flight = self.run("recover", queue, args)
+        return count, in_flight
 
     def _say_name(self) -> None:
         """Let operators read who this worker is; forgotten by itself when it is gone."""

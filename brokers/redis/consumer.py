@@ -320,7 +320,9 @@ class RedisConsumer(RelayConsumer):
         if now >= self._recover_at:
             # Three looks a time-out: a dead worker's messages are back within a third more.
             self._recover_at = now + self.broker.options.heartbeat_timeout.total_seconds() / 3
-            count = self.broker.recover(self.queue_name)
+            count, in_flight = self.broker.recover(self.queue_name)
+            # A call that we gave up as unanswered may be carried out after the look that followed.
+            self._doubtful |= in_flight > len(self._hands.held)
             if count:
                 logger.warning(
                     "took over the messages of dead workers",

@@ -2,7 +2,7 @@
 -- Constant work where there is nothing to do; no search over the keyspace.
 --
 -- ARGV: heartbeat timeout (ms), retention of dead letters (ms), namespace, queue, worker
--- Returns: how many messages came back
+-- Returns: how many messages came back, how many are in flight for the worker that asks
 
 local timeout, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
 local namespace, queue = ARGV[3], ARGV[4]
@@ -85,4 +85,4 @@ end
 -- A purge that was killed has left some behind.
 drop_some()
 
-return recovered
+return {recovered, redis.call('scard', in_flight_key(ARGV[5], queue))}

@@ -11,6 +11,7 @@ import pytest
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
+from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason
@@ -184,3 +185,23 @@ def test_a_message_of_an_id_that_is_taken_keeps_its_own_priority(
     consumer._flush()
     assert not client.exists(keys.priorities(queue))
     consumer.close()
+
+
+def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, unique: str) -> None:
+    options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+    harness = Harness(RedisBroker(redis_url, options=options), unique)
+    broker, ran = harness.broker, []
+    actor = harness.actor(lambda number: ran.append(number), actor_name="note")
+    harness.start()
+    actor.send(1)
+    wait_until(lambda: ran == [1])
+    broker.pause(unique)
+    late = actor.send(2)
+    # As the fetch of a lost call does it, after this worker has asked what it has in flight.
+    client, keys = broker.client, broker.keys
+    client.lrem(keys.waiting(unique), 1, late.message_id)
+    client.sadd(keys.in_flight(broker.worker_id, unique), late.message_id)
+    broker.resume(unique)
+    wait_until(lambda: ran == [1, 2])
+    wait_until(harness.is_empty)
+    harness.close()
