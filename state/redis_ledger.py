@@ -23,7 +23,6 @@ class RedisLedger:
     """
 
     def __init__(self, client: Any, where: str) -> None:
-        self._client = client
         self._where = where
         self._script = client.register_script(files(__package__).joinpath("ledger.lua").read_text())
 
@@ -49,4 +48,4 @@ class RedisLedger:
         milliseconds = max(1, lasts // timedelta(milliseconds=1))
         args = [what, owner, milliseconds, result]
         with translated(self._where):
-            return repeated(self._client, lambda _: self._script(keys=[PREFIX + key], args=args))
+            return repeated(lambda _: self._script(keys=[PREFIX + key], args=args))
