@@ -27,7 +27,6 @@ class RedisLedger:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._client = client
         self._where = where
         self._prefix = namespace + PREFIX
         self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
@@ -56,6 +55,4 @@ class RedisLedger:
         old = "" if self._old_prefix is None else self._old_prefix + key
         args = [what, owner, milliseconds, result, old]
         with translated(self._where):
-            return repeated(
-                self._client, lambda _: self._script(keys=[self._prefix + key], args=args)
-            )
+            return repeated(lambda _: self._script(keys=[self._prefix + key], args=args))

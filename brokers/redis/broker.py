@@ -111,7 +111,7 @@ class RedisBroker(RelayBroker):
         all_keys = [*self.keys.of(queue), *keys]
         with translated(self.where):
             if script in _HARMLESS:
-                return repeated(self.client, lambda _: self._scripts[script](all_keys, args))
+                return repeated(lambda _: self._scripts[script](all_keys, args))
             return self._scripts[script](all_keys, args)
 
     def script(self, name: str) -> Any:

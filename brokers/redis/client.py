@@ -13,8 +13,9 @@ A time-out is never repeated: the caller has waited long enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import redis
@@ -45,8 +46,10 @@ def was_dropped(error: redis.RedisError) -> bool:
     return isinstance(error, redis.ConnectionError) and not isinstance(error, refusals)
 
 
-def repeated(client: Any, call: Callable[[bool], T]) -> T:
+def repeated(call: Callable[[bool], T]) -> T:
     """Do ``call``, and once more on a new connection where it found its connection dropped.
+
+    Of a :class:`Client`, which has dropped its idle connections then.
 
     Args:
         call: is told whether it is the repetition. What it does the first time may have been
@@ -57,7 +60,6 @@ def repeated(client: Any, call: Callable[[bool], T]) -> T:
     except redis.ConnectionError as error:
         if not was_dropped(error):
             raise
-    client.drop_idle()
     return call(True)
 
 
@@ -74,26 +76,33 @@ class Client(redis.Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         call: Any = super().execute_command
-        return self.guarded([args], lambda: call(*args, **options))
+        return self.guarded((args,), call, args, options)
 
-    def guarded(self, commands: list[tuple[Any, ...]], call: Callable[[], T]) -> T:
-        """Do ``call``, and repeat it where its commands are harmless and were not answered."""
+    def guarded(
+        self,
+        commands: Sequence[tuple[Any, ...]],
+        call: Callable[..., T],
+        args: tuple[Any, ...] = (),
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> T:
+        """Do ``call``, and once more where it found its connection dropped and all is harmless."""
         if self.is_ending():
             if self._was_silent:
                 raise NotAsked("no answer before, and not asked again since this process ends")
             self._hurry()
         try:
-            if all(_is_harmless(command) for command in commands):
-                return repeated(self, lambda _: call())
-            return call()
+            return call(*args, **options)
         except redis.ConnectionError as error:
-            if was_dropped(error):
-                self.drop_idle()
-            raise
+            if not was_dropped(error):
+                raise
+            self.drop_idle()
+            if not all(_is_harmless(command) for command in commands):
+                raise
         except redis.TimeoutError:
             self._was_silent = self.is_ending()
             self.drop_idle()
             raise
+        return call(*args, **options)
 
     def _hurry(self) -> None:
         """Wait no longer for answers on new connections than for the connections themselves."""
@@ -142,7 +151,7 @@ class GuardedPipeline(Pipeline):
         call: Any = super().immediate_execute_command
         if self.watching:
             return call(*args, **options)
-        return self.owner.guarded([args], lambda: call(*args, **options))
+        return self.owner.guarded((args,), call, args, options)
 
 
 def _is_harmless(command: tuple[Any, ...]) -> bool:

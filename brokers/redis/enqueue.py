@@ -52,7 +52,7 @@ class Enqueue:
             args = by_queue.setdefault(envelope.message.queue_name, [])
             args += (envelope.message.message_id, due, level, envelope.body)
         with translated(self._of.where):
-            repeated(self._of.client, lambda again: self._write(by_queue, again or is_repetition))
+            repeated(lambda again: self._write(by_queue, again or is_repetition))
 
     def _write(self, by_queue: dict[str, Args], is_repetition: bool) -> None:
         now = to_millis(self._of.clock.time())
