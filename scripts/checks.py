@@ -43,7 +43,7 @@ AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic", "pydantic-settings"}
 OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
-    "django-dramatiq>=0.13",
+    *("django-dramatiq>=0.13", "sentry-sdk>=2.20"),
 ]
 #: What a run of everything has time for, and the rest.
 OLDEST_IN_BRIEF = [
