@@ -24,6 +24,11 @@ class Reason(StrEnum):
     UNDECODABLE = "undecodable"
     CRASH_LOOP = "crash_loop"
     EXPIRED = "expired"
+    # RabbitMQ's own:
+    DELIVERY_LIMIT = "delivery_limit"
+    MAXLEN = "maxlen"
+    REJECTED = "rejected"
+    UNDELIVERABLE = "undeliverable"
 
 
 @dataclass(frozen=True, slots=True)
