@@ -28,6 +28,11 @@ class Reason(StrEnum):
     FOLLOW_UP = "follow_up"
     #: Written by a newer version of formrelay, which knows more reasons.
     UNKNOWN = "unknown"
+    # RabbitMQ's own:
+    DELIVERY_LIMIT = "delivery_limit"
+    MAXLEN = "maxlen"
+    REJECTED = "rejected"
+    UNDELIVERABLE = "undeliverable"
 
 
 @dataclass(frozen=True, slots=True)

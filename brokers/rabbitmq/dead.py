@@ -1,17 +1,21 @@
 """The dead letters of a queue: walked through once, looked at, taken out.
 
-AMQP has no way to look: messages are consumed, and go back to where they were when
-the connection that consumed them ends. Meanwhile nobody else sees them.
+AMQP has no way to look: messages are consumed, and go back to where they were when the connection
+that consumed them ends. Nobody else sees them meanwhile. So:
 
-Not fetched one by one (``basic.get``): a quorum queue takes each fetch for a consumer of
-its own, and puts back what many consumers had in no order.
+- Walks of all processes wait for one another, by an exclusive queue that a walk declares and that
+  RabbitMQ deletes with its connection, also when the process is killed.
+- A look only fetches, and reads what it has fetched after the letters have gone back.
+
+Letters are not fetched one by one (``basic.get``): a quorum queue takes each fetch for a consumer
+of its own, and puts back what many consumers had in no order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,11 +24,13 @@ from dramatiq import Message
 from pika import spec
 
 from ...core.failure import Failure, Reason
+from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
 from . import wire
+from .deaths import death_in
 from .link import Link
 from .publisher import Outgoing
 
@@ -33,85 +39,127 @@ if TYPE_CHECKING:
 
 #: The header that holds the record of the failure, where the body does not.
 _FAILURE = "x-formrelay-failure"
-#: How many are looked at in one go.
+#: Number of letters that are handled at a time.
 _CHUNK = 200
-#: How many RabbitMQ may have sent that are neither taken out nor looked at yet.
-_WINDOW = 5_000
-#: How long it may take them to go back, in seconds.
-_BACK_WITHIN = 0.2
+#: Number of letters that RabbitMQ may send to one consumer: what AMQP can say.
+_WINDOW = 65_535
+#: Bytes of letters that a look keeps unread.
+_MOST_UNREAD = 32 * 1024 * 1024
+#: Seconds that letters may take to go back, and to wait for another process.
+_BACK_WITHIN, _PATIENCE = 1.0, 30.0
+#: Seconds after which an answer of "no messages" may be one that was not waited for.
+_SLOW = 0.2
+_ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter in hand, with its delivery tag."""
+    """A dead letter in flight, with its delivery tag."""
 
     entry: Entry
     number: int
 
 
+def look(
+    broker: RabbitBroker,
+    queue: str,
+    *,
+    limit: int | None = None,
+    is_meant: Callable[[Entry], bool] = lambda _: True,
+) -> list[Entry]:
+    """The dead letters that are meant, the oldest first; at most the first ``limit`` are looked at.
+
+    Raises:
+        as :class:`Walk`.
+    """
+    found: list[Entry] = []
+    unread: list[wire.Content] = []
+    size = 0
+    with Walk(broker, queue) as walk:
+        for contents in walk.fetched(limit):
+            unread += contents
+            size += sum(len(content.body) for content in contents)
+            if size > _MOST_UNREAD:
+                found += filter(is_meant, map(walk.entry, unread))
+                unread, size = [], 0
+    return [*found, *filter(is_meant, map(walk.entry, unread))]
+
+
 class Walk:
     """Through the dead letters of one queue, the oldest first, as many as there are now.
 
-    A context manager: what was not taken out goes back at its end.
+    A context manager: what was not taken out goes back at its end. Waits for the walks of others.
+
+    Raises:
+        BrokerUnavailable: another process walks for longer than 30 s.
+        BrokerRefused
     """
 
     def __init__(self, broker: RabbitBroker, queue: str) -> None:
         self._broker = broker
         self._queue = queue
         self._name = broker.topology.dead_queue(queue)
-        self._link = broker.connect()
         self._consumers = 0
         #: How many there were, but for those that were taken out.
         self._there = 0
         #: How many more RabbitMQ may send.
         self._room = 0
+        self._has_taken = False
+        self._ended = ExitStack()
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._control = stack.enter_context(self._broker.control())
+            self._broker.declared.ensure(self._control, [self._queue])
+            stack.enter_context(_alone(self._control, self._queue))
+            self._link = self._broker.connect()
+            stack.callback(self._put_back)
+            self._ended = stack.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._ended.__exit__(*error)
+
+    def _put_back(self) -> None:
+        link = self._link
         with suppress(BrokerUnavailable, BrokerRefused):
-            if self._consumers:
+            if self._has_taken:
                 # A quorum queue hears of acknowledgements by and by, and of none that a connection
                 # still has to pass on when it ends. It answers this when it has heard of all.
-                self._link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
-                self._link.fence()
-        self._link.close()
-        with suppress(BrokerUnavailable, BrokerRefused):
-            self._wait_for(self._there)
-
-    def _wait_for(self, count: int) -> None:
-        """Until there are as many again, or somebody else may have them.
-
-        A queue hears late that a connection has ended: whoever looks next would find none.
-        """
+                link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
+                link.fence()
+        link.close()
+        # A queue hears late that a connection has ended: whoever looks next would find none.
         deadline = time.monotonic() + _BACK_WITHIN
-        with self._broker.control() as link:
-            while self._count(link) < count and time.monotonic() < deadline:
-                time.sleep(0.005)
+        while ready(self._control, self._name) < self._there and time.monotonic() < deadline:
+            time.sleep(0.005)
 
-    def chunks(self, limit: int | None = None) -> Iterator[list[Letter]]:
-        """The next letters, some at a time, at most ``limit`` in all."""
-        self._broker.declared.ensure(self._link, [self._queue])
+    def chunks(self) -> Iterator[list[Letter]]:
+        """The letters, some at a time."""
+        for contents in self.fetched():
+            yield [Letter(self.entry(content), content.number) for content in contents]
+
+    def fetched(self, limit: int | None = None) -> Iterator[list[wire.Content]]:
+        """The letters as they come, some at a time, at most ``limit`` in all."""
         # What dies while we are at it is not ours: it may be what we have just put back.
-        self._there = self._count(self._link)
+        self._there = ready(self._control, self._name)
         left = self._there if limit is None else min(limit, self._there)
         while left > 0:
             found = self._next(left)
             if not found:
                 return
-            yield [self._letter(content) for content in found]
+            yield found
             left -= len(found)
 
     def _next(self, left: int) -> list[wire.Content]:
-        """Some of the ``left`` next ones; none where another has them all."""
+        """Some of the ``left`` next ones; none where another program has them all."""
         link = self._link
         deadline = time.monotonic() + link.timeout
         while not link.contents:
             if self._room <= 0:
                 self._consume(min(left, _WINDOW))
             link.wait(deadline, at_most=0.05)
-            if not link.contents and not self._count(link):
+            if not link.contents and not ready(self._control, self._name):
                 link.fence()  # what is under way comes before its answer
                 break
         found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
@@ -128,11 +176,6 @@ class Walk:
                 spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
             ]
         )
-
-    def _count(self, link: Link) -> int:
-        """How many letters nobody holds."""
-        declared = link.call(spec.Queue.Declare(queue=self._name, passive=True))
-        return int(declared.message_count)
 
     def replay(self, letters: Iterable[Letter]) -> None:
         """Put letters back on the work queue, attempts at zero, and take them out here.
@@ -151,20 +194,27 @@ class Walk:
         """Take letters out for good."""
         letters = list(letters)
         self._there -= len(letters)
+        self._has_taken = True
         self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
 
-    def _letter(self, content: wire.Content) -> Letter:
-        id = content.message_id
-        message = self._message(content, id)
-        cause = failure_in(message)
-        id, queue = id or message.message_id, self._queue
-        entry = Entry(queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
-        return Letter(entry, content.number)
+    def entry(self, content: wire.Content) -> Entry:
+        """What a letter is."""
+        properties = content.properties
+        id, headers = properties.message_id, properties.headers or {}
+        message = self._message(content, id, headers)
+        retries = message.options.get(RETRIES)
+        attempt = retries if isinstance(retries, int) else 0
+        # A failure of ours may stand there as well: of the attempt before.
+        cause = death_in(headers, attempt=attempt) or failure_in(message)
+        id = id or message.message_id
+        return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
 
-    def _message(self, content: wire.Content, id: str | None) -> Message[Any]:
+    def _message(
+        self, content: wire.Content, id: str | None, headers: Mapping[str, Any]
+    ) -> Message[Any]:
         """The message of a letter; one in quarantine, if its body is none."""
         broker, queue = self._broker, self._queue
-        failure = _recorded_in(content)
+        failure = _recorded_in(headers)
         if failure is None or failure.reason is not Reason.UNDECODABLE:
             try:
                 message = decode(content.body, queue_name=queue, job_types=broker.job_types)
@@ -184,11 +234,55 @@ def recorded(failure: Failure) -> dict[str, Any]:
     return {_FAILURE: orjson.dumps(failure.to_json()).decode()}
 
 
-def _recorded_in(content: wire.Content) -> Failure | None:
+def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
     """What :func:`recorded` says of a dead letter."""
-    if not content.has_headers:
-        return None
     try:
-        return Failure.from_json(orjson.loads((content.properties.headers or {})[_FAILURE]))
+        return Failure.from_json(orjson.loads(headers[_FAILURE]))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+@contextmanager
+def _alone(link: Link, queue: str) -> Iterator[None]:
+    """Hold the one right to walk through the dead letters of a queue."""
+    name = f"formrelay.look.{queue}"
+    claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
+    deadline = time.monotonic() + _PATIENCE
+    pause = 0.01
+    while (refusal := link.ask_all([claim])[1]) is not None:
+        if refusal.code == _ACCESS_REFUSED:
+            raise BrokerRefused(
+                f"expected the right to configure {name!r}, which looks at dead letters wait for, "
+                f"got: {refusal.text}; give the user that right (see docs/brokers.md)"
+            )
+        if refusal.code != _RESOURCE_LOCKED:
+            raise refusal
+        if time.monotonic() > deadline:
+            raise BrokerUnavailable(
+                f"expected to get at the dead letters of {queue!r} within {_PATIENCE:g} s, another "
+                "process looks at, replays or deletes them; try again"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)  # each try is a line in RabbitMQ's log
+    try:
+        yield
+    finally:
+        with suppress(BrokerUnavailable, BrokerRefused):
+            link.call(spec.Queue.Delete(queue=name))
+
+
+def ready(link: Link, name: str) -> int:
+    """The number of messages in a queue that nobody has taken."""
+    return int(counted(link, name).message_count)
+
+
+def counted(link: Link, name: str) -> Any:
+    """What a queue says of itself (``message_count``, ``consumer_count``)."""
+    passive = spec.Queue.Declare(queue=name, passive=True)
+    for _ in range(3):
+        asked_at = time.monotonic()
+        found = link.call(passive)
+        # A quorum queue that does not answer within 0.25 s is said to have none.
+        if found.message_count or time.monotonic() - asked_at < _SLOW:
+            break
+    return found

@@ -167,7 +167,7 @@ class Declared:
         if refusal.text not in self._said:
             self._said.add(refusal.text)
             logger.error(
-                "a queue is on a RabbitMQ node that is down; what is to be written there is refused",
+                "a queue is on a RabbitMQ node that is down; writes to it are refused",
                 extra={"error_message": refusal.message},
             )
 

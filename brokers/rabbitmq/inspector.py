@@ -9,12 +9,11 @@ have died of.
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import islice
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import (
@@ -30,14 +29,17 @@ from ..inspection import (
 )
 from ..inspector import Inspector, Progress, silent
 from . import pauses
-from .dead import Letter, Walk
+from .dead import Letter, Walk, counted, look, ready
 from .errors import ChannelClosed
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
+    from .link import Link
 
 logger = logging.getLogger("formrelay.brokers")
 
+#: How long a look at dead letters takes at most, in seconds.
+_A_LOOK = 2.0
 #: How many older dead letters are passed to get to the newest.
 _MOST_PASSED = 500
 
@@ -53,22 +55,29 @@ class RabbitInspector(Inspector):
         broker = self._of
         with broker.control() as link:
             broker.declared.ensure(link, [queue])
-            names = (queue, broker.topology.dead_queue(queue))
-            waiting, dead = link.calls(
-                [spec.Queue.Declare(queue=name, passive=True) for name in names]
-            )
+            waiting = ready(link, queue)
+            dead = self._dead_count(link, queue)
             try:
                 is_paused = pauses.is_paused(link, queue)
             except ChannelClosed:
                 is_paused = None
         return QueueCounts(
             queue,
-            waiting.message_count,
+            waiting,
             scheduled=None,  # the ladder is shared by all queues
             in_flight=self._in_flight(queue),
-            dead=dead.message_count,
+            dead=dead,
             paused=is_paused,
         )
+
+    def _dead_count(self, link: Link, queue: str) -> int:
+        """How many are dead; not while somebody looks at them and they cannot be counted."""
+        deadline = time.monotonic() + _A_LOOK
+        while True:
+            found = counted(link, self._of.topology.dead_queue(queue))
+            if not found.consumer_count or time.monotonic() > deadline:
+                return int(found.message_count)
+            time.sleep(0.02)
 
     def _in_flight(self, queue: str) -> int | None:
         management = self._of.management
@@ -91,7 +100,7 @@ class RabbitInspector(Inspector):
         except ValueError:
             raise UnknownCursor from None
         # AMQP has no way to begin further on.
-        seen = list(islice(self._letters(queue, limit=first + limit + 1), first, None))
+        seen = look(self._of, queue, limit=first + limit + 1)[first:]
         more = len(seen) > limit
         return Page(seen[:limit], str(first + limit) if more else None)
 
@@ -133,30 +142,35 @@ class RabbitInspector(Inspector):
     # -- dead letters ------------------------------------------------------------------
 
     def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
-        letters = (one for name in self._queues(which.queue) for one in self._letters(name))
-        yield from islice(filter(which.matches, letters), limit)
+        is_everything = replace(which, queue=None) == DeadFilter()
+        for name in self._queues(which.queue):
+            if limit <= 0:
+                return
+            first = limit if is_everything else None
+            found = look(self._of, name, limit=first, is_meant=which.matches)[:limit]
+            limit -= len(found)
+            yield from found
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         # They come in the order in which they died, and can be looked at only in that.
-        seen = list(self._letters(queue, limit=_MOST_PASSED + 1))
+        seen = look(self._of, queue, limit=_MOST_PASSED + 1)
         if len(seen) > _MOST_PASSED:
             raise NotAvailable(f"the newest of more than {_MOST_PASSED} dead letters")
         return seen[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        return next((letter for letter in self._letters(queue) if letter.id == id), None)
+        return next(iter(look(self._of, queue, is_meant=lambda letter: letter.id == id)), None)
 
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
-            for letter in self._letters(name):
-                if letter.id == prefix:
-                    return [(name, prefix)]
-                if letter.id.startswith(prefix) and len(found) < limit:
-                    found.append((name, letter.id))
-        return found
+            its = look(self._of, name, is_meant=lambda letter: letter.id.startswith(prefix))
+            if any(letter.id == prefix for letter in its):
+                return [(name, prefix)]
+            found += [(name, letter.id) for letter in its]
+        return found[:limit]
 
     def replay(
         self,
@@ -203,9 +217,3 @@ class RabbitInspector(Inspector):
                     if count == most:
                         return count
         return count
-
-    def _letters(self, queue: str, *, limit: int | None = None) -> Iterator[Entry]:
-        with Walk(self._of, queue) as walk:
-            for chunk in walk.chunks(limit):
-                for letter in chunk:
-                    yield letter.entry

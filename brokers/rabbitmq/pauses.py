@@ -1,11 +1,12 @@
 """Which queues are paused, for the workers of all processes.
 
 AMQP has no such state. Here one of two exchanges exists, ``formrelay.running.<queue>`` or
-``formrelay.paused.<queue>``, and is asked for by a passive declaration. Why exchanges: every node of
-a cluster has them, so that the loss of a node hides none. A classic queue is gone with its node, and
-a quorum queue says that it holds no messages while it has no leader. Why two: the usual answer is
-then no refusal, which RabbitMQ would write to its log. Why not by publishing: a server that is short
-of memory stops listening to whoever publishes.
+``formrelay.paused.<queue>``, and is asked for by a passive declaration.
+
+Why exchanges: every node of a cluster has them, so that the loss of a node hides none. A classic
+queue is gone with its node, and a quorum queue says that it holds no messages while it has no
+leader. Why two: the usual answer is then no refusal, which RabbitMQ would write to its log. Why not
+by publishing: a server that is short of memory stops listening to whoever publishes.
 """
 
 from __future__ import annotations

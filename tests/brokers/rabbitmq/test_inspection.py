@@ -77,8 +77,9 @@ def test_a_pause_outlasts_the_connection_and_is_seen_on_the_pages(
     inspector, base = harness.broker.inspector, os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     inspector.pause(harness.queue)
     harness.broker.close()
-    names = [one["name"] for one in api(base, f"queues/{unique}")]
-    assert pauses.marker(harness.queue) in names
+    names = [one["name"] for one in api(base, f"exchanges/{unique}")]
+    assert pauses.marker(harness.queue, is_paused=True) in names
+    assert pauses.marker(harness.queue, is_paused=False) not in names
     assert inspector.is_paused(harness.queue)
     inspector.resume(harness.queue)
     assert not inspector.is_paused(harness.queue)

@@ -1,0 +1,135 @@
+"""Messages that RabbitMQ itself dead-letters: shown with its reason, and replayed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+from formrelay.brokers import DeadFilter, Entry
+from formrelay.core.failure import Reason
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def set_policy(unique: str, **definition: Any) -> None:
+    """A policy of an operator's for this test's work queue."""
+    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+    body = {"pattern": f"^{unique}$", "apply-to": "queues", "definition": definition}
+    api(base, f"policies/{unique}/limits", method="PUT", body=body)
+
+
+def the_only_letter(harness: Harness, reason: Reason) -> Entry:
+    """The dead letter, by filter; it is the only one."""
+    inspector = harness.broker.inspector
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == 1)
+    (letter,) = inspector.dead_letters(DeadFilter(harness.queue, reason=reason))
+    assert list(inspector.dead_letters(DeadFilter(reason=Reason.PERMANENT))) == []
+    assert letter.died is not None
+    assert abs(time.time() - letter.died) < 30
+    return letter
+
+
+def test_put_back_too_often(harness: Harness, channel: Any, unique: str) -> None:
+    actor = harness.actor(print, actor_name="collect")
+    sent = actor.send(1)
+    set_policy(unique, **{"delivery-limit": 1})
+
+    def put_back() -> bool:
+        method, _, _ = channel.basic_get(unique)
+        if method is not None:
+            channel.basic_nack(method.delivery_tag, requeue=True)
+        return bool(harness.broker.counts(harness.queue).dead)
+
+    wait_until(put_back)
+    letter = the_only_letter(harness, Reason.DELIVERY_LIMIT)
+    assert letter.id == sent.message_id
+    assert letter.failure is not None
+    assert letter.failure.message == (
+        f"dead-lettered by RabbitMQ from '{unique}': put back more often than the delivery limit "
+        "allows (count: 1)"
+    )
+    set_policy(unique, **{"delivery-limit": 100})
+    assert harness.broker.inspector.replay(DeadFilter(reason=Reason.DELIVERY_LIMIT)) == 1
+    assert harness.broker.counts(unique).waiting == 1
+
+
+def test_expired_after_an_attempt_of_ours(harness: Harness, unique: str) -> None:
+    def fail(_number: int) -> None:
+        raise ValueError("the failure of an attempt before")
+
+    actor = harness.actor(fail, actor_name="fail")
+    message = actor.send(1)
+    harness.start()
+    inspector = harness.broker.inspector
+    wait_until(lambda: not harness.broker.counts(unique).waiting)
+    harness.stop()
+    # It is scheduled for its second attempt, with the record of the first one.
+    set_policy(unique, **{"message-ttl": 100})
+    wait_until(lambda: harness.broker.counts(unique).dead == 1, timeout=30)
+    letter = the_only_letter(harness, Reason.EXPIRED)
+    assert letter.id == message.message_id
+    assert letter.failure is not None
+    assert letter.failure.attempt == 1
+    assert "waited longer than its time-to-live (count: 1)" in letter.failure.message
+    assert inspector.delete_dead([message.message_id]) == 1
+
+
+def test_dropped_from_a_full_queue(make_harness: MakeHarness, unique: str) -> None:
+    harness = make_harness(queue_type="classic")
+    actor = harness.actor(print, actor_name="collect")
+    harness.broker.counts(unique)
+    set_policy(unique, **{"max-length": 1})
+    first = actor.send(1)
+    wait_until(lambda: actor.send(2) and harness.broker.counts(unique).dead)
+    letters = harness.broker.inspector.dead_letters(DeadFilter(reason=Reason.MAXLEN))
+    letter = next(letters)
+    assert letter.id == first.message_id
+    assert letter.failure is not None
+    assert f"from '{unique}'" in letter.failure.message
+
+
+def test_rejected_by_another_program_with_bytes_that_are_no_message(
+    harness: Harness, channel: Any, unique: str
+) -> None:
+    harness.inject(b"\xff no message")
+    method, _, _ = wait_until(lambda: (got := channel.basic_get(unique)) and got[0] and got)
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    letter = the_only_letter(harness, Reason.REJECTED)
+    assert harness.broker.inspector.replay([letter.id], queue=unique) == 1
+    _, _, body = wait_until(lambda: (got := channel.basic_get(unique)) and got[0] and got)
+    assert body == b"\xff no message"
+
+
+def test_due_when_its_queue_was_gone(
+    make_harness: MakeHarness, channel: Any, unique: str
+) -> None:
+    make_harness().actor(print, actor_name="collect").send_with_options(args=(1,), delay=300)
+    channel.queue_delete(unique)
+    dead = f"dlq.{unique}"
+    wait_until(lambda: channel.queue_declare(dead, passive=True).method.message_count)
+    harness = make_harness()
+    harness.actor(print, actor_name="collect")
+    letter = the_only_letter(harness, Reason.UNDELIVERABLE)
+    assert letter.failure is not None
+    assert "did not exist when it was due" in letter.failure.message
+    assert harness.broker.inspector.replay([letter.id], queue=unique) == 1
+
+
+def test_a_queue_without_a_delivery_limit_of_its_own_is_used_as_it_is(
+    harness: Harness, channel: Any, unique: str
+) -> None:
+    """As the versions before made it, and RabbitMQ 4 gives it a limit of 20."""
+    arguments = {"x-queue-type": "quorum", "x-dead-letter-routing-key": unique}
+    arguments |= {"x-dead-letter-exchange": f"dlx.{unique}", "x-overflow": "reject-publish"}
+    arguments |= {"x-dead-letter-strategy": "at-least-once"}
+    channel.queue_declare(unique, durable=True, arguments=arguments)
+    ran: list[int] = []
+    harness.actor(ran.append, actor_name="collect").send(1)
+    harness.start()
+    wait_until(lambda: ran == [1])

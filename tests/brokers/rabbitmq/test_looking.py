@@ -1,0 +1,131 @@
+"""Looks at dead letters, which RabbitMQ knows only as taking them and putting them back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.harness import Harness
+
+from formrelay.brokers import DeadFilter
+from formrelay.brokers.envelope import encode
+from formrelay.brokers.errors import BrokerUnavailable
+from formrelay.brokers.rabbitmq import dead
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.dead import Walk
+from formrelay.brokers.settlement import Write, buried
+from formrelay.core.failure import Failure, Reason
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def bury(harness: Harness, count: int) -> list[str]:
+    """Dead letters; their ids, the oldest first."""
+    actor = harness.actor(print, actor_name="nothing")
+    failure = Failure.of(ValueError("no"), reason=Reason.PERMANENT, attempt=1, now=time.time())
+    letters = [buried(actor.message(number), failure) for number in range(count)]
+    for first in range(0, count, 1_000):
+        some = letters[first : first + 1_000]
+        writes = [Write(letter.message_id, encode(letter)) for letter in some]
+        assert isinstance(harness.broker, RabbitBroker)
+        harness.broker.write(harness.queue, writes)
+    return [letter.message_id for letter in letters]
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Runs a function again and again in another thread, until the test ends."""
+    stop, threads = Event(), list[Thread]()
+
+    def repeat(function: Callable[[], Any]) -> None:
+        def run() -> None:
+            while not stop.is_set():
+                function()
+
+        threads.append(Thread(target=run))
+        threads[-1].start()
+
+    yield repeat
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_replays_find_their_letters_while_others_list_them(
+    make_harness: MakeHarness, meanwhile: Callable[[Callable[[], Any]], None]
+) -> None:
+    harness, other = make_harness(), make_harness()
+    ids = bury(harness, 60)
+    listed: list[int] = []
+    look = other.broker.inspector.dead_letters
+    meanwhile(lambda: listed.append(len(list(look(DeadFilter(harness.queue))))))
+    inspector = harness.broker.inspector
+    for id in ids[:25]:
+        assert inspector.dead_ids(id) == [(harness.queue, id)]
+        assert inspector.replay([id], queue=harness.queue) == 1
+    for id in ids[25:50]:
+        assert inspector.delete_dead([id], queue=harness.queue) == 1
+    # Whatever was listed in between is all that there was at that moment.
+    assert listed == sorted(listed, reverse=True)
+    assert len(listed) >= 3
+    assert [one.id for one in look(DeadFilter(harness.queue))] == ids[50:]
+
+
+def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_order(
+    harness: Harness, channel: Any, meanwhile: Callable[[Callable[[], Any]], None]
+) -> None:
+    ids = bury(harness, 10_000)
+    hidden: list[float] = []
+    counted: list[int] = []
+
+    def count() -> None:
+        found = channel.queue_declare(f"dlq.{harness.queue}", passive=True).method.message_count
+        if found < len(ids):
+            hidden.append(time.monotonic())
+        time.sleep(0.01)
+
+    meanwhile(count)
+    inspector = harness.broker.inspector
+    for _ in range(2):
+        hidden.clear()
+        look = inspector.dead_letters(DeadFilter(harness.queue), limit=20_000)
+        assert [one.id for one in look] == ids
+        counted.append(harness.broker.counts(harness.queue).dead)
+        # About half a second on a machine with nothing else to do.
+        assert hidden[-1] - hidden[0] < 3
+    assert counted == [len(ids)] * 2
+    assert inspector.dead_letter(harness.queue, ids[-1]) is not None
+
+
+def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarness) -> None:
+    harness, other = make_harness(), make_harness()
+    ids = bury(harness, 3)
+    walk = Walk(harness.broker, harness.queue)  # type: ignore[arg-type]
+    with pytest.raises(BrokerUnavailable), walk:
+        assert [len(found) for found in walk.fetched()] == [3]
+        walk._link.abort()
+        walk._control.abort()
+        other.actor(print, actor_name="nothing")
+        assert [one.id for one in other.dead()] == ids
+        walk.delete([])
+
+
+def test_whoever_waits_too_long_for_another_walk_says_so(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, other = make_harness(), make_harness()
+    bury(harness, 3)
+    monkeypatch.setattr(dead, "_PATIENCE", 0.1)
+    with Walk(harness.broker, harness.queue) as walk:  # type: ignore[arg-type]
+        assert len(list(walk.fetched())) == 1
+        with pytest.raises(BrokerUnavailable, match="another process"):
+            other.broker.inspector.replay(["any"], queue=harness.queue)
+        # Counting does not wait for more than a look.
+        monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._A_LOOK", 0.1)
+        assert other.broker.counts(harness.queue).dead == 0
+    assert other.broker.counts(harness.queue).dead == 3
+    assert other.broker.inspector.replay(DeadFilter(harness.queue)) == 3
