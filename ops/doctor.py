@@ -53,8 +53,9 @@ def _careful(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _broker() -> Iterator[Finding]:
     broker = get_broker()
     broker.ping()
+    tried = broker.try_access()
     yield Finding("broker", "ok", f"{get_settings().broker.kind} answers")
-    for weakness in broker.weaknesses():
+    for weakness in (*tried, *broker.weaknesses()):
         yield Finding("broker", "weak", weakness)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..inspector import Inspector
 from ..settlement import Write
 from ..unfinished import MOST_ASIDE
 from . import ladder, wire
+from .access import try_access
 from .connection import address, servers
 from .consumer import RabbitConsumer
 from .dead import recorded
@@ -178,13 +179,16 @@ class RabbitBroker(RelayBroker):
 
     # -- operations ----------------------------------------------------------------------
 
-    def ping(self) -> None:
+    def ping(self, queues: Collection[str] | None = None) -> None:
         link = self.connect()
         try:
             self.declared.forget()
-            self.declared.ensure(link, sorted(self.queues))
+            self.declared.ensure(link, sorted(self.queues if queues is None else queues))
         finally:
             link.close()
+
+    def try_access(self) -> list[str]:
+        return try_access(self, self.queues)
 
     def flush(self, queue_name: str) -> None:
         """Drop the waiting messages of a queue; never the dead ones.

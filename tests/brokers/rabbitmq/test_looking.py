@@ -59,20 +59,19 @@ def test_replays_find_their_letters_while_others_list_them(
     make_harness: MakeHarness, meanwhile: Callable[[Callable[[], Any]], None]
 ) -> None:
     harness, other = make_harness(), make_harness()
-    ids = bury(harness, 60)
+    ids = bury(harness, 40)
     listed: list[int] = []
     look = other.broker.inspector.dead_letters
     meanwhile(lambda: listed.append(len(list(look(DeadFilter(harness.queue))))))
     inspector = harness.broker.inspector
     for id in ids[:25]:
-        assert inspector.dead_ids(id) == [(harness.queue, id)]
         assert inspector.replay([id], queue=harness.queue) == 1
-    for id in ids[25:50]:
+    for id in ids[25:30]:
         assert inspector.delete_dead([id], queue=harness.queue) == 1
     # Whatever was listed in between is all that there was at that moment.
     assert listed == sorted(listed, reverse=True)
-    assert len(listed) >= 3
-    assert [one.id for one in look(DeadFilter(harness.queue))] == ids[50:]
+    assert len(listed) > 10
+    assert [one.id for one in look(DeadFilter(harness.queue))] == ids[30:]
 
 
 def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_order(
