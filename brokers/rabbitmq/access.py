@@ -44,8 +44,8 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
         if error.code != _ACCESS_REFUSED:
             raise
         raise BrokerRefused(
-            f"expected the right to send, fetch and settle, got: {error.text}; docs/brokers.md says "
-            "which rights a user needs"
+            f"expected the right to send, fetch and settle, got: {error.text}; docs/brokers.md "
+            "says which rights a user needs"
         ) from None
     finally:
         link.close()
