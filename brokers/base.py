@@ -337,6 +337,17 @@ class RelayBroker(dramatiq.Broker, ABC):
         """How this broker is set up weaker than our promises want it, with what to do."""
         return []
 
+    def try_access(self) -> list[str]:
+        """Try what a send, a fetch and a settlement need, where :meth:`ping` leaves that out.
+
+        Returns:
+            What the user may not do that makes promises weaker.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused: with what to do.
+        """
+        return []
+
     @property
     @abstractmethod
     def inspector(self) -> Inspector:

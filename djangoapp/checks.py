@@ -87,7 +87,7 @@ def check_broker(**_: Any) -> list[CheckMessage]:
 def _weaknesses(broker: RelayBroker) -> list[str]:
     try:
         broker.ping()
-        return broker.weaknesses()
+        return [*broker.try_access(), *broker.weaknesses()]
     finally:
         broker.close()
 

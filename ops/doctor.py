@@ -54,9 +54,10 @@ def _careful(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _broker() -> Iterator[Finding]:
     broker = get_broker()
     broker.ping()
+    tried = broker.try_access()
     says = f"{get_settings().broker.kind} answers; jobs can be sent, fetched and settled"
     yield Finding("broker", "ok", says)
-    for weakness in broker.weaknesses():
+    for weakness in (*tried, *broker.weaknesses()):
         yield Finding("broker", "weak", weakness)
 
 

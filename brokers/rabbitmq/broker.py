@@ -19,6 +19,7 @@ from ..inspector import Inspector
 from ..settlement import Write
 from ..unfinished import MOST_ASIDE
 from . import ladder, wire
+from .access import try_access
 from .connection import address, servers
 from .consumer import RabbitConsumer
 from .dead import recorded
@@ -185,6 +186,9 @@ class RabbitBroker(RelayBroker):
             self.declared.ensure(link, sorted(self.queues if queues is None else queues))
         finally:
             link.close()
+
+    def try_access(self) -> list[str]:
+        return try_access(self, self.queues)
 
     def flush(self, queue_name: str) -> None:
         """Drop the waiting messages of a queue; never the dead ones.

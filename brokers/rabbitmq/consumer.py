@@ -175,7 +175,7 @@ class RabbitConsumer(RelayConsumer):
             if self._trials.has_arrived(content, session):
                 return None
             suspect = self._trials.suspect(content)
-            if suspect is not None:
+            if suspect is not None and self._trials.attach(session, is_needed=True):
                 return self._suspected(session, suspect)
         return self._decoded(session, content)
 
@@ -204,8 +204,6 @@ class RabbitConsumer(RelayConsumer):
         """Let a suspect be tried: now, or alone when its turn comes."""
         delivery = suspect.delivery
         assert delivery is not None
-        assert self._session is not None
-        self._trials.attach(self._session, is_needed=True)
         delivery.tag.is_untried = True
         delivery.before_trial = lambda: self._trials.begin(suspect, delivery.tag)
         if not suspect.is_last_chance:

@@ -244,16 +244,33 @@ def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
 
 @contextmanager
 def _alone(link: Link, queue: str) -> Iterator[None]:
-    """Hold the one right to walk through the dead letters of a queue."""
-    name = f"formrelay.look.{queue}"
-    claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
+    """Hold the one right to walk through the dead letters of a queue.
+
+    Whoever waits for it holds the right to be the next, so that nobody who walks again and again
+    comes before.
+    """
+    name, turn = f"formrelay.look.{queue}", f"formrelay.look.next.{queue}"
     deadline = time.monotonic() + _PATIENCE
+    _claim(link, turn, queue, deadline)
+    try:
+        _claim(link, name, queue, deadline)
+    finally:
+        _release(link, turn)
+    try:
+        yield
+    finally:
+        _release(link, name)
+
+
+def _claim(link: Link, name: str, queue: str, deadline: float) -> None:
+    claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
     pause = 0.01
     while (refusal := link.ask_all([claim])[1]) is not None:
         if refusal.code == _ACCESS_REFUSED:
             raise BrokerRefused(
-                f"expected the right to configure {name!r}, which looks at dead letters wait for, "
-                f"got: {refusal.text}; give the user that right (see docs/brokers.md)"
+                f"expected the right to configure {name!r}, by which looks at dead letters wait "
+                f"for one another, got: {refusal.text}; give the user that right (see "
+                "docs/brokers.md)"
             )
         if refusal.code != _RESOURCE_LOCKED:
             raise refusal
@@ -264,11 +281,11 @@ def _alone(link: Link, queue: str) -> Iterator[None]:
             )
         time.sleep(pause)
         pause = min(2 * pause, 0.1)  # each try is a line in RabbitMQ's log
-    try:
-        yield
-    finally:
-        with suppress(BrokerUnavailable, BrokerRefused):
-            link.call(spec.Queue.Delete(queue=name))
+
+
+def _release(link: Link, name: str) -> None:
+    with suppress(BrokerUnavailable, BrokerRefused):
+        link.call(spec.Queue.Delete(queue=name))
 
 
 def ready(link: Link, name: str) -> int:

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("formrelay.brokers")
 
+_ACCESS_REFUSED = 403
 DEATHS = "x-formrelay-deaths"
 TRIAL_QUEUE = "x-formrelay-trial"
 #: What RabbitMQ adds to a message on its way through the trial queue.
@@ -111,16 +112,32 @@ class Trials:
         self._most = broker.options.max_crash_deliveries
         self._awaited: dict[str, _Awaited] = {}
         self._is_used = False
+        self._is_forbidden = False
         self.name = broker.topology.trial_queue(queue, uuid4().hex[:12])
         #: Those that wait for their judgement.
         self.judged: list[Suspect] = []
 
-    def attach(self, session: Session, *, is_needed: bool = False) -> None:
-        """Consume the trial queue, if there is one, or is to be."""
-        if (is_needed or self._is_used) and not session.has_trials:
-            session.link.call(self._broker.topology.trial(self._queue, self.name))
-            session.subscribe_trials(self.name)
-            self._is_used = True
+    def attach(self, session: Session, *, is_needed: bool = False) -> bool:
+        """Consume the trial queue, if there is one, or is to be; whether there is one now."""
+        if session.has_trials:
+            return True
+        if self._is_forbidden or not (is_needed or self._is_used):
+            return False
+        try:
+            session.link.ask(self._broker.topology.trial(self._queue, self.name))
+        except ChannelClosed as error:
+            if error.code != _ACCESS_REFUSED:
+                raise
+            self._is_forbidden = True
+            logger.warning(
+                "messages that kill their workers are not counted: no right to declare the queue "
+                "for that, see docs/brokers.md",
+                extra={"queue": self._queue, "error_message": error.message},
+            )
+            return False
+        session.subscribe_trials(self.name)
+        self._is_used = True
+        return True
 
     def detach(self, session: Session) -> None:
         """Delete the trial queue; what is left in it stays."""

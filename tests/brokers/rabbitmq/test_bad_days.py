@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
@@ -184,3 +185,47 @@ def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
     for number in range(25):
         actor.send(number)
     assert len(idle) == 1
+
+
+# -- a queue of dead letters that was full ----------------------------------------------------
+
+
+def test_letters_refused_by_a_full_queue_are_buried_soon_after_its_limit_is_lifted(
+    make_harness: MakeHarness, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+    policy = f"policies/{unique}/full"
+    harness = make_harness()
+    ran: list[int] = []
+
+    def fail(number: int) -> None:
+        ran.append(number)
+        if number >= 0:
+            raise SinkPermanent("no")
+
+    actor = harness.actor(fail, actor_name="fail")
+    harness.broker.counts(unique)
+    definition = {"max-length": 1, "overflow": "reject-publish"}
+    body = {"pattern": "^dlq", "apply-to": "queues", "definition": definition}
+    api(base, policy, method="PUT", body=body)
+    harness.start(threads=2)
+    refused = "RabbitMQ refused to take settled messages"
+    sent: list[int] = []
+
+    def is_refused() -> bool:
+        actor.send(len(sent))
+        sent.append(len(sent))
+        wait_until(
+            lambda: refused in caplog.text or harness.broker.counts(unique).dead == len(sent)
+        )
+        return refused in caplog.text
+
+    wait_until(is_refused)  # the limit is in force by and by
+    number = len(sent)
+    # Nobody else is held up.
+    actor.send(-1)
+    wait_until(lambda: -1 in ran)
+    api(base, policy, method="DELETE")
+    wait_until(lambda: harness.broker.counts(unique).dead == number, timeout=20)
+    assert caplog.text.count(refused) <= 5
+    assert len(ran) == number + 1

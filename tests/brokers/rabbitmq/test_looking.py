@@ -59,20 +59,19 @@ def test_replays_find_their_letters_while_others_list_them(
     make_harness: MakeHarness, meanwhile: Callable[[Callable[[], Any]], None]
 ) -> None:
     harness, other = make_harness(), make_harness()
-    ids = bury(harness, 60)
+    ids = bury(harness, 40)
     listed: list[int] = []
     look = other.broker.inspector.dead_letters
     meanwhile(lambda: listed.append(len(list(look(DeadFilter(harness.queue))))))
     inspector = harness.broker.inspector
     for id in ids[:25]:
-        assert inspector.dead_ids(id) == [(harness.queue, id)]
         assert inspector.replay([id], queue=harness.queue) == 1
-    for id in ids[25:50]:
+    for id in ids[25:30]:
         assert inspector.delete_dead([id], queue=harness.queue) == 1
     # Whatever was listed in between is all that there was at that moment.
     assert listed == sorted(listed, reverse=True)
-    assert len(listed) >= 3
-    assert [one.id for one in look(DeadFilter(harness.queue))] == ids[50:]
+    assert len(listed) > 10
+    assert [one.id for one in look(DeadFilter(harness.queue))] == ids[30:]
 
 
 def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_order(
@@ -105,13 +104,12 @@ def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarnes
     harness, other = make_harness(), make_harness()
     ids = bury(harness, 3)
     walk = Walk(harness.broker, harness.queue)  # type: ignore[arg-type]
-    with pytest.raises(BrokerUnavailable), walk:
-        assert [len(found) for found in walk.fetched()] == [3]
-        walk._link.abort()
-        walk._control.abort()
-        other.actor(print, actor_name="nothing")
-        assert [one.id for one in other.dead()] == ids
-        walk.delete([])
+    other.actor(print, actor_name="nothing")
+    walk.__enter__()
+    assert [len(found) for found in walk.fetched()] == [3]
+    walk._link.abort()
+    walk._control.abort()  # as the system does with the connections of a process that is killed
+    assert [one.id for one in other.dead()] == ids
 
 
 def test_whoever_waits_too_long_for_another_walk_says_so(

@@ -1,0 +1,95 @@
+"""Whether our user may do what a send, a fetch and a settlement need: tried, without a trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pika import spec
+
+from ..errors import BrokerRefused
+from . import ladder, wire
+from .errors import ChannelClosed
+from .link import Link
+
+if TYPE_CHECKING:
+    from .broker import RabbitBroker
+
+_ACCESS_REFUSED = 403
+#: A routing key by which no exchange of ours finds a queue.
+_NOWHERE = "formrelay.nowhere"
+
+
+def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
+    """Try to write to each exchange and to read each queue.
+
+    Returns:
+        What the user may not do that makes promises weaker.
+
+    Raises:
+        BrokerRefused: the first thing that is not allowed and has to be.
+        BrokerUnavailable
+    """
+    queues = sorted(queues)
+    link = broker.connect()
+    try:
+        broker.declared.ensure(link, queues)
+        for queue in queues:
+            _read(link, queue)
+        weaknesses = _trials(broker, link, queues)
+        _write(broker, link, queues)
+    except ChannelClosed as error:
+        if error.code != _ACCESS_REFUSED:
+            raise
+        raise BrokerRefused(
+            f"expected the right to send, fetch and settle, got: {error.text}; docs/brokers.md "
+            "says which rights a user needs"
+        ) from None
+    finally:
+        link.close()
+    return weaknesses
+
+
+def _write(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> None:
+    """Publish to each exchange something that no queue takes."""
+    topology = broker.topology
+    exchanges = ["", *(ladder.rung_name(rung) for rung in range(ladder.RUNGS))]
+    # One of another system may be of a type that gives it to its queues all the same.
+    exchanges += [
+        topology.dead_exchange(queue) for queue in queues if not topology.is_foreign_exchange(queue)
+    ]
+    link.confirm()
+    head = wire.properties("check")
+    link.publish([wire.publish(one, _NOWHERE, head, b"?", link.body_room) for one in exchanges])
+    deadline = time.monotonic() + link.timeout
+    while not any(confirm.number >= len(exchanges) for confirm in link.confirms):
+        link.wait(deadline)
+
+
+def _read(link: Link, queue: str) -> None:
+    """Ask for a consumer that RabbitMQ refuses for its arguments, after looking at our rights."""
+    consume = spec.Basic.Consume(queue=queue, arguments={"x-priority": "none"})
+    try:
+        link.ask(consume)
+    except ChannelClosed as error:
+        if error.code == _ACCESS_REFUSED:
+            raise
+
+
+def _trials(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> list[str]:
+    """Whether the queues can be made by which workers count deaths (see :mod:`.trials`)."""
+    for queue in queues:
+        name = broker.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
+        try:
+            link.ask(broker.topology.trial(queue, name))
+        except ChannelClosed as error:
+            if error.code != _ACCESS_REFUSED:
+                raise
+            return [
+                f"a message that kills its workers is tried for ever: {error.text}; give the user "
+                "that right"
+            ]
+        link.ask(spec.Queue.Delete(queue=name))
+    return []
