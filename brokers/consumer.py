@@ -128,9 +128,13 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         Never raises for what is in the message: a worker thread that failed
         here would leave it in flight for ever.
         """
-        self.carry_out(self._settlement(delivery, outcome), delivery)
+        settlement = self._settlement(delivery, outcome)
         if isinstance(delivery, Batch):
+            # Until the broker has carried it out, the consumer needs the parts; nobody else does.
+            self.carry_out(settlement, delivery.copy())
             delivery.release()
+        else:
+            self.carry_out(settlement, delivery)
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:

@@ -202,6 +202,12 @@ class Batch(Delivery):
             batch.before_trial = before_trial
         return batch
 
+    def copy(self) -> Batch:
+        """The same batch, with the same parts, as an object of its own."""
+        other = Batch.__new__(Batch)
+        other.__dict__.update(self.__dict__)
+        return other
+
     def release(self) -> None:
         """Drop the payloads of a settled batch.
 

@@ -205,3 +205,22 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     wait_until(lambda: ran == [1, 2])
     wait_until(harness.is_empty)
     harness.close()
+
+
+def test_a_done_batch_that_was_taken_over_is_not_run_again(
+    harness: Harness, broker: RedisBroker, other: RedisBroker
+) -> None:
+    actor = harness.actor(
+        lambda batch: None,
+        actor_name="note",
+        batch_size=3,
+        batch_wait=timedelta(0),
+    )
+    for number in range(3):
+        actor.send(number=number)
+    consumer, (batch,) = fetched_by(broker, harness.queue)
+    assert batch.size == 3
+    take_over(broker, other, harness.queue)
+    consumer.settle(batch, DONE)
+    consumer.receive(0)
+    assert broker.client.hlen(broker.keys.bodies(harness.queue)) == 0
