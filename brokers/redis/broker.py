@@ -33,10 +33,11 @@ OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("done", "enqueue", "leave", "probe", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
+    ("adopt", "probe"),
     ("adopt", "purge", "counts"),
     ("adopt", "purge", "recover"),
     ("page", "page_sorted"),
