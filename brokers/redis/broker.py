@@ -45,7 +45,7 @@ _SCRIPTS = (
     ("purge", "flush"),
 )
 
-#: Scripts that may run twice: they answer, or remove what is gone the second time.
+#: Scripts that may run twice: they only read, or only remove.
 _HARMLESS = {"counts", "page_sorted", "page_waiting", "leave"}
 
 #: One answer of the server: more would hold its other clients up.
