@@ -35,7 +35,7 @@ class Outgoing(NamedTuple):
 
 
 class Refused(JobModel):
-    """What is left of a job that no broker takes.
+    """The summary of a job that no broker accepts, as the payload of its dead letter.
 
     Attributes:
         cause: why the broker does not take it.

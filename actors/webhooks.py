@@ -133,7 +133,8 @@ def endpoint_of(webhook: Webhook) -> str:
 
 @lru_cache(maxsize=1024)
 def _id_of(address: str) -> str:
-    # All spellings of a host are one endpoint. What is spelled right keeps the id that it had.
+    # All spellings of a host are one endpoint. The id of a URL in the canonical spelling does not
+    # change.
     given, checked = urlsplit(address), urlsplit(check_url(address, allow_http=True).url)
     if given.netloc != checked.netloc:
         address = given._replace(netloc=checked.netloc).geturl()

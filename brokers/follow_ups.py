@@ -1,4 +1,4 @@
-"""Messages that follow a job: it is not settled before the broker has them.
+"""Sends the messages that follow a job before the job is settled.
 
 Dramatiq's middleware sends them at the end of an attempt: a pipeline's next message,
 ``on_success``, ``on_failure``, a group's completion callbacks. Were the job done without them,
@@ -47,7 +47,7 @@ _unsent: ContextVar[list[Envelope] | None] = ContextVar("formrelay_unsent", defa
 
 
 class CannotFollow(FormrelayError):
-    """What follows a job cannot be sent."""
+    """A message that follows a job can never be sent."""
 
 
 def may_send(broker: RelayBroker, delivery: Delivery) -> bool:
@@ -73,7 +73,7 @@ def keep(envelope: Envelope) -> bool:
 def end_attempt(
     broker: RelayBroker, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
 ) -> None:
-    """Call the hooks after an attempt; what they cannot send is left in ``delivery.carry_on``.
+    """Call the hooks after an attempt; messages that cannot be sent set ``delivery.carry_on``.
 
     Args:
         hooks: the middleware whose ``after_process_message`` is to be called, in this order.
@@ -105,10 +105,10 @@ class FollowUp:
         self._told_at: float | None = None
 
     def carry_on(self) -> bool:
-        """Send what was kept and call the hooks that are left.
+        """Send the kept messages and call the remaining hooks.
 
         Returns:
-            False: the broker does not take a message now, and this is to be called again.
+            False where the broker does not accept a message now: call this method again later.
         """
         token = _unsent.set(self._unsent)
         try:

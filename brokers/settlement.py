@@ -4,8 +4,8 @@ Pure, and the same for every broker; the consumers do nothing else with an
 outcome. Messages that fail are replaced: what takes their place is written and
 they are removed, in one step where the broker can (Redis: one Lua call), and
 otherwise in an order in which a crash may repeat a message but cannot lose one:
-write first, remove last. A worker that stood still for so long that others took
-its messages over replaces nothing; only Done removes what is not its own any more.
+write first, remove last. A worker whose messages were recovered by another worker
+replaces nothing; only Done removes messages that are no longer in flight for it.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
         for part, of_part in parts:
             _settle_one(settlement, part, of_part, part.attempt, now)
         return
-    # The parts are no deliveries of their own: those that failed take the place of the batch.
+    # The parts are no deliveries of their own: the failed parts take the place of the batch.
     writes = [_write(part, of_part, batch.attempt, now) for part, of_part in parts]
     failed = [write for write in writes if write is not None]
     if failed:
@@ -151,7 +151,7 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
 
 
 def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Write | None:
-    """What is written in place of a message, or of a part of a batch; None if it is done."""
+    """The message to write in place of a delivery or a part of a batch; None if it is done."""
     message, is_part = delivery.message, delivery.tag is None
     match outcome:
         case Done():

@@ -1,6 +1,6 @@
 """Redis addresses: the one place that reads them, for REDIS_URL and STATE_URL alike.
 
-An option works, or is refused by its name. No error quotes a password.
+Every option works or is refused by name. No error quotes a password.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def read_redis_url(text: str) -> RedisAddress:
 def _unreadable() -> Expected:
     return Expected(
         "be a URL like redis://user:password@host:6379/0",
-        got="one that cannot be read",
+        got="a URL that cannot be parsed",
         advice="percent-encode special characters in its user and password",
     )
 

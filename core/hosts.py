@@ -2,8 +2,8 @@
 
 Browsers follow the same standard: ``faß.de`` is ``xn--fa-hia.de``. Python's own ``idna`` codec,
 which the socket module uses as well, implements the older IDNA 2003 and turns the name into
-``fass.de``, which is another domain. So a name is converted here, once, where it enters, and
-nothing that comes later sees other characters than ASCII.
+``fass.de``, which is another domain. So a name is converted here, once, where it enters the
+program; all later code sees ASCII.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def ascii_host(host: str) -> str:
 
 
 def ascii_url(url: str) -> str:
-    """A URL with its hosts in ASCII; several are parted by commas. The rest stays as it is.
+    """A URL with its hosts in ASCII; hosts are separated by commas. Nothing else changes.
 
     Raises:
         InvalidHost: see :func:`ascii_host`; hosts in ASCII are not looked at.

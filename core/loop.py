@@ -24,8 +24,7 @@ logger = logging.getLogger("formrelay")
 _LONGEST_SLEEP = 1.0
 #: After so many calls it looks at the sockets again.
 _CALLS_A_TURN = 32
-#: A part or a socket whose function raises is left alone for so many seconds, then for twice as
-#: long each time, up to the second number.
+#: First and longest back-off of a part or a socket whose function raises, in seconds; it doubles.
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 10.0
 
 
@@ -40,7 +39,7 @@ class _Called:
     """A function that the loop calls again and again; it backs off while it raises.
 
     Attributes:
-        do: a part's turn, or what is to be told of a descriptor.
+        do: the function of a part, or of a watched descriptor.
         event: of a descriptor that is watched, the events of poll(2).
         resumes_at: the monotonic second until which it is not to be called.
     """
@@ -59,7 +58,7 @@ class _Called:
         self.failures += 1
         self.resumes_at = monotonic() + wait
         logger.critical(
-            "a part of the loop failed and is left alone for a while",
+            "a part of the event loop failed; retrying it after a back-off",
             extra={"part": getattr(self.do, "__qualname__", "?"), "retry_in_s": wait},
             exc_info=error,
         )

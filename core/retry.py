@@ -75,7 +75,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if not isinstance(self.delays, Iterable):
             raise InvalidPolicy(f"expected delays to be timedeltas, got {self.delays!r}")
-        # A list is accepted, and kept as what is declared: nobody can change it afterwards.
+        # A list is accepted and stored as a tuple, so that nobody changes it afterwards.
         object.__setattr__(self, "delays", tuple(self.delays))
         if not self.delays:
             raise InvalidPolicy("expected at least one delay in a schedule, got none")

@@ -134,7 +134,7 @@ class Book:
         return disabled
 
     def _learn(self) -> None:
-        """Tell the gate what is disabled."""
+        """Tell the gate which endpoints are disabled."""
         changes = self.records.changes(self._position)
         self._position = changes.position
         if not self.gate.learn(changes, self._gone):

@@ -178,7 +178,7 @@ class Gate:
         _resume(called)
 
     def _recall(self, id: str, now: float) -> Endpoint:
-        """What is known of an endpoint, unpacked; under the lock."""
+        """The state of an endpoint, unpacked; under the lock."""
         endpoint = self._endpoints.get(id)
         if endpoint is None:
             packed = self._idle.pop(id, None)

@@ -15,7 +15,7 @@ OLD_DELIVERED = "formrelay:delivered:"
 
 #: Seconds between two looks: in a rolling upgrade older workers go on writing there.
 _INTERVAL = 60.0
-#: Seconds for which older workers still see what is disabled.
+#: Seconds for which older workers still see the disabled endpoints.
 _DISABLED_LASTS = 3_600
 _CHUNK = 500
 
@@ -61,7 +61,7 @@ class OldRecords:
         pipeline.expire(OLD_DISABLED, _DISABLED_LASTS)
 
     def delivered(self, id: str) -> bytes | None:
-        """What an older version kept of a webhook."""
+        """The job of a delivered webhook that an older version kept."""
         try:
             found: bytes | None = self._client.get(OLD_DELIVERED + id)
         except redis.exceptions.NoPermissionError:

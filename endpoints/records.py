@@ -201,7 +201,7 @@ class MemoryRecords:
     def __init__(self) -> None:
         self._records: dict[str, EndpointRecord] = {}
         self._disabled: set[str] = set()
-        self._version = 0  # of what is disabled
+        self._version = 0  # of the set of disabled endpoints
         self._lock = Lock()
 
     def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:

@@ -25,13 +25,13 @@ _DISABLED, _ENABLED = b"disabled", b"enabled"
 #: The position before the first entry of the stream.
 _START: Position = ()
 
-#: After the namespace: a hash of records by endpoint, as JSON; only of those against which
-#: anything speaks.
+#: After the namespace: a hash of records by endpoint, as JSON; only of endpoints that are failing
+#: or disabled.
 RECORDS = ":__endpoints__"
 #: A set of the endpoints that are disabled.
 DISABLED = ":__endpoints__.disabled"
-#: A stream of what has been added to that set and removed from it, for every worker to read
-#: once a second. What cannot be followed here is read from the set itself.
+#: A stream of the additions to that set and the removals from it, which every worker reads once
+#: a second. A worker that cannot follow the stream reads the set.
 CHANGES = ":__endpoints__.changes"
 #: Before the webhook-id of what was delivered, where that is kept.
 DELIVERED = ":__delivered__."
@@ -43,10 +43,10 @@ class RedisRecords:
     Args:
         client: of redis-py, shared with whoever made it.
         where: its address, for error messages.
-        namespace: of the keys. The default one takes over those of older versions.
+        namespace: of the keys. The default namespace adopts the keys of older versions.
 
     Raises (each method):
-        BrokerUnavailable, BrokerRefused: Redis does not do it.
+        BrokerUnavailable, BrokerRefused: Redis did not carry the command out.
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:

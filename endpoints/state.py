@@ -112,7 +112,7 @@ class Endpoint:
         return not (self.failures or self.opened or self.failed or self.failed_before)
 
     def is_at_rest(self, now: float) -> bool:
-        """Whether no delivery is under way, in line, or put off to a time that is still to come."""
+        """Whether no delivery is under way, in line, or deferred to a later time."""
         return not (
             self.in_flight
             or self.line

@@ -41,7 +41,7 @@ def left_over() -> list[str]:
 
 
 def bring_over(*, dry_run: bool) -> dict[str, int]:
-    """Move the old keys under BROKER_NAMESPACE; what is there already stays as it is.
+    """Move the old keys under BROKER_NAMESPACE; existing keys there stay unchanged.
 
     Returns:
         How many there were of each kind.

@@ -47,7 +47,7 @@ _WINDOW = 65_535
 _MOST_UNREAD = 32 * 1024 * 1024
 #: Seconds that letters may take to go back, and to wait for another process.
 _BACK_WITHIN, _PATIENCE = 1.0, 30.0
-#: Seconds after which an answer of "no messages" may be one that was not waited for.
+#: Seconds. A count of 0 that took longer may be a time-out of the quorum queue, not the number.
 _SLOW = 0.2
 _ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
@@ -88,7 +88,8 @@ def look(
 class Walk:
     """Through the dead letters of one queue, the oldest first, as many as there are now.
 
-    A context manager: what was not taken out goes back at its end. Waits for the walks of others.
+    A context manager: letters that were not taken out go back when it ends. It waits for the walks
+    of other processes.
 
     Raises:
         BrokerUnavailable: another process walks for longer than 30 s.
@@ -100,9 +101,9 @@ class Walk:
         self._queue = queue
         self._name = broker.topology.dead_queue(queue)
         self._consumers = 0
-        #: How many there were, but for those that were taken out.
+        #: Number of letters at the start, without the letters that were taken out.
         self._there = 0
-        #: How many more RabbitMQ may send.
+        #: Number of letters that RabbitMQ may still send.
         self._room = 0
         self._has_taken = False
         self._ended = ExitStack()
@@ -167,7 +168,7 @@ class Walk:
         return found
 
     def _consume(self, room: int) -> None:
-        """One more consumer: what those before it have still counts as theirs."""
+        """Start one more consumer: unsettled letters count against the prefetch of earlier ones."""
         self._consumers += 1
         self._room = room
         self._link.calls(
@@ -198,7 +199,7 @@ class Walk:
         self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
 
     def entry(self, content: wire.Content) -> Entry:
-        """What a letter is."""
+        """The entry of a letter."""
         properties = content.properties
         id, headers = properties.message_id, properties.headers or {}
         message = self._message(content, id, headers)

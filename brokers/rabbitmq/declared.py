@@ -2,10 +2,10 @@
 
 Three refusals are no reason to stop:
 
-- a queue that is there was made with another time-to-live or delivery limit: it is used as it is;
-- our user has no right to configure: what is there is used, and only what is missing is an error;
+- an existing queue has another time-to-live or delivery limit: it is used unchanged;
+- our user has no right to configure: existing queues are used, only a missing queue is an error;
 - a delay queue or a queue of dead letters is on a node that is down (classic queues): the others go
-  on, and what would go there is refused when it is written.
+  on, and writes to that queue are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NODE_IS_DOWN = "down or inaccessible"
 
 
 class Declared:
-    """What of the topology is known to stand on the server."""
+    """Remembers which parts of the topology exist on the server, and declares the others."""
 
     def __init__(self, topology: Topology, connect: Connect) -> None:
         self._topology = topology
@@ -54,7 +54,7 @@ class Declared:
         """Declare what these work queues need, unless that was done already.
 
         Raises:
-            BrokerRefused: what is there differs from what is asked; it says in what.
+            BrokerRefused: an existing queue or exchange differs; the message names the difference.
             BrokerUnavailable
         """
         ready = self._ready
@@ -95,7 +95,8 @@ class Declared:
             needed: the queue without which nothing can be done.
         """
         left = list(wanted)
-        #: As they were asked for, by the place from the end: those that are only looked for.
+        #: The original declarations of those that are only declared passively, by their distance
+        #: from the end.
         looked_for: dict[int, Any] = {}
         as_they_are: set[str] = set()
         while left:
@@ -127,7 +128,7 @@ class Declared:
         link.calls(bindings)
 
     def _declare_missing(self, link: Link, declaration: Any) -> None:
-        """Declare what is not there; perhaps our user has the right for this name."""
+        """Declare a missing queue or exchange; the user may have the right for this name."""
         try:
             link.ask(declaration)
         except ChannelClosed as error:

@@ -25,7 +25,7 @@ from .link import Link
 logger = logging.getLogger("formrelay.brokers")
 
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
-#: A queue that is paused or resumed is so in each process after so many seconds at the latest.
+#: Seconds within which every process notices that a queue was paused or resumed.
 _PAUSED_WITHIN = 1.0
 #: Seconds between two looks where the state cannot be read, and between two lines about that.
 _LOOK_AGAIN, _SAY_AGAIN = 30.0, 300.0

@@ -1,9 +1,9 @@
 """Carries settlements out on RabbitMQ: publish, wait for the confirms, then acknowledge.
 
-A crash in between repeats messages and loses none. RabbitMQ may also refuse what is to be written:
-the queue of dead letters is full, the message is too large, the user has no right to write. Such a
-message stays unacknowledged and is published again with back-off by the receiving thread; whatever
-else is to be settled does not wait for it.
+A crash in between repeats messages and loses none. RabbitMQ may also refuse a write:
+the queue of dead letters is full, the message is too large, the user has no right to write. The
+message stays unacknowledged and the receiving thread publishes it again with back-off; other
+settlements do not wait for it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Settler:
     Worker threads call :meth:`carry_out`, the receiving thread everything else.
 
     Args:
-        instead: makes smaller replacements of one that is too large.
+        instead: makes smaller replacements of a replacement that is too large.
     """
 
     def __init__(self, broker: RabbitBroker, queue: str, instead: Instead) -> None:
@@ -70,11 +70,11 @@ class Settler:
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         """Write, then let go of the deliveries.
 
-        Of a delivery whose connection is lost nothing is written: RabbitMQ delivers it again, and
-        what was decided about it would be done twice.
+        Nothing is written for a delivery whose connection is lost: RabbitMQ delivers it again, and
+        its outcome would be carried out twice.
 
         Raises:
-            BrokerUnavailable: nothing was let go of; to be called again.
+            BrokerUnavailable: no delivery was acknowledged; call this method again.
         """
         ours = [one for one in settlement.replacements if _is_live(one)]
         not_ours = [one for one in settlement.replacements if not _is_live(one)]
@@ -105,10 +105,10 @@ class Settler:
         return self._retry_at if self._refused else None
 
     def write_pending(self, session: Session, *, is_last: bool = False) -> None:
-        """Write what is pending and due.
+        """Write the pending replacements that are due.
 
         Args:
-            is_last: also what is not due yet.
+            is_last: also write replacements that are not due yet.
         """
         now = self._broker.clock.monotonic()
         pending = [self._new.popleft() for _ in range(len(self._new))]
@@ -157,7 +157,7 @@ class Settler:
         )
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
-        """What is to be written instead, where it was too large."""
+        """The replacements to write instead of a replacement that was too large."""
         delivery = pending.delivery
         if delivery is None or not (isinstance(error, Interrupted) and error.is_too_large):
             return [pending]
@@ -172,7 +172,7 @@ class Settler:
         """Publish what replacements write.
 
         Returns:
-            Of each that was refused, by its ``id()``: what is left to write of it, and why.
+            For each refused replacement, by its ``id()``: the part that is not written, and why.
 
         Raises:
             BrokerUnavailable
@@ -192,7 +192,7 @@ class Settler:
         return found
 
     def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
-        """Publish; returns of each write that was refused, by its place, why."""
+        """Publish; returns the error of each refused write, by its index."""
         try:
             self._broker.write(self._queue, writes)
         except NotTaken as error:

@@ -33,10 +33,11 @@ OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("done", "enqueue", "leave", "probe", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
+    ("adopt", "probe"),
     ("adopt", "purge", "counts"),
     ("adopt", "purge", "recover"),
     ("page", "page_sorted"),
@@ -44,7 +45,7 @@ _SCRIPTS = (
     ("purge", "flush"),
 )
 
-#: Scripts that may run twice: they answer, or remove what is gone the second time.
+#: Scripts that may run twice: they only read, or only remove.
 _HARMLESS = {"counts", "page_sorted", "page_waiting", "leave"}
 
 #: One answer of the server: more would hold its other clients up.

@@ -27,7 +27,7 @@ from .pool import NoConnectionFree
 
 T = TypeVar("T")
 
-#: Commands that may be carried out twice: they read, or set what is set by the first time.
+#: Commands that may run twice: they read, or the second run changes nothing.
 _HARMLESS = frozenset([
     "PING", "INFO", "TIME", "TYPE", "EXISTS", "GET", "MGET", "HGET", "HMGET", "HVALS", "HKEYS",
     "HGETALL", "HLEN", "HEXISTS", "HSCAN", "LLEN", "LINDEX", "LRANGE", "SMEMBERS", "SISMEMBER",
@@ -185,7 +185,7 @@ class _Checked:
 
     def _send_ping(self: Any) -> None:
         self.send_command("PING", check_health=False)
-        # Not the whole time for an answer: what is left of it is the command's.
+        # Shorter than the time-out of an answer: the command after the check needs time as well.
         timeout = getattr(self, "socket_connect_timeout", None) or self.socket_timeout
         if not self.can_read(timeout=timeout):
             raise redis.TimeoutError("no answer to PING")

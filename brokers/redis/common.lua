@@ -79,8 +79,8 @@ local function add(hash, id, body)
     return id
 end
 
--- What is kept of a message beside its body (priority, suspicion) is kept by its id, wherever it
--- is. So an id is given once among the messages that wait, are in flight or are scheduled.
+-- The priority and the suspect count of a message are stored by its id, in every state. So an id is
+-- unique among the messages that wait, are in flight or are scheduled.
 local function wait_under(id, body)
     if any_scheduled and redis.call('hexists', scheduled_bodies, id) == 1 then id = other_id(id) end
     return add(bodies, id, body)

@@ -1,5 +1,6 @@
 -- Removes messages whose work is done although another worker has taken them over, so that they
--- are not run again. What was enqueued under the same id since then has another body, and stays.
+-- are not run again. A message that was enqueued under the same id since then has another body,
+-- and stays.
 --
 -- ARGV: two for each: id, body
 

@@ -5,7 +5,7 @@
 --       n replacements: 'untried' (of a suspect that was not tried, which stays one) or '',
 --                       n, n ids that it replaces, n, n times: id, due ('' for the dead), priority
 --                       ('' for none), body
---       n, n ids                                 of what is done
+--       n, n ids                                 done
 --       n, n ids                                 to put back, unstarted
 -- Returns: ms until the next scheduled message is due (-1: none),
 --          ids, bodies, suspect counts ('' where none is suspected),
@@ -78,9 +78,9 @@ local function write(id, due, level, body, keeps_id)
     return id
 end
 
--- Where another worker has taken all of it over (we were thought dead), and where the call comes
--- again since its answer was lost, nothing is done: what waits now is that worker's to decide
--- about. Written first and removed last: an error in between loses nothing.
+-- Nothing is done where another worker has recovered all of these messages (we were taken for dead),
+-- or where the call is repeated because its answer was lost. Written first and removed last: an error
+-- in between loses nothing.
 local function replace(is_untried, first, last)
     local count = last - first + 1
     local ours = count_ours(first, last)
@@ -106,8 +106,8 @@ local function replace(is_untried, first, last)
 end
 
 local n = tonumber(next_arg())
--- Redis that is out of memory refuses the first write of a script alone, if it is one that takes
--- memory. To settle makes room.
+-- A Redis without memory refuses a script only at its first write, and only if that write needs
+-- memory. SREM needs none, and settling frees memory.
 if n > 0 then redis.call('srem', in_flight, '') end
 for _ = 1, n do
     local is_untried = next_arg() == 'untried'
@@ -165,7 +165,7 @@ local function take(list)
             if body then
                 bytes = bytes + #body
                 if bytes > most_bytes and #ids > 0 then
-                    -- What is too much for one answer goes back, from the last to the first.
+                    -- The messages that do not fit into one answer go back, from the last to the first.
                     for rest = #some, i, -1 do push_front(some[rest]) end
                     return
                 end

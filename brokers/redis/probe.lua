@@ -51,13 +51,21 @@ for _, set in ipairs({wake, scheduled, dead, levels, heartbeats}) do
     try('zrange', set, 0, 0)
     try('zrevrange', set, 0, 0)
     try('zrangebyscore', set, 0, 0, 'limit', 0, 1)
+    try('zpopmin', set, 0)
     if try('zrem', set, member) then
         try_undone({'zadd', set, 0, member}, {'zrem', set, member})
     end
 end
 
+-- Adopted from stock Dramatiq and from older versions of formrelay.
+try('type', stock_delayed)
+try('lpop', stock_delayed, 0)
+try('zpopmin', stock_dead, 0)
+
 for _, set in ipairs({in_flight, worker_queues}) do
     try('sismember', set, member)
+    try('smismember', set, member)
+    try('scard', set)
     if try('srem', set, member) then
         try_undone({'sadd', set, member}, {'srem', set, member})
     end
@@ -71,7 +79,6 @@ for _, list in ipairs({waiting, highest, inbox}) do
         try_undone({'lpush', list, member}, {'lpop', list, 1})
     end
 end
-try('type', scheduled)
 try('exists', paused)
 if redis.call('exists', sequence) == 1 then
     try('incr', sequence)

@@ -58,8 +58,8 @@ def refuse_running_workers(broker: RedisBroker) -> None:
     if running:
         names = ", ".join(one.name or one.id for one in running)
         raise BrokerRefused(
-            f"expected no running worker of formrelay, got {names}: stop the workers; one that was "
-            f"killed counts as running for {broker.options.heartbeat_timeout.total_seconds():g} s"
+            f"expected no running worker of formrelay, got {names}: stop the workers; a killed "
+            f"worker counts as running for {broker.options.heartbeat_timeout.total_seconds():g} s"
         )
 
 
@@ -116,7 +116,7 @@ class _GiveBack:
             left -= self._write(where, [self._live(id, bodies[id], None) for id in ids])
 
     def _sorted(self, where: str, key: str, hash_: str) -> None:
-        """Give back what is scheduled, or the dead letters."""
+        """Give back the scheduled messages, or the dead letters."""
         while True:
             with self._of.talk() as client:
                 found = client.zrange(key, 0, FEW - 1, withscores=True)

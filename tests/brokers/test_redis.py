@@ -181,7 +181,7 @@ def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
     _, fetched, _ = broker.exchange(queue, 1, settlement(), [])
     for number in range(1_500):
         actor.send(number)
-        actor.send_with_options(args=(number,), broker_priority=1 + number % 9)
+        actor.send_with_options(args=(number,), broker_priority=number % 10)
         actor.send_with_options(args=(number,), broker_priority=5, delay=60_000)
     StockBroker(client=client).enqueue(actor.message("stock's"), delay=60_000)
     client.rpush(keys.inbox(queue), b"{}")

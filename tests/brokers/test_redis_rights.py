@@ -103,6 +103,7 @@ def test_a_worker_of_one_queue_needs_the_keys_of_that_queue_alone(
 COMMANDS = """
 evalsha script|load info bzpopmin time exists hget hset hdel hmget hincrby hsetnx
 rpush lpush lpop llen zadd zrem zrangebyscore sadd srem smembers set incr
+smismember scard zpopmin
 """
 
 

@@ -197,7 +197,7 @@ def test_a_part_that_raises_each_time_is_left_alone_and_holds_up_no_other(
     assert time.process_time() - used < 0.4
     assert 2 <= broken.turns <= 4  # after 0.1, 0.2 and 0.4 s
     assert len(served) > 20
-    lines = [record for record in caplog.records if "left alone" in record.message]
+    lines = [record for record in caplog.records if "after a back-off" in record.message]
     assert len([one for one in lines if one.__dict__["part"] == "Broken.turn"]) == broken.turns
     broken.is_mended.set()
     assert broken.worked.wait(5)
@@ -244,7 +244,7 @@ def test_a_socket_whose_function_raises_is_left_alone_and_heard_again(
         assert in_loop(loop, lambda: "others are served") == "others are served"
         assert heard.wait(5)
         assert len(calls) == 3
-        lines = [one for one in caplog.records if "left alone" in one.message]
+        lines = [one for one in caplog.records if "after a back-off" in one.message]
         assert len([one for one in lines if one.__dict__["part"].endswith(".tell")]) == 2
         in_loop(loop, lambda: loop.forget(here.fileno()))
 
