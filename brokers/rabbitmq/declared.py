@@ -33,7 +33,7 @@ _TOLERATED = ("x-message-ttl", "x-delivery-limit")
 #: Of a durable classic queue, in RabbitMQ's 404.
 _NODE_IS_DOWN = "down or inaccessible"
 #: Seconds after which what did not answer is declared again.
-_SILENT_FOR = 60.0
+_SILENT_FOR = 30.0
 
 
 class Declared:
