@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,6 +15,7 @@ from ...core.errors import ConfigError
 from ..base import BrokerOptions, Envelope, RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
+from ..errors import BrokerUnavailable
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
 from ..settlement import Write
@@ -25,7 +27,7 @@ from .consumer import RabbitConsumer
 from .dead import recorded
 from .declared import Declared
 from .inspector import RabbitInspector
-from .link import Link, connect
+from .link import Link
 from .management import Management
 from .publisher import Outgoing, Publisher
 from .topology import Topology
@@ -82,12 +84,24 @@ class RabbitBroker(RelayBroker):
         self._publisher = Publisher(self.connect, self.declared)
 
     def connect(self) -> Link:
-        """A new connection, for the caller alone.
+        """A new connection to any of the servers, for the caller alone.
 
         Raises:
-            BrokerUnavailable, BrokerRefused
+            BrokerUnavailable: none can be reached.
+            BrokerRefused: one was, and it refused user, password or virtual host.
         """
-        return connect(self.servers)
+        failures = []
+        for server in random.sample(self.servers, len(self.servers)):
+            try:
+                return Link(server)
+            except BrokerUnavailable as error:
+                failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        raise BrokerUnavailable(
+            f"expected one RabbitMQ of {self.where} to answer, none did ({failures[-1].message}); "
+            "check that one runs and that RABBITMQ_URL is right"
+        )
 
     # -- the way in ------------------------------------------------------------------
 

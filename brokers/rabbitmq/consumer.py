@@ -85,7 +85,7 @@ class RabbitConsumer(RelayConsumer):
         self._backoff = Backoff(queue_name, broker.clock)
         self._connected_at, self._returned_then = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = Watch(queue_name, broker.clock)
+        self._pause = Watch(queue_name, broker.clock, broker.connect)
         self._drainer: Thread | None = None
         # Between the threads:
         self._hands = Hands()

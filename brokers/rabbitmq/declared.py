@@ -5,13 +5,14 @@ Three refusals are no reason to stop:
 - an existing queue has another time-to-live or delivery limit: it is used unchanged;
 - our user has no right to configure: existing queues are used, only a missing queue is an error;
 - a delay queue or a queue of dead letters is on a node that is down (classic queues): the others go
-  on, and writes to that queue are refused.
+  on, and writes to that queue are refused. RabbitMQ 4 does not even answer for it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from pika import spec
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import ladder
 from .differences import differences_of, fitted
-from .errors import ChannelClosed
+from .errors import ChannelClosed, Silent
 from .link import Connect, Link
 from .topology import Topology
 
@@ -31,6 +32,8 @@ _ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
 _TOLERATED = ("x-message-ttl", "x-delivery-limit")
 #: Of a durable classic queue, in RabbitMQ's 404.
 _NODE_IS_DOWN = "down or inaccessible"
+#: Seconds after which what did not answer is declared again.
+_SILENT_FOR = 30.0
 
 
 class Declared:
@@ -42,6 +45,8 @@ class Declared:
         self._ready: set[str] = set()
         self._said: set[str] = set()
         self._has_ladder = False
+        #: By name, until when (monotonic seconds) what did not answer is taken to be there.
+        self._silent: dict[str, float] = {}
         # Many threads may send first at one time; RabbitMQ makes each queue slowly.
         self._lock = threading.RLock()
 
@@ -94,13 +99,19 @@ class Declared:
         Args:
             needed: the queue without which nothing can be done.
         """
-        left = list(wanted)
+        now = time.monotonic()
+        as_they_are = {name for name, until in self._silent.items() if until > now} - {needed}
+        left = [one for one in wanted if _name(one) not in as_they_are]
         #: The original declarations of those that are only declared passively, by their distance
         #: from the end.
         looked_for: dict[int, Any] = {}
-        as_they_are: set[str] = set()
         while left:
-            answers, refusal = link.ask_all(left)
+            try:
+                answers, refusal = link.ask_all(left)
+            except Silent:
+                # RabbitMQ 4 does not answer for a classic queue whose node is down.
+                self._silent |= {_name(one): now + _SILENT_FOR for one in left}
+                raise
             for _ in answers:
                 if looked_for.pop(len(left), None) is not None:
                     as_they_are.add(_name(left[0]))

@@ -30,7 +30,6 @@ from ..inspection import (
 from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .dead import Letter, Walk, counted, look, ready
-from .errors import ChannelClosed
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
@@ -58,8 +57,8 @@ class RabbitInspector(Inspector):
             waiting = ready(link, queue)
             dead = self._dead_count(link, queue)
             try:
-                is_paused = pauses.is_paused(link, queue)
-            except ChannelClosed:
+                is_paused = pauses.is_paused(link, queue, self._of.connect)
+            except BrokerRefused:
                 is_paused = None
         return QueueCounts(
             queue,
@@ -133,11 +132,11 @@ class RabbitInspector(Inspector):
 
     def resume(self, queue: str) -> None:
         with self._of.control() as link:
-            pauses.resume(link, queue)
+            pauses.resume(link, queue, self._of.connect)
 
     def is_paused(self, queue: str) -> bool:
         with self._of.control() as link:
-            return pauses.is_paused(link, queue)
+            return pauses.is_paused(link, queue, self._of.connect)
 
     # -- dead letters ------------------------------------------------------------------
 

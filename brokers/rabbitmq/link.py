@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import random
 import select
 import socket
 import ssl
@@ -36,28 +35,6 @@ _RECEIVE = 256 * 1024
 _PIECE = 256 * 1024
 _FRAME_OVERHEAD = 8
 _ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
-
-
-def connect(servers: Sequence[pika.URLParameters]) -> Link:
-    """A connection to any of ``servers``, tried in random order.
-
-    Raises:
-        BrokerUnavailable: none can be reached.
-        BrokerRefused: one was, and it refused user, password or virtual host.
-    """
-    failures = []
-    for server in random.sample(servers, len(servers)):
-        try:
-            return Link(server)
-        except BrokerUnavailable as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    places = ", ".join(address(server) for server in servers)
-    raise BrokerUnavailable(
-        f"expected one RabbitMQ of {places} to answer, none did ({failures[-1].message}); check "
-        "that one runs and that RABBITMQ_URL is right"
-    )
 
 
 #: Opens a connection for its caller alone.

@@ -18,9 +18,9 @@ from typing import Any
 from pika import spec
 
 from ...core.clock import Clock
-from ..errors import BrokerRefused
-from .errors import ChannelClosed
-from .link import Link
+from ..errors import BrokerRefused, BrokerUnavailable
+from .errors import ChannelClosed, Silent
+from .link import Connect, Link
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -36,16 +36,16 @@ def marker(queue: str, *, is_paused: bool) -> str:
     return f"formrelay.{'paused' if is_paused else 'running'}.{queue}"
 
 
-def is_paused(link: Link, queue: str, *, before: bool = False) -> bool:
+def is_paused(link: Link, queue: str, connect: Connect) -> bool:
     """Whether a queue is paused.
 
     Raises:
         as :func:`read`.
     """
-    return read(link, queue, before=before)[0]
+    return read(link, queue, connect, before=False)[0]
 
 
-def read(link: Link, queue: str, *, before: bool) -> tuple[bool, bool]:
+def read(link: Link, queue: str, connect: Connect, *, before: bool) -> tuple[bool, bool]:
     """Whether a queue is paused, and whether that is marked by an exchange.
 
     Args:
@@ -58,7 +58,7 @@ def read(link: Link, queue: str, *, before: bool) -> tuple[bool, bool]:
     for state in (before, not before):
         if _exists(link, queue, is_paused=state):
             return state, True
-    return _mark_first(link, queue)
+    return _mark_first(link, queue, connect)
 
 
 def pause(link: Link, queue: str) -> None:
@@ -66,11 +66,11 @@ def pause(link: Link, queue: str) -> None:
     _set(link, queue, is_paused=True)
 
 
-def resume(link: Link, queue: str) -> None:
+def resume(link: Link, queue: str, connect: Connect) -> None:
     """Resume a queue, whether or not it is paused."""
     _set(link, queue, is_paused=False)
-    with suppress(ChannelClosed):  # nobody asks that queue any more
-        if _count_before(link, queue) is not None:
+    with suppress(BrokerRefused, BrokerUnavailable):  # workers of the version before ask it
+        if _count_before(connect, queue) is not None:
             link.ask(spec.Queue.Delete(queue=_queue_before(queue)))
 
 
@@ -79,9 +79,9 @@ def _set(link: Link, queue: str, *, is_paused: bool) -> None:
     link.calls([_declaration(queue, is_paused=is_paused), _removal(queue, is_paused=not is_paused)])
 
 
-def _mark_first(link: Link, queue: str) -> tuple[bool, bool]:
+def _mark_first(link: Link, queue: str, connect: Connect) -> tuple[bool, bool]:
     """Mark a queue for the first time, as the version before this one has left it."""
-    state = bool(_count_before(link, queue))
+    state = bool(_count_before(connect, queue))
     try:
         link.ask(_declaration(queue, is_paused=state))
     except ChannelClosed as error:
@@ -120,14 +120,26 @@ def _queue_before(queue: str) -> str:
     return f"formrelay.paused.{queue}"
 
 
-def _count_before(link: Link, queue: str) -> int | None:
-    """The number of messages in that queue; None where there is no such queue."""
+def _count_before(connect: Connect, queue: str) -> int | None:
+    """The number of messages in that queue; None where there is no such queue.
+
+    Asked on a connection of its own, since RabbitMQ 4 does not answer while its node is down.
+
+    Raises:
+        BrokerRefused: RabbitMQ cannot tell.
+        BrokerUnavailable
+    """
+    link = connect()
     try:
         found = link.ask(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
     except ChannelClosed as error:
         if error.code == _NOT_FOUND and "down or inaccessible" not in error.text:
             return None
         raise
+    except Silent as error:
+        raise BrokerRefused(error.message) from None
+    finally:
+        link.close()
     return int(found.message_count)
 
 
@@ -139,11 +151,12 @@ class Watch:
         look_at: monotonic seconds of the next look.
     """
 
-    def __init__(self, queue: str, clock: Clock) -> None:
+    def __init__(self, queue: str, clock: Clock, connect: Connect) -> None:
         self.is_paused = False
         self.look_at = 0.0
         self._queue = queue
         self._clock = clock
+        self._connect = connect
         self._said_at = -_SAY_AGAIN
 
     def look(self, link: Link) -> None:
@@ -154,7 +167,7 @@ class Watch:
         """
         now = self._clock.monotonic()
         try:
-            state, is_marked = read(link, self._queue, before=self.is_paused)
+            state, is_marked = read(link, self._queue, self._connect, before=self.is_paused)
         except BrokerRefused as error:
             if not link.is_open:
                 raise
