@@ -106,9 +106,7 @@ def test_rejected_by_another_program_with_bytes_that_are_no_message(
     assert body == b"\xff no message"
 
 
-def test_due_when_its_queue_was_gone(
-    make_harness: MakeHarness, channel: Any, unique: str
-) -> None:
+def test_due_when_its_queue_was_gone(make_harness: MakeHarness, channel: Any, unique: str) -> None:
     make_harness().actor(print, actor_name="collect").send_with_options(args=(1,), delay=300)
     channel.queue_delete(unique)
     dead = f"dlq.{unique}"
