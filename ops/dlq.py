@@ -185,7 +185,9 @@ def _act(
 ) -> None:
     is_filter = replace(which, queue=None) != DeadFilter()
     if bool(ids) + (every or is_filter) != 1:
-        raise typer.BadParameter("name the ids of dead letters, or a filter, or --all")
+        raise typer.BadParameter(
+            "name the ids of dead letters, or a filter other than --queue, or --all"
+        )
     inspector = _inspector(which.queue)
     action = inspector.replay if done == "replayed" else inspector.delete_dead
     by_queue: defaultdict[str, list[str]] = defaultdict(list)

@@ -123,6 +123,6 @@ def refuse_default_namespace() -> None:
     """
     if get_settings().broker.namespace == DEFAULT_NAMESPACE:
         raise ConfigError(
-            "expected another BROKER_NAMESPACE than 'dramatiq', got that: it adopts the keys of "
-            "older versions by itself"
+            "expected a BROKER_NAMESPACE other than 'dramatiq', got 'dramatiq': nothing to do, "
+            "its workers use the keys of older versions without this command"
         )

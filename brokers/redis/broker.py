@@ -274,6 +274,12 @@ class RedisBroker(RelayBroker):
                 "min-replicas-to-write is 0: a failover can lose the jobs that were accepted last; "
                 "set it to 1 on the master and its replicas, or REDIS_WAIT_REPLICAS=1"
             )
+        if replicas < self._enqueue.replicas:
+            found.append(
+                f"REDIS_WAIT_REPLICAS is {self._enqueue.replicas}, but the number of connected "
+                f"replicas is {replicas}: every send() raises NotReplicated; start replicas or "
+                "lower REDIS_WAIT_REPLICAS"
+            )
         return found
 
     def flush(self, queue_name: str) -> None:

@@ -288,9 +288,9 @@ def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("replay",), "name the ids of dead letters, or a filter, or --all"),
-        (("delete", "--queue", "webhooks"), "or a filter, or --all"),
-        (("delete", "an-id", "--form", "f"), "or a filter, or --all"),
+        (("replay",), "a filter other than --queue, or --all"),
+        (("delete", "--queue", "webhooks"), "a filter other than --queue, or --all"),
+        (("delete", "an-id", "--form", "f"), "a filter other than --queue, or --all"),
         (("list", "--since", "yesterday"), "expected a time like 2026-01-31T09:30 or 2h, 3d ago"),
         (("list", "--reason", "bad luck"), "is not one of"),
     ],
