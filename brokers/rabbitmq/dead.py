@@ -201,7 +201,7 @@ class Walk:
     def entry(self, content: wire.Content) -> Entry:
         """The entry of a letter."""
         properties = content.properties
-        id, headers = properties.message_id, properties.headers or {}
+        id, headers = content.message_id, properties.headers or {}
         message = self._message(content, id, headers)
         retries = message.options.get(RETRIES)
         attempt = retries if isinstance(retries, int) else 0
