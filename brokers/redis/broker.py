@@ -33,7 +33,7 @@ OLDEST_REDIS = (6, 2)
 
 #: By the file of each, with what stands before it.
 _SCRIPTS = (
-    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "pardon", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
@@ -197,6 +197,10 @@ class RedisBroker(RelayBroker):
         """Count that a worker is about to run a suspected message."""
         with translated(self.where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
+
+    def pardon(self, queue: str, ids: Sequence[bytes]) -> None:
+        """Take back one death each that was counted against messages whose worker lives."""
+        self.run("pardon", queue, ids)
 
     def in_flight(self, queue: str) -> set[bytes]:
         """The ids that Redis has in flight for this worker."""

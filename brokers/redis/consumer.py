@@ -296,7 +296,8 @@ class RedisConsumer(RelayConsumer):
         our messages over: those not begun yet are no longer ours to begin.
         """
         silent = self.broker.clock.monotonic() - self._exchanged_at
-        if silent > self.broker.options.heartbeat_timeout.total_seconds():
+        was_silent = silent > self.broker.options.heartbeat_timeout.total_seconds()
+        if was_silent:
             self._doubtful = True
             with self._hands.sending:
                 self._hands.forget([one.tag for one in self._unstarted()])
@@ -305,6 +306,10 @@ class RedisConsumer(RelayConsumer):
             with self._hands.sending:
                 known = self._hands.held.keys() | self._hands.outbox.put_back
                 self._hands.outbox.put_back += in_flight - known
+                lost = self._hands.newly_lost(in_flight) if was_silent else []
+            if lost:
+                # This worker was taken for dead, and these messages for what had killed it.
+                self.broker.pardon(self.queue_name, lost)
             self._doubtful = False
 
     def _unstarted(self) -> list[Delivery]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -52,6 +52,8 @@ class Hands:
         self.sending = Lock()
         self.outbox = Outbox()
         self.held: dict[bytes, bytes] = {}
+        #: Of these, the tags of deliveries that another worker is known to have taken over.
+        self._lost: dict[bytes, bytes] = {}
         self.yielded = 0
         self.returned = 0
         self.bytes = 0
@@ -86,6 +88,18 @@ class Hands:
         for tag in tags:
             if held.get(tag) is tag:
                 del held[tag]
+                self._lost.pop(tag, None)
+
+    def newly_lost(self, in_flight: Set[bytes]) -> list[bytes]:
+        """The ids of deliveries that another worker has taken over since the last call.
+
+        Args:
+            in_flight: the ids that Redis has in flight for us.
+        """
+        held, lost = self.held, self._lost
+        found = [id for id, tag in held.items() if id not in in_flight and lost.get(id) is not tag]
+        lost.update((id, held[id]) for id in found)
+        return found
 
     def _add(self, outbox: Outbox, settlement: Settlement) -> None:
         """Let a settlement be sent, as far as its deliveries are the last ones of their ids."""

@@ -224,3 +224,20 @@ def test_a_done_batch_that_was_taken_over_is_not_run_again(
     consumer.settle(batch, DONE)
     consumer.receive(0)
     assert broker.client.hlen(broker.keys.bodies(harness.queue)) == 0
+
+
+def test_a_worker_that_stood_still_is_no_death_of_its_messages(
+    harness: Harness, broker: RedisBroker, other: RedisBroker
+) -> None:
+    actor = harness.actor(lambda _: None, actor_name="note")
+    actor.send(1)
+    consumer, (ours,) = fetched_by(broker, harness.queue)
+    suspects = broker.keys.suspects(harness.queue)
+    broker.pause(harness.queue)  # nobody fetches it anew
+    take_over(broker, other, harness.queue)
+    other.count_trial(harness.queue, ours.tag)
+    assert broker.client.hgetall(suspects) == {ours.tag: b"2"}
+    for _ in range(2):  # the second time nothing more is taken back
+        consumer._exchanged_at -= 3_600  # it stood still
+        consumer.receive(0)
+        assert broker.client.hgetall(suspects) == {ours.tag: b"1"}
