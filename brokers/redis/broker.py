@@ -50,6 +50,8 @@ _HARMLESS = {"counts", "page_sorted", "page_waiting", "leave"}
 
 #: One answer of the server: more would hold its other clients up.
 _ANSWER_BYTES = 4 * 1024 * 1024
+#: The size up to which undecodable bytes are written as JSON together with the failure.
+_MOST_QUARANTINED = 16 * 1024 * 1024
 #: How many bodies are sent in one call of :meth:`RedisBroker.remove_done`.
 _FEW = 100
 
@@ -334,7 +336,9 @@ class RedisBroker(RelayBroker):
 def _fields(write: Write, tag: bytes, queue: str) -> tuple[str | bytes | int, ...]:
     """A write as ``exchange.lua`` takes it: id, due, priority, body."""
     body = write.body
-    if write.failure is not None:
+    # Base64 makes a third more of it, and Redis takes no value over proto-max-bulk-len: more bytes
+    # are kept as they are. Whoever lists them finds out again why they cannot be decoded.
+    if write.failure is not None and len(body) <= _MOST_QUARANTINED:
         letter = quarantine(
             body, queue_name=queue, message_id=write.message_id, failure=write.failure
         )

@@ -141,8 +141,8 @@ class Pages:
                 body, queue_name=queue, job_types=self._of.job_types, message_id=name or None
             )
         except Undecodable as error:
-            now = self._of.clock.time()
-            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
+            at = more.get("died") or self._of.clock.time()
+            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=at)
             message = quarantine(body, queue_name=queue, message_id=name, failure=failure)
         return Entry(queue, text, state, message, failure=failure_in(message), **more)
 

@@ -19,6 +19,7 @@ from tests.support.waiting import wait_until
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import InvalidJob, SinkTransient
+from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 
 pytestmark = pytest.mark.redis
@@ -440,3 +441,27 @@ def test_a_batch_takes_in_what_waits_though_fetching_it_takes_longer_than_its_wa
     harness.start()
     wait_until(harness.is_empty)
     assert batches == [5_000]
+
+
+def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_value(
+    harness: Harness, broker: RedisBroker
+) -> None:
+    client, keys = broker.client, broker.keys
+    data = bytes(range(256)) * 90_000  # 23 MB, and as base64 31 MB
+    limit = client.config_get("proto-max-bulk-len")["proto-max-bulk-len"]
+    harness.inject(data)
+    client.config_set("proto-max-bulk-len", 25_000_000)
+    try:
+        ran = threading.Event()
+        actor = harness.actor(ran.set, actor_name="note")
+        actor.send()
+        harness.start()
+        (letter,) = wait_until(harness.dead)
+        assert ran.wait(10)  # its neighbour goes on
+        assert letter.failure.reason is Reason.UNDECODABLE
+        assert client.hget(keys.dead_bodies(harness.queue), letter.id) == data
+        harness.stop()
+        assert broker.replay(harness.queue, letter.id)
+        assert client.hget(keys.bodies(harness.queue), "injected") == data
+    finally:
+        client.config_set("proto-max-bulk-len", limit)
