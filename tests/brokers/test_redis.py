@@ -10,8 +10,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker as StockBroker
+from dramatiq.middleware import GroupCallbacks
+from dramatiq.rate_limits.backends import StubBackend
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -465,3 +468,30 @@ def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_v
         assert client.hget(keys.bodies(harness.queue), "injected") == data
     finally:
         client.config_set("proto-max-bulk-len", limit)
+
+
+def test_the_callback_of_a_group_that_redis_refused_is_sent_once_it_takes_it(
+    harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The group's barrier counts each job once, so that its hook cannot be called again."""
+    broker.add_middleware(GroupCallbacks(StubBackend()))
+    called: list[str] = []
+
+    def work(is_last: bool) -> None:
+        if is_last:
+            broker.client.config_set("maxmemory", 1)
+
+    actor = harness.actor(work, actor_name="work")
+    callback = harness.actor(lambda: called.append("callback"), actor_name="callback")
+    group = dramatiq.group([actor.message(False), actor.message(True)], broker=broker)
+    group.add_completion_callback(callback.message())
+    group.run()
+    try:
+        harness.start(threads=1)
+        wait_until(lambda: "the job waits for it" in caplog.text)
+        assert called == []
+    finally:
+        broker.client.config_set("maxmemory", 0)
+    wait_until(lambda: called == ["callback"])
+    wait_until(harness.is_empty)
+    assert harness.dead() == []
