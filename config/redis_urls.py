@@ -67,7 +67,7 @@ def redis_url_check(*more_schemes: str, advice: str) -> Callable[[str], str]:
     check_scheme = url_check(*SCHEMES, *more_schemes, advice=advice)
 
     def check(text: str) -> str:
-        check_scheme(text)
+        text = check_scheme(text)
         if text.partition("://")[0].lower() not in more_schemes:
             read_redis_url(text)
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "brokers.md"
 
 
 def documented(user: str = "formrelay") -> list[str]:
-    """The rules of a user as the documents give them."""
+    """The rules of a user as the documents give them, quoted for a shell."""
     found = re.search(rf"^ACL SETUSER {user} (.+)$", DOCUMENT.read_text(), re.MULTILINE)
     assert found is not None
-    return found[1].split()
+    return shlex.split(found[1])
 
 
 def broker_of(
