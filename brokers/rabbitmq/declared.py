@@ -102,8 +102,7 @@ class Declared:
         now = time.monotonic()
         as_they_are = {name for name, until in self._silent.items() if until > now} - {needed}
         left = [one for one in wanted if _name(one) not in as_they_are]
-        #: The original declarations of those that are only declared passively, by their distance
-        #: from the end.
+        #: Original declarations of passively declared queues, by distance from the end.
         looked_for: dict[int, Any] = {}
         while left:
             try:

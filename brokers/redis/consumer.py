@@ -308,7 +308,7 @@ class RedisConsumer(RelayConsumer):
                 self._hands.outbox.put_back += in_flight - known
                 lost = self._hands.newly_lost(in_flight) if was_silent else []
             if lost:
-                # This worker was taken for dead, and these messages for what had killed it.
+                # Others took this worker for dead and counted a death against each message.
                 self.broker.pardon(self.queue_name, lost)
             self._doubtful = False
 

@@ -249,7 +249,7 @@ class RedisInspector(Inspector):
     def _adopt_dead(self, queue: str) -> None:
         """Take over the dead letters of stock workers and older versions.
 
-        Not what is scheduled: a stock worker may be about to fetch it.
+        Scheduled messages stay: a stock worker may be about to fetch them.
         """
         while self._of.run("adopt_dead", queue):
             pass
