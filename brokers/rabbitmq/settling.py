@@ -8,28 +8,20 @@ settlements do not wait for it.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ...core.retry import Exponential, RetryPolicy
 from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
+from ..refused import Refused
 from ..settlement import Replacement, Settlement, Write
 from .errors import Interrupted, NotTaken
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
     from .session import Session
-
-logger = logging.getLogger("formrelay.brokers")
-
-_AGAIN = RetryPolicy(
-    backoff=Exponential(base=timedelta(seconds=1), cap=timedelta(seconds=60)), jitter=0
-)
 
 #: What to write instead of a replacement that is too large.
 Instead = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
@@ -63,9 +55,7 @@ class Settler:
         #: Not written yet, or refused for the first time.
         self._new: deque[_Pending] = deque()
         # Of the receiving thread alone:
-        self._refused: list[_Pending] = []
-        self._failures = 0
-        self._retry_at = 0.0
+        self._refused: Refused[_Pending] = Refused(broker.clock, queue)
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         """Write, then let go of the deliveries.
@@ -100,9 +90,7 @@ class Settler:
 
     def next_due(self) -> float | None:
         """When to call :meth:`write_pending`, monotonic seconds; None where nothing is pending."""
-        if self._new:
-            return 0.0
-        return self._retry_at if self._refused else None
+        return 0.0 if self._new else self._refused.next_due()
 
     def write_pending(self, session: Session, *, is_last: bool = False) -> None:
         """Write the pending replacements that are due.
@@ -110,11 +98,8 @@ class Settler:
         Args:
             is_last: also write replacements that are not due yet.
         """
-        now = self._broker.clock.monotonic()
         pending = [self._new.popleft() for _ in range(len(self._new))]
-        if self._refused and (is_last or self._retry_at <= now):
-            pending += self._refused
-            self._refused = []
+        pending += self._refused.take_due(is_last=is_last)
         # RabbitMQ delivers the others again.
         pending = [one for one in pending if _is_live(one.replacement)]
         if not pending:
@@ -122,7 +107,7 @@ class Settler:
         try:
             refused = self._write([one.replacement for one in pending])
         except BrokerUnavailable as error:
-            self._keep(pending, error)
+            self._refused.add(pending, error)
             return
         left: list[_Pending] = []
         for one in pending:
@@ -133,28 +118,9 @@ class Settler:
             replacement, error_of_it = refused[id(one.replacement)]
             left += self._smaller(replace(one, replacement=replacement), error_of_it)
         if left:
-            self._keep(left, next(iter(refused.values()))[1])
-        elif not self._refused:
-            self._failures = 0
-
-    def _keep(self, pending: Sequence[_Pending], error: BrokerRefused | BrokerUnavailable) -> None:
-        """Try again later, and say so once an interval."""
-        is_waiting = bool(self._refused)
-        self._refused += pending
-        if is_waiting:
-            return
-        self._failures += 1
-        wait = _AGAIN.wait_before(self._failures + 1).total_seconds()
-        self._retry_at = self._broker.clock.monotonic() + wait
-        logger.error(
-            "RabbitMQ refused to take settled messages; they stay in flight and are tried again",
-            extra={
-                "queue": self._queue,
-                "messages": len(self._refused),
-                "error_message": error.message,
-                "retry_in_s": wait,
-            },
-        )
+            self._refused.add(left, next(iter(refused.values()))[1])
+        else:
+            self._refused.settled()
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
         """The replacements to write instead of a replacement that was too large."""

@@ -153,7 +153,9 @@ class RedisBroker(RelayBroker):
 
     def hands(self, queue: str) -> Hands:
         """What this process holds of a queue."""
-        return self._hands.setdefault(queue, Hands())
+        if queue not in self._hands:
+            self._hands[queue] = Hands(self, queue)
+        return self._hands[queue]
 
     def exchange(
         self, queue: str, room: int, settlement: Settlement, put_back: Sequence[bytes]

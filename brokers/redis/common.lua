@@ -89,6 +89,7 @@ end
 -- Returns the id, and whether it is due first: an idle worker sleeps until the first due time
 -- that it knew of, and an earlier one wakes it.
 local function schedule(id, due, body)
+    redis.call('zcard', scheduled) -- a key of another type is refused before anything is written
     id = add(scheduled_bodies, id, body)
     any_scheduled = true
     redis.call('zadd', scheduled, due, id)
@@ -102,6 +103,7 @@ local function schedule_new(id, due, body)
 end
 
 local function bury(id, body)
+    redis.call('zcard', dead) -- as in schedule()
     redis.call('zadd', dead, now, add(dead_bodies, id, body))
 end
 

@@ -30,7 +30,7 @@ from ...middleware.delivery import Batch, Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settlement_of
-from .hands import Outbox, bodies_of, size_of
+from .hands import Outbox, size_of
 
 if TYPE_CHECKING:
     from .broker import RedisBroker
@@ -162,6 +162,8 @@ class RedisConsumer(RelayConsumer):
             return 0
         if self._hands.bytes - leaving.bytes > _MOST_BYTES:
             return 0
+        if len(self._hands.refused) >= _MOST_AHEAD:
+            return 0
         in_hand = self._hands.yielded - self._hands.returned - leaving.size
         allowed = self.allowed()
         if allowed is not None:
@@ -237,26 +239,21 @@ class RedisConsumer(RelayConsumer):
 
     # -- exchange --------------------------------------------------------------------
 
-    def _exchange(self, *, fetch: bool) -> int:
+    def _exchange(self, *, fetch: bool, is_last: bool = False) -> int:
         """Send what waits, and fetch for as much room as that makes.
+
+        Args:
+            is_last: also try again what was refused and is not due yet.
 
         Returns:
             Milliseconds until the next is due, -1 for none.
         """
         hands = self._hands
         with hands.sending:
-            outbox = hands.collect()
-            room = self._room(outbox) if fetch else 0
-            wait, fetched, taken_over = self.broker.exchange(
-                self.queue_name, room, outbox.settlement, outbox.put_back
-            )
-            hands.sent(outbox)
-            for id, body, suspected in fetched:
-                hands.held[id] = id
-                self._take(id, body, suspected)
+            wait, fetched = hands.exchange(self._room if fetch else _no_room, is_last=is_last)
+            for message in fetched:
+                self._take(*message)
         self._exchanged_at = self.broker.clock.monotonic()
-        if taken_over:
-            self.broker.remove_done(self.queue_name, bodies_of(outbox.deliveries, taken_over))
         return wait
 
     def _take(self, id: bytes, body: bytes, suspected: int) -> None:
@@ -381,7 +378,13 @@ class RedisConsumer(RelayConsumer):
         # A paused worker finishes what it has begun after its consumer was closed.
         self._asleep = True
         try:
-            self._exchange(fetch=False)
+            self._exchange(fetch=False, is_last=True)
+            if self.broker.is_stopping and self._hands.refused:
+                # It is run again by whoever gets it; left in flight, it would be taken for the
+                # message of a dead worker.
+                with self._hands.sending:
+                    self._hands.give_back_refused()
+                self._exchange(fetch=False)
             self.broker.leave(self.queue_name)
         except (BrokerUnavailable, BrokerRefused) as error:
             # Recovery will find them; what was done and could not be said is done again.
@@ -389,3 +392,7 @@ class RedisConsumer(RelayConsumer):
                 "could not hand back what was in flight",
                 extra={"queue": self.queue_name, "error_message": str(error)},
             )
+
+
+def _no_room(_: Outbox) -> int:
+    return 0

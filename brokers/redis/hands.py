@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from ...middleware.delivery import Batch, Delivery
-from ..settlement import Settlement, settled_tags
+from ..errors import BrokerRefused, BrokerUnavailable
+from ..refused import Refused
+from ..settlement import Replacement, Settlement, settled_tags
+
+if TYPE_CHECKING:
+    from .broker import RedisBroker
 
 
 @dataclass(slots=True)
@@ -42,15 +48,21 @@ class Hands:
         settled: by worker threads, for the next exchange; no lock, single operations only.
         sending: held for one round trip; guards what follows.
         outbox: what is to be sent, until it was.
+        refused: replacements that Redis refused.
         held: the tags that Redis has in flight for us, as far as we know, by id.
         yielded, returned: messages given to Dramatiq, and of them settled.
         bytes: of the bodies in this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, broker: RedisBroker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
         self.settled: deque[tuple[Settlement, Delivery]] = deque()
         self.sending = Lock()
         self.outbox = Outbox()
+        self.refused: Refused[Replacement] = Refused(broker.clock, queue)
+        #: Of messages that are done and that another worker has taken over, the bodies by id.
+        self._taken_over: dict[bytes, bytes] = {}
         self.held: dict[bytes, bytes] = {}
         #: Of these, the tags of deliveries that another worker is known to have taken over.
         self._lost: dict[bytes, bytes] = {}
@@ -70,13 +82,80 @@ class Hands:
             outbox.bytes += delivery.raw_size
         return outbox
 
-    def sent(self, outbox: Outbox) -> None:
-        """The outbox has been carried out; under ``sending``."""
+    def exchange(
+        self, room_beside: Callable[[Outbox], int], *, is_last: bool = False
+    ) -> tuple[int, list[tuple[bytes, bytes, int]]]:
+        """Send what waits, and fetch; under ``sending``.
+
+        Args:
+            room_beside: how many messages to fetch, once an outbox is carried out.
+            is_last: also try again what was refused and is not due yet.
+
+        Returns:
+            Milliseconds until the next message is due, -1 for none; and of each message fetched
+            its id, its body and how many workers it may have killed.
+        """
+        outbox = self.collect()
+        for one in self.refused.take_due(is_last=is_last):
+            outbox.bytes += _written(one)
+            self._add(outbox, Settlement([one]))
+        wait, fetched, taken_over = self._send(outbox, room_beside(outbox))
         self.outbox = Outbox()
         self.returned += outbox.size
         self.bytes -= outbox.bytes
         self.forget(settled_tags(outbox.settlement))
         self.forget(outbox.put_back)
+        self.held.update((id, id) for id, _, _ in fetched)
+        if taken_over:
+            self._taken_over |= bodies_of(outbox.deliveries, taken_over)
+        if self._taken_over:
+            self._broker.remove_done(self._queue, self._taken_over)
+            self._taken_over = {}
+        return wait, fetched
+
+    def _send(
+        self, outbox: Outbox, room: int
+    ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
+        """Carry the outbox out; what Redis refuses of it is moved to ``refused``."""
+        settlement = outbox.settlement
+        try:
+            answer = self._broker.exchange(self._queue, room, settlement, outbox.put_back)
+        except BrokerRefused:
+            if not settlement.replacements:
+                raise
+            # Redis refuses the call as a whole, and does not say because of which message.
+            others = Settlement(done=settlement.done)
+            taken_over = self._broker.exchange(self._queue, 0, others, outbox.put_back)[2]
+            self._replace_each(settlement.replacements)
+            settlement.replacements = []
+            return 0, [], taken_over  # fetched with the next call
+        if settlement.replacements:
+            self.refused.settled()
+        return answer
+
+    def _replace_each(self, replacements: Sequence[Replacement]) -> None:
+        refused: list[Replacement] = []
+        for index, one in enumerate(replacements):
+            try:
+                self._broker.exchange(self._queue, 0, Settlement([one]), ())
+            except BrokerRefused as error:
+                refused.append(one)
+                why: BrokerRefused | BrokerUnavailable = error
+            except BrokerUnavailable as error:
+                refused += replacements[index:]
+                why = error
+                break
+            else:
+                self.forget(one.tags)
+        if refused:
+            self.bytes += sum(map(_written, refused))
+            self.refused.add(refused, why)
+
+    def give_back_refused(self) -> None:
+        """Put back the messages whose outcome Redis does not take; under ``sending``."""
+        for one in self.refused.take_due(is_last=True):
+            self.outbox.bytes += _written(one)
+            self.outbox.put_back += filter(self.holds, one.tags)
 
     def holds(self, tag: bytes) -> bool:
         """Whether a tag is that of the last delivery of its id."""
@@ -123,6 +202,10 @@ def _parts(delivery: Delivery) -> Sequence[Delivery]:
     if isinstance(delivery, Batch) and not delivery.was_stored:
         return delivery.parts
     return [delivery]
+
+
+def _written(replacement: Replacement) -> int:
+    return sum(len(write.body) for write in replacement.writes)
 
 
 def size_of(delivery: Delivery) -> int:

@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.core.errors import InvalidJob, SinkTransient
+from formrelay.core.errors import InvalidJob, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 
@@ -468,6 +468,58 @@ def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_v
         assert client.hget(keys.bodies(harness.queue), "injected") == data
     finally:
         client.config_set("proto-max-bulk-len", limit)
+
+
+def test_a_message_whose_outcome_redis_refuses_holds_up_no_other(
+    harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, keys, queue = broker.client, broker.keys, harness.queue
+    ran: list[int] = []
+
+    def fail(number: int) -> None:
+        ran.append(number)
+        if number % 2:
+            raise SinkPermanent("no")
+
+    actor = harness.actor(fail, actor_name="fail")
+    client.set(keys.dead_bodies(queue), "of another type")
+    for number in range(10):
+        actor.send(number)
+    harness.start(threads=2)
+    wait_until(lambda: len(ran) == 10)
+    # Those that are done are removed, and what comes later runs.
+    wait_until(lambda: client.hlen(keys.bodies(queue)) == 5)
+    for number in range(10, 30, 2):
+        actor.send(number)
+    wait_until(lambda: len(ran) == 20)
+    wait_until(lambda: client.hlen(keys.bodies(queue)) == 5)
+    assert client.zcard(keys.dead(queue)) == 0
+    # A second of refusals is a line, not a line a call.
+    assert caplog.text.count("refused to take settled messages") <= 2
+    client.delete(keys.dead_bodies(queue))
+    wait_until(harness.is_empty)
+    assert len(harness.dead()) == 5
+    assert len(ran) == 20
+
+
+def test_a_worker_that_ends_gives_back_the_message_whose_outcome_redis_refuses(
+    harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, keys, queue = broker.client, broker.keys, harness.queue
+
+    def fail() -> None:
+        raise SinkPermanent("no")
+
+    actor = harness.actor(fail, actor_name="fail")
+    client.set(keys.dead_bodies(queue), "of another type")
+    actor.send()
+    harness.start(threads=1)
+    wait_until(lambda: "refused to take settled messages" in caplog.text)
+    harness.stop()
+    # It waits as it was, and no death is counted against it.
+    assert client.llen(keys.waiting(queue)) == 1
+    assert client.hlen(keys.suspects(queue)) == 0
+    assert client.zcard(keys.heartbeats()) == 0
 
 
 def test_the_callback_of_a_group_that_redis_refused_is_sent_once_it_takes_it(

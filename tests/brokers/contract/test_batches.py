@@ -215,6 +215,6 @@ def test_an_idle_worker_keeps_no_payload_of_its_last_batches(harness: Harness, f
 
 def _batches(queue: str) -> list[Batch]:
     """The batches of a queue that anything still refers to; tests before may have left others."""
-    # type(), not isinstance(): that asks an object for its class, and Django's lazy ones answer with an error.
+    # isinstance() asks an object for its class, and Django's lazy settings answer with an error.
     every = [found for found in gc.get_objects() if type(found) is Batch]
     return [batch for batch in every if batch.queue_name == queue]

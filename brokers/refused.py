@@ -1,0 +1,76 @@
+"""What the broker refused to take: it stays in flight and is tried again with back-off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from ..core.clock import Clock
+from ..core.retry import Exponential, RetryPolicy
+from .errors import BrokerRefused, BrokerUnavailable
+
+logger = logging.getLogger("formrelay.brokers")
+
+T = TypeVar("T")
+
+_AGAIN = RetryPolicy(
+    backoff=Exponential(base=timedelta(seconds=1), cap=timedelta(seconds=60)), jitter=0
+)
+
+
+class Refused(Generic[T]):
+    """The refused replacements of one queue, all tried again at the same time.
+
+    Not thread-safe: its owner guards it.
+    """
+
+    def __init__(self, clock: Clock, queue: str) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._items: list[T] = []
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def next_due(self) -> float | None:
+        """When to try again, monotonic seconds; None where nothing was refused."""
+        return self._retry_at if self._items else None
+
+    def take_due(self, *, is_last: bool = False) -> list[T]:
+        """Take out what is due; the caller adds again what is refused again.
+
+        Args:
+            is_last: take also what is not due yet.
+        """
+        if not self._items or (self._retry_at > self._clock.monotonic() and not is_last):
+            return []
+        taken, self._items = self._items, []
+        return taken
+
+    def add(self, items: Iterable[T], error: BrokerRefused | BrokerUnavailable) -> None:
+        """Keep what was refused; once an interval, a log line says so."""
+        is_waiting = bool(self._items)
+        self._items += items
+        if is_waiting or not self._items:
+            return
+        self._failures += 1
+        wait = _AGAIN.wait_before(self._failures + 1).total_seconds()
+        self._retry_at = self._clock.monotonic() + wait
+        logger.error(
+            "the broker refused to take settled messages; they stay in flight and are tried again",
+            extra={
+                "queue": self._queue,
+                "messages": len(self._items),
+                "error_message": error.message,
+                "retry_in_s": wait,
+            },
+        )
+
+    def settled(self) -> None:
+        """The last try was successful: the next refusal waits for the shortest time again."""
+        if not self._items:
+            self._failures = 0
