@@ -30,6 +30,7 @@ from page import number, record  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from rich.table import Table  # noqa: E402
+
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  # noqa: E402
 
 CONTENDER = str(ROOT / "bench" / "contender.py")

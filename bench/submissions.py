@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dramatiq.middleware import Middleware
+
 from tests.support.servers.django_site import DjangoSite
 
 _SCRIPT = Path(__file__).with_name("submit.lua")

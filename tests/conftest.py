@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
+
 from tests.support.missing import missing
 from tests.support.part import part_asked_for
 from tests.support.ran import RanCheck

@@ -20,7 +20,7 @@ _THREADS = 8
 
 def application(told: dict[str, Any]) -> Any:
     """The WSGI application, its database made and up to date."""
-    spec = find_spec("formrelay.examples_site")
+    spec = find_spec("formrelay.examples.django_site")
     assert spec is not None
     assert spec.submodule_search_locations
     # Its modules are top-level ones, as in any Django project.

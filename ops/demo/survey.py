@@ -35,7 +35,7 @@ class Answer:
 
 def read_rows(limit: int | None = None) -> list[dict[str, str]]:
     """The rows of the survey that comes with the package, by column."""
-    file = resources.files("formrelay.examples_data") / "anes96.csv"
+    file = resources.files("formrelay.examples.data") / "anes96.csv"
     rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
     return rows[:limit]
 

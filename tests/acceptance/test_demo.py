@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.support.waiting import wait_until
 
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.demo.report import Number, Report
 from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
+from tests.support.waiting import wait_until
 
 #: In the environment of everything that a demo starts, so that it can be found.
 MARK = "FORMRELAY_TEST_DEMO"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.support.checkout import ROOT
 from tests.support.command import clean_environment
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.ops.form_events import FORM, Expected, Happened, insert, make, quantile
-from tests.support.checkout import ROOT
 
 from formrelay.sinks.clickhouse import ClickHouse, connect, migrate
+from tests.ops.form_events import FORM, Expected, Happened, insert, make, quantile
+from tests.support.checkout import ROOT
 
 #: How a block begins that is for newer ones alone.
 NEWER = "-- ClickHouse 20 and newer"

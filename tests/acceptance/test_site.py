@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import requests
 import standardwebhooks
+
+from formrelay.sinks.clickhouse import ClickHouse, connect
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.support.browser import browser
 from tests.support.servers import RedisServer
 from tests.support.servers.django_site import SITE, DjangoSite
 from tests.support.waiting import wait_until
-
-from formrelay.sinks.clickhouse import ClickHouse, connect
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MAKE = """

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import requests
+
+from formrelay.ops.demo.survey import STEADY, answers, read_rows
 from tests.actors.receiver import Receiver, receiving
 from tests.faults.workers import Workers
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
-
-from formrelay.ops.demo.survey import STEADY, answers, read_rows
 
 #: Sends the jobs of a file, a line each.
 SENDER = """

@@ -16,13 +16,13 @@ import orjson
 import pytest
 from dramatiq import Worker
 from pydantic import SecretStr
+
+from formrelay.config import Settings, use_settings
 from tests.actors.receiver import Receiver, receiving
 from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
 from tests.support.harness import Harness, flush_embedded
 from tests.support.waiting import wait_until
-
-from formrelay.config import Settings, use_settings
 
 __all__ = ["lines"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.actors.test_webhooks import KEY, SECRET, webhook

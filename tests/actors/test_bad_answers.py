@@ -13,14 +13,14 @@ from uuid import uuid4
 import pytest
 import requests
 from pydantic import SecretStr
+
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.support.certificates import Authority
 from tests.support.front import Front, front_of
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
-
-from formrelay.core.failure import Reason
 
 AT = "2026-01-31T09:30:00Z"
 SECRET = "SECRET-VALUE"

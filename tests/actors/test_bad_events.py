@@ -7,11 +7,11 @@ from uuid import UUID
 
 import orjson
 import pytest
+
+from formrelay.core.errors import FormrelayError
 from tests.actors.conftest import Site
 from tests.actors.test_events import AT, counted, event, plain
 from tests.middleware.lines import Lines
-
-from formrelay.core.errors import FormrelayError
 
 #: Raw, since not every JSON writer would write them all.
 DEEP = b'{"type":"t","formId":"f","properties":{"a":' + b"[" * 1000 + b"]" * 1000 + b"}}"

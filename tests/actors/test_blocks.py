@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.actors.conftest import Site
 
 from formrelay.core.errors import SinkPermanent, SinkUnready
+from tests.actors.conftest import Site
 
 same_site = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

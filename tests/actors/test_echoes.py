@@ -9,14 +9,14 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from formrelay.core.failure import Failure, Reason
+from formrelay.core.later import run
 from tests.actors.conftest import Site
 from tests.actors.test_webhooks import KEY
 from tests.middleware.lines import Lines
 from tests.sinks.wire import Wire, raw, serving
 from tests.support.echoes import FORMS, VALUES, as_text, echoes, left_of
-
-from formrelay.core.failure import Failure, Reason
-from formrelay.core.later import run
 
 
 @pytest.fixture(autouse=True)

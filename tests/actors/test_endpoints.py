@@ -7,12 +7,12 @@ from itertools import pairwise
 from typing import Any
 
 import stripe
+
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
 from tests.support.waiting import wait_until
-
-from formrelay.core.failure import Reason
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -12,14 +12,14 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from formrelay.core.errors import InvalidJob, SinkTransient
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.support.clock import ManualClock
 from tests.support.servers import ClickHouseServer
 from tests.support.waiting import wait_until
-
-from formrelay.core.errors import InvalidJob, SinkTransient
-from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
 AT = "2026-01-31T09:30:00Z"

@@ -8,13 +8,13 @@ from typing import Any
 
 import orjson
 import pytest
+
+from formrelay.brokers import BrokerUnavailable
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
 from tests.support.waiting import wait_until
-
-from formrelay.brokers import BrokerUnavailable
-from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from tests.actors.conftest import Site
-from tests.support.servers.django_site import DjangoSite
 
 from formrelay.brokers import MessageTooLarge
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Reason
+from tests.actors.conftest import Site
+from tests.support.servers.django_site import DjangoSite
 
 AT = "2026-01-31T09:30:00Z"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from tests.actors.conftest import Site
 
 from formrelay.core.errors import InvalidJob
+from tests.actors.conftest import Site
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

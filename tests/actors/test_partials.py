@@ -11,14 +11,14 @@ import orjson
 import pytest
 import requests
 from pydantic import SecretStr
+
+from formrelay.core.errors import InvalidJob, SinkPermanent
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.sinks.wire import Wire, answer, serving
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
-
-from formrelay.core.errors import InvalidJob, SinkPermanent
-from formrelay.core.failure import Reason
 
 AT = "2026-01-31T09:30:00Z"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -8,6 +8,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+
+from formrelay.core.errors import InvalidJob
 from tests.actors.conftest import Site
 from tests.actors.test_sending import (
     AT,
@@ -23,8 +25,6 @@ from tests.actors.test_sending import (
     drop,
 )
 from tests.support.command import run
-
-from formrelay.core.errors import InvalidJob
 
 TYPES = {
     "record_events": "event.record",

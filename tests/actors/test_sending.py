@@ -9,11 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.actors.conftest import Site
-from tests.middleware.lines import Lines
 
 from formrelay.brokers.envelope import encode
 from formrelay.core.errors import InvalidJob
+from tests.actors.conftest import Site
+from tests.middleware.lines import Lines
 
 SECRET = "SECRET-VALUE"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 import standardwebhooks
+
+from formrelay.core.errors import InvalidJob
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
 from tests.support.waiting import wait_until
-
-from formrelay.core.errors import InvalidJob
-from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
 PATH = "/api/v1/submissions/"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import standardwebhooks
+
+from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.middleware.lines import Lines
-
-from formrelay.core.failure import Reason
 
 SECRET = "SECRET-VALUE"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from tests.support.waiting import wait_until
 
 USER = """

@@ -15,15 +15,15 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker as StockBroker
 from dramatiq.middleware import GroupCallbacks
 from dramatiq.rate_limits.backends import StubBackend
-from tests.support.harness import Harness
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import InvalidJob, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
+from tests.support.harness import Harness
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -9,15 +9,15 @@ from typing import ClassVar
 
 import pytest
 from dramatiq import Message
-from tests.support.command import run
-from tests.support.missing import missing
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.connection import address, connect
 from formrelay.endpoints.redis_records import RedisRecords
+from tests.support.command import run
+from tests.support.missing import missing
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -13,11 +13,6 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 import redis
-from tests.support.certificates import Authority
-from tests.support.harness import Harness
-from tests.support.servers import RedisServer
-from tests.support.servers.base import free_port
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import make_broker
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
@@ -26,6 +21,11 @@ from formrelay.config import Settings
 from formrelay.core.errors import ConfigError
 from formrelay.middleware.once import Held
 from formrelay.state.once import make_ledger
+from tests.support.certificates import Authority
+from tests.support.harness import Harness
+from tests.support.servers import RedisServer
+from tests.support.servers.base import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.redis,

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import dramatiq
 import pytest
-from tests.support.proxy import Proxy
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerUnavailable
@@ -21,6 +20,7 @@ from formrelay.endpoints.records import EndpointRecord
 from formrelay.endpoints.redis_records import RedisRecords
 from formrelay.middleware.once import Known
 from formrelay.state.redis_ledger import RedisLedger
+from tests.support.proxy import Proxy
 
 pytestmark = [
     pytest.mark.redis,

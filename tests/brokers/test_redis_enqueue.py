@@ -11,13 +11,13 @@ import dramatiq
 import pytest
 import redis
 from dramatiq import Message
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, NotReplicated
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import InvalidJob
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

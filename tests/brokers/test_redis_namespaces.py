@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 from redis.exceptions import NoPermissionError
-from tests.support.command import run
-from tests.support.harness import Harness
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.inspection import State
@@ -28,6 +24,10 @@ from formrelay.endpoints.redis_records import RedisRecords
 from formrelay.middleware.once import Held, Known
 from formrelay.state import make_ledger
 from formrelay.state.redis_ledger import OLD_PREFIX, RedisLedger
+from tests.support.command import run
+from tests.support.harness import Harness
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -10,13 +10,13 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
-from tests.support.harness import Harness
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
+from tests.support.harness import Harness
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -8,14 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason
 from formrelay.core.outcomes import DONE, Outcome, Retry
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -13,11 +13,11 @@ import pytest
 import sentry_sdk
 from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 from sentry_sdk.transport import Transport
+
+from formrelay.brokers.redis.broker import RedisBroker
 from tests.brokers.contract.test_awaiting import SOON, Reply, awaiting
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
-
-from formrelay.brokers.redis.broker import RedisBroker
 
 logger = logging.getLogger("formrelay.tests.sentry")
 

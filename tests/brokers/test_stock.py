@@ -11,8 +11,6 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker as StockBroker
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
@@ -21,6 +19,8 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.to_stock import give_back, refuse_running_workers
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 

@@ -12,12 +12,12 @@ from typing import Any
 import dramatiq
 from dramatiq import Message
 from dramatiq.middleware import CurrentMessage
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.consumer import RelayConsumer
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.middleware.delivery import Delivery
+from tests.support.waiting import wait_until
 
 
 class Picky(RelayConsumer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.support.clock import ManualClock
 
 from formrelay.core.errors import (
     InvalidJob,
@@ -18,6 +17,7 @@ from formrelay.core.errors import (
     SinkUnready,
 )
 from formrelay.core.throttle import Throttle
+from tests.support.clock import ManualClock
 
 
 @pytest.fixture

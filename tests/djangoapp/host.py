@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import requests
+
 from tests.support.command import clean_environment
 from tests.support.servers.base import Server
 from tests.support.servers.run import Run

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.djangoapp.host import Host
 from tests.djangoapp.test_worker import worker
 from tests.support.waiting import wait_until

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+
 from tests.djangoapp.host import Host
 from tests.support.command import clean_environment
 from tests.support.servers import RedisServer

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.djangoapp.host import Host
 
 #: Before each script: jobs by number, and what was sent, call by call.

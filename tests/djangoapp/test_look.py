@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import BrokerUnavailable
 from formrelay.djangoapp.look import Look
+from tests.support.waiting import wait_until
 
 
 def test_a_crowd_asks_one_question_and_the_next_one_comes_after_it() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import requests
+
 from tests.djangoapp.host import Host, HostSite
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.actors.receiver import Receiver, receiving
 from tests.djangoapp.host import PROJECT, Host
 from tests.support.waiting import wait_until

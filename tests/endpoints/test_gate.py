@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.support.clock import ManualClock
 
 from formrelay.core.errors import FormrelayError, NotNow, SinkPermanent, SinkTransient
 from formrelay.core.later import Later, Steps, run
 from formrelay.endpoints import EndpointDisabled, Gate, Limits
+from tests.support.clock import ManualClock
 
 LIMITS = Limits(in_flight=2, failures=3, opens_for=timedelta(seconds=30))
 

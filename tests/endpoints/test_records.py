@@ -13,7 +13,6 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from tests.support.clock import ManualClock
 
 from formrelay.core.errors import BrokerError
 from formrelay.endpoints import (
@@ -28,6 +27,7 @@ from formrelay.endpoints import (
 )
 from formrelay.endpoints.records import Changes, Position, Report
 from formrelay.endpoints.redis_records import RedisRecords
+from tests.support.clock import ManualClock
 
 RECORDS, DISABLED, CHANGES = (
     "dramatiq" + name

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import requests
+
 from tests.conftest import own
 from tests.support.servers import PostgresServer
 from tests.support.servers.django_site import DjangoSite

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 import requests
+
 from tests.support.browser import browser
 from tests.support.servers import RedisServer
 from tests.support.servers.django_site import DjangoSite

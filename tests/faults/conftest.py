@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support import fault_worker
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import RelayBroker
+from tests.support import fault_worker
+from tests.support.waiting import wait_until
 
 
 class Site:

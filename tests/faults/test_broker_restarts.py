@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import Site
-from tests.support.servers import RabbitServer, RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq import ladder
+from tests.faults.conftest import Site
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.waiting import wait_until
 
 
 def restart(server: RedisServer | RabbitServer, tmp_path: Path, unique: str) -> None:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from formrelay.sinks.clickhouse import ClickHouse, migrate
 from tests.faults.workers import Workers, kill
 from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.waiting import wait_until
-
-from formrelay.sinks.clickhouse import ClickHouse, migrate
 
 COUNT = 10_000
 #: Sends the same COUNT events three times, each in a message of its own, in three orders.

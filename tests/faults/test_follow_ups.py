@@ -9,15 +9,15 @@ from typing import Any
 
 import dramatiq
 import pytest
-from tests.brokers.contract.test_awaiting import Reply, awaiting
-from tests.support.harness import Harness
-from tests.support.servers import RabbitServer, RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.loop import get_loop
+from tests.brokers.contract.test_awaiting import Reply, awaiting
+from tests.support.harness import Harness
+from tests.support.servers import RabbitServer, RedisServer
+from tests.support.waiting import wait_until
 
 EACH_ONCE = ["next wait", "next work", "success wait", "success work"]
 OPTIONS = BrokerOptions(

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from tests.faults.conftest import Site
 from tests.support.waiting import wait_until
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+
 from tests.faults.workers import Workers
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until

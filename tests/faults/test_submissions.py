@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+
 from tests.actors.receiver import receiving
 from tests.faults.workers import Workers, kill
 from tests.support.servers.django_site import DjangoSite

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.faults.workers import Workers, kill
 from tests.support.waiting import wait_until

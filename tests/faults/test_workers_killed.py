@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from formrelay.core.failure import Reason
 from tests.faults.conftest import Site
 from tests.support.harness import Harness
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
-
-from formrelay.core.failure import Reason
 
 
 def test_a_killed_worker_loses_nothing(site: Site) -> None:

@@ -12,16 +12,16 @@ from typing import Any
 
 import pika
 import pytest
-from tests.actors.receiver import Answer, Receiver, receiving
-from tests.foreign.node import publish
-from tests.support.command import clean_environment
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.failure import Reason
+from tests.actors.receiver import Answer, Receiver, receiving
+from tests.foreign.node import publish
+from tests.support.command import clean_environment
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 ACTORS = {
     "event.record": "record_events",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from formrelay.brokers.redis.broker import RedisBroker
 from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
 from tests.support.harness import Harness, flush_embedded
-
-from formrelay.brokers.redis.broker import RedisBroker
 
 __all__ = ["lines"]
 

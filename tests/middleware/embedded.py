@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.embedded import ensure_running, release
+from tests.support.waiting import wait_until
 
 
 @contextmanager

@@ -9,8 +9,6 @@ import dramatiq
 import pytest
 from dramatiq import Message
 from dramatiq.middleware import SkipMessage
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
@@ -20,6 +18,8 @@ from formrelay.core.failure import Reason
 from formrelay.core.outcomes import Defer
 from formrelay.middleware.admission import Admission
 from formrelay.middleware.delivery import Batch, Delivery
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 NOBODY = "worker-that-died"
 

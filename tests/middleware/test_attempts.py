@@ -10,13 +10,13 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq import Message
-from tests.middleware.lines import Lines
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.core.errors import InvalidJob, NotNow, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch, Delivery
+from tests.middleware.lines import Lines
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 SECRET = "SECRET-VALUE"
 AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))

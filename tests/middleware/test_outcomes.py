@@ -13,8 +13,6 @@ import pytest
 from dramatiq import Message
 from dramatiq.errors import RateLimitExceeded
 from dramatiq.middleware import Shutdown, TimeLimitExceeded
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import NotNow, PartsFailed, SinkPermanent, SinkTransient
@@ -23,6 +21,8 @@ from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry
 from formrelay.core.retry import LONGEST_WAIT, Exponential, RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch, Delivery
 from formrelay.middleware.outcomes import Outcomes, policy_of
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 NOW = 1_769_851_800.0
 MS = timedelta(milliseconds=1)

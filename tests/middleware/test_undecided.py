@@ -9,10 +9,6 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.middleware import Middleware
-from tests.middleware.lines import Lines
-from tests.middleware.test_outcomes import Calls
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.core.errors import ConfigError, SinkTransient
@@ -23,6 +19,10 @@ from formrelay.middleware.delivery import Delivery
 from formrelay.middleware.once import Once
 from formrelay.middleware.outcomes import Outcomes
 from formrelay.middleware.policies import InvalidPolicy
+from tests.middleware.lines import Lines
+from tests.middleware.test_outcomes import Calls
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
 from tests.support.command import run
 
 NOWHERE = "127.0.0.1:1"  # nothing listens on port 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.support.command import clean_environment, run
 from tests.support.waiting import wait_until
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+
 from tests.support.command import run
 from tests.support.servers import RedisServer
 

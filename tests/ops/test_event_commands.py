@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ops.form_events import FIELDS, FORM, Expected, Happened, insert, make, quantile
-from tests.support.command import run
 
 from formrelay.sinks.clickhouse import connect, migrate
+from tests.ops.form_events import FIELDS, FORM, Expected, Happened, insert, make, quantile
+from tests.support.command import run
 
 NOW = datetime.now(UTC)
 EVENTS = make(NOW)

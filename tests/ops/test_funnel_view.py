@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.support.checkout import ROOT
 
 from formrelay.ops.funnel import Duration, FieldCount, Funnel, Question, StepCount, usual_steps
 from formrelay.ops.funnel_view import bar, draw, duration
+from tests.support.checkout import ROOT
 
 COUNTS = st.integers(0, 10**9)
 WIDTHS = st.integers(1, 60)

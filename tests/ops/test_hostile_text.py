@@ -17,8 +17,6 @@ from uuid import uuid4
 import orjson
 import pytest
 import redis
-from tests.ops.form_events import Happened, insert
-from tests.support.command import clean_environment
 
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.printable import shown_id
@@ -26,6 +24,8 @@ from formrelay.endpoints import Rules
 from formrelay.endpoints.records import Report
 from formrelay.endpoints.redis_records import RedisRecords
 from formrelay.sinks.clickhouse import connect, migrate
+from tests.ops.form_events import Happened, insert
+from tests.support.command import clean_environment
 
 # Colours that rich never uses here, a title, C1, DEL, directions, separators, markup, emoji codes.
 EVIL = (

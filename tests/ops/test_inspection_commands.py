@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import redis
-from tests.support.command import clean_environment, run
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.endpoints import Rules
 from formrelay.endpoints.records import Report
 from formrelay.endpoints.redis_records import RedisRecords
+from tests.support.command import clean_environment, run
+from tests.support.waiting import wait_until
 
 ENV = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
 EVENT = '{"type": "form.viewed", "formId": "f1"}'

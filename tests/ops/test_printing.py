@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.checkout import ROOT
 
 from formrelay.ops import output
+from tests.support.checkout import ROOT
 
 #: Whose code ends up on an operator's terminal.
 FOLDERS = ("actors", "brokers", "config", "core", "djangoapp", "endpoints", "middleware")

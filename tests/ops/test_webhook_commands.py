@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.support.command import clean_environment, run
 from tests.support.waiting import wait_until

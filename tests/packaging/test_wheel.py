@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from tests.support import checkout
 
 
@@ -54,7 +55,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
-def test_wheel_holds_every_file_of_the_mapped_folders_and_no_other(contents: set[str]) -> None:
+def test_wheel_holds_every_file_of_the_package_and_no_other(contents: set[str]) -> None:
     package = {name for name in contents if name.startswith("formrelay/")}
     expected = set(checkout.installed_files())
     assert {

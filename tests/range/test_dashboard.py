@@ -16,12 +16,12 @@ from urllib.parse import urlencode
 
 import pytest
 from dramatiq.errors import DecodeError
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 dashboard = pytest.importorskip("dramatiq_dashboard")
 

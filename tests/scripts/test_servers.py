@@ -13,6 +13,7 @@ from pathlib import Path
 import pika
 import pytest
 import redis
+
 from tests.support.missing import missing
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
 from tests.support.servers.guard import carriers, sweep

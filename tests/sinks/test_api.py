@@ -10,7 +10,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from tests.sinks.wire import Answer, Wire, answer, drip, flood, raw, reset, serving, silence
 
 from formrelay.core.errors import (
     ConfigError,
@@ -22,6 +21,7 @@ from formrelay.core.errors import (
     SinkUnready,
 )
 from formrelay.sinks.api import Api, Endpoint, SavedSubmission
+from tests.sinks.wire import Answer, Wire, answer, drip, flood, raw, reset, serving, silence
 
 PAYLOAD = {"submissionId": "sub-1", "formId": "f", "answers": {"email": "ann@example.com"}}
 ENDPOINT: dict[str, object] = {

@@ -12,11 +12,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.wire import Answer, Wire, answer, flood, raw, serving
-from tests.support.certificates import Authority
 
 from formrelay.core.errors import SinkError, SinkTransient, SinkUnavailable, SinkUnready
 from formrelay.sinks.api import Api
+from tests.sinks.wire import Answer, Wire, answer, flood, raw, serving
+from tests.support.certificates import Authority
 
 WHO = "ann@example.com"
 TOKEN = "t0ken-of-ours"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sinks.test_api import PAYLOAD, api
-from tests.sinks.wire import raw, serving
-from tests.support.echoes import VALUES, as_text, echoes, left_of
 
 from formrelay.core.errors import SinkError
 from formrelay.core.failure import Failure, Reason
+from tests.sinks.test_api import PAYLOAD, api
+from tests.sinks.wire import raw, serving
+from tests.support.echoes import VALUES, as_text, echoes, left_of
 
 
 @settings(max_examples=100, deadline=None)

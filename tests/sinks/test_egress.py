@@ -10,8 +10,6 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from tests.sinks.wire import answer, raw, serving
-from tests.support.threads import at_once
 
 from formrelay.core.errors import (
     InvalidJob,
@@ -21,6 +19,8 @@ from formrelay.core.errors import (
 )
 from formrelay.core.later import run
 from formrelay.sinks.http import Egress, Response
+from tests.sinks.wire import answer, raw, serving
+from tests.support.threads import at_once
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.sinks.test_egress import egress
-from tests.sinks.wire import Answer, answer, drip, flood, raw, reset, serving, silence
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from formrelay.sinks.http import Response, classify_status
+from tests.sinks.test_egress import egress
+from tests.sinks.wire import Answer, answer, drip, flood, raw, reset, serving, silence
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SECRET_PATH = "/hook?token=s3cr3t"

@@ -6,10 +6,10 @@ import ssl
 from pathlib import Path
 
 import pytest
-from tests.sinks.test_egress import egress
-from tests.sinks.wire import Answer, answer, raw, reset, serving
 
 from formrelay.core.errors import SinkTransient
+from tests.sinks.test_egress import egress
+from tests.sinks.wire import Answer, answer, raw, reset, serving
 
 OK = answer(200, b"{}")
 CLOSING = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)

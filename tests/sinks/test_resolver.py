@@ -14,12 +14,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.test_egress import egress
-from tests.sinks.wire import answer, serving
 
 from formrelay.core.errors import SinkUnavailable
 from formrelay.core.later import run
 from formrelay.sinks.resolver import LookUp, Resolver
+from tests.sinks.test_egress import egress
+from tests.sinks.wire import answer, serving
 
 
 class Names:

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 
 import pytest
-from tests.support.waiting import wait_until
 
 from formrelay.core.later import run
 from formrelay.core.loop import get_loop
 from formrelay.sinks import transfers
 from formrelay.sinks.http import Egress
+from tests.support.waiting import wait_until
 
 
 class Busy:

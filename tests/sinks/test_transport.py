@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import requests
-from tests.sinks.wire import Wire, answer, raw, serving, silence
-from tests.support.waiting import wait_until
 
 from formrelay.core.errors import SinkTransient
 from formrelay.sinks.api import Api
 from formrelay.sinks.transport import MOST_BYTES, Answer, NotSent, Session
+from tests.sinks.wire import Wire, answer, raw, serving, silence
+from tests.support.waiting import wait_until
 
 SAVED = b'{"id": "sub-1", "status": "completed", "webhooks": []}'
 HEADERS = {"Accept": "application/json"}

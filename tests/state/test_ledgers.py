@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import BrokerUnavailable
 from formrelay.brokers.redis.connection import address, connect
 from formrelay.middleware.once import Held, Known, Ledger
 from formrelay.state import MemoryLedger
 from formrelay.state.redis_ledger import PREFIX, RedisLedger
+from tests.support.servers import RedisServer
+from tests.support.waiting import wait_until
 
 LONG, SHORT = timedelta(hours=1), timedelta(milliseconds=150)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.harness import Harness
-
 from formrelay.brokers import Entry, State
+from tests.support.harness import Harness
 
 
 def browsed(harness: Harness, state: State, *, limit: int = 1000) -> list[Entry]:

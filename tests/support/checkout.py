@@ -9,6 +9,11 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+#: The files of the package beside its folders.
+AT_THE_TOP = {"__init__.py", "__main__.py", "worker.py", "py.typed"}
+#: Folders inside a package that are for readers of the checkout.
+NOT_INSTALLED = ("examples/publishers",)
+
 
 @functools.cache
 def files() -> tuple[PurePosixPath, ...]:
@@ -26,10 +31,11 @@ def files() -> tuple[PurePosixPath, ...]:
     )
 
 
-def package_dir() -> dict[str, PurePosixPath]:
-    """The mapping of setup.cfg: package to folder."""
-    pairs = (line.partition("=") for line in _option("package_dir"))
-    return {name.strip(): PurePosixPath(folder.strip()) for name, _, folder in pairs}
+def folders() -> set[str]:
+    """The folders at the top of the checkout that are packages."""
+    return {
+        path.parts[0] for path in files() if len(path.parts) == 2 and path.name == "__init__.py"
+    }
 
 
 def listed_packages() -> list[str]:
@@ -49,15 +55,16 @@ def packages_on_disk() -> set[str]:
 def installed_files() -> dict[str, PurePosixPath]:
     """Path in the wheel -> path in the checkout, for all that belongs in the wheel.
 
-    That is every file of a mapped folder but the notes for readers of the checkout.
+    That is every file of a package but the notes for readers of the checkout.
     """
-    found: dict[str, PurePosixPath] = {}
-    for package, folder in package_dir().items():
-        for path in files():
-            if path.is_relative_to(folder) and path.suffix != ".md":
-                inside = PurePosixPath(*package.split(".")) / path.relative_to(folder)
-                found[str(inside)] = path
-    return found
+    tops = folders()
+    return {
+        f"formrelay/{path}": path
+        for path in files()
+        if path.suffix != ".md"
+        and (path.parts[0] in tops or str(path) in AT_THE_TOP)
+        and not any(path.is_relative_to(folder) for folder in NOT_INSTALLED)
+    }
 
 
 def _option(name: str) -> list[str]:

@@ -7,13 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.support.harness import Harness, flush_embedded
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
+from tests.support.harness import Harness, flush_embedded
+from tests.support.waiting import wait_until
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), max_message_bytes=10_000)
 

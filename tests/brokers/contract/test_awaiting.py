@@ -11,14 +11,14 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.middleware import CurrentMessage, Middleware
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.unfinished import begin
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.later import Later
 from formrelay.core.retry import RetryPolicy, Schedule
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0), timedelta(0))))
 

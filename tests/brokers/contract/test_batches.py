@@ -9,13 +9,13 @@ from typing import Any
 
 import dramatiq
 import pytest
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 SOON = RetryPolicy(
     max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))

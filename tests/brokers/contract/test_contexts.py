@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from dramatiq.middleware import CurrentMessage, Middleware
+
 from tests.brokers.contract.test_awaiting import SOON, Reply, awaiting
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until

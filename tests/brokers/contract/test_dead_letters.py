@@ -7,9 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter, Inspector, RelayBroker, State
 from formrelay.brokers.inspection import UnknownCursor
@@ -17,6 +14,9 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -8,12 +8,12 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.middleware import Middleware
-from tests.brokers.contract.test_awaiting import SOON, Reply, awaiting
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import MessageTooLarge
 from formrelay.core.failure import Reason
+from tests.brokers.contract.test_awaiting import SOON, Reply, awaiting
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 
 def test_a_pipeline_goes_on_and_on_success_is_sent(harness: Harness) -> None:

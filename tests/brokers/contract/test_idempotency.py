@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 from dramatiq import pipeline
 from dramatiq.middleware import CurrentMessage
-from tests.middleware.lines import Lines, lines
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
@@ -22,6 +19,9 @@ from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.once import Known, Ledger, Once
 from formrelay.state import MemoryLedger
 from formrelay.state.redis_ledger import PREFIX, RedisLedger
+from tests.middleware.lines import Lines, lines
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 __all__ = ["lines"]
 

@@ -11,9 +11,6 @@ from threading import Event
 import dramatiq
 import pytest
 from dramatiq import Worker
-from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import Inspector, NotAvailable, State
 from formrelay.brokers.inspection import UnknownCursor
@@ -21,6 +18,9 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason, worker_name
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 #: AMQP has no way to look at what is not dead; see the test of what is not available there.
 everywhere_but_rabbitmq = pytest.mark.parametrize(

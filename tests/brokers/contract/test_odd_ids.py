@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pika
 import pytest
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.inspection import DeadFilter
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.retry import RetryPolicy
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 ID = b"\xff\xc3id\x1b[31m"
 

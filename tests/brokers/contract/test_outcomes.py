@@ -7,13 +7,13 @@ from datetime import timedelta
 from threading import Event
 
 import pytest
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.policies import InvalidPolicy
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 SOON = RetryPolicy(
     max_attempts=3, jitter=0, backoff=Schedule((timedelta(0), timedelta(milliseconds=100)))

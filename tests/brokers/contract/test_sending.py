@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from dramatiq import Message
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import MessageTooLarge
 from formrelay.core.errors import InvalidJob
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 
 def test_a_delayed_message_runs_when_it_is_due(harness: Harness) -> None:

@@ -8,12 +8,12 @@ from threading import Event
 from typing import Any
 
 from dramatiq.middleware import Middleware
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.core.errors import SinkBusy, SinkTransient, SinkUnavailable
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.core.throttle import Throttle
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 SOON = RetryPolicy(
     max_attempts=2,

@@ -11,12 +11,12 @@ from typing import Any
 
 import pika
 import pytest
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.consumer import RabbitConsumer
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

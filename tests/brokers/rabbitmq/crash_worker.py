@@ -10,10 +10,10 @@ import sys
 from datetime import timedelta
 
 from dramatiq import Worker
-from tests.support import fault_worker
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from tests.support import fault_worker
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
 

@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import ladder, publisher
 from formrelay.core.errors import SinkPermanent
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

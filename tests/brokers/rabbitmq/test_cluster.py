@@ -9,17 +9,17 @@ from typing import Any
 
 import pika
 import pytest
-from tests.brokers.rabbitmq.conftest import consumer_of
-from tests.conftest import own
-from tests.support.harness import Harness
-from tests.support.servers import RabbitCluster, RabbitServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.core.errors import SinkPermanent
+from tests.brokers.rabbitmq.conftest import consumer_of
+from tests.conftest import own
+from tests.support.harness import Harness
+from tests.support.servers import RabbitCluster, RabbitServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -14,11 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.missing import missing
-from tests.support.servers import RabbitServer
-from tests.support.servers.base import free_port
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
@@ -27,6 +22,11 @@ from formrelay.brokers.rabbitmq.connection import servers
 from formrelay.brokers.rabbitmq.errors import Blocked
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.missing import missing
+from tests.support.servers import RabbitServer
+from tests.support.servers.base import free_port
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.rabbitmq import ladder
 from formrelay.brokers.rabbitmq.sizes import MOST_BYTES, Sizes
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
+from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import pika
 import pytest
+
+from formrelay.brokers.rabbitmq.trials import DEATHS, TRIAL_QUEUE
+from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
 from tests.brokers.rabbitmq.conftest import MakeHarness, cut
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
-
-from formrelay.brokers.rabbitmq.trials import DEATHS, TRIAL_QUEUE
-from formrelay.core.failure import Reason
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter, Entry
 from formrelay.core.failure import Reason
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -6,11 +6,11 @@ import logging
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.core.errors import SinkPermanent
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

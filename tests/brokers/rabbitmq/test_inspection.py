@@ -6,10 +6,6 @@ import os
 from threading import Event
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.browsing import browsed, ids
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
@@ -17,6 +13,10 @@ from formrelay.brokers.rabbitmq import pauses
 from formrelay.brokers.rabbitmq.management import Management
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
+from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.browsing import browsed, ids
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

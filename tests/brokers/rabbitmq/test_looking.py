@@ -8,9 +8,6 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.support.harness import Harness
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter
 from formrelay.brokers.envelope import encode
@@ -20,6 +17,9 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.dead import Walk
 from formrelay.brokers.settlement import Write, buried
 from formrelay.core.failure import Failure, Reason
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -7,15 +7,15 @@ import select
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.support.harness import Harness
-from tests.support.threads import at_once
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import ladder
 from formrelay.brokers.rabbitmq.errors import NotTaken
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.support.harness import Harness
+from tests.support.threads import at_once
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

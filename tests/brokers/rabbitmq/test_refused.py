@@ -10,11 +10,6 @@ from threading import Event
 from typing import Any
 
 import pytest
-from tests.brokers.rabbitmq.conftest import MakeHarness
-from tests.conftest import own
-from tests.support.harness import Harness
-from tests.support.servers import RabbitServer
-from tests.support.waiting import wait_until
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.envelope import encode, quarantine
@@ -22,6 +17,11 @@ from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Failure, Reason
 from formrelay.core.outcomes import DONE, Defer, Outcome
 from formrelay.core.retry import RetryPolicy, Schedule
+from tests.brokers.rabbitmq.conftest import MakeHarness
+from tests.conftest import own
+from tests.support.harness import Harness
+from tests.support.servers import RabbitServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from dramatiq import Worker
-from tests.brokers.rabbitmq.conftest import MakeHarness, api, cut
-from tests.support.checkout import ROOT
-from tests.support.waiting import wait_until
 
 from formrelay.brokers import DeadFilter
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.retry import Exponential, RetryPolicy
+from tests.brokers.rabbitmq.conftest import MakeHarness, api, cut
+from tests.support.checkout import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -6,10 +6,10 @@ import sys
 from datetime import timedelta
 
 import pytest
-from tests.sinks.clickhouse.conftest import open_clickhouse
 
 from formrelay.core.errors import ConfigError
 from formrelay.sinks.clickhouse.client import Target, identifier, parse_targets, parse_version
+from tests.sinks.clickhouse.conftest import open_clickhouse
 
 
 def parse(url: str, database: str = "db") -> Target:

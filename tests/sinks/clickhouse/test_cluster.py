@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+
+from formrelay.core.errors import ConfigError, SinkTransient
+from formrelay.sinks.clickhouse import ClickHouse, Schema, inflight, migrate
 from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
 from tests.support.threads import at_once
 from tests.support.waiting import wait_until
-
-from formrelay.core.errors import ConfigError, SinkTransient
-from formrelay.sinks.clickhouse import ClickHouse, Schema, inflight, migrate
 
 Nodes = tuple[ClickHouse, ClickHouse]
 SCHEMA = Schema(cluster=ClickHouseCluster.name)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
-from tests.support.threads import at_once
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, migrate
+from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, open_clickhouse, rows
+from tests.support.threads import at_once
 
 
 def test_a_block_comes_back_as_it_went_in(clickhouse: ClickHouse) -> None:

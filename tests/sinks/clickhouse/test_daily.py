@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, inserting, open_clickhouse, rows
 
 from formrelay.core.errors import SinkTransient
 from formrelay.sinks.clickhouse import ClickHouse, migrate
+from tests.sinks.clickhouse.conftest import COLUMNS, WHEN, count, inserting, open_clickhouse, rows
 
 DAY = date(2026, 1, 2)
 

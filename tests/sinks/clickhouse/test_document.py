@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, rows
-from tests.support.waiting import wait_until
 
 from formrelay.sinks.clickhouse import ClickHouse, migrate
+from tests.sinks.clickhouse.conftest import COLUMNS, rows
+from tests.support.waiting import wait_until
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "clickhouse.md"
 BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)

@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tests.sinks.clickhouse.conftest import open_clickhouse
 
 from formrelay.core.errors import ConfigError
+from tests.sinks.clickhouse.conftest import open_clickhouse
 
 PROLOGUE = """
 import os, sys

@@ -8,15 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
+from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse.failover import FailoverClickHouse
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.sinks.wire import serving, silence
 from tests.support.servers import ClickHouseServer
 from tests.support.threads import at_once
-
-from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
-from formrelay.sinks.clickhouse.failover import FailoverClickHouse
 
 SHORT = timedelta(milliseconds=500)
 Pair = tuple[ClickHouseServer, ClickHouseServer]

@@ -6,11 +6,11 @@ import urllib.request
 from datetime import timedelta
 
 import pytest
-from tests.sinks.clickhouse.conftest import open_clickhouse
-from tests.sinks.wire import answer, reset, serving, silence
 
 from formrelay.core.errors import SinkTransient, SinkUnavailable
 from formrelay.sinks.clickhouse.client import parse_version
+from tests.sinks.clickhouse.conftest import open_clickhouse
+from tests.sinks.wire import answer, reset, serving, silence
 
 
 def test_a_password_that_changed_is_used_from_the_next_call(modern_http_url: str) -> None:

@@ -12,11 +12,11 @@ import time
 from datetime import timedelta
 
 import pytest
+
+from formrelay.core.errors import SinkTransient, SinkUnavailable
 from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.sinks.wire import drip, raw, reset, serving, silence
 from tests.support.servers import ClickHouseServer
-
-from formrelay.core.errors import SinkTransient, SinkUnavailable
 
 SHORT = timedelta(milliseconds=500)
 

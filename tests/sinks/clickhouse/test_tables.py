@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
-from tests.support.threads import at_once
 
 from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate, retention
+from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
+from tests.support.threads import at_once
 
 FILES = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
 WITH_PAYMENTS = Schema(event_tables=("events", "payments"))

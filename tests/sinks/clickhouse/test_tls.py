@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from formrelay.core.errors import SinkUnavailable
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import modern_http, open_clickhouse
 from tests.support.servers import ClickHouseServer
 from tests.support.servers.base import free_port
-
-from formrelay.core.errors import SinkUnavailable
 
 _MORE = """    <tcp_port_secure>{port}</tcp_port_secure>
     <openSSL><server>

@@ -2,7 +2,7 @@
 
 import dramatiq
 
-from formrelay.ops.boot import boot
+from .ops.boot import boot
 
 broker = boot()
 dramatiq.set_broker(broker)

@@ -1,6 +1,6 @@
 """``python -m formrelay`` is the ``formrelay`` command."""
 
-from formrelay.ops.cli import main
+from .ops.cli import main
 
 if __name__ == "__main__":
     main()
