@@ -1,7 +1,7 @@
 """What every formrelay broker shares: the path in, and the face to Dramatiq.
 
 A broker is a subclass with five verbs (``_put``, ``consume``, ``ping``,
-``flush``, ``close``) and what :class:`.inspector.Inspector` is made of.
+``drop_waiting``, ``close``) and what :class:`.inspector.Inspector` is made of.
 Middleware, validation of sizes, due times and signals are here, once.
 """
 
@@ -364,6 +364,13 @@ class RelayBroker(dramatiq.Broker, ABC):
 
     @abstractmethod
     def delete_dead(self, queue: str, id: str) -> bool: ...
+
+    @abstractmethod
+    def drop_waiting(self, queue_name: str) -> int:
+        """Drop the waiting messages of a queue, never the dead ones; returns how many."""
+
+    def flush(self, queue_name: str) -> None:
+        self.drop_waiting(queue_name)
 
     def flush_all(self) -> None:
         """Drop the waiting and scheduled messages of every declared queue; never the dead."""

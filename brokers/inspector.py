@@ -95,11 +95,11 @@ class Inspector(ABC):
         """Drop what waits and, where the broker can, what is scheduled; never the dead.
 
         Returns:
-            How many there were.
+            How many messages were dropped, or would be.
         """
-        counts = self.counts(queue)
         if not dry_run:
-            self._of.flush(queue)
+            return self._of.drop_waiting(queue)
+        counts = self.counts(queue)
         return counts.waiting + (counts.scheduled or 0)
 
     # -- dead letters ----------------------------------------------------------------------

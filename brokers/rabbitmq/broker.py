@@ -204,14 +204,14 @@ class RabbitBroker(RelayBroker):
     def try_access(self) -> list[str]:
         return try_access(self, self.queues)
 
-    def flush(self, queue_name: str) -> None:
-        """Drop the waiting messages of a queue; never the dead ones.
+    def drop_waiting(self, queue_name: str) -> int:
+        """Drop the waiting messages of a queue, never the dead ones; returns how many.
 
         The scheduled ones cannot be dropped by queue: they share the ladder.
         """
         with self.control() as link:
             self.declared.ensure(link, [queue_name])
-            link.call(spec.Queue.Purge(queue=queue_name))
+            return int(link.call(spec.Queue.Purge(queue=queue_name)).message_count)
 
     @property
     def inspector(self) -> Inspector:

@@ -68,6 +68,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("formrelay.brokers")
 
 _ACCESS_REFUSED = 403
+#: Seconds after which a new quorum queue survives a server that is killed: RabbitMQ writes its
+#: name to the disk about a second late. Until then no trial begins.
+_REGISTERED_AFTER = 2.0
 DEATHS = "x-formrelay-deaths"
 TRIAL_QUEUE = "x-formrelay-trial"
 #: What RabbitMQ adds to a message on its way through the trial queue.
@@ -113,18 +116,41 @@ class Trials:
         self._awaited: dict[str, _Awaited] = {}
         self._is_used = False
         self._is_forbidden = False
-        self.name = broker.topology.trial_queue(queue, uuid4().hex[:12])
+        self._safe_at = 0.0
+        #: The trial queues of this process, the one in use last.
+        self._names = [self._new_name()]
         #: Those that wait for their judgement.
         self.judged: list[Suspect] = []
 
+    @property
+    def name(self) -> str:
+        """The trial queue of this process."""
+        return self._names[-1]
+
+    def _new_name(self) -> str:
+        return self._broker.topology.trial_queue(self._queue, uuid4().hex[:12])
+
     def attach(self, session: Session, *, is_needed: bool = False) -> bool:
-        """Consume the trial queue, if there is one, or is to be; whether there is one now."""
+        """Consume the trial queue, if there is one, or is to be; whether there is one now.
+
+        Raises:
+            BrokerUnavailable: RabbitMQ did not answer; the next call does without the queue,
+                unless it is needed, and then takes another one.
+        """
         if session.has_trials:
             return True
         if self._is_forbidden or not (is_needed or self._is_used):
             return False
+        if not self._is_used and self._broker.topology.queue_type == "quorum":
+            self._safe_at = self._broker.clock.monotonic() + _REGISTERED_AFTER
         try:
             session.link.ask(self._broker.topology.trial(self._queue, self.name))
+            session.subscribe_trials(self.name)
+        except BrokerUnavailable:
+            # A trial queue without a leader must not keep this consumer from its work queue.
+            self._is_used = False
+            self._names.append(self._new_name())
+            raise
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
@@ -135,7 +161,6 @@ class Trials:
                 extra={"queue": self._queue, "error_message": error.message},
             )
             return False
-        session.subscribe_trials(self.name)
         self._is_used = True
         return True
 
@@ -156,7 +181,7 @@ class Trials:
             if not content.redelivered:
                 return None
             deaths, trial_queue = 1, None
-        if trial_queue == self.name:
+        if trial_queue in self._names:
             deaths -= 1  # this process has tried it, and lives
         suspect = Suspect(content, deaths, trial_queue)
         if deaths < self._most or trial_queue is None:
@@ -231,6 +256,7 @@ class Trials:
         Raises:
             BrokerUnavailable, BrokerRefused: the trial must not begin.
         """
+        Event().wait(max(0.0, self._safe_at - self._broker.clock.monotonic()))
         properties = suspect.content.properties
         headers = dict(properties.headers or {})
         for name in _OF_RABBITMQ:

@@ -290,12 +290,16 @@ class RedisBroker(RelayBroker):
             )
         return found
 
-    def flush(self, queue_name: str) -> None:
-        """Drop the messages that wait or are scheduled at this moment; none in flight or dead."""
-        has_begun, is_more = self.run("flush", queue_name, [1])
+    def drop_waiting(self, queue_name: str) -> int:
+        """Drop the messages that wait or are scheduled at this moment; returns how many.
+
+        Messages in flight and dead letters stay.
+        """
+        has_begun, is_more, count = self.run("flush", queue_name, [1])
         while is_more or not has_begun:
-            begins, is_more = self.run("flush", queue_name, [0 if has_begun else 1])
-            has_begun = has_begun or begins
+            begins, is_more, found = self.run("flush", queue_name, [0 if has_begun else 1])
+            has_begun, count = has_begun or begins, count + found
+        return int(count)
 
     def pause(self, queue: str) -> None:
         """Let no worker take messages of a queue; what is begun is finished."""

@@ -16,6 +16,10 @@ local function anything_purged()
     return false
 end
 
+local function count_of(key)
+    return redis.call(redis.call('type', key).ok == 'list' and 'llen' or 'zcard', key)
+end
+
 -- At most CHUNK ids of a list or a sorted set.
 local function pop_ids(key)
     local kind = redis.call('type', key).ok

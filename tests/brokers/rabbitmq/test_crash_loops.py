@@ -9,6 +9,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ import pytest
 from formrelay.brokers.rabbitmq.trials import DEATHS, TRIAL_QUEUE
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
-from tests.brokers.rabbitmq.conftest import MakeHarness, cut
+from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
 from tests.support.harness import Harness
+from tests.support.servers import RabbitServer, ServerError
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -222,3 +225,56 @@ def test_the_last_trial_runs_alone(harness: Harness, channel: Any) -> None:
     wait_until(lambda: len(beside) == 2)
     wait_until(harness.is_empty)
     assert beside == [{0}, {0}]
+
+
+# -- a trial queue that is lost --------------------------------------------------------------
+
+
+def suspected(harness: Harness, url: str, actor: Any) -> None:
+    """Send a message, and let it be delivered to a process that ends without settling it."""
+    actor.send()
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        wait_until(lambda: connection.channel().basic_get(harness.queue)[0])
+
+
+def trial_queue_of(harness: Harness) -> str:
+    return consumer_of(harness)._trials.name
+
+
+def test_no_trial_begins_in_a_queue_that_a_killed_server_would_forget(
+    make_harness: MakeHarness, rabbitmq_server: RabbitServer
+) -> None:
+    """The original is gone then, and its copy would be gone with the queue."""
+    harness = make_harness(url=rabbitmq_server.url)
+    forgotten: list[str] = []
+
+    def work() -> None:
+        try:
+            rabbitmq_server.wait_on_disk(trial_queue_of(harness), timeout=0)
+            forgotten.append("")
+        except ServerError as error:
+            forgotten.append(str(error))
+
+    actor = harness.actor(work, actor_name="work")
+    suspected(harness, rabbitmq_server.url, actor)
+    harness.start(threads=1)
+    wait_until(lambda: forgotten)
+    assert forgotten == [""]
+
+
+def test_a_trial_queue_without_a_leader_keeps_no_consumer_from_its_work(
+    make_harness: MakeHarness, rabbitmq_server: RabbitServer
+) -> None:
+    options = replace(OPTIONS, connect_timeout=timedelta(seconds=1))
+    harness = make_harness(url=rabbitmq_server.url, options=options)
+    ran: list[str] = []
+    actor = harness.actor(lambda: ran.append("one"), actor_name="work")
+    suspected(harness, rabbitmq_server.url, actor)
+    harness.start(threads=1)
+    wait_until(lambda: len(ran) == 1)
+    lost = trial_queue_of(harness)
+    server_id = f"{{'%2F_{lost}', node()}}"
+    rabbitmq_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
+    cut(harness)
+    actor.send()
+    wait_until(lambda: len(ran) == 2, timeout=15)
