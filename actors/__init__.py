@@ -1,19 +1,21 @@
 """The workers: one file each, its schema, a pure core, and an actor thin as a door.
 
-Importing this package makes the broker of the configuration (see
-:func:`formrelay.brokers.get_broker`) and declares the actors on it.
+Importing this package reads no configuration and makes no broker: an actor is declared on the
+broker (see :func:`formrelay.brokers.get_broker`) at its first use, or when a worker starts.
 """
 
 from __future__ import annotations
 
 from .bulk import enqueue_many
 from .events import record_events
+from .job import declare_actors
 from .partials import save_partial
 from .payments import update_payment
 from .submissions import save_submission
 from .webhooks import deliver_webhook
 
 __all__ = [
+    "declare_actors",
     "deliver_webhook",
     "enqueue_many",
     "record_events",

@@ -12,7 +12,6 @@ from pydantic import (
 )
 
 from ..brokers import MessageTooLarge, get_broker
-from ..config import get_settings
 from ..core.errors import InvalidJob
 from .job import JobActor, job_actor
 from .model import Job, JobModel
@@ -49,7 +48,7 @@ class Refused(JobModel):
     url: str | None = None
 
 
-@job_actor(None, schema=Refused, worker=get_settings().webhooks)
+@job_actor(None, schema=Refused, worker=lambda settings: settings.webhooks)
 def refuse_job(job: Job[Refused]) -> None:
     """Dead-letter a job that is too large or nested too deeply to be enqueued, with the cause."""
     raise InvalidJob(f"{job.payload.job}: {job.payload.cause}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any, TypeVar
+from threading import RLock
+from typing import Any, NamedTuple, TypeVar
 
 import dramatiq
 from dramatiq import Message
-from dramatiq.middleware import CurrentMessage
+from dramatiq.middleware import CurrentMessage, Middleware
 from pydantic import TypeAdapter, ValidationError
 
 from ..brokers import get_broker
 from ..brokers.unfinished import begin
-from ..config import WorkerSettings
+from ..config import EventSettings, PartialSettings, Settings, WorkerSettings, get_settings
 from ..core.errors import InvalidJob, PartsFailed
 from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
@@ -33,6 +33,23 @@ _PARTS = ("payload", "metadata")
 _NAMES = frozenset(_PARTS)
 
 
+#: What the actors of this package are, in the order in which they were imported.
+_actors: list[JobActor] = []
+_declaring = RLock()
+#: The attributes of a Dramatiq actor that come with its declaration.
+_OF_THE_DECLARATION = {"broker", "fn", "logger", "options", "priority", "queue_name"}
+
+
+def declare_actors() -> None:
+    """Declare every actor that was imported, and with it its queue, on this process's broker.
+
+    Raises:
+        ConfigError: the configuration is wrong, or names no broker.
+    """
+    for actor in _actors:
+        actor.declare()
+
+
 class JobActor(dramatiq.Actor[..., None]):
     """A Dramatiq actor of one job type.
 
@@ -40,14 +57,64 @@ class JobActor(dramatiq.Actor[..., None]):
     wrong payload raises :class:`~formrelay.core.errors.InvalidJob` there, and
     nothing is enqueued. On the wire stands the payload as it was checked, so
     that defaults (an event's id and time) are those of the moment of sending.
+
+    It is declared on the process's broker at its first use or when a worker starts: importing
+    it reads no configuration.
+
+    Args:
+        declaration: gives the function and the options to declare it with.
     """
 
-    #: Set by :func:`job_actor`.
-    schema: TypeAdapter[Any]
-    schema_of_many: TypeAdapter[list[Any]]
-    to_wire: Callable[[Any, Any], Any] | None
-    takes_many: bool
-    is_async: bool
+    def __init__(
+        self,
+        name: str,
+        declaration: Callable[[], _Declaration],
+        *,
+        schema: Any,
+        to_wire: Callable[[Any, Any], Any] | None,
+        takes_many: bool,
+        is_async: bool,
+    ) -> None:
+        # Dramatiq's own part of an actor is made by declare().
+        self.actor_name = name
+        self._declaration = declaration
+        self.schema: TypeAdapter[Any] = TypeAdapter(schema)
+        self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
+        self.to_wire = to_wire
+        self.takes_many = takes_many
+        self.is_async = is_async
+
+    def declare(self) -> None:
+        """Declare the actor on this process's broker; only the first call does anything.
+
+        Raises:
+            ConfigError: the configuration is wrong, or names no broker.
+        """
+        with _declaring:
+            if "broker" in self.__dict__:
+                return
+            function, middleware, options = self._declaration()
+            complete = super().__init__
+
+            def make(fn: Callable[..., Any], **attributes: Any) -> JobActor:
+                complete(fn, **attributes)
+                return self
+
+            broker = get_broker()
+            if middleware is not None:
+                broker.add_middleware(middleware)
+            dramatiq.actor(actor_class=make, actor_name=self.actor_name, broker=broker, **options)(
+                function
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_THE_DECLARATION:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        self.declare()
+        return self.__dict__[name]
+
+    def __repr__(self) -> str:
+        return f"JobActor({self.actor_name!r})"
 
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -184,69 +251,75 @@ class JobActor(dramatiq.Actor[..., None]):
         raise wrong
 
 
+class _Declaration(NamedTuple):
+    function: Callable[..., Any]
+    middleware: Middleware | None
+    options: dict[str, Any]
+
+
 def job_actor(
     job_type: str | None,
     *,
     schema: Any,
-    worker: WorkerSettings,
-    batch_size: int | None = None,
-    batch_wait: timedelta | None = None,
-    in_flight: int | None = None,
+    worker: Callable[[Settings], WorkerSettings],
+    batches: bool = False,
+    options: Callable[[Settings], dict[str, Any]] = lambda _: {},
     to_wire: Callable[[Any, Any], Any] | None = None,
     throttle: Throttle | None = None,
-    policy: RetryPolicy | None = None,
+    policy: Callable[[WorkerSettings], RetryPolicy] = lambda section: section.policy(),
+    middleware: Callable[[], Middleware] | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
-    """Declare an actor on this process's broker.
+    """An actor of a job. What depends on the configuration is asked for when it is declared.
 
     Args:
         job_type: its name for publishers in other languages, ``webhook.send``; None for a job
             that only formrelay itself sends.
         schema: the type of the payload, anything that pydantic takes.
-        worker: its section of the settings: queue and retry policy.
-        batch_size: with ``batch_wait``, the function gets a list of up to so many jobs; a job
-            whose payload is a list counts as its items.
-        batch_wait: how long the first job of a batch waits for others.
-        in_flight: of a function that is ``async`` (see :mod:`formrelay.core.later`), how many
-            jobs are begun at a time.
+        worker: its section of the settings: queue, retry policy, size and wait of batches.
+        batches: the function gets a list of jobs; a job whose payload is a list counts as its
+            items.
+        options: further options of the actor, ``in_flight`` of an ``async`` function, say.
         to_wire: makes of the checked payload, and of what was given, what is sent: it fills in
             what must be the same at every attempt, and refuses what the schema cannot
             (InvalidJob). Models need none.
         throttle: of the sink; while it holds, the queue is left alone.
         policy: when it is tried again, where that is not as the section says.
+        middleware: makes a middleware that the broker needs with this actor.
     """
-    broker = get_broker()
-    options: dict[str, Any] = {"policy": policy or worker.policy()}
-    if job_type is not None:
-        options["job_type"] = job_type
-    if batch_size is not None:
-        options |= {"batch_size": batch_size, "batch_wait": batch_wait or timedelta(0)}
-        options |= {"batch_weight": _weight}
-    elif in_flight is None:
-        options["idempotency"] = once(_idempotency_key)
-    if throttle is not None:
-        options["throttle"] = throttle
-    if in_flight is not None:
-        options["in_flight"] = in_flight
 
-    def make(function: Callable[..., Any], **attributes: Any) -> JobActor:
+    def decorate(function: Callable[..., Any]) -> JobActor:
         @wraps(function)
         def call(job: Job[Any]) -> Any:
             return function(job)
 
-        # Not an async function itself: Dramatiq would run that in an event loop of its own.
-        actor = JobActor(call, **attributes)
-        actor.schema, actor.schema_of_many = TypeAdapter(schema), TypeAdapter(list[schema])
-        actor.to_wire = to_wire
-        actor.takes_many = batch_size is not None
-        actor.is_async = iscoroutinefunction(function)
-        return actor
+        def declaration() -> _Declaration:
+            settings = get_settings()
+            section = worker(settings)
+            found: dict[str, Any] = {"queue_name": section.queue, "policy": policy(section)}
+            if job_type is not None:
+                found["job_type"] = job_type
+            if throttle is not None:
+                found["throttle"] = throttle
+            if batches:
+                assert isinstance(section, EventSettings | PartialSettings)
+                found |= {"batch_size": section.batch_size, "batch_wait": section.batch_wait}
+                found["batch_weight"] = _weight
+            found |= options(settings)
+            if not batches and "in_flight" not in found:
+                found["idempotency"] = once(_idempotency_key)
+            # Not an async function itself: Dramatiq would run that in an event loop of its own.
+            return _Declaration(call, middleware() if middleware else None, found)
 
-    def decorate(function: Callable[..., Any]) -> JobActor:
-        declare = dramatiq.actor(
-            actor_class=make, queue_name=worker.queue, broker=broker, **options
+        actor = JobActor(
+            function.__name__,
+            declaration,
+            schema=schema,
+            to_wire=to_wire,
+            takes_many=batches,
+            is_async=iscoroutinefunction(function),
         )
-        actor: object = declare(function)
-        assert isinstance(actor, JobActor)
+        actor.__doc__ = function.__doc__
+        _actors.append(actor)
         return actor
 
     return decorate

@@ -28,7 +28,7 @@ from .events import record_events
 from .fanout import Outgoing, fan_out
 from .job import job_actor
 from .model import Answers, ApiId, Job, JobModel, Name, When
-from .sinks import api, api_throttle
+from .resources import api, api_throttle
 from .submissions import WebhookEndpoint
 from .webhooks import deliver_webhook
 
@@ -96,16 +96,14 @@ def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
     )
 
 
-_settings = get_settings().partials
 _LATER = timedelta(seconds=1)
 
 
 @job_actor(
     "partial.save",
     schema=Partial,
-    worker=_settings,
-    batch_size=_settings.batch_size,
-    batch_wait=_settings.batch_wait,
+    worker=lambda settings: settings.partials,
+    batches=True,
     throttle=api_throttle,
 )
 def save_partial(jobs: list[Job[Partial]]) -> None:

@@ -9,12 +9,13 @@ from pydantic import (
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..config import get_settings
+from ..config import WorkerSettings, get_settings
 from ..core.errors import InvalidJob, SinkTransient
+from ..core.retry import RetryPolicy
 from ..sinks.api import SavedSubmission
 from .job import job_actor
 from .model import ApiId, Job, JobModel
-from .sinks import api, api_throttle
+from .resources import api, api_throttle
 from .submissions import Submission, tell_of
 
 #: An event may come before its submission has been saved: it is tried for an hour or so.
@@ -82,21 +83,19 @@ class NotThereYet(SinkTransient):
     """The API has no such submission; it may come."""
 
 
-_worker = get_settings().submissions
-
-
 def _may_retry(error: BaseException, attempt: int) -> bool:
     # What else fails has the attempts of every job of this worker.
-    return isinstance(error, NotThereYet) or attempt <= _worker.max_retries
+    return isinstance(error, NotThereYet) or attempt <= get_settings().submissions.max_retries
 
 
-_policy = _worker.policy().but(max_attempts=_ATTEMPTS, should_retry=_may_retry)
+def _policy(worker: WorkerSettings) -> RetryPolicy:
+    return worker.policy().but(max_attempts=_ATTEMPTS, should_retry=_may_retry)
 
 
 @job_actor(
     "payment.update",
     schema=StripeEvent,
-    worker=_worker,
+    worker=lambda settings: settings.submissions,
     throttle=api_throttle,
     policy=_policy,
 )

@@ -12,12 +12,11 @@ from pydantic import (
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..config import get_settings
 from ..sinks.api import Endpoint
 from .fanout import Outgoing, fan_out
 from .job import job_actor
 from .model import OFFSET, Answers, ApiId, Job, JobModel
-from .sinks import api, api_throttle
+from .resources import api, api_throttle
 from .webhooks import deliver_webhook
 
 
@@ -79,7 +78,7 @@ def webhook_job(submission: Submission, endpoint: WebhookEndpoint | Endpoint) ->
 @job_actor(
     "submission.save",
     schema=Submission,
-    worker=get_settings().submissions,
+    worker=lambda settings: settings.submissions,
     throttle=api_throttle,
 )
 def save_submission(job: Job[Submission]) -> None:

@@ -108,13 +108,13 @@ def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int)
 
 def _limit(queue: str, number: int, many: int) -> Any:
     _settings(queue)
-    from formrelay.actors import events as ours
+    from formrelay.actors import record_events
     from formrelay.brokers.envelope import decode, encode
     from formrelay.ops.boot import calm_garbage_collector
 
     bodies = [encode(message) for message in messages(number, many)]
     calm_garbage_collector()
-    client, actor = _clickhouse(), ours.record_events
+    client, actor = _clickhouse(), record_events
     start, cpu = time.perf_counter(), time.process_time()
     for block in batched(bodies, max(1, BLOCK // many)):
         jobs = [decode(body, queue_name=queue, job_types={}).kwargs for body in block]
@@ -182,7 +182,7 @@ def _settings(queue: str, *, clickhouse: str | None = None) -> None:
 
 
 def _clickhouse() -> Any:
-    from formrelay.actors.sinks import clickhouse
+    from formrelay.actors.resources import clickhouse
     from formrelay.sinks.clickhouse import migrate
 
     client = clickhouse()

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Lock
 from typing import Any
 
 import dramatiq
@@ -24,6 +25,7 @@ from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
+from ..state import IdempotencyStore, StateRedis, make_idempotency_store
 from .envelope import encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
@@ -51,6 +53,7 @@ class BrokerOptions:
             message is dead-lettered.
         dead_letter_retention: how long dead letters are kept.
         connect_timeout: to connect, and for one answer.
+        idempotency_keep: how long the result of a job with an idempotency key is known.
         concurrency: by queue name, the most messages that one process works on
             at a time; queues that are not named are bounded by the threads.
     """
@@ -60,6 +63,7 @@ class BrokerOptions:
     max_crash_deliveries: int = 3
     dead_letter_retention: timedelta = timedelta(days=30)
     connect_timeout: timedelta = timedelta(seconds=5)
+    idempotency_keep: timedelta = timedelta(hours=24)
     concurrency: dict[str, int] | None = None
 
 
@@ -106,6 +110,10 @@ class RelayBroker(dramatiq.Broker, ABC):
         #: The names of the actors that wait without a thread, and their attempts.
         self.awaiting: set[str] = set()
         self.unfinished = Unfinished(self)
+        #: The Redis that keeps shared state; None: it is kept in this process's memory.
+        self.state: StateRedis | None = None
+        self._state_lock = Lock()
+        self._idempotency_store: IdempotencyStore | None = None
         #: Actor name by job type, for the plain jobs of other publishers.
         self.job_types: dict[str, str] = {}
 
@@ -121,6 +129,13 @@ class RelayBroker(dramatiq.Broker, ABC):
     @actor_options.setter
     def actor_options(self, names: set[str]) -> None:
         self._actor_options = names
+
+    def idempotency_store(self) -> IdempotencyStore:
+        """Where the keys of jobs are locked and remembered; made at the first call."""
+        with self._state_lock:
+            if self._idempotency_store is None:
+                self._idempotency_store = make_idempotency_store(self.state)
+            return self._idempotency_store
 
     # -- signals ---------------------------------------------------------------
 

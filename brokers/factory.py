@@ -9,6 +9,7 @@ import dramatiq.broker
 
 from ..config import Settings, WorkerSettings, get_settings
 from ..core.errors import ConfigError
+from ..state import find_state
 from .base import BrokerOptions, RelayBroker
 
 _lock = Lock()
@@ -29,6 +30,7 @@ def make_broker(settings: Settings) -> RelayBroker:
         max_crash_deliveries=broker.max_crash_deliveries,
         dead_letter_retention=broker.dead_letter_retention,
         connect_timeout=broker.connect_timeout,
+        idempotency_keep=broker.idempotency_keep,
         concurrency={
             worker.queue: worker.worker_concurrency
             for worker in workers.values()
@@ -36,40 +38,47 @@ def make_broker(settings: Settings) -> RelayBroker:
         },
     )
     try:
-        match broker.kind:
-            case "redis":
-                from .redis.broker import RedisBroker
-
-                return RedisBroker(
-                    broker.secret("redis_url") or "",
-                    options=options,
-                    namespace=broker.namespace,
-                    wait_replicas=broker.redis_wait_replicas,
-                    wait_timeout=broker.redis_wait_timeout,
-                )
-            case "rabbitmq":
-                from .rabbitmq.broker import RabbitBroker
-
-                return RabbitBroker(
-                    broker.secret("rabbitmq_url") or "",
-                    options=options,
-                    queue_type=broker.rabbitmq_queue_type,
-                    max_priority=broker.rabbitmq_max_priority,
-                    adopt=dict(broker.rabbitmq_adopt_queues),
-                    management_url=broker.secret("rabbitmq_api_url"),
-                    workers={worker.queue: name for name, worker in workers.items()},
-                )
-            case "embedded":
-                from .embedded import ensure_running
-                from .redis.broker import RedisBroker
-
-                url = ensure_running(settings.embedded.data_dir, port=settings.embedded.port)
-                return RedisBroker(url, options=options, namespace=broker.namespace)
+        made = _make(settings, options, {worker.queue: name for name, worker in workers.items()})
+        made.state = find_state(broker, made.state, is_ending=lambda: made.is_stopping)
     except ImportError as error:
         raise ConfigError(
             f"BROKER={broker.kind} needs the package {error.name}, which is not installed: "
             f"pip install 'formrelay[{broker.kind}]'"
         ) from None
+    return made
+
+
+def _make(settings: Settings, options: BrokerOptions, workers: dict[str, str]) -> RelayBroker:
+    broker = settings.broker
+    match broker.kind:
+        case "redis":
+            from .redis.broker import RedisBroker
+
+            return RedisBroker(
+                broker.secret("redis_url") or "",
+                options=options,
+                namespace=broker.namespace,
+                wait_replicas=broker.redis_wait_replicas,
+                wait_timeout=broker.redis_wait_timeout,
+            )
+        case "rabbitmq":
+            from .rabbitmq.broker import RabbitBroker
+
+            return RabbitBroker(
+                broker.secret("rabbitmq_url") or "",
+                options=options,
+                queue_type=broker.rabbitmq_queue_type,
+                max_priority=broker.rabbitmq_max_priority,
+                adopt=dict(broker.rabbitmq_adopt_queues),
+                management_url=broker.secret("rabbitmq_api_url"),
+                workers=workers,
+            )
+        case "embedded":
+            from .embedded import ensure_running
+            from .redis.broker import RedisBroker
+
+            url = ensure_running(settings.embedded.data_dir, port=settings.embedded.port)
+            return RedisBroker(url, options=options, namespace=broker.namespace)
 
 
 def get_broker() -> RelayBroker:

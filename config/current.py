@@ -20,6 +20,8 @@ def get_settings() -> Settings:
         ConfigError: a variable is wrong.
     """
     global _current
+    if _current is not None:  # asked for with each job
+        return _current
     with _lock:
         if _current is None:
             _current = _source()

@@ -7,7 +7,7 @@
     │   ├── NotConfigured       nothing is wrong, but no broker is named
     │   └── InvalidPolicy       a retry policy is wrong
     ├── InvalidJob              a job does not fit its schema; nothing was enqueued
-    ├── BrokerError             (formrelay.brokers.errors has the concrete ones)
+    ├── BrokerError             (broker_errors.py has the concrete ones)
     ├── NotNow                  the job was not tried: come back later, no attempt used
     ├── SinkError               an outside system did not take the job
     │   ├── SinkTransient       it may work later

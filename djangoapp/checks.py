@@ -28,8 +28,8 @@ _NAME_A_BROKER = (
     "RABBITMQ_URL in the environment."
 )
 _LOAD_FIRST = (
-    "Import formrelay.actors, and call get_settings() or get_broker(), not in settings.py and "
-    "not before django.setup()."
+    "Call get_settings() or get_broker(), or send a job, not in settings.py and not before "
+    "django.setup()."
 )
 _START_IT = (
     "Start the broker, or correct its address; while it is away enqueue() raises "

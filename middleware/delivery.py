@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dramatiq import Message, MessageProxy
 
 from ..core.later import Later, Steps
 from ..core.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from .once import Claim
+from ..state.idempotency import Claim
 
 #: The option that counts retries; stock Dramatiq uses the same one.
 RETRIES = "retries"

@@ -24,9 +24,9 @@ from dramatiq.middleware import CurrentMessage, Middleware, SkipMessage
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import BrokerError, ConfigError, describe
 from ..core.outcomes import Dead, Defer
+from ..state.idempotency import Claim, Held, Known, Once
 from .delivery import Delivery
 from .locks import Locks
-from .once import Claim, Held, Known, Once
 from .outcomes import decide
 
 logger = logging.getLogger("formrelay.workers")
@@ -53,11 +53,12 @@ class Idempotency(Middleware):
     def before_process_message(
         self, broker: dramatiq.Broker, message: dramatiq.MessageProxy
     ) -> None:
-        if not isinstance(message, Delivery) or (claim := _claim(broker, message)) is None:
+        if not isinstance(message, Delivery) or (keyed := _keyed(broker, message)) is None:
             return
-        once = claim.once
+        once, key = keyed
         try:
-            found = once.ledger().begin(claim.key, claim.owner, once.lock)
+            claim = _claim(broker, once, key)
+            found = claim.store.begin(key, claim.owner, claim.lock)
         except (BrokerError, ConfigError, OSError) as error:  # without its lock no job may run
             why = describe(error)
             self._alert(why)
@@ -98,9 +99,9 @@ class Idempotency(Middleware):
         about = {"actor": message.actor_name, "message_id": message.message_id}
         try:
             if exception is not None:
-                claim.once.ledger().release(claim.key, claim.owner)
-            elif not claim.once.ledger().finish(
-                claim.key, claim.owner, _as_json(result, about), claim.once.keep
+                claim.store.release(claim.key, claim.owner)
+            elif not claim.store.finish(
+                claim.key, claim.owner, _as_json(result, about), claim.keep
             ):
                 logger.warning("a lock was lost while its job ran", extra=about)
         except Exception as error:
@@ -149,7 +150,8 @@ def remember(actor: dramatiq.Actor[Any, Any]) -> None:
     actor.fn = run_or_remember
 
 
-def _claim(broker: dramatiq.Broker, message: Delivery) -> Claim | None:
+def _keyed(broker: dramatiq.Broker, message: Delivery) -> tuple[Once, str] | None:
+    """The option of the message's actor, and the digest of its key; None without a key."""
     actor = broker.actors.get(message.actor_name)
     once: Once | None = actor.options.get("idempotency") if actor is not None else None
     if once is None:
@@ -162,7 +164,14 @@ def _claim(broker: dramatiq.Broker, message: Delivery) -> Claim | None:
         return None
     # A digest, for a key may be somebody's address.
     digest = hashlib.sha256(f"{message.actor_name}\n{key}".encode("utf-8", "surrogatepass"))
-    return Claim(once, digest.hexdigest(), uuid4().hex)
+    return once, digest.hexdigest()
+
+
+def _claim(broker: Any, once: Once, key: str) -> Claim:
+    """A claim in the store of the option, else in the broker's."""
+    store = broker.idempotency_store() if once.store is None else once.store()
+    keep = broker.options.idempotency_keep if once.keep is None else once.keep
+    return Claim(store, key, uuid4().hex, keep, once.lock)
 
 
 def _as_json(result: Any, about: dict[str, Any]) -> bytes:

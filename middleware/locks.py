@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import describe
 from ..core.periodic import Periodic
 from ..core.process import current_pid
-
-if TYPE_CHECKING:
-    from .once import Claim
+from ..state.idempotency import Claim
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -52,7 +49,7 @@ class Locks:
             due = [claim for claim, at in self._due.items() if at <= now]
         for claim in due:
             try:
-                if not claim.once.ledger().renew(claim.key, claim.owner, claim.once.lock):
+                if not claim.store.renew(claim.key, claim.owner, claim.lock):
                     self.forget(claim)  # said when the job is over
                     continue
             except Exception as error:
@@ -62,4 +59,4 @@ class Locks:
                     self._due[claim] = self._next(claim)
 
     def _next(self, claim: Claim) -> float:
-        return self._clock.monotonic() + claim.once.lock.total_seconds() * _OVER
+        return self._clock.monotonic() + claim.lock.total_seconds() * _OVER

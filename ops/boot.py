@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from .. import actors
 from ..brokers import RelayBroker, get_broker
 from ..config import get_settings
 from ..core.errors import (
@@ -55,7 +56,7 @@ def exit_status(error: FormrelayError) -> int:
 
 def declare_actors() -> None:
     """Declare every actor, and with it its queue, on this process's broker."""
-    from .. import actors  # noqa: F401 - not at import: it reads the configuration
+    actors.declare_actors()
 
 
 def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
@@ -116,7 +117,7 @@ def check_sinks(queues: Collection[str] | None) -> None:
     """
     settings = get_settings()
     if not queues or {settings.submissions.queue, settings.partials.queue} & set(queues):
-        from ..actors.sinks import api
+        from ..actors.resources import api
 
         api()
     if not queues or settings.events.queue in queues:
@@ -136,7 +137,7 @@ def check_queues(queues: Collection[str] | None) -> None:
 
 
 def _check_clickhouse() -> None:
-    from ..actors.sinks import clickhouse, clickhouse_schema
+    from ..actors.resources import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
     settings = get_settings()

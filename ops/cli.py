@@ -156,7 +156,7 @@ def migrate(
     if old_keys:
         _move_old_keys(dry_run, json)
         return
-    from ..actors.sinks import clickhouse, clickhouse_schema
+    from ..actors.resources import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate as migrations
 
     client, schema = clickhouse(), clickhouse_schema()

@@ -9,10 +9,10 @@ from typing import Literal
 
 import typer
 
+from ..actors.webhooks.registry import MemoryRegistry, make_registry
 from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError
-from ..endpoints import MemoryRecords, make_records
 from .boot import NOT_FINE, declare_actors, is_embedded_clickhouse
 from .output import JsonOption, print_json, print_table
 
@@ -73,7 +73,7 @@ def _old_keys() -> Iterator[Finding]:
 
 
 def _clickhouse() -> Iterator[Finding]:
-    from ..actors.sinks import clickhouse, clickhouse_schema
+    from ..actors.resources import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
     url = get_settings().clickhouse.secret("url")
@@ -97,7 +97,7 @@ def _clickhouse() -> Iterator[Finding]:
 
 
 def _api() -> Iterator[Finding]:
-    from ..actors.sinks import api
+    from ..actors.resources import api
 
     section = get_settings().api
     if section.url is None:
@@ -111,12 +111,12 @@ def _api() -> Iterator[Finding]:
 
 
 def _endpoints() -> Iterator[Finding]:
-    records = make_records(get_settings().broker, get_broker())
-    if isinstance(records, MemoryRecords):
+    registry = make_registry(get_broker().state)
+    if isinstance(registry, MemoryRegistry):
         says = "each process remembers endpoints and idempotency keys for itself: set STATE_URL"
         yield Finding("endpoints", "weak", f"{says} to a Redis")
         return
-    count = len(records.disabled())
+    count = len(registry.disabled())
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 

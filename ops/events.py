@@ -79,7 +79,7 @@ def stats(
     # No event is older; a DateTime holds no negative number.
     question = Question(form, max(0, int(begin)), chosen, answered, field)
 
-    from ..actors.sinks import clickhouse
+    from ..actors.resources import clickhouse
 
     client = clickhouse()
     types = types_of(client, form, question.since)

@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from ..actors.webhooks.old_registry import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS, OldRegistry
+from ..actors.webhooks.redis_registry import DELIVERED, RedisRegistry
 from ..brokers import get_broker
 from ..brokers.redis.broker import RedisBroker
-from ..brokers.redis.connection import translated
-from ..brokers.redis.keys import DEFAULT_NAMESPACE
 from ..config import get_settings
 from ..core.errors import ConfigError
-from ..endpoints import make_records
-from ..endpoints.old_records import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS, OldRecords
-from ..endpoints.redis_records import DELIVERED, RedisRecords
-from ..state import state_redis
-from ..state.redis_ledger import OLD_PREFIX, PREFIX
+from ..state import DEFAULT_NAMESPACE
+from ..state.redis.connection import translated
+from ..state.redis.idempotency import OLD_PREFIX, PREFIX
 
 _CHUNK = 1_000
 
@@ -33,7 +31,7 @@ def left_over() -> list[str]:
     if get_settings().broker.namespace == DEFAULT_NAMESPACE:
         return []
     found = [key for client, where, key in _inboxes() if _exists(client, where, key)]
-    state = state_redis(get_settings().broker, get_broker())
+    state = get_broker().state
     if state is not None:
         client, where, _ = state
         found += [key for key in (OLD_RECORDS, OLD_DISABLED) if _exists(client, where, key)]
@@ -47,22 +45,20 @@ def bring_over(*, dry_run: bool) -> dict[str, int]:
         How many there were of each kind.
     """
     counts = {"plain jobs": 0, "endpoints": 0, "idempotency keys": 0, "delivered webhooks": 0}
-    broker, section = get_broker(), get_settings().broker
+    broker = get_broker()
     for client, where, key in _inboxes():
         assert isinstance(broker, RedisBroker)
         new = broker.keys.inbox(key.rpartition(":")[2])
         with translated(where):
             counts["plain jobs"] += client.llen(key) if dry_run else _move_list(client, key, new)
-    state = state_redis(section, broker)
+    state = broker.state
     if state is None:
         return counts
     client, where, namespace = state
     with translated(where):
         counts["endpoints"] = client.hlen(OLD_RECORDS)
         if not dry_run:
-            records = make_records(section, broker)
-            assert isinstance(records, RedisRecords)
-            records.adopt(OldRecords(client))
+            RedisRegistry(client, where, namespace).adopt(OldRegistry(client))
             client.delete(OLD_DISABLED)
         for name, old, new in (
             ("idempotency keys", OLD_PREFIX, PREFIX),

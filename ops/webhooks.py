@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from ..actors.webhooks.registry import (
+    EndpointRecord,
+    EndpointRegistry,
+    MemoryRegistry,
+    make_registry,
+)
 from ..brokers import DeadFilter, NotAvailable, get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK, iso
 from ..core.errors import ConfigError, FormrelayError, SinkError
 from ..core.printable import shown_id
-from ..endpoints import EndpointRecord, MemoryRecords, Records, make_records
 from .boot import declare_actors
 from .output import JsonOption, age, print_json, print_table, read_id_argument, say
 
 if TYPE_CHECKING:
-    from ..actors.attempts import Attempt
+    from ..actors.webhooks.delivery_log import Attempt
 
 app = typer.Typer(help="Webhooks: endpoints, attempts, resend.", no_args_is_help=True)
 endpoints_app = typer.Typer(
@@ -58,7 +63,7 @@ def endpoints(context: typer.Context, json: JsonOption = False) -> None:
     """The endpoints that fail or are disabled, the disabled ones first."""
     if context.invoked_subcommand is not None:
         return
-    found = sorted(_records().all(), key=lambda one: (one.disabled_at is None, -one.failures))
+    found = sorted(_registry().all(), key=lambda one: (one.disabled_at is None, -one.failures))
     if json:
         print_json([_as_json(one) for one in found])
         return
@@ -69,7 +74,7 @@ def endpoints(context: typer.Context, json: JsonOption = False) -> None:
 @endpoints_app.command()
 def enable(id: IdArgument) -> None:
     """Deliver to an endpoint again; what died meanwhile is for `dlq replay`."""
-    if not _records().enable(id):
+    if not _registry().enable(id):
         raise NoSuchEndpoint(f"the endpoint '{shown_id(id)}' is neither failing nor disabled")
     say(f"enabled: {shown_id(id)}")
 
@@ -77,7 +82,7 @@ def enable(id: IdArgument) -> None:
 @endpoints_app.command()
 def disable(id: IdArgument) -> None:
     """Deliver to an endpoint no more; what is sent to it goes to the dead letters."""
-    is_new = _records().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
+    is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
     say(f"{'disabled' if is_new else 'disabled already'}: {shown_id(id)}")
 
 
@@ -89,7 +94,7 @@ def attempts(
 ) -> None:
     """Every attempt to deliver a webhook that ClickHouse knows of, the first one first."""
     declare_actors()
-    from ..actors.attempts import attempts_of
+    from ..actors.webhooks.delivery_log import attempts_of
 
     found = attempts_of(id, limit=limit)
     if json:
@@ -127,8 +132,8 @@ def _resend(id: str) -> str:
                 return "on its way already"
     from ..actors import deliver_webhook
 
-    records = make_records(get_settings().broker, get_broker())
-    kept = records.kept(id) or records.kept(f"msg_{id}")
+    registry = make_registry(get_broker().state)
+    kept = registry.kept(id) or registry.kept(f"msg_{id}")
     if kept is None:
         raise NoSuchWebhook(
             f"there is no webhook '{shown_id(id)}' that is dead or waits, and no copy of a "
@@ -142,7 +147,7 @@ def _resend(id: str) -> str:
 
 def _message_ids(id: str) -> Iterator[str]:
     """What the message of a webhook may be called on the broker."""
-    from ..actors.attempts import attempts_of
+    from ..actors.webhooks.delivery_log import attempts_of
 
     yield id
     if id.startswith("msg_"):  # made of it
@@ -171,11 +176,11 @@ def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     )
 
 
-def _records() -> Records:
-    records = make_records(get_settings().broker, get_broker())
-    if isinstance(records, MemoryRecords):
+def _registry() -> EndpointRegistry:
+    registry = make_registry(get_broker().state)
+    if isinstance(registry, MemoryRegistry):
         raise NothingShared
-    return records
+    return registry
 
 
 def _as_json(record: EndpointRecord) -> dict[str, Any]:

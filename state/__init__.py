@@ -1,13 +1,28 @@
-"""What processes know together: where it is kept, and which jobs have run.
+"""State that processes share: the one store, in Redis or in this process's memory.
 
-``where.py`` chooses (``STATE_URL``); ``ledger.py`` keeps the results and locks of idempotency
-keys in memory, ``redis_ledger.py`` in Redis.
+``store.py`` finds the store (``STATE_URL``, else the broker's Redis); ``idempotency.py`` keeps
+locks and results of jobs by key. ``redis/`` holds the client of redis-py, which the Redis broker
+uses too.
 """
 
 from __future__ import annotations
 
-from .ledger import MemoryLedger
-from .once import get_ledger, make_ledger, once
-from .where import state_redis
+from .idempotency import (
+    IdempotencyStore,
+    MemoryIdempotencyStore,
+    Once,
+    make_idempotency_store,
+    once,
+)
+from .store import DEFAULT_NAMESPACE, StateRedis, find_state
 
-__all__ = ["MemoryLedger", "get_ledger", "make_ledger", "once", "state_redis"]
+__all__ = [
+    "DEFAULT_NAMESPACE",
+    "IdempotencyStore",
+    "MemoryIdempotencyStore",
+    "Once",
+    "StateRedis",
+    "find_state",
+    "make_idempotency_store",
+    "once",
+]

@@ -11,6 +11,9 @@ from uuid import uuid4
 
 from ...core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ...core.failure import worker_name
+from ...state import DEFAULT_NAMESPACE, StateRedis
+from ...state.redis.client import repeated
+from ...state.redis.connection import address, answer_timeout, connect, no_cluster, translated
 from ..base import BrokerOptions, Envelope, RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
@@ -19,13 +22,11 @@ from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..settlement import Settlement, Write
 from ..unfinished import MOST_ASIDE
-from .client import repeated
-from .connection import address, answer_timeout, connect, no_cluster, translated
 from .consumer import RedisConsumer
 from .enqueue import Enqueue
 from .hands import Hands
 from .inspector import RedisInspector
-from .keys import DEFAULT_NAMESPACE, Keys
+from .keys import Keys
 from .rights import check_rights
 
 #: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
@@ -83,6 +84,7 @@ class RedisBroker(RelayBroker):
         self.client = connect(url, timeout=self.options.connect_timeout)
         self.client.is_ending = lambda: self.is_stopping
         self.where = address(url)
+        self.state = StateRedis(self.client, self.where, namespace)
         self.has_sentinels = "+sentinel:" in url[:20].lower()
         #: Seconds for which a consumer may block in one call.
         self._longest_block = answer_timeout(self.client) / 2

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from ...core.clock import to_millis
+from ...state.redis.client import repeated
+from ...state.redis.connection import answer_timeout, translated
 from ..base import Envelope
 from ..errors import BrokerRefused, NotReplicated
-from .client import repeated
-from .connection import answer_timeout, translated
 
 if TYPE_CHECKING:
     from .broker import RedisBroker

@@ -10,10 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Stock Dramatiq's namespace, and ours by default. Its inbox, idempotency keys and endpoints had
-#: names outside of every namespace once; this namespace alone takes them over by itself.
-DEFAULT_NAMESPACE = "dramatiq"
-
 
 @dataclass(frozen=True, slots=True)
 class Keys:

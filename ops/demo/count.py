@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, TypeVar
 
-from ...actors.attempts import TABLE as ATTEMPTS
-from ...actors.sinks import clickhouse
-from ...actors.tables import EVENTS as TABLE
+from ...actors.events.routing import EVENTS as TABLE
+from ...actors.resources import clickhouse
+from ...actors.webhooks.delivery_log import TABLE as ATTEMPTS
 from ...core.errors import FormrelayError
 from ...core.failure import Failure
 from .client import submissions

@@ -6,7 +6,6 @@ it before the session's settings are; tests get the actors from `site`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,11 @@ import pytest
 from dramatiq import Worker
 from pydantic import SecretStr
 
+from formrelay import actors
+from formrelay.actors import resources, submissions
+from formrelay.actors.webhooks import delivery_log
+from formrelay.actors.webhooks import resources as deliveries
+from formrelay.brokers import get_broker
 from formrelay.config import Settings, use_settings
 from tests.actors.receiver import Receiver, receiving
 from tests.middleware.embedded import embedded_server
@@ -59,24 +63,11 @@ class Site:
     """The actors, their broker, and a worker for all of their queues."""
 
     def __init__(self, settings: Settings, url: str) -> None:
-        assert "formrelay.actors" not in sys.modules, "the actors are bound to other settings"
+        assert "broker" not in vars(actors.record_events), "the actors are bound to other settings"
         use_settings(settings)
-        from formrelay import actors
-        from formrelay.actors import (
-            attempts,
-            blocks,
-            events,
-            sinks,
-            submissions,
-            tables,
-            webhooks,
-        )
-        from formrelay.brokers import get_broker
-
+        actors.declare_actors()
         self.settings, self._url = settings, url
-        self.actors, self.events, self.sinks = actors, events, sinks
-        self.attempts, self.blocks, self.tables = attempts, blocks, tables
-        self.submissions, self.webhooks = submissions, webhooks
+        self.actors, self.submissions = actors, submissions
         self.broker = get_broker()
         self.worker: Worker | None = None
 
@@ -124,7 +115,7 @@ class Site:
         from formrelay.sinks.clickhouse import migrate
 
         self.use(clickhouse={"url": SecretStr(url), "database": database})
-        client = self.sinks.clickhouse()
+        client = resources.clickhouse()
         migrate.apply(client)
         return client
 
@@ -149,14 +140,13 @@ class Site:
         self._forget_sinks()
 
     def _forget_sinks(self) -> None:
-        sinks = self.sinks
-        for sink in (sinks.clickhouse, sinks.api, sinks.egress):
-            sink.forget()
-        for book in sinks.endpoint_book.forget():
-            book.stop()
-        self.attempts.attempt_log.forget()
-        sinks.clickhouse_throttle.note(None)
-        sinks.api_throttle.note(None)
+        for made in (resources.clickhouse, resources.api, deliveries.egress):
+            made.forget()
+        for sync in deliveries.registry_sync.forget():
+            sync.stop()
+        delivery_log.delivery_log.forget()
+        resources.clickhouse_throttle.note(None)
+        resources.api_throttle.note(None)
 
 
 @pytest.fixture(scope="session")

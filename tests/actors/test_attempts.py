@@ -9,6 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
+from formrelay.actors.webhooks import delivery_log
+from formrelay.actors.webhooks import resources as deliveries
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.actors.test_webhooks import KEY, SECRET, webhook
@@ -42,7 +44,7 @@ def test_every_attempt_is_a_row_and_a_line(
     site.work_off("webhooks")
     site.work_off("events")
 
-    attempts = site.attempts.attempts_of(sent.message_id, limit=10)
+    attempts = delivery_log.attempts_of(sent.message_id, limit=10)
     assert [(one.attempt, one.outcome, one.status, one.error) for one in attempts] == [
         (1, "failed", 503, "SinkTransient"),
         (2, "delivered", 200, ""),
@@ -62,7 +64,7 @@ def test_every_attempt_is_a_row_and_a_line(
     assert abs((second.at - datetime.now(UTC)).total_seconds()) < 60
     assert second.at >= first.at  # to the second, on an old server
     # By the webhook-id as well, and not twice if the batch is inserted again.
-    assert site.attempts.attempts_of(first.webhook_id, limit=10) == attempts
+    assert delivery_log.attempts_of(first.webhook_id, limit=10) == attempts
 
     told = [line for line in lines.attempts() if line["actor"] == "deliver_webhook"]
     assert [(line["endpoint"], line["status"], line["response"]) for line in told] == [
@@ -86,7 +88,7 @@ def test_the_text_of_an_answer_is_kept_where_that_is_asked_for_without_exact_rep
     sent = site.actors.deliver_webhook.send(webhook(receiver, url=receiver.url + path))
     site.work_off("webhooks")
     site.work_off("events")
-    first, _ = site.attempts.attempts_of(sent.message_id, limit=10)
+    first, _ = delivery_log.attempts_of(sent.message_id, limit=10)
     assert first.response == '"Cannot POST /[…]"'
     assert SECRET not in lines.text
 
@@ -96,11 +98,11 @@ def test_what_never_answered_is_a_row_too(site: Site, receiver: Receiver, client
     blocked = site.actors.deliver_webhook.send(webhook(receiver, url="http://10.0.0.1/"))
     site.work_off("webhooks")
     site.work_off("events")
-    four = site.attempts.attempts_of(refused.message_id, limit=10)
+    four = delivery_log.attempts_of(refused.message_id, limit=10)
     assert [(one.status, one.outcome, one.error) for one in four] == [
         (0, "failed", "SinkUnavailable")
     ] * 4
-    (one,) = site.attempts.attempts_of(blocked.message_id, limit=10)
+    (one,) = delivery_log.attempts_of(blocked.message_id, limit=10)
     assert (one.status, one.outcome, one.error) == (0, "refused", "SinkPermanent")
     assert "blocked address (private)" in one.message
     (dead,) = client.query("SELECT count() FROM webhook_deliveries_once WHERE host = '10.0.0.1'")
@@ -139,7 +141,7 @@ def noted(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def test_attempts_that_the_broker_does_not_take_are_sent_later(site: Site, client: Any) -> None:
-    log, redis = site.attempts.attempt_log(), site.broker.client  # type: ignore[attr-defined]
+    log, redis = delivery_log.delivery_log(), site.broker.client  # type: ignore[attr-defined]
     redis.config_set("maxmemory", 1)  # a server that is full refuses
     try:
         for number in range(3):
@@ -156,7 +158,7 @@ def test_attempts_that_the_broker_does_not_take_are_sent_later(site: Site, clien
 
 
 def test_attempts_that_are_too_large_for_one_message_go_in_several(site: Site, client: Any) -> None:
-    log, options = site.attempts.attempt_log(), site.broker.options
+    log, options = delivery_log.delivery_log(), site.broker.options
     site.broker.options = replace(options, max_message_bytes=10_000)
     try:
         for number in range(9):
@@ -199,7 +201,7 @@ def test_without_clickhouse_nothing_is_put_on_the_queue_of_events(
 
 
 def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Receiver) -> None:
-    records = site.sinks.endpoint_records()
+    records = deliveries.endpoint_registry()
     plain = site.actors.deliver_webhook.send(webhook(receiver))
     site.work_off("webhooks")
     assert records.kept(f"msg_{plain.message_id}") is None
@@ -219,7 +221,7 @@ def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver)
     from formrelay.ops.webhooks import _resend
 
     job = {"payload": webhook(receiver), "metadata": {"formId": "f1"}, "fieldOfTomorrow": 1}
-    site.sinks.endpoint_records().keep({"msg_1": orjson.dumps(job)}, timedelta(days=1))
+    deliveries.endpoint_registry().keep({"msg_1": orjson.dumps(job)}, timedelta(days=1))
     assert _resend("msg_1") == "sent again"
     (sent,) = site.messages("webhooks")
     assert sent["kwargs"]["payload"]["id"] == "msg_1"
@@ -228,9 +230,9 @@ def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver)
 
 def test_an_attempt_of_a_newer_version_is_recorded_and_shown(site: Site, client: Any) -> None:
     attempt = noted(1, outcome="postponed", fieldOfTomorrow={"x": 1})
-    site.broker.enqueue(site.attempts.record_attempts.message_of([attempt, noted(2)]))
+    site.broker.enqueue(delivery_log.record_attempts.message_of([attempt, noted(2)]))
     site.work_off("events")
     assert site.dead("events") == []
-    (shown,) = site.attempts.attempts_of("id_1", limit=10)
+    (shown,) = delivery_log.attempts_of("id_1", limit=10)
     assert shown.outcome == "postponed"
-    assert len(site.attempts.attempts_of("id_2", limit=10)) == 1
+    assert len(delivery_log.attempts_of("id_2", limit=10)) == 1

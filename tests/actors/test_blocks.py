@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from formrelay.actors.events import insert
 from formrelay.core.errors import SinkPermanent, SinkUnready
 from tests.actors.conftest import Site
 
@@ -53,7 +54,7 @@ def row(id: int, form: str = "f", days: int = 0) -> tuple[Any, ...]:
 
 @pytest.fixture
 def table(site: Site) -> Any:
-    return site.blocks.Table("t", COLUMNS, time=1)
+    return insert.Table("t", COLUMNS, time=1)
 
 
 #: Rows as (form, days, id): the same forms and days often, each id once.
@@ -70,7 +71,7 @@ ROWS = st.lists(
 def test_a_block_is_sorted_by_the_key_of_its_table(site: Site, table: Any, found: Any) -> None:
     client = RefusingClickHouse(set())
     jobs = [[row(id, form, days)] for form, days, id in found]
-    assert site.blocks.insert(client, table, jobs) == {}
+    assert insert.insert(client, table, jobs) == {}
     (block,) = client.taken
     assert block == sorted(one for job in jobs for one in job)
 
@@ -87,7 +88,7 @@ def test_exactly_the_refused_are_named_and_all_others_are_inserted(
     count = sum(sizes)
     bad = data.draw(st.sets(st.integers(0, count - 1), max_size=5))
     client = RefusingClickHouse({UUID(int=id) for id in bad})
-    failures = site.blocks.insert(client, table, jobs)
+    failures = insert.insert(client, table, jobs)
     wanted = {n for n, job in enumerate(jobs) if any(one[2].int in bad for one in job)}
     assert set(failures) == wanted
     assert client.ids == set(range(count)) - bad
@@ -95,7 +96,7 @@ def test_exactly_the_refused_are_named_and_all_others_are_inserted(
 
 def test_one_bad_row_among_ten_thousand_takes_few_inserts(site: Site, table: Any) -> None:
     client = RefusingClickHouse({UUID(int=7_777)})
-    failures = site.blocks.insert(client, table, [[row(n)] for n in range(10_000)])
+    failures = insert.insert(client, table, [[row(n)] for n in range(10_000)])
     assert set(failures) == {7_777}
     assert client.asked < 35  # twice the logarithm, the whole, and one that is looked at
 
@@ -104,7 +105,7 @@ def test_a_table_that_takes_nothing_is_found_out_by_ten_inserts(site: Site, tabl
     jobs = [[row(n)] for n in range(10_000)]
     client = RefusingClickHouse({job[0][2] for job in jobs})
     with pytest.raises(SinkUnready, match="formrelay migrate"):
-        site.blocks.insert(client, table, jobs)
+        insert.insert(client, table, jobs)
     assert client.asked <= 11
 
 
@@ -115,7 +116,7 @@ def test_a_few_that_are_taken_among_many_that_are_not_are_found_in_the_end(
     client = RefusingClickHouse({job[0][2] for job in jobs} - {UUID(int=1), UUID(int=3)})
     for _ in range(60):  # attempts of one batch; each finds one of the two with 0.56
         try:
-            failures = site.blocks.insert(client, table, jobs)
+            failures = insert.insert(client, table, jobs)
         except SinkUnready:
             continue
         break
@@ -126,7 +127,7 @@ def test_a_few_that_are_taken_among_many_that_are_not_are_found_in_the_end(
 def test_rows_of_many_months_are_blocks_of_a_hundred_months_at_most(site: Site, table: Any) -> None:
     client = RefusingClickHouse(set())
     jobs = [[row(n, days=n * 31)] for n in range(450)]
-    assert site.blocks.insert(client, table, jobs) == {}
+    assert insert.insert(client, table, jobs) == {}
     assert client.ids == set(range(450))
     months = [{(one[1].year, one[1].month) for one in block} for block in client.taken]
     assert max(map(len, months)) <= 100

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from formrelay.actors.webhooks import actor as webhooks
+from formrelay.actors.webhooks import delivery_log as log_module
 from formrelay.core.failure import Failure, Reason
 from formrelay.core.later import run
 from tests.actors.conftest import Site
@@ -28,7 +30,6 @@ def attempt(site: Site, wire: Wire, values: list[str]) -> str:
     """All that is kept of one attempt to deliver values, as text."""
     from formrelay.actors.model import Job, Metadata
 
-    webhooks = site.webhooks
     payload = webhooks.Webhook(
         url=f"{wire.url}/{quote(values[0])}?{quote(values[-1])}",
         body={"answers": values},
@@ -41,7 +42,7 @@ def attempt(site: Site, wire: Wire, values: list[str]) -> str:
         run(webhooks._deliver(job))
     except Exception as error:
         failure = Failure.of(error, reason=Reason.PERMANENT, attempt=1, now=0.0).to_json()
-    log = site.attempts.attempt_log()
+    log = log_module.delivery_log()
     log.send()
     rows = [message["kwargs"] for message in site.messages("events")]
     assert rows

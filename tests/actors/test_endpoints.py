@@ -8,6 +8,7 @@ from typing import Any
 
 import stripe
 
+from formrelay.actors.webhooks import resources as deliveries
 from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
@@ -87,13 +88,13 @@ def test_one_that_is_gone_is_disabled_and_works_again_when_it_is_enabled(
     assert sorted(letter.id for letter in letters) == sorted(one.message_id for one in sent)
     assert {letter.failure.reason for letter in letters} == {Reason.PERMANENT}
     assert any("disabled" in letter.failure.message for letter in letters)
-    records = site.sinks.endpoint_records()
+    records = deliveries.endpoint_registry()
     wait_until(lambda: records.disabled() == {"e1"})
     wait_until(lambda: "endpoint disabled" in lines.text)
 
     assert records.enable("e1")
-    book = site.sinks.endpoint_book()
-    wait_until(lambda: not book.gate.disabled)
+    book = deliveries.registry_sync()
+    wait_until(lambda: not book.limiter.disabled)
     for letter in letters:
         site.broker.replay("webhooks", letter.id)
     site.work_off("webhooks")

@@ -13,6 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from formrelay.actors import resources
+from formrelay.actors.events import actor as events
+from formrelay.actors.events import insert, routing
 from formrelay.core.errors import InvalidJob, SinkTransient
 from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
@@ -41,7 +44,6 @@ def plain(payload: Any, **more: Any) -> bytes:
 
 
 def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
-    events = site.events
     found = events.to_row(
         events.Event(
             event_id=UUID(int=7),
@@ -52,7 +54,7 @@ def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
             properties={"näme": [1, None, {"a": 1.5}]},
         )
     )
-    row = dict(zip(site.tables.COLUMNS, found, strict=True))
+    row = dict(zip(routing.COLUMNS, found, strict=True))
     assert row == {
         "event_id": UUID(int=7),
         "type": "form.viewed",
@@ -76,15 +78,15 @@ TIMES = st.datetimes(
 @same_site
 @given(TIMES)
 def test_every_time_that_is_taken_has_a_row(site: Site, at: datetime) -> None:
-    event = site.events.Event(type="t", form_id="f", occurred_at=at)
-    row = site.events.to_row(event)
-    assert row[site.tables.COLUMNS.index("occurred_at")] == at
+    event = events.Event(type="t", form_id="f", occurred_at=at)
+    row = events.to_row(event)
+    assert row[routing.COLUMNS.index("occurred_at")] == at
 
 
 def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
-    make = site.events.Event
+    make = events.Event
     made = (make(event_id=UUID(int=n), type="t", form_id="f", occurred_at=AT) for n in ids)
-    return [site.events.to_row(one) for one in made]
+    return [events.to_row(one) for one in made]
 
 
 @same_site
@@ -92,7 +94,7 @@ def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
 def test_a_token_is_that_of_the_same_rows_in_the_same_order(
     site: Site, ids: list[int], data: st.DataObject
 ) -> None:
-    token = partial(site.blocks.token, site.tables.Destinations(()).tables["events"])
+    token = partial(insert.token, routing.Destinations(()).tables["events"])
     assert token(rows(site, *ids)) == token(rows(site, *ids))
     other = data.draw(st.permutations(ids))
     assert (token(rows(site, *ids)) == token(rows(site, *other))) is (ids == other)
@@ -102,8 +104,8 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
     # A batch that was frozen by one version is inserted again by the next one.
     expected = "27d5afe15883f93730a6f30762e800c9dc0352f64cbf96e7a1af10a9c9c5aa26"
-    table = site.tables.Destinations(()).tables["events"]
-    assert site.blocks.token(table, rows(site, 0)) == expected
+    table = routing.Destinations(()).tables["events"]
+    assert insert.token(table, rows(site, 0)) == expected
 
 
 # -- into ClickHouse -----------------------------------------------------------------------
@@ -333,7 +335,7 @@ def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
     site: Site, type: str, table: str
 ) -> None:
     rules = [("payment.*", "payments"), ("webhook.endpoint_disabled", "ops"), ("pay*", "events")]
-    assert site.tables.Destinations(rules).of(type) == table
+    assert routing.Destinations(rules).of(type) == table
 
 
 @pytest.fixture
@@ -342,8 +344,8 @@ def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from formrelay.sinks.clickhouse import Schema, migrate
 
     rules = [("payment.*", "payments")]
-    monkeypatch.setattr(site.events, "_destinations", site.tables.Destinations(rules))
-    monkeypatch.setattr(site.events, "_waits", site.tables.Waits())
+    monkeypatch.setattr(events, "_destinations", lambda: routing.Destinations(rules))
+    monkeypatch.setattr(events, "_waits", routing.Waits())
     migrate.apply(client, Schema(event_tables=("events", "payments")))
     return client
 
@@ -373,7 +375,7 @@ def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -
 def test_a_missing_table_holds_up_no_event_of_another(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site.tables, "FIRST_WAIT", timedelta(seconds=0.3))
+    monkeypatch.setattr(routing, "FIRST_WAIT", timedelta(seconds=0.3))
     payments.command("RENAME TABLE payments TO hidden")
     for n in range(6):
         site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
@@ -398,7 +400,7 @@ def test_events_of_more_months_than_a_block_may_have_are_inserted(site: Site, cl
     for n in range(130):
         at = f"{1990 + n // 12}-{n % 12 + 1:02}-15T00:00:00Z"
         site.actors.record_events.send(event(occurredAt=at))
-    site.events.record_events(batch=[m["kwargs"] for m in site.messages("events")])
+    events.record_events(batch=[m["kwargs"] for m in site.messages("events")])
     assert counted(client) == (130, 130, 130)
 
 
@@ -459,10 +461,10 @@ def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
 
 
 def test_other_content_under_the_same_ids_has_another_token(site: Site) -> None:
-    table = site.tables.Destinations(()).tables["events"]
+    table = routing.Destinations(()).tables["events"]
     one, other = rows(site, 1, 2), rows(site, 1, 2)
     other[1] = (*other[1][:-1], '{"a":1}')
-    assert site.blocks.token(table, one) != site.blocks.token(table, other)
+    assert insert.token(table, one) != insert.token(table, other)
 
 
 ODD_SPELLINGS = [
@@ -503,7 +505,7 @@ def test_a_server_that_is_away_for_one_table_keeps_the_batch_as_it_is(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken: list[tuple[str, str]] = []
-    sink = site.sinks.clickhouse()
+    sink = resources.clickhouse()
     real = sink.insert
 
     def insert(table: str, *args: Any, token: str, **options: Any) -> None:
@@ -542,7 +544,7 @@ def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_f
     site: Site, lines: Lines
 ) -> None:
     clock = ManualClock()
-    waits = site.tables.Waits(clock=clock)
+    waits = routing.Waits(clock=clock)
     why = SinkTransient("missing", code=60)
     found = []
     for _ in range(8):
@@ -562,7 +564,7 @@ def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_f
 def test_an_event_without_a_time_has_the_same_at_each_attempt(
     site: Site, client: Any, monkeypatch: pytest.MonkeyPatch, with_id: bool
 ) -> None:
-    sink = site.sinks.clickhouse()
+    sink = resources.clickhouse()
     real = sink.insert
     came: list[Any] = []
 

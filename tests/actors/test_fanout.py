@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
+from formrelay.actors.webhooks import actor as webhooks
 from formrelay.brokers import BrokerUnavailable
+from formrelay.config import get_settings, use_settings
 from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
@@ -219,16 +221,14 @@ def test_a_broker_that_is_away_in_the_middle_tells_all_under_the_same_ids(
     assert len(payloads) == 4  # the first endpoint was told before, under the same id
 
 
-def test_a_webhook_refused_by_a_setting_is_delivered_by_a_replay(
-    site: Site, api: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = site.webhooks._settings
-    strict = settings.model_copy(update={"allow_http": False})
-    monkeypatch.setattr(site.webhooks, "_settings", strict)
+def test_a_webhook_refused_by_a_setting_is_delivered_by_a_replay(site: Site, api: Receiver) -> None:
+    settings = get_settings()
+    strict = settings.webhooks.model_copy(update={"allow_http": False})
+    use_settings(settings.model_copy(update={"webhooks": strict}))
     queue = by_submission(site, api, [endpoint(api, "hook")])
     site.work_off(queue, "webhooks")
     (letter,) = site.dead("webhooks")
-    monkeypatch.setattr(site.webhooks, "_settings", settings)
+    use_settings(settings)
     site.broker.replay("webhooks", letter.id)
     site.start("webhooks")
     (hook,) = wait_until(lambda: api.of("/hook"))
@@ -239,5 +239,5 @@ def test_endpoints_without_an_id_do_not_share_one(site: Site, api: Receiver) -> 
     bare = [endpoint(api, name, id="") for name in ("a", "b")]
     site.work_off(by_api(site, api, bare))
     payloads = [message["kwargs"]["payload"] for message in site.messages("webhooks")]
-    of = site.webhooks.endpoint_of
-    assert len({of(site.webhooks.Webhook.model_validate(one)) for one in payloads}) == 2
+    of = webhooks.endpoint_of
+    assert len({of(webhooks.Webhook.model_validate(one)) for one in payloads}) == 2

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from formrelay.actors.webhooks import actor as webhooks
 from formrelay.core.errors import InvalidJob
 from tests.actors.conftest import Site
 
@@ -13,7 +14,6 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def id_of(site: Site, url: str) -> str:
-    webhooks = site.webhooks
     return str(webhooks.endpoint_of(webhooks.Webhook(url=url, body=1, secret=SECRET)))
 
 

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from formrelay.core.errors import InvalidJob, SinkPermanent
 from formrelay.core.failure import Reason
+from formrelay.sinks import api as sink
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.sinks.wire import Wire, answer, serving
@@ -83,13 +84,13 @@ def test_of_autosaves_that_wait_together_the_newest_is_written(
     site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    real = site.sinks.Api.save_partial
+    real = sink.Api.save_partial
 
     def counted(self: Any, id: str, payload: Any) -> bool:
         asked.append(id)
         return bool(real(self, id, payload))
 
-    monkeypatch.setattr(site.sinks.Api, "save_partial", counted)
+    monkeypatch.setattr(sink.Api, "save_partial", counted)
     saves = [partial(f"p{n % 500}", n // 500) for n in range(10_000)]
     random.Random(7).shuffle(saves)
     site.actors.enqueue_many(site.actors.save_partial, ({"payload": one} for one in saves))
@@ -303,7 +304,7 @@ def test_an_odd_autosave_is_refused_where_it_is_sent_and_dies_alone(
 def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
     site: Site, api: Api, django: DjangoSite, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = site.sinks.Api.save_partial
+    real = sink.Api.save_partial
     calls: list[str] = []
 
     def save(self: Any, id: str, payload: Any) -> bool:
@@ -312,13 +313,13 @@ def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
             django.kill()
         return bool(real(self, id, payload))
 
-    monkeypatch.setattr(site.sinks.Api, "save_partial", save)
+    monkeypatch.setattr(sink.Api, "save_partial", save)
     for n in range(20):
         site.actors.save_partial.send(partial(f"middle-{n}", 1))
     site.start("partials")
     wait_until(lambda: lines.of("nothing more is fetched for a sink"))
     assert len(calls) <= 5
-    monkeypatch.setattr(site.sinks.Api, "save_partial", real)
+    monkeypatch.setattr(sink.Api, "save_partial", real)
     django.start()
     wait_until(lambda: site.is_idle("partials"), timeout=20)
     assert all(api("GET", f"partials/middle-{n}/")["revision"] == 1 for n in range(20))
@@ -344,14 +345,14 @@ def test_an_autosave_too_deep_for_its_webhook_keeps_no_other(site: Site, api: Ap
 def test_of_a_newest_revision_that_is_refused_the_one_before_is_written(
     site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = site.sinks.Api.save_partial
+    real = sink.Api.save_partial
 
     def save(self: Any, id: str, payload: Any) -> bool:
         if payload["revision"] >= 3:
             raise SinkPermanent("the API refused it (400)", code=400)
         return bool(real(self, id, payload))
 
-    monkeypatch.setattr(site.sinks.Api, "save_partial", save)
+    monkeypatch.setattr(sink.Api, "save_partial", save)
     for revision in (2, 4, 1, 3):
         site.actors.save_partial.send(partial("refused", revision))
     site.work_off("partials")

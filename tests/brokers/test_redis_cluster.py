@@ -10,10 +10,10 @@ from typing import ClassVar
 import pytest
 from dramatiq import Message
 
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.brokers.redis.connection import address, connect
-from formrelay.endpoints.redis_records import RedisRecords
+from formrelay.state.redis.connection import address, connect
 from tests.support.command import run
 from tests.support.missing import missing
 from tests.support.servers import RedisServer
@@ -53,7 +53,7 @@ def test_a_cluster_is_refused_by_every_command_and_call(node: ClusterNode, tmp_p
     with pytest.raises(BrokerRefused, match=SAYS):  # CROSSSLOT
         broker.enqueue(message)
     with pytest.raises(BrokerRefused, match=SAYS):
-        RedisRecords(client, address(node.url)).enable("a")
+        RedisRegistry(client, address(node.url)).enable("a")
     env = {"REDIS_URL": node.url, "API_URL": "https://forms.example"}
     done = run("worker", "--queue", "webhooks", "--processes", "1", cwd=tmp_path, env=env)
     assert done.returncode != 0

@@ -19,8 +19,7 @@ from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import Settings
 from formrelay.core.errors import ConfigError
-from formrelay.middleware.once import Held
-from formrelay.state.once import make_ledger
+from formrelay.state.idempotency import Held
 from tests.support.certificates import Authority
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
@@ -213,7 +212,7 @@ def test_sentinels_and_servers_with_passwords_and_tls(
 
 def works_as_state(url: str) -> None:
     settings = Settings.load({"RABBITMQ_URL": "amqp://h", "STATE_URL": url}, env_file=None)
-    ledger = make_ledger(settings.broker, make_broker(settings))
+    ledger = make_broker(settings).idempotency_store()
     lock = timedelta(seconds=30)
     assert ledger.begin("key", "me", lock) is None
     assert isinstance(ledger.begin("key", "you", lock), Held)

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import dramatiq
 import pytest
 
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import EndpointRecord
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.endpoints.records import EndpointRecord
-from formrelay.endpoints.redis_records import RedisRecords
-from formrelay.middleware.once import Known
-from formrelay.state.redis_ledger import RedisLedger
+from formrelay.state.idempotency import Known
+from formrelay.state.redis.idempotency import RedisIdempotencyStore
 from tests.support.proxy import Proxy
 
 pytestmark = [
@@ -215,8 +215,8 @@ def test_a_forked_child_and_its_parent_both_find_a_new_connection(
 
 def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
     """Questions of everybody who shares the client."""
-    records = RedisRecords(broker.client, "here")
-    ledger = RedisLedger(broker.client, "here")
+    records = RedisRegistry(broker.client, "here")
+    ledger = RedisIdempotencyStore(broker.client, "here")
     second = timedelta(seconds=30)
     queue = next(iter(broker.queues))
     return [
@@ -254,7 +254,7 @@ def test_everybody_who_asks_over_a_dropped_connection_gets_an_answer(
 def test_the_ledger_says_the_same_when_its_answer_is_lost(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
-    ledger, second = RedisLedger(broker.client, "here"), timedelta(seconds=30)
+    ledger, second = RedisIdempotencyStore(broker.client, "here"), timedelta(seconds=30)
     assert ledger.begin("other", "me", second) is None  # the server knows the script
     proxy.lose_reply_to(b"begin")
     assert ledger.begin("key", "me", second) is None
@@ -267,7 +267,7 @@ def test_the_ledger_says_the_same_when_its_answer_is_lost(
 def test_disabling_an_endpoint_over_a_dropped_connection_is_told_as_new(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
-    records = RedisRecords(broker.client, "here")
+    records = RedisRegistry(broker.client, "here")
     open_connections(broker, 2)
     proxy.forget()
     assert records.disable("x", why="a test", now=1.0)

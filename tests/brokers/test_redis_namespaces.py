@@ -11,19 +11,23 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
+from formrelay.actors.webhooks.old_registry import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import (
+    DeliveryReport,
+    DisableRules,
+    EndpointRecord,
+    make_registry,
+)
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.brokers.redis.connection import address, connect
 from formrelay.config import BrokerSettings, Settings
 from formrelay.core.errors import SinkPermanent
-from formrelay.endpoints import make_records
-from formrelay.endpoints.old_records import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS
-from formrelay.endpoints.records import EndpointRecord, Report, Rules
-from formrelay.endpoints.redis_records import RedisRecords
-from formrelay.middleware.once import Held, Known
-from formrelay.state import make_ledger
-from formrelay.state.redis_ledger import OLD_PREFIX, RedisLedger
+from formrelay.state import find_state, make_idempotency_store
+from formrelay.state.idempotency import Held, Known
+from formrelay.state.redis.connection import address, connect
+from formrelay.state.redis.idempotency import OLD_PREFIX, RedisIdempotencyStore
 from tests.support.command import run
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
@@ -33,7 +37,7 @@ pytestmark = pytest.mark.redis
 
 LONG = timedelta(hours=1)
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
-FAILED = Report("a", "example.com", False, 1, 1.0, 2.0, 500)
+FAILED = DeliveryReport("a", "example.com", False, 1, 1.0, 2.0, 500)
 
 
 def section(url: str, namespace: str, state_url: str | None = None) -> BrokerSettings:
@@ -51,8 +55,8 @@ class Environment:
         self.harness = Harness(self.broker, queue)
         self.ran: list[object] = []
         self.harness.actor(self.work, actor_name="note", job_type="a.b")
-        self.ledger = make_ledger(section(url, namespace), self.broker)
-        self.endpoints = make_records(section(url, namespace), self.broker)
+        self.ledger = make_idempotency_store(self.broker.state)
+        self.endpoints = make_registry(self.broker.state)
 
     def work(self, payload: object, metadata: object = None) -> None:
         if payload == "wrong":
@@ -122,9 +126,9 @@ def test_the_state_in_a_redis_of_its_own_lies_under_the_namespace_too(redis_url:
     client.flushdb()
     for namespace in ("one", "two"):
         given = section(redis_url, namespace, state_url)
-        broker = RedisBroker(redis_url, namespace=namespace)
-        assert make_ledger(given, broker).begin("key", namespace, LONG) is None
-        assert make_records(given, broker).disable("a", why="by hand", now=1.0)
+        state = find_state(given, None, is_ending=lambda: False)
+        assert make_idempotency_store(state).begin("key", namespace, LONG) is None
+        assert make_registry(state).disable("a", why="by hand", now=1.0)
     assert {key.partition(b":")[0] for key in client.keys("*")} == {b"one", b"two"}
     client.flushdb()
 
@@ -214,12 +218,12 @@ def old_state(redis_url: str) -> None:
 def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) -> None:
     old_state(redis_url)
     client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
-    ledger = RedisLedger(client, where)
+    ledger = RedisIdempotencyStore(client, where)
     assert ledger.begin("done", "me", LONG) == Known(b"1")
     held = ledger.begin("runs", "me", LONG)
     assert isinstance(held, Held)
     assert timedelta(0) < held.ends_in <= timedelta(minutes=1)
-    endpoints = RedisRecords(client, where)
+    endpoints = RedisRegistry(client, where)
     assert endpoints.disabled() == {"gone"}
     assert {one.id: one.failures for one in endpoints.all()} == {"gone": 0, "failing": 7}
     assert endpoints.kept("msg_1") == b"{}"
@@ -227,17 +231,17 @@ def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) 
     assert 0 < client.ttl(OLD_DISABLED) <= 3_600  # older workers still read it
     # An operator enables it, and it stays enabled for processes that start later.
     assert endpoints.enable("gone")
-    assert RedisRecords(client, where).disabled() == frozenset()
+    assert RedisRegistry(client, where).disabled() == frozenset()
 
 
 def test_a_worker_of_an_older_version_disables_an_endpoint_that_has_a_record_here(
     redis_url: str,
 ) -> None:
     client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
-    RedisRecords(client, where).report([FAILED], Rules())
+    RedisRegistry(client, where).report([FAILED], DisableRules())
     record = EndpointRecord("a", "example.com", failures=9, disabled_at=5.0, why="9 failed")
     client.hset(OLD_RECORDS, "a", json.dumps(record.to_json()))
-    (found,) = RedisRecords(client, where).all()
+    (found,) = RedisRegistry(client, where).all()
     assert (found.failures, found.why) == (1, "9 failed")
 
 
@@ -251,7 +255,7 @@ def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_mo
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     (finding,) = [one["says"] for one in says if one["what"] == "old keys"]
     assert f"formrelay:inbox:webhooks, {OLD_RECORDS}, {OLD_DISABLED}; if they are" in finding
-    assert RedisRecords(client, where, "mine").disabled() == frozenset()
+    assert RedisRegistry(client, where, "mine").disabled() == frozenset()
     expected = {
         "plain jobs": 2,
         "endpoints": 2,
@@ -263,9 +267,9 @@ def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_mo
         assert json.loads(done.stdout)["moved"] == expected, done.stderr
     assert client.keys("formrelay:*") == []
     assert client.lrange("mine:webhooks.inbox", 0, -1) == [b"1", b"2"]
-    assert RedisRecords(client, where, "mine").disabled() == {"gone"}
-    assert RedisRecords(client, where, "mine").kept("msg_1") == b"{}"
-    assert RedisLedger(client, where, "mine").begin("done", "me", LONG) == Known(b"1")
+    assert RedisRegistry(client, where, "mine").disabled() == {"gone"}
+    assert RedisRegistry(client, where, "mine").kept("msg_1") == b"{}"
+    assert RedisIdempotencyStore(client, where, "mine").begin("done", "me", LONG) == Known(b"1")
     assert 0 < client.pttl("mine:__once__.done") <= 60_000
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     assert not [one for one in says if one["what"] == "old keys"]

@@ -210,11 +210,22 @@ found = [app.name, app.verbose_name, list(app.get_models())]
 
 def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
     host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
-    (tmp_path / "hasty.py").write_text("from hostsite.settings import *\nimport formrelay.actors\n")
+    (tmp_path / "hasty.py").write_text(
+        "from hostsite.settings import *\n"
+        "from formrelay.config import get_settings\n"
+        "get_settings()\n"
+    )
     host.module = "hasty"
     status, said = host.check()
     assert (status, "formrelay.E001" in said) == (1, True)
     assert "FORMRELAY is not used" in said
+
+
+def test_the_settings_module_may_import_the_actors(tmp_path: Path) -> None:
+    host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
+    (tmp_path / "eager.py").write_text("from hostsite.settings import *\nimport formrelay.actors\n")
+    host.module = "eager"
+    assert host.check() == (0, "")
 
 
 def test_any_models_module_may_import_the_actors(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from formrelay.core.failure import Reason
 from formrelay.core.outcomes import Outcome
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Delivery
-from formrelay.middleware.once import Once
 from formrelay.middleware.outcomes import Outcomes
 from formrelay.middleware.policies import InvalidPolicy
+from formrelay.state.idempotency import Once
 from tests.middleware.lines import Lines
 from tests.middleware.test_outcomes import Calls
 from tests.support.harness import Harness

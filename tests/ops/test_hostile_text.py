@@ -18,11 +18,10 @@ import orjson
 import pytest
 import redis
 
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.printable import shown_id
-from formrelay.endpoints import Rules
-from formrelay.endpoints.records import Report
-from formrelay.endpoints.redis_records import RedisRecords
 from formrelay.sinks.clickhouse import connect, migrate
 from tests.ops.form_events import Happened, insert
 from tests.support.command import clean_environment
@@ -174,8 +173,8 @@ def fill_redis(broker: RedisBroker, url: str) -> None:
         client.sadd(keys.worker_queues(worker), EVIL_ID)
         client.hset(keys.bodies(queue), b"held" + EVIL_ID, message())
         client.sadd(keys.in_flight(worker, queue), b"held" + EVIL_ID)
-        gone = Report(EVIL, EVIL, False, 1, 1.0, 2.0, 410, is_gone=True)
-        RedisRecords(client, "the test's Redis").report([gone], Rules())
+        gone = DeliveryReport(EVIL, EVIL, False, 1, 1.0, 2.0, 410, is_gone=True)
+        RedisRegistry(client, "the test's Redis").report([gone], DisableRules())
 
 
 def fill_clickhouse(url: str, database: str) -> None:

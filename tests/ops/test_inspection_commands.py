@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import redis
 
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.embedded import ensure_running, release
-from formrelay.endpoints import Rules
-from formrelay.endpoints.records import Report
-from formrelay.endpoints.redis_records import RedisRecords
 from tests.support.command import clean_environment, run
 from tests.support.waiting import wait_until
 
@@ -238,9 +237,9 @@ def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> No
     folder = shell.folder / ".formrelay"
     try:
         with redis.Redis.from_url(ensure_running(folder)) as client:
-            failing = Report("e1", "example.com", False, 3, 1.0, 2.0, 503)
-            gone = Report("e2", "example.org", False, 1, 1.0, 2.0, 410, is_gone=True)
-            RedisRecords(client, "the embedded one").report([failing, gone], Rules())
+            failing = DeliveryReport("e1", "example.com", False, 3, 1.0, 2.0, 503)
+            gone = DeliveryReport("e2", "example.org", False, 1, 1.0, 2.0, 410, is_gone=True)
+            RedisRegistry(client, "the embedded one").report([failing, gone], DisableRules())
         first, second = shell.json("webhooks", "endpoints")
         assert (first["id"], first["host"]) == ("e2", "example.org")
         assert (first["why"], first["last_status"]) == ("it answered 410 (gone)", 410)

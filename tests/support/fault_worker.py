@@ -19,11 +19,11 @@ import dramatiq
 from dramatiq import Worker
 
 from formrelay.brokers.base import BrokerOptions, RelayBroker
-from formrelay.brokers.redis.connection import address, connect
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
-from formrelay.middleware.once import Once
-from formrelay.state.redis_ledger import RedisLedger
+from formrelay.state.idempotency import Once
+from formrelay.state.redis.connection import address, connect
+from formrelay.state.redis.idempotency import RedisIdempotencyStore
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1.5), max_crash_deliveries=3)
 
@@ -61,10 +61,10 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
     if sink := os.environ.get("FORMRELAY_TEST_SINK"):
         declare_batches(broker, queue, int(sink), write)
 
-    def ledger() -> RedisLedger:
+    def ledger() -> RedisIdempotencyStore:
         url = os.environ["FORMRELAY_TEST_REDIS_URL"]
         write("asked")
-        return RedisLedger(connect(url, timeout=timedelta(seconds=5)), address(url))
+        return RedisIdempotencyStore(connect(url, timeout=timedelta(seconds=5)), address(url))
 
     once = Once(lambda: "poison", ledger, lock=timedelta(seconds=5))
     dramatiq.actor(

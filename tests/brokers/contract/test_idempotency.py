@@ -16,9 +16,9 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
-from formrelay.middleware.once import Known, Ledger, Once
-from formrelay.state import MemoryLedger
-from formrelay.state.redis_ledger import PREFIX, RedisLedger
+from formrelay.state import MemoryIdempotencyStore
+from formrelay.state.idempotency import IdempotencyStore, Known, Once
+from formrelay.state.redis.idempotency import PREFIX, RedisIdempotencyStore
 from tests.middleware.lines import Lines, lines
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -29,16 +29,16 @@ SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(millise
 
 
 @pytest.fixture
-def ledger(harness: Harness) -> Ledger:
+def ledger(harness: Harness) -> IdempotencyStore:
     """As configured where no STATE_URL is set."""
     broker = harness.broker
     if isinstance(broker, RedisBroker):
-        return RedisLedger(broker.client, broker.where)
-    return MemoryLedger()
+        return RedisIdempotencyStore(broker.client, broker.where)
+    return MemoryIdempotencyStore()
 
 
 @pytest.fixture
-def once(ledger: Ledger) -> Callable[..., Once]:
+def once(ledger: IdempotencyStore) -> Callable[..., Once]:
     def make(**options: Any) -> Once:
         return Once(lambda name, **_: name, lambda: ledger, **options)
 
@@ -109,7 +109,7 @@ def test_one_that_failed_runs_again(harness: Harness, once: Callable[..., Once])
 
 
 def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
-    harness: Harness, ledger: Ledger
+    harness: Harness, ledger: IdempotencyStore
 ) -> None:
     ran: list[Any] = []
     once = Once(lambda order: order["id"], lambda: ledger)
@@ -125,7 +125,7 @@ def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
 
 
 def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[Any] = []
     results: list[Any] = []
@@ -145,7 +145,7 @@ def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
 
 
 def test_a_lock_is_renewed_while_its_job_runs(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     lock = timedelta(seconds=1)
     ran: list[str] = []
@@ -182,7 +182,7 @@ def test_a_lock_is_renewed_while_its_job_runs(
 
 
 def test_a_lock_whose_worker_is_gone_ends_by_itself(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[str] = []
     actor = harness.actor(
@@ -205,7 +205,7 @@ def claim_key(harness: Harness, actor: str, key: str) -> str:
 
 
 def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
-    harness: Harness, ledger: Ledger, lines: Lines
+    harness: Harness, ledger: IdempotencyStore, lines: Lines
 ) -> None:
     is_back = Event()
     attempts: list[int] = []
@@ -232,7 +232,7 @@ def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
 
 
 def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
-    harness: Harness, ledger: Ledger, lines: Lines
+    harness: Harness, ledger: IdempotencyStore, lines: Lines
 ) -> None:
     ran: list[str] = []
 
@@ -260,7 +260,7 @@ def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
 
 
 def test_a_result_that_is_no_json_is_kept_as_null(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once], lines: Lines
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: {1, 2}, actor_name="work", idempotency=once())
     actor.send("a")
@@ -272,7 +272,7 @@ def test_a_result_that_is_no_json_is_kept_as_null(
 
 
 def test_no_key_of_a_person_stands_in_the_store(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once], lines: Lines
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: None, actor_name="work", idempotency=once())
     actor.send("jo@example.com")
@@ -298,7 +298,7 @@ def test_a_batch_has_no_key(harness: Harness, once: Callable[..., Once]) -> None
 
 
 def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
-    harness: Harness, ledger: Ledger, once: Callable[..., Once]
+    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     from formrelay.middleware.delivery import Delivery
 

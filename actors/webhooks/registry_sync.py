@@ -1,7 +1,7 @@
-"""Synchronizes this process's gate with the records of all processes, once a second.
+"""Synchronizes this process's limiter with the records of all processes, once a second.
 
 In a thread of its own: no delivery waits for the store, and while the store is away the
-gate goes on with what it knows.
+limiter goes on with what it knows.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import BrokerError
-from ..core.periodic import Periodic
-from .gate import Gate
-from .records import EndpointRecord, Position, Records, Report, Rules
+from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.errors import BrokerError
+from ...core.periodic import Periodic
+from .limiter import EndpointLimiter
+from .registry import DeliveryReport, DisableRules, EndpointRecord, EndpointRegistry, Position
 
 logger = logging.getLogger("formrelay.webhooks")
 
@@ -28,34 +28,34 @@ def _nobody_listens(_record: EndpointRecord) -> None:
     """Nobody is told."""
 
 
-class Book:
+class RegistrySync:
     """See the module. Shared by all threads of a process; starts anew in a forked one.
 
     Args:
         announce: told of an endpoint that this process has disabled.
 
     Attributes:
-        gate: told which endpoints are disabled.
+        limiter: told which endpoints are disabled.
         records: what is known in all.
     """
 
     def __init__(
         self,
-        gate: Gate,
-        records: Records,
-        rules: Rules,
+        limiter: EndpointLimiter,
+        records: EndpointRegistry,
+        rules: DisableRules,
         *,
         announce: Callable[[EndpointRecord], None] = _nobody_listens,
         interval: timedelta = timedelta(seconds=1),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.gate = gate
+        self.limiter = limiter
         self.records = records
         self._rules = rules
         self._announce = announce
         self._clock = clock
         self._lock = threading.Lock()
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, DeliveryReport] = {}
         self._one_sync = threading.Lock()
         # Under that lock:
         self._position: Position | None = None
@@ -86,11 +86,11 @@ class Book:
         """
         now = self._clock.time()
         if status == _GONE:
-            self.gate.disable_here(id)
+            self.limiter.disable_here(id)
         with self._lock:
             report = self._reports.get(id)
             if report is None:
-                report = self._reports[id] = Report(id, host, False, 0, now, now, status)
+                report = self._reports[id] = DeliveryReport(id, host, False, 0, now, now, status)
             if is_success:
                 report.has_worked, report.failures = True, 0
             else:
@@ -102,7 +102,7 @@ class Book:
             report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
-        """Report what has happened since the last time, and learn what is disabled."""
+        """DeliveryReport what has happened since the last time, and learn what is disabled."""
         with self._one_sync:
             disabled = self._exchange()
         for record in disabled:
@@ -134,23 +134,23 @@ class Book:
         return disabled
 
     def _learn(self) -> None:
-        """Tell the gate which endpoints are disabled."""
+        """Tell the limiter which endpoints are disabled."""
         changes = self.records.changes(self._position)
         self._position = changes.position
-        if not self.gate.learn(changes, self._gone):
+        if not self.limiter.learn(changes, self._gone):
             # The set of disabled endpoints was changed without an entry in the changes: by an
             # older version of formrelay, or by hand.
-            self.gate.learn(self.records.changes(None))
+            self.limiter.learn(self.records.changes(None))
         self._gone.clear()
 
-    def _put_back(self, reports: dict[str, Report]) -> None:
+    def _put_back(self, reports: dict[str, DeliveryReport]) -> None:
         with self._lock:
             for id, earlier in reports.items():
                 later = self._reports.get(id)
                 self._reports[id] = earlier if later is None else _joined(earlier, later)
 
 
-def _joined(earlier: Report, later: Report) -> Report:
+def _joined(earlier: DeliveryReport, later: DeliveryReport) -> DeliveryReport:
     """Two reports of one endpoint as one."""
     if later.has_worked:
         return replace(later, is_gone=earlier.is_gone or later.is_gone)

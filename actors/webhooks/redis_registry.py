@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..brokers.redis.connection import translated
-from ..brokers.redis.keys import DEFAULT_NAMESPACE
-from .old_records import OldRecords
-from .records import Changes, EndpointRecord, Position, Report, Rules, merged
+from ...state import DEFAULT_NAMESPACE
+from ...state.redis.connection import translated
+from .old_registry import OldRegistry
+from .registry import Changes, DeliveryReport, DisableRules, EndpointRecord, Position, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ CHANGES = ":__endpoints__.changes"
 DELIVERED = ":__delivered__."
 
 
-class RedisRecords:
+class RedisRegistry:
     """See the module.
 
     Args:
@@ -54,7 +54,7 @@ class RedisRecords:
         self._where = where
         self._records, self._disabled = namespace + RECORDS, namespace + DISABLED
         self._changes, self._delivered = namespace + CHANGES, namespace + DELIVERED
-        self._old = OldRecords(client) if namespace == DEFAULT_NAMESPACE else None
+        self._old = OldRegistry(client) if namespace == DEFAULT_NAMESPACE else None
 
     @contextmanager
     def _talk(self) -> Iterator[Any]:
@@ -63,7 +63,7 @@ class RedisRecords:
                 self.adopt(self._old)
             yield self._client
 
-    def adopt(self, old: OldRecords) -> int:
+    def adopt(self, old: OldRegistry) -> int:
         """Take over the records of an older version; returns how many there were.
 
         A newer record is kept, except that a disabled endpoint stays disabled.
@@ -91,7 +91,9 @@ class RedisRecords:
             count += len(ids)
         return count
 
-    def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
+    def report(
+        self, reports: Iterable[DeliveryReport], rules: DisableRules
+    ) -> list[EndpointRecord]:
         reports = list(reports)
         newly: list[EndpointRecord] = []
 
@@ -115,7 +117,7 @@ class RedisRecords:
             return frozenset(map(_text, client.smembers(self._disabled)))
 
     def changes(self, since: Position | None) -> Changes:
-        """See :class:`~formrelay.endpoints.records.Records`.
+        """See :class:`~formrelay.actors.webhooks.registry.EndpointRegistry`.
 
         A position is the last entry read from the stream, with its fields. Where the stream
         does not have it any more, its Redis was flushed, restored from an older state, replaced

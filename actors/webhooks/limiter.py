@@ -13,11 +13,11 @@ from datetime import timedelta
 from threading import Lock
 from typing import Any
 
-from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import NotNow, SinkPermanent
-from ..core.later import Later
-from .records import Changes
-from .state import Endpoint, Limits
+from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.errors import NotNow, SinkPermanent
+from ...core.later import Later
+from .endpoint_state import EndpointLimits, EndpointState
+from .registry import Changes
 
 #: Number of healthy idle endpoints that are remembered, and of all others. Of more, the least
 #: recently used are forgotten, but none with a delivery under way, in line or deferred.
@@ -31,8 +31,8 @@ class EndpointDisabled(SinkPermanent):
 class _Place(Later[None]):
     """One delivery's place before an endpoint: in line, or under way."""
 
-    def __init__(self, gate: Gate, id: str, endpoint: Endpoint) -> None:
-        self._gate = gate
+    def __init__(self, limiter: EndpointLimiter, id: str, endpoint: EndpointState) -> None:
+        self._limiter = limiter
         self.id = id
         self.endpoint = endpoint
         self.resume: Callable[[], object] = _nobody
@@ -42,42 +42,42 @@ class _Place(Later[None]):
 
     def start(self, resume: Callable[[], object]) -> None:
         self.resume = resume
-        self._gate.line_up(self)
+        self._limiter.line_up(self)
 
     def result(self) -> None:
         if not self.is_under_way:
-            raise self._gate.refusal(self)
+            raise self._limiter.refusal(self)
 
 
 class _Visit:
     """``async with``: from before an endpoint's door until one is out again."""
 
-    def __init__(self, gate: Gate, id: str) -> None:
-        self._gate = gate
+    def __init__(self, limiter: EndpointLimiter, id: str) -> None:
+        self._limiter = limiter
         self._id = id
 
     async def __aenter__(self) -> None:
-        self._place = place = self._gate.enter(self._id)
+        self._place = place = self._limiter.enter(self._id)
         if place.is_under_way:
             return
         await place
-        if self._gate.is_disabled(self._id):  # since it stands in line
-            self._gate.leave(place, NotNow(after=timedelta(0)))  # which says nothing of it
+        if self._limiter.is_disabled(self._id):  # since it stands in line
+            self._limiter.leave(place, NotNow(after=timedelta(0)))  # which says nothing of it
             raise EndpointDisabled
 
     async def __aexit__(self, _kind: Any, error: BaseException | None, _where: Any) -> None:
-        self._gate.leave(self._place, error)
+        self._limiter.leave(self._place, error)
 
 
-class Gate:
+class EndpointLimiter:
     """Decides which deliveries may begin. Shared by all threads of a process."""
 
-    def __init__(self, limits: Limits, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, limits: EndpointLimits, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._limits = limits
         self._clock = clock
         self._lock = Lock()
         #: Endpoints that are in use or failing; all others are packed (see :mod:`.state`).
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[str, EndpointState] = {}
         self._idle: OrderedDict[str, bytes] = OrderedDict()
         self._sweep_at = _MOST_ENDPOINTS
         #: Disabled according to the registry.
@@ -177,19 +177,22 @@ class Gate:
                 self._pack(place.id, endpoint)
         _resume(called)
 
-    def _recall(self, id: str, now: float) -> Endpoint:
+    def _recall(self, id: str, now: float) -> EndpointState:
         """The state of an endpoint, unpacked; under the lock."""
         endpoint = self._endpoints.get(id)
         if endpoint is None:
             packed = self._idle.pop(id, None)
             limits = self._limits
-            endpoint = Endpoint(limits) if packed is None else Endpoint.unpacked(limits, packed)
+            if packed is None:
+                endpoint = EndpointState(limits)
+            else:
+                endpoint = EndpointState.unpacked(limits, packed)
             if len(self._endpoints) >= self._sweep_at:
                 self._sweep(now)
             self._endpoints[id] = endpoint
         return endpoint
 
-    def _pack(self, id: str, endpoint: Endpoint) -> None:
+    def _pack(self, id: str, endpoint: EndpointState) -> None:
         self._idle[id] = endpoint.packed()
         if len(self._idle) > _MOST_ENDPOINTS:
             self._idle.popitem(last=False)
@@ -207,7 +210,7 @@ class Gate:
         self._sweep_at = max(_MOST_ENDPOINTS, len(self._endpoints) + _MOST_ENDPOINTS // 4)
 
 
-def _called(endpoint: Endpoint, now: float) -> list[_Place]:
+def _called(endpoint: EndpointState, now: float) -> list[_Place]:
     """Those of the line who are to go on: whose turn it is, or all if nobody's will come."""
     called: list[_Place] = []
     while endpoint.line:

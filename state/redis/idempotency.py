@@ -1,4 +1,4 @@
-"""The ledger of all processes, in Redis."""
+"""Idempotency keys of all processes, in Redis."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-from ..brokers.redis.client import repeated
-from ..brokers.redis.connection import translated
-from ..brokers.redis.keys import DEFAULT_NAMESPACE
-from ..middleware.once import Held, Known
+from ..idempotency import Held, Known
+from ..store import DEFAULT_NAMESPACE
+from .client import repeated
+from .connection import translated
 
 #: Between the namespace and the digest of a key.
 PREFIX = ":__once__."
@@ -17,8 +17,8 @@ PREFIX = ":__once__."
 OLD_PREFIX = "formrelay:once:"
 
 
-class RedisLedger:
-    """See :class:`~formrelay.middleware.once.Ledger`.
+class RedisIdempotencyStore:
+    """Locks and results of all processes.
 
     Args:
         client: of redis-py, shared with whoever made it.
@@ -30,7 +30,8 @@ class RedisLedger:
         self._where = where
         self._prefix = namespace + PREFIX
         self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
-        self._script = client.register_script(files(__package__).joinpath("ledger.lua").read_text())
+        script = files(__package__).joinpath("idempotency.lua").read_text()
+        self._script = client.register_script(script)
 
     def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
         what, *rest = self._run("begin", key, owner, lock)

@@ -20,21 +20,18 @@ from pydantic import (
     model_validator,
 )
 
-from ..brokers import get_broker
-from ..config import get_settings
-from ..core.clock import SYSTEM_CLOCK
-from ..core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
-from ..core.redaction import SHORTEST, redacted
-from ..core.signing import check_secrets, sign, sign_like_stripe
-from ..sinks.http import Response, check_headers, check_url, classify_status
-from ..sinks.media_types import known_media_type
-from . import webhook_schema as wire
-from .attempts import attempt_log
-from .job import job_actor
-from .model import Job, JobModel, Json
-from .sinks import deliveries_at_a_time, egress, endpoint_book
-
-_settings = get_settings().webhooks
+from ...config import get_settings
+from ...core.clock import SYSTEM_CLOCK
+from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
+from ...core.redaction import SHORTEST, redacted
+from ...core.signing import check_secrets, sign, sign_like_stripe
+from ...sinks.http import Response, check_headers, check_url, classify_status
+from ...sinks.media_types import known_media_type
+from ..job import job_actor
+from ..model import Job, JobModel, Json
+from . import schema as wire
+from .delivery_log import delivery_log
+from .resources import deliveries_at_a_time, egress, registry_sync
 
 #: Characters of an answer that are kept, where its text is.
 _MOST_OF_A_RESPONSE = 2048
@@ -84,7 +81,7 @@ class Webhook(JobModel):
     @field_validator("url")
     @classmethod
     def _url_is_allowed(cls, url: str) -> str:
-        return _checked(url, lambda: check_url(url, allow_http=_settings.allow_http))
+        return _checked(url, lambda: check_url(url, allow_http=get_settings().webhooks.allow_http))
 
     @field_validator("headers")
     @classmethod
@@ -144,14 +141,15 @@ def _id_of(address: str) -> str:
 @job_actor(
     "webhook.send",
     schema=Webhook,
-    worker=_settings,
-    in_flight=deliveries_at_a_time(),
+    worker=lambda settings: settings.webhooks,
+    options=lambda settings: {"in_flight": deliveries_at_a_time(settings)},
+    middleware=lambda: _FirstAndLastWords(),
 )
 async def deliver_webhook(job: Job[Webhook]) -> None:
     """Sign the body, send it once, and let its answer decide; not while its endpoint is busy."""
-    book = endpoint_book()
-    book.start()
-    async with book.gate.delivery(endpoint_of(job.payload)):
+    sync = registry_sync()
+    sync.start()
+    async with sync.limiter.delivery(endpoint_of(job.payload)):
         await _deliver(job)
 
 
@@ -166,7 +164,7 @@ async def _deliver(job: Job[Webhook]) -> None:
     error: BaseException | None = None
     try:
         response = await egress().send(webhook.method, webhook.url, headers, body)
-        now, permanent = SYSTEM_CLOCK.time(), _settings.permanent_statuses
+        now, permanent = SYSTEM_CLOCK.time(), get_settings().webhooks.permanent_statuses
         classify_status(response.status, response.headers, now, permanent=permanent)
     except BaseException as raised:
         error = raised
@@ -189,10 +187,10 @@ def _note(
         took: seconds, where no answer says so itself.
     """
     webhook, form_id = job.payload, job.metadata.form_id or ""
-    host = check_url(webhook.url, allow_http=_settings.allow_http).host
+    host = check_url(webhook.url, allow_http=get_settings().webhooks.allow_http).host
     endpoint = endpoint_of(webhook)
     status = None if response is None else response.status
-    endpoint_book().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
+    registry_sync().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
     seconds = took if response is None else response.duration.total_seconds()
     ms, answer = round(seconds * 1000, 1), _about(webhook, sent, response)
     job.fields.update(
@@ -219,7 +217,7 @@ def _note(
         "response": answer,
         "at": SYSTEM_CLOCK.time(),
     }
-    attempt_log().note(attempt, job)
+    delivery_log().note(attempt, job)
 
 
 def _outcome(error: BaseException | None) -> str:
@@ -260,14 +258,12 @@ class _FirstAndLastWords(Middleware):
     endpoints and attempts is said before it ends."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if not worker.consumer_whitelist or _settings.queue in worker.consumer_whitelist:
-            endpoint_book().start()
+        queues = worker.consumer_whitelist
+        if not queues or get_settings().webhooks.queue in queues:
+            registry_sync().start()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        for book in endpoint_book.made:
-            book.sync()
-        for log in attempt_log.made:
+        for sync in registry_sync.made:
+            sync.sync()
+        for log in delivery_log.made:
             log.send()
-
-
-get_broker().add_middleware(_FirstAndLastWords())

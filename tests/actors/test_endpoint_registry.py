@@ -14,44 +14,48 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from formrelay.core.errors import BrokerError
-from formrelay.endpoints import (
-    Book,
+from formrelay.actors.webhooks import redis_registry
+from formrelay.actors.webhooks.endpoint_state import EndpointLimits
+from formrelay.actors.webhooks.limiter import EndpointLimiter
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import (
+    Changes,
+    DeliveryReport,
+    DisableRules,
     EndpointRecord,
-    Gate,
-    Limits,
-    MemoryRecords,
-    Records,
-    Rules,
-    redis_records,
+    EndpointRegistry,
+    MemoryRegistry,
+    Position,
 )
-from formrelay.endpoints.records import Changes, Position, Report
-from formrelay.endpoints.redis_records import RedisRecords
+from formrelay.actors.webhooks.registry_sync import RegistrySync
+from formrelay.core.errors import BrokerError
 from tests.support.clock import ManualClock
 
 RECORDS, DISABLED, CHANGES = (
     "dramatiq" + name
-    for name in (redis_records.RECORDS, redis_records.DISABLED, redis_records.CHANGES)
+    for name in (redis_registry.RECORDS, redis_registry.DISABLED, redis_registry.CHANGES)
 )
-RULES = Rules(failures=10, failing_for=timedelta(days=5))
+RULES = DisableRules(failures=10, failing_for=timedelta(days=5))
 DAY = 86_400.0
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def records(request: pytest.FixtureRequest) -> Records:
+def records(request: pytest.FixtureRequest) -> EndpointRegistry:
     if request.param == "memory":
-        return MemoryRecords()
+        return MemoryRegistry()
     url = request.getfixturevalue("redis_url")
-    return RedisRecords(redis.Redis.from_url(url), "the test's Redis")
+    return RedisRegistry(redis.Redis.from_url(url), "the test's Redis")
 
 
 def report(
     failures: int, *, id: str = "a", at: float = 1.0, worked: bool = False, gone: bool = False
-) -> Report:
-    return Report(id, "example.com", worked, failures, at, at, 500 if failures else 200, gone)
+) -> DeliveryReport:
+    return DeliveryReport(
+        id, "example.com", worked, failures, at, at, 500 if failures else 200, gone
+    )
 
 
-def test_failures_of_all_processes_add_up_and_disable(records: Records) -> None:
+def test_failures_of_all_processes_add_up_and_disable(records: EndpointRegistry) -> None:
     assert records.report([report(6), report(2, id="b")], RULES) == []
     assert records.report([report(3)], RULES) == []
     (disabled,) = records.report([report(1, at=9.0)], RULES)
@@ -62,7 +66,7 @@ def test_failures_of_all_processes_add_up_and_disable(records: Records) -> None:
     assert [one.id for one in records.all()] == ["a", "b"]
 
 
-def test_a_delivery_that_works_begins_the_count_anew(records: Records) -> None:
+def test_a_delivery_that_works_begins_the_count_anew(records: EndpointRegistry) -> None:
     records.report([report(9)], RULES)
     assert records.report([report(2, worked=True)], RULES) == []
     assert records.all()[0].failures == 2
@@ -70,7 +74,7 @@ def test_a_delivery_that_works_begins_the_count_anew(records: Records) -> None:
     assert records.all() == []  # nothing speaks against it
 
 
-def test_days_without_one_that_works_disable(records: Records) -> None:
+def test_days_without_one_that_works_disable(records: EndpointRegistry) -> None:
     records.report([report(1, at=DAY)], RULES)
     assert records.report([report(1, at=5.9 * DAY)], RULES) == []
     (disabled,) = records.report([report(1, at=6 * DAY)], RULES)
@@ -78,12 +82,12 @@ def test_days_without_one_that_works_disable(records: Records) -> None:
     assert disabled.failing_since == DAY
 
 
-def test_one_that_is_gone_is_disabled_at_once(records: Records) -> None:
+def test_one_that_is_gone_is_disabled_at_once(records: EndpointRegistry) -> None:
     (disabled,) = records.report([report(1, gone=True)], RULES)
     assert disabled.why == "it answered 410 (gone)"
 
 
-def test_an_operator_disables_and_enables(records: Records) -> None:
+def test_an_operator_disables_and_enables(records: EndpointRegistry) -> None:
     assert records.disable("a", why="by an operator", now=1.0)
     assert not records.disable("a", why="again", now=2.0)
     assert records.disabled() == {"a"}
@@ -97,28 +101,28 @@ def test_an_operator_disables_and_enables(records: Records) -> None:
 
 @pytest.mark.redis
 def test_processes_that_report_at_one_time_lose_no_count(redis_url: str) -> None:
-    rules = Rules(failures=10_000)
+    rules = DisableRules(failures=10_000)
 
     def many(_: int) -> None:
-        records = RedisRecords(redis.Redis.from_url(redis_url), "Redis")
+        records = RedisRegistry(redis.Redis.from_url(redis_url), "Redis")
         for _ in range(25):
             records.report([report(1), report(1, id="b")], rules)
 
     with ThreadPoolExecutor(4) as four:
         list(four.map(many, range(4)))
-    found = RedisRecords(redis.Redis.from_url(redis_url), "Redis").all()
+    found = RedisRegistry(redis.Redis.from_url(redis_url), "Redis").all()
     assert [(one.id, one.failures) for one in found] == [("a", 100), ("b", 100)]
 
 
 # -- the book ------------------------------------------------------------------------------
 
 
-def book(records: Records, clock: ManualClock) -> Book:
-    return Book(Gate(Limits(in_flight=1)), records, RULES, clock=clock)
+def book(records: EndpointRegistry, clock: ManualClock) -> RegistrySync:
+    return RegistrySync(EndpointLimiter(EndpointLimits(in_flight=1)), records, RULES, clock=clock)
 
 
 def test_what_one_process_disables_the_other_learns(
-    records: Records, caplog: pytest.LogCaptureFixture
+    records: EndpointRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
     one, two = book(records, clock), book(records, clock)
@@ -126,18 +130,18 @@ def test_what_one_process_disables_the_other_learns(
         one.note("a", "example.com", status=None, is_success=False)
     one.sync()
     two.sync()
-    assert one.gate.disabled == two.gate.disabled == {"a"}
+    assert one.limiter.disabled == two.limiter.disabled == {"a"}
     (line,) = [line for line in caplog.records if line.message == "endpoint disabled"]
     assert (line.endpoint, line.host) == ("a", "example.com")  # type: ignore[attr-defined]
     records.enable("a")
     two.sync()
-    assert two.gate.disabled == frozenset()
+    assert two.limiter.disabled == frozenset()
 
 
-def test_410_holds_here_before_anybody_was_told(records: Records) -> None:
+def test_410_holds_here_before_anybody_was_told(records: EndpointRegistry) -> None:
     one = book(records, ManualClock())
     one.note("a", "example.com", status=410, is_success=False)
-    assert one.gate.disabled == {"a"}
+    assert one.limiter.disabled == {"a"}
     assert records.all() == []
     one.sync()
     assert records.disabled() == {"a"}
@@ -145,13 +149,13 @@ def test_410_holds_here_before_anybody_was_told(records: Records) -> None:
 
 def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
-    away = RedisRecords(client, "a port that nobody listens on")
+    away = RedisRegistry(client, "a port that nobody listens on")
     one = book(away, ManualClock())
     for is_success in (False, True, False, False):
         one.note("a", "example.com", status=500, is_success=is_success)
         one.sync()
     assert len([line for line in caplog.records if "cannot be shared" in line.message]) == 1
-    one.records = records = MemoryRecords()
+    one.records = records = MemoryRegistry()
     one.sync()
     (found,) = records.all()
     assert found.failures == 2
@@ -160,14 +164,14 @@ def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureF
 @pytest.mark.redis
 def test_no_record_holds_more_of_an_address_than_its_host(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    RedisRecords(client, "Redis").report([report(1)], RULES)
+    RedisRegistry(client, "Redis").report([report(1)], RULES)
     assert b"example.com" in client.hget(RECORDS, "a")  # type: ignore[operator]
 
 
 # -- what has changed ----------------------------------------------------------------------
 
 
-def test_changes_since_a_position(records: Records) -> None:
+def test_changes_since_a_position(records: EndpointRegistry) -> None:
     records.disable("a", why="", now=1.0)
     first = records.changes(None)
     assert (first.is_whole, set(first.disabled), first.count) == (True, {"a"}, 1)
@@ -188,7 +192,7 @@ def client(redis_url: str) -> redis.Redis:
 
 @pytest.mark.redis
 def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
-    records = RedisRecords(client, "Redis")
+    records = RedisRegistry(client, "Redis")
     records.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
     one = book(records, ManualClock())
     one.sync()
@@ -200,11 +204,11 @@ def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None
     client.config_resetstat()
     one.sync()
     assert "cmdstat_smembers" not in client.info("commandstats")
-    assert one.gate.disabled == records.disabled()
-    assert len(one.gate.disabled) == 499
+    assert one.limiter.disabled == records.disabled()
+    assert len(one.limiter.disabled) == 499
 
 
-def _lose_the_last_changes(client: redis.Redis, records: Records) -> None:
+def _lose_the_last_changes(client: redis.Redis, records: EndpointRegistry) -> None:
     """As a failover does to a replica that had not got them."""
     kept = {key: client.dump(key) for key in (RECORDS, DISABLED, CHANGES)}
     records.disable("new", why="", now=1.0)
@@ -216,7 +220,7 @@ def _lose_the_last_changes(client: redis.Redis, records: Records) -> None:
     records.disable("newer", why="", now=1.0)
 
 
-def _many(_client: redis.Redis, records: Records) -> None:
+def _many(_client: redis.Redis, records: EndpointRegistry) -> None:
     records.report([report(1, id=f"many-{number}", gone=True) for number in range(500)], RULES)
 
 
@@ -238,8 +242,8 @@ def _many(_client: redis.Redis, records: Records) -> None:
 def test_what_cannot_be_followed_is_read_as_a_whole(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, happens: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("formrelay.endpoints.redis_records._MOST_CHANGES", 100)
-    records = RedisRecords(client, "Redis")
+    monkeypatch.setattr("formrelay.actors.webhooks.redis_registry._MOST_CHANGES", 100)
+    records = RedisRegistry(client, "Redis")
     for id in ("old-1", "old-2", "old-3"):
         records.disable(id, why="", now=1.0)
     one = book(records, ManualClock())
@@ -250,14 +254,14 @@ def test_what_cannot_be_followed_is_read_as_a_whole(
     happens(client, records)
     for _ in range(2):
         one.sync()
-        assert one.gate.disabled == records.disabled()
+        assert one.limiter.disabled == records.disabled()
     assert client.xlen(CHANGES) <= 200
 
 
 @pytest.mark.redis
 def test_all_processes_agree_in_the_end(redis_url: str) -> None:
     books = [
-        book(RedisRecords(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
+        book(RedisRegistry(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
         for _ in range(4)
     ]
 
@@ -275,10 +279,10 @@ def test_all_processes_agree_in_the_end(redis_url: str) -> None:
         list(four.map(work, range(4)))
     for one in books:
         one.sync()
-        assert one.gate.disabled == one.records.disabled()
+        assert one.limiter.disabled == one.records.disabled()
 
 
-class Interrupted(MemoryRecords):
+class Interrupted(MemoryRegistry):
     """Calls ``between`` when a report was taken in and the answer is on its way."""
 
     between: Callable[[], None] | None = None
@@ -298,25 +302,25 @@ def test_410_in_the_middle_of_a_sync_holds() -> None:
     records.disable("b", why="", now=1.0)
     records.between = lambda: one.note("a", "example.com", status=410, is_success=False)
     one.sync()
-    assert one.gate.disabled == {"a", "b"}
+    assert one.limiter.disabled == {"a", "b"}
     one.sync()
-    assert one.gate.disabled == records.disabled() == {"a", "b"}
+    assert one.limiter.disabled == records.disabled() == {"a", "b"}
     records.enable("a")
     one.sync()
-    assert one.gate.disabled == {"b"}
+    assert one.limiter.disabled == {"b"}
 
 
 def test_410_holds_while_the_records_answer_only_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = MemoryRecords()
+    records = MemoryRegistry()
     one = book(records, ManualClock())
     one.note("a", "example.com", status=410, is_success=False)
     with monkeypatch.context() as away:
         away.setattr(records, "changes", _fails(BrokerError()))
         one.sync()
-    assert one.gate.disabled == records.disabled() == {"a"}
+    assert one.limiter.disabled == records.disabled() == {"a"}
     records.enable("a")
     one.sync()
-    assert one.gate.disabled == frozenset()
+    assert one.limiter.disabled == frozenset()
 
 
 def _fails(error: Exception) -> Callable[..., Any]:
@@ -327,7 +331,7 @@ def _fails(error: Exception) -> Callable[..., Any]:
 
 
 def test_what_fails_in_an_unexpected_way_loses_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = MemoryRecords()
+    records = MemoryRegistry()
     one = book(records, ManualClock())
     one.note("a", "example.com", status=500, is_success=False)
     with monkeypatch.context() as broken:
@@ -356,7 +360,7 @@ def test_what_fails_in_an_unexpected_way_loses_no_report(monkeypatch: pytest.Mon
 def test_a_record_of_another_version_stops_nothing(
     client: redis.Redis, stored: Any, failures: int
 ) -> None:
-    records = RedisRecords(client, "Redis")
+    records = RedisRegistry(client, "Redis")
     client.hset(RECORDS, "a", orjson.dumps(stored))
     client.hset(RECORDS, "c", b"\x00 no JSON")
     assert [one.id for one in records.all()] == ["a", "c"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic.config import JsonDict
 
-from ..sinks.webhook_request import RESERVED_HEADERS
-from .model import nothing_but
+from ...sinks.webhook_request import RESERVED_HEADERS
+from ..model import nothing_but
 
 
 def _in_any_case(name: str) -> str:

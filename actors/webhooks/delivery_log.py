@@ -21,14 +21,15 @@ from pydantic import (
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..brokers import MessageTooLarge, get_broker
-from ..config import get_settings
-from ..core.errors import BrokerError, PartsFailed
-from ..core.periodic import Periodic
-from .blocks import Row, Table, insert
-from .job import job_actor
-from .model import Job, JobModel
-from .sinks import clickhouse, clickhouse_throttle, endpoint_records, once, records_deliveries
+from ...brokers import MessageTooLarge, get_broker
+from ...config import get_settings
+from ...core.errors import BrokerError, PartsFailed
+from ...core.periodic import Periodic
+from ..events.insert import Row, Table, insert
+from ..job import job_actor
+from ..model import Job, JobModel
+from ..resources import clickhouse, clickhouse_throttle, per_process
+from .resources import endpoint_registry, records_deliveries
 
 logger = logging.getLogger("formrelay.webhooks")
 
@@ -86,9 +87,8 @@ def to_row(attempt: Attempt) -> Row:
 @job_actor(
     None,
     schema=list[Attempt],
-    worker=get_settings().events,
-    batch_size=get_settings().events.batch_size,
-    batch_wait=get_settings().events.batch_wait,
+    worker=lambda settings: settings.events,
+    batches=True,
     throttle=clickhouse_throttle,
 )
 def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
@@ -98,7 +98,7 @@ def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
         raise PartsFailed(failures)
 
 
-class AttemptLog:
+class DeliveryLog:
     """Gathers attempts and sends them; what a process that is killed has gathered is lost.
 
     Args:
@@ -156,7 +156,7 @@ class AttemptLog:
         if not kept:
             return
         try:
-            endpoint_records().keep(kept, self._keeps)
+            endpoint_registry().keep(kept, self._keeps)
         except BrokerError:
             self._delivered.extendleft(reversed(jobs))
             raise
@@ -177,11 +177,11 @@ def _send(part: list[dict[str, Any]]) -> None:
             logger.error("an attempt is too large to be recorded")
 
 
-@once
-def attempt_log() -> AttemptLog:
+@per_process
+def delivery_log() -> DeliveryLog:
     """This process's log of attempts."""
     keeps = get_settings().webhooks.keep_delivered
-    return AttemptLog(records=records_deliveries(), keeps=keeps)
+    return DeliveryLog(records=records_deliveries(), keeps=keeps)
 
 
 def attempts_of(id: str, *, limit: int) -> list[Attempt]:

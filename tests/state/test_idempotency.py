@@ -1,4 +1,4 @@
-"""What every ledger promises, in memory and in a real Redis."""
+"""What every idempotency store promises, in memory and in a real Redis."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 import pytest
 
 from formrelay.brokers import BrokerUnavailable
-from formrelay.brokers.redis.connection import address, connect
-from formrelay.middleware.once import Held, Known, Ledger
-from formrelay.state import MemoryLedger
-from formrelay.state.redis_ledger import PREFIX, RedisLedger
+from formrelay.state import MemoryIdempotencyStore
+from formrelay.state.idempotency import Held, IdempotencyStore, Known
+from formrelay.state.redis.connection import address, connect
+from formrelay.state.redis.idempotency import PREFIX, RedisIdempotencyStore
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 LONG, SHORT = timedelta(hours=1), timedelta(milliseconds=150)
 
 
-def in_redis(url: str) -> RedisLedger:
-    return RedisLedger(connect(url, timeout=timedelta(seconds=1)), address(url))
+def in_redis(url: str) -> RedisIdempotencyStore:
+    return RedisIdempotencyStore(connect(url, timeout=timedelta(seconds=1)), address(url))
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def ledger(request: pytest.FixtureRequest) -> Ledger:
+def ledger(request: pytest.FixtureRequest) -> IdempotencyStore:
     if request.param == "memory":
-        return MemoryLedger()
+        return MemoryIdempotencyStore()
     return in_redis(request.getfixturevalue("redis_url"))
 
 
-def test_a_free_key_is_locked_and_a_locked_one_is_held(ledger: Ledger) -> None:
+def test_a_free_key_is_locked_and_a_locked_one_is_held(ledger: IdempotencyStore) -> None:
     assert ledger.begin("a", "one", LONG) is None
     found = ledger.begin("a", "two", LONG)
     assert isinstance(found, Held)
@@ -39,20 +39,20 @@ def test_a_free_key_is_locked_and_a_locked_one_is_held(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("result", [b"null", b'{"a":"\\u0000\xc3\xa9"}', b""], ids=repr)
-def test_a_result_is_known_to_whoever_comes_after(ledger: Ledger, result: bytes) -> None:
+def test_a_result_is_known_to_whoever_comes_after(ledger: IdempotencyStore, result: bytes) -> None:
     ledger.begin("a", "one", LONG)
     assert ledger.finish("a", "one", result, LONG)
     assert ledger.begin("a", "two", LONG) == Known(result)
     assert ledger.begin("a", "one", LONG) == Known(result)
 
 
-def test_what_was_let_go_of_is_free_again(ledger: Ledger) -> None:
+def test_what_was_let_go_of_is_free_again(ledger: IdempotencyStore) -> None:
     ledger.begin("a", "one", LONG)
     ledger.release("a", "one")
     assert ledger.begin("a", "two", LONG) is None
 
 
-def test_a_lock_ends_by_itself_and_so_does_a_result(ledger: Ledger) -> None:
+def test_a_lock_ends_by_itself_and_so_does_a_result(ledger: IdempotencyStore) -> None:
     ledger.begin("a", "one", SHORT)
     wait_until(lambda: ledger.begin("a", "two", SHORT) is None)
     ledger.finish("a", "two", b"1", SHORT)
@@ -60,7 +60,7 @@ def test_a_lock_ends_by_itself_and_so_does_a_result(ledger: Ledger) -> None:
     wait_until(lambda: ledger.begin("a", "three", LONG) is None)
 
 
-def test_a_lock_that_is_renewed_lasts(ledger: Ledger) -> None:
+def test_a_lock_that_is_renewed_lasts(ledger: IdempotencyStore) -> None:
     ledger.begin("a", "one", SHORT)
     assert ledger.renew("a", "one", LONG)
     found = ledger.begin("a", "two", SHORT)
@@ -68,7 +68,7 @@ def test_a_lock_that_is_renewed_lasts(ledger: Ledger) -> None:
     assert found.ends_in > SHORT
 
 
-def test_nobody_touches_what_is_another_s(ledger: Ledger) -> None:
+def test_nobody_touches_what_is_another_s(ledger: IdempotencyStore) -> None:
     ledger.begin("a", "one", SHORT)
     wait_until(lambda: ledger.begin("a", "two", LONG) is None)
     assert not ledger.renew("a", "one", LONG)
@@ -82,7 +82,9 @@ def test_nobody_touches_what_is_another_s(ledger: Ledger) -> None:
     assert ledger.begin("a", "three", LONG) == Known(b"2")
 
 
-def test_a_result_whose_lock_has_ended_is_known_where_nobody_else_began(ledger: Ledger) -> None:
+def test_a_result_whose_lock_has_ended_is_known_where_nobody_else_began(
+    ledger: IdempotencyStore,
+) -> None:
     ledger.begin("a", "one", timedelta(milliseconds=1))
     ledger.begin("b", "one", timedelta(milliseconds=5))
     wait_until(lambda: ledger.begin("b", "two", LONG) is None)  # so that of a has ended as well
@@ -90,7 +92,7 @@ def test_a_result_whose_lock_has_ended_is_known_where_nobody_else_began(ledger: 
     assert ledger.begin("a", "two", LONG) == Known(b"1")
 
 
-def test_of_many_at_one_time_one_has_the_lock(ledger: Ledger) -> None:
+def test_of_many_at_one_time_one_has_the_lock(ledger: IdempotencyStore) -> None:
     with ThreadPoolExecutor(16) as pool:
         for key in map(str, range(20)):
             found: list[Any] = list(
@@ -101,10 +103,10 @@ def test_of_many_at_one_time_one_has_the_lock(ledger: Ledger) -> None:
 
 
 def test_a_ledger_in_memory_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    from formrelay.state import ledger as module
+    from formrelay.state import idempotency as module
 
     monkeypatch.setattr(module, "_MOST", 10)
-    ledger = MemoryLedger()
+    ledger = MemoryIdempotencyStore()
     for number in range(11):
         ledger.begin(str(number), "one", LONG)
         ledger.finish(str(number), "one", b"1", LONG)

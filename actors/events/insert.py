@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from ..core.errors import SinkPermanent
-from ..sinks.clickhouse import ClickHouse, TableUnready
+from ...core.errors import SinkPermanent
+from ...sinks.clickhouse import ClickHouse, TableUnready
 
 #: The values of a table's columns, in their order.
 Row = tuple[Any, ...]

@@ -9,7 +9,7 @@ from datetime import timedelta
 from struct import Struct
 from typing import Any
 
-from ..core.errors import NotNow, SinkPermanent, SinkTransient
+from ...core.errors import NotNow, SinkPermanent, SinkTransient
 
 #: These say that the endpoint wants less of everything, not that one delivery is wrong.
 THROTTLES = frozenset({429, 502, 504})
@@ -29,7 +29,7 @@ _PACKED = Struct("<IfdII")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EndpointLimits:
     """When an endpoint is left alone.
 
     Attributes:
@@ -50,7 +50,7 @@ class Limits:
 
 
 @dataclass(slots=True, eq=False)
-class Endpoint:
+class EndpointState:
     """What this process knows of one endpoint. Times are monotonic seconds.
 
     Attributes:
@@ -70,7 +70,7 @@ class Endpoint:
         line: deliveries that wait for their turn in memory; None while nobody ever had to.
     """
 
-    limits: Limits
+    limits: EndpointLimits
     in_flight: int = 0
     allowed: int = 1
     answered: float = 0.0
@@ -89,7 +89,7 @@ class Endpoint:
     line: deque[Any] | None = None
 
     @classmethod
-    def unpacked(cls, limits: Limits, packed: bytes) -> Endpoint:
+    def unpacked(cls, limits: EndpointLimits, packed: bytes) -> EndpointState:
         """The inverse of :meth:`packed`."""
         allowed, seconds, since, worked, worked_before = _PACKED.unpack(packed)
         return cls(

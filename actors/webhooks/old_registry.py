@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-#: As in ``redis_records.py``, without a namespace.
+#: As in ``redis_registry.py``, without a namespace.
 OLD_RECORDS = "formrelay:endpoints"
 OLD_DISABLED = "formrelay:endpoints:disabled"
 OLD_DELIVERED = "formrelay:delivered:"
@@ -20,7 +20,7 @@ _DISABLED_LASTS = 3_600
 _CHUNK = 500
 
 
-class OldRecords:
+class OldRegistry:
     """See the module.
 
     Args:

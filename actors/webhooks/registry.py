@@ -10,9 +10,11 @@ from typing import Any, Protocol, TypeAlias
 
 import orjson
 
+from ...state import StateRedis
+
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class DisableRules:
     """When an endpoint is disabled.
 
     Attributes:
@@ -114,7 +116,7 @@ class Changes:
 
 
 @dataclass(slots=True)
-class Report:
+class DeliveryReport:
     """What one process has seen of an endpoint since it last reported.
 
     Attributes:
@@ -135,7 +137,9 @@ class Report:
     form_id: str = ""
 
 
-def merged(record: EndpointRecord | None, report: Report, rules: Rules) -> EndpointRecord:
+def merged(
+    record: EndpointRecord | None, report: DeliveryReport, rules: DisableRules
+) -> EndpointRecord:
     """A record with a report taken in; disabled where the rules say so."""
     found = record or EndpointRecord(report.id, report.host)
     before = 0 if report.has_worked else found.failures
@@ -162,10 +166,12 @@ def merged(record: EndpointRecord | None, report: Report, rules: Rules) -> Endpo
     return found if why is None else replace(found, disabled_at=report.last_at, why=why)
 
 
-class Records(Protocol):
+class EndpointRegistry(Protocol):
     """Where the records are kept."""
 
-    def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
+    def report(
+        self, reports: Iterable[DeliveryReport], rules: DisableRules
+    ) -> list[EndpointRecord]:
         """Take reports in; returns the endpoints that are disabled by that."""
 
     def disabled(self) -> frozenset[str]:
@@ -195,7 +201,7 @@ class Records(Protocol):
         """What was kept of a webhook."""
 
 
-class MemoryRecords:
+class MemoryRegistry:
     """Of this process alone, until it ends."""
 
     def __init__(self) -> None:
@@ -204,7 +210,9 @@ class MemoryRecords:
         self._version = 0  # of the set of disabled endpoints
         self._lock = Lock()
 
-    def report(self, reports: Iterable[Report], rules: Rules) -> list[EndpointRecord]:
+    def report(
+        self, reports: Iterable[DeliveryReport], rules: DisableRules
+    ) -> list[EndpointRecord]:
         found = []
         with self._lock:
             for report in reports:
@@ -259,3 +267,12 @@ class MemoryRecords:
         self._disabled.add(record.id)
         self._version += 1
         return True
+
+
+def make_registry(redis: StateRedis | None) -> EndpointRegistry:
+    """In Redis, or in this process's memory where there is none. Talks to no server."""
+    if redis is None:
+        return MemoryRegistry()
+    from .redis_registry import RedisRegistry
+
+    return RedisRegistry(*redis)

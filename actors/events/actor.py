@@ -21,17 +21,14 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 from pydantic_core import CoreSchema
 
-from ..config import get_settings
-from ..core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
-from ..sinks.clickhouse import TableUnready
-from .blocks import Row, insert
-from .job import job_actor
-from .model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
-from .sinks import clickhouse, clickhouse_throttle
-from .tables import Destinations, Waits
-
-_settings = get_settings().events
-_most_bytes = get_settings().broker.max_message_bytes
+from ...config import get_settings
+from ...core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTransient
+from ...sinks.clickhouse import TableUnready
+from ..job import job_actor
+from ..model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
+from ..resources import clickhouse, clickhouse_throttle, per_process
+from .insert import Row, insert
+from .routing import Destinations, Waits
 
 
 # A dataclass and no JobModel: of these there are many, and pydantic makes one in half the time.
@@ -83,9 +80,10 @@ def _text(properties: dict[str, Any]) -> str:
         data = orjson.dumps(properties, option=AS_IT_IS)
     except TypeError as error:
         raise _no_json("properties", error) from None
-    if len(data) > _most_bytes:
+    limit = get_settings().broker.max_message_bytes
+    if len(data) > limit:
         raise InvalidJob(
-            f"properties: expected at most {_most_bytes} bytes of JSON (MAX_MESSAGE_BYTES), got "
+            f"properties: expected at most {limit} bytes of JSON (MAX_MESSAGE_BYTES), got "
             f"{len(data)}: send a reference to the data instead"
         )
     if has_nul(data):
@@ -212,26 +210,30 @@ def _complete(event: Event, name: str, sent_at: int) -> None:
         )
 
 
-_destinations = Destinations(_settings.tables)
+@per_process
+def _destinations() -> Destinations:
+    return Destinations(get_settings().events.tables)
+
+
 _waits = Waits()
 
 
 @job_actor(
     "event.record",
     schema=Annotated[list[Event], BeforeValidator(_one_or_many), Field(min_length=1), _OneOrMany()],
-    worker=_settings,
-    batch_size=_settings.batch_size,
-    batch_wait=_settings.batch_wait,
+    worker=lambda settings: settings.events,
+    batches=True,
     to_wire=to_wire,
     throttle=clickhouse_throttle,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
     """Insert the events of all jobs, a block a table; of a refused block, find the refused job."""
     blocks: defaultdict[str, dict[int, list[Row]]] = defaultdict(dict)  # by table and job
+    destinations = _destinations()
     failures: dict[int, BaseException] = {}
     for index, job in enumerate(jobs):
         try:
-            for name, rows in _destinations.sort(_rows(job)).items():
+            for name, rows in destinations.sort(_rows(job)).items():
                 blocks[name][index] = rows
         except InvalidJob as error:
             failures[index] = error
@@ -241,7 +243,7 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
         try:
             refused = {} if later else _insert(name, list(block.values()))
         except TableUnready as error:
-            if len(_destinations.tables) == 1:
+            if len(destinations.tables) == 1:
                 raise
             later = _waits.failed(name, error)
         except SinkTransient as error:
@@ -259,6 +261,6 @@ def record_events(jobs: list[Job[list[Event]]]) -> None:
 
 
 def _insert(name: str, jobs: list[list[Row]]) -> dict[int, SinkPermanent]:
-    refused = insert(clickhouse(), _destinations.tables[name], jobs)
+    refused = insert(clickhouse(), _destinations().tables[name], jobs)
     _waits.worked(name)
     return refused

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from threading import Lock
 
-from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import NotNow, SinkTransient
-from .blocks import Row, Table
+from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.errors import NotNow, SinkTransient
+from .insert import Row, Table
 
 logger = logging.getLogger("formrelay.workers")
 

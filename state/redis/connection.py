@@ -20,8 +20,8 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from ...config.parser import Expected
 from ...config.redis_urls import RedisAddress, read_redis_url
+from ...core.broker_errors import BrokerRefused, BrokerUnavailable
 from ...core.errors import ConfigError
-from ..errors import BrokerRefused, BrokerUnavailable
 from . import client as clients
 from .pool import NoConnectionFree, bounded
 

@@ -1,0 +1,82 @@
+"""What the deliveries of this process share, made at first use from the settings."""
+
+from __future__ import annotations
+
+import logging
+
+from ...brokers import get_broker
+from ...config import Settings, get_settings
+from ...core.errors import BrokerError
+from ...sinks.http import Egress
+from ..events import record_events
+from ..resources import per_process
+from .endpoint_state import EndpointLimits
+from .limiter import EndpointLimiter
+from .registry import DisableRules, EndpointRecord, EndpointRegistry, make_registry
+from .registry_sync import RegistrySync
+
+logger = logging.getLogger("formrelay.webhooks")
+
+
+def deliveries_at_a_time(settings: Settings) -> int:
+    """How many webhooks a process delivers at a time."""
+    return settings.webhooks.worker_concurrency or settings.worker_concurrency
+
+
+@per_process
+def registry_sync() -> RegistrySync:
+    """What is known of the endpoints of webhooks."""
+    settings = get_settings()
+    section = settings.webhooks
+    limits = EndpointLimits(
+        in_flight=section.endpoint_concurrency or max(1, deliveries_at_a_time(settings) // 4),
+        failures=section.breaker_failures,
+        opens_for=section.breaker_wait,
+    )
+    rules = DisableRules(failures=section.disable_after_failures, failing_for=section.disable_after)
+    return RegistrySync(
+        EndpointLimiter(limits), endpoint_registry(), rules, announce=_record_disabled
+    )
+
+
+def _record_disabled(record: EndpointRecord) -> None:
+    """An event says that an endpoint was disabled."""
+    if not records_deliveries():
+        return
+    event = {
+        "type": "webhook.endpoint_disabled",
+        "formId": record.form_id or "unknown",
+        "properties": {"endpoint": record.id, "host": record.host, "why": record.why},
+    }
+    try:
+        record_events.send(payload=event)
+    except BrokerError as error:
+        logger.warning("an event was not sent", extra={"why": str(error), "endpoint": record.id})
+
+
+def records_deliveries() -> bool:
+    """Whether what becomes of webhooks is recorded in ClickHouse."""
+    settings = get_settings()
+    if settings.webhooks.delivery_log is not None:
+        return settings.webhooks.delivery_log
+    return settings.clickhouse.url is not None
+
+
+@per_process
+def endpoint_registry() -> EndpointRegistry:
+    """What all processes know of endpoints, where the broker keeps shared state."""
+    return make_registry(get_broker().state)
+
+
+@per_process
+def egress() -> Egress:
+    """The way out for webhooks."""
+    settings = get_settings()
+    section = settings.webhooks
+    return Egress(
+        timeout=section.timeout,
+        allow_http=section.allow_http,
+        allowed_private=section.allowed_private_cidrs,
+        limit=deliveries_at_a_time(settings),
+        proxy=section.secret("proxy"),
+    )

@@ -1,0 +1,1 @@
+"""Redis: the client, and what is kept with it."""

@@ -1,0 +1,39 @@
+"""Importing a module of formrelay does nothing but define things, whichever comes first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import checkout
+
+#: Programs, and modules of a Django project: importing these is starting something.
+PROGRAMS = ("formrelay.__main__", "formrelay.worker", "formrelay.djangoapp", "formrelay.examples")
+
+
+def modules() -> list[str]:
+    """Every module of the package that is there to be imported."""
+    names = (path.removesuffix(".py") for path in checkout.installed_files() if path[-3:] == ".py")
+    dotted = (name.removesuffix("/__init__").replace("/", ".") for name in names)
+    return sorted(name for name in dotted if not name.startswith(PROGRAMS))
+
+
+def test_importing_reads_no_configuration_makes_no_broker_and_starts_no_thread(
+    tmp_path: Path,
+) -> None:
+    names = modules()
+    assert {"formrelay.actors", "formrelay.actors.webhooks.actor", "formrelay.ops.boot"} <= {*names}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.fresh_import"],
+        input="\n".join(names),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout.ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == []

@@ -1,0 +1,61 @@
+"""Imports one module of formrelay in a fresh process, for each name on standard input.
+
+Prints a line of JSON for a module whose import reads the configuration, makes a broker, starts
+a thread, or fails. The libraries of all modules are loaded once, before the first fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+
+import dramatiq.broker
+
+
+def effects_of(module: str) -> list[str]:
+    """What the import did beside defining things."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return [f"fails: {type(error).__name__}: {error}"]
+    found = []
+    current = sys.modules.get("formrelay.config.current")
+    if current is not None and current._current is not None:
+        found.append("reads the configuration")
+    factory = sys.modules.get("formrelay.brokers.factory")
+    if factory is not None and factory._broker is not None:
+        found.append("makes a broker")
+    if dramatiq.broker.global_broker is not None:
+        found.append("sets Dramatiq's broker")
+    if threading.active_count() > 1:
+        found.append("starts a thread")
+    return found
+
+
+def load_libraries(modules: list[str]) -> None:
+    """Import all modules, and forget those of formrelay."""
+    for module in modules:
+        importlib.import_module(module)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "formrelay"]:
+        del sys.modules[name]
+
+
+def main() -> None:
+    modules = sys.stdin.read().split()
+    load_libraries(modules)
+    for module in modules:
+        pid = os.fork()
+        if pid:
+            os.waitpid(pid, 0)
+            continue
+        effects = effects_of(module)
+        if effects:
+            print(json.dumps([module, effects]), flush=True)
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
