@@ -2,6 +2,8 @@
 
     scripts/test                              everything, as CI does
     scripts/test --lint                       the static checks alone
+    scripts/test --quick                      these and the tests without servers and processes
+    scripts/test --quick tests/core           such tests alone
     scripts/test tests/core -k name           pytest alone, with these arguments
     scripts/test --oldest [tests/core …]      the oldest dependencies alone (scripts/test-range)
 
@@ -105,6 +107,10 @@ def main() -> int:
             if arguments[1:]:
                 stop(f"--lint takes no further arguments, got {' '.join(arguments[1:])}")
             return run_steps(STATIC)
+        if arguments[:1] == ["--quick"]:
+            # Neither servers nor their packages: this needs no root and no Debian.
+            quick = Step("quick tests", [PYTHON, "-m", "pytest", *arguments])
+            return run_steps([quick]) if arguments[1:] else run_steps(STATIC, beside=[quick])
         prepare_servers()
         if arguments[:1] == ["--oldest"]:
             return run_steps(

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.missing import missing
 from tests.support.part import part_asked_for
+from tests.support.quick import QUICK, Quick
 from tests.support.ran import RanCheck
 from tests.support.servers import (
     ClickHouseCluster,
@@ -127,8 +128,17 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
             assert node.running, f"a node has ended by itself:\n{node.log_tail(60)}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--quick``."""
+    parser.addoption("--quick", action="store_true", help="no test that needs a server or process")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Watch that tests of every kind ran, also of a part of them."""
+    is_quick = config.getoption("quick")
+    if is_quick:
+        config.option.markexpr = QUICK
+    config.pluginmanager.register(Quick(is_asked_for=is_quick))
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
     if part := part_asked_for():
         config.pluginmanager.register(part)
