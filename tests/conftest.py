@@ -17,7 +17,6 @@ from typing import TypeVar
 import pytest
 
 from tests.support.missing import missing
-from tests.support.part import part_asked_for
 from tests.support.quick import QUICK, Quick
 from tests.support.ran import RanCheck
 from tests.support.servers import (
@@ -29,6 +28,7 @@ from tests.support.servers import (
     ZooKeeperServer,
     in_ci,
 )
+from tests.support.share import share_asked_for
 
 _S = TypeVar("_S", bound=Server)
 
@@ -134,14 +134,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch that tests of every kind ran, also of a part of them."""
+    """Mark what starts processes, watch that tests of every kind ran, share a run."""
     is_quick = config.getoption("quick")
     if is_quick:
         config.option.markexpr = QUICK
     config.pluginmanager.register(Quick(is_asked_for=is_quick))
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
-    if part := part_asked_for():
-        config.pluginmanager.register(part)
+    if share := share_asked_for():
+        config.pluginmanager.register(share)
 
 
 def _given(kind: str, variable: str) -> str:
