@@ -30,6 +30,9 @@ from tests.support.servers import (
 )
 from tests.support.share import share_asked_for
 
+# Milliseconds until a paused worker, or one that lost its consumer, goes on: 3,000 by default.
+os.environ.setdefault("dramatiq_restart_delay", "200")
+
 _S = TypeVar("_S", bound=Server)
 
 
