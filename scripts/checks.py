@@ -2,6 +2,8 @@
 
     scripts/test                              everything, as CI does
     scripts/test --lint                       the static checks alone
+    scripts/test --quick                      these and the tests without servers and processes
+    scripts/test --quick tests/core           such tests alone
     scripts/test tests/core -k name           pytest alone, with these arguments
     scripts/test --oldest [tests/core …]      the oldest dependencies alone (scripts/test-range)
 
@@ -22,9 +24,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,9 +54,9 @@ OLDEST_IN_BRIEF = [
     "tests/range",
 ]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *OLDEST_IN_BRIEF[1:]]
-#: A run of everything is so many beside one another. Tests mostly wait, so that three take 12
-#: minutes instead of 21 on two cores; but a test of pausing on RabbitMQ fails now and then there.
-PARTS = 1
+#: How many pytest processes share a run of everything. Tests mostly wait, so that two cores can
+#: take several; with more, the machine is too busy for tests that count on time.
+PROCESSES = 2
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -76,12 +79,17 @@ STATIC = [
 ]
 
 
-def pytest_step(arguments: Sequence[str], part: str = "") -> Step:
-    """pytest with the servers up; of a part like 1/2 alone (tests/support/part.py)."""
+def pytest_step(arguments: Sequence[str]) -> Step:
+    """pytest with the servers up."""
     servers = [PYTHON, "scripts/servers.py", "run", "--"]
-    name = f"pytest {part.replace('/', ' of ')}" if part else "pytest"
-    argv = [*servers, PYTHON, "-m", "pytest", *arguments]
-    return Step(name, argv, {"FORMRELAY_TEST_PART": part})
+    return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
+
+
+def shared_steps(claims: str) -> list[Step]:
+    """All tests, by several processes that share them (tests/support/share.py)."""
+    step = pytest_step([])
+    names = [f"pytest {number} of {PROCESSES}" for number in range(1, PROCESSES + 1)]
+    return [replace(step, name=name, env={"FORMRELAY_TEST_CLAIMS": claims}) for name in names]
 
 
 def oldest_step(arguments: Sequence[str]) -> Step:
@@ -105,6 +113,10 @@ def main() -> int:
             if arguments[1:]:
                 stop(f"--lint takes no further arguments, got {' '.join(arguments[1:])}")
             return run_steps(STATIC)
+        if arguments[:1] == ["--quick"]:
+            # Neither servers nor their packages: this needs no root and no Debian.
+            quick = Step("quick tests", [PYTHON, "-m", "pytest", *arguments])
+            return run_steps([quick]) if arguments[1:] else run_steps(STATIC, beside=[quick])
         prepare_servers()
         if arguments[:1] == ["--oldest"]:
             return run_steps(
@@ -114,8 +126,9 @@ def main() -> int:
             # pytest alone while one test is worked on: the order of the day is speed.
             return run_steps([pytest_step(arguments)])
         oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
-        first, *others = [pytest_step([], f"{number}/{PARTS}") for number in range(1, PARTS + 1)]
-        return run_steps([*STATIC, first], beside=[*others, *oldest])
+        with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
+            first, *others = shared_steps(claims)
+            return run_steps([*STATIC, first], beside=[*others, *oldest])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum

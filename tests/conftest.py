@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 from tests.support.missing import missing
-from tests.support.part import part_asked_for
+from tests.support.quick import QUICK, Quick
 from tests.support.ran import RanCheck
 from tests.support.servers import (
     ClickHouseCluster,
@@ -28,6 +28,10 @@ from tests.support.servers import (
     ZooKeeperServer,
     in_ci,
 )
+from tests.support.share import share_asked_for
+
+# Milliseconds until a paused worker, or one that lost its consumer, goes on: 3,000 by default.
+os.environ.setdefault("dramatiq_restart_delay", "200")
 
 _S = TypeVar("_S", bound=Server)
 
@@ -127,11 +131,20 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
             assert node.running, f"a node has ended by itself:\n{node.log_tail(60)}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--quick``."""
+    parser.addoption("--quick", action="store_true", help="no test that needs a server or process")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch that tests of every kind ran, also of a part of them."""
+    """Mark what starts processes, watch that tests of every kind ran, share a run."""
+    is_quick = config.getoption("quick")
+    if is_quick:
+        config.option.markexpr = QUICK
+    config.pluginmanager.register(Quick(is_asked_for=is_quick))
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
-    if part := part_asked_for():
-        config.pluginmanager.register(part)
+    if share := share_asked_for():
+        config.pluginmanager.register(share)
 
 
 def _given(kind: str, variable: str) -> str:

@@ -190,10 +190,12 @@ class Session:
 
     def flush(self, *, all: bool) -> None:
         """Send what is acknowledged and handed back."""
-        data = self._acks.frames(all=all)
+        data = b""
         if self._handed_back:
-            data += b"".join(map(wire.hand_back, self._handed_back))
+            # First: an acknowledgement of several would take these messages as done too.
+            data = b"".join(map(wire.hand_back, self._handed_back))
             self._handed_back.clear()
+        data += self._acks.frames(all=all)
         if data:
             self.link.send(data)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
+from scripts.checks import Step, oldest_pins, run_steps
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-checks = runpy.run_path(str(ROOT / "scripts" / "checks.py"))
-oldest_pins, run_steps, Step = checks["oldest_pins"], checks["run_steps"], checks["Step"]
 
 
 def test_the_lower_bounds_are_those_of_setup_cfg() -> None:
@@ -27,22 +25,18 @@ def test_a_bound_that_was_taken_away_is_named(capsys: pytest.CaptureFixture[str]
     assert "no lower bound for pika" in capsys.readouterr().err
 
 
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
 @pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 3)])
 def test_what_runs_beside_the_others_is_printed_after_them_and_counts(
     statuses: tuple[int, int], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     sign = tmp_path / "sign"
     # The first ends only when the second has begun.
-    first = (
-        f"import os\nwhile not os.path.exists({str(sign)!r}): pass\nraise SystemExit({statuses[0]})"
+    first = f"until [ -e '{sign}' ]; do sleep 0.01; done; exit {statuses[0]}"
+    second = f"touch '{sign}'; echo here; exit {statuses[1]}"
+    result = run_steps(
+        [Step("first", ["sh", "-c", first])], beside=[Step("second", ["sh", "-c", second])]
     )
-    second = f"print(open({str(sign)!r}, 'w').write('here'))\nraise SystemExit({statuses[1]})"
-    result = run_steps([Step("first", python(first))], [Step("second", python(second))])
     assert result == int(statuses != (0, 0))
     output = capfd.readouterr().out
-    assert output.index("== first") < output.index("== second (beside the others)\n4\n")
+    assert output.index("== first") < output.index("== second (beside the others)\nhere\n")
     assert ("failed (3)" in output) == (statuses[1] == 3)

@@ -109,7 +109,7 @@ def main() -> None:
     declare(broker, queue, file)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    worker = Worker(broker, worker_timeout=200, worker_threads=4)
+    worker = Worker(broker, worker_timeout=50, worker_threads=4)
     # Said before: the first message may be the one that kills it.
     print("ready", flush=True)
     worker.start()

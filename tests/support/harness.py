@@ -28,8 +28,13 @@ class Harness:
         """Declare ``function`` as an actor on the queue."""
         return dramatiq.actor(function, broker=self.broker, queue_name=self.queue, **options)
 
-    def start(self, *, threads: int = 4) -> None:
-        self.worker = Worker(self.broker, worker_timeout=200, worker_threads=threads)
+    def start(self, *, threads: int = 4, timeout: int = 50) -> None:
+        """Start the worker.
+
+        Args:
+            timeout: milliseconds of each wait for messages. Stopping takes two of them.
+        """
+        self.worker = Worker(self.broker, worker_timeout=timeout, worker_threads=threads)
         self.worker.start()
 
     def stop(self) -> None:

@@ -36,6 +36,7 @@ class RanCheck:
     def __init__(self, config: pytest.Config, *, required: bool) -> None:
         self._required = required and is_whole_suite(config)
         self._kinds: dict[str, set[str]] = {}
+        self._begun: Counter[str] = Counter()
         self._passed: Counter[str] = Counter()
 
     @pytest.hookimpl(tryfirst=True)  # before `-m` selects by the marks
@@ -49,6 +50,8 @@ class RanCheck:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count."""
+        if report.when == "setup":
+            self._begun.update(self._kinds.get(report.nodeid, ()))
         if report.when == "call" and report.passed:
             self._passed.update(self._kinds.get(report.nodeid, ()))
 
@@ -70,7 +73,11 @@ class RanCheck:
             )
 
     def _missing(self) -> list[str]:
-        return [kind for kind in KINDS if not self._passed[kind]] if self._required else []
+        if not self._required:
+            return []
+        # Of a run that is shared, another process may have had all tests of a kind.
+        left_to_others = set().union(*self._kinds.values()) - self._begun.keys()
+        return [kind for kind in KINDS if not self._passed[kind] and kind not in left_to_others]
 
 
 def kinds_of(fixtures: Iterable[str]) -> set[str]:

@@ -205,12 +205,12 @@ def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) ->
             await replies[-1]
 
     actor = awaiting(harness, wait, in_flight=2)
-    for _ in range(20):
+    for _ in range(8):
         actor.send("slow")
     actor.send("quick")
     harness.start(threads=1)
     wait_until(lambda: "quick" in begun, timeout=20)
-    wait_until(lambda: len(replies) == 20)
+    wait_until(lambda: len(replies) == 8)
     for reply in replies:
         reply.give()
     wait_until(harness.is_empty)

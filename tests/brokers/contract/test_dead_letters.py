@@ -168,7 +168,7 @@ def test_the_newest_dead_come_first(harness: Harness, inspector: Inspector) -> N
     assert inspector.newest_dead(harness.queue, limit=0) == []
 
 
-def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
+def test_many_are_replayed_once_each_though_they_die_again_meanwhile(
     harness: Harness, inspector: Inspector, broker: RelayBroker
 ) -> None:
     ran: list[int] = []
@@ -178,7 +178,7 @@ def test_thousands_are_replayed_once_each_though_they_die_again_meanwhile(
         raise SinkPermanent
 
     actor = harness.actor(refuse_again)
-    many = 3_000
+    many = 1_200  # in chunks of 500, or of 200 on RabbitMQ
     broker.enqueue_many(actor.message(number) for number in range(many))
     harness.start()
     wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)

@@ -25,7 +25,7 @@ def main() -> None:
     # Waited for, not handled: a test may send it while this thread is about to wait, and an
     # Event that is set by a handler just then is never set.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    worker = Worker(broker, worker_timeout=200, worker_threads=4)
+    worker = Worker(broker, worker_timeout=50, worker_threads=4)
     worker.start()
     print("ready", flush=True)
     signal.sigwait({signal.SIGTERM})

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formrelay.brokers.rabbitmq import wire
-from formrelay.brokers.rabbitmq.session import Acks
+from formrelay.brokers.rabbitmq.session import Acks, Session
 
 
 def test_numbers_in_a_row_are_one_acknowledgement() -> None:
@@ -50,3 +50,40 @@ def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
     for confirm in wire.Parser().feed(acks.frames(all=True)):
         done |= set(range(1, confirm.number + 1)) if confirm.multiple else {confirm.number}
     assert done == set(range(1, count + 1))
+
+
+class Sent:
+    """A link that only keeps what is sent."""
+
+    delivered = 0
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def send(self, data: bytes) -> None:
+        self.data += data
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.randoms(use_true_random=False))
+def test_a_message_that_is_handed_back_is_never_acknowledged(
+    handed_back: list[bool], chance: random.Random
+) -> None:
+    sent = Sent()
+    session = Session(sent, "jobs", number=1, prefetch=8)  # type: ignore[arg-type]
+    numbers = list(enumerate(handed_back, 1))
+    chance.shuffle(numbers)
+    for number, is_back in numbers:
+        (session.hand_back if is_back else session.acknowledge)(number)
+        if chance.random() < 0.2:
+            session.flush(all=chance.random() < 0.3)
+    session.flush(all=True)
+    unsettled, done = set(range(1, len(handed_back) + 1)), set[int]()
+    for settled in wire.Parser().feed(sent.data):
+        upto = {number for number in unsettled if number <= settled.number}
+        assert settled.number in unsettled  # or RabbitMQ would close the channel
+        now = upto if settled.multiple else {settled.number}
+        unsettled -= now
+        if settled.taken:
+            done |= now
+    assert done == {number for number, is_back in enumerate(handed_back, 1) if not is_back}
+    assert not unsettled

@@ -154,7 +154,7 @@ def test_a_queue_deleted_under_its_worker_is_declared_again(harness: Harness, ch
 def test_an_idle_worker_starts_a_job_at_once(harness: Harness) -> None:
     started: list[float] = []
     actor = harness.actor(lambda: started.append(time.monotonic()), actor_name="note")
-    harness.start()
+    harness.start(timeout=1_000)
     consumer_of(harness)
     waits = []
     for count in range(1, 21):

@@ -1,0 +1,86 @@
+"""A run that several processes share: each test runs in one of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.share import VARIABLE
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFTEST = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.support.share import share_asked_for
+
+def pytest_configure(config):
+    if share := share_asked_for():
+        config.pluginmanager.register(share)
+"""
+
+
+def begin(suite: Path, claims: Path | None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+    return subprocess.Popen(
+        [*command, f"--rootdir={suite}", str(suite)],
+        cwd=suite,
+        env={**os.environ, VARIABLE: str(claims or "")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def passed(process: subprocess.Popen[str]) -> list[str]:
+    """The tests that ran in it, all of which passed."""
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), printed
+    return [line.split()[0] for line in printed.splitlines() if " PASSED" in line]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Six files in two folders, whose tests use fixtures of each scope."""
+    suite = tmp_path / "suite"
+    for folder in ("one", "two"):
+        (suite / folder).mkdir(parents=True)
+        (suite / folder / "conftest.py").write_text(
+            "import pytest\n"
+            "ended = []\n"
+            "@pytest.fixture(scope='package')\n"
+            "def package(): yield ended.append(0)\n"
+            "@pytest.fixture(scope='module')\n"
+            f"def module(package):\n    assert not ended[1:]\n    yield {folder!r}\n"
+        )
+        for name in "abc":
+            (suite / folder / f"test_{folder}_{name}.py").write_text(
+                f"def test_x(module): assert module == {folder!r}\ndef test_y(module): pass\n"
+            )
+    (suite / "conftest.py").write_text(CONFTEST)
+    return suite
+
+
+def test_each_test_runs_in_one_process_and_a_file_in_one(suite: Path, tmp_path: Path) -> None:
+    everything = passed(begin(suite, None))
+    assert len(everything) == 12
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    shares = [passed(process) for process in [begin(suite, claims) for _ in range(3)]]
+    assert sorted(test for share in shares for test in share) == sorted(everything)
+    files = [{test.split("::")[0] for test in share} for share in shares]
+    assert sum(map(len, files)) == 6
+
+
+def test_files_that_others_have_claimed_are_left_to_them(suite: Path, tmp_path: Path) -> None:
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    for name in ("one/test_one_b", "two/test_two_a", "two/test_two_c"):
+        (claims / str(suite / f"{name}.py").replace("/", "+")).touch()
+    ran = passed(begin(suite, claims))
+    assert [test.split("::")[0] for test in ran[::2]] == [
+        *("one/test_one_a.py", "one/test_one_c.py", "two/test_two_b.py")
+    ]
+    assert passed(begin(suite, claims)) == []
