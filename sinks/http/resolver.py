@@ -14,10 +14,10 @@ from datetime import timedelta
 from threading import Lock, Thread
 from time import monotonic
 
-from ..core.errors import SinkUnavailable
-from ..core.later import Later
-from ..core.loop import get_loop
-from ..core.process import current_pid
+from ...core.errors import SinkUnavailable
+from ...core.later import Later
+from ...core.loop import get_loop
+from ...core.process import current_pid
 
 Addresses = tuple[str, ...]
 

@@ -1,7 +1,7 @@
-"""All requests of a process, driven by its loop through libcurl's multi interface.
+"""All webhook requests of a process, driven by its loop through libcurl's multi interface.
 
-A thread a request would wait for Python's lock at each of libcurl's callbacks; here whoever
-wants something sent leaves it in an inbox, and one thread does the waiting for all of them.
+A thread for each request would wait for Python's lock at each of libcurl's callbacks. Here callers
+leave their requests in an inbox, and one thread does the waiting for all of them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import logging
 import select
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Hashable
 from time import monotonic
 from typing import Any, TypeVar, cast
 
 import pycurl
 
-from ..core.later import Later
-from ..core.loop import Loop, get_loop
-from ..core.process import current_pid
-from .exchange import Exchange
-from .inherited import leave_to_parent
-from .kept import KeptConnections
+from ...core.later import Later
+from ...core.loop import Loop, get_loop
+from ...core.process import current_pid
+from .curl import Handle, is_stale, leave_to_parent
 
 T = TypeVar("T")
 
@@ -35,14 +32,6 @@ ASIDE_AFTER = 1.0
 _TICK = 0.001
 #: So many times the limit may be under way in all, those that have made room included.
 _MOST_ASIDE = 10
-
-
-@dataclass(eq=False, slots=True)
-class Handle:
-    """A handle of libcurl's, its options set once, and what its callbacks gather."""
-
-    curl: Any
-    exchange: Exchange
 
 
 class Transfer(Later[T]):
@@ -186,8 +175,8 @@ class _Driver:
         while self._inbox and self._has_room():
             transfer = self._inbox.popleft()
             try:
-                handle = self._free.pop() if self._free else self._new_handle()
-                handle.exchange.clear()
+                handle = self._free.pop() if self._free else self._make_handle()
+                handle.callbacks.clear()
                 transfer.prepare(handle)
                 needs_new = transfer.needs_new or self._kept.has_stale(
                     transfer.destination, self._in_use
@@ -200,11 +189,6 @@ class _Driver:
             transfer.began = now
             self._young.append(transfer)
             self._active[handle.curl] = handle, transfer
-
-    def _new_handle(self) -> Handle:
-        handle = self._make_handle()
-        leave_to_parent(handle.curl)
-        return handle
 
     def _has_room(self) -> bool:
         active = len(self._active)
@@ -246,6 +230,39 @@ class _Driver:
 
     def _on_event(self, descriptor: int, event: int) -> None:
         self._multi.socket_action(descriptor, _as_libcurl_says(event))
+
+
+class KeptConnections:
+    """The sockets of the connections that libcurl may use again, by destination.
+
+    libcurl does not say when it closes a socket, so a few that are listed may be closed, or lead
+    elsewhere by now. They cost a new connection at worst.
+    """
+
+    def __init__(self) -> None:
+        self._destinations: dict[int, Hashable] = {}
+        self._sockets: defaultdict[Hashable, set[int]] = defaultdict(set)
+
+    def add(self, destination: Hashable, socket: int) -> None:
+        """A request to ``destination`` went over ``socket``."""
+        known = self._destinations.get(socket)
+        if known == destination:
+            return
+        if known is not None:
+            self._sockets[known].discard(socket)
+            if not self._sockets[known]:
+                del self._sockets[known]
+        self._destinations[socket] = destination
+        self._sockets[destination].add(socket)
+
+    def has_stale(self, destination: Hashable, in_use: Collection[int]) -> bool:
+        """Whether a connection to ``destination`` has been closed by the receiver.
+
+        Args:
+            in_use: sockets of the requests under way.
+        """
+        sockets = self._sockets.get(destination)
+        return bool(sockets) and is_stale([one for one in sockets or () if one not in in_use])
 
 
 _AS_THE_SYSTEM_SAYS = {
