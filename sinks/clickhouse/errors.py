@@ -8,7 +8,6 @@ message here has the code and its name, never the server's text.
 from __future__ import annotations
 
 import logging
-import re
 import struct
 from collections.abc import Sequence
 from datetime import timedelta
@@ -135,13 +134,13 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
     """
     if isinstance(error, FormrelayError):
         return error
-    code = code_of(error)
+    code = getattr(error, "code", None)
     # clickhouse-driver gives what it found itself (a broken connection, an odd greeting) codes
     # too; before anything was sent only those that the server spoke count.
     own = _is_drivers_own(error)
     # These two it raises only while it makes a connection, which a query may do again.
     connecting = connecting or (own and type(error).__name__ in _WHILE_CONNECTING)
-    if code is not None and code > 0 and not (connecting and own):
+    if isinstance(code, int) and code > 0 and not (connecting and own):
         return by_code(code, user=user)
     name = type(error).__name__
     if connecting or any(isinstance(link, _NOT_CONNECTED) for link in _chain(error)):
@@ -236,18 +235,6 @@ _CONNECT_LOGGERS = (
     "clickhouse_connect.driver._backend.http_sync",
     "clickhouse_connect.driver._backend.chdb_backend",
 )
-
-
-def code_of(error: BaseException) -> int | None:
-    """The server's code in an exception of a driver, if it brought one."""
-    code = getattr(error, "code", None)
-    if isinstance(code, int):
-        return code
-    if not type(error).__module__.startswith("clickhouse_connect."):
-        return None
-    # Servers before 19 have no header for it; the text they answer begins with it.
-    found = re.search(r"\bCode: (\d{1,5})\b", str(error))
-    return int(found.group(1)) if found else None
 
 
 def _is_drivers_own(error: BaseException) -> bool:

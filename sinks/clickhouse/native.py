@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ...core.errors import ConfigError
-from .client import Target, create_database, identifier, parse_version, token_settings
+from .client import MODERN, Target, create_database_sql, identifier, parse_version, token_settings
 from .errors import check_block, hush_drivers, sink_error
 
 T = TypeVar("T")
@@ -28,7 +28,6 @@ class _Held:
     client: Any
     pid: int
     version: tuple[int, ...] | None = None
-    knows_token: bool | None = None
 
 
 class NativeClickHouse:
@@ -53,7 +52,7 @@ class NativeClickHouse:
 
     @property
     def supports_dedup_token(self) -> bool:
-        return self._run(self._knows_token)
+        return self.version() >= MODERN
 
     def insert(
         self,
@@ -70,7 +69,7 @@ class NativeClickHouse:
 
         def work(held: _Held) -> None:
             # An unknown setting is an error on old servers, so it is sent only where known.
-            known = token is not None and self._knows_token(held)
+            known = token is not None and self._version(held) >= MODERN
             settings = token_settings(token) if known else None
             held.client.execute(sql, list(data), columnar=True, settings=settings)
 
@@ -88,7 +87,7 @@ class NativeClickHouse:
         # A connection that names a missing database is refused, so this one names none.
         client = self._new_client(database="")
         try:
-            client.execute(create_database(self.database, cluster))
+            client.execute(create_database_sql(self.database, cluster))
         except Exception as error:
             raise sink_error(error, user=self._target.user) from None
         finally:
@@ -125,7 +124,7 @@ class NativeClickHouse:
                 held = _Held(self._new_client(database=self.database), os.getpid())
                 held.client.connection.connect()
             elif not held.client.connection.connected or not held.client.connection.ping():
-                held.version = held.knows_token = None  # it may be another server by now
+                held.version = None  # it may be another server by now
                 held.client.connection.password = self._target.password() or ""
                 held.client.connection.connect()
         except Exception as error:
@@ -165,14 +164,6 @@ class NativeClickHouse:
         if held.version is None:
             held.version = parse_version(held.client.execute("SELECT version()")[0][0])
         return held.version
-
-    def _knows_token(self, held: _Held) -> bool:
-        if held.knows_token is None:
-            found = held.client.execute(
-                "SELECT count() FROM system.settings WHERE name = 'insert_deduplication_token'"
-            )
-            held.knows_token = bool(found[0][0])
-        return held.knows_token
 
 
 @cache
