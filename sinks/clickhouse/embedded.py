@@ -15,8 +15,8 @@ from .client import Target, create_database_sql
 from .connect_client import ConnectClickHouse
 
 _guard = threading.Lock()
-#: The folder that this process has open: (path, pid, descriptor, how often).
-_held: tuple[str, int, int, int] | None = None
+#: The folder that this process has open: (path, pid, descriptor, number of clients).
+_opened: tuple[str, int, int, int] | None = None
 
 
 class EmbeddedClickHouse(ConnectClickHouse):
@@ -82,37 +82,38 @@ def _acquire(path: str) -> None:
     """Take the folder for this process; a second call for the same folder counts up.
 
     Raises:
-        ConfigError: the folder cannot be written to, or another one is open here
-            (the engine takes one a process).
-        SinkUnavailable: another process has it, or this one was forked from it.
+        ConfigError: the folder cannot be written to, or this process has another folder open
+            (the engine allows one).
+        SinkUnavailable: another process has the folder open, or this process was forked from
+            the one that has.
     """
-    global _held
+    global _opened
     with _guard:
-        if _held is not None:
-            held_path, pid, descriptor, count = _held
+        if _opened is not None:
+            open_path, pid, descriptor, count = _opened
             if pid != os.getpid():
-                raise _forked(held_path, pid)
-            if held_path != path:
+                raise _forked(open_path, pid)
+            if open_path != path:
                 raise ConfigError(
-                    f"expected one chdb:// folder a process, got '{path}' while '{held_path}' "
+                    f"expected one chdb:// folder a process, got '{path}' while '{open_path}' "
                     "is open: close that one first, or use a ClickHouse server"
                 )
-            _held = (held_path, pid, descriptor, count + 1)
+            _opened = (open_path, pid, descriptor, count + 1)
             return
-        _held = (path, os.getpid(), _lock(path), 1)
+        _opened = (path, os.getpid(), _lock(path), 1)
 
 
 def _release(path: str) -> None:
-    """Undo one :func:`_acquire`; the last one lets the folder go."""
-    global _held
+    """Undo one :func:`_acquire`; the last call releases the folder."""
+    global _opened
     with _guard:
-        if _held is None or _held[0] != path or _held[1] != os.getpid():
+        if _opened is None or _opened[0] != path or _opened[1] != os.getpid():
             return
-        _, pid, descriptor, count = _held
+        _, pid, descriptor, count = _opened
         if count > 1:
-            _held = (path, pid, descriptor, count - 1)
+            _opened = (path, pid, descriptor, count - 1)
             return
-        _held = None
+        _opened = None
         os.close(descriptor)
 
 

@@ -18,7 +18,7 @@ import pytest
 from formrelay.core.errors import SinkUnavailable
 from formrelay.core.later import run
 from formrelay.sinks.http.resolver import LookUp, Resolver
-from tests.sinks.test_egress import egress
+from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import answer, serving
 
 
