@@ -12,7 +12,7 @@ from pydantic import (
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
-from ..sinks.api import Endpoint
+from ..sinks.api import SubmissionWebhook
 from .fanout import Outgoing, fan_out
 from .job import job_actor
 from .model import OFFSET, Answers, ApiId, Job, JobModel
@@ -45,7 +45,7 @@ class Submission(JobModel):
     )
 
 
-def webhook_job(submission: Submission, endpoint: WebhookEndpoint | Endpoint) -> Outgoing:
+def webhook_job(submission: Submission, endpoint: WebhookEndpoint | SubmissionWebhook) -> Outgoing:
     """The webhook that tells one endpoint of one submission.
 
     Its id is made of the two, so that a repeat of this job is the same webhook.
@@ -93,7 +93,7 @@ def save_submission(job: Job[Submission]) -> None:
         tell_of(submission, saved.webhooks)
 
 
-def tell_of(submission: Submission, named: Sequence[Endpoint]) -> None:
+def tell_of(submission: Submission, named: Sequence[SubmissionWebhook]) -> None:
     """One webhook for each endpoint of a completed submission.
 
     Args:

@@ -25,8 +25,13 @@ from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
 from ...core.redaction import SHORTEST, redacted
 from ...core.signing import check_secrets, sign, sign_like_stripe
-from ...sinks.http import Response, check_headers, check_url, classify_status
-from ...sinks.media_types import known_media_type
+from ...sinks.http import (
+    Response,
+    check_headers,
+    check_url,
+    classify_status,
+    known_media_type,
+)
 from ..job import job_actor
 from ..model import Job, JobModel, Json
 from . import schema as wire

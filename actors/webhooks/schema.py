@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic.config import JsonDict
 
-from ...sinks.webhook_request import RESERVED_HEADERS
+from ...sinks.http import RESERVED_HEADERS
 from ..model import nothing_but
 
 

@@ -1,7 +1,6 @@
 """ClickHouse: by its native protocol, by HTTP, or embedded in this process.
 
-:func:`connect` picks the way by the address's scheme; nothing is opened and
-no driver speaks before the first call.
+:func:`connect` picks the client by the URL's scheme; no connection is opened before the first call.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from .client import ClickHouse, Target, parse_targets
+from .client import ClickHouse, FailoverClickHouse, Target, parse_targets
 from .errors import TableUnready
-from .failover import FailoverClickHouse
 from .schema import Schema
 
 __all__ = ["ClickHouse", "Schema", "TableUnready", "connect"]
@@ -32,7 +30,7 @@ def connect(
         url: ``clickhouse://host:9000``, ``clickhouses://`` (TLS), ``http://``,
             ``https://`` or ``chdb://folder`` (``chdb:///absolute``). A user, a
             password or a database in it wins over the arguments. Several hosts
-            (``http://a:8123,b:8123/db``) are tried in turn, see :mod:`.failover`.
+            (``http://a:8123,b:8123/db``) are tried in turn.
         password: read for each new connection, since secrets rotate.
         timeout: of one read (native, HTTP); none when embedded.
 
@@ -57,7 +55,7 @@ def _client(target: Target) -> ClickHouse:
 
         return EmbeddedClickHouse(target)
     if target.scheme in ("http", "https"):
-        from .http import HttpClickHouse
+        from .connect_client import HttpClickHouse
 
         return HttpClickHouse(target)
     from .native import NativeClickHouse

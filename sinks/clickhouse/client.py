@@ -1,4 +1,4 @@
-"""What every way to ClickHouse offers, and the address it is given."""
+"""What every ClickHouse client offers, its address, and failover between several hosts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ...config.urls import one_for_each_host
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, SinkTransient, SinkUnavailable
 from ...core.hosts import InvalidHost, ascii_url
 
+T = TypeVar("T")
+
+#: The oldest version that is promised to work. An older server, of which Debian's 18.16 is tested,
+#: is spoken to by the native protocol alone, and without what 18.16 lacks (docs/clickhouse.md).
+MODERN = (22, 3)
+#: A replica that lost its ZooKeeper takes no rows (TABLE_IS_READ_ONLY); the others may.
+_READ_ONLY = 242
 _DEFAULT_PORTS = {"clickhouse": 9000, "clickhouses": 9440, "http": 8123, "https": 8443}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
 class ClickHouse(Protocol):
-    """A ClickHouse, whichever way it is reached. Safe to share between threads.
+    """A ClickHouse, by whichever protocol. Safe to share between threads.
 
     Every method raises :class:`~formrelay.core.errors.SinkUnavailable` (nothing
     was sent), ``SinkTransient`` or ``SinkPermanent``, and ``ConfigError`` for
@@ -31,7 +38,7 @@ class ClickHouse(Protocol):
 
     @property
     def supports_dedup_token(self) -> bool:
-        """Whether the server knows ``insert_deduplication_token`` (asked once)."""
+        """Whether the server knows ``insert_deduplication_token``: one of version 22.3 or newer."""
 
     def insert(
         self,
@@ -48,8 +55,8 @@ class ClickHouse(Protocol):
             data: column-oriented, one sequence of equal length a column;
                 times are aware datetimes.
             token: the block's deduplication token: the same rows sent again
-                under it are dropped by the server. Left out where the server
-                does not know of it.
+                under it are dropped by the server. Not sent to a server that
+                does not support it.
         """
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -68,12 +75,83 @@ class ClickHouse(Protocol):
         """Return if the server answers a query; raise otherwise."""
 
     def close(self) -> None:
-        """Let go of every connection; the next call opens one again."""
+        """Close every connection; the next call opens one again."""
+
+
+class FailoverClickHouse:
+    """Several hosts: calls go to the host that worked last, or to the next one if it took nothing.
+
+    Nothing is sent twice: a call that broke off after something was sent raises, and the queue
+    retries it under its token. A host that did not answer is not asked first again, so a host
+    that hangs costs its time-out once and not on every call.
+
+    Args:
+        clients: one for each host, in the order in which they are tried.
+    """
+
+    def __init__(self, clients: Sequence[ClickHouse]) -> None:
+        self._clients = tuple(clients)
+        # Shared between threads without a lock: each only ever moves away from a host that failed.
+        self._first = 0
+
+    @property
+    def database(self) -> str:
+        return self._clients[0].database
+
+    @property
+    def supports_dedup_token(self) -> bool:
+        return self._call(lambda client: client.supports_dedup_token)
+
+    def insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        data: Sequence[Sequence[Any]],
+        *,
+        token: str | None = None,
+    ) -> None:
+        self._call(lambda client: client.insert(table, columns, data, token=token))
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        return self._call(lambda client: client.query(sql, params))
+
+    def command(self, sql: str) -> None:
+        self._call(lambda client: client.command(sql))
+
+    def create_database(self, cluster: str | None = None) -> None:
+        self._call(lambda client: client.create_database(cluster))
+
+    def version(self) -> tuple[int, ...]:
+        return self._call(lambda client: client.version())
+
+    def ping(self) -> None:
+        self._call(lambda client: client.ping())
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def _call(self, work: Callable[[ClickHouse], T]) -> T:
+        first, count = self._first, len(self._clients)
+        for number in ((first + step) % count for step in range(count)):
+            try:
+                result = work(self._clients[number])
+            except SinkTransient as error:
+                last = error
+                if isinstance(error, SinkUnavailable) or error.code == _READ_ONLY:
+                    continue
+                if error.code is None:  # a time-out, a lost connection
+                    self._first = (number + 1) % count
+                raise
+            if number != first:
+                self._first = number
+            return result
+        raise last
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a ClickHouse is and how to be let in."""
+    """Address and credentials of a ClickHouse."""
 
     scheme: str
     host: str
@@ -99,7 +177,7 @@ def parse_targets(
     timeout: timedelta,
     connect_timeout: timedelta,
 ) -> list[Target]:
-    """The targets that ``url`` names, one a host; user, password and database in it win.
+    """The targets that ``url`` names, one for each host; its user, password and database win.
 
     Raises:
         ConfigError: the address or the database's name cannot be right. The
@@ -169,7 +247,7 @@ def token_settings(token: str | None) -> dict[str, Any]:
     }
 
 
-def create_database(database: str, cluster: str | None) -> str:
+def create_database_sql(database: str, cluster: str | None) -> str:
     """The statement that creates a database."""
     on_cluster = f" ON CLUSTER {identifier(cluster)}" if cluster else ""
     return f"CREATE DATABASE IF NOT EXISTS {identifier(database)}{on_cluster}"

@@ -1,35 +1,35 @@
-"""What http.py and embedded.py share: a ClickHouse by clickhouse-connect."""
+"""ClickHouse by clickhouse-connect: what HTTP and the embedded engine share, and HTTP."""
 
 from __future__ import annotations
 
 import importlib
+import math
+import os
+import ssl
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from ...core.errors import ConfigError
-from .client import Target, identifier, parse_version, token_settings
+from .client import Target, create_database_sql, identifier, parse_version, token_settings
 from .errors import check_block, hush_drivers, sink_error
 
 T = TypeVar("T")
 
 
 class ConnectClickHouse(ABC):
-    """The calls of :class:`.client.ClickHouse`; how a client is opened is the subclass's."""
+    """The calls of :class:`.client.ClickHouse`; a subclass opens the driver's client."""
 
     def __init__(self, target: Target, *, extra: str) -> None:
-        self._connect = import_connect(extra)
+        self._connect = _import_connect(extra)
         self._target = target
-        self._knows_token: bool | None = None
         hush_drivers()
 
     @abstractmethod
     def _client(self) -> Any:
-        """A client of clickhouse-connect, opened if none is; raises what the driver raises."""
-
-    @abstractmethod
-    def _failed(self, error: Exception) -> None:
-        """Called with what a call raised, before it is mapped."""
+        """The open client of clickhouse-connect; raises what the driver raises."""
 
     @abstractmethod
     def create_database(self, cluster: str | None = None) -> None: ...
@@ -43,12 +43,7 @@ class ConnectClickHouse(ABC):
 
     @property
     def supports_dedup_token(self) -> bool:
-        if self._knows_token is None:
-            rows = self.query(
-                "SELECT count() FROM system.settings WHERE name = 'insert_deduplication_token'"
-            )
-            self._knows_token = bool(rows[0][0])
-        return self._knows_token
+        return True
 
     def insert(
         self,
@@ -60,8 +55,7 @@ class ConnectClickHouse(ABC):
     ) -> None:
         if not check_block(columns, data):
             return
-        known = token is not None and self.supports_dedup_token
-        settings = token_settings(token) if known else None
+        settings = None if token is None else token_settings(token)
         self._run(
             lambda client: client.insert(
                 identifier(table),
@@ -97,11 +91,90 @@ class ConnectClickHouse(ABC):
         try:
             return work(client)
         except Exception as error:
-            self._failed(error)
             raise sink_error(error, user=self._target.user) from None
 
 
-def import_connect(extra: str) -> Any:
+class HttpClickHouse(ConnectClickHouse):
+    """``http://`` and ``https://``: one client for all threads, over a pool of its own.
+
+    The client is opened again after a fork (the sockets are the parent's) and when the password
+    has changed.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target, extra="clickhouse")
+        self._lock = threading.Lock()
+        self._open: Any = None
+        self._pid = 0
+        self._password: str | None = None
+        self._failures: list[Exception] = []
+
+    def create_database(self, cluster: str | None = None) -> None:
+        # A client that names a missing database is refused, so this one names none.
+        try:
+            client = self._new(self._target.password() or "", None)
+        except Exception as error:
+            raise sink_error(error, user=self._target.user, connecting=True) from None
+        try:
+            client.command(create_database_sql(self.database, cluster))
+        except Exception as error:
+            raise sink_error(error, user=self._target.user) from None
+        finally:
+            with suppress(Exception):
+                client.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _client(self) -> Any:
+        password = self._target.password() or ""
+        before = self._failures
+        with self._lock:
+            if self._open is None or self._pid != os.getpid() or self._password != password:
+                if self._failures is not before:
+                    # Else each thread would wait out a host that hangs, one after the other.
+                    raise self._failures[0]
+                self._close()
+                try:
+                    self._open = self._new(password, self.database)
+                except Exception as error:
+                    self._failures = [error]
+                    raise
+                self._pid, self._password = os.getpid(), password
+            return self._open
+
+    def _close(self) -> None:
+        # After a fork the parent's client is left alone: closing it would speak on its sockets.
+        if self._open is not None and self._pid == os.getpid():
+            with suppress(Exception):
+                self._open.close()
+        self._open = None
+
+    def _new(self, password: str, database: str | None) -> Any:
+        from clickhouse_connect.driver.httputil import get_pool_manager
+
+        target = self._target
+        ca_file = ssl.get_default_verify_paths().cafile if target.secure else None
+        return self._connect.get_client(
+            interface=target.scheme,
+            host=target.host,
+            port=target.port,
+            database=database or "__default__",
+            username=target.user,
+            password=password,
+            client_name="formrelay",
+            # Whole seconds are all it takes; a part of one must not become 0.
+            connect_timeout=math.ceil(target.connect_timeout.total_seconds()),
+            send_receive_timeout=math.ceil(target.timeout.total_seconds()),
+            autogenerate_session_id=False,  # a session refuses a second query at a time
+            # A pool of our own: not shared, and no proxy from the environment.
+            pool_mgr=get_pool_manager(ca_cert=ca_file),
+            query_retries=0,  # the queue retries
+        )
+
+
+def _import_connect(extra: str) -> Any:
     """clickhouse-connect, or an error that says which extra brings it.
 
     Raises:

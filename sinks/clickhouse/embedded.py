@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import ConfigError
-from . import path_lock
-from .client import Target, create_database
+from ...core.errors import ConfigError, SinkUnavailable
+from .client import Target, create_database_sql
 from .connect_client import ConnectClickHouse
+
+_guard = threading.Lock()
+#: The folder that this process has open: (path, pid, descriptor, number of clients).
+_opened: tuple[str, int, int, int] | None = None
 
 
 class EmbeddedClickHouse(ConnectClickHouse):
@@ -31,7 +36,7 @@ class EmbeddedClickHouse(ConnectClickHouse):
         self._pid = 0
 
     def create_database(self, cluster: str | None = None) -> None:
-        self.command(create_database(self.database, cluster))
+        self.command(create_database_sql(self.database, cluster))
 
     def close(self) -> None:
         with self._lock:
@@ -40,26 +45,22 @@ class EmbeddedClickHouse(ConnectClickHouse):
             with suppress(Exception):
                 self._open.close()
             self._open = None
-            path_lock.release(self._path)
+            _release(self._path)
 
     def _client(self) -> Any:
         if self._open is not None and self._pid != os.getpid():
             # Asked before the lock, which another thread may have held at the fork.
-            raise path_lock.forked(self._path, self._pid)
+            raise _forked(self._path, self._pid)
         with self._lock:
             if self._open is None:
-                path_lock.acquire(self._path)
+                _acquire(self._path)
                 try:
                     self._open = self._new()
                 except BaseException:
-                    path_lock.release(self._path)
+                    _release(self._path)
                     raise
                 self._pid = os.getpid()
             return self._open
-
-    def _failed(self, error: Exception) -> None:
-        # The engine lives as long as the process; there is no connection to lose.
-        pass
 
     def _new(self) -> Any:
         try:
@@ -71,7 +72,88 @@ class EmbeddedClickHouse(ConnectClickHouse):
             ) from None
         except self._connect.driver.exceptions.ProgrammingError:
             # A process that does not know of our lock (clickhouse-local, say) has it.
-            raise path_lock.in_use(self._path) from None
-        client.command(create_database(self.database, None))
+            raise _in_use(self._path) from None
+        client.command(create_database_sql(self.database, None))
         client.database = self.database
         return client
+
+
+def _acquire(path: str) -> None:
+    """Take the folder for this process; a second call for the same folder counts up.
+
+    Raises:
+        ConfigError: the folder cannot be written to, or this process has another folder open
+            (the engine allows one).
+        SinkUnavailable: another process has the folder open, or this process was forked from
+            the one that has.
+    """
+    global _opened
+    with _guard:
+        if _opened is not None:
+            open_path, pid, descriptor, count = _opened
+            if pid != os.getpid():
+                raise _forked(open_path, pid)
+            if open_path != path:
+                raise ConfigError(
+                    f"expected one chdb:// folder a process, got '{path}' while '{open_path}' "
+                    "is open: close that one first, or use a ClickHouse server"
+                )
+            _opened = (open_path, pid, descriptor, count + 1)
+            return
+        _opened = (path, os.getpid(), _lock(path), 1)
+
+
+def _release(path: str) -> None:
+    """Undo one :func:`_acquire`; the last call releases the folder."""
+    global _opened
+    with _guard:
+        if _opened is None or _opened[0] != path or _opened[1] != os.getpid():
+            return
+        _, pid, descriptor, count = _opened
+        if count > 1:
+            _opened = (path, pid, descriptor, count - 1)
+            return
+        _opened = None
+        os.close(descriptor)
+
+
+def _forked(path: str, opener: int) -> SinkUnavailable:
+    """The error for a process forked after the engine was opened, which would hang in it."""
+    return SinkUnavailable(
+        f"chdb:// folder '{path}' was opened by process {opener} before this one was forked "
+        "from it: open it after the fork only (formrelay does so on first use)"
+    )
+
+
+def _lock(path: str) -> int:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # asking for permissions would say yes to root on a read-only mount
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a folder that can be written to after chdb:// in CLICKHOUSE_URL, got "
+            f"'{path}' ({type(error).__name__})"
+        ) from None
+    try:
+        # A POSIX lock and not flock(): that one would pass to a forked child and
+        # outlive us in it.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise _in_use(path, owner) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _in_use(path: str, owner: str = "") -> SinkUnavailable:
+    """The error for a folder that another process has open."""
+    return SinkUnavailable(
+        f"chdb:// folder '{path}' is in use by another process{f' ({owner})' if owner else ''}: "
+        "chdb:// allows one process a folder. Run one worker process (--processes 1), give the "
+        "other a folder of its own, or use a ClickHouse server"
+    )

@@ -1,14 +1,13 @@
-"""One mapping from what the drivers raise to our errors.
+"""Maps the errors of the ClickHouse drivers to our errors.
 
-Codes are ClickHouse's own (``src/Common/ErrorCodes.cpp``). What the server
-writes beside a code often quotes the row that it choked on (27, 117), so a
-message here has the code and its name, never the server's text.
+Codes are ClickHouse's own (``src/Common/ErrorCodes.cpp``). The server's text
+often quotes the row that it could not parse (27, 117), so our messages have
+the code and its name, never that text.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import struct
 from collections.abc import Sequence
 from datetime import timedelta
@@ -28,7 +27,7 @@ from ...core.errors import (
 
 
 class TableUnready(SinkUnready):
-    """A table is missing or is not as we made it; others may be."""
+    """A table is missing or differs from the one we created; other tables may be fine."""
 
 
 #: The user is unknown, or the password is wrong (or being rotated).
@@ -53,7 +52,7 @@ NO_SCHEMA = {
     218: "TABLE_IS_DROPPED",
 }
 NO_DATABASE, NO_TABLE = 81, 60
-#: The server cannot take any rows now, and has not taken these: it is to be left alone.
+#: The server cannot take any rows now, and did not take these.
 BUSY = {
     173: "CANNOT_ALLOCATE_MEMORY",
     201: "QUOTA_EXCEEDED",
@@ -69,7 +68,7 @@ BUSY = {
     364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
     999: "KEEPER_EXCEPTION",
 }
-#: The server is slow or was cut off: it may have taken the rows or not, and may yet.
+#: The server is slow or was cut off: whether it took the rows, or will, is unknown.
 BROKEN_OFF = {
     3: "UNEXPECTED_END_OF_FILE",
     32: "ATTEMPT_TO_READ_AFTER_EOF",
@@ -113,7 +112,7 @@ BAD_ROWS = {
     441: "CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING",
     469: "VIOLATED_CONSTRAINT",
 }
-#: What a driver raises when it cannot write a value as its column's type.
+#: Raised by a driver that cannot write a value as its column's type.
 _UNWRITABLE = (ValueError, TypeError, AttributeError, OverflowError, IndexError, struct.error)
 _NOT_CONNECTED = (
     http_errors.NewConnectionError,
@@ -127,21 +126,21 @@ _SLOW_DOWN = {252: timedelta(seconds=10), 241: timedelta(seconds=2), 202: timede
 
 
 def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> FormrelayError:
-    """What ``error`` of a driver means to a job. Raise it ``from None``.
+    """Our error for an error of a driver. Raise it ``from None``.
 
     Args:
-        user: the name we gave, for the message about one that was refused.
-        connecting: it happened before anything of the job was sent.
+        user: our user name, for the message about a refused user.
+        connecting: whether it happened before anything was sent.
     """
     if isinstance(error, FormrelayError):
         return error
-    code = code_of(error)
-    # clickhouse-driver gives what it found itself (a broken connection, an odd greeting) codes
-    # too; before anything was sent only those that the server spoke count.
+    code = getattr(error, "code", None)
+    # clickhouse-driver gives codes to errors of its own too (a broken connection, an odd greeting);
+    # before anything was sent, only codes of the server count.
     own = _is_drivers_own(error)
-    # These two it raises only while it makes a connection, which a query may do again.
+    # It raises these two only while it connects, which a query may do again.
     connecting = connecting or (own and type(error).__name__ in _WHILE_CONNECTING)
-    if code is not None and code > 0 and not (connecting and own):
+    if isinstance(code, int) and code > 0 and not (connecting and own):
         return by_code(code, user=user)
     name = type(error).__name__
     if connecting or any(isinstance(link, _NOT_CONNECTED) for link in _chain(error)):
@@ -162,11 +161,11 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
 
 
 def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
-    """How many rows a column-oriented block has.
+    """The number of rows of a column-oriented block.
 
     Raises:
-        SinkPermanent: its columns differ in length, or are not as many as the
-            names. Not every driver notices before half of it is sent.
+        SinkPermanent: its columns differ in length, or their number from that of the
+            names. Not every driver notices before half of the block is sent.
     """
     lengths = {len(column) for column in data}
     if len(columns) != len(data) or len(lengths) > 1:
@@ -175,7 +174,7 @@ def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
 
 
 def by_code(code: int, *, user: str) -> SinkError:
-    """What a code of the server means to a job."""
+    """Our error for an error code of the server."""
     if code in REFUSED_USER:
         return SinkUnready(
             f"expected ClickHouse to accept user '{user}', it refused (code {code}): "
@@ -210,10 +209,10 @@ def by_code(code: int, *, user: str) -> SinkError:
 
 
 class WithoutTraceback(logging.Filter):
-    """Takes the traceback off the drivers' own log records.
+    """Removes the traceback from the drivers' own log records.
 
-    Its last line is the exception's text, and that quotes the value which
-    could not be written (or repeats a failed connection thirty lines long).
+    Its last line is the exception's text, which quotes the value that could
+    not be written (or repeats a failed connection thirty lines long).
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -236,18 +235,6 @@ _CONNECT_LOGGERS = (
     "clickhouse_connect.driver._backend.http_sync",
     "clickhouse_connect.driver._backend.chdb_backend",
 )
-
-
-def code_of(error: BaseException) -> int | None:
-    """The server's code in an exception of a driver, if it brought one."""
-    code = getattr(error, "code", None)
-    if isinstance(code, int):
-        return code
-    if not type(error).__module__.startswith("clickhouse_connect."):
-        return None
-    # Servers before 19 have no header for it; the text they answer begins with it.
-    found = re.search(r"\bCode: (\d{1,5})\b", str(error))
-    return int(found.group(1)) if found else None
 
 
 def _is_drivers_own(error: BaseException) -> bool:

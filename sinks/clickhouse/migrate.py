@@ -11,30 +11,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import resources
 from typing import Any
 
-from ...core.errors import SinkError
-from . import cluster, inflight, retention
-from .client import ClickHouse, identifier
+from ...core.errors import SinkError, SinkTransient
+from .client import MODERN, ClickHouse, identifier
 from .errors import NO_DATABASE, NO_TABLE
-from .schema import Schema
+from .schema import (
+    Retention,
+    Schema,
+    check_cluster,
+    cluster_notes,
+    explained_for_cluster,
+    initial_retentions,
+    on_cluster,
+    read_retentions,
+    retention_notes,
+)
 
-# What a server answers to one of two runs that do the same thing at once: table, metadata or
-# database exists already; another thread is creating it; a change of the table is not through yet.
+# The error codes for the second of two runs that do the same thing at once: table, metadata or
+# database exists already; another thread is creating it; a change of the table is not applied yet.
 _RACE_LOST = {57, 58, 82, 337, 517}
 _NO_TTL_TO_REMOVE = 36
 _RACE_TRIES = 20
-_RACE_WAIT_SECONDS = 0.05
+_POLL_SECONDS = 0.05
+_INSERTS_END_WITHIN = timedelta(minutes=2)
+#: Old servers cannot be asked what the other hosts do. An insert of ours takes less.
+_GRACE = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One thing to do.
+    """A change to the tables.
 
     Attributes:
         name: of its file, without the ending; with ``:table`` for a table of events that is not
-            ``events``. Or, where ``text`` is empty, the change of how long a table keeps its rows.
+            ``events``. For a change of retention, where ``text`` is empty, its description.
         text: of its file.
         table: the table of events that it is about; empty for none.
     """
@@ -45,37 +58,37 @@ class Migration:
 
 
 def plan(client: ClickHouse, schema: Schema | None = None) -> list[Migration]:
-    """What this server still lacks, in order; changes nothing.
+    """The migrations that this server still lacks, in order. Changes nothing.
 
     Raises:
         SinkError: the server cannot be asked.
     """
     schema = schema or Schema()
     try:
-        keepings = _keepings(client, schema)
+        retentions = _differing(client, schema)
         done = _recorded(client)
     except SinkError as error:
         # Without its database a server does not even tell its version.
         if error.code != NO_DATABASE:
             raise
-        done, keepings = set(), retention.of_nothing(schema)
+        done = set()
+        retentions = [one for one in initial_retentions(schema) if one.differs]
     missing = [one for one in _migrations(schema) if one.name not in done]
-    return [*missing, *(Migration(one.name, "") for one in keepings if one.differs)]
+    return [*missing, *(Migration(one.name, "") for one in retentions)]
 
 
 def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
-    """Do what is missing, the database first; the names of what was done.
+    """Create the database and apply the missing migrations; returns their names.
 
     Raises:
-        SinkError: a statement failed; what went before it stays, and another
-            run goes on from there.
-        ConfigError: the server has no such cluster, or tables that are no replicas.
+        SinkError: a statement failed; the changes before it stay, and another
+            run continues from there.
+        ConfigError: the server has no such cluster, or tables that are not replicated.
     """
     schema = schema or Schema()
-    on_cluster = cluster.clause(schema)
-    with cluster.waiting(schema):
+    with explained_for_cluster(schema):
         _patiently(lambda: client.create_database(schema.cluster))
-        cluster.check(client, schema)
+        check_cluster(client, schema)
         missing = [one for one in plan(client, schema) if one.text]
         if missing:
             _patiently(lambda: client.command(_record_table(client, schema)))
@@ -83,24 +96,22 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
         for migration in missing:
             _apply(client, schema, migration, values)
             client.insert("formrelay_migrations", ["name"], [[migration.name]])
-        kept = []
-        for one in _keepings(client, schema):
-            if one.differs:
-                _keep(client, schema, one, on_cluster)
-                kept.append(one.name)
-    return [*(migration.name for migration in missing), *kept]
+        retentions = _differing(client, schema)
+        for one in retentions:
+            _keep(client, schema, one)
+    return [*(one.name for one in missing), *(one.name for one in retentions)]
 
 
 def notes(client: ClickHouse, schema: Schema | None = None) -> list[str]:
-    """What of the configuration is not, or not safely, as it says: a line each.
+    """Settings that are not applied, or not safely: a line for each.
 
     Raises:
         SinkError: the server cannot be asked.
     """
     schema = schema or Schema()
     try:
-        found = retention.notes(retention.read(client, schema), client.version())
-        return [*found, *cluster.notes(client, schema)]
+        found = retention_notes(read_retentions(client, schema), client.version())
+        return [*found, *cluster_notes(client, schema)]
     except SinkError as error:
         if error.code != NO_DATABASE:
             raise
@@ -122,39 +133,35 @@ class _Engine:
 
 
 def placeholders(client: ClickHouse, schema: Schema) -> dict[str, Any]:
-    """What stands for ``{name}`` in a migration on this server.
+    """The values of ``{name}`` in a migration on this server.
 
-    18.16 (Debian's) knows none of DateTime64, LowCardinality outside an
-    experiment, and deduplication for a table that is not replicated.
+    18.16 (Debian's) has no DateTime64, no LowCardinality outside an
+    experiment, and no deduplication in tables that are not replicated.
     """
-    version = client.version()
-    modern_times = version >= (20, 1)
-    window = client.query(
-        "SELECT count() FROM system.merge_tree_settings "
-        "WHERE name = 'non_replicated_deduplication_window'"
-    )
-    has_window = window[0][0] and not schema.cluster
+    is_modern = client.version() >= MODERN
+    window = "SETTINGS non_replicated_deduplication_window = 1000"
     return {
         "database": identifier(client.database),
-        "on_cluster": cluster.clause(schema),
+        "on_cluster": on_cluster(schema),
         "engine": _Engine(client.database, replicated=bool(schema.cluster)),
-        "datetime64": "DateTime64(3, 'UTC')" if modern_times else "DateTime('UTC')",
-        "now": "now64(3, 'UTC')" if modern_times else "now()",
-        "low_cardinality": "LowCardinality(String)" if version >= (19, 1) else "String",
-        "dedup_window": "SETTINGS non_replicated_deduplication_window = 1000" if has_window else "",
+        "datetime64": "DateTime64(3, 'UTC')" if is_modern else "DateTime('UTC')",
+        "now": "now64(3, 'UTC')" if is_modern else "now()",
+        "low_cardinality": "LowCardinality(String)" if is_modern else "String",
+        # Replicated tables deduplicate without being asked.
+        "dedup_window": window if is_modern and not schema.cluster else "",
         "month": "{month}",  # filled in by _apply
     }
 
 
 def _migrations(schema: Schema) -> list[Migration]:
-    """Every migration, one that is about the tables of events once for each of them."""
+    """Every migration; those for tables of events once for each table."""
     found = []
     for name, text in _files():
         if "{table}" not in text:
             found.append(Migration(name, text))
             continue
         found += [
-            # The table that was there first keeps the name that was recorded.
+            # Servers recorded the name without a table when there was but one.
             Migration(name if table == "events" else f"{name}:{table}", text, table)
             for table in schema.event_tables
         ]
@@ -182,12 +189,51 @@ def _apply(
     for statement in _statements(migration.text, {**values, "table": migration.table}):
         months = [""]
         if "{month}" in statement:
-            inflight.wait(client, schema, migration.table)
-            # Each for itself: the sets of all events may be more than the server's memory.
+            _wait_for_inserts(client, schema, migration.table)
+            # One month at a time: the sets of all events may exceed the server's memory.
             months = _months(client, migration.table)
         for month in months:
             sql = statement.replace("{month}", month)
             _patiently(lambda sql=sql: client.command(sql))  # type: ignore[misc]
+
+
+def _wait_for_inserts(client: ClickHouse, schema: Schema, table: str) -> None:
+    """Wait until every insert into ``table`` that has begun by now has ended.
+
+    An insert feeds the views that existed when it began, and its rows can be read when it ends.
+    An insert in flight while a view is created is missing in both, the view and a look at the
+    rows. On a cluster, wait until its rows have arrived on this host too.
+
+    Raises:
+        SinkTransient: an insert goes on for minutes.
+    """
+    asks_all = client.version() >= MODERN
+    if schema.cluster and not asks_all:
+        time.sleep(_GRACE.total_seconds())
+    processes = "system.processes"
+    if schema.cluster and asks_all:
+        processes = f"clusterAllReplicas({identifier(schema.cluster)}, system.processes)"
+    deadline = time.monotonic() + _INSERTS_END_WITHIN.total_seconds()
+    begun = _inserts_into(client, processes, table)
+    while begun:
+        if time.monotonic() > deadline:
+            raise SinkTransient(
+                f"expected the inserts into {table} that are under way to end, "
+                f"{len(begun)} did not: look at system.processes, run formrelay migrate again then"
+            )
+        time.sleep(_POLL_SECONDS)
+        begun &= _inserts_into(client, processes, table)
+    if schema.cluster:
+        client.command(f"SYSTEM SYNC REPLICA {identifier(client.database)}.{identifier(table)}")
+
+
+def _inserts_into(client: ClickHouse, processes: str, table: str) -> set[str]:
+    rows = client.query(
+        f"SELECT query_id FROM {processes} WHERE positionCaseInsensitive(query, 'insert') > 0 "  # noqa: S608 - a name of ours
+        "AND position(query, %(table)s) > 0 AND position(query, 'system.processes') = 0",
+        {"table": table},
+    )
+    return {str(query_id) for (query_id,) in rows}
 
 
 def _statements(text: str, values: dict[str, Any]) -> tuple[str, ...]:
@@ -205,14 +251,14 @@ def _months(client: ClickHouse, table: str) -> list[str]:
     return [str(partition) for (partition,) in rows]
 
 
-def _keepings(client: ClickHouse, schema: Schema) -> list[retention.Keeping]:
-    if client.version() < retention.KNOWN_SINCE:
+def _differing(client: ClickHouse, schema: Schema) -> list[Retention]:
+    if client.version() < MODERN:
         return []
-    return retention.read(client, schema)
+    return [one for one in read_retentions(client, schema) if one.differs]
 
 
-def _keep(client: ClickHouse, schema: Schema, one: retention.Keeping, on_cluster: str) -> None:
-    statement = one.statement(identifier(client.database), on_cluster)
+def _keep(client: ClickHouse, schema: Schema, one: Retention) -> None:
+    statement = one.statement(identifier(client.database), on_cluster(schema))
     try:
         _patiently(lambda: client.command(statement))
     except SinkError as error:
@@ -221,21 +267,17 @@ def _keep(client: ClickHouse, schema: Schema, one: retention.Keeping, on_cluster
             raise
 
 
-def _differing(client: ClickHouse, schema: Schema) -> list[retention.Keeping]:
-    return [one for one in _keepings(client, schema) if one.differs]
-
-
 def _record_table(client: ClickHouse, schema: Schema) -> str:
     engine = _Engine(client.database, replicated=bool(schema.cluster))
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(client.database)}.formrelay_migrations"
-        f"{cluster.clause(schema)} (name String, applied_at DateTime DEFAULT now()) "
+        f"{on_cluster(schema)} (name String, applied_at DateTime DEFAULT now()) "
         f"ENGINE = {engine:ReplacingMergeTree formrelay_migrations} ORDER BY name"
     )
 
 
 def _patiently(step: Callable[[], None]) -> None:
-    """Run a step that another run may be doing at this moment."""
+    """Run a step, again while another run is doing the same."""
     for tries_left in reversed(range(_RACE_TRIES)):
         try:
             step()
@@ -243,4 +285,4 @@ def _patiently(step: Callable[[], None]) -> None:
         except SinkError as error:
             if error.code not in _RACE_LOST or not tries_left:
                 raise
-            time.sleep(_RACE_WAIT_SECONDS)
+            time.sleep(_POLL_SECONDS)

@@ -15,35 +15,39 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ...core.errors import ConfigError
-from .client import Target, create_database, identifier, parse_version, token_settings
+from .client import MODERN, Target, create_database_sql, identifier, parse_version, token_settings
 from .errors import check_block, hush_drivers, sink_error
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
-class _Held:
-    """One connection, which belongs to one thread of one process."""
+class _Connection:
+    """A connection, which belongs to one thread of one process."""
 
     client: Any
     pid: int
     version: tuple[int, ...] | None = None
-    knows_token: bool | None = None
+
+    @property
+    def driver(self) -> Any:
+        """The driver's connection."""
+        return self.client.connection
 
 
 class NativeClickHouse:
     """A ClickHouse by its native protocol: one connection a thread, opened when needed.
 
-    A connection that failed is dropped and the next call opens another, for
-    which the password is read again. The driver's time-out is that of one
-    read, so a server that keeps sending progress is waited for.
+    A failed connection is dropped and the next call opens another, for
+    which the password is read again. The driver's time-out is for one read,
+    so a server that keeps sending progress has as long as it needs.
     """
 
     def __init__(self, target: Target) -> None:
         self._driver = _import_driver()
         self._target = target
         self._local = threading.local()
-        self._all: weakref.WeakSet[_Held] = weakref.WeakSet()
+        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         hush_drivers()
 
@@ -53,7 +57,7 @@ class NativeClickHouse:
 
     @property
     def supports_dedup_token(self) -> bool:
-        return self._run(self._knows_token)
+        return self.version() >= MODERN
 
     def insert(
         self,
@@ -68,27 +72,29 @@ class NativeClickHouse:
         names = ", ".join(identifier(column) for column in columns)
         sql = f"INSERT INTO {identifier(table)} ({names}) VALUES"
 
-        def work(held: _Held) -> None:
+        def work(connection: _Connection) -> None:
             # An unknown setting is an error on old servers, so it is sent only where known.
-            known = token is not None and self._knows_token(held)
+            known = token is not None and self._version(connection) >= MODERN
             settings = token_settings(token) if known else None
-            held.client.execute(sql, list(data), columnar=True, settings=settings)
+            connection.client.execute(sql, list(data), columnar=True, settings=settings)
 
         self._run(work)
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         return self._run(
-            lambda held: list(held.client.execute(sql, dict(params) if params else None))
+            lambda connection: list(
+                connection.client.execute(sql, dict(params) if params else None)
+            )
         )
 
     def command(self, sql: str) -> None:
-        self._run(lambda held: held.client.execute(sql))
+        self._run(lambda connection: connection.client.execute(sql))
 
     def create_database(self, cluster: str | None = None) -> None:
         # A connection that names a missing database is refused, so this one names none.
         client = self._new_client(database="")
         try:
-            client.execute(create_database(self.database, cluster))
+            client.execute(create_database_sql(self.database, cluster))
         except Exception as error:
             raise sink_error(error, user=self._target.user) from None
         finally:
@@ -103,43 +109,43 @@ class NativeClickHouse:
     def close(self) -> None:
         with self._lock:
             everything, self._all = list(self._all), weakref.WeakSet()
-        for held in everything:
-            _let_go(held)
+        for connection in everything:
+            _disconnect(connection)
 
-    def _run(self, work: Callable[[_Held], T]) -> T:
-        held = self._held()
+    def _run(self, work: Callable[[_Connection], T]) -> T:
+        connection = self._connection()
         try:
-            return work(held)
+            return work(connection)
         except Exception as error:
-            # Half an answer may still be on its way: this connection is of no more use.
-            self._drop(held)
+            # Half a response may still be on its way, so the connection cannot be used again.
+            self._drop(connection)
             raise sink_error(error, user=self._target.user) from None
 
-    def _held(self) -> _Held:
-        held: _Held | None = getattr(self._local, "held", None)
-        if held is not None and held.pid != os.getpid():
-            _let_go(held)
-            held = None
+    def _connection(self) -> _Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and connection.pid != os.getpid():
+            _disconnect(connection)
+            connection = None
         try:
-            if held is None:
-                held = _Held(self._new_client(database=self.database), os.getpid())
-                held.client.connection.connect()
-            elif not held.client.connection.connected or not held.client.connection.ping():
-                held.version = held.knows_token = None  # it may be another server by now
-                held.client.connection.password = self._target.password() or ""
-                held.client.connection.connect()
+            if connection is None:
+                connection = _Connection(self._new_client(database=self.database), os.getpid())
+                connection.driver.connect()
+            elif not connection.driver.connected or not connection.driver.ping():
+                connection.version = None  # it may be another server by now
+                connection.driver.password = self._target.password() or ""
+                connection.driver.connect()
         except Exception as error:
-            if held is not None:
-                self._drop(held)
+            if connection is not None:
+                self._drop(connection)
             raise sink_error(error, user=self._target.user, connecting=True) from None
-        self._local.held = held
+        self._local.connection = connection
         with self._lock:
-            self._all.add(held)
-        return held
+            self._all.add(connection)
+        return connection
 
-    def _drop(self, held: _Held) -> None:
-        self._local.held = None
-        _let_go(held)
+    def _drop(self, connection: _Connection) -> None:
+        self._local.connection = None
+        _disconnect(connection)
 
     def _new_client(self, *, database: str) -> Any:
         target = self._target
@@ -161,18 +167,10 @@ class NativeClickHouse:
             ca_certs=ssl.get_default_verify_paths().cafile if target.secure else None,
         )
 
-    def _version(self, held: _Held) -> tuple[int, ...]:
-        if held.version is None:
-            held.version = parse_version(held.client.execute("SELECT version()")[0][0])
-        return held.version
-
-    def _knows_token(self, held: _Held) -> bool:
-        if held.knows_token is None:
-            found = held.client.execute(
-                "SELECT count() FROM system.settings WHERE name = 'insert_deduplication_token'"
-            )
-            held.knows_token = bool(found[0][0])
-        return held.knows_token
+    def _version(self, connection: _Connection) -> tuple[int, ...]:
+        if connection.version is None:
+            connection.version = parse_version(connection.client.execute("SELECT version()")[0][0])
+        return connection.version
 
 
 @cache
@@ -200,15 +198,15 @@ def _ticks(kind: str, column: Sequence[Any]) -> Sequence[Any]:
     return column
 
 
-def _let_go(held: _Held) -> None:
+def _disconnect(connection: _Connection) -> None:
     with suppress(Exception):
-        if held.pid == os.getpid():
-            held.client.disconnect()
+        if connection.pid == os.getpid():
+            connection.client.disconnect()
         else:
             # The parent still speaks on this socket: disconnect() would shut it for
             # both, so only our copy of the descriptor goes.
-            held.client.connection.socket.close()
-            held.client.connection.reset_state()
+            connection.driver.socket.close()
+            connection.driver.reset_state()
 
 
 def _import_driver() -> Any:

@@ -1,23 +1,36 @@
-"""What the tables are to be like, as the configuration has it."""
+"""The tables as configured: their names, how long rows are kept, and the hosts of a cluster."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from ...core.errors import ConfigError, SinkError, SinkTransient, SinkUnavailable
+from .client import MODERN, ClickHouse, FailoverClickHouse, identifier
+
 ATTEMPTS = "webhook_deliveries"
+# As a server writes it down. Of dates and not of times, which end in 2106: beyond that the sum
+# would begin anew, and the rows be gone at once.
+_OURS = re.compile(r"toDate\((?:occurred_at|at)\) \+ toIntervalDay\((\d+)\)")
+_MACROS = {"shard", "replica"}
+_NO_CLUSTER = 170
+_TOO_LONG = 159
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What :mod:`.migrate` brings a server to.
+    """The tables to which :mod:`.migrate` brings a server.
 
     Attributes:
-        event_tables: the tables that take events, each with its view ``…_once`` and its roll-up
+        event_tables: the tables of events, each with its view ``…_once`` and its roll-up
             ``…_daily``.
-        keep_events: for so long rows of these tables are kept, in whole days (a part of one counts
-            as one); None for ever. The roll-ups are kept for ever.
-        keep_attempts: the same of ``webhook_deliveries``.
+        keep_events: how long rows of these tables are kept, in whole days (rounded up); None for
+            ever. The roll-ups are kept for ever.
+        keep_attempts: how long rows of ``webhook_deliveries`` are kept.
         cluster: the server's name for the hosts that all get the tables, as replicas; None for
             this host alone.
     """
@@ -31,3 +44,186 @@ class Schema:
     def tables(self) -> tuple[str, ...]:
         """The tables that rows are inserted into."""
         return (*self.event_tables, ATTEMPTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a table keeps its rows, and how long it should.
+
+    Attributes:
+        variable: the environment variable that says how long it should.
+        column: the time of a row.
+        days: as configured; None for ever.
+        ttl: the table's TTL as the server writes it; empty without TTL, or without table.
+    """
+
+    table: str
+    variable: str
+    column: str
+    days: int | None
+    ttl: str
+
+    @property
+    def wanted(self) -> str:
+        """The TTL that the table should have."""
+        return "" if self.days is None else f"toDate({self.column}) + toIntervalDay({self.days})"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether somebody else set the TTL, which is then left alone."""
+        return bool(self.ttl) and not _OURS.fullmatch(self.ttl)
+
+    @property
+    def differs(self) -> bool:
+        """Whether :mod:`.migrate` has to change the TTL."""
+        return self.ttl != self.wanted and not self.is_foreign
+
+    @property
+    def name(self) -> str:
+        """The change, as it is shown to people."""
+        return f"{self.table}: keep " + ("for ever" if self.days is None else f"{self.days} days")
+
+    def statement(self, database: str, clause: str) -> str:
+        """The change, as SQL; the server rewrites existing parts in the background."""
+        change = f"MODIFY TTL {self.wanted}" if self.wanted else "REMOVE TTL"
+        return f"ALTER TABLE {database}.{identifier(self.table)}{clause} {change}"
+
+
+def read_retentions(client: ClickHouse, schema: Schema) -> list[Retention]:
+    """The retention of each table.
+
+    Raises:
+        SinkError: the server cannot be asked.
+    """
+    rows = client.query(
+        "SELECT name, engine_full FROM system.tables WHERE database = %(database)s",
+        {"database": client.database},
+    )
+    ttls = {name: _ttl(engine) for name, engine in rows}
+    return [
+        Retention(table, variable, column, days, ttls.get(table, ""))
+        for table, variable, column, days in _configured(schema)
+    ]
+
+
+def initial_retentions(schema: Schema) -> list[Retention]:
+    """The retention of each table on a server that has no tables yet."""
+    return [Retention(*configured, ttl="") for configured in _configured(schema)]
+
+
+def retention_notes(retentions: list[Retention], version: tuple[int, ...]) -> Iterator[str]:
+    """Which settings are not applied, and what to do."""
+    for one in retentions:
+        if one.days is not None and version < MODERN:
+            yield (
+                f"{one.variable} is not applied to {one.table}: this ClickHouse "
+                f"({_dotted(version)}) is older than {_dotted(MODERN)}; drop old "
+                f"months by hand: ALTER TABLE {one.table} DROP PARTITION 202601"
+            )
+        elif one.is_foreign and one.ttl != one.wanted:
+            yield (
+                f"{one.table} has a TTL that formrelay did not set ({one.ttl}), so it is left as "
+                f"it is: ALTER TABLE {one.table} REMOVE TTL to have {one.variable} decide"
+            )
+
+
+def _configured(schema: Schema) -> Iterator[tuple[str, str, str, int | None]]:
+    for table in schema.event_tables:
+        yield table, "EVENT_KEEP_DAYS", "occurred_at", _whole_days(schema.keep_events)
+    yield ATTEMPTS, "WEBHOOK_KEEP_ATTEMPTS_DAYS", "at", _whole_days(schema.keep_attempts)
+
+
+def _whole_days(keep: timedelta | None) -> int | None:
+    return None if keep is None else math.ceil(keep / timedelta(days=1))
+
+
+def _ttl(engine_full: str) -> str:
+    found = re.search(r" TTL (.+?)(?: SETTINGS .*)?\Z", engine_full, re.DOTALL)
+    return found.group(1) if found else ""
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def on_cluster(schema: Schema) -> str:
+    """The clause after a table's name in every statement that creates or changes it."""
+    return f" ON CLUSTER {identifier(schema.cluster)}" if schema.cluster else ""
+
+
+def check_cluster(client: ClickHouse, schema: Schema) -> None:
+    """Check that the server can have replicated tables, and that ours are replicated.
+
+    Raises:
+        ConfigError: the server lacks a macro, or a table of ours is not replicated.
+    """
+    if not schema.cluster:
+        return
+    lacking = _MACROS - {name for (name,) in client.query("SELECT macro FROM system.macros")}
+    if lacking:
+        raise ConfigError(
+            f"expected ClickHouse to have the macros shard and replica for CLICKHOUSE_CLUSTER, got "
+            f"none of the name {' and '.join(sorted(lacking))}: add <macros> to its configuration"
+        )
+    for table, engine in _engines(client, schema):
+        if not engine.startswith(("Replicated", "Shared")):
+            raise ConfigError(
+                f"expected {table} to be replicated, because CLICKHOUSE_CLUSTER is set, got "
+                f"{engine}: it was made without. Unset CLICKHOUSE_CLUSTER, or take another "
+                "CLICKHOUSE_DATABASE and copy the rows (docs/clickhouse.md)"
+            )
+
+
+def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
+    """What is unsafe about the hosts, and what to do."""
+    if schema.cluster:
+        return
+    if isinstance(client, FailoverClickHouse):
+        yield (
+            "CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER no cluster: the tables are "
+            "made on one host alone, unless they are one host or the database replicates itself"
+        )
+    for table, engine in _engines(client, schema):
+        if engine.startswith("Replicated"):
+            yield (
+                f"{table} is replicated ({engine}) and CLICKHOUSE_CLUSTER is not set: new tables "
+                "are made on one host alone; set it to the name of the cluster"
+            )
+            return
+
+
+@contextmanager
+def explained_for_cluster(schema: Schema) -> Iterator[None]:
+    """Explain the failure of a statement that all hosts of a cluster run.
+
+    Raises:
+        ConfigError: the server knows no such cluster.
+        SinkTransient: a host did not run a statement in time.
+    """
+    try:
+        yield
+    except SinkError as error:
+        if schema.cluster and error.code == _NO_CLUSTER:
+            raise ConfigError(
+                f"expected CLICKHOUSE_CLUSTER to be a cluster that the server knows, got "
+                f"'{schema.cluster}': its table system.clusters lists them"
+            ) from None
+        # Without a code it is the time-out of the connection, which by default is the shorter one.
+        broke_off = error.code in (None, _TOO_LONG) and not isinstance(error, SinkUnavailable)
+        if schema.cluster and broke_off:
+            raise SinkTransient(
+                f"expected every host of the cluster '{schema.cluster}' to carry out a change in "
+                f"time, got: {error}. A host that is away does it when it is back: run formrelay "
+                "migrate again then",
+                code=error.code,
+            ) from None
+        raise
+
+
+def _engines(client: ClickHouse, schema: Schema) -> list[tuple[str, str]]:
+    rows = client.query(
+        "SELECT name, engine FROM system.tables WHERE database = %(database)s ORDER BY name",
+        {"database": client.database},
+    )
+    ours = {*schema.tables, "formrelay_migrations"}
+    return [(name, engine) for name, engine in rows if name in ours]

@@ -13,7 +13,8 @@ from datetime import timedelta
 import pytest
 
 from formrelay.core.errors import ConfigError, SinkTransient
-from formrelay.sinks.clickhouse import ClickHouse, Schema, inflight, migrate
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse.schema import check_cluster
 from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
 from tests.support.threads import at_once
@@ -41,7 +42,7 @@ def nodes(
     clickhouse_cluster: ClickHouseCluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Nodes]:
     """The two nodes without our database."""
-    monkeypatch.setattr(inflight, "_GRACE", timedelta(0))  # for the one test that is about it
+    monkeypatch.setattr(migrate, "_GRACE", timedelta(0))  # for the one test that is about it
     with database_of_our_own(clickhouse_cluster) as nodes:
         yield nodes
 
@@ -51,7 +52,7 @@ def migrated(clickhouse_cluster: ClickHouseCluster) -> Iterator[Nodes]:
     """The two nodes after a migration on the first one."""
     with database_of_our_own(clickhouse_cluster) as nodes:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(inflight, "_GRACE", timedelta(0))
+            patch.setattr(migrate, "_GRACE", timedelta(0))
             migrate.apply(nodes[0], WITH_PAYMENTS)
         yield nodes
 
@@ -118,7 +119,7 @@ def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile
     first.command("ALTER TABLE formrelay_migrations DELETE WHERE name = '0003_events_daily'")
     wait_until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
     second.insert("events", COLUMNS, rows(50))
-    monkeypatch.setattr(inflight, "_GRACE", timedelta(seconds=1))
+    monkeypatch.setattr(migrate, "_GRACE", timedelta(seconds=1))
     with inserting(second, start=50) as inserted:
         assert migrate.apply(first, SCHEMA) == ["0003_events_daily"]
     wanted = [(inserted(),)]
@@ -142,7 +143,7 @@ def test_tables_that_were_made_without_the_cluster_are_not_taken_for_replicas(
 def test_a_server_without_the_macros_of_a_replica_is_told_so(clickhouse_url: str) -> None:
     client = open_clickhouse(clickhouse_url, "default")
     with pytest.raises(ConfigError, match=r"the macros shard and replica"):
-        migrate.cluster.check(client, SCHEMA)
+        check_cluster(client, SCHEMA)
     client.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
 from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
-from formrelay.sinks.clickhouse.failover import FailoverClickHouse
+from formrelay.sinks.clickhouse.client import FailoverClickHouse
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.sinks.wire import serving, silence

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.request
 from datetime import timedelta
 
 import pytest
 
 from formrelay.core.errors import SinkTransient, SinkUnavailable
-from formrelay.sinks.clickhouse.client import parse_version
 from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.sinks.wire import answer, reset, serving, silence
 
@@ -52,19 +50,3 @@ def test_a_proxy_of_the_environment_is_not_used(
         client.ping()
         client.close()
         assert proxy.accepted == 0
-
-
-def test_a_server_too_old_for_http_is_told_apart_from_a_missing_schema(
-    clickhouse_http_url: str,
-) -> None:
-    client = open_clickhouse(clickhouse_http_url, "default")
-    if parse_version(_version(clickhouse_http_url)) >= (19, 1):
-        client.ping()
-        return
-    with pytest.raises(SinkTransient, match=r"too old for http://.* clickhouse://"):
-        client.ping()
-
-
-def _version(http_url: str) -> str:
-    with urllib.request.urlopen(http_url, data=b"SELECT version()", timeout=5) as response:
-        return str(response.read().decode())

@@ -66,7 +66,7 @@ def test_another_error_ends_the_migration_and_records_nothing(code: int) -> None
 
 
 def test_a_race_that_is_never_won_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrate, "_RACE_WAIT_SECONDS", 0)
+    monkeypatch.setattr(migrate, "_POLL_SECONDS", 0)
     with pytest.raises(SinkTransient, match="lost"):
         migrate.apply(Racing(337, times=10_000))
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate, retention
+from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse.client import MODERN
+from formrelay.sinks.clickhouse.schema import read_retentions
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.support.threads import at_once
 
@@ -48,7 +50,7 @@ def test_a_table_that_is_configured_later_is_made_by_the_next_migration(
 
 
 def ttl(client: ClickHouse, table: str) -> str:
-    return next(one.ttl for one in retention.read(client, Schema()) if one.table == table)
+    return next(one.ttl for one in read_retentions(client, Schema()) if one.table == table)
 
 
 #: The server that is native here may be too old to have any: its own tests are further down.
@@ -109,7 +111,7 @@ def test_it_is_planned_for_a_server_that_has_no_table_yet(empty: ClickHouse) -> 
     assert planned[:3] == ["0001_events", "0001_events:payments", "0002_webhook_deliveries"]
     done = migrate.apply(empty, schema)
     keeps = ["events: keep 1 days", "payments: keep 1 days"]
-    assert done[5:] == (keeps if empty.version() >= retention.KNOWN_SINCE else [])
+    assert done[5:] == (keeps if empty.version() >= MODERN else [])
     assert names(empty, schema) == []
 
 
@@ -120,7 +122,7 @@ def test_a_server_without_ttl_gets_a_note_and_no_statement_that_it_does_not_know
     assert migrate.notes(clickhouse) == []
     migrate.apply(clickhouse, schema)
     notes = migrate.notes(clickhouse, schema)
-    if clickhouse.version() >= retention.KNOWN_SINCE:
+    if clickhouse.version() >= MODERN:
         assert notes == []
     else:
         [note] = notes

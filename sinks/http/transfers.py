@@ -1,7 +1,7 @@
-"""All requests of a process, driven by its loop through libcurl's multi interface.
+"""All webhook requests of a process, driven by its loop through libcurl's multi interface.
 
-A thread a request would wait for Python's lock at each of libcurl's callbacks; here whoever
-wants something sent leaves it in an inbox, and one thread does the waiting for all of them.
+A thread for each request would wait for Python's lock at each of libcurl's callbacks. Here callers
+leave their requests in an inbox, and one thread does the waiting for all of them.
 """
 
 from __future__ import annotations
@@ -9,51 +9,40 @@ from __future__ import annotations
 import logging
 import select
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Hashable
 from time import monotonic
 from typing import Any, TypeVar, cast
 
 import pycurl
 
-from ..core.later import Later
-from ..core.loop import Loop, get_loop
-from ..core.process import current_pid
-from .exchange import Exchange
-from .inherited import leave_to_parent
-from .kept import KeptConnections
+from ...core.later import Later
+from ...core.loop import Loop, get_loop
+from ...core.process import current_pid
+from .curl import Handle, is_stale, leave_to_parent
 
 T = TypeVar("T")
 
 logger = logging.getLogger("formrelay")
 
-#: A request that has lasted so many seconds makes room for another: it waits for its receiver
-#: and costs no more than a socket.
+#: Seconds after which a waiting request no longer counts against the limit: it costs no more than
+#: a socket.
 ASIDE_AFTER = 1.0
-#: Libcurl's clock has ticked after so many seconds.
+#: Seconds of one tick of libcurl's clock.
 _TICK = 0.001
-#: So many times the limit may be under way in all, those that have made room included.
-_MOST_ASIDE = 10
-
-
-@dataclass(eq=False, slots=True)
-class Handle:
-    """A handle of libcurl's, its options set once, and what its callbacks gather."""
-
-    curl: Any
-    exchange: Exchange
+#: Maximum number of requests under way, waiting requests included, as a multiple of the limit.
+_MAX_ASIDE = 10
 
 
 class Transfer(Later[T]):
-    """One request on its way.
+    """One request, to be awaited.
 
     Args:
-        transfers: who sends it.
-        prepare: sets what is this request's own on a handle.
-        finish: makes the result of a handle and libcurl's error (0: none), or raises; called
-            in the thread that drives it.
-        destination: the same for all requests that may share a connection.
+        transfers: sends it.
+        prepare: sets the options of this request on a handle.
+        finish: makes the result of a handle and libcurl's error code (0: none), or raises; called
+            in the loop's thread.
+        destination: equal for all requests that may share a connection.
         needs_new: use a new connection. A request without a body needs one: libcurl would repeat
             it where a kept connection breaks.
     """
@@ -88,7 +77,7 @@ class Transfer(Later[T]):
         return cast(T, self._found)
 
     def end(self, handle: Handle, code: int) -> None:
-        """Take down what came of it, and tell whoever waits for it."""
+        """Keep the result or the error, and resume the waiting coroutine."""
         self.is_over = True
         try:
             self._found = self._finish(handle, code)
@@ -97,7 +86,7 @@ class Transfer(Later[T]):
         self._resume()
 
     def fail(self, error: BaseException) -> None:
-        """It came to nothing."""
+        """End it with an error, before libcurl began it."""
         self.is_over = True
         self._error = error
         self._resume()
@@ -107,9 +96,9 @@ class Transfers:
     """Sends requests. Safe to share between threads; starts anew in a forked process.
 
     Args:
-        make_handle: a handle with all options that every request has.
-        limit: requests under way at a time, not counting those that wait for a receiver
-            for longer than :data:`ASIDE_AFTER`.
+        make_handle: makes a handle with the options that all requests share.
+        limit: requests under way at a time, not counting requests that have waited for their
+            receiver for longer than :data:`ASIDE_AFTER`.
     """
 
     def __init__(self, make_handle: Callable[[], Handle], *, limit: int) -> None:
@@ -119,7 +108,7 @@ class Transfers:
         self._driver: _Driver | None = None
 
     def begin(self, transfer: Transfer[Any]) -> None:
-        """Send it as soon as there is room."""
+        """Send a request as soon as the limit allows it."""
         driver = self._driver
         if driver is None or driver.pid != current_pid():
             driver = self._new_driver()
@@ -134,16 +123,16 @@ class Transfers:
 
 
 class _Driver:
-    """The side in the loop's thread: everything but :meth:`take` is called there alone."""
+    """Drives libcurl in the loop's thread; only :meth:`take` may be called in another thread."""
 
     def __init__(self, loop: Loop, make_handle: Callable[[], Handle], limit: int) -> None:
         self.pid = current_pid()
         self._loop = loop
         self._make_handle = make_handle
-        self._limit, self._most = limit, _MOST_ASIDE * limit
+        self._limit, self._most = limit, _MAX_ASIDE * limit
         self._inbox: deque[Transfer[Any]] = deque()
         self._free: list[Handle] = []
-        #: Under way, in the order in which they began; those that are aside are not in it.
+        #: Requests that count against the limit, in the order in which they began.
         self._young: deque[Transfer[Any]] = deque()
         self._active: dict[Any, tuple[Handle, Transfer[Any]]] = {}
         self._aside = 0
@@ -155,22 +144,22 @@ class _Driver:
         leave_to_parent(self._multi)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        # Kept open and idle for the next request to the same host.
+        # Idle connections that are kept for the next request to the same host.
         self._multi.setopt(pycurl.M_MAXCONNECTS, max(16, 2 * limit))
         loop.call(lambda: loop.add(self))
 
     def take(self, transfer: Transfer[Any]) -> None:
-        """Leave a request for the loop; called by any thread."""
+        """Put a request into the inbox of the loop; called by any thread."""
         self._inbox.append(transfer)
         self._loop.wake()
 
     def turn(self) -> float | None:
-        """Begin what there is room for, and end what is over."""
+        """Begin requests as far as the limit allows, and end the finished ones."""
         while True:
             self._begin_some()
             if self._due is not None and self._due <= monotonic():
-                # Libcurl says when next. It says nothing where it was asked a moment too soon,
-                # since it gives whole milliseconds and means a little more.
+                # libcurl sets the next time, but none if it is called a moment too soon: it gives
+                # whole milliseconds and means a little more.
                 self._due = monotonic() + _TICK
                 self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             if not self._end_some() or not self._inbox:
@@ -186,8 +175,8 @@ class _Driver:
         while self._inbox and self._has_room():
             transfer = self._inbox.popleft()
             try:
-                handle = self._free.pop() if self._free else self._new_handle()
-                handle.exchange.clear()
+                handle = self._free.pop() if self._free else self._make_handle()
+                handle.callbacks.clear()
                 transfer.prepare(handle)
                 needs_new = transfer.needs_new or self._kept.has_stale(
                     transfer.destination, self._in_use
@@ -201,11 +190,6 @@ class _Driver:
             self._young.append(transfer)
             self._active[handle.curl] = handle, transfer
 
-    def _new_handle(self) -> Handle:
-        handle = self._make_handle()
-        leave_to_parent(handle.curl)
-        return handle
-
     def _has_room(self) -> bool:
         active = len(self._active)
         return active - self._aside < self._limit and active < self._most
@@ -218,7 +202,7 @@ class _Driver:
             for curl, code in ended:
                 try:
                     self._end(curl, code)
-                except Exception as error:  # libcurl does not name the others a second time
+                except Exception as error:  # libcurl does not report the others a second time
                     logger.critical("a request was not ended cleanly", exc_info=error)
             count += len(ended)
         return count
@@ -242,20 +226,53 @@ class _Driver:
             self._loop.forget(descriptor)
         else:
             self._in_use.add(descriptor)
-            self._loop.watch(descriptor, _AS_THE_SYSTEM_SAYS.get(what, 0), self._on_event)
+            self._loop.watch(descriptor, _POLL_FLAGS.get(what, 0), self._on_event)
 
     def _on_event(self, descriptor: int, event: int) -> None:
-        self._multi.socket_action(descriptor, _as_libcurl_says(event))
+        self._multi.socket_action(descriptor, _curl_flags(event))
 
 
-_AS_THE_SYSTEM_SAYS = {
+class KeptConnections:
+    """The sockets of the connections that libcurl may use again, by destination.
+
+    libcurl does not say when it closes a socket, so a few listed sockets may be closed or lead
+    elsewhere by now. At worst they cost a new connection.
+    """
+
+    def __init__(self) -> None:
+        self._destinations: dict[int, Hashable] = {}
+        self._sockets: defaultdict[Hashable, set[int]] = defaultdict(set)
+
+    def add(self, destination: Hashable, socket: int) -> None:
+        """Note that a request to ``destination`` went over ``socket``."""
+        known = self._destinations.get(socket)
+        if known == destination:
+            return
+        if known is not None:
+            self._sockets[known].discard(socket)
+            if not self._sockets[known]:
+                del self._sockets[known]
+        self._destinations[socket] = destination
+        self._sockets[destination].add(socket)
+
+    def has_stale(self, destination: Hashable, in_use: Collection[int]) -> bool:
+        """Whether a connection to ``destination`` has been closed by the receiver.
+
+        Args:
+            in_use: sockets of the requests under way.
+        """
+        sockets = self._sockets.get(destination)
+        return bool(sockets) and is_stale([one for one in sockets or () if one not in in_use])
+
+
+_POLL_FLAGS = {
     pycurl.POLL_IN: select.POLLIN,
     pycurl.POLL_OUT: select.POLLOUT,
     pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
 }
 
 
-def _as_libcurl_says(event: int) -> int:
+def _curl_flags(event: int) -> int:
     found = 0
     if event & (select.POLLIN | select.POLLHUP):
         found |= pycurl.CSELECT_IN
@@ -267,4 +284,4 @@ def _as_libcurl_says(event: int) -> int:
 
 
 def _nobody() -> None:
-    """Nobody waits yet."""
+    """Placeholder until somebody waits."""

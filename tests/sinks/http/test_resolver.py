@@ -17,8 +17,8 @@ import pytest
 
 from formrelay.core.errors import SinkUnavailable
 from formrelay.core.later import run
-from formrelay.sinks.resolver import LookUp, Resolver
-from tests.sinks.test_egress import egress
+from formrelay.sinks.http.resolver import LookUp, Resolver
+from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import answer, serving
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from formrelay.sinks.addresses import parse_address, why_blocked
+from formrelay.sinks.http.addresses import parse_address, why_blocked
 
 BLOCKED = [
     ("0.0.0.0", "this network"),

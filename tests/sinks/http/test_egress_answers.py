@@ -11,7 +11,7 @@ import pytest
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from formrelay.sinks.http import Response, classify_status
-from tests.sinks.test_egress import egress
+from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import Answer, answer, drip, flood, raw, reset, serving, silence
 
 OK = b"HTTP/1.1 200 OK\r\n"

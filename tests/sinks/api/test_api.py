@@ -20,7 +20,7 @@ from formrelay.core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
-from formrelay.sinks.api import Api, Endpoint, SavedSubmission
+from formrelay.sinks.api import Api, SavedSubmission, SubmissionWebhook
 from tests.sinks.wire import Answer, Wire, answer, drip, flood, raw, reset, serving, silence
 
 PAYLOAD = {"submissionId": "sub-1", "formId": "f", "answers": {"email": "ann@example.com"}}
@@ -46,7 +46,7 @@ def saved(body: object = SAVED, status: int = 201) -> Answer:
 def test_a_saved_submission_comes_back_with_its_endpoints(status: int) -> None:
     with serving(saved(status=status)) as wire:
         result = api(wire.url + "/").save_submission(PAYLOAD)
-    endpoint = Endpoint("7", "https://r.example/h", "whsec_x", "POST", {"X-A": "b"})
+    endpoint = SubmissionWebhook("7", "https://r.example/h", "whsec_x", "POST", {"X-A": "b"})
     assert result == SavedSubmission("sub-1", "completed", (endpoint,))
     assert wire.headers()[0] == "POST /api/v1/submissions/ HTTP/1.1"
     assert {"Idempotency-Key: sub-1", "Authorization: Bearer t0ken"} <= set(wire.headers())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import requests
 
 from formrelay.core.errors import SinkTransient
 from formrelay.sinks.api import Api
-from formrelay.sinks.transport import MOST_BYTES, Answer, NotSent, Session
+from formrelay.sinks.http.adapter import MAX_BYTES, CurlAdapter, CurlResponse, NotSent
 from tests.sinks.wire import Wire, answer, raw, serving, silence
 from tests.support.waiting import wait_until
 
@@ -34,8 +35,8 @@ def api(url: str) -> Api:
     return Api(url, lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
 
 
-def ask(session: Session, url: str, body: bytes | None = b"{}") -> Answer:
-    return session.exchange("POST" if body else "GET", url, HEADERS, body, (1.0, 5.0))
+def ask(adapter: CurlAdapter, url: str, body: bytes | None = b"{}") -> CurlResponse:
+    return adapter.request("POST" if body else "GET", url, HEADERS, body, (1.0, 5.0))
 
 
 WRITES: dict[str, Callable[[Api], Any]] = {
@@ -63,26 +64,31 @@ def test_what_may_have_been_taken_is_not_sent_again_unasked(method: str) -> None
 
 def test_a_connection_that_was_closed_meanwhile_is_found_out_before_anything_is_sent() -> None:
     closing = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
-    with serving(closing) as wire, Session() as session:
+    with serving(closing) as wire, closing(CurlAdapter()) as adapter:
         for _ in range(5):
-            assert ask(session, wire.url).status_code == 200
+            assert ask(adapter, wire.url).status_code == 200
             assert wire.closed.acquire(timeout=5)
         assert len(wire.requests) == wire.accepted == 5
 
 
 def test_a_connection_is_used_again_by_all_methods() -> None:
-    with serving(answer(200, SAVED)) as wire, Session() as session:
+    with serving(answer(200, SAVED)) as wire, closing(CurlAdapter()) as adapter:
         for body in (b"{}", None, b"{}", None):
-            assert ask(session, wire.url, body).body == SAVED
+            assert ask(adapter, wire.url, body).body == SAVED
         first = [wire.headers(n)[0].split()[0] for n in range(4)]
         assert first == ["POST", "GET", "POST", "GET"]
         assert [wire.body(n) for n in range(4)] == [b"{}", b"", b"{}", b""]
         assert wire.accepted == 1
 
 
-def test_an_answer_is_one_of_requests() -> None:
-    with serving(answer(200, SAVED, "X-One: a", "x-two:  b ")) as wire, Session() as session:
-        found = ask(session, wire.url)
+def test_an_adapter_serves_a_session_of_requests() -> None:
+    with (
+        serving(answer(200, SAVED, "X-One: a", "x-two:  b ")) as wire,
+        requests.Session() as session,
+    ):
+        session.mount("http://", CurlAdapter())
+        found = session.post(wire.url, json={}, timeout=(1.0, 5.0))
+    assert isinstance(found, CurlResponse)
     assert isinstance(found, requests.Response)
     assert found.ok
     assert (found.headers["x-one"], found.headers["X-TWO"]) == ("a", "b")
@@ -94,8 +100,8 @@ def test_an_answer_is_one_of_requests() -> None:
 def test_the_headers_are_those_of_the_last_head() -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nX-One: a\r\n\r\n"
     last = b"HTTP/1.1 200 OK\r\nX-Two: b\r\nContent-Length: 2\r\n\r\n{}"
-    with serving(raw(interim + last)) as wire, Session() as session:
-        found = ask(session, wire.url)
+    with serving(raw(interim + last)) as wire, closing(CurlAdapter()) as adapter:
+        found = ask(adapter, wire.url)
     assert found.status_code == 200
     assert dict(found.headers) == {"X-Two": "b", "Content-Length": "2"}
 
@@ -105,16 +111,19 @@ def test_an_interim_answer_makes_no_whole_one_of_a_head_that_breaks_off(status: 
     head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 %s Not\r\nContent-Le" % status
     with (
         serving(raw(head, keep=False)) as wire,
-        Session() as session,
+        closing(CurlAdapter()) as adapter,
         pytest.raises(requests.ConnectionError, match="head"),
     ):
-        ask(session, wire.url)
+        ask(adapter, wire.url)
 
 
 def test_what_comes_behind_the_body_is_no_header() -> None:
     start = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with serving(raw(start + b"0\r\nRetry-After: 77\r\n\r\n")) as wire, Session() as session:
-        assert dict(ask(session, wire.url).headers) == {"Transfer-Encoding": "chunked"}
+    with (
+        serving(raw(start + b"0\r\nRetry-After: 77\r\n\r\n")) as wire,
+        closing(CurlAdapter()) as adapter,
+    ):
+        assert dict(ask(adapter, wire.url).headers) == {"Transfer-Encoding": "chunked"}
 
 
 @pytest.mark.parametrize("status", [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 200 OK\r\n"])
@@ -123,13 +132,13 @@ def test_of_ten_megabytes_one_is_read(status: bytes, is_chunked: bool) -> None:
     body = b"x" * (10 << 20)
     page = status + b"Content-Length: %d\r\n\r\n" % len(body) + body
     served = raw(chunked(status, body) if is_chunked else page, keep=False)
-    with serving(served) as wire, Session() as session:
-        ask(session, wire.url)
+    with serving(served) as wire, closing(CurlAdapter()) as adapter:
+        ask(adapter, wire.url)
         before = resident()
         for _ in range(5):
-            found = ask(session, wire.url)
+            found = ask(adapter, wire.url)
             assert not found.is_whole
-            assert len(found.body) <= MOST_BYTES
+            assert len(found.body) <= MAX_BYTES
             gc.collect()  # an error and its frames hold one another
         assert resident() - before < 8 << 20
 
@@ -148,8 +157,8 @@ def resident() -> int:
 
 
 def test_nothing_was_sent_where_there_is_no_connection() -> None:
-    with Session() as session, pytest.raises(NotSent, match="refused"):
-        ask(session, "http://127.0.0.1:1")
+    with closing(CurlAdapter()) as adapter, pytest.raises(NotSent, match="refused"):
+        ask(adapter, "http://127.0.0.1:1")
 
 
 def test_a_forked_child_leaves_its_parents_connection_alone(
@@ -230,8 +239,8 @@ def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> No
 
     def work() -> None:
         try:
-            with Session() as session:
-                ask(session, wire.url)
+            with closing(CurlAdapter()) as adapter:
+                ask(adapter, wire.url)
         except BaseException as error:
             heard.append(error)
 
@@ -248,7 +257,7 @@ def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> No
 
 
 def test_a_request_has_one_time_for_all_of_it() -> None:
-    with serving(silence) as wire, Session() as session:
+    with serving(silence) as wire, closing(CurlAdapter()) as adapter:
         with pytest.raises(requests.exceptions.ReadTimeout):
-            session.exchange("GET", wire.url, HEADERS, None, (0.2, 0.2))
+            adapter.request("GET", wire.url, HEADERS, None, (0.2, 0.2))
         assert len(wire.requests) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,42 +12,15 @@ from urllib.parse import quote, urlsplit
 import orjson
 import requests
 
-from ..core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
-from ..core.hosts import InvalidHost, ascii_url
-from ..core.process import current_pid
-from .api_answers import of_connection, parse, refuse, wrong_shape
-from .transport import Session
+from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
+from ...core.hosts import InvalidHost, ascii_url
+from ...core.process import current_pid
+from ..http.adapter import CurlAdapter
+from .answers import SavedSubmission, connection_error, parse_json, parse_submission, refuse
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _SPACES = re.compile(r"[\x00-\x20\x7f]")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a submission goes: a webhook of its form."""
-
-    id: str
-    url: str = field(repr=False)
-    secret: str = field(repr=False)
-    method: str
-    headers: dict[str, str] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class SavedSubmission:
-    """A submission as the API keeps it.
-
-    Attributes:
-        form_id, submitted_at, answers: None where the answer did not have them.
-    """
-
-    id: str
-    status: str
-    webhooks: tuple[Endpoint, ...]
-    form_id: str | None = None
-    submitted_at: str | None = None
-    answers: dict[str, Any] | None = field(default=None, repr=False)
 
 
 class Api:
@@ -58,7 +30,7 @@ class Api:
         url: ``https://host``, with or without a path before ``/api``.
         token: read for each request, since secrets rotate; None sends none.
         connect_timeout: of making a connection, TLS included.
-        timeout: of a whole request after that, however slowly the server drips.
+        timeout: of a whole request after that, however slowly the server sends.
 
     Raises:
         ConfigError: ``url`` cannot be right.
@@ -74,7 +46,7 @@ class Api:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ConfigError("expected API_URL to be http(s)://host without a query")
-        self._url = _spelled(url).rstrip("/")
+        self._url = _ascii(url).rstrip("/")
         self._token = token
         self._connect_timeout = connect_timeout
         self._timeout = timeout
@@ -93,42 +65,35 @@ class Api:
         """
         key = _key(payload.get("submissionId"))
         answer = self._request("POST", "/api/v1/submissions/", payload, {"Idempotency-Key": key})
-        return _submission(answer)
+        return parse_submission(answer)
 
     def get_submission(self, submission_id: str) -> SavedSubmission | None:
-        """A submission by its id, None where there is none; raises as :meth:`save_submission`."""
-        try:
-            return _submission(self._request("GET", _path("submissions", submission_id)))
-        except SinkPermanent as error:
-            if error.code == 404:
-                return None
-            raise
+        """A submission by its id, None if there is none; raises as :meth:`save_submission`."""
+        return self._submission("GET", _path("submissions", submission_id))
 
     def update_payment(
         self, submission_id: str, *, status: str, event_id: str, created: int
     ) -> SavedSubmission | None:
-        """Tell what became of a payment; an event older than the last changes nothing.
+        """Report the outcome of a payment; an event older than the last one changes nothing.
 
         Args:
             created: when the payment provider made the event, unix seconds.
 
         Returns:
-            The submission as it is then; None where there is none (yet).
+            The submission after that; None if there is none (yet).
 
         Raises:
             SinkError: as :meth:`save_submission`.
         """
         event = {"status": status, "eventId": event_id, "created": created}
         path = _path("submissions", submission_id) + "payment/"
-        try:
-            return _submission(self._request("PATCH", path, event))
-        except SinkPermanent as error:
-            if error.code == 404:
-                return None
-            raise
+        return self._submission("PATCH", path, event)
 
     def save_partial(self, partial_id: str, payload: Mapping[str, Any]) -> bool:
-        """Save a revision of a partial; whether it is the newest (409: a newer one is stored).
+        """Save a revision of a partial.
+
+        Returns:
+            Whether it is the newest revision (False for 409: a newer one is stored).
 
         Raises:
             SinkError: as :meth:`save_submission`.
@@ -141,6 +106,16 @@ class Api:
             raise
         return True
 
+    def _submission(
+        self, method: str, path: str, payload: Mapping[str, Any] | None = None
+    ) -> SavedSubmission | None:
+        try:
+            return parse_submission(self._request(method, path, payload))
+        except SinkPermanent as error:
+            if error.code == 404:
+                return None
+            raise
+
     def _request(
         self,
         method: str,
@@ -148,30 +123,30 @@ class Api:
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that a 200 or 201 brought."""
-        session = self._session()
+        """The JSON object of a response with status 200 or 201."""
+        adapter = self._adapter()
         headers = self._headers() | dict(headers or {})
         body = None if payload is None else _encode(payload)
         timeouts = (self._connect_timeout.total_seconds(), self._timeout.total_seconds())
         try:
-            answer = session.exchange(method, self._url + path, headers, body, timeouts)
+            response = adapter.request(method, self._url + path, headers, body, timeouts)
         except requests.RequestException as error:
-            raise of_connection(error) from None
-        refuse(answer, payload)
+            raise connection_error(error) from None
+        refuse(response, payload)
         try:
-            return parse(answer)
+            return parse_json(response)
         except SinkTransient:
-            # Where an answer did not end as it said, what is left of it is not the next one's.
-            session.close()
+            # If the response did not end where it said, its remains are not the next one's.
+            adapter.close()
             raise
 
-    def _session(self) -> Session:
-        session: Session | None = getattr(self._local, "session", None)
-        if session is None or self._local.pid != current_pid():
-            # A forked child makes its own: the parent's connections are not ours to speak on.
-            session = self._local.session = Session()
+    def _adapter(self) -> CurlAdapter:
+        adapter: CurlAdapter | None = getattr(self._local, "adapter", None)
+        if adapter is None or self._local.pid != current_pid():
+            # A forked child makes its own: the connections are still its parent's.
+            adapter = self._local.adapter = CurlAdapter()
             self._local.pid = current_pid()
-        return session
+        return adapter
 
     def _headers(self) -> dict[str, str]:
         headers = {
@@ -187,11 +162,11 @@ class Api:
         return headers
 
 
-def _spelled(url: str) -> str:
-    """An address in ASCII: the host by :mod:`..core.hosts`, the path with percent signs.
+def _ascii(url: str) -> str:
+    """A URL in ASCII: the host by :mod:`..core.hosts`, the path percent-encoded.
 
     Raises:
-        ConfigError: it cannot be.
+        ConfigError: it cannot be written in ASCII.
     """
     request = requests.PreparedRequest()
     try:
@@ -222,52 +197,3 @@ def _key(value: object) -> str:
             "expected a submissionId or partialId of 1 to 255 printable ASCII characters"
         )
     return value
-
-
-def _submission(answer: dict[str, Any]) -> SavedSubmission:
-    try:
-        webhooks = answer.get("webhooks") or []
-        if not isinstance(webhooks, list):
-            raise TypeError
-        endpoints = tuple(map(_endpoint, webhooks))
-        answers = answer.get("answers")
-        return SavedSubmission(
-            _text(answer["id"]),
-            _text(answer["status"]),
-            endpoints,
-            form_id=_text_or_none(answer.get("formId")),
-            submitted_at=_text_or_none(answer.get("submittedAt")),
-            answers=answers if isinstance(answers, dict) else None,
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise wrong_shape() from None
-
-
-def _endpoint(given: object) -> Endpoint:
-    """An endpoint of an answer. A value that is missing or malformed is empty, which its webhook
-    is refused for: the submission is saved, and the other endpoints are told."""
-    fields = given if isinstance(given, dict) else {}
-    headers = fields.get("headers") or {}
-
-    def text(name: str, default: str = "") -> str:
-        value = fields.get(name)
-        try:
-            return default if value is None or value == "" else _text(value)
-        except TypeError:
-            return ""
-
-    try:
-        checked = {_text(name): _text(value) for name, value in headers.items()}
-    except (TypeError, AttributeError):
-        checked = {"": ""}  # no header has such a name
-    return Endpoint(text("id"), text("url"), text("secret"), text("method", "POST"), checked)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError
-    return str(value)
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else _text(value)

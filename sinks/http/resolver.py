@@ -1,8 +1,8 @@
-"""Names to addresses, so that one whose servers hang holds up no other.
+"""Resolve host names, so that a name whose servers hang delays no other name.
 
-libcurl looks names up in a pool of its own, which a few that hang fill for all hosts. Here each
-look-up has a thread while it lasts, a host has one at a time, and who waits for it waits no
-longer than for a connection. What is dialled in the end is checked where it is dialled.
+libcurl resolves names in a thread pool of its own, which a few hanging names fill for all hosts.
+Here each look-up has its own thread, a host has one look-up at a time, and waiting for it has a
+time-out. The resulting addresses are checked when they are dialled.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from datetime import timedelta
 from threading import Lock, Thread
 from time import monotonic
 
-from ..core.errors import SinkUnavailable
-from ..core.later import Later
-from ..core.loop import get_loop
-from ..core.process import current_pid
+from ...core.errors import SinkUnavailable
+from ...core.later import Later
+from ...core.loop import get_loop
+from ...core.process import current_pid
 
 Addresses = tuple[str, ...]
 
-#: Look-ups at a time; further ones wait for one that ends.
-_MOST_THREADS = 256
-#: An answer is used for so many seconds, as long as libcurl would.
+#: Maximum number of look-ups at a time; further look-ups wait.
+_MAX_THREADS = 256
+#: Seconds for which an answer is used; libcurl's own cache has the same.
 _LASTS = 60.0
-_MOST_KNOWN = 10_000
+_MAX_KNOWN = 10_000
 
 
 class LookUp(Later[Addresses]):
-    """The addresses of a host, of which there is at least one."""
+    """A look-up of a host, to be awaited: its addresses, at least one."""
 
     def __init__(self, resolver: Resolver, host: str) -> None:
         self._resolver = resolver
@@ -50,20 +50,20 @@ class LookUp(Later[Addresses]):
         return self._found
 
     def end(self, found: Addresses) -> None:
-        """There is an answer; none of them is one too."""
+        """End it with an answer; no addresses are an answer too."""
         self._found, self._why = found, f"DNS: '{self.host}' was not found"
         self._resume()
 
     def give_up(self) -> None:
-        """There was none in time."""
+        """End it without an answer: the time is up."""
         self._resume()
 
 
 class Resolver:
-    """See the module. Safe to share between threads; starts anew in a forked process.
+    """Resolves host names. Safe to share between threads; starts anew in a forked process.
 
     Args:
-        timeout: of a look-up. Its thread goes on until the system gives up.
+        timeout: of waiting for a look-up. Its thread goes on until the system gives up.
     """
 
     def __init__(self, *, timeout: timedelta) -> None:
@@ -72,14 +72,14 @@ class Resolver:
         self._pid = 0
 
     def known(self, host: str) -> Addresses | None:
-        """The addresses of a host that was looked up of late."""
+        """The addresses of a host that was looked up in the last minute; None if unknown."""
         if self._pid != current_pid():
             return None
         found = self._known.get(host)
         return found[0] if found is not None and found[1] > monotonic() else None
 
     def begin(self, look_up: LookUp) -> None:
-        """Look a host up, or wait for the look-up of it that is under way."""
+        """Look a host up, or join the look-up of it that is under way."""
         look_up.deadline = monotonic() + self._timeout
         with self._lock:
             if self._pid != current_pid():
@@ -88,7 +88,7 @@ class Resolver:
             waiting = self._waiting.setdefault(look_up.host, [])
             waiting.append(look_up)
             if len(waiting) == 1:
-                if self._threads < _MOST_THREADS:
+                if self._threads < _MAX_THREADS:
                     self._threads += 1
                     Thread(target=self._run, args=(look_up.host,), daemon=True).start()
                 else:
@@ -96,7 +96,7 @@ class Resolver:
         get_loop().wake()
 
     def turn(self) -> float | None:
-        """Give up those that have waited for too long; the time of the next."""
+        """Give up look-ups whose time is up; returns the deadline of the next."""
         late: list[LookUp] = []
         with self._lock:
             unanswered, now = self._unanswered, monotonic()
@@ -131,7 +131,7 @@ class Resolver:
                 if found:
                     self._known[host] = found, monotonic() + _LASTS
                     self._known.move_to_end(host)
-                    if len(self._known) > _MOST_KNOWN:
+                    if len(self._known) > _MAX_KNOWN:
                         self._known.popitem(last=False)
                 following = self._queue.popleft() if self._queue else None
                 if following is None:
@@ -149,4 +149,4 @@ def _addresses(host: str) -> Addresses:
 
 
 def _nobody() -> None:
-    """Nobody waits yet."""
+    """Placeholder until somebody waits."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from formrelay.core.errors import SinkError
 from formrelay.core.failure import Failure, Reason
-from tests.sinks.test_api import PAYLOAD, api
+from tests.sinks.api.test_api import PAYLOAD, api
 from tests.sinks.wire import raw, serving
 from tests.support.echoes import VALUES, as_text, echoes, left_of
 

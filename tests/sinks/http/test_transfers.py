@@ -13,8 +13,7 @@ import pytest
 
 from formrelay.core.later import run
 from formrelay.core.loop import get_loop
-from formrelay.sinks import transfers
-from formrelay.sinks.http import Egress
+from formrelay.sinks.http import Egress, transfers
 from tests.support.waiting import wait_until
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from formrelay.sinks.kept import KeptConnections, is_stale
+from formrelay.sinks.http.curl import is_stale
+from formrelay.sinks.http.transfers import KeptConnections
 
 
 def test_a_socket_is_stale_when_its_other_side_closed_it_or_sent_something() -> None:

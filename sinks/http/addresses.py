@@ -1,7 +1,7 @@
-"""Which addresses a webhook may go to: everything public, nothing else.
+"""The addresses that a webhook may be sent to: public addresses only.
 
-The ranges are those of IANA's special-purpose registries (RFC 6890 and what
-updates it), which Svix blocks in its connector too, and inner addresses of clouds.
+Blocked are the ranges of IANA's special-purpose registries (RFC 6890 and its updates), which Svix
+blocks too, and public addresses at which clouds offer internal services.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _BLOCKED_V6 = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
-# Public by their numbers, and services of a cloud's inside by what answers there. The metadata
-# services of most clouds need no entry: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM,
+# Public addresses at which a cloud's internal services answer. The metadata services of most clouds
+# need no entry: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM,
 # DigitalOcean) and fe80::a9fe:a9fe (OpenStack, Akamai) are link-local, 100.100.100.200 (Alibaba)
 # is in the range of carrier-grade NAT, 192.0.0.192 (Oracle Classic) among the protocol
 # assignments, fd00:ec2::254 (AWS), fd20:ce::254 (Google), fd00:c1::a9fe:a9fe (Oracle) and
@@ -69,15 +69,15 @@ _BLOCKED_CLOUD = {
 _BLOCKED: list[tuple[Network, str]] = [
     (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6 | _BLOCKED_CLOUD).items()
 ]
-# Nothing outside this is handed out; a range that IANA opens one day is added then.
+# IANA has allocated nothing outside this range.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 
 
 def parse_address(text: str) -> Address:
-    """An address as a socket has it; ``%eth0`` is left off, IPv4 is taken out of IPv6.
+    """Parse an address as a socket has it: without ``%eth0``, IPv4 taken out of IPv6.
 
     Raises:
-        ValueError: it is not an address.
+        ValueError: the text is not an address.
     """
     address = ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
@@ -85,10 +85,10 @@ def parse_address(text: str) -> Address:
 
 
 def why_blocked(address: Address, *, allowed: Sequence[Network] = ()) -> str | None:
-    """The kind of range that ``address`` is blocked for; None if it may be dialled.
+    """The kind of the blocked range that ``address`` is in; None if it may be dialled.
 
     Args:
-        allowed: exceptions, which win over every range.
+        allowed: networks that are allowed although they are in a blocked range.
     """
     if any(address in network for network in allowed):
         return None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formrelay.core.retry import LONGEST_WAIT
-from formrelay.sinks.retry_after import parse_retry_after
+from formrelay.sinks.http.headers import parse_retry_after
 
 NOW = 784111717.0  # Sun, 06 Nov 1994 08:48:37 GMT
 

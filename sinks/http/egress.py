@@ -16,46 +16,39 @@ from typing import Any
 
 import pycurl
 
-from ..core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
+from ...core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from .addresses import Network, parse_address, why_blocked
-from .authorities import system_ca_file
-from .exchange import MOST_HEADER_BYTES, Exchange
-from .kept import set_body
+from .curl import MAX_HEADER_BYTES, Callbacks, Handle, milliseconds, new_curl, set_body, set_headers
+from .headers import check_header, parse_retry_after
 from .resolver import LookUp, Resolver
-from .retry_after import parse_retry_after
-from .transfers import Handle, Transfer, Transfers
-from .webhook_request import METHODS, check_header, check_headers, check_url
+from .transfers import Transfer, Transfers
+from .url import check_url
 
-__all__ = ["GONE", "Egress", "Response", "check_headers", "check_url", "classify_status"]
-
+METHODS = ("POST", "PUT")
 #: libcurl's number of the option, for which pycurl has no name.
 _SUPPRESS_CONNECT_HEADERS = 265
 _LONGEST_CONNECT = timedelta(seconds=10)
 #: The same request will get the same answer.
-PERMANENT = frozenset({400, 413, 414, 422, 501})
+_PERMANENT = frozenset({400, 413, 414, 422, 501})
 #: The endpoint is gone for good, and wants no more.
-GONE = 410
-_TLS_ERRORS = frozenset(
-    code
-    for name in (
-        "E_SSL_CONNECT_ERROR",
-        "E_SSL_CERTPROBLEM",
-        "E_SSL_CIPHER",
-        "E_SSL_CACERT",
-        "E_SSL_ISSUER_ERROR",
-        "E_SSL_INVALIDCERTSTATUS",
-        "E_PEER_FAILED_VERIFICATION",
-    )
-    if (code := getattr(pycurl, name, None)) is not None
-)
+_GONE = 410
+_DEFAULT_HEADERS = {"content-type": "application/json", "user-agent": "formrelay"}
+_TLS_ERRORS = {
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_SSL_CERTPROBLEM,
+    pycurl.E_SSL_CIPHER,
+    pycurl.E_SSL_ISSUER_ERROR,
+    pycurl.E_SSL_INVALIDCERTSTATUS,
+    pycurl.E_PEER_FAILED_VERIFICATION,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a receiver answered.
+    """The response of a receiver.
 
     Attributes:
-        headers: names in lower case; a repeated one joined by ``, ``.
+        headers: names in lower case; a repeated header is joined by ``, ``.
         body: the first bytes, at most ``max_response_bytes``; as sent, not decompressed.
         duration: of the whole request.
     """
@@ -74,9 +67,9 @@ class Egress:
         allow_http: whether ``http://`` may be used.
         allowed_private: networks that may be dialled although they are not public.
         limit: requests under way at a time (see :class:`.transfers.Transfers`).
-        proxy: through which all requests go. It dials, and what it dials is for it to check: of
-            addresses only those that are written as such in a url are checked here.
-        max_response_bytes: how much of an answer's body is read.
+        proxy: URL of a proxy for all requests. It resolves names and has to check the addresses
+            that it dials; only addresses that stand in a URL are checked here.
+        max_response_bytes: number of bytes that are read of a response body.
         ca_file: certificates to trust instead of the system's.
     """
 
@@ -96,35 +89,34 @@ class Egress:
         self._allow_http = allow_http
         self._allowed = tuple(allowed_private)
         self._max_bytes = max_response_bytes
-        self._ca_file = ca_file or system_ca_file()
+        self._ca_file = ca_file
         self._transfers = Transfers(self._make_handle, limit=limit)
         self._resolver = Resolver(timeout=min(timeout, _LONGEST_CONNECT))
 
     async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
     ) -> Response:
-        """Send one request; any status is an answer (see :func:`classify_status`).
+        """Send one request and return the response, whatever its status.
 
-        A status that came in whole counts, whatever becomes of the body after it.
+        A status that arrived with all its headers counts, even if the body breaks off.
 
         Args:
             method: ``POST`` or ``PUT``.
-            headers: all that are to be sent; those of a caller go through
-                :func:`check_headers` first.
+            headers: all headers to send; a caller's own go through :func:`check_headers` first.
 
         Raises:
             InvalidJob: the url, the method or a header cannot be right.
             SinkPermanent: the host resolves to a blocked address.
             SinkUnavailable: nothing was sent: name not found, refused, no TLS.
-            SinkTransient: it was sent, perhaps, and no answer came.
+            SinkTransient: no response; the request may have been sent.
         """
         target = check_url(url, allow_http=self._allow_http)
         if method not in METHODS:
             raise InvalidJob("expected the method POST or PUT, got another")
-        lines = _header_lines(headers)
+        complete = _checked(headers)
         began = monotonic()
         addresses = await self._addresses(target.host)
-        # Of the time for the whole request, in which a look-up is no more than a half.
+        # Counts against the time-out of the request, but for no more than half of it.
         took = min(monotonic() - began, self._timeout.total_seconds() / 2)
 
         def prepare(handle: Handle) -> None:
@@ -132,8 +124,8 @@ class Egress:
             curl.setopt(pycurl.URL, target.url)
             curl.setopt(pycurl.CUSTOMREQUEST, method)
             set_body(curl, body)
-            curl.setopt(pycurl.HTTPHEADER, lines)
-            curl.setopt(pycurl.TIMEOUT_MS, _millis(self._timeout) - int(took * 1000))
+            set_headers(curl, complete)
+            curl.setopt(pycurl.TIMEOUT_MS, milliseconds(self._timeout.total_seconds() - took))
             if addresses:
                 curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"])
 
@@ -147,7 +139,7 @@ class Egress:
         )
 
     async def _addresses(self, host: str) -> str:
-        """The addresses of a host, as libcurl takes them; empty if there is nothing to look up."""
+        """The addresses of a host, as libcurl takes them; empty if it needs no look-up."""
         if self._proxy is not None:
             self._check_literal(host)
             return ""
@@ -166,45 +158,33 @@ class Egress:
             raise _blocked(host, why)
 
     def _make_handle(self) -> Handle:
-        """A handle with all that does not change between requests."""
-        exchange = Exchange(self._allowed, self._max_bytes)
+        """A handle with the options that all requests share."""
+        callbacks = Callbacks(self._allowed, self._max_bytes)
         protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
         connect_timeout = min(self._timeout, _LONGEST_CONNECT)
         options = {
             pycurl.PROTOCOLS: protocols,
-            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
-            pycurl.FOLLOWLOCATION: 0,
-            pycurl.PROXY: self._proxy or "",  # empty, since unset would mean the environment's
-            pycurl.NOPROXY: "",  # likewise: with a proxy of ours, what it names would go past it
+            pycurl.PROXY: self._proxy or "",
+            pycurl.NOPROXY: "",  # else hosts that the environment names would go past our proxy
             _SUPPRESS_CONNECT_HEADERS: 1,  # a proxy's 200 is no receiver's
-            pycurl.HEADEROPT: pycurl.HEADER_SEPARATE,  # the signature is none of its business
-            pycurl.NOSIGNAL: 1,
-            pycurl.TIMEOUT_MS: _millis(self._timeout),
-            pycurl.CONNECTTIMEOUT_MS: _millis(connect_timeout),
-            pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
-            pycurl.SSL_VERIFYPEER: 1,
-            pycurl.SSL_VERIFYHOST: 2,
-            pycurl.HEADERFUNCTION: exchange.on_header,
-            pycurl.WRITEFUNCTION: exchange.on_body,
+            pycurl.HEADEROPT: pycurl.HEADER_SEPARATE,  # the proxy must not see the signature
+            pycurl.CONNECTTIMEOUT_MS: milliseconds(connect_timeout.total_seconds()),
+            pycurl.HEADERFUNCTION: callbacks.on_header,
+            pycurl.WRITEFUNCTION: callbacks.on_body,
         }
         if self._proxy is None:
-            options[pycurl.OPENSOCKETFUNCTION] = exchange.open_socket
-        if self._ca_file:
-            options[pycurl.CAINFO] = self._ca_file
-        curl = pycurl.Curl()
-        for option, value in options.items():
-            curl.setopt(option, value)
-        return Handle(curl, exchange)
+            options[pycurl.OPENSOCKETFUNCTION] = callbacks.open_socket
+        return Handle(new_curl(options, ca_file=self._ca_file), callbacks)
 
 
 def _response(handle: Handle, code: int, host: str) -> Response:
-    """What came of a request: an answer, or the error that stands for none."""
-    exchange = handle.exchange
-    if not exchange.is_complete:
-        # Closed within its headers is none to libcurl, and no answer to us.
-        raise _failure(code, handle.curl, exchange, host) if code else _lost(host)
+    """The response to a request, or the error that stands for none."""
+    found = handle.callbacks
+    if not found.is_complete:
+        # A connection closed within the headers is no error to libcurl, and no response to us.
+        raise _failure(code, handle.curl, found, host) if code else _lost(host)
     duration = timedelta(seconds=handle.curl.getinfo(pycurl.TOTAL_TIME))
-    return Response(exchange.status, exchange.headers, bytes(exchange.body), duration)
+    return Response(found.status, found.headers, bytes(found.body), duration)
 
 
 def classify_status(
@@ -212,22 +192,22 @@ def classify_status(
     headers: Mapping[str, str],
     now: float,
     *,
-    permanent: Collection[int] = PERMANENT,
+    permanent: Collection[int] = _PERMANENT,
 ) -> None:
-    """Return for a delivery that succeeded (2xx), raise for any other answer.
+    """Return for a delivery that succeeded (2xx), raise for any other status.
 
     Args:
         headers: names in lower case.
         now: unix time in seconds, for a Retry-After that is a date.
-        permanent: the statuses after which the same request is not tried again; 410 is one too.
+        permanent: statuses after which the request is not tried again, besides 410.
 
     Raises:
-        SinkPermanent: one of those (``code`` tells which).
-        SinkTransient: everything else, with the Retry-After that was asked for.
+        SinkPermanent: the status is permanent (``code`` holds it).
+        SinkTransient: any other status, with its Retry-After.
     """
     if 200 <= status < 300:
         return
-    if status == GONE or status in permanent:
+    if status == _GONE or status in permanent:
         raise SinkPermanent(f"the receiver answered {status}", code=status)
     hint = " (a redirect is never followed)" if 300 <= status < 400 else ""
     raise SinkTransient(
@@ -237,12 +217,12 @@ def classify_status(
     )
 
 
-def _failure(code: int, curl: Any, exchange: Exchange, host: str) -> SinkError:
-    """What a failed request means. libcurl's own text may quote the url and is left out."""
-    if exchange.is_flooded:
-        return SinkTransient(f"'{host}' sent more than {MOST_HEADER_BYTES} bytes of headers")
-    if exchange.blocked and not exchange.dialled:
-        return _blocked(host, exchange.blocked)
+def _failure(code: int, curl: Any, found: Callbacks, host: str) -> SinkError:
+    """The error for a failed request; libcurl's own text may quote the URL and is left out."""
+    if found.is_flooded:
+        return SinkTransient(f"'{host}' sent more than {MAX_HEADER_BYTES} bytes of headers")
+    if found.blocked and not found.dialled:
+        return _blocked(host, found.blocked)
     tunnel = curl.getinfo(pycurl.HTTP_CONNECTCODE)
     if tunnel >= 300:
         return SinkUnavailable(f"proxy: it answered {tunnel} instead of connecting to '{host}'")
@@ -281,19 +261,14 @@ def _lost(host: str, code: int = 0) -> SinkTransient:
     return SinkTransient(f"lost: no whole answer came from '{host}' (libcurl {code})")
 
 
-def _header_lines(headers: Mapping[str, str]) -> list[bytes]:
-    lines = ["Expect:", "Accept-Encoding:"]  # a name alone: libcurl leaves the header out
-    names = {name.lower() for name in headers}
-    if "content-type" not in names:
-        lines.append("content-type: application/json")
-    if "user-agent" not in names:
-        lines.append("user-agent: formrelay")
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    """All headers of a request, those that the caller left out included.
+
+    Raises:
+        InvalidJob: see :func:`check_header`.
+    """
     for name, value in headers.items():
         check_header(name, value)
-        # "name:" would leave it out; a semicolon is how libcurl writes an empty value.
-        lines.append(f"{name}: {value}" if value and not value.isspace() else f"{name};")
-    return [line.encode("latin-1") for line in lines]
-
-
-def _millis(duration: timedelta) -> int:
-    return max(1, int(duration.total_seconds() * 1000))
+    names = {name.lower() for name in headers}
+    defaults = {name: value for name, value in _DEFAULT_HEADERS.items() if name not in names}
+    return {**defaults, **headers}

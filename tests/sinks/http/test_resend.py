@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.core.errors import SinkTransient
-from tests.sinks.test_egress import egress
+from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import Answer, answer, raw, reset, serving
 
 OK = answer(200, b"{}")

@@ -1,0 +1,189 @@
+"""A transport adapter of the package ``requests`` that sends by libcurl.
+
+The adapter that requests brings is built on urllib3 and http.client. It costs a worker more than
+everything else it does for a job, and has no time-out for a whole request (docs/adr/0008).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+
+import pycurl
+import requests
+from requests.adapters import BaseAdapter
+from requests.exceptions import (
+    ChunkedEncodingError,
+    ConnectionError,
+    ConnectTimeout,
+    ReadTimeout,
+    SSLError,
+)
+from requests.structures import CaseInsensitiveDict
+
+from .curl import is_stale, milliseconds, new_curl, set_body, set_headers
+from .headers import media_type
+
+#: More of a response body is not read. (Of a chunked one by libcurl 8.4 and newer alone.)
+MAX_BYTES = 1024 * 1024
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+#: Of "SSL certificate problem: …", and of newer versions' "… verify result: … (10)".
+_WHY = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
+
+
+class NotSent(ConnectionError):
+    """No connection could be made, so nothing was sent."""
+
+
+class CurlResponse(requests.Response):
+    """A response.
+
+    Attributes:
+        kind: the media type in lower case; empty without a Content-Type.
+        body: as it was sent, at most :data:`MAX_BYTES`.
+        is_whole: whether ``body`` is the whole body.
+    """
+
+    def __init__(self, status: int, kind: str, head: bytes, body: bytes, *, is_whole: bool) -> None:
+        super().__init__()
+        del self.headers  # parsed only when somebody looks at them
+        self.status_code, self.kind, self.body, self.is_whole = status, kind, body, is_whole
+        self.raw, self._head = BytesIO(body), head
+
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """Of the final response: without the headers of interim responses, without trailers."""
+        heads = [one for one in _BLANK_LINE.split(self._head) if one.startswith(b"HTTP/")]
+        found: dict[str, str] = {}
+        for line in heads[-1].decode("latin-1").splitlines()[1:] if heads else ():
+            name, _, value = line.partition(":")
+            found.setdefault(name, value.strip())
+        return CaseInsensitiveDict(found)
+
+
+class CurlAdapter(BaseAdapter):
+    """Sends requests by one libcurl handle, which keeps its connection. One thread at a time.
+
+    No proxies, .netrc, cookies or redirects. Responses are written into buffers without a Python
+    callback: a worker that is told to stop interrupts its threads with an exception, which libcurl
+    would swallow in a callback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._curl: Any = None
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: tuple[float, float],
+    ) -> CurlResponse:
+        """Send a request whose URL is known to be right; see :meth:`send`.
+
+        It is prepared by hand: merging the settings of a session and examining the URL, as requests
+        does, costs as much as sending it.
+        """
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, url, body
+        request.headers = CaseInsensitiveDict(headers)
+        return self.send(request, timeout=timeout)
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # the response is read at once
+        timeout: Any = None,
+        verify: Any = True,  # always, against the system's store
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> CurlResponse:
+        """Send a request and read its response, whatever its status.
+
+        Args:
+            timeout: seconds for making a connection, TLS included, and for everything after that,
+                however slowly the server sends.
+
+        Raises:
+            ConnectTimeout, SSLError, NotSent: nothing was sent.
+            ReadTimeout, ConnectionError: there was no response.
+            ChunkedEncodingError: the response broke off.
+        """
+        curl, head, body = self._handle(), BytesIO(), BytesIO()
+        _prepare(curl, request, *timeout)
+        curl.setopt(pycurl.HEADERFUNCTION, head.write)
+        curl.setopt(pycurl.WRITEFUNCTION, body.write)
+        is_whole = True
+        try:
+            curl.perform()
+        except pycurl.error as error:
+            code, text = error.args
+            is_whole = False
+            if code != pycurl.E_FILESIZE_EXCEEDED:
+                raise _failure(code, text, curl) from None
+        lines = head.getvalue()
+        if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
+            # Closed within its headers is a response to libcurl, and none to us.
+            raise ConnectionError("closed within the head of a response")
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        kind = media_type((curl.getinfo_raw(pycurl.CONTENT_TYPE) or b"").decode("latin-1"))
+        response = CurlResponse(status, kind, lines, body.getvalue(), is_whole=is_whole)
+        response.request, response.url = request, request.url or ""
+        return response
+
+    def _handle(self) -> Any:
+        if self._curl is not None:
+            socket = self._curl.getinfo(pycurl.ACTIVESOCKET)
+            if socket >= 0 and is_stale([socket]):
+                self.close()
+        if self._curl is None:
+            self._curl = new_curl({pycurl.MAXFILESIZE: MAX_BYTES})
+        return self._curl
+
+    def close(self) -> None:
+        """Close the connections; the next request makes new ones."""
+        if self._curl is not None:
+            self._curl.close()
+            self._curl = None
+
+
+def _prepare(curl: Any, request: requests.PreparedRequest, connect: float, rest: float) -> None:
+    """Set what differs between requests; times in seconds."""
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(connect))
+    curl.setopt(pycurl.TIMEOUT_MS, milliseconds(connect + rest))
+    curl.setopt(pycurl.URL, request.url)
+    if request.body is None:
+        curl.setopt(pycurl.HTTPGET, 1)
+    else:
+        body = request.body
+        set_body(curl, body.encode() if isinstance(body, str) else body)
+    curl.setopt(pycurl.CUSTOMREQUEST, request.method)
+    set_headers(curl, request.headers)
+
+
+def _failure(code: int, text: str, curl: Any) -> requests.RequestException:
+    """The error for a failed request; libcurl's own text may quote the URL and is left out."""
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:
+        # The words are OpenSSL's, and name at most the host.
+        why = _WHY.search(text)
+        return SSLError(why[1] if why else "it cannot be trusted")
+    is_late = code == pycurl.E_OPERATION_TIMEDOUT
+    if curl.getinfo(pycurl.REQUEST_SIZE) == 0:
+        return ConnectTimeout() if is_late else NotSent(_NAMES.get(code, f"libcurl {code}"))
+    if is_late:
+        return ReadTimeout()
+    if curl.getinfo(pycurl.RESPONSE_CODE):
+        return ChunkedEncodingError(f"libcurl {code}")
+    return ConnectionError(f"libcurl {code}")
+
+
+_NAMES = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "its name was not found",
+    pycurl.E_COULDNT_CONNECT: "refused, or no way to it",
+    pycurl.E_SSL_CONNECT_ERROR: "no TLS could be agreed on",
+}

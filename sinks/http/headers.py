@@ -1,0 +1,143 @@
+"""Headers: what a caller may send, and what Retry-After and Content-Type of a response say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+
+from ...core.errors import InvalidJob
+from ...core.retry import LONGEST_WAIT
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
+# Name and value in one go, separated by a character that neither may hold.
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\x00[\t\x20-\x7e\x80-\xff]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_HEADERS = 64
+_MAX_HEADER_BYTES = 16 * 1024
+# "9" * 5000 is a legal header and more digits than int() takes; ten are 317 years.
+_MAX_DIGITS = 10
+
+#: Hop-by-hop headers and those that the request itself decides (RFC 9110, section 7.6.1).
+RESERVED_HEADERS = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+#: Media types that responses usually have. Any other text might repeat a value of the request.
+_KNOWN_MEDIA_TYPES = frozenset(
+    {
+        "application/javascript",
+        "application/json",
+        "application/octet-stream",
+        "application/problem+json",
+        "application/xhtml+xml",
+        "application/xml",
+        "image/gif",
+        "image/png",
+        "text/css",
+        "text/html",
+        "text/javascript",
+        "text/plain",
+        "text/xml",
+    }
+)
+
+
+def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
+    """A caller's own headers, names in lower case.
+
+    Refused: names that are no tokens, values with CR, LF, NUL or other control
+    characters, hop-by-hop headers, ``host``, ``content-length`` and the like,
+    and ``webhook-*``, which only the signer writes.
+
+    Raises:
+        InvalidJob: a header is refused. The message never quotes a value.
+    """
+    if not custom:
+        return {}
+    if len(custom) > _MAX_HEADERS:
+        raise InvalidJob(f"expected at most {_MAX_HEADERS} headers, got {len(custom)}")
+    checked: dict[str, str] = {}
+    for name, value in custom.items():
+        check_header(name, value)
+        lowered = name.lower()
+        if lowered in RESERVED_HEADERS or lowered.startswith("webhook-"):
+            raise InvalidJob(f"expected only headers that are the caller's, got '{lowered}'")
+        if lowered in checked:
+            raise InvalidJob(f"expected each header once, got '{lowered}' twice")
+        checked[lowered] = value.strip(" \t")
+    if sum(len(name) + len(value) for name, value in checked.items()) > _MAX_HEADER_BYTES:
+        raise InvalidJob(f"expected headers of at most {_MAX_HEADER_BYTES} bytes in all")
+    return checked
+
+
+def check_header(name: str, value: str) -> None:
+    """Refuse what could not be sent as one header line.
+
+    Raises:
+        InvalidJob: the name is no token, or the value would break the line.
+    """
+    if _HEADER.match(f"{name}\0{value}"):
+        return
+    if not _TOKEN.match(name):
+        raise InvalidJob("expected a header's name to be a token, got one with other characters")
+    if _CONTROL.search(value.replace("\t", " ")):
+        raise InvalidJob(f"expected no control characters in header '{name.lower()}', got some")
+    raise InvalidJob(f"expected latin-1 characters in header '{name.lower()}'")
+
+
+def parse_retry_after(value: str | None, *, now: float) -> timedelta | None:
+    """How long the other side asked to wait (RFC 9110, section 10.2.3).
+
+    Args:
+        value: the header's text: whole seconds or an HTTP date; None if absent.
+        now: unix time in seconds, against which a date is measured.
+
+    Returns:
+        At most :data:`LONGEST_WAIT`; None for a value that is absent, negative,
+        in the past or not understood, since a wrong header must not stop a retry.
+    """
+    text = (value or "").strip()
+    if not text:
+        return None
+    if text.isascii() and text.isdigit():
+        if len(text) > _MAX_DIGITS:
+            return LONGEST_WAIT
+        return min(timedelta(seconds=int(text)), LONGEST_WAIT)
+    try:
+        when = parsedate_to_datetime(text)
+        if when.tzinfo is None:  # "-0000" says: UTC, but of unknown origin
+            when = when.replace(tzinfo=UTC)
+        seconds = when.timestamp() - now
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    if seconds <= 0:
+        return None
+    return timedelta(seconds=min(seconds, LONGEST_WAIT.total_seconds()))
+
+
+def media_type(content_type: str) -> str:
+    """The media type in a Content-Type, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def known_media_type(content_type: str) -> str:
+    """The media type in a Content-Type if it is a usual one, otherwise ``another type``."""
+    found = media_type(content_type)
+    if not found:
+        return "no type"
+    return found if found in _KNOWN_MEDIA_TYPES else "another type"
