@@ -96,7 +96,7 @@ def leave_in_flight(harness: Harness, actor: dramatiq.Actor[..., object], count:
     """As a worker that took ``count`` messages and was killed leaves them."""
     assert isinstance(harness.broker, RedisBroker)
     dead = RedisBroker.__new__(RedisBroker)
-    dead.__dict__ = {**harness.broker.__dict__, "worker_id": NOBODY}
+    dead.__dict__ = {**harness.broker.__dict__, "worker_id": NOBODY, "_hands": {}}
     for number in range(count):
         actor.send(number=number)
     consumer = dead.consume(harness.queue, prefetch=count, timeout=0)
