@@ -63,8 +63,8 @@ def test_what_may_have_been_taken_is_not_sent_again_unasked(method: str) -> None
 
 
 def test_a_connection_that_was_closed_meanwhile_is_found_out_before_anything_is_sent() -> None:
-    closes = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
-    with serving(closes) as wire, closing(CurlAdapter()) as adapter:
+    hangs_up = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
+    with serving(hangs_up) as wire, closing(CurlAdapter()) as adapter:
         for _ in range(5):
             assert ask(adapter, wire.url).status_code == 200
             assert wire.closed.acquire(timeout=5)
