@@ -33,15 +33,15 @@ _PARTS = ("payload", "metadata")
 _NAMES = frozenset(_PARTS)
 
 
-#: What the actors of this package are, in the order in which they were imported.
+#: The actors of this package, in the order of their import.
 _actors: list[JobActor] = []
 _declaring = RLock()
-#: The attributes of a Dramatiq actor that come with its declaration.
+#: The attributes that a Dramatiq actor gets when it is declared.
 _OF_THE_DECLARATION = {"broker", "fn", "logger", "options", "priority", "queue_name"}
 
 
 def declare_actors() -> None:
-    """Declare every actor that was imported, and with it its queue, on this process's broker.
+    """Declare every imported actor and its queue on this process's broker.
 
     Raises:
         ConfigError: the configuration is wrong, or names no broker.
@@ -53,13 +53,13 @@ def declare_actors() -> None:
 class JobActor(dramatiq.Actor[..., None]):
     """A Dramatiq actor of one job type.
 
-    Sent as ``actor.send(payload={…}, metadata={…})`` or ``actor.send({…})``; a
-    wrong payload raises :class:`~formrelay.core.errors.InvalidJob` there, and
-    nothing is enqueued. On the wire stands the payload as it was checked, so
-    that defaults (an event's id and time) are those of the moment of sending.
+    Send a job with ``actor.send(payload={…}, metadata={…})`` or ``actor.send({…})``. A wrong
+    payload raises :class:`~formrelay.core.errors.InvalidJob`, and nothing is enqueued. The
+    message holds the checked payload, so that defaults (the id and time of an event) are set
+    when it is sent.
 
-    It is declared on the process's broker at its first use or when a worker starts: importing
-    it reads no configuration.
+    The actor is declared on the process's broker at its first use or when a worker starts.
+    Importing it reads no configuration.
 
     Args:
         declaration: gives the function and the options to declare it with.
@@ -75,7 +75,7 @@ class JobActor(dramatiq.Actor[..., None]):
         takes_many: bool,
         is_async: bool,
     ) -> None:
-        # Dramatiq's own part of an actor is made by declare().
+        # declare() calls Dramatiq's constructor, which needs the broker.
         self.actor_name = name
         self._declaration = declaration
         self.schema: TypeAdapter[Any] = TypeAdapter(schema)
@@ -269,22 +269,22 @@ def job_actor(
     policy: Callable[[WorkerSettings], RetryPolicy] = lambda section: section.policy(),
     middleware: Callable[[], Middleware] | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
-    """An actor of a job. What depends on the configuration is asked for when it is declared.
+    """Make an actor of a job type. Its functions of the settings are called at its declaration.
 
     Args:
-        job_type: its name for publishers in other languages, ``webhook.send``; None for a job
-            that only formrelay itself sends.
-        schema: the type of the payload, anything that pydantic takes.
-        worker: its section of the settings: queue, retry policy, size and wait of batches.
+        job_type: the name of the job for publishers in other languages, ``webhook.send``; None
+            for a job that only formrelay itself sends.
+        schema: the type of the payload, any type that pydantic validates.
+        worker: returns the section of the settings: queue, retry policy, batch size and wait.
         batches: the function gets a list of jobs; a job whose payload is a list counts as its
             items.
-        options: further options of the actor, ``in_flight`` of an ``async`` function, say.
-        to_wire: makes of the checked payload, and of what was given, what is sent: it fills in
-            what must be the same at every attempt, and refuses what the schema cannot
-            (InvalidJob). Models need none.
-        throttle: of the sink; while it holds, the queue is left alone.
-        policy: when it is tried again, where that is not as the section says.
-        middleware: makes a middleware that the broker needs with this actor.
+        options: returns further actor options, for example ``in_flight`` of an ``async`` function.
+        to_wire: converts the checked payload (with the original) to the payload that is sent. It
+            sets values that must be the same at every attempt, and raises InvalidJob for payloads
+            that the schema cannot refuse. Models need none.
+        throttle: of the sink; consumption of the queue is paused while it holds.
+        policy: returns the retry policy; default: the policy of the section.
+        middleware: makes a middleware that the broker needs for this actor.
     """
 
     def decorate(function: Callable[..., Any]) -> JobActor:

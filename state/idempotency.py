@@ -94,14 +94,16 @@ def once(
     keep: timedelta | None = None,
     lock: timedelta = timedelta(seconds=30),
 ) -> Once:
-    """``@dramatiq.actor(idempotency=once(lambda order: order["id"]))``.
+    """Make the option ``idempotency``: jobs with the same key run once.
+
+    ``@dramatiq.actor(idempotency=once(lambda order: order["id"]))``
 
     Args:
-        key: called with the message's arguments. It must be made of them alone, and differ where
-            the work does; None for a message that is to run whatever has run.
-        keep: how long a result is known; default: ``IDEMPOTENCY_KEEP_HOURS``. It is kept as
-            JSON where the state is (``STATE_URL``).
-        lock: how long a job of the key waits for one whose worker has died.
+        key: called with the arguments of the message; returns the key, or None for a message
+            that always runs. It must depend on the arguments alone.
+        keep: how long a result is kept, as JSON, where ``STATE_URL`` says; default:
+            ``IDEMPOTENCY_KEEP_HOURS``.
+        lock: how long a job waits for another job of the key whose worker has died.
     """
     return Once(key, None, keep, lock)
 
@@ -123,7 +125,7 @@ class _Entry:
 
 
 class MemoryIdempotencyStore:
-    """Locks and results of one process, until it ends. Safe across threads."""
+    """Keeps locks and results in memory, until this process ends. Thread-safe."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock

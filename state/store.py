@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ..config import BrokerSettings
 
-#: Stock Dramatiq's namespace, and ours by default. Its inbox, idempotency keys and endpoints had
-#: names outside of every namespace once; this namespace alone takes them over by itself.
+#: The namespace of stock Dramatiq, and the default of formrelay. Older versions kept inboxes,
+#: idempotency keys and endpoints outside of namespaces; only this namespace adopts them by itself.
 DEFAULT_NAMESPACE = "dramatiq"
 
 
@@ -29,7 +29,7 @@ class StateRedis(NamedTuple):
 def find_state(
     section: BrokerSettings, of_broker: StateRedis | None, *, is_ending: Callable[[], bool]
 ) -> StateRedis | None:
-    """The Redis of ``STATE_URL``, else the broker's. Talks to no server.
+    """Find the Redis of ``STATE_URL``, otherwise the broker's. Connects to no server.
 
     Args:
         of_broker: the broker's Redis; None where the broker has none.

@@ -1,4 +1,4 @@
-"""The records of all processes, in Redis."""
+"""The endpoint registry in Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all processes together know of the endpoints, and when one is disabled."""
+"""The endpoint registry: failures of each endpoint in all processes, and when it is disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synchronizes this process's limiter with the records of all processes, once a second.
+"""Synchronizes the limiter of this process with the endpoint registry, once a second.
 
 In a thread of its own: no delivery waits for the store, and while the store is away the
 limiter goes on with what it knows.

@@ -1,4 +1,4 @@
-"""What the deliveries of this process share, made at first use from the settings."""
+"""The clients that the deliveries of this process share, made at first use from the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def deliveries_at_a_time(settings: Settings) -> int:
 
 @per_process
 def registry_sync() -> RegistrySync:
-    """What is known of the endpoints of webhooks."""
+    """The endpoint limiter of this process, synchronized with the endpoint registry."""
     settings = get_settings()
     section = settings.webhooks
     limits = EndpointLimits(
@@ -40,7 +40,7 @@ def registry_sync() -> RegistrySync:
 
 
 def _record_disabled(record: EndpointRecord) -> None:
-    """An event says that an endpoint was disabled."""
+    """Send an event that an endpoint was disabled."""
     if not records_deliveries():
         return
     event = {
@@ -55,7 +55,7 @@ def _record_disabled(record: EndpointRecord) -> None:
 
 
 def records_deliveries() -> bool:
-    """Whether what becomes of webhooks is recorded in ClickHouse."""
+    """Whether delivery attempts are recorded in ClickHouse."""
     settings = get_settings()
     if settings.webhooks.delivery_log is not None:
         return settings.webhooks.delivery_log
@@ -64,13 +64,13 @@ def records_deliveries() -> bool:
 
 @per_process
 def endpoint_registry() -> EndpointRegistry:
-    """What all processes know of endpoints, where the broker keeps shared state."""
+    """The endpoint registry of all processes, where the broker keeps shared state."""
     return make_registry(get_broker().state)
 
 
 @per_process
 def egress() -> Egress:
-    """The way out for webhooks."""
+    """The HTTP client for webhooks, which refuses private addresses."""
     settings = get_settings()
     section = settings.webhooks
     return Egress(

@@ -1,4 +1,4 @@
-"""Idempotency keys of all processes, in Redis."""
+"""The idempotency store in Redis, shared by all processes."""
 
 from __future__ import annotations
 
