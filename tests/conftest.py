@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 from tests.support.missing import missing
@@ -32,6 +33,12 @@ from tests.support.share import share_asked_for
 
 # Milliseconds until a paused worker, or one that lost its consumer, goes on: 3,000 by default.
 os.environ.setdefault("dramatiq_restart_delay", "200")
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 _S = TypeVar("_S", bound=Server)
 
