@@ -47,6 +47,9 @@ _MEASURE_SECONDS = 0.05
 _LASTED = 1.0
 #: With a larger prefetch it is counted in bytes too.
 _MANY = 1_000
+#: How long a connection outlasts its last acknowledgements, in seconds: while its queue is slow,
+#: RabbitMQ's channel holds acknowledgements back, and loses them when the connection ends.
+_SETTLES = 0.5
 #: How long a worker that stops waits for the consumer of a pause before, in seconds.
 _LAST_WORDS = 2.0
 
@@ -410,6 +413,8 @@ class RabbitConsumer(RelayConsumer):
                 self._hands.collect(self._session)
             self._settler.write_pending(session, is_last=True)
             session.flush(all=True)
+            if self._drainer is not None:
+                Event().wait(_SETTLES)
             self._trials.detach(session)
         self._session = None
         self._hands.close()

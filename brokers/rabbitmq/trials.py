@@ -165,8 +165,12 @@ class Trials:
         return True
 
     def detach(self, session: Session) -> None:
-        """Delete the trial queue; what is left in it stays."""
-        if self._is_used:
+        """Delete the trial queue; what is left in it stays.
+
+        A quorum queue cannot be deleted on condition that it is empty: RabbitMQ would end the
+        connection. It expires.
+        """
+        if self._is_used and self._broker.topology.queue_type != "quorum":
             session.link.call(spec.Queue.Delete(queue=self.name, if_empty=True))
 
     # -- suspicion -----------------------------------------------------------------------
