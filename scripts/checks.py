@@ -54,9 +54,9 @@ OLDEST_IN_BRIEF = [
     "tests/range",
 ]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *OLDEST_IN_BRIEF[1:]]
-#: How many pytest processes share a run of everything. Tests mostly wait, so that two cores can
-#: take several; with more, the machine is too busy for tests that count on time.
-PROCESSES = 2
+#: How many pytest processes share a run of everything, beside the run on the oldest dependencies.
+#: With two of them on two busy cores, tests that count on time failed now and then.
+PROCESSES = 1
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")

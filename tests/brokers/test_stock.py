@@ -264,7 +264,7 @@ def test_a_stock_worker_runs_all_that_we_give_back(
     for level in (3, 9, 3):
         actor.send_with_options(args=(f"priority {level}",), broker_priority=level)
     for number in range(60):
-        actor.send_with_options(args=(f"delayed {number}",), delay=100)
+        actor.send_with_options(args=(f"delayed {number}",), delay=1_500)
     for box in (keys.inbox(queue), keys.old_inbox(queue)):
         broker.client.rpush(box, json.dumps({"type": "a.b", "payload": box}))
     broker.client.rpush(keys.inbox(queue), b"no job")
