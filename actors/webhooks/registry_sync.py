@@ -102,7 +102,7 @@ class RegistrySync:
             report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
-        """DeliveryReport what has happened since the last time, and learn what is disabled."""
+        """Send the reports since the last time, and learn which endpoints are disabled."""
         with self._one_sync:
             disabled = self._exchange()
         for record in disabled:
