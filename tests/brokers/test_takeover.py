@@ -419,8 +419,8 @@ def test_no_message_is_lost_on_rabbitmq(rabbitmq_url: str, unique: str) -> None:
 def explore(machine: Callable[[], Takeover], *, examples: int, steps: int) -> None:
     """Try ``examples`` orders of things that happen.
 
-    A real broker on a busy machine may deliver earlier in one run than in the next. Hypothesis gives
-    up then, without a violation found; the search begins anew, at most twice.
+    A real broker on a busy machine may deliver earlier in one run than in the next. Hypothesis then
+    gives up without a violation found; the search begins anew, at most twice.
     """
     attempts = 3
     while attempts:
