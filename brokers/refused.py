@@ -1,4 +1,4 @@
-"""What the broker refused to take: it stays in flight and is tried again with back-off."""
+"""Settlements that the broker refused: the messages stay in flight, retried with back-off."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Refused(Generic[T]):
         return self._retry_at if self._items else None
 
     def take_due(self, *, is_last: bool = False) -> list[T]:
-        """Take out what is due; the caller adds again what is refused again.
+        """Remove and return the items that are due; the caller adds those that fail again.
 
         Args:
-            is_last: take also what is not due yet.
+            is_last: also return items that are not due yet.
         """
         if not self._items or (self._retry_at > self._clock.monotonic() and not is_last):
             return []
@@ -52,7 +52,7 @@ class Refused(Generic[T]):
         return taken
 
     def add(self, items: Iterable[T], error: BrokerRefused | BrokerUnavailable) -> None:
-        """Keep what was refused; once an interval, a log line says so."""
+        """Keep refused items for a later retry; logs once per back-off interval."""
         is_waiting = bool(self._items)
         self._items += items
         if is_waiting or not self._items:

@@ -165,7 +165,7 @@ class Trials:
         return True
 
     def detach(self, session: Session) -> None:
-        """Delete the trial queue; what is left in it stays.
+        """Delete the trial queue, unless it still holds messages.
 
         A quorum queue cannot be deleted on condition that it is empty: RabbitMQ would end the
         connection. It expires.

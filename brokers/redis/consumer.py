@@ -243,7 +243,7 @@ class RedisConsumer(RelayConsumer):
         """Send what waits, and fetch for as much room as that makes.
 
         Args:
-            is_last: also try again what was refused and is not due yet.
+            is_last: also retry refused messages that are not due yet.
 
         Returns:
             Milliseconds until the next is due, -1 for none.

@@ -89,7 +89,7 @@ class Hands:
 
         Args:
             room_beside: how many messages to fetch, once an outbox is carried out.
-            is_last: also try again what was refused and is not due yet.
+            is_last: also retry refused messages that are not due yet.
 
         Returns:
             Milliseconds until the next message is due, -1 for none; and of each message fetched

@@ -145,7 +145,7 @@ class HttpClickHouse(ConnectClickHouse):
             return self._open
 
     def _close(self) -> None:
-        # After a fork the parent's client is left alone: closing it would speak on its sockets.
+        # After a fork, do not close the parent's client: closing writes to the parent's sockets.
         if self._open is not None and self._pid == os.getpid():
             with suppress(Exception):
                 self._open.close()

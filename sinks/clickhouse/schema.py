@@ -175,7 +175,7 @@ def check_cluster(client: ClickHouse, schema: Schema) -> None:
 
 
 def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
-    """What is unsafe about the hosts, and what to do."""
+    """Return the warnings about unsafe hosts, each with its remedy."""
     if schema.cluster:
         return
     if isinstance(client, FailoverClickHouse):

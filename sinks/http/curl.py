@@ -62,7 +62,7 @@ def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
 
 
 def system_ca_file() -> str | None:
-    """The system's CA certificates, where companies add their own; else those of certifi."""
+    """Return the CA file of the system (companies add their own), otherwise that of certifi."""
     system = ssl.get_default_verify_paths().cafile
     if system:
         return system

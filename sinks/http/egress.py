@@ -262,7 +262,7 @@ def _lost(host: str, code: int = 0) -> SinkTransient:
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """All headers of a request, those that the caller left out included.
+    """Return all headers of a request, including defaults that the caller omitted.
 
     Raises:
         InvalidJob: see :func:`check_header`.
