@@ -10,9 +10,10 @@ from uuid import uuid4
 from pika import spec
 
 from ..errors import BrokerRefused
-from . import ladder, wire
+from . import codec
+from .connection import Link
 from .errors import ChannelClosed
-from .link import Link
+from .topology import DELAY_QUEUES, delay_name
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
@@ -55,14 +56,14 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
 def _write(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> None:
     """Publish to each exchange something that no queue takes."""
     topology = broker.topology
-    exchanges = ["", *(ladder.rung_name(rung) for rung in range(ladder.RUNGS))]
+    exchanges = ["", *(delay_name(rung) for rung in range(DELAY_QUEUES))]
     # One of another system may be of a type that gives it to its queues all the same.
     exchanges += [
         topology.dead_exchange(queue) for queue in queues if not topology.is_foreign_exchange(queue)
     ]
     link.confirm()
-    head = wire.properties("check")
-    link.publish([wire.publish(one, _NOWHERE, head, b"?", link.body_room) for one in exchanges])
+    head = codec.properties("check")
+    link.publish([codec.publish(one, _NOWHERE, head, b"?", link.body_room) for one in exchanges])
     deadline = time.monotonic() + link.timeout
     while not any(confirm.number >= len(exchanges) for confirm in link.confirms):
         link.wait(deadline)
@@ -79,7 +80,7 @@ def _read(link: Link, queue: str) -> None:
 
 
 def _trials(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> list[str]:
-    """Whether the queues can be made by which workers count deaths (see :mod:`.trials`)."""
+    """Whether the queues can be made by which workers count deaths (see :mod:`.crash_loops`)."""
     for queue in queues:
         name = broker.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:

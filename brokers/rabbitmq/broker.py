@@ -20,17 +20,16 @@ from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
 from ..settlement import Write
 from ..unfinished import MOST_ASIDE
-from . import ladder, wire
+from . import codec
 from .access import try_access
-from .connection import address, servers
+from .connection import Link
 from .consumer import RabbitConsumer
-from .dead import recorded
-from .declared import Declared
-from .inspector import RabbitInspector
-from .link import Link
-from .management import Management
+from .dead_letters import recorded
+from .declarations import Declared
+from .inspector import Management, RabbitInspector
 from .publisher import Outgoing, Publisher
-from .topology import Topology
+from .servers import address, servers
+from .topology import Topology, delay_route
 
 
 class RabbitBroker(RelayBroker):
@@ -38,7 +37,7 @@ class RabbitBroker(RelayBroker):
 
     Args:
         url: ``amqp://`` or ``amqps://``; several hosts, or several URLs (see
-            :func:`.connection.servers`).
+            :func:`.servers.servers`).
         queue_type: ``quorum`` or ``classic``.
         workers: worker name by queue (see :class:`.topology.Topology`).
         max_priority: how many priorities the work queues have (``broker_priority``,
@@ -112,7 +111,7 @@ class RabbitBroker(RelayBroker):
                     envelope.message.queue_name,
                     envelope.body,
                     envelope.due,
-                    wire.properties(
+                    codec.properties(
                         envelope.message.message_id, priority=_priority(envelope.message.options)
                     ),
                 )
@@ -133,14 +132,14 @@ class RabbitBroker(RelayBroker):
         if due is not None:
             delay_ms = due - self.clock.time() * 1000
             if delay_ms > 0:
-                exchange, routing_key = ladder.route(queue, delay_ms)
+                exchange, routing_key = delay_route(queue, delay_ms)
                 return Outgoing(queue, exchange, routing_key, head, body)
         return Outgoing(queue, "", queue, head, body)
 
     def head(self, id: str, body: bytes) -> bytes:
         """The properties of a message that is written anew, with the priority in its body."""
         priority = _priority_in(body) if self.topology.max_priority else None
-        return wire.properties(id, priority=priority)
+        return codec.properties(id, priority=priority)
 
     def write(self, queue: str, writes: Sequence[Write]) -> None:
         """Publish what settlements write, in one go.
@@ -161,7 +160,7 @@ class RabbitBroker(RelayBroker):
     def _head(self, write: Write) -> bytes:
         headers = None if write.failure is None else recorded(write.failure)
         priority = write.priority if self.topology.max_priority else None
-        return wire.properties(write.message_id, priority=priority, headers=headers)
+        return codec.properties(write.message_id, priority=priority, headers=headers)
 
     # -- the way out -------------------------------------------------------------------
 
@@ -207,7 +206,7 @@ class RabbitBroker(RelayBroker):
     def flush(self, queue_name: str) -> None:
         """Drop the waiting messages of a queue; never the dead ones.
 
-        The scheduled ones cannot be dropped by queue: they share the ladder.
+        The scheduled ones cannot be dropped by queue: the delay queues are shared.
         """
         with self.control() as link:
             self.declared.ensure(link, [queue_name])

@@ -6,7 +6,7 @@ it: a connection that is lost is replaced here, sooner than Dramatiq would.
 Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
 ``carry_out``. They publish what is to be retried or buried (confirmed) on
 connections of their own, and leave acknowledgements to the consumer thread
-(:mod:`.hands`), which sends all that has gathered as it comes by.
+(:mod:`.settling`), which sends all that has gathered as it comes by.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from ...middleware.delivery import Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Settlement, settled_tags
-from . import wire
+from . import codec
 from .backoff import Backoff
-from .hands import Hands, Tag
+from .crash_loops import Suspect, Trials
 from .pauses import Watch
-from .session import MOST_PREFETCH, Session
-from .settling import Settler
-from .sizes import Sizes
-from .trials import Suspect, Trials
+from .settling import Hands, Settler, Tag
+from .subscription import MOST_PREFETCH, Session, Sizes
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
@@ -168,7 +166,7 @@ class RabbitConsumer(RelayConsumer):
             return self._hands.count > 0
         return self._limit is not None and self._hands.count >= self._limit
 
-    def _take(self, session: Session, content: wire.Content) -> Delivery | None:
+    def _take(self, session: Session, content: codec.Content) -> Delivery | None:
         if self._is_wide:
             self._sizes.saw(len(content.body))
         if content.redelivered or content.has_headers:
@@ -179,7 +177,7 @@ class RabbitConsumer(RelayConsumer):
                 return self._suspected(session, suspect)
         return self._decoded(session, content)
 
-    def _decoded(self, session: Session, content: wire.Content) -> Delivery | None:
+    def _decoded(self, session: Session, content: codec.Content) -> Delivery | None:
         tag = Tag(self._hands, session.number, content.number)
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)

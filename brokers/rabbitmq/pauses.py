@@ -19,8 +19,8 @@ from pika import spec
 
 from ...core.clock import Clock
 from ..errors import BrokerRefused, BrokerUnavailable
+from .connection import Connect, Link
 from .errors import ChannelClosed, Silent
-from .link import Connect, Link
 
 logger = logging.getLogger("formrelay.brokers")
 

@@ -15,16 +15,16 @@ import pika
 
 from ...core.errors import BrokerError
 from ..errors import BrokerRefused, BrokerUnavailable
-from . import wire
+from . import codec
+from .connection import Connect, Link
 from .errors import Blocked, ChannelClosed, Interrupted, NotTaken, Silent
-from .link import Connect, Link
 
 #: After so many seconds of silence a connection is tried before anything is sent on it.
 _FRESH_SECONDS = 0.1
 #: Nobody has needed a connection that was idle for so long.
 _IDLE_SECONDS = 30.0
 _NOT_FOUND = 404
-_PLAIN = wire.encoded(pika.BasicProperties(delivery_mode=2))
+_PLAIN = codec.encoded(pika.BasicProperties(delivery_mode=2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Publisher:
         Raises:
             as :meth:`publish_all`.
         """
-        head = wire.encoded(properties) if properties is not None else _PLAIN
+        head = codec.encoded(properties) if properties is not None else _PLAIN
         self.publish_all([Outgoing(routing_key, exchange, routing_key, head, body)])
 
     def publish_all(self, messages: Sequence[Outgoing]) -> None:
@@ -205,7 +205,7 @@ class _Call:
         self.is_sent = True
         link.publish(
             [
-                wire.publish(one.exchange, one.routing_key, one.head, one.body, link.body_room)
+                codec.publish(one.exchange, one.routing_key, one.head, one.body, link.body_room)
                 for one in self.waiting.values()
             ]
         )
@@ -222,7 +222,7 @@ class _Call:
             self._sort(link.confirms, numbered, returned)
             deadline = time.monotonic() + link.timeout
 
-    def _position_of(self, content: wire.Content, returned: set[int]) -> int:
+    def _position_of(self, content: codec.Content, returned: set[int]) -> int:
         method, body = content.method, content.body
         return next(
             position
@@ -233,7 +233,7 @@ class _Call:
         )
 
     def _sort(
-        self, confirms: deque[wire.Confirm], numbered: dict[int, int], returned: set[int]
+        self, confirms: deque[codec.Confirm], numbered: dict[int, int], returned: set[int]
     ) -> None:
         while confirms:
             confirm = confirms.popleft()

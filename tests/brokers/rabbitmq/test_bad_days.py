@@ -13,7 +13,7 @@ import pytest
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import ladder, publisher
+from formrelay.brokers.rabbitmq import publisher, topology
 from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.waiting import wait_until
@@ -85,7 +85,7 @@ def test_what_is_due_when_the_dead_letters_are_gone_as_well_waits_for_someone(
     harness.actor(print, actor_name="collect").send_with_options(args=(1,), delay=500)
     channel.queue_delete(unique)
     channel.queue_delete(f"dlq.{unique}")
-    wait_until(lambda: count(ladder.UNCLAIMED) == 1)
+    wait_until(lambda: count(topology.UNCLAIMED) == 1)
 
 
 # -- dead letters that were made otherwise, and looked at often -------------------------------

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formrelay.brokers.base import BrokerOptions
-from formrelay.brokers.rabbitmq import ladder
-from formrelay.brokers.rabbitmq.sizes import MOST_BYTES, Sizes
+from formrelay.brokers.rabbitmq import topology
+from formrelay.brokers.rabbitmq.subscription import MOST_BYTES, Sizes
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
@@ -195,7 +195,7 @@ def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel
     harness.start()
     actor.send_with_options(broker_priority=7)
     # It waits on one of the rungs of the ladder.
-    rungs = [ladder.rung_name(rung) for rung in range(ladder.RUNGS)]
+    rungs = [topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES)]
 
     def waiting() -> Any:
         for rung in rungs:

@@ -12,9 +12,9 @@ import pytest
 from formrelay.brokers import DeadFilter
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerUnavailable
-from formrelay.brokers.rabbitmq import dead
+from formrelay.brokers.rabbitmq import dead_letters
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.dead import Walk
+from formrelay.brokers.rabbitmq.dead_letters import Walk
 from formrelay.brokers.settlement import Write, buried
 from formrelay.core.failure import Failure, Reason
 from tests.brokers.rabbitmq.conftest import MakeHarness
@@ -119,7 +119,7 @@ def test_whoever_waits_too_long_for_another_walk_says_so(
 ) -> None:
     harness, other = make_harness(), make_harness()
     bury(harness, 3)
-    monkeypatch.setattr(dead, "_PATIENCE", 0.1)
+    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.1)
     with Walk(harness.broker, harness.queue) as walk:  # type: ignore[arg-type]
         assert len(list(walk.fetched())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):

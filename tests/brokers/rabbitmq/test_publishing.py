@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers.base import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import ladder
+from formrelay.brokers.rabbitmq import topology
 from formrelay.brokers.rabbitmq.errors import NotTaken
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
@@ -43,7 +43,7 @@ def test_a_queue_that_was_deleted_is_declared_again_and_takes_the_message(
     channel.queue_delete(harness.queue)
     harness.broker.enqueue_many(actor.message(number) for number in range(20))
     assert harness.broker.counts(harness.queue).waiting == 20
-    channel.exchange_delete(ladder.rung_name(6))
+    channel.exchange_delete(topology.delay_name(6))
     actor.send_with_options(args=(3,), delay=10_000)
 
 
@@ -137,15 +137,15 @@ def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
     channel.exchange_declare("nowhere", exchange_type="fanout", durable=True)
     harness = make_harness()
     harness.actor(print, actor_name="collect")
-    from formrelay.brokers.rabbitmq import wire
+    from formrelay.brokers.rabbitmq import codec
     from formrelay.brokers.rabbitmq.publisher import Outgoing
 
     body = b"x" * 200_000
     lost = [
-        Outgoing(unique, "nowhere", unique, wire.properties(str(number)), body)
+        Outgoing(unique, "nowhere", unique, codec.properties(str(number)), body)
         for number in range(60)
     ]
-    kept = Outgoing(unique, "", unique, wire.properties("kept"), b"{}")
+    kept = Outgoing(unique, "", unique, codec.properties("kept"), b"{}")
     with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
         harness.broker.publish([*lost, kept])  # type: ignore[attr-defined]
     assert raised.value.refused == tuple(range(60))

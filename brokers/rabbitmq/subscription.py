@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from pika import spec
 
-from . import wire
-from .link import Link
+from . import codec
+from .connection import Link
 
 WORK, TRIAL = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
@@ -73,9 +73,9 @@ class Acks:
                 break
             lowest = following
         self.lowest = lowest
-        found = wire.acknowledge(last, multiple=True) if last else b""
+        found = codec.acknowledge(last, multiple=True) if last else b""
         if waiting and (all or len(waiting) > _MOST_WAITING):
-            found += b"".join(map(wire.acknowledge, sorted(waiting)))
+            found += b"".join(map(codec.acknowledge, sorted(waiting)))
             sent |= waiting
             waiting.clear()
         return found
@@ -192,7 +192,7 @@ class Session:
         """Send what is acknowledged and handed back."""
         data = self._acks.frames(all=all)
         if self._handed_back:
-            data += b"".join(map(wire.hand_back, self._handed_back))
+            data += b"".join(map(codec.hand_back, self._handed_back))
             self._handed_back.clear()
         if data:
             self.link.send(data)
@@ -212,3 +212,37 @@ class Session:
             self.hand_back(content.number)
         self.link.contents.clear()
         self.flush(all=True)
+
+
+#: Bytes that what was fetched and is not settled may have, about.
+MOST_BYTES = 32 * 1024 * 1024
+#: As many are fetched while nothing is known of their size.
+_FIRST = 200
+#: The mean is of so many, the last ones more than those before.
+_OF = 32
+
+
+class Sizes:
+    """How many messages fit into the memory of a queue: RabbitMQ counts messages, not bytes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = 0.0
+        self._most = _FIRST
+
+    def saw(self, size: int) -> None:
+        """A message of so many bytes has come."""
+        self._count += 1
+        self._mean += (size - self._mean) / min(self._count, _OF)
+
+    @property
+    def most(self) -> int:
+        """How many may be fetched at a time.
+
+        It does not follow each change, for to fetch more or fewer takes a consumer anew.
+        """
+        if self._count >= _OF:
+            fit = int(MOST_BYTES / max(1.0, self._mean)) or 1
+            if not self._most / 2 < fit < self._most * 4:
+                self._most = fit
+        return self._most

@@ -56,14 +56,14 @@ from ...core.outcomes import Dead
 from ...middleware.delivery import Delivery
 from ..errors import BrokerUnavailable
 from ..settlement import Settlement, settlement_of
-from . import wire
+from . import codec
 from .errors import ChannelClosed
 from .publisher import Outgoing
-from .session import TRIAL, Session
+from .subscription import TRIAL, Session
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
-    from .hands import Tag
+    from .settling import Tag
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -88,7 +88,7 @@ class Suspect:
         is_last_chance: whether the next trial runs alone, and condemns.
     """
 
-    content: wire.Content
+    content: codec.Content
     deaths: int
     trial_queue: str | None
     is_last_chance: bool = False
@@ -146,7 +146,7 @@ class Trials:
 
     # -- suspicion -----------------------------------------------------------------------
 
-    def suspect(self, content: wire.Content) -> Suspect | None:
+    def suspect(self, content: codec.Content) -> Suspect | None:
         """The message as a suspect, if it is one."""
         headers: dict[str, Any] = {}
         if content.has_headers:
@@ -239,7 +239,7 @@ class Trials:
         key = uuid4().hex
         properties.headers, properties.correlation_id, properties.delivery_mode = headers, key, 2
         awaited = self._awaited[key] = _Awaited(tag)
-        copy = Outgoing(self._queue, "", self.name, wire.encoded(properties), suspect.content.body)
+        copy = Outgoing(self._queue, "", self.name, codec.encoded(properties), suspect.content.body)
         try:
             self._broker.publish([copy])
             if not awaited.arrived.wait(self._broker.options.connect_timeout.total_seconds()):
@@ -255,7 +255,7 @@ class Trials:
                 if self.has_arrived(content, session):
                     contents.remove(content)
 
-    def has_arrived(self, content: wire.Content, session: Session) -> bool:
+    def has_arrived(self, content: codec.Content, session: Session) -> bool:
         """Whether it is a copy that a thread waits for; then it takes the original's place."""
         if content.consumer != TRIAL.encode():
             return False

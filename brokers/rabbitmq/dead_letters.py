@@ -29,13 +29,15 @@ from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
-from . import wire
-from .deaths import death_in
-from .link import Link
+from . import codec
+from .connection import Link
 from .publisher import Outgoing
 
 if TYPE_CHECKING:
     from .broker import RabbitBroker
+from datetime import UTC, datetime
+
+from ...core.clock import iso
 
 #: The header that holds the record of the failure, where the body does not.
 _FAILURE = "x-formrelay-failure"
@@ -73,7 +75,7 @@ def look(
         as :class:`Walk`.
     """
     found: list[Entry] = []
-    unread: list[wire.Content] = []
+    unread: list[codec.Content] = []
     size = 0
     with Walk(broker, queue) as walk:
         for contents in walk.fetched(limit):
@@ -140,7 +142,7 @@ class Walk:
         for contents in self.fetched():
             yield [Letter(self.entry(content), content.number) for content in contents]
 
-    def fetched(self, limit: int | None = None) -> Iterator[list[wire.Content]]:
+    def fetched(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
         """The letters as they come, some at a time, at most ``limit`` in all."""
         # What dies while we are at it is not ours: it may be what we have just put back.
         self._there = ready(self._control, self._name)
@@ -152,7 +154,7 @@ class Walk:
             yield found
             left -= len(found)
 
-    def _next(self, left: int) -> list[wire.Content]:
+    def _next(self, left: int) -> list[codec.Content]:
         """Some of the ``left`` next ones; none where another program has them all."""
         link = self._link
         deadline = time.monotonic() + link.timeout
@@ -196,9 +198,9 @@ class Walk:
         letters = list(letters)
         self._there -= len(letters)
         self._has_taken = True
-        self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
+        self._link.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
 
-    def entry(self, content: wire.Content) -> Entry:
+    def entry(self, content: codec.Content) -> Entry:
         """The entry of a letter."""
         properties = content.properties
         id, headers = content.message_id, properties.headers or {}
@@ -211,7 +213,7 @@ class Walk:
         return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
 
     def _message(
-        self, content: wire.Content, id: str | None, headers: Mapping[str, Any]
+        self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
     ) -> Message[Any]:
         """The message of a letter; one in quarantine, if its body is none."""
         broker, queue = self._broker, self._queue
@@ -304,3 +306,58 @@ def counted(link: Link, name: str) -> Any:
         if found.message_count or time.monotonic() - asked_at < _SLOW:
             break
     return found
+
+
+#: RabbitMQ's reasons, and what each means.
+_REASONS = {
+    "delivery_limit": (Reason.DELIVERY_LIMIT, "put back more often than the delivery limit allows"),
+    "expired": (Reason.EXPIRED, "waited longer than its time-to-live"),
+    "maxlen": (Reason.MAXLEN, "the queue was longer than its maximum length"),
+    "rejected": (Reason.REJECTED, "rejected by a consumer"),
+}
+#: Our own queues, by which a message passes on its way to a work queue.
+_OWN = "formrelay."
+
+
+def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
+    """The last death in a dead letter's headers; None where RabbitMQ did not dead-letter it.
+
+    Messages that formrelay dead-letters are published anew and have no such header.
+
+    Args:
+        attempt: the attempts that were made before.
+    """
+    for death in _deaths(headers):
+        queue, count, time = death.get("queue"), death.get("count"), death.get("time")
+        if isinstance(queue, str) and queue.startswith(_OWN):
+            # It was due, and no work queue took it.
+            reason, text = Reason.UNDELIVERABLE, "its queue did not exist when it was due"
+            queue = None
+        elif death.get("reason") in _REASONS:
+            reason, text = _REASONS[death["reason"]]
+        else:
+            continue
+        where = f" from {queue!r}" if queue else ""
+        times = f" (count: {count})" if queue and isinstance(count, int) else ""
+        return Failure(
+            reason=reason,
+            error="RabbitMQ",
+            message=f"dead-lettered by RabbitMQ{where}: {text}{times}",
+            at=_iso(time),
+            attempt=attempt,
+            worker="rabbitmq",
+        )
+    return None
+
+
+def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The deaths, the last one first; those on other queues than ours before those on ours."""
+    found = headers.get("x-death")
+    deaths = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    yield from sorted(deaths, key=lambda one: str(one.get("queue", "")).startswith(_OWN))
+
+
+def _iso(time: object) -> str:
+    if not isinstance(time, datetime):
+        return ""
+    return iso((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
