@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pika import spec
 
 from ..errors import BrokerRefused
 from . import codec
+from .client import RabbitClient
 from .connection import Link
 from .errors import ChannelClosed
 from .topology import DELAY_QUEUES, delay_name
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
 
 _ACCESS_REFUSED = 403
 #: A routing key by which no exchange of ours finds a queue.
 _NOWHERE = "formrelay.nowhere"
 
 
-def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
+def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
     """Try to write to each exchange and to read each queue.
 
     Returns:
@@ -34,13 +31,13 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
         BrokerUnavailable
     """
     queues = sorted(queues)
-    link = broker.connect()
+    link = client.connect()
     try:
-        broker.declared.ensure(link, queues)
+        client.declared.ensure(link, queues)
         for queue in queues:
             _read(link, queue)
-        weaknesses = _trials(broker, link, queues)
-        _write(broker, link, queues)
+        weaknesses = _trials(client, link, queues)
+        _write(client, link, queues)
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
             raise
@@ -53,9 +50,9 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
     return weaknesses
 
 
-def _write(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> None:
+def _write(client: RabbitClient, link: Link, queues: Iterable[str]) -> None:
     """Publish to each exchange something that no queue takes."""
-    topology = broker.topology
+    topology = client.topology
     exchanges = ["", *(delay_name(rung) for rung in range(DELAY_QUEUES))]
     # One of another system may be of a type that gives it to its queues all the same.
     exchanges += [
@@ -79,12 +76,12 @@ def _read(link: Link, queue: str) -> None:
             raise
 
 
-def _trials(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> list[str]:
+def _trials(client: RabbitClient, link: Link, queues: Iterable[str]) -> list[str]:
     """Whether the queues can be made by which workers count deaths (see :mod:`.crash_loops`)."""
     for queue in queues:
-        name = broker.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
+        name = client.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:
-            link.ask(broker.topology.trial(queue, name))
+            link.ask(client.topology.trial(queue, name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise

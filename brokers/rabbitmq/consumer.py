@@ -14,28 +14,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
 from collections.abc import Iterable
 from threading import Event, Thread
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from dramatiq import MessageProxy
 
 from ...core.outcomes import Done
 from ...middleware.delivery import Delivery
+from ..base import RelayBroker
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
+from ..reconnecting import Reconnect
 from ..settlement import Settlement, settled_tags
 from . import codec
-from .backoff import Backoff
+from .client import RabbitClient
 from .crash_loops import Suspect, Trials
 from .pauses import Watch
 from .settling import Hands, Settler, Tag
 from .subscription import MOST_PREFETCH, Session, Sizes
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -57,11 +54,10 @@ class RabbitConsumer(RelayConsumer):
         fixed_prefetch: never fetch more ahead than ``prefetch``.
     """
 
-    broker: RabbitBroker
-
     def __init__(
         self,
-        broker: RabbitBroker,
+        broker: RelayBroker,
+        client: RabbitClient,
         queue_name: str,
         *,
         prefetch: int,
@@ -70,24 +66,24 @@ class RabbitConsumer(RelayConsumer):
         fixed_prefetch: bool = False,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._client = client
         self._limit = limit
         self._fixed_prefetch = fixed_prefetch
         # Of a queue of batches: so many large messages would not fit into memory.
         self._is_wide = prefetch > _MANY
         self._sizes = Sizes()
-        self._trials = Trials(broker, queue_name)
+        self._trials = Trials(client, queue_name, broker.options)
         # Of the receiving thread alone:
         self._session: Session | None = None
         self._sessions = 0
-        self._last_chances: deque[Delivery] = deque()
-        self._backoff = Backoff(queue_name, broker.clock)
+        self._reconnect = Reconnect(queue_name, broker.clock)
         self._connected_at, self._returned_then = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = Watch(queue_name, broker.clock, broker.connect)
+        self._pause = Watch(queue_name, broker.clock, client.connect)
         self._drainer: Thread | None = None
         # Between the threads:
         self._hands = Hands()
-        self._settler = Settler(broker, queue_name, self._smaller)
+        self._settler = Settler(client, queue_name, self._smaller)
 
     # -- receive ---------------------------------------------------------------------
 
@@ -103,14 +99,14 @@ class RabbitConsumer(RelayConsumer):
                 if self._session is not None:
                     self._exchange(remaining)
                 elif not self._connect():
-                    Event().wait(min(remaining, self._backoff.seconds))
+                    Event().wait(min(remaining, self._reconnect.seconds))
             except (BrokerUnavailable, BrokerRefused) as error:
                 self._failed(error)
                 if self._session is not None:
                     # Not our connection, but what was to be written: it is tried again, and
                     # Dramatiq's thread looks at its own state meanwhile.
                     remaining = max(0.0, deadline - clock.monotonic())
-                    Event().wait(min(remaining, self._backoff.seconds))
+                    Event().wait(min(remaining, self._reconnect.seconds))
                     return None
             if not self._has_work() and clock.monotonic() >= deadline:
                 return None
@@ -119,7 +115,7 @@ class RabbitConsumer(RelayConsumer):
         session = self._session
         return (
             session is not None
-            and bool(session.link.contents or self._last_chances)
+            and bool(session.link.contents or self._trials.last_chances)
             and not self._must_hold()
         )
 
@@ -129,8 +125,8 @@ class RabbitConsumer(RelayConsumer):
             return None
         contents = session.link.contents
         while not self._must_hold():
-            if self._last_chances:
-                delivery = self._last_chances.popleft()
+            if self._trials.last_chances:
+                delivery = self._trials.last_chances.popleft()
                 self._hands.alone = delivery.tag
             elif contents:
                 # Taken away when that is done: what is to be written may fail.
@@ -154,7 +150,7 @@ class RabbitConsumer(RelayConsumer):
             self._limit is None
             and allowed is None
             and self._hands.alone is None
-            and not self._last_chances
+            and not self._trials.last_chances
         ):
             return False
         self._hands.collect(self._session)
@@ -162,7 +158,7 @@ class RabbitConsumer(RelayConsumer):
             return True
         if self._hands.alone is not None:
             return True
-        if self._last_chances:  # it runs when all else is finished
+        if self._trials.last_chances:  # it runs when all else is finished
             return self._hands.count > 0
         return self._limit is not None and self._hands.count >= self._limit
 
@@ -193,43 +189,18 @@ class RabbitConsumer(RelayConsumer):
         if delivery is None:
             return None
         suspect.delivery = delivery
-        if suspect.deaths >= self.broker.options.max_crash_deliveries:
-            self._trials.adjourn(suspect)
-            return None
-        return self._admit(suspect)
-
-    def _admit(self, suspect: Suspect) -> Delivery | None:
-        """Let a suspect be tried: now, or alone when its turn comes."""
-        delivery = suspect.delivery
-        assert delivery is not None
-        delivery.tag.is_untried = True
-        delivery.before_trial = lambda: self._trials.begin(suspect, delivery.tag)
-        if not suspect.is_last_chance:
-            return delivery
-        self._last_chances.append(delivery)
-        return None
-
-    def _judge(self) -> None:
-        def acquitted(suspect: Suspect) -> None:
-            # There is time: it runs alone even if it has more than one trial left.
-            suspect.is_last_chance = True
-            self._admit(suspect)
-
-        def bury(suspect: Suspect) -> None:
-            self._settler.later(self._trials.condemned(suspect))
-
-        self._trials.judge(acquitted, bury)
+        return self._trials.admit(suspect)
 
     # -- exchange --------------------------------------------------------------------
 
     def _connect(self) -> bool:
-        if self._backoff.seconds:
+        if self._reconnect.seconds:
             return False
-        link = self.broker.connect()
+        link = self._client.connect()
         try:
-            if self._sessions or self._backoff.failures:
-                self.broker.declared.forget()  # it may have come back without them
-            self.broker.declared.ensure(link, [self.queue_name])
+            if self._sessions or self._reconnect.failures:
+                self._client.declared.forget()  # it may have come back without them
+            self._client.declared.ensure(link, [self.queue_name])
             self._sessions += 1
             session = Session(link, self.queue_name, number=self._sessions, prefetch=self.prefetch)
             self._pause.look(link)
@@ -267,14 +238,10 @@ class RabbitConsumer(RelayConsumer):
 
     def _stop(self, session: Session) -> None:
         """Consume no more, and hand back what was not given out."""
-        for delivery in self._last_chances:
-            session.hand_back(delivery.tag.number)
-        for suspect in self._trials.judged:
-            session.hand_back(suspect.content.number)
+        for number in self._trials.forget():
+            session.hand_back(number)
         self._hands.collect(session)
         self._hands.hand_back_due(session, math.inf)
-        self._last_chances.clear()
-        self._trials.judged.clear()
         session.stop()
 
     def _exchange(self, timeout: float) -> None:
@@ -285,7 +252,8 @@ class RabbitConsumer(RelayConsumer):
         look_at = self._trials.next_look()
         if look_at is not None:
             if look_at <= clock.monotonic():
-                self._judge()
+                for delivery, deaths in self._trials.judge():
+                    self._settler.later(self.crash_loop(delivery, deaths))
             look_at = self._trials.next_look()
             if look_at is not None:
                 timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
@@ -338,10 +306,11 @@ class RabbitConsumer(RelayConsumer):
         if session is not None and not session.link.is_open:
             # All that was not acknowledged is delivered again.
             self._session, self._hands.live = None, 0
-            self._last_chances.clear()
-            self._trials.judged.clear()
+            self._trials.forget()
             self._hands.alone = None
-        self._backoff.failed(error, served=served)
+        if served:
+            self._reconnect.succeeded()
+        self._reconnect.failed(error)
 
     # -- settle ------------------------------------------------------------------------
 

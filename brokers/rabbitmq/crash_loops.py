@@ -42,28 +42,24 @@ loss. Whoever gets a message with a full count looks for that consumer for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from pika import spec
 
-from ...core.errors import FormrelayError
-from ...core.failure import Failure, Reason
-from ...core.outcomes import Dead
 from ...middleware.delivery import Delivery
+from ..base import BrokerOptions
 from ..errors import BrokerUnavailable
-from ..settlement import Settlement, settlement_of
 from . import codec
+from .client import RabbitClient
 from .errors import ChannelClosed
 from .publisher import Outgoing
+from .settling import Tag
 from .subscription import TRIAL, Session
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
-    from .settling import Tag
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -72,10 +68,6 @@ DEATHS = "x-formrelay-deaths"
 TRIAL_QUEUE = "x-formrelay-trial"
 #: What RabbitMQ adds to a message on its way through the trial queue.
 _OF_RABBITMQ = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
-
-
-class CrashLoop(FormrelayError):
-    """Every worker that tried the message died."""
 
 
 @dataclass(slots=True)
@@ -106,16 +98,19 @@ class _Awaited:
 class Trials:
     """The suspects of one consumer. Its receiving thread looks, worker threads begin trials."""
 
-    def __init__(self, broker: RabbitBroker, queue: str) -> None:
-        self._broker = broker
+    def __init__(self, client: RabbitClient, queue: str, options: BrokerOptions) -> None:
+        self._client = client
+        self._options = options
         self._queue = queue
-        self._most = broker.options.max_crash_deliveries
+        self._most = options.max_crash_deliveries
         self._awaited: dict[str, _Awaited] = {}
         self._is_used = False
         self._is_forbidden = False
-        self.name = broker.topology.trial_queue(queue, uuid4().hex[:12])
-        #: Those that wait for their judgement.
-        self.judged: list[Suspect] = []
+        self.name = client.topology.trial_queue(queue, uuid4().hex[:12])
+        #: Each runs when nothing else of its queue is in flight.
+        self.last_chances: deque[Delivery] = deque()
+        #: Their count is full.
+        self._judged: list[Suspect] = []
 
     def attach(self, session: Session, *, is_needed: bool = False) -> bool:
         """Consume the trial queue, if there is one, or is to be; whether there is one now."""
@@ -124,7 +119,7 @@ class Trials:
         if self._is_forbidden or not (is_needed or self._is_used):
             return False
         try:
-            session.link.ask(self._broker.topology.trial(self._queue, self.name))
+            session.link.ask(self._client.topology.trial(self._queue, self.name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
@@ -170,34 +165,63 @@ class Trials:
 
     # -- judgement -----------------------------------------------------------------------
 
-    def adjourn(self, suspect: Suspect) -> None:
+    def admit(self, suspect: Suspect) -> Delivery | None:
+        """The delivery of a suspect that may run now; None where it has to wait."""
+        if suspect.deaths >= self._most:
+            self._adjourn(suspect)
+            return None
+        delivery = suspect.delivery
+        assert delivery is not None
+        delivery.tag.is_untried = True
+        delivery.before_trial = lambda: self.begin(suspect, delivery.tag)
+        if not suspect.is_last_chance:
+            return delivery
+        self.last_chances.append(delivery)
+        return None
+
+    def _adjourn(self, suspect: Suspect) -> None:
         """Its count is full: see for a while whether the process that tried it lives."""
-        now = self._broker.clock.monotonic()
+        now = self._client.clock.monotonic()
         suspect.look_at = now
-        suspect.give_up_at = now + self._broker.options.heartbeat_timeout.total_seconds()
-        self.judged.append(suspect)
+        suspect.give_up_at = now + self._options.heartbeat_timeout.total_seconds()
+        self._judged.append(suspect)
 
     def next_look(self) -> float | None:
         """When :meth:`judge` is to be called; monotonic seconds."""
-        return min((suspect.look_at for suspect in self.judged), default=None)
+        return min((suspect.look_at for suspect in self._judged), default=None)
 
-    def judge(self, acquitted: Callable[[Suspect], None], bury: Callable[[Suspect], None]) -> None:
-        """Look at those whose time it is."""
-        now = self._broker.clock.monotonic()
-        for suspect in [one for one in self.judged if one.look_at <= now]:
+    def judge(self) -> Iterator[tuple[Delivery, int]]:
+        """Look at the suspects whose time it is.
+
+        Returns:
+            The messages that are poison, each with the number of workers that it killed.
+        """
+        now = self._client.clock.monotonic()
+        for suspect in [one for one in self._judged if one.look_at <= now]:
             suspect.look_at = now + 1
             if self._lives(suspect.trial_queue or ""):
                 self._acquit(suspect)
-                acquitted(suspect)
+                # There is time: it runs alone even if it has more than one trial left.
+                suspect.is_last_chance = True
+                self.admit(suspect)
             elif now >= suspect.give_up_at:
-                bury(suspect)
+                assert suspect.delivery is not None
+                yield suspect.delivery, suspect.deaths
             else:
                 suspect.look_at = min(suspect.look_at, suspect.give_up_at)
                 continue
-            self.judged.remove(suspect)
+            self._judged.remove(suspect)
+
+    def forget(self) -> list[int]:
+        """Forget the suspects that have not begun to run; returns their delivery tags."""
+        tags = [delivery.tag.number for delivery in self.last_chances]
+        tags += [suspect.content.number for suspect in self._judged]
+        self.last_chances.clear()
+        self._judged.clear()
+        return tags
 
     def _lives(self, trial_queue: str) -> bool:
-        link = self._broker.connect()
+        link = self._client.connect()
         try:
             found = link.call(spec.Queue.Declare(queue=trial_queue, passive=True))
         except ChannelClosed:  # it is gone, and so is its process
@@ -205,23 +229,6 @@ class Trials:
         finally:
             link.close()
         return bool(found.consumer_count)
-
-    def condemned(self, suspect: Suspect) -> Settlement:
-        """What to do with one whose worker died each time."""
-        delivery = suspect.delivery
-        assert delivery is not None
-        error = CrashLoop(f"{suspect.deaths} workers died while they held this message")
-        now = self._broker.clock.time()
-        failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
-        logger.error(
-            "dead-lettered a message whose workers died",
-            extra={
-                "queue": self._queue,
-                "message_id": delivery.message_id,
-                "deaths": suspect.deaths,
-            },
-        )
-        return settlement_of(delivery, Dead(failure), now)
 
     # -- trial ---------------------------------------------------------------------------
 
@@ -241,8 +248,8 @@ class Trials:
         awaited = self._awaited[key] = _Awaited(tag)
         copy = Outgoing(self._queue, "", self.name, codec.encoded(properties), suspect.content.body)
         try:
-            self._broker.publish([copy])
-            if not awaited.arrived.wait(self._broker.options.connect_timeout.total_seconds()):
+            self._client.publish([copy])
+            if not awaited.arrived.wait(self._options.connect_timeout.total_seconds()):
                 raise BrokerUnavailable("expected RabbitMQ to deliver a message that it has taken")
         finally:
             self._awaited.pop(key, None)

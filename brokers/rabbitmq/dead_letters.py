@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import orjson
 from dramatiq import Message
 from pika import spec
 
+from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, quarantine, revive
@@ -30,17 +32,10 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
 from . import codec
+from .client import FAILURE_HEADER, RabbitClient
 from .connection import Link
 from .publisher import Outgoing
 
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
-from datetime import UTC, datetime
-
-from ...core.clock import iso
-
-#: The header that holds the record of the failure, where the body does not.
-_FAILURE = "x-formrelay-failure"
 #: Number of letters that are handled at a time.
 _CHUNK = 200
 #: Number of letters that RabbitMQ may send to one consumer: what AMQP can say.
@@ -63,8 +58,9 @@ class Letter:
 
 
 def look(
-    broker: RabbitBroker,
+    client: RabbitClient,
     queue: str,
+    job_types: Mapping[str, str],
     *,
     limit: int | None = None,
     is_meant: Callable[[Entry], bool] = lambda _: True,
@@ -77,7 +73,7 @@ def look(
     found: list[Entry] = []
     unread: list[codec.Content] = []
     size = 0
-    with Walk(broker, queue) as walk:
+    with Walk(client, queue, job_types) as walk:
         for contents in walk.fetched(limit):
             unread += contents
             size += sum(len(content.body) for content in contents)
@@ -98,10 +94,11 @@ class Walk:
         BrokerRefused
     """
 
-    def __init__(self, broker: RabbitBroker, queue: str) -> None:
-        self._broker = broker
+    def __init__(self, client: RabbitClient, queue: str, job_types: Mapping[str, str]) -> None:
+        self._client = client
+        self._job_types = job_types
         self._queue = queue
-        self._name = broker.topology.dead_queue(queue)
+        self._name = client.topology.dead_queue(queue)
         self._consumers = 0
         #: Number of letters at the start, without the letters that were taken out.
         self._there = 0
@@ -112,10 +109,10 @@ class Walk:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._control = stack.enter_context(self._broker.control())
-            self._broker.declared.ensure(self._control, [self._queue])
+            self._control = stack.enter_context(self._client.control())
+            self._client.declared.ensure(self._control, [self._queue])
             stack.enter_context(_alone(self._control, self._queue))
-            self._link = self._broker.connect()
+            self._link = self._client.connect()
             stack.callback(self._put_back)
             self._ended = stack.pop_all()
         return self
@@ -186,10 +183,10 @@ class Walk:
         A crash in between leaves them in both places.
         """
         letters = list(letters)
-        broker, queue = self._broker, self._queue
+        client, queue = self._client, self._queue
         bodies = [(letter.entry.id, revive(letter.entry.message)) for letter in letters]
-        broker.publish(
-            [Outgoing(queue, "", queue, broker.head(id, body), body) for id, body in bodies]
+        client.publish(
+            [Outgoing(queue, "", queue, client.head(id, body), body) for id, body in bodies]
         )
         self.delete(letters)
 
@@ -216,14 +213,14 @@ class Walk:
         self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
     ) -> Message[Any]:
         """The message of a letter; one in quarantine, if its body is none."""
-        broker, queue = self._broker, self._queue
+        client, queue = self._client, self._queue
         failure = _recorded_in(headers)
         if failure is None or failure.reason is not Reason.UNDECODABLE:
             try:
-                message = decode(content.body, queue_name=queue, job_types=broker.job_types)
+                message = decode(content.body, queue_name=queue, job_types=self._job_types)
             except Undecodable as error:
                 if failure is None:  # buried by RabbitMQ itself, or by another program
-                    now = broker.clock.time()
+                    now = client.clock.time()
                     failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
             else:
                 return message if failure is None else buried(message, failure)
@@ -232,15 +229,10 @@ class Walk:
         )
 
 
-def recorded(failure: Failure) -> dict[str, Any]:
-    """Headers that say why a body that is kept as it came is dead."""
-    return {_FAILURE: orjson.dumps(failure.to_json()).decode()}
-
-
 def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
-    """What :func:`recorded` says of a dead letter."""
+    """The failure in :data:`.client.FAILURE_HEADER`."""
     try:
-        return Failure.from_json(orjson.loads(headers[_FAILURE]))
+        return Failure.from_json(orjson.loads(headers[FAILURE_HEADER]))
     except (KeyError, TypeError, ValueError):
         return None
 

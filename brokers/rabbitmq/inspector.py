@@ -12,9 +12,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
+import requests
+
+from ..base import RelayBroker
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import (
     DeadFilter,
@@ -29,17 +34,9 @@ from ..inspection import (
 )
 from ..inspector import Inspector, Progress, silent
 from . import pauses
+from .client import RabbitClient
+from .connection import Link
 from .dead_letters import Letter, Walk, counted, look, ready
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
-    from .connection import Link
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
-
-import requests
-
 from .servers import PRODUCT
 
 logger = logging.getLogger("formrelay.brokers")
@@ -53,18 +50,23 @@ _MOST_PASSED = 500
 class RabbitInspector(Inspector):
     """See the module."""
 
-    _of: RabbitBroker
+    def __init__(
+        self, broker: RelayBroker, client: RabbitClient, management: Management | None
+    ) -> None:
+        super().__init__(broker)
+        self._client = client
+        self._management = management
+        self._look = partial(look, client, job_types=broker.job_types)
 
     # -- looking -----------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        broker = self._of
-        with broker.control() as link:
-            broker.declared.ensure(link, [queue])
+        with self._client.control() as link:
+            self._client.declared.ensure(link, [queue])
             waiting = ready(link, queue)
             dead = self._dead_count(link, queue)
             try:
-                is_paused = pauses.is_paused(link, queue, self._of.connect)
+                is_paused = pauses.is_paused(link, queue, self._client.connect)
             except BrokerRefused:
                 is_paused = None
         return QueueCounts(
@@ -80,13 +82,13 @@ class RabbitInspector(Inspector):
         """How many are dead; not while somebody looks at them and they cannot be counted."""
         deadline = time.monotonic() + _A_LOOK
         while True:
-            found = counted(link, self._of.topology.dead_queue(queue))
+            found = counted(link, self._client.topology.dead_queue(queue))
             if not found.consumer_count or time.monotonic() > deadline:
                 return int(found.message_count)
             time.sleep(0.02)
 
     def _in_flight(self, queue: str) -> int | None:
-        management = self._of.management
+        management = self._management
         if management is None:
             return None
         try:
@@ -106,7 +108,7 @@ class RabbitInspector(Inspector):
         except ValueError:
             raise UnknownCursor from None
         # AMQP has no way to begin further on.
-        seen = look(self._of, queue, limit=first + limit + 1)[first:]
+        seen = self._look(queue, limit=first + limit + 1)[first:]
         more = len(seen) > limit
         return Page(seen[:limit], str(first + limit) if more else None)
 
@@ -120,7 +122,7 @@ class RabbitInspector(Inspector):
         raise NotAvailable("taking a message out of the delays")
 
     def workers(self) -> list[WorkerInfo]:
-        management = self._of.management
+        management = self._management
         if management is None:
             raise NotAvailable("the list of workers without RABBITMQ_API_URL")
         queues: defaultdict[str, set[str]] = defaultdict(set)
@@ -134,16 +136,16 @@ class RabbitInspector(Inspector):
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        with self._of.control() as link:
+        with self._client.control() as link:
             pauses.pause(link, queue)
 
     def resume(self, queue: str) -> None:
-        with self._of.control() as link:
-            pauses.resume(link, queue, self._of.connect)
+        with self._client.control() as link:
+            pauses.resume(link, queue, self._client.connect)
 
     def is_paused(self, queue: str) -> bool:
-        with self._of.control() as link:
-            return pauses.is_paused(link, queue, self._of.connect)
+        with self._client.control() as link:
+            return pauses.is_paused(link, queue, self._client.connect)
 
     # -- dead letters ------------------------------------------------------------------
 
@@ -153,26 +155,26 @@ class RabbitInspector(Inspector):
             if limit <= 0:
                 return
             first = limit if is_everything else None
-            found = look(self._of, name, limit=first, is_meant=which.matches)[:limit]
+            found = self._look(name, limit=first, is_meant=which.matches)[:limit]
             limit -= len(found)
             yield from found
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         # They come in the order in which they died, and can be looked at only in that.
-        seen = look(self._of, queue, limit=_MOST_PASSED + 1)
+        seen = self._look(queue, limit=_MOST_PASSED + 1)
         if len(seen) > _MOST_PASSED:
             raise NotAvailable(f"the newest of more than {_MOST_PASSED} dead letters")
         return seen[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        return next(iter(look(self._of, queue, is_meant=lambda letter: letter.id == id)), None)
+        return next(iter(self._look(queue, is_meant=lambda letter: letter.id == id)), None)
 
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
-            its = look(self._of, name, is_meant=lambda letter: letter.id.startswith(prefix))
+            its = self._look(name, is_meant=lambda letter: letter.id.startswith(prefix))
             if any(letter.id == prefix for letter in its):
                 return [(name, prefix)]
             found += [(name, letter.id) for letter in its]
@@ -213,7 +215,7 @@ class RabbitInspector(Inspector):
             is_meant, most = (lambda letter: letter.id in ids), len(ids)
         count = 0
         for name in self._queues(queue):
-            with Walk(self._of, name) as walk:
+            with Walk(self._client, name, self._of.job_types) as walk:
                 for chunk in walk.chunks():
                     found = [letter for letter in chunk if is_meant(letter.entry)]
                     if action is not None:

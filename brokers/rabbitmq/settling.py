@@ -17,17 +17,14 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..refused import Refused
 from ..settlement import Replacement, Settlement, Write
+from .client import RabbitClient
 from .errors import Interrupted, NotTaken
 from .subscription import Session
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
 
 #: What to write instead of a replacement that is too large.
 Instead = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
@@ -54,14 +51,14 @@ class Settler:
         instead: makes smaller replacements of a replacement that is too large.
     """
 
-    def __init__(self, broker: RabbitBroker, queue: str, instead: Instead) -> None:
-        self._broker = broker
+    def __init__(self, client: RabbitClient, queue: str, instead: Instead) -> None:
+        self._client = client
         self._queue = queue
         self._instead = instead
         #: Not written yet, or refused for the first time.
         self._new: deque[_Pending] = deque()
         # Of the receiving thread alone:
-        self._refused: Refused[_Pending] = Refused(broker.clock, queue)
+        self._refused: Refused[_Pending] = Refused(client.clock, queue)
 
     def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
         """Write, then let go of the deliveries.
@@ -166,7 +163,7 @@ class Settler:
     def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
         """Publish; returns the error of each refused write, by its index."""
         try:
-            self._broker.write(self._queue, writes)
+            self._client.write(self._queue, writes)
         except NotTaken as error:
             return dict.fromkeys(error.refused, error)
         except Interrupted as error:

@@ -247,25 +247,25 @@ class RabbitSite(Site):
             self.consumers[worker].receive(0)
 
     def lose_answer(self, worker: int) -> None:
-        broker = self.brokers[worker]
+        client = self.brokers[worker].client
 
         def publish(messages: Any) -> None:
-            del broker.publish
-            broker.publish(messages)
+            del client.publish
+            client.publish(messages)
             raise BrokerUnavailable("the answer was lost")
 
-        broker.publish = publish
+        client.publish = publish
 
     def refuse(self, worker: int) -> None:
         """Let RabbitMQ refuse the first of the next messages that a worker writes."""
-        broker = self.brokers[worker]
+        client = self.brokers[worker].client
 
         def publish(messages: Any) -> None:
-            del broker.publish
-            broker.publish(messages[1:])
+            del client.publish
+            client.publish(messages[1:])
             raise NotTaken("the queue is full", [0], len(messages))
 
-        broker.publish = publish
+        client.publish = publish
 
     def drain(self) -> Counter[int]:
         for worker in (0, 1):
@@ -275,7 +275,7 @@ class RabbitSite(Site):
         found = numbers_in(
             [letter.message.encode() for letter in self.sender.dead_letters(self.queue)]
         )
-        with self.sender.control() as link:  # type: ignore[attr-defined]
+        with self.sender.client.control() as link:  # type: ignore[attr-defined]
             link.calls([spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)])
             while True:
                 link.read(0.1)

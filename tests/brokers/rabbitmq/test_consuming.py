@@ -212,7 +212,7 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
     actor = harness.actor(ran.append, actor_name="collect")
     harness.inject(b"not JSON")
     actor.send(1)
-    write, failures = harness.broker.write, [2]  # type: ignore[attr-defined]
+    write, failures = harness.broker.client.write, [2]  # type: ignore[attr-defined]
 
     def write_later(*arguments: Any) -> None:
         from formrelay.brokers.errors import BrokerUnavailable
@@ -222,7 +222,7 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
             raise BrokerUnavailable("not now")
         write(*arguments)
 
-    harness.broker.write = write_later  # type: ignore[attr-defined]
+    harness.broker.client.write = write_later  # type: ignore[attr-defined]
     harness.start()
     wait_until(lambda: ran == [1])
     assert len(wait_until(harness.dead)) == 1

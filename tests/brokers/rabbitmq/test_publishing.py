@@ -83,9 +83,9 @@ def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    (link,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
     actor.send(3)
-    assert list(harness.broker._publisher._idle) == [link]  # type: ignore[attr-defined]
+    assert list(harness.broker.client.publisher._idle) == [link]  # type: ignore[attr-defined]
     assert harness.broker.counts(harness.queue).waiting == 3
 
 
@@ -95,7 +95,7 @@ def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_w
     harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
-    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    (link,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
     def is_dropped() -> bool:
         readable, _, _ = select.select([link._socket], [], [], 0)
@@ -105,7 +105,7 @@ def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_w
     wait_until(is_dropped)
     actor.send(2)
     assert harness.broker.counts(harness.queue).waiting == 2
-    assert link not in harness.broker._publisher._idle  # type: ignore[attr-defined]
+    assert link not in harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
 
 def _ends(connection: Any) -> bool:
@@ -147,6 +147,6 @@ def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
     ]
     kept = Outgoing(unique, "", unique, codec.properties("kept"), b"{}")
     with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
-        harness.broker.publish([*lost, kept])  # type: ignore[attr-defined]
+        harness.broker.client.publish([*lost, kept])  # type: ignore[attr-defined]
     assert raised.value.refused == tuple(range(60))
     assert harness.broker.counts(unique).waiting == 1
