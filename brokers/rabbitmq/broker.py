@@ -115,9 +115,9 @@ class RabbitBroker(RelayBroker):
 
         The scheduled ones cannot be dropped by queue: the delay queues are shared.
         """
-        with self.client.control() as link:
-            self.client.declared.ensure(link, [queue_name])
-            link.call(spec.Queue.Purge(queue=queue_name))
+        with self.client.control() as connection:
+            self.client.declared.ensure(connection, [queue_name])
+            connection.call(spec.Queue.Purge(queue=queue_name))
 
     @property
     def inspector(self) -> Inspector:

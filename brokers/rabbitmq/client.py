@@ -15,7 +15,7 @@ from ..base import Envelope
 from ..errors import BrokerUnavailable
 from ..settlement import Write
 from . import codec
-from .connection import Link
+from .connection import Connection
 from .declarations import Declared
 from .publisher import Outgoing, Publisher
 from .servers import address, servers
@@ -47,7 +47,7 @@ class RabbitClient:
 
     # -- connections -------------------------------------------------------------------
 
-    def connect(self) -> Link:
+    def connect(self) -> Connection:
         """A new connection to any of the servers, for the caller alone.
 
         Raises:
@@ -57,7 +57,7 @@ class RabbitClient:
         failures = []
         for server in random.sample(self.servers, len(self.servers)):
             try:
-                return Link(server)
+                return Connection(server)
             except BrokerUnavailable as error:
                 failures.append(error)
         if len(failures) == 1:
@@ -68,15 +68,15 @@ class RabbitClient:
         )
 
     @contextmanager
-    def control(self) -> Iterator[Link]:
+    def control(self) -> Iterator[Connection]:
         """A connection for questions and orders, free of publishes under way.
 
         Raises:
             BrokerUnavailable, BrokerRefused
         """
-        with self.publisher.link() as link:
-            self.declared.ensure(link, [])
-            yield link
+        with self.publisher.connection() as connection:
+            self.declared.ensure(connection, [])
+            yield connection
 
     def ping(self, queues: Collection[str]) -> None:
         """Connect, and declare anew what these work queues need.
@@ -84,12 +84,12 @@ class RabbitClient:
         Raises:
             BrokerUnavailable, BrokerRefused
         """
-        link = self.connect()
+        connection = self.connect()
         try:
             self.declared.forget()
-            self.declared.ensure(link, sorted(queues))
+            self.declared.ensure(connection, sorted(queues))
         finally:
-            link.close()
+            connection.close()
 
     def close(self) -> None:
         """Close the connections of this process that are not in use."""

@@ -1,7 +1,7 @@
 """One connection to RabbitMQ with one channel, driven by whichever thread holds it.
 
-A refusal closes the channel, and the link with it. What may be refused is asked on a second
-channel (:meth:`Link.ask`), which is opened when it is needed.
+A refusal closes the channel, and the connection with it. What may be refused is asked on a second
+channel (:meth:`Connection.ask`), which is opened when it is needed.
 
 A plain socket, read with a deadline: there is no loop of events, no thread and
 no lock here, so each wait is bounded and a connection may be handed from thread
@@ -26,7 +26,7 @@ from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
-from .errors import Blocked, ChannelClosed, Silent
+from .errors import Blocked, ChannelClosed, Silent, login_refused
 from .servers import address, client_properties, dial
 
 _RECEIVE = 256 * 1024
@@ -34,11 +34,10 @@ _RECEIVE = 256 * 1024
 #: were both sides to write only, both would wait for ever.
 _PIECE = 256 * 1024
 _FRAME_OVERHEAD = 8
-_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
 
 
 #: Opens a connection for its caller alone.
-Connect = Callable[[], "Link"]
+Connect = Callable[[], "Connection"]
 
 
 class Waker(Protocol):
@@ -50,7 +49,7 @@ class Waker(Protocol):
         """Make it not readable again."""
 
 
-class Link:
+class Connection:
     """See the module. One thread at a time.
 
     Attributes:
@@ -131,7 +130,7 @@ class Link:
         """Many operations in one go, in order; returns the answers.
 
         Raises:
-            ChannelClosed: one was refused; the link can be used no more.
+            ChannelClosed: one was refused; the connection can be used no more.
             BrokerUnavailable, BrokerRefused
         """
         self._write(b"".join(map(codec.method, methods)))
@@ -150,7 +149,7 @@ class Link:
         """One operation that may be refused; returns the server's answer to it.
 
         Raises:
-            ChannelClosed: it was refused; the link can still be used.
+            ChannelClosed: it was refused; the connection can still be used.
             BrokerUnavailable, BrokerRefused
         """
         answers, refusal = self.ask_all([method])
@@ -334,22 +333,11 @@ class Link:
                 raise ChannelClosed(self.where, found.reply_code, found.reply_text)
             case spec.Connection.Close():
                 self.abort()
-                raise self._ended(found.reply_code, found.reply_text)
+                raise login_refused(self.where, found) or self._lost(
+                    ConnectionError(found.reply_text)
+                )
             case _:
                 self._replies.append(found)
-
-    def _ended(self, code: int, text: str) -> BrokerRefused | BrokerUnavailable:
-        if code == _ACCESS_REFUSED:
-            return BrokerRefused(
-                f"expected RabbitMQ at {self.where} to accept our user and password, it refused "
-                "them: check RABBITMQ_URL"
-            )
-        if code == _NOT_ALLOWED:
-            return BrokerRefused(
-                f"expected RabbitMQ at {self.where} to let our user into the virtual host, it "
-                f"refused ({text}): check the path of RABBITMQ_URL and the user's permissions"
-            )
-        return self._lost(ConnectionError(text))
 
     def send(self, data: bytes) -> None:
         """Send encoded frames.

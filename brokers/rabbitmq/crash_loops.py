@@ -30,7 +30,7 @@ What a crash leaves at each instant:
 Who is counted. Of ``max_crash_deliveries`` (3) the first is the unexplained
 redelivery itself, and those in between run beside other messages: they may be
 counted for another's deed. Only the last trial condemns, and it runs alone:
-nothing else of its queue is in the hands of the process. So a message is dead
+nothing else of its queue is in flight in the process. So a message is dead
 only if its process died while it, alone, was running.
 
 That the process died, and did not just lose its connection, is looked up then:
@@ -59,7 +59,7 @@ from .client import RabbitClient
 from .errors import ChannelClosed
 from .publisher import Outgoing
 from .settling import Tag
-from .subscription import TRIAL, Session
+from .subscription import TRIAL, Subscription
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -112,14 +112,14 @@ class Trials:
         #: Their count is full.
         self._judged: list[Suspect] = []
 
-    def attach(self, session: Session, *, is_needed: bool = False) -> bool:
+    def attach(self, subscription: Subscription, *, is_needed: bool = False) -> bool:
         """Consume the trial queue, if there is one, or is to be; whether there is one now."""
-        if session.has_trials:
+        if subscription.has_trials:
             return True
         if self._is_forbidden or not (is_needed or self._is_used):
             return False
         try:
-            session.link.ask(self._client.topology.trial(self._queue, self.name))
+            subscription.connection.ask(self._client.topology.trial(self._queue, self.name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
@@ -130,14 +130,14 @@ class Trials:
                 extra={"queue": self._queue, "error_message": error.message},
             )
             return False
-        session.subscribe_trials(self.name)
+        subscription.subscribe_trials(self.name)
         self._is_used = True
         return True
 
-    def detach(self, session: Session) -> None:
+    def detach(self, subscription: Subscription) -> None:
         """Delete the trial queue; what is left in it stays."""
         if self._is_used:
-            session.link.call(spec.Queue.Delete(queue=self.name, if_empty=True))
+            subscription.connection.call(spec.Queue.Delete(queue=self.name, if_empty=True))
 
     # -- suspicion -----------------------------------------------------------------------
 
@@ -221,13 +221,13 @@ class Trials:
         return tags
 
     def _lives(self, trial_queue: str) -> bool:
-        link = self._client.connect()
+        connection = self._client.connect()
         try:
-            found = link.call(spec.Queue.Declare(queue=trial_queue, passive=True))
+            found = connection.call(spec.Queue.Declare(queue=trial_queue, passive=True))
         except ChannelClosed:  # it is gone, and so is its process
             return False
         finally:
-            link.close()
+            connection.close()
         return bool(found.consumer_count)
 
     # -- trial ---------------------------------------------------------------------------
@@ -254,25 +254,25 @@ class Trials:
         finally:
             self._awaited.pop(key, None)
 
-    def sift(self, session: Session) -> None:
+    def sift(self, subscription: Subscription) -> None:
         """Take the copies that threads wait for from what has come, whatever else is held up."""
         if self._awaited:
-            contents = session.link.contents
+            contents = subscription.connection.contents
             for content in list(contents):  # more may come while we ask
-                if self.has_arrived(content, session):
+                if self.has_arrived(content, subscription):
                     contents.remove(content)
 
-    def has_arrived(self, content: codec.Content, session: Session) -> bool:
+    def has_arrived(self, content: codec.Content, subscription: Subscription) -> bool:
         """Whether it is a copy that a thread waits for; then it takes the original's place."""
         if content.consumer != TRIAL.encode():
             return False
         awaited = self._awaited.get(content.properties.correlation_id or "")
-        if awaited is None or awaited.tag.session != session.number:
+        if awaited is None or awaited.tag.subscription != subscription.number:
             return False
-        session.acknowledge(awaited.tag.number)
+        subscription.acknowledge(awaited.tag.number)
         # Not before RabbitMQ knows: were the process killed at once, as it may well be, the
         # original would come back beside its copy, each time.
-        session.synchronise()
+        subscription.synchronise()
         awaited.tag.replace(content.number)
         awaited.arrived.set()
         return True

@@ -33,7 +33,7 @@ from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
 from . import codec
 from .client import FAILURE_HEADER, RabbitClient
-from .connection import Link
+from .connection import Connection
 from .publisher import Outgoing
 
 #: Number of letters that are handled at a time.
@@ -112,7 +112,7 @@ class Walk:
             self._control = stack.enter_context(self._client.control())
             self._client.declared.ensure(self._control, [self._queue])
             stack.enter_context(_alone(self._control, self._queue))
-            self._link = self._client.connect()
+            self._connection = self._client.connect()
             stack.callback(self._put_back)
             self._ended = stack.pop_all()
         return self
@@ -121,14 +121,14 @@ class Walk:
         self._ended.__exit__(*error)
 
     def _put_back(self) -> None:
-        link = self._link
+        connection = self._connection
         with suppress(BrokerUnavailable, BrokerRefused):
             if self._has_taken:
                 # A quorum queue hears of acknowledgements by and by, and of none that a connection
                 # still has to pass on when it ends. It answers this when it has heard of all.
-                link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
-                link.fence()
-        link.close()
+                connection.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
+                connection.fence()
+        connection.close()
         # A queue hears late that a connection has ended: whoever looks next would find none.
         deadline = time.monotonic() + _BACK_WITHIN
         while ready(self._control, self._name) < self._there and time.monotonic() < deadline:
@@ -153,16 +153,19 @@ class Walk:
 
     def _next(self, left: int) -> list[codec.Content]:
         """Some of the ``left`` next ones; none where another program has them all."""
-        link = self._link
-        deadline = time.monotonic() + link.timeout
-        while not link.contents:
+        connection = self._connection
+        deadline = time.monotonic() + connection.timeout
+        while not connection.contents:
             if self._room <= 0:
                 self._consume(min(left, _WINDOW))
-            link.wait(deadline, at_most=0.05)
-            if not link.contents and not ready(self._control, self._name):
-                link.fence()  # what is under way comes before its answer
+            connection.wait(deadline, at_most=0.05)
+            if not connection.contents and not ready(self._control, self._name):
+                connection.fence()  # what is under way comes before its answer
                 break
-        found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
+        found = [
+            connection.contents.popleft()
+            for _ in range(min(left, _CHUNK, len(connection.contents)))
+        ]
         self._room -= len(found)
         return found
 
@@ -170,7 +173,7 @@ class Walk:
         """Start one more consumer: unsettled letters count against the prefetch of earlier ones."""
         self._consumers += 1
         self._room = room
-        self._link.calls(
+        self._connection.calls(
             [
                 spec.Basic.Qos(prefetch_count=room),
                 spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
@@ -195,7 +198,7 @@ class Walk:
         letters = list(letters)
         self._there -= len(letters)
         self._has_taken = True
-        self._link.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
+        self._connection.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
 
     def entry(self, content: codec.Content) -> Entry:
         """The entry of a letter."""
@@ -238,7 +241,7 @@ def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
 
 
 @contextmanager
-def _alone(link: Link, queue: str) -> Iterator[None]:
+def _alone(connection: Connection, queue: str) -> Iterator[None]:
     """Hold the one right to walk through the dead letters of a queue.
 
     Whoever waits for it holds the right to be the next, so that nobody who walks again and again
@@ -246,21 +249,21 @@ def _alone(link: Link, queue: str) -> Iterator[None]:
     """
     name, turn = f"formrelay.look.{queue}", f"formrelay.look.next.{queue}"
     deadline = time.monotonic() + _PATIENCE
-    _claim(link, turn, queue, deadline)
+    _claim(connection, turn, queue, deadline)
     try:
-        _claim(link, name, queue, deadline)
+        _claim(connection, name, queue, deadline)
     finally:
-        _release(link, turn)
+        _release(connection, turn)
     try:
         yield
     finally:
-        _release(link, name)
+        _release(connection, name)
 
 
-def _claim(link: Link, name: str, queue: str, deadline: float) -> None:
+def _claim(connection: Connection, name: str, queue: str, deadline: float) -> None:
     claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
     pause = 0.01
-    while (refusal := link.ask_all([claim])[1]) is not None:
+    while (refusal := connection.ask_all([claim])[1]) is not None:
         if refusal.code == _ACCESS_REFUSED:
             raise BrokerRefused(
                 f"expected the right to configure {name!r}, by which looks at dead letters wait "
@@ -278,22 +281,22 @@ def _claim(link: Link, name: str, queue: str, deadline: float) -> None:
         pause = min(2 * pause, 0.1)  # each try is a line in RabbitMQ's log
 
 
-def _release(link: Link, name: str) -> None:
+def _release(connection: Connection, name: str) -> None:
     with suppress(BrokerUnavailable, BrokerRefused):
-        link.call(spec.Queue.Delete(queue=name))
+        connection.call(spec.Queue.Delete(queue=name))
 
 
-def ready(link: Link, name: str) -> int:
+def ready(connection: Connection, name: str) -> int:
     """The number of messages in a queue that nobody has taken."""
-    return int(counted(link, name).message_count)
+    return int(counted(connection, name).message_count)
 
 
-def counted(link: Link, name: str) -> Any:
+def counted(connection: Connection, name: str) -> Any:
     """What a queue says of itself (``message_count``, ``consumer_count``)."""
     passive = spec.Queue.Declare(queue=name, passive=True)
     for _ in range(3):
         asked_at = time.monotonic()
-        found = link.call(passive)
+        found = connection.call(passive)
         # A quorum queue that does not answer within 0.25 s is said to have none.
         if found.message_count or time.monotonic() - asked_at < _SLOW:
             break

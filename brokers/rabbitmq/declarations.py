@@ -20,7 +20,7 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
-from .connection import Connect, Link
+from .connection import Connect, Connection
 from .errors import ChannelClosed, Silent
 from .topology import Topology, delay_bindings, delay_declarations
 
@@ -54,7 +54,7 @@ class Declared:
         self._has_delays = False
         self._ready = set()
 
-    def ensure(self, link: Link, queues: Iterable[str]) -> None:
+    def ensure(self, connection: Connection, queues: Iterable[str]) -> None:
         """Declare what these work queues need, unless that was done already.
 
         Raises:
@@ -68,22 +68,22 @@ class Declared:
         with self._lock:
             if not self._has_delays:
                 delays = delay_declarations(queue_type=self._topology.queue_type)
-                self._declare(link, delays, delay_bindings())
+                self._declare(connection, delays, delay_bindings())
                 self._has_delays = True
             for queue in missing:
-                self._declare_queue(link, queue)
+                self._declare_queue(connection, queue)
                 ready.add(queue)
 
-    def _declare_queue(self, link: Link, queue: str) -> None:
+    def _declare_queue(self, connection: Connection, queue: str) -> None:
         topology = self._topology
         declarations = [topology.exchange(queue), topology.dead(queue), topology.work(queue)]
-        if topology.is_foreign_exchange(queue) and self._has_exchange(link, queue):
+        if topology.is_foreign_exchange(queue) and self._has_exchange(connection, queue):
             del declarations[0]  # whatever its type is
-        self._declare(link, declarations, topology.bindings(queue), needed=queue)
+        self._declare(connection, declarations, topology.bindings(queue), needed=queue)
 
-    def _has_exchange(self, link: Link, queue: str) -> bool:
+    def _has_exchange(self, connection: Connection, queue: str) -> bool:
         try:
-            link.ask(_passive(self._topology.exchange(queue)))
+            connection.ask(_passive(self._topology.exchange(queue)))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -91,7 +91,12 @@ class Declared:
         return True
 
     def _declare(
-        self, link: Link, wanted: list[Any], bindings: list[Any], *, needed: str | None = None
+        self,
+        connection: Connection,
+        wanted: list[Any],
+        bindings: list[Any],
+        *,
+        needed: str | None = None,
     ) -> None:
         """Declare, then bind.
 
@@ -105,7 +110,7 @@ class Declared:
         looked_for: dict[int, Any] = {}
         while left:
             try:
-                answers, refusal = link.ask_all(left)
+                answers, refusal = connection.ask_all(left)
             except Silent:
                 # RabbitMQ 4 does not answer for a classic queue whose node is down.
                 self._silent |= {_name(one): now + _SILENT_FOR for one in left}
@@ -129,17 +134,17 @@ class Declared:
             elif _is_down(refusal):
                 raise BrokerUnavailable(f"{refusal.message}; start that node") from None
             elif refusal.code == _NOT_FOUND and original is not None:
-                self._declare_missing(link, original)
+                self._declare_missing(connection, original)
                 del left[0]
             else:
                 left[0] = self._as_it_is(first, refusal, wanted)
         bindings = [one for one in bindings if _destination(one) not in as_they_are]
-        link.calls(bindings)
+        connection.calls(bindings)
 
-    def _declare_missing(self, link: Link, declaration: Any) -> None:
+    def _declare_missing(self, connection: Connection, declaration: Any) -> None:
         """Declare a missing queue or exchange; the user may have the right for this name."""
         try:
-            link.ask(declaration)
+            connection.ask(declaration)
         except ChannelClosed as error:
             raise BrokerRefused(
                 f"expected {_name(declaration)!r} to be there or to have the right to declare it, "
@@ -259,13 +264,13 @@ def fitted(declared: Any, error: ChannelClosed, tolerated: Sequence[str]) -> Any
 
 
 def _refusal(declared: Any, connect: Connect) -> ChannelClosed | None:
-    link = connect()  # a refusal closes the channel
+    connection = connect()  # a refusal closes the channel
     try:
-        link.call(declared)
+        connection.call(declared)
     except ChannelClosed as error:
         return error
     finally:
-        link.close()
+        connection.close()
     return None
 
 

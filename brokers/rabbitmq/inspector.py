@@ -35,7 +35,7 @@ from ..inspection import (
 from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .client import RabbitClient
-from .connection import Link
+from .connection import Connection
 from .dead_letters import Letter, Walk, counted, look, ready
 from .servers import PRODUCT
 
@@ -61,12 +61,12 @@ class RabbitInspector(Inspector):
     # -- looking -----------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        with self._client.control() as link:
-            self._client.declared.ensure(link, [queue])
-            waiting = ready(link, queue)
-            dead = self._dead_count(link, queue)
+        with self._client.control() as connection:
+            self._client.declared.ensure(connection, [queue])
+            waiting = ready(connection, queue)
+            dead = self._dead_count(connection, queue)
             try:
-                is_paused = pauses.is_paused(link, queue, self._client.connect)
+                is_paused = pauses.is_paused(connection, queue, self._client.connect)
             except BrokerRefused:
                 is_paused = None
         return QueueCounts(
@@ -78,11 +78,11 @@ class RabbitInspector(Inspector):
             paused=is_paused,
         )
 
-    def _dead_count(self, link: Link, queue: str) -> int:
+    def _dead_count(self, connection: Connection, queue: str) -> int:
         """How many are dead; not while somebody looks at them and they cannot be counted."""
         deadline = time.monotonic() + _A_LOOK
         while True:
-            found = counted(link, self._client.topology.dead_queue(queue))
+            found = counted(connection, self._client.topology.dead_queue(queue))
             if not found.consumer_count or time.monotonic() > deadline:
                 return int(found.message_count)
             time.sleep(0.02)
@@ -136,16 +136,16 @@ class RabbitInspector(Inspector):
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        with self._client.control() as link:
-            pauses.pause(link, queue)
+        with self._client.control() as connection:
+            pauses.pause(connection, queue)
 
     def resume(self, queue: str) -> None:
-        with self._client.control() as link:
-            pauses.resume(link, queue, self._client.connect)
+        with self._client.control() as connection:
+            pauses.resume(connection, queue, self._client.connect)
 
     def is_paused(self, queue: str) -> bool:
-        with self._client.control() as link:
-            return pauses.is_paused(link, queue, self._client.connect)
+        with self._client.control() as connection:
+            return pauses.is_paused(connection, queue, self._client.connect)
 
     # -- dead letters ------------------------------------------------------------------
 

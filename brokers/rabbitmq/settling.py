@@ -24,7 +24,7 @@ from ..refused import Refused
 from ..settlement import Replacement, Settlement, Write
 from .client import RabbitClient
 from .errors import Interrupted, NotTaken
-from .subscription import Session
+from .subscription import Subscription
 
 #: What to write instead of a replacement that is too large.
 Instead = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
@@ -95,7 +95,7 @@ class Settler:
         """When to call :meth:`write_pending`, monotonic seconds; None where nothing is pending."""
         return 0.0 if self._new else self._refused.next_due()
 
-    def write_pending(self, session: Session, *, is_last: bool = False) -> None:
+    def write_pending(self, subscription: Subscription, *, is_last: bool = False) -> None:
         """Write the pending replacements that are due.
 
         Args:
@@ -116,7 +116,7 @@ class Settler:
         for one in pending:
             if id(one.replacement) not in refused:
                 for tag in one.replacement.tags:
-                    session.acknowledge(tag.number)
+                    subscription.acknowledge(tag.number)
                 continue
             replacement, error_of_it = refused[id(one.replacement)]
             left += self._smaller(replace(one, replacement=replacement), error_of_it)
@@ -187,40 +187,40 @@ _NAP = 0.002
 
 
 class Tag:
-    """A delivery tag, and the session in which it means something.
+    """A delivery tag, and the subscription in which it means something.
 
     Attributes:
         is_untried: it is a suspect's, whose trial has not begun.
     """
 
-    __slots__ = ("hands", "is_untried", "number", "session")
+    __slots__ = ("is_untried", "number", "subscription", "unacked")
 
-    def __init__(self, hands: Hands, session: int, number: int) -> None:
-        self.hands = hands
-        self.session = session
+    def __init__(self, unacked: Unacked, subscription: int, number: int) -> None:
+        self.unacked = unacked
+        self.subscription = subscription
         self.number = number
         self.is_untried = False
 
     @property
     def is_live(self) -> bool:
         """Whether its connection still stands; otherwise RabbitMQ delivers it again."""
-        return self.session == self.hands.live
+        return self.subscription == self.unacked.live
 
     def settle(self) -> None:
         """Acknowledge it; from any thread."""
-        self.hands._let_go(self, self.number)
+        self.unacked._let_go(self, self.number)
 
     def keep(self) -> None:
-        """Nobody has it in hand any more, but it stays unacknowledged; from any thread."""
-        self.hands._let_go(self, 0)
+        """No thread works on it any more, but it stays unacknowledged; from any thread."""
+        self.unacked._let_go(self, 0)
 
     def hand_back(self, at: float = 0.0) -> None:
         """Put it back on its queue; from any thread.
 
         Args:
-            at: monotonic seconds before which it stays with us, though nobody has it in hand.
+            at: monotonic seconds before which it stays unacknowledged.
         """
-        self.hands._let_go(self, -self.number, at)
+        self.unacked._let_go(self, -self.number, at)
 
     def replace(self, number: int) -> None:
         """Mean another delivery of the same message from now on."""
@@ -228,13 +228,13 @@ class Tag:
         self.is_untried = False
 
 
-class Hands:
+class Unacked:
     """The deliveries of one consumer that worker threads have, and those that they settled.
 
     Attributes:
         count: messages given out and not settled, as far as was collected.
         returned: messages settled, ever.
-        live: the number of the session that stands; 0 where none does.
+        live: the number of the subscription that stands; 0 where none does.
         alone: the tag beside which nothing may be given out.
     """
 
@@ -268,7 +268,7 @@ class Hands:
             with contextlib.suppress(OSError):
                 self._waker.send(b"!")
 
-    def collect(self, session: Session | None) -> None:
+    def collect(self, subscription: Subscription | None) -> None:
         """Take over what was let go of; for the receiving thread."""
         gone = self._gone
         while gone:
@@ -277,42 +277,42 @@ class Hands:
             self.returned += 1
             if tag is self.alone:
                 self.alone = None
-            if session is None or tag.session != session.number:
+            if subscription is None or tag.subscription != subscription.number:
                 continue
             if number > 0:
-                session.acknowledge(number)
+                subscription.acknowledge(number)
             elif number == 0:
                 continue
             elif at:
                 self._put_off.append((at, tag, -number))
             else:
-                session.hand_back(-number)
+                subscription.hand_back(-number)
 
     def next_due(self) -> float | None:
         """When the first of those that were put off is to be handed back, monotonic seconds."""
         return min((at for at, _, _ in self._put_off), default=None)
 
-    def hand_back_due(self, session: Session, now: float) -> None:
+    def hand_back_due(self, subscription: Subscription, now: float) -> None:
         """Hand back those that were put off until ``now``."""
         if not self._put_off:
             return
         due = [one for one in self._put_off if one[0] <= now]
         self._put_off = [one for one in self._put_off if one[0] > now]
         for _, tag, number in due:
-            if tag.session == session.number:
-                session.hand_back(number)
+            if tag.subscription == subscription.number:
+                subscription.hand_back(number)
 
-    def sleep(self, session: Session, seconds: float) -> None:
+    def sleep(self, subscription: Subscription, seconds: float) -> None:
         """Until something comes or is let go of, at most ``seconds``."""
-        if session.is_busy and self.count:
+        if subscription.is_busy and self.count:
             # To be woken by each of many thousand messages a second would cost more than
             # they do: threads that wake one another take turns instead of working.
-            session.link.read(min(seconds, _NAP))
+            subscription.connection.read(min(seconds, _NAP))
             return
         self._is_asleep = True
         try:
             # What was let go of just before the flag went up has woken nobody.
-            session.link.read(0 if self._gone else seconds)
+            subscription.connection.read(0 if self._gone else seconds)
         finally:
             self._is_asleep = False
 

@@ -7,7 +7,7 @@ and back again when they do not. Never two at a time: a quorum queue deals out
 to each of its consumers by the handful, and the order would be lost.
 
 Each consumer has a name of its own: where RabbitMQ 3.10 sees one again while
-messages of the one before are in hand, it ends the connection.
+messages of the one before are in flight, it ends the connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pika import spec
 
 from . import codec
-from .connection import Link
+from .connection import Connection
 
 WORK, TRIAL = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
@@ -81,15 +81,15 @@ class Acks:
         return found
 
 
-class Session:
+class Subscription:
     """See the module. Used by the receiving thread alone.
 
     Attributes:
-        number: tells its delivery tags from those of the sessions before it.
+        number: tells its delivery tags from those of the subscriptions before it.
     """
 
-    def __init__(self, link: Link, queue: str, *, number: int, prefetch: int) -> None:
-        self.link = link
+    def __init__(self, connection: Connection, queue: str, *, number: int, prefetch: int) -> None:
+        self.connection = connection
         self.number = number
         self._queue = queue
         #: Of the next :meth:`start`.
@@ -112,12 +112,12 @@ class Session:
         self._count += 1
         self._tag = f"{WORK}-{self._count}"
         self._room = min(self.prefetch + _AHEAD[level][1], MOST_PREFETCH)
-        self._since = self.link.delivered
+        self._since = self.connection.delivered
         self._level = level
         self._consume(self._queue, self._tag, self._room)
 
     def _consume(self, queue: str, tag: str, prefetch: int) -> None:
-        self.link.calls(
+        self.connection.calls(
             [
                 spec.Basic.Qos(prefetch_count=prefetch),
                 spec.Basic.Consume(queue=queue, consumer_tag=tag),
@@ -157,7 +157,7 @@ class Session:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self.link.read(left)
+            self.connection.read(left)
         return True
 
     def _is_full(self) -> bool:
@@ -169,7 +169,7 @@ class Session:
 
     def _unsettled(self) -> int:
         """How many messages the consumer has, as RabbitMQ counts them."""
-        return self.link.delivered - self._since - self._acks.sent_after(self._since)
+        return self.connection.delivered - self._since - self._acks.sent_after(self._since)
 
     @property
     def is_busy(self) -> bool:
@@ -177,7 +177,7 @@ class Session:
         return self._level > 0
 
     def _cancel(self) -> None:
-        self.link.call(spec.Basic.Cancel(consumer_tag=self._tag))
+        self.connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
 
     def acknowledge(self, number: int) -> None:
         """Done with a delivery; :meth:`flush` says so."""
@@ -195,12 +195,12 @@ class Session:
             data += b"".join(map(codec.hand_back, self._handed_back))
             self._handed_back.clear()
         if data:
-            self.link.send(data)
+            self.connection.send(data)
 
     def synchronise(self) -> None:
         """Send all that is acknowledged; RabbitMQ has seen it when this returns."""
         self.flush(all=True)
-        self.link.fence()
+        self.connection.fence()
 
     def stop(self) -> None:
         """Consume no more, and hand back what was not taken."""
@@ -208,9 +208,9 @@ class Session:
         if self.is_started:
             self._cancel()  # RabbitMQ answers when the queue knows, also of what is acknowledged
             self.is_started = False
-        for content in self.link.contents:
+        for content in self.connection.contents:
             self.hand_back(content.number)
-        self.link.contents.clear()
+        self.connection.contents.clear()
         self.flush(all=True)
 
 

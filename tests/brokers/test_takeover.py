@@ -239,10 +239,10 @@ class RabbitSite(Site):
             delivery.tag.is_untried = False
 
     def freeze(self, worker: int, *, notices: bool) -> None:
-        session = self.inner(worker)._session
-        if session is not None:
+        subscription = self.inner(worker)._subscription
+        if subscription is not None:
             with contextlib.suppress(OSError):
-                session.link._socket.shutdown(2)
+                subscription.connection._socket.shutdown(2)
         if notices:
             self.consumers[worker].receive(0)
 
@@ -269,21 +269,23 @@ class RabbitSite(Site):
 
     def drain(self) -> Counter[int]:
         for worker in (0, 1):
-            session = self.inner(worker)._session
-            if session is not None:
-                session.link.close()
+            subscription = self.inner(worker)._subscription
+            if subscription is not None:
+                subscription.connection.close()
         found = numbers_in(
             [letter.message.encode() for letter in self.sender.dead_letters(self.queue)]
         )
-        with self.sender.client.control() as link:  # type: ignore[attr-defined]
-            link.calls([spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)])
+        with self.sender.client.control() as connection:  # type: ignore[attr-defined]
+            connection.calls(
+                [spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)]
+            )
             while True:
-                link.read(0.1)
-                if not link.contents:
+                connection.read(0.1)
+                if not connection.contents:
                     break
-                found += numbers_in(one.body for one in link.contents)
-                link.contents.clear()
-            link.call(spec.Basic.Cancel(consumer_tag="drain"))
+                found += numbers_in(one.body for one in connection.contents)
+                connection.contents.clear()
+            connection.call(spec.Basic.Cancel(consumer_tag="drain"))
         return found
 
 

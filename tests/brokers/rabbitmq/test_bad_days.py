@@ -172,7 +172,7 @@ def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
     together = threading.Barrier(20)
 
     def send() -> None:
-        with harness.broker.client.publisher.link():  # type: ignore[attr-defined]
+        with harness.broker.client.publisher.connection():  # type: ignore[attr-defined]
             together.wait(10)
 
     threads = [threading.Thread(target=send) for _ in range(20)]

@@ -109,7 +109,7 @@ def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarnes
     other.actor(print, actor_name="nothing")
     walk.__enter__()
     assert [len(found) for found in walk.fetched()] == [3]
-    walk._link.abort()
+    walk._connection.abort()
     walk._control.abort()  # as the system does with the connections of a process that is killed
     assert [one.id for one in other.dead()] == ids
 

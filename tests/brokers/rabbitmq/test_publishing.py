@@ -83,9 +83,9 @@ def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    (link,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
     actor.send(3)
-    assert list(harness.broker.client.publisher._idle) == [link]  # type: ignore[attr-defined]
+    assert list(harness.broker.client.publisher._idle) == [connection]  # type: ignore[attr-defined]
     assert harness.broker.counts(harness.queue).waiting == 3
 
 
@@ -95,17 +95,17 @@ def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_w
     harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
-    (link,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
     def is_dropped() -> bool:
-        readable, _, _ = select.select([link._socket], [], [], 0)
+        readable, _, _ = select.select([connection._socket], [], [], 0)
         # Heartbeats have come meanwhile; looked at, they stay.
-        return bool(readable) and _ends(link._socket)
+        return bool(readable) and _ends(connection._socket)
 
     wait_until(is_dropped)
     actor.send(2)
     assert harness.broker.counts(harness.queue).waiting == 2
-    assert link not in harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    assert connection not in harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
 
 def _ends(connection: Any) -> bool:
