@@ -19,7 +19,8 @@ from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Done, Outcome
 from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
-from .base import LONGEST_DELAY, RelayBroker
+from .base import RelayBroker
+from .contract import LONGEST_DELAY
 from .envelope import Undecodable, decode, is_frozen, thaw
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
 

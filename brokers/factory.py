@@ -9,7 +9,8 @@ import dramatiq.broker
 
 from ..config import Settings, WorkerSettings, get_settings
 from ..core.errors import ConfigError
-from .base import BrokerOptions, RelayBroker
+from .base import RelayBroker
+from .contract import BrokerOptions
 
 _lock = Lock()
 _broker: RelayBroker | None = None

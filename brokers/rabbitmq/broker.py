@@ -8,9 +8,10 @@ from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
-from ..base import BrokerOptions, Envelope, RelayBroker
+from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
+from ..contract import BrokerOptions, Envelope
 from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
 from ..unfinished import MOST_ASIDE

@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 
 from ...core.clock import Clock
-from ..base import Envelope
+from ..contract import Envelope
 from ..errors import BrokerUnavailable
 from ..settlement import Write
 from . import codec
 from .connection import Connection
 from .declarations import Declared
-from .publisher import Outgoing, Publisher
+from .publisher import Publication, Publisher
 from .servers import address, servers
 from .topology import Topology, delay_route
 
@@ -41,7 +41,6 @@ class RabbitClient:
         self.where = ", ".join(address(server) for server in self.servers)
         self.topology = topology
         self.clock = clock
-        self.timeout = timeout.total_seconds()
         self.declared = Declared(topology, self.connect)
         self.publisher = Publisher(self.connect, self.declared)
 
@@ -105,7 +104,7 @@ class RabbitClient:
         """
         self.publish(
             [
-                self._outgoing(
+                self._publication(
                     envelope.message.queue_name,
                     envelope.body,
                     envelope.due,
@@ -117,7 +116,7 @@ class RabbitClient:
             ]
         )
 
-    def publish(self, messages: Sequence[Outgoing]) -> None:
+    def publish(self, messages: Sequence[Publication]) -> None:
         """Publish messages; RabbitMQ has them all when this returns.
 
         Raises:
@@ -140,9 +139,9 @@ class RabbitClient:
         exchange = self.topology.dead_exchange(queue)
         self.publish(
             [
-                Outgoing(queue, exchange, queue, self._head(write), write.body)
+                Publication(queue, exchange, queue, self._head(write), write.body)
                 if write.due is None
-                else self._outgoing(queue, write.body, write.due, self._head(write))
+                else self._publication(queue, write.body, write.due, self._head(write))
                 for write in writes
             ]
         )
@@ -156,13 +155,13 @@ class RabbitClient:
         priority = write.priority if self.topology.max_priority else None
         return codec.properties(write.message_id, priority=priority, headers=headers)
 
-    def _outgoing(self, queue: str, body: bytes, due: int | None, head: bytes) -> Outgoing:
+    def _publication(self, queue: str, body: bytes, due: int | None, head: bytes) -> Publication:
         if due is not None:
             delay_ms = due - self.clock.time() * 1000
             if delay_ms > 0:
                 exchange, routing_key = delay_route(queue, delay_ms)
-                return Outgoing(queue, exchange, routing_key, head, body)
-        return Outgoing(queue, "", queue, head, body)
+                return Publication(queue, exchange, routing_key, head, body)
+        return Publication(queue, "", queue, head, body)
 
 
 def _priority_in(body: bytes) -> int | None:

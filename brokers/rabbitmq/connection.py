@@ -50,7 +50,7 @@ class Waker(Protocol):
 
 
 class Connection:
-    """See the module. One thread at a time.
+    """A connection to one RabbitMQ server, with its channel. One thread at a time.
 
     Attributes:
         contents: deliveries that came and were not taken yet.
@@ -73,7 +73,7 @@ class Connection:
         self.published = 0
         self.delivered = 0
         self._replies: deque[Any] = deque()
-        self._parser = codec.Parser()
+        self._parser = codec.FrameParser()
         self._heartbeat = 0.0
         self._has_side = False
         self._waker: Waker | None = None

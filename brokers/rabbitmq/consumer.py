@@ -47,7 +47,7 @@ _LAST_WORDS = 2.0
 
 
 class RabbitConsumer(RelayConsumer):
-    """See the module. One a queue and process.
+    """Fetches and settles the messages of one queue in one process.
 
     Args:
         limit: maximum number of messages in flight.

@@ -52,12 +52,12 @@ from uuid import uuid4
 from pika import spec
 
 from ...middleware.delivery import Delivery
-from ..base import BrokerOptions
+from ..contract import BrokerOptions
 from ..errors import BrokerUnavailable
 from . import codec
 from .client import RabbitClient
 from .errors import ChannelClosed
-from .publisher import Outgoing
+from .publisher import Publication
 from .settling import Tag
 from .subscription import TRIAL, Subscription
 
@@ -246,7 +246,9 @@ class Trials:
         key = uuid4().hex
         properties.headers, properties.correlation_id, properties.delivery_mode = headers, key, 2
         awaited = self._awaited[key] = _Awaited(tag)
-        copy = Outgoing(self._queue, "", self.name, codec.encoded(properties), suspect.content.body)
+        copy = Publication(
+            self._queue, "", self.name, codec.encoded(properties), suspect.content.body
+        )
         try:
             self._client.publish([copy])
             if not awaited.arrived.wait(self._options.connect_timeout.total_seconds()):

@@ -34,7 +34,7 @@ from ..settlement import buried
 from . import codec
 from .client import FAILURE_HEADER, RabbitClient
 from .connection import Connection
-from .publisher import Outgoing
+from .publisher import Publication
 
 #: Number of letters that are handled at a time.
 _CHUNK = 200
@@ -50,7 +50,7 @@ _ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadDelivery:
     """A dead letter in flight, with its delivery tag."""
 
     entry: Entry
@@ -134,10 +134,10 @@ class Walk:
         while ready(self._control, self._name) < self._there and time.monotonic() < deadline:
             time.sleep(0.005)
 
-    def chunks(self) -> Iterator[list[Letter]]:
+    def chunks(self) -> Iterator[list[DeadDelivery]]:
         """The letters, some at a time."""
         for contents in self.fetched():
-            yield [Letter(self.entry(content), content.number) for content in contents]
+            yield [DeadDelivery(self.entry(content), content.number) for content in contents]
 
     def fetched(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
         """The letters as they come, some at a time, at most ``limit`` in all."""
@@ -180,7 +180,7 @@ class Walk:
             ]
         )
 
-    def replay(self, letters: Iterable[Letter]) -> None:
+    def replay(self, letters: Iterable[DeadDelivery]) -> None:
         """Put letters back on the work queue, attempts at zero, and take them out here.
 
         A crash in between leaves them in both places.
@@ -189,11 +189,11 @@ class Walk:
         client, queue = self._client, self._queue
         bodies = [(letter.entry.id, revive(letter.entry.message)) for letter in letters]
         client.publish(
-            [Outgoing(queue, "", queue, client.head(id, body), body) for id, body in bodies]
+            [Publication(queue, "", queue, client.head(id, body), body) for id, body in bodies]
         )
         self.delete(letters)
 
-    def delete(self, letters: Iterable[Letter]) -> None:
+    def delete(self, letters: Iterable[DeadDelivery]) -> None:
         """Take letters out for good."""
         letters = list(letters)
         self._there -= len(letters)

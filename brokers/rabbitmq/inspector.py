@@ -36,7 +36,7 @@ from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .client import RabbitClient
 from .connection import Connection
-from .dead_letters import Letter, Walk, counted, look, ready
+from .dead_letters import DeadDelivery, Walk, counted, look, ready
 from .servers import PRODUCT
 
 logger = logging.getLogger("formrelay.brokers")
@@ -48,7 +48,7 @@ _MOST_PASSED = 500
 
 
 class RabbitInspector(Inspector):
-    """See the module."""
+    """Looks at the queues of one RabbitMQ."""
 
     def __init__(
         self, broker: RelayBroker, client: RabbitClient, management: Management | None
@@ -204,7 +204,7 @@ class RabbitInspector(Inspector):
         self,
         which: Which,
         queue: str | None,
-        action: Callable[[Walk, list[Letter]], None] | None,
+        action: Callable[[Walk, list[DeadDelivery]], None] | None,
         progress: Progress,
     ) -> int:
         is_meant: Callable[[Entry], bool]
@@ -232,7 +232,7 @@ _OWN = "formrelay."
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
+class ConsumingProcess:
     """A worker process that consumes a queue.
 
     Attributes:
@@ -273,7 +273,7 @@ class Management:
         found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
         return int(found.get("messages_unacknowledged", 0))
 
-    def consumers(self) -> Iterator[Consumer]:
+    def consumers(self) -> Iterator[ConsumingProcess]:
         """The workers, once for each queue that they consume."""
         connections = self._get(
             f"vhosts/{self._virtual_host}/connections", columns="name,client_properties"
@@ -286,7 +286,7 @@ class Management:
         for one in self._get(f"consumers/{self._virtual_host}"):
             queue, connection = one["queue"]["name"], one["channel_details"].get("connection_name")
             if connection in ours and not queue.startswith(_OWN):
-                yield Consumer(queue, connection, ours[connection])
+                yield ConsumingProcess(queue, connection, ours[connection])
 
     def _get(self, path: str, **query: str) -> Any:
         try:

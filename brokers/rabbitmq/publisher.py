@@ -28,7 +28,7 @@ _PLAIN = codec.encoded(pika.BasicProperties(delivery_mode=2))
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class Publication:
     """One message to be published.
 
     Attributes:
@@ -136,9 +136,9 @@ class Publisher:
             as :meth:`publish_all`.
         """
         head = codec.encoded(properties) if properties is not None else _PLAIN
-        self.publish_all([Outgoing(routing_key, exchange, routing_key, head, body)])
+        self.publish_all([Publication(routing_key, exchange, routing_key, head, body)])
 
-    def publish_all(self, messages: Sequence[Outgoing]) -> None:
+    def publish_all(self, messages: Sequence[Publication]) -> None:
         """Publish messages, in order; RabbitMQ has them all when it returns.
 
         A queue that is gone is declared again, once; and a connection that is
@@ -181,7 +181,7 @@ class _Call:
         nacked: positions of those that the server did not take.
     """
 
-    def __init__(self, messages: Sequence[Outgoing]) -> None:
+    def __init__(self, messages: Sequence[Publication]) -> None:
         self.waiting = dict(enumerate(messages))
         self.is_sent = False
         self._count = len(messages)

@@ -23,10 +23,10 @@ from .connection import Connection
 WORK, TRIAL = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
 _AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
-#: What AMQP can say.
+#: The largest prefetch that AMQP can say.
 MOST_PREFETCH = 65_535
-#: How long a consumer that is to be replaced may take to get all that it may have, so that none
-#: is under way to it and overtaken; and how long it has its peace where it did not. In seconds.
+#: Seconds for a consumer that is to be replaced to get all that it may have, so that no message is
+#: under way to it and overtaken; and the interval after which that is tried again.
 _FILLS, _RESTS = 0.02, 1.0
 #: Acknowledgements that are not in a row wait for those between them, up to so many.
 _MOST_WAITING = 64
@@ -82,7 +82,7 @@ class Acks:
 
 
 class Subscription:
-    """See the module. Used by the receiving thread alone.
+    """The subscription of one connection to one queue. Used by the receiving thread alone.
 
     Attributes:
         number: tells its delivery tags from those of the subscriptions before it.

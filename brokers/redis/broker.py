@@ -11,9 +11,10 @@ from uuid import uuid4
 
 from ...core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ...core.failure import worker_name
-from ..base import BrokerOptions, Envelope, RelayBroker
+from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
+from ..contract import BrokerOptions, Envelope
 from ..envelope import encode, quarantine
 from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts

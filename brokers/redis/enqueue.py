@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from ...core.clock import to_millis
-from ..base import Envelope
+from ..contract import Envelope
 from ..errors import BrokerRefused, NotReplicated
 from .client import repeated
 from .connection import answer_timeout, translated

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import dramatiq
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.endpoints.records import EndpointRecord

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.connection import address, connect

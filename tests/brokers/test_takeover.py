@@ -28,7 +28,8 @@ from hypothesis.stateful import (
 )
 from pika import spec
 
-from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.envelope import decode, is_frozen, thaw
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter

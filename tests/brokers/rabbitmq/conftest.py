@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.consumer import RabbitConsumer
 from tests.support.harness import Harness

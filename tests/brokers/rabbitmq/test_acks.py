@@ -41,12 +41,12 @@ def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
         for number in numbers[start : start + step]:
             acks.add(number)
             added.add(number)
-        for confirm in codec.Parser().feed(acks.frames(all=chance.random() < 0.3)):
+        for confirm in codec.FrameParser().feed(acks.frames(all=chance.random() < 0.3)):
             assert confirm.number in added - done
             upto = {one for one in range(1, confirm.number + 1) if one not in done}
             now = upto if confirm.multiple else {confirm.number}
             assert now <= added
             done |= now
-    for confirm in codec.Parser().feed(acks.frames(all=True)):
+    for confirm in codec.FrameParser().feed(acks.frames(all=True)):
         done |= set(range(1, confirm.number + 1)) if confirm.multiple else {confirm.number}
     assert done == set(range(1, count + 1))

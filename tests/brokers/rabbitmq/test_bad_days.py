@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import publisher, topology
 from formrelay.core.errors import SinkPermanent

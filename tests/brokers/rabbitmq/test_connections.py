@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import publisher
 from formrelay.brokers.rabbitmq.errors import Blocked

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq import topology
 from formrelay.brokers.rabbitmq.subscription import MOST_BYTES, Sizes
 from formrelay.core.errors import SinkTransient

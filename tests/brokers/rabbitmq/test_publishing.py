@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import topology
 from formrelay.brokers.rabbitmq.errors import NotTaken
@@ -138,14 +138,14 @@ def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
     harness = make_harness()
     harness.actor(print, actor_name="collect")
     from formrelay.brokers.rabbitmq import codec
-    from formrelay.brokers.rabbitmq.publisher import Outgoing
+    from formrelay.brokers.rabbitmq.publisher import Publication
 
     body = b"x" * 200_000
     lost = [
-        Outgoing(unique, "nowhere", unique, codec.properties(str(number)), body)
+        Publication(unique, "nowhere", unique, codec.properties(str(number)), body)
         for number in range(60)
     ]
-    kept = Outgoing(unique, "", unique, codec.properties("kept"), b"{}")
+    kept = Publication(unique, "", unique, codec.properties("kept"), b"{}")
     with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
         harness.broker.client.publish([*lost, kept])  # type: ignore[attr-defined]
     assert raised.value.refused == tuple(range(60))

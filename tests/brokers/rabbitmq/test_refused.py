@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.envelope import encode, quarantine
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Failure, Reason

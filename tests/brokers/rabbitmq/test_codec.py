@@ -35,7 +35,7 @@ def test_messages_come_whole_and_in_order(
     for number, (redelivered, id, body) in enumerate(messages, start=1):
         data += delivery(number, redelivered, codec.properties(id), body)
     data += codec.method(spec.Basic.Nack(delivery_tag=5)) + codec.method(spec.Channel.OpenOk())
-    parser = codec.Parser()
+    parser = codec.FrameParser()
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     found: list[Any] = []
     for start, stop in pairwise(places):
