@@ -12,7 +12,8 @@ The way of a message, and where to read it::
 
 from __future__ import annotations
 
-from .base import BrokerOptions, RelayBroker
+from .base import RelayBroker
+from .contract import BrokerOptions
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .factory import get_broker, make_broker
 from .inspection import (

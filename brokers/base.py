@@ -8,9 +8,8 @@ Middleware, validation of sizes, due times and signals are here, once.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from threading import Lock
 from typing import Any
@@ -26,6 +25,7 @@ from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
+from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions, Envelope
 from .envelope import encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
@@ -38,74 +38,15 @@ from .unfinished import Unfinished
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
 
-#: No message is scheduled further ahead; RabbitMQ's ladder of delays ends soon after.
-LONGEST_DELAY = timedelta(days=30)
 
-
-@dataclass(frozen=True, slots=True)
-class BrokerOptions:
-    """What every broker is told, whichever it is.
-
-    Attributes:
-        max_message_bytes: a larger encoded message is refused at ``send()``.
-        heartbeat_timeout: a worker unheard of for longer is dead.
-        max_crash_deliveries: deliveries that killed their worker before the
-            message is dead-lettered.
-        dead_letter_retention: how long dead letters are kept.
-        connect_timeout: to connect, and for one answer.
-        idempotency_keep: how long the result of a job with an idempotency key is known.
-        concurrency: by queue name, the most messages that one process works on
-            at a time; queues that are not named are bounded by the threads.
-    """
-
-    max_message_bytes: int = 1024 * 1024
-    heartbeat_timeout: timedelta = timedelta(seconds=15)
-    max_crash_deliveries: int = 3
-    dead_letter_retention: timedelta = timedelta(days=30)
-    connect_timeout: timedelta = timedelta(seconds=5)
-    idempotency_keep: timedelta = timedelta(hours=24)
-    concurrency: dict[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How an actor wants its batches.
-
-    Attributes:
-        size: a batch is full at this weight.
-        wait: how long the first of a batch waits for others.
-        weight: of one call, by its keyword arguments; None: each weighs 1.
-    """
-
-    size: int
-    wait: timedelta
-    weight: Callable[[Mapping[str, Any]], int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A message on its way in.
-
-    Attributes:
-        due: unix milliseconds; None is at once.
-        priority: 0 to 9, the highest first; None is 0.
-    """
-
-    message: Message[Any]
-    body: bytes
-    due: int | None
-    priority: int | None
-
-
-class RelayBroker(dramatiq.Broker, ABC):
+class RelayBroker(BrokerContract):
     """The base of the Redis and RabbitMQ brokers."""
 
     def __init__(self, options: BrokerOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(middleware=default_middleware())
         self.options = options
         self.clock = clock
-        self.queues: set[str] = set()
-        #: Whether this process's worker is stopping: nothing new is begun.
+        self.queues = set()
         self.is_stopping = False
         #: The names of the actors that wait without a thread, and their attempts.
         self.awaiting: set[str] = set()
@@ -114,8 +55,7 @@ class RelayBroker(dramatiq.Broker, ABC):
         self.state: StateRedis | None = None
         self._state_lock = Lock()
         self._idempotency_store: IdempotencyStore | None = None
-        #: Actor name by job type, for the plain jobs of other publishers.
-        self.job_types: dict[str, str] = {}
+        self.job_types = {}
 
     @property
     def actor_options(self) -> set[str]:
@@ -183,10 +123,6 @@ class RelayBroker(dramatiq.Broker, ABC):
                 and (part == "all" or isinstance(one, OF_THE_THREAD) is (part == "thread"))
             ]
         return found
-
-    def log_hook_failure(self, hook: str, middleware: Middleware) -> None:
-        """Log the exception that a hook of a middleware has just raised."""
-        self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)
 
     def get_declared_queues(self) -> set[str]:
         return set(self.queues)
@@ -379,10 +315,6 @@ class RelayBroker(dramatiq.Broker, ABC):
 
     @abstractmethod
     def delete_dead(self, queue: str, id: str) -> bool: ...
-
-    @abstractmethod
-    def drop_waiting(self, queue_name: str) -> int:
-        """Drop the waiting messages of a queue, never the dead ones; returns how many."""
 
     def flush(self, queue_name: str) -> None:
         self.drop_waiting(queue_name)

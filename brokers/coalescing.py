@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from dramatiq import MessageProxy
 
 from ..middleware.delivery import Batch, Delivery
-from .base import Batching
 from .consumer import RelayConsumer
+from .contract import Batching
 from .settlement import Settlement
 
 #: A batch of so many bytes is full: a batch that fails is written as one message, and a

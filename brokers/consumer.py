@@ -14,11 +14,13 @@ from typing import Any
 import dramatiq
 from dramatiq import Message, MessageProxy
 
+from ..core.errors import FormrelayError
 from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Done, Outcome
 from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
-from .base import LONGEST_DELAY, RelayBroker
+from .base import RelayBroker
+from .contract import LONGEST_DELAY
 from .envelope import Undecodable, decode, is_frozen, thaw
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
 
@@ -27,6 +29,10 @@ logger = logging.getLogger("formrelay.brokers")
 
 #: A consumer that is closed waits for what was begun for so many seconds at the most.
 _LAST_WORDS = 60.0
+
+
+class CrashLoop(FormrelayError):
+    """Every worker that tried the message died."""
 
 
 class RelayConsumer(dramatiq.Consumer, ABC):
@@ -263,6 +269,17 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         if message.options and is_frozen(message):
             return thaw(message, tag, data)
         return Delivery(message, tag, data)
+
+    def crash_loop(self, delivery: Delivery, deaths: int) -> Settlement:
+        """Dead-letter a message whose worker died each time."""
+        error = CrashLoop(f"{deaths} workers died while they held this message")
+        now = self.broker.clock.time()
+        failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
+        logger.error(
+            "dead-lettered a message whose workers died",
+            extra={"queue": self.queue_name, "message_id": delivery.message_id, "deaths": deaths},
+        )
+        return settlement_of(delivery, Dead(failure), now)
 
     def _quarantined(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
         failure = Failure.of(

@@ -10,7 +10,8 @@ import dramatiq.broker
 from ..config import Settings, WorkerSettings, get_settings
 from ..core.errors import ConfigError
 from ..state import find_state
-from .base import BrokerOptions, RelayBroker
+from .base import RelayBroker
+from .contract import BrokerOptions
 
 _lock = Lock()
 _broker: RelayBroker | None = None

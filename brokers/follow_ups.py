@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware, Pipelines
@@ -28,10 +28,8 @@ from ..core.outcomes import Dead, Defer, Outcome
 from ..middleware import OF_THE_THREAD, Delivery
 from ..middleware.delivery import Batch
 from ..middleware.outcomes import Outcomes, decide
+from .contract import BrokerContract, Envelope
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
-
-if TYPE_CHECKING:
-    from .base import Envelope, RelayBroker
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -50,7 +48,7 @@ class CannotFollow(FormrelayError):
     """A message that follows a job can never be sent."""
 
 
-def may_send(broker: RelayBroker, delivery: Delivery) -> bool:
+def may_send(broker: BrokerContract, delivery: Delivery) -> bool:
     """Whether the hooks after an attempt of ``delivery`` may send messages."""
     actor = broker.actors.get(delivery.actor_name)
     given = delivery.options, {} if actor is None else actor.options
@@ -71,7 +69,7 @@ def keep(envelope: Envelope) -> bool:
 
 
 def end_attempt(
-    broker: RelayBroker, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
+    broker: BrokerContract, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
 ) -> None:
     """Call the hooks after an attempt; messages that cannot be sent set ``delivery.carry_on``.
 
@@ -91,7 +89,7 @@ class FollowUp:
 
     def __init__(
         self,
-        broker: RelayBroker,
+        broker: BrokerContract,
         delivery: Delivery,
         hooks: Sequence[Middleware],
         ended: dict[str, Any],

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from .contract import BrokerContract
 from .inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
-
-if TYPE_CHECKING:
-    from .base import RelayBroker
 
 #: Told how far a long piece of work is.
 Progress: TypeAlias = Callable[[int], object]
@@ -26,7 +24,7 @@ class Inspector(ABC):
     cannot tell, ``NotAvailable`` is raised rather than a guess returned.
     """
 
-    def __init__(self, broker: RelayBroker) -> None:
+    def __init__(self, broker: BrokerContract) -> None:
         self._of = broker
 
     # -- looking -----------------------------------------------------------------------

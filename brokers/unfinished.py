@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dramatiq.worker
 from dramatiq import MessageProxy
@@ -27,12 +27,9 @@ from ..core.later import Steps
 from ..core.loop import Loop, get_loop
 from ..core.process import current_pid
 from ..middleware.delivery import Delivery, Suspended
+from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .follow_ups import may_send
-
-if TYPE_CHECKING:
-    from .base import RelayBroker
-    from .consumer import RelayConsumer
 
 if TYPE_CHECKING:
     from dramatiq.worker import WorkerThread
@@ -70,6 +67,19 @@ def begin(coroutine: Coroutine[Any, None, None]) -> None:
         steps.finish(waits_for)
 
 
+class Settles(Protocol):
+    """The consumer that a delivery came from."""
+
+    def ack(self, message: MessageProxy) -> None:
+        """Settle a message that did not fail for good."""
+
+    def nack(self, message: MessageProxy) -> None:
+        """Settle a message that failed for good."""
+
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        """Whether settling ``delivery`` waits for no answer of the broker."""
+
+
 @dataclass(eq=False, slots=True)
 class _Attempt:
     """One of them, from when it comes to when it is settled.
@@ -82,7 +92,7 @@ class _Attempt:
     """
 
     delivery: Delivery
-    consumer: RelayConsumer
+    consumer: Settles
     context: Context = field(default_factory=Context)
     since: float = 0.0
     is_aside: bool = False
@@ -118,7 +128,7 @@ class _Line:
 class Unfinished:
     """See the module. One a broker; starts anew in a forked process."""
 
-    def __init__(self, broker: RelayBroker) -> None:
+    def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
         self._pid = 0
         self._lock = threading.Lock()
@@ -127,7 +137,7 @@ class Unfinished:
 
     # -- for the consumers' threads ------------------------------------------------------
 
-    def take(self, delivery: Delivery, consumer: RelayConsumer) -> None:
+    def take(self, delivery: Delivery, consumer: Settles) -> None:
         """Have the actor of ``delivery`` called; ``consumer`` settles it in the end."""
         if self._pid != current_pid():
             self._start()
@@ -136,7 +146,7 @@ class Unfinished:
         line.waiting.append(_Attempt(delivery, consumer))
         self._loop.call(partial(self._begin_next, line))
 
-    def hold(self, delivery: Delivery, consumer: RelayConsumer) -> None:
+    def hold(self, delivery: Delivery, consumer: Settles) -> None:
         """Settle a delivery of a worker thread once what follows it is sent."""
         if self._pid != current_pid():
             self._start()
@@ -354,7 +364,7 @@ class Unfinished:
 class _Hand(WorkerThread):
     """A worker thread that is never started: its code is called, in the loop's thread."""
 
-    def __init__(self, broker: RelayBroker) -> None:
+    def __init__(self, broker: BrokerContract) -> None:
         self.broker = broker
         self.logger = logging.getLogger("dramatiq.worker.WorkerThread")
         # Where its code looks for the consumer and for the queue of a message at the end.

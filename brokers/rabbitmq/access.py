@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pika import spec
 
 from ..errors import BrokerRefused
-from . import ladder, wire
+from . import codec
+from .client import RabbitClient
+from .connection import Connection
 from .errors import ChannelClosed
-from .link import Link
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
+from .topology import DELAY_QUEUES, delay_name
 
 _ACCESS_REFUSED = 403
 #: A routing key by which no exchange of ours finds a queue.
 _NOWHERE = "formrelay.nowhere"
 
 
-def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
+def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
     """Try to write to each exchange and to read each queue.
 
     Returns:
@@ -33,13 +31,13 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
         BrokerUnavailable
     """
     queues = sorted(queues)
-    link = broker.connect()
+    connection = client.connect()
     try:
-        broker.declared.ensure(link, queues)
+        client.declared.ensure(connection, queues)
         for queue in queues:
-            _read(link, queue)
-        weaknesses = _trials(broker, link, queues)
-        _write(broker, link, queues)
+            _read(connection, queue)
+        weaknesses = _trials(client, connection, queues)
+        _write(client, connection, queues)
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
             raise
@@ -48,42 +46,44 @@ def try_access(broker: RabbitBroker, queues: Iterable[str]) -> list[str]:
             "says which rights a user needs"
         ) from None
     finally:
-        link.close()
+        connection.close()
     return weaknesses
 
 
-def _write(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> None:
+def _write(client: RabbitClient, connection: Connection, queues: Iterable[str]) -> None:
     """Publish to each exchange something that no queue takes."""
-    topology = broker.topology
-    exchanges = ["", *(ladder.rung_name(rung) for rung in range(ladder.RUNGS))]
+    topology = client.topology
+    exchanges = ["", *(delay_name(rung) for rung in range(DELAY_QUEUES))]
     # One of another system may be of a type that gives it to its queues all the same.
     exchanges += [
         topology.dead_exchange(queue) for queue in queues if not topology.is_foreign_exchange(queue)
     ]
-    link.confirm()
-    head = wire.properties("check")
-    link.publish([wire.publish(one, _NOWHERE, head, b"?", link.body_room) for one in exchanges])
-    deadline = time.monotonic() + link.timeout
-    while not any(confirm.number >= len(exchanges) for confirm in link.confirms):
-        link.wait(deadline)
+    connection.confirm()
+    head = codec.properties("check")
+    connection.publish(
+        [codec.publish(one, _NOWHERE, head, b"?", connection.body_room) for one in exchanges]
+    )
+    deadline = time.monotonic() + connection.timeout
+    while not any(confirm.number >= len(exchanges) for confirm in connection.confirms):
+        connection.wait(deadline)
 
 
-def _read(link: Link, queue: str) -> None:
+def _read(connection: Connection, queue: str) -> None:
     """Ask for a consumer that RabbitMQ refuses for its arguments, after looking at our rights."""
     consume = spec.Basic.Consume(queue=queue, arguments={"x-priority": "none"})
     try:
-        link.ask(consume)
+        connection.ask(consume)
     except ChannelClosed as error:
         if error.code == _ACCESS_REFUSED:
             raise
 
 
-def _trials(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> list[str]:
-    """Whether the queues can be made by which workers count deaths (see :mod:`.trials`)."""
+def _trials(client: RabbitClient, connection: Connection, queues: Iterable[str]) -> list[str]:
+    """Whether the queues can be made by which workers count deaths (see :mod:`.crash_loops`)."""
     for queue in queues:
-        name = broker.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
+        name = client.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:
-            link.ask(broker.topology.trial(queue, name))
+            connection.ask(client.topology.trial(queue, name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
@@ -91,5 +91,5 @@ def _trials(broker: RabbitBroker, link: Link, queues: Iterable[str]) -> list[str
                 f"a message that kills its workers is tried for ever: {error.text}; give the user "
                 "that right"
             ]
-        link.ask(spec.Queue.Delete(queue=name))
+        connection.ask(spec.Queue.Delete(queue=name))
     return []

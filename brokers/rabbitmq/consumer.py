@@ -6,7 +6,7 @@ it: a connection that is lost is replaced here, sooner than Dramatiq would.
 Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
 ``carry_out``. They publish what is to be retried or buried (confirmed) on
 connections of their own, and leave acknowledgements to the consumer thread
-(:mod:`.hands`), which sends all that has gathered as it comes by.
+(:mod:`.settling`), which sends all that has gathered as it comes by.
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections import deque
 from collections.abc import Iterable
 from threading import Event, Thread
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from dramatiq import MessageProxy
 
 from ...core.outcomes import Done
 from ...middleware.delivery import Delivery
+from ..base import RelayBroker
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
+from ..reconnecting import Reconnect
 from ..settlement import Settlement, settled_tags
-from . import wire
-from .backoff import Backoff
-from .hands import Hands, Tag
-from .pauses import Watch
-from .session import MOST_PREFETCH, Session
-from .settling import Settler
-from .sizes import Sizes
-from .trials import Suspect, Trials
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
+from . import codec
+from .client import RabbitClient
+from .crash_loops import Suspect, Trials
+from .pauses import PauseWatch
+from .settling import Settler, Tag, Unacked
+from .subscription import MOST_PREFETCH, Sizes, Subscription
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -55,18 +50,17 @@ _LAST_WORDS = 2.0
 
 
 class RabbitConsumer(RelayConsumer):
-    """See the module. One a queue and process.
+    """Fetches and settles the messages of one queue in one process.
 
     Args:
-        limit: the most messages in hand.
+        limit: maximum number of messages in flight.
         fixed_prefetch: never fetch more ahead than ``prefetch``.
     """
 
-    broker: RabbitBroker
-
     def __init__(
         self,
-        broker: RabbitBroker,
+        broker: RelayBroker,
+        client: RabbitClient,
         queue_name: str,
         *,
         prefetch: int,
@@ -75,24 +69,25 @@ class RabbitConsumer(RelayConsumer):
         fixed_prefetch: bool = False,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._client = client
         self._limit = limit
         self._fixed_prefetch = fixed_prefetch
         # Of a queue of batches: so many large messages would not fit into memory.
         self._is_wide = prefetch > _MANY
         self._sizes = Sizes()
-        self._trials = Trials(broker, queue_name)
+        self._trials = Trials(client, queue_name, broker.options)
+        self._last_chances = self._trials.last_chances
         # Of the receiving thread alone:
-        self._session: Session | None = None
-        self._sessions = 0
-        self._last_chances: deque[Delivery] = deque()
-        self._backoff = Backoff(queue_name, broker.clock)
+        self._subscription: Subscription | None = None
+        self._subscriptions = 0
+        self._reconnect = Reconnect(queue_name, broker.clock)
         self._connected_at, self._returned_then = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = Watch(queue_name, broker.clock, broker.connect)
+        self._pause = PauseWatch(queue_name, broker.clock, client.connect)
         self._drainer: Thread | None = None
         # Between the threads:
-        self._hands = Hands()
-        self._settler = Settler(broker, queue_name, self._smaller)
+        self._unacked = Unacked()
+        self._settler = Settler(client, queue_name, self._smaller)
 
     # -- receive ---------------------------------------------------------------------
 
@@ -105,48 +100,48 @@ class RabbitConsumer(RelayConsumer):
                 if delivery is not None:
                     return delivery
                 remaining = max(0.0, deadline - clock.monotonic())
-                if self._session is not None:
-                    self._exchange(remaining)
+                if self._subscription is not None:
+                    self._send_and_receive(remaining)
                 elif not self._connect():
-                    Event().wait(min(remaining, self._backoff.seconds))
+                    Event().wait(min(remaining, self._reconnect.seconds))
             except (BrokerUnavailable, BrokerRefused) as error:
                 self._failed(error)
-                if self._session is not None:
+                if self._subscription is not None:
                     # Not our connection, but what was to be written: it is tried again, and
                     # Dramatiq's thread looks at its own state meanwhile.
                     remaining = max(0.0, deadline - clock.monotonic())
-                    Event().wait(min(remaining, self._backoff.seconds))
+                    Event().wait(min(remaining, self._reconnect.seconds))
                     return None
             if not self._has_work() and clock.monotonic() >= deadline:
                 return None
 
     def _has_work(self) -> bool:
-        session = self._session
+        subscription = self._subscription
         return (
-            session is not None
-            and bool(session.link.contents or self._last_chances)
+            subscription is not None
+            and bool(subscription.connection.contents or self._last_chances)
             and not self._must_hold()
         )
 
     def _next(self) -> Delivery | None:
-        session = self._session
-        if session is None:
+        subscription = self._subscription
+        if subscription is None:
             return None
-        contents = session.link.contents
+        contents = subscription.connection.contents
         while not self._must_hold():
             if self._last_chances:
                 delivery = self._last_chances.popleft()
-                self._hands.alone = delivery.tag
+                self._unacked.alone = delivery.tag
             elif contents:
                 # Taken away when that is done: what is to be written may fail.
-                taken = self._take(session, contents[0])
+                taken = self._take(subscription, contents[0])
                 contents.popleft()
                 if taken is None:
                     continue
                 delivery = taken
             else:
                 break
-            self._hands.count += 1
+            self._unacked.count += 1
             return delivery
         return None
 
@@ -158,32 +153,32 @@ class RabbitConsumer(RelayConsumer):
         if (
             self._limit is None
             and allowed is None
-            and self._hands.alone is None
+            and self._unacked.alone is None
             and not self._last_chances
         ):
             return False
-        self._hands.collect(self._session)
-        if allowed is not None and self._hands.count >= allowed:
+        self._unacked.collect(self._subscription)
+        if allowed is not None and self._unacked.count >= allowed:
             return True
-        if self._hands.alone is not None:
+        if self._unacked.alone is not None:
             return True
         if self._last_chances:  # it runs when all else is finished
-            return self._hands.count > 0
-        return self._limit is not None and self._hands.count >= self._limit
+            return self._unacked.count > 0
+        return self._limit is not None and self._unacked.count >= self._limit
 
-    def _take(self, session: Session, content: wire.Content) -> Delivery | None:
+    def _take(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
         if self._is_wide:
             self._sizes.saw(len(content.body))
         if content.redelivered or content.has_headers:
-            if self._trials.has_arrived(content, session):
+            if self._trials.has_arrived(content, subscription):
                 return None
             suspect = self._trials.suspect(content)
-            if suspect is not None and self._trials.attach(session, is_needed=True):
-                return self._suspected(session, suspect)
-        return self._decoded(session, content)
+            if suspect is not None and self._trials.attach(subscription, is_needed=True):
+                return self._suspected(subscription, suspect)
+        return self._decoded(subscription, content)
 
-    def _decoded(self, session: Session, content: wire.Content) -> Delivery | None:
-        tag = Tag(self._hands, session.number, content.number)
+    def _decoded(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
+        tag = Tag(self._unacked, subscription.number, content.number)
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)
         if isinstance(delivery, Settlement):
@@ -193,75 +188,52 @@ class RabbitConsumer(RelayConsumer):
 
     # -- suspects --------------------------------------------------------------------
 
-    def _suspected(self, session: Session, suspect: Suspect) -> Delivery | None:
-        delivery = self._decoded(session, suspect.content)
+    def _suspected(self, subscription: Subscription, suspect: Suspect) -> Delivery | None:
+        delivery = self._decoded(subscription, suspect.content)
         if delivery is None:
             return None
         suspect.delivery = delivery
-        if suspect.deaths >= self.broker.options.max_crash_deliveries:
-            self._trials.adjourn(suspect)
-            return None
-        return self._admit(suspect)
+        return self._trials.admit(suspect)
 
-    def _admit(self, suspect: Suspect) -> Delivery | None:
-        """Let a suspect be tried: now, or alone when its turn comes."""
-        delivery = suspect.delivery
-        assert delivery is not None
-        delivery.tag.is_untried = True
-        delivery.before_trial = lambda: self._trials.begin(suspect, delivery.tag)
-        if not suspect.is_last_chance:
-            return delivery
-        self._last_chances.append(delivery)
-        return None
-
-    def _judge(self) -> None:
-        def acquitted(suspect: Suspect) -> None:
-            # There is time: it runs alone even if it has more than one trial left.
-            suspect.is_last_chance = True
-            self._admit(suspect)
-
-        def bury(suspect: Suspect) -> None:
-            self._settler.later(self._trials.condemned(suspect))
-
-        self._trials.judge(acquitted, bury)
-
-    # -- exchange --------------------------------------------------------------------
+    # -- connect, send, receive ----------------------------------------------------------
 
     def _connect(self) -> bool:
-        if self._backoff.seconds:
+        if self._reconnect.seconds:
             return False
-        link = self.broker.connect()
+        connection = self._client.connect()
         try:
-            if self._sessions or self._backoff.failures:
-                self.broker.declared.forget()  # it may have come back without them
-            self.broker.declared.ensure(link, [self.queue_name])
-            self._sessions += 1
-            session = Session(link, self.queue_name, number=self._sessions, prefetch=self.prefetch)
-            self._pause.look(link)
-            self._follow(session)
-            self._trials.attach(session)
-            link.wake_by(self._hands)
+            if self._subscriptions or self._reconnect.failures:
+                self._client.declared.forget()  # it may have come back without them
+            self._client.declared.ensure(connection, [self.queue_name])
+            self._subscriptions += 1
+            subscription = Subscription(
+                connection, self.queue_name, number=self._subscriptions, prefetch=self.prefetch
+            )
+            self._pause.look(connection)
+            self._follow(subscription)
+            self._trials.attach(subscription)
+            connection.wake_by(self._unacked)
         except BaseException:
-            link.abort()
+            connection.abort()
             raise
-        self._session, self._hands.live = session, session.number
+        self._subscription, self._unacked.live = subscription, subscription.number
         self._connected_at = self.broker.clock.monotonic()
-        self._returned_then = self._hands.returned
+        self._returned_then = self._unacked.returned
         return True
 
-    def _follow(self, session: Session) -> None:
+    def _follow(self, subscription: Subscription) -> None:
         """Consume as many messages at a time as are wanted, or none."""
         wanted = self._wanted()
-        if wanted == (session.prefetch if session.is_started else 0):
+        if wanted == (subscription.prefetch if subscription.is_started else 0):
             return
-        if session.is_started:
-            self._stop(session)
+        if subscription.is_started:
+            self._stop(subscription)
         if wanted:
-            session.prefetch = wanted
-            session.start()
+            subscription.prefetch = wanted
+            subscription.start()
 
     def _wanted(self) -> int:
-        """How many messages may be in hand; 0 while the queue is left alone."""
+        """How many messages may be in flight; 0 while the queue is paused or its sink is down."""
         if self._pause.is_paused:
             return 0
         allowed = self.allowed()
@@ -270,83 +242,81 @@ class RabbitConsumer(RelayConsumer):
         most = min(self.prefetch * self.stretch(), MOST_PREFETCH)
         return min(most, self._sizes.most) if self._is_wide else most
 
-    def _stop(self, session: Session) -> None:
+    def _stop(self, subscription: Subscription) -> None:
         """Consume no more, and hand back what was not given out."""
-        for delivery in self._last_chances:
-            session.hand_back(delivery.tag.number)
-        for suspect in self._trials.judged:
-            session.hand_back(suspect.content.number)
-        self._hands.collect(session)
-        self._hands.hand_back_due(session, math.inf)
-        self._last_chances.clear()
-        self._trials.judged.clear()
-        session.stop()
+        for number in self._trials.forget():
+            subscription.hand_back(number)
+        self._unacked.collect(subscription)
+        self._unacked.hand_back_due(subscription, math.inf)
+        subscription.stop()
 
-    def _exchange(self, timeout: float) -> None:
+    def _send_and_receive(self, timeout: float) -> None:
         """Send what is settled, take in what has come; where nothing has, wait for it."""
-        session = self._session
-        assert session is not None
+        subscription = self._subscription
+        assert subscription is not None
         clock = self.broker.clock
         look_at = self._trials.next_look()
         if look_at is not None:
             if look_at <= clock.monotonic():
-                self._judge()
+                for delivery, deaths in self._trials.judge():
+                    self._settler.later(self.crash_loop(delivery, deaths))
             look_at = self._trials.next_look()
             if look_at is not None:
                 timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
         if self._pause.look_at <= clock.monotonic():
-            self._pause.look(session.link)
-        self._follow(session)
+            self._pause.look(subscription.connection)
+        self._follow(subscription)
         timeout = min(timeout, max(0.0, self._pause.look_at - clock.monotonic()))
-        self._hands.collect(self._session)
-        self._hands.hand_back_due(session, clock.monotonic())
-        self._settler.write_pending(session)
-        for due in (self._hands.next_due(), self._settler.next_due()):
+        self._unacked.collect(self._subscription)
+        self._unacked.hand_back_due(subscription, clock.monotonic())
+        self._settler.write_pending(subscription)
+        for due in (self._unacked.next_due(), self._settler.next_due()):
             if due is not None:
                 timeout = min(timeout, max(0.0, due - clock.monotonic()))
-        self._fetch_ahead(session)
-        session.flush(all=False)
-        session.link.read(0)
-        self._trials.sift(session)
+        self._fetch_ahead(subscription)
+        subscription.flush(all=False)
+        subscription.connection.read(0)
+        self._trials.sift(subscription)
         if not self._has_work():
-            self._sleep(session, timeout)
-            self._trials.sift(session)
-        if session.link.is_cancelled:
-            session.link.abort()
+            self._sleep(subscription, timeout)
+            self._trials.sift(subscription)
+        if subscription.connection.is_cancelled:
+            subscription.connection.abort()
             raise BrokerUnavailable(
-                f"the queue {self.queue_name!r} on RabbitMQ at {session.link.where} was deleted; "
-                "it is declared again"
+                f"the queue {self.queue_name!r} on RabbitMQ at {subscription.connection.where} "
+                "was deleted; it is declared again"
             )
 
-    def _sleep(self, session: Session, timeout: float) -> None:
-        self._hands.collect(self._session)
-        session.flush(all=True)
+    def _sleep(self, subscription: Subscription, timeout: float) -> None:
+        self._unacked.collect(self._subscription)
+        subscription.flush(all=True)
         if self._has_work():
             return
-        self._hands.sleep(session, timeout)
+        self._unacked.sleep(subscription, timeout)
 
-    def _fetch_ahead(self, session: Session) -> None:
+    def _fetch_ahead(self, subscription: Subscription) -> None:
         if self._fixed_prefetch:
             return
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > _MEASURE_SECONDS:
-            session.fetch_ahead((self._hands.returned - self._measured) / elapsed)
-            self._measured, self._measured_at = self._hands.returned, now
+            subscription.fetch_ahead((self._unacked.returned - self._measured) / elapsed)
+            self._measured, self._measured_at = self._unacked.returned, now
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
-        session = self._session
+        subscription = self._subscription
         lasted = self.broker.clock.monotonic() - self._connected_at
-        served = session is not None and (
-            lasted > _LASTED or self._hands.returned > self._returned_then
+        served = subscription is not None and (
+            lasted > _LASTED or self._unacked.returned > self._returned_then
         )
-        if session is not None and not session.link.is_open:
+        if subscription is not None and not subscription.connection.is_open:
             # All that was not acknowledged is delivered again.
-            self._session, self._hands.live = None, 0
-            self._last_chances.clear()
-            self._trials.judged.clear()
-            self._hands.alone = None
-        self._backoff.failed(error, served=served)
+            self._subscription, self._unacked.live = None, 0
+            self._trials.forget()
+            self._unacked.alone = None
+        if served:
+            self._reconnect.succeeded()
+        self._reconnect.failed(error)
 
     # -- settle ------------------------------------------------------------------------
 
@@ -384,38 +354,38 @@ class RabbitConsumer(RelayConsumer):
             # Closed for good, after a pause: what it still has is settled or handed back by now.
             self._drainer.join(_LAST_WORDS)
             return
-        session, self._session = self._session, None
-        if session is None:
-            self._hands.close()
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            self._unacked.close()
             return
         try:
-            self._stop(session)
+            self._stop(subscription)
         except (BrokerUnavailable, BrokerRefused):
-            self._hands.close()  # whatever was not acknowledged comes back
+            self._unacked.close()  # whatever was not acknowledged comes back
             return
-        self._session = session
-        self._hands.collect(self._session)
-        if self._hands.count:
+        self._subscription = subscription
+        self._unacked.collect(self._subscription)
+        if self._unacked.count:
             self._drainer = Thread(target=self._drain, name="formrelay-drain", daemon=True)
             self._drainer.start()
         else:
             self._drain()
 
     def _drain(self) -> None:
-        session = self._session
-        assert session is not None
+        subscription = self._subscription
+        assert subscription is not None
         with contextlib.suppress(BrokerUnavailable, BrokerRefused):
-            while self._hands.count:
-                self._sleep(session, 0.2)
-                self._trials.sift(session)
-                while session.link.contents:
-                    session.hand_back(session.link.contents.popleft().number)
-                self._hands.collect(self._session)
-            self._settler.write_pending(session, is_last=True)
-            session.flush(all=True)
+            while self._unacked.count:
+                self._sleep(subscription, 0.2)
+                self._trials.sift(subscription)
+                while subscription.connection.contents:
+                    subscription.hand_back(subscription.connection.contents.popleft().number)
+                self._unacked.collect(self._subscription)
+            self._settler.write_pending(subscription, is_last=True)
+            subscription.flush(all=True)
             if self._drainer is not None:
                 Event().wait(_SETTLES)
-            self._trials.detach(session)
-        self._session = None
-        self._hands.close()
-        session.link.close()
+            self._trials.detach(subscription)
+        self._subscription = None
+        self._unacked.close()
+        subscription.connection.close()

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pika import spec
+
 from ..errors import BrokerRefused, BrokerUnavailable
 
-_PRECONDITION_FAILED = 406
+_ACCESS_REFUSED, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 406, 530
 
 
 class Silent(BrokerUnavailable):
@@ -71,3 +73,18 @@ class NotTaken(BrokerRefused):
         super().__init__(message)
         self.refused = tuple(refused)
         self.count = count
+
+
+def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | None:
+    """The error for a connection that the server closed; None where it did not refuse our user."""
+    if close.reply_code == _ACCESS_REFUSED:
+        return BrokerRefused(
+            f"expected RabbitMQ at {where} to accept our user and password, it refused them: "
+            "check RABBITMQ_URL"
+        )
+    if close.reply_code == _NOT_ALLOWED:
+        return BrokerRefused(
+            f"expected RabbitMQ at {where} to let our user into the virtual host, it refused "
+            f"({close.reply_text}): check the path of RABBITMQ_URL and the user's permissions"
+        )
+    return None

@@ -19,8 +19,8 @@ from pika import spec
 
 from ...core.clock import Clock
 from ..errors import BrokerRefused, BrokerUnavailable
+from .connection import Connect, Connection
 from .errors import ChannelClosed, Silent
-from .link import Connect, Link
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -36,16 +36,18 @@ def marker(queue: str, *, is_paused: bool) -> str:
     return f"formrelay.{'paused' if is_paused else 'running'}.{queue}"
 
 
-def is_paused(link: Link, queue: str, connect: Connect) -> bool:
+def is_paused(connection: Connection, queue: str, connect: Connect) -> bool:
     """Whether a queue is paused.
 
     Raises:
         as :func:`read`.
     """
-    return read(link, queue, connect, before=False)[0]
+    return read(connection, queue, connect, before=False)[0]
 
 
-def read(link: Link, queue: str, connect: Connect, *, before: bool) -> tuple[bool, bool]:
+def read(
+    connection: Connection, queue: str, connect: Connect, *, before: bool
+) -> tuple[bool, bool]:
     """Whether a queue is paused, and whether that is marked by an exchange.
 
     Args:
@@ -56,47 +58,49 @@ def read(link: Link, queue: str, connect: Connect, *, before: bool) -> tuple[boo
         BrokerUnavailable
     """
     for state in (before, not before):
-        if _exists(link, queue, is_paused=state):
+        if _exists(connection, queue, is_paused=state):
             return state, True
-    return _mark_first(link, queue, connect)
+    return _mark_first(connection, queue, connect)
 
 
-def pause(link: Link, queue: str) -> None:
+def pause(connection: Connection, queue: str) -> None:
     """Pause a queue, whether or not it is paused."""
-    _set(link, queue, is_paused=True)
+    _set(connection, queue, is_paused=True)
 
 
-def resume(link: Link, queue: str, connect: Connect) -> None:
+def resume(connection: Connection, queue: str, connect: Connect) -> None:
     """Resume a queue, whether or not it is paused."""
-    _set(link, queue, is_paused=False)
+    _set(connection, queue, is_paused=False)
     with suppress(BrokerRefused, BrokerUnavailable):  # workers of the version before ask it
         if _count_before(connect, queue) is not None:
-            link.ask(spec.Queue.Delete(queue=_queue_before(queue)))
+            connection.ask(spec.Queue.Delete(queue=_queue_before(queue)))
 
 
-def _set(link: Link, queue: str, *, is_paused: bool) -> None:
+def _set(connection: Connection, queue: str, *, is_paused: bool) -> None:
     """In this order and in one write, so that one of the two exists at each moment."""
-    link.calls([_declaration(queue, is_paused=is_paused), _removal(queue, is_paused=not is_paused)])
+    connection.calls(
+        [_declaration(queue, is_paused=is_paused), _removal(queue, is_paused=not is_paused)]
+    )
 
 
-def _mark_first(link: Link, queue: str, connect: Connect) -> tuple[bool, bool]:
+def _mark_first(connection: Connection, queue: str, connect: Connect) -> tuple[bool, bool]:
     """Mark a queue for the first time, as the version before this one has left it."""
     state = bool(_count_before(connect, queue))
     try:
-        link.ask(_declaration(queue, is_paused=state))
+        connection.ask(_declaration(queue, is_paused=state))
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
             raise
         return state, False
-    if not state and _exists(link, queue, is_paused=True):  # paused meanwhile
-        link.ask(_removal(queue, is_paused=False))
+    if not state and _exists(connection, queue, is_paused=True):  # paused meanwhile
+        connection.ask(_removal(queue, is_paused=False))
         return True, True
     return state, True
 
 
-def _exists(link: Link, queue: str, *, is_paused: bool) -> bool:
+def _exists(connection: Connection, queue: str, *, is_paused: bool) -> bool:
     try:
-        link.ask(_declaration(queue, is_paused=is_paused, passive=True))
+        connection.ask(_declaration(queue, is_paused=is_paused, passive=True))
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
             raise
@@ -129,9 +133,9 @@ def _count_before(connect: Connect, queue: str) -> int | None:
         BrokerRefused: RabbitMQ cannot tell.
         BrokerUnavailable
     """
-    link = connect()
+    connection = connect()
     try:
-        found = link.ask(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
+        found = connection.ask(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
     except ChannelClosed as error:
         if error.code == _NOT_FOUND and "down or inaccessible" not in error.text:
             return None
@@ -139,11 +143,11 @@ def _count_before(connect: Connect, queue: str) -> int | None:
     except Silent as error:
         raise BrokerRefused(error.message) from None
     finally:
-        link.close()
+        connection.close()
     return int(found.message_count)
 
 
-class Watch:
+class PauseWatch:
     """Whether one queue is paused, asked once a second. Used by one thread.
 
     Attributes:
@@ -159,17 +163,17 @@ class Watch:
         self._connect = connect
         self._said_at = -_SAY_AGAIN
 
-    def look(self, link: Link) -> None:
+    def look(self, connection: Connection) -> None:
         """Ask for the state; where RabbitMQ cannot tell, the last known one holds.
 
         Raises:
-            BrokerUnavailable: the link is lost.
+            BrokerUnavailable: the connection is lost.
         """
         now = self._clock.monotonic()
         try:
-            state, is_marked = read(link, self._queue, self._connect, before=self.is_paused)
+            state, is_marked = read(connection, self._queue, self._connect, before=self.is_paused)
         except BrokerRefused as error:
-            if not link.is_open:
+            if not connection.is_open:
                 raise
             state, is_marked = self.is_paused, False
             self._say(error.message, now)

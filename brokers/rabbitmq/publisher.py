@@ -5,30 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Protocol
 
 import pika
 
 from ...core.errors import BrokerError
 from ..errors import BrokerRefused, BrokerUnavailable
-from . import wire
+from . import codec
+from .connection import Connect, Connection
+from .declarations import Declared
 from .errors import Blocked, ChannelClosed, Interrupted, NotTaken, Silent
-from .link import Connect, Link
 
 #: After so many seconds of silence a connection is tried before anything is sent on it.
 _FRESH_SECONDS = 0.1
 #: Nobody has needed a connection that was idle for so long.
 _IDLE_SECONDS = 30.0
 _NOT_FOUND = 404
-_PLAIN = wire.encoded(pika.BasicProperties(delivery_mode=2))
+_PLAIN = codec.encoded(pika.BasicProperties(delivery_mode=2))
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class Publication:
     """One message to be published.
 
     Attributes:
@@ -43,16 +43,6 @@ class Outgoing:
     body: bytes
 
 
-class Declarations(Protocol):
-    """Who knows what a queue needs on the server."""
-
-    def ensure(self, link: Link, queues: Iterable[str]) -> None:
-        """Declare what these work queues need, unless that was done already."""
-
-    def forget(self) -> None:
-        """The server may have come back without its queues."""
-
-
 class Publisher:
     """Publishes, and returns when RabbitMQ has confirmed all of it.
 
@@ -61,68 +51,68 @@ class Publisher:
     through a fork are left alone.
     """
 
-    def __init__(self, connect: Connect, declarations: Declarations) -> None:
+    def __init__(self, connect: Connect, declared: Declared) -> None:
         self._connect = connect
-        self._declarations = declarations
-        self._idle: deque[Link] = deque()
+        self._declared = declared
+        self._idle: deque[Connection] = deque()
         self._pid = os.getpid()
 
     # -- connections -------------------------------------------------------------------
 
     @contextmanager
-    def link(self, *, to_publish: bool = False) -> Iterator[Link]:
+    def connection(self, *, to_publish: bool = False) -> Iterator[Connection]:
         """A connection with confirms on, this thread's until the end of the block.
 
         Args:
             to_publish: make sure first that what is published will be looked at.
         """
-        link = self._taken(to_publish=to_publish)
+        connection = self._taken(to_publish=to_publish)
         try:
-            yield link
+            yield connection
         except BaseException:
             # Half an answer may be under way, also where a time limit ended the caller.
-            link.abort()
+            connection.abort()
             raise
-        if link.is_open:
-            self._give_back(link)
+        if connection.is_open:
+            self._give_back(connection)
 
-    def _give_back(self, link: Link) -> None:
+    def _give_back(self, connection: Connection) -> None:
         idle = self._idle
-        idle.append(link)
+        idle.append(connection)
         # One at a time, so that nobody's sending has to wait for the end of many.
         oldest = idle.popleft()
-        if oldest is not link and time.monotonic() - oldest.heard_at > _IDLE_SECONDS:
+        if oldest is not connection and time.monotonic() - oldest.heard_at > _IDLE_SECONDS:
             oldest.close()
         else:
             idle.appendleft(oldest)
 
-    def _taken(self, *, to_publish: bool) -> Link:
-        while (link := self._next_idle()) is not None:
+    def _taken(self, *, to_publish: bool) -> Connection:
+        while (connection := self._next_idle()) is not None:
             # Asked before reading: what is read now, a heartbeat say, may have come long ago.
-            is_fresh = time.monotonic() - link.heard_at <= _FRESH_SECONDS
+            is_fresh = time.monotonic() - connection.heard_at <= _FRESH_SECONDS
             try:
-                link.read(0)
+                connection.read(0)
                 if to_publish and not is_fresh:
-                    link.check()
-                return link
+                    connection.check()
+                return connection
             except (Silent, Blocked):
                 raise
             except (BrokerUnavailable, BrokerRefused):
                 # Lost while it was idle: the server ends those that send no heartbeats. The
                 # others are older still; and it may have come back without its queues.
                 self.close()
-                self._declarations.forget()
-        link = self._connect()
+                self._declared.forget()
+        connection = self._connect()
         try:
-            link.confirm()
+            connection.confirm()
             if to_publish:
-                link.check()
+                connection.check()
         except BaseException:
-            link.abort()
+            connection.abort()
             raise
-        return link
+        return connection
 
-    def _next_idle(self) -> Link | None:
+    def _next_idle(self) -> Connection | None:
         if self._pid != os.getpid():
             # After a fork: the parent's. To close them would end them for the parent too.
             self._idle, self._pid = deque(), os.getpid()
@@ -132,8 +122,8 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        while (link := self._next_idle()) is not None:
-            link.close()
+        while (connection := self._next_idle()) is not None:
+            connection.close()
 
     # -- publishing --------------------------------------------------------------------
 
@@ -145,10 +135,10 @@ class Publisher:
         Raises:
             as :meth:`publish_all`.
         """
-        head = wire.encoded(properties) if properties is not None else _PLAIN
-        self.publish_all([Outgoing(routing_key, exchange, routing_key, head, body)])
+        head = codec.encoded(properties) if properties is not None else _PLAIN
+        self.publish_all([Publication(routing_key, exchange, routing_key, head, body)])
 
-    def publish_all(self, messages: Sequence[Outgoing]) -> None:
+    def publish_all(self, messages: Sequence[Publication]) -> None:
         """Publish messages, in order; RabbitMQ has them all when it returns.
 
         A queue that is gone is declared again, once; and a connection that is
@@ -164,13 +154,13 @@ class Publisher:
         call = _Call(messages)
         for is_last in (False, True):
             try:
-                with self.link(to_publish=True) as link:
-                    self._declarations.ensure(link, {one.queue for one in call.waiting.values()})
-                    call.send(link)
+                with self.connection(to_publish=True) as connection:
+                    self._declared.ensure(connection, {one.queue for one in call.waiting.values()})
+                    call.send(connection)
                     if call.nacked:
                         # RabbitMQ remembers for this channel that the queue is full, also when
                         # its limit has been lifted since (3.10).
-                        link.close()
+                        connection.close()
             except (BrokerUnavailable, ChannelClosed) as error:
                 is_over = isinstance(error, Silent | Blocked) or not call.is_sent
                 is_gone = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
@@ -178,7 +168,7 @@ class Publisher:
                     raise call.explained(error) from None
             if not call.waiting:
                 break
-            self._declarations.forget()
+            self._declared.forget()
         call.raise_for_refused()
 
 
@@ -191,38 +181,40 @@ class _Call:
         nacked: positions of those that the server did not take.
     """
 
-    def __init__(self, messages: Sequence[Outgoing]) -> None:
+    def __init__(self, messages: Sequence[Publication]) -> None:
         self.waiting = dict(enumerate(messages))
         self.is_sent = False
         self._count = len(messages)
         self.nacked: list[int] = []
 
-    def send(self, link: Link) -> None:
+    def send(self, connection: Connection) -> None:
         """Publish what waits, and wait until each was confirmed, nacked or given back."""
         positions = list(self.waiting)
         # By the number that the server's confirms use.
-        numbered = dict(enumerate(positions, start=link.published + 1))
+        numbered = dict(enumerate(positions, start=connection.published + 1))
         self.is_sent = True
-        link.publish(
+        connection.publish(
             [
-                wire.publish(one.exchange, one.routing_key, one.head, one.body, link.body_room)
+                codec.publish(
+                    one.exchange, one.routing_key, one.head, one.body, connection.body_room
+                )
                 for one in self.waiting.values()
             ]
         )
         returned: set[int] = set()
-        deadline = time.monotonic() + link.timeout
+        deadline = time.monotonic() + connection.timeout
         while numbered:
-            if not link.confirms:
-                link.wait(deadline)
+            if not connection.confirms:
+                connection.wait(deadline)
                 continue
             # The server gives a message back before it confirms it.
-            for content in link.returned:
+            for content in connection.returned:
                 returned.add(self._position_of(content, returned))
-            link.returned.clear()
-            self._sort(link.confirms, numbered, returned)
-            deadline = time.monotonic() + link.timeout
+            connection.returned.clear()
+            self._sort(connection.confirms, numbered, returned)
+            deadline = time.monotonic() + connection.timeout
 
-    def _position_of(self, content: wire.Content, returned: set[int]) -> int:
+    def _position_of(self, content: codec.Content, returned: set[int]) -> int:
         method, body = content.method, content.body
         return next(
             position
@@ -233,7 +225,7 @@ class _Call:
         )
 
     def _sort(
-        self, confirms: deque[wire.Confirm], numbered: dict[int, int], returned: set[int]
+        self, confirms: deque[codec.Confirm], numbered: dict[int, int], returned: set[int]
     ) -> None:
         while confirms:
             confirm = confirms.popleft()

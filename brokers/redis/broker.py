@@ -14,9 +14,10 @@ from ...core.failure import worker_name
 from ...state import DEFAULT_NAMESPACE, StateRedis
 from ...state.redis.client import repeated
 from ...state.redis.connection import address, answer_timeout, connect, no_cluster, translated
-from ..base import BrokerOptions, Envelope, RelayBroker
+from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
+from ..contract import BrokerOptions, Envelope
 from ..envelope import encode, quarantine
 from ..errors import BrokerRefused
 from ..inspection import DeadFilter, DeadLetter, QueueCounts

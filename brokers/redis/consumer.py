@@ -16,20 +16,16 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING
 
 from dramatiq import MessageProxy
 
-from ...core.errors import FormrelayError
-from ...core.failure import Failure, Reason
-from ...core.outcomes import Dead
-from ...core.retry import Exponential, RetryPolicy
 from ...middleware.delivery import Batch, Delivery
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..settlement import Settlement, settlement_of
+from ..reconnecting import Reconnect
+from ..settlement import Settlement
 from .hands import Outbox, size_of
 
 if TYPE_CHECKING:
@@ -37,10 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: How soon to try again when Redis does not answer: soon at first, never in a tight loop.
-_RECONNECT = RetryPolicy(
-    backoff=Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
-)
 #: Short jobs are fetched ahead for so many seconds of work, so that no worker thread waits
 #: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
 _AHEAD_SECONDS = 0.06
@@ -52,10 +44,6 @@ _GATHER_SECONDS = 0.005
 _LINGER_SECONDS = 0.02
 #: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
 _MOST_BYTES = 32 * 1024 * 1024
-
-
-class CrashLoop(FormrelayError):
-    """Every worker that tried the message died."""
 
 
 class RedisConsumer(RelayConsumer):
@@ -84,7 +72,7 @@ class RedisConsumer(RelayConsumer):
         self._suspects: deque[Delivery] = deque()
         self._rate = 0.0  # messages a second, lately
         self._measured_at, self._measured = 0.0, self._hands.returned
-        self._failures = 0
+        self._reconnect = Reconnect(queue_name, broker.clock)
         self._doubtful = True  # Redis may have messages in flight for us that we do not know of
         self._recover_at = 0.0
         self._exchanged_at = broker.clock.monotonic()
@@ -107,7 +95,7 @@ class RedisConsumer(RelayConsumer):
                 self._reclaim()
                 wait = self._exchange(fetch=True)
                 self._recover()
-                self._failures = 0
+                self._reconnect.succeeded()
             except (BrokerUnavailable, BrokerRefused) as error:
                 # The messages in hand are still ours, so this consumer lives on: Dramatiq
                 # would throw it away, and with it what is settled and not yet sent.
@@ -224,18 +212,9 @@ class RedisConsumer(RelayConsumer):
         self._starved = 0
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
-        self._failures += 1
         self._doubtful = True
-        wait = _RECONNECT.wait_before(self._failures + 1).total_seconds()
-        logger.error(
-            "the broker does not serve this consumer",
-            extra={
-                "queue": self.queue_name,
-                "error_message": str(error),
-                "retry_in_s": round(wait, 3),
-            },
-        )
-        Event().wait(max(0.0, min(wait, at_most)))
+        self._reconnect.failed(error)
+        Event().wait(max(0.0, min(self._reconnect.seconds, at_most)))
 
     # -- exchange --------------------------------------------------------------------
 
@@ -266,23 +245,13 @@ class RedisConsumer(RelayConsumer):
             self._buffer.append(delivery)
         elif suspected >= self.broker.options.max_crash_deliveries:
             self._hands.bytes -= len(body)
-            self._hands.outbox.settlement.add(self._crash_loop(delivery, suspected))
+            self._hands.outbox.settlement.add(self.crash_loop(delivery, suspected))
         else:
             delivery.before_trial = lambda: self.broker.count_trial(self.queue_name, id)
             # A batch that died with its worker is thousands of suspects: their first trial is
             # one batch again, and only if that kills as well each is tried alone.
             delivery.alone = suspected > 1 or not self._coalesces
             (self._suspects if delivery.alone else self._buffer).append(delivery)
-
-    def _crash_loop(self, delivery: Delivery, deaths: int) -> Settlement:
-        error = CrashLoop(f"{deaths} workers died while they held this message")
-        now = self.broker.clock.time()
-        failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
-        logger.error(
-            "dead-lettered a message whose workers died",
-            extra={"queue": self.queue_name, "message_id": delivery.message_id, "deaths": deaths},
-        )
-        return settlement_of(delivery, Dead(failure), now)
 
     def _reclaim(self) -> None:
         """After trouble, let go of what is not ours and hand back what we do not know of.

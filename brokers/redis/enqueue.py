@@ -11,7 +11,7 @@ import redis
 from ...core.clock import to_millis
 from ...state.redis.client import repeated
 from ...state.redis.connection import answer_timeout, translated
-from ..base import Envelope
+from ..contract import Envelope
 from ..errors import BrokerRefused, NotReplicated
 
 if TYPE_CHECKING:

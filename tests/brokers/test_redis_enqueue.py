@@ -12,7 +12,7 @@ import pytest
 import redis
 from dramatiq import Message
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, NotReplicated
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import InvalidJob

@@ -19,7 +19,7 @@ from formrelay.actors.webhooks.registry import (
     EndpointRecord,
     make_registry,
 )
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import BrokerSettings, Settings

@@ -11,7 +11,7 @@ import dramatiq
 import pytest
 import redis
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from tests.support.harness import Harness

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason

@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker as StockBroker
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter, State
 from formrelay.brokers.redis.broker import RedisBroker

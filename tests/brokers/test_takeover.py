@@ -29,7 +29,8 @@ from hypothesis.stateful import (
 )
 from pika import spec
 
-from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.envelope import decode, is_frozen, thaw
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter
@@ -240,51 +241,53 @@ class RabbitSite(Site):
             delivery.tag.is_untried = False
 
     def freeze(self, worker: int, *, notices: bool) -> None:
-        session = self.inner(worker)._session
-        if session is not None:
+        subscription = self.inner(worker)._subscription
+        if subscription is not None:
             with contextlib.suppress(OSError):
-                session.link._socket.shutdown(2)
+                subscription.connection._socket.shutdown(2)
         if notices:
             self.consumers[worker].receive(0)
 
     def lose_answer(self, worker: int) -> None:
-        broker = self.brokers[worker]
+        client = self.brokers[worker].client
 
         def publish(messages: Any) -> None:
-            del broker.publish
-            broker.publish(messages)
+            del client.publish
+            client.publish(messages)
             raise BrokerUnavailable("the answer was lost")
 
-        broker.publish = publish
+        client.publish = publish
 
     def refuse(self, worker: int) -> None:
         """Let RabbitMQ refuse the first of the next messages that a worker writes."""
-        broker = self.brokers[worker]
+        client = self.brokers[worker].client
 
         def publish(messages: Any) -> None:
-            del broker.publish
-            broker.publish(messages[1:])
+            del client.publish
+            client.publish(messages[1:])
             raise NotTaken("the queue is full", [0], len(messages))
 
-        broker.publish = publish
+        client.publish = publish
 
     def drain(self) -> Counter[int]:
         for worker in (0, 1):
-            session = self.inner(worker)._session
-            if session is not None:
-                session.link.close()
+            subscription = self.inner(worker)._subscription
+            if subscription is not None:
+                subscription.connection.close()
         found = numbers_in(
             [letter.message.encode() for letter in self.sender.dead_letters(self.queue)]
         )
-        with self.sender.control() as link:  # type: ignore[attr-defined]
-            link.calls([spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)])
+        with self.sender.client.control() as connection:  # type: ignore[attr-defined]
+            connection.calls(
+                [spec.Basic.Consume(queue=self.queue, consumer_tag="drain", no_ack=True)]
+            )
             while True:
-                link.read(0.1)
-                if not link.contents:
+                connection.read(0.1)
+                if not connection.contents:
                     break
-                found += numbers_in(one.body for one in link.contents)
-                link.contents.clear()
-            link.call(spec.Basic.Cancel(consumer_tag="drain"))
+                found += numbers_in(one.body for one in connection.contents)
+                connection.contents.clear()
+            connection.call(spec.Basic.Cancel(consumer_tag="drain"))
         return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.brokers.errors import BrokerUnavailable
-from formrelay.brokers.rabbitmq import ladder
+from formrelay.brokers.rabbitmq import topology
 from tests.faults.conftest import Site
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.waiting import wait_until
@@ -22,7 +22,7 @@ def restart(server: RedisServer | RabbitServer, tmp_path: Path, unique: str) -> 
         wait_until(lambda: len(site.lines()) >= 20)
         if isinstance(server, RabbitServer):
             # Not ours to mend: RabbitMQ 3.10 forgets a queue that it made within the last second.
-            rungs = (ladder.rung_name(rung) for rung in range(ladder.RUNGS))
+            rungs = (topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES))
             server.wait_on_disk(site.queue, f"dlq.{site.queue}", *rungs)
         server.kill()
         with pytest.raises(BrokerUnavailable, match="check that it runs"):

@@ -13,7 +13,8 @@ from typing import Any
 import pika
 import pytest
 
-from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.failure import Reason

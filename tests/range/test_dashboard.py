@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import pytest
 from dramatiq.errors import DecodeError
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from tests.support.harness import Harness

@@ -18,7 +18,8 @@ from datetime import timedelta
 import dramatiq
 from dramatiq import Worker
 
-from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.state.idempotency import Once

@@ -50,7 +50,7 @@ class Harness:
             client.rpush(keys.waiting(self.queue), "injected")
         elif isinstance(self.broker, RabbitBroker):
             self.broker.counts(self.queue)  # declares the queue
-            self.broker._publisher.publish("", self.queue, data, None)
+            self.broker.client.publisher.publish("", self.queue, data, None)
 
     def dead(self) -> list[Any]:
         return list(self.broker.dead_letters(self.queue))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions, RelayBroker
+from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker

@@ -34,7 +34,7 @@ def publish(harness: Harness, body: bytes, *, queue: str | None = None) -> None:
         return
     assert isinstance(broker, RabbitBroker)
     broker.counts(harness.queue)  # declares the queue
-    channel = pika.BlockingConnection(broker.servers[0]).channel()
+    channel = pika.BlockingConnection(broker.client.servers[0]).channel()
     for more in ({}, {"headers": {"odd": ID}, "app_id": ID})[: 1 if queue is None else 2]:
         properties = pika.BasicProperties(
             content_type="application/json", delivery_mode=2, message_id=ID, **more
@@ -129,7 +129,7 @@ def test_dead_letters_of_another_program_are_listed_and_replayed(
         broker.client.zadd(broker.keys.dead(harness.queue), {ID: 1_769_851_800_000})
     else:
         assert isinstance(broker, RabbitBroker)
-        publish(harness, body, queue=broker.topology.dead_queue(harness.queue))
+        publish(harness, body, queue=broker.client.topology.dead_queue(harness.queue))
     letters = list(broker.inspector.dead_letters(DeadFilter(harness.queue)))
     assert {letter.id for letter in letters} == {id_of(harness)}
     assert broker.inspector.replay(DeadFilter(harness.queue)) == len(letters)

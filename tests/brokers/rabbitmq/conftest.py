@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.consumer import RabbitConsumer
 from tests.support.harness import Harness
@@ -61,7 +61,7 @@ def consumer_of(harness: Harness) -> RabbitConsumer:
         assert harness.worker is not None
         consumer = harness.worker.consumers[harness.queue].consumer
         consumer = getattr(consumer, "_inner", consumer)  # of one that collects batches
-        return consumer if getattr(consumer, "_session", None) is not None else None
+        return consumer if getattr(consumer, "_subscription", None) is not None else None
 
     found: RabbitConsumer = wait_until(connected)
     return found
@@ -70,10 +70,10 @@ def consumer_of(harness: Harness) -> RabbitConsumer:
 def cut(harness: Harness) -> None:
     """Lose the consumer's connection, and wait until it has another."""
     consumer = consumer_of(harness)
-    session = consumer._session
-    assert session is not None
-    session.link._socket.shutdown(2)
-    wait_until(lambda: consumer._session not in (None, session))
+    subscription = consumer._subscription
+    assert subscription is not None
+    subscription.connection._socket.shutdown(2)
+    wait_until(lambda: consumer._subscription not in (None, subscription))
 
 
 def api(base: str, path: str, *, method: str = "GET", body: Any = None) -> Any:

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from dramatiq import Worker
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from tests.support import fault_worker
 

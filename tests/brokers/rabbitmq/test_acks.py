@@ -7,15 +7,15 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formrelay.brokers.rabbitmq import wire
-from formrelay.brokers.rabbitmq.session import Acks, Session
+from formrelay.brokers.rabbitmq import codec
+from formrelay.brokers.rabbitmq.subscription import Acks, Subscription
 
 
 def test_numbers_in_a_row_are_one_acknowledgement() -> None:
     acks = Acks()
     for number in (2, 3, 1):
         acks.add(number)
-    assert acks.frames(all=False) == wire.acknowledge(3, multiple=True)
+    assert acks.frames(all=False) == codec.acknowledge(3, multiple=True)
     assert acks.frames(all=True) == b""
 
 
@@ -23,11 +23,11 @@ def test_a_number_behind_a_gap_waits_until_all_are_asked_for() -> None:
     acks = Acks()
     acks.add(3)
     assert acks.frames(all=False) == b""
-    assert acks.frames(all=True) == wire.acknowledge(3)
+    assert acks.frames(all=True) == codec.acknowledge(3)
     acks.add(1)
     acks.add(2)
     # Not 3: RabbitMQ knows it no more, and would close the channel.
-    assert acks.frames(all=False) == wire.acknowledge(2, multiple=True)
+    assert acks.frames(all=False) == codec.acknowledge(2, multiple=True)
 
 
 @given(st.integers(1, 300), st.randoms(use_true_random=False), st.integers(1, 40))
@@ -41,19 +41,19 @@ def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
         for number in numbers[start : start + step]:
             acks.add(number)
             added.add(number)
-        for confirm in wire.Parser().feed(acks.frames(all=chance.random() < 0.3)):
+        for confirm in codec.FrameParser().feed(acks.frames(all=chance.random() < 0.3)):
             assert confirm.number in added - done
             upto = {one for one in range(1, confirm.number + 1) if one not in done}
             now = upto if confirm.multiple else {confirm.number}
             assert now <= added
             done |= now
-    for confirm in wire.Parser().feed(acks.frames(all=True)):
+    for confirm in codec.FrameParser().feed(acks.frames(all=True)):
         done |= set(range(1, confirm.number + 1)) if confirm.multiple else {confirm.number}
     assert done == set(range(1, count + 1))
 
 
 class Sent:
-    """A link that only keeps what is sent."""
+    """A connection that only keeps what is sent."""
 
     delivered = 0
 
@@ -69,16 +69,16 @@ def test_a_message_that_is_handed_back_is_never_acknowledged(
     handed_back: list[bool], chance: random.Random
 ) -> None:
     sent = Sent()
-    session = Session(sent, "jobs", number=1, prefetch=8)  # type: ignore[arg-type]
+    subscription = Subscription(sent, "jobs", number=1, prefetch=8)  # type: ignore[arg-type]
     numbers = list(enumerate(handed_back, 1))
     chance.shuffle(numbers)
     for number, is_back in numbers:
-        (session.hand_back if is_back else session.acknowledge)(number)
+        (subscription.hand_back if is_back else subscription.acknowledge)(number)
         if chance.random() < 0.2:
-            session.flush(all=chance.random() < 0.3)
-    session.flush(all=True)
+            subscription.flush(all=chance.random() < 0.3)
+    subscription.flush(all=True)
     unsettled, done = set(range(1, len(handed_back) + 1)), set[int]()
-    for settled in wire.Parser().feed(sent.data):
+    for settled in codec.FrameParser().feed(sent.data):
         upto = {number for number in unsettled if number <= settled.number}
         assert settled.number in unsettled  # or RabbitMQ would close the channel
         now = upto if settled.multiple else {settled.number}

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import ladder, publisher
+from formrelay.brokers.rabbitmq import publisher, topology
 from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.waiting import wait_until
@@ -85,7 +85,7 @@ def test_what_is_due_when_the_dead_letters_are_gone_as_well_waits_for_someone(
     harness.actor(print, actor_name="collect").send_with_options(args=(1,), delay=500)
     channel.queue_delete(unique)
     channel.queue_delete(f"dlq.{unique}")
-    wait_until(lambda: count(ladder.UNCLAIMED) == 1)
+    wait_until(lambda: count(topology.UNCLAIMED) == 1)
 
 
 # -- dead letters that were made otherwise, and looked at often -------------------------------
@@ -149,7 +149,7 @@ def test_dead_letters_survive_being_looked_at_where_the_server_limits_deliveries
 ) -> None:
     """As RabbitMQ 4 does by default, for queues that say nothing; here it is asked of the queue."""
     harness = make_harness()
-    declared = harness.broker.topology.dead(harness.queue)  # type: ignore[attr-defined]
+    declared = harness.broker.client.topology.dead(harness.queue)  # type: ignore[attr-defined]
     assert declared.arguments["x-delivery-limit"] == 2**31 - 1
     actor = harness.actor(_fail)
     harness.start()
@@ -168,11 +168,11 @@ def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
     harness = make_harness()
     actor = harness.actor(print, actor_name="collect")
     actor.send(0)
-    idle = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    idle = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
     together = threading.Barrier(20)
 
     def send() -> None:
-        with harness.broker._publisher.link():  # type: ignore[attr-defined]
+        with harness.broker.client.publisher.connection():  # type: ignore[attr-defined]
             together.wait(10)
 
     threads = [threading.Thread(target=send) for _ in range(20)]

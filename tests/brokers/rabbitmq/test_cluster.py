@@ -11,7 +11,7 @@ import pika
 import pytest
 
 from formrelay.brokers import DeadFilter
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.core.errors import SinkPermanent

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import publisher
-from formrelay.brokers.rabbitmq.connection import servers
 from formrelay.brokers.rabbitmq.errors import Blocked
+from formrelay.brokers.rabbitmq.servers import servers
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formrelay.brokers.base import BrokerOptions
-from formrelay.brokers.rabbitmq import ladder
-from formrelay.brokers.rabbitmq.sizes import MOST_BYTES, Sizes
+from formrelay.brokers.contract import BrokerOptions
+from formrelay.brokers.rabbitmq import topology
+from formrelay.brokers.rabbitmq.subscription import MOST_BYTES, Sizes
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
@@ -30,11 +30,11 @@ def test_short_jobs_are_fetched_ahead_and_each_runs_once(harness: Harness) -> No
     actor = harness.actor(ran.append, actor_name="collect")
     harness.broker.enqueue_many(actor.message(number) for number in range(5_000))
     harness.start()
-    session = consumer_of(harness)._session
-    assert session is not None
-    wait_until(lambda: session.is_busy)
+    subscription = consumer_of(harness)._subscription
+    assert subscription is not None
+    wait_until(lambda: subscription.is_busy)
     wait_until(lambda: len(ran) >= 5_000, timeout=20)
-    wait_until(lambda: not session.is_busy)  # and no more once the queue is empty
+    wait_until(lambda: not subscription.is_busy)  # and no more once the queue is empty
     harness.stop()
     assert Counter(ran) == dict.fromkeys(range(5_000), 1)
     assert harness.is_empty()
@@ -46,18 +46,18 @@ def test_one_thread_runs_them_in_order_whatever_the_prefetch_becomes(harness: Ha
     harness.broker.enqueue_many(actor.message(number) for number in range(12_000))
     harness.start(threads=1)
     consumer = consumer_of(harness)
-    session = consumer._session
-    assert session is not None
+    subscription = consumer._subscription
+    assert subscription is not None
     levels = [4_500.0, 0.0]
-    original = session.fetch_ahead
+    original = subscription.fetch_ahead
 
     def restless(_rate: float) -> None:
         original(levels[len(ran) // 64 % 2])
 
-    session.fetch_ahead = restless  # type: ignore[method-assign]
+    subscription.fetch_ahead = restless  # type: ignore[method-assign]
     wait_until(lambda: len(ran) >= 12_000, timeout=30)
     assert ran == list(range(12_000))
-    assert consumer._session is session  # RabbitMQ did not end the connection
+    assert consumer._subscription is subscription  # RabbitMQ did not end the connection
 
 
 def test_pausing_the_worker_in_the_middle_of_short_jobs_runs_none_twice(harness: Harness) -> None:
@@ -144,9 +144,9 @@ def test_a_queue_deleted_under_its_worker_is_declared_again(harness: Harness, ch
     actor.send(1)
     wait_until(lambda: ran == [1])
     consumer = consumer_of(harness)
-    session = consumer._session
+    subscription = consumer._subscription
     channel.queue_delete(harness.queue)
-    wait_until(lambda: consumer._session not in (None, session))
+    wait_until(lambda: consumer._subscription not in (None, subscription))
     actor.send(2)
     wait_until(lambda: ran == [1, 2])
 
@@ -195,7 +195,7 @@ def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel
     harness.start()
     actor.send_with_options(broker_priority=7)
     # It waits on one of the rungs of the ladder.
-    rungs = [ladder.rung_name(rung) for rung in range(ladder.RUNGS)]
+    rungs = [topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES)]
 
     def waiting() -> Any:
         for rung in rungs:
@@ -212,7 +212,7 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
     actor = harness.actor(ran.append, actor_name="collect")
     harness.inject(b"not JSON")
     actor.send(1)
-    write, failures = harness.broker.write, [2]  # type: ignore[attr-defined]
+    write, failures = harness.broker.client.write, [2]  # type: ignore[attr-defined]
 
     def write_later(*arguments: Any) -> None:
         from formrelay.brokers.errors import BrokerUnavailable
@@ -222,7 +222,7 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
             raise BrokerUnavailable("not now")
         write(*arguments)
 
-    harness.broker.write = write_later  # type: ignore[attr-defined]
+    harness.broker.client.write = write_later  # type: ignore[attr-defined]
     harness.start()
     wait_until(lambda: ran == [1])
     assert len(wait_until(harness.dead)) == 1
@@ -241,10 +241,10 @@ def test_of_large_messages_fewer_are_fetched_for_a_batch(harness: Harness) -> No
     body = "x" * 200_000
     harness.broker.enqueue_many(actor.message(text=body) for _ in range(800))
     harness.start(threads=2)
-    session = consumer_of(harness)._session
-    assert session is not None
+    subscription = consumer_of(harness)._subscription
+    assert subscription is not None
     # 32 MiB of them, beside those that had come while their size was not known.
-    wait_until(lambda: session.link.delivered >= 200)
+    wait_until(lambda: subscription.connection.delivered >= 200)
     assert harness.broker.counts(harness.queue).waiting >= 800 - 200 - 200
     is_over.set()
     wait_until(lambda: sum(done) == 800, timeout=30)
@@ -263,7 +263,7 @@ def test_of_small_messages_as_many_are_fetched_as_a_batch_wants(harness: Harness
     harness.broker.enqueue_many(actor.message(number=number) for number in range(5_000))
     harness.start(threads=1)
     consumer = consumer_of(harness)
-    wait_until(lambda: consumer._hands.count == 4_000 or consumer._session.prefetch == 4_000)
+    wait_until(lambda: consumer._unacked.count == 4_000 or consumer._subscription.prefetch == 4_000)
     is_over.set()
     wait_until(lambda: sum(done) == 5_000, timeout=20)
     assert max(done) == 2_000

@@ -17,7 +17,7 @@ from typing import Any
 import pika
 import pytest
 
-from formrelay.brokers.rabbitmq.trials import DEATHS, TRIAL_QUEUE
+from formrelay.brokers.rabbitmq.crash_loops import DEATHS, TRIAL_QUEUE
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
 from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut

@@ -26,7 +26,7 @@ def old_system(channel: Any, queue: str) -> None:
 
 
 def _failures(consumer: Any) -> int:
-    return consumer._backoff.failures if consumer is not None else 0
+    return consumer._reconnect.failures if consumer is not None else 0
 
 
 def test_a_queue_with_other_arguments_is_one_error_that_names_each_difference(

@@ -10,7 +10,7 @@ import pytest
 from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import pauses
-from formrelay.brokers.rabbitmq.management import Management
+from formrelay.brokers.rabbitmq.inspector import Management
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api

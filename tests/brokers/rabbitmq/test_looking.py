@@ -12,9 +12,9 @@ import pytest
 from formrelay.brokers import DeadFilter
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerUnavailable
-from formrelay.brokers.rabbitmq import dead
+from formrelay.brokers.rabbitmq import dead_letters
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.dead import Walk
+from formrelay.brokers.rabbitmq.dead_letters import Walk
 from formrelay.brokers.settlement import Write, buried
 from formrelay.core.failure import Failure, Reason
 from tests.brokers.rabbitmq.conftest import MakeHarness
@@ -33,7 +33,7 @@ def bury(harness: Harness, count: int) -> list[str]:
         some = letters[first : first + 1_000]
         writes = [Write(letter.message_id, encode(letter)) for letter in some]
         assert isinstance(harness.broker, RabbitBroker)
-        harness.broker.write(harness.queue, writes)
+        harness.broker.client.write(harness.queue, writes)
     return [letter.message_id for letter in letters]
 
 
@@ -105,11 +105,11 @@ def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_
 def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarness) -> None:
     harness, other = make_harness(), make_harness()
     ids = bury(harness, 3)
-    walk = Walk(harness.broker, harness.queue)  # type: ignore[arg-type]
+    walk = Walk(harness.broker.client, harness.queue, {})  # type: ignore[attr-defined]
     other.actor(print, actor_name="nothing")
     walk.__enter__()
     assert [len(found) for found in walk.fetched()] == [3]
-    walk._link.abort()
+    walk._connection.abort()
     walk._control.abort()  # as the system does with the connections of a process that is killed
     assert [one.id for one in other.dead()] == ids
 
@@ -119,8 +119,8 @@ def test_whoever_waits_too_long_for_another_walk_says_so(
 ) -> None:
     harness, other = make_harness(), make_harness()
     bury(harness, 3)
-    monkeypatch.setattr(dead, "_PATIENCE", 0.1)
-    with Walk(harness.broker, harness.queue) as walk:  # type: ignore[arg-type]
+    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.1)
+    with Walk(harness.broker.client, harness.queue, {}) as walk:  # type: ignore[attr-defined]
         assert len(list(walk.fetched())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import ladder
+from formrelay.brokers.rabbitmq import topology
 from formrelay.brokers.rabbitmq.errors import NotTaken
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
@@ -43,7 +43,7 @@ def test_a_queue_that_was_deleted_is_declared_again_and_takes_the_message(
     channel.queue_delete(harness.queue)
     harness.broker.enqueue_many(actor.message(number) for number in range(20))
     assert harness.broker.counts(harness.queue).waiting == 20
-    channel.exchange_delete(ladder.rung_name(6))
+    channel.exchange_delete(topology.delay_name(6))
     actor.send_with_options(args=(3,), delay=10_000)
 
 
@@ -83,9 +83,9 @@ def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness:
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
     actor.send(3)
-    assert list(harness.broker._publisher._idle) == [link]  # type: ignore[attr-defined]
+    assert list(harness.broker.client.publisher._idle) == [connection]  # type: ignore[attr-defined]
     assert harness.broker.counts(harness.queue).waiting == 3
 
 
@@ -95,17 +95,17 @@ def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_w
     harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
-    (link,) = harness.broker._publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
     def is_dropped() -> bool:
-        readable, _, _ = select.select([link._socket], [], [], 0)
+        readable, _, _ = select.select([connection._socket], [], [], 0)
         # Heartbeats have come meanwhile; looked at, they stay.
-        return bool(readable) and _ends(link._socket)
+        return bool(readable) and _ends(connection._socket)
 
     wait_until(is_dropped)
     actor.send(2)
     assert harness.broker.counts(harness.queue).waiting == 2
-    assert link not in harness.broker._publisher._idle  # type: ignore[attr-defined]
+    assert connection not in harness.broker.client.publisher._idle  # type: ignore[attr-defined]
 
 
 def _ends(connection: Any) -> bool:
@@ -137,16 +137,16 @@ def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
     channel.exchange_declare("nowhere", exchange_type="fanout", durable=True)
     harness = make_harness()
     harness.actor(print, actor_name="collect")
-    from formrelay.brokers.rabbitmq import wire
-    from formrelay.brokers.rabbitmq.publisher import Outgoing
+    from formrelay.brokers.rabbitmq import codec
+    from formrelay.brokers.rabbitmq.publisher import Publication
 
     body = b"x" * 200_000
     lost = [
-        Outgoing(unique, "nowhere", unique, wire.properties(str(number)), body)
+        Publication(unique, "nowhere", unique, codec.properties(str(number)), body)
         for number in range(60)
     ]
-    kept = Outgoing(unique, "", unique, wire.properties("kept"), b"{}")
+    kept = Publication(unique, "", unique, codec.properties("kept"), b"{}")
     with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
-        harness.broker.publish([*lost, kept])  # type: ignore[attr-defined]
+        harness.broker.client.publish([*lost, kept])  # type: ignore[attr-defined]
     assert raised.value.refused == tuple(range(60))
     assert harness.broker.counts(unique).waiting == 1

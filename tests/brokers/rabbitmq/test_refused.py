@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.brokers.base import BrokerOptions
+from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.envelope import encode, quarantine
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Failure, Reason
@@ -207,7 +207,7 @@ def test_what_came_by_a_lost_connection_settles_nothing_that_came_by_the_next(
     actor.send(1)
     consumer: Any = harness.broker.consume(harness.queue, prefetch=1, timeout=100)
     early = wait_until(lambda: consumer.receive(0.1))
-    consumer._session.link._socket.shutdown(2)
+    consumer._subscription.connection._socket.shutdown(2)
     # Another worker takes it over and has done it.
     wait_until(lambda: channel.basic_get(harness.queue, auto_ack=True)[0])
     actor.send(2)
@@ -215,7 +215,7 @@ def test_what_came_by_a_lost_connection_settles_nothing_that_came_by_the_next(
     assert (late.args, late.tag.number) == ((2,), early.tag.number)
     consumer.settle(early, outcome)
     consumer.receive(0)
-    consumer._session.synchronise()
-    consumer._session.link.abort()
+    consumer._subscription.synchronise()
+    consumer._subscription.connection.abort()
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == 1)
     assert b'"args":[2]' in channel.basic_get(harness.queue)[2]

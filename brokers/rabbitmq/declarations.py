@@ -11,6 +11,7 @@ Three refusals are no reason to stop:
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -19,11 +20,9 @@ from typing import Any
 from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
-from . import ladder
-from .differences import differences_of, fitted
+from .connection import Connect, Connection
 from .errors import ChannelClosed, Silent
-from .link import Connect, Link
-from .topology import Topology
+from .topology import Topology, delay_bindings, delay_declarations
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -44,7 +43,7 @@ class Declared:
         self._connect = connect
         self._ready: set[str] = set()
         self._said: set[str] = set()
-        self._has_ladder = False
+        self._has_delays = False
         #: By name, until when (monotonic seconds) what did not answer is taken to be there.
         self._silent: dict[str, float] = {}
         # Many threads may send first at one time; RabbitMQ makes each queue slowly.
@@ -52,10 +51,10 @@ class Declared:
 
     def forget(self) -> None:
         """The server may have come back without its queues."""
-        self._has_ladder = False
+        self._has_delays = False
         self._ready = set()
 
-    def ensure(self, link: Link, queues: Iterable[str]) -> None:
+    def ensure(self, connection: Connection, queues: Iterable[str]) -> None:
         """Declare what these work queues need, unless that was done already.
 
         Raises:
@@ -64,27 +63,27 @@ class Declared:
         """
         ready = self._ready
         missing = [queue for queue in queues if queue not in ready]
-        if self._has_ladder and not missing:
+        if self._has_delays and not missing:
             return
         with self._lock:
-            if not self._has_ladder:
-                rungs = ladder.declarations(queue_type=self._topology.queue_type)
-                self._declare(link, rungs, ladder.bindings())
-                self._has_ladder = True
+            if not self._has_delays:
+                delays = delay_declarations(queue_type=self._topology.queue_type)
+                self._declare(connection, delays, delay_bindings())
+                self._has_delays = True
             for queue in missing:
-                self._declare_queue(link, queue)
+                self._declare_queue(connection, queue)
                 ready.add(queue)
 
-    def _declare_queue(self, link: Link, queue: str) -> None:
+    def _declare_queue(self, connection: Connection, queue: str) -> None:
         topology = self._topology
         declarations = [topology.exchange(queue), topology.dead(queue), topology.work(queue)]
-        if topology.is_foreign_exchange(queue) and self._has_exchange(link, queue):
+        if topology.is_foreign_exchange(queue) and self._has_exchange(connection, queue):
             del declarations[0]  # whatever its type is
-        self._declare(link, declarations, topology.bindings(queue), needed=queue)
+        self._declare(connection, declarations, topology.bindings(queue), needed=queue)
 
-    def _has_exchange(self, link: Link, queue: str) -> bool:
+    def _has_exchange(self, connection: Connection, queue: str) -> bool:
         try:
-            link.ask(_passive(self._topology.exchange(queue)))
+            connection.ask(_passive(self._topology.exchange(queue)))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -92,7 +91,12 @@ class Declared:
         return True
 
     def _declare(
-        self, link: Link, wanted: list[Any], bindings: list[Any], *, needed: str | None = None
+        self,
+        connection: Connection,
+        wanted: list[Any],
+        bindings: list[Any],
+        *,
+        needed: str | None = None,
     ) -> None:
         """Declare, then bind.
 
@@ -106,7 +110,7 @@ class Declared:
         looked_for: dict[int, Any] = {}
         while left:
             try:
-                answers, refusal = link.ask_all(left)
+                answers, refusal = connection.ask_all(left)
             except Silent:
                 # RabbitMQ 4 does not answer for a classic queue whose node is down.
                 self._silent |= {_name(one): now + _SILENT_FOR for one in left}
@@ -130,17 +134,17 @@ class Declared:
             elif _is_down(refusal):
                 raise BrokerUnavailable(f"{refusal.message}; start that node") from None
             elif refusal.code == _NOT_FOUND and original is not None:
-                self._declare_missing(link, original)
+                self._declare_missing(connection, original)
                 del left[0]
             else:
                 left[0] = self._as_it_is(first, refusal, wanted)
         bindings = [one for one in bindings if _destination(one) not in as_they_are]
-        link.calls(bindings)
+        connection.calls(bindings)
 
-    def _declare_missing(self, link: Link, declaration: Any) -> None:
+    def _declare_missing(self, connection: Connection, declaration: Any) -> None:
         """Declare a missing queue or exchange; the user may have the right for this name."""
         try:
-            link.ask(declaration)
+            connection.ask(declaration)
         except ChannelClosed as error:
             raise BrokerRefused(
                 f"expected {_name(declaration)!r} to be there or to have the right to declare it, "
@@ -206,3 +210,117 @@ def _is_down(refusal: ChannelClosed) -> bool:
 
 def _days(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else round(milliseconds / 86_400_000, 3)
+
+
+_TEXT = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for (?P<kind>queue|exchange) '(?P<what>.+)' in vhost "
+    r"'.*': received (?P<asked>.+?) but current is (?P<current>.+)"
+)
+_VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '(?P<type>\w+)')?")
+_INTEGERS = ("byte", "short", "signedint", "int", "long", "longlong", "timestamp")
+
+
+def differences_of(
+    error: ChannelClosed, declarations: Sequence[Any], connect: Connect
+) -> BrokerRefused:
+    """The error for declarations of which one was refused with ``error``.
+
+    RabbitMQ names the first difference and closes the channel. So the declaration is repeated with
+    the queue's own value of that argument until it fits; a declaration that fits changes nothing.
+    """
+    found = _TEXT.search(error.text)
+    if found is None or found["kind"] != "queue":
+        return BrokerRefused(
+            f"{error.message}: delete it when it is empty, or give it the name that is expected"
+        )
+    name = found["what"]
+    (declared,) = [
+        one for one in declarations if isinstance(one, spec.Queue.Declare) and one.queue == name
+    ]
+    where = error.message.split(" refused", 1)[0]
+    listed = "; ".join(_differences(error, declared, connect))
+    return BrokerRefused(
+        f"{where} has a queue {name!r} with other arguments than asked: {listed}. Put the "
+        "setting back, or use the queue as it is (adopt it by name), or let it drain, delete it "
+        "and start again, or give ours another name"
+    )
+
+
+def fitted(declared: Any, error: ChannelClosed, tolerated: Sequence[str]) -> Any:
+    """The declaration of a queue with the queue's own value of the argument that was refused.
+
+    Returns:
+        None if another argument differs than those in ``tolerated``.
+    """
+    found = _TEXT.search(error.text)
+    if found is None or found["kind"] != "queue" or found["name"] not in tolerated:
+        return None
+    arguments = dict(declared.arguments or {})
+    asked = arguments.pop(found["name"], None)
+    current = _read(found["current"], asked)
+    if current is not None:
+        arguments[found["name"]] = current
+    return spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
+
+
+def _refusal(declared: Any, connect: Connect) -> ChannelClosed | None:
+    connection = connect()  # a refusal closes the channel
+    try:
+        connection.call(declared)
+    except ChannelClosed as error:
+        return error
+    finally:
+        connection.close()
+    return None
+
+
+def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[str]:
+    differences = []
+    arguments = dict(declared.arguments or {})
+    durable = declared.durable
+    seen: set[str] = set()
+    while True:
+        found = _TEXT.search(error.text)
+        if found is None or found["name"] in seen:  # in other words than we know
+            differences.append(error.text)
+            break
+        seen.add(found["name"])
+        asked = arguments.get(found["name"])
+        differences.append(_difference(found["name"], found["asked"], found["current"], asked))
+        if found["name"] == "durable":
+            durable = not durable
+        elif found["name"].startswith("x-"):
+            current = _read(found["current"], asked)
+            arguments.pop(found["name"], None)
+            if current is not None:
+                arguments[found["name"]] = current
+        else:
+            break
+        again = spec.Queue.Declare(queue=declared.queue, durable=durable, arguments=arguments)
+        refusal = _refusal(again, connect)
+        if refusal is None:
+            break
+        error = refusal
+    return differences
+
+
+def _difference(name: str, asked: str, current: str, like: Any) -> str:
+    def plain(text: str) -> str:
+        value = _read(text, like)
+        if value is None and name == "x-queue-type":
+            value = "classic"  # what a queue is where nothing was said
+        return "none" if value is None else repr(value)
+
+    return f"{name} expected {plain(asked)}, got {plain(current)}"
+
+
+def _read(text: str, like: Any) -> Any:
+    """The value in a text; RabbitMQ says its type only where that differs from ``like``'s."""
+    found = _VALUE.fullmatch(text.strip().strip('"'))
+    if found is None:
+        return None
+    value = found["value"]
+    is_integer = found["type"] in _INTEGERS if found["type"] else isinstance(like, int)
+    if is_integer and re.fullmatch(r"-?\d+", value):
+        return int(value)
+    return {"true": True, "false": False}.get(value, value)

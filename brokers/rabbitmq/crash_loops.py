@@ -30,7 +30,7 @@ What a crash leaves at each instant:
 Who is counted. Of ``max_crash_deliveries`` (3) the first is the unexplained
 redelivery itself, and those in between run beside other messages: they may be
 counted for another's deed. Only the last trial condemns, and it runs alone:
-nothing else of its queue is in the hands of the process. So a message is dead
+nothing else of its queue is in flight in the process. So a message is dead
 only if its process died while it, alone, was running.
 
 That the process died, and did not just lose its connection, is looked up then:
@@ -42,28 +42,24 @@ loss. Whoever gets a message with a full count looks for that consumer for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from pika import spec
 
-from ...core.errors import FormrelayError
-from ...core.failure import Failure, Reason
-from ...core.outcomes import Dead
 from ...middleware.delivery import Delivery
+from ..contract import BrokerOptions
 from ..errors import BrokerUnavailable
-from ..settlement import Settlement, settlement_of
-from . import wire
+from . import codec
+from .client import RabbitClient
 from .errors import ChannelClosed
-from .publisher import Outgoing
-from .session import TRIAL, Session
-
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
-    from .hands import Tag
+from .publisher import Publication
+from .settling import Tag
+from .subscription import TRIAL, Subscription
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -77,10 +73,6 @@ TRIAL_QUEUE = "x-formrelay-trial"
 _OF_RABBITMQ = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 
-class CrashLoop(FormrelayError):
-    """Every worker that tried the message died."""
-
-
 @dataclass(slots=True)
 class Suspect:
     """A message that may have killed its worker.
@@ -91,7 +83,7 @@ class Suspect:
         is_last_chance: whether the next trial runs alone, and condemns.
     """
 
-    content: wire.Content
+    content: codec.Content
     deaths: int
     trial_queue: str | None
     is_last_chance: bool = False
@@ -109,18 +101,21 @@ class _Awaited:
 class Trials:
     """The suspects of one consumer. Its receiving thread looks, worker threads begin trials."""
 
-    def __init__(self, broker: RabbitBroker, queue: str) -> None:
-        self._broker = broker
+    def __init__(self, client: RabbitClient, queue: str, options: BrokerOptions) -> None:
+        self._client = client
+        self._options = options
         self._queue = queue
-        self._most = broker.options.max_crash_deliveries
+        self._most = options.max_crash_deliveries
         self._awaited: dict[str, _Awaited] = {}
         self._is_used = False
         self._is_forbidden = False
         self._safe_at = 0.0
         #: The trial queues of this process, the one in use last.
         self._names = [self._new_name()]
-        #: Those that wait for their judgement.
-        self.judged: list[Suspect] = []
+        #: Each runs when nothing else of its queue is in flight.
+        self.last_chances: deque[Delivery] = deque()
+        #: Their count is full.
+        self._judged: list[Suspect] = []
 
     @property
     def name(self) -> str:
@@ -128,24 +123,24 @@ class Trials:
         return self._names[-1]
 
     def _new_name(self) -> str:
-        return self._broker.topology.trial_queue(self._queue, uuid4().hex[:12])
+        return self._client.topology.trial_queue(self._queue, uuid4().hex[:12])
 
-    def attach(self, session: Session, *, is_needed: bool = False) -> bool:
+    def attach(self, subscription: Subscription, *, is_needed: bool = False) -> bool:
         """Consume the trial queue, if there is one, or is to be; whether there is one now.
 
         Raises:
             BrokerUnavailable: RabbitMQ did not answer; the next call does without the queue,
                 unless it is needed, and then takes another one.
         """
-        if session.has_trials:
+        if subscription.has_trials:
             return True
         if self._is_forbidden or not (is_needed or self._is_used):
             return False
-        if not self._is_used and self._broker.topology.queue_type == "quorum":
-            self._safe_at = self._broker.clock.monotonic() + _REGISTERED_AFTER
+        if not self._is_used and self._client.topology.queue_type == "quorum":
+            self._safe_at = self._client.clock.monotonic() + _REGISTERED_AFTER
         try:
-            session.link.ask(self._broker.topology.trial(self._queue, self.name))
-            session.subscribe_trials(self.name)
+            subscription.connection.ask(self._client.topology.trial(self._queue, self.name))
+            subscription.subscribe_trials(self.name)
         except BrokerUnavailable:
             # A trial queue without a leader must not keep this consumer from its work queue.
             self._is_used = False
@@ -164,18 +159,18 @@ class Trials:
         self._is_used = True
         return True
 
-    def detach(self, session: Session) -> None:
+    def detach(self, subscription: Subscription) -> None:
         """Delete the trial queue, unless it still holds messages.
 
         A quorum queue cannot be deleted on condition that it is empty: RabbitMQ would end the
         connection. It expires.
         """
-        if self._is_used and self._broker.topology.queue_type != "quorum":
-            session.link.call(spec.Queue.Delete(queue=self.name, if_empty=True))
+        if self._is_used and self._client.topology.queue_type != "quorum":
+            subscription.connection.call(spec.Queue.Delete(queue=self.name, if_empty=True))
 
     # -- suspicion -----------------------------------------------------------------------
 
-    def suspect(self, content: wire.Content) -> Suspect | None:
+    def suspect(self, content: codec.Content) -> Suspect | None:
         """The message as a suspect, if it is one."""
         headers: dict[str, Any] = {}
         if content.has_headers:
@@ -199,58 +194,70 @@ class Trials:
 
     # -- judgement -----------------------------------------------------------------------
 
-    def adjourn(self, suspect: Suspect) -> None:
+    def admit(self, suspect: Suspect) -> Delivery | None:
+        """The delivery of a suspect that may run now; None where it has to wait."""
+        if suspect.deaths >= self._most:
+            self._adjourn(suspect)
+            return None
+        delivery = suspect.delivery
+        assert delivery is not None
+        delivery.tag.is_untried = True
+        delivery.before_trial = lambda: self.begin(suspect, delivery.tag)
+        if not suspect.is_last_chance:
+            return delivery
+        self.last_chances.append(delivery)
+        return None
+
+    def _adjourn(self, suspect: Suspect) -> None:
         """Its count is full: see for a while whether the process that tried it lives."""
-        now = self._broker.clock.monotonic()
+        now = self._client.clock.monotonic()
         suspect.look_at = now
-        suspect.give_up_at = now + self._broker.options.heartbeat_timeout.total_seconds()
-        self.judged.append(suspect)
+        suspect.give_up_at = now + self._options.heartbeat_timeout.total_seconds()
+        self._judged.append(suspect)
 
     def next_look(self) -> float | None:
         """When :meth:`judge` is to be called; monotonic seconds."""
-        return min((suspect.look_at for suspect in self.judged), default=None)
+        return min((suspect.look_at for suspect in self._judged), default=None)
 
-    def judge(self, acquitted: Callable[[Suspect], None], bury: Callable[[Suspect], None]) -> None:
-        """Look at those whose time it is."""
-        now = self._broker.clock.monotonic()
-        for suspect in [one for one in self.judged if one.look_at <= now]:
+    def judge(self) -> Iterator[tuple[Delivery, int]]:
+        """Look at the suspects whose time it is.
+
+        Returns:
+            The messages that are poison, each with the number of workers that it killed.
+        """
+        now = self._client.clock.monotonic()
+        for suspect in [one for one in self._judged if one.look_at <= now]:
             suspect.look_at = now + 1
             if self._lives(suspect.trial_queue or ""):
                 self._acquit(suspect)
-                acquitted(suspect)
+                # There is time: it runs alone even if it has more than one trial left.
+                suspect.is_last_chance = True
+                self.admit(suspect)
             elif now >= suspect.give_up_at:
-                bury(suspect)
+                assert suspect.delivery is not None
+                yield suspect.delivery, suspect.deaths
             else:
                 suspect.look_at = min(suspect.look_at, suspect.give_up_at)
                 continue
-            self.judged.remove(suspect)
+            self._judged.remove(suspect)
+
+    def forget(self) -> list[int]:
+        """Forget the suspects that have not begun to run; returns their delivery tags."""
+        tags = [delivery.tag.number for delivery in self.last_chances]
+        tags += [suspect.content.number for suspect in self._judged]
+        self.last_chances.clear()
+        self._judged.clear()
+        return tags
 
     def _lives(self, trial_queue: str) -> bool:
-        link = self._broker.connect()
+        connection = self._client.connect()
         try:
-            found = link.call(spec.Queue.Declare(queue=trial_queue, passive=True))
+            found = connection.call(spec.Queue.Declare(queue=trial_queue, passive=True))
         except ChannelClosed:  # it is gone, and so is its process
             return False
         finally:
-            link.close()
+            connection.close()
         return bool(found.consumer_count)
-
-    def condemned(self, suspect: Suspect) -> Settlement:
-        """What to do with one whose worker died each time."""
-        delivery = suspect.delivery
-        assert delivery is not None
-        error = CrashLoop(f"{suspect.deaths} workers died while they held this message")
-        now = self._broker.clock.time()
-        failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
-        logger.error(
-            "dead-lettered a message whose workers died",
-            extra={
-                "queue": self._queue,
-                "message_id": delivery.message_id,
-                "deaths": suspect.deaths,
-            },
-        )
-        return settlement_of(delivery, Dead(failure), now)
 
     # -- trial ---------------------------------------------------------------------------
 
@@ -260,7 +267,7 @@ class Trials:
         Raises:
             BrokerUnavailable, BrokerRefused: the trial must not begin.
         """
-        Event().wait(max(0.0, self._safe_at - self._broker.clock.monotonic()))
+        Event().wait(max(0.0, self._safe_at - self._client.clock.monotonic()))
         properties = suspect.content.properties
         headers = dict(properties.headers or {})
         for name in _OF_RABBITMQ:
@@ -269,33 +276,35 @@ class Trials:
         key = uuid4().hex
         properties.headers, properties.correlation_id, properties.delivery_mode = headers, key, 2
         awaited = self._awaited[key] = _Awaited(tag)
-        copy = Outgoing(self._queue, "", self.name, wire.encoded(properties), suspect.content.body)
+        copy = Publication(
+            self._queue, "", self.name, codec.encoded(properties), suspect.content.body
+        )
         try:
-            self._broker.publish([copy])
-            if not awaited.arrived.wait(self._broker.options.connect_timeout.total_seconds()):
+            self._client.publish([copy])
+            if not awaited.arrived.wait(self._options.connect_timeout.total_seconds()):
                 raise BrokerUnavailable("expected RabbitMQ to deliver a message that it has taken")
         finally:
             self._awaited.pop(key, None)
 
-    def sift(self, session: Session) -> None:
+    def sift(self, subscription: Subscription) -> None:
         """Take the copies that threads wait for from what has come, whatever else is held up."""
         if self._awaited:
-            contents = session.link.contents
+            contents = subscription.connection.contents
             for content in list(contents):  # more may come while we ask
-                if self.has_arrived(content, session):
+                if self.has_arrived(content, subscription):
                     contents.remove(content)
 
-    def has_arrived(self, content: wire.Content, session: Session) -> bool:
+    def has_arrived(self, content: codec.Content, subscription: Subscription) -> bool:
         """Whether it is a copy that a thread waits for; then it takes the original's place."""
         if content.consumer != TRIAL.encode():
             return False
         awaited = self._awaited.get(content.properties.correlation_id or "")
-        if awaited is None or awaited.tag.session != session.number:
+        if awaited is None or awaited.tag.subscription != subscription.number:
             return False
-        session.acknowledge(awaited.tag.number)
+        subscription.acknowledge(awaited.tag.number)
         # Not before RabbitMQ knows: were the process killed at once, as it may well be, the
         # original would come back beside its copy, each time.
-        session.synchronise()
+        subscription.synchronise()
         awaited.tag.replace(content.number)
         awaited.arrived.set()
         return True

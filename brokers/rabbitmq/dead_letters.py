@@ -17,28 +17,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import orjson
 from dramatiq import Message
 from pika import spec
 
+from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
-from . import wire
-from .deaths import death_in
-from .link import Link
-from .publisher import Outgoing
+from . import codec
+from .client import FAILURE_HEADER, RabbitClient
+from .connection import Connection
+from .publisher import Publication
 
-if TYPE_CHECKING:
-    from .broker import RabbitBroker
-
-#: The header that holds the record of the failure, where the body does not.
-_FAILURE = "x-formrelay-failure"
 #: Number of letters that are handled at a time.
 _CHUNK = 200
 #: Number of letters that RabbitMQ may send to one consumer: what AMQP can say.
@@ -53,7 +50,7 @@ _ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadDelivery:
     """A dead letter in flight, with its delivery tag."""
 
     entry: Entry
@@ -61,8 +58,9 @@ class Letter:
 
 
 def look(
-    broker: RabbitBroker,
+    client: RabbitClient,
     queue: str,
+    job_types: Mapping[str, str],
     *,
     limit: int | None = None,
     is_meant: Callable[[Entry], bool] = lambda _: True,
@@ -73,9 +71,9 @@ def look(
         as :class:`Walk`.
     """
     found: list[Entry] = []
-    unread: list[wire.Content] = []
+    unread: list[codec.Content] = []
     size = 0
-    with Walk(broker, queue) as walk:
+    with Walk(client, queue, job_types) as walk:
         for contents in walk.fetched(limit):
             unread += contents
             size += sum(len(content.body) for content in contents)
@@ -96,10 +94,11 @@ class Walk:
         BrokerRefused
     """
 
-    def __init__(self, broker: RabbitBroker, queue: str) -> None:
-        self._broker = broker
+    def __init__(self, client: RabbitClient, queue: str, job_types: Mapping[str, str]) -> None:
+        self._client = client
+        self._job_types = job_types
         self._queue = queue
-        self._name = broker.topology.dead_queue(queue)
+        self._name = client.topology.dead_queue(queue)
         self._consumers = 0
         #: Number of letters at the start, without the letters that were taken out.
         self._there = 0
@@ -110,10 +109,10 @@ class Walk:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._control = stack.enter_context(self._broker.control())
-            self._broker.declared.ensure(self._control, [self._queue])
+            self._control = stack.enter_context(self._client.control())
+            self._client.declared.ensure(self._control, [self._queue])
             stack.enter_context(_alone(self._control, self._queue))
-            self._link = self._broker.connect()
+            self._connection = self._client.connect()
             stack.callback(self._put_back)
             self._ended = stack.pop_all()
         return self
@@ -122,25 +121,25 @@ class Walk:
         self._ended.__exit__(*error)
 
     def _put_back(self) -> None:
-        link = self._link
+        connection = self._connection
         with suppress(BrokerUnavailable, BrokerRefused):
             if self._has_taken:
                 # A quorum queue hears of acknowledgements by and by, and of none that a connection
                 # still has to pass on when it ends. It answers this when it has heard of all.
-                link.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
-                link.fence()
-        link.close()
+                connection.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
+                connection.fence()
+        connection.close()
         # A queue hears late that a connection has ended: whoever looks next would find none.
         deadline = time.monotonic() + _BACK_WITHIN
         while ready(self._control, self._name) < self._there and time.monotonic() < deadline:
             time.sleep(0.005)
 
-    def chunks(self) -> Iterator[list[Letter]]:
+    def chunks(self) -> Iterator[list[DeadDelivery]]:
         """The letters, some at a time."""
         for contents in self.fetched():
-            yield [Letter(self.entry(content), content.number) for content in contents]
+            yield [DeadDelivery(self.entry(content), content.number) for content in contents]
 
-    def fetched(self, limit: int | None = None) -> Iterator[list[wire.Content]]:
+    def fetched(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
         """The letters as they come, some at a time, at most ``limit`` in all."""
         # What dies while we are at it is not ours: it may be what we have just put back.
         self._there = ready(self._control, self._name)
@@ -152,18 +151,21 @@ class Walk:
             yield found
             left -= len(found)
 
-    def _next(self, left: int) -> list[wire.Content]:
+    def _next(self, left: int) -> list[codec.Content]:
         """Some of the ``left`` next ones; none where another program has them all."""
-        link = self._link
-        deadline = time.monotonic() + link.timeout
-        while not link.contents:
+        connection = self._connection
+        deadline = time.monotonic() + connection.timeout
+        while not connection.contents:
             if self._room <= 0:
                 self._consume(min(left, _WINDOW))
-            link.wait(deadline, at_most=0.05)
-            if not link.contents and not ready(self._control, self._name):
-                link.fence()  # what is under way comes before its answer
+            connection.wait(deadline, at_most=0.05)
+            if not connection.contents and not ready(self._control, self._name):
+                connection.fence()  # what is under way comes before its answer
                 break
-        found = [link.contents.popleft() for _ in range(min(left, _CHUNK, len(link.contents)))]
+        found = [
+            connection.contents.popleft()
+            for _ in range(min(left, _CHUNK, len(connection.contents)))
+        ]
         self._room -= len(found)
         return found
 
@@ -171,34 +173,34 @@ class Walk:
         """Start one more consumer: unsettled letters count against the prefetch of earlier ones."""
         self._consumers += 1
         self._room = room
-        self._link.calls(
+        self._connection.calls(
             [
                 spec.Basic.Qos(prefetch_count=room),
                 spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
             ]
         )
 
-    def replay(self, letters: Iterable[Letter]) -> None:
+    def replay(self, letters: Iterable[DeadDelivery]) -> None:
         """Put letters back on the work queue, attempts at zero, and take them out here.
 
         A crash in between leaves them in both places.
         """
         letters = list(letters)
-        broker, queue = self._broker, self._queue
+        client, queue = self._client, self._queue
         bodies = [(letter.entry.id, revive(letter.entry.message)) for letter in letters]
-        broker.publish(
-            [Outgoing(queue, "", queue, broker.head(id, body), body) for id, body in bodies]
+        client.publish(
+            [Publication(queue, "", queue, client.head(id, body), body) for id, body in bodies]
         )
         self.delete(letters)
 
-    def delete(self, letters: Iterable[Letter]) -> None:
+    def delete(self, letters: Iterable[DeadDelivery]) -> None:
         """Take letters out for good."""
         letters = list(letters)
         self._there -= len(letters)
         self._has_taken = True
-        self._link.send(b"".join(wire.acknowledge(letter.number) for letter in letters))
+        self._connection.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
 
-    def entry(self, content: wire.Content) -> Entry:
+    def entry(self, content: codec.Content) -> Entry:
         """The entry of a letter."""
         properties = content.properties
         id, headers = content.message_id, properties.headers or {}
@@ -211,17 +213,17 @@ class Walk:
         return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
 
     def _message(
-        self, content: wire.Content, id: str | None, headers: Mapping[str, Any]
+        self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
     ) -> Message[Any]:
         """The message of a letter; one in quarantine, if its body is none."""
-        broker, queue = self._broker, self._queue
+        client, queue = self._client, self._queue
         failure = _recorded_in(headers)
         if failure is None or failure.reason is not Reason.UNDECODABLE:
             try:
-                message = decode(content.body, queue_name=queue, job_types=broker.job_types)
+                message = decode(content.body, queue_name=queue, job_types=self._job_types)
             except Undecodable as error:
                 if failure is None:  # buried by RabbitMQ itself, or by another program
-                    now = broker.clock.time()
+                    now = client.clock.time()
                     failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
             else:
                 return message if failure is None else buried(message, failure)
@@ -230,21 +232,16 @@ class Walk:
         )
 
 
-def recorded(failure: Failure) -> dict[str, Any]:
-    """Headers that say why a body that is kept as it came is dead."""
-    return {_FAILURE: orjson.dumps(failure.to_json()).decode()}
-
-
 def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
-    """What :func:`recorded` says of a dead letter."""
+    """The failure in :data:`.client.FAILURE_HEADER`."""
     try:
-        return Failure.from_json(orjson.loads(headers[_FAILURE]))
+        return Failure.from_json(orjson.loads(headers[FAILURE_HEADER]))
     except (KeyError, TypeError, ValueError):
         return None
 
 
 @contextmanager
-def _alone(link: Link, queue: str) -> Iterator[None]:
+def _alone(connection: Connection, queue: str) -> Iterator[None]:
     """Hold the one right to walk through the dead letters of a queue.
 
     Whoever waits for it holds the right to be the next, so that nobody who walks again and again
@@ -252,21 +249,21 @@ def _alone(link: Link, queue: str) -> Iterator[None]:
     """
     name, turn = f"formrelay.look.{queue}", f"formrelay.look.next.{queue}"
     deadline = time.monotonic() + _PATIENCE
-    _claim(link, turn, queue, deadline)
+    _claim(connection, turn, queue, deadline)
     try:
-        _claim(link, name, queue, deadline)
+        _claim(connection, name, queue, deadline)
     finally:
-        _release(link, turn)
+        _release(connection, turn)
     try:
         yield
     finally:
-        _release(link, name)
+        _release(connection, name)
 
 
-def _claim(link: Link, name: str, queue: str, deadline: float) -> None:
+def _claim(connection: Connection, name: str, queue: str, deadline: float) -> None:
     claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
     pause = 0.01
-    while (refusal := link.ask_all([claim])[1]) is not None:
+    while (refusal := connection.ask_all([claim])[1]) is not None:
         if refusal.code == _ACCESS_REFUSED:
             raise BrokerRefused(
                 f"expected the right to configure {name!r}, by which looks at dead letters wait "
@@ -284,23 +281,78 @@ def _claim(link: Link, name: str, queue: str, deadline: float) -> None:
         pause = min(2 * pause, 0.1)  # each try is a line in RabbitMQ's log
 
 
-def _release(link: Link, name: str) -> None:
+def _release(connection: Connection, name: str) -> None:
     with suppress(BrokerUnavailable, BrokerRefused):
-        link.call(spec.Queue.Delete(queue=name))
+        connection.call(spec.Queue.Delete(queue=name))
 
 
-def ready(link: Link, name: str) -> int:
+def ready(connection: Connection, name: str) -> int:
     """The number of messages in a queue that nobody has taken."""
-    return int(counted(link, name).message_count)
+    return int(counted(connection, name).message_count)
 
 
-def counted(link: Link, name: str) -> Any:
+def counted(connection: Connection, name: str) -> Any:
     """What a queue says of itself (``message_count``, ``consumer_count``)."""
     passive = spec.Queue.Declare(queue=name, passive=True)
     for _ in range(3):
         asked_at = time.monotonic()
-        found = link.call(passive)
+        found = connection.call(passive)
         # A quorum queue that does not answer within 0.25 s is said to have none.
         if found.message_count or time.monotonic() - asked_at < _SLOW:
             break
     return found
+
+
+#: RabbitMQ's reasons, and what each means.
+_REASONS = {
+    "delivery_limit": (Reason.DELIVERY_LIMIT, "put back more often than the delivery limit allows"),
+    "expired": (Reason.EXPIRED, "waited longer than its time-to-live"),
+    "maxlen": (Reason.MAXLEN, "the queue was longer than its maximum length"),
+    "rejected": (Reason.REJECTED, "rejected by a consumer"),
+}
+#: Our own queues, by which a message passes on its way to a work queue.
+_OWN = "formrelay."
+
+
+def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
+    """The last death in a dead letter's headers; None where RabbitMQ did not dead-letter it.
+
+    Messages that formrelay dead-letters are published anew and have no such header.
+
+    Args:
+        attempt: the attempts that were made before.
+    """
+    for death in _deaths(headers):
+        queue, count, time = death.get("queue"), death.get("count"), death.get("time")
+        if isinstance(queue, str) and queue.startswith(_OWN):
+            # It was due, and no work queue took it.
+            reason, text = Reason.UNDELIVERABLE, "its queue did not exist when it was due"
+            queue = None
+        elif death.get("reason") in _REASONS:
+            reason, text = _REASONS[death["reason"]]
+        else:
+            continue
+        where = f" from {queue!r}" if queue else ""
+        times = f" (count: {count})" if queue and isinstance(count, int) else ""
+        return Failure(
+            reason=reason,
+            error="RabbitMQ",
+            message=f"dead-lettered by RabbitMQ{where}: {text}{times}",
+            at=_iso(time),
+            attempt=attempt,
+            worker="rabbitmq",
+        )
+    return None
+
+
+def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The deaths, the last one first; those on other queues than ours before those on ours."""
+    found = headers.get("x-death")
+    deaths = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+    yield from sorted(deaths, key=lambda one: str(one.get("queue", "")).startswith(_OWN))
+
+
+def _iso(time: object) -> str:
+    if not isinstance(time, datetime):
+        return ""
+    return iso((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())

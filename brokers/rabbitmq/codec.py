@@ -167,7 +167,7 @@ def method(method: Any, *, channel: int = CHANNEL) -> bytes:
 # -- in --------------------------------------------------------------------------------
 
 
-class Parser:
+class FrameParser:
     """Makes what it says above of the bytes that come."""
 
     def __init__(self) -> None:

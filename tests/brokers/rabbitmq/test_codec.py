@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from formrelay.brokers.rabbitmq import wire
+from formrelay.brokers.rabbitmq import codec
 
 FRAME_ROOM = 50
 
@@ -18,10 +18,10 @@ FRAME_ROOM = 50
 def delivery(number: int, redelivered: bool, head: bytes, body: bytes) -> bytes:
     """A message as RabbitMQ sends it: as we publish it, with another method in front."""
     method = spec.Basic.Deliver("work", number, redelivered, "", "queue")
-    published = wire.publish("", "queue", head, body, FRAME_ROOM)
+    published = codec.publish("", "queue", head, body, FRAME_ROOM)
     as_published = spec.Basic.Publish(exchange="", routing_key="queue", mandatory=True)
-    rest = published.removeprefix(wire.method(as_published))
-    return bytes(frame.Method(wire.CHANNEL, method).marshal()) + rest
+    rest = published.removeprefix(codec.method(as_published))
+    return bytes(frame.Method(codec.CHANNEL, method).marshal()) + rest
 
 
 @given(
@@ -31,17 +31,17 @@ def delivery(number: int, redelivered: bool, head: bytes, body: bytes) -> bytes:
 def test_messages_come_whole_and_in_order(
     messages: list[tuple[bool, str, bytes]], cuts: list[int]
 ) -> None:
-    data = wire.acknowledge(9, multiple=True) + wire.HEARTBEAT
+    data = codec.acknowledge(9, multiple=True) + codec.HEARTBEAT
     for number, (redelivered, id, body) in enumerate(messages, start=1):
-        data += delivery(number, redelivered, wire.properties(id), body)
-    data += wire.method(spec.Basic.Nack(delivery_tag=5)) + wire.method(spec.Channel.OpenOk())
-    parser = wire.Parser()
+        data += delivery(number, redelivered, codec.properties(id), body)
+    data += codec.method(spec.Basic.Nack(delivery_tag=5)) + codec.method(spec.Channel.OpenOk())
+    parser = codec.FrameParser()
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     found: list[Any] = []
     for start, stop in pairwise(places):
         found += parser.feed(data[start:stop])
     first, *contents, nack, method = found
-    assert first == wire.Confirm(9, multiple=True, taken=True)
+    assert first == codec.Confirm(9, multiple=True, taken=True)
     assert (nack.number, nack.taken) == (5, False)
     assert isinstance(method, spec.Channel.OpenOk)
     assert [
@@ -56,14 +56,14 @@ def test_properties_are_those_that_pika_writes() -> None:
     plain = pika.BasicProperties(
         content_type="application/json", delivery_mode=2, message_id="an id"
     )
-    assert wire.properties("an id") == wire.encoded(plain)
+    assert codec.properties("an id") == codec.encoded(plain)
     for extra in ({"priority": 3}, {"headers": {"a": 1}}):
         expected = pika.BasicProperties(
             content_type="application/json", delivery_mode=2, message_id="an id", **extra
         )
-        assert wire.properties("an id", **extra) == wire.encoded(expected)  # type: ignore[arg-type]
-    content = wire.Content(b"", 1, False, head=wire.properties("x", headers={"a": 1}))
+        assert codec.properties("an id", **extra) == codec.encoded(expected)  # type: ignore[arg-type]
+    content = codec.Content(b"", 1, False, head=codec.properties("x", headers={"a": 1}))
     assert content.has_headers
     assert content.message_id == "x"
-    long = wire.Content(b"", 1, False, head=wire.properties("é" * 200))
+    long = codec.Content(b"", 1, False, head=codec.properties("é" * 200))
     assert long.message_id is None

@@ -7,7 +7,7 @@ and back again when they do not. Never two at a time: a quorum queue deals out
 to each of its consumers by the handful, and the order would be lost.
 
 Each consumer has a name of its own: where RabbitMQ 3.10 sees one again while
-messages of the one before are in hand, it ends the connection.
+messages of the one before are in flight, it ends the connection.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 
 from pika import spec
 
-from . import wire
-from .link import Link
+from . import codec
+from .connection import Connection
 
 WORK, TRIAL = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
 _AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
-#: What AMQP can say.
+#: The largest prefetch that AMQP can say.
 MOST_PREFETCH = 65_535
-#: How long a consumer that is to be replaced may take to get all that it may have, so that none
-#: is under way to it and overtaken; and how long it has its peace where it did not. In seconds.
+#: Seconds for a consumer that is to be replaced to get all that it may have, so that no message is
+#: under way to it and overtaken; and the interval after which that is tried again.
 _FILLS, _RESTS = 0.02, 1.0
 #: Acknowledgements that are not in a row wait for those between them, up to so many.
 _MOST_WAITING = 64
@@ -73,23 +73,23 @@ class Acks:
                 break
             lowest = following
         self.lowest = lowest
-        found = wire.acknowledge(last, multiple=True) if last else b""
+        found = codec.acknowledge(last, multiple=True) if last else b""
         if waiting and (all or len(waiting) > _MOST_WAITING):
-            found += b"".join(map(wire.acknowledge, sorted(waiting)))
+            found += b"".join(map(codec.acknowledge, sorted(waiting)))
             sent |= waiting
             waiting.clear()
         return found
 
 
-class Session:
-    """See the module. Used by the receiving thread alone.
+class Subscription:
+    """The subscription of one connection to one queue. Used by the receiving thread alone.
 
     Attributes:
-        number: tells its delivery tags from those of the sessions before it.
+        number: tells its delivery tags from those of the subscriptions before it.
     """
 
-    def __init__(self, link: Link, queue: str, *, number: int, prefetch: int) -> None:
-        self.link = link
+    def __init__(self, connection: Connection, queue: str, *, number: int, prefetch: int) -> None:
+        self.connection = connection
         self.number = number
         self._queue = queue
         #: Of the next :meth:`start`.
@@ -112,12 +112,12 @@ class Session:
         self._count += 1
         self._tag = f"{WORK}-{self._count}"
         self._room = min(self.prefetch + _AHEAD[level][1], MOST_PREFETCH)
-        self._since = self.link.delivered
+        self._since = self.connection.delivered
         self._level = level
         self._consume(self._queue, self._tag, self._room)
 
     def _consume(self, queue: str, tag: str, prefetch: int) -> None:
-        self.link.calls(
+        self.connection.calls(
             [
                 spec.Basic.Qos(prefetch_count=prefetch),
                 spec.Basic.Consume(queue=queue, consumer_tag=tag),
@@ -157,7 +157,7 @@ class Session:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            self.link.read(left)
+            self.connection.read(left)
         return True
 
     def _is_full(self) -> bool:
@@ -169,7 +169,7 @@ class Session:
 
     def _unsettled(self) -> int:
         """How many messages the consumer has, as RabbitMQ counts them."""
-        return self.link.delivered - self._since - self._acks.sent_after(self._since)
+        return self.connection.delivered - self._since - self._acks.sent_after(self._since)
 
     @property
     def is_busy(self) -> bool:
@@ -177,7 +177,7 @@ class Session:
         return self._level > 0
 
     def _cancel(self) -> None:
-        self.link.call(spec.Basic.Cancel(consumer_tag=self._tag))
+        self.connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
 
     def acknowledge(self, number: int) -> None:
         """Done with a delivery; :meth:`flush` says so."""
@@ -193,16 +193,16 @@ class Session:
         data = b""
         if self._handed_back:
             # First: an acknowledgement of several would take these messages as done too.
-            data = b"".join(map(wire.hand_back, self._handed_back))
+            data = b"".join(map(codec.hand_back, self._handed_back))
             self._handed_back.clear()
         data += self._acks.frames(all=all)
         if data:
-            self.link.send(data)
+            self.connection.send(data)
 
     def synchronise(self) -> None:
         """Send all that is acknowledged; RabbitMQ has seen it when this returns."""
         self.flush(all=True)
-        self.link.fence()
+        self.connection.fence()
 
     def stop(self) -> None:
         """Consume no more, and hand back what was not taken."""
@@ -210,7 +210,41 @@ class Session:
         if self.is_started:
             self._cancel()  # RabbitMQ answers when the queue knows, also of what is acknowledged
             self.is_started = False
-        for content in self.link.contents:
+        for content in self.connection.contents:
             self.hand_back(content.number)
-        self.link.contents.clear()
+        self.connection.contents.clear()
         self.flush(all=True)
+
+
+#: Bytes that what was fetched and is not settled may have, about.
+MOST_BYTES = 32 * 1024 * 1024
+#: As many are fetched while nothing is known of their size.
+_FIRST = 200
+#: The mean is of so many, the last ones more than those before.
+_OF = 32
+
+
+class Sizes:
+    """How many messages fit into the memory of a queue: RabbitMQ counts messages, not bytes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = 0.0
+        self._most = _FIRST
+
+    def saw(self, size: int) -> None:
+        """A message of so many bytes has come."""
+        self._count += 1
+        self._mean += (size - self._mean) / min(self._count, _OF)
+
+    @property
+    def most(self) -> int:
+        """How many may be fetched at a time.
+
+        It does not follow each change, for to fetch more or fewer takes a consumer anew.
+        """
+        if self._count >= _OF:
+            fit = int(MOST_BYTES / max(1.0, self._mean)) or 1
+            if not self._most / 2 < fit < self._most * 4:
+                self._most = fit
+        return self._most

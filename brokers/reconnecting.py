@@ -1,13 +1,13 @@
-"""When a consumer tries RabbitMQ again, and how often it says that it does not serve."""
+"""When a consumer tries its broker again, and how often it logs that it cannot reach it."""
 
 from __future__ import annotations
 
 import logging
 from datetime import timedelta
 
-from ...core.clock import Clock
-from ...core.retry import Exponential, RetryPolicy
-from ..errors import BrokerRefused, BrokerUnavailable
+from ..core.clock import Clock
+from ..core.retry import Exponential, RetryPolicy
+from .errors import BrokerRefused, BrokerUnavailable
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -15,41 +15,45 @@ logger = logging.getLogger("formrelay.brokers")
 _RECONNECT = RetryPolicy(
     backoff=Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=5)), jitter=0.5
 )
-#: What RabbitMQ refused does not mend itself: said again so seldom, in seconds.
-_SAY_AGAIN = 60.0
+#: Seconds between two log lines about a refusal: a refusal seldom mends itself.
+_LOG_AGAIN = 60.0
 
 
-class Backoff:
-    """See the module. Used by one thread."""
+class Reconnect:
+    """The reconnect policy of one consumer. Used by one thread.
+
+    Attributes:
+        failures: number of failures since the last success.
+    """
 
     def __init__(self, queue: str, clock: Clock) -> None:
         self.failures = 0
         self._queue = queue
         self._clock = clock
         self._retry_at = 0.0
-        self._said_at = -_SAY_AGAIN
+        self._logged_at = -_LOG_AGAIN
 
     @property
     def seconds(self) -> float:
-        """Until the next try."""
+        """Seconds until the next try."""
         return max(0.0, self._retry_at - self._clock.monotonic())
 
-    def failed(self, error: BrokerUnavailable | BrokerRefused, *, served: bool) -> None:
-        """Wait longer than the last time.
+    def succeeded(self) -> None:
+        """The next failure waits for the shortest time again."""
+        self.failures = 0
 
-        Args:
-            served: whether it worked in between.
-        """
-        self.failures = 1 if served else self.failures + 1
+    def failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
+        """Wait longer than the last time, and log the error."""
+        self.failures += 1
         wait = _RECONNECT.wait_before(self.failures + 1).total_seconds()
         now = self._clock.monotonic()
         self._retry_at = now + wait
         if isinstance(error, BrokerRefused):
-            if now - self._said_at < _SAY_AGAIN:
+            if now - self._logged_at < _LOG_AGAIN:
                 return
-            self._said_at = now
+            self._logged_at = now
         logger.error(
-            "the broker does not serve this consumer",
+            "broker error, reconnecting",
             extra={
                 "queue": self._queue,
                 "error_message": str(error),
