@@ -9,7 +9,8 @@ from typing import Literal
 
 import typer
 
-from ..actors.webhooks.registry import MemoryRegistry, make_registry
+from ..actors.webhooks.registry import MemoryRegistry
+from ..actors.webhooks.resources import make_registry
 from ..brokers import get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from ..actors.webhooks.registry import (
-    EndpointRecord,
-    EndpointRegistry,
-    MemoryRegistry,
-    make_registry,
-)
+from ..actors.webhooks.registry import EndpointRecord, EndpointRegistry, MemoryRegistry
+from ..actors.webhooks.resources import make_registry
 from ..brokers import DeadFilter, NotAvailable, get_broker
 from ..config import get_settings
 from ..core.clock import SYSTEM_CLOCK, iso

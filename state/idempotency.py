@@ -10,7 +10,6 @@ from threading import Lock
 from typing import Protocol
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from .store import StateRedis
 
 #: Results that are kept; the oldest are forgotten for newer ones.
 _MOST = 100_000
@@ -106,15 +105,6 @@ def once(
         lock: how long a job waits for another job of the key whose worker has died.
     """
     return Once(key, None, keep, lock)
-
-
-def make_idempotency_store(redis: StateRedis | None) -> IdempotencyStore:
-    """In Redis, or in this process's memory where there is none. Talks to no server."""
-    if redis is None:
-        return MemoryIdempotencyStore()
-    from .redis.idempotency import RedisIdempotencyStore
-
-    return RedisIdempotencyStore(*redis)
 
 
 @dataclass(frozen=True, slots=True)

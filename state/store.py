@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..config import BrokerSettings
+from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 
 #: The namespace of stock Dramatiq, and the default of formrelay. Older versions kept inboxes,
 #: idempotency keys and endpoints outside of namespaces; only this namespace adopts them by itself.
@@ -48,3 +49,15 @@ def find_state(
     client = connect(url, timeout=section.connect_timeout, variable="STATE_URL")
     client.is_ending = is_ending
     return StateRedis(client, address(url), section.namespace)
+
+
+def make_idempotency_store(redis: StateRedis | None) -> IdempotencyStore:
+    """Make the store of idempotency keys: in Redis, or in memory where ``redis`` is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        return MemoryIdempotencyStore()
+    from .redis.idempotency import RedisIdempotencyStore
+
+    return RedisIdempotencyStore(*redis)

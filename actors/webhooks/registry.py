@@ -10,8 +10,6 @@ from typing import Any, Protocol, TypeAlias
 
 import orjson
 
-from ...state import StateRedis
-
 
 @dataclass(frozen=True, slots=True)
 class DisableRules:
@@ -267,12 +265,3 @@ class MemoryRegistry:
         self._disabled.add(record.id)
         self._version += 1
         return True
-
-
-def make_registry(redis: StateRedis | None) -> EndpointRegistry:
-    """In Redis, or in this process's memory where there is none. Talks to no server."""
-    if redis is None:
-        return MemoryRegistry()
-    from .redis_registry import RedisRegistry
-
-    return RedisRegistry(*redis)

@@ -8,11 +8,12 @@ from ...brokers import get_broker
 from ...config import Settings, get_settings
 from ...core.errors import BrokerError
 from ...sinks.http import Egress
+from ...state import StateRedis
 from ..events import record_events
 from ..resources import per_process
 from .endpoint_state import EndpointLimits
 from .limiter import EndpointLimiter
-from .registry import DisableRules, EndpointRecord, EndpointRegistry, make_registry
+from .registry import DisableRules, EndpointRecord, EndpointRegistry, MemoryRegistry
 from .registry_sync import RegistrySync
 
 logger = logging.getLogger("formrelay.webhooks")
@@ -80,3 +81,15 @@ def egress() -> Egress:
         limit=deliveries_at_a_time(settings),
         proxy=section.secret("proxy"),
     )
+
+
+def make_registry(redis: StateRedis | None) -> EndpointRegistry:
+    """Make the endpoint registry: in Redis, or in memory where ``redis`` is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        return MemoryRegistry()
+    from .redis_registry import RedisRegistry
+
+    return RedisRegistry(*redis)

@@ -17,19 +17,17 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from threading import Event
-from typing import TYPE_CHECKING
 
 from dramatiq import MessageProxy
 
 from ...middleware.delivery import Batch, Delivery
+from ..base import RelayBroker
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..reconnecting import Reconnect
 from ..settlement import Settlement
-from .hands import Outbox, size_of
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
+from .commands import QueueCommands
+from .in_flight import InFlight, Outbox, size_of
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -47,13 +45,13 @@ _MOST_BYTES = 32 * 1024 * 1024
 
 
 class RedisConsumer(RelayConsumer):
-    """See the module. One a queue and process at a time."""
-
-    broker: RedisBroker
+    """The consumer of one queue; a process has one for a queue at a time."""
 
     def __init__(
         self,
-        broker: RedisBroker,
+        broker: RelayBroker,
+        commands: QueueCommands,
+        in_flight: InFlight,
         queue_name: str,
         *,
         prefetch: int,
@@ -63,7 +61,8 @@ class RedisConsumer(RelayConsumer):
         most_aside: int = 0,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
-        self._hands = broker.hands(queue_name)
+        self._commands = commands
+        self._in_flight = in_flight
         self._fixed_prefetch = fixed_prefetch
         self._coalesces = coalesces
         self._most_aside = most_aside
@@ -71,7 +70,7 @@ class RedisConsumer(RelayConsumer):
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
         self._rate = 0.0  # messages a second, lately
-        self._measured_at, self._measured = 0.0, self._hands.returned
+        self._measured_at, self._measured = 0.0, self._in_flight.returned
         self._reconnect = Reconnect(queue_name, broker.clock)
         self._doubtful = True  # Redis may have messages in flight for us that we do not know of
         self._recover_at = 0.0
@@ -102,7 +101,7 @@ class RedisConsumer(RelayConsumer):
                 self._failed(error, deadline - clock.monotonic())
                 return None
             if self._may_give() and (
-                self._buffer or (self._suspects and not self._hands.suspect_in_hand)
+                self._buffer or (self._suspects and not self._in_flight.suspect_is_running)
             ):
                 continue
             remaining = deadline - clock.monotonic()
@@ -119,28 +118,28 @@ class RedisConsumer(RelayConsumer):
         if self._is_ending:
             return False  # what is left goes back when this consumer is closed
         allowed = self.allowed()
-        return allowed is None or allowed > self._hands.yielded - self._hands.returned
+        return allowed is None or allowed > self._in_flight.yielded - self._in_flight.returned
 
     def _next(self) -> Delivery | None:
         if not self._may_give():
             return None
-        if self._suspects and not self._hands.suspect_in_hand:
+        if self._suspects and not self._in_flight.suspect_is_running:
             # One at a time: were several running when the worker dies, the innocent
             # would be counted with the guilty.
-            self._hands.suspect_in_hand = True
+            self._in_flight.suspect_is_running = True
             delivery = self._suspects.popleft()
         elif self._buffer:
             delivery = self._buffer.popleft()
         else:
             return None
-        self._hands.yielded += size_of(delivery)
+        self._in_flight.yielded += size_of(delivery)
         return delivery
 
     def receive_rest(self) -> Iterable[Delivery]:
         if self.allowed() is not None or not self._may_give():
             return ()
         rest, self._buffer = self._buffer, deque()
-        self._hands.yielded += len(rest)  # a batch in it was stored, and counts as one
+        self._in_flight.yielded += len(rest)  # a batch in it was stored, and counts as one
         return rest
 
     def _room(self, leaving: Outbox | None = None) -> int:
@@ -148,17 +147,17 @@ class RedisConsumer(RelayConsumer):
         leaving = leaving or Outbox()
         if self._is_ending:
             return 0
-        if self._hands.bytes - leaving.bytes > _MOST_BYTES:
+        if self._in_flight.bytes - leaving.bytes > _MOST_BYTES:
             return 0
-        if len(self._hands.refused) >= _MOST_AHEAD:
+        if len(self._in_flight.refused) >= _MOST_AHEAD:
             return 0
-        in_hand = self._hands.yielded - self._hands.returned - leaving.size
+        unsettled = self._in_flight.yielded - self._in_flight.returned - leaving.size
         allowed = self.allowed()
         if allowed is not None:
-            return max(0, allowed - in_hand - len(self._buffer) - len(self._suspects))
+            return max(0, allowed - unsettled - len(self._buffer) - len(self._suspects))
         if self._most_aside:
-            in_hand -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
-        return max(0, self._window() - in_hand - len(self._buffer) - len(self._suspects))
+            unsettled -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
+        return max(0, self._window() - unsettled - len(self._buffer) - len(self._suspects))
 
     def _gather(self) -> None:
         """Let outcomes gather, where there is enough to do meanwhile."""
@@ -184,8 +183,8 @@ class RedisConsumer(RelayConsumer):
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:
-            self._rate = (self._rate + (self._hands.returned - self._measured) / elapsed) / 2
-            self._measured, self._measured_at = self._hands.returned, now
+            self._rate = (self._rate + (self._in_flight.returned - self._measured) / elapsed) / 2
+            self._measured, self._measured_at = self._in_flight.returned, now
         return max(self.prefetch, min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS)))
 
     def _sleep(self, seconds: float) -> None:
@@ -195,8 +194,8 @@ class RedisConsumer(RelayConsumer):
             return
         self._asleep = True
         try:
-            if not self._hands.settled:  # as above
-                self.broker.wait_for_work(self.queue_name, seconds)
+            if not self._in_flight.settled:  # as above
+                self._commands.wait_for_work(self.queue_name, seconds)
         except (BrokerUnavailable, BrokerRefused) as error:
             self._failed(error, seconds)
         finally:
@@ -207,7 +206,7 @@ class RedisConsumer(RelayConsumer):
         self._more.clear()
         self._starved = count
         # What was settled just before the flag went up has woken nobody.
-        if len(self._hands.settled) < count:
+        if len(self._in_flight.settled) < count:
             self._more.wait(seconds)
         self._starved = 0
 
@@ -227,9 +226,10 @@ class RedisConsumer(RelayConsumer):
         Returns:
             Milliseconds until the next is due, -1 for none.
         """
-        hands = self._hands
-        with hands.sending:
-            wait, fetched = hands.exchange(self._room if fetch else _no_room, is_last=is_last)
+        with self._in_flight.sending:
+            wait, fetched = self._in_flight.exchange(
+                self._room if fetch else _no_room, is_last=is_last
+            )
             for message in fetched:
                 self._take(*message)
         self._exchanged_at = self.broker.clock.monotonic()
@@ -238,16 +238,16 @@ class RedisConsumer(RelayConsumer):
     def _take(self, id: bytes, body: bytes, suspected: int) -> None:
         delivery = self.decoded(body, id, id.decode(errors="backslashreplace"))
         if isinstance(delivery, Settlement):
-            self._hands.outbox.settlement.add(delivery)
+            self._in_flight.outbox.settlement.add(delivery)
             return
-        self._hands.bytes += len(body)
+        self._in_flight.bytes += len(body)
         if not suspected:
             self._buffer.append(delivery)
         elif suspected >= self.broker.options.max_crash_deliveries:
-            self._hands.bytes -= len(body)
-            self._hands.outbox.settlement.add(self.crash_loop(delivery, suspected))
+            self._in_flight.bytes -= len(body)
+            self._in_flight.outbox.settlement.add(self.crash_loop(delivery, suspected))
         else:
-            delivery.before_trial = lambda: self.broker.count_trial(self.queue_name, id)
+            delivery.before_trial = lambda: self._commands.count_trial(self.queue_name, id)
             # A batch that died with its worker is thousands of suspects: their first trial is
             # one batch again, and only if that kills as well each is tried alone.
             delivery.alone = suspected > 1 or not self._coalesces
@@ -265,17 +265,17 @@ class RedisConsumer(RelayConsumer):
         was_silent = silent > self.broker.options.heartbeat_timeout.total_seconds()
         if was_silent:
             self._doubtful = True
-            with self._hands.sending:
-                self._hands.forget([one.tag for one in self._unstarted()])
+            with self._in_flight.sending:
+                self._in_flight.forget([one.tag for one in self._unstarted()])
         if self._doubtful:
-            in_flight = self.broker.in_flight(self.queue_name)
-            with self._hands.sending:
-                known = self._hands.held.keys() | self._hands.outbox.put_back
-                self._hands.outbox.put_back += in_flight - known
-                lost = self._hands.newly_lost(in_flight) if was_silent else []
+            in_flight = self._commands.in_flight(self.queue_name)
+            with self._in_flight.sending:
+                known = self._in_flight.tags.keys() | self._in_flight.outbox.put_back
+                self._in_flight.outbox.put_back += in_flight - known
+                lost = self._in_flight.newly_lost(in_flight) if was_silent else []
             if lost:
                 # Others took this worker for dead and counted a death against each message.
-                self.broker.pardon(self.queue_name, lost)
+                self._commands.pardon(self.queue_name, lost)
             self._doubtful = False
 
     def _unstarted(self) -> list[Delivery]:
@@ -283,7 +283,7 @@ class RedisConsumer(RelayConsumer):
         unstarted = [*self._suspects, *self._buffer]
         self._suspects.clear()
         self._buffer.clear()
-        self._hands.bytes -= sum(delivery.raw_size for delivery in unstarted)
+        self._in_flight.bytes -= sum(delivery.raw_size for delivery in unstarted)
         return unstarted
 
     def _recover(self) -> None:
@@ -291,12 +291,12 @@ class RedisConsumer(RelayConsumer):
         if now >= self._recover_at:
             # Three looks a time-out: a dead worker's messages are back within a third more.
             self._recover_at = now + self.broker.options.heartbeat_timeout.total_seconds() / 3
-            count, in_flight = self.broker.recover(self.queue_name)
+            count, in_flight = self._commands.recover(self.queue_name)
             # A call that we gave up as unanswered may be carried out after the look that followed.
-            self._doubtful |= in_flight > len(self._hands.held)
+            self._doubtful |= in_flight > len(self._in_flight.tags)
             if count:
                 logger.warning(
-                    "took over the messages of dead workers",
+                    "recovered messages from dead workers",
                     extra={"queue": self.queue_name, "count": count},
                 )
 
@@ -314,12 +314,12 @@ class RedisConsumer(RelayConsumer):
             settlement.replacements = [
                 replace(one, is_untried=True) for one in settlement.replacements
             ]
-        self._hands.settled.append((settlement, delivery))
+        self._in_flight.settled.append((settlement, delivery))
         if delivery.alone:
-            self._hands.suspect_in_hand = False
+            self._in_flight.suspect_is_running = False
         if self._asleep:
             self._flush()
-        elif 0 < self._starved <= len(self._hands.settled):
+        elif 0 < self._starved <= len(self._in_flight.settled):
             self._more.set()
 
     def _flush(self) -> None:
@@ -328,33 +328,33 @@ class RedisConsumer(RelayConsumer):
             self._exchange(fetch=False)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        with self._hands.sending:
+        with self._in_flight.sending:
             for message in messages:
                 assert isinstance(message, Delivery)
-                if self._hands.holds(message.tag):
-                    self._hands.outbox.put_back.append(message.tag)
-                self._hands.outbox.size += 1
-                self._hands.outbox.bytes += message.raw_size
+                if self._in_flight.holds(message.tag):
+                    self._in_flight.outbox.put_back.append(message.tag)
+                self._in_flight.outbox.size += 1
+                self._in_flight.outbox.bytes += message.raw_size
                 if message.alone:
-                    self._hands.suspect_in_hand = False
+                    self._in_flight.suspect_is_running = False
         self._flush()
 
     def close(self) -> None:
         """Hand back what was fetched and not started, send what is settled, sign off."""
         self.finish()
-        with self._hands.sending:
-            self._hands.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
+        with self._in_flight.sending:
+            self._in_flight.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
         # A paused worker finishes what it has begun after its consumer was closed.
         self._asleep = True
         try:
             self._exchange(fetch=False, is_last=True)
-            if self.broker.is_stopping and self._hands.refused:
+            if self.broker.is_stopping and self._in_flight.refused:
                 # It is run again by whoever gets it; left in flight, it would be taken for the
                 # message of a dead worker.
-                with self._hands.sending:
-                    self._hands.give_back_refused()
+                with self._in_flight.sending:
+                    self._in_flight.give_back_refused()
                 self._exchange(fetch=False)
-            self.broker.leave(self.queue_name)
+            self._commands.leave(self.queue_name)
         except (BrokerUnavailable, BrokerRefused) as error:
             # Recovery will find them; what was done and could not be said is done again.
             logger.error(

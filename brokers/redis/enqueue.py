@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 
-from ...core.clock import to_millis
 from ...state.redis.client import repeated
 from ...state.redis.connection import answer_timeout, translated
 from ..contract import Envelope
 from ..errors import BrokerRefused, NotReplicated
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
+from .commands import QueueCommands
 
 Args = list[str | bytes | int]
 
@@ -32,10 +29,10 @@ class Enqueue:
         timeout: how long to wait for them.
     """
 
-    def __init__(self, broker: RedisBroker, replicas: int, timeout: timedelta) -> None:
-        self._of = broker
+    def __init__(self, commands: QueueCommands, replicas: int, timeout: timedelta) -> None:
+        self._commands = commands
         self.replicas = replicas
-        longest = answer_timeout(broker.client) * 0.8
+        longest = answer_timeout(commands.client) * 0.8
         self._wait_ms = max(1, int(min(timeout.total_seconds(), longest) * 1000))
 
     def __call__(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
@@ -51,14 +48,14 @@ class Enqueue:
             level = "" if envelope.priority is None else envelope.priority
             args = by_queue.setdefault(envelope.message.queue_name, [])
             args += (envelope.message.message_id, due, level, envelope.body)
-        with translated(self._of.where):
+        with translated(self._commands.where):
             repeated(lambda again: self._write(by_queue, again or is_repetition))
 
     def _write(self, by_queue: dict[str, Args], is_repetition: bool) -> None:
-        now = to_millis(self._of.clock.time())
-        script = self._of.script("enqueue")
+        now = self._commands.now()
+        script = self._commands.script("enqueue")
         calls = [
-            (self._of.keys.of(queue), [now, int(is_repetition), *args])
+            (self._commands.keys.of(queue), [now, int(is_repetition), *args])
             for queue, args in by_queue.items()
         ]
         if len(calls) == 1 and not self.replicas:
@@ -66,7 +63,7 @@ class Enqueue:
             return
         # By hand, since WAIT must follow EXEC on the same connection. EVAL, since a script that
         # the server does not know would end as an error among other calls' successes.
-        pipeline = self._of.client.pipeline(transaction=False)
+        pipeline = self._commands.client.pipeline(transaction=False)
         if len(calls) > 1:
             pipeline.execute_command("MULTI")
         for keys, args in calls:
@@ -92,7 +89,7 @@ class Enqueue:
                 count = sum(n for one, n in written if not is_error(one))
                 code = str(error).partition(" ")[0]
                 raise BrokerRefused(
-                    f"Redis at {self._of.where} refused the messages for one queue ({code}); "
+                    f"Redis at {self._commands.where} refused the messages for one queue ({code}); "
                     f"{count} messages for other queues are enqueued"
                 )
         if error is not None:
@@ -100,9 +97,9 @@ class Enqueue:
 
     def _not_replicated(self, count: int) -> NotReplicated:
         return NotReplicated(
-            f"expected {self.replicas} replicas of Redis at {self._of.where} to have the message "
-            f"within {self._wait_ms} ms, {count} have it: it is on the master, will run, and can "
-            "be lost if the master fails now; sent again it may run twice"
+            f"expected {self.replicas} replicas of Redis at {self._commands.where} to have the "
+            f"message within {self._wait_ms} ms, {count} have it: it is on the master, will "
+            "run, and can be lost if the master fails now; sent again it may run twice"
         )
 
 

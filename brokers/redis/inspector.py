@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import orjson
 
-from ...core.clock import to_millis
+from ..contract import BrokerContract
 from ..envelope import revive
 from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
 from ..inspector import Inspector, Progress, silent
+from .commands import QueueCommands
 from .pages import FEW, Pages, to_bytes, to_text
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
 
 #: How many dead letters are looked at, put back or deleted in one call; the bytes are bounded too.
 _CHUNK = 500
@@ -25,22 +22,21 @@ _CHUNK = 500
 class RedisInspector(Inspector):
     """See the module; what it says is as of one moment for each page."""
 
-    _of: RedisBroker
-
-    def __init__(self, broker: RedisBroker) -> None:
+    def __init__(self, broker: BrokerContract, commands: QueueCommands) -> None:
         super().__init__(broker)
-        self._pages = Pages(broker)
+        self._commands = commands
+        self._pages = Pages(commands, broker.job_types)
 
     # -- looking -------------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        waiting, scheduled, in_flight, dead, paused, _ = self._of.run("counts", queue)
+        waiting, scheduled, in_flight, dead, paused, _ = self._commands.run("counts", queue)
         age = self._oldest_age(queue) if waiting else None
         return QueueCounts(queue, waiting, scheduled, in_flight, dead, bool(paused), age)
 
     def _oldest_age(self, queue: str) -> timedelta | None:
-        keys = self._of.keys
-        with self._of.talk() as client:
+        keys = self._commands.keys
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
             for list_ in (keys.waiting(queue), *keys.levels_waiting(queue)):
                 pipeline.lindex(list_, 0)
@@ -49,7 +45,7 @@ class RedisInspector(Inspector):
         sent = [stamp for body in bodies if (stamp := _timestamp(body)) is not None]
         if not sent:
             return None
-        return timedelta(milliseconds=max(0, to_millis(self._of.clock.time()) - min(sent)))
+        return timedelta(milliseconds=max(0, self._commands.now() - min(sent)))
 
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
@@ -59,9 +55,9 @@ class RedisInspector(Inspector):
         return self._pages.of(queue, state, limit, cursor)
 
     def find(self, id: str, queue: str | None = None) -> Entry | None:
-        raw, keys = to_bytes(id), self._of.keys
+        raw, keys = to_bytes(id), self._commands.keys
         for name in self._queues(queue):
-            with self._of.talk() as client:
+            with self._commands.talk() as client:
                 pipeline = client.pipeline(transaction=True)
                 pipeline.hget(keys.bodies(name), raw)
                 pipeline.hget(keys.scheduled_bodies(name), raw)
@@ -83,8 +79,8 @@ class RedisInspector(Inspector):
         return None
 
     def workers(self) -> list[WorkerInfo]:
-        keys, clock = self._of.keys, self._of.clock
-        with self._of.talk() as client:
+        keys, clock = self._commands.keys, self._commands.clock
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.time()
             for registry in (keys.heartbeats(), keys.stock_heartbeats()):
@@ -107,8 +103,8 @@ class RedisInspector(Inspector):
         return sorted(found, key=lambda one: -(one.last_heartbeat or 0))
 
     def run_now(self, queue: str, id: str) -> bool:
-        keys, now = self._of.keys, to_millis(self._of.clock.time())
-        with self._of.talk() as client:
+        keys, now = self._commands.keys, self._commands.now()
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=True)
             # Only what is there, and nothing later than it was.
             pipeline.zadd(keys.scheduled(queue), {to_bytes(id): now}, xx=True, lt=True)
@@ -119,14 +115,14 @@ class RedisInspector(Inspector):
     # -- pausing -------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        self._of.pause(queue)
+        self._commands.pause(queue)
 
     def resume(self, queue: str) -> None:
-        self._of.resume(queue)
+        self._commands.resume(queue)
 
     def is_paused(self, queue: str) -> bool:
-        with self._of.talk() as client:
-            return bool(client.exists(self._of.keys.paused(queue)))
+        with self._commands.talk() as client:
+            return bool(client.exists(self._commands.keys.paused(queue)))
 
     # -- dead letters --------------------------------------------------------------------
 
@@ -135,9 +131,9 @@ class RedisInspector(Inspector):
         yield from islice((letter for page in pages for letter in page), limit)
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
-        keys = self._of.keys
+        keys = self._commands.keys
         self._adopt_dead(queue)
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             last = min(limit, FEW) - 1
             found = client.zrevrange(keys.dead(queue), 0, last, withscores=True) if limit else []
         bodies = self._pages.bodies(keys.dead_bodies(queue), [id for id, _ in found])
@@ -150,12 +146,12 @@ class RedisInspector(Inspector):
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
-        raw, keys = to_bytes(prefix), self._of.keys
+        raw, keys = to_bytes(prefix), self._commands.keys
         pattern = b"".join(b"\\" + raw[i : i + 1] for i in range(len(raw))) + b"*"
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
             self._adopt_dead(name)
-            with self._of.talk() as client:
+            with self._commands.talk() as client:
                 if client.hexists(keys.dead_bodies(name), raw):
                     return [(name, prefix)]
                 ids = client.zscan_iter(keys.dead(name), match=pattern, count=1000)
@@ -207,11 +203,11 @@ class RedisInspector(Inspector):
             level = letter.message.options.get("broker_priority")
             given = level if isinstance(level, int) and 0 < level <= 9 else ""
             args += (to_bytes(letter.id), given, revive(letter.message))
-        return int(self._of.run("replay", queue, args))
+        return int(self._commands.run("replay", queue, args))
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:
-        ids, keys = [to_bytes(letter.id) for letter in letters], self._of.keys
-        with self._of.talk() as client:
+        ids, keys = [to_bytes(letter.id) for letter in letters], self._commands.keys
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=True)
             pipeline.zrem(keys.dead(queue), *ids)
             pipeline.hdel(keys.dead_bodies(queue), *ids)
@@ -219,7 +215,7 @@ class RedisInspector(Inspector):
 
     def _matching(self, which: DeadFilter, size: int) -> Iterator[list[Entry]]:
         """The dead letters that a filter means, a page at a time, up to those of this moment."""
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             seconds, micros = client.time()
         # What is replayed may die again while we are still at it.
         end = min(seconds + micros / 1e6, which.until or float("inf"))
@@ -238,9 +234,9 @@ class RedisInspector(Inspector):
             self._adopt_dead(name)
             for first in range(0, len(every), FEW):
                 some = every[first : first + FEW]
-                bodies = self._pages.bodies(self._of.keys.dead_bodies(name), some)
-                with self._of.talk() as client:
-                    scores = client.zmscore(self._of.keys.dead(name), some)
+                bodies = self._pages.bodies(self._commands.keys.dead_bodies(name), some)
+                with self._commands.talk() as client:
+                    scores = client.zmscore(self._commands.keys.dead(name), some)
                 of_each = [{"died": None if one is None else one / 1000} for one in scores]
                 yield self._pages.entries(name, State.DEAD, some, bodies, of_each)
 
@@ -251,19 +247,19 @@ class RedisInspector(Inspector):
 
         Scheduled messages stay: a stock worker may be about to fetch them.
         """
-        while self._of.run("adopt_dead", queue):
+        while self._commands.run("adopt_dead", queue):
             pass
 
     def _score(self, key: str, id: bytes) -> float | None:
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             score = client.zscore(key, id)
         return None if score is None else score / 1000
 
     def _holder(self, queue: str, id: bytes, workers: Collection[str]) -> str | None:
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
             for worker in workers:
-                pipeline.sismember(self._of.keys.in_flight(worker, queue), id)
+                pipeline.sismember(self._commands.keys.in_flight(worker, queue), id)
             held = pipeline.execute()
         return next((worker for worker, has in zip(workers, held, strict=True) if has), None)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from ...core.failure import Failure, Reason
 from ..envelope import Undecodable, decode, quarantine
 from ..inspection import Entry, Page, State, UnknownCursor, failure_in
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
+from .commands import QueueCommands
 
 #: How many bodies are asked for by their ids, whose size is not known before.
 FEW = 50
@@ -23,8 +21,9 @@ _ANSWER_BYTES = 4 * 1024 * 1024
 class Pages:
     """What stands in each state; a page is as of one moment."""
 
-    def __init__(self, broker: RedisBroker) -> None:
-        self._of = broker
+    def __init__(self, commands: QueueCommands, job_types: Mapping[str, str]) -> None:
+        self._commands = commands
+        self._job_types = job_types
 
     def of(self, queue: str, state: State, limit: int, cursor: str | None) -> Page:
         """See :meth:`..inspector.Inspector.browse`."""
@@ -40,7 +39,7 @@ class Pages:
 
     def _waiting(self, queue: str, limit: int, seen: Any) -> tuple[list[Entry], Any]:
         list_, place, id = seen or (0, 0, "")
-        ids, bodies, list_, place, more = self._of.run(
+        ids, bodies, list_, place, more = self._commands.run(
             "page_waiting", queue, [limit, _ANSWER_BYTES, list_, place, to_bytes(id)]
         )
         entries = self.entries(queue, State.WAITING, ids, bodies)
@@ -57,7 +56,7 @@ class Pages:
         """
         score, id = seen or ("", "")
         least = "-inf" if since is None else str(since * 1000)
-        ids, scores, bodies, more = self._of.run(
+        ids, scores, bodies, more = self._commands.run(
             "page_sorted", queue, [state, limit, _ANSWER_BYTES, least, score, to_bytes(id)]
         )
         name = "due" if state is State.SCHEDULED else "died"
@@ -69,8 +68,8 @@ class Pages:
         """By worker, and by id of each; a worker holds no more than some thousands."""
         last_worker, last_id = seen or ("", "")
         held: list[tuple[str, bytes]] = []
-        keys = self._of.keys
-        with self._of.talk() as client:
+        keys = self._commands.keys
+        with self._commands.talk() as client:
             for worker in self.workers():
                 if worker < last_worker or len(held) > limit:
                     continue
@@ -92,8 +91,8 @@ class Pages:
 
     def workers(self) -> list[str]:
         """The ids of all that may hold messages: our workers and processes of stock Dramatiq."""
-        keys = self._of.keys
-        with self._of.talk() as client:
+        keys = self._commands.keys
+        with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.zrange(keys.heartbeats(), 0, -1)
             pipeline.zrange(keys.stock_heartbeats(), 0, -1)
@@ -102,14 +101,15 @@ class Pages:
 
     def bodies(self, key: str, ids: list[bytes]) -> list[bytes | None]:
         """Of a few messages (:data:`FEW`) in one hash."""
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             return list(client.hmget(key, ids)) if ids else []
 
     def names(self, workers: Collection[str]) -> dict[str, str | None]:
         """``host:pid`` of workers, where they have said it."""
         every = list(workers)
-        with self._of.talk() as client:
-            names = client.mget([self._of.keys.worker_name(one) for one in every]) if every else []
+        with self._commands.talk() as client:
+            keys = [self._commands.keys.worker_name(worker) for worker in every]
+            names = client.mget(keys) if keys else []
         return {
             worker: None if name is None else to_text(name)
             for worker, name in zip(every, names, strict=True)
@@ -138,10 +138,10 @@ class Pages:
         name = id.decode(errors="backslashreplace")
         try:
             message = decode(
-                body, queue_name=queue, job_types=self._of.job_types, message_id=name or None
+                body, queue_name=queue, job_types=self._job_types, message_id=name or None
             )
         except Undecodable as error:
-            at = more.get("died") or self._of.clock.time()
+            at = more.get("died") or self._commands.clock.time()
             failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=at)
             message = quarantine(body, queue_name=queue, message_id=name, failure=failure)
         return Entry(queue, text, state, message, failure=failure_in(message), **more)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import BrokerRefused
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
+from .commands import QueueCommands
 
 #: Number of refusals that are named; the others are alike.
 _NAMED = 3
 
 
-def check_rights(broker: RedisBroker, queue: str) -> None:
+def check_rights(commands: QueueCommands, queue: str) -> None:
     """Try what formrelay does with a queue.
 
     Raises:
@@ -24,10 +21,10 @@ def check_rights(broker: RedisBroker, queue: str) -> None:
     """
     # An id of its own: what this process has in flight is not touched.
     trial = f"__trial__{uuid4()}"
-    keys = broker.keys
+    keys = commands.keys
     worker = (keys.in_flight(trial, queue), keys.worker_queues(trial), keys.worker_name(trial))
     try:
-        refused = broker.run("probe", queue, [trial], *worker)
+        refused = commands.run("probe", queue, [trial], *worker)
     except BrokerRefused as error:
         raise BrokerRefused(
             f"{error} (it is needed for the queue {queue!r}): docs/brokers.md has the rights of a "
@@ -37,11 +34,12 @@ def check_rights(broker: RedisBroker, queue: str) -> None:
         said = [f"{_text(one)} on {_text(key)} ({_reason(why)})" for one, key, why in refused]
         more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
         raise BrokerRefused(
-            f"expected Redis at {broker.where} to allow what the queue {queue!r} needs, it refuses "
-            f"{', '.join(said[:_NAMED])}{more}: docs/brokers.md has the rights of a Redis user"
+            f"expected Redis at {commands.where} to allow what the queue {queue!r} needs, it "
+            f"refuses {', '.join(said[:_NAMED])}{more}: docs/brokers.md has the rights of "
+            "a Redis user"
         )
     wake = keys.wake(queue)
-    with broker.talk() as client:
+    with commands.talk() as client:
         taken = client.bzpopmin(wake, timeout=0.001)
         if taken is not None:  # meant for a worker
             client.zadd(wake, {taken[1]: taken[2]})

@@ -7,7 +7,7 @@ knows neither priorities, the inbox, frozen batches nor our sorted sets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from dramatiq import Message
@@ -18,10 +18,8 @@ from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
 from ..errors import BrokerRefused
+from .broker import RedisBroker
 from .pages import FEW, to_bytes, to_text
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
 
 #: One call of the script: more would hold the server's other clients up.
 _CALL_BYTES = 4 * 1024 * 1024
@@ -76,22 +74,22 @@ def give_back(broker: RedisBroker, queue: str) -> Returned:
 
 class _GiveBack:
     def __init__(self, broker: RedisBroker, queue: str) -> None:
-        self._of = broker
+        self._commands, self._job_types = broker.commands, broker.job_types
         self._queue = queue
         self._done = Returned(queue)
 
     def run(self) -> Returned:
-        broker, queue, keys, done = self._of, self._queue, self._of.keys, self._done
-        broker.recover(queue)  # what dead workers had in flight waits again
-        broker.leave(queue)
-        while broker.run("prepare_stock", queue):
+        commands, queue, keys, done = self._commands, self._queue, self._commands.keys, self._done
+        commands.recover(queue)  # what dead workers had in flight waits again
+        commands.leave(queue)
+        while commands.run("prepare_stock", queue):
             pass
         lists = [keys.waiting(queue), *reversed(keys.levels_waiting(queue))]
         for level, key in enumerate(lists):
             self._list(str(level) if level else "waiting", key)
         self._sorted("scheduled", keys.scheduled(queue), keys.scheduled_bodies(queue))
         self._sorted("dead", keys.dead(queue), keys.dead_bodies(queue))
-        with broker.talk() as client:
+        with commands.talk() as client:
             client.delete(keys.wake(queue), keys.levels(queue))
             done.paused = bool(client.exists(keys.paused(queue)))
             done.waiting = client.llen(keys.waiting(queue))
@@ -102,23 +100,23 @@ class _GiveBack:
     def _list(self, where: str, key: str) -> None:
         """Give back a list: the plain one goes round once, another one from its end."""
         is_plain = where == "waiting"
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             left = client.llen(key)
         while left > 0:
             some = min(left, FEW)
-            with self._of.talk() as client:
+            with self._commands.talk() as client:
                 ids = client.lrange(key, 0, some - 1) if is_plain else client.lrange(key, -some, -1)
             if not ids:
                 return
             if not is_plain:
                 ids.reverse()
-            bodies = self._bodies(self._of.keys.bodies(self._queue), ids)
+            bodies = self._bodies(self._commands.keys.bodies(self._queue), ids)
             left -= self._write(where, [self._live(id, bodies[id], None) for id in ids])
 
     def _sorted(self, where: str, key: str, hash_: str) -> None:
         """Give back the scheduled messages, or the dead letters."""
         while True:
-            with self._of.talk() as client:
+            with self._commands.talk() as client:
                 found = client.zrange(key, 0, FEW - 1, withscores=True)
             if not found:
                 return
@@ -130,7 +128,7 @@ class _GiveBack:
             self._write(where, items)
 
     def _bodies(self, hash_: str, ids: list[bytes]) -> dict[bytes, bytes | None]:
-        with self._of.talk() as client:
+        with self._commands.talk() as client:
             return dict(zip(ids, client.hmget(hash_, ids), strict=True))
 
     def _write(self, where: str, items: list[_Item]) -> int:
@@ -143,7 +141,7 @@ class _GiveBack:
                 args += [id, body]
                 size += len(body)
             if size > _CALL_BYTES or number == len(items):
-                written += int(self._of.run("to_stock", self._queue, [where, *args]))
+                written += int(self._commands.run("to_stock", self._queue, [where, *args]))
                 args, size = [], 0
         return written
 
@@ -162,7 +160,7 @@ class _GiveBack:
 
     def _taken_apart(self, body: bytes, id: str) -> list[Message[Any]]:
         message = decode(
-            body, queue_name=self._queue, job_types=self._of.job_types, message_id=id or None
+            body, queue_name=self._queue, job_types=self._job_types, message_id=id or None
         )
         if not is_frozen(message):
             return [message]
@@ -172,7 +170,7 @@ class _GiveBack:
         return [part.message.copy(options=more) for part in thaw(message, None, body).parts]
 
     def _undecodable(self, id: bytes, body: bytes, error: Undecodable) -> tuple[bytes, bytes]:
-        now = self._of.clock.time()
+        now = self._commands.clock.time()
         failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
         letter = quarantine(body, queue_name=self._queue, message_id=to_text(id), failure=failure)
         return id, _encoded(letter, to_text(id), None)[1]
@@ -182,7 +180,7 @@ class _GiveBack:
         if body is None:
             return []
         try:
-            message = decode(body, queue_name=self._queue, job_types=self._of.job_types)
+            message = decode(body, queue_name=self._queue, job_types=self._job_types)
             return [(id, _encoded(message, to_text(id), None)[1])]
         except (Undecodable, InvalidJob):
             return [(id, body)]  # nobody runs it: as it came

@@ -182,7 +182,7 @@ def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
     actor = harness.actor(print, actor_name="note")
     keys, queue, client = broker.keys, harness.queue, broker.client
     actor.send("in flight")
-    _, fetched, _ = broker.exchange(queue, 1, settlement(), [])
+    _, fetched, _ = broker.commands.exchange(queue, 1, settlement(), [])
     for number in range(1_500):
         actor.send(number)
         actor.send_with_options(args=(number,), broker_priority=number % 10)
@@ -194,8 +194,8 @@ def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
     assert broker.inspector.purge(queue) == 3 * 1_500 + 3
     assert client.hgetall(keys.bodies(queue)) == {fetched[0][0]: fetched[0][1]}
     left = {key.decode() for key in client.keys(f"*{queue}*")} - {keys.wake(queue)}
-    assert left == {keys.bodies(queue), keys.in_flight(broker.worker_id, queue)}
-    broker.exchange(queue, 0, settlement(), [fetched[0][0]])
+    assert left == {keys.bodies(queue), keys.in_flight(broker.commands.worker_id, queue)}
+    broker.commands.exchange(queue, 0, settlement(), [fetched[0][0]])
     assert broker.counts(queue).waiting == 1
 
 
@@ -204,14 +204,18 @@ def test_a_purge_drops_nothing_that_comes_after_it_began_and_one_that_was_killed
 ) -> None:
     actor = harness.actor(print, actor_name="note")
     broker.enqueue_many(actor.message(number) for number in range(3_000))
-    assert broker.run("flush", harness.queue, [1]) == [1, 1, 3_000]  # and then it was killed
+    assert broker.commands.run("flush", harness.queue, [1]) == [
+        1,
+        1,
+        3_000,
+    ]  # and then it was killed
     actor.send("after it")
     counts = broker.counts(harness.queue)
     assert (counts.waiting, counts.in_flight) == (1, 0)
     for _ in range(3):  # the workers' recovery
-        broker.recover(harness.queue)
+        broker.commands.recover(harness.queue)
     assert broker.client.hlen(broker.keys.bodies(harness.queue)) == 1
-    assert broker.run("flush", harness.queue, [1]) == [1, 0, 1]
+    assert broker.commands.run("flush", harness.queue, [1]) == [1, 0, 1]
 
 
 # -- producers of stock Dramatiq --------------------------------------------------------------
@@ -313,9 +317,9 @@ def test_a_worker_that_was_away_too_long_does_not_take_itself_for_dead(
     consumer = broker.consume(harness.queue, prefetch=5, timeout=100)
     first: Any = next(iter(consumer))
     # As if it had been stopped since its last sign of life.
-    broker.client.zadd(keys.heartbeats(), {broker.worker_id: 1})
-    assert broker.recover(harness.queue)[0] == 0
-    assert broker.client.scard(keys.in_flight(broker.worker_id, harness.queue)) == 5
+    broker.client.zadd(keys.heartbeats(), {broker.commands.worker_id: 1})
+    assert broker.commands.recover(harness.queue)[0] == 0
+    assert broker.client.scard(keys.in_flight(broker.commands.worker_id, harness.queue)) == 5
     consumer.ack(first)
     consumer.close()
 
@@ -328,11 +332,11 @@ def test_a_large_backlog_comes_in_answers_of_bounded_size(
     broker.options = replace(broker.options, max_message_bytes=3_000_000)
     for number in range(8):
         actor.send(number, "x" * 2_000_000)
-    _, fetched, _ = broker.exchange(harness.queue, 100, settlement(), [])
+    _, fetched, _ = broker.commands.exchange(harness.queue, 100, settlement(), [])
     assert 1 <= len(fetched) < 8
     assert sum(len(body) for _, body, _ in fetched) <= 4 * 1024 * 1024
     assert broker.counts(harness.queue).waiting == 8 - len(fetched)
-    broker.exchange(harness.queue, 0, settlement(), [id for id, _, _ in fetched])
+    broker.commands.exchange(harness.queue, 0, settlement(), [id for id, _, _ in fetched])
     harness.start(threads=1)
     wait_until(lambda: ran == list(range(8)))  # and none was lost or turned round
 

@@ -86,7 +86,10 @@ def test_a_password_may_hold_any_character(
 def test_arguments_that_redis_quotes_are_in_no_error(redis_url: str) -> None:
     """As it does where a command was renamed away."""
     broker = RedisBroker(redis_url)
-    with pytest.raises(BrokerRefused, match="unknown command") as refused, broker.talk() as client:
+    with (
+        pytest.raises(BrokerRefused, match="unknown command") as refused,
+        broker.commands.talk() as client,
+    ):
         client.execute_command("HSOT", "key", "jane.doe@example.org")
     assert "jane" not in str(refused.value)
 
@@ -238,7 +241,7 @@ def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> 
 def test_a_short_time_for_answers_does_not_end_an_idle_wait(redis_url: str, unique: str) -> None:
     broker = RedisBroker(f"{redis_url}?socket_timeout=0.2&health_check_interval=0")
     began = time.monotonic()
-    broker.wait_for_work(unique, 5)
+    broker.commands.wait_for_work(unique, 5)
     assert 0.05 < time.monotonic() - began < 0.2
     broker.close()
 

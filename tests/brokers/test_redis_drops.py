@@ -78,7 +78,7 @@ def test_a_command_that_must_not_be_repeated_goes_over_a_checked_connection(
     for connection in broker.client.connection_pool._available_connections:
         connection.next_health_check = -1
     proxy.forget()
-    broker.count_trial(unique, b"id")
+    broker.commands.count_trial(unique, b"id")
     assert broker.client.hgetall(broker.keys.suspects(unique)) == {b"id": b"1"}
 
 
@@ -107,12 +107,12 @@ def test_a_repetition_finds_its_message_wherever_it_is(
     else:
         client.delete(keys.bodies(unique), keys.waiting(unique))
         client.hset(keys.dead_bodies(unique), id, body)
-    broker.run("enqueue", unique, [0, 1, id, "", "", body])
+    broker.commands.run("enqueue", unique, [0, 1, id, "", "", body])
     assert client.llen(keys.waiting(unique)) == 0
     # Another body under the same id is another message; so is the same in a call of its own.
-    broker.run("enqueue", unique, [0, 1, id, "", "", body + b" "])
+    broker.commands.run("enqueue", unique, [0, 1, id, "", "", body + b" "])
     assert client.llen(keys.waiting(unique)) == 1
-    broker.run("enqueue", unique, [0, 0, id, "", "", body])
+    broker.commands.run("enqueue", unique, [0, 0, id, "", "", body])
     assert client.llen(keys.waiting(unique)) == 2
 
 

@@ -13,12 +13,8 @@ from redis.exceptions import NoPermissionError
 
 from formrelay.actors.webhooks.old_registry import OLD_DELIVERED, OLD_DISABLED, OLD_RECORDS
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
-from formrelay.actors.webhooks.registry import (
-    DeliveryReport,
-    DisableRules,
-    EndpointRecord,
-    make_registry,
-)
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules, EndpointRecord
+from formrelay.actors.webhooks.resources import make_registry
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
@@ -191,9 +187,9 @@ def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
     )
     found = Environment(redis_server.url.replace("//", "//job:secret@"), "dramatiq", unique)
     admin.rpush(found.broker.keys.old_inbox(unique), job("out of reach"))
-    before = found.broker.exchange
+    before = found.broker.commands.exchange
     calls: list[int] = []
-    found.broker.exchange = lambda *given: calls.append(1) or before(*given)  # type: ignore[method-assign, func-returns-value]
+    found.broker.commands.exchange = lambda *given: calls.append(1) or before(*given)  # type: ignore[method-assign, func-returns-value]
     found.harness.start()
     until = time.monotonic() + 0.6
     wait_until(lambda: time.monotonic() > until)

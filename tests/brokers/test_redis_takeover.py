@@ -40,7 +40,7 @@ def fetched_by(broker: RedisBroker, queue: str) -> tuple[Any, list[Any]]:
 
 def take_over(broker: RedisBroker, other: RedisBroker, queue: str) -> None:
     """As if the worker of ``broker`` had stood still: ``other`` puts its messages back."""
-    broker.client.zadd(broker.keys.heartbeats(), {broker.worker_id: 1}, xx=True)
+    broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
     other.recover(queue)
 
 
@@ -116,7 +116,7 @@ def test_what_is_left_of_a_batch_that_was_taken_over_in_part_goes_back_unchanged
     keys, client = broker.keys, broker.client
     consumer, (batch,) = fetched_by(broker, harness.queue)
     bodies = client.hgetall(keys.bodies(harness.queue))
-    in_flight = keys.in_flight(broker.worker_id, harness.queue)
+    in_flight = keys.in_flight(broker.commands.worker_id, harness.queue)
     client.srem(in_flight, ids[1])
     consumer.settle(batch, RETRY_AT_ONCE)
     consumer._inner._flush()
@@ -133,7 +133,7 @@ def test_an_id_without_a_body_is_skipped_and_whatever_gets_that_id_later_is_kept
     actor = harness.actor(lambda _: None, actor_name="note")
     consumer, found = fetched_by(broker, harness.queue)
     assert found == []
-    assert not client.exists(keys.in_flight(broker.worker_id, harness.queue))
+    assert not client.exists(keys.in_flight(broker.commands.worker_id, harness.queue))
     sent = actor.message(1).copy(message_id="gone")
     broker.enqueue(sent)
     consumer._flush()
@@ -200,7 +200,7 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     # As the fetch of a lost call does it, after this worker has asked what it has in flight.
     client, keys = broker.client, broker.keys
     client.lrem(keys.waiting(unique), 1, late.message_id)
-    client.sadd(keys.in_flight(broker.worker_id, unique), late.message_id)
+    client.sadd(keys.in_flight(broker.commands.worker_id, unique), late.message_id)
     broker.resume(unique)
     wait_until(lambda: ran == [1, 2])
     wait_until(harness.is_empty)

@@ -138,17 +138,19 @@ def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
     _, fetched = exchange(broker, queue)
     long_ago = time.time() * 1000 - 8 * 24 * HOUR
     broker.client.zadd(keys.dead(queue), {letter.id: long_ago})
-    broker.client.zadd(keys.heartbeats(), {broker.worker_id: long_ago})  # a worker long silent
+    broker.client.zadd(
+        keys.heartbeats(), {broker.commands.worker_id: long_ago}
+    )  # a worker long silent
     stock.maintain()
     assert [one.id for one in harness.dead()] == [letter.id]
     assert broker.client.llen(keys.waiting(queue)) == 0
-    assert broker.in_flight(queue) == {fetched[0][0]}
+    assert broker.commands.in_flight(queue) == {fetched[0][0]}
 
 
 def exchange(broker: RedisBroker, queue: str) -> Any:
     from formrelay.brokers.settlement import Settlement
 
-    return broker.exchange(queue, 10, Settlement(), [])[:2]
+    return broker.commands.exchange(queue, 10, Settlement(), [])[:2]
 
 
 def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) -> None:
@@ -157,7 +159,7 @@ def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) ->
     assert harness.broker.inspector.workers() == []
     exchange(harness.broker, harness.queue)  # type: ignore[arg-type]
     (worker,) = harness.broker.inspector.workers()
-    assert worker.id == harness.broker.worker_id  # type: ignore[attr-defined]
+    assert worker.id == harness.broker.commands.worker_id  # type: ignore[attr-defined]
 
 
 def test_what_a_dead_stock_worker_held_comes_back(
@@ -170,12 +172,12 @@ def test_what_a_dead_stock_worker_held_comes_back(
     theirs.send_with_options(args=("delayed",), delay=200)
     assert stock.broker.do_fetch(queue, 10)
     assert stock.broker.do_fetch(f"{queue}.DQ", 10)
-    assert broker.recover(queue)[0] == 0  # it is alive
+    assert broker.commands.recover(queue)[0] == 0  # it is alive
     (found,) = broker.inspector.browse(queue, State.IN_FLIGHT).entries
     assert found.worker == stock.broker.broker_id
     died = time.time() * 1000 - 61_000
     broker.client.zadd(broker.keys.stock_heartbeats(), {stock.broker.broker_id: died})
-    assert broker.recover(queue)[0] == 2
+    assert broker.commands.recover(queue)[0] == 2
     harness.start()
     wait_until(lambda: sorted(ran) == ["delayed", "immediate"])
     wait_until(harness.is_empty)

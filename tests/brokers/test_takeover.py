@@ -161,7 +161,7 @@ class RedisSite(Site):
 
     def freeze(self, worker: int, *, notices: bool) -> None:
         broker, other = self.brokers[worker], self.brokers[1 - worker]
-        broker.client.zadd(broker.keys.heartbeats(), {broker.worker_id: 1}, xx=True)
+        broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
         other.recover(self.queue)
         if notices:  # a suspended machine's clock may stand still too
             self.inner(worker)._exchanged_at = float("-inf")
@@ -173,11 +173,11 @@ class RedisSite(Site):
         broker = self.brokers[worker]
 
         def exchange(*arguments: Any) -> Any:
-            del broker.exchange
-            broker.exchange(*arguments)
+            del broker.commands.exchange
+            broker.commands.exchange(*arguments)
             raise BrokerUnavailable("the answer was lost")
 
-        broker.exchange = exchange
+        broker.commands.exchange = exchange
 
     def check(self) -> Counter[int]:
         broker = self.sender
@@ -210,7 +210,7 @@ class RedisSite(Site):
         consumer: Any = self.consume(broker)
         for one in self.brokers:
             client.zadd(keys.heartbeats(), {one.worker_id: 1}, xx=True)
-        broker.recover(self.queue)
+        broker.commands.recover(self.queue)
         found = numbers_in(client.hvals(keys.dead_bodies(self.queue)))
         while True:
             for id in client.zrange(keys.scheduled(self.queue), 0, -1):

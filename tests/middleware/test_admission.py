@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import dramatiq
@@ -88,25 +89,37 @@ def test_messages_of_other_brokers_are_left_alone(broker: RedisBroker) -> None:
 @pytest.fixture
 def quick(harness: Harness) -> Harness:
     """The harness, where a worker is dead after a second without a sign of life."""
+    assert isinstance(harness.broker, RedisBroker)
     harness.broker.options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
+    harness.broker.commands.heartbeat_timeout = timedelta(seconds=1)
     return harness
 
 
-def leave_in_flight(harness: Harness, actor: dramatiq.Actor[..., object], count: int) -> None:
-    """As a worker that took ``count`` messages and was killed leaves them."""
-    assert isinstance(harness.broker, RedisBroker)
-    dead = RedisBroker.__new__(RedisBroker)
-    dead.__dict__ = {**harness.broker.__dict__, "worker_id": NOBODY, "_hands": {}}
-    for number in range(count):
-        actor.send(number=number)
-    consumer = dead.consume(harness.queue, prefetch=count, timeout=0)
-    inner = getattr(consumer, "_inner", consumer)
-    assert inner.receive(0) is not None
-    client, keys = harness.broker.client, harness.broker.keys
-    client.zadd(keys.heartbeats(), {NOBODY: 1})  # last heard of in 1970
+LeaveInFlight = Callable[[dramatiq.Actor[..., object], int], None]
 
 
-def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(quick: Harness) -> None:
+@pytest.fixture
+def leave_in_flight(middleware_broker_url: str, quick: Harness) -> Iterator[LeaveInFlight]:
+    """Leaves messages as a worker that took them and was killed."""
+    dead = RedisBroker(middleware_broker_url)
+    dead.commands.worker_id = NOBODY
+
+    def leave(actor: dramatiq.Actor[..., object], count: int) -> None:
+        for number in range(count):
+            actor.send(number=number)
+        dead.declare_actor(actor)
+        consumer = dead.consume(quick.queue, prefetch=count, timeout=0)
+        inner = getattr(consumer, "_inner", consumer)
+        assert inner.receive(0) is not None
+        dead.client.zadd(dead.keys.heartbeats(), {NOBODY: 1})  # last heard of in 1970
+
+    yield leave
+    dead.close()
+
+
+def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(
+    quick: Harness, leave_in_flight: LeaveInFlight
+) -> None:
     done: list[int] = []
 
     def collect(batch: list[dict[str, int]]) -> None:
@@ -114,7 +127,7 @@ def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(quick: 
 
     wait = timedelta(milliseconds=20)
     actor = quick.actor(collect, actor_name="act", batch_size=10, batch_wait=wait)
-    leave_in_flight(quick, actor, 5)
+    leave_in_flight(actor, 5)
     quick.start()
     wait_until(lambda: sorted(done) == list(range(5)))
     wait_until(quick.is_empty)
@@ -123,13 +136,14 @@ def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(quick: 
 
 def test_a_message_of_a_batch_actor_whose_workers_all_died_is_a_crash_loop(
     quick: Harness,
+    leave_in_flight: LeaveInFlight,
 ) -> None:
     ran: list[object] = []
     wait = timedelta(milliseconds=20)
     actor = quick.actor(
         lambda batch: ran.extend(batch), actor_name="act", batch_size=10, batch_wait=wait
     )
-    leave_in_flight(quick, actor, 1)
+    leave_in_flight(actor, 1)
     assert isinstance(quick.broker, RedisBroker)
     (message_id,) = quick.broker.client.hkeys(quick.broker.keys.bodies(quick.queue))
     quick.broker.client.hset(quick.broker.keys.suspects(quick.queue), message_id, 3)
@@ -139,7 +153,9 @@ def test_a_message_of_a_batch_actor_whose_workers_all_died_is_a_crash_loop(
     assert ran == []
 
 
-def test_a_trial_is_counted_on_the_broker_while_it_runs(quick: Harness) -> None:
+def test_a_trial_is_counted_on_the_broker_while_it_runs(
+    quick: Harness, leave_in_flight: LeaveInFlight
+) -> None:
     counts: list[dict[str, int]] = []
     assert isinstance(quick.broker, RedisBroker)
     client, key = quick.broker.client, quick.broker.keys.suspects(quick.queue)
@@ -149,7 +165,7 @@ def test_a_trial_is_counted_on_the_broker_while_it_runs(quick: Harness) -> None:
 
     wait = timedelta(milliseconds=20)
     actor = quick.actor(look, actor_name="act", batch_size=10, batch_wait=wait)
-    leave_in_flight(quick, actor, 1)
+    leave_in_flight(actor, 1)
     quick.start()
     (seen,) = wait_until(lambda: counts)
     wait_until(quick.is_empty)

@@ -1,4 +1,4 @@
-"""What this process holds of one queue on Redis, and what of it waits to be sent."""
+"""The messages of one queue that are in flight for this process, and their settlements."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from ...middleware.delivery import Batch, Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..refused import Refused
 from ..settlement import Replacement, Settlement, settled_tags
-
-if TYPE_CHECKING:
-    from .broker import RedisBroker
+from .commands import QueueCommands
 
 
 @dataclass(slots=True)
 class Outbox:
-    """What waits to be sent with the next exchange.
+    """The settlements that are sent with the next exchange.
 
     Attributes:
-        deliveries: whose outcomes these are.
-        size: how many messages it takes off this process's hands.
-        bytes: and how many bytes.
+        deliveries: the settled deliveries.
+        size: number of messages that are no longer in flight once it was sent.
+        bytes: bytes of their bodies.
     """
 
     settlement: Settlement = field(default_factory=Settlement)
@@ -34,8 +31,8 @@ class Outbox:
     bytes: int = 0
 
 
-class Hands:
-    """What this process holds of one queue.
+class InFlight:
+    """The messages of one queue that Redis has in flight for this process.
 
     A delivery is told from a later one of the same id by its tag, which is one object from the
     fetch to the settlement: another worker may have taken the message over and put it back, so
@@ -49,30 +46,32 @@ class Hands:
         sending: held for one round trip; guards what follows.
         outbox: what is to be sent, until it was.
         refused: replacements that Redis refused.
-        held: the tags that Redis has in flight for us, as far as we know, by id.
-        yielded, returned: messages given to Dramatiq, and of them settled.
-        bytes: of the bodies in this process.
+        tags: of the deliveries in flight, as far as this process knows, by message id.
+        yielded: number of messages given to Dramatiq.
+        returned: number of those messages that were settled.
+        bytes: bytes of the bodies in this process.
+        suspect_is_running: whether a suspect runs; suspects run one at a time.
     """
 
-    def __init__(self, broker: RedisBroker, queue: str) -> None:
-        self._broker = broker
+    def __init__(self, commands: QueueCommands, queue: str) -> None:
+        self._commands = commands
         self._queue = queue
         self.settled: deque[tuple[Settlement, Delivery]] = deque()
         self.sending = Lock()
         self.outbox = Outbox()
-        self.refused: Refused[Replacement] = Refused(broker.clock, queue)
+        self.refused: Refused[Replacement] = Refused(commands.clock, queue)
         #: Of messages that are done and that another worker has taken over, the bodies by id.
         self._taken_over: dict[bytes, bytes] = {}
-        self.held: dict[bytes, bytes] = {}
-        #: Of these, the tags of deliveries that another worker is known to have taken over.
+        self.tags: dict[bytes, bytes] = {}
+        #: Of these deliveries, the tags of those that another worker is known to have taken over.
         self._lost: dict[bytes, bytes] = {}
         self.yielded = 0
         self.returned = 0
         self.bytes = 0
-        self.suspect_in_hand = False
+        self.suspect_is_running = False
 
     def collect(self) -> Outbox:
-        """All that waits to be sent; under ``sending``. It stays in the outbox until it was."""
+        """Collect settlements in the outbox, where they stay until sent; under ``sending``."""
         outbox = self.outbox
         while self.settled:
             settlement, delivery = self.settled.popleft()
@@ -85,10 +84,10 @@ class Hands:
     def exchange(
         self, room_beside: Callable[[Outbox], int], *, is_last: bool = False
     ) -> tuple[int, list[tuple[bytes, bytes, int]]]:
-        """Send what waits, and fetch; under ``sending``.
+        """Send the outbox, and fetch; under ``sending``.
 
         Args:
-            room_beside: how many messages to fetch, once an outbox is carried out.
+            room_beside: how many messages to fetch, once an outbox was sent.
             is_last: also retry refused messages that are not due yet.
 
         Returns:
@@ -105,11 +104,11 @@ class Hands:
         self.bytes -= outbox.bytes
         self.forget(settled_tags(outbox.settlement))
         self.forget(outbox.put_back)
-        self.held.update((id, id) for id, _, _ in fetched)
+        self.tags.update((id, id) for id, _, _ in fetched)
         if taken_over:
             self._taken_over |= bodies_of(outbox.deliveries, taken_over)
         if self._taken_over:
-            self._broker.remove_done(self._queue, self._taken_over)
+            self._commands.remove_done(self._queue, self._taken_over)
             self._taken_over = {}
         return wait, fetched
 
@@ -119,13 +118,13 @@ class Hands:
         """Carry the outbox out; what Redis refuses of it is moved to ``refused``."""
         settlement = outbox.settlement
         try:
-            answer = self._broker.exchange(self._queue, room, settlement, outbox.put_back)
+            answer = self._commands.exchange(self._queue, room, settlement, outbox.put_back)
         except BrokerRefused:
             if not settlement.replacements:
                 raise
             # Redis refuses the call as a whole, and does not say because of which message.
             others = Settlement(done=settlement.done)
-            taken_over = self._broker.exchange(self._queue, 0, others, outbox.put_back)[2]
+            taken_over = self._commands.exchange(self._queue, 0, others, outbox.put_back)[2]
             self._replace_each(settlement.replacements)
             settlement.replacements = []
             return 0, [], taken_over  # fetched with the next call
@@ -137,7 +136,7 @@ class Hands:
         refused: list[Replacement] = []
         for index, one in enumerate(replacements):
             try:
-                self._broker.exchange(self._queue, 0, Settlement([one]), ())
+                self._commands.exchange(self._queue, 0, Settlement([one]), ())
             except BrokerRefused as error:
                 refused.append(one)
                 why: BrokerRefused | BrokerUnavailable = error
@@ -159,14 +158,14 @@ class Hands:
 
     def holds(self, tag: bytes) -> bool:
         """Whether a tag is that of the last delivery of its id."""
-        return self.held.get(tag) is tag
+        return self.tags.get(tag) is tag
 
     def forget(self, tags: Iterable[bytes]) -> None:
-        """These deliveries are not in flight for us any more."""
-        held = self.held
+        """Forget deliveries that are no longer in flight for this process."""
+        known = self.tags
         for tag in tags:
-            if held.get(tag) is tag:
-                del held[tag]
+            if known.get(tag) is tag:
+                del known[tag]
                 self._lost.pop(tag, None)
 
     def newly_lost(self, in_flight: Set[bytes]) -> list[bytes]:
@@ -175,15 +174,15 @@ class Hands:
         Args:
             in_flight: the ids that Redis has in flight for us.
         """
-        held, lost = self.held, self._lost
-        found = [id for id, tag in held.items() if id not in in_flight and lost.get(id) is not tag]
-        lost.update((id, held[id]) for id in found)
+        known, lost = self.tags, self._lost
+        found = [id for id, tag in known.items() if id not in in_flight and lost.get(id) is not tag]
+        lost.update((id, known[id]) for id in found)
         return found
 
     def _add(self, outbox: Outbox, settlement: Settlement) -> None:
         """Let a settlement be sent, as far as its deliveries are the last ones of their ids."""
-        held = self.held
-        outbox.settlement.done += [tag for tag in settlement.done if held.get(tag) is tag]
+        known = self.tags
+        outbox.settlement.done += [tag for tag in settlement.done if known.get(tag) is tag]
         for replacement in settlement.replacements:
             current = [tag for tag in replacement.tags if self.holds(tag)]
             if len(current) == len(replacement.tags):
@@ -209,5 +208,5 @@ def _written(replacement: Replacement) -> int:
 
 
 def size_of(delivery: Delivery) -> int:
-    """As how many messages it counts."""
+    """The number of messages as which a delivery counts."""
     return delivery.size
