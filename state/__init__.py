@@ -8,7 +8,8 @@ uses too.
 from __future__ import annotations
 
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore, Once, once
-from .store import DEFAULT_NAMESPACE, StateRedis, find_state, make_idempotency_store
+from .redis import DEFAULT_NAMESPACE
+from .store import StateRedis, find_state, make_idempotency_store
 
 __all__ = [
     "DEFAULT_NAMESPACE",

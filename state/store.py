@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 from ..config import BrokerSettings
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore
-
-#: The namespace of stock Dramatiq, and the default of formrelay. Older versions kept inboxes,
-#: idempotency keys and endpoints outside of namespaces; only this namespace adopts them by itself.
-DEFAULT_NAMESPACE = "dramatiq"
+from .redis import DEFAULT_NAMESPACE
 
 
 class StateRedis(NamedTuple):

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from ..idempotency import Held, Known
-from ..store import DEFAULT_NAMESPACE
+from . import DEFAULT_NAMESPACE
 from .client import repeated
 from .connection import translated
 
