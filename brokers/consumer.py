@@ -282,9 +282,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return settlement_of(delivery, Dead(failure), now)
 
     def _quarantined(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
-        failure = Failure.of(
-            error, reason=Reason.UNDECODABLE, attempt=0, now=self.broker.clock.time()
-        )
+        failure = Failure.undecodable(error, now=self.broker.clock.time())
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
         return settlement

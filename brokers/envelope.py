@@ -22,7 +22,7 @@ import orjson
 from dramatiq import Message
 
 from ..core.errors import BrokerError, InvalidJob
-from ..core.failure import Failure
+from ..core.failure import Failure, Reason
 from ..middleware.delivery import ARGS, BATCH, FAILURE, Batch, Delivery
 
 #: The actor name of quarantined bytes; no actor can have it, so that nothing runs them.
@@ -228,6 +228,32 @@ def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failur
         options={**_kept(data), FAILURE: failure.to_json()},
         message_id=message_id,
     )
+
+
+def decode_or_quarantine(
+    data: bytes,
+    *,
+    queue_name: str,
+    job_types: Mapping[str, str],
+    message_id: str | None,
+    now: float,
+    failure: Failure | None = None,
+) -> Message[Any]:
+    """Decode a message; bytes that cannot be decoded become a dead letter that keeps them.
+
+    Args:
+        now: unix time, for the record of the failure.
+        failure: why the message was dead-lettered, where that is recorded beside the body.
+    """
+    if failure is None or failure.reason is not Reason.UNDECODABLE:
+        try:
+            return decode(
+                data, queue_name=queue_name, job_types=job_types, message_id=message_id or None
+            )
+        except Undecodable as error:
+            failure = failure or Failure.undecodable(error, now=now)
+    id = message_id or "unknown"
+    return quarantine(data, queue_name=queue_name, message_id=id, failure=failure)
 
 
 def _kept(data: bytes) -> dict[str, str]:

@@ -74,6 +74,11 @@ class Failure:
             where=frames(error),
         )
 
+    @classmethod
+    def undecodable(cls, error: BaseException, *, now: float) -> Failure:
+        """The record of bytes that are no message; ``now`` is unix time."""
+        return cls.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, the form it has in a message's ``options["failure"]``."""
         return asdict(self) | {"reason": self.reason.value, "where": list(self.where)}

@@ -27,7 +27,7 @@ from pika import spec
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
-from ..envelope import Undecodable, decode, quarantine, revive
+from ..envelope import decode_or_quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import buried
@@ -215,21 +215,17 @@ class Walk:
     def _message(
         self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
     ) -> Message[Any]:
-        """The message of a letter; one in quarantine, if its body is none."""
-        client, queue = self._client, self._queue
+        """The message of a letter, with the record of its failure."""
         failure = _recorded_in(headers)
-        if failure is None or failure.reason is not Reason.UNDECODABLE:
-            try:
-                message = decode(content.body, queue_name=queue, job_types=self._job_types)
-            except Undecodable as error:
-                if failure is None:  # buried by RabbitMQ itself, or by another program
-                    now = client.clock.time()
-                    failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
-            else:
-                return message if failure is None else buried(message, failure)
-        return quarantine(
-            content.body, queue_name=queue, message_id=id or "unknown", failure=failure
+        message = decode_or_quarantine(
+            content.body,
+            queue_name=self._queue,
+            job_types=self._job_types,
+            message_id=id,
+            now=self._client.clock.time(),
+            failure=failure,
         )
+        return message if failure is None else buried(message, failure)
 
 
 def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:

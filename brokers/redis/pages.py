@@ -7,8 +7,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from ...core.failure import Failure, Reason
-from ..envelope import Undecodable, decode, quarantine
+from ..envelope import decode_or_quarantine
 from ..inspection import Entry, Page, State, UnknownCursor, failure_in
 from .commands import QueueCommands
 
@@ -136,14 +135,13 @@ class Pages:
         text = to_text(id)
         # As the consumer names it: a message that is written again holds UTF-8 alone.
         name = id.decode(errors="backslashreplace")
-        try:
-            message = decode(
-                body, queue_name=queue, job_types=self._job_types, message_id=name or None
-            )
-        except Undecodable as error:
-            at = more.get("died") or self._commands.clock.time()
-            failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=at)
-            message = quarantine(body, queue_name=queue, message_id=name, failure=failure)
+        message = decode_or_quarantine(
+            body,
+            queue_name=queue,
+            job_types=self._job_types,
+            message_id=name,
+            now=more.get("died") or self._commands.clock.time(),
+        )
         return Entry(queue, text, state, message, failure=failure_in(message), **more)
 
 

@@ -14,7 +14,7 @@ from dramatiq import Message
 from dramatiq.common import dq_name
 
 from ...core.errors import InvalidJob
-from ...core.failure import Failure, Reason
+from ...core.failure import Failure
 from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
 from ..errors import BrokerRefused
@@ -155,7 +155,11 @@ class _GiveBack:
             messages = self._taken_apart(body, to_text(id))
         except Undecodable as error:
             self._done.undecodable += 1
-            return _Item(id, True, [self._undecodable(id, body, error)])
+            failure = Failure.undecodable(error, now=self._commands.clock.time())
+            letter = quarantine(
+                body, queue_name=self._queue, message_id=to_text(id), failure=failure
+            )
+            return _Item(id, True, [_encoded(letter, to_text(id), None)])
         return _Item(id, False, [_encoded(message, str(uuid4()), due) for message in messages])
 
     def _taken_apart(self, body: bytes, id: str) -> list[Message[Any]]:
@@ -168,12 +172,6 @@ class _GiveBack:
         attempts = message.options.get(RETRIES)
         more = {} if attempts is None else {RETRIES: attempts}
         return [part.message.copy(options=more) for part in thaw(message, None, body).parts]
-
-    def _undecodable(self, id: bytes, body: bytes, error: Undecodable) -> tuple[bytes, bytes]:
-        now = self._commands.clock.time()
-        failure = Failure.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
-        letter = quarantine(body, queue_name=self._queue, message_id=to_text(id), failure=failure)
-        return id, _encoded(letter, to_text(id), None)[1]
 
     def _letter(self, id: bytes, body: bytes | None) -> list[tuple[bytes, bytes]]:
         """A dead letter under its own id, which stock's dashboard looks for in its options."""

@@ -18,6 +18,7 @@ from dramatiq.rate_limits.backends import StubBackend
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.redis.commands import QueueCommands
 from formrelay.core.errors import InvalidJob, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
@@ -97,14 +98,14 @@ def test_a_paused_queue_is_left_alone_by_every_worker(
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="note")
     harness.start()
-    broker.pause(harness.queue)
+    broker.commands.pause(harness.queue)
     actor.send(1)
     calls = commands(broker)
     time_to_be_idle = time.monotonic() + 0.6
     wait_until(lambda: time.monotonic() > time_to_be_idle)
     assert ran == []
     assert commands(broker) - calls < 200  # it sleeps, and does not go round and round
-    broker.resume(harness.queue)
+    broker.commands.resume(harness.queue)
     wait_until(lambda: ran == [1])
 
 
@@ -395,13 +396,13 @@ def test_outcomes_of_slow_jobs_go_together(
 ) -> None:
     """A call for each would cost as much as the jobs' own work."""
     calls: list[str] = []
-    real = RedisBroker.exchange
+    real = QueueCommands.exchange
 
-    def exchange(self: RedisBroker, *arguments: Any) -> Any:
+    def exchange(self: QueueCommands, *arguments: Any) -> Any:
         calls.append("exchange")
         return real(self, *arguments)
 
-    monkeypatch.setattr(RedisBroker, "exchange", exchange)
+    monkeypatch.setattr(QueueCommands, "exchange", exchange)
     never, one_by_one = threading.Event(), threading.Lock()
 
     def ask() -> None:  # an API, say

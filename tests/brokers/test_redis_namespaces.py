@@ -87,7 +87,7 @@ def test_two_environments_in_one_redis_see_nothing_of_each_other(
     staging.harness.start()
     actor.send("wrong")
     wait_until(staging.harness.dead)
-    staging.broker.pause(queue)
+    staging.broker.commands.pause(queue)
     actor.send("waits")
     actor.send_with_options(args=("later",), delay=60_000)
     staging.broker.client.rpush(keys.inbox(queue), job("plain"))

@@ -41,7 +41,7 @@ def fetched_by(broker: RedisBroker, queue: str) -> tuple[Any, list[Any]]:
 def take_over(broker: RedisBroker, other: RedisBroker, queue: str) -> None:
     """As if the worker of ``broker`` had stood still: ``other`` puts its messages back."""
     broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
-    other.recover(queue)
+    other.commands.recover(queue)
 
 
 @pytest.fixture
@@ -195,13 +195,13 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     harness.start()
     actor.send(1)
     wait_until(lambda: ran == [1])
-    broker.pause(unique)
+    broker.commands.pause(unique)
     late = actor.send(2)
     # As the fetch of a lost call does it, after this worker has asked what it has in flight.
     client, keys = broker.client, broker.keys
     client.lrem(keys.waiting(unique), 1, late.message_id)
     client.sadd(keys.in_flight(broker.commands.worker_id, unique), late.message_id)
-    broker.resume(unique)
+    broker.commands.resume(unique)
     wait_until(lambda: ran == [1, 2])
     wait_until(harness.is_empty)
     harness.close()
@@ -233,9 +233,9 @@ def test_a_worker_that_stood_still_is_no_death_of_its_messages(
     actor.send(1)
     consumer, (ours,) = fetched_by(broker, harness.queue)
     suspects = broker.keys.suspects(harness.queue)
-    broker.pause(harness.queue)  # nobody fetches it anew
+    broker.commands.pause(harness.queue)  # nobody fetches it anew
     take_over(broker, other, harness.queue)
-    other.count_trial(harness.queue, ours.tag)
+    other.commands.count_trial(harness.queue, ours.tag)
     assert broker.client.hgetall(suspects) == {ours.tag: b"2"}
     for _ in range(2):  # the second time nothing more is taken back
         consumer._exchanged_at -= 3_600  # it stood still

@@ -16,6 +16,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter, State
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.redis.commands import QueueCommands
 from formrelay.brokers.redis.to_stock import give_back, refuse_running_workers
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
@@ -293,7 +294,9 @@ def dead_worker(broker: RedisBroker, queue: str) -> int:
     """A worker of ours that has fetched some messages and died; returns how many."""
     other = RedisBroker(f"redis://{broker.where}/0")
     _, fetched = exchange(other, queue)
-    broker.client.zadd(broker.keys.heartbeats(), {other.worker_id: time.time() * 1000 - 5_000})
+    broker.client.zadd(
+        broker.keys.heartbeats(), {other.commands.worker_id: time.time() * 1000 - 5_000}
+    )
     other.close()
     return len(fetched)
 
@@ -363,20 +366,20 @@ def test_giving_back_can_be_stopped_anywhere_and_run_again(
         actor.send(number)
         actor.send_with_options(args=(number + 1,), broker_priority=7)
         actor.send_with_options(args=(120 + number,), delay=1)
-    real = RedisBroker.run
+    real = QueueCommands.run
     for calls_left in (1, 2, 3, 4):
         left = [calls_left]
 
-        def run(self: RedisBroker, script: str, *args: Any, left: list[int] = left) -> Any:
+        def run(self: QueueCommands, script: str, *args: Any, left: list[int] = left) -> Any:
             left[0] -= script == "to_stock"
             if left[0] < 0:
                 raise BrokerUnavailable("killed")
             return real(self, script, *args)
 
-        monkeypatch.setattr(RedisBroker, "run", run)
+        monkeypatch.setattr(QueueCommands, "run", run)
         with pytest.raises(BrokerUnavailable):
             give_back(broker, harness.queue)
-    monkeypatch.setattr(RedisBroker, "run", real)
+    monkeypatch.setattr(QueueCommands, "run", real)
     done = give_back(broker, harness.queue)
     assert (done.waiting, done.scheduled) == (120, 60)
     stock.start()

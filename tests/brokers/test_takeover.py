@@ -162,7 +162,7 @@ class RedisSite(Site):
     def freeze(self, worker: int, *, notices: bool) -> None:
         broker, other = self.brokers[worker], self.brokers[1 - worker]
         broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
-        other.recover(self.queue)
+        other.commands.recover(self.queue)
         if notices:  # a suspended machine's clock may stand still too
             self.inner(worker)._exchanged_at = float("-inf")
 
@@ -188,7 +188,7 @@ class RedisSite(Site):
         for list_ in (keys.waiting(queue), *keys.levels_waiting(queue)):
             index.update(client.lrange(list_, 0, -1))
         for one in self.brokers:
-            index |= client.smembers(keys.in_flight(one.worker_id, queue))
+            index |= client.smembers(keys.in_flight(one.commands.worker_id, queue))
         assert bodies.keys() <= index, "a body that nothing leads to"
         found = numbers_in(bodies.values())
         for ids, hash_ in (
@@ -206,10 +206,10 @@ class RedisSite(Site):
         broker = self.sender
         assert isinstance(broker, RedisBroker)
         client, keys = broker.client, broker.keys
-        broker.resume(self.queue)
+        broker.commands.resume(self.queue)
         consumer: Any = self.consume(broker)
         for one in self.brokers:
-            client.zadd(keys.heartbeats(), {one.worker_id: 1}, xx=True)
+            client.zadd(keys.heartbeats(), {one.commands.worker_id: 1}, xx=True)
         broker.commands.recover(self.queue)
         found = numbers_in(client.hvals(keys.dead_bodies(self.queue)))
         while True:
