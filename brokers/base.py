@@ -29,7 +29,7 @@ from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions, En
 from .envelope import encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
-from .inspection import DeadLetter, QueueCounts
+from .inspection import DeadFilter, DeadLetter, QueueCounts
 from .inspector import Inspector
 from .unfinished import Unfinished
 
@@ -304,17 +304,22 @@ class RelayBroker(BrokerContract):
     def inspector(self) -> Inspector:
         """The questions of an operator."""
 
-    @abstractmethod
-    def counts(self, queue: str) -> QueueCounts: ...
+    def counts(self, queue: str) -> QueueCounts:
+        """Count the messages of a queue by state."""
+        return self.inspector.counts(queue)
 
-    @abstractmethod
-    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]: ...
+    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
+        """The dead letters of a queue, the oldest first."""
+        for entry in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
+            yield DeadLetter(entry.queue, entry.id, entry.message, entry.failure)
 
-    @abstractmethod
-    def replay(self, queue: str, id: str) -> bool: ...
+    def replay(self, queue: str, id: str) -> bool:
+        """Put a dead letter back on its queue; False where there is none of that id."""
+        return self.inspector.replay([id], queue=queue) == 1
 
-    @abstractmethod
-    def delete_dead(self, queue: str, id: str) -> bool: ...
+    def delete_dead(self, queue: str, id: str) -> bool:
+        """Delete a dead letter; False where there is none of that id."""
+        return self.inspector.delete_dead([id], queue=queue) == 1
 
     def flush(self, queue_name: str) -> None:
         self.drop_waiting(queue_name)

@@ -128,11 +128,8 @@ def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
     # A worker thread uses it with isinstance(), and dies of anything that JSON can hold.
     if options and options.get("throws"):
         raise Undecodable("expected no 'throws' in the options of a message, got it")
-    # As Message(…) makes it, which sets each field of its frozen self through object and takes
-    # a microsecond.
-    message: Message[Any] = object.__new__(Message)
-    message.__dict__.update(
-        # The name of the queue it came off, whatever it says: the worker settles by it.
+    return Message(
+        # The queue that it came from, whatever the message says: the worker settles by it.
         queue_name=queue_name,
         actor_name=actor_name,
         args=tuple(args),
@@ -141,7 +138,6 @@ def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
         message_id=message_id,
         message_timestamp=timestamp,
     )
-    return message
 
 
 def _wrong_kind(fields: Mapping[str, Any]) -> Undecodable:

@@ -201,8 +201,8 @@ class Batch(Delivery):
         return batch
 
     def copy(self) -> Batch:
-        """The same batch, with the same parts, as an object of its own."""
-        other = Batch.__new__(Batch)
+        """Copy the batch; the parts are shared."""
+        other = Batch(self.message, self.tag, self.parts)
         other.__dict__.update(self.__dict__)
         return other
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pika import spec
 
@@ -12,7 +12,6 @@ from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions, Envelope
-from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..inspector import Inspector
 from ..unfinished import MOST_ASIDE
 from .access import try_access
@@ -123,19 +122,6 @@ class RabbitBroker(RelayBroker):
     @property
     def inspector(self) -> Inspector:
         return RabbitInspector(self, self.client, self.management)
-
-    def counts(self, queue: str) -> QueueCounts:
-        return self.inspector.counts(queue)
-
-    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
-        for one in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
-            yield DeadLetter(queue, one.id, one.message, one.failure)
-
-    def replay(self, queue: str, id: str) -> bool:
-        return bool(self.inspector.replay([id], queue=queue))
-
-    def delete_dead(self, queue: str, id: str) -> bool:
-        return bool(self.inspector.delete_dead([id], queue=queue))
 
     def close(self) -> None:
         """Close the connections of this process."""

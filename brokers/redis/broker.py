@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from ...core.clock import SYSTEM_CLOCK, Clock
@@ -13,7 +13,6 @@ from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions, Envelope
 from ..errors import BrokerRefused
-from ..inspection import DeadFilter, DeadLetter, QueueCounts
 from ..unfinished import MOST_ASIDE
 from .commands import QueueCommands
 from .consumer import RedisConsumer
@@ -152,19 +151,6 @@ class RedisBroker(RelayBroker):
     @property
     def inspector(self) -> RedisInspector:
         return RedisInspector(self, self.commands)
-
-    def counts(self, queue: str) -> QueueCounts:
-        return self.inspector.counts(queue)
-
-    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
-        for letter in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
-            yield DeadLetter(letter.queue, letter.id, letter.message, letter.failure)
-
-    def replay(self, queue: str, id: str) -> bool:
-        return self.inspector.replay([id], queue=queue) == 1
-
-    def delete_dead(self, queue: str, id: str) -> bool:
-        return self.inspector.delete_dead([id], queue=queue) == 1
 
     def close(self) -> None:
         """Close the connections."""
