@@ -83,6 +83,8 @@ class JobActor(dramatiq.Actor[..., None]):
         self.to_wire = to_wire
         self.takes_many = takes_many
         self.is_async = is_async
+        # Not before the broker knows the actor, which is after the attributes are set.
+        self._is_declared = False
 
     def declare(self) -> None:
         """Declare the actor on this process's broker; only the first call does anything.
@@ -90,8 +92,10 @@ class JobActor(dramatiq.Actor[..., None]):
         Raises:
             ConfigError: the configuration is wrong, or names no broker.
         """
+        if self._is_declared:
+            return
         with _declaring:
-            if "broker" in self.__dict__:
+            if "broker" in self.__dict__:  # by another thread meanwhile, or by this one just now
                 return
             function, middleware, options = self._declaration()
             complete = super().__init__
@@ -101,11 +105,18 @@ class JobActor(dramatiq.Actor[..., None]):
                 return self
 
             broker = get_broker()
+            declare = dramatiq.actor(
+                actor_class=make, actor_name=self.actor_name, broker=broker, **options
+            )
+            try:
+                declare(function)
+            except BaseException:
+                for name in _OF_THE_DECLARATION:  # the next use tries again, and fails as clearly
+                    self.__dict__.pop(name, None)
+                raise
             if middleware is not None:
                 broker.add_middleware(middleware)
-            dramatiq.actor(actor_class=make, actor_name=self.actor_name, broker=broker, **options)(
-                function
-            )
+            self._is_declared = True
 
     def __getattr__(self, name: str) -> Any:
         if name not in _OF_THE_DECLARATION:
@@ -119,6 +130,7 @@ class JobActor(dramatiq.Actor[..., None]):
     def message_with_options(
         self, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Message[None]:
+        self.declare()
         payload, metadata = self._checked(args, kwargs or {})
         if self.to_wire is not None:
             sent = self.to_wire(payload, args[0] if args else (kwargs or {}).get("payload"))
@@ -129,6 +141,7 @@ class JobActor(dramatiq.Actor[..., None]):
 
     def message_of(self, payload: Any, metadata: Mapping[str, Any] | None = None) -> Message[None]:
         """A message of what formrelay itself has made, as it stands on the wire; not checked."""
+        self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
         return super().message_with_options(kwargs=call)
 
@@ -284,7 +297,8 @@ def job_actor(
             that the schema cannot refuse. Models need none.
         throttle: of the sink; consumption of the queue is paused while it holds.
         policy: returns the retry policy; default: the policy of the section.
-        middleware: makes a middleware that the broker needs for this actor.
+        middleware: makes a middleware that the broker needs for this actor; added after the
+            actor is declared.
     """
 
     def decorate(function: Callable[..., Any]) -> JobActor:

@@ -37,3 +37,27 @@ def test_importing_reads_no_configuration_makes_no_broker_and_starts_no_thread(
         timeout=120,
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == []
+
+
+def test_an_actor_is_declared_once_however_many_threads_use_it_first(tmp_path: Path) -> None:
+    unused = "redis://127.0.0.1:1/0"  # nothing is sent
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.first_use"],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(checkout.ROOT),
+            "REDIS_URL": unused,
+            "API_URL": "http://127.0.0.1:1",
+            "API_TOKEN": "token",
+            "CLICKHOUSE_URL": "http://127.0.0.1:1",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["uses"] == 48
+    assert found["declared"] == {"deliver_webhook": 1, "record_events": 1, "save_submission": 1}
+    assert set(found["added"].values()) == {1}, found["added"]
