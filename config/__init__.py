@@ -1,28 +1,24 @@
-"""One tree of settings, read from the environment in one place.
+"""The settings: one tree, read from the environment in one place.
 
-``Settings.load()`` reads it; everything else gets a section of it as an
-argument. Importing this package reads nothing.
+``Settings.load()`` reads it; all other code gets a group of settings as an argument. Importing
+this package reads nothing.
 """
 
 from __future__ import annotations
 
+from .api import ApiSettings
+from .broker import BrokerSettings, EmbeddedSettings
+from .clickhouse import ClickhouseSettings
 from .current import get_settings, use_settings, use_source
-from .sections import (
-    ApiSettings,
-    BrokerSettings,
-    ClickhouseSettings,
-    EmbeddedSettings,
-    LoggingSettings,
-    MonitoringSettings,
-)
+from .observability import LoggingSettings, MonitoringSettings
 from .settings import Settings
+from .webhooks import WebhookSettings
 from .workers import (
     EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
     SubmissionSettings,
-    WebhookSettings,
     WorkerSettings,
 )
 

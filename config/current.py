@@ -1,4 +1,4 @@
-"""The settings of this process: read once, at the first question."""
+"""The settings of this process, read when they are first asked for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ _source: Callable[[], Settings] = Settings.load
 
 
 def get_settings() -> Settings:
-    """The settings in force, read at the first call: from the environment, unless a program
-    that has settings of its own said where from (:func:`use_source`).
+    """Return the settings of this process.
+
+    The first call reads them from the environment, or from the source of :func:`use_source`.
 
     Raises:
-        ConfigError: a variable is wrong.
+        ConfigError: a variable is invalid, or the broker is missing.
     """
     global _current
-    if _current is not None:  # asked for with each job
+    if _current is not None:  # the usual case, once for each job
         return _current
     with _lock:
         if _current is None:
@@ -29,10 +30,10 @@ def get_settings() -> Settings:
 
 
 def use_source(source: Callable[[], Settings]) -> bool:
-    """Have the settings read by ``source``, when they are first asked for.
+    """Read the settings from ``source`` when they are first asked for.
 
     Returns:
-        False: they have been read, or put in force, before; it is too late.
+        False if the settings have been read or set before, so that ``source`` is ignored.
     """
     global _source
     with _lock:
@@ -42,7 +43,7 @@ def use_source(source: Callable[[], Settings]) -> bool:
 
 
 def use_settings(settings: Settings) -> None:
-    """Put ``settings`` in force, before the first actor is imported."""
+    """Use ``settings`` in this process. Call it before the first actor is declared."""
     global _current
     with _lock:
         _current = settings

@@ -1,6 +1,6 @@
-"""Redis addresses: the one place that reads them, for REDIS_URL and STATE_URL alike.
+"""Redis URLs: the only parser of them, for REDIS_URL and STATE_URL.
 
-Every option works or is refused by name. No error quotes a password.
+Every option of the query works or is refused by name. No error quotes a password.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from .parser import Expected, shown
+from annotated_types import Ge, Gt
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from .expected import Expected, shown
+from .types import Decimal, Takes, Whole, expectation
 from .urls import one_for_each_host, url_check
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
@@ -22,7 +27,7 @@ _PORT, _SENTINEL_PORT = 6379, 26379
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """What a Redis URL says.
+    """The parts of a Redis URL.
 
     Attributes:
         hosts: host and port of the server, or of each Sentinel; none for a socket.
@@ -58,10 +63,10 @@ class RedisAddress:
 
 
 def redis_url_check(*more_schemes: str, advice: str) -> Callable[[str], str]:
-    """A check that a text is a Redis URL, or one of some other schemes.
+    """Make a check that a text is a Redis URL, or a URL with one of ``more_schemes``.
 
     Args:
-        more_schemes: URLs of these schemes are not looked into.
+        more_schemes: URLs with these schemes are not parsed.
         advice: what to do about an unknown scheme.
     """
     check_scheme = url_check(*SCHEMES, *more_schemes, advice=advice)
@@ -76,10 +81,10 @@ def redis_url_check(*more_schemes: str, advice: str) -> Callable[[str], str]:
 
 
 def read_redis_url(text: str) -> RedisAddress:
-    """Read a URL whose scheme is one of :data:`SCHEMES`, in any case.
+    """Parse a URL with one of :data:`SCHEMES`, in any case.
 
     Raises:
-        Expected: it cannot be read, or an option is unknown or wrong.
+        Expected: the URL cannot be parsed, or an option is unknown or invalid.
     """
     scheme, _, rest = text.partition("://")
     scheme = scheme.lower()
@@ -99,10 +104,10 @@ def read_redis_url(text: str) -> RedisAddress:
         raise _unreadable()
     options = _options(parts.query, is_tls=is_tls, is_sentinel=is_sentinel)
     service, database = _service_and_database(parts, is_sentinel=is_sentinel)
-    if (asked := options.pop("db", None)) is not None:
-        if database is not None and database != asked:
-            raise Expected("name one database", got=f"/{database} and the option db={asked}")
-        database = asked
+    if (option := options.pop("db", None)) is not None:
+        if database is not None and database != option:
+            raise Expected("name one database", got=f"/{database} and the option db={option}")
+        database = option
     sentinel = {
         name.removeprefix("sentinel_"): options.pop(name)
         for name in list(options)
@@ -148,131 +153,100 @@ def _service_and_database(
         service = unquote(service)
     # Not quoted: an unencoded password may have ended up here.
     if not re.fullmatch(r"[0-9]{0,6}", database):
-        raise Expected(
-            "end in the number of a database, like /0", got="something else in its place"
-        )
+        raise Expected("end with the number of a database, like /0", got="another text")
     return service, int(database) if database else None
 
 
 # -- options -----------------------------------------------------------------------------
 
 
-def _whole(least: int) -> Callable[[str], Any]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
-            raise Expected(f"a whole number of at least {least}")
-        return int(text)
-
-    return read
-
-
-def _seconds(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or float(text) <= 0:
-        raise Expected("a number of seconds above 0")
-    return float(text)
-
-
-def _bool(text: str) -> bool:
-    match text.lower():
-        case "true" | "1" | "yes" | "on":
-            return True
-        case "false" | "0" | "no" | "off":
-            return False
-    raise Expected("'true' or 'false'")
-
-
-_CERT_REQS = {"0": "none", "1": "optional", "2": "required"}
-
-
 def _cert_reqs(text: str) -> str:
-    """As redis-py spells it, Python's ssl module (``CERT_NONE``) or Celery (``ssl.CERT_NONE``)."""
-    found = text.lower().removeprefix("ssl.").removeprefix("cert_")
-    found = _CERT_REQS.get(found, found)
-    if found not in _CERT_REQS.values():
-        raise Expected("'required', 'optional' or 'none'")
-    return found
+    # As redis-py spells it, Python's ssl module (CERT_NONE) or Celery (ssl.CERT_NONE).
+    word = text.lower().removeprefix("ssl.").removeprefix("cert_")
+    return {"0": "none", "1": "optional", "2": "required"}.get(word, word)
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{1,200}", text):
-        raise Expected("printable ASCII without spaces")
-    return text
+def _only(*allowed: object) -> AfterValidator:
+    def check(value: object) -> object:
+        if value not in allowed:
+            raise ValueError("not supported")
+        return value
+
+    return AfterValidator(check)
 
 
-def _resp2(text: str) -> None:
-    if text != "2":
-        raise Expected("2 or left out: formrelay speaks RESP2, which every server understands")
+class _Options(TypedDict, total=False):
+    """The options of a URL's query."""
+
+    db: Annotated[Whole, Ge(0)]
+    username: str
+    password: str
+    client_name: Annotated[
+        str, Field(pattern=r"^[!-~]{1,200}$"), Takes("printable ASCII without spaces")
+    ]
+    socket_timeout: Annotated[Decimal, Gt(0), Takes("a number of seconds above 0")]
+    socket_connect_timeout: Annotated[Decimal, Gt(0), Takes("a number of seconds above 0")]
+    socket_keepalive: bool
+    health_check_interval: Annotated[Whole, Ge(0)]
+    max_connections: Annotated[Whole, Ge(1)]
+    decode_responses: Annotated[
+        bool, _only(False), Takes("'false' or left out: messages are bytes")
+    ]
+    protocol: Annotated[
+        Whole,
+        _only(2),
+        Takes("2 or left out: formrelay speaks RESP2, which every server understands"),
+    ]
+    ssl_cert_reqs: Annotated[Literal["required", "optional", "none"], BeforeValidator(_cert_reqs)]
+    ssl_check_hostname: bool
+    ssl_ca_certs: str
+    ssl_ca_path: str
+    ssl_certfile: str
+    ssl_keyfile: str
+    ssl_password: str
+    sentinel_username: str
+    sentinel_password: str
+    sentinel_tls: bool
 
 
-def _no_decoding(text: str) -> None:
-    if _bool(text):
-        raise Expected("'false' or left out: messages are bytes")
-
-
-#: Every option, with the function that reads its text. None of them is passed on.
-_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "db": _whole(0),
-    "username": str,
-    "password": str,
-    "client_name": _name,
-    "socket_timeout": _seconds,
-    "socket_connect_timeout": _seconds,
-    "socket_keepalive": _bool,
-    "health_check_interval": _whole(0),
-    "max_connections": _whole(1),
-    "decode_responses": _no_decoding,
-    "protocol": _resp2,
-}
-_TLS_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "ssl_cert_reqs": _cert_reqs,
-    "ssl_check_hostname": _bool,
-    "ssl_ca_certs": str,
-    "ssl_ca_path": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_password": str,
-}
-_SENTINEL_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "sentinel_username": str,
-    "sentinel_password": str,
-    "sentinel_tls": _bool,
-}
-_SECRET = {"username", "password", "ssl_password", "sentinel_username", "sentinel_password"}
+_TYPES = get_type_hints(_Options, include_extras=True)
+_ADAPTER = TypeAdapter(_Options)
+#: Options that redis-py must not get: formrelay sets them itself.
+_FIXED = {"decode_responses", "protocol"}
 
 
 def _options(query: str, *, is_tls: bool, is_sentinel: bool) -> dict[str, Any]:
-    known = dict(_OPTIONS)
-    if is_sentinel:
-        known |= _SENTINEL_OPTIONS
     given = parse_qsl(query, keep_blank_values=True)
-    sentinel_tls = any(name == "sentinel_tls" and text.lower() != "false" for name, text in given)
-    if is_tls or (is_sentinel and sentinel_tls):
-        known |= _TLS_OPTIONS
-    found: dict[str, Any] = {}
+    texts = dict(given)
+    if is_sentinel and texts.get("sentinel_tls", "false").lower() != "false":
+        is_tls = True
+    refused = {"ssl_": not is_tls, "sentinel_": not is_sentinel}
+    known = [
+        name for name in _TYPES if not any(no and name.startswith(of) for of, no in refused.items())
+    ]
     for name, text in given:
         if name not in known:
             raise _unknown(name, known)
-        if name in found:
+        if [other for other, _ in given].count(name) > 1:
             raise Expected(f"have the option {name} once", got="it twice")
-        found[name] = _read(name, text, known[name])
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _unknown(name: str, known: Mapping[str, Any]) -> Expected:
-    # What does not look like an option may be part of a password.
-    said = f"the option {name}" if re.fullmatch(r"[a-z_]{2,40}", name) else "another one"
-    if name in _TLS_OPTIONS:
-        return Expected(f"start with rediss:// where it has {said}", got="no TLS")
-    if name in _SENTINEL_OPTIONS:
-        return Expected(f"start with redis+sentinel:// where it has {said}", got="no Sentinels")
-    return Expected(f"have no options but {', '.join(sorted(known))}", got=said, advice="remove it")
-
-
-def _read(name: str, text: str, read: Callable[[str], Any]) -> Any:
-    try:
         if not text:
-            raise Expected("set to something")
-        return read(text)
-    except Expected as error:
-        got = "a value that is not shown" if name in _SECRET else shown(text)
-        raise Expected(f"have an option {name} that is {error.what}", got=got) from None
+            raise Expected(f"have an option {name} that is set to something", got="nothing")
+    try:
+        options = _ADAPTER.validate_python(texts)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+    else:
+        return {name: value for name, value in options.items() if name not in _FIXED}
+    got = shown(texts[name])
+    raise Expected(f"have an option {name} that is {expectation(_TYPES[name])}", got=got)
+
+
+def _unknown(name: str, known: list[str]) -> Expected:
+    # Anything that does not look like an option may be part of a password.
+    got = f"the option {name}" if re.fullmatch(r"[a-z_]{2,40}", name) else "another one"
+    if name in _TYPES:
+        scheme, missing = (
+            ("rediss", "TLS") if name.startswith("ssl_") else ("redis+sentinel", "Sentinels")
+        )
+        return Expected(f"start with {scheme}:// because it has {got}", got=f"no {missing}")
+    return Expected(f"have no options but {', '.join(sorted(known))}", got=got, advice="remove it")

@@ -1,4 +1,4 @@
-"""Secrets: given in a variable, or in a file that may change while the program runs."""
+"""Secrets: in a variable, or in a file that may change while the program runs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import BeforeValidator, SecretStr
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from .parser import Expected, Parser
+from .expected import Expected
 
 logger = logging.getLogger(__name__)
 
-#: No secret is longer; keeps /dev/zero and a mistaken path from filling the memory.
+#: No secret is longer. Stops reading /dev/zero, or a large file named by mistake.
 _MAX_BYTES = 64 * 1024
 
-#: A file this young may change again without its stamp changing (filesystems
-#: stamp in ticks of some milliseconds, some in seconds), so it is read again.
+#: A younger file may change again and keep its modification time (some filesystems count in
+#: seconds), so it is read at every use.
 _YOUNG_SECONDS = 2.0
 
+#: Modification time in ns, size, inode.
 Signature = tuple[int, int, int]
-
-
-def no_check(text: str) -> str:
-    """Any text on one line."""
-    return text
-
-
-def token_check(text: str) -> str:
-    """What fits behind ``Authorization: Bearer`` (RFC 6750, generously)."""
-    if not (text.isascii() and text.isprintable()) or " " in text:
-        raise Expected("be printable ASCII without spaces")
-    return text
 
 
 @dataclass(frozen=True)
@@ -46,52 +35,37 @@ class FilePath:
     path: Path
 
 
-@dataclass(frozen=True)
-class SecretParser(Parser):
-    """The parser of a secret.
+def secret(check: Callable[[str], str] | None = None) -> BeforeValidator:
+    """Make the validator of a secret: ``Annotated[SecretStr, secret(check)]``.
 
-    Attributes:
-        check: returns the secret or raises :class:`Expected`; also asked about
-            each new content of a file.
+    Args:
+        check: returns the secret, or raises :class:`Expected`; also asked about each new content
+            of a file.
     """
 
-    check: Callable[[str], str] = no_check
-
-    def _from_text(self, value: object) -> object:
-        if isinstance(value, FilePath):
-            return FileSecret(value, self.check)
-        # Not stripped, unlike other values: a password may end in a space.
-        return self.read(value) if isinstance(value, str) else value
-
-
-def secret(check: Callable[[str], str] = no_check, unit: str = "") -> SecretParser:
-    """A secret whose text passes ``check``."""
-
-    def whole_check(text: str) -> str:
+    def check_text(text: str) -> str:
         # A control character is never meant, and would split an HTTP header.
         if not text.isprintable():
             raise Expected("be one line of printable text")
-        return check(text)
+        return check(text) if check else text
 
-    return SecretParser(
-        read=lambda text: SecretStr(whole_check(text)),
-        write=lambda value: "" if value is None else str(value),
-        unit=unit,
-        secret=True,
-        check=whole_check,
-    )
+    def read(value: object) -> object:
+        if isinstance(value, FilePath):
+            return FileSecret(value, check_text)
+        return SecretStr(check_text(value)) if isinstance(value, str) else value
+
+    return BeforeValidator(read)
 
 
 class FileSecret(SecretStr):
     """A secret in a file, read again when the file changes.
 
-    A file that disappears, becomes empty or becomes wrong leaves the last good
-    value in force and a warning in the log: half of a rotation must not stop a
-    worker. A changed file is one with another modification time, size or inode,
-    which a Kubernetes volume's swap of symbolic links is too.
+    If the file disappears, becomes empty or invalid, the last valid value stays in use and a
+    warning is logged: half of a rotation must not stop a worker. A file has changed if its
+    modification time, size or inode has, so that Kubernetes' swap of symbolic links counts.
 
     Raises:
-        Expected: the file cannot be read now, or what it holds is wrong.
+        Expected: the file cannot be read, or its content is invalid.
     """
 
     def __init__(
@@ -101,32 +75,31 @@ class FileSecret(SecretStr):
         self._check = check
         self._clock = clock
         self._warned = ""
-        # One attribute holds both halves, so that a thread never sees one of
-        # them old: no lock, and at worst two threads read the same file.
+        # One attribute for both, so that no thread sees an old value with a new signature.
+        # Without a lock two threads may read the same file, which does no harm.
         self._state: tuple[Signature | None, str] = self._read()
         super().__init__("")
 
     def get_secret_value(self) -> str:
-        """The value in force."""
-        if self._changed():
+        """Return the current value."""
+        if self._has_changed():
             try:
                 self._state = self._read()
-            except Expected as wrong:
-                self._warn(wrong.line(self._file.variable, raw=str(self._file.path), secret=False))
+            except Expected as error:
+                self._warn(error.line(self._file.variable, raw=str(self._file.path), secret=False))
             else:
                 self._warned = ""
         return self._state[1]
 
-    def _changed(self) -> bool:
+    def _has_changed(self) -> bool:
         try:
             return _signature(os.stat(self._file.path)) != self._state[0]
         except OSError:
             return True
 
     def _read(self) -> tuple[Signature | None, str]:
-        """What the file holds and its signature; None as long as that cannot be relied on."""
-        # The signature is taken before the content: a write in between makes the
-        # next look read again.
+        """Return the signature and the content; None for the signature of a young file."""
+        # The signature is older than the content: a write in between is noticed at the next use.
         signature, content = _content(self._file)
         try:
             text = content.decode().rstrip("\r\n")
@@ -135,16 +108,16 @@ class FileSecret(SecretStr):
             text = self._check(text)
         except UnicodeDecodeError:
             raise Expected("be UTF-8 text", got="other bytes", inside=True) from None
-        except Expected as wrong:
-            raise Expected(wrong.what, got=wrong.got, advice=wrong.advice, inside=True) from None
-        young = self._clock.time() - signature[0] / 1e9 < _YOUNG_SECONDS
-        return (None if young else signature), text
+        except Expected as error:
+            raise Expected(error.what, got=error.got, advice=error.advice, inside=True) from None
+        is_young = self._clock.time() - signature[0] / 1e9 < _YOUNG_SECONDS
+        return (None if is_young else signature), text
 
     def _warn(self, line: str) -> None:
-        # Once for each cause: this runs before every use of the secret.
+        # Once for each cause: this runs at every use of the secret.
         if line != self._warned:
             self._warned = line
-            logger.warning("%s; the last good value stays in force", line)
+            logger.warning("%s; the last valid value stays in use", line)
 
     def __len__(self) -> int:
         return len(self.get_secret_value())
@@ -161,7 +134,7 @@ def _content(file: FilePath) -> tuple[Signature, bytes]:
     if "\0" in str(file.path):
         raise Expected("name a readable file")
     try:
-        # Checked before the opening, which would wait for ever on a pipe.
+        # Checked before opening, which would block on a pipe.
         if not stat.S_ISREG(os.stat(file.path).st_mode):
             raise Expected("name a regular file", advice="a secret is read again when it changes")
         with open(file.path, "rb") as stream:

@@ -1,36 +1,34 @@
-"""The tree of settings, and the only place that reads the environment."""
+"""The tree of settings, and the only reader of the environment."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..core.errors import ConfigError, NotConfigured
-from .base import Missing, Section, VariablesSource, variables_of
-from .parser import Expected
-from .sections import (
-    ApiSettings,
-    BrokerSettings,
-    ClickhouseSettings,
-    EmbeddedSettings,
-    LoggingSettings,
-    MonitoringSettings,
-)
-from .types import whole
-from .variables import Origin, Variables
+from .api import ApiSettings
+from .broker import BrokerSettings, EmbeddedSettings, MissingBroker
+from .clickhouse import ClickhouseSettings
+from .expected import Expected
+from .observability import LoggingSettings, MonitoringSettings
+from .secrets import FilePath
+from .section import Section, Variable, variables_of
+from .sources import Given, Sources
+from .types import Count, split
+from .webhooks import WebhookSettings
 from .workers import (
     EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
     SubmissionSettings,
-    WebhookSettings,
 )
 
 
@@ -49,54 +47,32 @@ class Settings(Section):
     sheets: SheetsSettings = Field(default_factory=SheetsSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
-    worker_concurrency: Annotated[int, whole(1)] = Field(
-        8, description="Threads a process, for every worker that does not set its own."
+    worker_concurrency: Count = Field(
+        8, description="Number of threads in a process, for every worker without its own setting."
     )
-    worker_processes: Annotated[int, whole(1)] = Field(1, description="Processes.")
+    worker_processes: Count = Field(1, description="Number of worker processes.")
 
-    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
-
-    @classmethod
+    @staticmethod
     def load(
-        cls,
         environ: Mapping[str, str] | None = None,
         env_file: Path | None = Path(".env"),
         given: Mapping[str, object] | None = None,
-    ) -> Self:
-        """The settings of the environment and, behind it, of a ``.env`` file.
+    ) -> Settings:
+        """Read the settings from the environment and, behind it, a ``.env`` file.
 
         Args:
-            environ: the environment; None is this process's.
-            env_file: the file; one that does not exist is left out, like None.
-            given: what wins over both, by the variable's name (see :class:`.Variables`).
+            environ: the environment; None is the environment of this process.
+            env_file: the file; None reads none, and it need not exist.
+            given: wins over both, by the variable's name (see :class:`.Sources`).
 
         Raises:
-            NotConfigured: nothing that is set is wrong, but the broker is missing.
-            ConfigError: one line for each wrong variable, and no secret in any.
+            NotConfigured: every variable is valid, but the broker is missing.
+            ConfigError: one line for each invalid variable, without secrets.
         """
-        variables = Variables(os.environ if environ is None else environ, env_file, given)
-        sources = {name: VariablesSource(kind, variables) for name, kind in sections().items()}
-        values = _values(sources)
-        faults = [*variables.faults, *(line for one in sources.values() for line in one.faults)]
-        settings = None
-        try:
-            settings = cls(**values)
-        except ValidationError as error:
-            faults += _lines(error, sources)
-        for name, section in sections().items():
-            faults += section.conflicts(sources[name].given)
-        faults += variables.misspelt(known_names())
-        faults += variables.unknown(known_names())
-        # Outside the except: pydantic's error must not travel along, it holds the values.
-        if settings is None or faults:
-            is_missing = all(isinstance(fault, Missing) for fault in faults)
-            raise (NotConfigured if is_missing else ConfigError)("\n".join(faults))
-        settings._origins.update(_origins(sources))
-        return settings._with_embedded_clickhouse()
-
-    def origin(self, variable: str) -> Origin:
-        """Where the value of a variable came from."""
-        return self._origins.get(variable, "default")
+        reading = read_settings(environ, env_file, given)
+        if reading.error is not None:
+            raise reading.error
+        return reading.settings
 
     def _with_embedded_clickhouse(self) -> Self:
         if self.broker.kind != "embedded" or self.clickhouse.url is not None:
@@ -109,57 +85,128 @@ class Settings(Section):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What could be read of the settings, and what is wrong with them.
+
+    Attributes:
+        settings: invalid variables have their defaults.
+        given: the variables that are set, by group and field.
+        invalid: names of the variables without a valid value.
+        error: what :meth:`Settings.load` raises; None if everything is valid.
+    """
+
+    settings: Settings
+    given: Mapping[str, Mapping[str, Given]]
+    invalid: frozenset[str]
+    error: ConfigError | None
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = Path(".env"),
+    given: Mapping[str, object] | None = None,
+) -> Reading:
+    """Read as much of the settings as is valid. The arguments are those of ``Settings.load``.
+
+    Raises:
+        ConfigError: the file exists and cannot be read.
+    """
+    sources = Sources(os.environ if environ is None else environ, env_file, given)
+    found = {name: dict(_given(sources, section)) for name, section in sections().items()}
+    settings, wrong = _validated(found)
+    errors = [*sources.errors, *filter(None, wrong.values())]
+    for name, section in sections().items():
+        errors += section.conflicts(found[name])
+    errors += sources.unknown(known_names())
+    if "BROKER" not in wrong:
+        settings = settings._with_embedded_clickhouse()
+    error = None
+    if errors:
+        is_missing = all(isinstance(line, MissingBroker) for line in errors)
+        error = (NotConfigured if is_missing else ConfigError)("\n".join(errors))
+    return Reading(settings, found, frozenset(wrong), error)
+
+
 def sections() -> dict[str, type[Section]]:
-    """The sections by their field of :class:`Settings`; "" is the top of the tree."""
+    """The groups of settings by their field of :class:`Settings`; "" is the top of the tree."""
     found: dict[str, type[Section]] = {}
     for name, info in Settings.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             found[name] = info.annotation
-        else:
-            found.setdefault("", Settings)
-    return found
+    return found | {"": Settings}
 
 
 def known_names() -> set[str]:
-    """Every variable that is read, the files of secrets included."""
+    """The names of all variables, the files of secrets included."""
     names: set[str] = set()
     for section in sections().values():
         for variable in variables_of(section).values():
             names.add(variable.name)
-            if variable.parser.secret:
+            if variable.is_secret:
                 names.add(f"{variable.name}_FILE")
     return names
 
 
-def _values(sources: Mapping[str, VariablesSource]) -> dict[str, Any]:
-    """What is set, as the tree that :class:`Settings` takes."""
-    values: dict[str, Any] = {name: source() for name, source in sources.items() if name}
-    return values | sources[""]()
+def _given(sources: Sources, section: type[Section]) -> Iterator[tuple[str, Given]]:
+    for field, variable in variables_of(section).items():
+        if given := sources.get(variable.name, is_secret=variable.is_secret):
+            yield field, given
 
 
-def _origins(sources: Mapping[str, VariablesSource]) -> Iterator[tuple[str, Origin]]:
-    for name, section in sections().items():
-        for field, given in sources[name].given.items():
-            variable = variables_of(section)[field]
-            yield variable.name, given.origin if given.name == variable.name else "file"
+def _validated(
+    found: Mapping[str, Mapping[str, Given]],
+) -> tuple[Settings, dict[str, str | None]]:
+    """Return the settings without the invalid variables, and an error line for each of these.
+
+    A missing BROKER is invalid too, without a line: ``conflicts`` has one.
+    """
+    tree: dict[str, Any] = {
+        name: _values(section, found[name]) for name, section in sections().items()
+    }
+    tree |= tree.pop("")
+    wrong: dict[str, str | None] = {}
+    while True:
+        try:
+            return Settings(**tree), wrong
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+        for detail in details:
+            *section, field = (str(part) for part in detail["loc"][:2])
+            name = section[0] if section else ""
+            values = tree[name] if name else tree
+            variable = variables_of(sections()[name]).get(field)
+            if variable and detail["type"] == "missing":
+                values[field] = "embedded"  # BROKER, the only variable without a default
+                wrong.setdefault(variable.name, None)
+            elif variable:
+                wrong.setdefault(variable.name, _line(detail, variable, found[name][field]))
+                values.pop(field, None)
+            else:
+                wrong[f"{field} settings"] = detail["msg"].removeprefix("Value error, ")
+                values.pop(field, None)
 
 
-def _lines(error: ValidationError, sources: Mapping[str, VariablesSource]) -> Iterator[str]:
-    """A readable line for each of pydantic's errors."""
-    for detail in error.errors(include_url=False, include_input=False):
-        # The only field that must be set is the broker's kind, and `conflicts`
-        # says more about that.
-        if detail["type"] != "missing":
-            yield _line(detail, sources)
+def _values(section: type[Section], given: Mapping[str, Given]) -> dict[str, object]:
+    """What pydantic gets: the text of each variable that is set, or the file of a secret."""
+    values: dict[str, object] = {}
+    for field, one in given.items():
+        variable = variables_of(section)[field]
+        if one.name != variable.name:
+            values[field] = FilePath(one.name, Path(one.text.strip()))
+        else:
+            # A password may end with a space.
+            values[field] = one.text if variable.is_secret else one.text.strip()
+    return values
 
 
-def _line(detail: ErrorDetails, sources: Mapping[str, VariablesSource]) -> str:
-    *section, field = (str(part) for part in detail["loc"][:2])
-    name = section[0] if section else ""
-    given = sources[name].given[field]
-    variable = variables_of(sections()[name])[field]
-    wrong = detail.get("ctx", {}).get("error")
-    if not isinstance(wrong, Expected):
-        wrong = Expected("be valid")  # no parser of ours let that through
-    hidden = variable.parser.secret and given.name == variable.name
-    return wrong.line(given.label, raw=given.text, secret=hidden)
+def _line(detail: ErrorDetails, variable: Variable, given: Given) -> str:
+    """The readable line for an error of pydantic's."""
+    error, text = detail.get("ctx", {}).get("error"), given.text
+    if not isinstance(error, Expected):
+        error = Expected(f"be {variable.expectation}")
+    if isinstance(index := next(iter(detail["loc"][2:]), None), int):
+        text = split(text)[index]  # of a list
+    return error.line(
+        given.label, raw=text, secret=variable.is_secret and given.name == variable.name
+    )

@@ -1,327 +1,309 @@
-"""The types of variables, as ``Annotated`` types that carry their parser."""
+"""The types of settings: pydantic's types, with the text of a variable as their input."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Interval, Le
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from ..core.retry import LONGEST_WAIT
-from .parser import Expected, Parser, optional, shown
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-#: Longer than any sensible time-out; keeps a typing slip from overflowing a timedelta.
-_LONGEST = timedelta(days=36_500)
+from .expected import Expected, shown
 
 
-def one_of(*choices: str) -> Parser:
-    """One of some words, in any case."""
-    quoted = [f"'{choice}'" for choice in choices]
-    what = f"be {', '.join(quoted[:-1])} or {quoted[-1]}"
+@dataclass(frozen=True)
+class Takes:
+    """What a variable takes, to follow "expected NAME to be", if :func:`expectation` cannot tell.
 
-    def read(text: str) -> str:
-        if text.lower() not in choices:
-            raise Expected(what)
-        return text.lower()
-
-    return Parser(read)
-
-
-def whole(least: int, most: int | None = None) -> Parser:
-    """A whole number in decimal digits."""
-    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def read(text: str) -> int:
-        # int() also takes '1_0', '١' and, slowly, a megabyte of digits.
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise Expected(f"be a whole number {limits}")
-        number = int(text)
-        if number < least or (most is not None and number > most):
-            raise Expected(f"be a whole number {limits}")
-        return number
-
-    return Parser(read)
-
-
-def _decimal(text: str) -> float | None:
-    """A number in plain decimal notation: no 'nan', no 'inf', no '1e400'."""
-    return float(text) if re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?", text) else None
-
-
-def _write_number(number: float) -> str:
-    return f"{number:.6f}".rstrip("0").rstrip(".")
-
-
-def share() -> Parser:
-    """A number from 0 to 1."""
-
-    def read(text: str) -> float:
-        number = _decimal(text)
-        if number is None or not 0 <= number <= 1:
-            raise Expected("be a number from 0 to 1")
-        return number
-
-    return Parser(read, _write_number)
-
-
-def _read_duration(
-    text: str, *, unit: str, per: timedelta, least: timedelta | None, most: timedelta
-) -> timedelta:
-    number = _decimal(text)
-    floor = "above 0" if least is None else f"of at least {_write_number(least / per)}"
-    if number is None:
-        raise Expected(f"be a number of {unit} {floor}")
-    # Compared before the conversion, which can overflow.
-    if number > most / per:
-        raise Expected(f"be a number of {unit} {floor} and at most {_write_number(most / per)}")
-    duration = number * per
-    if duration < least if least is not None else duration <= timedelta(0):
-        raise Expected(f"be a number of {unit} {floor}")
-    return duration
-
-
-def duration(
-    unit: str, per: timedelta, suffix: str, *, least: timedelta | None, most: timedelta = _LONGEST
-) -> Parser:
-    """A duration, given as a number of some unit.
-
-    Args:
-        unit: its name, plural.
-        per: its length.
-        least: the shortest that is taken; None is anything above 0.
+    Part of an ``Annotated`` type.
     """
-    read = partial(_read_duration, unit=unit, per=per, least=least, most=most)
-    return Parser(read, lambda value: _write_number(value / per), unit=unit, suffix=suffix)
+
+    text: str
 
 
-_SECOND = timedelta(seconds=1)
-_ZERO = timedelta(0)
+# -- numbers, words ----------------------------------------------------------------------
 
-#: A time-out: anything above 0.
-Seconds = Annotated[timedelta, duration("seconds", _SECOND, "_SECONDS", least=None)]
-#: A period of something that the network has a part in: under a second would only flap.
-WholeSeconds = Annotated[timedelta, duration("seconds", _SECOND, "_SECONDS", least=_SECOND)]
-#: A wait between attempts.
-_wait = duration("seconds", _SECOND, "_SECONDS", least=_ZERO, most=LONGEST_WAIT)
-Wait = Annotated[timedelta, _wait]
-Millis = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=None)]
-MillisOrNone = Annotated[timedelta, duration("milliseconds", _SECOND / 1000, "_MS", least=_ZERO)]
-Hours = Annotated[timedelta, duration("hours", timedelta(hours=1), "_HOURS", least=None)]
-Days = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=None)]
-DaysOrNone = Annotated[timedelta, duration("days", timedelta(days=1), "_DAYS", least=_ZERO)]
-#: How long rows are kept; None for ever. A longer one, added to the latest time that an event may
-#: have, would be beyond ClickHouse's dates, which begin anew: the rows would go at once.
-KeepDays = Annotated[
-    timedelta | None,
-    optional(
-        duration(
-            "days",
-            timedelta(days=1),
-            "_DAYS",
-            least=timedelta(days=1),
-            most=timedelta(days=15_000),
-        )
+
+def _written_as(pattern: str) -> BeforeValidator:
+    """Refuse texts that pydantic takes as a number: '1_0', '1.0' for a whole number, 'inf'."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            raise ValueError("not in decimal notation")
+        return value
+
+    return BeforeValidator(check)
+
+
+_DECIMAL = r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?"
+
+Whole = Annotated[int, _written_as(r"[+-]?[0-9]{1,18}")]
+#: At least 1.
+Count = Annotated[Whole, Ge(1)]
+Decimal = Annotated[float, _written_as(_DECIMAL)]
+
+#: Before a ``Literal`` of lower-case words: takes them in any case.
+AnyCase = BeforeValidator(str.lower)
+
+_LEVELS = {"FATAL": "CRITICAL", "WARN": "WARNING", "VERBOSE": "DEBUG", "TRACE": "DEBUG"}
+#: A level of Python's logging, in any case, or what Node's loggers call it.
+LogLevel = Annotated[
+    Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"],
+    BeforeValidator(lambda text: _LEVELS.get(text.upper(), text.upper())),
+]
+
+#: Dramatiq's rule, without the names of its own dead-letter and delay queues.
+QueueName = Annotated[
+    str,
+    Field(pattern=r"^(?!.*\.(DQ|XQ)\Z)[a-zA-Z_][a-zA-Z0-9._-]*\Z"),
+    Takes(
+        "a queue name (letters, digits, '.', '_' and '-'; the first a letter or '_';"
+        " not ending in .DQ or .XQ)"
     ),
 ]
 
 
-def _list(text: str) -> list[str]:
+def _read_folder(value: str | Path) -> Path:
+    # '?' and '#' would end the path inside the chdb:// URL made from it.
+    if set(str(value)) & set("\0?#"):
+        raise ValueError("not usable in a URL")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("no such user") from None
+
+
+Folder = Annotated[Path, BeforeValidator(_read_folder), Takes("a path without '?', '#' or NUL")]
+
+
+# -- durations ---------------------------------------------------------------------------
+
+#: Longer than any sensible duration; a typing error must not overflow a timedelta or a date.
+_LONGEST = timedelta(days=36_500)
+_ZERO = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a duration: reads and writes the number that the variable holds.
+
+    Attributes:
+        name: plural.
+        suffix: end of the variable's name.
+    """
+
+    name: str
+    length: timedelta
+    suffix: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            self._read,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                self.number, when_used="json-unless-none"
+            ),
+        )
+
+    def _read(self, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not re.fullmatch(_DECIMAL, value):
+            raise ValueError("not in decimal notation")
+        if float(value) > self.number(_LONGEST):
+            most = text_of(self.number(_LONGEST))
+            raise Expected(f"be a number of {self.name} of at most {most}")
+        return float(value) * self.length
+
+    def number(self, duration: timedelta) -> float:
+        """The duration in this unit."""
+        return duration / self.length
+
+
+SECONDS = Unit("seconds", timedelta(seconds=1), "_SECONDS")
+MILLISECONDS = Unit("milliseconds", timedelta(milliseconds=1), "_MS")
+HOURS = Unit("hours", timedelta(hours=1), "_HOURS")
+DAYS = Unit("days", timedelta(days=1), "_DAYS")
+
+# The limits stand next to timedelta, inside the unit: pydantic 2.7 can only check them there.
+Seconds = Annotated[timedelta, Gt(_ZERO), SECONDS]
+#: A timeout for something on the network, which may be late by a part of a second.
+SecondsFromOne = Annotated[timedelta, Ge(timedelta(seconds=1)), SECONDS]
+#: A delay before an attempt.
+Delay = Annotated[timedelta, Interval(ge=_ZERO, le=LONGEST_WAIT), SECONDS]
+Milliseconds = Annotated[timedelta, Gt(_ZERO), MILLISECONDS]
+MillisecondsOrZero = Annotated[timedelta, Ge(_ZERO), MILLISECONDS]
+Hours = Annotated[timedelta, Gt(_ZERO), HOURS]
+Days = Annotated[timedelta, Gt(_ZERO), DAYS]
+DaysOrZero = Annotated[timedelta, Ge(_ZERO), DAYS]
+#: How long ClickHouse keeps a row. Its dates wrap around: with a longer period the sum with an
+#: event's latest possible time would be a date in the past, and the row deleted at once.
+KeepDays = Annotated[timedelta, Interval(ge=timedelta(days=1), le=timedelta(days=15_000)), DAYS]
+
+
+# -- lists, comma-separated --------------------------------------------------------------
+
+
+def split(text: str) -> list[str]:
+    """The items of a comma-separated list."""
     return [item.strip() for item in text.split(",")]
 
 
-def _written(items: Iterable[str]) -> str:
-    return ",".join(items)
+#: Before a type of a tuple.
+Split = BeforeValidator(lambda value: split(value) if isinstance(value, str) else value)
 
 
-def _read_delays(text: str) -> tuple[timedelta, ...]:
-    try:
-        return tuple(_wait.read(item) for item in _list(text))
-    except Expected:
-        most = _write_number(LONGEST_WAIT / _SECOND)
-        raise Expected(f"be seconds from 0 to {most}, comma-separated") from None
+def _read_pair(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    name, equals, other = value.partition("=")
+    return name.strip(), other.strip() if equals else None
 
 
-def _write_delays(delays: tuple[timedelta, ...]) -> str:
-    return _written(_wait.write(delay) for delay in delays)
+#: Around a type of a pair: 'name=other', or 'name' for a pair with None.
+Pair = BeforeValidator(_read_pair)
+WrittenPair = PlainSerializer(lambda pair: "=".join(filter(None, pair)), when_used="json")
+_Word = Annotated[str, Field(min_length=1)]
 
-
-#: A retry schedule.
 Delays = Annotated[
-    tuple[timedelta, ...], Parser(_read_delays, _write_delays, unit="seconds, comma-separated")
+    tuple[Delay, ...],
+    Split,
+    Takes(f"seconds from 0 to {LONGEST_WAIT.total_seconds():.0f}, comma-separated"),
 ]
-
-
-def _read_networks(text: str) -> tuple[Network, ...]:
-    networks: list[Network] = []
-    for item in _list(text):
-        try:
-            networks.append(ipaddress.ip_network(item))
-        except ValueError:
-            what = "be networks like 10.0.0.0/8 or fd00::/8, comma-separated"
-            # The common slip: an address inside a network, with the network's length.
-            advice = "the bits after the prefix must be 0" if _has_host_bits(item) else ""
-            raise Expected(what, got=shown(item), advice=advice) from None
-    return tuple(networks)
-
-
-def _has_host_bits(item: str) -> bool:
-    try:
-        ipaddress.ip_network(item, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
 Networks = Annotated[
-    tuple[Network, ...], Parser(_read_networks, lambda networks: _written(map(str, networks)))
+    tuple[IPv4Network | IPv6Network, ...],
+    Split,
+    Takes("networks like 10.0.0.0/8 or fd00::/8, comma-separated; the bits after the prefix are 0"),
 ]
-
-
-def _read_statuses(text: str) -> tuple[int, ...]:
-    found = []
-    for item in _list(text):
-        if not re.fullmatch(r"[45][0-9]{2}", item):
-            raise Expected(
-                "be HTTP statuses from 400 to 599, comma-separated, like 400,422", got=shown(item)
-            )
-        found.append(int(item))
-    return tuple(found)
-
-
-#: Statuses of HTTP that are failures.
 Statuses = Annotated[
-    tuple[int, ...], Parser(_read_statuses, lambda statuses: _written(map(str, statuses)))
+    tuple[Annotated[Whole, Interval(ge=400, le=599)], ...],
+    Split,
+    Takes("HTTP statuses from 400 to 599, comma-separated, like 400,422"),
+]
+#: Queues of an older system, each with its dead-letter exchange or None.
+AdoptedQueues = Annotated[
+    tuple[Annotated[tuple[_Word, _Word | None], Pair, WrittenPair], ...],
+    Split,
+    Takes(
+        "queues, comma-separated, each with or without its dead-letter exchange "
+        "(webhook_tasks=dlx.webhook)"
+    ),
 ]
 
-
-def _read_adopted(text: str) -> tuple[tuple[str, str | None], ...]:
-    adopted = []
-    for one in text.split(","):
-        queue, equals, exchange = one.strip().partition("=")
-        if not queue or (equals and not exchange):
-            raise Expected(
-                "be queues, comma-separated, each with or without its dead-letter exchange "
-                "(webhook_tasks=dlx.webhook)",
-                got=f"{one.strip()!r}",
-            )
-        adopted.append((queue, exchange or None))
-    return tuple(adopted)
-
-
-def _write_adopted(adopted: tuple[tuple[str, str | None], ...]) -> str:
-    return ",".join(f"{queue}={exchange}" if exchange else queue for queue, exchange in adopted)
-
-
-Adopted = Annotated[tuple[tuple[str, str | None], ...], Parser(_read_adopted, _write_adopted)]
-
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-#: Tables of formrelay's own, and what the migrations make beside a table of events.
-_TAKEN = re.compile(
+#: Tables of formrelay's own, and what the migrations create beside a table of events.
+_RESERVED_TABLE = re.compile(
     r"webhook_deliveries|formrelay_migrations|.*_(once|daily|daily_states|daily_feed)"
 )
 
 
-def _read_tables(text: str) -> tuple[tuple[str, str], ...]:
-    tables: dict[str, str] = {}
-    for one in _list(text):
-        pattern, _, table = (part.strip() for part in one.partition("="))
-        if not re.fullmatch(r"[^*]+\*?|\*", pattern) or not _TABLE.fullmatch(table):
-            raise Expected(
-                "be event types and the tables they go into, comma-separated "
-                "(payment.*=payments,user.deleted=audit)",
-                got=shown(one),
-                advice="a type may end in '*'; a table is letters, digits and '_'",
-            )
-        if _TAKEN.fullmatch(table):
-            raise Expected(
-                "be event types and tables of their own",
-                got=f"the table {shown(table)}",
-                advice="formrelay uses that name itself; choose another",
-            )
-        if pattern in tables:
-            raise Expected("be each pattern once", got=f"{shown(pattern)} twice")
-        tables[pattern] = table
-    return tuple(tables.items())
+def _unreserved(table: str) -> str:
+    if _RESERVED_TABLE.fullmatch(table):
+        raise Expected(
+            "be event types and tables of their own",
+            got=f"the table {shown(table)}",
+            advice="formrelay uses that name itself; choose another",
+        )
+    return table
 
 
+def _unique(tables: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    patterns = [pattern for pattern, _ in tables]
+    for pattern in patterns:
+        if patterns.count(pattern) > 1:
+            raise Expected("name each event type once", got=f"{shown(pattern)} twice")
+    return tables
+
+
+_EventTypes = Annotated[str, Field(pattern=r"^([^*]+\*?|\*)\Z")]
+_Table = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}\Z"), AfterValidator(_unreserved)
+]
 #: Patterns of event types, each with its table; the first that matches counts.
 Tables = Annotated[
-    tuple[tuple[str, str], ...],
-    Parser(_read_tables, lambda tables: _written("=".join(one) for one in tables)),
-]
-
-_BOOLEANS = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
-
-
-def _read_bool(text: str) -> bool:
-    if text.lower() not in _BOOLEANS:
-        raise Expected("be 'true' or 'false'")
-    return _BOOLEANS[text.lower()]
-
-
-TRUE_OR_FALSE = Parser(_read_bool, lambda value: "true" if value else "false")
-Bool = Annotated[bool, TRUE_OR_FALSE]
-
-
-def matching(pattern: str, what: str, *, but: str | None = None) -> Parser:
-    """A text that fits one regular expression and not another."""
-
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text) or (but and re.search(but, text)):
-            raise Expected(what)
-        return text
-
-    return Parser(read)
-
-
-#: Dramatiq's own rule, and names that its dead-letter and delay queues would shadow.
-QueueName = Annotated[
-    str,
-    matching(
-        r"[a-zA-Z_][a-zA-Z0-9._-]*",
-        "be a queue name (letters, digits, '.', '_' and '-'; the first a letter or '_';"
-        " not ending in .DQ or .XQ)",
-        but=r"\.(DQ|XQ)$",
+    tuple[Annotated[tuple[_EventTypes, _Table], Pair, WrittenPair], ...],
+    Split,
+    AfterValidator(_unique),
+    Takes(
+        "event types, which may end in '*', and their tables (letters, digits and '_'), "
+        "comma-separated (payment.*=payments,user.deleted=audit)"
     ),
 ]
 
 
-def _read_path(text: str) -> Path:
-    try:
-        # '?' and '#' would end the path inside the chdb:// address made from it.
-        if set(text) & set("\0?#"):
-            raise ValueError
-        return Path(text).expanduser()
-    except (ValueError, RuntimeError):  # RuntimeError: no such user in ~user
-        raise Expected("be a path without '?', '#' or NUL") from None
+# -- in words ----------------------------------------------------------------------------
 
 
-Folder = Annotated[Path, Parser(_read_path, lambda path: path.as_posix())]
-
-#: The levels of Python, and what programs in Node call them.
-_LEVELS = {
-    **{name.lower(): name for name in ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")},
-    "fatal": "CRITICAL",
-    "warn": "WARNING",
-    "verbose": "DEBUG",
-    "trace": "DEBUG",
-}
-
-
-def _read_level(text: str) -> str:
-    if text.lower() not in _LEVELS:
-        raise Expected(f"be one of {', '.join(name.upper() for name in _LEVELS)}")
-    return _LEVELS[text.lower()]
+def text_of(value: object) -> str:
+    """The text of a variable for a value that pydantic has serialized as JSON."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:.6f}".rstrip("0").rstrip(".")
+        case list():
+            return ",".join(text_of(item) for item in value)
+    return str(value)
 
 
-LogLevel = Annotated[str, Parser(_read_level)]
+def parts(kind: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, list[Any]]:
+    """A type without ``Annotated`` and without None, and its metadata, the outermost first."""
+    if get_origin(kind) is Annotated:
+        return parts(kind.__origin__, (*metadata, *kind.__metadata__))
+    not_none = [one for one in get_args(kind) if one is not NoneType]
+    if len(not_none) == 1 and NoneType in get_args(kind):
+        return parts(not_none[0], metadata)
+    return kind, list(metadata)
 
-Text = Annotated[str, Parser(str)]
+
+def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
+    """What a type takes, to follow "expected NAME to be"."""
+    kind, marks = parts(kind, metadata)
+    for mark in marks:
+        if isinstance(mark, Takes):
+            return mark.text
+    if get_origin(kind) is Literal:
+        words = [f"'{word}'" for word in get_args(kind)]
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    if kind is bool:
+        return "'true' or 'false'"
+    unit = next((mark for mark in marks if isinstance(mark, Unit)), None)
+    if unit is None and kind not in (int, float):
+        return "valid"
+    noun = "a whole number" if kind is int else f"a number of {unit.name}" if unit else "a number"
+    return f"{noun} {_limits(marks, unit)}".strip()
+
+
+def _limits(marks: list[Any], unit: Unit | None) -> str:
+    found = {name: _number(limit, unit) for name, limit in _bounds(marks)}
+    if "ge" in found and "le" in found:
+        return f"from {found['ge']} to {found['le']}"
+    words = {"gt": "above", "ge": "of at least", "le": "of at most"}
+    return " and ".join(f"{words[name]} {limit}" for name, limit in found.items())
+
+
+def _bounds(marks: list[Any]) -> Iterator[tuple[str, Any]]:
+    for mark in marks:
+        if isinstance(mark, Gt | Ge | Le | Interval):
+            for name in ("gt", "ge", "le"):
+                if (limit := getattr(mark, name, None)) is not None:
+                    yield name, limit
+
+
+def _number(limit: Any, unit: Unit | None) -> str:
+    return text_of(unit.number(limit) if unit and isinstance(limit, timedelta) else limit)

@@ -16,7 +16,7 @@ import orjson
 import typer
 
 from .. import __version__
-from ..core.errors import ConfigError, InvalidJob
+from ..core.errors import ConfigError, InvalidJob, NotConfigured
 from . import dlq, events, jobs, queues, webhooks
 from .boot import NOT_FINE, declare_actors, one_line_errors
 from .demo.command import demo
@@ -189,19 +189,28 @@ def _move_old_keys(dry_run: bool, json: bool) -> None:
 
 @app.command()
 def config(
-    example: Annotated[bool, typer.Option("--example", help="Print .env.example.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print .env.example instead.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """The configuration in force, with secrets masked; --example says what each variable means."""
-    from ..config import get_settings
+    """Show every variable with its value and source; secrets are masked.
+
+    Exit status 1 if the broker is missing, 2 if a variable is invalid.
+    """
     from ..config.report import env_example, rows
+    from ..config.settings import read_settings
 
     if example:
         print_document(env_example())
         return
-    found = rows(get_settings())
+    reading = read_settings()
+    found = rows(reading)
     if json:
         print_json([asdict(row) for row in found])
     else:
         table = [(row.name, row.value, row.source) for row in found]
         print_table("Configuration", ["variable", "value", "from"], table, empty="")
+    if isinstance(reading.error, NotConfigured):
+        say_error(f"formrelay: {reading.error}")
+        raise typer.Exit(NOT_FINE)
+    if reading.error is not None:
+        raise reading.error

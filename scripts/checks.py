@@ -41,7 +41,7 @@ PYTHON = str(VENV / "bin" / "python")
 STAMP = "formrelay-installed"
 OLDEST = ROOT / ".venv-oldest"
 #: Whose lower bounds in setup.cfg are tried there; the other end of the range is `.venv`.
-AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic", "pydantic-settings"}
+AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
 #: With dramatiq-dashboard, whose requirements set the lower end.
 OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
 OLDEST_TOOLS = [

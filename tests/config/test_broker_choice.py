@@ -51,7 +51,7 @@ def test_the_broker_is_found_by_the_url_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({}, ["got none of them", "BROKER=embedded to try formrelay out"]),
+        ({}, ["got none:", "BROKER=embedded to try formrelay"]),
         (
             {"REDIS_URL": "redis://h", "RABBITMQ_URL": "amqp://h"},
             ["got both REDIS_URL and RABBITMQ_URL", "set BROKER=redis or BROKER=rabbitmq"],

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from formrelay.config import Settings
+from formrelay.config.report import rows
+from formrelay.config.settings import read_settings
 from formrelay.core.errors import ConfigError, NotConfigured
 
 ENV = {"REDIS_URL": "redis://h", "API_URL": "http://env", "WORKER_CONCURRENCY": "3"}
@@ -28,8 +30,9 @@ def test_each_variable_is_looked_for_there_first(tmp_path: Path) -> None:
     settings = load({"API_URL": "http://given"}, tmp_path / ".env")
     assert settings.api.url == "http://given"
     assert (settings.worker_concurrency, settings.worker_processes) == (3, 4)
-    origins = [settings.origin(name) for name in ("API_URL", "WORKER_CONCURRENCY")]
-    assert origins == ["FORMRELAY", "environment"]
+    reading = read_settings(ENV, tmp_path / ".env", {"API_URL": "http://given"})
+    sources = {row.name: row.source for row in rows(reading)}
+    assert [sources["API_URL"], sources["WORKER_CONCURRENCY"]] == ["FORMRELAY", "environment"]
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  "])

@@ -72,7 +72,7 @@ WRONG = [
     ("redis://h?sentinel_password=hunter2", "sentinel_password", "start with redis+sentinel"),
     ("redis+sentinel://h:1", "name the service", "redis+sentinel://host:26379/mymaster"),
     ("redis://u:hunter2@ss?word=x@h", "percent-encode", "its user and password"),
-    ("redis://user/hunter2@h:6379/0", "the number of a database", "something else"),
+    ("redis://user/hunter2@h:6379/0", "the number of a database", "another text"),
     ("redis://h/0#hunter2", "percent-encode", "its user and password"),
     ("unix://", "path", "no path of a socket"),
 ]

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from formrelay.config import Settings
-from formrelay.config.base import variables_of
 from formrelay.config.report import Row, env_example, rows
-from formrelay.config.settings import known_names, sections
+from formrelay.config.section import variables_of
+from formrelay.config.settings import Reading, known_names, read_settings, sections
 from formrelay.config.urls import mask, url_check
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def table(settings: Settings) -> dict[str, Row]:
-    return {row.name: row for row in rows(settings)}
+def table(reading: Reading) -> dict[str, Row]:
+    return {row.name: row for row in rows(reading)}
 
 
 def test_every_row_says_where_its_value_came_from(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_every_row_says_where_its_value_came_from(tmp_path: Path) -> None:
         "EMAIL_QUEUE": "mails",
         "API_TOKEN_FILE": str(tmp_path / "token"),
     }
-    found = table(Settings.load(environ, tmp_path / ".env"))
+    found = table(read_settings(environ, tmp_path / ".env"))
     assert {name: (found[name].value, found[name].source) for name in (
         "BROKER", "EMAIL_QUEUE", "WORKER_PROCESSES", "API_TOKEN", "WEBHOOK_RETRY_DELAYS", "API_URL",
         "HEARTBEAT_TIMEOUT", "CLICKHOUSE_PASSWORD",
@@ -55,7 +55,7 @@ def test_no_row_shows_a_secret() -> None:
         "CLICKHOUSE_PASSWORD": "http://hunter2",
         "API_TOKEN": "http://hunter2",
     }
-    found = rows(Settings.load(environ, env_file=None))
+    found = rows(read_settings(environ, env_file=None))
     assert "hunter2" not in repr(found)
     assert {row.name for row in found} == {n for n in known_names() if not n.endswith("_FILE")}
 

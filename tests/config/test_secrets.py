@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.config import Settings
-from formrelay.config.secrets import FilePath, FileSecret, no_check
+from formrelay.config.secrets import FilePath, FileSecret
 from formrelay.core.errors import ConfigError
 
 SECRETS = [
@@ -170,7 +170,7 @@ def test_a_file_is_young_by_the_clock_that_is_passed_in(
     write(tmp_path / "old", "x", at=LONG_AGO)
     write(tmp_path / "young", "x", at=LONG_AGO + 2)
     made = {
-        name: FileSecret(FilePath("X_FILE", tmp_path / name), no_check, StoppedClock())
+        name: FileSecret(FilePath("X_FILE", tmp_path / name), str, StoppedClock())
         for name in ("old", "young")
     }
     reads: list[Path] = []
@@ -205,7 +205,7 @@ def test_a_spoiled_file_leaves_the_last_good_value_and_one_warning(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "API_TOKEN_FILE" in record.getMessage()
-    assert "good" not in record.getMessage().replace("last good value", "")
+    assert "good" not in record.getMessage().replace("last valid value", "")
     assert "hunter2" not in record.getMessage()
     if spoil == "folder":
         path.rmdir()

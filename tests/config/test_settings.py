@@ -13,7 +13,7 @@ import pytest
 
 import formrelay.config
 from formrelay.config import Settings
-from formrelay.config.base import variables_of
+from formrelay.config.section import variables_of
 from formrelay.config.settings import sections
 
 REDIS = {"REDIS_URL": "redis://host:6379/0"}
@@ -230,7 +230,7 @@ def test_a_section_made_in_code_reads_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_importing_the_package_reads_no_environment() -> None:
     code = """
 import os
-import pydantic_settings
+import pydantic
 class Watched(dict):
     def _no(self, name, *rest):
         if name in watched: raise SystemExit(f"read {name}")

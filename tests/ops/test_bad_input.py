@@ -16,7 +16,7 @@ NOWHERE = "127.0.0.1:1"  # nothing listens on port 1
 @pytest.mark.parametrize(
     ("env", "status", "expected"),
     [
-        ({}, 2, "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none of them"),
+        ({}, 2, "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none"),
         ({"BROKER": "kafka"}, 2, "expected BROKER to be 'redis', 'rabbitmq' or 'embedded'"),
         ({"REDIS_URL": "http://x"}, 2, "expected REDIS_URL to be a URL that starts with redis://"),
         ({"RABBITMQ_URL": "redis://x"}, 2, "expected RABBITMQ_URL to be a URL that starts with"),

@@ -22,6 +22,7 @@ class Given:
 
     Attributes:
         text: its value without line ends; it may be a secret.
+        origin: the source that it was found in, also if the variable names a file.
     """
 
     name: str
@@ -30,22 +31,22 @@ class Given:
 
     @property
     def label(self) -> str:
-        """The name as errors have it, so that it is looked for in the right place."""
+        """The name for errors, which tells where to look for the variable."""
         return f"FORMRELAY[{self.name!r}]" if self.origin == "FORMRELAY" else self.name
 
 
-class Variables:
+class Sources:
     """The environment and, behind it, a ``.env`` file. An empty variable is not set.
 
     Args:
-        given: what wins over both, by the variable's name: Django's setting FORMRELAY. A text,
-            a number, True or False, a path; None is not set.
+        given: wins over both, by the variable's name: Django's setting FORMRELAY. A value is a
+            text, a number, a boolean or a path; None is not set.
 
     Attributes:
-        faults: lines about what is wrong with the file's lines and with what was given.
+        errors: a line for each error in the file and in ``given``.
 
     Raises:
-        ConfigError: the file is there and cannot be read.
+        ConfigError: the file exists and cannot be read.
     """
 
     def __init__(
@@ -54,38 +55,52 @@ class Variables:
         env_file: Path | None,
         given: Mapping[str, object] | None = None,
     ) -> None:
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self._given = dict(self._texts(given or {}))
-        self._environ = environ
         self._dotenv = self._read(env_file) if env_file is not None else {}
+        self._mappings: tuple[tuple[Origin, Mapping[str, str]], ...] = (
+            ("FORMRELAY", self._given),
+            ("environment", environ),
+            (".env", self._dotenv),
+        )
 
-    def get(self, name: str) -> Given | None:
-        """The variable if it is set, in the environment or else in the file."""
-        for values, origin in self._places():
-            # `export X="$(cat file)\n"` and the like: a line end is never meant.
-            text = values.get(name, "").strip("\r\n")
+    def get(self, name: str, *, is_secret: bool = False) -> Given | None:
+        """Return the variable if it is set; for a secret also its ``NAME_FILE``.
+
+        Of a secret and its file, the one in FORMRELAY wins; else setting both is an error.
+        """
+        plain, file = self._find(name), self._find(f"{name}_FILE") if is_secret else None
+        if plain is None or file is None:
+            return plain or file
+        if (plain.origin == "FORMRELAY") == (file.origin == "FORMRELAY"):
+            self.errors.append(
+                f"expected one of {plain.label} and {file.label} to be set,"
+                f" got both ({plain.origin} and {file.origin}): drop one"
+            )
+        return plain if plain.origin == "FORMRELAY" else file
+
+    def _find(self, name: str) -> Given | None:
+        for origin, mapping in self._mappings:
+            # From `export X="$(cat file)\n"` and the like: a line end is never meant.
+            text = mapping.get(name, "").strip("\r\n")
             if text.strip():
                 return Given(name, text, origin)
         return None
 
-    def misspelt(self, known: Iterable[str]) -> Iterator[str]:
-        """A line for each name in the file that looks like a known one and is not.
+    def unknown(self, known: Iterable[str]) -> Iterator[str]:
+        """Return an error line for each name that is unknown and was meant for formrelay.
 
-        Only the file is looked at, and only what is close to one of ours: the
-        process environment belongs to others too, and a ``.env`` is often
-        shared with Django, whose EMAIL_HOST or REDIS_HOST are no slips.
+        In FORMRELAY that is every unknown name. In the file it is a name close to a known one:
+        a ``.env`` is often shared with Django, whose EMAIL_HOST and REDIS_HOST are no mistakes.
+        The environment belongs to other programs too, and is not checked.
         """
         names = set(known)
         for name in self._dotenv:
             if name not in names and (closest := _closest(name, names)):
                 yield f"expected a known variable in the .env file, got {name}: write {closest}"
-
-    def unknown(self, known: Iterable[str]) -> Iterator[str]:
-        """A line for each name that was given and is none of ours: all there are meant for us."""
-        names = set(known)
         for name in self._given:
             if name not in names:
-                nearest = max(names, key=lambda one: _nearness(name.upper(), one))
+                nearest = max(names, key=lambda one: _similarity(name.upper(), one))
                 yield (
                     f"expected the keys of FORMRELAY to be formrelay's variables, got {name!r}: "
                     f"the nearest is {nearest}"
@@ -101,15 +116,10 @@ class Variables:
                 case str() | int() | float() | Path():
                     yield str(name), str(value)
                 case _:
-                    self.faults.append(
+                    self.errors.append(
                         f"expected FORMRELAY[{name!r}] to be a text, a number, True, False, a "
                         f"path or None, got {type(value).__name__}"
                     )
-
-    def _places(self) -> Iterator[tuple[Mapping[str, str], Origin]]:
-        yield self._given, "FORMRELAY"
-        yield self._environ, "environment"
-        yield self._dotenv, ".env"
 
     def _read(self, path: Path) -> dict[str, str]:
         try:
@@ -127,16 +137,13 @@ class Variables:
                 f"expected '{path}' to be UTF-8 text, got other bytes in line {line}:"
                 " save it as UTF-8"
             ) from None
-        return self._parse(text, path)
-
-    def _parse(self, text: str, path: Path) -> dict[str, str]:
         values: dict[str, str] = {}
-        # dotenv_values() would log and skip what it cannot read, and would fill
-        # in ${NAME} from os.environ, which may not be the environment given.
+        # Not dotenv_values(): it skips lines that it cannot read, and replaces ${NAME} by the
+        # value in os.environ.
         for binding in parse_stream(io.StringIO(text)):
             if binding.error:
-                # The line itself is not quoted: it may hold a secret.
-                self.faults.append(
+                # The line is not quoted: it may hold a secret.
+                self.errors.append(
                     f"expected NAME=value in line {binding.original.line} of '{path}',"
                     " got something else: check its quotes"
                 )
@@ -146,19 +153,19 @@ class Variables:
 
 
 def _closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` was probably meant to be."""
+    """The known name that ``name`` is probably a misspelling of."""
     score, closest = max((_likeness(name.upper(), one), one) for one in known)
     return closest if score >= 1 else None
 
 
-def _nearness(name: str, known: str) -> float:
-    return SequenceMatcher(None, name, known).ratio()
-
-
 def _likeness(name: str, known: str) -> float:
-    """1 and more: close enough to be a slip."""
+    """1 and more: close enough for a misspelling."""
     prefix, _, rest = known.partition("_")
     if rest and name.startswith(prefix + "_"):
-        # A shared prefix makes long names look alike: the rest has to be close by itself.
-        return _nearness(name.removeprefix(prefix + "_"), rest) / 0.62
-    return _nearness(name, known) / 0.9
+        # A common prefix makes long names similar: the part after it must be close by itself.
+        return _similarity(name.removeprefix(prefix + "_"), rest) / 0.62
+    return _similarity(name, known) / 0.9
+
+
+def _similarity(name: str, known: str) -> float:
+    return SequenceMatcher(None, name, known).ratio()

@@ -1,0 +1,65 @@
+"""The variables of ClickHouse."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import Field, SecretStr
+
+from .secrets import secret
+from .section import Section
+from .types import Seconds, Takes
+from .urls import url_check
+
+ClickhouseUrl = Annotated[
+    SecretStr,
+    secret(
+        url_check(
+            *("clickhouse", "clickhouses", "http", "https", "chdb"),
+            advice="use clickhouse:// for the native port 9000 and http:// for port 8123",
+            many_hosts=True,
+        )
+    ),
+]
+
+
+class ClickhouseSettings(Section):
+    """ClickHouse, which stores events"""
+
+    prefix: ClassVar[str] = "CLICKHOUSE_"
+
+    url: ClickhouseUrl | None = Field(
+        None,
+        description="Address of ClickHouse: clickhouse:// or clickhouses:// (TLS) for the native "
+        "protocol, http:// or https://, or chdb:///folder for the engine inside the process. "
+        "Several hosts, comma-separated, are tried in turn: clickhouse://a:9000,b:9000/db. "
+        "Default with BROKER=embedded: chdb in EMBEDDED_DATA_DIR.",
+    )
+    database: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z_][\w-]*\Z"),
+        Takes("a database name (letters, digits, '_' and '-')"),
+    ] = Field("default", description="Database; `formrelay migrate` creates it.")
+    cluster: (
+        Annotated[
+            str,
+            Field(pattern=r"^[\w.-]+\Z"),
+            Takes("a cluster's name (letters, digits, '_', '.' and '-')"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Cluster in the server's configuration; `formrelay migrate` creates replicated "
+        "tables on all of its hosts.",
+    )
+    user: str = Field("default", description="User, if the URL names none.")
+    password: Annotated[SecretStr, secret()] | None = Field(
+        None, description="Password, if the URL has none."
+    )
+    timeout: Seconds = Field(
+        timedelta(seconds=30), description="Seconds after which an insert fails."
+    )
+    connect_timeout: Seconds = Field(
+        timedelta(seconds=5), description="Seconds after which an attempt to connect fails."
+    )

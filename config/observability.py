@@ -1,0 +1,68 @@
+"""The variables of monitoring and logs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from pydantic import Field
+
+from .section import Section
+from .types import LogLevel, Milliseconds
+
+
+class MonitoringSettings(Section):
+    """Monitoring"""
+
+    prefix: ClassVar[str] = "WORKER_MONITORING_"
+
+    enabled: bool = Field(False, description="Whether workers report on themselves.")
+    interval: Milliseconds = Field(
+        timedelta(seconds=30),
+        validation_alias="WORKER_MONITORING_INTERVAL",
+        description="Milliseconds between two reports.",
+    )
+
+
+class LoggingSettings(Section):
+    """Logs"""
+
+    level: LogLevel = Field(
+        "INFO",
+        validation_alias="LOG_LEVEL",
+        description="Lowest level that is logged: CRITICAL, ERROR, WARNING, INFO or DEBUG; fatal, "
+        "warn, verbose and trace are understood too.",
+    )
+    debug: str = Field(
+        "",
+        validation_alias="DEBUG",
+        description="Patterns as in Node's debug package; a pattern that matches workers:* sets "
+        "the level to DEBUG.",
+    )
+
+    @property
+    def effective_level(self) -> str:
+        """The level in force, as Python's logging names it."""
+        return "DEBUG" if _matches_workers(self.debug) else self.level
+
+
+def _matches_workers(patterns: str) -> bool:
+    """Whether the patterns of npm's debug package switch workers on.
+
+    Its rules: patterns are separated by spaces or commas, ``*`` is the wildcard, ``-`` excludes.
+    Django's ``DEBUG=True`` matches nothing of formrelay.
+    """
+    parts = patterns.replace(",", " ").split()
+    excluded = [part[1:] for part in parts if part.startswith("-")]
+    included = [part for part in parts if not part.startswith("-")]
+    return any(map(_matches_some, included)) and not any(map(_matches_all, excluded))
+
+
+def _matches_some(pattern: str) -> bool:
+    return pattern.startswith("workers:") or _matches_all(pattern)
+
+
+def _matches_all(pattern: str) -> bool:
+    literal = pattern.replace("[", "[[]").replace("?", "[?]")  # only '*' is special there
+    return pattern == "workers" or fnmatchcase("workers:", literal)

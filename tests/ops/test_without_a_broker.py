@@ -1,0 +1,63 @@
+"""What the command can do before any variable is set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from formrelay.config import current
+from formrelay.ops.cli import app
+from tests.support.command import run
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of each command and of each group of commands."""
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
+
+
+@pytest.mark.parametrize("words", list(commands(typer.main.get_command(app))), ids=" ".join)
+def test_every_help_works(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise AssertionError("help must not read the configuration")
+
+    monkeypatch.setattr(current, "_current", None)
+    monkeypatch.setattr(current, "_source", refuse)
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "Usage: " in done.stdout
+
+
+def test_config_shows_every_variable_and_then_that_the_broker_is_missing(tmp_path: Path) -> None:
+    env = {"API_URL": "https://api.example", "API_TOKEN": "hunter2"}
+    done = run("config", cwd=tmp_path, env=env)
+    assert done.returncode == 1
+    assert "https://api.example" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("formrelay: expected BROKER, REDIS_URL or RABBITMQ_URL to be set")
+    done = run("config", "--json", cwd=tmp_path, env=env)
+    found = {row["name"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}
+    assert found["BROKER"] == ("(not set)", "default")
+    assert found["API_TOKEN"] == ("***", "environment")
+    assert found["WORKER_CONCURRENCY"] == ("8", "default")
+
+
+def test_config_shows_what_is_valid_beside_what_is_not(tmp_path: Path) -> None:
+    env = {"BROKER": "kafka", "EMAIL_QUEUE": "mails", "API_TIMEOUT_SECONDS": "soon"}
+    done = run("config", "--json", cwd=tmp_path, env=env)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
+    found = {row["name"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}
+    assert found["BROKER"] == found["API_TIMEOUT_SECONDS"] == ("(invalid)", "environment")
+    assert found["EMAIL_QUEUE"] == ("mails", "environment")
+
+
+def test_schema_and_the_example_file_need_no_variable(tmp_path: Path) -> None:
+    assert '"webhook.send"' in run("schema", cwd=tmp_path, env={}).stdout
+    assert "#REDIS_URL=" in run("config", "--example", cwd=tmp_path, env={}).stdout
