@@ -40,6 +40,11 @@ _declaring = RLock()
 _OF_THE_DECLARATION = {"broker", "fn", "logger", "options", "priority", "queue_name"}
 
 
+def imported_actors() -> list[JobActor]:
+    """Return every imported actor, declared or not."""
+    return list(_actors)
+
+
 def declare_actors() -> None:
     """Declare every imported actor and its queue on this process's broker.
 
@@ -63,6 +68,8 @@ class JobActor(dramatiq.Actor[..., None]):
 
     Args:
         declaration: gives the function and the options to declare it with.
+        job_type: name of the job for publishers in other languages, if it has one.
+        worker: returns the actor's section of the settings.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class JobActor(dramatiq.Actor[..., None]):
         name: str,
         declaration: Callable[[], _Declaration],
         *,
+        job_type: str | None,
+        worker: Callable[[Settings], WorkerSettings],
         schema: Any,
         to_wire: Callable[[Any, Any], Any] | None,
         takes_many: bool,
@@ -78,6 +87,8 @@ class JobActor(dramatiq.Actor[..., None]):
         # declare() calls Dramatiq's constructor, which needs the broker.
         self.actor_name = name
         self._declaration = declaration
+        self.job_type = job_type
+        self.worker = worker
         self.schema: TypeAdapter[Any] = TypeAdapter(schema)
         self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
         self.to_wire = to_wire
@@ -327,6 +338,8 @@ def job_actor(
         actor = JobActor(
             function.__name__,
             declaration,
+            job_type=job_type,
+            worker=worker,
             schema=schema,
             to_wire=to_wire,
             takes_many=batches,

@@ -9,7 +9,6 @@ twice) is theirs alone to refuse.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +19,6 @@ import typer
 from pydantic import TypeAdapter
 
 from ..core.errors import ConfigError
-from .boot import declare_actors
 from .output import print_document, say
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,12 +26,12 @@ _REF = "#/$defs/{model}"
 
 
 class JobType(NamedTuple):
-    """What is known of one job type.
+    """A job type.
 
     Attributes:
         name: ``webhook.send``.
-        actor: the actor that does it.
-        queue: where a publisher puts it.
+        actor: the actor that runs it.
+        queue: the queue that a publisher sends it to.
         payload: its schema.
     """
 
@@ -65,14 +63,18 @@ def catalogue(jobs: Iterable[JobType]) -> Schema:
 
 
 def job_types() -> list[JobType]:
-    """The job types of the actors that are declared in this process, by name."""
-    from ..actors.job import JobActor
-    from ..brokers import get_broker
+    """The job types by name, with the queues that they have if no setting renames them.
 
+    Reads no configuration and declares no actor.
+    """
+    from ..actors.job import imported_actors
+    from ..config.settings import read_settings
+
+    defaults = read_settings({}, env_file=None).settings
     found = [
-        JobType(actor.options["job_type"], actor.actor_name, actor.queue_name, actor.schema)
-        for actor in get_broker().actors.values()
-        if isinstance(actor, JobActor) and "job_type" in actor.options
+        JobType(actor.job_type, actor.actor_name, actor.worker(defaults).queue, actor.schema)
+        for actor in imported_actors()
+        if actor.job_type is not None
     ]
     return sorted(found)
 
@@ -87,7 +89,6 @@ def schema(
     ] = None,
 ) -> None:
     """The JSON Schema of the jobs, for publishers in other languages. Needs no broker."""
-    _declare_without_a_broker()
     jobs = job_types()
     chosen = [job for job in jobs if type in (None, job.name)]
     if not chosen:
@@ -130,25 +131,6 @@ def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]
             # Instead of pydantic's, which makes "Formid" of it.
             field["title"] = re.sub("(?=[A-Z])", " ", name).capitalize()
     return bodies, definitions
-
-
-def _declare_without_a_broker() -> None:
-    """Declare the actors for a look at them alone.
-
-    They bind to a broker when they are imported. This one is never talked to, so
-    that the schemas can be had where no broker is configured, and no embedded
-    server is started for them.
-
-    Raises:
-        ConfigError: neither broker's package is installed.
-    """
-    from ..config import Settings, use_settings
-
-    kind = "rabbitmq" if importlib.util.find_spec("redis") is None else "redis"
-    url = {"redis": "redis://", "rabbitmq": "amqp://"}[kind] + "nowhere.invalid"
-    environ = {"BROKER": kind, f"{kind.upper()}_URL": url}
-    use_settings(Settings.load(environ=environ, env_file=None))
-    declare_actors()
 
 
 def _write(folder: Path, jobs: Iterable[JobType]) -> None:
