@@ -55,6 +55,9 @@ ManagementUrl = Annotated[
 ]
 
 
+_EXAMPLES = {"redis": "redis://host:6379/0", "rabbitmq": "amqp://user:password@host:5672/"}
+
+
 class MissingBroker(str):
     """An error line that the broker is not configured, though every variable is valid."""
 
@@ -66,37 +69,34 @@ class BrokerSettings(Section):
 
     kind: Annotated[Literal["redis", "rabbitmq", "embedded"], AnyCase] = Field(
         validation_alias="BROKER",
-        description="Broker to use: 'redis', 'rabbitmq', or 'embedded' to try formrelay without a "
-        "server. Default: the broker whose URL is set.",
+        description="'redis', 'rabbitmq' or 'embedded' (no server). Default: the broker whose URL "
+        "is set.",
     )
     redis_url: RedisUrl | None = Field(
         None,
-        description="Address of Redis with the number of the database: redis://, rediss:// (TLS), "
-        "unix:// or redis+sentinel://.",
+        description="Redis, with the database: redis://, rediss:// (TLS), unix:// or "
+        "redis+sentinel://.",
     )
     redis_wait_replicas: Whole = Field(
         0,
         ge=0,
-        description="Number of replicas that must have a job before sending it succeeds; 0 does "
-        "not wait for replicas.",
+        description="Number of replicas that must have a job before sending succeeds; 0 does not "
+        "wait.",
     )
     redis_wait_timeout: Seconds = Field(
         timedelta(seconds=1),
-        description="Seconds after which sending a job fails if too few replicas have it.",
+        description="Seconds after which sending fails if too few replicas have the job.",
     )
     rabbitmq_url: RabbitmqUrl | None = Field(
-        None,
-        description="Address of RabbitMQ with the virtual host: amqp:// or amqps:// (TLS).",
+        None, description="RabbitMQ, with the virtual host: amqp:// or amqps:// (TLS)."
     )
     state_url: StateUrl | None = Field(
         None,
-        description="Address of the Redis that stores circuit breakers, rate limits and "
-        "idempotency keys, or memory:// for the memory of each process. Default: the broker's "
-        "Redis, or memory if there is none.",
+        description="Redis for circuit breakers, rate limits and idempotency keys, or memory:// "
+        "(each process for itself). Default: the broker's Redis, else memory.",
     )
     idempotency_keep: Hours = Field(
-        timedelta(hours=24),
-        description="Hours after which an idempotency key is forgotten and its job may run again.",
+        timedelta(hours=24), description="Hours after which an idempotency key is forgotten."
     )
     namespace: Annotated[
         str,
@@ -105,8 +105,8 @@ class BrokerSettings(Section):
     ] = Field(
         "dramatiq",
         validation_alias="BROKER_NAMESPACE",
-        description="Prefix of every Redis key. Producers must use the same prefix; environments "
-        "that share a Redis need different ones.",
+        description="Prefix of every Redis key; the same for producers and workers, different for "
+        "environments that share a Redis.",
     )
     heartbeat_timeout: SecondsFromOne = Field(
         timedelta(seconds=15),
@@ -115,30 +115,28 @@ class BrokerSettings(Section):
         "recovered.",
     )
     max_crash_deliveries: Count = Field(
-        3,
-        description="Number of workers that a job may kill before it is dead-lettered.",
+        3, description="Number of workers that a job may kill before it is dead-lettered."
     )
     rabbitmq_queue_type: Annotated[Literal["quorum", "classic"], AnyCase] = Field(
         "quorum", description="'quorum' or 'classic'. An existing queue keeps its type."
     )
     rabbitmq_max_priority: Annotated[Whole, Interval(ge=1, le=9)] | None = Field(
         None,
-        description="Highest priority of a job; makes the work queues classic. 9 gives the same "
-        "ten priorities as Redis. Default: no priorities.",
+        description="Highest priority of a job; makes the queues classic. 9 is as on Redis. "
+        "Default: none.",
     )
     rabbitmq_adopt_queues: AdoptedQueues = Field(
         (),
-        description="Existing queues to use unchanged, comma-separated, each with the name of its "
-        "dead-letter exchange if that differs: webhook_tasks=dlx.webhook.",
+        description="Existing queues to use unchanged, comma-separated, each with its dead-letter "
+        "exchange if that has another name: webhook_tasks=dlx.webhook.",
     )
     rabbitmq_api_url: ManagementUrl | None = Field(
         None,
-        description="Address of RabbitMQ's management API, which tells the workers and the number "
-        "of messages in flight: http://user:password@host:15672/api.",
+        description="Management API, to show workers and jobs in flight: "
+        "http://user:password@host:15672/api.",
     )
     max_message_bytes: Count = Field(
-        1_048_576,
-        description="Maximum size of a message in bytes; sending a larger one fails.",
+        1_048_576, description="Maximum size of a message in bytes; sending a larger one fails."
     )
     dead_letter_retention: Days = Field(
         timedelta(days=30), description="Days after which a dead letter is deleted."
@@ -153,7 +151,7 @@ class BrokerSettings(Section):
     @classmethod
     def _kind_by_url(cls, data: Any) -> Any:
         if isinstance(data, dict) and "kind" not in data:
-            kinds = [kind for kind in ("redis", "rabbitmq") if data.get(f"{kind}_url")]
+            kinds = [kind for kind in _EXAMPLES if data.get(f"{kind}_url")]
             if len(kinds) == 1:
                 return data | {"kind": kinds[0]}
         return data
@@ -161,29 +159,23 @@ class BrokerSettings(Section):
     @classmethod
     def conflicts(cls, given: Mapping[str, Given]) -> Iterator[str]:
         """A broker that is ambiguous or missing, or has no URL."""
-        redis, rabbitmq = "redis_url" in given, "rabbitmq_url" in given
-        kind = given["kind"].text.strip().lower() if "kind" in given else None
-        if kind is None and redis and rabbitmq:
+        kind = given["BROKER"].text.strip().lower() if "BROKER" in given else ""
+        urls = [one for one in _EXAMPLES if f"{one.upper()}_URL" in given]
+        if not kind and len(urls) > 1:
             yield (
                 "expected BROKER to say which broker to use, got both REDIS_URL and RABBITMQ_URL"
                 " without it: set BROKER=redis or BROKER=rabbitmq"
             )
-        elif kind is None and not redis and not rabbitmq:
+        elif not kind and not urls:
             yield MissingBroker(
                 "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none:"
                 " set your broker's URL, or BROKER=embedded to try formrelay without a server"
             )
-        elif kind == "redis" and not redis:
-            yield _missing_url("REDIS_URL", kind, "redis://host:6379/0")
-        elif kind == "rabbitmq" and not rabbitmq:
-            yield _missing_url("RABBITMQ_URL", kind, "amqp://user:password@host:5672/")
-
-
-def _missing_url(name: str, kind: str, example: str) -> MissingBroker:
-    return MissingBroker(
-        f"expected {name} to be set, because BROKER is '{kind}', got nothing:"
-        f" set it ({example}) or change BROKER"
-    )
+        elif kind in _EXAMPLES and kind not in urls:
+            yield MissingBroker(
+                f"expected {kind.upper()}_URL to be set, because BROKER is '{kind}', got nothing:"
+                f" set it ({_EXAMPLES[kind]}) or change BROKER"
+            )
 
 
 class EmbeddedSettings(Section):

@@ -31,10 +31,9 @@ class ClickhouseSettings(Section):
 
     url: ClickhouseUrl | None = Field(
         None,
-        description="Address of ClickHouse: clickhouse:// or clickhouses:// (TLS) for the native "
-        "protocol, http:// or https://, or chdb:///folder for the engine inside the process. "
-        "Several hosts, comma-separated, are tried in turn: clickhouse://a:9000,b:9000/db. "
-        "Default with BROKER=embedded: chdb in EMBEDDED_DATA_DIR.",
+        description="clickhouse:// or clickhouses:// (TLS), http:// or https://, or "
+        "chdb:///folder inside the process. Several hosts are tried in turn: "
+        "clickhouse://a:9000,b:9000/db. Default with BROKER=embedded: chdb in EMBEDDED_DATA_DIR.",
     )
     database: Annotated[
         str,
@@ -50,8 +49,8 @@ class ClickhouseSettings(Section):
         | None
     ) = Field(
         None,
-        description="Cluster in the server's configuration; `formrelay migrate` creates replicated "
-        "tables on all of its hosts.",
+        description="Cluster of the server's configuration in which `formrelay migrate` creates "
+        "replicated tables.",
     )
     user: str = Field("default", description="User, if the URL names none.")
     password: Annotated[SecretStr, secret()] | None = Field(

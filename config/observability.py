@@ -31,14 +31,14 @@ class LoggingSettings(Section):
     level: LogLevel = Field(
         "INFO",
         validation_alias="LOG_LEVEL",
-        description="Lowest level that is logged: CRITICAL, ERROR, WARNING, INFO or DEBUG; fatal, "
-        "warn, verbose and trace are understood too.",
+        description="Lowest level that is logged: a level of Python, or fatal, warn, verbose, "
+        "trace.",
     )
     debug: str = Field(
         "",
         validation_alias="DEBUG",
-        description="Patterns as in Node's debug package; a pattern that matches workers:* sets "
-        "the level to DEBUG.",
+        description="Patterns as in Node's debug package; one that matches workers:* sets the "
+        "level to DEBUG.",
     )
 
     @property

@@ -5,11 +5,8 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from pydantic import SecretStr
-
-from .section import Section, Variable, variables_of
-from .settings import Reading, sections
-from .sources import Given, Origin
+from .settings import Reading, Settings, read_settings, sections, variables
+from .sources import Origin
 from .types import text_of
 from .urls import mask
 
@@ -42,47 +39,44 @@ class Row:
 
 def rows(reading: Reading) -> list[Row]:
     """The value of each variable, in the order of ``.env.example``."""
+    texts = _texts(reading.settings)
     found = []
-    for name, kind in sections().items():
-        section = getattr(reading.settings, name) if name else reading.settings
-        texts = _texts(section)
-        for field, variable in variables_of(kind).items():
-            given = reading.given[name].get(field)
-            value = texts[field]
-            if variable.name in reading.invalid:
-                value = "(invalid)" if given else _NOT_SET
-            source = _source(variable, given)
-            found.append(Row(variable.name, value or _NOT_SET, source, variable.description))
+    for name, variable in variables().items():
+        given = reading.given.get(name)
+        value = texts[name] or _NOT_SET
+        if name in reading.invalid:
+            value = "(invalid)" if given else _NOT_SET
+        source: Origin = "default"
+        if given:
+            source = "file" if given.is_file else given.origin
+        found.append(Row(name, value, source, variable.description))
     return found
 
 
 def env_example() -> str:
     """The text of ``.env.example``: every variable with its meaning and default."""
     blocks = [_HEAD]
-    for kind in sections().values():
+    defaults = _texts(read_settings({}, env_file=None).settings) | {"BROKER": ""}
+    for section, kind in sections().items():
         title = (kind.__doc__ or "").partition("\n")[0]
         blocks.append(f"# ---- {title} ".ljust(88, "-") + "\n")
-        defaults = _texts(kind.model_construct())
-        for field, variable in variables_of(kind).items():
-            text = variable.description + (" [secret]" if variable.is_secret else "")
-            comment = textwrap.fill(text, 86, initial_indent="# ", subsequent_indent="# ")
-            blocks.append(f"{comment}\n#{variable.name}={defaults.get(field, '')}\n")
+        for name, variable in variables().items():
+            if variable.section == section:
+                text = variable.description + (" [secret]" if variable.is_secret else "")
+                comment = textwrap.fill(text, 86, initial_indent="# ", subsequent_indent="# ")
+                blocks.append(f"{comment}\n#{name}={defaults[name]}\n")
     return "\n".join(blocks)
 
 
-def _source(variable: Variable, given: Given | None) -> Origin:
-    if given is None:
-        return "default"
-    return given.origin if given.name == variable.name else "file"
-
-
-def _texts(section: Section) -> dict[str, str]:
+def _texts(settings: Settings) -> dict[str, str]:
     """The text of each variable's value; "" if it has none."""
-    values = section.model_dump(mode="json", include=set(variables_of(type(section))))
-    texts = {field: "" if value is None else text_of(value) for field, value in values.items()}
-    for field in texts:
-        secret = getattr(section, field)
-        if isinstance(secret, SecretStr):
+    tree = settings.model_dump(mode="json")
+    texts = {}
+    for name, variable in variables().items():
+        value = variable.of(tree)[variable.field]
+        texts[name] = "" if value is None else text_of(value)
+        if variable.is_secret and value is not None:
+            section = getattr(settings, variable.section)
             # Only a URL has parts that may be shown: a password may look like a URL.
-            texts[field] = mask(secret.get_secret_value()) if field.endswith("url") else "***"
+            texts[name] = mask(section.secret(variable.field)) if "URL" in name else "***"
     return texts

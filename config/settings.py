@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -18,10 +19,9 @@ from .broker import BrokerSettings, EmbeddedSettings, MissingBroker
 from .clickhouse import ClickhouseSettings
 from .expected import Expected
 from .observability import LoggingSettings, MonitoringSettings
-from .secrets import FilePath
-from .section import Section, Variable, variables_of
+from .section import Section
 from .sources import Given, Sources
-from .types import Count, split
+from .types import Count, Unit, expectation, parts, split
 from .webhooks import WebhookSettings
 from .workers import (
     EmailSettings,
@@ -86,18 +86,93 @@ class Settings(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the environment.
+
+    Attributes:
+        section: the group of its field; "" for a field of :class:`Settings` itself.
+        expectation: what it takes, to follow "expected NAME to be".
+        is_secret: whether its value is never shown, and may stand in a file (``NAME_FILE``).
+    """
+
+    name: str
+    section: str
+    field: str
+    expectation: str
+    description: str
+    is_secret: bool
+
+    def of(self, tree: Any) -> Any:
+        """The mapping of fields in ``tree`` that has this variable's field."""
+        return tree[self.section] if self.section else tree
+
+    def line(self, given: Given, detail: ErrorDetails) -> str:
+        """A readable line for an error of pydantic's."""
+        error, text = detail.get("ctx", {}).get("error"), given.text
+        if not isinstance(error, Expected):
+            error = Expected(f"be {self.expectation}")
+        index = next((part for part in detail["loc"] if isinstance(part, int)), None)
+        text = text if index is None else split(text)[index]
+        return error.line(given.label, raw=text, secret=self.is_secret and not given.is_file)
+
+
+@cache
+def sections() -> dict[str, type[Section]]:
+    """The groups of settings by their field of :class:`Settings`; "" is :class:`Settings`."""
+    kinds = {name: info.annotation for name, info in Settings.model_fields.items()}
+    kinds[""] = Settings
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, Section)
+    }
+
+
+@cache
+def variables() -> dict[str, Variable]:
+    """All variables by name, in the order of ``.env.example``.
+
+    The name is the field's ``validation_alias``, or the group's prefix, the field's name and the
+    suffix of its unit: EVENT_ + BATCH_WAIT + _MS.
+    """
+    found = {}
+    for section, kind in sections().items():
+        for field, info in kind.model_fields.items():
+            plain, marks = parts(info.annotation, tuple(info.metadata))
+            if not section and field in sections():
+                continue
+            suffix = next((mark.suffix for mark in marks if isinstance(mark, Unit)), "")
+            name = str(info.validation_alias or f"{kind.prefix}{field.upper()}{suffix}")
+            expected = expectation(plain, tuple(marks))
+            is_secret = plain is SecretStr
+            found[name] = Variable(
+                name, section, field, expected, info.description or "", is_secret
+            )
+    return found
+
+
+def known_names() -> set[str]:
+    """The names of all variables, the files of secrets included."""
+    return {
+        name
+        for one in variables().values()
+        for name in ([one.name, f"{one.name}_FILE"] if one.is_secret else [one.name])
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What could be read of the settings, and what is wrong with them.
 
     Attributes:
         settings: invalid variables have their defaults.
-        given: the variables that are set, by group and field.
+        given: the variables that are set, by name.
         invalid: names of the variables without a valid value.
         error: what :meth:`Settings.load` raises; None if everything is valid.
     """
 
     settings: Settings
-    given: Mapping[str, Mapping[str, Given]]
+    given: Mapping[str, Given]
     invalid: frozenset[str]
     error: ConfigError | None
 
@@ -113,11 +188,14 @@ def read_settings(
         ConfigError: the file exists and cannot be read.
     """
     sources = Sources(os.environ if environ is None else environ, env_file, given)
-    found = {name: dict(_given(sources, section)) for name, section in sections().items()}
+    found: dict[str, Given] = {}
+    for name, variable in variables().items():
+        if one := sources.get(name, is_secret=variable.is_secret):
+            found[name] = one
     settings, wrong = _validated(found)
     errors = [*sources.errors, *filter(None, wrong.values())]
-    for name, section in sections().items():
-        errors += section.conflicts(found[name])
+    for section in sections().values():
+        errors += section.conflicts(found)
     errors += sources.unknown(known_names())
     if "BROKER" not in wrong:
         settings = settings._with_embedded_clickhouse()
@@ -128,85 +206,31 @@ def read_settings(
     return Reading(settings, found, frozenset(wrong), error)
 
 
-def sections() -> dict[str, type[Section]]:
-    """The groups of settings by their field of :class:`Settings`; "" is the top of the tree."""
-    found: dict[str, type[Section]] = {}
-    for name, info in Settings.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            found[name] = info.annotation
-    return found | {"": Settings}
-
-
-def known_names() -> set[str]:
-    """The names of all variables, the files of secrets included."""
-    names: set[str] = set()
-    for section in sections().values():
-        for variable in variables_of(section).values():
-            names.add(variable.name)
-            if variable.is_secret:
-                names.add(f"{variable.name}_FILE")
-    return names
-
-
-def _given(sources: Sources, section: type[Section]) -> Iterator[tuple[str, Given]]:
-    for field, variable in variables_of(section).items():
-        if given := sources.get(variable.name, is_secret=variable.is_secret):
-            yield field, given
-
-
-def _validated(
-    found: Mapping[str, Mapping[str, Given]],
-) -> tuple[Settings, dict[str, str | None]]:
+def _validated(found: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:
     """Return the settings without the invalid variables, and an error line for each of these.
 
-    A missing BROKER is invalid too, without a line: ``conflicts`` has one.
+    The line of a missing BROKER is empty: ``conflicts`` has one.
     """
-    tree: dict[str, Any] = {
-        name: _values(section, found[name]) for name, section in sections().items()
-    }
-    tree |= tree.pop("")
-    wrong: dict[str, str | None] = {}
+    tree: dict[str, Any] = {name: {} for name in sections() if name}
+    for name, given in found.items():
+        one = variables()[name]
+        one.of(tree)[one.field] = given.value(is_secret=one.is_secret)
+    by_place = {(one.section, one.field): one for one in variables().values()}
+    wrong: dict[str, str] = {}
     while True:
         try:
             return Settings(**tree), wrong
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
         for detail in details:
-            *section, field = (str(part) for part in detail["loc"][:2])
-            name = section[0] if section else ""
-            values = tree[name] if name else tree
-            variable = variables_of(sections()[name]).get(field)
-            if variable and detail["type"] == "missing":
-                values[field] = "embedded"  # BROKER, the only variable without a default
-                wrong.setdefault(variable.name, None)
-            elif variable:
-                wrong.setdefault(variable.name, _line(detail, variable, found[name][field]))
-                values.pop(field, None)
+            first, second = (*map(str, detail["loc"]), "")[:2]
+            variable = by_place.get((first, second)) or by_place.get(("", first))
+            if variable is None:  # an error of a whole group
+                wrong[first] = detail["msg"].removeprefix("Value error, ")
+                tree[first] = {}
+            elif detail["type"] == "missing":  # BROKER, the only variable without a default
+                wrong.setdefault(variable.name, "")
+                variable.of(tree)[variable.field] = "embedded"
             else:
-                wrong[f"{field} settings"] = detail["msg"].removeprefix("Value error, ")
-                values.pop(field, None)
-
-
-def _values(section: type[Section], given: Mapping[str, Given]) -> dict[str, object]:
-    """What pydantic gets: the text of each variable that is set, or the file of a secret."""
-    values: dict[str, object] = {}
-    for field, one in given.items():
-        variable = variables_of(section)[field]
-        if one.name != variable.name:
-            values[field] = FilePath(one.name, Path(one.text.strip()))
-        else:
-            # A password may end with a space.
-            values[field] = one.text if variable.is_secret else one.text.strip()
-    return values
-
-
-def _line(detail: ErrorDetails, variable: Variable, given: Given) -> str:
-    """The readable line for an error of pydantic's."""
-    error, text = detail.get("ctx", {}).get("error"), given.text
-    if not isinstance(error, Expected):
-        error = Expected(f"be {variable.expectation}")
-    if isinstance(index := next(iter(detail["loc"][2:]), None), int):
-        text = split(text)[index]  # of a list
-    return error.line(
-        given.label, raw=text, secret=variable.is_secret and given.name == variable.name
-    )
+                wrong.setdefault(variable.name, variable.line(found[variable.name], detail))
+                variable.of(tree).pop(variable.field, None)

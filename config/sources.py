@@ -12,6 +12,7 @@ from typing import Literal
 from dotenv.parser import parse_stream
 
 from ..core.errors import ConfigError
+from .secrets import FilePath
 
 Origin = Literal["FORMRELAY", "environment", ".env", "file", "default"]
 
@@ -22,17 +23,25 @@ class Given:
 
     Attributes:
         text: its value without line ends; it may be a secret.
-        origin: the source that it was found in, also if the variable names a file.
+        origin: the source that it was found in.
+        is_file: whether it is the ``NAME_FILE`` of a secret.
     """
 
     name: str
     text: str = field(repr=False)
     origin: Origin
+    is_file: bool = False
 
     @property
     def label(self) -> str:
         """The name for errors, which tells where to look for the variable."""
         return f"FORMRELAY[{self.name!r}]" if self.origin == "FORMRELAY" else self.name
+
+    def value(self, *, is_secret: bool) -> str | FilePath:
+        """The text or the file for pydantic. A password may end with a space."""
+        if self.is_file:
+            return FilePath(self.name, Path(self.text.strip()))
+        return self.text if is_secret else self.text.strip()
 
 
 class Sources:
@@ -69,7 +78,7 @@ class Sources:
 
         Of a secret and its file, the one in FORMRELAY wins; else setting both is an error.
         """
-        plain, file = self._find(name), self._find(f"{name}_FILE") if is_secret else None
+        plain, file = self._find(name), self._find(name, "_FILE") if is_secret else None
         if plain is None or file is None:
             return plain or file
         if (plain.origin == "FORMRELAY") == (file.origin == "FORMRELAY"):
@@ -79,12 +88,12 @@ class Sources:
             )
         return plain if plain.origin == "FORMRELAY" else file
 
-    def _find(self, name: str) -> Given | None:
+    def _find(self, name: str, suffix: str = "") -> Given | None:
         for origin, mapping in self._mappings:
             # From `export X="$(cat file)\n"` and the like: a line end is never meant.
-            text = mapping.get(name, "").strip("\r\n")
+            text = mapping.get(name + suffix, "").strip("\r\n")
             if text.strip():
-                return Given(name, text, origin)
+                return Given(name + suffix, text, origin, is_file=bool(suffix))
         return None
 
     def unknown(self, known: Iterable[str]) -> Iterator[str]:

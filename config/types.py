@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -11,14 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Interval, Le
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    GetCoreSchemaHandler,
-    PlainSerializer,
-)
+from annotated_types import Ge, Gt, Interval
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
 from ..core.retry import LONGEST_WAIT
@@ -286,24 +279,17 @@ def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
     if unit is None and kind not in (int, float):
         return "valid"
     noun = "a whole number" if kind is int else f"a number of {unit.name}" if unit else "a number"
-    return f"{noun} {_limits(marks, unit)}".strip()
-
-
-def _limits(marks: list[Any], unit: Unit | None) -> str:
-    found = {name: _number(limit, unit) for name, limit in _bounds(marks)}
-    if "ge" in found and "le" in found:
-        return f"from {found['ge']} to {found['le']}"
-    words = {"gt": "above", "ge": "of at least", "le": "of at most"}
-    return " and ".join(f"{words[name]} {limit}" for name, limit in found.items())
-
-
-def _bounds(marks: list[Any]) -> Iterator[tuple[str, Any]]:
-    for mark in marks:
-        if isinstance(mark, Gt | Ge | Le | Interval):
-            for name in ("gt", "ge", "le"):
-                if (limit := getattr(mark, name, None)) is not None:
-                    yield name, limit
-
-
-def _number(limit: Any, unit: Unit | None) -> str:
-    return text_of(unit.number(limit) if unit and isinstance(limit, timedelta) else limit)
+    limits = {
+        name: text_of(unit.number(limit) if unit else limit)
+        for mark in marks
+        for name in ("gt", "ge", "le")
+        if (limit := getattr(mark, name, None)) is not None
+    }
+    match limits:
+        case {"ge": low, "le": high}:
+            return f"{noun} from {low} to {high}"
+        case {"ge": low}:
+            return f"{noun} of at least {low}"
+        case {"gt": low}:
+            return f"{noun} above {low}"
+    return noun

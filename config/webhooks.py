@@ -22,7 +22,7 @@ from .types import (
     Whole,
 )
 from .urls import url_check
-from .workers import BackoffName, WorkerSettings
+from .workers import MAX_RETRIES, QUEUE, RETRY_BACKOFF, RETRY_DELAYS, BackoffName, WorkerSettings
 
 ProxyUrl = Annotated[
     SecretStr,
@@ -39,56 +39,44 @@ class WebhookSettings(WorkerSettings):
 
     prefix: ClassVar[str] = "WEBHOOK_"
 
-    queue: QueueName = Field("webhooks", description="Name of the queue.")
+    queue: QueueName = Field("webhooks", description=QUEUE)
     worker_concurrency: Count | None = Field(
         None,
-        description="Maximum number of deliveries in flight in a process; a delivery needs no "
-        "thread. Default: WORKER_CONCURRENCY.",
+        description="Maximum number of deliveries in flight in a process. Default: "
+        "WORKER_CONCURRENCY.",
     )
-    max_retries: Whole = Field(
-        6,
-        ge=0,
-        description="Maximum number of retries after the first attempt; then the job is "
-        "dead-lettered.",
-    )
-    retry_backoff: BackoffName = Field(
-        "schedule",
-        description="How delays between attempts grow: 'exponential' or 'linear' (from RETRY_BASE "
-        "to RETRY_CAP), or 'schedule' (RETRY_DELAYS).",
-    )
+    max_retries: Whole = Field(6, ge=0, description=MAX_RETRIES)
+    retry_backoff: BackoffName = Field("schedule", description=RETRY_BACKOFF)
     retry_delays: Delays = Field(
         tuple(timedelta(seconds=n) for n in (0, 30, 120, 600, 3600, 21_600, 86_400)),
-        description="Seconds before each attempt, comma-separated, the first attempt (0) included; "
-        "the last delay repeats.",
+        description=RETRY_DELAYS,
     )
     allowed_private_cidrs: Networks = Field(
-        (),
-        description="Private networks that webhooks may reach, comma-separated: 10.0.0.0/8.",
+        (), description="Private networks that webhooks may reach, comma-separated: 10.0.0.0/8."
     )
     allow_http: bool = Field(False, description="Whether endpoints may use plain http://.")
     proxy: ProxyUrl | None = Field(
         None,
-        description="Proxy for all webhooks: http://, https:// or socks5h://. The proxy then "
-        "decides which addresses may be reached. HTTP_PROXY and the like are never used.",
+        description="Proxy for all webhooks, which then decides what may be reached: http://, "
+        "https:// or socks5h://. HTTP_PROXY and the like are ignored.",
     )
     timeout: Seconds = Field(
         timedelta(seconds=20), description="Seconds after which a delivery fails."
     )
     permanent_statuses: Statuses = Field(
         (400, 413, 414, 422, 501),
-        description="HTTP statuses after which a webhook is not retried, comma-separated. 410 "
-        "always counts as one, and disables the endpoint.",
+        description="HTTP statuses that are not retried, comma-separated. 410 never is, and "
+        "disables the endpoint.",
     )
     delivery_log: bool | None = Field(
         None,
-        description="Whether every attempt is recorded in ClickHouse, through the events queue. "
-        "Default: true if CLICKHOUSE_URL is set.",
+        description="Whether attempts are recorded in ClickHouse. Default: true if CLICKHOUSE_URL "
+        "is set.",
     )
     keep_response_text: bool = Field(
         False,
-        description="Whether the log and the delivery log keep the first 2,048 characters of a "
-        "response. They may contain personal data and secrets: parts of the request are removed "
-        "only where the receiver repeats them exactly.",
+        description="Whether logs keep the first 2,048 characters of a response, which may hold "
+        "personal data and secrets: only exact copies of parts of the request are removed.",
     )
     keep_delivered: DaysOrZero = Field(
         timedelta(0),
@@ -97,24 +85,24 @@ class WebhookSettings(WorkerSettings):
     )
     keep_attempts: KeepDays | None = Field(
         None,
-        description="Days after which ClickHouse deletes a row of the delivery log (`formrelay "
-        "migrate` sets this up). Default: never.",
+        description="Days after which ClickHouse deletes a row of the delivery log, once "
+        "`formrelay migrate` has run. Default: never.",
     )
     endpoint_concurrency: Count | None = Field(
         None,
-        description="Maximum number of deliveries to one endpoint in flight in a process. Default: "
+        description="Maximum number of deliveries in flight to an endpoint in a process. Default: "
         "a quarter of the concurrency.",
     )
     breaker_failures: Whole = Field(
         5,
         ge=0,
-        description="Number of failures in a row after which the circuit breaker stops deliveries "
-        "to an endpoint for a while; 0 switches the breaker off, also at a high failure rate.",
+        description="Number of failures in a row after which the circuit breaker opens; 0 "
+        "switches it off.",
     )
     breaker_wait: Delay = Field(
         timedelta(seconds=30),
-        description="Seconds for which the breaker first stops deliveries; each further stop is "
-        "twice as long, up to ten minutes.",
+        description="Seconds for which the breaker is open at first; twice as long each further "
+        "time, up to ten minutes.",
     )
     disable_after_failures: Count = Field(
         100, description="Number of failures in a row after which an endpoint is disabled."

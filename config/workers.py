@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
 from .expected import shown
-from .section import Section, variables_of
+from .section import Section
 from .sources import Given
 from .types import (
     AnyCase,
@@ -27,38 +27,36 @@ from .types import (
 
 BackoffName = Annotated[Literal["exponential", "linear", "schedule"], AnyCase]
 
-_QUEUE = "Name of the queue."
+QUEUE = "Name of the queue."
+MAX_RETRIES = "Maximum number of retries; a job that fails once more is dead-lettered."
+RETRY_BACKOFF = (
+    "Growth of delays: 'exponential' or 'linear' (RETRY_BASE to RETRY_CAP), or 'schedule'."
+)
+RETRY_DELAYS = (
+    "Seconds before each attempt (the first: 0), comma-separated; the last repeats. Implies "
+    "'schedule'."
+)
 
 
 class WorkerSettings(Section):
     """What every worker has."""
 
-    queue: QueueName = Field(description=_QUEUE)
+    #: Whether an attempt counts if nothing was sent because the sink was unavailable.
+    counts_unavailable: ClassVar[bool] = True
+
+    queue: QueueName = Field(description=QUEUE)
     worker_concurrency: Count | None = Field(
         None, description="Number of threads in a process. Default: WORKER_CONCURRENCY."
     )
-    max_retries: Whole = Field(
-        2,
-        ge=0,
-        description="Maximum number of retries after the first attempt; then the job is "
-        "dead-lettered.",
-    )
-    retry_backoff: BackoffName = Field(
-        "exponential",
-        description="How delays between attempts grow: 'exponential' or 'linear' (from RETRY_BASE "
-        "to RETRY_CAP), or 'schedule' (RETRY_DELAYS).",
-    )
+    max_retries: Whole = Field(2, ge=0, description=MAX_RETRIES)
+    retry_backoff: BackoffName = Field("exponential", description=RETRY_BACKOFF)
     retry_base: Delay = Field(
         timedelta(seconds=1), description="Seconds before the first retry; later delays grow."
     )
     retry_cap: Delay = Field(
         timedelta(seconds=60), description="Maximum number of seconds that a delay grows to."
     )
-    retry_delays: Delays = Field(
-        (),
-        description="Seconds before each attempt, comma-separated, the first attempt (0) included; "
-        "the last delay repeats. Setting it makes the backoff 'schedule'.",
-    )
+    retry_delays: Delays = Field((), description=RETRY_DELAYS)
     retry_jitter: Decimal = Field(
         0.1, ge=0, le=1, description="Maximum share of a delay that is added at random: 0 to 1."
     )
@@ -73,24 +71,19 @@ class WorkerSettings(Section):
     @classmethod
     def conflicts(cls, given: Mapping[str, Given]) -> Iterator[str]:
         """A schedule without delays, or delays without a schedule."""
-        if "retry_backoff" not in given:
+        backoff, delays = f"{cls.prefix}RETRY_BACKOFF", f"{cls.prefix}RETRY_DELAYS"
+        if backoff not in given:
             return
-        backoff = given["retry_backoff"]
-        delays = variables_of(cls)["retry_delays"].name
-        has_delays = "retry_delays" in given
-        is_schedule = backoff.text.strip().lower() == "schedule"
-        if has_delays and not is_schedule:
+        text = given[backoff].text
+        is_schedule = text.strip().lower() == "schedule"
+        if delays in given and not is_schedule:
             yield (
-                f"expected {backoff.name} to be 'schedule', because {delays} is set,"
-                f" got {shown(backoff.text)}: drop one of the two"
+                f"expected {backoff} to be 'schedule', because {delays} is set,"
+                f" got {shown(text)}: drop one of the two"
             )
-        elif (
-            is_schedule
-            and "retry_delays" not in given
-            and not cls.model_fields["retry_delays"].default
-        ):
+        elif is_schedule and delays not in given and not cls.model_fields["retry_delays"].default:
             yield (
-                f"expected {delays} to be set, because {backoff.name} is 'schedule',"
+                f"expected {delays} to be set, because {backoff} is 'schedule',"
                 " got nothing: give the seconds before each attempt, like 0,30,120"
             )
 
@@ -101,7 +94,10 @@ class WorkerSettings(Section):
             ValueError: the backoff is a schedule without delays (``Settings.load`` refuses that).
         """
         return RetryPolicy(
-            max_attempts=self.max_retries + 1, backoff=self._backoff(), jitter=self.retry_jitter
+            max_attempts=self.max_retries + 1,
+            backoff=self._backoff(),
+            jitter=self.retry_jitter,
+            count_unavailable=self.counts_unavailable,
         )
 
     def _backoff(self) -> Backoff:
@@ -118,8 +114,9 @@ class EventSettings(WorkerSettings):
     """Events worker"""
 
     prefix: ClassVar[str] = "EVENT_"
+    counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("events", description=_QUEUE)
+    queue: QueueName = Field("events", description=QUEUE)
     batch_size: Count = Field(10_000, description="Maximum number of rows in an insert.")
     batch_wait: MillisecondsOrZero = Field(
         timedelta(milliseconds=500),
@@ -127,40 +124,32 @@ class EventSettings(WorkerSettings):
     )
     tables: Tables = Field(
         (),
-        description="Tables for some event types, comma-separated: "
-        "payment.*=payments,user.deleted=audit. The first pattern that matches counts; other "
-        "events go into `events`.",
+        description="Tables for some event types, comma-separated, the first match counts; other "
+        "events go into `events`: payment.*=payments,user.deleted=audit.",
     )
     keep: KeepDays | None = Field(
         None,
-        description="Days after which ClickHouse deletes an event (`formrelay migrate` sets this "
-        "up); daily counts stay. Default: never.",
+        description="Days after which ClickHouse deletes an event, once `formrelay migrate` has "
+        "run; daily counts stay. Default: never.",
     )
-
-    def policy(self) -> RetryPolicy:
-        """Return the common policy, but do not count attempts while ClickHouse is unavailable."""
-        return super().policy().but(count_unavailable=False)
 
 
 class SubmissionSettings(WorkerSettings):
     """Submissions worker"""
 
     prefix: ClassVar[str] = "SUBMISSION_"
+    counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("submissions", description=_QUEUE)
-
-    def policy(self) -> RetryPolicy:
-        """Return the common policy, but do not count attempts while the API is unavailable or
-        refuses the token."""
-        return super().policy().but(count_unavailable=False)
+    queue: QueueName = Field("submissions", description=QUEUE)
 
 
 class PartialSettings(WorkerSettings):
     """Partials worker"""
 
     prefix: ClassVar[str] = "PARTIAL_"
+    counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("partials", description=_QUEUE)
+    queue: QueueName = Field("partials", description=QUEUE)
     batch_size: Count = Field(
         10_000,
         le=30_000,
@@ -168,14 +157,8 @@ class PartialSettings(WorkerSettings):
         "session is saved.",
     )
     batch_wait: MillisecondsOrZero = Field(
-        timedelta(milliseconds=500),
-        description="Milliseconds that an autosave waits for others.",
+        timedelta(milliseconds=500), description="Milliseconds that an autosave waits for others."
     )
-
-    def policy(self) -> RetryPolicy:
-        """Return the common policy, but do not count attempts while the API is unavailable or
-        refuses the token."""
-        return super().policy().but(count_unavailable=False)
 
 
 class EmailSettings(WorkerSettings):
@@ -183,7 +166,7 @@ class EmailSettings(WorkerSettings):
 
     prefix: ClassVar[str] = "EMAIL_"
 
-    queue: QueueName = Field("emails", description=_QUEUE)
+    queue: QueueName = Field("emails", description=QUEUE)
 
 
 class SheetsSettings(WorkerSettings):
@@ -191,4 +174,4 @@ class SheetsSettings(WorkerSettings):
 
     prefix: ClassVar[str] = "SHEETS_"
 
-    queue: QueueName = Field("sheets", description=_QUEUE)
+    queue: QueueName = Field("sheets", description=QUEUE)

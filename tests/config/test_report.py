@@ -9,8 +9,7 @@ import pytest
 
 from formrelay.config import Settings
 from formrelay.config.report import Row, env_example, rows
-from formrelay.config.section import variables_of
-from formrelay.config.settings import Reading, known_names, read_settings, sections
+from formrelay.config.settings import Reading, known_names, read_settings, variables
 from formrelay.config.urls import mask, url_check
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,9 +85,8 @@ def test_the_committed_env_example_is_current() -> None:
 def test_the_env_example_names_every_variable_once_and_describes_it() -> None:
     named = re.findall(r"^#([A-Z_]+)=", env_example(), re.MULTILINE)
     assert sorted(named) == sorted(n for n in known_names() if not n.endswith("_FILE"))
-    for section in sections().values():
-        for variable in variables_of(section).values():
-            assert variable.description.endswith("."), variable.name
+    for variable in variables().values():
+        assert variable.description.endswith("."), variable.name
 
 
 def test_the_env_example_uncommented_is_the_default(tmp_path: Path) -> None:
