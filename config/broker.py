@@ -122,8 +122,8 @@ class BrokerSettings(Section):
     )
     rabbitmq_max_priority: Annotated[Whole, Interval(ge=1, le=9)] | None = Field(
         None,
-        description="Highest priority of a job; makes the queues classic. 9 is as on Redis. "
-        "Default: none.",
+        description="Highest priority of a job (9 as on Redis); makes the queues classic. "
+        "Default: no priorities.",
     )
     rabbitmq_adopt_queues: AdoptedQueues = Field(
         (),

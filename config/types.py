@@ -270,6 +270,9 @@ def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
     for mark in marks:
         if isinstance(mark, Takes):
             return mark.text
+    for mark in marks:
+        if pattern := getattr(mark, "pattern", None):
+            return f"text that matches {pattern}"
     if get_origin(kind) is Literal:
         words = [f"'{word}'" for word in get_args(kind)]
         return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -65,8 +65,8 @@ class WebhookSettings(WorkerSettings):
     )
     permanent_statuses: Statuses = Field(
         (400, 413, 414, 422, 501),
-        description="HTTP statuses that are not retried, comma-separated. 410 never is, and "
-        "disables the endpoint.",
+        description="HTTP statuses after which a webhook is not retried, comma-separated; always "
+        "includes 410, which also disables the endpoint.",
     )
     delivery_log: bool | None = Field(
         None,

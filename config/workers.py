@@ -28,9 +28,9 @@ from .types import (
 BackoffName = Annotated[Literal["exponential", "linear", "schedule"], AnyCase]
 
 QUEUE = "Name of the queue."
-MAX_RETRIES = "Maximum number of retries; a job that fails once more is dead-lettered."
+MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
 RETRY_BACKOFF = (
-    "Growth of delays: 'exponential' or 'linear' (RETRY_BASE to RETRY_CAP), or 'schedule'."
+    "'exponential' or 'linear' delays from RETRY_BASE to RETRY_CAP, or the 'schedule' RETRY_DELAYS."
 )
 RETRY_DELAYS = (
     "Seconds before each attempt (the first: 0), comma-separated; the last repeats. Implies "

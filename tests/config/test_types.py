@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from formrelay.config import Settings
 from formrelay.config.report import rows
 from formrelay.config.settings import read_settings, variables
+from formrelay.config.types import (
+    Count,
+    Decimal,
+    Hours,
+    KeepDays,
+    QueueName,
+    Whole,
+    expectation,
+)
 
 REDIS = {"REDIS_URL": "redis://host:6379/0"}
 WAITS = st.timedeltas(timedelta(0), timedelta(hours=24))
@@ -72,3 +84,22 @@ def test_any_text_is_read_or_refused_in_one_line(name: str, text: str) -> None:
     if error is not None:
         assert f"expected {name} to " in str(error)
         assert all(line.isprintable() for line in str(error).split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "said"),
+    [
+        (Whole, Field(ge=1, le=9), "a whole number from 1 to 9"),
+        (Count | None, Field(), "a whole number of at least 1"),
+        (Decimal, Field(gt=0), "a number above 0"),
+        (Hours, Field(), "a number of hours above 0"),
+        (KeepDays | None, Field(), "a number of days from 1 to 15000"),
+        (Literal["a", "b", "c"], Field(), "'a', 'b' or 'c'"),
+        (bool | None, Field(), "'true' or 'false'"),
+        (str, Field(pattern="^[a-z]+$"), "text that matches ^[a-z]+$"),
+        (QueueName, Field(), "a queue name (letters, digits, '.', '_' and '-'; the first a letter"),
+        (Path, Field(), "valid"),
+    ],
+)
+def test_a_field_alone_says_what_its_variable_takes(kind: Any, field: Any, said: str) -> None:
+    assert expectation(kind, tuple(field.metadata)).startswith(said)
