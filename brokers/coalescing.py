@@ -73,7 +73,7 @@ class CoalescingConsumer(RelayConsumer):
         deadline = now + timeout
         while True:
             until = deadline
-            if self.allowed() != 0:  # else what is collected waits as well
+            if self.sink_limit() != 0:  # else what is collected waits as well
                 for name, batch in self._collected.items():
                     if batch.due <= now and not (self._more_are_there and now < batch.latest):
                         return self._release(name)
@@ -83,7 +83,7 @@ class CoalescingConsumer(RelayConsumer):
                 now = clock.monotonic()
                 if delivery is not None:
                     self._received.append(delivery)
-                    self._received.extend(self._inner.receive_rest())
+                    self._received.extend(self._inner.receive_buffered())
                 self._more_are_there = len(self._received) >= _MANY
                 if not self._received and now >= deadline:
                     # Even in the middle of a batch: Dramatiq's thread looks at its own state
@@ -110,7 +110,7 @@ class CoalescingConsumer(RelayConsumer):
         ):
             full, batch = self._release(name), None
         if batch is None:
-            stretch = self.stretch()
+            stretch = self.batch_scale()
             wait = stretch * batching.wait.total_seconds()
             due, latest = now + wait, now + _LATEST * wait
             batch = self._collected[name] = _Collected(due, latest, stretch * batching.size)
@@ -129,8 +129,8 @@ class CoalescingConsumer(RelayConsumer):
     def settles_at_once(self, delivery: Delivery) -> bool:
         return self._inner.settles_at_once(delivery)
 
-    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        self._inner.carry_out(settlement, delivery)
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
+        self._inner.apply(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         self._inner.requeue(_spread(messages))

@@ -1,6 +1,6 @@
-"""consume, decode, settle: what the consumers of every broker share.
+"""Consumer base class: decodes messages and settles deliveries, for every broker.
 
-A subclass says how to receive raw messages and how to carry a settlement out.
+A subclass receives raw messages from its server and applies settlements to them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _LAST_WORDS = 60.0
 
 
 class CrashLoop(FormrelayError):
-    """Every worker that tried the message died."""
+    """Every worker that ran the message died."""
 
 
 class RelayConsumer(dramatiq.Consumer, ABC):
     """The consumer of one queue in one worker process.
 
-    Dramatiq's consumer thread iterates; its worker threads call ``ack`` and
-    ``nack``. So everything that a settlement touches must be safe across threads.
+    Dramatiq's consumer thread iterates over it; Dramatiq's worker threads call ``ack`` and
+    ``nack``. Code that settles must therefore be thread-safe.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.queue_name = queue_name
         self.prefetch = prefetch
         self.timeout = timeout_ms / 1000
-        #: Nothing more is given out: what was begun is finished first.
+        #: Whether the consumer is closing: it delivers no more messages, and still settles.
         self.is_closing = False
         self._throttles = broker.throttles(queue_name)
 
@@ -60,27 +60,28 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             return None
         return delivery
 
-    def allowed(self) -> int | None:
-        """How many messages may be in hand, as the sinks of the queue's actors say.
+    def sink_limit(self) -> int | None:
+        """Maximum number of messages in flight while a sink of the queue's actors is failing.
 
-        None: any number; 0: none for now; 1: one, to find out whether its sink works again.
+        Returns:
+            None: no limit; 0: no message; 1: one message, to test whether the sink works again.
         """
-        found: int | None = None
+        limit: int | None = None
         for throttle in self._throttles:
-            if throttle.is_tripped and (one := throttle.allowance) is not None:
-                found = one if found is None else min(found, one)
-        return found
+            if throttle.is_tripped and (allowance := throttle.allowance) is not None:
+                limit = allowance if limit is None else min(limit, allowance)
+        return limit
 
-    def stretch(self) -> int:
-        """How many times as large as usual batches are to be."""
+    def batch_scale(self) -> int:
+        """Factor by which batches are larger than configured, because a sink is busy."""
         return max([throttle.stretch for throttle in self._throttles], default=1)
 
     @abstractmethod
     def receive(self, timeout: float) -> Delivery | None:
-        """The next message, or None after at most ``timeout`` seconds."""
+        """Return the next message, or None after at most ``timeout`` seconds."""
 
-    def receive_rest(self) -> Iterable[Delivery]:
-        """Messages that are here already, which :meth:`receive` would give one by one."""
+    def receive_buffered(self) -> Iterable[Delivery]:
+        """Return the prefetched messages at once, without waiting for more."""
         return ()
 
     def finish(self) -> None:
@@ -99,14 +100,14 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
     @abstractmethod
     def settles_at_once(self, delivery: Delivery) -> bool:
-        """Whether to settle ``delivery`` takes no answer of the broker's."""
+        """Whether ``delivery`` can be settled without waiting for the broker."""
 
     @abstractmethod
-    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
-        """Carry ``settlement`` out; ``delivery`` is no longer in hand."""
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
+        """Apply ``settlement`` on the broker and stop counting ``delivery`` as in flight."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a message that did not fail for good, by the outcome it carries."""
+        """Settle a message that is done, retried or deferred, by its outcome."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
             self.broker.unfinished.hold(message, self)
@@ -118,56 +119,56 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             self.settle(message, message.outcome)
 
     def nack(self, message: MessageProxy) -> None:
-        """Settle a message that failed for good."""
+        """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
             self.broker.unfinished.hold(message, self)
             return
         outcome = message.outcome
-        if not isinstance(outcome, Dead):  # Dramatiq gave it up, not a middleware of ours
+        if not isinstance(outcome, Dead):  # Dramatiq rejected it, not our middleware
             outcome = message.outcome = rejected(self.broker, message, self.broker.clock.time())
         self.settle(message, outcome)
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Turn an outcome into a settlement and carry it out.
+        """Turn an outcome into a settlement and apply it.
 
-        Never raises for what is in the message: a worker thread that failed
-        here would leave it in flight for ever.
+        Never raises because of a message's content: the message would stay in flight for ever.
         """
         settlement = self._settlement(delivery, outcome)
         if isinstance(delivery, Batch):
-            # Until the broker has carried it out, the consumer needs the parts; nobody else does.
-            self.carry_out(settlement, delivery.copy())
+            # The consumer needs the parts until the settlement is applied; Dramatiq needs them
+            # no more.
+            self.apply(settlement, delivery.copy())
             delivery.release()
         else:
-            self.carry_out(settlement, delivery)
+            self.apply(settlement, delivery)
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:
             is_done = isinstance(outcome, Done) and not _has_failed_parts(delivery)
             return settlement_of(
-                delivery if is_done else self._pristine(delivery),
+                delivery if is_done else self._decode_again(delivery),
                 outcome,
                 self.broker.clock.time(),
             )
         except Exception as error:
             if not isinstance(delivery, Batch) or delivery.was_stored:
-                return self._unsettleable(delivery, error)
-            # One of them cannot be written; each by itself, so that it takes no other with it.
+                return self._settle_raw(delivery, error)
+            # One part cannot be encoded: settle the parts one by one, so that the others are kept.
             settlement = Settlement()
             outcomes = delivery.part_outcomes or [outcome] * len(delivery.parts)
-            for part, of_part in zip(delivery.parts, outcomes, strict=True):
-                settlement.add(self._settlement(part, of_part))
+            for part, part_outcome in zip(delivery.parts, outcomes, strict=True):
+                settlement.add(self._settlement(part, part_outcome))
             return settlement
 
-    def _pristine(self, delivery: Delivery) -> Delivery:
-        """The delivery as it came: an actor may have changed what it was given."""
+    def _decode_again(self, delivery: Delivery) -> Delivery:
+        """Decode the delivery again: its actor may have changed the arguments."""
         if isinstance(delivery, Batch):
             if delivery.was_stored:
                 fresh = self._read(delivery.raw or b"", delivery.tag, delivery.message_id)
                 assert isinstance(fresh, Batch)
             else:
-                fresh = Batch.of([self._pristine(part) for part in delivery.parts])
+                fresh = Batch.of([self._decode_again(part) for part in delivery.parts])
             fresh.part_outcomes = delivery.part_outcomes
             return fresh
         if delivery.raw is None:
@@ -175,27 +176,27 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         fresh = self._read(delivery.raw, delivery.tag, delivery.message_id)
         first_seen = delivery.message.message_timestamp
         if fresh.message.message_timestamp != first_seen:
-            # A plain job says none: it keeps the one with which its actor saw it.
+            # A plain job has no timestamp; it keeps the timestamp of its first decoding.
             message = fresh.message.copy(message_timestamp=first_seen)
             return Delivery(message, delivery.tag, delivery.raw)
         return fresh
 
-    def _unsettleable(self, delivery: Delivery, error: Exception) -> Settlement:
-        """Bury the bytes as they came: what was decided about them cannot be written."""
+    def _settle_raw(self, delivery: Delivery, error: Exception) -> Settlement:
+        """Dead-letter the bytes as received: the message cannot be encoded again."""
         logger.critical(
-            "could not write a message again; its bytes are among the dead letters",
+            "could not encode a message; dead-lettered its bytes as received",
             extra={"queue": self.queue_name, "message_id": delivery.message_id},
             exc_info=error,
         )
         return self._quarantined(delivery.raw or b"", delivery.tag, delivery.message_id, error)
 
-    def _smaller(
+    def _shrink(
         self, replacement: Replacement, delivery: Delivery, error: Exception
     ) -> Iterable[tuple[Replacement, Delivery]]:
-        """What to write instead of a replacement that the broker finds too large.
+        """Split or shrink a replacement that is too large for the broker.
 
-        Of a batch, each part by itself; of a message, its bytes as they came, which the broker
-        has taken before.
+        A batch is replaced part by part; a message by its bytes as received, which the broker has
+        accepted before.
         """
         if isinstance(delivery, Batch) and not delivery.was_stored:
             assert delivery.outcome is not None  # set before it is settled
@@ -203,36 +204,40 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             for part, outcome in zip(delivery.parts, outcomes, strict=True):
                 part.outcome = outcome
                 if len(replacement.tags) > 1:
-                    for one in self._settlement(part, outcome).replacements:
-                        yield one, part
+                    for smaller in self._settlement(part, outcome).replacements:
+                        yield smaller, part
                 elif part.tag is replacement.tags[0]:
-                    yield self._raw(part, error), delivery
+                    yield self._replace_raw(part, error), delivery
         else:
-            yield self._raw(delivery, error), delivery
+            yield self._replace_raw(delivery, error), delivery
 
-    def _raw(self, delivery: Delivery, error: Exception) -> Replacement:
-        """A dead letter of the bytes as they came."""
+    def _replace_raw(self, delivery: Delivery, error: Exception) -> Replacement:
+        """Dead-letter the bytes as received."""
         outcome = delivery.outcome
         if not isinstance(outcome, Dead):
-            return self._unsettleable(delivery, error).replacements[0]
+            return self._settle_raw(delivery, error).replacements[0]
         raw = delivery.raw or b""
         write = Write(delivery.message_id, raw, failure=outcome.failure, keeps_id=True)
         return Replacement((delivery.tag,), (write,))
 
     @abstractmethod
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Hand back messages that were not started."""
+        """Put messages that were not started back on the queue."""
 
     # -- decode --------------------------------------------------------------------
 
     def decoded(self, data: bytes, tag: Any, message_id: str) -> Delivery | Settlement:
-        """What came off the queue: a delivery to work on, or what to do with it instead.
+        """Decode a message from the queue.
 
-        Bytes that cannot be decoded are quarantined; a message that a stock
-        producer marked with a future ``eta`` is scheduled for it.
+        Bytes that cannot be decoded are quarantined. A message with an ``eta`` in the future,
+        which only a stock producer writes, is scheduled for that time.
 
         Args:
-            message_id: what the broker calls it.
+            tag: the handle by which the consumer settles the delivery.
+            message_id: the id by which the broker knows the message.
+
+        Returns:
+            A delivery to run, or the settlement to apply to it instead.
         """
         try:
             delivery = self._read(data, tag, message_id)
@@ -250,7 +255,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         if eta is not None:
             now = self.broker.clock.time() * 1000
             if isinstance(eta, int | float) and eta > now:
-                # Not further ahead than anything else; it is looked at again then.
+                # A later eta is checked again when the longest delay is over.
                 due = int(min(eta, now + LONGEST_DELAY / timedelta(milliseconds=1)))
                 message = delivery.message
                 later = Settlement()
@@ -271,8 +276,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return Delivery(message, tag, data)
 
     def crash_loop(self, delivery: Delivery, deaths: int) -> Settlement:
-        """Dead-letter a message whose worker died each time."""
-        error = CrashLoop(f"{deaths} workers died while they held this message")
+        """Dead-letter a message that killed its worker too often."""
+        error = CrashLoop(f"{deaths} workers died while this message was in flight")
         now = self.broker.clock.time()
         failure = Failure.of(error, reason=Reason.CRASH_LOOP, attempt=delivery.attempt, now=now)
         logger.error(
@@ -293,6 +298,6 @@ def _has_failed_parts(delivery: Delivery) -> bool:
 
 
 def _without_eta(message: Message[Any]) -> Message[Any]:
-    # With an eta in its options, Dramatiq's worker would hold the message in its memory.
+    # Dramatiq's worker keeps messages with an eta in memory until they are due.
     options = {name: value for name, value in message.options.items() if name != "eta"}
     return Message(**{**message.asdict(), "options": options})

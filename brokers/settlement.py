@@ -1,11 +1,12 @@
-"""settle: an outcome as the few operations that a broker has to carry out.
+"""Turns an outcome into a settlement: the operations that end a delivery on the broker.
 
-Pure, and the same for every broker; the consumers do nothing else with an
-outcome. Messages that fail are replaced: what takes their place is written and
-they are removed, in one step where the broker can (Redis: one Lua call), and
-otherwise in an order in which a crash may repeat a message but cannot lose one:
-write first, remove last. A worker whose messages were recovered by another worker
-replaces nothing; only Done removes messages that are no longer in flight for it.
+Pure functions, the same for every broker. A message that is done is removed. A message that is
+retried, deferred or dead-lettered is replaced: the new message is written and the old message is
+removed. Redis does both in one Lua call; RabbitMQ writes first and removes last, so that a crash
+may repeat a message but loses none.
+
+A worker whose messages were recovered by another worker replaces nothing; it still removes
+messages that it has done.
 """
 
 from __future__ import annotations
@@ -27,17 +28,15 @@ from .envelope import encode, encode_batch, priority_in
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A message to be written.
+    """A message to write.
 
     Attributes:
-        message_id: its id.
         body: the encoded message.
-        due: unix milliseconds at which it is to be delivered; None for a dead letter.
-        priority: 0 to 9; None where the message has none.
-        failure: for a body that is no message (bytes that could not be decoded, as they came):
-            why it is dead. A message carries that itself.
-        keeps_id: it is the delivery that it replaces, written again, and keeps the id by which
-            the broker knows that delivery.
+        due: unix milliseconds at which it is delivered; None for a dead letter.
+        priority: 0 to 9; None for no priority.
+        failure: why a body that cannot be decoded is dead-lettered. A body that can be decoded
+            contains its failure.
+        keeps_id: whether it keeps the id by which the broker knows the delivery it replaces.
     """
 
     message_id: str
@@ -50,15 +49,15 @@ class Write:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replacement:
-    """Messages that take the place of deliveries in flight.
+    """Messages that replace deliveries in flight.
 
-    Carried out only while all of these deliveries are in flight for this worker. If another worker
-    has taken some of them over, nothing is written and the others go back to their queue.
+    Applied only while all of these deliveries are in flight for this worker. If another worker
+    has taken over some deliveries, nothing is written and the other deliveries are requeued.
 
     Attributes:
-        tags: the deliveries.
-        writes: the messages.
-        is_untried: the delivery is a suspect whose trial has not begun, and stays a suspect.
+        tags: the tags of the deliveries.
+        writes: the messages to write.
+        is_untried: whether the delivery is a suspect that was not run, and stays a suspect.
     """
 
     tags: Sequence[Any]
@@ -68,11 +67,11 @@ class Replacement:
 
 @dataclass(slots=True)
 class Settlement:
-    """What to do on the broker.
+    """The operations on the broker that end deliveries.
 
     Attributes:
-        replacements: each is carried out in one step where the broker can do that.
-        done: deliveries whose work is done, to be removed even if another worker has them now.
+        replacements: on Redis each is one atomic step.
+        done: the tags of deliveries to remove, even if another worker has taken them over.
     """
 
     replacements: list[Replacement] = field(default_factory=list)
@@ -82,49 +81,49 @@ class Settlement:
         return bool(self.replacements or self.done)
 
     def add(self, other: Settlement) -> None:
-        """Carry ``other`` out as well."""
+        """Add the operations of ``other``."""
         self.replacements += other.replacements
         self.done += other.done
 
     @property
     def due(self) -> int | None:
-        """When the first of the messages that it schedules is due, unix milliseconds."""
-        found = (write.due for one in self.replacements for write in one.writes)
-        return min((due for due in found if due is not None), default=None)
+        """Earliest due time of the messages to write, unix milliseconds; None without any."""
+        times = (write.due for replacement in self.replacements for write in replacement.writes)
+        return min((due for due in times if due is not None), default=None)
 
     def replace(self, tag: Any, write: Write) -> None:
-        """Let ``write`` take the place of one delivery."""
+        """Replace one delivery by ``write``."""
         self.replacements.append(Replacement((tag,), (write,)))
 
 
 def settled_tags(settlement: Settlement) -> Iterator[Any]:
-    """The deliveries that a settlement ends."""
+    """Yield the tags of the deliveries that a settlement ends."""
     yield from settlement.done
     for replacement in settlement.replacements:
         yield from replacement.tags
 
 
 def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlement:
-    """The operations for one delivery.
+    """Return the operations that settle one delivery.
 
     Args:
-        outcome: of the whole delivery; a batch's ``part_outcomes`` go before it.
+        outcome: of the whole delivery; a batch's ``part_outcomes`` take precedence.
         now: unix time in seconds.
     """
     settlement = Settlement()
     if not isinstance(delivery, Batch):
-        _settle_one(settlement, delivery, outcome, delivery.attempt, now)
+        _settle_delivery(settlement, delivery, outcome, delivery.attempt, now)
     elif isinstance(outcome, Done) and delivery.part_outcomes is None:
         whole = [delivery] if delivery.was_stored else delivery.parts
         settlement.done += [part.tag for part in whole]
     elif isinstance(outcome, Retry | Defer) and delivery.part_outcomes is None:
-        settlement.replacements.append(_frozen(delivery, outcome, now))
+        settlement.replacements.append(_freeze(delivery, outcome, now))
     else:
         _settle_parts(settlement, delivery, outcome, now)
     return settlement
 
 
-def _settle_one(
+def _settle_delivery(
     settlement: Settlement, delivery: Delivery, outcome: Outcome, attempt: int, now: float
 ) -> None:
     write = _write(delivery, outcome, attempt, now)
@@ -138,11 +137,11 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
     outcomes = batch.part_outcomes or [outcome] * len(batch.parts)
     parts = list(zip(batch.parts, outcomes, strict=True))
     if not batch.was_stored:
-        for part, of_part in parts:
-            _settle_one(settlement, part, of_part, part.attempt, now)
+        for part, part_outcome in parts:
+            _settle_delivery(settlement, part, part_outcome, part.attempt, now)
         return
-    # The parts are no deliveries of their own: the failed parts take the place of the batch.
-    writes = [_write(part, of_part, batch.attempt, now) for part, of_part in parts]
+    # Its parts are not deliveries: the messages of the failed parts replace the batch.
+    writes = [_write(part, part_outcome, batch.attempt, now) for part, part_outcome in parts]
     failed = [write for write in writes if write is not None]
     if failed:
         settlement.replacements.append(Replacement((batch.tag,), failed))
@@ -151,7 +150,7 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
 
 
 def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Write | None:
-    """The message to write in place of a delivery or a part of a batch; None if it is done."""
+    """Return the message that replaces a delivery or a part of a batch; None if it is done."""
     message, is_part = delivery.message, delivery.tag is None
     match outcome:
         case Done():
@@ -162,12 +161,12 @@ def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Wr
         case Defer(after=after):
             return _scheduled(message, now, after, keeps_id=not is_part)
         case Dead(failure=failure):
-            message = buried(message, failure)
+            message = as_dead_letter(message, failure)
             return Write(message.message_id, encode(message), keeps_id=not is_part)
 
 
-def _frozen(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
-    """A batch that is tried again stays as it is: same parts, same order."""
+def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
+    """Replace a batch by one message that keeps its parts and their order."""
     options: dict[str, Any] = {}
     if isinstance(outcome, Retry):
         options = {RETRIES: batch.attempt, FAILURE: outcome.failure.to_json()}
@@ -175,7 +174,7 @@ def _frozen(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
     if batch.was_stored:
         return Replacement((batch.tag,), (_scheduled(message, now, outcome.after, keeps_id=True),))
     priorities = [priority_in(part.options) for part in batch.parts if part.options]
-    highest = max((one for one in priorities if one is not None), default=None)
+    highest = max((level for level in priorities if level is not None), default=None)
     if highest is not None:
         message = message.copy(options={"broker_priority": highest})
     message = message.copy(message_id=f"batch-{uuid4()}")
@@ -188,11 +187,11 @@ def _scheduled(message: Message[Any], now: float, after: timedelta, *, keeps_id:
 
 
 def rescheduled(message: Message[Any], due: int, *, keeps_id: bool = True) -> Write:
-    """The message, to be delivered at ``due`` (unix milliseconds)."""
+    """Schedule a message for ``due`` (unix milliseconds)."""
     priority = priority_in(message.options)
     return Write(message.message_id, encode(message), due, priority, keeps_id=keeps_id)
 
 
-def buried(message: Message[Any], failure: Failure) -> Message[Any]:
-    """The message as a dead letter: itself, with the record of why."""
+def as_dead_letter(message: Message[Any], failure: Failure) -> Message[Any]:
+    """Return the message as a dead letter, with the failure in its options."""
     return message.copy(options={FAILURE: failure.to_json()})

@@ -4,7 +4,7 @@ Its connection belongs to Dramatiq's consumer thread, and this object outlives
 it: a connection that is lost is replaced here, sooner than Dramatiq would.
 
 Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
-``carry_out``. They publish what is to be retried or buried (confirmed) on
+``apply``. They publish what is to be retried or buried (confirmed) on
 connections of their own, and leave acknowledgements to the consumer thread
 (:mod:`.settling`), which sends all that has gathered as it comes by.
 """
@@ -87,7 +87,7 @@ class RabbitConsumer(RelayConsumer):
         self._drainer: Thread | None = None
         # Between the threads:
         self._unacked = Unacked()
-        self._settler = Settler(client, queue_name, self._smaller)
+        self._settler = Settler(client, queue_name, self._shrink)
 
     # -- receive ---------------------------------------------------------------------
 
@@ -149,16 +149,16 @@ class RabbitConsumer(RelayConsumer):
         """Whether nothing is to be given out now."""
         if self.is_closing or self.broker.is_stopping:
             return True
-        allowed = self.allowed()
+        sink_limit = self.sink_limit()
         if (
             self._limit is None
-            and allowed is None
+            and sink_limit is None
             and self._unacked.alone is None
             and not self._last_chances
         ):
             return False
         self._unacked.collect(self._subscription)
-        if allowed is not None and self._unacked.count >= allowed:
+        if sink_limit is not None and self._unacked.count >= sink_limit:
             return True
         if self._unacked.alone is not None:
             return True
@@ -236,10 +236,10 @@ class RabbitConsumer(RelayConsumer):
         """How many messages may be in flight; 0 while the queue is paused or its sink is down."""
         if self._pause.is_paused:
             return 0
-        allowed = self.allowed()
-        if allowed is not None:
-            return allowed
-        most = min(self.prefetch * self.stretch(), MOST_PREFETCH)
+        sink_limit = self.sink_limit()
+        if sink_limit is not None:
+            return sink_limit
+        most = min(self.prefetch * self.batch_scale(), MOST_PREFETCH)
         return min(most, self._sizes.most) if self._is_wide else most
 
     def _stop(self, subscription: Subscription) -> None:
@@ -323,7 +323,7 @@ class RabbitConsumer(RelayConsumer):
     def settles_at_once(self, delivery: Delivery) -> bool:
         return isinstance(delivery.outcome, Done)
 
-    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         due = settlement.due if settlement.replacements else None
         if due is not None and any(tag.is_untried for tag in settled_tags(settlement)):
             # Its trial could not begin. Written anew it would lose its count; handed back now, it
@@ -332,7 +332,7 @@ class RabbitConsumer(RelayConsumer):
             for tag in settled_tags(settlement):
                 tag.hand_back(self.broker.clock.monotonic() + left)
             return
-        self._settler.carry_out(settlement, delivery)
+        self._settler.apply(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Hand back what was not started."""

@@ -30,7 +30,7 @@ from ...middleware.delivery import RETRIES
 from ..envelope import decode_or_quarantine, revive
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
-from ..settlement import buried
+from ..settlement import as_dead_letter
 from . import codec
 from .client import FAILURE_HEADER, RabbitClient
 from .connection import Connection
@@ -225,7 +225,7 @@ class Walk:
             now=self._client.clock.time(),
             failure=failure,
         )
-        return message if failure is None else buried(message, failure)
+        return message if failure is None else as_dead_letter(message, failure)
 
 
 def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:

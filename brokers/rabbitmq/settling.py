@@ -45,7 +45,7 @@ class _Pending:
 class Settler:
     """Carries out the settlements of one consumer.
 
-    Worker threads call :meth:`carry_out`, the receiving thread everything else.
+    Worker threads call :meth:`apply`, the receiving thread everything else.
 
     Args:
         instead: makes smaller replacements of a replacement that is too large.
@@ -60,7 +60,7 @@ class Settler:
         # Of the receiving thread alone:
         self._refused: Refused[_Pending] = Refused(client.clock, queue)
 
-    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         """Write, then let go of the deliveries.
 
         Nothing is written for a delivery whose connection is lost: RabbitMQ delivers it again, and

@@ -5,7 +5,7 @@ Lua call (``exchange.lua``). While this thread sleeps for lack of work, the
 worker thread that finishes a message sends it at once.
 
 Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
-``carry_out``, which takes no lock on the hot path (a lock that is held by the
+``apply``, which takes no lock on the hot path (a lock that is held by the
 one and wanted by the other costs more here than everything else together).
 """
 
@@ -117,8 +117,8 @@ class RedisConsumer(RelayConsumer):
         """Whether anything is to be given out now."""
         if self._is_ending:
             return False  # what is left goes back when this consumer is closed
-        allowed = self.allowed()
-        return allowed is None or allowed > self._in_flight.yielded - self._in_flight.returned
+        sink_limit = self.sink_limit()
+        return sink_limit is None or sink_limit > self._in_flight.yielded - self._in_flight.returned
 
     def _next(self) -> Delivery | None:
         if not self._may_give():
@@ -135,8 +135,8 @@ class RedisConsumer(RelayConsumer):
         self._in_flight.yielded += size_of(delivery)
         return delivery
 
-    def receive_rest(self) -> Iterable[Delivery]:
-        if self.allowed() is not None or not self._may_give():
+    def receive_buffered(self) -> Iterable[Delivery]:
+        if self.sink_limit() is not None or not self._may_give():
             return ()
         rest, self._buffer = self._buffer, deque()
         self._in_flight.yielded += len(rest)  # a batch in it was stored, and counts as one
@@ -152,9 +152,9 @@ class RedisConsumer(RelayConsumer):
         if len(self._in_flight.refused) >= _MOST_AHEAD:
             return 0
         unsettled = self._in_flight.yielded - self._in_flight.returned - leaving.size
-        allowed = self.allowed()
-        if allowed is not None:
-            return max(0, allowed - unsettled - len(self._buffer) - len(self._suspects))
+        sink_limit = self.sink_limit()
+        if sink_limit is not None:
+            return max(0, sink_limit - unsettled - len(self._buffer) - len(self._suspects))
         if self._most_aside:
             unsettled -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
         return max(0, self._window() - unsettled - len(self._buffer) - len(self._suspects))
@@ -165,7 +165,7 @@ class RedisConsumer(RelayConsumer):
         if not self._most_aside:
             # Three quarters of what was fetched are left, enough for each of the threads. (Not
             # where one at a time is tried: the next one waits for its outcome.)
-            if self._fixed_prefetch or self._suspects or self.allowed() is not None:
+            if self._fixed_prefetch or self._suspects or self.sink_limit() is not None:
                 return
             if self._room() == 0:
                 self._wait_for_outcomes(max(1, window // 4), _LINGER_SECONDS)
@@ -179,7 +179,7 @@ class RedisConsumer(RelayConsumer):
     def _window(self) -> int:
         """How many messages may be in this process."""
         if self._fixed_prefetch:
-            return self.prefetch * self.stretch()
+            return self.prefetch * self.batch_scale()
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:
@@ -305,7 +305,7 @@ class RedisConsumer(RelayConsumer):
     def settles_at_once(self, delivery: Delivery) -> bool:
         return not self._asleep
 
-    def carry_out(self, settlement: Settlement, delivery: Delivery) -> None:
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         if delivery.is_untried and settlement.due is not None:
             if isinstance(delivery, Batch) and not delivery.was_stored:
                 # Written anew as one batch its parts would be suspected no more.

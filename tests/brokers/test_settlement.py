@@ -12,7 +12,7 @@ from formrelay.brokers.envelope import decode, encode, encode_batch, is_frozen, 
 from formrelay.brokers.settlement import (
     Settlement,
     Write,
-    buried,
+    as_dead_letter,
     settled_tags,
     settlement_of,
 )
@@ -303,7 +303,7 @@ def test_a_settlement_is_due_with_the_first_message_that_it_schedules() -> None:
 
 def test_a_buried_message_is_itself_with_the_record_of_why() -> None:
     before = message(7, mine=1)
-    dead = buried(before, FAILURE)
+    dead = as_dead_letter(before, FAILURE)
     assert dead.options == {"mine": 1, "failure": FAILURE.to_json()}
     assert dead.copy(options={}).kwargs == before.kwargs
     assert before.options == {"mine": 1}

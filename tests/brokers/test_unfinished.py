@@ -40,7 +40,7 @@ class Picky(RelayConsumer):
     def receive(self, timeout: float) -> Delivery | None:
         return None
 
-    def carry_out(self, settlement: Any, delivery: Delivery) -> None:
+    def apply(self, settlement: Any, delivery: Delivery) -> None:
         """Nothing comes here."""
 
     def requeue(self, messages: Any) -> None:
