@@ -88,7 +88,7 @@ class RedisBroker(RelayBroker):
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
             coalesces=bool(batching),
-            most_aside=MOST_ASIDE * (begun or 0),
+            max_long_runs=MOST_ASIDE * (begun or 0),
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 

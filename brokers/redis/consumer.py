@@ -1,12 +1,10 @@
 """The consumer of one queue on Redis.
 
-What is finished waits here for a moment and rides with the next fetch, in one
-Lua call (``exchange.lua``). While this thread sleeps for lack of work, the
-worker thread that finishes a message sends it at once.
+One Lua call (``exchange.lua``) sends settlements and fetches messages. Settlements wait a moment
+for the next call; while the consumer thread is blocked, worker threads send them at once.
 
-Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
-``apply``, which takes no lock on the hot path (a lock that is held by the
-one and wanted by the other costs more here than everything else together).
+Threads: Dramatiq's consumer thread calls ``receive``; Dramatiq's worker threads call ``apply``,
+which takes no lock on the hot path: contention there would cost more than all other steps.
 """
 
 from __future__ import annotations
@@ -27,25 +25,33 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..reconnecting import Reconnect
 from ..settlement import Settlement
 from .commands import QueueCommands
-from .in_flight import InFlight, Outbox, size_of
+from .in_flight import InFlight, Pending
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Short jobs are fetched ahead for so many seconds of work, so that no worker thread waits
-#: for a round trip; long ones only as far as Dramatiq asks, so that other processes get some.
-_AHEAD_SECONDS = 0.06
-_MOST_AHEAD = 1_000
-#: While there is work fetched ahead, outcomes gather for so many seconds before the next call:
-#: a call costs as much as some messages do, however few it carries.
-_GATHER_SECONDS = 0.005
-#: Likewise where worker threads settle: until a quarter of what was fetched is done.
+#: Seconds of work to prefetch. Short jobs are prefetched so that no worker thread waits for a
+#: round trip; long jobs are not, so that other processes get some.
+_PREFETCH_SECONDS = 0.06
+_MAX_PREFETCH = 1_000
+#: Minimum seconds between two exchanges on a queue of ``async`` actors: an exchange has a fixed
+#: cost, so that it should carry several settlements.
+_EXCHANGE_INTERVAL = 0.005
+#: Maximum seconds to wait for settlements of worker threads before an exchange, for that reason.
 _LINGER_SECONDS = 0.02
-#: With so many bytes of bodies in hand nothing more is fetched, whatever their number.
-_MOST_BYTES = 32 * 1024 * 1024
+#: Above this number of bytes in flight nothing more is fetched.
+_MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
 
 
 class RedisConsumer(RelayConsumer):
-    """The consumer of one queue; a process has one for a queue at a time."""
+    """The consumer of one queue; a process has at most one for each queue.
+
+    Args:
+        in_flight: the messages in flight, which outlive this consumer.
+        fixed_prefetch: whether to prefetch by ``prefetch`` alone, not by the rate of messages.
+        coalesces: whether messages are collected into batches.
+        max_long_runs: maximum number of long-running async attempts that do not count against
+            the prefetch limit; 0 for a queue without ``async`` actors.
+    """
 
     def __init__(
         self,
@@ -58,27 +64,30 @@ class RedisConsumer(RelayConsumer):
         timeout_ms: int,
         fixed_prefetch: bool = False,
         coalesces: bool = False,
-        most_aside: int = 0,
+        max_long_runs: int = 0,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
         self._commands = commands
         self._in_flight = in_flight
         self._fixed_prefetch = fixed_prefetch
         self._coalesces = coalesces
-        self._most_aside = most_aside
-        # Of the receiving thread alone:
+        self._max_long_runs = max_long_runs
+        # Used by the consumer thread only:
         self._buffer: deque[Delivery] = deque()
         self._suspects: deque[Delivery] = deque()
-        self._rate = 0.0  # messages a second, lately
-        self._measured_at, self._measured = 0.0, self._in_flight.returned
+        self._rate = 0.0  # settled messages a second, smoothed
+        self._measured_at, self._measured = 0.0, self._in_flight.settled_count
         self._reconnect = Reconnect(queue_name, broker.clock)
-        self._doubtful = True  # Redis may have messages in flight for us that we do not know of
+        #: Redis may have messages in flight for this process that the process does not know.
+        self._must_reconcile = True
         self._recover_at = 0.0
         self._exchanged_at = broker.clock.monotonic()
-        # Flags that worker threads look at:
-        self._starved = 0  # the receiving thread waits for _more, which so many outcomes are
-        self._asleep = False  # it waits for Redis, or is closed: worker threads send
-        self._more = Event()
+        # Read by worker threads:
+        #: The number of settlements that the consumer thread waits for, 0 if it does not wait.
+        self._awaited = 0
+        self._awaited_are_there = Event()
+        #: The consumer thread is blocked in Redis or has ended: worker threads send settlements.
+        self._is_blocked = False
 
     # -- receive ---------------------------------------------------------------------
 
@@ -89,18 +98,18 @@ class RedisConsumer(RelayConsumer):
             delivery = self._next()
             if delivery is not None:
                 return delivery
-            self._gather()
+            self._linger()
             try:
-                self._reclaim()
+                self._reconcile()
                 wait = self._exchange(fetch=True)
                 self._recover()
                 self._reconnect.succeeded()
             except (BrokerUnavailable, BrokerRefused) as error:
-                # The messages in hand are still ours, so this consumer lives on: Dramatiq
-                # would throw it away, and with it what is settled and not yet sent.
+                # An error raised to Dramatiq would end this consumer, which still has messages
+                # in flight and settlements to send.
                 self._failed(error, deadline - clock.monotonic())
                 return None
-            if self._may_give() and (
+            if self._may_deliver() and (
                 self._buffer or (self._suspects and not self._in_flight.suspect_is_running)
             ):
                 continue
@@ -113,187 +122,190 @@ class RedisConsumer(RelayConsumer):
     def _is_ending(self) -> bool:
         return self.broker.is_stopping or self.is_closing
 
-    def _may_give(self) -> bool:
-        """Whether anything is to be given out now."""
+    def _may_deliver(self) -> bool:
+        """Whether Dramatiq may get a message now."""
         if self._is_ending:
-            return False  # what is left goes back when this consumer is closed
+            return False  # close() requeues the prefetched messages
         sink_limit = self.sink_limit()
-        return sink_limit is None or sink_limit > self._in_flight.yielded - self._in_flight.returned
+        return sink_limit is None or sink_limit > self._in_flight.unsettled
 
     def _next(self) -> Delivery | None:
-        if not self._may_give():
+        if not self._may_deliver():
             return None
         if self._suspects and not self._in_flight.suspect_is_running:
-            # One at a time: were several running when the worker dies, the innocent
-            # would be counted with the guilty.
+            # Suspects run one at a time, so that a death counts against one message only.
             self._in_flight.suspect_is_running = True
             delivery = self._suspects.popleft()
         elif self._buffer:
             delivery = self._buffer.popleft()
         else:
             return None
-        self._in_flight.yielded += size_of(delivery)
+        self._in_flight.delivered_count += delivery.size
         return delivery
 
     def receive_buffered(self) -> Iterable[Delivery]:
-        if self.sink_limit() is not None or not self._may_give():
+        if self.sink_limit() is not None or not self._may_deliver():
             return ()
-        rest, self._buffer = self._buffer, deque()
-        self._in_flight.yielded += len(rest)  # a batch in it was stored, and counts as one
-        return rest
+        buffered, self._buffer = self._buffer, deque()
+        self._in_flight.delivered_count += len(buffered)  # a batch in it counts as one: was_stored
+        return buffered
 
-    def _room(self, leaving: Outbox | None = None) -> int:
-        """How many messages are to be fetched, when those in ``leaving`` are settled."""
-        leaving = leaving or Outbox()
+    def _room(self, pending: Pending | None = None) -> int:
+        """Return the number of messages to fetch once ``pending`` is settled."""
+        pending = pending or Pending()
         if self._is_ending:
             return 0
-        if self._in_flight.bytes - leaving.bytes > _MOST_BYTES:
+        if self._in_flight.bytes - pending.bytes > _MAX_BYTES_IN_FLIGHT:
             return 0
-        if len(self._in_flight.refused) >= _MOST_AHEAD:
+        if len(self._in_flight.refused) >= _MAX_PREFETCH:
             return 0
-        unsettled = self._in_flight.yielded - self._in_flight.returned - leaving.size
+        unsettled = self._in_flight.unsettled - pending.size
         sink_limit = self.sink_limit()
         if sink_limit is not None:
             return max(0, sink_limit - unsettled - len(self._buffer) - len(self._suspects))
-        if self._most_aside:
-            unsettled -= min(self._most_aside, self.broker.unfinished.aside(self.queue_name))
-        return max(0, self._window() - unsettled - len(self._buffer) - len(self._suspects))
+        if self._max_long_runs:
+            unsettled -= min(self._max_long_runs, self.broker.unfinished.aside(self.queue_name))
+        return max(0, self._prefetch_limit() - unsettled - len(self._buffer) - len(self._suspects))
 
-    def _gather(self) -> None:
-        """Let outcomes gather, where there is enough to do meanwhile."""
-        window = self._window()
-        if not self._most_aside:
-            # Three quarters of what was fetched are left, enough for each of the threads. (Not
-            # where one at a time is tried: the next one waits for its outcome.)
+    def _linger(self) -> None:
+        """Wait a moment for settlements to send, while enough messages are prefetched."""
+        limit = self._prefetch_limit()
+        if not self._max_long_runs:
+            # Suspects, and messages that test a sink, run one at a time: the next message waits
+            # for the settlement.
             if self._fixed_prefetch or self._suspects or self.sink_limit() is not None:
                 return
             if self._room() == 0:
-                self._wait_for_outcomes(max(1, window // 4), _LINGER_SECONDS)
+                # Three quarters of the messages remain, enough for all worker threads.
+                self._wait_for_settlements(max(1, limit // 4), _LINGER_SECONDS)
             return
-        if window < 2 * self.prefetch or self._room() > window // 2:
+        if limit < 2 * self.prefetch or self._room() > limit // 2:
             return
         since = self.broker.clock.monotonic() - self._exchanged_at
-        if since < _GATHER_SECONDS:
-            Event().wait(_GATHER_SECONDS - since)
+        if since < _EXCHANGE_INTERVAL:
+            Event().wait(_EXCHANGE_INTERVAL - since)
 
-    def _window(self) -> int:
-        """How many messages may be in this process."""
+    def _prefetch_limit(self) -> int:
+        """Maximum number of messages in this process: prefetched and running."""
         if self._fixed_prefetch:
             return self.prefetch * self.batch_scale()
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
         if elapsed > 0.02:
-            self._rate = (self._rate + (self._in_flight.returned - self._measured) / elapsed) / 2
-            self._measured, self._measured_at = self._in_flight.returned, now
-        return max(self.prefetch, min(_MOST_AHEAD, int(self._rate * _AHEAD_SECONDS)))
+            settled = self._in_flight.settled_count
+            self._rate = (self._rate + (settled - self._measured) / elapsed) / 2
+            self._measured, self._measured_at = settled, now
+        return max(self.prefetch, min(_MAX_PREFETCH, int(self._rate * _PREFETCH_SECONDS)))
 
     def _sleep(self, seconds: float) -> None:
-        """Until there may be something to do, at most ``seconds``."""
+        """Block until there may be something to do, at most ``seconds``."""
         if self._room() == 0 or self._suspects:
-            self._wait_for_outcomes(1, seconds)
+            self._wait_for_settlements(1, seconds)
             return
-        self._asleep = True
+        self._is_blocked = True
         try:
-            if not self._in_flight.settled:  # as above
+            # Settlements that came before the flag was set are sent first.
+            if not self._in_flight.settlements:
                 self._commands.wait_for_work(self.queue_name, seconds)
         except (BrokerUnavailable, BrokerRefused) as error:
             self._failed(error, seconds)
         finally:
-            self._asleep = False
+            self._is_blocked = False
 
-    def _wait_for_outcomes(self, count: int, seconds: float) -> None:
-        """Until so many wait to be sent, at most ``seconds``."""
-        self._more.clear()
-        self._starved = count
-        # What was settled just before the flag went up has woken nobody.
-        if len(self._in_flight.settled) < count:
-            self._more.wait(seconds)
-        self._starved = 0
+    def _wait_for_settlements(self, count: int, seconds: float) -> None:
+        """Wait for ``count`` settlements to send, at most ``seconds``."""
+        self._awaited_are_there.clear()
+        self._awaited = count
+        # Settlements that came before the count was set did not set the event.
+        if len(self._in_flight.settlements) < count:
+            self._awaited_are_there.wait(seconds)
+        self._awaited = 0
 
     def _failed(self, error: BrokerUnavailable | BrokerRefused, at_most: float) -> None:
-        self._doubtful = True
+        self._must_reconcile = True
         self._reconnect.failed(error)
         Event().wait(max(0.0, min(self._reconnect.seconds, at_most)))
 
     # -- exchange --------------------------------------------------------------------
 
     def _exchange(self, *, fetch: bool, is_last: bool = False) -> int:
-        """Send what waits, and fetch for as much room as that makes.
+        """Send the settlements, and fetch the messages for which there is room afterwards.
 
         Args:
             is_last: also retry refused messages that are not due yet.
 
         Returns:
-            Milliseconds until the next is due, -1 for none.
+            Milliseconds until the next scheduled message is due; -1 without any.
         """
         with self._in_flight.sending:
             wait, fetched = self._in_flight.exchange(
                 self._room if fetch else _no_room, is_last=is_last
             )
             for message in fetched:
-                self._take(*message)
+                self._add_fetched(*message)
         self._exchanged_at = self.broker.clock.monotonic()
         return wait
 
-    def _take(self, id: bytes, body: bytes, suspected: int) -> None:
+    def _add_fetched(self, id: bytes, body: bytes, deaths: int) -> None:
         delivery = self.decoded(body, id, id.decode(errors="backslashreplace"))
         if isinstance(delivery, Settlement):
-            self._in_flight.outbox.settlement.add(delivery)
+            self._in_flight.pending.settlement.add(delivery)
             return
         self._in_flight.bytes += len(body)
-        if not suspected:
+        if not deaths:
             self._buffer.append(delivery)
-        elif suspected >= self.broker.options.max_crash_deliveries:
+        elif deaths >= self.broker.options.max_crash_deliveries:
             self._in_flight.bytes -= len(body)
-            self._in_flight.outbox.settlement.add(self.crash_loop(delivery, suspected))
+            self._in_flight.pending.settlement.add(self.crash_loop(delivery, deaths))
         else:
             delivery.before_trial = lambda: self._commands.count_trial(self.queue_name, id)
-            # A batch that died with its worker is thousands of suspects: their first trial is
-            # one batch again, and only if that kills as well each is tried alone.
-            delivery.alone = suspected > 1 or not self._coalesces
+            # The parts of a batch whose worker died are thousands of suspects. They run as a
+            # batch once more; each runs alone only if that batch kills its worker as well.
+            delivery.alone = deaths > 1 or not self._coalesces
             (self._suspects if delivery.alone else self._buffer).append(delivery)
 
-    def _reclaim(self) -> None:
-        """After trouble, let go of what is not ours and hand back what we do not know of.
+    def _reconcile(self) -> None:
+        """After an error or a long pause, compare the messages in flight here and in Redis.
 
-        An answer that was lost has put messages in flight for us that we have
-        never seen; as this worker lives, nobody else would look for them. And
-        after a silence longer than the heartbeat's time-out, others have taken
-        our messages over: those not begun yet are no longer ours to begin.
+        A lost answer may have put messages in flight for this worker that it never received.
+        Since the worker is alive, no other worker recovers them; they are requeued here.
+
+        After a pause longer than the heartbeat time-out, other workers have taken over the
+        messages of this worker. It forgets the messages that it has not started.
         """
-        silent = self.broker.clock.monotonic() - self._exchanged_at
-        was_silent = silent > self.broker.options.heartbeat_timeout.total_seconds()
+        silence = self.broker.clock.monotonic() - self._exchanged_at
+        was_silent = silence > self.broker.options.heartbeat_timeout.total_seconds()
         if was_silent:
-            self._doubtful = True
+            self._must_reconcile = True
             with self._in_flight.sending:
-                self._in_flight.forget([one.tag for one in self._unstarted()])
-        if self._doubtful:
+                self._in_flight.forget([delivery.tag for delivery in self._take_prefetched()])
+        if self._must_reconcile:
             in_flight = self._commands.in_flight(self.queue_name)
             with self._in_flight.sending:
-                known = self._in_flight.tags.keys() | self._in_flight.outbox.put_back
-                self._in_flight.outbox.put_back += in_flight - known
+                known = self._in_flight.tags.keys() | self._in_flight.pending.requeued
+                self._in_flight.pending.requeued += in_flight - known
                 lost = self._in_flight.newly_lost(in_flight) if was_silent else []
             if lost:
-                # Others took this worker for dead and counted a death against each message.
+                # The workers that took them over counted a death against each message.
                 self._commands.pardon(self.queue_name, lost)
-            self._doubtful = False
+            self._must_reconcile = False
 
-    def _unstarted(self) -> list[Delivery]:
-        """Take back what was fetched and not given to Dramatiq."""
-        unstarted = [*self._suspects, *self._buffer]
+    def _take_prefetched(self) -> list[Delivery]:
+        """Remove and return the messages that were fetched and not given to Dramatiq."""
+        prefetched = [*self._suspects, *self._buffer]
         self._suspects.clear()
         self._buffer.clear()
-        self._in_flight.bytes -= sum(delivery.raw_size for delivery in unstarted)
-        return unstarted
+        self._in_flight.bytes -= sum(delivery.raw_size for delivery in prefetched)
+        return prefetched
 
     def _recover(self) -> None:
         now = self.broker.clock.monotonic()
         if now >= self._recover_at:
-            # Three looks a time-out: a dead worker's messages are back within a third more.
+            # Messages of a dead worker are recovered within 4/3 of the heartbeat time-out.
             self._recover_at = now + self.broker.options.heartbeat_timeout.total_seconds() / 3
             count, in_flight = self._commands.recover(self.queue_name)
-            # A call that we gave up as unanswered may be carried out after the look that followed.
-            self._doubtful |= in_flight > len(self._in_flight.tags)
+            # Redis may run a call that timed out here after the last reconciliation.
+            self._must_reconcile |= in_flight > len(self._in_flight.tags)
             if count:
                 logger.warning(
                     "recovered messages from dead workers",
@@ -303,27 +315,27 @@ class RedisConsumer(RelayConsumer):
     # -- settle ------------------------------------------------------------------------
 
     def settles_at_once(self, delivery: Delivery) -> bool:
-        return not self._asleep
+        return not self._is_blocked
 
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         if delivery.is_untried and settlement.due is not None:
             if isinstance(delivery, Batch) and not delivery.was_stored:
-                # Written anew as one batch its parts would be suspected no more.
+                # Stored as one batch, its parts would no longer be suspects.
                 self.requeue(delivery.parts)
                 return
             settlement.replacements = [
-                replace(one, is_untried=True) for one in settlement.replacements
+                replace(replacement, is_untried=True) for replacement in settlement.replacements
             ]
-        self._in_flight.settled.append((settlement, delivery))
+        self._in_flight.settlements.append((settlement, delivery))
         if delivery.alone:
             self._in_flight.suspect_is_running = False
-        if self._asleep:
+        if self._is_blocked:
             self._flush()
-        elif 0 < self._starved <= len(self._in_flight.settled):
-            self._more.set()
+        elif 0 < self._awaited <= len(self._in_flight.settlements):
+            self._awaited_are_there.set()
 
     def _flush(self) -> None:
-        # Trouble here is the receiving thread's to report; what was to be sent is kept for it.
+        # The consumer thread reports errors; the settlements stay pending until it sends them.
         with contextlib.suppress(BrokerUnavailable, BrokerRefused):
             self._exchange(fetch=False)
 
@@ -331,37 +343,37 @@ class RedisConsumer(RelayConsumer):
         with self._in_flight.sending:
             for message in messages:
                 assert isinstance(message, Delivery)
-                if self._in_flight.holds(message.tag):
-                    self._in_flight.outbox.put_back.append(message.tag)
-                self._in_flight.outbox.size += 1
-                self._in_flight.outbox.bytes += message.raw_size
+                if self._in_flight.is_current(message.tag):
+                    self._in_flight.pending.requeued.append(message.tag)
+                self._in_flight.pending.size += 1
+                self._in_flight.pending.bytes += message.raw_size
                 if message.alone:
                     self._in_flight.suspect_is_running = False
         self._flush()
 
     def close(self) -> None:
-        """Hand back what was fetched and not started, send what is settled, sign off."""
+        """Requeue the prefetched messages, send the settlements, unregister from the queue."""
         self.finish()
         with self._in_flight.sending:
-            self._in_flight.outbox.put_back += [delivery.tag for delivery in self._unstarted()]
-        # A paused worker finishes what it has begun after its consumer was closed.
-        self._asleep = True
+            prefetched = self._take_prefetched()
+            self._in_flight.pending.requeued += [delivery.tag for delivery in prefetched]
+        # A paused worker finishes its running messages after its consumer was closed.
+        self._is_blocked = True
         try:
             self._exchange(fetch=False, is_last=True)
             if self.broker.is_stopping and self._in_flight.refused:
-                # It is run again by whoever gets it; left in flight, it would be taken for the
-                # message of a dead worker.
+                # Left in flight, they would count as messages that killed their worker.
                 with self._in_flight.sending:
-                    self._in_flight.give_back_refused()
+                    self._in_flight.requeue_refused()
                 self._exchange(fetch=False)
             self._commands.leave(self.queue_name)
         except (BrokerUnavailable, BrokerRefused) as error:
-            # Recovery will find them; what was done and could not be said is done again.
+            # Another worker recovers the messages; messages that are done run again.
             logger.error(
-                "could not hand back what was in flight",
+                "could not requeue the messages in flight",
                 extra={"queue": self.queue_name, "error_message": str(error)},
             )
 
 
-def _no_room(_: Outbox) -> int:
+def _no_room(_: Pending) -> int:
     return 0
