@@ -1,7 +1,6 @@
-"""Many messages, one call: the consumer of actors that declare ``batch_size``.
+"""Consumer of actors that declare ``batch_size``: passes many messages to one call.
 
-Wraps the consumer of any broker. Parts are fetched, counted and settled one
-by one as ever; only the call is shared.
+Wraps the consumer of any broker, which fetches and settles the messages one by one.
 """
 
 from __future__ import annotations
@@ -17,40 +16,40 @@ from .consumer import RelayConsumer
 from .contract import Batching
 from .settlement import Settlement
 
-#: A batch of so many bytes is full: a batch that fails is written as one message, and a
-#: broker takes none of any size (RabbitMQ 4: 16 MiB).
-MOST_BYTES = 8 * 1024 * 1024
-#: Where so many messages came at once there are more, and a batch that has waited enough takes
-#: them in before it goes out: on a busy machine a fetch takes longer than a batch waits.
-_MANY = 100
-#: But not for longer than so many times its wait.
-_LATEST = 4
+#: Maximum bytes of a batch. A batch that fails is written as one message, and brokers limit the
+#: size of a message (RabbitMQ 4: 16 MiB).
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+#: A fetch of this many messages means that more are waiting. A batch that is due then waits for
+#: them: on a busy machine a fetch takes longer than ``batch_wait``.
+_LARGE_FETCH = 100
+#: Maximum wait of a batch for such messages, as a multiple of ``batch_wait``.
+_MAX_WAIT_FACTOR = 4
 
 
 @dataclass(slots=True)
-class _Collected:
-    """A batch that is being collected.
+class _OpenBatch:
+    """A batch that is still being filled.
 
     Attributes:
-        due: when it goes out, however full it is,
-        latest: unless many more are there; then it does not go out later than this.
-        most: the weight at which it is full.
+        due: monotonic seconds at which it is delivered, if no more messages are waiting.
+        latest: monotonic seconds at which it is delivered in any case.
+        capacity: the weight at which it is full.
     """
 
     due: float
     latest: float
-    most: int
+    capacity: int
     parts: list[Delivery] = field(default_factory=list)
     weight: int = 0
     bytes: int = 0
 
 
 class CoalescingConsumer(RelayConsumer):
-    """Collects the messages of batch actors until a batch is full or has waited enough.
+    """Collects the messages of batch actors into batches.
 
-    A batch goes out when it weighs ``batch_size`` or ``batch_wait`` after its first part
-    came, whichever is first (later while many more are there); a part that does not fit in
-    begins the next one. Messages of other actors on the queue pass through as they are.
+    A batch is delivered when its weight reaches ``batch_size`` or ``batch_wait`` after its first
+    message, whichever is first; later while many more messages are waiting. A message that does
+    not fit starts the next batch. Messages of other actors on the queue are delivered unchanged.
     """
 
     def __init__(self, inner: RelayConsumer, batching: Mapping[str, Batching]) -> None:
@@ -62,10 +61,10 @@ class CoalescingConsumer(RelayConsumer):
         )
         self._inner = inner
         self._batching = batching
-        self._collected: dict[str, _Collected] = {}
-        #: Received, and not looked at yet.
+        self._open: dict[str, _OpenBatch] = {}
+        #: Messages that are not yet added to a batch.
         self._received: deque[Delivery] = deque()
-        self._more_are_there = False
+        self._more_are_waiting = False
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
@@ -73,9 +72,9 @@ class CoalescingConsumer(RelayConsumer):
         deadline = now + timeout
         while True:
             until = deadline
-            if self.sink_limit() != 0:  # else what is collected waits as well
-                for name, batch in self._collected.items():
-                    if batch.due <= now and not (self._more_are_there and now < batch.latest):
+            if self.sink_limit() != 0:  # batches, too, wait while the sink is unavailable
+                for name, batch in self._open.items():
+                    if batch.due <= now and not (self._more_are_waiting and now < batch.latest):
                         return self._release(name)
                     until = min(until, batch.due)
             if not self._received:
@@ -84,18 +83,18 @@ class CoalescingConsumer(RelayConsumer):
                 if delivery is not None:
                     self._received.append(delivery)
                     self._received.extend(self._inner.receive_buffered())
-                self._more_are_there = len(self._received) >= _MANY
+                self._more_are_waiting = len(self._received) >= _LARGE_FETCH
                 if not self._received and now >= deadline:
-                    # Even in the middle of a batch: Dramatiq's thread looks at its own state
-                    # (pause, stop) once a timeout.
+                    # Even while a batch is open: Dramatiq's thread checks whether it is to pause
+                    # or stop once a timeout.
                     return None
             while self._received:
-                ready = self._collect(self._received.popleft(), now)
+                ready = self._add(self._received.popleft(), now)
                 if ready is not None:
                     return ready
 
-    def _collect(self, delivery: Delivery, now: float) -> Delivery | None:
-        """Put a message into its batch; what is to go out now, if anything is."""
+    def _add(self, delivery: Delivery, now: float) -> Delivery | None:
+        """Add a message to its batch; return the batch or message to deliver now, if any."""
         name = delivery.actor_name
         batching = self._batching.get(name)
         if batching is None or isinstance(delivery, Batch):
@@ -104,27 +103,28 @@ class CoalescingConsumer(RelayConsumer):
             return Batch.of([delivery])
         weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
         size = delivery.raw_size
-        batch, full = self._collected.get(name), None
+        batch, full = self._open.get(name), None
         if batch is not None and (
-            batch.weight + weight > batch.most or batch.bytes + size > MOST_BYTES
+            batch.weight + weight > batch.capacity or batch.bytes + size > MAX_BATCH_BYTES
         ):
             full, batch = self._release(name), None
         if batch is None:
-            stretch = self.batch_scale()
-            wait = stretch * batching.wait.total_seconds()
-            due, latest = now + wait, now + _LATEST * wait
-            batch = self._collected[name] = _Collected(due, latest, stretch * batching.size)
+            scale = self.batch_scale()
+            wait = scale * batching.wait.total_seconds()
+            due, latest = now + wait, now + _MAX_WAIT_FACTOR * wait
+            batch = self._open[name] = _OpenBatch(due, latest, scale * batching.size)
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
-        if batch.weight >= batch.most or batch.bytes >= MOST_BYTES:
+        if batch.weight >= batch.capacity or batch.bytes >= MAX_BATCH_BYTES:
             if full is None:
                 return self._release(name)
-            batch.due = batch.latest = now  # full as well: it goes out next
+            batch.due = batch.latest = now  # also full: the next call of receive() delivers it
         return full
 
     def _release(self, actor_name: str) -> Batch:
-        return Batch.of(self._collected.pop(actor_name).parts)
+        """Close the open batch of an actor and return it."""
+        return Batch.of(self._open.pop(actor_name).parts)
 
     def settles_at_once(self, delivery: Delivery) -> bool:
         return self._inner.settles_at_once(delivery)
@@ -133,19 +133,19 @@ class CoalescingConsumer(RelayConsumer):
         self._inner.apply(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        self._inner.requeue(_spread(messages))
+        self._inner.requeue(_parts(messages))
 
     def close(self) -> None:
-        """Hand back what was being collected, then close."""
-        waiting = [part for batch in self._collected.values() for part in batch.parts]
+        """Requeue the messages of open batches, then close."""
+        waiting = [part for batch in self._open.values() for part in batch.parts]
         waiting += self._received
-        self._collected.clear()
+        self._open.clear()
         self._received.clear()
         self._inner.requeue(waiting)
         self._inner.close()
 
 
-def _spread(messages: Iterable[MessageProxy]) -> Iterable[MessageProxy]:
+def _parts(messages: Iterable[MessageProxy]) -> Iterable[MessageProxy]:
     for message in messages:
         if isinstance(message, Batch) and not message.was_stored:
             yield from message.parts

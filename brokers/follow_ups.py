@@ -1,13 +1,13 @@
-"""Sends the messages that follow a job before the job is settled.
+"""Sends the follow-up messages of a job before the job is settled.
 
-Dramatiq's middleware sends them at the end of an attempt: a pipeline's next message,
-``on_success``, ``on_failure``, a group's completion callbacks. Were the job done without them,
-they would be lost.
+Dramatiq's middleware sends follow-up messages in its hooks after an attempt: the next message of a
+pipeline, ``on_success``, ``on_failure``, the completion callbacks of a group. If the job were
+settled first, a crash would lose them.
 
-A message that cannot be sent while these hooks run is kept, and the hooks go on as if it had been
-sent: a hook that is called a second time may count its job a second time (a group's barrier). The
-kept messages are sent, under the ids that they have, before the job is settled. No worker thread
-waits for that.
+While the broker refuses a follow-up message, the message is kept and the hooks continue as if it
+had been sent, because calling a hook twice could count the job twice in a group's barrier. The
+kept messages are sent under their original ids, without blocking a worker thread, before the job
+is settled.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Middleware whose hook after an attempt does nothing else than send messages.
+#: Middleware whose hook after an attempt only sends follow-up messages.
 _SENDERS = (Callbacks, Pipelines, GroupCallbacks)
-#: With these options of a message or its actor, that middleware sends others.
+#: Options of a message or its actor that make ``_SENDERS`` send messages.
 _OPTIONS = ("on_success", "on_failure", "pipe_target", "group_completion_callbacks")
 #: Seconds between two log lines about one job.
-_TELL_AGAIN = 30.0
+_LOG_INTERVAL = 30.0
 
-#: The messages that the running hooks of an attempt's end could not send; None elsewhere.
+#: Messages that could not be sent by the hooks that run now; None outside of hooks.
 _unsent: ContextVar[list[Envelope] | None] = ContextVar("formrelay_unsent", default=None)
 
 
 class CannotFollow(FormrelayError):
-    """A message that follows a job can never be sent."""
+    """A follow-up message of a job can never be sent."""
 
 
 def may_send(broker: BrokerContract, delivery: Delivery) -> bool:
@@ -56,10 +56,10 @@ def may_send(broker: BrokerContract, delivery: Delivery) -> bool:
 
 
 def keep(envelope: Envelope) -> bool:
-    """Keep a message that could not be sent, to be sent before the running attempt is settled.
+    """Keep a message that could not be sent, to send it before the running attempt is settled.
 
     Returns:
-        Whether that is possible: whether hooks of an attempt's end run in this context.
+        False outside of the hooks after an attempt: the message is not kept.
     """
     unsent = _unsent.get()
     if unsent is None:
@@ -71,11 +71,11 @@ def keep(envelope: Envelope) -> bool:
 def end_attempt(
     broker: BrokerContract, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
 ) -> None:
-    """Call the hooks after an attempt; messages that cannot be sent set ``delivery.carry_on``.
+    """Call the hooks after an attempt; set ``delivery.carry_on`` while a message is unsent.
 
     Args:
-        hooks: the middleware whose ``after_process_message`` is to be called, in this order.
-        ended: how the attempt ended, ``result=`` or ``exception=``.
+        hooks: the middleware whose ``after_process_message`` is called, in this order.
+        ended: the keyword argument of the hooks, ``result=`` or ``exception=``.
     """
     follow_up = FollowUp(broker, delivery, hooks, ended)
     if follow_up.carry_on():
@@ -85,7 +85,7 @@ def end_attempt(
 
 
 class FollowUp:
-    """The hooks of one attempt's end, and the messages that they could not send."""
+    """The remaining hooks after one attempt, and the messages that could not be sent."""
 
     def __init__(
         self,
@@ -100,13 +100,13 @@ class FollowUp:
         self._ended = ended
         self._unsent: list[Envelope] = []
         self._is_decided = False
-        self._told_at: float | None = None
+        self._logged_at: float | None = None
 
     def carry_on(self) -> bool:
         """Send the kept messages and call the remaining hooks.
 
         Returns:
-            False where the broker does not accept a message now: call this method again later.
+            False if the broker does not accept a message now: call this method again later.
         """
         token = _unsent.set(self._unsent)
         try:
@@ -117,21 +117,21 @@ class FollowUp:
             if error is None:
                 return True
             if not self._broker.is_stopping:
-                self._say_waiting(error)
+                self._log_waiting(error)
                 return False
-            self._give_back(error)
+            self._requeue(error)
             return True
         finally:
             _unsent.reset(token)
 
     def leave_thread(self) -> None:
-        """Call the hooks that keep something for the thread, before it does something else."""
-        for middleware in [one for one in self._hooks if isinstance(one, OF_THE_THREAD)]:
+        """Call the hooks that keep state for this thread, before it runs another message."""
+        for middleware in [hook for hook in self._hooks if isinstance(hook, OF_THE_THREAD)]:
             self._hooks.remove(middleware)
             self._call(middleware)
 
     def _send(self) -> BrokerError | None:
-        """Send the messages that were kept; the error of the first that is not taken."""
+        """Send the kept messages; return the error of the first message that is refused."""
         while self._unsent:
             try:
                 self._broker.put_again(self._unsent[0])
@@ -141,29 +141,28 @@ class FollowUp:
         return None
 
     def _call(self, middleware: Middleware) -> None:
-        """Call one hook."""
         if self._is_decided and isinstance(middleware, Outcomes):
             return
         try:
             middleware.after_process_message(self._broker, self.delivery, **self._ended)
         except Exception as error:
             if isinstance(middleware, _SENDERS) or isinstance(error, BrokerError):
-                self._give_up(middleware, error)
+                self._fail(middleware, error)
             else:
                 self._broker.log_hook_failure("after_process_message", middleware)
 
-    def _say_waiting(self, error: Exception) -> None:
+    def _log_waiting(self, error: Exception) -> None:
         now = self._broker.clock.monotonic()
-        if self._told_at is None or now >= self._told_at + _TELL_AGAIN:
-            self._told_at = now
+        if self._logged_at is None or now >= self._logged_at + _LOG_INTERVAL:
+            self._logged_at = now
             logger.warning(
-                "the message that follows a job cannot be sent; the job waits for it",
-                extra=self._about() | {"error_message": describe(error)},
+                "cannot send the follow-up message of a job; the job is not settled yet",
+                extra=self._log_fields() | {"error_message": describe(error)},
             )
 
-    def _give_back(self, error: Exception) -> None:
-        """The worker stops: the job goes back to its queue, and sends all that follows it then."""
-        self._decide(Defer(timedelta(0), f"what follows it was not sent: {describe(error)}"))
+    def _requeue(self, error: Exception) -> None:
+        """Requeue the job, because the worker stops: it runs again and sends its messages then."""
+        self._decide(Defer(timedelta(0), f"follow-up message not sent: {describe(error)}"))
         self.delivery.goes_back = True
         self._unsent.clear()
         while self._hooks:
@@ -171,22 +170,22 @@ class FollowUp:
             if not isinstance(middleware, _SENDERS):
                 self._call(middleware)
 
-    def _give_up(self, middleware: Middleware, error: Exception) -> None:
-        """Fail a job that was done: its message will never be sent."""
+    def _fail(self, middleware: Middleware, error: Exception) -> None:
+        """Fail a job that was done, because its follow-up message cannot be sent."""
         delivery = self.delivery
         why = CannotFollow(f"{type(middleware).__name__} cannot send: {_cause(error)}")
         why.__traceback__ = error.__traceback__
         logger.error(
-            "the message that follows a job cannot be sent",
-            extra=self._about() | {"error_message": str(why)},
+            "cannot send the follow-up message of a job",
+            extra=self._log_fields() | {"error_message": str(why)},
         )
         if self._ended.get("exception") is not None:
-            return  # it has failed already, and is tried again or dead for that
+            return  # the attempt has failed already, and is settled by that failure
         now = self._broker.clock.time()
         if isinstance(error, InvalidJob | MessageTooLarge | ActorNotFound):
             failure = Failure.of(why, reason=Reason.FOLLOW_UP, attempt=delivery.attempt, now=now)
             self._decide(Dead(failure))
-        else:  # a limiter's store is away, say: the attempt has failed in its last step
+        else:  # for example, Redis is unavailable to a rate limiter: as if the actor had raised
             self._decide(decide(self._broker, delivery, why, now))
         self._ended = {"exception": why}
 
@@ -198,7 +197,7 @@ class FollowUp:
             delivery.part_outcomes = None
         self._is_decided = True
 
-    def _about(self) -> dict[str, Any]:
+    def _log_fields(self) -> dict[str, Any]:
         delivery = self.delivery
         return {
             "actor": delivery.actor_name,

@@ -434,7 +434,7 @@ def test_suspects_do_not_wait_for_outcomes_that_cannot_come(
 def test_a_batch_takes_in_what_waits_though_fetching_it_takes_longer_than_its_wait(
     harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formrelay.brokers.coalescing._LATEST", 100_000)
+    monkeypatch.setattr("formrelay.brokers.coalescing._MAX_WAIT_FACTOR", 100_000)
     batches: list[int] = []
     actor = harness.actor(
         lambda batch: batches.append(len(batch)),
@@ -542,7 +542,7 @@ def test_the_callback_of_a_group_that_redis_refused_is_sent_once_it_takes_it(
     group.run()
     try:
         harness.start(threads=1)
-        wait_until(lambda: "the job waits for it" in caplog.text)
+        wait_until(lambda: "the job is not settled yet" in caplog.text)
         assert called == []
     finally:
         broker.client.config_set("maxmemory", 0)

@@ -73,7 +73,7 @@ class Site:
     def start(self, caplog: pytest.LogCaptureFixture) -> None:
         """Start a worker, and wait until neither job can send what follows it."""
         self.harness.start()
-        wait_until(lambda: caplog.text.count("the job waits for it") == 2, timeout=30)
+        wait_until(lambda: caplog.text.count("the job is not settled yet") == 2, timeout=30)
         assert self.seen == []
 
     def wait_for_all(self) -> None:
