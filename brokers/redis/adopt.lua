@@ -1,17 +1,17 @@
--- Takes over the ids that stock Dramatiq or an older formrelay left under stock's keys. The bodies
--- stay in the hashes that they lie in.
+-- Moves the ids that stock Dramatiq or an older formrelay left under stock's keys to our keys. The
+-- bodies stay in their hashes.
 
 local stock_delayed, stock_dead = scheduled_bodies:sub(1, -6), dead_bodies:sub(1, -6) -- '.msgs'
-local ADOPTED_BYTES = 1024 * 1024 -- each body is decoded for its due time
+local ADOPTED_BYTES = 1024 * 1024 -- limits the time of one call, which decodes each body
 
--- What cannot be decoded is due at once: the worker quarantines it.
+-- A body that cannot be decoded is due now, so that a worker quarantines it.
 local function due_of(body)
     local known, message = pcall(cjson.decode, body)
     if not known or type(message) ~= 'table' or type(message.options) ~= 'table' then return 0 end
     return tonumber(message.options.eta) or 0
 end
 
--- Returns how many bytes were decoded.
+-- Returns the number of bytes decoded.
 local function schedule_delayed(ids)
     local bytes = 0
     for i, body in ipairs(redis.call('hmget', scheduled_bodies, unpack(ids))) do
@@ -23,7 +23,7 @@ local function schedule_delayed(ids)
     return bytes
 end
 
--- Adopts some; there are more if the key still exists afterwards.
+-- Adopts a chunk of the delayed ids; there are more if the key still exists afterwards.
 local function adopt_delayed()
     local kind = redis.call('type', stock_delayed).ok
     if kind == 'list' then
@@ -35,7 +35,7 @@ local function adopt_delayed()
             if bytes > ADOPTED_BYTES then return end
         end
     elseif kind == 'zset' then
-        -- An older formrelay's, by due time.
+        -- From an older formrelay, by due time.
         local pairs_ = redis.call('zpopmin', stock_delayed, CHUNK)
         for i = 1, #pairs_, 2 do redis.call('zadd', scheduled, pairs_[i + 1], pairs_[i]) end
     end

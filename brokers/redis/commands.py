@@ -1,4 +1,4 @@
-"""The commands on queues in Redis: every step that must not be torn is one Lua script."""
+"""The commands on queues in Redis; every step that must be atomic is one Lua script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..envelope import encode, quarantine
 from ..settlement import Settlement, Write
 from .keys import Keys
 
-#: The name of each script, after the scripts that it begins with.
+#: Each script is the last name, preceded by the files that it includes (and ``common``).
 _SCRIPTS = (
     *((name,) for name in ("done", "enqueue", "leave", "pardon", "replay", "to_stock")),
     ("adopt", "adopt_dead"),
@@ -33,26 +33,26 @@ _SCRIPTS = (
     ("purge", "flush"),
 )
 
-#: Scripts that may run twice: they only read, or only remove.
-_HARMLESS = {"counts", "page_sorted", "page_waiting", "leave"}
+#: Scripts that are repeated on a new connection when their answer is lost.
+_IDEMPOTENT = {"counts", "page_sorted", "page_waiting", "leave"}
 
-#: One answer of the server: more would hold its other clients up.
-_ANSWER_BYTES = 4 * 1024 * 1024
-#: The size up to which undecodable bytes are written as JSON together with the failure.
-_MOST_QUARANTINED = 16 * 1024 * 1024
-#: How many bodies are sent in one call of :meth:`QueueCommands.remove_done`.
-_FEW = 100
+#: Maximum bytes of one answer: building a larger answer would block the server's other clients.
+_MAX_ANSWER_BYTES = 4 * 1024 * 1024
+#: Maximum size of undecodable bytes that are stored as JSON together with their failure.
+_MAX_QUARANTINED_BYTES = 16 * 1024 * 1024
+#: Maximum number of bodies in one call of ``done.lua``.
+_BODIES_PER_CALL = 100
 
 
 class QueueCommands:
-    """What senders, consumers and inspectors tell Redis about queues.
+    """The commands of senders, consumers and inspectors on queues.
 
     Args:
         state: the client of the broker's Redis, and the namespace of the keys.
 
     Attributes:
-        worker_id: the id under which other processes see the consumers of this process.
-        heartbeat_timeout: a worker unheard of for longer is dead.
+        worker_id: the id of this process in Redis.
+        heartbeat_timeout: time without a heartbeat after which a worker counts as dead.
         dead_letter_retention: how long dead letters are kept.
     """
 
@@ -64,8 +64,8 @@ class QueueCommands:
         self.worker_id = str(uuid4())
         self.heartbeat_timeout = options.heartbeat_timeout
         self.dead_letter_retention = options.dead_letter_retention
-        #: Seconds for which a consumer may block in one call.
-        self._longest_block = answer_timeout(self.client) / 2
+        #: Maximum seconds for which a consumer blocks in one call.
+        self._max_block = answer_timeout(self.client) / 2
         here = resources.files(__package__)
         self._scripts = {
             names[-1]: self.client.register_script(
@@ -77,22 +77,26 @@ class QueueCommands:
 
     @contextmanager
     def talk(self) -> Iterator[Any]:
-        """The client, its errors translated."""
+        """Yield the client; its errors become BrokerUnavailable and BrokerRefused."""
         with translated(self.where):
             yield self.client
 
     def run(
         self, script: str, queue: str, args: Sequence[str | bytes | int] = (), *keys: str
     ) -> Any:
-        """Run a script on a queue; its keys stand behind those of the queue."""
+        """Run a script on a queue.
+
+        Args:
+            keys: KEYS of the script after the keys of the queue.
+        """
         all_keys = [*self.keys.of(queue), *keys]
         with translated(self.where):
-            if script in _HARMLESS:
+            if script in _IDEMPOTENT:
                 return repeated(lambda _: self._scripts[script](all_keys, args))
             return self._scripts[script](all_keys, args)
 
     def script(self, name: str) -> Any:
-        """A script of this package, as redis-py registers it."""
+        """Return a script of this package, as registered with redis-py."""
         return self._scripts[name]
 
     def _worker_keys(self, queue: str) -> tuple[str, str]:
@@ -102,64 +106,69 @@ class QueueCommands:
     # -- consuming ---------------------------------------------------------------------
 
     def exchange(
-        self, queue: str, room: int, settlement: Settlement, put_back: Sequence[bytes]
+        self, queue: str, room: int, settlement: Settlement, requeued: Sequence[bytes]
     ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
-        """One round trip: settle, hand back, fetch. See ``exchange.lua``.
-
-        Returns:
-            Milliseconds until the next scheduled message is due (-1: there is none); of each
-            message fetched its id, its body and how many workers it may have killed; and the ids
-            that are done, but may be another worker's now (see :meth:`remove_done`).
-        """
-        args: list[str | bytes | int] = [self.now(), self.worker_id, queue, room, _ANSWER_BYTES]
-        args.append(len(settlement.replacements))
-        for one in settlement.replacements:
-            args += ("untried" if one.is_untried else "", len(one.tags), *one.tags, len(one.writes))
-            for write in one.writes:
-                args += _fields(write, one.tags[0], queue)
-        args += [len(settlement.done), *settlement.done, len(put_back), *put_back]
-        answer = self.run("exchange", queue, args, *self._worker_keys(queue))
-        wait, ids, bodies, counts, taken_over = answer
-        suspected = [int(count or 0) for count in counts] or [0] * len(ids)
-        return wait, list(zip(ids, bodies, suspected, strict=True)), taken_over
-
-    def remove_done(self, queue: str, bodies: dict[bytes, bytes]) -> None:
-        """Remove messages that are done though another worker has taken them over.
+        """Settle, requeue and fetch messages in one round trip (``exchange.lua``).
 
         Args:
-            bodies: by id, as this worker got them; another body is another message.
+            room: maximum number of messages to fetch.
+            requeued: ids of messages to put back on the queue.
+
+        Returns:
+            Milliseconds until the next scheduled message is due (-1 without any); id, body and
+            number of workers that it may have killed, for each fetched message; and the ids of
+            messages that are done and may have been taken over (for :meth:`remove_done`).
+        """
+        args: list[str | bytes | int] = [self.now(), self.worker_id, queue, room, _MAX_ANSWER_BYTES]
+        args.append(len(settlement.replacements))
+        for replacement in settlement.replacements:
+            tags, writes = replacement.tags, replacement.writes
+            args += ("untried" if replacement.is_untried else "", len(tags), *tags, len(writes))
+            for write in writes:
+                args += _fields(write, tags[0], queue)
+        args += [len(settlement.done), *settlement.done, len(requeued), *requeued]
+        answer = self.run("exchange", queue, args, *self._worker_keys(queue))
+        wait, ids, bodies, counts, taken_over = answer
+        deaths = [int(count or 0) for count in counts] or [0] * len(ids)
+        return wait, list(zip(ids, bodies, deaths, strict=True)), taken_over
+
+    def remove_done(self, queue: str, bodies: dict[bytes, bytes]) -> None:
+        """Remove messages that this worker has done and another worker has taken over.
+
+        Args:
+            bodies: body by id, as this worker received it. A message with another body is kept.
         """
         pairs = list(bodies.items())
-        for first in range(0, len(pairs), _FEW):
-            some = pairs[first : first + _FEW]
-            self.run("done", queue, [part for pair in some for part in pair])
+        for first in range(0, len(pairs), _BODIES_PER_CALL):
+            chunk = pairs[first : first + _BODIES_PER_CALL]
+            self.run("done", queue, [part for pair in chunk for part in pair])
 
     def wait_for_work(self, queue: str, seconds: float) -> None:
-        """Sleep until something is enqueued or due sooner than was known, at most ``seconds``."""
+        """Block until a message is enqueued or becomes the first due, at most ``seconds``."""
         with translated(self.where):
-            # Zero would be for ever.
-            block = max(min(seconds, self._longest_block), 0.001)
+            # Zero would mean without a limit.
+            block = max(min(seconds, self._max_block), 0.001)
             self.client.bzpopmin(self.keys.wake(queue), timeout=block)
 
     def count_trial(self, queue: str, id: bytes) -> None:
-        """Count that a worker is about to run a suspected message."""
+        """Count a death against a suspect before it runs; settling it removes the count."""
         with translated(self.where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
 
     def pardon(self, queue: str, ids: Sequence[bytes]) -> None:
-        """Take back one death each that was counted against messages whose worker lives."""
+        """Remove one death from the count of each message: its worker is alive."""
         self.run("pardon", queue, ids)
 
     def in_flight(self, queue: str) -> set[bytes]:
-        """The ids that Redis has in flight for this worker."""
+        """Return the ids of the messages that Redis has in flight for this worker."""
         with translated(self.where):
             return set(self.client.smembers(self.keys.in_flight(self.worker_id, queue)))
 
     def recover(self, queue: str) -> tuple[int, int]:
-        """Take over the messages of dead workers, and drop old dead letters.
+        """Requeue the messages of dead workers, and delete expired dead letters.
 
         Returns:
-            Number of messages that came back, and of those in flight for this worker.
+            Number of requeued messages, and number of messages in flight for this worker.
         """
         args: list[str | bytes | int] = [
             _millis(self.heartbeat_timeout),
@@ -168,12 +177,12 @@ class QueueCommands:
             queue,
             self.worker_id,
         ]
-        self._say_name()
+        self._refresh_name()
         count, in_flight = self.run("recover", queue, args)
         return count, in_flight
 
-    def _say_name(self) -> None:
-        """Let operators read who this worker is; forgotten by itself when it is gone."""
+    def _refresh_name(self) -> None:
+        """Store ``host:pid`` of this worker for operators, with an expiry."""
         now, lasts = self.clock.monotonic(), 2 * self.heartbeat_timeout
         if now >= self._named_until:
             with translated(self.where):
@@ -182,15 +191,15 @@ class QueueCommands:
             self._named_until = now + lasts.total_seconds() / 4
 
     def leave(self, queue: str) -> None:
-        """Say that this worker no longer consumes a queue."""
+        """Unregister this worker from a queue."""
         self.run("leave", queue, [self.worker_id, queue], *self._worker_keys(queue))
 
     # -- the whole queue ---------------------------------------------------------------
 
     def drop_waiting(self, queue_name: str) -> int:
-        """Drop the messages that wait or are scheduled at this moment; returns how many.
+        """Delete the waiting and scheduled messages of a queue; return their number.
 
-        Messages in flight and dead letters stay.
+        Messages in flight, dead letters and messages enqueued during the call are kept.
         """
         has_begun, is_more, count = self.run("flush", queue_name, [1])
         while is_more or not has_begun:
@@ -199,12 +208,12 @@ class QueueCommands:
         return int(count)
 
     def pause(self, queue: str) -> None:
-        """Let no worker take messages of a queue; what is begun is finished."""
+        """Stop all workers from fetching messages of a queue; running messages are finished."""
         with translated(self.where):
             self.client.set(self.keys.paused(queue), self.now())
 
     def resume(self, queue: str) -> None:
-        """The opposite of :meth:`pause`."""
+        """Let workers fetch messages of a paused queue again."""
         with translated(self.where):
             pipeline = self.client.pipeline(transaction=True)
             pipeline.delete(self.keys.paused(queue))
@@ -217,11 +226,11 @@ class QueueCommands:
 
 
 def _fields(write: Write, tag: bytes, queue: str) -> tuple[str | bytes | int, ...]:
-    """A write as ``exchange.lua`` takes it: id, due, priority, body."""
+    """Return the arguments of ``exchange.lua`` for a write: id, due, priority, body."""
     body = write.body
-    # Base64 makes a third more of it, and Redis takes no value over proto-max-bulk-len: more bytes
-    # are kept as they are. Whoever lists them finds out again why they cannot be decoded.
-    if write.failure is not None and len(body) <= _MOST_QUARANTINED:
+    # Base64 adds a third, which could exceed proto-max-bulk-len. Larger bodies are stored as they
+    # are; an inspector decodes them again to find the failure.
+    if write.failure is not None and len(body) <= _MAX_QUARANTINED_BYTES:
         letter = quarantine(
             body, queue_name=queue, message_id=write.message_id, failure=write.failure
         )

@@ -1,12 +1,12 @@
--- Stands before every script: the keys of one queue by name, and how messages move.
--- The order of KEYS is that of Keys.of() in keys.py.
+-- Included in every script: names of the keys of one queue, and functions that move messages.
+-- KEYS: in the order of Keys.of() in keys.py.
 
 local waiting, bodies, scheduled, scheduled_bodies, dead, dead_bodies, wake, suspects,
       priorities, levels, paused, inbox, heartbeats, sequence = unpack(KEYS)
 
 local CHUNK = 1000 -- unpack() fails with a few thousand values
 
--- One clock for all: workers whose clocks differ would take each other for dead.
+-- The server's clock: workers whose clocks differ would otherwise count each other as dead.
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -14,23 +14,23 @@ local any_suspects = redis.call('exists', suspects) == 1
 local any_priorities = redis.call('exists', priorities) == 1
 local any_scheduled = redis.call('exists', scheduled_bodies) == 1
 
--- Publishers of older versions push plain jobs here. Only the default namespace takes them: in
--- another one they could be another environment's. The user may have no right to this key, and
--- must work without it, so that it is no key of KEYS and is only touched with pcall.
+-- Publishers of older versions push plain jobs to this list. Only the default namespace consumes it:
+-- it has no namespace, and other namespaces are other environments. The Redis user may lack the
+-- right to this key, so that the key is not in KEYS and is accessed with pcall.
 local default_queue = string.match(waiting, '^dramatiq:([^:]+)$')
 local old_inbox = default_queue and 'formrelay:inbox:' .. default_queue
 
 local function on_old_inbox(command, ...)
     local answer = old_inbox and redis.pcall(command, old_inbox, ...)
     if type(answer) == 'table' and answer.err then
-        -- A user who may look and not take would be woken for it without end.
+        -- A user who may read but not pop would be woken for these jobs for ever.
         old_inbox = nil
         return false
     end
     return answer
 end
 
--- The list that a message waits in: one for each priority in use.
+-- Returns the list in which a message waits: each priority has its own.
 local function list_of(id)
     local level = any_priorities and redis.call('hget', priorities, id)
     if not level then return waiting end
@@ -54,14 +54,14 @@ local function take_plain_jobs(count)
     return jobs
 end
 
--- One idle worker takes the marker; if it leaves something behind it sets it again.
--- A paused queue wakes nobody: they would go round without end.
+-- One idle worker pops the marker, and sets it again if it leaves messages waiting.
+-- A paused queue wakes no worker, since workers would wake each other for ever.
 local function wake_up()
     if redis.call('exists', paused) == 0 then redis.call('zadd', wake, 0, 'w') end
 end
 
--- A number that no message had before, as text (Lua writes large ones with an exponent). It begins
--- with the time in microseconds, so that a server that came up empty gives no id a second time.
+-- Returns a number that no message has had, as text (Lua writes large numbers with an exponent).
+-- The counter starts at the time in microseconds, so that ids stay unique after data loss.
 local function next_number()
     redis.call('set', sequence, time[1] .. string.format('%06d', time[2]), 'nx')
     return string.format('%.0f', redis.call('incr', sequence))
@@ -69,7 +69,7 @@ end
 
 local function other_id(id) return id .. '~' .. next_number() end
 
--- Adds a body under an id, or under another one where that is taken: overwriting would lose a
+-- Adds a body under an id, or under a new id if that id is taken, since overwriting would lose a
 -- message. Returns the id.
 local function add(hash, id, body)
     if redis.call('hsetnx', hash, id, body) == 0 then
@@ -79,30 +79,30 @@ local function add(hash, id, body)
     return id
 end
 
--- The priority and the suspect count of a message are stored by its id, in every state. So an id is
--- unique among the messages that wait, are in flight or are scheduled.
-local function wait_under(id, body)
+-- Adds the body of a waiting message. Returns its id, which is unique among the waiting, scheduled
+-- and in-flight messages: priorities and suspect counts are stored by id in all these states.
+local function add_waiting(id, body)
     if any_scheduled and redis.call('hexists', scheduled_bodies, id) == 1 then id = other_id(id) end
     return add(bodies, id, body)
 end
 
--- Returns the id, and whether it is due first: an idle worker sleeps until the first due time
--- that it knew of, and an earlier one wakes it.
+-- Returns the id, and whether it is due first: then idle workers must be woken, since they sleep
+-- until the first due time that they know.
 local function schedule(id, due, body)
-    redis.call('zcard', scheduled) -- a key of another type is refused before anything is written
+    redis.call('zcard', scheduled) -- fails on a key of a wrong type before anything is written
     id = add(scheduled_bodies, id, body)
     any_scheduled = true
     redis.call('zadd', scheduled, due, id)
     return id, redis.call('zrange', scheduled, 0, 0)[1] == id
 end
 
--- Like schedule(), for a message that was not there before.
+-- Like schedule(), for a message that is not in flight.
 local function schedule_new(id, due, body)
     if redis.call('hexists', bodies, id) == 1 then id = other_id(id) end
     return schedule(id, due, body)
 end
 
-local function bury(id, body)
+local function dead_letter(id, body)
     redis.call('zcard', dead) -- as in schedule()
     redis.call('zadd', dead, now, add(dead_bodies, id, body))
 end

@@ -1,4 +1,4 @@
-"""Sending on Redis: one call, all messages or none, also where its connection was dropped."""
+"""Sending on Redis: one atomic call, repeated once if the connection was dropped."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Args = list[str | bytes | int]
 
 
 class Enqueue:
-    """Writes messages, and waits for replicas where that is asked for.
+    """Writes messages, and waits for replicas if configured.
 
-    Where the connection is found dropped, the call is repeated once on a new one. The script is
-    told so, and writes nothing that the first call had written. A message that was run and done in
-    between is the exception: it runs again.
+    If the connection was dropped, the call is repeated once on a new connection. The script then
+    skips the messages that the first call has written. A message that was done between the two
+    calls runs again.
 
     Args:
         replicas: number of replicas that must have the messages.
-        timeout: how long to wait for them.
+        timeout: how long to wait for the replicas.
     """
 
     def __init__(self, commands: QueueCommands, replicas: int, timeout: timedelta) -> None:
@@ -39,8 +39,9 @@ class Enqueue:
         """Write messages of any queues in one atomic step.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: nothing was written, or that is not known.
-            NotReplicated: they are written, and may be lost in a failover.
+            BrokerUnavailable: the messages may or may not be written.
+            BrokerRefused: the messages of at least one queue are not written.
+            NotReplicated: the messages are written, and may be lost in a failover.
         """
         by_queue: dict[str, Args] = {}
         for envelope in envelopes:
@@ -61,8 +62,8 @@ class Enqueue:
         if len(calls) == 1 and not self.replicas:
             script(*calls[0])
             return
-        # By hand, since WAIT must follow EXEC on the same connection. EVAL, since a script that
-        # the server does not know would end as an error among other calls' successes.
+        # A pipeline, since WAIT must follow EXEC on the same connection. EVAL instead of EVALSHA,
+        # since one unknown script would fail while the other calls succeed.
         pipeline = self._commands.client.pipeline(transaction=False)
         if len(calls) > 1:
             pipeline.execute_command("MULTI")
@@ -80,13 +81,13 @@ class Enqueue:
     def _check(self, answers: list[Any], counts: list[int]) -> None:
         """Raise the first error in the answers."""
         error = next(filter(is_error, answers), None)
-        results = next((one for one in answers if isinstance(one, list)), None)
+        results = next((answer for answer in answers if isinstance(answer, list)), None)
         if error is None and results is not None:
-            # Redis undoes nothing: a key of a wrong type spoils one queue alone.
+            # A transaction has no rollback: one queue may fail while the others succeed.
             error = next(filter(is_error, results), None)
             if error is not None:
                 written = zip(results, counts, strict=True)
-                count = sum(n for one, n in written if not is_error(one))
+                count = sum(n for result, n in written if not is_error(result))
                 code = str(error).partition(" ")[0]
                 raise BrokerRefused(
                     f"Redis at {self._commands.where} refused the messages for one queue ({code}); "

@@ -1,41 +1,41 @@
--- Settles what is finished and fetches what is next, in one round trip.
+-- Settles, requeues and fetches messages in one round trip.
 --
--- KEYS: those of the queue, then: in flight, worker queues
--- ARGV: the worker's now (unix ms), worker, queue, how many to fetch, in how many bytes,
---       n replacements: 'untried' (of a suspect that was not tried, which stays one) or '',
---                       n, n ids that it replaces, n, n times: id, due ('' for the dead), priority
+-- KEYS: keys of the queue, then: in flight, worker queues
+-- ARGV: the worker's now (unix ms), worker, queue, maximum messages to fetch, maximum bytes,
+--       n replacements: 'untried' (a suspect that was not run and stays a suspect) or '',
+--                       n, n ids to replace, n, n times: id, due ('' for a dead letter), priority
 --                       ('' for none), body
---       n, n ids                                 done
---       n, n ids                                 to put back, unstarted
--- Returns: ms until the next scheduled message is due (-1: none),
---          ids, bodies, suspect counts ('' where none is suspected),
---          ids that are done and are not in flight for this worker, but are there
+--       n, n ids that are done
+--       n, n ids to requeue
+-- Returns: ms until the next scheduled message is due (-1 without any),
+--          fetched ids, their bodies, their suspect counts ('' for no suspect),
+--          ids that are done, exist, and are not in flight for this worker
 
 local in_flight, worker_queues = KEYS[15], KEYS[16]
 local skew, worker, queue = now - tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local room, most_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
-local at = 6
+local room, max_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
+local arg_index = 6
 local SLICE = 100
 
 local function next_arg()
-    local value = ARGV[at]
-    at = at + 1
+    local value = ARGV[arg_index]
+    arg_index = arg_index + 1
     return value
 end
 
--- The place of the next n arguments: the first and the last, and one after another in chunks.
+-- Reads n, and returns the indexes of the first and the last of the next n arguments.
 local function next_args()
     local n = tonumber(next_arg())
-    local first = at
-    at = at + n
-    return first, at - 1
+    local first = arg_index
+    arg_index = arg_index + n
+    return first, arg_index - 1
 end
 
 local function in_chunks(first, last, act)
     for start = first, last, CHUNK do act(start, math.min(start + CHUNK - 1, last)) end
 end
 
--- How many of these ids are in flight for this worker.
+-- Returns how many of these ids are in flight for this worker.
 local function count_ours(first, last)
     if first == last then return redis.call('sismember', in_flight, ARGV[first]) end
     local count = 0
@@ -53,34 +53,33 @@ local function remove(first, last)
     end)
 end
 
-local awake = false
+local must_wake = false
 
--- From the last to the first, so that they stand in the old order.
-local function put_back(first, last)
+-- From the last id to the first, so that they keep their order at the front of the list.
+local function requeue(first, last)
     for i = last, first, -1 do
         if redis.call('srem', in_flight, ARGV[i]) == 1
             and redis.call('hexists', bodies, ARGV[i]) == 1 then
             push_front(ARGV[i])
-            awake = true
+            must_wake = true
         end
     end
 end
 
 local function write(id, due, level, body, keeps_id)
-    if due == '' then return bury(id, body) end
+    if due == '' then return dead_letter(id, body) end
     local is_first
     if keeps_id then
         id, is_first = schedule(id, due + skew, body)
     else
         id, is_first = schedule_new(id, due + skew, body)
     end
-    awake = is_first or awake
+    must_wake = is_first or must_wake
     return id
 end
 
--- Nothing is done where another worker has recovered all of these messages (we were taken for dead),
--- or where the call is repeated because its answer was lost. Written first and removed last: an error
--- in between loses nothing.
+-- Does nothing if another worker has recovered all of these messages, or if the call is repeated
+-- because its answer was lost. Writes first and removes last, so that an error loses no message.
 local function replace(is_untried, first, last)
     local count = last - first + 1
     local ours = count_ours(first, last)
@@ -95,27 +94,27 @@ local function replace(is_untried, first, last)
         end
     end
     if not is_ours then
-        if ours > 0 then put_back(first, last) end
+        if ours > 0 then requeue(first, last) end
         return
     end
     remove(first, last)
-    for _, one in ipairs(written) do
-        set_priority(one[1], one[2])
-        if deaths then redis.call('hset', suspects, one[1], deaths) end
+    for _, message in ipairs(written) do
+        set_priority(message[1], message[2])
+        if deaths then redis.call('hset', suspects, message[1], deaths) end
     end
 end
 
 local n = tonumber(next_arg())
--- A Redis without memory refuses a script only at its first write, and only if that write needs
--- memory. SREM needs none, and settling frees memory.
+-- A Redis that is out of memory refuses a script only if its first write needs memory. SREM needs
+-- none, and settling frees memory.
 if n > 0 then redis.call('srem', in_flight, '') end
 for _ = 1, n do
     local is_untried = next_arg() == 'untried'
     replace(is_untried, next_args())
 end
 
--- Done is done, even if another worker has taken it over. But the same id may mean another
--- message by now: these are compared by their bodies, see done.lua.
+-- Messages that are done are removed even if another worker has taken them over. Since their ids may
+-- belong to other messages by now, done.lua compares their bodies.
 local taken_over = {}
 local first, last = next_args()
 if count_ours(first, last) == last - first + 1 then
@@ -130,21 +129,21 @@ else
     end
 end
 
-put_back(next_args())
+requeue(next_args())
 
 redis.call('zadd', heartbeats, now, worker)
 redis.call('sadd', worker_queues, queue)
 
 if redis.call('exists', stock_delayed) == 1 then adopt_delayed() end
 
--- What is due goes to the end of the waiting.
+-- Moves scheduled messages that are due to the end of the waiting list.
 local due = redis.call('zrangebyscore', scheduled, '-inf', now, 'limit', 0, CHUNK)
 if #due > 0 then
     local due_bodies = redis.call('hmget', scheduled_bodies, unpack(due))
     redis.call('zrem', scheduled, unpack(due))
     redis.call('hdel', scheduled_bodies, unpack(due))
     for i, id in ipairs(due) do
-        if due_bodies[i] then push_back(wait_under(id, due_bodies[i])) end
+        if due_bodies[i] then push_back(add_waiting(id, due_bodies[i])) end
     end
 end
 
@@ -152,21 +151,20 @@ local is_paused = redis.call('exists', paused) == 1
 local ids, fetched, counts = {}, {}, {}
 local bytes = 0
 
--- By the slice: of large messages a few are one answer, and to look at a thousand of them for it
--- takes longer than all else.
-local function take(list)
-    while #ids < room and bytes < most_bytes do
-        local some = redis.call('lpop', list, math.min(room - #ids, SLICE)) or {}
-        if #some == 0 then return end
-        local their_bodies = redis.call('hmget', bodies, unpack(some))
-        for i, id in ipairs(some) do
-            local body = their_bodies[i]
-            -- Without a body it is gone: done by a worker from which it had been taken over.
+-- In slices: a few large messages fill the answer, and reading a thousand bodies would be wasted.
+local function fetch_from(list)
+    while #ids < room and bytes < max_bytes do
+        local slice = redis.call('lpop', list, math.min(room - #ids, SLICE)) or {}
+        if #slice == 0 then return end
+        local slice_bodies = redis.call('hmget', bodies, unpack(slice))
+        for i, id in ipairs(slice) do
+            local body = slice_bodies[i]
+            -- An id without a body was done by the worker from which it had been taken over.
             if body then
                 bytes = bytes + #body
-                if bytes > most_bytes and #ids > 0 then
-                    -- The messages that do not fit into one answer go back, from the last to the first.
-                    for rest = #some, i, -1 do push_front(some[rest]) end
+                if bytes > max_bytes and #ids > 0 then
+                    -- Requeues the messages that do not fit, from the last to the first.
+                    for j = #slice, i, -1 do push_front(slice[j]) end
                     return
                 end
                 ids[#ids + 1], fetched[#fetched + 1] = id, body
@@ -176,18 +174,18 @@ local function take(list)
 end
 
 if room > 0 and not is_paused then
-    -- Jobs of other publishers begin to wait here, each under an id that stays the same.
+    -- Gives each plain job an id, which it keeps at every delivery.
     for _, job in ipairs(take_plain_jobs(math.min(room, CHUNK))) do
-        push_back(wait_under('inbox-' .. next_number(), job))
+        push_back(add_waiting('inbox-' .. next_number(), job))
     end
 
-    -- The highest priority first; those without one stand in the plain list.
+    -- The highest priority first, then the messages without a priority.
     for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
         local list = waiting .. '.p' .. level
-        take(list)
+        fetch_from(list)
         if redis.call('exists', list) == 0 then redis.call('zrem', levels, level) end
     end
-    take(waiting)
+    fetch_from(waiting)
 
     if #ids > 0 then
         redis.call('sadd', in_flight, unpack(ids))
@@ -198,11 +196,11 @@ if room > 0 and not is_paused then
     end
 end
 
-if awake or anything_waits() then wake_up() end
+if must_wake or anything_waits() then wake_up() end
 
 local wait = -1
 local first = redis.call('zrange', scheduled, 0, 0, 'withscores')
 if #first > 0 then wait = math.max(0, math.ceil(tonumber(first[2]) - now)) end
-if redis.call('exists', stock_delayed) == 1 then wait = 0 end -- there are more to adopt
+if redis.call('exists', stock_delayed) == 1 then wait = 0 end -- more messages to adopt
 
 return {wait, ids, fetched, counts, taken_over}

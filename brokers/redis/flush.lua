@@ -1,9 +1,9 @@
--- Drops the waiting and scheduled messages of one queue, some in each call; no message in flight,
--- and no dead letter.
+-- Deletes the waiting and scheduled messages of one queue, a chunk in each call. Messages in flight
+-- and dead letters are kept.
 --
--- ARGV: 1 to begin with the messages that are there now, 0 to go on
--- Returns: whether it has begun (an earlier purge is ended first), whether there is more to drop,
---          how many messages it has begun to drop
+-- ARGV: 1 to start a purge of the messages that exist now, 0 to continue it
+-- Returns: whether it was started (an unfinished purge is continued first), whether to call again,
+--          number of messages that the started purge deletes
 
 local has_begun, count = 0, 0
 if ARGV[1] == '1' and not anything_purged() then
@@ -20,5 +20,5 @@ if ARGV[1] == '1' and not anything_purged() then
     redis.call('unlink', inbox, levels)
     on_old_inbox('unlink')
 end
-drop_some()
+drop_chunk()
 return {has_begun, anything_purged() and 1 or 0, count}

@@ -1,9 +1,9 @@
-"""The names of the keys, in one place.
+"""The names of the keys in Redis.
 
-Keys without a note are stock Dramatiq's and mean the same there. Bodies lie in stock's hashes, so
-that its tools show them. The ids of scheduled and dead messages lie in sorted sets of ours, so that
-a stock producer can add to its own list of delayed ids and stock's maintenance deletes no dead
-letter of ours.
+Keys without "Ours" are keys of stock Dramatiq with the same meaning. Bodies are stored in stock's
+hashes, so that its tools show them. The ids of scheduled and dead messages are stored in sorted
+sets of ours: stock producers use a list of delayed ids, and stock's maintenance would delete our
+dead letters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Keys:
     namespace: str
 
     def waiting(self, queue: str) -> str:
-        """List of waiting ids, the next one on the left."""
+        """List of waiting ids, the next id on the left."""
         return f"{self.namespace}:{queue}"
 
     def bodies(self, queue: str) -> str:
@@ -53,14 +53,14 @@ class Keys:
         return f"{self.namespace}:{queue}.XQ.msgs"
 
     def in_flight(self, worker: str, queue: str) -> str:
-        """Set: the ids that a worker holds."""
+        """Set: the ids in flight for a worker."""
         return f"{self.namespace}:__acks__.{worker}.{queue}"
 
     def heartbeats(self) -> str:
-        """Ours. Sorted set: worker by the unix ms of its last sign of life.
+        """Ours. Sorted set: worker by the unix ms of its last heartbeat.
 
-        Not stock's: its maintenance would take the messages of a silent worker, and its producers
-        would count as workers.
+        Not stock's key: stock's maintenance would take over the messages of a silent worker, and
+        stock's producers would count as workers.
         """
         return f"{self.namespace}:__workers__"
 
@@ -69,23 +69,23 @@ class Keys:
         return f"{self.namespace}:__heartbeats__"
 
     def worker_queues(self, worker: str) -> str:
-        """Ours. Set: the queues a worker consumes, so that nobody has to search with KEYS."""
+        """Ours. Set: the queues that a worker consumes."""
         return f"{self.namespace}:__queues__.{worker}"
 
     def worker_name(self, worker: str) -> str:
-        """Ours. The ``host:pid`` of a worker, for people; it expires."""
+        """Ours. String: ``host:pid`` of a worker, with an expiry."""
         return f"{self.namespace}:__worker__.{worker}"
 
     def levels_waiting(self, queue: str) -> list[str]:
-        """Ours. Lists of waiting ids, one for each priority, the highest first."""
+        """Ours. Lists of waiting ids by priority, the highest first."""
         return [f"{self.waiting(queue)}.p{level}" for level in range(9, 0, -1)]
 
     def wake(self, queue: str) -> str:
-        """Ours. Sorted set of one marker: an idle worker blocks on it."""
+        """Ours. Sorted set with one marker: idle workers block on it."""
         return f"{self.namespace}:{queue}.wake"
 
     def suspects(self, queue: str) -> str:
-        """Ours. Hash: of messages whose worker died, how many workers they may have killed."""
+        """Ours. Hash: number of workers that a message may have killed, by id."""
         return f"{self.namespace}:{queue}.suspects"
 
     def priorities(self, queue: str) -> str:
@@ -93,23 +93,23 @@ class Keys:
         return f"{self.namespace}:{queue}.priorities"
 
     def levels(self, queue: str) -> str:
-        """Ours. Sorted set: the priorities for which a list ``…:queue.p7`` may hold something."""
+        """Ours. Sorted set: the priorities whose list (``…:queue.p7``) may hold messages."""
         return f"{self.namespace}:{queue}.levels"
 
     def paused(self, queue: str) -> str:
-        """Ours. There while the queue is paused for all workers."""
+        """Ours. String that exists while the queue is paused for all workers."""
         return f"{self.namespace}:{queue}.paused"
 
     def inbox(self, queue: str) -> str:
-        """Ours. List: plain jobs that publishers in other languages have pushed."""
+        """Ours. List: plain jobs from publishers in other languages."""
         return f"{self.waiting(queue)}.inbox"
 
     def old_inbox(self, queue: str) -> str:
-        """Where publishers of older versions push plain jobs, whatever the namespace."""
+        """List: plain jobs from publishers of older versions; the same key in every namespace."""
         return f"formrelay:inbox:{queue}"
 
     def sequence(self) -> str:
-        """Ours. Counter: tells apart two messages enqueued under one id."""
+        """Ours. Counter: makes unique ids for messages enqueued under an id that is taken."""
         return f"{self.namespace}:__sequence__"
 
     def of(self, queue: str) -> list[str]:

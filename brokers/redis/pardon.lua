@@ -1,5 +1,4 @@
--- Takes back one death each that was counted against messages: the worker that was thought dead
--- lives.
+-- Removes one death from the count of each message, because the worker that counted as dead is alive.
 --
 -- ARGV: ids
 

@@ -1,10 +1,10 @@
--- Prepares a queue for to_stock.lua: jobs of the inbox wait as messages, and the ids that an older
--- formrelay left are adopted.
+-- Prepares a queue for to_stock.lua: moves plain jobs to the waiting list, and adopts the ids that
+-- an older formrelay left.
 --
--- Returns: whether there is more (1 or 0)
+-- Returns: whether to call again (1 or 0)
 
 for _, job in ipairs(take_plain_jobs(CHUNK)) do
-    push_back(wait_under('inbox-' .. next_number(), job))
+    push_back(add_waiting('inbox-' .. next_number(), job))
 end
 local is_older = redis.call('type', stock_delayed).ok == 'zset'
 if is_older then adopt_delayed() end

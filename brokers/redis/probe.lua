@@ -1,9 +1,9 @@
--- Tries every command that sending, fetching and settling run on the keys of a queue, and leaves
--- nothing: removals find nothing, and a write is undone in this same step.
+-- Checks the user's rights: runs every command that sending, fetching and settling need on the keys
+-- of a queue. Changes no data: removals use an unknown member, and writes are undone in this call.
 --
--- KEYS: those of the queue, then: in flight, worker queues, worker name
--- ARGV: a member that is nowhere
--- Returns: of each trial that was refused its command, its key and the error
+-- KEYS: keys of the queue, then: in flight, worker queues, worker name
+-- ARGV: a member that no key contains
+-- Returns: command, key and error of each refused command
 
 local in_flight, worker_queues, worker_name = KEYS[15], KEYS[16], KEYS[17]
 local member = ARGV[1]
@@ -21,10 +21,11 @@ local function try_undone(write, undo)
     if try(unpack(write)) then redis.pcall(unpack(undo)) end
 end
 
--- The very first write, since a server without memory refuses no later one of a script; it expires.
+-- Must be the first write, since a server out of memory refuses only the first write of a script.
+-- The key expires.
 if redis.call('exists', worker_name) == 0 and try('set', worker_name, member, 'px', 1000) then
-    -- To add on the right could not be undone without a right of its own. To a key that is no list
-    -- it is an error, and another one than to have no right.
+    -- RPUSH on a list could be undone only with RPOP, which no worker needs. On a string it fails
+    -- with WRONGTYPE, unless the right is missing.
     local answer = redis.pcall('rpush', worker_name, member)
     if not string.find(answer.err, 'WRONGTYPE') then
         refused[#refused + 1] = {'rpush', waiting, answer.err}
@@ -32,7 +33,7 @@ if redis.call('exists', worker_name) == 0 and try('set', worker_name, member, 'p
     try('del', worker_name)
 end
 
--- Removals first: nothing is written that could not be removed.
+-- Checks removals first, so that every write can be undone.
 for _, hash in ipairs({bodies, scheduled_bodies, dead_bodies, suspects, priorities}) do
     try('hget', hash, member)
     try('hmget', hash, member)
@@ -57,7 +58,7 @@ for _, set in ipairs({wake, scheduled, dead, levels, heartbeats}) do
     end
 end
 
--- Adopted from stock Dramatiq and from older versions of formrelay.
+-- Keys that are adopted from stock Dramatiq and from older versions of formrelay.
 try('type', stock_delayed)
 try('lpop', stock_delayed, 0)
 try('zpopmin', stock_dead, 0)

@@ -1,5 +1,5 @@
--- Stands before the scripts that purge. A purge first renames the keys, so that it drops the messages
--- of that moment and no later ones, and then drops some messages in each call.
+-- Included in the scripts that purge. A purge first renames the keys, so that it deletes no message
+-- that is enqueued later, and then deletes a chunk of messages in each call.
 
 local waiting_lists = {waiting}
 for level = 1, 9 do waiting_lists[#waiting_lists + 1] = waiting .. '.p' .. level end
@@ -20,7 +20,7 @@ local function count_of(key)
     return redis.call(redis.call('type', key).ok == 'list' and 'llen' or 'zcard', key)
 end
 
--- At most CHUNK ids of a list or a sorted set.
+-- Pops at most CHUNK ids from a list or a sorted set.
 local function pop_ids(key)
     local kind = redis.call('type', key).ok
     if kind == 'list' then return redis.call('lpop', key, CHUNK) end
@@ -32,7 +32,7 @@ local function pop_ids(key)
     return ids
 end
 
-local function drop_some()
+local function drop_chunk()
     for _, list in ipairs(waiting_lists) do
         local ids = pop_ids(purged(list))
         if #ids > 0 then return forget(ids, 1, #ids) end
