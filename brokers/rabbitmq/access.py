@@ -36,7 +36,7 @@ def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
         client.declared.ensure(connection, queues)
         for queue in queues:
             _read(connection, queue)
-        weaknesses = _trials(client, connection, queues)
+        weaknesses = _try_quarantine(client, connection, queues)
         _write(client, connection, queues)
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
@@ -78,17 +78,19 @@ def _read(connection: Connection, queue: str) -> None:
             raise
 
 
-def _trials(client: RabbitClient, connection: Connection, queues: Iterable[str]) -> list[str]:
-    """Whether the queues can be made by which workers count deaths (see :mod:`.crash_loops`)."""
+def _try_quarantine(
+    client: RabbitClient, connection: Connection, queues: Iterable[str]
+) -> list[str]:
+    """Whether quarantine queues can be declared (see :mod:`.crash_loops`)."""
     for queue in queues:
-        name = client.topology.trial_queue(queue, f"doctor-{uuid4().hex[:12]}")
+        name = client.topology.quarantine_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:
-            connection.ask(client.topology.trial(queue, name))
+            connection.ask(client.topology.quarantine(queue, name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
             return [
-                f"a message that kills its workers is tried for ever: {error.text}; give the user "
+                f"a message that kills its workers is retried forever: {error.text}; give the user "
                 "that right"
             ]
         connection.ask(spec.Queue.Delete(queue=name))

@@ -29,7 +29,7 @@ from ..reconnecting import Reconnect
 from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient
-from .crash_loops import Suspect, Trials
+from .crash_loops import Quarantine, Suspect
 from .pauses import PauseWatch
 from .settling import Settler, Tag, Unacked
 from .subscription import MOST_PREFETCH, Sizes, Subscription
@@ -75,8 +75,8 @@ class RabbitConsumer(RelayConsumer):
         # Of a queue of batches: so many large messages would not fit into memory.
         self._is_wide = prefetch > _MANY
         self._sizes = Sizes()
-        self._trials = Trials(client, queue_name, broker.options)
-        self._last_chances = self._trials.last_chances
+        self._quarantine = Quarantine(client, queue_name, broker.options)
+        self._final_runs = self._quarantine.final_runs
         # Of the receiving thread alone:
         self._subscription: Subscription | None = None
         self._subscriptions = 0
@@ -119,7 +119,7 @@ class RabbitConsumer(RelayConsumer):
         subscription = self._subscription
         return (
             subscription is not None
-            and bool(subscription.connection.contents or self._last_chances)
+            and bool(subscription.connection.contents or self._final_runs)
             and not self._must_hold()
         )
 
@@ -129,8 +129,8 @@ class RabbitConsumer(RelayConsumer):
             return None
         contents = subscription.connection.contents
         while not self._must_hold():
-            if self._last_chances:
-                delivery = self._last_chances.popleft()
+            if self._final_runs:
+                delivery = self._final_runs.popleft()
                 self._unacked.alone = delivery.tag
             elif contents:
                 # Taken away when that is done: what is to be written may fail.
@@ -154,7 +154,7 @@ class RabbitConsumer(RelayConsumer):
             self._limit is None
             and sink_limit is None
             and self._unacked.alone is None
-            and not self._last_chances
+            and not self._final_runs
         ):
             return False
         self._unacked.collect(self._subscription)
@@ -162,7 +162,7 @@ class RabbitConsumer(RelayConsumer):
             return True
         if self._unacked.alone is not None:
             return True
-        if self._last_chances:  # it runs when all else is finished
+        if self._final_runs:  # it runs when all else is finished
             return self._unacked.count > 0
         return self._limit is not None and self._unacked.count >= self._limit
 
@@ -170,10 +170,10 @@ class RabbitConsumer(RelayConsumer):
         if self._is_wide:
             self._sizes.saw(len(content.body))
         if content.redelivered or content.has_headers:
-            if self._trials.has_arrived(content, subscription):
+            if self._quarantine.take_copy(content, subscription):
                 return None
-            suspect = self._trials.suspect(content)
-            if suspect is not None and self._trials.attach(subscription, is_needed=True):
+            suspect = self._quarantine.suspect(content)
+            if suspect is not None and self._quarantine.attach(subscription, is_needed=True):
                 return self._suspected(subscription, suspect)
         return self._decoded(subscription, content)
 
@@ -193,7 +193,7 @@ class RabbitConsumer(RelayConsumer):
         if delivery is None:
             return None
         suspect.delivery = delivery
-        return self._trials.admit(suspect)
+        return self._quarantine.admit(suspect)
 
     # -- connect, send, receive ----------------------------------------------------------
 
@@ -211,7 +211,7 @@ class RabbitConsumer(RelayConsumer):
             )
             self._pause.look(connection)
             self._follow(subscription)
-            self._trials.attach(subscription)
+            self._quarantine.attach(subscription)
             connection.wake_by(self._unacked)
         except BaseException:
             connection.abort()
@@ -244,7 +244,7 @@ class RabbitConsumer(RelayConsumer):
 
     def _stop(self, subscription: Subscription) -> None:
         """Consume no more, and hand back what was not given out."""
-        for number in self._trials.forget():
+        for number in self._quarantine.forget():
             subscription.hand_back(number)
         self._unacked.collect(subscription)
         self._unacked.hand_back_due(subscription, math.inf)
@@ -255,14 +255,14 @@ class RabbitConsumer(RelayConsumer):
         subscription = self._subscription
         assert subscription is not None
         clock = self.broker.clock
-        look_at = self._trials.next_look()
-        if look_at is not None:
-            if look_at <= clock.monotonic():
-                for delivery, deaths in self._trials.judge():
+        check_at = self._quarantine.next_check()
+        if check_at is not None:
+            if check_at <= clock.monotonic():
+                for delivery, deaths in self._quarantine.poison_messages():
                     self._settler.later(self.crash_loop(delivery, deaths))
-            look_at = self._trials.next_look()
-            if look_at is not None:
-                timeout = min(timeout, max(0.0, look_at - clock.monotonic()))
+            check_at = self._quarantine.next_check()
+            if check_at is not None:
+                timeout = min(timeout, max(0.0, check_at - clock.monotonic()))
         if self._pause.look_at <= clock.monotonic():
             self._pause.look(subscription.connection)
         self._follow(subscription)
@@ -276,10 +276,10 @@ class RabbitConsumer(RelayConsumer):
         self._fetch_ahead(subscription)
         subscription.flush(all=False)
         subscription.connection.read(0)
-        self._trials.sift(subscription)
+        self._quarantine.take_copies(subscription)
         if not self._has_work():
             self._sleep(subscription, timeout)
-            self._trials.sift(subscription)
+            self._quarantine.take_copies(subscription)
         if subscription.connection.is_cancelled:
             subscription.connection.abort()
             raise BrokerUnavailable(
@@ -312,7 +312,7 @@ class RabbitConsumer(RelayConsumer):
         if subscription is not None and not subscription.connection.is_open:
             # All that was not acknowledged is delivered again.
             self._subscription, self._unacked.live = None, 0
-            self._trials.forget()
+            self._quarantine.forget()
             self._unacked.alone = None
         if served:
             self._reconnect.succeeded()
@@ -325,7 +325,7 @@ class RabbitConsumer(RelayConsumer):
 
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         due = settlement.due if settlement.replacements else None
-        if due is not None and any(tag.is_untried for tag in settled_tags(settlement)):
+        if due is not None and any(tag.is_uncounted for tag in settled_tags(settlement)):
             # Its trial could not begin. Written anew it would lose its count; handed back now, it
             # would come again at once.
             left = max(0.0, due / 1000 - self.broker.clock.time())
@@ -377,7 +377,7 @@ class RabbitConsumer(RelayConsumer):
         with contextlib.suppress(BrokerUnavailable, BrokerRefused):
             while self._unacked.count:
                 self._sleep(subscription, 0.2)
-                self._trials.sift(subscription)
+                self._quarantine.take_copies(subscription)
                 while subscription.connection.contents:
                     subscription.hand_back(subscription.connection.contents.popleft().number)
                 self._unacked.collect(self._subscription)
@@ -385,7 +385,7 @@ class RabbitConsumer(RelayConsumer):
             subscription.flush(all=True)
             if self._drainer is not None:
                 Event().wait(_SETTLES)
-            self._trials.detach(subscription)
+            self._quarantine.detach(subscription)
         self._subscription = None
         self._unacked.close()
         subscription.connection.close()

@@ -190,16 +190,16 @@ class Tag:
     """A delivery tag, and the subscription in which it means something.
 
     Attributes:
-        is_untried: it is a suspect's, whose trial has not begun.
+        is_uncounted: the message is a suspect whose quarantine run has not been counted yet.
     """
 
-    __slots__ = ("is_untried", "number", "subscription", "unacked")
+    __slots__ = ("is_uncounted", "number", "subscription", "unacked")
 
     def __init__(self, unacked: Unacked, subscription: int, number: int) -> None:
         self.unacked = unacked
         self.subscription = subscription
         self.number = number
-        self.is_untried = False
+        self.is_uncounted = False
 
     @property
     def is_live(self) -> bool:
@@ -225,7 +225,7 @@ class Tag:
     def replace(self, number: int) -> None:
         """Mean another delivery of the same message from now on."""
         self.number = number
-        self.is_untried = False
+        self.is_uncounted = False
 
 
 class Unacked:

@@ -20,7 +20,7 @@ from pika import spec
 from . import codec
 from .connection import Connection
 
-WORK, TRIAL = "work", "trial"
+WORK_TAG, QUARANTINE_TAG = "work", "trial"
 #: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
 _AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
 #: The largest prefetch that AMQP can say.
@@ -98,7 +98,7 @@ class Subscription:
         self._handed_back: list[int] = []
         self._level = 0
         self._count = 0
-        self._has_trials = False
+        self._has_quarantine = False
         self._try_at = 0.0
         #: Whether the queue is consumed.
         self.is_started = False
@@ -110,7 +110,7 @@ class Subscription:
 
     def _subscribe(self, level: int) -> None:
         self._count += 1
-        self._tag = f"{WORK}-{self._count}"
+        self._tag = f"{WORK_TAG}-{self._count}"
         self._room = min(self.prefetch + _AHEAD[level][1], MOST_PREFETCH)
         self._since = self.connection.delivered
         self._level = level
@@ -124,14 +124,14 @@ class Subscription:
             ]
         )
 
-    def subscribe_trials(self, queue: str) -> None:
-        """Consume the queue of this process's trials as well, without a limit."""
-        self._consume(queue, TRIAL, 0)
-        self._has_trials = True
+    def subscribe_quarantine(self, queue: str) -> None:
+        """Consume the quarantine queue of this process too, with no prefetch limit."""
+        self._consume(queue, QUARANTINE_TAG, 0)
+        self._has_quarantine = True
 
     @property
-    def has_trials(self) -> bool:
-        return self._has_trials
+    def has_quarantine(self) -> bool:
+        return self._has_quarantine
 
     def fetch_ahead(self, rate: float) -> None:
         """Prefetch as befits so many messages a second."""
@@ -140,7 +140,7 @@ class Subscription:
             level += 1
         elif rate < _AHEAD[level][0] / 2:
             level -= 1
-        if not self.is_started or level == self._level or self._has_trials:
+        if not self.is_started or level == self._level or self._has_quarantine:
             return
         if time.monotonic() < self._try_at:
             return

@@ -77,7 +77,7 @@ class Topology:
     def dead_queue(self, queue: str) -> str:
         return f"dlq.{queue}"
 
-    def trial_queue(self, queue: str, process: str) -> str:
+    def quarantine_queue(self, queue: str, process: str) -> str:
         return f"formrelay.trial.{queue}.{process}"
 
     def is_foreign_exchange(self, queue: str) -> bool:
@@ -120,8 +120,8 @@ class Topology:
         name = self.dead_exchange(queue)
         return spec.Exchange.Declare(exchange=name, type="direct", durable=True)
 
-    def trial(self, queue: str, name: str) -> Any:
-        """The declaration of a queue for the trials of one process (see :mod:`.crash_loops`)."""
+    def quarantine(self, queue: str, name: str) -> Any:
+        """Declare the quarantine queue of one process (see :mod:`.crash_loops`)."""
         arguments: dict[str, Any] = {
             "x-queue-type": self.queue_type,
             "x-message-ttl": 1_000,

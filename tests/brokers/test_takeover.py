@@ -238,7 +238,7 @@ class RabbitSite(Site):
 
     def begun(self, delivery: Delivery) -> None:
         if delivery.tag is not None:
-            delivery.tag.is_untried = False
+            delivery.tag.is_uncounted = False
 
     def freeze(self, worker: int, *, notices: bool) -> None:
         subscription = self.inner(worker)._subscription

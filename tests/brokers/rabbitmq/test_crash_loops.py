@@ -1,4 +1,4 @@
-"""Messages that kill their worker are dead-lettered; what was only near them never is."""
+"""Poison messages are dead-lettered; other messages of the same workers never are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pika
 import pytest
 
-from formrelay.brokers.rabbitmq.crash_loops import DEATHS, TRIAL_QUEUE
+from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEADER
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
 from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut
@@ -30,8 +30,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.rabbitmq
 
 
-class Ground:
-    """A queue of a type, and workers on it that may die."""
+class Workers:
+    """Worker processes on one queue of a given type; a test may kill them."""
 
     def __init__(self, harness: Harness, url: str, queue_type: str, file: Path) -> None:
         self.harness, self.file = harness, file
@@ -66,62 +66,62 @@ class Ground:
 
 
 @pytest.fixture(params=["quorum", "classic"])
-def ground(
+def workers(
     request: pytest.FixtureRequest, make_harness: MakeHarness, rabbitmq_url: str, tmp_path: Path
-) -> Iterator[Ground]:
+) -> Iterator[Workers]:
     harness = make_harness(queue_type=request.param)
-    ground = Ground(harness, rabbitmq_url, request.param, tmp_path / "done")
-    yield ground
-    ground.close()
+    workers = Workers(harness, rabbitmq_url, request.param, tmp_path / "done")
+    yield workers
+    workers.close()
 
 
-def test_several_that_kill_die_as_crash_loops_and_everything_beside_them_runs(
-    ground: Ground,
+def test_poison_messages_are_dead_lettered_and_all_others_run(
+    workers: Workers,
 ) -> None:
     numbers = range(30)
     poisons = set()
     for number in numbers:
-        ground.send("note", number, 5)
+        workers.send("note", number, 5)
         if number % 15 == 5:
-            poisons.add(ground.send("poison"))
-    workers = 0
-    while len(ground.harness.dead()) < len(poisons):
-        assert workers < 12
-        worker = ground.start()
-        workers += 1
+            poisons.add(workers.send("poison"))
+    started = 0
+    while len(workers.harness.dead()) < len(poisons):
+        assert started < 12
+        worker = workers.start()
+        started += 1
         wait_until(
             lambda worker=worker: (
-                worker.poll() is not None or len(ground.harness.dead()) == len(poisons)
+                worker.poll() is not None or len(workers.harness.dead()) == len(poisons)
             ),
             timeout=20,
         )
-    letters = ground.harness.dead()
+    letters = workers.harness.dead()
     assert {letter.id for letter in letters} == poisons
     assert {letter.failure.reason for letter in letters} == {Reason.CRASH_LOOP}
-    ground.start()
-    wait_until(lambda: {str(number) for number in numbers} <= set(ground.lines()))
-    wait_until(ground.harness.is_empty)
-    assert ground.lines()["poison"] <= 4 * len(poisons)
-    assert len(ground.harness.dead()) == len(poisons)
+    workers.start()
+    wait_until(lambda: {str(number) for number in numbers} <= set(workers.lines()))
+    wait_until(workers.harness.is_empty)
+    assert workers.lines()["poison"] <= 4 * len(poisons)
+    assert len(workers.harness.dead()) == len(poisons)
 
 
-def test_workers_stopped_in_order_condemn_nothing_and_repeat_nothing(ground: Ground) -> None:
+def test_workers_stopped_in_order_dead_letter_and_repeat_nothing(workers: Workers) -> None:
     for number in range(40):
-        ground.send("note", number, 30)
+        workers.send("note", number, 30)
     for share in (4, 8, 12, 16):
-        worker = ground.start()
-        wait_until(lambda share=share: len(ground.lines()) >= share)
+        worker = workers.start()
+        wait_until(lambda share=share: len(workers.lines()) >= share)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=10) == 0
-    ground.start()
-    wait_until(lambda: len(ground.lines()) == 40)
-    wait_until(ground.harness.is_empty)
-    assert ground.harness.dead() == []
-    assert set(ground.lines().values()) == {1}
+    workers.start()
+    wait_until(lambda: len(workers.lines()) == 40)
+    wait_until(workers.harness.is_empty)
+    assert workers.harness.dead() == []
+    assert set(workers.lines().values()) == {1}
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_lost_connections_condemn_nothing(make_harness: MakeHarness, queue_type: str) -> None:
+def test_lost_connections_dead_letter_nothing(make_harness: MakeHarness, queue_type: str) -> None:
     harness = make_harness(queue_type=queue_type)
     begun, finish = threading.Semaphore(0), threading.Event()
     ran: list[int] = []
@@ -133,7 +133,7 @@ def test_lost_connections_condemn_nothing(make_harness: MakeHarness, queue_type:
 
     harness.actor(work).send()
     harness.start(threads=8)
-    for _ in range(5):  # more often than a message may kill
+    for _ in range(5):  # more often than max_crash_deliveries
         assert begun.acquire(timeout=10)
         cut(harness)
     finish.set()
@@ -142,13 +142,13 @@ def test_lost_connections_condemn_nothing(make_harness: MakeHarness, queue_type:
     assert harness.dead() == []
 
 
-def test_paused_workers_condemn_nothing(harness: Harness) -> None:
+def test_paused_workers_dead_letter_nothing(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(lambda number: ran.append(number), actor_name="collect")
     for number in range(10):
         actor.send(number)
     for _ in range(4):
-        # Prefetched, not begun, and handed back.
+        # Prefetched, not started, and requeued.
         consumer = harness.broker.consume(harness.queue, prefetch=10, timeout=200)
         first = next(consumer)
         assert first is not None
@@ -160,35 +160,38 @@ def test_paused_workers_condemn_nothing(harness: Harness) -> None:
     assert harness.dead() == []
 
 
-def full_count(harness: Harness, channel: Any, trial_queue: str) -> str:
-    """A message whose last trial has begun in the process that has ``trial_queue``."""
+def publish_full_count(harness: Harness, channel: Any, quarantine_queue: str) -> str:
+    """Publish a message with a full count, whose last run began in another process."""
     message = harness.broker.actors["collect"].message(1)
-    harness.broker.counts(harness.queue)  # declares it
+    harness.broker.counts(harness.queue)  # declares the queue
     properties = pika.BasicProperties(
-        message_id=message.message_id, headers={DEATHS: 3, TRIAL_QUEUE: trial_queue}
+        message_id=message.message_id,
+        headers={DEATHS_HEADER: 3, QUARANTINE_HEADER: quarantine_queue},
     )
     channel.basic_publish("", harness.queue, message.encode(), properties, mandatory=True)
     return message.message_id
 
 
-def test_a_full_count_acquits_where_the_process_that_tried_it_lives(
+def test_a_message_with_a_full_count_runs_if_its_last_process_is_alive(
     harness: Harness, channel: Any
 ) -> None:
     ran: list[int] = []
     harness.actor(ran.append, actor_name="collect")
     channel.queue_declare("formrelay.trial.other")
     channel.basic_consume("formrelay.trial.other", lambda *_: None)
-    full_count(harness, channel, "formrelay.trial.other")
+    publish_full_count(harness, channel, "formrelay.trial.other")
     harness.start()
     wait_until(lambda: ran == [1])
     wait_until(harness.is_empty)
     assert harness.dead() == []
 
 
-def test_a_full_count_condemns_where_that_process_is_gone(harness: Harness, channel: Any) -> None:
+def test_a_message_with_a_full_count_is_dead_lettered_if_its_last_process_is_gone(
+    harness: Harness, channel: Any
+) -> None:
     ran: list[int] = []
     harness.actor(ran.append, actor_name="collect")
-    id = full_count(harness, channel, "formrelay.trial.gone")
+    id = publish_full_count(harness, channel, "formrelay.trial.gone")
     harness.start()
     (letter,) = wait_until(harness.dead)
     assert (letter.id, letter.failure.reason) == (id, Reason.CRASH_LOOP)
@@ -196,7 +199,7 @@ def test_a_full_count_condemns_where_that_process_is_gone(harness: Harness, chan
     wait_until(harness.is_empty)
 
 
-def test_the_last_trial_runs_alone(harness: Harness, channel: Any) -> None:
+def test_the_final_run_has_no_other_message_beside_it(harness: Harness, channel: Any) -> None:
     lock = threading.Lock()
     running: set[int] = set()
     beside: list[set[int]] = []
@@ -216,7 +219,7 @@ def test_the_last_trial_runs_alone(harness: Harness, channel: Any) -> None:
     for number in range(1, 10):
         actor.send(number)
     message = actor.message(0)
-    headers = {DEATHS: 2, TRIAL_QUEUE: "formrelay.trial.gone"}
+    headers = {DEATHS_HEADER: 2, QUARANTINE_HEADER: "formrelay.trial.gone"}
     properties = pika.BasicProperties(message_id=message.message_id, headers=headers)
     channel.basic_publish("", harness.queue, message.encode(), properties, mandatory=True)
     for number in range(10, 20):
@@ -227,52 +230,52 @@ def test_the_last_trial_runs_alone(harness: Harness, channel: Any) -> None:
     assert beside == [{0}, {0}]
 
 
-# -- a trial queue that is lost --------------------------------------------------------------
+# -- a quarantine queue that is lost ---------------------------------------------------------
 
 
-def suspected(harness: Harness, url: str, actor: Any) -> None:
-    """Send a message, and let it be delivered to a process that ends without settling it."""
+def send_suspect(harness: Harness, url: str, actor: Any) -> None:
+    """Send a message and deliver it to a client that ends without settling it."""
     actor.send()
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         wait_until(lambda: connection.channel().basic_get(harness.queue)[0])
 
 
-def trial_queue_of(harness: Harness) -> str:
-    return consumer_of(harness)._trials.name
+def quarantine_queue_of(harness: Harness) -> str:
+    return consumer_of(harness)._quarantine.queue
 
 
-def test_no_trial_begins_in_a_queue_that_a_killed_server_would_forget(
+def test_no_run_starts_before_the_quarantine_queue_survives_a_killed_server(
     make_harness: MakeHarness, rabbitmq_server: RabbitServer
 ) -> None:
-    """The original is gone then, and its copy would be gone with the queue."""
+    """The original is acknowledged then, and its copy would be lost with the queue."""
     harness = make_harness(url=rabbitmq_server.url)
     forgotten: list[str] = []
 
     def work() -> None:
         try:
-            rabbitmq_server.wait_on_disk(trial_queue_of(harness), timeout=0)
+            rabbitmq_server.wait_on_disk(quarantine_queue_of(harness), timeout=0)
             forgotten.append("")
         except ServerError as error:
             forgotten.append(str(error))
 
     actor = harness.actor(work, actor_name="work")
-    suspected(harness, rabbitmq_server.url, actor)
+    send_suspect(harness, rabbitmq_server.url, actor)
     harness.start(threads=1)
     wait_until(lambda: forgotten)
     assert forgotten == [""]
 
 
-def test_a_trial_queue_without_a_leader_keeps_no_consumer_from_its_work(
+def test_a_consumer_keeps_working_while_its_quarantine_queue_has_no_leader(
     make_harness: MakeHarness, rabbitmq_server: RabbitServer
 ) -> None:
     options = replace(OPTIONS, connect_timeout=timedelta(seconds=1))
     harness = make_harness(url=rabbitmq_server.url, options=options)
     ran: list[str] = []
     actor = harness.actor(lambda: ran.append("one"), actor_name="work")
-    suspected(harness, rabbitmq_server.url, actor)
+    send_suspect(harness, rabbitmq_server.url, actor)
     harness.start(threads=1)
     wait_until(lambda: len(ran) == 1)
-    lost = trial_queue_of(harness)
+    lost = quarantine_queue_of(harness)
     server_id = f"{{'%2F_{lost}', node()}}"
     rabbitmq_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
     cut(harness)

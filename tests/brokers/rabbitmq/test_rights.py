@@ -129,7 +129,7 @@ def test_without_any_right_to_configure_it_works_and_says_what_is_weaker(
 
     actor = harness.actor(job, actor_name="job")
     (weakness,) = harness.broker.try_access()
-    assert "a message that kills its workers is tried for ever" in weakness
+    assert "a message that kills its workers is retried forever" in weakness
     assert "formrelay.trial." in weakness
     actor.send(1)
     harness.start()
@@ -137,7 +137,7 @@ def test_without_any_right_to_configure_it_works_and_says_what_is_weaker(
     cut(harness)  # RabbitMQ delivers it again, as one that may have killed its worker
     go_on.set()
     wait_until(lambda: ran == [1, 1])
-    assert "are not counted" in caplog.text
+    assert "cannot count the workers that a message kills" in caplog.text
     with pytest.raises(BrokerRefused, match=r"right to configure 'formrelay\.look"):
         harness.broker.inspector.dead_letter(unique, "any")
 
