@@ -154,8 +154,8 @@ def acknowledge(number: int, *, multiple: bool = False) -> bytes:
     return _ACK_FRAME.pack(_METHOD, CHANNEL, 13, _ACK, number, multiple, _END)
 
 
-def hand_back(number: int) -> bytes:
-    """Put a delivery back on its queue."""
+def requeue(number: int) -> bytes:
+    """Encode the frame that puts a delivery back on its queue."""
     return method(spec.Basic.Nack(delivery_tag=number, requeue=True))
 
 

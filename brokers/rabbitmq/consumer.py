@@ -1,12 +1,12 @@
 """The consumer of one queue on RabbitMQ.
 
-Its connection belongs to Dramatiq's consumer thread, and this object outlives
-it: a connection that is lost is replaced here, sooner than Dramatiq would.
+The connection is used by Dramatiq's consumer thread. A lost connection is replaced here, because
+Dramatiq would wait longer before it reconnects.
 
-Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call
-``apply``. They publish what is to be retried or buried (confirmed) on
-connections of their own, and leave acknowledgements to the consumer thread
-(:mod:`.settling`), which sends all that has gathered as it comes by.
+Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call ``apply``. Worker
+threads publish the messages that are retried, deferred or dead-lettered on connections of their
+own and wait for the confirms. They leave the acknowledgements to the consumer thread
+(:mod:`.settling`), which combines them.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from ..reconnecting import Reconnect
 from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient
-from .crash_loops import Quarantine, Suspect
+from .crash_loops import Quarantine
 from .pauses import PauseWatch
 from .settling import Settler, Tag, Unacked
-from .subscription import MOST_PREFETCH, Sizes, Subscription
+from .subscription import MAX_PREFETCH, MeanSize, Subscription
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: How often it is measured how short the jobs are, in seconds.
-_MEASURE_SECONDS = 0.05
-#: A connection that has lasted so many seconds was a good one.
+#: Seconds between two measurements of how many messages are settled.
+_MEASURE_EVERY = 0.05
+#: Seconds after which a connection counts as successful.
 _LASTED = 1.0
-#: With a larger prefetch it is counted in bytes too.
-_MANY = 1_000
-#: How long a connection outlasts its last acknowledgements, in seconds: while its queue is slow,
-#: RabbitMQ's channel holds acknowledgements back, and loses them when the connection ends.
-_SETTLES = 0.5
-#: How long a worker that stops waits for the consumer of a pause before, in seconds.
-_LAST_WORDS = 2.0
+#: A larger prefetch is also limited by the bytes of its messages.
+_COUNT_BYTES_ABOVE = 1_000
+#: Seconds that a connection stays open after its last acknowledgements: while its queue is slow,
+#: RabbitMQ's channel delays acknowledgements, and loses them when the connection ends.
+_CLOSE_AFTER = 0.5
+#: Seconds that a stopping worker waits for the thread that drains a consumer closed by a pause.
+_DRAIN_SECONDS = 2.0
 
 
 class RabbitConsumer(RelayConsumer):
@@ -54,7 +54,7 @@ class RabbitConsumer(RelayConsumer):
 
     Args:
         limit: maximum number of messages in flight.
-        fixed_prefetch: never fetch more ahead than ``prefetch``.
+        fixed_prefetch: never raise the prefetch, however short the jobs are.
     """
 
     def __init__(
@@ -72,20 +72,19 @@ class RabbitConsumer(RelayConsumer):
         self._client = client
         self._limit = limit
         self._fixed_prefetch = fixed_prefetch
-        # Of a queue of batches: so many large messages would not fit into memory.
-        self._is_wide = prefetch > _MANY
-        self._sizes = Sizes()
+        # A queue of batches: its prefetch of large messages would not fit into memory.
+        self._mean_size = MeanSize() if prefetch > _COUNT_BYTES_ABOVE else None
         self._quarantine = Quarantine(client, queue_name, broker.options)
         self._final_runs = self._quarantine.final_runs
-        # Of the receiving thread alone:
+        # Used by the receiving thread alone:
         self._subscription: Subscription | None = None
         self._subscriptions = 0
         self._reconnect = Reconnect(queue_name, broker.clock)
-        self._connected_at, self._returned_then = 0.0, 0
+        self._connected_at, self._released_before = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
         self._pause = PauseWatch(queue_name, broker.clock, client.connect)
         self._drainer: Thread | None = None
-        # Between the threads:
+        # Shared by the threads:
         self._unacked = Unacked()
         self._settler = Settler(client, queue_name, self._shrink)
 
@@ -105,10 +104,10 @@ class RabbitConsumer(RelayConsumer):
                 elif not self._connect():
                     Event().wait(min(remaining, self._reconnect.seconds))
             except (BrokerUnavailable, BrokerRefused) as error:
-                self._failed(error)
+                self._on_error(error)
                 if self._subscription is not None:
-                    # Not our connection, but what was to be written: it is tried again, and
-                    # Dramatiq's thread looks at its own state meanwhile.
+                    # The consumer's connection is open; a write failed and is retried. Return, so
+                    # that Dramatiq's thread checks its own state.
                     remaining = max(0.0, deadline - clock.monotonic())
                     Event().wait(min(remaining, self._reconnect.seconds))
                     return None
@@ -120,7 +119,7 @@ class RabbitConsumer(RelayConsumer):
         return (
             subscription is not None
             and bool(subscription.connection.contents or self._final_runs)
-            and not self._must_hold()
+            and not self._must_wait()
         )
 
     def _next(self) -> Delivery | None:
@@ -128,12 +127,12 @@ class RabbitConsumer(RelayConsumer):
         if subscription is None:
             return None
         contents = subscription.connection.contents
-        while not self._must_hold():
+        while not self._must_wait():
             if self._final_runs:
                 delivery = self._final_runs.popleft()
                 self._unacked.alone = delivery.tag
             elif contents:
-                # Taken away when that is done: what is to be written may fail.
+                # Removed afterwards: :meth:`_take` may write, and the write may fail.
                 taken = self._take(subscription, contents[0])
                 contents.popleft()
                 if taken is None:
@@ -145,8 +144,8 @@ class RabbitConsumer(RelayConsumer):
             return delivery
         return None
 
-    def _must_hold(self) -> bool:
-        """Whether nothing is to be given out now."""
+    def _must_wait(self) -> bool:
+        """Whether no message may be delivered to a worker thread now."""
         if self.is_closing or self.broker.is_stopping:
             return True
         sink_limit = self.sink_limit()
@@ -162,38 +161,30 @@ class RabbitConsumer(RelayConsumer):
             return True
         if self._unacked.alone is not None:
             return True
-        if self._final_runs:  # it runs when all else is finished
+        if self._final_runs:  # starts when no other message is in flight
             return self._unacked.count > 0
         return self._limit is not None and self._unacked.count >= self._limit
 
     def _take(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
-        if self._is_wide:
-            self._sizes.saw(len(content.body))
+        if self._mean_size is not None:
+            self._mean_size.add(len(content.body))
         if content.redelivered or content.has_headers:
             if self._quarantine.take_copy(content, subscription):
                 return None
             suspect = self._quarantine.suspect(content)
             if suspect is not None and self._quarantine.attach(subscription, is_needed=True):
-                return self._suspected(subscription, suspect)
-        return self._decoded(subscription, content)
+                suspect.delivery = self._decode(subscription, content)
+                return None if suspect.delivery is None else self._quarantine.admit(suspect)
+        return self._decode(subscription, content)
 
-    def _decoded(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
+    def _decode(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
         tag = Tag(self._unacked, subscription.number, content.number)
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)
         if isinstance(delivery, Settlement):
-            self._settler.later(delivery)
+            self._settler.apply_later(delivery)
             return None
         return delivery
-
-    # -- suspects --------------------------------------------------------------------
-
-    def _suspected(self, subscription: Subscription, suspect: Suspect) -> Delivery | None:
-        delivery = self._decoded(subscription, suspect.content)
-        if delivery is None:
-            return None
-        suspect.delivery = delivery
-        return self._quarantine.admit(suspect)
 
     # -- connect, send, receive ----------------------------------------------------------
 
@@ -203,14 +194,14 @@ class RabbitConsumer(RelayConsumer):
         connection = self._client.connect()
         try:
             if self._subscriptions or self._reconnect.failures:
-                self._client.declared.forget()  # it may have come back without them
+                self._client.declared.forget()  # the server may have lost its queues
             self._client.declared.ensure(connection, [self.queue_name])
             self._subscriptions += 1
             subscription = Subscription(
                 connection, self.queue_name, number=self._subscriptions, prefetch=self.prefetch
             )
             self._pause.look(connection)
-            self._follow(subscription)
+            self._apply_prefetch(subscription)
             self._quarantine.attach(subscription)
             connection.wake_by(self._unacked)
         except BaseException:
@@ -218,12 +209,12 @@ class RabbitConsumer(RelayConsumer):
             raise
         self._subscription, self._unacked.live = subscription, subscription.number
         self._connected_at = self.broker.clock.monotonic()
-        self._returned_then = self._unacked.returned
+        self._released_before = self._unacked.released
         return True
 
-    def _follow(self, subscription: Subscription) -> None:
-        """Consume as many messages at a time as are wanted, or none."""
-        wanted = self._wanted()
+    def _apply_prefetch(self, subscription: Subscription) -> None:
+        """Start, stop or restart the consumer if another prefetch is wanted."""
+        wanted = self._wanted_prefetch()
         if wanted == (subscription.prefetch if subscription.is_started else 0):
             return
         if subscription.is_started:
@@ -232,48 +223,47 @@ class RabbitConsumer(RelayConsumer):
             subscription.prefetch = wanted
             subscription.start()
 
-    def _wanted(self) -> int:
-        """How many messages may be in flight; 0 while the queue is paused or its sink is down."""
+    def _wanted_prefetch(self) -> int:
+        """Return the prefetch; 0 while the queue is paused or its sink is unavailable."""
         if self._pause.is_paused:
             return 0
         sink_limit = self.sink_limit()
         if sink_limit is not None:
             return sink_limit
-        most = min(self.prefetch * self.batch_scale(), MOST_PREFETCH)
-        return min(most, self._sizes.most) if self._is_wide else most
+        prefetch = min(self.prefetch * self.batch_scale(), MAX_PREFETCH)
+        if self._mean_size is not None:
+            prefetch = min(prefetch, self._mean_size.max_prefetch)
+        return prefetch
 
     def _stop(self, subscription: Subscription) -> None:
-        """Consume no more, and hand back what was not given out."""
+        """Stop consuming, and requeue the messages that no worker thread has."""
         for number in self._quarantine.forget():
-            subscription.hand_back(number)
+            subscription.requeue(number)
         self._unacked.collect(subscription)
-        self._unacked.hand_back_due(subscription, math.inf)
+        self._unacked.requeue_due(subscription, math.inf)
         subscription.stop()
 
     def _send_and_receive(self, timeout: float) -> None:
-        """Send what is settled, take in what has come; where nothing has, wait for it."""
+        """Send settlements and receive messages; wait up to ``timeout`` seconds for one."""
         subscription = self._subscription
         assert subscription is not None
         clock = self.broker.clock
-        check_at = self._quarantine.next_check()
-        if check_at is not None:
-            if check_at <= clock.monotonic():
-                for delivery, deaths in self._quarantine.poison_messages():
-                    self._settler.later(self.crash_loop(delivery, deaths))
-            check_at = self._quarantine.next_check()
-            if check_at is not None:
-                timeout = min(timeout, max(0.0, check_at - clock.monotonic()))
+        self._dead_letter_poison()
         if self._pause.look_at <= clock.monotonic():
             self._pause.look(subscription.connection)
-        self._follow(subscription)
-        timeout = min(timeout, max(0.0, self._pause.look_at - clock.monotonic()))
-        self._unacked.collect(self._subscription)
-        self._unacked.hand_back_due(subscription, clock.monotonic())
+        self._apply_prefetch(subscription)
+        self._unacked.collect(subscription)
+        self._unacked.requeue_due(subscription, clock.monotonic())
         self._settler.write_pending(subscription)
-        for due in (self._unacked.next_due(), self._settler.next_due()):
+        for due in (
+            self._quarantine.next_check(),
+            self._pause.look_at,
+            self._unacked.next_due(),
+            self._settler.next_due(),
+        ):
             if due is not None:
                 timeout = min(timeout, max(0.0, due - clock.monotonic()))
-        self._fetch_ahead(subscription)
+        self._adjust_prefetch(subscription)
         subscription.flush(all=False)
         subscription.connection.read(0)
         self._quarantine.take_copies(subscription)
@@ -287,34 +277,40 @@ class RabbitConsumer(RelayConsumer):
                 "was deleted; it is declared again"
             )
 
+    def _dead_letter_poison(self) -> None:
+        check_at = self._quarantine.next_check()
+        if check_at is not None and check_at <= self.broker.clock.monotonic():
+            for delivery, deaths in self._quarantine.poison_messages():
+                self._settler.apply_later(self.crash_loop(delivery, deaths))
+
     def _sleep(self, subscription: Subscription, timeout: float) -> None:
-        self._unacked.collect(self._subscription)
+        self._unacked.collect(subscription)
         subscription.flush(all=True)
         if self._has_work():
             return
         self._unacked.sleep(subscription, timeout)
 
-    def _fetch_ahead(self, subscription: Subscription) -> None:
+    def _adjust_prefetch(self, subscription: Subscription) -> None:
         if self._fixed_prefetch:
             return
         now = self.broker.clock.monotonic()
         elapsed = now - self._measured_at
-        if elapsed > _MEASURE_SECONDS:
-            subscription.fetch_ahead((self._unacked.returned - self._measured) / elapsed)
-            self._measured, self._measured_at = self._unacked.returned, now
+        if elapsed > _MEASURE_EVERY:
+            subscription.adjust_prefetch((self._unacked.released - self._measured) / elapsed)
+            self._measured, self._measured_at = self._unacked.released, now
 
-    def _failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
+    def _on_error(self, error: BrokerUnavailable | BrokerRefused) -> None:
         subscription = self._subscription
         lasted = self.broker.clock.monotonic() - self._connected_at
-        served = subscription is not None and (
-            lasted > _LASTED or self._unacked.returned > self._returned_then
+        was_successful = subscription is not None and (
+            lasted > _LASTED or self._unacked.released > self._released_before
         )
         if subscription is not None and not subscription.connection.is_open:
-            # All that was not acknowledged is delivered again.
+            # RabbitMQ redelivers every message that was not acknowledged.
             self._subscription, self._unacked.live = None, 0
             self._quarantine.forget()
             self._unacked.alone = None
-        if served:
+        if was_successful:
             self._reconnect.succeeded()
         self._reconnect.failed(error)
 
@@ -326,33 +322,33 @@ class RabbitConsumer(RelayConsumer):
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         due = settlement.due if settlement.replacements else None
         if due is not None and any(tag.is_uncounted for tag in settled_tags(settlement)):
-            # Its trial could not begin. Written anew it would lose its count; handed back now, it
-            # would come again at once.
+            # The quarantine run could not start. Writing the message anew would lose its count, and
+            # requeuing it now would redeliver it at once.
             left = max(0.0, due / 1000 - self.broker.clock.time())
             for tag in settled_tags(settlement):
-                tag.hand_back(self.broker.clock.monotonic() + left)
+                tag.requeue(self.broker.clock.monotonic() + left)
             return
         self._settler.apply(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Hand back what was not started."""
+        """Put messages that were not started back on the queue."""
         for message in messages:
             assert isinstance(message, Delivery)
-            message.tag.hand_back()
+            message.tag.requeue()
 
     # -- close -------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Take nothing more; close when what was begun is settled.
+        """Stop consuming; close the connection when the messages in flight are settled.
 
-        Dramatiq closes the consumer of a paused worker as well, which then
-        finishes its messages: were the connection closed under them, they
-        would be delivered and run a second time.
+        Dramatiq also closes the consumer of a paused worker, whose messages still run. If the
+        connection closed before they are settled, RabbitMQ would redeliver them and they would
+        run twice. A thread then settles them.
         """
         self.finish()
         if self._drainer is not None:
-            # Closed for good, after a pause: what it still has is settled or handed back by now.
-            self._drainer.join(_LAST_WORDS)
+            # The second close, after a pause: all messages are settled or requeued by now.
+            self._drainer.join(_DRAIN_SECONDS)
             return
         subscription, self._subscription = self._subscription, None
         if subscription is None:
@@ -361,7 +357,7 @@ class RabbitConsumer(RelayConsumer):
         try:
             self._stop(subscription)
         except (BrokerUnavailable, BrokerRefused):
-            self._unacked.close()  # whatever was not acknowledged comes back
+            self._unacked.close()  # RabbitMQ redelivers every message in flight
             return
         self._subscription = subscription
         self._unacked.collect(self._subscription)
@@ -379,12 +375,12 @@ class RabbitConsumer(RelayConsumer):
                 self._sleep(subscription, 0.2)
                 self._quarantine.take_copies(subscription)
                 while subscription.connection.contents:
-                    subscription.hand_back(subscription.connection.contents.popleft().number)
+                    subscription.requeue(subscription.connection.contents.popleft().number)
                 self._unacked.collect(self._subscription)
             self._settler.write_pending(subscription, is_last=True)
             subscription.flush(all=True)
             if self._drainer is not None:
-                Event().wait(_SETTLES)
+                Event().wait(_CLOSE_AFTER)
             self._quarantine.detach(subscription)
         self._subscription = None
         self._unacked.close()

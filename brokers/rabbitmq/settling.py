@@ -1,12 +1,12 @@
-"""Carries settlements out on RabbitMQ: publish, wait for the confirms, then acknowledge.
+"""Applies settlements on RabbitMQ: publish, wait for the confirms, then acknowledge.
 
-A crash in between repeats messages and loses none. RabbitMQ may also refuse a write:
-the queue of dead letters is full, the message is too large, the user has no right to write. The
-message stays unacknowledged and the receiving thread publishes it again with back-off; other
-settlements do not wait for it.
+A crash in between repeats messages and loses none. RabbitMQ may refuse a write: the dead-letter
+queue is full, the message is too large, or the user has no right to write. The message then stays
+in flight and the receiving thread publishes it again with back-off; other settlements do not wait
+for it.
 
-Worker threads put the delivery tags that they have settled into a deque, without a lock. The
-receiving thread empties it whenever it comes by; where it sleeps, it is woken.
+Worker threads append the delivery tags that they have settled to a deque, without a lock. The
+receiving thread empties the deque in each pass, and is woken if it sleeps.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .client import RabbitClient
 from .errors import Interrupted, NotTaken
 from .subscription import Subscription
 
-#: What to write instead of a replacement that is too large.
-Instead = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
+#: Splits or shrinks a replacement that is too large.
+Shrink = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A replacement that is still to be written.
+    """A replacement that is not written yet.
 
     Attributes:
-        delivery: from which a smaller one can be made; None where this is the smallest.
+        delivery: the delivery to make a smaller replacement from; None if there is no smaller one.
     """
 
     replacement: Replacement
@@ -43,56 +43,53 @@ class _Pending:
 
 
 class Settler:
-    """Carries out the settlements of one consumer.
+    """Applies the settlements of one consumer.
 
-    Worker threads call :meth:`apply`, the receiving thread everything else.
-
-    Args:
-        instead: makes smaller replacements of a replacement that is too large.
+    Worker threads call :meth:`apply`, the receiving thread calls all other methods.
     """
 
-    def __init__(self, client: RabbitClient, queue: str, instead: Instead) -> None:
+    def __init__(self, client: RabbitClient, queue: str, shrink: Shrink) -> None:
         self._client = client
         self._queue = queue
-        self._instead = instead
-        #: Not written yet, or refused for the first time.
+        self._shrink = shrink
+        #: Not tried yet, or refused once and not yet added to ``_refused``.
         self._new: deque[_Pending] = deque()
-        # Of the receiving thread alone:
+        # Used by the receiving thread alone:
         self._refused: Refused[_Pending] = Refused(client.clock, queue)
 
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
-        """Write, then let go of the deliveries.
+        """Publish the replacements, then release the delivery tags.
 
-        Nothing is written for a delivery whose connection is lost: RabbitMQ delivers it again, and
-        its outcome would be carried out twice.
+        A delivery whose connection is lost is not replaced: RabbitMQ delivers it again, and its
+        outcome would be applied twice.
 
         Raises:
             BrokerUnavailable: no delivery was acknowledged; call this method again.
         """
-        ours = [one for one in settlement.replacements if _is_live(one)]
-        not_ours = [one for one in settlement.replacements if not _is_live(one)]
-        refused = self._write(ours)
-        for one in ours:
-            if id(one) in refused:
-                left, error = refused[id(one)]
-                self._new += self._smaller(_Pending(left, delivery), error)
-                for tag in one.tags:
+        live = [one for one in settlement.replacements if _is_live(one)]
+        lost = [one for one in settlement.replacements if not _is_live(one)]
+        refused = self._write(live)
+        for replacement in live:
+            if id(replacement) in refused:
+                rest, error = refused[id(replacement)]
+                self._new += self._smaller(_Pending(rest, delivery), error)
+                for tag in replacement.tags:
                     tag.keep()
             else:
-                for tag in one.tags:
-                    tag.settle()
-        for one in not_ours:
-            for tag in one.tags:
-                tag.hand_back()
+                for tag in replacement.tags:
+                    tag.acknowledge()
+        for replacement in lost:
+            for tag in replacement.tags:
+                tag.requeue()
         for tag in settlement.done:
-            tag.settle()
+            tag.acknowledge()
 
-    def later(self, settlement: Settlement) -> None:
-        """Carry replacements out with the next :meth:`write_pending`."""
+    def apply_later(self, settlement: Settlement) -> None:
+        """Let the next :meth:`write_pending` apply the replacements."""
         self._new += [_Pending(one, None) for one in settlement.replacements]
 
     def next_due(self) -> float | None:
-        """When to call :meth:`write_pending`, monotonic seconds; None where nothing is pending."""
+        """When to call :meth:`write_pending`, monotonic seconds; None if nothing is pending."""
         return 0.0 if self._new else self._refused.next_due()
 
     def write_pending(self, subscription: Subscription, *, is_last: bool = False) -> None:
@@ -103,7 +100,7 @@ class Settler:
         """
         pending = [self._new.popleft() for _ in range(len(self._new))]
         pending += self._refused.take_due(is_last=is_last)
-        # RabbitMQ delivers the others again.
+        # RabbitMQ redelivers the messages of lost connections.
         pending = [one for one in pending if _is_live(one.replacement)]
         if not pending:
             return
@@ -118,19 +115,19 @@ class Settler:
                 for tag in one.replacement.tags:
                     subscription.acknowledge(tag.number)
                 continue
-            replacement, error_of_it = refused[id(one.replacement)]
-            left += self._smaller(replace(one, replacement=replacement), error_of_it)
+            rest, error_of_rest = refused[id(one.replacement)]
+            left += self._smaller(replace(one, replacement=rest), error_of_rest)
         if left:
             self._refused.add(left, next(iter(refused.values()))[1])
         else:
             self._refused.settled()
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
-        """The replacements to write instead of a replacement that was too large."""
+        """Return what to write next time: smaller replacements if this one was too large."""
         delivery = pending.delivery
         if delivery is None or not (isinstance(error, Interrupted) and error.is_too_large):
             return [pending]
-        smaller = self._instead(pending.replacement, delivery, error)
+        smaller = self._shrink(pending.replacement, delivery, error)
         return [_Pending(one, None if of is delivery else of) for one, of in smaller]
 
     # -- publish -----------------------------------------------------------------------
@@ -138,17 +135,17 @@ class Settler:
     def _write(
         self, replacements: Sequence[Replacement]
     ) -> dict[int, tuple[Replacement, BrokerRefused]]:
-        """Publish what replacements write.
+        """Publish the messages of replacements.
 
         Returns:
-            For each refused replacement, by its ``id()``: the part that is not written, and why.
+            For each refused replacement, by its ``id()``: its unwritten messages and the error.
 
         Raises:
             BrokerUnavailable
         """
         writes = [write for one in replacements for write in one.writes]
         errors = self._publish(writes) if writes else {}
-        found: dict[int, tuple[Replacement, BrokerRefused]] = {}
+        refused: dict[int, tuple[Replacement, BrokerRefused]] = {}
         if errors:
             first = 0
             for one in replacements:
@@ -157,8 +154,8 @@ class Settler:
                 left = [place for place in places if place in errors]
                 if left:
                     rest = replace(one, writes=[writes[place] for place in left])
-                    found[id(one)] = rest, errors[left[0]]
-        return found
+                    refused[id(one)] = rest, errors[left[0]]
+        return refused
 
     def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
         """Publish; returns the error of each refused write, by its index."""
@@ -170,9 +167,9 @@ class Settler:
             left = error.unconfirmed
             if len(left) == 1:
                 return {left[0]: error}
-            # One of them was refused, and RabbitMQ does not say which.
+            # RabbitMQ does not say which message it refused: publish them one by one.
             found = ((place, self._publish([writes[place]])) for place in left)
-            return {place: why[0] for place, why in found if why}
+            return {place: errors[0] for place, errors in found if errors}
         except BrokerRefused as error:
             return dict.fromkeys(range(len(writes)), error)
         return {}
@@ -182,12 +179,14 @@ def _is_live(replacement: Replacement) -> bool:
     return all(tag.is_live for tag in replacement.tags)
 
 
-#: How long an acknowledgement may wait where jobs are short, in seconds.
-_NAP = 0.002
+#: Seconds for which acknowledgements are gathered while jobs are short.
+_GATHER_SECONDS = 0.002
 
 
 class Tag:
-    """A delivery tag, and the subscription in which it means something.
+    """A delivery tag, with the number of the subscription in which it is valid.
+
+    Every method may be called by any thread.
 
     Attributes:
         is_uncounted: the message is a suspect whose quarantine run has not been counted yet.
@@ -203,78 +202,79 @@ class Tag:
 
     @property
     def is_live(self) -> bool:
-        """Whether its connection still stands; otherwise RabbitMQ delivers it again."""
+        """Whether its connection is still open; if not, RabbitMQ redelivers the message."""
         return self.subscription == self.unacked.live
 
-    def settle(self) -> None:
-        """Acknowledge it; from any thread."""
-        self.unacked._let_go(self, self.number)
+    def acknowledge(self) -> None:
+        """Acknowledge the message."""
+        self.unacked._release(self, self.number)
 
     def keep(self) -> None:
-        """No thread works on it any more, but it stays unacknowledged; from any thread."""
-        self.unacked._let_go(self, 0)
+        """Leave the message unacknowledged, though no thread works on it any more."""
+        self.unacked._release(self, 0)
 
-    def hand_back(self, at: float = 0.0) -> None:
-        """Put it back on its queue; from any thread.
+    def requeue(self, at: float = 0.0) -> None:
+        """Put the message back on its queue.
 
         Args:
-            at: monotonic seconds before which it stays unacknowledged.
+            at: monotonic seconds before which the message stays unacknowledged.
         """
-        self.unacked._let_go(self, -self.number, at)
+        self.unacked._release(self, -self.number, at)
 
     def replace(self, number: int) -> None:
-        """Mean another delivery of the same message from now on."""
+        """Refer to another delivery of the same message, the counted copy of a suspect."""
         self.number = number
         self.is_uncounted = False
 
 
 class Unacked:
-    """The deliveries of one consumer that worker threads have, and those that they settled.
+    """The messages of one consumer that worker threads have, and the tags that they released.
 
     Attributes:
-        count: messages given out and not settled, as far as was collected.
-        returned: messages settled, ever.
-        live: the number of the subscription that stands; 0 where none does.
-        alone: the tag beside which nothing may be given out.
+        count: number of messages that worker threads have, as of the last :meth:`collect`.
+        released: number of tags released since the start.
+        live: number of the open subscription; 0 if there is none.
+        alone: the tag of a final quarantine run, beside which no message may be delivered.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.returned = 0
+        self.released = 0
         self.live = 0
         self.alone: Tag | None = None
         self._is_asleep = False
-        #: The tag, with its number as it was then; negative: handed back, at a time; 0: kept.
-        self._gone: deque[tuple[Tag, int, float]] = deque()
-        #: Those to be handed back, of the receiving thread alone.
-        self._put_off: list[tuple[float, Tag, int]] = []
+        #: The tag, its number at the time of release (negative: requeue; 0: keep), and the
+        #: monotonic seconds before which it is not requeued.
+        self._released: deque[tuple[Tag, int, float]] = deque()
+        #: The messages to requeue later; used by the receiving thread alone.
+        self._to_requeue: list[tuple[float, Tag, int]] = []
         self._wakes, self._waker = socket.socketpair()
         self._wakes.setblocking(False)
         self._waker.setblocking(False)
 
     def fileno(self) -> int:
-        """Readable when there is something to collect for a thread that sleeps."""
+        """File descriptor that becomes readable when a sleeping thread has tags to collect."""
         return self._wakes.fileno()
 
     def clear(self) -> None:
-        """Not readable any more."""
+        """Make the file descriptor not readable again."""
         with contextlib.suppress(OSError):
             os.read(self._wakes.fileno(), 4096)
 
-    def _let_go(self, tag: Tag, number: int, at: float = 0.0) -> None:
-        self._gone.append((tag, number, at))
+    def _release(self, tag: Tag, number: int, at: float = 0.0) -> None:
+        self._released.append((tag, number, at))
         if self._is_asleep:
-            self._is_asleep = False  # one of us is enough
+            self._is_asleep = False  # one thread that wakes it is enough
             with contextlib.suppress(OSError):
                 self._waker.send(b"!")
 
     def collect(self, subscription: Subscription | None) -> None:
-        """Take over what was let go of; for the receiving thread."""
-        gone = self._gone
-        while gone:
-            tag, number, at = gone.popleft()
+        """Acknowledge or requeue the released tags; called by the receiving thread."""
+        released = self._released
+        while released:
+            tag, number, at = released.popleft()
             self.count -= 1
-            self.returned += 1
+            self.released += 1
             if tag is self.alone:
                 self.alone = None
             if subscription is None or tag.subscription != subscription.number:
@@ -284,40 +284,40 @@ class Unacked:
             elif number == 0:
                 continue
             elif at:
-                self._put_off.append((at, tag, -number))
+                self._to_requeue.append((at, tag, -number))
             else:
-                subscription.hand_back(-number)
+                subscription.requeue(-number)
 
     def next_due(self) -> float | None:
-        """When the first of those that were put off is to be handed back, monotonic seconds."""
-        return min((at for at, _, _ in self._put_off), default=None)
+        """When to call :meth:`requeue_due`, monotonic seconds; None if not at all."""
+        return min((at for at, _, _ in self._to_requeue), default=None)
 
-    def hand_back_due(self, subscription: Subscription, now: float) -> None:
-        """Hand back those that were put off until ``now``."""
-        if not self._put_off:
+    def requeue_due(self, subscription: Subscription, now: float) -> None:
+        """Requeue the messages that were to stay unacknowledged until ``now``."""
+        if not self._to_requeue:
             return
-        due = [one for one in self._put_off if one[0] <= now]
-        self._put_off = [one for one in self._put_off if one[0] > now]
+        due = [one for one in self._to_requeue if one[0] <= now]
+        self._to_requeue = [one for one in self._to_requeue if one[0] > now]
         for _, tag, number in due:
             if tag.subscription == subscription.number:
-                subscription.hand_back(number)
+                subscription.requeue(number)
 
     def sleep(self, subscription: Subscription, seconds: float) -> None:
-        """Until something comes or is let go of, at most ``seconds``."""
+        """Wait until the server sends something or a tag is released, at most ``seconds``."""
         if subscription.is_busy and self.count:
-            # To be woken by each of many thousand messages a second would cost more than
-            # they do: threads that wake one another take turns instead of working.
-            subscription.connection.read(min(seconds, _NAP))
+            # With thousands of messages a second, to be woken for each one costs more time
+            # than the message itself.
+            subscription.connection.read(min(seconds, _GATHER_SECONDS))
             return
         self._is_asleep = True
         try:
-            # What was let go of just before the flag went up has woken nobody.
-            subscription.connection.read(0 if self._gone else seconds)
+            # A tag that was released just before the flag was set has woken nobody.
+            subscription.connection.read(0 if self._released else seconds)
         finally:
             self._is_asleep = False
 
     def close(self) -> None:
-        """Nothing is collected any more."""
+        """Stop collecting."""
         self.live = 0
         self._wakes.close()
         self._waker.close()

@@ -1,13 +1,12 @@
-"""One connection that consumes one queue, with what is particular to it.
+"""The subscription of one connection to one queue: its prefetch and its acknowledgements.
 
-How far to fetch ahead: a consumer's prefetch cannot be changed, and quorum
-queues know no prefetch of the channel. So where jobs turn out to be short the
-consumer is cancelled and another one, with a larger prefetch, takes its place;
-and back again when they do not. Never two at a time: a quorum queue deals out
-to each of its consumers by the handful, and the order would be lost.
+A consumer's prefetch cannot be changed, and quorum queues ignore the prefetch of a channel. So
+where jobs turn out to be short, the consumer is cancelled and replaced by a consumer with a larger
+prefetch; when jobs become long, by one with the usual prefetch. There is never more than one: a
+quorum queue sends several messages to each consumer in turn, so the order would be lost.
 
-Each consumer has a name of its own: where RabbitMQ 3.10 sees one again while
-messages of the one before are in flight, it ends the connection.
+Each consumer has a tag of its own: RabbitMQ 3.10 closes a connection that uses a tag again while
+messages of the earlier consumer are in flight.
 """
 
 from __future__ import annotations
@@ -20,24 +19,27 @@ from pika import spec
 from . import codec
 from .connection import Connection
 
+#: Consumer tags.
 WORK_TAG, QUARANTINE_TAG = "work", "trial"
-#: Messages a second, and what is added to the prefetch from there on: 30 to 100 ms of work.
-_AHEAD = ((0, 0), (1_000, 64), (4_000, 400))
-#: The largest prefetch that AMQP can say.
-MOST_PREFETCH = 65_535
-#: Seconds for a consumer that is to be replaced to get all that it may have, so that no message is
-#: under way to it and overtaken; and the interval after which that is tried again.
-_FILLS, _RESTS = 0.02, 1.0
-#: Acknowledgements that are not in a row wait for those between them, up to so many.
-_MOST_WAITING = 64
+#: Messages per second, and what is added to the prefetch from that rate on: 30 to 100 ms of work.
+_LEVELS = ((0, 0), (1_000, 64), (4_000, 400))
+#: The largest prefetch that AMQP can express.
+MAX_PREFETCH = 65_535
+#: Seconds to wait until a consumer that is to be replaced has its whole prefetch, so that no
+#: message is on its way to it and overtaken.
+_FULL_WITHIN = 0.02
+#: Seconds until the next attempt to replace it.
+_RETRY_AFTER = 1.0
+#: Number of acknowledgements that may wait for the delivery tags between them.
+_MAX_WAITING = 64
 
 
 @dataclass(slots=True)
 class Acks:
-    """Acknowledgements on their way, gathered so that one says many.
+    """Acknowledgements that are combined before they are sent.
 
     Attributes:
-        lowest: every delivery up to this one is acknowledged.
+        lowest: every delivery up to this tag is acknowledged.
     """
 
     lowest: int = 0
@@ -47,16 +49,20 @@ class Acks:
     def add(self, number: int) -> None:
         self._waiting.add(number)
 
+    def mark_requeued(self, number: int) -> None:
+        """Treat a delivery as settled without acknowledging it."""
+        self._sent.add(number)
+
     def sent_after(self, number: int) -> int:
-        """How many deliveries after this one RabbitMQ was told of."""
+        """Number of deliveries after this tag that are settled on RabbitMQ."""
         start = max(number, self.lowest)
         return start - number + sum(one > start for one in self._sent)
 
     def frames(self, *, all: bool) -> bytes:
-        """What to send now.
+        """Return the frames to send now.
 
         Args:
-            all: also those that wait for others between them.
+            all: also acknowledge deliveries that wait for the tags before them.
         """
         waiting, sent = self._waiting, self._sent
         if not waiting:
@@ -66,42 +72,43 @@ class Acks:
             following = lowest + 1
             if following in waiting:
                 waiting.remove(following)
-                last = following  # RabbitMQ wants one that it has not seen acknowledged
+                last = following  # RabbitMQ refuses a tag that is settled already
             elif following in sent:
                 sent.remove(following)
             else:
                 break
             lowest = following
         self.lowest = lowest
-        found = codec.acknowledge(last, multiple=True) if last else b""
-        if waiting and (all or len(waiting) > _MOST_WAITING):
-            found += b"".join(map(codec.acknowledge, sorted(waiting)))
+        frames = codec.acknowledge(last, multiple=True) if last else b""
+        if waiting and (all or len(waiting) > _MAX_WAITING):
+            frames += b"".join(map(codec.acknowledge, sorted(waiting)))
             sent |= waiting
             waiting.clear()
-        return found
+        return frames
 
 
 class Subscription:
     """The subscription of one connection to one queue. Used by the receiving thread alone.
 
     Attributes:
-        number: tells its delivery tags from those of the subscriptions before it.
+        number: distinguishes its delivery tags from the tags of earlier subscriptions.
+        prefetch: takes effect at the next :meth:`start`.
+        is_started: whether the queue is consumed.
+        has_quarantine: whether the quarantine queue is consumed as well.
     """
 
     def __init__(self, connection: Connection, queue: str, *, number: int, prefetch: int) -> None:
         self.connection = connection
         self.number = number
-        self._queue = queue
-        #: Of the next :meth:`start`.
         self.prefetch = prefetch
+        self.is_started = False
+        self.has_quarantine = False
+        self._queue = queue
         self._acks = Acks()
-        self._handed_back: list[int] = []
+        self._requeued: list[int] = []
         self._level = 0
         self._count = 0
-        self._has_quarantine = False
-        self._try_at = 0.0
-        #: Whether the queue is consumed.
-        self.is_started = False
+        self._adjust_at = 0.0
 
     def start(self) -> None:
         """Consume the queue."""
@@ -111,10 +118,10 @@ class Subscription:
     def _subscribe(self, level: int) -> None:
         self._count += 1
         self._tag = f"{WORK_TAG}-{self._count}"
-        self._room = min(self.prefetch + _AHEAD[level][1], MOST_PREFETCH)
-        self._since = self.connection.delivered
+        self._consumer_prefetch = min(self.prefetch + _LEVELS[level][1], MAX_PREFETCH)
+        self._delivered_before = self.connection.delivered
         self._level = level
-        self._consume(self._queue, self._tag, self._room)
+        self._consume(self._queue, self._tag, self._consumer_prefetch)
 
     def _consume(self, queue: str, tag: str, prefetch: int) -> None:
         self.connection.calls(
@@ -127,32 +134,29 @@ class Subscription:
     def subscribe_quarantine(self, queue: str) -> None:
         """Consume the quarantine queue of this process too, with no prefetch limit."""
         self._consume(queue, QUARANTINE_TAG, 0)
-        self._has_quarantine = True
+        self.has_quarantine = True
 
-    @property
-    def has_quarantine(self) -> bool:
-        return self._has_quarantine
-
-    def fetch_ahead(self, rate: float) -> None:
-        """Prefetch as befits so many messages a second."""
+    def adjust_prefetch(self, rate: float) -> None:
+        """Replace the consumer if another prefetch fits the rate (messages per second)."""
         level = self._level
-        if level + 1 < len(_AHEAD) and rate > _AHEAD[level + 1][0]:
+        if level + 1 < len(_LEVELS) and rate > _LEVELS[level + 1][0]:
             level += 1
-        elif rate < _AHEAD[level][0] / 2:
+        elif rate < _LEVELS[level][0] / 2:
             level -= 1
-        if not self.is_started or level == self._level or self._has_quarantine:
+        if not self.is_started or level == self._level or self.has_quarantine:
             return
-        if time.monotonic() < self._try_at:
+        if time.monotonic() < self._adjust_at:
             return
-        if self._is_full() or (level > self._level and self._fill()) or self._is_idle(rate):
+        is_full = self._is_full() or (level > self._level and self._wait_until_full())
+        if is_full or self._is_idle(rate):
             self._cancel()
             self._subscribe(level)
         else:
-            self._try_at = time.monotonic() + _RESTS
+            self._adjust_at = time.monotonic() + _RETRY_AFTER
 
-    def _fill(self) -> bool:
-        """Wait until the consumer has all that it may have."""
-        deadline = time.monotonic() + _FILLS
+    def _wait_until_full(self) -> bool:
+        """Wait until the consumer has its whole prefetch; False if that takes too long."""
+        deadline = time.monotonic() + _FULL_WITHIN
         while not self._is_full():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -161,15 +165,16 @@ class Subscription:
         return True
 
     def _is_full(self) -> bool:
-        return self._unsettled() >= self._room
+        return self._unsettled() >= self._consumer_prefetch
 
     def _is_idle(self, rate: float) -> bool:
-        """Whether there was nothing to do of late, and most likely nothing is under way."""
+        """Whether the queue was empty recently, so that most likely no message is on its way."""
         return rate == 0 and self._unsettled() == 0
 
     def _unsettled(self) -> int:
-        """How many messages the consumer has, as RabbitMQ counts them."""
-        return self.connection.delivered - self._since - self._acks.sent_after(self._since)
+        """Number of messages that the consumer has, as RabbitMQ counts them."""
+        before = self._delivered_before
+        return self.connection.delivered - before - self._acks.sent_after(before)
 
     @property
     def is_busy(self) -> bool:
@@ -180,71 +185,78 @@ class Subscription:
         self.connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
 
     def acknowledge(self, number: int) -> None:
-        """Done with a delivery; :meth:`flush` says so."""
+        """Acknowledge a delivery with the next :meth:`flush`."""
         self._acks.add(number)
 
-    def hand_back(self, number: int) -> None:
-        """Not done with a delivery; :meth:`flush` says so."""
-        self._handed_back.append(number)
-        self._acks._sent.add(number)
+    def requeue(self, number: int) -> None:
+        """Requeue a delivery with the next :meth:`flush`."""
+        self._requeued.append(number)
+        self._acks.mark_requeued(number)
 
     def flush(self, *, all: bool) -> None:
-        """Send what is acknowledged and handed back."""
+        """Send the requeues and acknowledgements.
+
+        Args:
+            all: also acknowledge deliveries that wait for the tags before them.
+        """
         data = b""
-        if self._handed_back:
-            # First: an acknowledgement of several would take these messages as done too.
-            data = b"".join(map(codec.hand_back, self._handed_back))
-            self._handed_back.clear()
+        if self._requeued:
+            # First: an acknowledgement of several tags would acknowledge these messages too.
+            data = b"".join(map(codec.requeue, self._requeued))
+            self._requeued.clear()
         data += self._acks.frames(all=all)
         if data:
             self.connection.send(data)
 
     def synchronise(self) -> None:
-        """Send all that is acknowledged; RabbitMQ has seen it when this returns."""
+        """Send all acknowledgements and wait until RabbitMQ has processed them."""
         self.flush(all=True)
         self.connection.fence()
 
     def stop(self) -> None:
-        """Consume no more, and hand back what was not taken."""
+        """Stop consuming the queue and requeue the messages that no worker thread has."""
         self.flush(all=True)
         if self.is_started:
-            self._cancel()  # RabbitMQ answers when the queue knows, also of what is acknowledged
+            self._cancel()  # RabbitMQ answers after the queue has the acknowledgements
             self.is_started = False
         for content in self.connection.contents:
-            self.hand_back(content.number)
+            self.requeue(content.number)
         self.connection.contents.clear()
         self.flush(all=True)
 
 
-#: Bytes that what was fetched and is not settled may have, about.
-MOST_BYTES = 32 * 1024 * 1024
-#: As many are fetched while nothing is known of their size.
-_FIRST = 200
-#: The mean is of so many, the last ones more than those before.
-_OF = 32
+#: About how many bytes of messages may be fetched and not yet settled.
+MAX_BYTES = 32 * 1024 * 1024
+#: Prefetch until the size of messages is known.
+_FIRST_PREFETCH = 200
+#: The number of recent messages that the mean size follows.
+_MEAN_OF = 32
 
 
-class Sizes:
-    """How many messages fit into the memory of a queue: RabbitMQ counts messages, not bytes."""
+class MeanSize:
+    """Mean size of the messages of a queue, to limit the prefetch by bytes.
+
+    RabbitMQ's prefetch counts messages, not bytes.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._mean = 0.0
-        self._most = _FIRST
+        self._max_prefetch = _FIRST_PREFETCH
 
-    def saw(self, size: int) -> None:
-        """A message of so many bytes has come."""
+    def add(self, size: int) -> None:
+        """Count a received message of ``size`` bytes."""
         self._count += 1
-        self._mean += (size - self._mean) / min(self._count, _OF)
+        self._mean += (size - self._mean) / min(self._count, _MEAN_OF)
 
     @property
-    def most(self) -> int:
-        """How many may be fetched at a time.
+    def max_prefetch(self) -> int:
+        """The number of messages that fit into :data:`MAX_BYTES`.
 
-        It does not follow each change, for to fetch more or fewer takes a consumer anew.
+        Ignores small changes: a new prefetch needs a new consumer.
         """
-        if self._count >= _OF:
-            fit = int(MOST_BYTES / max(1.0, self._mean)) or 1
-            if not self._most / 2 < fit < self._most * 4:
-                self._most = fit
-        return self._most
+        if self._count >= _MEAN_OF:
+            fit = int(MAX_BYTES / max(1.0, self._mean)) or 1
+            if not self._max_prefetch / 2 < fit < self._max_prefetch * 4:
+                self._max_prefetch = fit
+        return self._max_prefetch

@@ -1,4 +1,4 @@
-"""Acknowledgements gathered: one says many, and none says what is not done."""
+"""Acknowledgements are combined, and never include a message that is not settled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_number_behind_a_gap_waits_until_all_are_asked_for() -> None:
     assert acks.frames(all=True) == codec.acknowledge(3)
     acks.add(1)
     acks.add(2)
-    # Not 3: RabbitMQ knows it no more, and would close the channel.
+    # Not 3: it is settled, and RabbitMQ would close the channel.
     assert acks.frames(all=False) == codec.acknowledge(2, multiple=True)
 
 
@@ -53,7 +53,7 @@ def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
 
 
 class Sent:
-    """A connection that only keeps what is sent."""
+    """A connection that only records what is sent."""
 
     delivered = 0
 
@@ -65,19 +65,19 @@ class Sent:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.randoms(use_true_random=False))
-def test_a_message_that_is_handed_back_is_never_acknowledged(
-    handed_back: list[bool], chance: random.Random
+def test_a_requeued_message_is_never_acknowledged(
+    requeued: list[bool], chance: random.Random
 ) -> None:
     sent = Sent()
     subscription = Subscription(sent, "jobs", number=1, prefetch=8)  # type: ignore[arg-type]
-    numbers = list(enumerate(handed_back, 1))
+    numbers = list(enumerate(requeued, 1))
     chance.shuffle(numbers)
-    for number, is_back in numbers:
-        (subscription.hand_back if is_back else subscription.acknowledge)(number)
+    for number, is_requeued in numbers:
+        (subscription.requeue if is_requeued else subscription.acknowledge)(number)
         if chance.random() < 0.2:
             subscription.flush(all=chance.random() < 0.3)
     subscription.flush(all=True)
-    unsettled, done = set(range(1, len(handed_back) + 1)), set[int]()
+    unsettled, done = set(range(1, len(requeued) + 1)), set[int]()
     for settled in codec.FrameParser().feed(sent.data):
         upto = {number for number in unsettled if number <= settled.number}
         assert settled.number in unsettled  # or RabbitMQ would close the channel
@@ -85,5 +85,5 @@ def test_a_message_that_is_handed_back_is_never_acknowledged(
         unsettled -= now
         if settled.taken:
             done |= now
-    assert done == {number for number, is_back in enumerate(handed_back, 1) if not is_back}
+    assert done == {number for number, is_requeued in enumerate(requeued, 1) if not is_requeued}
     assert not unsettled

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq import topology
-from formrelay.brokers.rabbitmq.subscription import MOST_BYTES, Sizes
+from formrelay.brokers.rabbitmq.subscription import MAX_BYTES, MeanSize
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
@@ -49,12 +49,12 @@ def test_one_thread_runs_them_in_order_whatever_the_prefetch_becomes(harness: Ha
     subscription = consumer._subscription
     assert subscription is not None
     levels = [4_500.0, 0.0]
-    original = subscription.fetch_ahead
+    original = subscription.adjust_prefetch
 
     def restless(_rate: float) -> None:
         original(levels[len(ran) // 64 % 2])
 
-    subscription.fetch_ahead = restless  # type: ignore[method-assign]
+    subscription.adjust_prefetch = restless  # type: ignore[method-assign]
     wait_until(lambda: len(ran) >= 12_000, timeout=30)
     assert ran == list(range(12_000))
     assert consumer._subscription is subscription  # RabbitMQ did not end the connection
@@ -271,22 +271,22 @@ def test_of_small_messages_as_many_are_fetched_as_a_batch_wants(harness: Harness
 
 @given(st.lists(st.integers(0, 2_000_000), min_size=200, max_size=400))
 def test_what_is_fetched_stays_near_the_bytes_that_it_may_have(sizes: list[int]) -> None:
-    found = Sizes()
+    mean_size = MeanSize()
     changes = 0
-    before = found.most
+    before = mean_size.max_prefetch
     for size in sizes:
-        found.saw(size)
-        changes += found.most != before
-        before = found.most
-        assert found.most >= 1
-    mean = max(1.0, found._mean)
-    assert found.most * mean <= 2 * MOST_BYTES or found.most <= 200
+        mean_size.add(size)
+        changes += mean_size.max_prefetch != before
+        before = mean_size.max_prefetch
+        assert mean_size.max_prefetch >= 1
+    mean = max(1.0, mean_size._mean)
+    assert mean_size.max_prefetch * mean <= 2 * MAX_BYTES or mean_size.max_prefetch <= 200
     assert changes < len(sizes) / 4
 
 
 def test_a_queue_of_small_messages_that_become_large_and_small_again() -> None:
-    found = Sizes()
+    mean_size = MeanSize()
     for size, least, most in ((300, 20_000, 10**9), (1_000_000, 1, 66), (300, 20_000, 10**9)):
         for _ in range(1_000):
-            found.saw(size)
-        assert least <= found.most <= most
+            mean_size.add(size)
+        assert least <= mean_size.max_prefetch <= most
