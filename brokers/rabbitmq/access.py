@@ -1,4 +1,4 @@
-"""Whether our user may do what a send, a fetch and a settlement need: tried, without a trace."""
+"""Checks whether the user has the rights to send, fetch and settle, without leaving a trace."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .errors import ChannelClosed
 from .topology import DELAY_QUEUES, delay_name
 
 _ACCESS_REFUSED = 403
-#: A routing key by which no exchange of ours finds a queue.
-_NOWHERE = "formrelay.nowhere"
+#: A routing key for which no exchange of ours has a binding.
+_UNROUTABLE = "formrelay.nowhere"
 
 
 def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
     """Try to write to each exchange and to read each queue.
 
     Returns:
-        What the user may not do that makes promises weaker.
+        For each missing right without which a promise is weaker: a sentence about it.
 
     Raises:
-        BrokerRefused: the first thing that is not allowed and has to be.
+        BrokerRefused: a right is missing without which workers or publishers fail.
         BrokerUnavailable
     """
     queues = sorted(queues)
@@ -35,9 +35,9 @@ def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
     try:
         client.declared.ensure(connection, queues)
         for queue in queues:
-            _read(connection, queue)
+            _try_read(connection, queue)
         weaknesses = _try_quarantine(client, connection, queues)
-        _write(client, connection, queues)
+        _try_write(client, connection, queues)
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
             raise
@@ -50,29 +50,36 @@ def try_access(client: RabbitClient, queues: Iterable[str]) -> list[str]:
     return weaknesses
 
 
-def _write(client: RabbitClient, connection: Connection, queues: Iterable[str]) -> None:
-    """Publish to each exchange something that no queue takes."""
+def _try_write(client: RabbitClient, connection: Connection, queues: Iterable[str]) -> None:
+    """Publish an unroutable message to each exchange."""
     topology = client.topology
-    exchanges = ["", *(delay_name(rung) for rung in range(DELAY_QUEUES))]
-    # One of another system may be of a type that gives it to its queues all the same.
+    exchanges = ["", *(delay_name(bit) for bit in range(DELAY_QUEUES))]
+    # A foreign exchange may be of a type that routes the message to its queues all the same.
     exchanges += [
         topology.dead_exchange(queue) for queue in queues if not topology.is_foreign_exchange(queue)
     ]
     connection.confirm()
     head = codec.properties("check")
     connection.publish(
-        [codec.publish(one, _NOWHERE, head, b"?", connection.body_room) for one in exchanges]
+        [
+            codec.publish(exchange, _UNROUTABLE, head, b"?", connection.max_frame_body)
+            for exchange in exchanges
+        ]
     )
     deadline = time.monotonic() + connection.timeout
     while not any(confirm.number >= len(exchanges) for confirm in connection.confirms):
         connection.wait(deadline)
 
 
-def _read(connection: Connection, queue: str) -> None:
-    """Ask for a consumer that RabbitMQ refuses for its arguments, after looking at our rights."""
+def _try_read(connection: Connection, queue: str) -> None:
+    """Ask for a consumer with invalid arguments, which RabbitMQ refuses after it checks the right.
+
+    Raises:
+        ChannelClosed: the right is missing.
+    """
     consume = spec.Basic.Consume(queue=queue, arguments={"x-priority": "none"})
     try:
-        connection.ask(consume)
+        connection.try_call(consume)
     except ChannelClosed as error:
         if error.code == _ACCESS_REFUSED:
             raise
@@ -81,11 +88,11 @@ def _read(connection: Connection, queue: str) -> None:
 def _try_quarantine(
     client: RabbitClient, connection: Connection, queues: Iterable[str]
 ) -> list[str]:
-    """Whether quarantine queues can be declared (see :mod:`.crash_loops`)."""
+    """Declare and delete a quarantine queue (see :mod:`.crash_loops`) for each queue."""
     for queue in queues:
         name = client.topology.quarantine_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:
-            connection.ask(client.topology.quarantine(queue, name))
+            connection.try_call(client.topology.quarantine(queue, name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise
@@ -93,5 +100,5 @@ def _try_quarantine(
                 f"a message that kills its workers is retried forever: {error.text}; give the user "
                 "that right"
             ]
-        connection.ask(spec.Queue.Delete(queue=name))
+        connection.try_call(spec.Queue.Delete(queue=name))
     return []

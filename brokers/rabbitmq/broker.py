@@ -25,19 +25,18 @@ class RabbitBroker(RelayBroker):
     """Queues in a RabbitMQ server.
 
     Args:
-        url: ``amqp://`` or ``amqps://``; several hosts, or several URLs (see
-            :func:`.servers.servers`).
+        url: ``amqp://`` or ``amqps://``, with one or more hosts (see :func:`.servers.servers`).
         queue_type: ``quorum`` or ``classic``.
         workers: worker name by queue (see :class:`.topology.Topology`).
-        max_priority: how many priorities the work queues have (``broker_priority``,
-            the higher the sooner); they are classic queues then. None: all are equal.
-        adopt: names of queues, or of their dead-letter queues, that are used as they
-            are; a mapping gives the dead-letter exchange of each as well.
-        management_url: of the management API, which tells what AMQP does not
-            (``http://user:password@host:15672/api``).
+        max_priority: highest ``broker_priority`` of messages, 1 to 255; higher priorities are
+            delivered first. Makes the work queues classic queues. None: no priorities.
+        adopt: names of existing work queues or dead-letter queues to use unchanged; a mapping
+            also gives the dead-letter exchange of each.
+        management_url: ``http://user:password@host:15672/api``, for the list of workers and the
+            number of messages in flight, which AMQP does not report.
 
     Raises:
-        ConfigError: the URL cannot be read, or max_priority is not 1 to 255.
+        ConfigError: the URL is invalid, or max_priority is not 1 to 255.
     """
 
     def __init__(
@@ -68,24 +67,24 @@ class RabbitBroker(RelayBroker):
                 timeout=self.options.connect_timeout.total_seconds(),
             )
 
-    # -- the way in ------------------------------------------------------------------
+    # -- enqueue ---------------------------------------------------------------------
 
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         self.client.put(envelopes)
 
-    # -- the way out -------------------------------------------------------------------
+    # -- consume -----------------------------------------------------------------------
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RelayConsumer:
-        """A consumer of a queue; coalescing, where a batch actor is declared on it."""
+        """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
         batching = self.batching(queue_name)
         if batching:
-            # One batch at work and one being collected.
-            prefetch = max(prefetch, 2 * max(one.size for one in batching.values()))
+            # One batch runs while the next one is collected.
+            prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
         begun = self.begun_at_a_time(queue_name)
         if begun is not None:
-            # Those that are begun keep no thread, and those that wait for long are not to hold
-            # up others; RabbitMQ counts all alike.
+            # Async attempts occupy no thread, and long waits do not count against the
+            # concurrency. RabbitMQ's prefetch counts both.
             prefetch = max(prefetch, (2 + MOST_ASIDE) * begun)
         if batching or begun is not None:
             limit = None
@@ -111,9 +110,12 @@ class RabbitBroker(RelayBroker):
         return try_access(self.client, self.queues)
 
     def drop_waiting(self, queue_name: str) -> int:
-        """Drop the waiting messages of a queue, never the dead ones; returns how many.
+        """Drop the waiting messages of a queue, but no dead letters.
 
-        The scheduled ones cannot be dropped by queue: the delay queues are shared.
+        Scheduled messages are not dropped, because all queues share the delay queues.
+
+        Returns:
+            Number of messages dropped.
         """
         with self.client.control() as connection:
             self.client.declared.ensure(connection, [queue_name])

@@ -1,4 +1,4 @@
-"""What a process says to RabbitMQ besides consuming: it connects, declares and publishes."""
+"""The connections of one process to RabbitMQ, its declarations and its publishes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .publisher import Publication, Publisher
 from .servers import address, servers
 from .topology import Topology, delay_route
 
-#: The header of a dead letter that holds the record of its failure, where the body does not.
+#: The header of a dead letter that holds its failure record if the body does not.
 FAILURE_HEADER = "x-formrelay-failure"
 
 
 class RabbitClient:
-    """The connections of one process to one RabbitMQ, and the topology that it declares there.
+    """Connects to RabbitMQ, declares the topology and publishes, for all threads of a process.
 
     Args:
         url: see :func:`.servers.servers`.
-        timeout: to connect, and for one answer.
+        timeout: to connect, and to wait for one answer.
 
     Raises:
-        ConfigError: the URL cannot be read.
+        ConfigError: the URL is invalid.
     """
 
     def __init__(self, url: str, topology: Topology, *, timeout: timedelta, clock: Clock) -> None:
@@ -47,11 +47,11 @@ class RabbitClient:
     # -- connections -------------------------------------------------------------------
 
     def connect(self) -> Connection:
-        """A new connection to any of the servers, for the caller alone.
+        """Open a connection to any of the servers, for the caller alone.
 
         Raises:
-            BrokerUnavailable: none can be reached.
-            BrokerRefused: one was, and it refused user, password or virtual host.
+            BrokerUnavailable: no server can be reached.
+            BrokerRefused: a server refused the user, the password or the virtual host.
         """
         failures = []
         for server in random.sample(self.servers, len(self.servers)):
@@ -62,13 +62,13 @@ class RabbitClient:
         if len(failures) == 1:
             raise failures[0]
         raise BrokerUnavailable(
-            f"expected one RabbitMQ of {self.where} to answer, none did ({failures[-1].message}); "
-            "check that one runs and that RABBITMQ_URL is right"
+            f"expected one of the RabbitMQ servers {self.where} to answer, got no answer "
+            f"({failures[-1].message}); check that a server runs and that RABBITMQ_URL is right"
         )
 
     @contextmanager
     def control(self) -> Iterator[Connection]:
-        """A connection for questions and orders, free of publishes under way.
+        """A connection for inspection and management, with no publish in progress.
 
         Raises:
             BrokerUnavailable, BrokerRefused
@@ -78,7 +78,7 @@ class RabbitClient:
             yield connection
 
     def ping(self, queues: Collection[str]) -> None:
-        """Connect, and declare anew what these work queues need.
+        """Connect, and declare the topology of these work queues again.
 
         Raises:
             BrokerUnavailable, BrokerRefused
@@ -91,13 +91,13 @@ class RabbitClient:
             connection.close()
 
     def close(self) -> None:
-        """Close the connections of this process that are not in use."""
+        """Close the idle connections of this process."""
         self.publisher.close()
 
     # -- publishing --------------------------------------------------------------------
 
     def put(self, envelopes: Sequence[Envelope]) -> None:
-        """Publish new messages, each for its due time.
+        """Publish new messages; a message with a due time goes to the delay queues.
 
         Raises:
             as :meth:`publish`.
@@ -117,7 +117,7 @@ class RabbitClient:
         )
 
     def publish(self, messages: Sequence[Publication]) -> None:
-        """Publish messages; RabbitMQ has them all when this returns.
+        """Publish messages; returns when RabbitMQ has confirmed all of them.
 
         Raises:
             BrokerUnavailable, BrokerRefused: as :meth:`.publisher.Publisher.publish_all`.
@@ -126,12 +126,12 @@ class RabbitClient:
             self.publisher.publish_all(messages)
 
     def head(self, id: str, body: bytes) -> bytes:
-        """The properties of a message that is written anew, with the priority in its body."""
+        """Encode the properties of a message that is published again, with its priority."""
         priority = _priority_in(body) if self.topology.max_priority else None
         return codec.properties(id, priority=priority)
 
     def write(self, queue: str, writes: Sequence[Write]) -> None:
-        """Publish what settlements write, in one go.
+        """Publish the messages of settlements in one call.
 
         Raises:
             as :meth:`publish`.

@@ -1,10 +1,9 @@
-"""AMQP 0-9-1 on the wire: pika's codec, and a shorter way for what is sent and read most.
+"""AMQP 0-9-1 frames: pika's codec, with a fast path for publishes, deliveries and acknowledgements.
 
-pika decodes each frame into objects, calls back through a table and copies the
-rest of its buffer: more time for one small message than Dramatiq's worker and
-the middleware take together. Of a delivery only its number, its flag
-``redelivered``, its properties (still encoded) and its body are looked at here;
-everything else is decoded by :mod:`pika.frame` and :mod:`pika.spec`.
+pika decodes each frame into objects, dispatches it through a table of callbacks and copies the rest
+of its buffer. For a small message that takes more time than Dramatiq's worker and the middleware
+together. The fast path reads only the tag, ``redelivered`` flag, encoded properties and body of a
+delivery; :mod:`pika.frame` and :mod:`pika.spec` decode everything else.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any
 import pika
 from pika import frame, spec
 
-#: Everything is done on one channel of a connection, except questions that may be refused.
-CHANNEL, SIDE = 1, 2
+#: Channel numbers. Only operations that may be refused use the side channel.
+CHANNEL, SIDE_CHANNEL = 1, 2
 GREETING = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -33,22 +32,22 @@ _ACK = b"\x00\x3c\x00\x50"
 _NACK = b"\x00\x3c\x00\x78"
 _ACK_FRAME = Struct(">BHI4sQBc")
 
-#: Flags "content type" and "delivery mode" and "message id": what we write on most messages,
-#: `application/json`, kept through a restart (2).
+#: The properties of most messages up to the message id: flags (content type, delivery mode and
+#: message id), content type ``application/json``, delivery mode 2 (persistent).
 _OUR_PROPERTIES = b"\x90\x80\x10application/json\x02"
-#: In the first byte of the properties' flags.
+#: Bit in the first byte of the property flags.
 _HAS_HEADERS = 0x20
 
 
 @dataclass(slots=True, eq=False)
 class Content:
-    """A message as it came.
+    """A received message.
 
     Attributes:
-        consumer: the consumer's tag, for a delivery.
-        number: the delivery tag.
-        head: its properties, encoded.
-        method: what brought it, where that was no delivery to a consumer.
+        consumer: consumer tag; empty if the message was not delivered to a consumer.
+        number: delivery tag.
+        head: encoded properties.
+        method: the method that brought it, if not ``Basic.Deliver``.
     """
 
     consumer: bytes
@@ -70,22 +69,27 @@ class Content:
 
     @property
     def message_id(self) -> str | None:
-        """Its id; read directly where the properties are as we write them.
+        """Message id; bytes that are not UTF-8 are escaped as ``\\xff``.
 
-        Bytes that are not UTF-8 are written as ``\\xff``: another program may give any id, and
-        ours has to be text that can be written again.
+        Read without decoding the properties if they begin as ours do.
         """
         start = len(_OUR_PROPERTIES)
         if self.head.startswith(_OUR_PROPERTIES):
             raw = self.head[start + 1 : start + 1 + self.head[start]]
             return raw.decode(errors="backslashreplace")
-        id: str | bytes | None = self.properties.message_id  # bytes where pika cannot decode it
+        id: str | bytes | None = self.properties.message_id  # bytes if pika cannot decode it
         return id.decode(errors="backslashreplace") if isinstance(id, bytes) else id
 
 
 @dataclass(slots=True)
 class Confirm:
-    """RabbitMQ took (or did not take) what was published up to ``number``, or that one."""
+    """A publisher confirm.
+
+    Attributes:
+        number: number of the published message on its channel, from 1.
+        multiple: whether it confirms all earlier messages too.
+        taken: False for a nack.
+    """
 
     number: int
     multiple: bool
@@ -94,21 +98,21 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server refused an operation on :data:`SIDE` and closed that channel."""
+    """RabbitMQ refused an operation on :data:`SIDE_CHANNEL` and closed that channel."""
 
     code: int
     text: str
 
 
-# -- out -----------------------------------------------------------------------------
+# -- encode --------------------------------------------------------------------------
 
 
 def properties(
     message_id: str, *, priority: int | None = None, headers: dict[str, Any] | None = None
 ) -> bytes:
-    """The encoded properties of a message of ours."""
+    """Encode the properties of a message that formrelay publishes."""
     id = message_id.encode()
-    fits = len(id) <= 255  # the protocol holds no more; the body has it too
+    fits = len(id) <= 255  # AMQP's limit; the body holds the id too
     if fits and priority is None and headers is None:
         return b"%b%c%b" % (_OUR_PROPERTIES, len(id), id)
     return encoded(
@@ -123,7 +127,7 @@ def properties(
 
 
 def encoded(properties: pika.BasicProperties) -> bytes:
-    """Any properties, encoded."""
+    """Encode any properties."""
     return b"".join(properties.encode())
 
 
@@ -133,24 +137,26 @@ def _publish_method(exchange: str, routing_key: str) -> bytes:
     return bytes(frame.Method(CHANNEL, method).marshal())
 
 
-def publish(exchange: str, routing_key: str, head: bytes, body: bytes, room: int) -> bytes:
-    """The frames of one message, which is to be given back where no queue takes it.
+def publish(
+    exchange: str, routing_key: str, head: bytes, body: bytes, max_frame_body: int
+) -> bytes:
+    """Encode the frames of one mandatory message: RabbitMQ returns it if no queue takes it.
 
     Args:
-        head: its encoded properties.
-        room: the most bytes of the body in one frame.
+        head: encoded properties.
+        max_frame_body: maximum number of bytes of the body in one frame.
     """
     method = _publish_method(exchange, routing_key)
     header = _HEAD.pack(_HEADER, CHANNEL, 12 + len(head)) + b"\x00\x3c\x00\x00"
     pieces = [method, header, _SIZE.pack(len(body)), head, _END]
-    for start in range(0, len(body), room):
-        piece = body[start : start + room]
+    for start in range(0, len(body), max_frame_body):
+        piece = body[start : start + max_frame_body]
         pieces += (_HEAD.pack(_BODY, CHANNEL, len(piece)), piece, _END)
     return b"".join(pieces)
 
 
 def acknowledge(number: int, *, multiple: bool = False) -> bytes:
-    """Done with a delivery; ``multiple``: and with all before it."""
+    """Encode an acknowledgement of a delivery; ``multiple``: of all earlier deliveries too."""
     return _ACK_FRAME.pack(_METHOD, CHANNEL, 13, _ACK, number, multiple, _END)
 
 
@@ -160,15 +166,15 @@ def requeue(number: int) -> bytes:
 
 
 def method(method: Any, *, channel: int = CHANNEL) -> bytes:
-    """Any method of the protocol."""
+    """Encode any AMQP method."""
     return bytes(frame.Method(channel, method).marshal())
 
 
-# -- in --------------------------------------------------------------------------------
+# -- decode ------------------------------------------------------------------------------
 
 
 class FrameParser:
-    """Makes what it says above of the bytes that come."""
+    """Parses received bytes into messages, confirms, refusals and pika methods."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -177,8 +183,12 @@ class FrameParser:
         self._pieces: list[bytes] = []
 
     def feed(self, data: bytes) -> Iterator[Any]:
-        """What is complete with ``data``: :class:`Content`, :class:`Confirm`, :class:`Refusal`,
-        or a pika method."""
+        """Parse ``data``.
+
+        Yields:
+            Everything that is complete with it: :class:`Content`, :class:`Confirm`,
+            :class:`Refusal` or a pika method.
+        """
         buffer = self._buffer + data if self._buffer else data
         at, end = 0, len(buffer)
         while end - at >= 8:
@@ -214,7 +224,7 @@ class FrameParser:
     def _other(self, data: bytes) -> Any:
         decoded = frame.decode_frame(data)[1]
         method = decoded.method
-        if decoded.channel_number == SIDE and isinstance(method, spec.Channel.Close):
+        if decoded.channel_number == SIDE_CHANNEL and isinstance(method, spec.Channel.Close):
             return Refusal(method.reply_code, method.reply_text)
         if isinstance(method, spec.Basic.Return | spec.Basic.GetOk):
             number = getattr(method, "delivery_tag", 0)

@@ -1,12 +1,12 @@
-"""One connection to RabbitMQ with one channel, driven by whichever thread holds it.
+"""One connection to RabbitMQ with one channel.
 
-A refusal closes the channel, and the connection with it. What may be refused is asked on a second
-channel (:meth:`Connection.ask`), which is opened when it is needed.
+A refused operation closes its channel, and :class:`Connection` then closes the connection.
+Operations that may be refused therefore run on a second channel (:meth:`Connection.try_call`),
+which is opened when it is needed.
 
-A plain socket, read with a deadline: there is no loop of events, no thread and
-no lock here, so each wait is bounded and a connection may be handed from thread
-to thread. pika gives the protocol's vocabulary (see :mod:`.codec`), the reading
-of URLs and the credentials.
+It reads a plain socket with a deadline, without an event loop, a thread or a lock. So every wait is
+bounded, and threads can use a connection one after the other. pika provides the protocol's methods
+(see :mod:`.codec`), the parsing of URLs and the credentials.
 """
 
 from __future__ import annotations
@@ -26,39 +26,41 @@ from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
-from .errors import Blocked, ChannelClosed, Silent, login_refused
+from .errors import ChannelClosed, NoAnswer, PublishersBlocked, login_refused
 from .servers import address, client_properties, dial
 
-_RECEIVE = 256 * 1024
-#: A large call is sent in pieces of so many bytes, and what the server says is read in between:
-#: were both sides to write only, both would wait for ever.
-_PIECE = 256 * 1024
+_RECEIVE_BYTES = 256 * 1024
+#: Number of bytes sent before the socket is read: if both sides only wrote, both would block.
+_CHUNK_BYTES = 256 * 1024
 _FRAME_OVERHEAD = 8
 
 
-#: Opens a connection for its caller alone.
+#: Opens a connection that only the caller uses.
 Connect = Callable[[], "Connection"]
 
 
 class Waker(Protocol):
-    """Something that another thread makes readable."""
+    """A file descriptor that another thread makes readable."""
 
     def fileno(self) -> int: ...
 
     def clear(self) -> None:
-        """Make it not readable again."""
+        """Make the file descriptor not readable again."""
 
 
 class Connection:
-    """A connection to one RabbitMQ server, with its channel. One thread at a time.
+    """A connection to one RabbitMQ server, with its channel. Used by one thread at a time.
 
     Attributes:
-        contents: deliveries that came and were not taken yet.
-        confirms: what became of published messages, likewise.
-        returned: messages that no queue took, likewise.
-        delivered: the number of the last delivery that came.
-        heard_at: monotonic seconds at which the server last said anything.
-        is_cancelled: a queue that is consumed here was deleted.
+        contents: received deliveries that the caller has not removed yet.
+        confirms: received confirms that the caller has not removed yet.
+        returned: published messages that no queue took, until the caller removes them.
+        published: number of messages published.
+        delivered: delivery tag of the last received delivery.
+        received_at: monotonic seconds at which the last bytes were received.
+        blocked_by: why the server blocks publishers; None if it does not.
+        is_cancelled: whether a queue that is consumed here was deleted.
+        max_frame_body: maximum number of bytes of a message body in one frame.
     """
 
     def __init__(self, server: pika.URLParameters) -> None:
@@ -77,12 +79,12 @@ class Connection:
         self._heartbeat = 0.0
         self._has_side = False
         self._waker: Waker | None = None
-        self.heard_at = self._said_at = time.monotonic()
+        self.received_at = self._sent_at = time.monotonic()
         self._socket = self._connect(server)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         try:
-            self._shake_hands(server)
+            self._handshake(server)
         except BaseException:
             self.abort()
             raise
@@ -94,43 +96,46 @@ class Connection:
             return dial(server)
         except ssl.SSLCertVerificationError as error:
             raise BrokerRefused(
-                f"expected RabbitMQ at {self.where} to show a certificate that can be trusted, "
-                f"got one with: {error.verify_message}; name its authority with ?cafile=… in "
+                f"expected RabbitMQ at {self.where} to present a trusted certificate, got: "
+                f"{error.verify_message}; name its certificate authority with ?cafile=… in "
                 "RABBITMQ_URL"
             ) from None
         except OSError as error:
             raise self._lost(error) from None
 
-    def _shake_hands(self, server: pika.URLParameters) -> None:
+    def _handshake(self, server: pika.URLParameters) -> None:
         self._write(codec.GREETING)
         start = self._reply()
         mechanism, response = server.credentials.response_for(start)
         if mechanism is None:
-            raise BrokerRefused(f"RabbitMQ at {self.where} takes none of our ways to log in")
+            raise BrokerRefused(
+                f"expected RabbitMQ at {self.where} to offer the login mechanism PLAIN, got: "
+                f"{start.mechanisms}; enable it on the server"
+            )
         start_ok = spec.Connection.StartOk(client_properties(), mechanism, response, "en_US")
         self._write(codec.method(start_ok, channel=0))
         tune = self._reply()
         wanted = server.heartbeat
         self._heartbeat = float(tune.heartbeat if wanted is None else wanted)
         frame_max = tune.frame_max or 131_072
-        self.body_room = frame_max - _FRAME_OVERHEAD
+        self.max_frame_body = frame_max - _FRAME_OVERHEAD
         tune_ok = spec.Connection.TuneOk(tune.channel_max, frame_max, int(self._heartbeat))
         open = spec.Connection.Open(server.virtual_host, insist=True)
         self._write(codec.method(tune_ok, channel=0) + codec.method(open, channel=0))
         self._reply()
         self.calls([spec.Channel.Open()])
 
-    # -- asking ----------------------------------------------------------------------
+    # -- operations ------------------------------------------------------------------
 
     def call(self, method: Any) -> Any:
-        """One operation; returns the server's answer to it."""
+        """Call one method; returns the answer."""
         return self.calls([method])[0]
 
     def calls(self, methods: Sequence[Any]) -> list[Any]:
-        """Many operations in one go, in order; returns the answers.
+        """Call several methods in one write, in order; returns the answers.
 
         Raises:
-            ChannelClosed: one was refused; the connection can be used no more.
+            ChannelClosed: a method was refused, and the connection is closed.
             BrokerUnavailable, BrokerRefused
         """
         self._write(b"".join(map(codec.method, methods)))
@@ -145,30 +150,30 @@ class Connection:
             self.read(left)
         return self._replies.popleft()
 
-    def ask(self, method: Any) -> Any:
-        """One operation that may be refused; returns the server's answer to it.
+    def try_call(self, method: Any) -> Any:
+        """Call one method that may be refused; returns the answer.
 
         Raises:
-            ChannelClosed: it was refused; the connection can still be used.
+            ChannelClosed: the method was refused; the connection stays open.
             BrokerUnavailable, BrokerRefused
         """
-        answers, refusal = self.ask_all([method])
+        answers, refusal = self.try_calls([method])
         if refusal is not None:
             raise refusal
         return answers[0]
 
-    def ask_all(self, methods: Sequence[Any]) -> tuple[list[Any], ChannelClosed | None]:
-        """Many operations in one go, in order, up to the first one that is refused.
+    def try_calls(self, methods: Sequence[Any]) -> tuple[list[Any], ChannelClosed | None]:
+        """Call several methods in one write, in order, until one is refused.
 
         Returns:
-            The answers to those before it, and the refusal if there is one.
+            The answers to the methods before the refusal, and the refusal or None.
 
         Raises:
             BrokerUnavailable, BrokerRefused
         """
-        data = [codec.method(one, channel=codec.SIDE) for one in methods]
+        data = [codec.method(method, channel=codec.SIDE_CHANNEL) for method in methods]
         if not self._has_side:
-            data.insert(0, codec.method(spec.Channel.Open(), channel=codec.SIDE))
+            data.insert(0, codec.method(spec.Channel.Open(), channel=codec.SIDE_CHANNEL))
         self._write(b"".join(data))
         if not self._has_side:
             self._reply()
@@ -178,37 +183,36 @@ class Connection:
             reply = self._reply()
             if isinstance(reply, codec.Refusal):
                 self._has_side = False
-                self._write(codec.method(spec.Channel.CloseOk(), channel=codec.SIDE))
+                self._write(codec.method(spec.Channel.CloseOk(), channel=codec.SIDE_CHANNEL))
                 return answers, ChannelClosed(self.where, reply.code, reply.text)
             answers.append(reply)
         return answers, None
 
     def fence(self) -> None:
-        """Return when RabbitMQ has seen all that was sent before: it answers in order."""
-        # This one says nothing to consumers that are there already.
+        """Wait until RabbitMQ has processed everything sent before; it answers in order."""
+        # A new prefetch has no effect on existing consumers.
         self.call(spec.Basic.Qos(prefetch_count=1))
 
     # -- publishing --------------------------------------------------------------------
 
     def confirm(self) -> None:
-        """Have RabbitMQ confirm what is published from now on."""
+        """Turn on publisher confirms."""
         self.call(spec.Confirm.Select())
 
     def check(self) -> None:
-        """Make sure that what is published next will be looked at.
+        """Publish a message that no queue takes, to test whether the server accepts publishes.
 
-        A server that is short of memory says so only when it is published to, stops
-        reading in the middle of that message and takes it hours later. One that
-        hangs, and a connection that is gone, are found out the same way. So this
-        publishes something that no queue takes.
+        A server that is short of memory reports it only to a client that publishes, stops reading
+        in the middle of that message and takes the message hours later. The test also detects a
+        server that hangs and a connection that is lost.
 
         Raises:
-            Blocked, BrokerUnavailable
+            PublishersBlocked, BrokerUnavailable
         """
         self.publish(
             [
                 codec.publish(
-                    "", "formrelay.nowhere", codec.properties("check"), b"?", self.body_room
+                    "", "formrelay.nowhere", codec.properties("check"), b"?", self.max_frame_body
                 )
             ]
         )
@@ -220,25 +224,28 @@ class Connection:
         self.returned.clear()
 
     def publish(self, messages: Sequence[bytes]) -> None:
-        """Send messages; their confirms come by and by, see :meth:`wait`."""
+        """Send messages without waiting for their confirms (see :meth:`wait`)."""
         self.published += len(messages)
         piece: list[bytes] = []
         size = 0
         for message in messages:
             piece.append(message)
             size += len(message)
-            if size >= _PIECE:
+            if size >= _CHUNK_BYTES:
                 self._write(b"".join(piece))
                 self.read(0)
                 piece, size = [], 0
         self._write(b"".join(piece))
 
     def wait(self, deadline: float, *, at_most: float = math.inf) -> None:
-        """For whatever comes next, until ``deadline`` (monotonic) or ``at_most`` seconds.
+        """Wait until the server sends something, at most ``at_most`` seconds.
+
+        Args:
+            deadline: monotonic seconds.
 
         Raises:
-            Blocked: it is past, and the server takes no messages.
-            BrokerUnavailable: it is past.
+            PublishersBlocked: the deadline has passed, and the server blocks publishers.
+            BrokerUnavailable: the deadline has passed.
         """
         left = deadline - time.monotonic()
         if left > 0:
@@ -246,25 +253,25 @@ class Connection:
             return
         self.abort()
         if self.blocked_by is not None:
-            raise Blocked(
+            raise PublishersBlocked(
                 f"expected RabbitMQ at {self.where} to take messages, it has blocked publishers "
-                f"({self.blocked_by}): give it more memory or disk, or let its queues drain"
+                f"({self.blocked_by}): give it more memory or disk, or drain its queues"
             )
         raise self._lost(TimeoutError())
 
     # -- reading and writing -------------------------------------------------------------
 
-    def wake_by(self, waker: Waker) -> None:
-        """Let ``waker`` end a wait as well."""
+    def set_waker(self, waker: Waker) -> None:
+        """Let ``waker`` end a wait too."""
         self._waker = waker
         self._poll.register(waker, select.POLLIN)
 
     def read(self, timeout: float) -> None:
-        """Take in what has come, or what comes within ``timeout`` seconds.
+        """Receive what the server has sent, or sends within ``timeout`` seconds.
 
         Raises:
             BrokerUnavailable: the connection is lost.
-            ChannelClosed, BrokerRefused: the server ended it.
+            ChannelClosed, BrokerRefused: the server closed the channel or the connection.
         """
         if not self.is_open:
             raise self._lost(ConnectionError("closed"))
@@ -273,21 +280,21 @@ class Connection:
         if not self._is_readable(max(timeout, 0.0)):
             return
         try:
-            data = self._socket.recv(_RECEIVE)
-        except (ssl.SSLWantReadError, TimeoutError):  # half a record of TLS
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except (ssl.SSLWantReadError, TimeoutError):  # an incomplete TLS record
             return
         except OSError as error:
             raise self._lost(error) from None
         if not data:
             raise self._lost(ConnectionResetError("connection closed by the server"))
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
         for found in self._parser.feed(data):
             if type(found) is codec.Content and found.method is None:
                 self.contents.append(found)
             elif type(found) is codec.Confirm:
                 self.confirms.append(found)
             else:
-                self._take(found)
+                self._dispatch(found)
         if self.contents:
             self.delivered = self.contents[-1].number
 
@@ -298,27 +305,27 @@ class Connection:
             events = self._poll.poll(timeout * 1000)
         except InterruptedError:
             return False
-        own = False
+        is_readable = False
         for descriptor, _ in events:
             if self._waker is not None and descriptor == self._waker.fileno():
                 self._waker.clear()
             else:
-                own = True
-        return own
+                is_readable = True
+        return is_readable
 
     def _keep_alive(self) -> float:
-        """Say that we live where it is time to; returns the seconds until the next time."""
+        """Send a heartbeat if it is due; returns the seconds until the next heartbeat."""
         now = time.monotonic()
-        # Where nobody has looked for long, what came meanwhile is still to be read.
-        if now - self.heard_at > 2 * self._heartbeat and not self._is_readable(0):
+        # If nobody has read for long, the server's heartbeats may still be unread.
+        if now - self.received_at > 2 * self._heartbeat and not self._is_readable(0):
             raise self._lost(TimeoutError())
-        left = self._said_at + self._heartbeat / 2 - now
+        left = self._sent_at + self._heartbeat / 2 - now
         if left > 0:
             return left
         self._write(codec.HEARTBEAT)
         return self._heartbeat / 2
 
-    def _take(self, found: Any) -> None:
+    def _dispatch(self, found: Any) -> None:
         match found:
             case codec.Content(method=spec.Basic.Return()):
                 self.returned.append(found)
@@ -354,15 +361,15 @@ class Connection:
             self._socket.sendall(data)
         except OSError as error:
             raise self._lost(error) from None
-        self._said_at = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def _lost(self, error: OSError) -> BrokerUnavailable:
         self.abort()
-        is_silent = isinstance(error, TimeoutError)
+        is_timeout = isinstance(error, TimeoutError)
         cause = error.strerror or str(error) or type(error).__name__
-        if is_silent:
+        if is_timeout:
             cause = f"nothing within {self.timeout:g} s"
-        return (Silent if is_silent else BrokerUnavailable)(
+        return (NoAnswer if is_timeout else BrokerUnavailable)(
             f"expected RabbitMQ at {self.where} to answer, got {cause}; check that it runs and "
             "that RABBITMQ_URL is right"
         )
@@ -370,19 +377,21 @@ class Connection:
     # -- closing -----------------------------------------------------------------------
 
     def close(self) -> None:
-        """Say goodbye, so that the server need not find out; never raises."""
+        """Close the connection with AMQP's closing handshake; never raises."""
         if self.is_open:
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 self._write(codec.method(spec.Connection.Close(200, "", 0, 0), channel=0))
                 deadline = time.monotonic() + min(self.timeout, 1.0)
-                while not any(isinstance(one, spec.Connection.CloseOk) for one in self._replies):
+                while not any(
+                    isinstance(reply, spec.Connection.CloseOk) for reply in self._replies
+                ):
                     if time.monotonic() > deadline:
                         break
                     self.read(deadline - time.monotonic())
         self.abort()
 
     def abort(self) -> None:
-        """Close without a word."""
+        """Close the socket without the closing handshake."""
         self.is_open = False
         connection: socket.socket | None = getattr(self, "_socket", None)
         if connection is not None:

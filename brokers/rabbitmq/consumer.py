@@ -203,7 +203,7 @@ class RabbitConsumer(RelayConsumer):
             self._pause.look(connection)
             self._apply_prefetch(subscription)
             self._quarantine.attach(subscription)
-            connection.wake_by(self._unacked)
+            connection.set_waker(self._unacked)
         except BaseException:
             connection.abort()
             raise

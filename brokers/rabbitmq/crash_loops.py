@@ -142,7 +142,7 @@ class Quarantine:
         if not self._is_declared and self._client.topology.queue_type == "quorum":
             self._safe_at = self._client.clock.monotonic() + _REGISTERED_AFTER
         try:
-            subscription.connection.ask(
+            subscription.connection.try_call(
                 self._client.topology.quarantine(self._work_queue, self.queue)
             )
             subscription.subscribe_quarantine(self.queue)

@@ -259,7 +259,7 @@ def _alone(connection: Connection, queue: str) -> Iterator[None]:
 def _claim(connection: Connection, name: str, queue: str, deadline: float) -> None:
     claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
     pause = 0.01
-    while (refusal := connection.ask_all([claim])[1]) is not None:
+    while (refusal := connection.try_calls([claim])[1]) is not None:
         if refusal.code == _ACCESS_REFUSED:
             raise BrokerRefused(
                 f"expected the right to configure {name!r}, by which looks at dead letters wait "

@@ -21,7 +21,7 @@ from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from .connection import Connect, Connection
-from .errors import ChannelClosed, Silent
+from .errors import ChannelClosed, NoAnswer
 from .topology import Topology, delay_bindings, delay_declarations
 
 logger = logging.getLogger("formrelay.brokers")
@@ -83,7 +83,7 @@ class Declared:
 
     def _has_exchange(self, connection: Connection, queue: str) -> bool:
         try:
-            connection.ask(_passive(self._topology.exchange(queue)))
+            connection.try_call(_passive(self._topology.exchange(queue)))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -110,8 +110,8 @@ class Declared:
         looked_for: dict[int, Any] = {}
         while left:
             try:
-                answers, refusal = connection.ask_all(left)
-            except Silent:
+                answers, refusal = connection.try_calls(left)
+            except NoAnswer:
                 # RabbitMQ 4 does not answer for a classic queue whose node is down.
                 self._silent |= {_name(one): now + _SILENT_FOR for one in left}
                 raise
@@ -144,7 +144,7 @@ class Declared:
     def _declare_missing(self, connection: Connection, declaration: Any) -> None:
         """Declare a missing queue or exchange; the user may have the right for this name."""
         try:
-            connection.ask(declaration)
+            connection.try_call(declaration)
         except ChannelClosed as error:
             raise BrokerRefused(
                 f"expected {_name(declaration)!r} to be there or to have the right to declare it, "

@@ -1,14 +1,14 @@
-"""What RabbitMQ may answer that a caller wants to tell apart.
+"""Errors of RabbitMQ that callers handle in different ways.
 
 ::
 
     BrokerUnavailable
-        Silent          it did not answer in time
-        Blocked         it takes no messages for now
+        NoAnswer            RabbitMQ did not answer in time
+        PublishersBlocked   RabbitMQ takes no messages for now
     BrokerRefused
-        ChannelClosed   it refused an operation
-        NotTaken        some messages of a call are not on their queues
-        Interrupted     it refused a message of a call and closed the channel
+        ChannelClosed       RabbitMQ refused an operation
+        PartlyRefused       some messages of a publish are not on their queues
+        PublishInterrupted  RabbitMQ refused a message of a publish and closed the channel
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..errors import BrokerRefused, BrokerUnavailable
 _ACCESS_REFUSED, _PRECONDITION_FAILED, _NOT_ALLOWED = 403, 406, 530
 
 
-class Silent(BrokerUnavailable):
+class NoAnswer(BrokerUnavailable):
     """RabbitMQ did not answer in time."""
 
 
-class Blocked(BrokerUnavailable):
-    """RabbitMQ takes no messages for now: it is out of memory or disk."""
+class PublishersBlocked(BrokerUnavailable):
+    """RabbitMQ takes no messages for now, because it is out of memory or disk."""
 
 
 class ChannelClosed(BrokerRefused):
@@ -35,7 +35,7 @@ class ChannelClosed(BrokerRefused):
 
     Attributes:
         code: AMQP's reply code (404 not found, 406 precondition failed, …).
-        text: what the server said.
+        text: the error text of the server.
         where: the server's host and port.
     """
 
@@ -46,12 +46,12 @@ class ChannelClosed(BrokerRefused):
         self.text = text
 
 
-class Interrupted(BrokerRefused):
-    """RabbitMQ refused one message of a call and closed the channel.
+class PublishInterrupted(BrokerRefused):
+    """RabbitMQ refused one message of a publish and closed the channel.
 
     Attributes:
-        unconfirmed: positions of the messages of which it is not known that they were taken.
-        is_too_large: whether the message was too large.
+        unconfirmed: positions of the messages that RabbitMQ did not confirm.
+        is_too_large: whether it refused the message because of its size.
     """
 
     def __init__(self, message: str, cause: ChannelClosed, unconfirmed: Sequence[int]) -> None:
@@ -60,13 +60,12 @@ class Interrupted(BrokerRefused):
         self.is_too_large = cause.code == _PRECONDITION_FAILED and "message size" in cause.text
 
 
-class NotTaken(BrokerRefused):
-    """Some messages of one call are not on their queues; the others are.
+class PartlyRefused(BrokerRefused):
+    """RabbitMQ refused some messages of a publish; the others are on their queues.
 
     Attributes:
-        refused: positions of the messages that were not taken, in the call
-            (``enqueue_many``: in its chunk).
-        count: how many there were.
+        refused: positions of the refused messages in the call (``enqueue_many``: in its chunk).
+        count: number of messages in the call.
     """
 
     def __init__(self, message: str, refused: Sequence[int], count: int) -> None:
@@ -76,7 +75,7 @@ class NotTaken(BrokerRefused):
 
 
 def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | None:
-    """The error for a connection that the server closed; None where it did not refuse our user."""
+    """The error for a connection that the server closed; None if it did not refuse the user."""
     if close.reply_code == _ACCESS_REFUSED:
         return BrokerRefused(
             f"expected RabbitMQ at {where} to accept our user and password, it refused them: "

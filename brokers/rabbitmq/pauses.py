@@ -20,7 +20,7 @@ from pika import spec
 from ...core.clock import Clock
 from ..errors import BrokerRefused, BrokerUnavailable
 from .connection import Connect, Connection
-from .errors import ChannelClosed, Silent
+from .errors import ChannelClosed, NoAnswer
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -73,7 +73,7 @@ def resume(connection: Connection, queue: str, connect: Connect) -> None:
     _set(connection, queue, is_paused=False)
     with suppress(BrokerRefused, BrokerUnavailable):  # workers of the version before ask it
         if _count_before(connect, queue) is not None:
-            connection.ask(spec.Queue.Delete(queue=_queue_before(queue)))
+            connection.try_call(spec.Queue.Delete(queue=_queue_before(queue)))
 
 
 def _set(connection: Connection, queue: str, *, is_paused: bool) -> None:
@@ -87,20 +87,20 @@ def _mark_first(connection: Connection, queue: str, connect: Connect) -> tuple[b
     """Mark a queue for the first time, as the version before this one has left it."""
     state = bool(_count_before(connect, queue))
     try:
-        connection.ask(_declaration(queue, is_paused=state))
+        connection.try_call(_declaration(queue, is_paused=state))
     except ChannelClosed as error:
         if error.code != _ACCESS_REFUSED:
             raise
         return state, False
     if not state and _exists(connection, queue, is_paused=True):  # paused meanwhile
-        connection.ask(_removal(queue, is_paused=False))
+        connection.try_call(_removal(queue, is_paused=False))
         return True, True
     return state, True
 
 
 def _exists(connection: Connection, queue: str, *, is_paused: bool) -> bool:
     try:
-        connection.ask(_declaration(queue, is_paused=is_paused, passive=True))
+        connection.try_call(_declaration(queue, is_paused=is_paused, passive=True))
     except ChannelClosed as error:
         if error.code != _NOT_FOUND:
             raise
@@ -135,12 +135,12 @@ def _count_before(connect: Connect, queue: str) -> int | None:
     """
     connection = connect()
     try:
-        found = connection.ask(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
+        found = connection.try_call(spec.Queue.Declare(queue=_queue_before(queue), passive=True))
     except ChannelClosed as error:
         if error.code == _NOT_FOUND and "down or inaccessible" not in error.text:
             return None
         raise
-    except Silent as error:
+    except NoAnswer as error:
         raise BrokerRefused(error.message) from None
     finally:
         connection.close()
@@ -161,7 +161,7 @@ class PauseWatch:
         self._queue = queue
         self._clock = clock
         self._connect = connect
-        self._said_at = -_SAY_AGAIN
+        self._logged_at = -_SAY_AGAIN
 
     def look(self, connection: Connection) -> None:
         """Ask for the state; where RabbitMQ cannot tell, the last known one holds.
@@ -186,9 +186,9 @@ class PauseWatch:
             logger.info("paused" if state else "resumed", extra={"queue": self._queue})
 
     def _say(self, cause: str, now: float) -> None:
-        if now - self._said_at < _SAY_AGAIN:
+        if now - self._logged_at < _SAY_AGAIN:
             return
-        self._said_at = now
+        self._logged_at = now
         logger.warning(
             "cannot tell whether the queue is paused; the last known state holds",
             extra={"queue": self._queue, "is_paused": self.is_paused, "error_message": cause},

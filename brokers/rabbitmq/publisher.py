@@ -1,4 +1,4 @@
-"""Publishing with confirms: many messages sent, then all their confirms waited for."""
+"""Publishes with confirms: sends many messages, then waits for all their confirms."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .connection import Connect, Connection
 from .declarations import Declared
-from .errors import Blocked, ChannelClosed, Interrupted, NotTaken, Silent
+from .errors import ChannelClosed, NoAnswer, PartlyRefused, PublishersBlocked, PublishInterrupted
 
-#: After so many seconds of silence a connection is tried before anything is sent on it.
-_FRESH_SECONDS = 0.1
-#: Nobody has needed a connection that was idle for so long.
-_IDLE_SECONDS = 30.0
+#: A connection that has received nothing for so many seconds is checked before it is used.
+_CHECK_AFTER = 0.1
+#: Seconds after which an idle connection is closed.
+_CLOSE_AFTER = 30.0
 _NOT_FOUND = 404
-_PLAIN = codec.encoded(pika.BasicProperties(delivery_mode=2))
+_DEFAULT_HEAD = codec.encoded(pika.BasicProperties(delivery_mode=2))
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One message to be published.
+    """A message to publish.
 
     Attributes:
-        queue: the work queue that it belongs to.
-        head: its encoded properties.
+        queue: its work queue.
+        head: encoded properties.
     """
 
     queue: str
@@ -44,11 +44,10 @@ class Publication:
 
 
 class Publisher:
-    """Publishes, and returns when RabbitMQ has confirmed all of it.
+    """Publishes messages on a pool of connections.
 
-    Connections are taken by the thread that needs one and given back, so there
-    are as many as threads that published at one time of late. Those inherited
-    through a fork are left alone.
+    The pool holds as many connections as threads recently published at the same time. A child
+    process does not use the connections of its parent.
     """
 
     def __init__(self, connect: Connect, declared: Declared) -> None:
@@ -61,16 +60,16 @@ class Publisher:
 
     @contextmanager
     def connection(self, *, to_publish: bool = False) -> Iterator[Connection]:
-        """A connection with confirms on, this thread's until the end of the block.
+        """Lend a connection with confirms to the calling thread.
 
         Args:
-            to_publish: make sure first that what is published will be looked at.
+            to_publish: first check that the server accepts publishes.
         """
-        connection = self._taken(to_publish=to_publish)
+        connection = self._take(to_publish=to_publish)
         try:
             yield connection
         except BaseException:
-            # Half an answer may be under way, also where a time limit ended the caller.
+            # An answer may be on its way, also after Dramatiq's time limit interrupted the caller.
             connection.abort()
             raise
         if connection.is_open:
@@ -79,27 +78,27 @@ class Publisher:
     def _give_back(self, connection: Connection) -> None:
         idle = self._idle
         idle.append(connection)
-        # One at a time, so that nobody's sending has to wait for the end of many.
+        # Close one connection at a time, so that no send waits for many to close.
         oldest = idle.popleft()
-        if oldest is not connection and time.monotonic() - oldest.heard_at > _IDLE_SECONDS:
+        if oldest is not connection and time.monotonic() - oldest.received_at > _CLOSE_AFTER:
             oldest.close()
         else:
             idle.appendleft(oldest)
 
-    def _taken(self, *, to_publish: bool) -> Connection:
+    def _take(self, *, to_publish: bool) -> Connection:
         while (connection := self._next_idle()) is not None:
-            # Asked before reading: what is read now, a heartbeat say, may have come long ago.
-            is_fresh = time.monotonic() - connection.heard_at <= _FRESH_SECONDS
+            # Before reading: an unread heartbeat, for example, may have been sent long ago.
+            is_fresh = time.monotonic() - connection.received_at <= _CHECK_AFTER
             try:
                 connection.read(0)
                 if to_publish and not is_fresh:
                     connection.check()
                 return connection
-            except (Silent, Blocked):
+            except (NoAnswer, PublishersBlocked):
                 raise
             except (BrokerUnavailable, BrokerRefused):
-                # Lost while it was idle: the server ends those that send no heartbeats. The
-                # others are older still; and it may have come back without its queues.
+                # Lost while it was idle, since an idle connection sends no heartbeats. The other
+                # connections have been idle for longer, and the server may have lost its queues.
                 self.close()
                 self._declared.forget()
         connection = self._connect()
@@ -114,14 +113,14 @@ class Publisher:
 
     def _next_idle(self) -> Connection | None:
         if self._pid != os.getpid():
-            # After a fork: the parent's. To close them would end them for the parent too.
+            # After a fork: closing the parent's connections would close them for the parent too.
             self._idle, self._pid = deque(), os.getpid()
         with suppress(IndexError):
             return self._idle.pop()
         return None
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         while (connection := self._next_idle()) is not None:
             connection.close()
 
@@ -130,41 +129,44 @@ class Publisher:
     def publish(
         self, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties | None
     ) -> None:
-        """Publish one message by its queue's name.
+        """Publish one message with a queue's name as routing key.
 
         Raises:
             as :meth:`publish_all`.
         """
-        head = codec.encoded(properties) if properties is not None else _PLAIN
+        head = codec.encoded(properties) if properties is not None else _DEFAULT_HEAD
         self.publish_all([Publication(routing_key, exchange, routing_key, head, body)])
 
     def publish_all(self, messages: Sequence[Publication]) -> None:
-        """Publish messages, in order; RabbitMQ has them all when it returns.
+        """Publish messages in order; returns when RabbitMQ has confirmed all of them.
 
-        A queue that is gone is declared again, once; and a connection that is
-        lost in the middle is replaced, once. What was not confirmed is then sent
-        a second time, and may so be there twice, which at-least-once allows.
+        A missing queue is declared again once, and a lost connection is replaced once. Messages
+        that were not confirmed are then published again, so a message may be on its queue twice,
+        which at-least-once allows.
 
         Raises:
-            NotTaken: some were returned or nacked; the others are on their queues.
-            Interrupted: one was refused, so that nobody knows of some others.
-            BrokerUnavailable, BrokerRefused: the text says how many are on their
-                queues, and how many may be.
+            PartlyRefused: some messages were returned or nacked; the others are on their queues.
+            PublishInterrupted: a message was refused; it is unknown whether RabbitMQ took some of
+                the others.
+            BrokerUnavailable, BrokerRefused: the text says how many messages are on their queues,
+                and how many may be.
         """
         call = _Call(messages)
         for is_last in (False, True):
             try:
                 with self.connection(to_publish=True) as connection:
-                    self._declared.ensure(connection, {one.queue for one in call.waiting.values()})
+                    self._declared.ensure(
+                        connection, {message.queue for message in call.waiting.values()}
+                    )
                     call.send(connection)
                     if call.nacked:
-                        # RabbitMQ remembers for this channel that the queue is full, also when
-                        # its limit has been lifted since (3.10).
+                        # RabbitMQ 3.10 remembers for this channel that the queue is full, even
+                        # after its limit was raised.
                         connection.close()
             except (BrokerUnavailable, ChannelClosed) as error:
-                is_over = isinstance(error, Silent | Blocked) or not call.is_sent
-                is_gone = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
-                if is_last or is_over or not is_gone:
+                is_useless = isinstance(error, NoAnswer | PublishersBlocked) or not call.is_sent
+                is_lost = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
+                if is_last or is_useless or not is_lost:
                     raise call.explained(error) from None
             if not call.waiting:
                 break
@@ -173,12 +175,12 @@ class Publisher:
 
 
 class _Call:
-    """The messages of one call, and how far they are.
+    """The messages of one call and their confirms.
 
     Attributes:
-        waiting: by position, what is not confirmed, or was given back by the server.
-        is_sent: whether any may have reached the server.
-        nacked: positions of those that the server did not take.
+        waiting: the messages that are not confirmed or were returned, by position.
+        is_sent: whether a message may have reached the server.
+        nacked: positions of the messages that the server did not take.
     """
 
     def __init__(self, messages: Sequence[Publication]) -> None:
@@ -188,15 +190,15 @@ class _Call:
         self.nacked: list[int] = []
 
     def send(self, connection: Connection) -> None:
-        """Publish what waits, and wait until each was confirmed, nacked or given back."""
+        """Publish the waiting messages, and wait until each is confirmed, nacked or returned."""
         positions = list(self.waiting)
-        # By the number that the server's confirms use.
+        # Positions by the number that confirms use.
         numbered = dict(enumerate(positions, start=connection.published + 1))
         self.is_sent = True
         connection.publish(
             [
                 codec.publish(
-                    one.exchange, one.routing_key, one.head, one.body, connection.body_room
+                    one.exchange, one.routing_key, one.head, one.body, connection.max_frame_body
                 )
                 for one in self.waiting.values()
             ]
@@ -207,11 +209,11 @@ class _Call:
             if not connection.confirms:
                 connection.wait(deadline)
                 continue
-            # The server gives a message back before it confirms it.
+            # The server returns a message before it confirms it.
             for content in connection.returned:
                 returned.add(self._position_of(content, returned))
             connection.returned.clear()
-            self._sort(connection.confirms, numbered, returned)
+            self._apply_confirms(connection.confirms, numbered, returned)
             deadline = time.monotonic() + connection.timeout
 
     def _position_of(self, content: codec.Content, returned: set[int]) -> int:
@@ -224,7 +226,7 @@ class _Call:
             and one.body == body
         )
 
-    def _sort(
+    def _apply_confirms(
         self, confirms: deque[codec.Confirm], numbered: dict[int, int], returned: set[int]
     ) -> None:
         while confirms:
@@ -242,7 +244,7 @@ class _Call:
                     self.nacked.append(position)
 
     def explained(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
-        """The error, with what became of the messages."""
+        """The error, extended by how many messages are on their queues."""
         taken = self._count - len(self.waiting) - len(self.nacked)
         text = "; nothing was enqueued"
         if self.is_sent:
@@ -252,24 +254,21 @@ class _Call:
             )
         if isinstance(error, ChannelClosed):
             if self.is_sent:
-                return Interrupted(
+                return PublishInterrupted(
                     error.message + text, error, sorted((*self.waiting, *self.nacked))
                 )
             return BrokerRefused(error.message + text)
         return type(error)(error.message + text)
 
     def raise_for_refused(self) -> None:
-        """
-        Raises:
-            NotTaken: there are some.
-        """
+        """Raise :class:`PartlyRefused` if messages were returned or nacked."""
         refused = sorted((*self.waiting, *self.nacked))
         if not refused:
             return
-        cause = "it has no queue for them: were they deleted, or never there?"
+        cause = "it has no queue for them; check that their queues exist"
         if self.nacked:
-            cause = "it did not take them (nack): is a queue full?"
-        raise NotTaken(
+            cause = "it did not take them (nack); check whether a queue is full"
+        raise PartlyRefused(
             f"RabbitMQ refused {len(refused)} of {self._count} messages, the others are on their "
             f"queues; {cause}",
             refused,

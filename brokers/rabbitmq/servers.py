@@ -1,4 +1,4 @@
-"""Where RabbitMQ is: the URL with its hosts, its password and its TLS, read once."""
+"""Parses RABBITMQ_URL: hosts, credentials and TLS options."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ import pika
 from ...core.errors import ConfigError
 from ...core.failure import worker_name
 
-#: How our connections are told from others on the server.
+#: The product name by which RabbitMQ lists our connections.
 PRODUCT = "formrelay"
-#: Of a URL's query, what is ours; the rest is pika's.
+#: Query options that are parsed here; pika parses all others.
 _TLS_OPTIONS = ("cafile", "certfile", "keyfile")
 
 
 def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
-    """The servers of a URL, any of which will do.
+    """Parse a URL into the servers of a cluster; clients connect to any of them.
 
-    Several stand in one URL separated by commas
-    (``amqp://user:password@one,two:5673/vhost``), or as several URLs separated
-    by semicolons. User and password may hold any character, as they are or in
-    percent-encoding. ``amqps://`` checks the server's certificate and its name;
-    ``?cafile=…`` names an own authority, ``certfile`` and ``keyfile`` a
-    certificate to show. Any other option of the query is read by pika.
+    Several hosts are separated by commas (``amqp://user:password@one,two:5673/vhost``), several
+    URLs by semicolons. User and password may contain any character, percent-encoded or not.
+    ``amqps://`` verifies the server's certificate and host name; ``?cafile=…`` names a private
+    certificate authority, ``certfile`` and ``keyfile`` a client certificate. pika parses all other
+    query options.
 
     Args:
-        timeout: to connect, and for an answer.
+        timeout: to connect, and to wait for an answer.
 
     Raises:
-        ConfigError: the URL cannot be read. The text quotes nothing of it.
+        ConfigError: the URL is invalid. The message quotes no part of it.
     """
     found: list[pika.URLParameters] = []
-    for one in re.split(r";(?=amqps?://)", url.strip().rstrip(";")):
-        scheme, _, rest = one.partition("://")
+    for part in re.split(r";(?=amqps?://)", url.strip().rstrip(";")):
+        scheme, _, rest = part.partition("://")
         if scheme not in ("amqp", "amqps") or not rest:
             raise ConfigError("expected a URL like amqp://user:password@host:5672/vhost")
-        # The last @, since the ones before it belong to the password.
+        # Split at the last @: the password may contain others.
         credentials, at, place = rest.rpartition("@")
         hosts, slash, tail = place.partition("/")
         if not slash:
@@ -54,7 +53,7 @@ def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
 
 
 def address(found: pika.URLParameters) -> str:
-    """Where it leads, without the password."""
+    """The server as host:port."""
     return f"{found.host}:{found.port}"
 
 
@@ -81,24 +80,24 @@ def _server(url: str, timeout: timedelta) -> pika.URLParameters:
 
 
 def _context(tls: dict[str, str]) -> ssl.SSLContext:
-    """The certificate is checked, and that it is the server's by name: pika's default too."""
+    """A TLS context that verifies the certificate and the host name, as pika does by default."""
     try:
         context = ssl.create_default_context(cafile=tls.get("cafile"))
         if "certfile" in tls:
             context.load_cert_chain(tls["certfile"], tls.get("keyfile"))
     except OSError as error:
-        named = ", ".join(tls.values())
+        files = ", ".join(tls.values())
         raise ConfigError(
-            f"expected {named} to be certificates in PEM, got: {error.strerror or error}"
+            f"expected {files} to be certificates in PEM, got: {error.strerror or error}"
         ) from None
     return context
 
 
 def dial(server: pika.URLParameters) -> socket.socket:
-    """A TCP connection to a server, with TLS where its URL asks for it.
+    """Open a TCP connection to a server, with TLS if its URL says so.
 
     Raises:
-        OSError: also where its certificate cannot be trusted.
+        OSError: also if the server's certificate is not trusted.
     """
     plain = socket.create_connection((server.host, server.port), server.socket_timeout)
     try:
@@ -115,7 +114,7 @@ def dial(server: pika.URLParameters) -> socket.socket:
 
 
 def client_properties() -> dict[str, object]:
-    """Who we are, for ``rabbitmqctl list_connections`` and the management pages."""
+    """Client properties, as shown by ``rabbitmqctl list_connections`` and the management UI."""
     return {
         "product": PRODUCT,
         "connection_name": worker_name(),

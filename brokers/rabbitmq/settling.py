@@ -23,7 +23,7 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..refused import Refused
 from ..settlement import Replacement, Settlement, Write
 from .client import RabbitClient
-from .errors import Interrupted, NotTaken
+from .errors import PartlyRefused, PublishInterrupted
 from .subscription import Subscription
 
 #: Splits or shrinks a replacement that is too large.
@@ -125,7 +125,7 @@ class Settler:
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
         """Return what to write next time: smaller replacements if this one was too large."""
         delivery = pending.delivery
-        if delivery is None or not (isinstance(error, Interrupted) and error.is_too_large):
+        if delivery is None or not (isinstance(error, PublishInterrupted) and error.is_too_large):
             return [pending]
         smaller = self._shrink(pending.replacement, delivery, error)
         return [_Pending(one, None if of is delivery else of) for one, of in smaller]
@@ -161,9 +161,9 @@ class Settler:
         """Publish; returns the error of each refused write, by its index."""
         try:
             self._client.write(self._queue, writes)
-        except NotTaken as error:
+        except PartlyRefused as error:
             return dict.fromkeys(error.refused, error)
-        except Interrupted as error:
+        except PublishInterrupted as error:
             left = error.unconfirmed
             if len(left) == 1:
                 return {left[0]: error}

@@ -35,7 +35,7 @@ from formrelay.brokers.envelope import decode, is_frozen, thaw
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.errors import NotTaken
+from formrelay.brokers.rabbitmq.errors import PartlyRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason
@@ -265,7 +265,7 @@ class RabbitSite(Site):
         def publish(messages: Any) -> None:
             del client.publish
             client.publish(messages[1:])
-            raise NotTaken("the queue is full", [0], len(messages))
+            raise PartlyRefused("the queue is full", [0], len(messages))
 
         client.publish = publish
 

@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers import errors as broker_errors
 from formrelay.brokers.envelope import Undecodable
-from formrelay.brokers.rabbitmq.errors import NotTaken
+from formrelay.brokers.rabbitmq.errors import PartlyRefused
 from formrelay.core import errors
 from formrelay.core.errors import (
     FormrelayError,
@@ -116,7 +116,7 @@ def test_a_foreign_exception_is_described_by_its_type_alone(
 
 
 def test_a_reworded_error_keeps_its_type_and_what_it_carries() -> None:
-    error = NotTaken("two were refused", [1, 3], 5)
+    error = PartlyRefused("two were refused", [1, 3], 5)
     error.reword("the transaction is committed, but two were refused")
     assert str(error) == error.message == "the transaction is committed, but two were refused"
     assert (error.refused, error.count) == ((1, 3), 5)

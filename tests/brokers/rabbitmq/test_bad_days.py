@@ -181,7 +181,7 @@ def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
     for thread in threads:
         thread.join()
     assert len(idle) == 20
-    monkeypatch.setattr(publisher, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(publisher, "_CLOSE_AFTER", 0.0)
     for number in range(25):
         actor.send(number)
     assert len(idle) == 1

@@ -11,7 +11,7 @@ import pytest
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import topology
-from formrelay.brokers.rabbitmq.errors import NotTaken
+from formrelay.brokers.rabbitmq.errors import PartlyRefused
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
 from tests.support.threads import at_once
@@ -27,7 +27,7 @@ def test_a_full_queue_nacks_and_the_error_says_which_were_not_taken(
     channel.queue_declare(unique, durable=True, arguments=arguments)
     harness = make_harness(adopt={unique})
     actor = harness.actor(print, actor_name="collect")
-    with pytest.raises(NotTaken, match=r"refused 7 of 10 messages.*\(nack\)") as raised:
+    with pytest.raises(PartlyRefused, match=r"refused 7 of 10 messages.*\(nack\)") as raised:
         harness.broker.enqueue_many(actor.message(number) for number in range(10))
     assert raised.value.refused == tuple(range(3, 10))
     assert harness.broker.counts(unique).waiting == 3
@@ -146,7 +146,7 @@ def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
         for number in range(60)
     ]
     kept = Publication(unique, "", unique, codec.properties("kept"), b"{}")
-    with pytest.raises(NotTaken, match=r"refused 60 of 61 messages.*no queue") as raised:
+    with pytest.raises(PartlyRefused, match=r"refused 60 of 61 messages.*no queue") as raised:
         harness.broker.client.publish([*lost, kept])  # type: ignore[attr-defined]
     assert raised.value.refused == tuple(range(60))
     assert harness.broker.counts(unique).waiting == 1
