@@ -30,7 +30,7 @@ from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient
 from .crash_loops import Quarantine
-from .pauses import PauseWatch
+from .pauses import PauseMonitor
 from .settling import Settler, Tag, Unacked
 from .subscription import MAX_PREFETCH, MeanSize, Subscription
 
@@ -82,7 +82,7 @@ class RabbitConsumer(RelayConsumer):
         self._reconnect = Reconnect(queue_name, broker.clock)
         self._connected_at, self._released_before = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = PauseWatch(queue_name, broker.clock, client.connect)
+        self._pause = PauseMonitor(queue_name, broker.clock, client.connect)
         self._drainer: Thread | None = None
         # Shared by the threads:
         self._unacked = Unacked()
@@ -200,7 +200,7 @@ class RabbitConsumer(RelayConsumer):
             subscription = Subscription(
                 connection, self.queue_name, number=self._subscriptions, prefetch=self.prefetch
             )
-            self._pause.look(connection)
+            self._pause.check(connection)
             self._apply_prefetch(subscription)
             self._quarantine.attach(subscription)
             connection.set_waker(self._unacked)
@@ -249,15 +249,15 @@ class RabbitConsumer(RelayConsumer):
         assert subscription is not None
         clock = self.broker.clock
         self._dead_letter_poison()
-        if self._pause.look_at <= clock.monotonic():
-            self._pause.look(subscription.connection)
+        if self._pause.check_at <= clock.monotonic():
+            self._pause.check(subscription.connection)
         self._apply_prefetch(subscription)
         self._unacked.collect(subscription)
         self._unacked.requeue_due(subscription, clock.monotonic())
         self._settler.write_pending(subscription)
         for due in (
             self._quarantine.next_check(),
-            self._pause.look_at,
+            self._pause.check_at,
             self._unacked.next_due(),
             self._settler.next_due(),
         ):

@@ -1,11 +1,10 @@
-"""Declares the topology, as far as the server, its nodes and our rights allow.
+"""Declares the topology, and tolerates three refusals.
 
-Three refusals are no reason to stop:
-
-- an existing queue has another time-to-live or delivery limit: it is used unchanged;
-- our user has no right to configure: existing queues are used, only a missing queue is an error;
-- a delay queue or a queue of dead letters is on a node that is down (classic queues): the others go
-  on, and writes to that queue are refused. RabbitMQ 4 does not even answer for it.
+- An existing queue has another time-to-live or delivery limit: the queue is used unchanged.
+- The user has no right to configure: existing queues are used; only a missing queue is an error.
+- A classic delay queue or dead-letter queue is on a node that is down: all other queues are
+  declared, and RabbitMQ refuses writes to that queue. RabbitMQ 4 does not even answer the
+  declaration.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from .topology import Topology, delay_bindings, delay_declarations
 logger = logging.getLogger("formrelay.brokers")
 
 _ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
-#: What may differ in a queue that is there already.
+#: Arguments that may differ in an existing queue.
 _TOLERATED = ("x-message-ttl", "x-delivery-limit")
-#: Of a durable classic queue, in RabbitMQ's 404.
+#: Part of RabbitMQ's error text (404) for a durable classic queue whose node is down.
 _NODE_IS_DOWN = "down or inaccessible"
-#: Seconds after which what did not answer is declared again.
-_SILENT_FOR = 30.0
+#: Seconds until RabbitMQ is asked again to declare a queue for which it did not answer.
+_SKIP_SECONDS = 30.0
 
 
 class Declared:
@@ -42,23 +41,23 @@ class Declared:
         self._topology = topology
         self._connect = connect
         self._ready: set[str] = set()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._has_delays = False
-        #: By name, until when (monotonic seconds) what did not answer is taken to be there.
-        self._silent: dict[str, float] = {}
-        # Many threads may send first at one time; RabbitMQ makes each queue slowly.
+        #: Monotonic seconds until which an unanswered declaration is not repeated, by name.
+        self._unanswered: dict[str, float] = {}
+        # RabbitMQ declares slowly: threads that send at the same time declare each queue once.
         self._lock = threading.RLock()
 
     def forget(self) -> None:
-        """The server may have come back without its queues."""
+        """Declare everything again next time: the server may have lost its queues."""
         self._has_delays = False
         self._ready = set()
 
     def ensure(self, connection: Connection, queues: Iterable[str]) -> None:
-        """Declare what these work queues need, unless that was done already.
+        """Declare these work queues and the delay queues, unless that was done already.
 
         Raises:
-            BrokerRefused: an existing queue or exchange differs; the message names the difference.
+            BrokerRefused: an existing queue or exchange differs; the text names the differences.
             BrokerUnavailable
         """
         ready = self._ready
@@ -78,12 +77,12 @@ class Declared:
         topology = self._topology
         declarations = [topology.exchange(queue), topology.dead(queue), topology.work(queue)]
         if topology.is_foreign_exchange(queue) and self._has_exchange(connection, queue):
-            del declarations[0]  # whatever its type is
+            del declarations[0]  # it may be of any type
         self._declare(connection, declarations, topology.bindings(queue), needed=queue)
 
     def _has_exchange(self, connection: Connection, queue: str) -> bool:
         try:
-            connection.try_call(_passive(self._topology.exchange(queue)))
+            connection.try_call(_as_passive(self._topology.exchange(queue)))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise
@@ -98,38 +97,34 @@ class Declared:
         *,
         needed: str | None = None,
     ) -> None:
-        """Declare, then bind.
+        """Declare queues and exchanges, then bind them.
 
         Args:
-            needed: the queue without which nothing can be done.
+            needed: the queue whose node must not be down.
         """
         now = time.monotonic()
-        as_they_are = {name for name, until in self._silent.items() if until > now} - {needed}
-        left = [one for one in wanted if _name(one) not in as_they_are]
-        #: Original declarations of passively declared queues, by distance from the end.
-        looked_for: dict[int, Any] = {}
+        skipped = {name for name, until in self._unanswered.items() if until > now} - {needed}
+        left = [declaration for declaration in wanted if _name(declaration) not in skipped]
+        originals: dict[int, Any] = {}
         while left:
             try:
                 answers, refusal = connection.try_calls(left)
             except NoAnswer:
                 # RabbitMQ 4 does not answer for a classic queue whose node is down.
-                self._silent |= {_name(one): now + _SILENT_FOR for one in left}
+                self._unanswered |= dict.fromkeys(map(_name, left), now + _SKIP_SECONDS)
                 raise
             for _ in answers:
-                if looked_for.pop(len(left), None) is not None:
-                    as_they_are.add(_name(left[0]))
+                if originals.pop(len(left), None) is not None:
+                    skipped.add(_name(left[0]))
                 del left[0]
             if refusal is None:
                 break
-            first, original = left[0], looked_for.pop(len(left), None)
+            first, original = left[0], originals.pop(len(left), None)
             if refusal.code == _ACCESS_REFUSED and original is None and not first.passive:
-                for place, one in enumerate(left):
-                    if not one.passive:
-                        looked_for[len(left) - place] = one
-                        left[place] = _passive(one)
+                _make_passive(left, originals)
             elif _is_down(refusal) and _name(first) != needed:
-                self._say_down(refusal)
-                as_they_are.add(_name(first))
+                self._log_down(refusal)
+                skipped.add(_name(first))
                 del left[0]
             elif _is_down(refusal):
                 raise BrokerUnavailable(f"{refusal.message}; start that node") from None
@@ -137,8 +132,8 @@ class Declared:
                 self._declare_missing(connection, original)
                 del left[0]
             else:
-                left[0] = self._as_it_is(first, refusal, wanted)
-        bindings = [one for one in bindings if _destination(one) not in as_they_are]
+                left[0] = self._fit(first, refusal, wanted)
+        bindings = [one for one in bindings if _destination(one) not in skipped]
         connection.calls(bindings)
 
     def _declare_missing(self, connection: Connection, declaration: Any) -> None:
@@ -147,40 +142,44 @@ class Declared:
             connection.try_call(declaration)
         except ChannelClosed as error:
             raise BrokerRefused(
-                f"expected {_name(declaration)!r} to be there or to have the right to declare it, "
+                f"expected {_name(declaration)!r} to exist, or the right to declare it, "
                 f"got: {error.text}; give the user that right, or have another user run "
                 "'formrelay queues' (docs/brokers.md says which rights are needed)"
             ) from None
 
-    def _as_it_is(self, declaration: Any, error: ChannelClosed, wanted: Sequence[Any]) -> Any:
-        """The declaration that fits the queue which is there.
+    def _fit(self, declaration: Any, error: ChannelClosed, wanted: Sequence[Any]) -> Any:
+        """Return a declaration that fits the existing queue.
 
         Raises:
-            BrokerRefused: it must not differ so.
+            BrokerRefused: an adopted queue is missing, or a queue differs in another argument.
         """
         if error.code == _NOT_FOUND:
             raise BrokerRefused(
-                f"expected the queues to be adopted at {error.where} to be there, got: "
-                f"{error.text}; create them, or take them out of the list"
+                f"expected the adopted queues to exist on RabbitMQ at {error.where}, got: "
+                f"{error.text}; create them, or remove them from RABBITMQ_ADOPT_QUEUES"
             ) from None
         if error.code != _PRECONDITION_FAILED:
             raise error
         found = fitted(declaration, error, _TOLERATED)
         if found is None or found.arguments == declaration.arguments:
             raise differences_of(error, wanted, self._connect) from None
-        asked, kept = (one.arguments.get("x-message-ttl") for one in (declaration, found))
-        if kept != asked and found.queue not in self._said:
-            self._said.add(found.queue)
+        wanted_ttl, kept_ttl = (one.arguments.get("x-message-ttl") for one in (declaration, found))
+        if kept_ttl != wanted_ttl and found.queue not in self._logged:
+            self._logged.add(found.queue)
             logger.warning(
-                "dead letters are kept for another time than asked, since their queue was made so: "
-                "see docs/brokers.md",
-                extra={"queue": found.queue, "asked_days": _days(asked), "kept_days": _days(kept)},
+                "dead letters are kept for a different time than configured, because their queue "
+                "already exists: see docs/brokers.md",
+                extra={
+                    "queue": found.queue,
+                    "asked_days": _days(wanted_ttl),
+                    "kept_days": _days(kept_ttl),
+                },
             )
         return found
 
-    def _say_down(self, refusal: ChannelClosed) -> None:
-        if refusal.text not in self._said:
-            self._said.add(refusal.text)
+    def _log_down(self, refusal: ChannelClosed) -> None:
+        if refusal.text not in self._logged:
+            self._logged.add(refusal.text)
             logger.error(
                 "a queue is on a RabbitMQ node that is down; writes to it are refused",
                 extra={"error_message": refusal.message},
@@ -197,11 +196,19 @@ def _destination(binding: Any) -> str:
     return str(binding.queue if isinstance(binding, spec.Queue.Bind) else binding.destination)
 
 
-def _passive(declaration: Any) -> Any:
+def _as_passive(declaration: Any) -> Any:
     name = _name(declaration)
     if isinstance(declaration, spec.Queue.Declare):
         return spec.Queue.Declare(queue=name, passive=True)
     return spec.Exchange.Declare(exchange=name, type=declaration.type, passive=True)
+
+
+def _make_passive(left: list[Any], originals: dict[int, Any]) -> None:
+    """Make declarations passive; keep the originals, by distance from the end of the list."""
+    for place, declaration in enumerate(left):
+        if not declaration.passive:
+            originals[len(left) - place] = declaration
+            left[place] = _as_passive(declaration)
 
 
 def _is_down(refusal: ChannelClosed) -> bool:
@@ -212,7 +219,7 @@ def _days(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else round(milliseconds / 86_400_000, 3)
 
 
-_TEXT = re.compile(
+_INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for (?P<kind>queue|exchange) '(?P<what>.+)' in vhost "
     r"'.*': received (?P<asked>.+?) but current is (?P<current>.+)"
 )
@@ -223,15 +230,15 @@ _INTEGERS = ("byte", "short", "signedint", "int", "long", "longlong", "timestamp
 def differences_of(
     error: ChannelClosed, declarations: Sequence[Any], connect: Connect
 ) -> BrokerRefused:
-    """The error for declarations of which one was refused with ``error``.
+    """The error for a refused declaration, with every argument that differs.
 
-    RabbitMQ names the first difference and closes the channel. So the declaration is repeated with
-    the queue's own value of that argument until it fits; a declaration that fits changes nothing.
+    RabbitMQ names only the first difference. So the declaration is repeated with the queue's own
+    value of that argument until RabbitMQ accepts it, which changes nothing on the server.
     """
-    found = _TEXT.search(error.text)
+    found = _INEQUIVALENT.search(error.text)
     if found is None or found["kind"] != "queue":
         return BrokerRefused(
-            f"{error.message}: delete it when it is empty, or give it the name that is expected"
+            f"{error.message}; delete it if no other program uses it, or adopt its queue by name"
         )
     name = found["what"]
     (declared,) = [
@@ -240,24 +247,23 @@ def differences_of(
     where = error.message.split(" refused", 1)[0]
     listed = "; ".join(_differences(error, declared, connect))
     return BrokerRefused(
-        f"{where} has a queue {name!r} with other arguments than asked: {listed}. Put the "
-        "setting back, or use the queue as it is (adopt it by name), or let it drain, delete it "
-        "and start again, or give ours another name"
+        f"{where} has a queue {name!r} with other arguments than expected: {listed}. Restore the "
+        "setting, adopt the queue by name, drain and delete it, or choose another queue name"
     )
 
 
 def fitted(declared: Any, error: ChannelClosed, tolerated: Sequence[str]) -> Any:
-    """The declaration of a queue with the queue's own value of the argument that was refused.
+    """Return the declaration with the queue's own value of the argument that was refused.
 
     Returns:
-        None if another argument differs than those in ``tolerated``.
+        None if the argument is not in ``tolerated``.
     """
-    found = _TEXT.search(error.text)
+    found = _INEQUIVALENT.search(error.text)
     if found is None or found["kind"] != "queue" or found["name"] not in tolerated:
         return None
     arguments = dict(declared.arguments or {})
     asked = arguments.pop(found["name"], None)
-    current = _read(found["current"], asked)
+    current = _parse_value(found["current"], asked)
     if current is not None:
         arguments[found["name"]] = current
     return spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
@@ -280,8 +286,8 @@ def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[
     durable = declared.durable
     seen: set[str] = set()
     while True:
-        found = _TEXT.search(error.text)
-        if found is None or found["name"] in seen:  # in other words than we know
+        found = _INEQUIVALENT.search(error.text)
+        if found is None or found["name"] in seen:  # an unknown error text
             differences.append(error.text)
             break
         seen.add(found["name"])
@@ -290,7 +296,7 @@ def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[
         if found["name"] == "durable":
             durable = not durable
         elif found["name"].startswith("x-"):
-            current = _read(found["current"], asked)
+            current = _parse_value(found["current"], asked)
             arguments.pop(found["name"], None)
             if current is not None:
                 arguments[found["name"]] = current
@@ -306,16 +312,16 @@ def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[
 
 def _difference(name: str, asked: str, current: str, like: Any) -> str:
     def plain(text: str) -> str:
-        value = _read(text, like)
+        value = _parse_value(text, like)
         if value is None and name == "x-queue-type":
-            value = "classic"  # what a queue is where nothing was said
+            value = "classic"  # the server's default
         return "none" if value is None else repr(value)
 
     return f"{name} expected {plain(asked)}, got {plain(current)}"
 
 
-def _read(text: str, like: Any) -> Any:
-    """The value in a text; RabbitMQ says its type only where that differs from ``like``'s."""
+def _parse_value(text: str, like: Any) -> Any:
+    """Parse a value; RabbitMQ names its type only if it differs from the type of ``like``."""
     found = _VALUE.fullmatch(text.strip().strip('"'))
     if found is None:
         return None

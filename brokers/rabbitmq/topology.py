@@ -1,21 +1,22 @@
-"""The queues and exchanges of one work queue, with the names of the source system.
+"""Names and declarations of queues and exchanges: work queues, dead-letter queues, delay queues.
 
-``webhooks`` (the work) dead-letters through the exchange ``dlx.webhook`` to the
-queue ``dlq.webhooks``. A queue of an older system is adopted: used as it is,
-with the dead-letter exchange that it has.
+The work queue ``webhooks`` dead-letters through the exchange ``dlx.webhook`` to the queue
+``dlq.webhooks``; the names are those of the system that formrelay replaces. An existing queue can
+be adopted: it is used unchanged, with its own dead-letter exchange.
 
-Delays are queues with a time-to-live, one a bit. A delay is counted in units of 100 ms and written
-in binary into the routing key. A message enters at the queue of its highest bit. Where its bit is 1
-it waits in that queue for the queue's time and is then dead-lettered to the next exchange; where
-the bit is 0 it passes straight on. The last exchange delivers it to its work queue. No consumer, no
-plugin; and as all messages of one queue have one time-to-live, none waits behind a longer one.
+Delays are queues with a time-to-live, one for each bit of the delay. A delay is counted in units of
+100 ms and written in binary into the routing key. A message enters at its highest bit. If a bit is
+1, the message waits in the queue of that bit for the queue's time-to-live and is then dead-lettered
+to the exchange of the next bit; if it is 0, the exchange passes the message on at once. The last
+exchange delivers it to its work queue. This needs no consumer and no plugin, and since all messages
+of a delay queue have the same time-to-live, no message waits behind a longer delay.
 
-A work queue may be gone when a message for it is due. The message then goes to the dead letters of
-that queue, and where those are gone as well to one queue for all queues (:data:`UNCLAIMED`).
-Otherwise classic queues would drop it; and quorum queues, which keep it, would after some of them
-hold up everybody's messages in their delay queue.
+If the work queue is gone when a message is due, the message goes to the dead-letter queue of that
+queue, or, if that is gone too, to one queue for all work queues (:data:`UNCLAIMED`). Otherwise
+classic queues would drop the message, and quorum queues would keep it, until enough such messages
+block the delay queue for every work queue.
 
-The idea is that of NServiceBus's delay infrastructure:
+The design follows NServiceBus's delay infrastructure:
 https://docs.particular.net/transports/rabbitmq/delayed-delivery
 """
 
@@ -31,38 +32,39 @@ from pika import spec
 
 from ..errors import BrokerRefused
 
-#: Without it RabbitMQ may drop a message between two quorum queues.
+#: Without these arguments RabbitMQ may drop a message that it dead-letters from a quorum queue.
 AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
-#: RabbitMQ 4 dead-letters, or drops, a message that was put back 20 times, unless the queue says
-#: otherwise: a dead letter is put back after each look at it, a job when its worker stops or its
-#: queue is paused. -1, RabbitMQ's own word for "never", would drop at once in 3.10.
-PUT_BACK_OFTEN = {"x-delivery-limit": 2**31 - 1}
+#: By default RabbitMQ 4 dead-letters or drops a message that was requeued 20 times. formrelay
+#: requeues a dead letter each time it is listed, and a job when its worker stops or its queue is
+#: paused. RabbitMQ's value for "no limit", -1, makes RabbitMQ 3.10 drop the message at once.
+NO_DELIVERY_LIMIT = {"x-delivery-limit": 2**31 - 1}
 
 #: 25 bits of 100 ms are 38 days.
-UNIT_MS = 100
+DELAY_UNIT_MS = 100
 DELAY_QUEUES = 25
-LONGEST_MS = (2**DELAY_QUEUES - 1) * UNIT_MS
+MAX_DELAY_MS = (2**DELAY_QUEUES - 1) * DELAY_UNIT_MS
 
 _DELAY = "formrelay.delay"
 DELIVERY = f"{_DELAY}.delivery"
-#: Where DELIVERY sends what no work queue takes, and the queue for what nobody takes at all.
+#: The exchange for due messages that no work queue takes, and the exchange and queue for messages
+#: that no dead-letter queue takes either.
 UNDELIVERED = f"{_DELAY}.undelivered"
 UNCLAIMED = f"{_DELAY}.unclaimed"
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """How queues are declared.
+    """Builds the declarations of work queues and their dead-letter queues.
 
     Attributes:
         queue_type: ``quorum`` (replicated) or ``classic``.
-        workers: worker name by queue, for the names of the dead-letter
-            exchanges; a queue that is not named is its own worker.
+        workers: worker name by queue, for the names of dead-letter exchanges; the default is the
+            name of the queue.
         retention: how long dead letters are kept.
-        max_priority: makes the work queues classic ones with so many priorities.
-        adopted: queues that are used as they are; each with the dead-letter
-            exchange that it has, None where that is ``dlx.<worker>`` too.
+        max_priority: makes the work queues classic priority queues with this highest priority.
+        adopted: existing queues to use unchanged, each with its dead-letter exchange; None for
+            the default, ``dlx.<worker>``.
     """
 
     queue_type: str
@@ -81,21 +83,21 @@ class Topology:
         return f"formrelay.trial.{queue}.{process}"
 
     def is_foreign_exchange(self, queue: str) -> bool:
-        """Whether the dead-letter exchange is another system's, of whatever type."""
+        """Whether the dead-letter exchange belongs to another system; it may be of any type."""
         return self.adopted.get(queue) is not None
 
     def dead(self, queue: str) -> Any:
-        """The declaration of the queue of a work queue's dead letters."""
+        """Declare the dead-letter queue of a work queue."""
         arguments: dict[str, Any] = {
             "x-queue-type": self.queue_type,
             "x-message-ttl": int(self.retention / timedelta(milliseconds=1)),
         }
         if self.queue_type == "quorum":
-            arguments |= PUT_BACK_OFTEN
+            arguments |= NO_DELIVERY_LIMIT
         return self._queue(self.dead_queue(queue), arguments)
 
     def work(self, queue: str) -> Any:
-        """The declaration of a work queue."""
+        """Declare a work queue."""
         arguments: dict[str, Any] = {
             "x-queue-type": "classic" if self.max_priority else self.queue_type,
             "x-dead-letter-exchange": self.dead_exchange(queue),
@@ -104,11 +106,11 @@ class Topology:
         if self.max_priority:
             arguments["x-max-priority"] = self.max_priority
         elif self.queue_type == "quorum":
-            arguments |= AT_LEAST_ONCE | PUT_BACK_OFTEN
+            arguments |= AT_LEAST_ONCE | NO_DELIVERY_LIMIT
         return self._queue(queue, arguments)
 
     def bindings(self, queue: str) -> list[Any]:
-        """What leads to these queues; they and the dead-letter exchange must be there."""
+        """Bind a work queue and its dead-letter queue; both and the exchange must exist."""
         exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
         return [
             spec.Queue.Bind(queue=dead, exchange=exchange, routing_key=queue),
@@ -116,7 +118,7 @@ class Topology:
         ]
 
     def exchange(self, queue: str) -> Any:
-        """The declaration of a work queue's dead-letter exchange."""
+        """Declare the dead-letter exchange of a work queue."""
         name = self.dead_exchange(queue)
         return spec.Exchange.Declare(exchange=name, type="direct", durable=True)
 
@@ -127,11 +129,11 @@ class Topology:
             "x-message-ttl": 1_000,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue,
-            # Long after whatever a dead process left there has gone back to its queue.
+            # Long after RabbitMQ has moved a dead process's messages back to their queue.
             "x-expires": 24 * 3_600_000,
         }
         if self.queue_type == "quorum":
-            arguments |= AT_LEAST_ONCE | PUT_BACK_OFTEN
+            arguments |= AT_LEAST_ONCE | NO_DELIVERY_LIMIT
         return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
 
     def _queue(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -144,47 +146,47 @@ class Topology:
 
 
 def delay_name(bit: int) -> str:
-    """The name of the exchange and the queue of one bit; bit 0 waits one unit."""
+    """Name of the delay exchange and the delay queue of a bit; bit 0 waits one unit."""
     return f"{_DELAY}.{bit:02d}"
 
 
 def next_exchange(bit: int) -> str:
-    """The exchange after the delay queue of one bit."""
+    """Name of the exchange after the delay queue of a bit."""
     return delay_name(bit - 1) if bit > 0 else DELIVERY
 
 
 def delay_route(queue: str, delay_ms: float) -> tuple[str, str]:
-    """The exchange and routing key by which a message reaches ``queue`` after ``delay_ms``.
+    """Return the exchange and routing key that deliver a message to ``queue`` after ``delay_ms``.
 
-    Rounded up to the next unit, so that nothing runs early.
+    The delay is rounded up to the next unit, so that no message is early.
 
     Raises:
-        BrokerRefused: the delay is longer than all delay queues together.
+        BrokerRefused: the delay exceeds :data:`MAX_DELAY_MS`.
     """
-    if delay_ms > LONGEST_MS:
-        days = LONGEST_MS // 86_400_000
+    if delay_ms > MAX_DELAY_MS:
+        days = MAX_DELAY_MS // 86_400_000
         raise BrokerRefused(
             f"expected a delay of at most {days} days on RabbitMQ, got {delay_ms / 86_400_000:.0f}"
         )
-    units = max(1, math.ceil(delay_ms / UNIT_MS))
+    units = max(1, math.ceil(delay_ms / DELAY_UNIT_MS))
     bits = f"{units:0{DELAY_QUEUES}b}"
     return delay_name(units.bit_length() - 1), ".".join(bits) + "." + _routing_word(queue)
 
 
 def _routing_word(queue: str) -> str:
-    """A queue's name as one word of a routing key: in a topic, dots part words."""
+    """The name of a queue as one word of a routing key, in which dots separate words."""
     return queue.replace(".", "~")
 
 
 def delay_declarations(*, queue_type: str) -> list[Any]:
-    """The declarations of the delay exchanges and queues; free of effect where they exist.
+    """Declare the delay exchanges and delay queues.
 
     Args:
         queue_type: ``quorum`` or ``classic``.
     """
     kept: dict[str, Any] = {"x-queue-type": queue_type}
     if queue_type == "quorum":
-        kept |= PUT_BACK_OFTEN
+        kept |= NO_DELIVERY_LIMIT
     found: list[Any] = [
         spec.Exchange.Declare(exchange=UNCLAIMED, type="fanout", durable=True),
         spec.Queue.Declare(queue=UNCLAIMED, durable=True, arguments=kept),
@@ -195,7 +197,7 @@ def delay_declarations(*, queue_type: str) -> list[Any]:
         name = delay_name(bit)
         arguments = {
             "x-queue-type": queue_type,
-            "x-message-ttl": UNIT_MS * 2**bit,
+            "x-message-ttl": DELAY_UNIT_MS * 2**bit,
             "x-dead-letter-exchange": next_exchange(bit),
         }
         if queue_type == "quorum":
@@ -208,7 +210,7 @@ def delay_declarations(*, queue_type: str) -> list[Any]:
 
 
 def delay_bindings() -> list[Any]:
-    """The bindings from each delay queue to the next, and of the queue of unclaimed messages."""
+    """Bind each delay queue to the next, and the queue of unclaimed messages to its exchange."""
     found: list[Any] = [spec.Queue.Bind(queue=UNCLAIMED, exchange=UNCLAIMED)]
     for bit in range(DELAY_QUEUES):
         name, before = delay_name(bit), "*." * (DELAY_QUEUES - 1 - bit)
@@ -222,7 +224,7 @@ def delay_bindings() -> list[Any]:
 
 
 def _delivery_bindings(queue: str, dead_queue: str) -> list[Any]:
-    """The bindings that deliver a due message to its work queue, or else to its dead letters."""
+    """Bind a work queue to due messages, and its dead-letter queue to undelivered messages."""
     pattern = f"#.{_routing_word(queue)}"
     return [
         spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=pattern),

@@ -103,7 +103,7 @@ def test_another_retention_is_a_warning_and_work_goes_on(
         actor.send(1)
         wait_until(later.dead)
         later.broker.ping()
-    (said,) = [one for one in caplog.records if "kept for another time" in one.message]
+    (said,) = [one for one in caplog.records if "kept for a different time" in one.message]
     assert (said.asked_days, said.kept_days) == (7, 30)  # type: ignore[attr-defined]
 
 

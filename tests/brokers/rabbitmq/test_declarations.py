@@ -45,11 +45,11 @@ def test_a_queue_with_other_arguments_is_one_error_that_names_each_difference(
         f"x-dead-letter-routing-key expected '{unique}', got none",
         "x-overflow expected 'reject-publish', got none",
         "x-message-ttl expected none, got 86400000",
-        "adopt it by name",
+        "adopt the queue by name",
     ):
         assert difference in text
     assert len(text.splitlines()) == 1
-    with pytest.raises(BrokerRefused, match="with other arguments than asked"):
+    with pytest.raises(BrokerRefused, match="with other arguments than expected"):
         harness.broker.actors["collect"].send(1)
 
 
@@ -77,7 +77,7 @@ def test_a_worker_says_it_once_a_minute_and_goes_on_when_it_is_mended(
         wait_until(lambda: _failures(thread.consumer) >= 4)
     said = [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert len(said) == 1
-    assert "with other arguments than asked" in said[0].error_message
+    assert "with other arguments than expected" in said[0].error_message
     channel.queue_delete(unique)
     actor.send(1)
     wait_until(lambda: ran == [1])
@@ -115,5 +115,7 @@ def test_a_queue_to_be_adopted_that_is_not_there_is_an_error(
 ) -> None:
     harness = make_harness(adopt={unique})
     harness.actor(print, actor_name="collect")
-    with pytest.raises(BrokerRefused, match=f"to be adopted .* no queue '{unique}'"):
+    with pytest.raises(
+        BrokerRefused, match=f"expected the adopted queues to exist .* no queue '{unique}'"
+    ):
         harness.broker.ping()

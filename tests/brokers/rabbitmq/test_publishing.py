@@ -55,7 +55,7 @@ def test_an_adopted_queue_that_was_deleted_is_an_error_and_not_made_anew(
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
     channel.queue_delete(unique)
-    with pytest.raises(BrokerRefused, match=r"expected the queues to be adopted .* to be there"):
+    with pytest.raises(BrokerRefused, match=r"expected the adopted queues to exist"):
         actor.send(2)
 
 
