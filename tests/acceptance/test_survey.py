@@ -21,15 +21,6 @@ from tests.faults.workers import Workers
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
-#: Sends the jobs of a file, a line each.
-SENDER = """
-import json, sys
-from formrelay.actors import enqueue_many, save_partial, save_submission
-actors = {"submission": save_submission, "partial": save_partial}
-for kind, actor in actors.items():
-    lines = (json.loads(line) for line in open(sys.argv[1], encoding="utf-8"))
-    enqueue_many(actor, ({"payload": payload} for to, payload in lines if to == kind))
-"""
 BEGAN = datetime(1996, 9, 3, tzinfo=UTC)
 REMARKS = (
     "",
@@ -177,7 +168,7 @@ def test_the_survey_is_in_the_database_as_it_was_sent(
     with receiving() as receiver:
         endpoint = {"id": "all", "url": f"{receiver.url}/hook", "secret": "s"}
         site.put(f"forms/{STEADY}/webhooks/", [endpoint])
-        workers.run(SENDER, str(file))
+        workers.send("jobs", str(file))
         with workers.one():
             told = [one for one in sent.submissions.values() if one["formId"] == STEADY]
             wait_until(lambda: len(receiver.of("/hook")) >= len(told), timeout=60)

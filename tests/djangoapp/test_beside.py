@@ -69,7 +69,7 @@ def test_each_broker_keeps_its_own_actors(tmp_path: Path, redis_url: str, first:
     (tmp_path / "mixed").mkdir()
     (tmp_path / "mixed" / "__init__.py").touch()
     (tmp_path / "mixed" / "actors.py").write_text(TASKS)
-    host.migrated()
+    host.migrate()
     assert host.python(FOUND) == ["StubBroker", True, True, True, 1, 1, 1]
     # The worker takes ours, and django-dramatiq's broker is none of its business.
     with worker(host, "--queue", "ours", "--processes", "1", "--threads", "1"):

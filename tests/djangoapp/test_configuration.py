@@ -101,7 +101,7 @@ def test_a_formrelay_that_is_no_dictionary_is_an_error_of_the_check(tmp_path: Pa
 def test_without_a_broker_a_project_migrates_and_hears_of_it(
     tmp_path: Path, formrelay: dict[str, str]
 ) -> None:
-    host = host_with(tmp_path, **formrelay).migrated()
+    host = host_with(tmp_path, **formrelay).migrate()
     status, said = host.check()
     assert (status, "formrelay.W001" in said) == (0, True)
     status, said = host.check("--deploy")

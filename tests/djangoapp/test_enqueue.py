@@ -290,7 +290,7 @@ except BrokerUnavailable as error:
 def test_a_broker_that_is_away_after_the_commit_is_told_to_the_caller(
     tmp_path: Path, url: dict[str, str]
 ) -> None:
-    host = Host(tmp_path, settings={"FORMRELAY": url}).migrated()
+    host = Host(tmp_path, settings={"FORMRELAY": url}).migrate()
     one, two, count, outside = run(host, AWAY)
     assert "the transaction is committed, but its job was not sent (save_submission " in one
     assert "committed, but not all of its 2 jobs were sent" in two

@@ -14,22 +14,6 @@ from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.waiting import wait_until
 
 COUNT = 10_000
-#: Sends the same COUNT events three times, each in a message of its own, in three orders.
-SENDER = """
-import random, sys
-from datetime import UTC, datetime, timedelta
-from uuid import UUID
-from formrelay.actors import enqueue_many, record_events
-begin = datetime(2026, 10, 25, tzinfo=UTC)
-events = [{
-    "eventId": str(UUID(int=number + 1)), "type": f"type-{number % 5}",
-    "formId": f"form-{number % 7}", "sessionId": f"session-{number // 4}",
-    "occurredAt": (begin + timedelta(minutes=number)).isoformat(),
-} for number in range(int(sys.argv[1]))]
-for turn in range(3):
-    enqueue_many(record_events, ({"payload": event} for event in events))
-    random.Random(turn).shuffle(events)
-"""
 
 DISTINCT = "SELECT uniqExact(event_id) FROM events"
 #: Rows as they were inserted, whether or not parts have been merged since.
@@ -78,7 +62,7 @@ def number(client: ClickHouse, sql: str) -> int:
 def test_events_sent_thrice_to_workers_that_are_killed_count_once(
     workers: Workers, client: ClickHouse
 ) -> None:
-    workers.run(SENDER, str(COUNT))
+    workers.send("events", str(COUNT))
     with ExitStack() as stack:
         stack.enter_context(workers.one())
         for rows in (2_000, 9_000, 16_000):  # of the 30,000 that are sent

@@ -14,16 +14,6 @@ from tests.faults.workers import Workers, kill
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
-#: Sends so many submissions of one form, and ends.
-SENDER = """
-import sys
-from formrelay.actors import enqueue_many, save_submission
-enqueue_many(save_submission, ({"payload": {
-    "submissionId": f"sub-{number}", "formId": sys.argv[1], "status": "completed",
-    "answers": {"number": number}, "submittedAt": "2026-01-31T09:30:00Z",
-}} for number in range(int(sys.argv[2]))))
-"""
-
 
 @pytest.fixture
 def django() -> Iterator[DjangoSite]:
@@ -70,7 +60,7 @@ def test_each_is_saved_once_and_each_endpoint_hears_of_each_once(
     with receiving() as receiver:
         endpoints = [{"id": id, "url": f"{receiver.url}/{id}", "secret": "s"} for id in "ab"]
         ask(django, "PUT", "forms/form-1/webhooks/", endpoints)
-        workers.run(SENDER, "form-1", str(count))
+        workers.send("submissions", "form-1", str(count))
         with workers.one() as first, workers.one():
             wait_until(lambda: saved(django) >= count // 5, timeout=60)
             kill(first)

@@ -13,15 +13,6 @@ from tests.faults.workers import Workers, kill
 from tests.support.waiting import wait_until
 
 COUNT = 400
-#: Sends COUNT webhooks, in order, and ends.
-SENDER = """
-import json, sys
-from formrelay.actors import deliver_webhook, enqueue_many
-url, count = sys.argv[1], int(sys.argv[2])
-enqueue_many(deliver_webhook, ({"payload": {
-    "url": f"{url}/{number % 20}", "id": f"id_{number}", "body": {}, "secret": "whsec_c2VjcmV0",
-}} for number in range(count)))
-"""
 
 
 @pytest.fixture(
@@ -50,7 +41,7 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
-        workers.run(SENDER, receiver.url, str(COUNT))
+        workers.send("webhooks", receiver.url, str(COUNT))
         with workers.one() as first, workers.one():
             wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
             kill(first)
@@ -66,7 +57,7 @@ def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
-        workers.run(SENDER, receiver.url, str(COUNT))
+        workers.send("webhooks", receiver.url, str(COUNT))
         with workers.one():
             wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
         assert len(receiver.requests) < COUNT

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run_python
 
 
 class Workers:
@@ -31,10 +31,10 @@ class Workers:
             **{f"{kind}_URL": broker, "HEARTBEAT_TIMEOUT": "2"}, **names, **(away | env)
         )
 
-    def run(self, script: str, *arguments: str) -> None:
-        """Run Python in the workers' environment."""
-        command = [sys.executable, "-c", script, *arguments]
-        subprocess.run(command, env=self._env, cwd=self._folder, check=True, timeout=60)
+    def send(self, *arguments: str) -> None:
+        """Run one of the programs in senders.py in the workers' environment."""
+        program = str(Path(__file__).with_name("senders.py"))
+        run_python(program, *arguments, env=self._env, cwd=self._folder).check_returncode()
 
     @contextmanager
     def one(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -61,55 +61,7 @@ def message(actor: str = EVIL, **options: Any) -> bytes:
     )
 
 
-#: Runs many commands in children of one process that has imported what they need, which takes
-#: most of a command's time; prints what each has written, and whether it is still running.
-MANY = """
-import json, os, pty, sys, tempfile
-import clickhouse_driver, dramatiq, pycurl, pydantic, redis, requests, rich.console, rich.table
-import formrelay.brokers.redis.broker, formrelay.sinks.clickhouse
-from formrelay.ops.cli import main
-
-def run(arguments):
-    sys.argv = ["formrelay", *arguments]
-    status = 1
-    try:
-        main()
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-def piped(arguments):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        if os.fork() == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            run(arguments)
-        os.wait()
-        for file in (out, err):
-            file.seek(0)
-            yield file.read().hex()
-
-def on_a_terminal(arguments):
-    child, terminal = pty.fork()
-    if child == 0:
-        run(arguments)
-    said = b""
-    try:
-        while piece := os.read(terminal, 65536):
-            said += piece
-    except OSError:
-        pass  # the child has closed it
-    os.wait()
-    os.close(terminal)
-    yield said.hex()
-
-how = {"piped": piped, "terminal": on_a_terminal}[sys.argv[1]]
-print(json.dumps([list(how(arguments)) for arguments in json.load(sys.stdin)]))
-"""
+MANY = Path(__file__).with_name("many_commands.py")
 
 
 @dataclass(frozen=True)
@@ -120,7 +72,7 @@ class Commands:
     def many(self, how: str, commands: list[tuple[str, ...]]) -> list[list[bytes]]:
         """What each of many commands writes: to its pipes, or to a terminal."""
         done = subprocess.run(
-            [sys.executable, "-c", MANY, how],
+            [sys.executable, str(MANY), how],
             cwd=self.folder,
             env=clean_environment(**self.env, TERM="xterm-256color", COLUMNS="500"),
             input=json.dumps(commands).encode(),

@@ -1,0 +1,79 @@
+"""Programs that send jobs from a process of their own: ``python senders.py NAME ARGUMENTS``."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from formrelay.actors import (
+    deliver_webhook,
+    enqueue_many,
+    record_events,
+    save_partial,
+    save_submission,
+)
+
+
+def events(count: str) -> None:
+    """Send the same events three times, each in a message of its own, in three orders."""
+    begin = datetime(2026, 10, 25, tzinfo=UTC)
+    found = [
+        {
+            "eventId": str(UUID(int=number + 1)),
+            "type": f"type-{number % 5}",
+            "formId": f"form-{number % 7}",
+            "sessionId": f"session-{number // 4}",
+            "occurredAt": (begin + timedelta(minutes=number)).isoformat(),
+        }
+        for number in range(int(count))
+    ]
+    for turn in range(3):
+        enqueue_many(record_events, ({"payload": event} for event in found))
+        random.Random(turn).shuffle(found)
+
+
+def submissions(form: str, count: str) -> None:
+    """Send so many submissions of one form."""
+    payloads = (
+        {
+            "submissionId": f"sub-{number}",
+            "formId": form,
+            "status": "completed",
+            "answers": {"number": number},
+            "submittedAt": "2026-01-31T09:30:00Z",
+        }
+        for number in range(int(count))
+    )
+    enqueue_many(save_submission, ({"payload": payload} for payload in payloads))
+
+
+def webhooks(url: str, count: str) -> None:
+    """Send so many webhooks, in order, to 20 endpoints."""
+    payloads = (
+        {
+            "url": f"{url}/{number % 20}",
+            "id": f"id_{number}",
+            "body": {},
+            "secret": "whsec_c2VjcmV0",
+        }
+        for number in range(int(count))
+    )
+    enqueue_many(deliver_webhook, ({"payload": payload} for payload in payloads))
+
+
+def jobs(file: str) -> None:
+    """Send the submissions and partials of a file that has one, with its kind, in each line."""
+    for kind, actor in {"submission": save_submission, "partial": save_partial}.items():
+        with open(file, encoding="utf-8") as lines:
+            of_a_kind = (payload for to, payload in map(json.loads, lines) if to == kind)
+            enqueue_many(actor, ({"payload": payload} for payload in of_a_kind))
+
+
+if __name__ == "__main__":
+    _, name, *arguments = sys.argv
+    {"events": events, "submissions": submissions, "webhooks": webhooks, "jobs": jobs}[name](
+        *arguments
+    )
