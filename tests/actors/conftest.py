@@ -7,6 +7,7 @@ it before the session's settings are; tests get the actors from `site`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
 from formrelay.brokers import get_broker
 from formrelay.config import Settings, use_settings
+from formrelay.core import throttle
 from tests.actors.receiver import Receiver, receiving
 from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
@@ -165,6 +167,12 @@ def site(session_site: Site) -> Iterator[Site]:
     session_site.reset()
     yield session_site
     session_site.reset()
+
+
+@pytest.fixture
+def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that failed is left alone for 0.25, 0.5 and 1 s instead of 1, 2 and 4 s."""
+    monkeypatch.setattr(throttle, "_FIRST", timedelta(seconds=0.25))
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tests.support.front import Front, front_of
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("short_holds")
+
 AT = "2026-01-31T09:30:00Z"
 SECRET = "SECRET-VALUE"
 ENDPOINT = {"id": "end-1", "url": "https://example.com/1", "secret": "s"}
@@ -240,7 +242,7 @@ def test_what_a_person_has_to_mend_holds_the_queue_and_uses_no_attempt(
     line = held(lines)
     assert (line["level"], line["sink"], line["code"]) == ("ERROR", "api", code)
     assert says in line["error_message"]
-    # One alone finds out whether it is over, after 1 s, 2 s and so on; four had begun.
+    # One alone finds out whether it is over, after each hold; four had begun.
     wait_until(lambda: len(lines.attempts()) > 1 and site.waiting(jobs.queue))
     assert len(front.requests) <= 6
     front.says(None)

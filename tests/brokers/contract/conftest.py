@@ -31,7 +31,7 @@ def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     params=[
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
-        "embedded",
+        pytest.param("embedded", marks=pytest.mark.embedded),
     ]
 )
 def broker(request: pytest.FixtureRequest) -> RelayBroker:
