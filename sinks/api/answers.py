@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import requests
@@ -154,8 +153,8 @@ def connection_error(error: requests.RequestException) -> SinkError:
 
 def _redirect(response: CurlResponse) -> str:
     """The scheme of a redirect's target; the rest of it may hold anything."""
-    scheme = urlsplit(response.headers.get("Location", "")).scheme
-    to = f" to {scheme}" if scheme in ("http", "https") else ""
+    scheme, colon, _ = response.headers.get("Location", "").strip().lower().partition(":")
+    to = f" to {scheme}" if colon and scheme in ("http", "https") else ""
     return f", a redirect{to}, which is never followed: check API_URL"
 
 

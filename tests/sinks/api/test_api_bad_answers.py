@@ -124,16 +124,22 @@ def test_a_401_says_how_long_the_api_wants(call: Call) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("to", ["http", "//host", "/path"])
+@pytest.mark.parametrize("to", ["http", "HTTP", "no URL", "//host", "/path"])
 def test_a_redirect_is_never_followed(status: int, to: str, call: Call) -> None:
     with serving(answer(200, SAVED)) as elsewhere:
         target = f"127.0.0.1:{elsewhere.port}/{WHO}"
-        location = {"http": f"http://{target}", "//host": f"//{target}", "/path": f"/{WHO}"}[to]
+        location = {
+            "http": f"http://{target}",
+            "HTTP": f"HTTP://{target}",
+            "no URL": f"http://[{WHO}",
+            "//host": f"//{target}",
+            "/path": f"/{WHO}",
+        }[to]
         with serving(answer(status, b"", f"Location: {location}"), answer(200, SAVED)) as wire:
             error = fails(client(wire.url), call)
             # 303 says that it was taken; of the others nothing was, and a person has to act.
             assert type(error) is (SinkTransient if status == 303 else SinkUnready)
-            shown = " to http" if to == "http" else ""
+            shown = "" if to.startswith("/") else " to http"
             assert str(error) == (
                 f"expected 200 or 201 from the API, got {status}, a redirect{shown}, "
                 "which is never followed: check API_URL"
