@@ -18,9 +18,7 @@ Exit status: 0 when every check passed, 1 when one failed, 2 when it could not b
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -29,33 +27,29 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals  # noqa: E402
+from scripts.venvs import (
+    OLDEST,
+    PYTHON,
+    ROOT,
+    VENV,
+    prepare_oldest,
+    prepare_python,
+    say,
+    stop,
+)
+from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 
-VENV = ROOT / ".venv"
-PYTHON = str(VENV / "bin" / "python")
-STAMP = "formrelay-installed"
-OLDEST = ROOT / ".venv-oldest"
-#: Whose lower bounds in setup.cfg are tried there; the other end of the range is `.venv`.
-AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
-#: With dramatiq-dashboard, whose requirements set the lower end.
-OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
-OLDEST_TOOLS = [
-    *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
-    *("django-dramatiq>=0.13", "sentry-sdk>=2.20"),
-]
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/djangoapp", "tests/range"]
 #: What a run of everything has time for, and the rest. The embedded broker is Redis's: there the
 #: contract with Redis and the tests of the actors, on the embedded one, say the same.
 OLDEST_IN_BRIEF = ["tests/brokers/contract", *_ON_THE_OLDEST, "-m", "not embedded"]
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *_ON_THE_OLDEST]
 #: How many pytest processes share a run of everything, beside the run on the oldest dependencies.
-#: With two of them on two busy cores, tests that count on time failed now and then.
-PROCESSES = 1
+#: Tests mostly wait: a process uses a fifth of a core, and its servers as much.
+PROCESSES = 3
 #: Programs of no server: of examples/publishers and of the tests with a browser.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -124,10 +118,11 @@ def main() -> int:
         if arguments:
             # pytest alone while one test is worked on: the order of the day is speed.
             return run_steps([pytest_step(arguments)])
-        oldest = [oldest_step(OLDEST_IN_BRIEF)] if prepare_oldest() else []
+        # With the installation of `.venv-oldest`, which would keep the others waiting.
+        oldest = Step("oldest", [sys.executable, __file__, "--oldest", *OLDEST_IN_BRIEF])
         with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
             first, *others = shared_steps(claims)
-            return run_steps([*STATIC, first], beside=[*others, *oldest])
+            return run_steps([*STATIC, first], beside=[*others, oldest])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
@@ -173,70 +168,6 @@ def _begin(run: Run, step: Step) -> subprocess.Popen[bytes]:
 
 def _output(run: Run, step: Step) -> Path:
     return run.folder / step.name
-
-
-def prepare_python() -> None:
-    """Make `.venv` and install the package and its tools, unless that is done already."""
-    prepare_venv(VENV, sys.executable, ["--editable", ".[dev]"])
-    # mypy takes the name of a package from its folder, and a checkout may be called anything.
-    link = VENV / "formrelay" / "formrelay"
-    if not link.is_symlink():
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to("../..")
-
-
-def prepare_oldest() -> bool:
-    """Make `.venv-oldest`, unless that is done already; whether it is there."""
-    # pydantic 2.7 has no wheels for a newer one, and without Rust none can be built.
-    pythons = [sys.executable] if sys.version_info < (3, 13) else ["python3.12", "python3.11"]
-    python = next(filter(None, map(shutil.which, pythons)), None)
-    if python is None:
-        needed = "the oldest dependencies need Python 3.11 or 3.12 beside this one"
-        if in_ci():
-            stop(needed)
-        say(f"{needed}; their tests are left out")
-        return False
-    pins = oldest_pins((ROOT / "setup.cfg").read_text())
-    package = ["--editable", f".[{OLDEST_EXTRAS}]"]
-    prepare_venv(OLDEST, python, [*package, *pins, *OLDEST_TOOLS])
-    return True
-
-
-def oldest_pins(setup_cfg: str) -> list[str]:
-    """`name==version` of the lower bounds that are tried.
-
-    Read from the file, so that a bound that is moved there is moved here.
-    """
-    bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
-    pins = {name: f"{name}=={version}" for name, version in bounds if name in AT_THEIR_OLDEST}
-    if pins.keys() != AT_THEIR_OLDEST:
-        stop(f"setup.cfg gives no lower bound for {', '.join(AT_THEIR_OLDEST - pins.keys())}")
-    return sorted(pins.values())
-
-
-def prepare_venv(venv: Path, python: str, install: Sequence[str]) -> None:
-    """Make a virtual environment and install into it, unless that is done already."""
-    inside = str(venv / "bin" / "python")
-    if not Path(inside).exists():
-        say(f"making {venv.name}")
-        made = subprocess.run([python, "-m", "venv", str(venv)], check=False)
-        if made.returncode:
-            shutil.rmtree(venv, ignore_errors=True)
-            stop(f"could not make {venv.name} (on Debian: apt-get install python3-venv)")
-    stamp = fingerprint(install)
-    if (venv / STAMP).exists() and (venv / STAMP).read_text() == stamp:
-        return
-    say(f"installing formrelay and what its tests need into {venv.name}")
-    command = [inside, "-m", "pip", "install", "-qq", *install]
-    if subprocess.run(command, check=False).returncode:
-        stop("pip could not install the package; its message stands above")
-    (venv / STAMP).write_text(stamp)
-
-
-def fingerprint(install: Sequence[str]) -> str:
-    """What the contents of a virtual environment depend on."""
-    files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
-    return hashlib.sha256(files + "\n".join(install).encode()).hexdigest()
 
 
 def prepare_servers() -> None:
@@ -286,17 +217,6 @@ def services_not_started() -> Iterator[None]:
         yield
     finally:
         POLICY.unlink(missing_ok=True)
-
-
-def say(message: str) -> None:
-    """One line of our own among the tools' output."""
-    print(f"scripts/test: {message}", flush=True)
-
-
-def stop(message: str) -> NoReturn:
-    """End before the first check."""
-    print(f"scripts/test: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+"""The virtual environments of scripts/test: `.venv`, and `.venv-oldest` for the oldest versions.
+
+Packages are installed by uv, which pip installs first: a tenth of pip's time. uv does not read
+pip's configuration, so it is given the indexes and constraints that pip is configured with. Where
+uv cannot install, pip does.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tests.support.servers import in_ci
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = str(VENV / "bin" / "python")
+OLDEST = ROOT / ".venv-oldest"
+STAMP = "formrelay-installed"
+#: Dependencies that have their lower bounds of setup.cfg in `.venv-oldest`, the newest in `.venv`.
+AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
+#: With dramatiq-dashboard, whose requirements set the lower end.
+OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
+OLDEST_TOOLS = [
+    *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
+    *("django-dramatiq>=0.13", "sentry-sdk>=2.20"),
+]
+#: pip's options, and the variables by which uv takes the same.
+_UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "constraint": "UV_CONSTRAINT",
+    "trusted-host": "UV_INSECURE_HOST",
+    "proxy": "ALL_PROXY",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "cert": "SSL_CERT_FILE",
+}
+
+
+def prepare_python() -> None:
+    """Make `.venv` and install the package and its tools, unless that is done already."""
+    _prepare(VENV, sys.executable, ["--editable", ".[dev]"])
+    # mypy takes the name of a package from its folder, and a checkout may be called anything.
+    link = VENV / "formrelay" / "formrelay"
+    if not link.is_symlink():
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to("../..")
+
+
+def prepare_oldest() -> bool:
+    """Make `.venv-oldest`, unless that is done already. Returns whether it exists."""
+    # pydantic 2.7 has no wheels for a newer one, and without Rust none can be built.
+    pythons = [sys.executable] if sys.version_info < (3, 13) else ["python3.12", "python3.11"]
+    python = next(filter(None, map(shutil.which, pythons)), None)
+    if python is None:
+        needed = "the oldest dependencies need Python 3.11 or 3.12 beside this one"
+        if in_ci():
+            stop(needed)
+        say(f"{needed}; their tests are left out")
+        return False
+    pins = oldest_pins((ROOT / "setup.cfg").read_text())
+    package = ["--editable", f".[{OLDEST_EXTRAS}]"]
+    _prepare(OLDEST, python, [*package, *pins, *OLDEST_TOOLS])
+    return True
+
+
+def oldest_pins(setup_cfg: str) -> list[str]:
+    """`name==version` of the lower bounds that are tested.
+
+    Read from the file, so that a bound that is moved there is moved here.
+    """
+    bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
+    pins = {name: f"{name}=={version}" for name, version in bounds if name in AT_THEIR_OLDEST}
+    if pins.keys() != AT_THEIR_OLDEST:
+        stop(f"setup.cfg gives no lower bound for {', '.join(AT_THEIR_OLDEST - pins.keys())}")
+    return sorted(pins.values())
+
+
+def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which uv installs from where pip would.
+
+    Args:
+        pip_config: what `pip config list` prints.
+        environment: its own `UV_…` variables take precedence.
+    """
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: the best version of all indexes
+    # `global.index-url`, `install.index-url`, `:env:.index-url`: the later, the more it counts.
+    for line in sorted(pip_config.splitlines(), key=lambda line: (line.startswith(":"), line)):
+        name, _, value = line.partition("=")
+        if variable := _UV_VARIABLES.get(name.rpartition(".")[2]):
+            separator = "," if variable == "UV_FIND_LINKS" else " "
+            found[variable] = separator.join(ast.literal_eval(value).split())
+    return {**found, **environment}
+
+
+def _prepare(venv: Path, python: str, install: Sequence[str]) -> None:
+    """Make a virtual environment and install into it, unless that is done already."""
+    if not (venv / "bin" / "python").exists():
+        say(f"making {venv.name}")
+        # The pip of `.venv` serves the other as well.
+        without_pip = [] if venv == VENV else ["--without-pip"]
+        made = subprocess.run([python, "-m", "venv", *without_pip, str(venv)], check=False)
+        if made.returncode:
+            shutil.rmtree(venv, ignore_errors=True)
+            stop(f"could not make {venv.name} (on Debian: apt-get install python3-venv)")
+    stamp = _fingerprint(install)
+    if (venv / STAMP).exists() and (venv / STAMP).read_text() == stamp:
+        return
+    say(f"installing formrelay and what its tests need into {venv.name}")
+    inside = str(venv / "bin" / "python")
+    if not (_install_with_uv(inside, install) or _install_with_pip(inside, install)):
+        stop("pip could not install the package; its message stands above")
+    (venv / STAMP).write_text(stamp)
+
+
+def _install_with_uv(python: str, install: Sequence[str]) -> bool:
+    uv = VENV / "bin" / "uv"
+    if not uv.exists() and not _install_with_pip(PYTHON, ["uv"], stderr=subprocess.DEVNULL):
+        return False
+    config = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    done = subprocess.run(
+        [str(uv), "pip", "install", "--quiet", "--python", python, *install],
+        env=uv_environment(config.stdout, os.environ),
+        check=False,
+    )
+    if done.returncode:
+        say("uv could not install that, see above; trying with pip")
+    return not done.returncode
+
+
+def _install_with_pip(python: str, install: Sequence[str], *, stderr: int | None = None) -> bool:
+    pip = [PYTHON, "-m", "pip", "--python", python, "install", "-qq", "--no-compile"]
+    return not subprocess.run([*pip, *install], stderr=stderr, check=False).returncode
+
+
+def _fingerprint(install: Sequence[str]) -> str:
+    """What the contents of a virtual environment depend on."""
+    files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
+    return hashlib.sha256(files + "\n".join(install).encode()).hexdigest()
+
+
+def say(message: str) -> None:
+    """One line of our own among the tools' output."""
+    print(f"scripts/test: {message}", flush=True)
+
+
+def stop(message: str) -> NoReturn:
+    """End before the first check."""
+    print(f"scripts/test: {message}", file=sys.stderr)
+    raise SystemExit(2)

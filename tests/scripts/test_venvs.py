@@ -1,0 +1,46 @@
+"""scripts/venvs.py: what it makes of setup.cfg and of pip's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.venvs import oldest_pins, uv_environment
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_the_lower_bounds_are_those_of_setup_cfg() -> None:
+    pins = dict(pin.split("==") for pin in oldest_pins((ROOT / "setup.cfg").read_text()))
+    assert sorted(pins) == ["dramatiq", "pika", "pydantic", "redis"]
+    # The oldest that the README and the dashboard's extra speak of.
+    assert (pins["dramatiq"], pins["redis"]) == ("1.18", "4.6")
+
+
+def test_a_bound_that_was_taken_away_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "setup.cfg").read_text().replace("pika>=1.3", "pika")
+    with pytest.raises(SystemExit):
+        oldest_pins(text)
+    assert "no lower bound for pika" in capsys.readouterr().err
+
+
+def test_uv_installs_from_where_pip_is_configured_to() -> None:
+    config = "\n".join(
+        [
+            ":env:.find-links='/wheels /more'",
+            ":env:.no-cache-dir='1'",
+            "global.extra-index-url='\\nhttps://one.test\\nhttps://two.test'",
+            "global.find-links='/others'",
+            "global.index-url='https://general.test'",
+            "install.index-url='https://install.test'",
+        ]
+    )
+    found = uv_environment(config, {"UV_INDEX": "https://own.test", "HOME": "/home"})
+    assert found == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": "/wheels,/more",
+        "UV_DEFAULT_INDEX": "https://install.test",
+        "UV_INDEX": "https://own.test",
+        "HOME": "/home",
+    }
