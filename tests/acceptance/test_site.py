@@ -55,7 +55,7 @@ class Place:
                 yield
             finally:
                 process.terminate()
-                assert process.wait(30) == 0, file.read_text()
+                assert process.wait(60) == 0, file.read_text()
 
     def api(self, method: str, path: str, body: Any = None) -> requests.Response:
         url, headers = (
@@ -128,7 +128,7 @@ def test_what_is_typed_in_a_browser_arrives_everywhere_once(
         body = standardwebhooks.Webhook(KEY).verify(webhook.body, webhook.headers)
         assert body["data"]["submissionId"] == f"sub-{entry}"
         wanted = {"form_viewed": 1, "form_started": 1, "form_submitted": 1, "partial_saved": 1}
-        wait_until(lambda: place.events() == wanted, timeout=20)
+        wait_until(lambda: place.events() == wanted)
         health = requests.get(f"{place.site.url}/api/v1/workers/health", timeout=30)
         assert (health.status_code, health.json()) == (200, {"status": "ok"})
     assert place.api("GET", "submissions/?formId=signup").json()["count"] == 1

@@ -171,7 +171,7 @@ def test_the_survey_is_in_the_database_as_it_was_sent(
         workers.send("jobs", str(file))
         with workers.one():
             told = [one for one in sent.submissions.values() if one["formId"] == STEADY]
-            wait_until(lambda: len(receiver.of("/hook")) >= len(told), timeout=60)
+            wait_until(lambda: len(receiver.of("/hook")) >= len(told))
             wait_until(lambda: site.partials() == expected_partials(sent), timeout=60, every=0.2)
             wait_until(lambda: len(site.submissions()) == 944, timeout=60, every=0.2)
         # The worker has ended what it had begun.

@@ -87,7 +87,7 @@ class Site:
     def work_off(self, *queues: str) -> None:
         """Work until nothing is left on the queues, scheduled messages included."""
         self.start(*queues)
-        wait_until(lambda: self.is_idle(*queues), timeout=20)
+        wait_until(lambda: self.is_idle(*queues))
         self.stop()
 
     def inject(self, queue: str, *bodies: bytes) -> None:

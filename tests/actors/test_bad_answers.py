@@ -216,7 +216,7 @@ def held(lines: Lines) -> dict[str, Any]:
 
 def until_over(site: Site, jobs: Jobs, lines: Lines) -> None:
     """Until all went through: no attempt was used up, and nobody was alerted twice."""
-    wait_until(lambda: site.is_idle(jobs.queue), timeout=20)
+    wait_until(lambda: site.is_idle(jobs.queue))
     assert jobs.are_saved()
     assert {line["attempt"] for line in lines.attempts()} == {1}
     assert len(lines.of(HELD)) == 1

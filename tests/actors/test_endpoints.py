@@ -35,10 +35,10 @@ def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> 
     quick = [request.at for request in receiver.requests if request.path != "/slow"]
     assert len(quick) == 40
     assert max(quick) - receiver.requests[0].at < 1.4  # before the first slow one was through
-    wait_until(lambda: len(receiver.of("/slow")) == 4, timeout=20)
+    wait_until(lambda: len(receiver.of("/slow")) == 4)
     slow = [request.at for request in receiver.of("/slow")]
     assert all(later - sooner > 1.4 for sooner, later in pairwise(slow))
-    wait_until(lambda: site.is_idle("webhooks"), timeout=20)
+    wait_until(lambda: site.is_idle("webhooks"))
     site.stop()
     assert site.dead("webhooks") == []
 
@@ -67,7 +67,7 @@ def test_one_that_asks_for_fewer_gets_none_for_as_long(site: Site, receiver: Rec
     for _ in range(5):
         site.actors.deliver_webhook.send(webhook(receiver, "/full"))
     site.start("webhooks")
-    wait_until(lambda: len(receiver.of("/full")) == 6, timeout=20)
+    wait_until(lambda: len(receiver.of("/full")) == 6)
     site.stop()
     first, *others = (request.at for request in receiver.of("/full"))
     assert min(others) - first > 1.9

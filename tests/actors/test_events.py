@@ -309,7 +309,7 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
     assert [one["parts"] for one in lines.attempts()[:3]] == [1, 1, 1]
     assert site.waiting("events") >= 297
     clickhouse_server.start()
-    wait_until(lambda: site.is_idle("events"), timeout=20)
+    wait_until(lambda: site.is_idle("events"))
     assert counted(client) == (301, 301, 301)
     assert site.dead("events") == []
     assert lines.of("a sink works again")

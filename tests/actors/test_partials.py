@@ -321,7 +321,7 @@ def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
     assert len(calls) <= 5
     monkeypatch.setattr(sink.Api, "save_partial", real)
     django.start()
-    wait_until(lambda: site.is_idle("partials"), timeout=20)
+    wait_until(lambda: site.is_idle("partials"))
     assert all(api("GET", f"partials/middle-{n}/")["revision"] == 1 for n in range(20))
     assert site.dead("partials") == []
 

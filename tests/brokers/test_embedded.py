@@ -57,7 +57,7 @@ class User:
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     # Whatever a test left: with its users gone the server must go as well.
-    wait_until(lambda: not answers(tmp_path), timeout=20)
+    wait_until(lambda: not answers(tmp_path))
 
 
 def answers(folder: Path) -> bool:
@@ -91,7 +91,7 @@ def test_the_server_stops_when_its_last_user_is_gone_and_keeps_the_data(folder: 
     assert second.server_pid() == pid
     first.end()
     second.kill()  # a user that says no good-bye counts as gone all the same
-    wait_until(lambda: not is_alive(pid), timeout=20)
+    wait_until(lambda: not is_alive(pid))
     third = User(folder, "c")
     assert third.server_pid() != pid
     with redis.Redis(unix_socket_path=str(folder / "valkey" / "valkey.sock")) as client:
@@ -134,7 +134,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted(folder: Path) -> None:
     wait_until(lambda: not is_free(folder / "valkey" / "keeper.lock"))
     first.end()
     second.end()
-    wait_until(lambda: not is_alive(pid), timeout=20)
+    wait_until(lambda: not is_alive(pid))
 
 
 def test_a_folder_too_deep_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_folder_too_deep_for_a_socket_works_all_the_same(tmp_path: Path) -> No
     (folder,) = set(Path(tempfile.gettempdir()).glob(f"formrelay-{os.getuid()}-*")) - before
     assert folder.stat().st_mode & 0o077 == 0
     user.end()
-    wait_until(lambda: not folder.exists(), timeout=20)
+    wait_until(lambda: not folder.exists())
 
 
 @pytest.mark.parametrize("name", ["with space", 'with "quote', "with 100%41 & ü"])

@@ -133,13 +133,13 @@ def test_a_failover_of_sentinels_is_followed(
             with server(redis_server, tmp_path, "--port", str(master), *local):
                 actor = harness.actor(ran.append, actor_name="note")
                 wait_until(lambda: pings(broker))
-                wait_until(lambda: knows_replica(sentinel), timeout=20)
+                wait_until(lambda: knows_replica(sentinel))
                 actor.send(1)
                 harness.start()
                 wait_until(lambda: ran == [1])
-            wait_until(lambda: pings(broker), timeout=30)
+            wait_until(lambda: pings(broker))
             actor.send(2)
-            wait_until(lambda: 2 in ran, timeout=30)
+            wait_until(lambda: 2 in ran)
         finally:
             harness.close()
 
@@ -242,7 +242,7 @@ def test_a_short_time_for_answers_does_not_end_an_idle_wait(redis_url: str, uniq
     broker = RedisBroker(f"{redis_url}?socket_timeout=0.2&health_check_interval=0")
     began = time.monotonic()
     broker.commands.wait_for_work(unique, 5)
-    assert 0.05 < time.monotonic() - began < 0.2
+    assert 0.05 < time.monotonic() - began < 3
     broker.close()
 
 

@@ -117,7 +117,7 @@ def test_send_waits_for_replicas_where_that_is_asked_for(
     assert not any("REDIS_WAIT_REPLICAS" in one for one in plain.weaknesses())
     replica = replica_of(redis_server)
     try:
-        wait_until(lambda: _online(broker), timeout=20)
+        wait_until(lambda: _online(broker))
         actor.send(1)
         assert broker.enqueue_many([actor.message(2), actor.message(3)]) == 2
         with redis.Redis.from_url(replica.url) as copy:
@@ -131,7 +131,7 @@ def test_send_waits_for_replicas_where_that_is_asked_for(
         began = time.monotonic()
         with pytest.raises(NotReplicated, match="it is on the master, will run, and can be lost"):
             actor.send(4)
-        assert 0.9 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 20
         replica.resume()
         assert broker.counts(unique).waiting == 4
     finally:

@@ -104,7 +104,7 @@ def test_many_delayed_messages_of_a_stock_producer_are_adopted_some_at_a_time(
         theirs.send_with_options(args=(number, "x" * 1_000), delay=1)
     assert broker.counts(harness.queue).scheduled == 2_500
     harness.start()
-    wait_until(lambda: len(ran) == 2_500, timeout=10)
+    wait_until(lambda: len(ran) == 2_500)
     wait_until(harness.is_empty)
     assert sorted(ran) == list(range(2_500))
 
@@ -278,7 +278,7 @@ def test_a_stock_worker_runs_all_that_we_give_back(
     first = broker.client.lindex(keys.waiting(queue), 0)
     assert b"priority 9" in broker.client.hget(keys.bodies(queue), first)
     stock.start()
-    wait_until(lambda: len(ran) == 185, timeout=15)
+    wait_until(lambda: len(ran) == 185)
     stock.broker.join(queue, timeout=10_000)
     assert {str(one) for one in ran} == {
         *map(str, range(120)),

@@ -73,5 +73,5 @@ def test_each_broker_keeps_its_own_actors(tmp_path: Path, redis_url: str, first:
     assert host.python(FOUND) == ["StubBroker", True, True, True, 1, 1, 1]
     # The worker takes ours, and django-dramatiq's broker is none of its business.
     with worker(host, "--queue", "ours", "--processes", "1", "--threads", "1"):
-        wait_until(lambda: host.notes() == [("b", True)], timeout=40)
+        wait_until(lambda: host.notes() == [("b", True)])
     assert host.manage("makemigrations", "--check", "--dry-run").returncode == 0

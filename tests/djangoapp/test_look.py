@@ -45,7 +45,7 @@ def test_a_question_without_an_answer_ends_in_time_and_is_not_asked_twice() -> N
     for _ in range(3):
         with pytest.raises(BrokerUnavailable, match=r"to answer within 0\.2 s"):
             look()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     assert asked == [1]
     answer.set()
     wait_until(lambda: look() == "late")

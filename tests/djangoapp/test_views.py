@@ -116,7 +116,7 @@ def test_health_takes_no_other_method(site: HostSite) -> None:
 def check_down(site: HostSite, staff: Any) -> None:
     begun = time.monotonic()
     nobody = site.get(HEALTH)
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 15
     assert (nobody.status_code, nobody.json()) == (503, {"status": "down"})
     told = staff.get(f"{site.url}/{HEALTH}", timeout=30)
     assert (told.status_code, told.json()["workers"]) == (503, None)
@@ -142,7 +142,7 @@ def test_a_broker_that_hangs_or_is_gone_is_told_in_time(
         redis_server.pause()
         check_down(site, staff)
         redis_server.resume()
-        wait_until(lambda: site.get(HEALTH).status_code == 200, timeout=20)
+        wait_until(lambda: site.get(HEALTH).status_code == 200)
         redis_server.stop()
         check_down(site, staff)
 

@@ -209,7 +209,7 @@ def test_a_broker_that_is_away_is_said_and_the_form_can_be_sent_again(
     assert 'value="Ann"' in answer.text
     assert visitor.autosave({"name": "A"}).status_code == 503
     server.start()
-    wait_until(lambda: visitor.send(name="Ann").status_code == 302, timeout=20)
+    wait_until(lambda: visitor.send(name="Ann").status_code == 302)
     (submission,) = jobs(client, "submissions")
     assert submission["answers"]["name"] == "Ann"
 

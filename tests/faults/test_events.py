@@ -67,13 +67,13 @@ def test_events_sent_thrice_to_workers_that_are_killed_count_once(
         stack.enter_context(workers.one())
         for rows in (2_000, 9_000, 16_000):  # of the 30,000 that are sent
             worker = stack.enter_context(workers.one())
-            wait_until(lambda rows=rows: number(client, ROWS) >= rows, timeout=60)  # type: ignore[misc]
+            wait_until(lambda rows=rows: number(client, ROWS) >= rows)  # type: ignore[misc]
             kill(worker)
             assert number(client, ROWS) < 3 * COUNT, "it was not killed in the middle"
-        wait_until(lambda: number(client, DISTINCT) == COUNT, timeout=60)
+        wait_until(lambda: number(client, DISTINCT) == COUNT)
         assert number(client, "SELECT count() FROM events_once") == COUNT
         # Nor do those that come later change it.
-        wait_until(lambda: number(client, ROWS) >= 3 * COUNT, timeout=60)
+        wait_until(lambda: number(client, ROWS) >= 3 * COUNT)
     assert number(client, "SELECT count() FROM events_once") == COUNT
     assert number(client, "SELECT sum(events) FROM events_daily") == COUNT
     found = client.query("SELECT type, count() FROM events_once GROUP BY type ORDER BY type")

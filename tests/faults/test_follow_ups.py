@@ -73,12 +73,12 @@ class Site:
     def start(self, caplog: pytest.LogCaptureFixture) -> None:
         """Start a worker, and wait until neither job can send what follows it."""
         self.harness.start()
-        wait_until(lambda: caplog.text.count("the job is not settled yet") == 2, timeout=30)
+        wait_until(lambda: caplog.text.count("the job is not settled yet") == 2)
         assert self.seen == []
 
     def wait_for_all(self) -> None:
-        wait_until(lambda: set(EACH_ONCE) <= set(self.seen), timeout=30)
-        wait_until(self.harness.is_empty, timeout=30)
+        wait_until(lambda: set(EACH_ONCE) <= set(self.seen))
+        wait_until(self.harness.is_empty)
         assert self.harness.dead() == []
 
 

@@ -56,7 +56,7 @@ def test_a_batch_in_flight_outlives_a_worker_that_stands_still(
     site.broker.inspector.pause(site.queue)
     site.start_worker()
     frozen.send_signal(signal.SIGSTOP)
-    wait_until(lambda: site.broker.counts(site.queue).waiting == COUNT, timeout=20)
+    wait_until(lambda: site.broker.counts(site.queue).waiting == COUNT)
     # It goes on, finds the sink gone, and settles its batch.
     batch.close()
     frozen.send_signal(signal.SIGCONT)

@@ -28,8 +28,8 @@ def test_a_worker_ends_in_time_while_redis_does_not_answer(tmp_path: Path, redis
             WORKER_CONCURRENCY="2",
         )
         with workers.one() as worker:
-            wait_until(lambda: len(client.keys("*:__queues__.*")) == 1, timeout=20)
-            wait_until(lambda: _queues(client) == len(queues), timeout=20)
+            wait_until(lambda: len(client.keys("*:__queues__.*")) == 1)
+            wait_until(lambda: _queues(client) == len(queues))
             proxy.swallow()
             asked = time.monotonic()
             worker.send_signal(signal.SIGTERM)

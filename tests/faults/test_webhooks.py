@@ -43,9 +43,9 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
         workers.send("webhooks", receiver.url, str(COUNT))
         with workers.one() as first, workers.one():
-            wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
+            wait_until(lambda: len(receiver.requests) >= 50)
             kill(first)
-            wait_until(lambda: len(ids(receiver)) == COUNT, timeout=60)
+            wait_until(lambda: len(ids(receiver)) == COUNT)
         found = ids(receiver)
     assert sorted(found) == sorted(f"id_{number}" for number in range(COUNT))
     # Those that the killed one had under way, eight, and those that it had delivered in its last
@@ -59,9 +59,9 @@ def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
         workers.send("webhooks", receiver.url, str(COUNT))
         with workers.one():
-            wait_until(lambda: len(receiver.requests) >= 50, timeout=30)
+            wait_until(lambda: len(receiver.requests) >= 50)
         assert len(receiver.requests) < COUNT
         with workers.one():
-            wait_until(lambda: len(ids(receiver)) == COUNT, timeout=60)
+            wait_until(lambda: len(ids(receiver)) == COUNT)
         found = ids(receiver)
     assert set(found.values()) == {1}, json.dumps(found.most_common(5))

@@ -140,10 +140,10 @@ def test_a_thousand_jobs_arrive_each_once(site: Site) -> None:
 def test_redis_an_inbox_is_worked_off_without_a_pause(redis_url: str, unique: str) -> None:
     # Redis alone: RabbitMQ has no inbox beside its queue.
     site = Site(redis_url, unique)
-    site.publish(*({"type": "event.record", "payload": {"n": n}} for n in range(100)))
+    site.publish(*({"type": "event.record", "payload": {"n": n}} for n in range(1_000)))
     site.harness.start()
     try:
-        wait_until(lambda: len(site.got) == 100, timeout=1)  # 12 pauses of 0.2 s are more
+        wait_until(lambda: len(site.got) == 1_000, timeout=20)  # 125 pauses of 0.2 s are more
     finally:
         site.harness.close()
 
@@ -262,10 +262,10 @@ def test_the_actors_take_camel_case_and_snake_case_and_say_what_is_wrong(
     ]
     # On RabbitMQ the worker that starts declares the queue; until then this is the error of
     # the test above.
-    wait_until(lambda: publish(url, "webhooks", jobs).returncode == 0, timeout=20)
+    wait_until(lambda: publish(url, "webhooks", jobs).returncode == 0)
     try:
-        wait_until(lambda: len(receiver.of("/hook")) == 2, timeout=20)
-        (letter,) = wait_until(lambda: list(broker.dead_letters("webhooks")), timeout=20)
+        wait_until(lambda: len(receiver.of("/hook")) == 2)
+        (letter,) = wait_until(lambda: list(broker.dead_letters("webhooks")))
     finally:
         broker.close()
     assert {one.headers["webhook-id"] for one in receiver.requests} == {"camel", "snake"}

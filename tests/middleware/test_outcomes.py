@@ -188,7 +188,7 @@ def test_a_worker_that_stops_hands_back_what_it_interrupts_without_an_attempt(
 
     harness.actor(long_work, actor_name="act", notify_shutdown=True, max_retries=0).send()
     harness.start()
-    assert started.wait(10)
+    assert started.wait(60)
     harness.stop()
     assert ends == ["interrupted"]
     assert harness.dead() == []

@@ -125,7 +125,7 @@ def test_a_message_that_is_settled_without_an_outcome_counts_as_a_failed_attempt
     calls = Calls(always=None if works else ValueError())
     harness.actor(calls, actor_name="act").send()
     harness.start()
-    (letter,) = wait_until(harness.dead, timeout=15)
+    (letter,) = wait_until(harness.dead)
     assert (len(calls), letter.failure.attempt) == (3, 3)
     assert letter.failure.reason is Reason.UNDECIDED
     assert "No middleware gave the attempt an outcome" in letter.failure.message
@@ -150,7 +150,7 @@ def test_a_hook_that_ends_the_thread_loses_neither_the_thread_nor_the_message(
     for _ in range(2):
         actor.send()
     harness.start(threads=1)
-    letters = wait_until(lambda: len(harness.dead()) == 2 and harness.dead(), timeout=15)
+    letters = wait_until(lambda: len(harness.dead()) == 2 and harness.dead())
     assert {letter.failure.reason for letter in letters} == {Reason.UNDECIDED}
     assert len(calls) == 6
     assert len(lines.of("a worker thread failed on a message and goes on")) == 6

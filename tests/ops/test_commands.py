@@ -65,7 +65,7 @@ def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(
 ) -> None:
     # A private address is refused for good, so this one dies at its first attempt.
     sent = shell("send", "deliver_webhook", "-", stdin=json.dumps(WEBHOOK)).stdout.strip()
-    (letter,) = wait_until(lambda: shell.json("dlq", "list"), timeout=30)
+    (letter,) = wait_until(lambda: shell.json("dlq", "list"))
     assert letter["id"] == sent
     assert letter["failure"]["reason"] == "permanent"
     assert "127.0.0.1" in letter["failure"]["message"]
@@ -106,7 +106,7 @@ def test_what_was_sent_outlives_the_embedded_server(shell: Shell) -> None:
     shell("send", "record_events", '{"type": "form.viewed", "formId": "f"}')
     keeper = shell.folder / ".formrelay" / "valkey" / "valkey.sock"
     # With no user left the server stops by itself, and the file keeps what it held.
-    wait_until(lambda: not keeper.exists(), timeout=30)
+    wait_until(lambda: not keeper.exists())
     assert shell.queue("events")["waiting"] == 1
 
 

@@ -186,7 +186,7 @@ def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen
         done = run("workers", "--json", cwd=shell.folder, env=ENV)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    (one,) = wait_until(found, timeout=30)
+    (one,) = wait_until(found)
     assert (one["alive"], one["queues"]) == (True, ["webhooks"])
     assert ":" in one["name"]
     assert one["name"] in shell("workers").stdout
@@ -202,7 +202,7 @@ def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     shell: Shell, worker: subprocess.Popen[bytes]
 ) -> None:
     first, second, third = (shell.send(form) for form in ("f1", "f2", "f2"))
-    wait_until(lambda: shell.queue("webhooks")["dead"] == 3, timeout=30)
+    wait_until(lambda: shell.queue("webhooks")["dead"] == 3)
     shell("queues", "pause", "webhooks")  # what is replayed stays where it can be seen
 
     def listed(*options: str) -> set[str]:

@@ -115,7 +115,7 @@ def test_it_shows_what_is_in_flight_and_no_worker_of_ours(site: Site) -> None:
     message = declared(site, work).send("in flight")
     site.harness.start()
     try:
-        assert begun.wait(10)
+        assert begun.wait(60)
         assert message.message_id in site.tab("standard")
         assert site.app.iface.workers == []
     finally:

@@ -109,7 +109,7 @@ def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Wir
             for connection in connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(60)
             for connection in connections:
                 connection.close()
 

@@ -9,8 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], *, timeout: float = 10.0, every: float = 0.005) -> T:
+def wait_until(condition: Callable[[], T], *, timeout: float = 60.0, every: float = 0.005) -> T:
     """The first true value of ``condition``, asked every so many seconds.
+
+    The timeout is for a busy machine. A test that promises a time fails for another reason: what
+    would be too slow takes longer than the timeout there.
 
     Raises:
         AssertionError: there was none within ``timeout`` seconds.

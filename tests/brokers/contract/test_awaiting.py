@@ -38,7 +38,7 @@ class Reply(Later[str]):
         return "it"
 
     def give(self) -> None:
-        assert self.is_awaited.wait(10)
+        assert self.is_awaited.wait(60)
         assert self._resume is not None
         self._resume()
 
@@ -72,7 +72,7 @@ def test_one_thread_begins_many_and_each_is_settled_when_it_is_over(harness: Har
         actor.send(number)
     harness.start(threads=1)
     for reply in replies:
-        assert reply.is_awaited.wait(10)
+        assert reply.is_awaited.wait(60)
     for reply in reversed(replies):
         reply.give()
     wait_until(lambda: len(done) == 40)
@@ -161,7 +161,7 @@ def test_middleware_hears_of_the_outcome_when_there_is_one(harness: Harness) -> 
     harness.broker.add_middleware(Listener())
     awaiting(harness, fail).send()
     harness.start(threads=1)
-    assert reply.is_awaited.wait(10)
+    assert reply.is_awaited.wait(60)
     # Its thread belongs to the next message now.
     awaiting(harness, at_once).send()
     wait_until(lambda: heard == ["at once", "NoneType"])
@@ -209,7 +209,7 @@ def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) ->
         actor.send("slow")
     actor.send("quick")
     harness.start(threads=1)
-    wait_until(lambda: "quick" in begun, timeout=20)
+    wait_until(lambda: "quick" in begun)
     wait_until(lambda: len(replies) == 8)
     for reply in replies:
         reply.give()

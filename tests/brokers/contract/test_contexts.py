@@ -96,7 +96,7 @@ def test_attempts_that_wait_in_the_loop_see_nothing_of_each_other(harness: Harne
         actor.send(number)
     harness.start(threads=1)
     for reply in replies:  # all have begun before the first goes on
-        assert reply.is_awaited.wait(10)
+        assert reply.is_awaited.wait(60)
     for reply in replies:
         reply.give()
     wait_until(lambda: len(hooks.over) == 20)

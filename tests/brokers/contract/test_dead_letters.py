@@ -181,9 +181,9 @@ def test_many_are_replayed_once_each_though_they_die_again_meanwhile(
     many = 1_200  # in chunks of 500, or of 200 on RabbitMQ
     broker.enqueue_many(actor.message(number) for number in range(many))
     harness.start()
-    wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)
+    wait_until(lambda: broker.counts(harness.queue).dead == many)
     assert inspector.replay(DeadFilter(queue=harness.queue)) == many
-    wait_until(lambda: broker.counts(harness.queue).dead == many, timeout=30)
+    wait_until(lambda: broker.counts(harness.queue).dead == many)
     wait_until(harness.is_empty)
     assert sorted(ran) == sorted([*range(many)] * 2)
     before = calls(broker)
@@ -220,7 +220,7 @@ def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: In
     many = 2_000
     harness.broker.enqueue_many(actor.message(number=number) for number in range(many))
     harness.start()
-    wait_until(lambda: harness.broker.counts(harness.queue).dead == many, timeout=30)
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == many)
     harness.stop()
     with ThreadPoolExecutor(2) as two:
         counts = list(two.map(inspector.replay, [DeadFilter(queue=harness.queue)] * 2))

@@ -170,7 +170,7 @@ def test_a_lock_is_renewed_while_its_job_runs(
     for _ in range(2):
         actor.send("a")
     harness.start()
-    wait_until(lambda: len(renewed) >= 4, timeout=20)  # half a second each: twice its length
+    wait_until(lambda: len(renewed) >= 4)  # half a second each: twice its length
     assert ran == ["a"]
     is_over.set()
     wait_until(harness.is_empty)
@@ -224,7 +224,7 @@ def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
     actor = harness.actor(work, policy=SOON, idempotency=Once(lambda name: name, lambda: away))
     actor.send("a")
     harness.start()
-    wait_until(lambda: len(lines.of("attempt")) >= 3, timeout=20)
+    wait_until(lambda: len(lines.of("attempt")) >= 3)
     assert attempts == []
     is_back.set()
     wait_until(lambda: attempts == [1])
@@ -321,7 +321,7 @@ def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
     monkeypatch.setattr(Delivery, "__init__", suspect)
     actor.send("a")
     harness.start()
-    wait_until(lambda: ran == ["a"], timeout=15)
+    wait_until(lambda: ran == ["a"])
     monkeypatch.undo()
     assert put_off == [True]
     assert Reason.INVALID not in {letter.failure.reason for letter in harness.dead()}

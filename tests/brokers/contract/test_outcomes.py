@@ -211,10 +211,10 @@ def test_a_paused_worker_settles_what_it_had_begun_and_goes_on_when_resumed(
     actor.send(0)
     harness.start(threads=1)
     assert harness.worker is not None
-    assert begun.wait(10)
+    assert begun.wait(60)
     for consumer in harness.worker.consumers.values():
         consumer.pause()
-        assert consumer.paused_event.wait(10)
+        assert consumer.paused_event.wait(60)
     finish.set()
     wait_until(lambda: ran == [0])
     wait_until(harness.is_empty)

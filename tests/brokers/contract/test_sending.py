@@ -57,7 +57,7 @@ def test_enqueue_many_takes_a_generator_and_keeps_the_order(harness: Harness) ->
 
     assert harness.broker.enqueue_many(messages()) == 1200
     harness.start(threads=1)
-    wait_until(lambda: len(ran) == 1200, timeout=20)
+    wait_until(lambda: len(ran) == 1200)
     assert ran == list(range(1200))
 
 

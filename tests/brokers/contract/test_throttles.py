@@ -61,10 +61,10 @@ def test_a_queue_whose_sink_is_away_is_left_alone_and_then_drained(harness: Harn
     for number in range(1, 101):
         actor.send(number=number)
     # After each hold one message finds out whether it is back; all others stay where they are.
-    wait_until(lambda: len(sink.asked) == 3, timeout=15)
+    wait_until(lambda: len(sink.asked) == 3)
     assert harness.broker.counts(harness.queue).waiting >= 98
     sink.is_back.set()
-    wait_until(lambda: sorted(sink.taken) == list(range(101)), timeout=15)
+    wait_until(lambda: sorted(sink.taken) == list(range(101)))
     wait_until(harness.is_empty)
     assert harness.dead() == []
 
@@ -90,7 +90,7 @@ def test_batches_of_a_busy_sink_grow(harness: Harness) -> None:
     sink.is_back.set()
     for number in range(10, 110):
         actor.send(number=number)
-    wait_until(lambda: sorted(sink.taken) == list(range(110)), timeout=15)
+    wait_until(lambda: sorted(sink.taken) == list(range(110)))
     assert throttle.stretch == 2
     assert max(sink.asked) == 20
     wait_until(harness.is_empty)
@@ -125,11 +125,11 @@ def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harn
     wait_until(lambda: harness.broker.counts(harness.queue).waiting < 300)
     began.set()
     wait_until(lambda: throttle.is_tripped)
-    wait_until(lambda: len(sink.asked) >= 3, timeout=15)
+    wait_until(lambda: len(sink.asked) >= 3)
     # Those that Dramatiq's own queue held already, twice the threads of them and a few.
     assert skips.number <= 20
     sink.is_back.set()
-    wait_until(lambda: sorted(sink.taken) == list(range(300)), timeout=20)
+    wait_until(lambda: sorted(sink.taken) == list(range(300)))
     wait_until(harness.is_empty)
 
 
@@ -156,9 +156,9 @@ def test_a_batch_that_was_fetched_before_it_was_found_out_is_not_given_out(
     wait_until(lambda: harness.broker.counts(harness.queue).waiting < 2_000)
     began.set()
     wait_until(lambda: throttle.is_tripped)
-    wait_until(lambda: len(sink.asked) >= 4, timeout=15)  # two that find it out, then one at a time
+    wait_until(lambda: len(sink.asked) >= 4)  # two that find it out, then one at a time
     # Two at work, and what Dramatiq's own queue held: twice the threads.
     assert harness.broker.counts(harness.queue).waiting >= 2_000 - 10 * 10
     sink.is_back.set()
-    wait_until(lambda: sorted(sink.taken) == list(range(2_000)), timeout=30)
+    wait_until(lambda: sorted(sink.taken) == list(range(2_000)))
     wait_until(harness.is_empty)

@@ -62,7 +62,7 @@ def test_what_is_due_for_a_deleted_queue_is_dead_and_holds_nobody_up(
     other.start()
     for number in range(10):
         note.send_with_options(args=(number,), delay=100 + 100 * number)
-    wait_until(lambda: sorted(ran) == list(range(10)), timeout=3)
+    wait_until(lambda: sorted(ran) == list(range(10)), timeout=10)
     letters = gone.dead()
     assert sorted(letter.message.args[0] for letter in letters) == list(range(100))
     assert gone.broker.replay(gone.queue, letters[0].id)
@@ -226,6 +226,6 @@ def test_letters_refused_by_a_full_queue_are_buried_soon_after_its_limit_is_lift
     actor.send(-1)
     wait_until(lambda: -1 in ran)
     api(base, policy, method="DELETE")
-    wait_until(lambda: harness.broker.counts(unique).dead == number, timeout=20)
+    wait_until(lambda: harness.broker.counts(unique).dead == number)
     assert caplog.text.count(refused) <= 5
     assert len(ran) == number + 1

@@ -183,7 +183,7 @@ def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
                 PublishersBlocked, match=r"has blocked publishers .*nothing was enqueued"
             ):
                 send(2)
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 9
     finally:
         own_server.ctl("set_vm_memory_high_watermark", "0.6")
     actor.send(3)
@@ -209,7 +209,7 @@ def test_workers_drain_a_server_that_is_short_of_memory(
     own_server.ctl("set_vm_memory_high_watermark", "0.0001")
     is_short.set()
     try:
-        wait_until(lambda: len(ran) == 200, timeout=20)
+        wait_until(lambda: len(ran) == 200)
         names = ("name", "messages")
         wait_until(lambda: f"{harness.queue}\t0" in own_server.ctl("list_queues", "-q", *names))
     finally:
@@ -232,7 +232,7 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued
                 BrokerUnavailable, match=r"nothing within 1 s.*nothing was enqueued"
             ):
                 actor.send(2)
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 9
     finally:
         own_server.resume()
     actor.send(3)

@@ -112,7 +112,7 @@ def test_workers_stopped_in_order_dead_letter_and_repeat_nothing(workers: Worker
         worker = workers.start()
         wait_until(lambda share=share: len(workers.lines()) >= share)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(timeout=10) == 0
+        assert worker.wait(60) == 0
     workers.start()
     wait_until(lambda: len(workers.lines()) == 40)
     wait_until(workers.harness.is_empty)
@@ -280,4 +280,4 @@ def test_a_consumer_keeps_working_while_its_quarantine_queue_has_no_leader(
     rabbitmq_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
     cut(harness)
     actor.send()
-    wait_until(lambda: len(ran) == 2, timeout=15)
+    wait_until(lambda: len(ran) == 2)

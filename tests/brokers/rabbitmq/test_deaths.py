@@ -71,7 +71,7 @@ def test_expired_after_an_attempt_of_ours(harness: Harness, unique: str) -> None
     harness.stop()
     # It is scheduled for its second attempt, with the record of the first one.
     set_policy(unique, **{"message-ttl": 100})
-    wait_until(lambda: harness.broker.counts(unique).dead == 1, timeout=30)
+    wait_until(lambda: harness.broker.counts(unique).dead == 1)
     letter = the_only_letter(harness, Reason.EXPIRED)
     assert letter.id == message.message_id
     assert letter.failure is not None

@@ -133,7 +133,7 @@ def test_without_any_right_to_configure_it_works_and_says_what_is_weaker(
     assert "formrelay.trial." in weakness
     actor.send(1)
     harness.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     cut(harness)  # RabbitMQ delivers it again, as one that may have killed its worker
     go_on.set()
     wait_until(lambda: ran == [1, 1])

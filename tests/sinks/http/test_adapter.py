@@ -252,7 +252,7 @@ def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> No
             ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Told)
         )
         assert told == 1
-        thread.join(5)
+        thread.join(60)
     assert [type(one) for one in heard] == [_Told]
 
 

@@ -76,7 +76,7 @@ def test_a_broken_answer_is_transient_says_its_class_and_ends_in_time(
         started = time.monotonic()
         with pytest.raises(error, match=says) as caught:
             egress().send("POST", wire.url + SECRET_PATH, {}, b"")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10
         assert type(caught.value) is error
         assert "s3cr3t" not in str(caught.value)
         assert "127.0.0.1" in str(caught.value)

@@ -93,7 +93,7 @@ def test_no_more_are_under_way_than_the_limit_and_none_is_forgotten(
 ) -> None:
     receiver, url = busy
     for thread in send_all(egress(4), [url + "/"] * 60):
-        thread.join(20)
+        thread.join(60)
     assert receiver.count == 60
     assert receiver.most == 4
 
@@ -105,18 +105,18 @@ def test_one_that_hangs_makes_room_after_a_second(busy: tuple[Busy, str]) -> Non
     started = time.monotonic()
     others = send_all(sender, [url + "/"] * 6)
     for thread in others:
-        thread.join(20)
-    assert 0.8 < time.monotonic() - started < 5
+        thread.join(60)
+    assert 0.8 < time.monotonic() - started < 20
     assert receiver.count == 8
     assert all(thread.is_alive() for thread in hanging)
     receiver.gate.set()
     for thread in hanging:
-        thread.join(10)
+        thread.join(60)
     # There is as much room as before, and no more.
     receiver.most, receiver.now = 0, 0
     receiver.gate.clear()
     for thread in send_all(sender, [url + "/"] * 10):
-        thread.join(20)
+        thread.join(60)
     assert receiver.most == 2
 
 
@@ -138,5 +138,5 @@ def test_so_many_and_no_more_may_hang(
     assert len(driver._active) == 10
     receiver.gate.set()
     for thread in threads:
-        thread.join(15)
+        thread.join(60)
     assert receiver.count == 15
