@@ -15,7 +15,7 @@ from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq import dead_letters
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.dead_letters import Walk
-from formrelay.brokers.settlement import Write, buried
+from formrelay.brokers.settlement import Write, as_dead_letter
 from formrelay.core.failure import Failure, Reason
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
@@ -28,7 +28,7 @@ def bury(harness: Harness, count: int) -> list[str]:
     """Dead letters; their ids, the oldest first."""
     actor = harness.actor(print, actor_name="nothing")
     failure = Failure.of(ValueError("no"), reason=Reason.PERMANENT, attempt=1, now=time.time())
-    letters = [buried(actor.message(number), failure) for number in range(count)]
+    letters = [as_dead_letter(actor.message(number), failure) for number in range(count)]
     for first in range(0, count, 1_000):
         some = letters[first : first + 1_000]
         writes = [Write(letter.message_id, encode(letter)) for letter in some]
