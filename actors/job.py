@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from inspect import iscoroutinefunction
 from threading import RLock
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +12,6 @@ from dramatiq.middleware import CurrentMessage, Middleware
 from pydantic import TypeAdapter, ValidationError
 
 from ..brokers import get_broker
-from ..brokers.unfinished import begin
 from ..config import EventSettings, PartialSettings, Settings, WorkerSettings, get_settings
 from ..core.errors import InvalidJob, PartsFailed
 from ..core.retry import RetryPolicy
@@ -82,7 +79,6 @@ class JobActor(dramatiq.Actor[..., None]):
         schema: Any,
         to_wire: Callable[[Any, Any], Any] | None,
         takes_many: bool,
-        is_async: bool,
     ) -> None:
         # declare() calls Dramatiq's constructor, which needs the broker.
         self.actor_name = name
@@ -93,7 +89,6 @@ class JobActor(dramatiq.Actor[..., None]):
         self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
         self.to_wire = to_wire
         self.takes_many = takes_many
-        self.is_async = is_async
         # Not before the broker knows the actor, which is after the attributes are set.
         self._is_declared = False
 
@@ -156,11 +151,14 @@ class JobActor(dramatiq.Actor[..., None]):
         call = {"payload": payload, "metadata": dict(metadata or {})}
         return super().message_with_options(kwargs=call)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the actor on one job (``payload``, ``metadata``), or on a ``batch`` of them.
 
         Takes whatever a foreign publisher may have put into a message, so that
         what is wrong in it is an InvalidJob and not a TypeError of the call.
+
+        Returns:
+            In the event loop, the coroutine of an ``async`` actor; otherwise None.
 
         Raises:
             InvalidJob: the job does not fit its schema.
@@ -168,17 +166,15 @@ class JobActor(dramatiq.Actor[..., None]):
         """
         if self.takes_many and BATCH in kwargs:
             self._run_batch(kwargs[BATCH])
-            return
+            return None
         delivery = _current_delivery()
         job = self._job(args, kwargs, delivery)
         if delivery is not None:
             delivery.fields = job.fields
         if self.takes_many:
             self._run_many([job])
-            return
-        ran: Any = super().__call__(job)
-        if self.is_async:
-            begin(ran)
+            return None
+        return super().__call__(job)
 
     def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
         jobs, failures = self._jobs_of(batch)
@@ -313,10 +309,6 @@ def job_actor(
     """
 
     def decorate(function: Callable[..., Any]) -> JobActor:
-        @wraps(function)
-        def call(job: Job[Any]) -> Any:
-            return function(job)
-
         def declaration() -> _Declaration:
             settings = get_settings()
             section = worker(settings)
@@ -332,8 +324,7 @@ def job_actor(
             found |= options(settings)
             if not batches and "in_flight" not in found:
                 found["idempotency"] = once(_idempotency_key)
-            # Not an async function itself: Dramatiq would run that in an event loop of its own.
-            return _Declaration(call, middleware() if middleware else None, found)
+            return _Declaration(function, middleware() if middleware else None, found)
 
         actor = JobActor(
             function.__name__,
@@ -343,7 +334,6 @@ def job_actor(
             schema=schema,
             to_wire=to_wire,
             takes_many=batches,
-            is_async=iscoroutinefunction(function),
         )
         actor.__doc__ = function.__doc__
         _actors.append(actor)

@@ -25,13 +25,13 @@ from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
+from .async_runner import AsyncRunner
 from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions, Envelope
 from .envelope import encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
 from .inspection import DeadFilter, DeadLetter, QueueCounts
 from .inspector import Inspector
-from .unfinished import Unfinished
 
 #: Number and bytes of the messages that ``enqueue_many`` hands to the broker at a time: enough
 #: that the round trip does not matter, few enough that memory stays flat and Redis is not held up.
@@ -48,9 +48,9 @@ class RelayBroker(BrokerContract):
         self.clock = clock
         self.queues = set()
         self.is_stopping = False
-        #: The names of the actors that wait without a thread, and their attempts.
-        self.awaiting: set[str] = set()
-        self.unfinished = Unfinished(self)
+        #: The names of the actors with ``in_flight``, and what runs them.
+        self.async_actors: set[str] = set()
+        self.async_runner = AsyncRunner(self)
         #: The Redis that keeps shared state; None: it is kept in this process's memory.
         self.state: StateRedis | None = None
         self._state_lock = Lock()
@@ -81,14 +81,14 @@ class RelayBroker(BrokerContract):
 
     def add_middleware(self, middleware: Middleware, **position: Any) -> None:
         # Before the base class calls hooks of it: they may send signals of their own.
-        self._hooks: dict[tuple[str, str], list[Middleware]] = {}
+        self._hooks: dict[tuple[str, bool], list[Middleware]] = {}
         super().add_middleware(middleware, **position)
         self._hooks = {}
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal in ("worker_boot", "worker_shutdown"):
             self.is_stopping = signal == "worker_shutdown"
-        for middleware in self._listeners(f"before_{signal}"):
+        for middleware in self._listeners(f"before_{signal}", args):
             try:
                 getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
             except MiddlewareError:
@@ -97,7 +97,7 @@ class RelayBroker(BrokerContract):
                 self.log_hook_failure(f"before_{signal}", middleware)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        hooks = self._listeners(f"after_{signal}", _part(signal, args))[::-1]
+        hooks = self._listeners(f"after_{signal}", args)[::-1]
         if signal == "process_message" and isinstance(args[0], Delivery):
             end_attempt(self, args[0], hooks, kwargs)
             return
@@ -107,20 +107,21 @@ class RelayBroker(BrokerContract):
             except Exception:
                 self.log_hook_failure(f"after_{signal}", middleware)
 
-    def _listeners(self, hook: str, part: str = "all") -> list[Middleware]:
+    def _listeners(self, hook: str, args: Sequence[Any]) -> list[Middleware]:
         """The middleware that has something to do at ``hook``, in order.
 
         Dramatiq calls every hook of every middleware, some forty empty ones a
         message; that was a third of the time that a small message took.
         """
-        found = self._hooks.get((hook, part))
+        is_async = bool(args) and isinstance(args[0], Delivery) and args[0].is_async
+        found = self._hooks.get((hook, is_async))
         if found is None:
             nothing = getattr(Middleware, hook, None)
-            found = self._hooks[hook, part] = [
+            found = self._hooks[hook, is_async] = [
                 one
                 for one in self.middleware
                 if getattr(type(one), hook, None) is not nothing
-                and (part == "all" or isinstance(one, OF_THE_THREAD) is (part == "thread"))
+                and not (is_async and isinstance(one, OF_THE_THREAD))
             ]
         return found
 
@@ -149,7 +150,8 @@ class RelayBroker(BrokerContract):
         remember(actor)
         super().declare_actor(actor)
         if "in_flight" in actor.options:
-            self.awaiting.add(actor.actor_name)
+            self.async_actors.add(actor.actor_name)
+            actor.fn = self.async_runner.callable(actor.fn)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
 
@@ -345,25 +347,6 @@ class RelayBroker(BrokerContract):
         """Those of the sinks of the actors on a queue."""
         options = [one.options for one in self.actors.values() if one.queue_name == queue_name]
         return list(dict.fromkeys(one["throttle"] for one in options if "throttle" in one))
-
-    def begun_at_a_time(self, queue_name: str) -> int | None:
-        """How many messages of the ``async`` actors on a queue; None where it has none."""
-        numbers = [
-            actor.options["in_flight"]
-            for actor in self.actors.values()
-            if actor.queue_name == queue_name and "in_flight" in actor.options
-        ]
-        return sum(numbers) if numbers else None
-
-
-def _part(signal: str, args: Sequence[Any]) -> str:
-    """Who hears of a signal: all, but for an attempt that waits, or has waited, without its
-    thread: then those who keep something for the thread, or all others."""
-    if signal != "process_message" or not isinstance(args[0], Delivery):
-        return "all"
-    if not args[0].was_suspended:
-        return "all"
-    return "rest" if args[0].suspended is None else "thread"
 
 
 def _priority(message: Message[Any]) -> int | None:

@@ -27,8 +27,9 @@ from .settlement import Replacement, Settlement, Write, rescheduled, settlement_
 logger = logging.getLogger("formrelay.brokers")
 
 
-#: A consumer that is closed waits for what was begun for so many seconds at the most.
-_LAST_WORDS = 60.0
+#: Seconds for which a closing consumer waits for running attempts before it interrupts them, and
+#: for which it waits for interrupted attempts.
+_FINISH_SECONDS, _INTERRUPT_SECONDS = 60.0, 5.0
 
 
 class CrashLoop(FormrelayError):
@@ -55,8 +56,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
     def __next__(self) -> MessageProxy | None:
         delivery = self.receive(self.timeout)
-        if delivery is not None and delivery.actor_name in self.broker.awaiting:
-            self.broker.unfinished.take(delivery, self)
+        if delivery is not None and delivery.actor_name in self.broker.async_actors:
+            self.broker.async_runner.submit(delivery, self)
             return None
         return delivery
 
@@ -85,12 +86,16 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return ()
 
     def finish(self) -> None:
-        """Wait for the attempts that wait without a thread, and go on settling meanwhile."""
+        """Wait for the attempts of ``async`` actors, and go on settling meanwhile."""
+        runner = self.broker.async_runner
         self.is_closing = True
-        self.requeue(self.broker.unfinished.hand_back(self.queue_name))
-        deadline = self.broker.clock.monotonic() + _LAST_WORDS
-        while count := self.broker.unfinished.count(self.queue_name):
-            if self.broker.clock.monotonic() > deadline:
+        self.requeue(runner.take_back(self.queue_name))
+        deadline = self.broker.clock.monotonic() + _FINISH_SECONDS
+        while count := runner.running(self.queue_name):
+            now = self.broker.clock.monotonic()
+            if now > deadline:
+                runner.interrupt(self.queue_name)
+            if now > deadline + _INTERRUPT_SECONDS:
                 logger.error(
                     "closed with attempts unfinished; they will be made again",
                     extra={"queue": self.queue_name, "attempts": count},
@@ -110,7 +115,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message that is done, retried or deferred, by its outcome."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
-            self.broker.unfinished.hold(message, self)
+            self.broker.async_runner.hold(message, self)
         elif message.goes_back:
             self.requeue([message])
         else:
@@ -122,7 +127,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
-            self.broker.unfinished.hold(message, self)
+            self.broker.async_runner.hold(message, self)
             return
         outcome = message.outcome
         if not isinstance(outcome, Dead):  # Dramatiq rejected it, not our middleware

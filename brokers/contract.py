@@ -104,6 +104,15 @@ class BrokerContract(dramatiq.Broker, ABC):
     def drop_waiting(self, queue_name: str) -> int:
         """Drop the waiting messages of a queue, never the dead ones; returns how many."""
 
+    def in_flight_limit(self, queue_name: str) -> int | None:
+        """How many messages of the ``async`` actors on a queue run at a time; None: it has none."""
+        numbers = [
+            actor.options["in_flight"]
+            for actor in self.actors.values()
+            if actor.queue_name == queue_name and "in_flight" in actor.options
+        ]
+        return sum(numbers) if numbers else None
+
     def log_hook_failure(self, hook: str, middleware: Middleware) -> None:
         """Log the exception that a hook of a middleware has just raised."""
         self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)

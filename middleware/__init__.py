@@ -35,8 +35,8 @@ __all__ = [
     "rejected",
 ]
 
-#: Middleware that keeps something for each thread. Of an attempt that waits without its thread
-#: these hear that it is over when it leaves the thread; all others, when it has an outcome.
+#: Middleware that keeps something for each worker thread, and interrupts it. Attempts in the event
+#: loop are interrupted by :mod:`formrelay.brokers.async_runner`.
 OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 

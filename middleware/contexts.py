@@ -17,7 +17,7 @@ class Contexts(Middleware):
     context, so that no attempt sees a :class:`~contextvars.ContextVar` that another one has set.
 
     A copy sees what a hook has set when the thread was started. (``async`` actors run in
-    :mod:`formrelay.brokers.unfinished`, which gives each attempt its context.)
+    :mod:`formrelay.brokers.async_runner`, which gives each attempt its context.)
     """
 
     def after_worker_thread_boot(self, broker: dramatiq.Broker, thread: Any) -> None:

@@ -8,13 +8,12 @@ that yielded it settles it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from dramatiq import Message, MessageProxy
 
-from ..core.later import Later, Steps
 from ..core.outcomes import Outcome
 from ..state.idempotency import Claim
 
@@ -31,19 +30,6 @@ ARGS = "args"
 _numbers = count()
 
 
-@dataclass(eq=False, slots=True)
-class Suspended:
-    """What is left of an attempt whose actor waits for something without keeping its thread.
-
-    Attributes:
-        steps: the rest of the actor.
-        waits_for: what it waits for.
-    """
-
-    steps: Steps
-    waits_for: Later[Any]
-
-
 class Delivery(MessageProxy):
     """One message, fetched and not yet settled.
 
@@ -57,9 +43,7 @@ class Delivery(MessageProxy):
         alone: whether it may share no call with others, as one of them may kill its worker.
         size: how many messages of the broker it stands for.
         started: monotonic seconds at which the actor was called, once it was.
-        may_wait: whether its actor may wait without a thread.
-        suspended: set while it does.
-        was_suspended: whether its actor was, and has left the thread that called it.
+        is_async: whether it runs in the event loop, not in a worker thread.
         carry_on: set where a hook after the attempt could not send its message: to be called
             until it returns True, before the delivery is settled.
         goes_back: whether it goes back to its queue instead of being settled.
@@ -71,10 +55,8 @@ class Delivery(MessageProxy):
     before_trial: Callable[[], None] | None = None
     started: float | None = None
     alone = False
-    may_wait = False
+    is_async = False
     size = 1
-    suspended: Suspended | None = None
-    was_suspended = False
     carry_on: Callable[[], bool] | None = None
     goes_back = False
     fields: dict[str, Any] | None = None

@@ -7,15 +7,15 @@ an endpoint that is throttled, failing or too busy is deferred
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import NotNow, SinkPermanent
-from ...core.later import Later
 from .endpoint_state import EndpointLimits, EndpointState
 from .registry import Changes
 
@@ -28,49 +28,46 @@ class EndpointDisabled(SinkPermanent):
     """The endpoint is disabled: formrelay webhooks endpoints enable ID, then replay."""
 
 
-class _Place(Later[None]):
-    """One delivery's place before an endpoint: in line, or under way."""
+class _Delivery:
+    """One delivery to an endpoint, ``async with``: in line, then under way.
 
-    def __init__(self, limiter: EndpointLimiter, id: str, endpoint: EndpointState) -> None:
+    Attributes:
+        turn: done when the delivery is under way or refused; None where it has not to wait.
+    """
+
+    def __init__(self, limiter: EndpointLimiter, id: str) -> None:
         self._limiter = limiter
         self.id = id
-        self.endpoint = endpoint
-        self.resume: Callable[[], object] = _nobody
+        self.turn: asyncio.Future[None] | None = None
         self.is_under_way = False
         self.is_probe = False
         self.began = 0.0
 
-    def start(self, resume: Callable[[], object]) -> None:
-        self.resume = resume
-        self._limiter.line_up(self)
-
-    def result(self) -> None:
-        if not self.is_under_way:
-            raise self._limiter.refusal(self)
-
-
-class _Visit:
-    """``async with``: from before an endpoint's door until one is out again."""
-
-    def __init__(self, limiter: EndpointLimiter, id: str) -> None:
-        self._limiter = limiter
-        self._id = id
-
     async def __aenter__(self) -> None:
-        self._place = place = self._limiter.enter(self._id)
-        if place.is_under_way:
+        limiter = self._limiter
+        limiter.enter(self)
+        if self.turn is None:
             return
-        await place
-        if self._limiter.is_disabled(self._id):  # since it stands in line
-            self._limiter.leave(place, NotNow(after=timedelta(0)))  # which says nothing of it
+        try:
+            await self.turn
+        except asyncio.CancelledError:
+            limiter.withdraw(self)
+            raise
+        if not self.is_under_way:
+            raise limiter.refusal(self)
+        if limiter.is_disabled(self.id):  # since it stands in line
+            limiter.withdraw(self)
             raise EndpointDisabled
 
     async def __aexit__(self, _kind: Any, error: BaseException | None, _where: Any) -> None:
-        self._limiter.leave(self._place, error)
+        self._limiter.leave(self, error)
 
 
 class EndpointLimiter:
-    """Decides which deliveries may begin. Shared by all threads of a process."""
+    """Decides which deliveries may begin, in one event loop.
+
+    What is known of endpoints may be told by any thread.
+    """
 
     def __init__(self, limits: EndpointLimits, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._limits = limits
@@ -120,62 +117,66 @@ class EndpointLimiter:
             self._gone.difference_update(reported)
             return len(self._disabled) == changes.count
 
-    def delivery(self, id: str) -> _Visit:
+    def delivery(self, id: str) -> _Delivery:
         """One delivery to the endpoint ``id``; what is raised within tells how it went.
 
         Raises (on the way in):
             EndpointDisabled: nobody may call it.
             NotNow: it is too busy, throttled, or failing.
         """
-        return _Visit(self, id)
+        return _Delivery(self, id)
 
-    def enter(self, id: str) -> _Place:
-        """Go before the endpoint: a place under way, or one that is to be waited at."""
-        if self.is_disabled(id):
+    def enter(self, delivery: _Delivery) -> None:
+        """Begin a delivery, or put it into the line of its endpoint.
+
+        Raises:
+            as :meth:`delivery`.
+        """
+        if self.is_disabled(delivery.id):
             raise EndpointDisabled
         now = self._clock.monotonic()
         with self._lock:
-            endpoint = self._recall(id, now)
+            endpoint = self._recall(delivery.id, now)
             ahead = len(endpoint.line or ())
             refusal = endpoint.refusal(now)
             if refusal is not None:
                 raise refusal
-            place = _Place(self, id, endpoint)
             if endpoint.has_room and not ahead:
-                _let_through(place, now)
-            elif not endpoint.is_worth_waiting(now, ahead):
+                _begin(endpoint, delivery, now)
+            elif endpoint.is_worth_waiting(now, ahead):
+                delivery.turn = asyncio.get_running_loop().create_future()
+                if endpoint.line is None:
+                    endpoint.line = deque()
+                endpoint.line.append(delivery)
+            else:
                 raise endpoint.put_off(now, ahead)
-            return place
 
-    def line_up(self, place: _Place) -> None:
-        """Wait for a turn; it may have come meanwhile, or have been taken back."""
+    def refusal(self, delivery: _Delivery) -> NotNow:
+        """Why waiting in line was of no use."""
         now = self._clock.monotonic()
         with self._lock:
-            # The endpoint may have come to rest, and been packed, since this place was made.
-            endpoint = place.endpoint = self._recall(place.id, now)
-            if endpoint.line is None:
-                endpoint.line = deque()
-            endpoint.line.append(place)
-            called = _called(endpoint, now)
-        _resume(called)
-
-    def refusal(self, place: _Place) -> NotNow:
-        """Why a place in line was of no use."""
-        now = self._clock.monotonic()
-        with self._lock:
-            endpoint = self._recall(place.id, now)
+            endpoint = self._recall(delivery.id, now)
             return endpoint.refusal(now) or endpoint.put_off(now, len(endpoint.line or ()))
 
-    def leave(self, place: _Place, error: BaseException | None) -> None:
-        """Make room for those in line."""
-        endpoint, now = place.endpoint, self._clock.monotonic()
+    def withdraw(self, delivery: _Delivery) -> None:
+        """End a delivery before it has begun; that says nothing of its endpoint."""
         with self._lock:
-            endpoint.leave(now, now - place.began, error, is_probe=place.is_probe)
-            called = _called(endpoint, now)
+            line = self._recall(delivery.id, self._clock.monotonic()).line
+            if line is not None and delivery in line:
+                line.remove(delivery)
+        if delivery.is_under_way:
+            self.leave(delivery, NotNow(after=timedelta(0)))
+
+    def leave(self, delivery: _Delivery, error: BaseException | None) -> None:
+        """End a delivery and begin those in line."""
+        now = self._clock.monotonic()
+        with self._lock:
+            endpoint = self._recall(delivery.id, now)
+            endpoint.leave(now, now - delivery.began, error, is_probe=delivery.is_probe)
+            _call_line(endpoint, now)
             if endpoint.is_healthy and endpoint.is_at_rest(now):
-                del self._endpoints[place.id]
-                self._pack(place.id, endpoint)
-        _resume(called)
+                del self._endpoints[delivery.id]
+                self._pack(delivery.id, endpoint)
 
     def _recall(self, id: str, now: float) -> EndpointState:
         """The state of an endpoint, unpacked; under the lock."""
@@ -210,30 +211,20 @@ class EndpointLimiter:
         self._sweep_at = max(_MOST_ENDPOINTS, len(self._endpoints) + _MOST_ENDPOINTS // 4)
 
 
-def _called(endpoint: EndpointState, now: float) -> list[_Place]:
-    """Those of the line who are to go on: whose turn it is, or all if nobody's will come."""
-    called: list[_Place] = []
+def _call_line(endpoint: EndpointState, now: float) -> None:
+    """End the waiting of those whose turn it is, or of all if nobody's turn will come."""
     while endpoint.line:
         is_refused = endpoint.refusal(now) is not None
         if not is_refused and not endpoint.has_room:
             break
-        place = endpoint.line.popleft()
+        delivery = endpoint.line.popleft()
         if not is_refused:
-            _let_through(place, now)
-        called.append(place)
-    return called
+            _begin(endpoint, delivery, now)
+        if not delivery.turn.done():  # it may be cancelled, and not know yet
+            delivery.turn.set_result(None)
 
 
-def _let_through(place: _Place, now: float) -> None:
-    place.is_under_way = True
-    place.began = now
-    place.is_probe = place.endpoint.enter(now)
-
-
-def _resume(places: Iterable[_Place]) -> None:
-    for place in places:  # not under the lock: who goes on may come back here at once
-        place.resume()
-
-
-def _nobody() -> None:
-    """Nobody waits yet."""
+def _begin(endpoint: EndpointState, delivery: _Delivery, now: float) -> None:
+    delivery.is_under_way = True
+    delivery.began = now
+    delivery.is_probe = endpoint.enter(now)

@@ -8,12 +8,12 @@ from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
+from ..async_runner import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions, Envelope
 from ..inspector import Inspector
-from ..unfinished import MOST_ASIDE
 from .access import try_access
 from .client import RabbitClient
 from .consumer import RabbitConsumer
@@ -81,11 +81,11 @@ class RabbitBroker(RelayBroker):
             # One batch runs while the next one is collected.
             prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
-        begun = self.begun_at_a_time(queue_name)
+        begun = self.in_flight_limit(queue_name)
         if begun is not None:
             # Async attempts occupy no thread, and long waits do not count against the
             # concurrency. RabbitMQ's prefetch counts both.
-            prefetch = max(prefetch, (2 + MOST_ASIDE) * begun)
+            prefetch = max(prefetch, (2 + MAX_LONG) * begun)
         if batching or begun is not None:
             limit = None
         if limit is not None:
@@ -127,4 +127,5 @@ class RabbitBroker(RelayBroker):
 
     def close(self) -> None:
         """Close the connections of this process."""
+        self.async_runner.stop()
         self.client.close()

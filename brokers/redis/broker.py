@@ -8,12 +8,12 @@ from datetime import timedelta
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...state import DEFAULT_NAMESPACE, StateRedis
 from ...state.redis.connection import address, connect, no_cluster, translated
+from ..async_runner import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions, Envelope
 from ..errors import BrokerRefused
-from ..unfinished import MOST_ASIDE
 from .commands import QueueCommands
 from .consumer import RedisConsumer
 from .enqueue import Enqueue
@@ -71,7 +71,7 @@ class RedisBroker(RelayBroker):
             # One batch at work and one being collected.
             prefetch = max(prefetch, 2 * max(one.size for one in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
-        begun = self.begun_at_a_time(queue_name)
+        begun = self.in_flight_limit(queue_name)
         if begun is not None:
             # Those that are begun keep no thread; as many again are ready when one is over.
             prefetch, limit = max(prefetch, 2 * begun), None
@@ -88,7 +88,7 @@ class RedisBroker(RelayBroker):
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
             coalesces=bool(batching),
-            max_long_runs=MOST_ASIDE * (begun or 0),
+            max_long_runs=MAX_LONG * (begun or 0),
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 
@@ -154,4 +154,5 @@ class RedisBroker(RelayBroker):
 
     def close(self) -> None:
         """Close the connections."""
+        self.async_runner.stop()
         self.client.close()

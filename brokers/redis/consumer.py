@@ -164,7 +164,7 @@ class RedisConsumer(RelayConsumer):
         if sink_limit is not None:
             return max(0, sink_limit - unsettled - len(self._buffer) - len(self._suspects))
         if self._max_long_runs:
-            unsettled -= min(self._max_long_runs, self.broker.unfinished.aside(self.queue_name))
+            unsettled -= min(self._max_long_runs, self.broker.async_runner.long(self.queue_name))
         return max(0, self._prefetch_limit() - unsettled - len(self._buffer) - len(self._suspects))
 
     def _linger(self) -> None:

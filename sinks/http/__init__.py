@@ -1,8 +1,8 @@
 """HTTP to the outside world: libcurl for webhooks and for the API.
 
 Webhooks: :mod:`.url` and :mod:`.headers` check what a caller asks for, :mod:`.egress` sends it to
-allowed addresses only (:mod:`.addresses`, :mod:`.resolver`), :mod:`.transfers` drives all webhook
-requests of the process in one loop. The API: :mod:`.adapter` sends requests of the package
+allowed addresses only (:mod:`.addresses`, :mod:`.resolver`), :mod:`.transfers` drives all
+webhook requests in the asyncio event loop. The API: :mod:`.adapter` sends requests of the package
 ``requests``. Both use the libcurl handles of :mod:`.curl`.
 """
 

@@ -20,7 +20,7 @@ from ...core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, 
 from .addresses import Network, parse_address, why_blocked
 from .curl import MAX_HEADER_BYTES, Callbacks, Handle, milliseconds, new_curl, set_body, set_headers
 from .headers import check_header, parse_retry_after
-from .resolver import LookUp, Resolver
+from .resolver import Resolver
 from .transfers import Transfer, Transfers
 from .url import check_url
 
@@ -60,13 +60,14 @@ class Response:
 
 
 class Egress:
-    """Sends webhooks. Safe to share between threads and over a fork.
+    """Sends webhooks, in any asyncio event loop, also over a fork.
 
     Args:
         timeout: of a whole request, from its start to the last byte read.
         allow_http: whether ``http://`` may be used.
         allowed_private: networks that may be dialled although they are not public.
-        limit: requests under way at a time (see :class:`.transfers.Transfers`).
+        limit: number of requests under way at a time that is expected; twice as many connections
+            are kept.
         proxy: URL of a proxy for all requests. It resolves names and has to check the addresses
             that it dials; only addresses that stand in a URL are checked here.
         max_response_bytes: number of bytes that are read of a response body.
@@ -90,7 +91,7 @@ class Egress:
         self._allowed = tuple(allowed_private)
         self._max_bytes = max_response_bytes
         self._ca_file = ca_file
-        self._transfers = Transfers(self._make_handle, limit=limit)
+        self._transfers = Transfers(self._make_handle, kept=max(16, 2 * limit))
         self._resolver = Resolver(timeout=min(timeout, _LONGEST_CONNECT))
 
     async def send(
@@ -134,9 +135,8 @@ class Egress:
 
         # A proxy's connections are not a receiver's own.
         destination = (target.scheme, target.host, target.port) if self._proxy is None else None
-        return await Transfer(
-            self._transfers, prepare, finish, destination=destination, needs_new=not body
-        )
+        transfer = Transfer(prepare, destination, needs_new=not body)
+        return await self._transfers.send(transfer, finish)
 
     async def _addresses(self, host: str) -> str:
         """The addresses of a host, as libcurl takes them; empty if it needs no look-up."""
@@ -145,7 +145,7 @@ class Egress:
             return ""
         if _is_address(host):
             return ""
-        found = self._resolver.known(host) or await LookUp(self._resolver, host)
+        found = await self._resolver.resolve(host)
         return ",".join(f"[{one}]" if ":" in one else one for one in found)
 
     def _check_literal(self, host: str) -> None:

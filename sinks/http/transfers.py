@@ -1,235 +1,168 @@
-"""All webhook requests of a process, driven by its loop through libcurl's multi interface.
+"""All webhook requests of an asyncio event loop, driven through libcurl's multi interface.
 
-A thread for each request would wait for Python's lock at each of libcurl's callbacks. Here callers
-leave their requests in an inbox, and one thread does the waiting for all of them.
+libcurl's sockets are watched by a selector of their own, and the event loop watches the selector:
+a request turns its sockets on and off four times, at which the event loop's own bookkeeping would
+cost a tenth of the request (docs/adr/0011).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import select
+import selectors
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable
-from time import monotonic
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pycurl
 
-from ...core.later import Later
-from ...core.loop import Loop, get_loop
-from ...core.process import current_pid
 from .curl import Handle, is_stale, leave_to_parent
 
 T = TypeVar("T")
 
 logger = logging.getLogger("formrelay")
 
-#: Seconds after which a waiting request no longer counts against the limit: it costs no more than
-#: a socket.
-ASIDE_AFTER = 1.0
 #: Seconds of one tick of libcurl's clock.
 _TICK = 0.001
-#: Maximum number of requests under way, waiting requests included, as a multiple of the limit.
-_MAX_ASIDE = 10
 
 
-class Transfer(Later[T]):
-    """One request, to be awaited.
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One request.
 
-    Args:
-        transfers: sends it.
+    Attributes:
         prepare: sets the options of this request on a handle.
-        finish: makes the result of a handle and libcurl's error code (0: none), or raises; called
-            in the loop's thread.
         destination: equal for all requests that may share a connection.
         needs_new: use a new connection. A request without a body needs one: libcurl would repeat
             it where a kept connection breaks.
     """
 
-    def __init__(
-        self,
-        transfers: Transfers,
-        prepare: Callable[[Handle], None],
-        finish: Callable[[Handle, int], T],
-        *,
-        destination: Hashable = None,
-        needs_new: bool = False,
-    ) -> None:
-        self._transfers = transfers
-        self.destination, self.needs_new = destination, needs_new
-        self.prepare = prepare
-        self._finish = finish
-        self._found: T | None = None
-        self._error: BaseException | None = None
-        self._resume: Callable[[], object] = _nobody
-        self.began = 0.0
-        self.is_aside = False
-        self.is_over = False
-
-    def start(self, resume: Callable[[], object]) -> None:
-        self._resume = resume
-        self._transfers.begin(self)
-
-    def result(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return cast(T, self._found)
-
-    def end(self, handle: Handle, code: int) -> None:
-        """Keep the result or the error, and resume the waiting coroutine."""
-        self.is_over = True
-        try:
-            self._found = self._finish(handle, code)
-        except BaseException as error:
-            self._error = error
-        self._resume()
-
-    def fail(self, error: BaseException) -> None:
-        """End it with an error, before libcurl began it."""
-        self.is_over = True
-        self._error = error
-        self._resume()
+    prepare: Callable[[Handle], None]
+    destination: Hashable = None
+    needs_new: bool = False
 
 
 class Transfers:
-    """Sends requests. Safe to share between threads; starts anew in a forked process.
+    """Sends requests in any event loop, also over a fork.
 
     Args:
         make_handle: makes a handle with the options that all requests share.
-        limit: requests under way at a time, not counting requests that have waited for their
-            receiver for longer than :data:`ASIDE_AFTER`.
+        kept: number of idle connections that are kept for the next request to the same host.
     """
 
-    def __init__(self, make_handle: Callable[[], Handle], *, limit: int) -> None:
+    def __init__(self, make_handle: Callable[[], Handle], *, kept: int) -> None:
         self._make_handle = make_handle
-        self._limit = limit
+        self._kept = kept
         self._lock = threading.Lock()
-        self._driver: _Driver | None = None
+        self._drivers: dict[asyncio.AbstractEventLoop, _Driver] = {}
 
-    def begin(self, transfer: Transfer[Any]) -> None:
-        """Send a request as soon as the limit allows it."""
-        driver = self._driver
-        if driver is None or driver.pid != current_pid():
-            driver = self._new_driver()
-        driver.take(transfer)
+    async def send(self, transfer: Transfer, finish: Callable[[Handle, int], T]) -> T:
+        """Send a request.
 
-    def _new_driver(self) -> _Driver:
-        with self._lock:
-            driver = self._driver
-            if driver is None or driver.pid != current_pid():
-                driver = self._driver = _Driver(get_loop(), self._make_handle, self._limit)
-            return driver
+        Args:
+            finish: makes the result of a handle and libcurl's error code (0: none), or raises.
+        """
+        loop = asyncio.get_running_loop()
+        driver = self._drivers.get(loop)
+        if driver is None:
+            with self._lock:
+                for other in [one for one in self._drivers if one.is_closed()]:
+                    self._drivers.pop(other).close()
+                driver = self._drivers[loop] = _Driver(loop, self._make_handle, self._kept)
+        return await driver.send(transfer, finish)
 
 
 class _Driver:
-    """Drives libcurl in the loop's thread; only :meth:`take` may be called in another thread."""
+    """Drives libcurl in one event loop."""
 
-    def __init__(self, loop: Loop, make_handle: Callable[[], Handle], limit: int) -> None:
-        self.pid = current_pid()
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make_handle: Callable[[], Handle], kept: int
+    ) -> None:
         self._loop = loop
         self._make_handle = make_handle
-        self._limit, self._most = limit, _MAX_ASIDE * limit
-        self._inbox: deque[Transfer[Any]] = deque()
         self._free: list[Handle] = []
-        #: Requests that count against the limit, in the order in which they began.
-        self._young: deque[Transfer[Any]] = deque()
-        self._active: dict[Any, tuple[Handle, Transfer[Any]]] = {}
-        self._aside = 0
-        self._due: float | None = None
+        #: The requests under way, each with the future of libcurl's error code.
+        self._active: dict[Any, tuple[Transfer, asyncio.Future[int]]] = {}
+        self._timer: asyncio.Handle | None = None
         self._kept = KeptConnections()
-        #: Sockets that libcurl waits for.
-        self._in_use: set[int] = set()
+        self._selector = selectors.DefaultSelector()
+        #: The sockets of the requests under way.
+        self._watched: set[int] = set()
         self._multi = pycurl.CurlMulti()
         leave_to_parent(self._multi)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        # Idle connections that are kept for the next request to the same host.
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max(16, 2 * limit))
-        loop.call(lambda: loop.add(self))
+        self._multi.setopt(pycurl.M_MAXCONNECTS, kept)
+        loop.add_reader(self._selector.fileno(), self._on_events)
 
-    def take(self, transfer: Transfer[Any]) -> None:
-        """Put a request into the inbox of the loop; called by any thread."""
-        self._inbox.append(transfer)
-        self._loop.wake()
+    def close(self) -> None:
+        """Close the connections, after the event loop."""
+        self._multi.close()
+        self._selector.close()
 
-    def turn(self) -> float | None:
-        """Begin requests as far as the limit allows, and end the finished ones."""
-        while True:
-            self._begin_some()
-            if self._due is not None and self._due <= monotonic():
-                # libcurl sets the next time, but none if it is called a moment too soon: it gives
-                # whole milliseconds and means a little more.
-                self._due = monotonic() + _TICK
-                self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-            if not self._end_some() or not self._inbox:
-                return self._due
+    async def send(self, transfer: Transfer, finish: Callable[[Handle, int], T]) -> T:
+        handle = self._free.pop() if self._free else self._make_handle()
+        handle.callbacks.clear()
+        transfer.prepare(handle)
+        needs_new = transfer.needs_new or self._kept.has_stale(transfer.destination, self._watched)
+        handle.curl.setopt(pycurl.FRESH_CONNECT, needs_new)
+        ended = self._loop.create_future()
+        self._active[handle.curl] = transfer, ended
+        self._multi.add_handle(handle.curl)
+        try:
+            return finish(handle, await ended)
+        finally:
+            if self._active.pop(handle.curl, None):  # cancelled: libcurl drops the connection
+                self._multi.remove_handle(handle.curl)
+            self._free.append(handle)
 
-    def _begin_some(self) -> None:
-        now = monotonic()
-        while self._young and (self._young[0].is_over or self._young[0].began < now - ASIDE_AFTER):
-            transfer = self._young.popleft()
-            if not transfer.is_over:
-                transfer.is_aside = True
-                self._aside += 1
-        while self._inbox and self._has_room():
-            transfer = self._inbox.popleft()
-            try:
-                handle = self._free.pop() if self._free else self._make_handle()
-                handle.callbacks.clear()
-                transfer.prepare(handle)
-                needs_new = transfer.needs_new or self._kept.has_stale(
-                    transfer.destination, self._in_use
-                )
-                handle.curl.setopt(pycurl.FRESH_CONNECT, needs_new)
-                self._multi.add_handle(handle.curl)
-            except BaseException as error:
-                transfer.fail(error)
-                continue
-            transfer.began = now
-            self._young.append(transfer)
-            self._active[handle.curl] = handle, transfer
-
-    def _has_room(self) -> bool:
-        active = len(self._active)
-        return active - self._aside < self._limit and active < self._most
-
-    def _end_some(self) -> int:
-        count, left = 0, 1
+    def _end_some(self) -> None:
+        left = 1
         while left:
             left, well, badly = self._multi.info_read()
-            ended = [*((curl, 0) for curl in well), *((curl, code) for curl, code, _ in badly)]
-            for curl, code in ended:
-                try:
-                    self._end(curl, code)
-                except Exception as error:  # libcurl does not report the others a second time
-                    logger.critical("a request was not ended cleanly", exc_info=error)
-            count += len(ended)
-        return count
-
-    def _end(self, curl: Any, code: int) -> None:
-        handle, transfer = self._active.pop(curl)
-        self._aside -= transfer.is_aside
-        socket = curl.getinfo(pycurl.ACTIVESOCKET)
-        if socket >= 0:
-            self._kept.add(transfer.destination, socket)
-        transfer.end(handle, code)
-        self._multi.remove_handle(curl)
-        self._free.append(handle)
+            for curl, code in [*((curl, 0) for curl in well), *(one[:2] for one in badly)]:
+                transfer, ended = self._active.pop(curl)
+                socket = curl.getinfo(pycurl.ACTIVESOCKET)
+                if socket >= 0:
+                    self._kept.add(transfer.destination, socket)
+                self._multi.remove_handle(curl)
+                if not ended.done():  # it may be cancelled, and not know yet
+                    ended.set_result(code)
 
     def _on_timer(self, milliseconds: int) -> None:
-        self._due = None if milliseconds < 0 else monotonic() + milliseconds / 1000
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if milliseconds == 0:
+            self._timer = self._loop.call_soon(self._on_time)
+        elif milliseconds > 0:
+            self._timer = self._loop.call_later(milliseconds / 1000, self._on_time)
+
+    def _on_time(self) -> None:
+        # libcurl sets the next time, but none if it is called a moment too soon: it gives
+        # whole milliseconds and means a little more.
+        self._timer = self._loop.call_later(_TICK, self._on_time)
+        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._end_some()
 
     def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
-        if what == pycurl.POLL_REMOVE:
-            self._in_use.discard(descriptor)
-            self._loop.forget(descriptor)
+        # libcurl's numbers of the events are those of the selector.
+        if what in (pycurl.POLL_REMOVE, pycurl.POLL_NONE):
+            if descriptor in self._watched:
+                self._watched.remove(descriptor)
+                self._selector.unregister(descriptor)
+        elif descriptor in self._watched:
+            self._selector.modify(descriptor, what)
         else:
-            self._in_use.add(descriptor)
-            self._loop.watch(descriptor, _POLL_FLAGS.get(what, 0), self._on_event)
+            self._watched.add(descriptor)
+            self._selector.register(descriptor, what)
 
-    def _on_event(self, descriptor: int, event: int) -> None:
-        self._multi.socket_action(descriptor, _curl_flags(event))
+    def _on_events(self) -> None:
+        for key, events in self._selector.select(0):
+            self._multi.socket_action(key.fd, events)
+        self._end_some()
 
 
 class KeptConnections:
@@ -263,25 +196,3 @@ class KeptConnections:
         """
         sockets = self._sockets.get(destination)
         return bool(sockets) and is_stale([one for one in sockets or () if one not in in_use])
-
-
-_POLL_FLAGS = {
-    pycurl.POLL_IN: select.POLLIN,
-    pycurl.POLL_OUT: select.POLLOUT,
-    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
-}
-
-
-def _curl_flags(event: int) -> int:
-    found = 0
-    if event & (select.POLLIN | select.POLLHUP):
-        found |= pycurl.CSELECT_IN
-    if event & select.POLLOUT:
-        found |= pycurl.CSELECT_OUT
-    if event & (select.POLLERR | select.POLLNVAL):
-        found |= pycurl.CSELECT_ERR
-    return found
-
-
-def _nobody() -> None:
-    """Placeholder until somebody waits."""

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from formrelay.actors.webhooks import actor as webhooks
 from formrelay.actors.webhooks import delivery_log as log_module
 from formrelay.core.failure import Failure, Reason
-from formrelay.core.later import run
 from tests.actors.conftest import Site
 from tests.actors.test_webhooks import KEY
 from tests.middleware.lines import Lines
 from tests.sinks.wire import Wire, raw, serving
 from tests.support.echoes import FORMS, VALUES, as_text, echoes, left_of
+from tests.support.loop import run
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,9 +14,9 @@ import pytest
 from formrelay.actors.webhooks.endpoint_state import EndpointLimits
 from formrelay.actors.webhooks.limiter import EndpointDisabled, EndpointLimiter
 from formrelay.core.errors import FormrelayError, NotNow, SinkPermanent, SinkTransient
-from formrelay.core.later import Later, Steps, run
 from tests.support.clock import ManualClock
 
+LOOP = asyncio.new_event_loop()
 LIMITS = EndpointLimits(in_flight=2, failures=3, opens_for=timedelta(seconds=30))
 
 
@@ -24,42 +25,47 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-class Visit(Later[None]):
+class Visit:
     """A delivery to an endpoint that goes on until the test ends it."""
 
     def __init__(self, limiter: EndpointLimiter, id: str = "a") -> None:
         self.is_there = False
         self.refusal: BaseException | None = None
-        self._error: BaseException | None = None
-        self._steps = Steps(self._visit(limiter, id))
-        self._go_on()
+        self.after: Callable[[], object] = bool
+        self._end: asyncio.Future[None] = LOOP.create_future()
+        self.task = LOOP.create_task(self._visit(limiter, id))
+        go_on()
 
     async def _visit(self, limiter: EndpointLimiter, id: str) -> None:
-        async with limiter.delivery(id):
-            self.is_there = True
-            await self
-
-    def _go_on(self) -> None:
         try:
-            waits_for = self._steps.advance()
+            async with limiter.delivery(id):
+                self.is_there = True
+                await self._end
+            self.after()  # whoever is called has not gone on yet
         except FormrelayError as error:
             self.refusal = error
-            return
-        if waits_for is not None:
-            waits_for.start(self._go_on)
-
-    def start(self, resume: Callable[[], object]) -> None:
-        self._resume = resume
-
-    def result(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def end(self, error: BaseException | None = None) -> None:
         assert self.is_there
-        self._error = error
-        with suppress(BaseException) if error else nullcontext():
-            self._resume()
+        if error is None:
+            self._end.set_result(None)
+        else:
+            self._end.set_exception(error)
+        go_on()
+
+
+def go_on() -> None:
+    """Run the tasks of the event loop until all of them wait."""
+    for _ in range(10):
+        LOOP.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True)
+def loop() -> Iterator[None]:
+    yield
+    for task in asyncio.all_tasks(LOOP):
+        task.cancel()
+    go_on()
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def deliver(limiter: EndpointLimiter, id: str = "a", error: BaseException | None
             if error is not None:
                 raise error
 
-    run(visit())
+    LOOP.run_until_complete(visit())
 
 
 def fail(limiter: EndpointLimiter, times: int, *, id: str = "a", code: int = 500) -> None:
@@ -144,6 +150,28 @@ def test_who_waits_in_line_is_let_go_when_the_breaker_opens(limiter: EndpointLim
     second.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
     assert isinstance(waiting.refusal, NotNow)
     assert waiting.refusal.after >= timedelta(hours=1)
+
+
+def test_who_is_cancelled_in_line_holds_up_nobody(limiter: EndpointLimiter) -> None:
+    first, second = Visit(limiter), Visit(limiter)
+    cancelled, after = Visit(limiter), Visit(limiter)
+    cancelled.task.cancel()
+    first.end()
+    assert after.is_there
+    assert not cancelled.is_there
+    next_one = Visit(limiter)
+    second.end()
+    after.end()
+    assert next_one.is_there
+
+
+def test_who_is_cancelled_when_its_turn_has_come_makes_room(limiter: EndpointLimiter) -> None:
+    first, _second = Visit(limiter), Visit(limiter)
+    cancelled, after = Visit(limiter), Visit(limiter)
+    first.after = cancelled.task.cancel
+    first.end()
+    assert not cancelled.is_there
+    assert after.is_there
 
 
 def test_who_waits_in_line_is_not_let_through_to_a_disabled_endpoint(

@@ -13,7 +13,6 @@ import pytest
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.core.loop import get_loop
 from tests.brokers.contract.test_awaiting import Reply, awaiting
 from tests.support.harness import Harness
 from tests.support.servers import RabbitServer, RedisServer
@@ -103,7 +102,7 @@ def test_what_follows_a_job_is_sent_once_the_broker_is_back(
     site.send()
     site.start(caplog)
     served = threading.Event()  # the loop's thread waits for no broker
-    get_loop().call(served.set)
+    site.harness.broker.async_runner.loop.call_soon_threadsafe(served.set)
     assert served.wait(0.5)
     site.server.start()
     site.wait_for_all()

@@ -1,10 +1,11 @@
-"""Actors that wait for something without keeping their thread."""
+"""Actors that wait in the event loop, and keep no thread."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from datetime import timedelta
 from typing import Any
 
@@ -12,10 +13,8 @@ import dramatiq
 import pytest
 from dramatiq.middleware import CurrentMessage, Middleware
 
-from formrelay.brokers.unfinished import begin
 from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
-from formrelay.core.later import Later
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -23,24 +22,22 @@ from tests.support.waiting import wait_until
 SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0), timedelta(0))))
 
 
-class Reply(Later[str]):
-    """What an actor of these tests waits for: the test gives it."""
+class Reply:
+    """What an actor of these tests awaits: the test gives it, in any thread."""
 
     def __init__(self) -> None:
-        self._resume: Callable[[], object] | None = None
+        self._future: asyncio.Future[str] | None = None
         self.is_awaited = threading.Event()
 
-    def start(self, resume: Callable[[], object]) -> None:
-        self._resume = resume
+    def __await__(self) -> Generator[Any, None, str]:
+        self._future = asyncio.get_running_loop().create_future()
         self.is_awaited.set()
-
-    def result(self) -> str:
-        return "it"
+        return self._future.__await__()
 
     def give(self) -> None:
         assert self.is_awaited.wait(60)
-        assert self._resume is not None
-        self._resume()
+        assert self._future is not None
+        self._future.get_loop().call_soon_threadsafe(self._future.set_result, "it")
 
 
 def awaiting(
@@ -52,11 +49,7 @@ def awaiting(
 ) -> dramatiq.Actor[..., Any]:
     """Declare an ``async`` function as an actor."""
 
-    def work(*args: Any) -> None:
-        begin(function(*args))
-
-    name = function.__name__
-    return harness.actor(work, actor_name=name, in_flight=in_flight, **options)
+    return harness.actor(function, in_flight=in_flight, **options)
 
 
 def test_one_thread_begins_many_and_each_is_settled_when_it_is_over(harness: Harness) -> None:
@@ -126,18 +119,6 @@ def test_it_may_wait_several_times_or_not_at_all_or_fail_at_once(harness: Harnes
     wait_until(lambda: sorted(done) == ["0 times", "3 times"])
     wait_until(harness.dead)
     wait_until(harness.is_empty)
-
-
-def test_awaiting_what_is_not_ours_is_an_error_that_says_so(harness: Harness) -> None:
-    import asyncio
-
-    async def sleep() -> None:
-        await asyncio.sleep(0)
-
-    awaiting(harness, sleep, policy=RetryPolicy(max_attempts=1)).send()
-    harness.start()
-    (letter,) = wait_until(harness.dead)
-    assert letter.failure.error == "TypeError"
 
 
 def test_middleware_hears_of_the_outcome_when_there_is_one(harness: Harness) -> None:
@@ -217,13 +198,13 @@ def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) ->
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_called_directly_it_waits(number: int) -> None:
-    async def wait() -> None:
+def test_called_directly_it_waits(harness: Harness, number: int) -> None:
+    async def wait() -> int:
         for _ in range(number):
-            reply = Reply()
-            threading.Timer(0.02, reply.give).start()
-            await reply
+            await asyncio.sleep(0.02)
+        return number
 
+    actor = awaiting(harness, wait)
     started = time.monotonic()
-    begin(wait())
+    assert actor() == number
     assert time.monotonic() - started >= 0.02 * number

@@ -17,9 +17,9 @@ from formrelay.core.errors import (
     SinkTransient,
     SinkUnavailable,
 )
-from formrelay.core.later import run
 from formrelay.sinks.http import Egress, Response
 from tests.sinks.wire import answer, raw, serving
+from tests.support.loop import run
 from tests.support.threads import at_once
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from formrelay.core.errors import SinkUnavailable
-from formrelay.core.later import run
-from formrelay.sinks.http.resolver import LookUp, Resolver
+from formrelay.sinks.http.resolver import Resolver
 from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import answer, serving
+from tests.support.loop import run
 
 
 class Names:
@@ -48,7 +48,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 def look_up(resolver: Resolver, host: str) -> tuple[str, ...]:
     async def wait() -> tuple[str, ...]:
-        return resolver.known(host) or await LookUp(resolver, host)
+        return await resolver.resolve(host)
 
     return run(wait())
 

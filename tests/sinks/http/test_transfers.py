@@ -1,7 +1,8 @@
-"""How many requests are under way at a time, and which do not count."""
+"""All requests of an event loop, driven together."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +12,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from formrelay.core.later import run
-from formrelay.core.loop import get_loop
-from formrelay.sinks.http import Egress, transfers
+from formrelay.sinks.http import Egress
+from tests.support.loop import run
 from tests.support.waiting import wait_until
 
 
@@ -56,7 +56,10 @@ def busy() -> Iterator[tuple[Busy, str]]:
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -76,67 +79,50 @@ def egress(limit: int) -> Egress:
     )
 
 
-def send_all(sender: Egress, urls: list[str]) -> list[threading.Thread]:
-    """A request to each, all at one time."""
-
-    def send(url: str) -> None:
-        assert run(sender.send("POST", url, {}, b"{}")).status == 204
-
-    threads = [threading.Thread(target=send, args=(url,)) for url in urls]
-    for thread in threads:
-        thread.start()
-    return threads
+async def send_all(sender: Egress, urls: list[str]) -> list[int]:
+    """A request to each, all at one time; their statuses."""
+    sent = [sender.send("POST", url, {}, b"{}") for url in urls]
+    return [response.status for response in await asyncio.gather(*sent)]
 
 
-def test_no_more_are_under_way_than_the_limit_and_none_is_forgotten(
+def test_many_are_under_way_at_a_time(busy: tuple[Busy, str]) -> None:
+    receiver, url = busy
+    receiver.seconds = 0.3
+    started = time.monotonic()
+    assert run(send_all(egress(4), [url + "/"] * 60)) == [204] * 60
+    assert time.monotonic() - started < 10
+    assert receiver.most > 20
+
+
+def test_one_that_is_cancelled_ends_at_once_and_its_handle_sends_the_next(
     busy: tuple[Busy, str],
 ) -> None:
     receiver, url = busy
-    for thread in send_all(egress(4), [url + "/"] * 60):
-        thread.join(60)
-    assert receiver.count == 60
-    assert receiver.most == 4
-
-
-def test_one_that_hangs_makes_room_after_a_second(busy: tuple[Busy, str]) -> None:
-    receiver, url = busy
     sender = egress(2)
-    hanging = send_all(sender, [url + "/hang"] * 2)
+
+    async def cancel() -> None:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await sender.send("POST", url + "/hang", {}, b"{}")
+            assert await send_all(sender, [url + "/"]) == [204]
+
     started = time.monotonic()
-    others = send_all(sender, [url + "/"] * 6)
-    for thread in others:
-        thread.join(60)
-    assert 0.8 < time.monotonic() - started < 20
-    assert receiver.count == 8
-    assert all(thread.is_alive() for thread in hanging)
-    receiver.gate.set()
-    for thread in hanging:
-        thread.join(60)
-    # There is as much room as before, and no more.
-    receiver.most, receiver.now = 0, 0
-    receiver.gate.clear()
-    for thread in send_all(sender, [url + "/"] * 10):
-        thread.join(60)
-    assert receiver.most == 2
+    run(cancel())
+    assert time.monotonic() - started < 5
+    assert receiver.count == 6
+    (driver,) = sender._transfers._drivers.values()
+    assert len(driver._free) == 1
+    assert not driver._active
+    wait_until(lambda: not driver._watched)
 
 
-def test_so_many_and_no_more_may_hang(
-    busy: tuple[Busy, str], monkeypatch: pytest.MonkeyPatch
+def test_each_event_loop_sends_by_itself_and_those_that_are_closed_are_forgotten(
+    busy: tuple[Busy, str],
 ) -> None:
-    monkeypatch.setattr(transfers, "ASIDE_AFTER", 0.1)
-    receiver, url = busy
-    sender = egress(1)
-    threads = send_all(sender, [url + "/hang"] * 15)
-    driver = wait_until(lambda: sender._transfers._driver)
-
-    def are_aside() -> bool:
-        get_loop().wake()  # it looks once a second by itself
-        return bool(driver._aside == 10)  # ten times the limit
-
-    wait_until(are_aside)
-    assert wait_until(lambda: receiver.count == 10)
-    assert len(driver._active) == 10
-    receiver.gate.set()
-    for thread in threads:
-        thread.join(60)
-    assert receiver.count == 15
+    _, url = busy
+    sender = egress(2)
+    for _ in range(3):
+        assert asyncio.run(send_all(sender, [url + "/"])) == [204]
+    assert run(send_all(sender, [url + "/"] * 2)) == [204, 204]
+    assert len(sender._transfers._drivers) == 1

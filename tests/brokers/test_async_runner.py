@@ -1,4 +1,4 @@
-"""What becomes of an attempt of the loop's when the broker does not take its outcome.
+"""What becomes of an attempt in the event loop whose outcome the broker does not take.
 
 Of one broker alone, and with a consumer that stands in: no broker refuses one outcome of many.
 """
@@ -53,12 +53,12 @@ def test_an_outcome_that_is_not_taken_holds_up_no_other_and_is_offered_again() -
     consumer = Picky(broker, refused="id_0")
     for number in range(50):
         message: Message[Any] = Message("q", "work", (), {}, {}, message_id=f"id_{number}")
-        broker.unfinished.take(Delivery(message, number), consumer)
+        broker.async_runner.submit(Delivery(message, number), consumer)
     wait_until(lambda: len(consumer.settled) == 49, timeout=5)
-    assert broker.unfinished.count("q") == 1
+    wait_until(lambda: broker.async_runner.running("q") == 1)
     consumer.takes_all.set()
     wait_until(lambda: "id_0" in consumer.settled, timeout=5)
-    wait_until(lambda: broker.unfinished.count("q") == 0)
+    wait_until(lambda: broker.async_runner.running("q") == 0)
     broker.close()
 
 
@@ -83,9 +83,9 @@ def test_handing_back_and_beginning_never_take_the_same_message() -> None:
             ids = [f"{number}-{one}" for one in range(5)]
             for one in ids:
                 message: Message[Any] = Message("q", "work", (), {}, {}, message_id=one)
-                broker.unfinished.take(Delivery(message, one), consumer)
+                broker.async_runner.submit(Delivery(message, one), consumer)
             try:
-                handed_back += [one.message_id for one in broker.unfinished.hand_back("q")]
+                handed_back += [one.message_id for one in broker.async_runner.take_back("q")]
             except BaseException as error:
                 failed.append(error)
     finally:

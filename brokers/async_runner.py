@@ -1,0 +1,391 @@
+"""perform, for ``async`` actors: hundreds of attempts at a time in one asyncio event loop.
+
+Their messages do not go to Dramatiq's worker threads. Each attempt is one asyncio task in a
+:mod:`contextvars` context of its own: hooks, actor, outcome, settlement, in the order in which a
+worker thread does them. What may wait for the broker is left to another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from functools import wraps
+from inspect import isawaitable, iscoroutinefunction
+from time import monotonic
+from typing import Any, Protocol
+
+from dramatiq import MessageProxy
+from dramatiq.asyncio import async_to_sync
+from dramatiq.middleware import (
+    Middleware,
+    Shutdown,
+    ShutdownNotifications,
+    SkipMessage,
+    TimeLimit,
+    TimeLimitExceeded,
+)
+
+from ..core.process import current_pid
+from ..middleware.delivery import Delivery
+from .contract import BrokerContract
+from .errors import BrokerUnavailable
+from .event_loop import EventLoopThread
+from .follow_ups import may_send
+
+logger = logging.getLogger("formrelay.brokers")
+
+#: Seconds after which a running attempt no longer counts against the concurrency of its queue.
+LONG_AFTER = 1.0
+#: Maximum number of attempts that do not count, as a multiple of the concurrency.
+MAX_LONG = 10
+#: Seconds between two looks at the age of the running attempts.
+_SWEEP_SECONDS = 0.25
+#: Seconds until the broker is asked again to take what it has refused.
+_RETRY_SECONDS = 1.0
+
+
+class Settles(Protocol):
+    """The consumer that a delivery came from."""
+
+    def ack(self, message: MessageProxy) -> None:
+        """Settle a message that did not fail for good."""
+
+    def nack(self, message: MessageProxy) -> None:
+        """Settle a message that failed for good."""
+
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        """Whether settling ``delivery`` waits for no answer of the broker."""
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """One attempt, until it is settled.
+
+    Attributes:
+        context: all of its steps and hooks run in it, one thread at a time.
+        is_performed: whether a worker thread has run the actor and its hooks.
+        is_waiting: whether the actor awaits something, so that the task may be cancelled.
+        interrupt: why the actor was cancelled.
+    """
+
+    delivery: Delivery
+    consumer: Settles
+    context: Context
+    is_performed: bool = False
+    began: float = 0.0
+    is_long: bool = False
+    is_over: bool = False
+    is_waiting: bool = False
+    task: asyncio.Task[None] | None = None
+    interrupt: type[BaseException] | None = None
+
+
+class _Queue:
+    """The attempts of one queue. Only ``waiting`` and ``held`` are shared between threads.
+
+    Args:
+        limit: number of attempts that may run at a time, long ones not counted.
+
+    Attributes:
+        waiting: not begun.
+        held: of worker threads, to be settled once their follow-ups are sent.
+        running: number of attempts that are begun.
+        long: number of the running attempts that are older than :data:`LONG_AFTER`.
+        is_ending: whether all of them are to be interrupted.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.waiting: deque[_Attempt] = deque()
+        self.held: deque[_Attempt] = deque()
+        self.running = self.long = 0
+        self.is_ending = False
+        self._young: deque[_Attempt] = deque()
+
+    def take(self, *, is_stopping: bool) -> _Attempt | None:
+        """An attempt to begin; it is running from now on."""
+        self.age(monotonic())
+        count, limit = self.running, self._limit
+        has_room = count - self.long < limit and count < MAX_LONG * limit and not is_stopping
+        self.running += 1  # before it is taken: none is missing in between
+        for attempts in (self.held, self.waiting) if has_room else (self.held,):
+            with suppress(IndexError):  # it may be handed back
+                attempt = attempts.popleft()
+                attempt.began = monotonic()
+                self._young.append(attempt)
+                return attempt
+        self.running -= 1
+        return None
+
+    def end(self, attempt: _Attempt) -> None:
+        attempt.is_over = True
+        self.running -= 1
+        self.long -= attempt.is_long
+
+    def age(self, now: float) -> None:
+        """Count the attempts that have become long."""
+        young = self._young
+        while young and (young[0].is_over or young[0].began + LONG_AFTER <= now):
+            attempt = young.popleft()
+            if not attempt.is_over:
+                attempt.is_long = True
+                self.long += 1
+
+
+class AsyncRunner:
+    """Runs the attempts of ``async`` actors. One a broker; starts anew in a forked process."""
+
+    def __init__(self, broker: BrokerContract) -> None:
+        self._broker = broker
+        self._thread = EventLoopThread()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = current_pid()
+        self._is_woken = self._is_stopping = False
+        self._queues: dict[str, _Queue] = {}
+        self._running: set[_Attempt] = set()
+        self._is_sweeping = False
+        #: One thread that waits for the broker: many would take turns at the interpreter's lock.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="formrelay-settling")
+
+    # -- called in any thread ------------------------------------------------------------
+
+    def submit(self, delivery: Delivery, consumer: Settles) -> None:
+        """Run the actor of ``delivery``; ``consumer`` settles it in the end."""
+        delivery.is_async = True
+        queue = self._queue(delivery.queue_name)
+        queue.waiting.append(_Attempt(delivery, consumer, Context()))
+        self._wake()
+
+    def hold(self, delivery: Delivery, consumer: Settles) -> None:
+        """Settle a delivery of a worker thread once its follow-ups are sent."""
+        queue = self._queue(delivery.queue_name)
+        queue.held.append(_Attempt(delivery, consumer, copy_context(), is_performed=True))
+        self._wake()
+
+    def take_back(self, queue_name: str) -> list[MessageProxy]:
+        """The messages that were not begun, and will not be."""
+        found: list[MessageProxy] = []
+        waiting = self._queue(queue_name).waiting
+        while True:  # the event loop takes from it as well
+            try:
+                found.append(waiting.popleft().delivery)
+            except IndexError:
+                return found
+
+    def running(self, queue_name: str) -> int:
+        """Number of attempts that are begun and not settled."""
+        queue = self._queue(queue_name)
+        return len(queue.held) + queue.running
+
+    def long(self, queue_name: str) -> int:
+        """Number of running attempts that no longer count against the concurrency."""
+        return self._queue(queue_name).long
+
+    def interrupt(self, queue_name: str) -> None:
+        """Cancel the actors that still run; their jobs are deferred."""
+        self._queue(queue_name).is_ending = True
+
+    def stop(self) -> None:
+        """Cancel the running attempts and end the threads."""
+        self._is_stopping = True
+        self._thread.stop()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._reset()
+
+    def callable(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of an actor: in the event loop it can be awaited, elsewhere it waits."""
+        if getattr(function, "__code__", None) is _waits.__code__:
+            function = function.__wrapped__  # type: ignore[attr-defined]
+        if not iscoroutinefunction(function):
+            return function
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            coroutine = function(*args, **kwargs)
+            return coroutine if self._thread.is_current() else self._thread.run(coroutine)
+
+        return call
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop; its thread runs."""
+        return self._thread.loop
+
+    def _queue(self, name: str) -> _Queue:
+        if self._pid != current_pid():
+            self._reset()
+        queue = self._queues.get(name)
+        if queue is None:
+            limit = self._broker.in_flight_limit(name) or 0
+            queue = self._queues.setdefault(name, _Queue(limit))
+        return queue
+
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._thread.call(self._begin)
+
+    # -- in the event loop ---------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._is_woken = False
+        for queue in list(self._queues.values()):
+            while attempt := queue.take(is_stopping=self._broker.is_stopping):
+                self._running.add(attempt)
+                run = self._run(attempt, queue)
+                attempt.task = self.loop.create_task(run, context=attempt.context)
+        if self._running and not self._is_sweeping:
+            self._is_sweeping = True
+            self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Interrupt the attempts that are to end; begin others in the place of long ones."""
+        now = monotonic()
+        for attempt in self._running:
+            if attempt.is_waiting and attempt.interrupt is None:
+                attempt.interrupt = self._interrupt(attempt, now)
+                if attempt.interrupt is not None and attempt.task is not None:
+                    attempt.task.cancel()
+        self._is_sweeping = False
+        self._begin()
+
+    def _interrupt(self, attempt: _Attempt, now: float) -> type[BaseException] | None:
+        """Why an actor is to be cancelled, as Dramatiq's middleware interrupts a thread."""
+        delivery, broker = attempt.delivery, self._broker
+        actor = broker.get_actor(delivery.actor_name)
+        if broker.is_stopping:
+            notifications = _find(broker, ShutdownNotifications)
+            is_notified = notifications and notifications.should_notify(actor, delivery)
+            if is_notified or self._queues[delivery.queue_name].is_ending:
+                return Shutdown
+        limits = _find(broker, TimeLimit)
+        if limits is not None:
+            limit = delivery.options.get("time_limit") or actor.options.get(
+                "time_limit", limits.time_limit
+            )
+            if attempt.began + limit / 1000 <= now:
+                return TimeLimitExceeded
+        return None
+
+    async def _run(self, attempt: _Attempt, queue: _Queue) -> None:
+        delivery = attempt.delivery
+        try:
+            if not attempt.is_performed:
+                await self._perform(attempt)
+            while delivery.carry_on and not await self._in_thread(attempt, delivery.carry_on):
+                await asyncio.sleep(_RETRY_SECONDS)
+        except asyncio.CancelledError:  # the event loop stops
+            raise
+        except BaseException as error:  # a hook's SystemExit, say; the actor's is an outcome
+            delivery.outcome, delivery.failed = None, False
+            self._say(attempt, "an attempt was cut short", error)
+        delivery.carry_on = None
+        try:
+            at_once = attempt.consumer.settles_at_once(delivery) and self._settle(attempt)
+            while not at_once and not await self._in_thread(attempt, self._settle, attempt):
+                await asyncio.sleep(_RETRY_SECONDS)
+        except BaseException as error:
+            # It is delivered again when this process is gone.
+            self._say(attempt, "an attempt was not settled", error)
+        delivery.clear_exception()
+        self._running.discard(attempt)
+        queue.end(attempt)
+        if queue.waiting:
+            self._begin()
+
+    async def _perform(self, attempt: _Attempt) -> None:
+        """Run hooks and actor, as a worker thread of Dramatiq does."""
+        broker, delivery = self._broker, attempt.delivery
+        ended: dict[str, Any]
+        try:
+            if delivery.before_trial is None:
+                broker.emit_before("process_message", delivery)
+            else:  # counted on the broker before anything else
+                await self._in_thread(attempt, broker.emit_before, "process_message", delivery)
+            result = None
+            if not delivery.failed:
+                result = broker.get_actor(delivery.actor_name)(*delivery.args, **delivery.kwargs)
+                if isawaitable(result):
+                    result = await self._await(attempt, result)
+            ended = {"result": result}
+        except SkipMessage as error:
+            if delivery.failed:
+                delivery.stuff_exception(error)
+            broker.emit_after("skip_message", delivery)
+            return
+        except BaseException as error:
+            delivery.stuff_exception(error)
+            ended = {"exception": error}
+        if may_send(broker, delivery):
+            await self._in_thread(attempt, _after, broker, delivery, ended)
+        else:
+            _after(broker, delivery, ended)
+
+    async def _await(self, attempt: _Attempt, result: Awaitable[Any]) -> Any:
+        attempt.is_waiting = True
+        try:
+            return await result
+        except asyncio.CancelledError as error:
+            interrupt = Shutdown if self._is_stopping else attempt.interrupt
+            if interrupt is None:
+                raise
+            raise interrupt from error
+        finally:
+            attempt.is_waiting = False
+
+    async def _in_thread(self, attempt: _Attempt, do: Callable[..., Any], *args: Any) -> Any:
+        """Call what may wait for the broker in another thread, in the context of the attempt."""
+        loop = self.loop
+        is_left = threading.Event()
+        loop.call_soon(is_left.set)  # when this step of the task has left the context
+
+        def call() -> Any:
+            is_left.wait()
+            return attempt.context.run(do, *args)
+
+        return await loop.run_in_executor(self._executor, call)
+
+    def _settle(self, attempt: _Attempt) -> bool:
+        """Whether the broker has taken the outcome."""
+        delivery, consumer = attempt.delivery, attempt.consumer
+        is_told = attempt.is_performed  # a worker thread emits the signals itself
+        signal, settle = ("nack", consumer.nack) if delivery.failed else ("ack", consumer.ack)
+        try:
+            if not is_told:
+                self._broker.emit_before(signal, delivery)
+            settle(delivery)
+            if not is_told:
+                self._broker.emit_after(signal, delivery)
+        except BrokerUnavailable as error:
+            logger.warning(
+                "the broker does not take what is settled",
+                extra={"queue": delivery.queue_name, "error_message": str(error)},
+            )
+            return False
+        return True
+
+    def _say(self, attempt: _Attempt, text: str, error: BaseException) -> None:
+        extra = {"message_id": attempt.delivery.message_id}
+        logger.critical(text, extra=extra, exc_info=error)
+
+
+def _after(broker: BrokerContract, delivery: Delivery, ended: dict[str, Any]) -> None:
+    broker.emit_after("process_message", delivery, **ended)
+
+
+def _find(broker: BrokerContract, kind: type[Middleware]) -> Any:
+    return next((one for one in broker.middleware if isinstance(one, kind)), None)
+
+
+@async_to_sync
+async def _waits() -> None:
+    """What Dramatiq makes of an ``async`` function looks like this one, and waits."""

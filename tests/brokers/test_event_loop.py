@@ -1,0 +1,99 @@
+"""The thread of the event loop: calls, errors, forks, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from formrelay.brokers.event_loop import EventLoopThread
+
+
+@pytest.fixture
+def thread() -> Iterator[EventLoopThread]:
+    thread = EventLoopThread()
+    yield thread
+    thread.stop()
+
+
+async def ident() -> int:
+    return threading.get_ident()
+
+
+def test_calls_are_made_in_their_order_by_one_thread(thread: EventLoopThread) -> None:
+    seen: list[tuple[int, int]] = []
+    for number in range(1000):
+        thread.call(lambda number=number: seen.append((number, threading.get_ident())))
+    loops = thread.run(ident())
+    assert seen == [(number, loops) for number in range(1000)]
+    assert loops != threading.get_ident()
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt()])
+def test_what_a_call_or_a_task_raises_ends_nothing(
+    thread: EventLoopThread, error: BaseException
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    def call() -> None:
+        raise error
+
+    async def begin() -> None:
+        asyncio.get_running_loop().create_task(fail())
+
+    before = thread.run(ident())
+    thread.call(call)
+    thread.run(begin())
+    assert thread.run(ident()) == before
+
+
+def test_it_ends_its_tasks_and_its_thread_and_starts_again(thread: EventLoopThread) -> None:
+    ended: list[str] = []
+    begun = threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)  # an actor may take its time to clean up
+            ended.append("in order")
+
+    thread.call(lambda: asyncio.ensure_future(wait()))
+    assert begun.wait(5)
+    loop = thread.loop
+    running = {one for one in threading.enumerate() if one.name == "formrelay-loop"}
+    before = thread.run(ident())
+    thread.stop()
+    assert ended == ["in order"]
+    assert loop.is_closed()
+    assert before not in {one.ident for one in running if one.is_alive()}
+    assert thread.loop is not loop
+    assert thread.run(ident())
+
+
+def test_a_forked_process_has_a_loop_of_its_own(thread: EventLoopThread) -> None:
+    ours = thread.loop
+    child = os.fork()
+    if child == 0:
+        try:
+            fine = thread.loop is not ours and thread.run(ident()) != 0
+            thread.stop()
+            os._exit(0 if fine else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert thread.loop is ours
+    assert thread.run(ident())
+
+
+def test_it_knows_its_own_thread(thread: EventLoopThread) -> None:
+    async def ask() -> bool:
+        return thread.is_current()
+
+    assert thread.run(ask())
+    assert not thread.is_current()
