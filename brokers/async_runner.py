@@ -13,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import wraps
@@ -110,29 +109,34 @@ class _Queue:
         self._young: deque[_Attempt] = deque()
 
     def take(self, *, is_stopping: bool) -> _Attempt | None:
-        """An attempt to begin; it is running from now on."""
-        self.age(monotonic())
+        """The next attempt to begin; it is running from now on."""
         count, limit = self.running, self._limit
-        has_room = count - self.long < limit and count < MAX_LONG * limit and not is_stopping
+        if self.held:
+            attempts = self.held
+        elif is_stopping or count - self.long >= limit or count >= MAX_LONG * limit:
+            return None
+        else:
+            attempts = self.waiting
         self.running += 1  # before it is taken: none is missing in between
-        for attempts in (self.held, self.waiting) if has_room else (self.held,):
-            with suppress(IndexError):  # it may be handed back
-                attempt = attempts.popleft()
-                attempt.began = monotonic()
-                self._young.append(attempt)
-                return attempt
-        self.running -= 1
-        return None
+        try:
+            attempt = attempts.popleft()
+        except IndexError:  # handed back
+            self.running -= 1
+            return None
+        attempt.began = monotonic()
+        self._young.append(attempt)
+        return attempt
 
     def end(self, attempt: _Attempt) -> None:
         attempt.is_over = True
         self.running -= 1
         self.long -= attempt.is_long
+        self.age()
 
-    def age(self, now: float) -> None:
+    def age(self) -> None:
         """Count the attempts that have become long."""
-        young = self._young
-        while young and (young[0].is_over or young[0].began + LONG_AFTER <= now):
+        young, old = self._young, monotonic() - LONG_AFTER
+        while young and (young[0].is_over or young[0].began <= old):
             attempt = young.popleft()
             if not attempt.is_over:
                 attempt.is_long = True
@@ -239,13 +243,16 @@ class AsyncRunner:
     def _begin(self) -> None:
         self._is_woken = False
         for queue in list(self._queues.values()):
-            while attempt := queue.take(is_stopping=self._broker.is_stopping):
-                self._running.add(attempt)
-                run = self._run(attempt, queue)
-                attempt.task = self.loop.create_task(run, context=attempt.context)
-        if self._running and not self._is_sweeping:
-            self._is_sweeping = True
-            self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+            self._begin_some(queue)
+
+    def _begin_some(self, queue: _Queue) -> None:
+        while attempt := queue.take(is_stopping=self._broker.is_stopping):
+            self._running.add(attempt)
+            run = self._run(attempt, queue)
+            attempt.task = self.loop.create_task(run, context=attempt.context)
+            if not self._is_sweeping:
+                self._is_sweeping = True
+                self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Interrupt the attempts that are to end; begin others in the place of long ones."""
@@ -255,7 +262,11 @@ class AsyncRunner:
                 attempt.interrupt = self._interrupt(attempt, now)
                 if attempt.interrupt is not None and attempt.task is not None:
                     attempt.task.cancel()
-        self._is_sweeping = False
+        for queue in self._queues.values():
+            queue.age()
+        self._is_sweeping = bool(self._running)
+        if self._is_sweeping:
+            self.loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._begin()
 
     def _interrupt(self, attempt: _Attempt, now: float) -> type[BaseException] | None:
@@ -299,8 +310,7 @@ class AsyncRunner:
         delivery.clear_exception()
         self._running.discard(attempt)
         queue.end(attempt)
-        if queue.waiting:
-            self._begin()
+        self._begin_some(queue)
 
     async def _perform(self, attempt: _Attempt) -> None:
         """Run hooks and actor, as a worker thread of Dramatiq does."""

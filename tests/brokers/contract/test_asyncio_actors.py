@@ -1,0 +1,280 @@
+"""``async`` actors of users: they await anything of asyncio, and can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from dramatiq.middleware import AsyncIO, Middleware
+
+from formrelay.brokers import consumer
+from formrelay.core.failure import Reason
+from tests.brokers.contract.test_awaiting import SOON, awaiting
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+ONCE = SOON.but(max_attempts=1)
+
+
+async def _sleep() -> str:
+    await asyncio.sleep(0.01)
+    return "slept"
+
+
+async def _other_thread() -> str:
+    name = await asyncio.to_thread(lambda: threading.current_thread().name)
+    return "another thread" if name != threading.current_thread().name else name
+
+
+async def _task_group() -> str:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_sleep()) for _ in range(3)]
+    return " ".join(task.result() for task in tasks)
+
+
+async def _time_out() -> str:
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    except TimeoutError:
+        return "timed out"
+    return "slept"
+
+
+async def _connection() -> str:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        found = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    return f"{len(found)} bytes"
+
+
+def test_an_actor_awaits_anything_of_asyncio(harness: Harness) -> None:
+    found: list[str] = []
+
+    async def work(name: str) -> None:
+        found.append(await globals()[name]())
+
+    actor = awaiting(harness, work)
+    for name in ("_sleep", "_other_thread", "_task_group", "_time_out", "_connection"):
+        actor.send(name)
+    harness.start(threads=1)
+    wait_until(lambda: len(found) == 5)
+    assert set(found) == {"slept", "another thread", "slept slept slept", "timed out", "0 bytes"}
+    wait_until(harness.is_empty)
+
+
+def test_two_hundred_are_in_flight_at_once(harness: Harness) -> None:
+    count = 0
+    all_begun = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal count
+        count += 1
+        if count == 200:
+            all_begun.set()
+        await all_begun.wait()
+
+    actor = awaiting(harness, work, in_flight=200)
+    harness.broker.enqueue_many(actor.message() for _ in range(200))
+    harness.start(threads=1)
+    wait_until(all_begun.is_set, timeout=20)
+    wait_until(harness.is_empty)
+    assert count == 200
+
+
+def test_no_more_run_than_in_flight_says_and_none_is_forgotten(harness: Harness) -> None:
+    now = most = count = 0
+
+    async def work() -> None:
+        nonlocal now, most, count
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.02)
+        now -= 1
+        count += 1
+
+    actor = awaiting(harness, work, in_flight=4)
+    harness.broker.enqueue_many(actor.message() for _ in range(60))
+    harness.start(threads=1)
+    wait_until(lambda: count == 60)
+    assert most == 4
+    wait_until(harness.is_empty)
+
+
+def test_ten_times_as_many_may_wait_for_long_and_no_more(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.brokers.async_runner.LONG_AFTER", 0.1)
+    begun: list[int] = []
+    may_end = asyncio.Event()
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await may_end.wait()
+
+    actor = awaiting(harness, work, in_flight=2)
+    for number in range(30):
+        actor.send(number)
+    harness.start(threads=1)
+    wait_until(lambda: len(begun) == 20, timeout=20)
+    threading.Event().wait(0.7)
+    assert len(begun) == 20
+    harness.broker.async_runner.loop.call_soon_threadsafe(may_end.set)
+    wait_until(lambda: len(begun) == 30)
+    wait_until(harness.is_empty)
+    assert sorted(begun) == list(range(30))
+
+
+def test_one_over_its_time_limit_is_cancelled_and_failed_for_that(harness: Harness) -> None:
+    raised: list[type[BaseException]] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except BaseException as error:
+            raised.append(type(error))
+            await asyncio.sleep(0.01)  # it may take its time to clean up
+            raise
+
+    awaiting(harness, work, policy=ONCE, time_limit=300).send()
+    harness.start(threads=1)
+    (letter,) = wait_until(harness.dead)
+    assert raised == [asyncio.CancelledError]
+    assert letter.failure.error.endswith("TimeLimitExceeded")
+    wait_until(harness.is_empty)
+
+
+def test_one_that_is_cancelled_by_its_own_doing_has_failed(harness: Harness) -> None:
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    awaiting(harness, work, policy=ONCE).send()
+    harness.start(threads=1)
+    (letter,) = wait_until(harness.dead)
+    assert letter.failure.error.endswith("CancelledError")
+
+
+@pytest.mark.parametrize("is_notified", [True, False])
+def test_a_worker_that_stops_cancels_and_hands_back_what_takes_too_long(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, is_notified: bool
+) -> None:
+    """At once where the actor wants to be notified, else when it has waited long enough."""
+    if not is_notified:
+        monkeypatch.setattr(consumer, "_FINISH_SECONDS", 0.5)
+    seen: Counter[str] = Counter()
+
+    async def work() -> None:
+        seen["begun"] += 1
+        try:
+            await asyncio.sleep(60 if seen["begun"] == 1 else 0)
+        except asyncio.CancelledError:
+            seen["cancelled"] += 1
+            raise
+        seen["done"] += 1
+
+    awaiting(harness, work, policy=ONCE, notify_shutdown=is_notified).send()
+    harness.start(threads=1)
+    wait_until(lambda: seen["begun"])
+    harness.stop()
+    assert seen == {"begun": 1, "cancelled": 1}
+    harness.start(threads=1)
+    wait_until(lambda: seen["done"], timeout=20)
+    wait_until(harness.is_empty)
+    assert seen == {"begun": 2, "cancelled": 1, "done": 1}
+    assert harness.dead() == []  # the one attempt that it has was not used up
+
+
+def test_what_hooks_and_tasks_raise_ends_no_other_attempt(harness: Harness) -> None:
+    done: list[int] = []
+
+    class Exits(Middleware):
+        def after_process_message(self, _broker: Any, message: Any, **_: Any) -> None:
+            if message.args[0] == 1:
+                raise SystemExit
+
+    async def leave() -> None:
+        raise KeyboardInterrupt
+
+    async def work(number: int) -> None:
+        if number == 2:
+            background.append(asyncio.create_task(leave()))
+        await asyncio.sleep(0.1)
+        if number == 3:
+            raise SystemExit
+        done.append(number)
+
+    background: list[asyncio.Task[None]] = []
+    harness.broker.add_middleware(Exits())
+    actor = awaiting(harness, work, policy=ONCE)
+    for number in range(8):
+        actor.send(number)
+    harness.start(threads=1)
+    letters = wait_until(lambda: len(harness.dead()) == 2 and harness.dead())
+    reasons = {letter.message.args[0]: letter.failure.reason for letter in letters}
+    assert reasons.keys() == {1, 3}
+    assert reasons[1] is Reason.UNDECIDED
+    assert set(done) == {0, 1, 2, 4, 5, 6, 7}
+    wait_until(harness.is_empty)
+
+
+def test_an_actor_may_await_another_actor(harness: Harness) -> None:
+    found: list[int] = []
+
+    async def double(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return 2 * number
+
+    async def work(number: int) -> None:
+        found.append(await doubling(number))
+
+    doubling = awaiting(harness, double)
+    awaiting(harness, work).send(21)
+    harness.start(threads=1)
+    wait_until(lambda: found == [42])
+
+
+def test_without_in_flight_an_async_actor_runs_as_dramatiq_says(harness: Harness) -> None:
+    """In a worker thread that waits for it, with Dramatiq's own AsyncIO."""
+    found: list[str] = []
+
+    async def one() -> None:
+        await asyncio.sleep(0.01)
+        found.append("one by one")
+
+    async def many() -> None:
+        await asyncio.sleep(0.01)
+        found.append(threading.current_thread().name)
+
+    harness.broker.add_middleware(AsyncIO())
+    harness.actor(one).send()
+    awaiting(harness, many).send()
+    harness.start(threads=1)
+    wait_until(lambda: len(found) == 2)
+    assert set(found) == {"one by one", "formrelay-loop"}
+    wait_until(harness.is_empty)
+
+
+def test_the_threads_end_with_the_broker(harness: Harness) -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    before = set(threading.enumerate())
+    awaiting(harness, work, on_success="work").send()
+    harness.start(threads=1)
+    wait_until(lambda: {"formrelay-loop"} <= {one.name for one in _ours(before)})
+    harness.close()
+    wait_until(lambda: not _ours(before))
+
+
+def _ours(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [
+        one
+        for one in set(threading.enumerate()) - before
+        if one.name.startswith(("formrelay-loop", "formrelay-settling"))
+    ]
