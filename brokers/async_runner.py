@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import wraps
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from dramatiq import MessageProxy
 from dramatiq.asyncio import async_to_sync
@@ -33,6 +31,7 @@ from dramatiq.middleware import (
 
 from ..core.process import current_pid
 from ..middleware.delivery import Delivery
+from .async_attempts import Attempt, AttemptQueue, Settles
 from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .event_loop import EventLoopThread
@@ -40,107 +39,10 @@ from .follow_ups import may_send
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Seconds after which a running attempt no longer counts against the concurrency of its queue.
-LONG_AFTER = 1.0
-#: Maximum number of attempts that do not count, as a multiple of the concurrency.
-MAX_LONG = 10
 #: Seconds between two looks at the age of the running attempts.
 _SWEEP_SECONDS = 0.25
 #: Seconds until the broker is asked again to take what it has refused.
 _RETRY_SECONDS = 1.0
-
-
-class Settles(Protocol):
-    """The consumer that a delivery came from."""
-
-    def ack(self, message: MessageProxy) -> None:
-        """Settle a message that did not fail for good."""
-
-    def nack(self, message: MessageProxy) -> None:
-        """Settle a message that failed for good."""
-
-    def settles_at_once(self, delivery: Delivery) -> bool:
-        """Whether settling ``delivery`` waits for no answer of the broker."""
-
-
-@dataclass(eq=False, slots=True)
-class _Attempt:
-    """One attempt, until it is settled.
-
-    Attributes:
-        context: all of its steps and hooks run in it, one thread at a time.
-        is_performed: whether a worker thread has run the actor and its hooks.
-        is_waiting: whether the actor awaits something, so that the task may be cancelled.
-        interrupt: why the actor was cancelled.
-    """
-
-    delivery: Delivery
-    consumer: Settles
-    context: Context
-    is_performed: bool = False
-    began: float = 0.0
-    is_long: bool = False
-    is_over: bool = False
-    is_waiting: bool = False
-    task: asyncio.Task[None] | None = None
-    interrupt: type[BaseException] | None = None
-
-
-class _Queue:
-    """The attempts of one queue. Only ``waiting`` and ``held`` are shared between threads.
-
-    Args:
-        limit: number of attempts that may run at a time, long ones not counted.
-
-    Attributes:
-        waiting: not begun.
-        held: of worker threads, to be settled once their follow-ups are sent.
-        running: number of attempts that are begun.
-        long: number of the running attempts that are older than :data:`LONG_AFTER`.
-        is_ending: whether all of them are to be interrupted.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.waiting: deque[_Attempt] = deque()
-        self.held: deque[_Attempt] = deque()
-        self.running = self.long = 0
-        self.is_ending = False
-        self._young: deque[_Attempt] = deque()
-
-    def take(self, *, is_stopping: bool) -> _Attempt | None:
-        """The next attempt to begin; it is running from now on."""
-        count, limit = self.running, self._limit
-        if self.held:
-            attempts = self.held
-        elif is_stopping or count - self.long >= limit or count >= MAX_LONG * limit:
-            return None
-        else:
-            attempts = self.waiting
-        self.running += 1  # before it is taken: none is missing in between
-        try:
-            attempt = attempts.popleft()
-        except IndexError:  # handed back
-            self.running -= 1
-            return None
-        attempt.began = monotonic()
-        self._young.append(attempt)
-        return attempt
-
-    def end(self, attempt: _Attempt) -> None:
-        attempt.is_over = True
-        self.running -= 1
-        self.long -= attempt.is_long
-        self.age()
-
-    def age(self) -> None:
-        """Count the attempts that have become long."""
-        young, old = self._young, monotonic() - LONG_AFTER
-        while young and (young[0].is_over or young[0].began <= old):
-            attempt = young.popleft()
-            if not attempt.is_over:
-                attempt.is_long = True
-                self.long += 1
 
 
 class AsyncRunner:
@@ -154,8 +56,8 @@ class AsyncRunner:
     def _reset(self) -> None:
         self._pid = current_pid()
         self._is_woken = self._is_stopping = False
-        self._queues: dict[str, _Queue] = {}
-        self._running: set[_Attempt] = set()
+        self._queues: dict[str, AttemptQueue] = {}
+        self._running: set[Attempt] = set()
         self._is_sweeping = False
         #: One thread that waits for the broker: many would take turns at the interpreter's lock.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="formrelay-settling")
@@ -166,13 +68,13 @@ class AsyncRunner:
         """Run the actor of ``delivery``; ``consumer`` settles it in the end."""
         delivery.is_async = True
         queue = self._queue(delivery.queue_name)
-        queue.waiting.append(_Attempt(delivery, consumer, Context()))
+        queue.waiting.append(Attempt(delivery, consumer, Context()))
         self._wake()
 
     def hold(self, delivery: Delivery, consumer: Settles) -> None:
         """Settle a delivery of a worker thread once its follow-ups are sent."""
         queue = self._queue(delivery.queue_name)
-        queue.held.append(_Attempt(delivery, consumer, copy_context(), is_performed=True))
+        queue.held.append(Attempt(delivery, consumer, copy_context(), is_performed=True))
         self._wake()
 
     def take_back(self, queue_name: str) -> list[MessageProxy]:
@@ -224,13 +126,13 @@ class AsyncRunner:
         """The event loop; its thread runs."""
         return self._thread.loop
 
-    def _queue(self, name: str) -> _Queue:
+    def _queue(self, name: str) -> AttemptQueue:
         if self._pid != current_pid():
             self._reset()
         queue = self._queues.get(name)
         if queue is None:
             limit = self._broker.in_flight_limit(name) or 0
-            queue = self._queues.setdefault(name, _Queue(limit))
+            queue = self._queues.setdefault(name, AttemptQueue(limit))
         return queue
 
     def _wake(self) -> None:
@@ -245,7 +147,7 @@ class AsyncRunner:
         for queue in list(self._queues.values()):
             self._begin_some(queue)
 
-    def _begin_some(self, queue: _Queue) -> None:
+    def _begin_some(self, queue: AttemptQueue) -> None:
         while attempt := queue.take(is_stopping=self._broker.is_stopping):
             self._running.add(attempt)
             run = self._run(attempt, queue)
@@ -259,17 +161,21 @@ class AsyncRunner:
         now = monotonic()
         for attempt in self._running:
             if attempt.is_waiting and attempt.interrupt is None:
-                attempt.interrupt = self._interrupt(attempt, now)
+                try:
+                    attempt.interrupt = self._interrupt(attempt, now)
+                except Exception as error:
+                    attempt.is_waiting = False
+                    self._say(attempt, "an attempt has no time limit: its options are wrong", error)
                 if attempt.interrupt is not None and attempt.task is not None:
                     attempt.task.cancel()
-        for queue in self._queues.values():
+        for queue in list(self._queues.values()):
             queue.age()
         self._is_sweeping = bool(self._running)
         if self._is_sweeping:
             self.loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._begin()
 
-    def _interrupt(self, attempt: _Attempt, now: float) -> type[BaseException] | None:
+    def _interrupt(self, attempt: Attempt, now: float) -> type[BaseException] | None:
         """Why an actor is to be cancelled, as Dramatiq's middleware interrupts a thread."""
         delivery, broker = attempt.delivery, self._broker
         actor = broker.get_actor(delivery.actor_name)
@@ -287,7 +193,7 @@ class AsyncRunner:
                 return TimeLimitExceeded
         return None
 
-    async def _run(self, attempt: _Attempt, queue: _Queue) -> None:
+    async def _run(self, attempt: Attempt, queue: AttemptQueue) -> None:
         delivery = attempt.delivery
         try:
             if not attempt.is_performed:
@@ -312,7 +218,7 @@ class AsyncRunner:
         queue.end(attempt)
         self._begin_some(queue)
 
-    async def _perform(self, attempt: _Attempt) -> None:
+    async def _perform(self, attempt: Attempt) -> None:
         """Run hooks and actor, as a worker thread of Dramatiq does."""
         broker, delivery = self._broker, attempt.delivery
         ended: dict[str, Any]
@@ -340,7 +246,7 @@ class AsyncRunner:
         else:
             _after(broker, delivery, ended)
 
-    async def _await(self, attempt: _Attempt, result: Awaitable[Any]) -> Any:
+    async def _await(self, attempt: Attempt, result: Awaitable[Any]) -> Any:
         attempt.is_waiting = True
         try:
             return await result
@@ -352,7 +258,7 @@ class AsyncRunner:
         finally:
             attempt.is_waiting = False
 
-    async def _in_thread(self, attempt: _Attempt, do: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, attempt: Attempt, do: Callable[..., Any], *args: Any) -> Any:
         """Call what may wait for the broker in another thread, in the context of the attempt."""
         loop = self.loop
         is_left = threading.Event()
@@ -364,7 +270,7 @@ class AsyncRunner:
 
         return await loop.run_in_executor(self._executor, call)
 
-    def _settle(self, attempt: _Attempt) -> bool:
+    def _settle(self, attempt: Attempt) -> bool:
         """Whether the broker has taken the outcome."""
         delivery, consumer = attempt.delivery, attempt.consumer
         is_told = attempt.is_performed  # a worker thread emits the signals itself
@@ -383,7 +289,7 @@ class AsyncRunner:
             return False
         return True
 
-    def _say(self, attempt: _Attempt, text: str, error: BaseException) -> None:
+    def _say(self, attempt: Attempt, text: str, error: BaseException) -> None:
         extra = {"message_id": attempt.delivery.message_id}
         logger.critical(text, extra=extra, exc_info=error)
 

@@ -94,7 +94,8 @@ class _Thread(threading.Thread):
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop
+        from uvloop import new_event_loop
     except ImportError:
         return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = new_event_loop()
+    return loop

@@ -8,7 +8,7 @@ from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
-from ..async_runner import MAX_LONG
+from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer

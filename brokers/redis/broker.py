@@ -8,7 +8,7 @@ from datetime import timedelta
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...state import DEFAULT_NAMESPACE, StateRedis
 from ...state.redis.connection import address, connect, no_cluster, translated
-from ..async_runner import MAX_LONG
+from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer

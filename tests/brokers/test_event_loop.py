@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
@@ -89,6 +91,16 @@ def test_a_forked_process_has_a_loop_of_its_own(thread: EventLoopThread) -> None
     assert os.waitpid(child, 0)[1] == 0
     assert thread.loop is ours
     assert thread.run(ident())
+
+
+def test_it_is_that_of_uvloop_where_that_is_installed(
+    thread: EventLoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("uvloop")
+    made = asyncio.new_event_loop()
+    module.__dict__["new_event_loop"] = lambda: made
+    monkeypatch.setitem(sys.modules, "uvloop", module)
+    assert thread.loop is made
 
 
 def test_it_knows_its_own_thread(thread: EventLoopThread) -> None:

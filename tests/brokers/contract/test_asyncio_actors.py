@@ -110,7 +110,7 @@ def test_no_more_run_than_in_flight_says_and_none_is_forgotten(harness: Harness)
 def test_ten_times_as_many_may_wait_for_long_and_no_more(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formrelay.brokers.async_runner.LONG_AFTER", 0.1)
+    monkeypatch.setattr("formrelay.brokers.async_attempts.LONG_AFTER", 0.1)
     begun: list[int] = []
     may_end = asyncio.Event()
 
@@ -148,6 +148,22 @@ def test_one_over_its_time_limit_is_cancelled_and_failed_for_that(harness: Harne
     assert raised == [asyncio.CancelledError]
     assert letter.failure.error.endswith("TimeLimitExceeded")
     wait_until(harness.is_empty)
+
+
+def test_a_wrong_time_limit_of_a_message_concerns_no_other(harness: Harness) -> None:
+    done: list[str] = []
+
+    async def work(name: str) -> None:
+        await asyncio.sleep(0.5 if name == "wrong" else 60)
+        done.append(name)
+
+    actor = awaiting(harness, work, policy=ONCE, time_limit=600)
+    actor.send_with_options(args=("wrong",), time_limit="soon")
+    actor.send("late")
+    harness.start(threads=1)
+    (letter,) = wait_until(harness.dead)
+    assert letter.failure.error.endswith("TimeLimitExceeded")
+    assert done == ["wrong"]
 
 
 def test_one_that_is_cancelled_by_its_own_doing_has_failed(harness: Harness) -> None:
