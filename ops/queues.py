@@ -108,7 +108,7 @@ def to_stock(
     plain jobs become messages, and what cannot be decoded becomes a dead letter.
     """
     from ..brokers.redis.broker import RedisBroker
-    from ..brokers.redis.to_stock import Returned, give_back, refuse_running_workers
+    from ..brokers.redis.to_stock import Conversion, convert_queue, refuse_running_workers
 
     declare_actors()
     check_queues([queue] if queue else None)
@@ -121,11 +121,11 @@ def to_stock(
         if dry_run:
             there = broker.counts(name)
             live = there.waiting + (there.in_flight or 0)
-            found = Returned(
+            found = Conversion(
                 name, live, there.scheduled or 0, there.dead, paused=bool(there.paused)
             )
         else:
-            found = give_back(broker, name)
+            found = convert_queue(broker, name)
         done.append(asdict(found))
     if json:
         print_json({"dry_run": dry_run, "queues": done})

@@ -21,7 +21,7 @@ from .in_flight import InFlight
 from .inspector import RedisInspector
 from .rights import check_rights
 
-#: LPOP with a count and BZPOPMIN with a fraction of a second came with it.
+#: The first version with LPOP with a count and ZMSCORE.
 OLDEST_REDIS = (6, 2)
 
 
@@ -29,10 +29,10 @@ class RedisBroker(RelayBroker):
     """Queues in a Redis (or Valkey) server.
 
     Args:
-        url: see :func:`.connection.connect`.
-        namespace: the prefix of every key; stock Dramatiq's is ``dramatiq``.
+        url: as in :func:`.connection.connect`.
+        namespace: the prefix of every key; stock Dramatiq uses ``dramatiq``.
         wait_replicas: number of replicas that must have a message before ``send()`` returns.
-        wait_timeout: how long ``send()`` waits for them.
+        wait_timeout: how long ``send()`` waits for the replicas.
     """
 
     def __init__(
@@ -54,26 +54,26 @@ class RedisBroker(RelayBroker):
         self.keys = self.commands.keys
         self.has_sentinels = "+sentinel:" in url[:20].lower()
         self._enqueue = Enqueue(self.commands, wait_replicas, wait_timeout)
-        #: By queue: they outlive a consumer, which Dramatiq makes anew after a pause.
+        #: By queue, since they outlive consumers: Dramatiq makes a new consumer after a pause.
         self._in_flight: dict[str, InFlight] = {}
 
-    # -- the way in ------------------------------------------------------------------
+    # -- send ------------------------------------------------------------------------
 
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         self._enqueue(envelopes, is_repetition=is_repetition)
 
-    # -- the way out -------------------------------------------------------------------
+    # -- consume -----------------------------------------------------------------------
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RelayConsumer:
-        """A consumer of a queue; coalescing, where a batch actor is declared on it."""
+        """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
         batching = self.batching(queue_name)
         if batching:
-            # One batch at work and one being collected.
-            prefetch = max(prefetch, 2 * max(one.size for one in batching.values()))
+            # One batch that runs, and one batch that is collected meanwhile.
+            prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
         begun = self.in_flight_limit(queue_name)
         if begun is not None:
-            # Those that are begun keep no thread; as many again are ready when one is over.
+            # Running attempts of async actors occupy no thread; as many messages are prefetched.
             prefetch, limit = max(prefetch, 2 * begun), None
         if limit is not None and not batching:
             prefetch = min(prefetch, limit)
@@ -108,27 +108,27 @@ class RedisBroker(RelayBroker):
             check_rights(self.commands, queue)
 
     def weaknesses(self) -> list[str]:
-        """Eviction, missing persistence, and writes no replica has, as far as the server tells."""
+        """Report eviction, missing persistence and writes without replicas, from ``INFO``."""
         found = []
         with translated(self.where):
             info = self.client.info()
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction" and int(info.get("maxmemory", 0)):
             found.append(
-                f"maxmemory-policy is {policy}: Redis may throw jobs away when it is full; "
+                f"maxmemory-policy is {policy}: Redis may evict jobs when it is full; "
                 "set it to noeviction"
             )
         elif policy != "noeviction":
             found.append(
-                f"maxmemory-policy is {policy}: with a maxmemory Redis would throw jobs away; "
+                f"maxmemory-policy is {policy}: if maxmemory is set, Redis may evict jobs; "
                 "set it to noeviction"
             )
         if not int(info.get("aof_enabled", 0)):
-            found.append("appendonly is off: what Redis holds is lost when it ends; turn it on")
+            found.append("appendonly is off: jobs are lost when Redis stops; turn it on")
         replicas = int(info.get("connected_slaves", 0))
-        # Redis tells the number of good replicas where it asks for any.
-        asks_for_some = "min_slaves_good_slaves" in info
-        if (replicas or self.has_sentinels) and not asks_for_some and not self._enqueue.replicas:
+        # INFO contains this field only if min-replicas-to-write is set.
+        needs_replicas = "min_slaves_good_slaves" in info
+        if (replicas or self.has_sentinels) and not needs_replicas and not self._enqueue.replicas:
             found.append(
                 "min-replicas-to-write is 0: a failover can lose the jobs that were accepted last; "
                 "set it to 1 on the master and its replicas, or REDIS_WAIT_REPLICAS=1"
@@ -142,9 +142,9 @@ class RedisBroker(RelayBroker):
         return found
 
     def drop_waiting(self, queue_name: str) -> int:
-        """Drop the messages that wait or are scheduled at this moment; returns how many.
+        """Delete the waiting and scheduled messages of a queue; return their number.
 
-        Messages in flight and dead letters stay.
+        Messages in flight, dead letters and messages enqueued during the call are kept.
         """
         return self.commands.drop_waiting(queue_name)
 

@@ -1,4 +1,4 @@
-"""Looks at the queues in Redis, and at the dead letters' fate, some at a time."""
+"""The inspector of queues in Redis, which reads and changes them in bounded calls."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from itertools import islice
 import orjson
 
 from ..contract import BrokerContract
-from ..envelope import revive
+from ..envelope import priority_in, revive
 from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
 from ..inspector import Inspector, Progress, silent
 from .commands import QueueCommands
-from .pages import FEW, Pages, to_bytes, to_text
+from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
-#: How many dead letters are looked at, put back or deleted in one call; the bytes are bounded too.
+#: Maximum number of dead letters that are read, replayed or deleted in one call.
 _CHUNK = 500
 
 
 class RedisInspector(Inspector):
-    """See the module; what it says is as of one moment for each page."""
+    """Reads queues, workers and dead letters in Redis; each page is a consistent snapshot."""
 
     def __init__(self, broker: BrokerContract, commands: QueueCommands) -> None:
         super().__init__(broker)
@@ -62,16 +62,16 @@ class RedisInspector(Inspector):
                 pipeline.hget(keys.bodies(name), raw)
                 pipeline.hget(keys.scheduled_bodies(name), raw)
                 pipeline.hget(keys.dead_bodies(name), raw)
-                current, later, dead = pipeline.execute()
-            if current is not None:
-                worker = self._holder(name, raw, self._pages.workers())
+                live, scheduled, dead = pipeline.execute()
+            if live is not None:
+                worker = self._worker_of(name, raw, self._pages.workers())
                 if worker is None:
-                    return self._pages.entry(name, State.WAITING, raw, current)
-                known = self._pages.names({worker})[worker] or worker
-                return self._pages.entry(name, State.IN_FLIGHT, raw, current, worker=known)
-            if later is not None:
+                    return self._pages.entry(name, State.WAITING, raw, live)
+                shown = self._pages.names({worker})[worker] or worker
+                return self._pages.entry(name, State.IN_FLIGHT, raw, live, worker=shown)
+            if scheduled is not None:
                 due = self._score(keys.scheduled(name), raw)
-                return self._pages.entry(name, State.SCHEDULED, raw, later, due=due)
+                return self._pages.entry(name, State.SCHEDULED, raw, scheduled, due=due)
             if dead is not None:
                 self._adopt_dead(name)
                 died = self._score(keys.dead(name), raw)
@@ -90,23 +90,23 @@ class RedisInspector(Inspector):
                 pipeline.smembers(keys.worker_queues(to_text(worker)))
             queues = pipeline.execute()
         heard = list(zip((*ours, *others), queues, strict=True))
-        # Of the others only a worker of an older version says what it consumes; the rest are
-        # processes of stock Dramatiq, which may be producers.
-        heard = heard[: len(ours)] + [one for one in heard[len(ours) :] if one[1]]
-        # Heartbeats are by the server's clock.
-        ahead = seconds + micros / 1e6 - clock.time()
+        # Other processes with known queues are workers of an older version. The remaining ones
+        # are processes of stock Dramatiq, which may be producers.
+        heard = heard[: len(ours)] + [process for process in heard[len(ours) :] if process[1]]
+        # Heartbeats are times of the server's clock.
+        clock_offset = seconds + micros / 1e6 - clock.time()
         names = self._pages.names({to_text(worker) for (worker, _), _ in heard})
         found = [
-            WorkerInfo(id, at / 1000 - ahead, tuple(sorted(map(to_text, its))), names[id])
+            WorkerInfo(id, at / 1000 - clock_offset, tuple(sorted(map(to_text, its))), names[id])
             for id, at, its in ((to_text(worker), at, its) for (worker, at), its in heard)
         ]
-        return sorted(found, key=lambda one: -(one.last_heartbeat or 0))
+        return sorted(found, key=lambda worker: -(worker.last_heartbeat or 0))
 
     def run_now(self, queue: str, id: str) -> bool:
         keys, now = self._commands.keys, self._commands.now()
         with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=True)
-            # Only what is there, and nothing later than it was.
+            # Only a scheduled message, and only to an earlier time.
             pipeline.zadd(keys.scheduled(queue), {to_bytes(id): now}, xx=True, lt=True)
             pipeline.zscore(keys.scheduled(queue), to_bytes(id))
             pipeline.zadd(keys.wake(queue), {"w": 0})
@@ -134,14 +134,14 @@ class RedisInspector(Inspector):
         keys = self._commands.keys
         self._adopt_dead(queue)
         with self._commands.talk() as client:
-            last = min(limit, FEW) - 1
+            last = min(limit, BODIES_PER_CALL) - 1
             found = client.zrevrange(keys.dead(queue), 0, last, withscores=True) if limit else []
         bodies = self._pages.bodies(keys.dead_bodies(queue), [id for id, _ in found])
         died = [{"died": score / 1000} for _, score in found]
         return self._pages.entries(queue, State.DEAD, [id for id, _ in found], bodies, died)
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        return next((letter for page in self._named([id], queue) for letter in page), None)
+        return next((letter for page in self._by_ids([id], queue) for letter in page), None)
 
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
@@ -156,7 +156,7 @@ class RedisInspector(Inspector):
                     return [(name, prefix)]
                 ids = client.zscan_iter(keys.dead(name), match=pattern, count=1000)
                 for id in islice((id for id, _ in ids), limit - len(found)):
-                    found.append((name, to_text(id)))  # noqa: PERF401 - it is still one list
+                    found.append((name, to_text(id)))  # noqa: PERF401 - one list for all queues
         return found
 
     def replay(
@@ -167,7 +167,7 @@ class RedisInspector(Inspector):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> int:
-        return self._act(which, queue, dry_run, self._put_back, progress)
+        return self._act(which, queue, dry_run, self._replay, progress)
 
     def delete_dead(
         self,
@@ -187,22 +187,22 @@ class RedisInspector(Inspector):
         action: Callable[[str, list[Entry]], int],
         progress: Progress,
     ) -> int:
+        """Apply ``action`` to the dead letters, a page at a time; return their number."""
         if isinstance(which, DeadFilter):
             pages = self._matching(which, _CHUNK)
         else:
-            pages = self._named(which, queue)
+            pages = self._by_ids(which, queue)
         count = 0
         for page in filter(None, pages):
             count += len(page) if dry_run else action(page[0].queue, page)
             progress(count)
         return count
 
-    def _put_back(self, queue: str, letters: list[Entry]) -> int:
+    def _replay(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []
         for letter in letters:
-            level = letter.message.options.get("broker_priority")
-            given = level if isinstance(level, int) and 0 < level <= 9 else ""
-            args += (to_bytes(letter.id), given, revive(letter.message))
+            priority = priority_in(letter.message.options) or ""
+            args += (to_bytes(letter.id), priority, revive(letter.message))
         return int(self._commands.run("replay", queue, args))
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:
@@ -214,38 +214,43 @@ class RedisInspector(Inspector):
             return int(pipeline.execute()[0])
 
     def _matching(self, which: DeadFilter, size: int) -> Iterator[list[Entry]]:
-        """The dead letters that a filter means, a page at a time, up to those of this moment."""
+        """Yield pages of the dead letters that match a filter and exist now."""
         with self._commands.talk() as client:
             seconds, micros = client.time()
-        # What is replayed may die again while we are still at it.
+        # A replayed message may be dead-lettered again during the call: it is not replayed twice.
         end = min(seconds + micros / 1e6, which.until or float("inf"))
         for queue in self._queues(which.queue):
             self._adopt_dead(queue)
             seen: tuple[str, str] | None = None
             while True:
                 letters, seen = self._pages.by_score(queue, State.DEAD, size, seen, which.since)
-                yield [x for x in letters if (x.died or 0) <= end and which.matches(x)]
+                yield [
+                    letter
+                    for letter in letters
+                    if (letter.died or 0) <= end and which.matches(letter)
+                ]
                 if seen is None or float(seen[0]) / 1000 > end:
                     break
 
-    def _named(self, ids: Collection[str], queue: str | None) -> Iterator[list[Entry]]:
-        every = [to_bytes(id) for id in dict.fromkeys(ids)]
+    def _by_ids(self, ids: Collection[str], queue: str | None) -> Iterator[list[Entry]]:
+        """Yield pages of the dead letters with these ids."""
+        unique = [to_bytes(id) for id in dict.fromkeys(ids)]
         for name in self._queues(queue):
             self._adopt_dead(name)
-            for first in range(0, len(every), FEW):
-                some = every[first : first + FEW]
-                bodies = self._pages.bodies(self._commands.keys.dead_bodies(name), some)
+            for first in range(0, len(unique), BODIES_PER_CALL):
+                chunk = unique[first : first + BODIES_PER_CALL]
+                bodies = self._pages.bodies(self._commands.keys.dead_bodies(name), chunk)
                 with self._commands.talk() as client:
-                    scores = client.zmscore(self._commands.keys.dead(name), some)
-                of_each = [{"died": None if one is None else one / 1000} for one in scores]
-                yield self._pages.entries(name, State.DEAD, some, bodies, of_each)
+                    scores = client.zmscore(self._commands.keys.dead(name), chunk)
+                died = [{"died": None if score is None else score / 1000} for score in scores]
+                yield self._pages.entries(name, State.DEAD, chunk, bodies, died)
 
-    # -- pieces ----------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------
 
     def _adopt_dead(self, queue: str) -> None:
-        """Take over the dead letters of stock workers and older versions.
+        """Adopt the dead letters of stock workers and older versions.
 
-        Scheduled messages stay: a stock worker may be about to fetch them.
+        Scheduled messages are not adopted, since a stock worker may be about to fetch them.
         """
         while self._commands.run("adopt_dead", queue):
             pass
@@ -255,18 +260,19 @@ class RedisInspector(Inspector):
             score = client.zscore(key, id)
         return None if score is None else score / 1000
 
-    def _holder(self, queue: str, id: bytes, workers: Collection[str]) -> str | None:
+    def _worker_of(self, queue: str, id: bytes, workers: Collection[str]) -> str | None:
+        """Return the worker for which a message is in flight."""
         with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
             for worker in workers:
                 pipeline.sismember(self._commands.keys.in_flight(worker, queue), id)
-            held = pipeline.execute()
-        return next((worker for worker, has in zip(workers, held, strict=True) if has), None)
+            answers = pipeline.execute()
+        return next((worker for worker, has in zip(workers, answers, strict=True) if has), None)
 
 
 def _timestamp(body: bytes | None) -> int | None:
     try:
         stamp = orjson.loads(body or b"")["message_timestamp"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None  # a plain job, or nothing that can be read
+        return None  # a plain job, or bytes that cannot be decoded
     return stamp if isinstance(stamp, int) else None

@@ -1,7 +1,7 @@
-"""Gives the messages of a queue back to stock Dramatiq.
+"""Converts the messages of a queue to the format of stock Dramatiq, to stop using formrelay.
 
-Its worker acknowledges a message by the option ``redis_message_id``, which ours have not, and
-knows neither priorities, the inbox, frozen batches nor our sorted sets.
+Stock's worker acknowledges a message by its option ``redis_message_id``, which our messages lack.
+It does not know priorities, plain jobs, frozen batches or our sorted sets.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ...middleware.delivery import RETRIES
 from ..envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
 from ..errors import BrokerRefused
 from .broker import RedisBroker
-from .pages import FEW, to_bytes, to_text
+from .pages import BODIES_PER_CALL, to_bytes, to_text
 
-#: One call of the script: more would hold the server's other clients up.
+#: Bytes of one call of the script: a larger call would block the server's other clients.
 _CALL_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Returned:
-    """What became of the messages of one queue.
+class Conversion:
+    """The result of converting one queue.
 
     Attributes:
-        waiting, scheduled, dead: messages that stock Dramatiq now has.
-        split: frozen batches that were taken apart; their parts are counted above.
-        undecodable: messages that are dead letters now since nobody can run them.
-        paused: whether the queue is paused, which stock Dramatiq does not know.
+        waiting, scheduled, dead: number of messages that stock Dramatiq now has.
+        split: number of frozen batches that were split; their parts are counted above.
+        undecodable: number of messages that were dead-lettered, as they cannot be decoded.
+        paused: whether the queue is paused; stock Dramatiq ignores that.
     """
 
     queue: str
@@ -46,41 +46,42 @@ class Returned:
 
 
 def refuse_running_workers(broker: RedisBroker) -> None:
-    """Check that no worker of formrelay runs; it would take back what stock Dramatiq is given.
+    """Check that no worker of formrelay runs, since it would adopt the converted messages again.
 
     Raises:
-        BrokerRefused: one was heard of within the heartbeat time-out.
+        BrokerRefused: a worker sent a heartbeat within the heartbeat time-out.
     """
     since = broker.clock.time() - broker.options.heartbeat_timeout.total_seconds()
-    running = [one for one in broker.inspector.workers() if (one.last_heartbeat or 0) >= since]
+    workers = broker.inspector.workers()
+    running = [worker for worker in workers if (worker.last_heartbeat or 0) >= since]
     if running:
-        names = ", ".join(one.name or one.id for one in running)
+        names = ", ".join(worker.name or worker.id for worker in running)
         raise BrokerRefused(
             f"expected no running worker of formrelay, got {names}: stop the workers; a killed "
             f"worker counts as running for {broker.options.heartbeat_timeout.total_seconds():g} s"
         )
 
 
-def give_back(broker: RedisBroker, queue: str) -> Returned:
-    """Give every message of a queue to stock Dramatiq, some in each atomic step.
+def convert_queue(broker: RedisBroker, queue: str) -> Conversion:
+    """Convert every message of a queue for stock Dramatiq, a chunk in each atomic step.
 
-    Stopped half-way, it can be run again. Call :func:`refuse_running_workers` first.
+    If it is interrupted, run it again. Call :func:`refuse_running_workers` first.
 
     Raises:
         BrokerUnavailable, BrokerRefused
     """
-    return _GiveBack(broker, queue).run()
+    return _Converter(broker, queue).run()
 
 
-class _GiveBack:
+class _Converter:
     def __init__(self, broker: RedisBroker, queue: str) -> None:
         self._commands, self._job_types = broker.commands, broker.job_types
         self._queue = queue
-        self._done = Returned(queue)
+        self._done = Conversion(queue)
 
-    def run(self) -> Returned:
+    def run(self) -> Conversion:
         commands, queue, keys, done = self._commands, self._queue, self._commands.keys, self._done
-        commands.recover(queue)  # what dead workers had in flight waits again
+        commands.recover(queue)  # requeues the messages of dead workers
         commands.leave(queue)
         while commands.run("prepare_stock", queue):
             pass
@@ -97,62 +98,64 @@ class _GiveBack:
             done.dead = client.zcard(keys.stock_dead(queue))
         return done
 
-    def _list(self, where: str, key: str) -> None:
-        """Give back a list: the plain one goes round once, another one from its end."""
-        is_plain = where == "waiting"
+    def _list(self, source: str, key: str) -> None:
+        """Convert a waiting list: from its start without a priority, else from its end."""
+        is_plain = source == "waiting"
         with self._commands.talk() as client:
             left = client.llen(key)
         while left > 0:
-            some = min(left, FEW)
+            size = min(left, BODIES_PER_CALL)
             with self._commands.talk() as client:
-                ids = client.lrange(key, 0, some - 1) if is_plain else client.lrange(key, -some, -1)
+                ids = client.lrange(key, 0, size - 1) if is_plain else client.lrange(key, -size, -1)
             if not ids:
                 return
             if not is_plain:
                 ids.reverse()
             bodies = self._bodies(self._commands.keys.bodies(self._queue), ids)
-            left -= self._write(where, [self._live(id, bodies[id], None) for id in ids])
+            left -= self._write(source, [self._live(id, bodies[id], None) for id in ids])
 
-    def _sorted(self, where: str, key: str, hash_: str) -> None:
-        """Give back the scheduled messages, or the dead letters."""
+    def _sorted(self, source: str, key: str, hash_: str) -> None:
+        """Convert the scheduled messages or the dead letters."""
         while True:
             with self._commands.talk() as client:
-                found = client.zrange(key, 0, FEW - 1, withscores=True)
+                found = client.zrange(key, 0, BODIES_PER_CALL - 1, withscores=True)
             if not found:
                 return
             bodies = self._bodies(hash_, [id for id, _ in found])
-            if where == "dead":
+            if source == "dead":
                 items = [_Item(id, True, self._letter(id, bodies[id])) for id, _ in found]
             else:
                 items = [self._live(id, bodies[id], int(score)) for id, score in found]
-            self._write(where, items)
+            self._write(source, items)
 
     def _bodies(self, hash_: str, ids: list[bytes]) -> dict[bytes, bytes | None]:
         with self._commands.talk() as client:
             return dict(zip(ids, client.hmget(hash_, ids), strict=True))
 
-    def _write(self, where: str, items: list[_Item]) -> int:
-        """Write items in calls of bounded size; returns how many were there still."""
+    def _write(self, source: str, items: list[_Item]) -> int:
+        """Write items in bounded calls; return the number of messages that still existed."""
         written, args, size = 0, list[str | bytes | int](), 0
         for number, item in enumerate(items, 1):
-            made = item.made if where in ("waiting", "scheduled") else item.made[::-1]
-            args += [item.id, int(item.is_dead), len(made)]
-            for id, body in made:
+            messages = item.messages
+            if source not in ("waiting", "scheduled"):
+                messages = messages[::-1]
+            args += [item.id, int(item.is_dead), len(messages)]
+            for id, body in messages:
                 args += [id, body]
                 size += len(body)
             if size > _CALL_BYTES or number == len(items):
-                written += int(self._commands.run("to_stock", self._queue, [where, *args]))
+                written += int(self._commands.run("to_stock", self._queue, [source, *args]))
                 args, size = [], 0
         return written
 
     # -- one message ---------------------------------------------------------------------
 
     def _live(self, id: bytes, body: bytes | None, due: int | None) -> _Item:
-        """A message that waits or is scheduled, as stock Dramatiq runs it."""
+        """Convert a waiting or scheduled message."""
         if body is None:  # deleted by a dashboard
             return _Item(id, False, [])
         try:
-            messages = self._taken_apart(body, to_text(id))
+            messages = self._split(body, to_text(id))
         except Undecodable as error:
             self._done.undecodable += 1
             failure = Failure.undecodable(error, now=self._commands.clock.time())
@@ -162,7 +165,8 @@ class _GiveBack:
             return _Item(id, True, [_encoded(letter, to_text(id), None)])
         return _Item(id, False, [_encoded(message, str(uuid4()), due) for message in messages])
 
-    def _taken_apart(self, body: bytes, id: str) -> list[Message[Any]]:
+    def _split(self, body: bytes, id: str) -> list[Message[Any]]:
+        """Decode a message; a frozen batch becomes the messages of its parts."""
         message = decode(
             body, queue_name=self._queue, job_types=self._job_types, message_id=id or None
         )
@@ -174,23 +178,28 @@ class _GiveBack:
         return [part.message.copy(options=more) for part in thaw(message, None, body).parts]
 
     def _letter(self, id: bytes, body: bytes | None) -> list[tuple[bytes, bytes]]:
-        """A dead letter under its own id, which stock's dashboard looks for in its options."""
+        """Convert a dead letter; stock's dashboard expects its id in its options."""
         if body is None:
             return []
         try:
             message = decode(body, queue_name=self._queue, job_types=self._job_types)
             return [(id, _encoded(message, to_text(id), None)[1])]
         except (Undecodable, InvalidJob):
-            return [(id, body)]  # nobody runs it: as it came
+            return [(id, body)]  # unchanged, since it is never run
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A message of ours, and the messages of stock Dramatiq's that take its place, by their ids."""
+    """A message, and the stock messages that replace it.
+
+    Attributes:
+        is_dead: whether it becomes a dead letter.
+        messages: id and body of each stock message.
+    """
 
     id: bytes
     is_dead: bool
-    made: list[tuple[bytes, bytes]]
+    messages: list[tuple[bytes, bytes]]
 
 
 def _encoded(message: Message[Any], id: str, due: int | None) -> tuple[bytes, bytes]:

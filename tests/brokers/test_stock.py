@@ -17,7 +17,7 @@ from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter, State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.commands import QueueCommands
-from formrelay.brokers.redis.to_stock import give_back, refuse_running_workers
+from formrelay.brokers.redis.to_stock import convert_queue, refuse_running_workers
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.support.harness import Harness
@@ -273,7 +273,7 @@ def test_a_stock_worker_runs_all_that_we_give_back(
     broker.client.rpush(keys.inbox(queue), b"no job")
     died_at = dead_worker(broker, queue)
     assert broker.counts(queue).waiting == 120 + 3 + 3 - died_at
-    done = give_back(broker, queue)
+    done = convert_queue(broker, queue)
     assert (done.waiting, done.scheduled, done.dead, done.undecodable) == (125, 60, 1, 1)
     first = broker.client.lindex(keys.waiting(queue), 0)
     assert b"priority 9" in broker.client.hget(keys.bodies(queue), first)
@@ -323,7 +323,7 @@ def test_frozen_batches_are_taken_apart_and_quarantined_bytes_stay_dead(
     wait_until(lambda: broker.counts(harness.queue).scheduled == 2)
     (letter,) = wait_until(harness.dead)
     harness.stop()
-    done = give_back(broker, harness.queue)
+    done = convert_queue(broker, harness.queue)
     assert (done.scheduled, done.split, done.dead) == (10, 2, 1)
     bodies = broker.client.hgetall(broker.keys.scheduled_bodies(harness.queue))
     assert len(bodies) == 10
@@ -349,7 +349,7 @@ def test_what_was_given_back_can_be_taken_over_again(harness: Harness, broker: R
     actor.send(1)
     actor.send_with_options(args=(2,), delay=100)
     for _ in range(2):
-        done = give_back(broker, harness.queue)
+        done = convert_queue(broker, harness.queue)
         assert (done.waiting, done.scheduled) == (1, 1)
     harness.start()
     wait_until(lambda: sorted(ran) == [1, 2])
@@ -378,9 +378,9 @@ def test_giving_back_can_be_stopped_anywhere_and_run_again(
 
         monkeypatch.setattr(QueueCommands, "run", run)
         with pytest.raises(BrokerUnavailable):
-            give_back(broker, harness.queue)
+            convert_queue(broker, harness.queue)
     monkeypatch.setattr(QueueCommands, "run", real)
-    done = give_back(broker, harness.queue)
+    done = convert_queue(broker, harness.queue)
     assert (done.waiting, done.scheduled) == (120, 60)
     stock.start()
     wait_until(lambda: len(ran) == 180)
