@@ -1,13 +1,13 @@
-"""Queues: one contract, carried by Redis, RabbitMQ or the embedded broker.
+"""Queues on Redis, RabbitMQ or the embedded broker, behind one interface.
 
-The way of a message, and where to read it::
+The steps of a message, and the files that implement them::
 
     consume   redis/consumer.py, rabbitmq/consumer.py
     decode    envelope.py        (undecodable bytes are quarantined)
     admit     ../middleware/admission.py
     perform   ../actors/
     classify  ../middleware/outcomes.py with ../core/outcomes.py
-    settle    settlement.py      (what to do), then the consumer (doing it)
+    settle    settlement.py makes the settlement; the consumer applies it
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
 from .base import RelayBroker
 from .contract import LONGEST_DELAY
-from .envelope import Undecodable, decode, is_frozen, thaw
+from .envelope import Undecodable, decode, decode_batch, is_frozen
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
 
 logger = logging.getLogger("formrelay.brokers")
@@ -277,7 +277,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             message_id=message_id,
         )
         if message.options and is_frozen(message):
-            return thaw(message, tag, data)
+            return decode_batch(message, tag, data)
         return Delivery(message, tag, data)
 
     def crash_loop(self, delivery: Delivery, deaths: int) -> Settlement:

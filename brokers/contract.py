@@ -1,7 +1,6 @@
-"""What the parts of a broker need of it.
+"""The broker as its parts see it, and the types that they share.
 
-The consumers, the inspectors and the sending of follow-ups import this file, and the broker imports
-them.
+Consumers, inspectors and follow-ups import this file; the broker imports them.
 """
 
 from __future__ import annotations
@@ -18,24 +17,23 @@ from dramatiq.middleware import Middleware
 
 from ..core.clock import Clock
 
-#: No message is scheduled further ahead; RabbitMQ's delay queues end soon after.
+#: Maximum delay of a message; RabbitMQ's delay queues end soon after.
 LONGEST_DELAY = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerOptions:
-    """What every broker is told, whichever it is.
+    """Options of every broker.
 
     Attributes:
-        max_message_bytes: a larger encoded message is refused at ``send()``.
-        heartbeat_timeout: a worker unheard of for longer is dead.
-        max_crash_deliveries: deliveries that killed their worker before the
-            message is dead-lettered.
+        max_message_bytes: maximum size of an encoded message at ``send()``.
+        heartbeat_timeout: time without a heartbeat after which a worker counts as dead.
+        max_crash_deliveries: number of killed workers after which a message is dead-lettered.
         dead_letter_retention: how long dead letters are kept.
-        connect_timeout: to connect, and for one answer.
-        idempotency_keep: how long the result of a job with an idempotency key is known.
-        concurrency: by queue name, the most messages that one process works on
-            at a time; queues that are not named are bounded by the threads.
+        connect_timeout: time-out of connecting, and of one answer.
+        idempotency_keep: how long the result of a job with an idempotency key is kept.
+        concurrency: maximum number of messages that one process runs at a time, by queue name;
+            other queues are limited by the number of threads.
     """
 
     max_message_bytes: int = 1024 * 1024
@@ -49,12 +47,12 @@ class BrokerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How an actor wants its batches.
+    """The size of an actor's batches.
 
     Attributes:
-        size: a batch is full at this weight.
-        wait: how long the first of a batch waits for others.
-        weight: of one call, by its keyword arguments; None: each weighs 1.
+        size: the weight at which a batch is full.
+        wait: how long the first message of a batch waits for others.
+        weight: weight of one message, from its keyword arguments; None: each weighs 1.
     """
 
     size: int
@@ -64,11 +62,12 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message on its way in.
+    """A message to enqueue.
 
     Attributes:
-        due: unix milliseconds; None is at once.
-        priority: 0 to 9, the highest first; None is 0.
+        body: the encoded message.
+        due: unix milliseconds; None: now.
+        priority: 0 to 9, the highest first; None: 0.
     """
 
     message: Message[Any]
@@ -82,8 +81,8 @@ class BrokerContract(dramatiq.Broker, ABC):
 
     Attributes:
         queues: names of the queues that are declared in this process.
-        is_stopping: whether this process's worker is stopping: nothing new is begun.
-        job_types: actor name by job type, for the plain jobs of other publishers.
+        is_stopping: whether the worker of this process is stopping and starts no more messages.
+        job_types: actor name by job type, for plain jobs.
     """
 
     options: BrokerOptions
@@ -94,15 +93,15 @@ class BrokerContract(dramatiq.Broker, ABC):
 
     @abstractmethod
     def put_again(self, envelope: Envelope) -> None:
-        """Write a message whose first write failed; the broker may have it all the same.
+        """Write a message again after an error that does not say whether it was written.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: the broker does not have it.
+            BrokerUnavailable, BrokerRefused: the message may not be written.
         """
 
     @abstractmethod
     def drop_waiting(self, queue_name: str) -> int:
-        """Drop the waiting messages of a queue, never the dead ones; returns how many."""
+        """Delete the waiting and scheduled messages of a queue; return their number."""
 
     def in_flight_limit(self, queue_name: str) -> int | None:
         """How many messages of the ``async`` actors on a queue run at a time; None: it has none."""

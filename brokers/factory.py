@@ -1,4 +1,4 @@
-"""Which broker: the one place that chooses by configuration."""
+"""Makes the broker that the settings name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _broker: RelayBroker | None = None
 
 
 def make_broker(settings: Settings) -> RelayBroker:
-    """A new broker as the settings say. Talks to no server, but the embedded one is started.
+    """Make a broker. Connects to no server, but starts the embedded server.
 
     Raises:
         ConfigError: the broker's package is not installed.
@@ -83,9 +83,9 @@ def _make(settings: Settings, options: BrokerOptions, workers: dict[str, str]) -
 
 
 def get_broker() -> RelayBroker:
-    """This process's broker, made at the first call.
+    """Return the broker of this process, made at the first call.
 
-    It becomes Dramatiq's global one too, unless another was set before.
+    It becomes Dramatiq's global broker, unless another broker was set before.
 
     Raises:
         ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
@@ -94,15 +94,15 @@ def get_broker() -> RelayBroker:
     with _lock:
         if _broker is None:
             _broker = make_broker(get_settings())
-            # So that a plain @dramatiq.actor lands on it as well; but a broker that the host
-            # program (django-dramatiq, say) has set before us stays what it is.
+            # A plain @dramatiq.actor uses it as well. A broker that the host program (for example
+            # django-dramatiq) has set before is kept.
             if dramatiq.broker.global_broker is None:
                 dramatiq.set_broker(_broker)
         return _broker
 
 
 def _workers(settings: Settings) -> dict[str, WorkerSettings]:
-    """The workers by the names that the dead-letter exchanges have (``dlx.webhook``)."""
+    """Return the workers by the names in their dead-letter exchanges (``dlx.webhook``)."""
     return {
         "event": settings.events,
         "submission": settings.submissions,

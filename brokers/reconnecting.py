@@ -11,12 +11,12 @@ from .errors import BrokerRefused, BrokerUnavailable
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Soon at first, never in a tight loop, and not all workers at one moment.
+#: With jitter, so that workers do not reconnect at the same moment.
 _RECONNECT = RetryPolicy(
     backoff=Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=5)), jitter=0.5
 )
-#: Seconds between two log lines about a refusal: a refusal seldom mends itself.
-_LOG_AGAIN = 60.0
+#: Seconds between two log lines about a refusal, which lasts until an operator fixes it.
+_REFUSAL_LOG_INTERVAL = 60.0
 
 
 class Reconnect:
@@ -31,7 +31,7 @@ class Reconnect:
         self._queue = queue
         self._clock = clock
         self._retry_at = 0.0
-        self._logged_at = -_LOG_AGAIN
+        self._logged_at = -_REFUSAL_LOG_INTERVAL
 
     @property
     def seconds(self) -> float:
@@ -39,17 +39,17 @@ class Reconnect:
         return max(0.0, self._retry_at - self._clock.monotonic())
 
     def succeeded(self) -> None:
-        """The next failure waits for the shortest time again."""
+        """Reset the back-off."""
         self.failures = 0
 
     def failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
-        """Wait longer than the last time, and log the error."""
+        """Increase the back-off and log the error."""
         self.failures += 1
         wait = _RECONNECT.wait_before(self.failures + 1).total_seconds()
         now = self._clock.monotonic()
         self._retry_at = now + wait
         if isinstance(error, BrokerRefused):
-            if now - self._logged_at < _LOG_AGAIN:
+            if now - self._logged_at < _REFUSAL_LOG_INTERVAL:
                 return
             self._logged_at = now
         logger.error(

@@ -37,11 +37,11 @@ class Refused(Generic[T]):
         return len(self._items)
 
     def next_due(self) -> float | None:
-        """When to try again, monotonic seconds; None where nothing was refused."""
+        """Return the time of the next retry, monotonic seconds; None if nothing was refused."""
         return self._retry_at if self._items else None
 
     def take_due(self, *, is_last: bool = False) -> list[T]:
-        """Remove and return the items that are due; the caller adds those that fail again.
+        """Remove and return the items that are due; the caller adds the items that fail again.
 
         Args:
             is_last: also return items that are not due yet.
@@ -52,7 +52,7 @@ class Refused(Generic[T]):
         return taken
 
     def add(self, items: Iterable[T], error: BrokerRefused | BrokerUnavailable) -> None:
-        """Keep refused items for a later retry; logs once per back-off interval."""
+        """Keep refused items for a later retry; log once per back-off interval."""
         is_waiting = bool(self._items)
         self._items += items
         if is_waiting or not self._items:
@@ -61,7 +61,7 @@ class Refused(Generic[T]):
         wait = _AGAIN.wait_before(self._failures + 1).total_seconds()
         self._retry_at = self._clock.monotonic() + wait
         logger.error(
-            "the broker refused to take settled messages; they stay in flight and are tried again",
+            "the broker refused settled messages; they stay in flight and are retried",
             extra={
                 "queue": self._queue,
                 "messages": len(self._items),
@@ -71,6 +71,6 @@ class Refused(Generic[T]):
         )
 
     def settled(self) -> None:
-        """The last try was successful: the next refusal waits for the shortest time again."""
+        """Reset the back-off after a successful retry."""
         if not self._items:
             self._failures = 0

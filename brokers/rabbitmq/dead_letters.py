@@ -27,7 +27,7 @@ from pika import spec
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
-from ..envelope import decode_or_quarantine, revive
+from ..envelope import decode_or_quarantine, encode_for_replay
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import as_dead_letter
@@ -187,7 +187,7 @@ class Walk:
         """
         letters = list(letters)
         client, queue = self._client, self._queue
-        bodies = [(letter.entry.id, revive(letter.entry.message)) for letter in letters]
+        bodies = [(letter.entry.id, encode_for_replay(letter.entry.message)) for letter in letters]
         client.publish(
             [Publication(queue, "", queue, client.head(id, body), body) for id, body in bodies]
         )

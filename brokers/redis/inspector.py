@@ -9,7 +9,7 @@ from itertools import islice
 import orjson
 
 from ..contract import BrokerContract
-from ..envelope import priority_in, revive
+from ..envelope import encode_for_replay, priority_in
 from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
 from ..inspector import Inspector, Progress, silent
 from .commands import QueueCommands
@@ -202,7 +202,7 @@ class RedisInspector(Inspector):
         args: list[str | bytes | int] = []
         for letter in letters:
             priority = priority_in(letter.message.options) or ""
-            args += (to_bytes(letter.id), priority, revive(letter.message))
+            args += (to_bytes(letter.id), priority, encode_for_replay(letter.message))
         return int(self._commands.run("replay", queue, args))
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:

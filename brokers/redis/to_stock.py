@@ -16,7 +16,7 @@ from dramatiq.common import dq_name
 from ...core.errors import InvalidJob
 from ...core.failure import Failure
 from ...middleware.delivery import RETRIES
-from ..envelope import Undecodable, decode, encode, is_frozen, quarantine, thaw
+from ..envelope import Undecodable, decode, decode_batch, encode, is_frozen, quarantine
 from ..errors import BrokerRefused
 from .broker import RedisBroker
 from .pages import BODIES_PER_CALL, to_bytes, to_text
@@ -175,7 +175,7 @@ class _Converter:
         self._done.split += 1
         attempts = message.options.get(RETRIES)
         more = {} if attempts is None else {RETRIES: attempts}
-        return [part.message.copy(options=more) for part in thaw(message, None, body).parts]
+        return [part.message.copy(options=more) for part in decode_batch(message, None, body).parts]
 
     def _letter(self, id: bytes, body: bytes | None) -> list[tuple[bytes, bytes]]:
         """Convert a dead letter; stock's dashboard expects its id in its options."""

@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formrelay.brokers.envelope import (
-    MOST_LEVELS,
+    MAX_LEVELS,
     QUARANTINE,
     Undecodable,
     decode,
+    decode_batch,
     encode,
     encode_batch,
+    encode_for_replay,
     is_frozen,
     quarantine,
-    revive,
-    thaw,
 )
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Failure, Reason
@@ -186,7 +186,7 @@ def test_the_largest_integers_of_64_bit_are_kept() -> None:
 
 def test_arguments_nested_too_deeply_are_refused() -> None:
     with pytest.raises(InvalidJob, match="levels"):
-        encode(message(nested(MOST_LEVELS)))
+        encode(message(nested(MAX_LEVELS)))
 
 
 # -- what is not decoded -----------------------------------------------------------------
@@ -223,7 +223,7 @@ def changed(**changes: Any) -> bytes:
         (b'"SECRET-VALUE"', "expected a JSON object, got a string"),
         (b"5", "expected a JSON object, got a number"),
         (b"true", "expected a JSON object, got a boolean"),
-        (b"{}", "expected a message with 'args', got one without"),
+        (b"{}", "expected a message with 'args', got a message without"),
         *((without(name), f"with '{name}'") for name in GOOD if name != "queue_name"),
         (changed(args={}), "args of a message to be list, got an object"),
         (changed(args=SECRET), "args of a message to be list, got a string"),
@@ -240,7 +240,7 @@ def changed(**changes: Any) -> bytes:
         (changed(args=["N"]).replace(b'"N"', b"18446744073709551616"), "at most 64 bit"),
         (changed(args=["N"]).replace(b'"N"', b"-9223372036854775809"), "at most 64 bit"),
         (changed(args=["N"]).replace(b'"N"', b"9" * 300), "at most 64 bit"),
-        (changed(args=nested(MOST_LEVELS)), "levels"),
+        (changed(args=nested(MAX_LEVELS)), "levels"),
         (b'{"a":' * 1000 + b"1" + b"}" * 1000, "levels"),
         (b"[" * 100_000, "expected JSON"),
         (b'{"type": "no.such.job"}', "expected a known job type (event.record, greeting.send)"),
@@ -303,13 +303,15 @@ def decodes_or_says_so(data: bytes) -> None:
     assert exactly(read(encode(dead)).args) == exactly(decoded.args)
     if is_frozen(decoded):
         try:
-            batch = thaw(decoded, "tag")
+            batch = decode_batch(decoded, "tag")
         except Undecodable:
             return
         encode(encode_batch(batch, {}))
     else:
         batch = Batch.of([Delivery(decoded, "tag")])
-        assert thaw(read(encode(encode_batch(batch, {}))), "tag").parts[0].message == decoded
+        assert (
+            decode_batch(read(encode(encode_batch(batch, {}))), "tag").parts[0].message == decoded
+        )
 
 
 def test_falsy_throws_are_harmless_and_let_through() -> None:
@@ -364,30 +366,30 @@ def test_a_frozen_batch_keeps_its_parts_their_order_and_their_options(
     batch = batch_of(messages)
     stored = read(encode(encode_batch(batch, {"retries": 2})))
     assert is_frozen(stored)
-    again = thaw(stored, "tag")
+    again = decode_batch(stored, "tag")
     assert [exactly(part.message.asdict()) for part in again.parts] == [
         exactly(one.asdict()) for one in messages
     ]
     assert exactly(again.kwargs[BATCH]) == exactly(batch.kwargs[BATCH])
     assert (again.was_stored, again.attempt, again.actor_name) == (True, 3, "act")
     # Frozen again, it is the same.
-    twice = thaw(read(encode(encode_batch(again, {}))), "tag")
+    twice = decode_batch(read(encode(encode_batch(again, {}))), "tag")
     assert twice.kwargs == again.kwargs
     assert [part.message for part in twice.parts] == [part.message for part in again.parts]
 
 
 def test_the_deepest_message_can_still_be_frozen() -> None:
-    deepest = message(nested(MOST_LEVELS - 2))
+    deepest = message(nested(MAX_LEVELS - 2))
     assert read(encode(deepest)) == deepest
     with pytest.raises(InvalidJob):
-        encode(message(nested(MOST_LEVELS - 1)))
+        encode(message(nested(MAX_LEVELS - 1)))
     stored = read(encode(encode_batch(batch_of([deepest]), {"failure": FAILURE.to_json()})))
-    assert thaw(stored, "tag").parts[0].message == deepest
+    assert decode_batch(stored, "tag").parts[0].message == deepest
 
 
 def test_a_message_of_the_limits_of_the_frozen_but_not_frozen_is_undecodable() -> None:
     with pytest.raises(Undecodable, match="levels"):
-        read(changed(args=nested(MOST_LEVELS + 2)))
+        read(changed(args=nested(MAX_LEVELS + 2)))
 
 
 PART: dict[str, Any] = {
@@ -419,7 +421,7 @@ PART: dict[str, Any] = {
 )
 def test_what_only_says_that_it_is_a_frozen_batch_is_undecodable(kwargs: dict[str, Any]) -> None:
     with pytest.raises(Undecodable, match="expected a frozen batch with its parts"):
-        thaw(message(options={"frozen": True}, **kwargs), "tag")
+        decode_batch(message(options={"frozen": True}, **kwargs), "tag")
 
 
 @pytest.mark.parametrize(
@@ -435,9 +437,9 @@ def test_only_the_true_flag_makes_a_frozen_batch(frozen: Any, expected: bool) ->
 @given(st.binary(max_size=500))
 def test_quarantined_bytes_come_back_as_they_were(data: bytes) -> None:
     dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
-    assert revive(dead) == data
+    assert encode_for_replay(dead) == data
     # Also after the journey to the dead letters and back.
-    assert revive(read(encode(dead))) == data
+    assert encode_for_replay(read(encode(dead))) == data
 
 
 def test_a_quarantined_message_has_its_failure_and_its_id() -> None:
@@ -453,7 +455,7 @@ def test_a_revived_message_starts_again_and_is_otherwise_the_same(
     dead = given_message.copy(
         options={"failure": FAILURE.to_json(), "retries": 3, "eta": 5, "mine": 1}
     )
-    again = read(revive(dead))
+    again = read(encode_for_replay(dead))
     kept = {k: v for k, v in dead.options.items() if k not in ("failure", "retries", "eta")}
     assert exactly(again.options) == exactly(kept)
     assert again.options["mine"] == 1
@@ -465,7 +467,7 @@ def test_a_revived_message_starts_again_and_is_otherwise_the_same(
 @pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)
 def test_somebody_elses_message_under_the_name_of_the_quarantine_is_kept(raw: Any) -> None:
     odd = Message("q", QUARANTINE, (1,), {}, {"raw": raw}, "id-1", 1)
-    assert read(revive(odd)) == odd
+    assert read(encode_for_replay(odd)) == odd
 
 
 def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
@@ -488,7 +490,7 @@ def test_large_undecodable_text_is_kept_as_text_and_comes_back_as_it_was(
 ) -> None:
     dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
     assert ("raw_text" in dead.options, "raw" in dead.options) == (is_text, not is_text)
-    assert revive(read(encode(dead))) == data
+    assert encode_for_replay(read(encode(dead))) == data
     assert len(encode(dead)) < 1.34 * len(data) + 1_000
 
 
@@ -499,7 +501,7 @@ def hidden(levels: int) -> bytes:
 
 
 def test_brackets_in_texts_hide_no_depth() -> None:
-    for levels in (MOST_LEVELS + 1, 230, 900):
+    for levels in (MAX_LEVELS + 1, 230, 900):
         data = changed(kwargs={}).replace(b'"kwargs":{}', b'"kwargs":' + hidden(levels))
         orjson.loads(data)
         with pytest.raises(Undecodable, match="levels"):

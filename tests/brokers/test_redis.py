@@ -497,7 +497,7 @@ def test_a_message_whose_outcome_redis_refuses_holds_up_no_other(
     wait_until(lambda: client.hlen(keys.bodies(queue)) == 5)
     assert client.zcard(keys.dead(queue)) == 0
     # A second of refusals is a line, not a line a call.
-    assert caplog.text.count("refused to take settled messages") <= 2
+    assert caplog.text.count("refused settled messages") <= 2
     client.delete(keys.dead_bodies(queue))
     wait_until(harness.is_empty)
     assert len(harness.dead()) == 5
@@ -516,7 +516,7 @@ def test_a_worker_that_ends_gives_back_the_message_whose_outcome_redis_refuses(
     client.set(keys.dead_bodies(queue), "of another type")
     actor.send()
     harness.start(threads=1)
-    wait_until(lambda: "refused to take settled messages" in caplog.text)
+    wait_until(lambda: "refused settled messages" in caplog.text)
     harness.stop()
     # It waits as it was, and no death is counted against it.
     assert client.llen(keys.waiting(queue)) == 1

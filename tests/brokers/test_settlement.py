@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dramatiq import Message
 
-from formrelay.brokers.envelope import decode, encode, encode_batch, is_frozen, thaw
+from formrelay.brokers.envelope import decode, decode_batch, encode, encode_batch, is_frozen
 from formrelay.brokers.settlement import (
     Settlement,
     Write,
@@ -47,7 +47,7 @@ def fresh() -> Batch:
 def stored() -> Batch:
     """The same as one message, as it comes back from the broker."""
     frozen = encode_batch(fresh(), {"retries": 4}).copy(message_id="batch-1")
-    return thaw(decode(encode(frozen), queue_name="q", job_types={}), "tag-batch")
+    return decode_batch(decode(encode(frozen), queue_name="q", job_types={}), "tag-batch")
 
 
 def read(write: Write) -> Message[Any]:
@@ -152,7 +152,7 @@ def test_a_fresh_batch_that_is_tried_again_is_frozen_and_its_parts_removed(
     (write,) = replacement.writes
     assert (write.due, write.keeps_id) == (due, False)
     assert write.message_id.startswith("batch-")
-    again = thaw(read(write), "tag")
+    again = decode_batch(read(write), "tag")
     assert [part.message for part in again.parts] == [part.message for part in batch.parts]
     assert again.message_id == write.message_id
     # The most tried part counts, or a batch could be retried for ever.
@@ -216,7 +216,7 @@ def test_a_stored_batch_that_is_tried_again_replaces_itself(
         "replace": [(["tag-batch"], [("batch-1", due)])],
         "done": [],
     }
-    again = thaw(read(writes(settlement)[0]), "tag")
+    again = decode_batch(read(writes(settlement)[0]), "tag")
     assert [part.message for part in again.parts] == [part.message for part in batch.parts]
     assert again.attempt == attempt
 
@@ -248,7 +248,7 @@ def test_positional_arguments_of_a_part_survive_every_way() -> None:
     odd = Message("q", "act", ("positional",), {}, {}, "id-9", 1)
     batch = Batch.of([Delivery(odd, "tag-9")])
     (write,) = writes(settlement_of(batch, RETRY, NOW))
-    again = thaw(read(write), "tag-batch")
+    again = decode_batch(read(write), "tag-batch")
     assert again.parts[0].message == odd
     (dead,) = writes(settlement_of(again, DEAD, NOW))
     assert read(dead).args == ("positional",)
@@ -287,7 +287,7 @@ def test_a_frozen_batch_has_the_highest_priority_of_its_parts() -> None:
     batch = Batch.of([Delivery(one, f"tag-{n}") for n, one in enumerate(parts)])
     (write,) = writes(settlement_of(batch, RETRY, NOW))
     assert write.priority == 7
-    (again,) = writes(settlement_of(thaw(read(write), "tag"), RETRY, NOW))
+    (again,) = writes(settlement_of(decode_batch(read(write), "tag"), RETRY, NOW))
     assert again.priority == 7
     (plain,) = writes(settlement_of(fresh(), RETRY, NOW))
     assert plain.priority is None

@@ -31,7 +31,7 @@ from pika import spec
 
 from formrelay.brokers.base import RelayBroker
 from formrelay.brokers.contract import BrokerOptions
-from formrelay.brokers.envelope import decode, is_frozen, thaw
+from formrelay.brokers.envelope import decode, decode_batch, is_frozen
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
@@ -61,7 +61,7 @@ def numbers_in(bodies: Iterable[bytes]) -> Counter[int]:
         message = decode(body, queue_name="q", job_types={})
         parts: Sequence[Any] = [message]
         if is_frozen(message):
-            parts = thaw(message, "tag").parts
+            parts = decode_batch(message, "tag").parts
         found.update(part.kwargs["number"] for part in parts)
     return found
 

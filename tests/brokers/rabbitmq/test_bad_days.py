@@ -209,7 +209,7 @@ def test_letters_refused_by_a_full_queue_are_buried_soon_after_its_limit_is_lift
     body = {"pattern": "^dlq", "apply-to": "queues", "definition": definition}
     api(base, policy, method="PUT", body=body)
     harness.start(threads=2)
-    refused = "the broker refused to take settled messages"
+    refused = "the broker refused settled messages"
     sent: list[int] = []
 
     def is_refused() -> bool:
