@@ -1,8 +1,7 @@
-"""What every formrelay broker shares: the path in, and the face to Dramatiq.
+"""Base class of the brokers: checks and encodes messages, and calls the middleware.
 
-A broker is a subclass with five verbs (``_put``, ``consume``, ``ping``,
-``drop_waiting``, ``close``) and what :class:`.inspector.Inspector` is made of.
-Middleware, validation of sizes, due times and signals are here, once.
+A subclass implements ``_put``, ``consume``, ``ping``, ``drop_waiting``, ``close`` and an
+:class:`.inspector.Inspector`.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from .follow_ups import end_attempt, keep
 from .inspection import DeadFilter, DeadLetter, QueueCounts
 from .inspector import Inspector
 
-#: Number and bytes of the messages that ``enqueue_many`` hands to the broker at a time: enough
-#: that the round trip does not matter, few enough that memory stays flat and Redis is not held up.
+#: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
+#: chunks would use more memory and block Redis.
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
 
@@ -51,7 +50,7 @@ class RelayBroker(BrokerContract):
         #: The names of the actors with ``in_flight``, and what runs them.
         self.async_actors: set[str] = set()
         self.async_runner = AsyncRunner(self)
-        #: The Redis that keeps shared state; None: it is kept in this process's memory.
+        #: The Redis that keeps shared state; None: this process keeps it in memory.
         self.state: StateRedis | None = None
         self._state_lock = Lock()
         self._idempotency_store: IdempotencyStore | None = None
@@ -59,10 +58,13 @@ class RelayBroker(BrokerContract):
 
     @property
     def actor_options(self) -> set[str]:
-        """Options of ours that no middleware owns: ``batch_size`` and ``batch_wait``
-        (a timedelta) make a queue coalesce, ``batch_weight`` says how much of a batch's size a
-        call is (1 without it), ``job_type`` names the job for other publishers, ``in_flight``
-        says how many messages of an ``async`` actor may be begun at a time."""
+        """Names of the options of actors, with formrelay's options that no middleware declares.
+
+        ``batch_size`` and ``batch_wait`` (a timedelta) make the actor run in batches;
+        ``batch_weight`` is the weight of one message in a batch (default 1); ``job_type`` names
+        the job for publishers of plain jobs; ``in_flight`` is the maximum number of messages of
+        an ``async`` actor that run at a time.
+        """
         ours = {"batch_size", "batch_wait", "batch_weight", "in_flight"}
         return self._actor_options | ours | {"job_type", "broker_priority"}
 
@@ -71,7 +73,7 @@ class RelayBroker(BrokerContract):
         self._actor_options = names
 
     def idempotency_store(self) -> IdempotencyStore:
-        """Where the keys of jobs are locked and remembered; made at the first call."""
+        """Return the store of idempotency keys, made at the first call."""
         with self._state_lock:
             if self._idempotency_store is None:
                 self._idempotency_store = make_idempotency_store(self.state)
@@ -80,7 +82,7 @@ class RelayBroker(BrokerContract):
     # -- signals ---------------------------------------------------------------
 
     def add_middleware(self, middleware: Middleware, **position: Any) -> None:
-        # Before the base class calls hooks of it: they may send signals of their own.
+        # Before the base class calls hooks of the middleware, which may emit signals.
         self._hooks: dict[tuple[str, bool], list[Middleware]] = {}
         super().add_middleware(middleware, **position)
         self._hooks = {}
@@ -108,10 +110,10 @@ class RelayBroker(BrokerContract):
                 self.log_hook_failure(f"after_{signal}", middleware)
 
     def _listeners(self, hook: str, args: Sequence[Any]) -> list[Middleware]:
-        """The middleware that has something to do at ``hook``, in order.
+        """Return the middleware that implements ``hook``, in order.
 
-        Dramatiq calls every hook of every middleware, some forty empty ones a
-        message; that was a third of the time that a small message took.
+        Dramatiq calls every hook of every middleware. Some forty empty calls took a third of the
+        time of a small message.
         """
         is_async = bool(args) and isinstance(args[0], Delivery) and args[0].is_async
         found = self._hooks.get((hook, is_async))
@@ -128,23 +130,23 @@ class RelayBroker(BrokerContract):
     def get_declared_queues(self) -> set[str]:
         return set(self.queues)
 
-    # -- the way in ------------------------------------------------------------
+    # -- send ------------------------------------------------------------------
 
     def declare_queue(self, queue_name: str) -> None:
-        """Make a queue known to this process. Talks to no server."""
+        """Declare a queue in this process. Connects to no server."""
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
-            # No after_declare_delay_queue: it would make Dramatiq's worker consume delayed
-            # messages into its memory. Here they wait inside the broker.
+            # Without the signal after_declare_delay_queue, on which Dramatiq's worker would keep
+            # delayed messages in memory. Here the server keeps them.
             self.emit_after("declare_queue", queue_name)
 
     def declare_actor(self, actor: dramatiq.Actor[Any, Any]) -> None:
         """Declare an actor.
 
         Raises:
-            InvalidPolicy: its options make no retry policy.
-            ValueError: it has idempotency= with an option that excludes it.
+            InvalidPolicy: the options make no retry policy.
+            ValueError: idempotency= is used with an option that excludes it.
         """
         give_policy(actor)
         remember(actor)
@@ -156,16 +158,17 @@ class RelayBroker(BrokerContract):
             self.job_types[actor.options["job_type"]] = actor.actor_name
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
-        """Put a message on its queue; the broker has it when this returns.
+        """Write a message to its queue; it is stored durably when this returns.
 
         Args:
-            delay: milliseconds, as in stock Dramatiq. A message that carries an
-                ``eta`` option (unix milliseconds) is scheduled for that time.
+            delay: milliseconds, as in stock Dramatiq. A message with the option ``eta`` (unix
+                milliseconds) is scheduled for that time.
 
         Raises:
-            InvalidJob: an argument is not JSON, the delay is too long, the priority not 0 to 9.
-            BrokerUnavailable, BrokerRefused: the broker does not have it.
-            MessageTooLarge: it is larger than ``max_message_bytes``.
+            InvalidJob: an argument is not JSON, the delay is too long, or the priority is not 0
+                to 9.
+            BrokerUnavailable, BrokerRefused: the message may not be written.
+            MessageTooLarge: the message is larger than ``max_message_bytes``.
         """
         self.emit_before("enqueue", message, delay)
         envelope = self._envelope(message, delay)
@@ -178,15 +181,15 @@ class RelayBroker(BrokerContract):
         return message
 
     def put_again(self, envelope: Envelope) -> None:
-        """Write a message whose first write failed; the broker may have it all the same.
+        """Write a message again after an error that does not say whether it was written.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: the broker does not have it.
+            BrokerUnavailable, BrokerRefused: the message may not be written.
         """
         self._put([envelope], is_repetition=True)
 
     def check(self, message: Message[Any]) -> None:
-        """Find out now what :meth:`enqueue` would say of the message itself; nothing is sent.
+        """Check a message as :meth:`enqueue` does, without sending it.
 
         Raises:
             InvalidJob, MessageTooLarge: as :meth:`enqueue`.
@@ -194,13 +197,13 @@ class RelayBroker(BrokerContract):
         self._envelope(message, None)
 
     def enqueue_many(self, messages: Iterable[Message[Any]]) -> int:
-        """Put many messages on their queues, in order; returns their number.
+        """Write many messages to their queues, in order; return their number.
 
-        Takes a generator of any length: memory holds one chunk of up to 500 messages or 1 MB.
-        When it raises, the first ``accepted`` messages (an attribute of the error) are enqueued
-        for certain. On Redis a chunk is written whole or not at all, also over several queues:
-        after BrokerUnavailable the chunk behind those messages may be enqueued, after other errors
-        nothing else is. On RabbitMQ any messages of that chunk may be.
+        Accepts a generator of any length: memory contains one chunk of at most 500 messages or
+        1 MB. When it raises, the first ``accepted`` messages (an attribute of the error) are
+        enqueued. On Redis, the next chunk may be enqueued as a whole after BrokerUnavailable, and
+        is not enqueued after other errors. On RabbitMQ, any messages of the next chunk may be
+        enqueued.
 
         Raises:
             as :meth:`enqueue`.
@@ -255,56 +258,55 @@ class RelayBroker(BrokerContract):
         actor = self.actors.get(message.actor_name)
         if actor is None or "batch_size" not in actor.options:
             return
-        # Dramatiq looks for them on the call, and the call of a batch is not one message's.
+        # Dramatiq reads these options from the message that runs, which here is the batch.
         for name in ("pipe_target", "on_success", "on_failure", "max_age"):
             if message.options.get(name) is not None:
                 raise InvalidJob(
-                    f"expected no {name} on a message of {message.actor_name!r}, which is run in "
+                    f"expected no {name} on a message of {message.actor_name!r}, which runs in "
                     "batches, got one"
                 )
 
     @abstractmethod
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
-        """Write all of them, durably, before returning.
+        """Write all messages durably before returning.
 
         Args:
-            is_repetition: they may have been written before; a broker that can tell writes
-                none of them twice.
+            is_repetition: whether the messages may have been written before; Redis then writes no
+                message twice.
         """
 
-    # -- the way out, and operations ---------------------------------------------
+    # -- operations --------------------------------------------------------------
 
     @abstractmethod
     def ping(self, queues: Collection[str] | None = None) -> None:
-        """Check that the broker can be reached, and that queues can be used.
+        """Check the connection, and the rights to send, fetch and settle on queues.
 
         Args:
-            queues: to send to, fetch from and settle on; None is every declared queue, and an
-                empty collection none.
+            queues: the queues to check; None: every declared queue; empty: only the connection.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: with what to do.
+            BrokerUnavailable, BrokerRefused: the error says what to do.
         """
 
     def weaknesses(self) -> list[str]:
-        """How this broker is set up weaker than our promises want it, with what to do."""
+        """List settings of the server that weaken formrelay's promises, each with what to do."""
         return []
 
     def try_access(self) -> list[str]:
-        """Try what a send, a fetch and a settlement need, where :meth:`ping` leaves that out.
+        """Check rights to send, fetch and settle that :meth:`ping` does not check.
 
         Returns:
-            What the user may not do that makes promises weaker.
+            Missing rights that weaken formrelay's promises.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: with what to do.
+            BrokerUnavailable, BrokerRefused: the error says what to do.
         """
         return []
 
     @property
     @abstractmethod
     def inspector(self) -> Inspector:
-        """The questions of an operator."""
+        """The inspector of queues, workers and dead letters."""
 
     def counts(self, queue: str) -> QueueCounts:
         """Count the messages of a queue by state."""
@@ -327,12 +329,12 @@ class RelayBroker(BrokerContract):
         self.drop_waiting(queue_name)
 
     def flush_all(self) -> None:
-        """Drop the waiting and scheduled messages of every declared queue; never the dead."""
+        """Delete the waiting and scheduled messages of every declared queue; keep dead letters."""
         for queue_name in self.queues:
             self.flush(queue_name)
 
     def batching(self, queue_name: str) -> dict[str, Batching]:
-        """How the batch actors on a queue want their batches, by name."""
+        """Return the batch sizes of the batch actors on a queue, by actor name."""
         return {
             name: Batching(
                 actor.options["batch_size"],
@@ -344,13 +346,14 @@ class RelayBroker(BrokerContract):
         }
 
     def throttles(self, queue_name: str) -> list[Throttle]:
-        """Those of the sinks of the actors on a queue."""
-        options = [one.options for one in self.actors.values() if one.queue_name == queue_name]
-        return list(dict.fromkeys(one["throttle"] for one in options if "throttle" in one))
+        """Return the throttles of the sinks of the actors on a queue."""
+        actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
+        throttles = (actor.options.get("throttle") for actor in actors)
+        return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))
 
 
 def _priority(message: Message[Any]) -> int | None:
-    """The ``broker_priority`` option of a message, or of a message's actor."""
+    """Return the option ``broker_priority`` of a message; None for 0 or without the option."""
     level = message.options.get("broker_priority")
     if level is None:
         return None
