@@ -21,7 +21,7 @@ from .keys import Keys
 
 #: Each script is the last name, preceded by the files that it includes (and ``common``).
 _SCRIPTS = (
-    *((name,) for name in ("done", "enqueue", "leave", "pardon", "replay", "to_stock")),
+    *((name,) for name in ("done", "enqueue", "leave", "replay", "to_stock", "uncount_death")),
     ("adopt", "adopt_dead"),
     ("adopt", "exchange"),
     ("adopt", "prepare_stock"),
@@ -150,14 +150,14 @@ class QueueCommands:
             block = max(min(seconds, self._max_block), 0.001)
             self.client.bzpopmin(self.keys.wake(queue), timeout=block)
 
-    def count_trial(self, queue: str, id: bytes) -> None:
+    def count_death(self, queue: str, id: bytes) -> None:
         """Count a death against a suspect before it runs; settling it removes the count."""
         with translated(self.where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
 
-    def pardon(self, queue: str, ids: Sequence[bytes]) -> None:
+    def uncount_death(self, queue: str, ids: Sequence[bytes]) -> None:
         """Remove one death from the count of each message: its worker is alive."""
-        self.run("pardon", queue, ids)
+        self.run("uncount_death", queue, ids)
 
     def in_flight(self, queue: str) -> set[bytes]:
         """Return the ids of the messages that Redis has in flight for this worker."""

@@ -258,7 +258,7 @@ class RedisConsumer(RelayConsumer):
             self._in_flight.bytes -= len(body)
             self._in_flight.pending.settlement.add(self.crash_loop(delivery, deaths))
         else:
-            delivery.before_trial = lambda: self._commands.count_trial(self.queue_name, id)
+            delivery.before_trial = lambda: self._commands.count_death(self.queue_name, id)
             # The parts of a batch whose worker died are thousands of suspects. They run as a
             # batch once more; each runs alone only if that batch kills its worker as well.
             delivery.alone = deaths > 1 or not self._coalesces
@@ -287,7 +287,7 @@ class RedisConsumer(RelayConsumer):
                 lost = self._in_flight.newly_lost(in_flight) if was_silent else []
             if lost:
                 # The workers that took them over counted a death against each message.
-                self._commands.pardon(self.queue_name, lost)
+                self._commands.uncount_death(self.queue_name, lost)
             self._must_reconcile = False
 
     def _take_prefetched(self) -> list[Delivery]:

@@ -78,7 +78,7 @@ def test_a_command_that_must_not_be_repeated_goes_over_a_checked_connection(
     for connection in broker.client.connection_pool._available_connections:
         connection.next_health_check = -1
     proxy.forget()
-    broker.commands.count_trial(unique, b"id")
+    broker.commands.count_death(unique, b"id")
     assert broker.client.hgetall(broker.keys.suspects(unique)) == {b"id": b"1"}
 
 

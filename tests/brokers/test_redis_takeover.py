@@ -235,7 +235,7 @@ def test_a_worker_that_stood_still_is_no_death_of_its_messages(
     suspects = broker.keys.suspects(harness.queue)
     broker.commands.pause(harness.queue)  # nobody fetches it anew
     take_over(broker, other, harness.queue)
-    other.commands.count_trial(harness.queue, ours.tag)
+    other.commands.count_death(harness.queue, ours.tag)
     assert broker.client.hgetall(suspects) == {ours.tag: b"2"}
     for _ in range(2):  # the second time nothing more is taken back
         consumer._exchanged_at -= 3_600  # it stood still
