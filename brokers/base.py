@@ -354,14 +354,14 @@ class RelayBroker(BrokerContract):
 
 def _priority(message: Message[Any]) -> int | None:
     """Return the option ``broker_priority`` of a message; None for 0 or without the option."""
-    level = message.options.get("broker_priority")
-    if level is None:
+    priority = message.options.get("broker_priority")
+    if priority is None:
         return None
-    if not isinstance(level, int) or not 0 <= level <= 9:
+    if not isinstance(priority, int) or not 0 <= priority <= 9:
         raise InvalidJob(
-            f"expected broker_priority to be a whole number from 0 to 9, got {level!r}"
+            f"expected broker_priority to be a whole number from 0 to 9, got {priority!r}"
         )
-    return level or None
+    return priority or None
 
 
 def _eta(message: Message[Any]) -> int | None:

@@ -174,7 +174,7 @@ def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
     if batch.was_stored:
         return Replacement((batch.tag,), (_scheduled(message, now, outcome.after, keeps_id=True),))
     priorities = [priority_in(part.options) for part in batch.parts if part.options]
-    highest = max((level for level in priorities if level is not None), default=None)
+    highest = max((priority for priority in priorities if priority is not None), default=None)
     if highest is not None:
         message = message.copy(options={"broker_priority": highest})
     message = message.copy(message_id=f"batch-{uuid4()}")

@@ -2,7 +2,7 @@
 -- KEYS: in the order of Keys.of() in keys.py.
 
 local waiting, bodies, scheduled, scheduled_bodies, dead, dead_bodies, wake, suspects,
-      priorities, levels, paused, inbox, heartbeats, sequence = unpack(KEYS)
+      priorities, used_priorities, paused, inbox, heartbeats, sequence = unpack(KEYS)
 
 local CHUNK = 1000 -- unpack() fails with a few thousand values
 
@@ -32,17 +32,17 @@ end
 
 -- Returns the list in which a message waits: each priority has its own.
 local function list_of(id)
-    local level = any_priorities and redis.call('hget', priorities, id)
-    if not level then return waiting end
-    redis.call('zadd', levels, level, level)
-    return waiting .. '.p' .. level
+    local priority = any_priorities and redis.call('hget', priorities, id)
+    if not priority then return waiting end
+    redis.call('zadd', used_priorities, priority, priority)
+    return waiting .. '.p' .. priority
 end
 
 local function push_back(id) redis.call('rpush', list_of(id), id) end
 local function push_front(id) redis.call('lpush', list_of(id), id) end
 
 local function anything_waits()
-    return redis.call('exists', waiting, levels, inbox) > 0
+    return redis.call('exists', waiting, used_priorities, inbox) > 0
         or (on_old_inbox('exists') or 0) > 0
 end
 
@@ -107,9 +107,9 @@ local function dead_letter(id, body)
     redis.call('zadd', dead, now, add(dead_bodies, id, body))
 end
 
-local function set_priority(id, level)
-    if level ~= '' then
-        redis.call('hset', priorities, id, level)
+local function set_priority(id, priority)
+    if priority ~= '' then
+        redis.call('hset', priorities, id, priority)
         any_priorities = true
     end
 end

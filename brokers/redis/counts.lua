@@ -5,8 +5,8 @@
 
 local waits = redis.call('llen', waiting)
 local oldest = redis.call('lindex', waiting, 0)
-for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
-    waits = waits + redis.call('llen', waiting .. '.p' .. level)
+for _, priority in ipairs(redis.call('zrevrange', used_priorities, 0, -1)) do
+    waits = waits + redis.call('llen', waiting .. '.p' .. priority)
 end
 -- Messages that a purge has not dropped yet have bodies, but are neither waiting nor in flight.
 local purging = 0

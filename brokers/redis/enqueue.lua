@@ -20,17 +20,17 @@ if ARGV[2] == '1' then
 end
 
 for i = 3, #ARGV, 4 do
-    local id, due, level, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+    local id, due, priority, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
     if known[i] then
         must_wake = must_wake or due == ''
     elseif due == '' then
         id = add_waiting(id, body)
-        set_priority(id, level)
+        set_priority(id, priority)
         push_back(id)
         must_wake = true
     else
         local new_id, is_first = schedule_new(id, due + skew, body)
-        set_priority(new_id, level)
+        set_priority(new_id, priority)
         must_wake = is_first or must_wake
     end
 end

@@ -46,9 +46,9 @@ class Enqueue:
         by_queue: dict[str, Args] = {}
         for envelope in envelopes:
             due = "" if envelope.due is None else envelope.due
-            level = "" if envelope.priority is None else envelope.priority
+            priority = "" if envelope.priority is None else envelope.priority
             args = by_queue.setdefault(envelope.message.queue_name, [])
-            args += (envelope.message.message_id, due, level, envelope.body)
+            args += (envelope.message.message_id, due, priority, envelope.body)
         with translated(self._commands.where):
             repeated(lambda again: self._write(by_queue, again or is_repetition))
 

@@ -66,7 +66,7 @@ local function requeue(first, last)
     end
 end
 
-local function write(id, due, level, body, keeps_id)
+local function write(id, due, priority, body, keeps_id)
     if due == '' then return dead_letter(id, body) end
     local is_first
     if keeps_id then
@@ -87,10 +87,10 @@ local function replace(is_untried, first, last)
     local deaths = is_untried and is_ours and redis.call('hget', suspects, ARGV[first])
     local written = {}
     for _ = 1, tonumber(next_arg()) do
-        local id, due, level, body = next_arg(), next_arg(), next_arg(), next_arg()
+        local id, due, priority, body = next_arg(), next_arg(), next_arg(), next_arg()
         if is_ours then
-            local new_id = write(id, due, level, body, count == 1 and id == ARGV[first])
-            if new_id then written[#written + 1] = {new_id, level} end
+            local new_id = write(id, due, priority, body, count == 1 and id == ARGV[first])
+            if new_id then written[#written + 1] = {new_id, priority} end
         end
     end
     if not is_ours then
@@ -180,10 +180,10 @@ if room > 0 and not is_paused then
     end
 
     -- The highest priority first, then the messages without a priority.
-    for _, level in ipairs(redis.call('zrevrange', levels, 0, -1)) do
-        local list = waiting .. '.p' .. level
+    for _, priority in ipairs(redis.call('zrevrange', used_priorities, 0, -1)) do
+        local list = waiting .. '.p' .. priority
         fetch_from(list)
-        if redis.call('exists', list) == 0 then redis.call('zrem', levels, level) end
+        if redis.call('exists', list) == 0 then redis.call('zrem', used_priorities, priority) end
     end
     fetch_from(waiting)
 

@@ -17,7 +17,7 @@ if ARGV[1] == '1' and not anything_purged() then
         end
     end
     count = count + redis.call('llen', inbox) + (on_old_inbox('llen') or 0)
-    redis.call('unlink', inbox, levels)
+    redis.call('unlink', inbox, used_priorities)
     on_old_inbox('unlink')
 end
 drop_chunk()

@@ -38,7 +38,7 @@ class RedisInspector(Inspector):
         keys = self._commands.keys
         with self._commands.talk() as client:
             pipeline = client.pipeline(transaction=False)
-            for list_ in (keys.waiting(queue), *keys.levels_waiting(queue)):
+            for list_ in (keys.waiting(queue), *keys.priority_lists(queue)):
                 pipeline.lindex(list_, 0)
             first = [id for id in pipeline.execute() if id is not None]
             bodies = client.hmget(keys.bodies(queue), first) if first else []

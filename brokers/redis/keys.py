@@ -76,9 +76,9 @@ class Keys:
         """Ours. String: ``host:pid`` of a worker, with an expiry."""
         return f"{self.namespace}:__worker__.{worker}"
 
-    def levels_waiting(self, queue: str) -> list[str]:
+    def priority_lists(self, queue: str) -> list[str]:
         """Ours. Lists of waiting ids by priority, the highest first."""
-        return [f"{self.waiting(queue)}.p{level}" for level in range(9, 0, -1)]
+        return [f"{self.waiting(queue)}.p{priority}" for priority in range(9, 0, -1)]
 
     def wake(self, queue: str) -> str:
         """Ours. Sorted set with one marker: idle workers block on it."""
@@ -92,7 +92,7 @@ class Keys:
         """Ours. Hash: the priority of each message that has one."""
         return f"{self.namespace}:{queue}.priorities"
 
-    def levels(self, queue: str) -> str:
+    def used_priorities(self, queue: str) -> str:
         """Ours. Sorted set: the priorities whose list (``…:queue.p7``) may hold messages."""
         return f"{self.namespace}:{queue}.levels"
 
@@ -124,7 +124,7 @@ class Keys:
             self.wake(queue),
             self.suspects(queue),
             self.priorities(queue),
-            self.levels(queue),
+            self.used_priorities(queue),
             self.paused(queue),
             self.inbox(queue),
             self.heartbeats(),

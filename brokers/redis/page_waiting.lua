@@ -10,7 +10,7 @@ local room, max_bytes = math.min(tonumber(ARGV[1]), CHUNK), tonumber(ARGV[2])
 local seen_list, seen_at, seen_id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 local lists = {}
-for level = 9, 1, -1 do lists[#lists + 1] = waiting .. '.p' .. level end
+for priority = 9, 1, -1 do lists[#lists + 1] = waiting .. '.p' .. priority end
 lists[#lists + 1] = waiting
 lists[#lists + 1] = inbox
 if on_old_inbox('exists') then lists[#lists + 1] = old_inbox end

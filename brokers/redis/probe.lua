@@ -46,7 +46,7 @@ for _, hash in ipairs({bodies, scheduled_bodies, dead_bodies, suspects, prioriti
 end
 try('hlen', bodies)
 
-for _, set in ipairs({wake, scheduled, dead, levels, heartbeats}) do
+for _, set in ipairs({wake, scheduled, dead, used_priorities, heartbeats}) do
     try('zcard', set)
     try('zscore', set, member)
     try('zrange', set, 0, 0)

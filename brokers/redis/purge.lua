@@ -2,7 +2,7 @@
 -- that is enqueued later, and then deletes a chunk of messages in each call.
 
 local waiting_lists = {waiting}
-for level = 1, 9 do waiting_lists[#waiting_lists + 1] = waiting .. '.p' .. level end
+for priority = 1, 9 do waiting_lists[#waiting_lists + 1] = waiting .. '.p' .. priority end
 local delayed_keys = {scheduled, scheduled_bodies:sub(1, -6)}
 
 local function purged(key) return key .. '.purged' end

@@ -5,11 +5,11 @@
 
 local replayed = 0
 for i = 1, #ARGV, 3 do
-    local id, level, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local id, priority, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     if redis.call('zrem', dead, id) == 1 then
         redis.call('hdel', dead_bodies, id)
         id = add_waiting(id, body)
-        set_priority(id, level)
+        set_priority(id, priority)
         push_back(id)
         replayed = replayed + 1
     end

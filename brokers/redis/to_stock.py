@@ -85,13 +85,13 @@ class _Converter:
         commands.leave(queue)
         while commands.run("prepare_stock", queue):
             pass
-        lists = [keys.waiting(queue), *reversed(keys.levels_waiting(queue))]
-        for level, key in enumerate(lists):
-            self._list(str(level) if level else "waiting", key)
+        lists = [keys.waiting(queue), *reversed(keys.priority_lists(queue))]
+        for priority, key in enumerate(lists):
+            self._list(str(priority) if priority else "waiting", key)
         self._sorted("scheduled", keys.scheduled(queue), keys.scheduled_bodies(queue))
         self._sorted("dead", keys.dead(queue), keys.dead_bodies(queue))
         with commands.talk() as client:
-            client.delete(keys.wake(queue), keys.levels(queue))
+            client.delete(keys.wake(queue), keys.used_priorities(queue))
             done.paused = bool(client.exists(keys.paused(queue)))
             done.waiting = client.llen(keys.waiting(queue))
             done.scheduled = client.llen(keys.stock_delayed(queue))

@@ -185,7 +185,7 @@ class RedisSite(Site):
         client, keys, queue = broker.client, broker.keys, self.queue
         bodies = client.hgetall(keys.bodies(queue))
         index: set[bytes] = set()
-        for list_ in (keys.waiting(queue), *keys.levels_waiting(queue)):
+        for list_ in (keys.waiting(queue), *keys.priority_lists(queue)):
             index.update(client.lrange(list_, 0, -1))
         for one in self.brokers:
             index |= client.smembers(keys.in_flight(one.commands.worker_id, queue))
