@@ -139,7 +139,7 @@ def _service_and_database(
 ) -> tuple[str | None, int | None]:
     if parts.scheme == "unix":
         if not parts.path.strip("/"):
-            raise Expected("be like unix:///path/redis.sock", got="no path of a socket")
+            raise Expected("be like unix:///path/redis.sock", got="no path")
         return None, None
     service, database = None, parts.path.strip("/")
     if is_sentinel:
@@ -190,12 +190,12 @@ class _Options(TypedDict, total=False):
     health_check_interval: Annotated[Whole, Ge(0)]
     max_connections: Annotated[Whole, Ge(1)]
     decode_responses: Annotated[
-        bool, _only(False), Takes("'false' or left out: messages are bytes")
+        bool, _only(False), Takes("'false', or to leave it out: messages are bytes")
     ]
     protocol: Annotated[
         Whole,
         _only(2),
-        Takes("2 or left out: formrelay speaks RESP2, which every server understands"),
+        Takes("2, or to leave it out: formrelay speaks RESP2, which every server understands"),
     ]
     ssl_cert_reqs: Annotated[Literal["required", "optional", "none"], BeforeValidator(_cert_reqs)]
     ssl_check_hostname: bool
@@ -228,9 +228,9 @@ def _options(query: str, *, is_tls: bool, is_sentinel: bool) -> dict[str, Any]:
         if name not in known:
             raise _unknown(name, known)
         if [other for other, _ in given].count(name) > 1:
-            raise Expected(f"have the option {name} once", got="it twice")
+            raise Expected(f"set the option {name} once", got="it twice")
         if not text:
-            raise Expected(f"have an option {name} that is set to something", got="nothing")
+            raise Expected(f"give the option {name} a value", got="none")
     try:
         options = _ADAPTER.validate_python(texts)
     except ValidationError as error:
@@ -238,7 +238,7 @@ def _options(query: str, *, is_tls: bool, is_sentinel: bool) -> dict[str, Any]:
     else:
         return {name: value for name, value in options.items() if name not in _FIXED}
     got = shown(texts[name])
-    raise Expected(f"have an option {name} that is {expectation(_TYPES[name])}", got=got)
+    raise Expected(f"set the option {name} to {expectation(_TYPES[name])}", got=got)
 
 
 def _unknown(name: str, known: list[str]) -> Expected:
@@ -249,4 +249,4 @@ def _unknown(name: str, known: list[str]) -> Expected:
             ("rediss", "TLS") if name.startswith("ssl_") else ("redis+sentinel", "Sentinels")
         )
         return Expected(f"start with {scheme}:// because it has {got}", got=f"no {missing}")
-    return Expected(f"have no options but {', '.join(sorted(known))}", got=got, advice="remove it")
+    return Expected(f"use only the options {', '.join(sorted(known))}", got=got, advice="remove it")

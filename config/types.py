@@ -49,7 +49,7 @@ Whole = Annotated[int, _written_as(r"[+-]?[0-9]{1,18}")]
 Count = Annotated[Whole, Ge(1)]
 Decimal = Annotated[float, _written_as(_DECIMAL)]
 
-#: Before a ``Literal`` of lower-case words: takes them in any case.
+#: Makes a ``Literal`` of lower-case words take them in any case.
 AnyCase = BeforeValidator(str.lower)
 
 _LEVELS = {"FATAL": "CRITICAL", "WARN": "WARNING", "VERBOSE": "DEBUG", "TRACE": "DEBUG"}
@@ -136,7 +136,7 @@ DAYS = Unit("days", timedelta(days=1), "_DAYS")
 
 # The limits stand next to timedelta, inside the unit: pydantic 2.7 can only check them there.
 Seconds = Annotated[timedelta, Gt(_ZERO), SECONDS]
-#: A timeout for something on the network, which may be late by a part of a second.
+#: A period that covers a network round trip; less than a second would end too early.
 SecondsFromOne = Annotated[timedelta, Ge(timedelta(seconds=1)), SECONDS]
 #: A delay before an attempt.
 Delay = Annotated[timedelta, Interval(ge=_ZERO, le=LONGEST_WAIT), SECONDS]
@@ -158,7 +158,7 @@ def split(text: str) -> list[str]:
     return [item.strip() for item in text.split(",")]
 
 
-#: Before a type of a tuple.
+#: Reads a comma-separated text as a list, for a tuple type.
 Split = BeforeValidator(lambda value: split(value) if isinstance(value, str) else value)
 
 
@@ -169,7 +169,7 @@ def _read_pair(value: object) -> object:
     return name.strip(), other.strip() if equals else None
 
 
-#: Around a type of a pair: 'name=other', or 'name' for a pair with None.
+#: Reads 'name=other' as a pair, and 'name' as a pair with None.
 Pair = BeforeValidator(_read_pair)
 WrittenPair = PlainSerializer(lambda pair: "=".join(filter(None, pair)), when_used="json")
 _Word = Annotated[str, Field(min_length=1)]
@@ -255,7 +255,7 @@ def text_of(value: object) -> str:
 
 
 def parts(kind: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, list[Any]]:
-    """A type without ``Annotated`` and without None, and its metadata, the outermost first."""
+    """Split a type into its plain type, without ``Annotated`` and None, and its metadata."""
     if get_origin(kind) is Annotated:
         return parts(kind.__origin__, (*metadata, *kind.__metadata__))
     not_none = [one for one in get_args(kind) if one is not NoneType]
@@ -274,8 +274,8 @@ def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
         if pattern := getattr(mark, "pattern", None):
             return f"text that matches {pattern}"
     if get_origin(kind) is Literal:
-        words = [f"'{word}'" for word in get_args(kind)]
-        return f"{', '.join(words[:-1])} or {words[-1]}"
+        quoted = [f"'{word}'" for word in get_args(kind)]
+        return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
     if kind is bool:
         return "'true' or 'false'"
     unit = next((mark for mark in marks if isinstance(mark, Unit)), None)
@@ -288,11 +288,8 @@ def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
         for name in ("gt", "ge", "le")
         if (limit := getattr(mark, name, None)) is not None
     }
-    match limits:
-        case {"ge": low, "le": high}:
-            return f"{noun} from {low} to {high}"
-        case {"ge": low}:
-            return f"{noun} of at least {low}"
-        case {"gt": low}:
-            return f"{noun} above {low}"
-    return noun
+    if {"ge", "le"} <= limits.keys():
+        return f"{noun} from {limits['ge']} to {limits['le']}"
+    words = {"gt": "above", "ge": "of at least", "le": "of at most"}
+    limited = " and ".join(f"{words[name]} {limit}" for name, limit in limits.items())
+    return f"{noun} {limited}".strip()

@@ -54,14 +54,14 @@ def test_options_have_their_types() -> None:
 
 
 WRONG = [
-    ("redis://h?decode_responses=true", "decode_responses", "'false' or left out"),
+    ("redis://h?decode_responses=true", "decode_responses", "'false', or to leave it out"),
     ("redis://h?protocol=3", "protocol", "speaks RESP2"),
-    ("redis://h?retry_on_timeout=1", "retry_on_timeout", "no options but"),
+    ("redis://h?retry_on_timeout=1", "retry_on_timeout", "use only the options"),
     ("redis://h?Hunter2=1", "another one", "remove it"),
     ("redis://h?max_connections=0", "max_connections", "of at least 1"),
     ("redis://h?max_connections=many", "max_connections", "of at least 1"),
     ("redis://h?socket_timeout=-1", "socket_timeout", "seconds above 0"),
-    ("redis://h?socket_timeout=", "socket_timeout", "set to something"),
+    ("redis://h?socket_timeout=", "socket_timeout", "a value, got none"),
     ("redis://h?health_check_interval=soon", "health_check_interval", "a whole number"),
     ("redis://h?client_name=a%20b", "client_name", "without spaces"),
     ("redis://h?db=1&db=2", "db", "once"),
@@ -74,7 +74,7 @@ WRONG = [
     ("redis://u:hunter2@ss?word=x@h", "percent-encode", "its user and password"),
     ("redis://user/hunter2@h:6379/0", "the number of a database", "another text"),
     ("redis://h/0#hunter2", "percent-encode", "its user and password"),
-    ("unix://", "path", "no path of a socket"),
+    ("unix://", "path", "got no path"),
 ]
 
 

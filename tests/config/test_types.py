@@ -92,6 +92,8 @@ def test_any_text_is_read_or_refused_in_one_line(name: str, text: str) -> None:
         (Whole, Field(ge=1, le=9), "a whole number from 1 to 9"),
         (Count | None, Field(), "a whole number of at least 1"),
         (Decimal, Field(gt=0), "a number above 0"),
+        (Decimal, Field(gt=0, le=5), "a number above 0 and of at most 5"),
+        (int, Field(), "a whole number"),
         (Hours, Field(), "a number of hours above 0"),
         (KeepDays | None, Field(), "a number of days from 1 to 15000"),
         (Literal["a", "b", "c"], Field(), "'a', 'b' or 'c'"),
