@@ -1,7 +1,7 @@
-"""The clients of outside systems of this process, made at first use from the settings.
+"""The clients of outside systems, made from the settings once a process, at first use.
 
-Made late on purpose: Dramatiq forks its workers, and neither sockets nor the
-embedded ClickHouse live through a fork.
+Not earlier, because Dramatiq forks its workers: sockets and the embedded ClickHouse must not be
+shared with a parent process.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 class per_process(Generic[T]):
-    """Calls a function once, also where many threads call it first at one time.
+    """Calls a function once a process, also when several threads call it first.
 
-    functools.cache would make one for each thread: two limiters let twice as many through.
+    (functools.cache would call it once for each of these threads.)
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self.__doc__ = make.__doc__
         self._make = make
-        self._lock = RLock()  # one may need another
-        #: What was made, if it was.
+        self._lock = RLock()  # a client may need another client
+        #: The object, once it is made.
         self.made: list[T] = []
 
     def __call__(self) -> T:
@@ -40,7 +40,7 @@ class per_process(Generic[T]):
         return self.made[0]
 
     def forget(self) -> list[T]:
-        """Make a new one at the next call; returns the old one, if there is one."""
+        """Forget and return the object, if there is one; the next call makes another."""
         made, self.made = self.made, []
         return made
 
@@ -56,7 +56,7 @@ def clickhouse() -> ClickHouse:
     url = section.secret("url")
     if url is None:
         raise ConfigError(
-            "expected CLICKHOUSE_URL for the events, got none: set it to clickhouse://host:9000"
+            "expected CLICKHOUSE_URL for the queue of events, got none: set it to clickhouse://host:9000"
         )
     return connect(
         url,
@@ -69,7 +69,7 @@ def clickhouse() -> ClickHouse:
 
 
 def clickhouse_schema() -> Schema:
-    """The tables that the configuration asks for, ``events`` first."""
+    """The configured tables, ``events`` first."""
     settings = get_settings()
     tables = ("events", *(table for _, table in settings.events.tables))
     return Schema(
@@ -80,12 +80,11 @@ def clickhouse_schema() -> Schema:
     )
 
 
-#: How ClickHouse fares, for the queue of events.
-clickhouse_throttle = Throttle("clickhouse")
+#: Pauses the queue of events.
+clickhouse_throttle = Throttle("clickhouse", title="ClickHouse")
 
-
-#: How the API fares, for the queues of submissions and of partials.
-api_throttle = Throttle("api")
+#: Pauses the queues of submissions and of partials.
+api_throttle = Throttle("api", title="the API")
 
 
 @per_process

@@ -1,7 +1,7 @@
-"""How much an outside system takes at present, for those that fetch work for it.
+"""A circuit breaker for an outside system, asked by the consumers that fetch messages for it.
 
-A circuit breaker (closed, open, half-open) whose middle state lets one message through, and
-which remembers that a system that is busy wants fewer and larger batches.
+It is closed (any number of messages), open (none) or half-open (one message, to find out whether
+the system works again). For a system that is busy it also asks for fewer and larger batches.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from datetime import timedelta
 from threading import Lock
 
+from .backoff import BackoffTimer
 from .clock import SYSTEM_CLOCK, Clock
 from .errors import (
     PartsFailed,
@@ -19,93 +20,91 @@ from .errors import (
     SinkUnavailable,
     SinkUnready,
 )
+from .retry import Exponential
 
 logger = logging.getLogger("formrelay.workers")
 
-#: Left alone for so long at first, then twice as long each time, up to the second.
-_FIRST, _LONGEST = timedelta(seconds=1), timedelta(seconds=30)
-#: Batches grow to so many times their size and wait, and shrink by half after so many that
-#: went well.
-_MOST_STRETCH = 8
+#: How long the circuit stays open after each failure.
+_BACKOFF = Exponential(base=timedelta(seconds=1), cap=timedelta(seconds=30))
+#: Maximum factor for the size and the wait of a batch.
+_MAX_STRETCH = 8
+#: Successful batches in a row after which the factor is halved.
 _CALM = 20
 
 
 class Throttle:
-    """The state of one outside system, as this process has found it. Safe across threads.
+    """The circuit breaker of one outside system in this process. Thread-safe.
 
     Args:
-        sink: its name in log lines.
+        sink: the system's name in the field ``sink`` of log lines.
+        title: its name in sentences; default: ``sink``.
     """
 
-    def __init__(self, sink: str, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.sink = sink
-        #: How many times as large, and as long awaited, batches are to be.
+    def __init__(self, sink: str, *, title: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
+        self.title = title or sink
+        #: The factor for the size and the wait of a batch.
         self.stretch = 1
-        #: Whether it failed last: consumers look here first, once a message.
+        #: Whether the last attempt failed. Consumers read this first, once a message.
         self.is_tripped = False
-        self._clock = clock
+        self._sink = sink
         self._lock = Lock()
-        self._failures = 0
-        self._held_until = 0.0
+        self._timer = BackoffTimer(clock)
         self._calm = 0
 
     @property
     def allowance(self) -> int | None:
-        """How many messages may be in hand: None for any number, 0 for none, 1 to find out."""
+        """Maximum number of messages in flight: None (no limit), 0 (open) or 1 (half-open)."""
         if not self.is_tripped:
             return None
         return 0 if self.held_for() else 1
 
     def held_for(self) -> timedelta:
-        """How long nothing is to be tried; zero for not at all."""
-        if not self.is_tripped:
-            return timedelta(0)
-        return timedelta(seconds=max(0.0, self._held_until - self._clock.monotonic()))
+        """The time until the next try; zero when messages may be tried now."""
+        return self._timer.remaining if self.is_tripped else timedelta(0)
 
     def note(self, error: BaseException | None, *, parts: int = 1) -> None:
-        """Learn from the end of an attempt.
+        """Record the end of an attempt.
 
         Args:
-            error: None: it worked.
-            parts: how many messages were tried.
+            error: what the attempt raised; None for success.
+            parts: the number of messages that were tried.
         """
-        told = [*error.failures.values()] if isinstance(error, PartsFailed) else [error]
-        for one in told:
-            if isinstance(one, SinkUnavailable | SinkBusy | SinkUnready):
-                self._failed(one)
+        errors = [*error.failures.values()] if isinstance(error, PartsFailed) else [error]
+        for part_error in errors:
+            if isinstance(part_error, SinkUnavailable | SinkBusy | SinkUnready):
+                self._failed(part_error)
                 return
-        # Only who has had an answer knows that the system works: what was refused, or is in.
-        # All others say neither that it does nor that it does not.
-        some_worked = error is None or (isinstance(error, PartsFailed) and len(told) < parts)
-        if some_worked or any(isinstance(one, SinkPermanent) for one in told):
+        # Only an answer (success or refusal) shows that the system works. Any other error, like
+        # an invalid job, says nothing about the system.
+        some_succeeded = error is None or (isinstance(error, PartsFailed) and len(errors) < parts)
+        if some_succeeded or any(isinstance(each, SinkPermanent) for each in errors):
             self._worked()
 
     def _failed(self, error: SinkTransient) -> None:
         with self._lock:
             if self.held_for():
-                return  # others that were under way when it was found out
-            self._failures += 1
-            wait = min(_LONGEST, _FIRST * 2 ** min(self._failures - 1, 10))
-            wait = max(wait, min(error.retry_after or wait, _LONGEST))
-            self._held_until = self._clock.monotonic() + wait.total_seconds()
+                return  # this attempt was under way when the circuit opened
+            self._timer.fail(_BACKOFF, at_least=error.retry_after)
             if isinstance(error, SinkBusy):
-                self.stretch, self._calm = min(2 * self.stretch, _MOST_STRETCH), 0
+                self.stretch, self._calm = min(2 * self.stretch, _MAX_STRETCH), 0
             is_first, self.is_tripped = not self.is_tripped, True
         if is_first:
-            # What a person has to mend is an error; what passes by itself is not.
+            # An error where a person has to act; a warning where the failure passes by itself.
             level = logging.ERROR if isinstance(error, SinkUnready) else logging.WARNING
-            about = {"sink": self.sink, "error_message": str(error), "code": error.code}
-            logger.log(level, "nothing more is fetched for a sink", extra=about)
+            about = {"sink": self._sink, "error_message": str(error), "code": error.code}
+            logger.log(level, "pausing consumption: %s is unavailable", self.title, extra=about)
 
     def _worked(self) -> None:
         if not self.is_tripped and self.stretch == 1:
             return
         with self._lock:
             if self.held_for():
-                return  # begun before it was found out
-            was_held, self.is_tripped, self._failures = self.is_tripped, False, 0
+                return  # this attempt began before the circuit opened
+            was_tripped, self.is_tripped = self.is_tripped, False
+            self._timer.reset()
             self._calm += 1
             if self._calm >= _CALM:
                 self.stretch, self._calm = max(1, self.stretch // 2), 0
-        if was_held:
-            logger.info("a sink works again", extra={"sink": self.sink})
+        if was_tripped:
+            about = {"sink": self._sink}
+            logger.info("resuming consumption: %s is available", self.title, extra=about)

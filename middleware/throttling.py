@@ -1,4 +1,4 @@
-"""What the actors of a sink find out about it, for the consumers that fetch work for it."""
+"""Reports the end of each attempt to the circuit breaker of the actor's sink."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from .delivery import Batch, Delivery
 
 
 class Throttling(Middleware):
-    """Tells the throttle of an actor how its attempts end; while it holds, none is begun.
+    """Reports attempts to the actor's throttle, and defers messages while the throttle is open.
 
-    The consumers ask the same throttle before they fetch anything
-    (:meth:`~formrelay.brokers.base.RelayBroker.allowance`), so that only what was fetched
-    before comes here.
+    Consumers ask the same throttle before they fetch (``allowance`` in ``brokers/consumer.py``),
+    so only messages that were prefetched earlier are deferred here.
     """
 
     @property
@@ -32,7 +31,7 @@ class Throttling(Middleware):
         if throttle is None or not (held := throttle.held_for()):
             return
         assert isinstance(message, Delivery)
-        message.outcome = Defer(held, f"{throttle.sink} is left alone for a while")
+        message.outcome = Defer(held, f"{throttle.title} is unavailable")
         raise SkipMessage(message.outcome.why)
 
     def after_process_message(
@@ -48,7 +47,7 @@ class Throttling(Middleware):
             return
         assert isinstance(message, Delivery)
         if message.claim is not None and message.claim.known is not None:
-            return  # it was known to have run, and nobody was asked
+            return  # the result came from the idempotency store: the sink was not asked
         parts = len(message.parts) if isinstance(message, Batch) else 1
         throttle.note(exception, parts=parts)
 

@@ -1,4 +1,4 @@
-"""``event.record``: analytics events into ClickHouse, many messages a block."""
+"""``event.record``: inserts analytics events into ClickHouse, many messages a block."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from ..job import job_actor
 from ..model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
 from ..resources import clickhouse, clickhouse_throttle, per_process
 from .insert import Row, insert
-from .routing import Destinations, Waits
+from .routing import Router, TableBackoffs
 
 
-# A dataclass and no JobModel: of these there are many, and pydantic makes one in half the time.
+# A dataclass instead of a JobModel: pydantic makes it in half the time.
 @dataclass(
     config=ConfigDict(alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True),
     slots=True,
 )
 class Event:
-    """One thing that happened to a form. Unknown keys travel along, and are not recorded."""
+    """An event of a form. Unknown keys stay in the message but are not recorded."""
 
     type: Annotated[Name, Field(description="What happened: form_viewed.")]
     form_id: Name
@@ -52,16 +52,16 @@ class Event:
         default=None,
         description="ISO 8601 with an offset, from 1971 to 2104; now where there is none.",
     )
-    properties: InstanceOf[dict[str, Any]] = Field(  # not copied, as pydantic would
+    properties: InstanceOf[dict[str, Any]] = Field(  # InstanceOf: pydantic would copy a dict
         default_factory=dict, description="Whatever else there is to say; kept as JSON text."
     )
 
 
-def to_row(event: Event) -> Row:
-    """The values of :data:`COLUMNS`, of an event that has its id and time.
+def event_row(event: Event) -> Row:
+    """The values of :data:`.routing.COLUMNS` for an event that has its id and time.
 
     Raises:
-        InvalidJob: the properties are no JSON, too large, or have a NUL character.
+        InvalidJob: the properties are not JSON, are too large, or contain a NUL character.
     """
     assert event.occurred_at is not None
     return (
@@ -97,29 +97,30 @@ def _no_json(name: str, error: TypeError) -> InvalidJob:
 
 
 def to_wire(events: Sequence[Event], given: Any) -> list[dict[str, Any]]:
-    """The events as they are sent, each with the id and time that it keeps at every attempt.
+    """The payload of a message: events with an id and a time, which stay the same at every attempt.
 
     Args:
-        given: what they were made of; its unknown keys travel along.
+        events: the checked events.
+        given: the payload that they were parsed from; its unknown keys are sent too.
 
     Raises:
-        InvalidJob: as for :func:`to_row`.
+        InvalidJob: as for :func:`event_row`.
     """
     found = []
-    for place, (event, item) in enumerate(zip(events, _one_or_many(given), strict=True)):
+    for place, (event, item) in enumerate(zip(events, _as_list(given), strict=True)):
         try:
             found.append(_one_to_wire(event, item))
             continue
         except InvalidJob as error:
             wrong = _placed(place, error)
-        raise wrong  # outside the except: what it came of must not travel with it
+        raise wrong  # outside the except block: its context must not hold payload values
     return found
 
 
 def _one_to_wire(event: Event, given: Any) -> dict[str, Any]:
     event.event_id = event.event_id or uuid4()
     event.occurred_at = event.occurred_at or datetime.now(UTC)
-    to_row(event)
+    event_row(event)
     sent = {
         "eventId": str(event.event_id),
         "type": event.type,
@@ -153,12 +154,12 @@ def _unknown_keys(item: Any) -> dict[str, Any]:
     return unknown
 
 
-def _one_or_many(payload: Any) -> Any:
+def _as_list(payload: Any) -> Any:
     return payload if isinstance(payload, list) else [payload]
 
 
 class _OneOrMany:
-    """What :func:`_one_or_many` takes, for the JSON Schema."""
+    """The JSON Schema of :func:`_as_list`: an event or a list of events."""
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -167,12 +168,10 @@ class _OneOrMany:
         return {"anyOf": [many["items"], many]}
 
 
-#: Whose ids are made from those of their messages.
+#: The UUID namespace of event ids that are derived from message ids.
 _NAMESPACE = UUID("5d1a8f2e-6c3b-4e57-9f0a-2b7c84d1e6a9")
-
-
-#: Unix milliseconds, in the year 2096.
-_SOME_DAY = 4_000_000_000_000
+#: Unix milliseconds (the year 2096); a larger timestamp is not in milliseconds.
+_MAX_SENT_AT = 4_000_000_000_000
 
 
 def _rows(job: Job[list[Event]]) -> list[Row]:
@@ -181,7 +180,7 @@ def _rows(job: Job[list[Event]]) -> list[Row]:
         try:
             if event.event_id is None or event.occurred_at is None:
                 _complete(event, f"{job.message_id or uuid4()}/{place}", job.sent_at)
-            found.append(to_row(event))
+            found.append(event_row(event))
             continue
         except InvalidJob as error:
             wrong = _placed(place, error)
@@ -190,13 +189,14 @@ def _rows(job: Job[list[Event]]) -> list[Row]:
 
 
 def _complete(event: Event, name: str, sent_at: int) -> None:
-    """Give an event of another publisher what it lacks.
+    """Set the id and the time of an event whose publisher did not.
 
-    Its id is made of its content too: ids of messages may come again, when a server began anew
-    or by a publisher that counts from 1 at each start.
+    The id is derived from the content too, because message ids may repeat: a server was reset, or
+    a publisher counts from 1 at each start.
 
     Args:
-        sent_at: unix milliseconds, which do not change from attempt to attempt; 0 for now.
+        name: the id of the message and the event's index in it.
+        sent_at: unix milliseconds of the message, the same at every attempt; 0 for now.
     """
     if event.event_id is None:
         content = orjson.dumps(
@@ -204,63 +204,64 @@ def _complete(event: Event, name: str, sent_at: int) -> None:
         )
         event.event_id = uuid5(_NAMESPACE, name + content.decode() + _text(event.properties))
     if event.occurred_at is None:
-        is_a_time = 0 < sent_at < _SOME_DAY  # whatever its publisher wrote
+        is_valid = 0 < sent_at < _MAX_SENT_AT  # foreign publishers write anything
         event.occurred_at = (
-            datetime.fromtimestamp(sent_at / 1000, UTC) if is_a_time else datetime.now(UTC)
+            datetime.fromtimestamp(sent_at / 1000, UTC) if is_valid else datetime.now(UTC)
         )
 
 
 @per_process
-def _destinations() -> Destinations:
-    return Destinations(get_settings().events.tables)
+def _router() -> Router:
+    return Router(get_settings().events.tables)
 
 
-_waits = Waits()
+_backoffs = TableBackoffs()
 
 
 @job_actor(
     "event.record",
-    schema=Annotated[list[Event], BeforeValidator(_one_or_many), Field(min_length=1), _OneOrMany()],
+    schema=Annotated[list[Event], BeforeValidator(_as_list), Field(min_length=1), _OneOrMany()],
     worker=lambda settings: settings.events,
     batches=True,
     to_wire=to_wire,
     throttle=clickhouse_throttle,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
-    """Insert the events of all jobs, a block a table; of a refused block, find the refused job."""
+    """Insert the events of all jobs, a block a table. A refused row fails its own job only."""
     blocks: defaultdict[str, dict[int, list[Row]]] = defaultdict(dict)  # by table and job
-    destinations = _destinations()
+    router = _router()
     failures: dict[int, BaseException] = {}
     for index, job in enumerate(jobs):
         try:
-            for name, rows in destinations.sort(_rows(job)).items():
+            for name, rows in router.split(_rows(job)).items():
                 blocks[name][index] = rows
         except InvalidJob as error:
             failures[index] = error
-    away: SinkTransient | None = None
+    unavailable: SinkTransient | None = None
     for name, block in blocks.items():
-        later = _waits.of(name)
+        later = _backoffs.active(name)
         try:
             refused = {} if later else _insert(name, list(block.values()))
         except TableUnready as error:
-            if len(destinations.tables) == 1:
+            if len(router.tables) == 1:
                 raise
-            later = _waits.failed(name, error)
+            later = _backoffs.failed(name, error)
         except SinkTransient as error:
-            away = error
+            unavailable = error
             continue
-        if later:  # the others need not wait for it
+        if later:  # the other tables need not wait for this one
             failures |= dict.fromkeys(block, later)
             continue
         owners = list(block)
         failures |= {owners[index]: why for index, why in refused.items()}
-    if away is not None:
-        raise away  # the batch stays as it is: what of it went in is known by its token
+    if unavailable is not None:
+        # The whole batch is retried unchanged, so its tokens tell which blocks are inserted.
+        raise unavailable
     if failures:
         raise PartsFailed(failures)
 
 
 def _insert(name: str, jobs: list[list[Row]]) -> dict[int, SinkPermanent]:
-    refused = insert(clickhouse(), _destinations().tables[name], jobs)
-    _waits.worked(name)
+    refused = insert(clickhouse(), _router().tables[name], jobs)
+    _backoffs.worked(name)
     return refused

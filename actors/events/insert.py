@@ -1,4 +1,4 @@
-"""Rows of many jobs as one block of ClickHouse's, and which job a refused one belongs to."""
+"""Inserts the rows of many jobs as one block, and finds the job of a refused row."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import orjson
 from ...core.errors import SinkPermanent
 from ...sinks.clickhouse import ClickHouse, TableUnready
 
-#: The values of a table's columns, in their order.
+#: The values of one row, in the order of its table's columns.
 Row = tuple[Any, ...]
 
-#: ClickHouse refuses a block with rows of more than 100 partitions, which here are months.
-_MOST_MONTHS = 100
-#: Where so many jobs are refused together, it is looked whether the table takes any at all.
-_MANY = 10
+#: ClickHouse refuses a block whose rows are in more than 100 partitions; our partitions are months.
+_MAX_MONTHS = 100
+#: With this many jobs in a refused block, a sample checks first whether the table accepts any row.
+_SAMPLE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, as its rows are written.
+    """A table that rows are inserted into.
 
     Attributes:
-        columns: those of its sorting key stand first.
-        time: the place of the time by which the table is partitioned.
+        columns: names, those of the sorting key first.
+        time: index of the column by whose month the table is partitioned.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Table:
 
 
 def token(table: Table, rows: Sequence[Row]) -> str:
-    """A deduplication token of the content: the same rows in the same order have the same one."""
+    """The deduplication token of a block: a hash of its rows in their order."""
     return hashlib.sha256(table.name.encode() + orjson.dumps(rows)).hexdigest()
 
 
@@ -47,22 +47,22 @@ def insert(
 ) -> dict[int, SinkPermanent]:
     """Insert the rows of all jobs as one block, sorted by the table's key.
 
-    A server that refuses a row refuses its whole block, so a refused one is halved until the
-    row stands alone; all others are inserted.
+    A server that refuses a row refuses the whole block. A refused block is halved until the bad
+    row is alone; all other rows are inserted.
 
     Returns:
         The errors of the jobs that have a refused row, by index.
 
     Raises:
-        SinkTransient: the server is away, cannot now, or takes none of many. Some of the rows
-            may be inserted.
+        SinkTransient: the server is unavailable or busy, or refuses every row of a sample. Some
+            rows may be inserted.
     """
     try:
         _insert(client, table, jobs)
     except SinkPermanent as error:
-        if len(jobs) >= _MANY:
-            _check_that_some_are_taken(client, table, jobs)
-        return _find(client, table, jobs, error)
+        if len(jobs) >= _SAMPLE:
+            _check_table_accepts_rows(client, table, jobs)
+        return _insert_halves(client, table, jobs, error)
     return {}
 
 
@@ -74,33 +74,33 @@ def _insert(client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]]) -> 
         client.insert(table.name, table.columns, columns, token=token(table, block))
 
 
-def _find(
+def _insert_halves(
     client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]], error: SinkPermanent
 ) -> dict[int, SinkPermanent]:
-    """Insert what can be of jobs that were refused together, and say of which the rest are."""
+    """Insert the good rows of jobs that were refused together; returns the errors by index."""
     if len(jobs) == 1:
-        return _of_one(client, table, jobs[0], error)
+        return _insert_rows(client, table, jobs[0], error)
     refused: dict[int, SinkPermanent] = {}
     middle = len(jobs) // 2
     for start, half in ((0, jobs[:middle]), (middle, jobs[middle:])):
         try:
             _insert(client, table, half)
         except SinkPermanent as why:
-            found = _find(client, table, half, why)
-            refused |= {start + index: one for index, one in found.items()}
+            found = _insert_halves(client, table, half, why)
+            refused |= {start + index: job_error for index, job_error in found.items()}
     return refused
 
 
-def _check_that_some_are_taken(
+def _check_table_accepts_rows(
     client: ClickHouse, table: Table, jobs: Sequence[Sequence[Row]]
 ) -> None:
-    """Tell a table that takes nothing from a few bad rows, before all are tried one by one.
+    """Tell a table that refuses everything from a few bad rows, before all rows are tried alone.
 
     Raises:
-        TableUnready: of some taken here and there from the jobs, each is refused.
+        TableUnready: the table refused every row of a random sample.
     """
-    # Others at each attempt: a few that are taken are found in the end among many that are not.
-    some = [[job[0]] for job in random.sample(list(jobs), _MANY) if job]
+    # Random: another attempt tries other rows, so a few good rows among many bad are found.
+    some = [[job[0]] for job in random.sample(list(jobs), _SAMPLE) if job]
     for sample in some:
         try:
             _insert(client, table, [sample])
@@ -108,19 +108,19 @@ def _check_that_some_are_taken(
         except SinkPermanent as error:
             last = error
     raise TableUnready(
-        f"expected ClickHouse's table {table.name!r} to take our rows, it refused each of "
-        f"{len(some)} that were tried alone: is its schema as formrelay migrate made it? ({last})",
+        f"expected ClickHouse's table {table.name!r} to accept rows, it refused each of "
+        f"{len(some)} rows tried alone: check that its schema is formrelay migrate's ({last})",
         code=last.code,
     )
 
 
-def _of_one(
+def _insert_rows(
     client: ClickHouse, table: Table, rows: Sequence[Row], error: SinkPermanent
 ) -> dict[int, SinkPermanent]:
-    """Of a refused job of many rows, insert those that the server takes, and say which it is."""
+    """Insert the good rows of one refused job; the error names the first bad row."""
     if len(rows) == 1:
         return {0: error}
-    refused = _find(client, table, [[row] for row in rows], error)
+    refused = _insert_halves(client, table, [[row] for row in rows], error)
     if not refused:
         return {}
     index, why = next(iter(refused.items()))
@@ -129,21 +129,20 @@ def _of_one(
 
 
 def _by_partitions(table: Table, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """All rows as one block, or as more where they are of too many months for one."""
+    """All rows as one block, or as several where they span too many months."""
     if not rows:
         return
-    place = table.time
-    times = [row[place] for row in rows]
-    if _month(max(times)) - _month(min(times)) < _MOST_MONTHS:
+    times = [row[table.time] for row in rows]
+    if _month(max(times)) - _month(min(times)) < _MAX_MONTHS:
         yield rows
         return
     by_month: dict[int, list[Row]] = {}
     for row in rows:
-        by_month.setdefault(_month(row[place]), []).append(row)
+        by_month.setdefault(_month(row[table.time]), []).append(row)
     months = sorted(by_month)
-    for start in range(0, len(months), _MOST_MONTHS):
+    for start in range(0, len(months), _MAX_MONTHS):
         yield sorted(
-            row for month in months[start : start + _MOST_MONTHS] for row in by_month[month]
+            row for month in months[start : start + _MAX_MONTHS] for row in by_month[month]
         )
 
 

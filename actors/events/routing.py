@@ -1,4 +1,4 @@
-"""Which table an event belongs into, and which tables take nothing now."""
+"""Routing by type: the table of each event, and the tables that accept no rows at present."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 from threading import Lock
 
+from ...core.backoff import BackoffTimer
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import NotNow, SinkTransient
+from ...core.retry import Exponential
 from .insert import Row, Table
 
 logger = logging.getLogger("formrelay.workers")
 
-#: The table of the types for which there is no other.
+#: The table for types that no rule matches.
 EVENTS = "events"
-#: Those of the sorting key stand first.
+#: The columns of every table of events, those of the sorting key first.
 COLUMNS = (
     "form_id",
     "type",
@@ -27,78 +29,78 @@ COLUMNS = (
     "properties",
 )
 _TYPE = COLUMNS.index("type")
-#: One of several tables that takes nothing is left alone for so long at first, then twice as long
-#: each time, up to the second: its events go back and forth between the queue and its schedule.
-FIRST_WAIT, LONGEST_WAIT = timedelta(seconds=30), timedelta(minutes=15)
+#: How long the events of a table are deferred. Longer than for a whole sink, since every deferred
+#: event goes back to the schedule of its queue.
+BACKOFF = Exponential(base=timedelta(seconds=30), cap=timedelta(minutes=15))
 
 
-class Destinations:
-    """Which table an event belongs into.
+class Router:
+    """Chooses the table of each event by its type.
 
     Args:
-        rules: pairs of a type, or the beginning of one with a ``*`` behind it, and a table's
-            name; the first that fits counts.
+        rules: pairs of a type and a table's name; the first match counts. A type that ends in
+            ``*`` is a prefix.
     """
 
     def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
         self._rules = rules
         names = dict.fromkeys([EVENTS, *(table for _, table in rules)])
-        #: The tables that there are, by name.
+        #: Every table that events are inserted into, by name.
         self.tables = {
             name: Table(name, COLUMNS, time=COLUMNS.index("occurred_at")) for name in names
         }
 
-    def sort(self, rows: list[Row]) -> dict[str, list[Row]]:
-        """The rows by the name of their table."""
+    def split(self, rows: list[Row]) -> dict[str, list[Row]]:
+        """Group rows by the name of their table."""
         if not self._rules:
             return {EVENTS: rows}
-        found: defaultdict[str, list[Row]] = defaultdict(list)
+        by_table: defaultdict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            found[self.of(row[_TYPE])].append(row)
-        return found
+            by_table[self.table_of(row[_TYPE])].append(row)
+        return by_table
 
-    def of(self, type: str) -> str:
+    def table_of(self, type: str) -> str:
         """The name of the table for a type."""
         for pattern, table in self._rules:
-            beginning = pattern.removesuffix("*")
-            if type == pattern or (beginning != pattern and type.startswith(beginning)):
+            prefix = pattern.removesuffix("*")
+            if type == pattern or (prefix != pattern and type.startswith(prefix)):
                 return table
         return EVENTS
 
 
-class Waits:
-    """The tables that take nothing, as this process has found them. Safe across threads."""
+class TableBackoffs:
+    """The back-off of each table that accepts no rows, as seen by this process. Thread-safe."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = Lock()
-        #: By table: until when, after how many failures, the last one.
-        self._waits: dict[str, tuple[float, int, str]] = {}
+        #: By table: its timer, and the last error.
+        self._waiting: dict[str, tuple[BackoffTimer, str]] = {}
 
-    def of(self, table: str) -> NotNow | None:
-        """What becomes of the events of a table now; None: they are inserted."""
-        wait = self._waits.get(table)
-        left = wait[0] - self._clock.monotonic() if wait is not None else 0
-        return NotNow(wait[2], after=timedelta(seconds=left)) if wait and left > 0 else None
+    def active(self, table: str) -> NotNow | None:
+        """The error that defers the events of a table; None where they can be inserted."""
+        waiting = self._waiting.get(table)
+        if waiting is None or not (left := waiting[0].remaining):
+            return None
+        return NotNow(waiting[1], after=left)
 
     def failed(self, table: str, why: SinkTransient) -> NotNow:
-        """It takes nothing. Says so, once a wait."""
+        """Begin a wait of the table; logs once per back-off interval."""
         with self._lock:
-            found = self.of(table)
-            if found is not None:  # another thread was quicker
-                return found
-            failures = self._waits[table][1] + 1 if table in self._waits else 1
-            after = min(FIRST_WAIT * 2 ** min(failures - 1, 10), LONGEST_WAIT)
-            until = self._clock.monotonic() + after.total_seconds()
-            self._waits[table] = (until, failures, str(why))
+            active = self.active(table)
+            if active is not None:  # another thread was quicker
+                return active
+            timer = self._waiting[table][0] if table in self._waiting else BackoffTimer(self._clock)
+            after = timer.fail(BACKOFF)
+            self._waiting[table] = (timer, str(why))
         about = {"table": table, "code": why.code, "error_message": str(why)}
-        logger.error("a table takes nothing", extra=about)
+        logger.error("deferring events: their table accepts no rows", extra=about)
         return NotNow(str(why), after=after)
 
     def worked(self, table: str) -> None:
-        """It takes events."""
-        if table in self._waits:
+        """End the table's back-off after a successful insert."""
+        if table in self._waiting:
             with self._lock:
-                was_there = self._waits.pop(table, None)
-            if was_there:
-                logger.info("a table takes events again", extra={"table": table})
+                was_waiting = self._waiting.pop(table, None)
+            if was_waiting:
+                logger.info("resuming events: their table accepts rows", extra={"table": table})

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("short_holds")
 AT = "2026-01-31T09:30:00Z"
 SECRET = "SECRET-VALUE"
 ENDPOINT = {"id": "end-1", "url": "https://example.com/1", "secret": "s"}
-HELD = "nothing more is fetched for a sink"
+HELD = "pausing consumption: the API is unavailable"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from formrelay.actors.events import actor as events
 from formrelay.actors.events import insert, routing
 from formrelay.core.errors import InvalidJob, SinkTransient
 from formrelay.core.failure import Reason
+from formrelay.core.retry import Exponential
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.support.clock import ManualClock
@@ -44,7 +45,7 @@ def plain(payload: Any, **more: Any) -> bytes:
 
 
 def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
-    found = events.to_row(
+    found = events.event_row(
         events.Event(
             event_id=UUID(int=7),
             type="form.viewed",
@@ -79,14 +80,14 @@ TIMES = st.datetimes(
 @given(TIMES)
 def test_every_time_that_is_taken_has_a_row(site: Site, at: datetime) -> None:
     event = events.Event(type="t", form_id="f", occurred_at=at)
-    row = events.to_row(event)
+    row = events.event_row(event)
     assert row[routing.COLUMNS.index("occurred_at")] == at
 
 
 def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
     make = events.Event
     made = (make(event_id=UUID(int=n), type="t", form_id="f", occurred_at=AT) for n in ids)
-    return [events.to_row(one) for one in made]
+    return [events.event_row(one) for one in made]
 
 
 @same_site
@@ -94,7 +95,7 @@ def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
 def test_a_token_is_that_of_the_same_rows_in_the_same_order(
     site: Site, ids: list[int], data: st.DataObject
 ) -> None:
-    token = partial(insert.token, routing.Destinations(()).tables["events"])
+    token = partial(insert.token, routing.Router(()).tables["events"])
     assert token(rows(site, *ids)) == token(rows(site, *ids))
     other = data.draw(st.permutations(ids))
     assert (token(rows(site, *ids)) == token(rows(site, *other))) is (ids == other)
@@ -104,7 +105,7 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
     # A batch that was frozen by one version is inserted again by the next one.
     expected = "27d5afe15883f93730a6f30762e800c9dc0352f64cbf96e7a1af10a9c9c5aa26"
-    table = routing.Destinations(()).tables["events"]
+    table = routing.Router(()).tables["events"]
     assert insert.token(table, rows(site, 0)) == expected
 
 
@@ -279,7 +280,7 @@ def test_a_table_that_is_missing_is_told_and_waited_for_and_uses_no_attempt(
     site.start("events")
     # More often than the three attempts that the policy allows would take it.
     wait_until(lambda: len(lines.attempts()) >= 2)
-    (alert,) = lines.of("nothing more is fetched for a sink")
+    (alert,) = lines.of("pausing consumption: ClickHouse is unavailable")
     assert (alert["level"], alert["code"]) == ("ERROR", 60)
     assert "formrelay migrate" in alert["error_message"]
     client.command("RENAME TABLE hidden TO events")
@@ -299,8 +300,8 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
     clickhouse_server.kill()
     site.actors.record_events.send(event())
     site.start("events")
-    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
-    (line,) = lines.of("nothing more is fetched for a sink")
+    wait_until(lambda: lines.of("pausing consumption: ClickHouse is unavailable"))
+    (line,) = lines.of("pausing consumption: ClickHouse is unavailable")
     assert line["level"] == "WARNING"
     for _ in range(300):
         site.actors.record_events.send(event())
@@ -312,7 +313,7 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
     wait_until(lambda: site.is_idle("events"))
     assert counted(client) == (301, 301, 301)
     assert site.dead("events") == []
-    assert lines.of("a sink works again")
+    assert lines.of("resuming consumption: ClickHouse is available")
     assert {line["outcome"] for line in lines.attempts()} == {"defer", "done"}
     assert {line["attempt"] for line in lines.attempts()} == {1}
 
@@ -335,7 +336,7 @@ def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
     site: Site, type: str, table: str
 ) -> None:
     rules = [("payment.*", "payments"), ("webhook.endpoint_disabled", "ops"), ("pay*", "events")]
-    assert routing.Destinations(rules).of(type) == table
+    assert routing.Router(rules).table_of(type) == table
 
 
 @pytest.fixture
@@ -344,8 +345,8 @@ def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from formrelay.sinks.clickhouse import Schema, migrate
 
     rules = [("payment.*", "payments")]
-    monkeypatch.setattr(events, "_destinations", lambda: routing.Destinations(rules))
-    monkeypatch.setattr(events, "_waits", routing.Waits())
+    monkeypatch.setattr(events, "_router", lambda: routing.Router(rules))
+    monkeypatch.setattr(events, "_backoffs", routing.TableBackoffs())
     migrate.apply(client, Schema(event_tables=("events", "payments")))
     return client
 
@@ -375,7 +376,7 @@ def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -
 def test_a_missing_table_holds_up_no_event_of_another(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "FIRST_WAIT", timedelta(seconds=0.3))
+    monkeypatch.setattr(routing, "BACKOFF", Exponential(base=timedelta(seconds=0.3)))
     payments.command("RENAME TABLE payments TO hidden")
     for n in range(6):
         site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
@@ -384,7 +385,7 @@ def test_a_missing_table_holds_up_no_event_of_another(
     for _ in range(5):
         site.actors.record_events.send(event())
     wait_until(lambda: payments.query("SELECT count() FROM events") == [(8,)])
-    (alert,) = lines.of("a table takes nothing")
+    (alert,) = lines.of("deferring events: their table accepts no rows")
     assert (alert["level"], alert["table"], alert["code"]) == ("ERROR", "payments", 60)
     payments.command("RENAME TABLE hidden TO payments")
     wait_until(lambda: site.is_idle("events"))
@@ -424,8 +425,8 @@ def test_a_table_that_takes_no_row_at_all_is_told_and_nothing_is_given_up(
     for _ in range(20):
         site.actors.record_events.send(event())
     site.start("events")
-    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
-    (alert,) = lines.of("nothing more is fetched for a sink")
+    wait_until(lambda: lines.of("pausing consumption: ClickHouse is unavailable"))
+    (alert,) = lines.of("pausing consumption: ClickHouse is unavailable")
     assert (alert["level"], alert["code"]) == ("ERROR", 131)
     site.stop()
     assert site.dead("events") == []
@@ -461,7 +462,7 @@ def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
 
 
 def test_other_content_under_the_same_ids_has_another_token(site: Site) -> None:
-    table = routing.Destinations(()).tables["events"]
+    table = routing.Router(()).tables["events"]
     one, other = rows(site, 1, 2), rows(site, 1, 2)
     other[1] = (*other[1][:-1], '{"a":1}')
     assert insert.token(table, one) != insert.token(table, other)
@@ -534,8 +535,8 @@ def test_a_table_that_is_missing_holds_no_queue_though_nothing_else_comes(
         wait_until(lambda count=count: len(lines.attempts()) >= 2 * count - 1)  # type: ignore[misc]
         site.actors.record_events.send(event())
         wait_until(lambda count=count: payments.query("SELECT count() FROM events") == [(count,)])  # type: ignore[misc]
-    assert lines.of("nothing more is fetched for a sink") == []
-    assert len(lines.of("a table takes nothing")) == 1
+    assert lines.of("pausing consumption: ClickHouse is unavailable") == []
+    assert len(lines.of("deferring events: their table accepts no rows")) == 1
     assert site.broker.counts("events").scheduled == 3
     site.stop()
 
@@ -544,19 +545,19 @@ def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_f
     site: Site, lines: Lines
 ) -> None:
     clock = ManualClock()
-    waits = routing.Waits(clock=clock)
+    waits = routing.TableBackoffs(clock=clock)
     why = SinkTransient("missing", code=60)
     found = []
     for _ in range(8):
         found.append(waits.failed("payments", why).after.total_seconds())
         assert waits.failed("payments", why).after.total_seconds() == found[-1]
         clock.now += found[-1]
-        assert waits.of("payments") is None
+        assert waits.active("payments") is None
     assert found == [30, 60, 120, 240, 480, 900, 900, 900]
-    assert len(lines.of("a table takes nothing")) == 8
+    assert len(lines.of("deferring events: their table accepts no rows")) == 8
     waits.worked("payments")
     waits.worked("payments")
-    assert len(lines.of("a table takes events again")) == 1
+    assert len(lines.of("resuming events: their table accepts rows")) == 1
     assert waits.failed("payments", why).after.total_seconds() == 30
 
 

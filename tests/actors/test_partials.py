@@ -151,8 +151,8 @@ def test_an_api_that_is_away_or_refuses_the_token_uses_no_attempt(
     for revision in range(5):
         site.actors.save_partial.send(partial("rotated", revision))
     site.start("partials")
-    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
-    (alert,) = lines.of("nothing more is fetched for a sink")
+    wait_until(lambda: lines.of("pausing consumption: the API is unavailable"))
+    (alert,) = lines.of("pausing consumption: the API is unavailable")
     assert (alert["level"], alert["sink"], alert["code"]) == ("ERROR", "api", 401)
     site.use(api={"url": django.url, "token": SecretStr(django.token)})
     wait_until(lambda: site.is_idle("partials"))
@@ -317,7 +317,7 @@ def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
     for n in range(20):
         site.actors.save_partial.send(partial(f"middle-{n}", 1))
     site.start("partials")
-    wait_until(lambda: lines.of("nothing more is fetched for a sink"))
+    wait_until(lambda: lines.of("pausing consumption: the API is unavailable"))
     assert len(calls) <= 5
     monkeypatch.setattr(sink.Api, "save_partial", real)
     django.start()

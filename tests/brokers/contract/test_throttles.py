@@ -12,7 +12,7 @@ from dramatiq.middleware import Middleware
 
 from formrelay.core import throttle as throttles
 from formrelay.core.errors import SinkBusy, SinkTransient, SinkUnavailable
-from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.core.retry import Exponential, RetryPolicy, Schedule
 from formrelay.core.throttle import Throttle
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -27,8 +27,8 @@ SOON = RetryPolicy(
 
 @pytest.fixture(autouse=True)
 def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink that failed is left alone for 0.2, 0.4 and 0.8 s instead of 1, 2 and 4 s."""
-    monkeypatch.setattr(throttles, "_FIRST", timedelta(seconds=0.2))
+    """The circuit of a failed sink stays open for 0.2, 0.4 and 0.8 s instead of 1, 2 and 4 s."""
+    monkeypatch.setattr(throttles, "_BACKOFF", Exponential(base=timedelta(seconds=0.2)))
 
 
 class Sink:
