@@ -1,5 +1,5 @@
-"""Pure parts: errors, outcomes, retry policies, failure records, clock, signing.
+"""Errors, outcomes, retry policies, failure records, clock, signing, redaction.
 
-Imports nothing of formrelay's outside this folder, does no I/O and reads no
-environment, so that everything here is tested as plain arithmetic.
+Modules here import no other folder of formrelay, do no I/O and read no environment. So their
+tests need neither servers nor settings.
 """

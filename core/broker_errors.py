@@ -1,6 +1,6 @@
-"""What can go wrong between us and a broker, by name.
+"""Errors of a broker.
 
-Each is also the Dramatiq error that its worker and its users know.
+Each class is also the Dramatiq error that Dramatiq's worker and its users catch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class BrokerUnavailable(BrokerError, ConnectionClosed):
 
 
 class NotReplicated(BrokerUnavailable):
-    """The broker has the message, but not as many replicas have it as were asked for."""
+    """The broker has the message, but too few replicas confirmed it."""
 
 
 class BrokerRefused(BrokerError, DramatiqError):
-    """The broker answered and refused (out of memory, read-only, no permission)."""
+    """The broker refused the command: out of memory, read-only or no permission."""
 
     def __init__(self, message: str | None = None) -> None:
         BrokerError.__init__(self, message)

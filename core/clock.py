@@ -1,4 +1,4 @@
-"""Time is an argument: the only file that reads the clock."""
+"""The clock. Pass a :class:`Clock` as an argument; no other module reads the system clock."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What time it is. Pass one in; tests pass their own."""
+    """A source of time. Tests pass a clock of their own."""
 
     def time(self) -> float:
         """Unix time in seconds."""
 
     def monotonic(self) -> float:
-        """Seconds that only grow, from an arbitrary start."""
+        """Seconds since an arbitrary start; never decreases."""
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of this machine."""
 
     def time(self) -> float:
         return time.time()
@@ -32,16 +32,16 @@ SYSTEM_CLOCK: Clock = SystemClock()
 
 
 def to_millis(seconds: float) -> int:
-    """Unix seconds as the integer milliseconds that Dramatiq and the brokers keep."""
+    """Convert unix seconds to integer milliseconds, the unit of Dramatiq and the brokers."""
     return int(seconds * 1000)
 
 
 def iso(seconds: float) -> str:
-    """Unix seconds as ISO 8601 in UTC with milliseconds: ``2026-01-31T09:30:00.125Z``."""
+    """Format unix seconds as ISO 8601 in UTC, with milliseconds: ``2026-01-31T09:30:00.125Z``."""
     whole = int(seconds // 1)
     return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
 
 
-@lru_cache(maxsize=16)  # log lines come many a second
+@lru_cache(maxsize=16)  # many log lines fall into the same second
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,25 +1,24 @@
-"""The one tree of errors.
+"""The tree of errors.
 
 ::
 
     FormrelayError
-    ├── ConfigError             a variable of the environment is wrong
-    │   ├── NotConfigured       nothing is wrong, but no broker is named
+    ├── ConfigError             an environment variable is wrong
+    │   ├── NotConfigured       no broker is configured
     │   └── InvalidPolicy       a retry policy is wrong
     ├── InvalidJob              a job does not fit its schema; nothing was enqueued
-    ├── BrokerError             (broker_errors.py has the concrete ones)
-    ├── NotNow                  the job was not tried: come back later, no attempt used
-    ├── SinkError               an outside system did not take the job
-    │   ├── SinkTransient       it may work later
-    │   │   ├── SinkUnavailable nothing was sent: no connection could be made
-    │   │   ├── SinkBusy        it asks to be left alone for a while; it has taken nothing
-    │   │   └── SinkUnready     a person has to set it up: a table, a right, a password
-    │   └── SinkPermanent       the same job will never be taken
+    ├── BrokerError             a broker failed (subclasses: broker_errors.py)
+    ├── NotNow                  the job was not tried; it is deferred without using an attempt
+    ├── SinkError               an outside system did not accept the job
+    │   ├── SinkTransient       it may accept the job later
+    │   │   ├── SinkUnavailable no connection could be made; nothing was sent
+    │   │   ├── SinkBusy        it is overloaded and accepted nothing
+    │   │   └── SinkUnready     a person has to act: a table, a permission or a password is missing
+    │   └── SinkPermanent       it will never accept this job
     └── PartsFailed             some parts of a batch failed, each with its own error
 
-A message of these errors never holds a value from a payload or a secret: it
-is written to logs and to dead letters as it is. Foreign exceptions are
-written by type and place only (:func:`describe`).
+Messages of these errors never contain payload values or secrets, because they are written to
+logs and dead letters. Of a foreign exception only its type is written (:func:`describe`).
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ class FormrelayError(Exception):
     """Something in formrelay failed.
 
     Attributes:
-        accepted: of ``enqueue_many``, the number of messages that are on the broker for certain,
-            counted from the first one; others may be.
+        accepted: set by ``enqueue_many``: the number of messages, counted from the first, that
+            the broker certainly has. It may have more.
     """
 
     accepted: int = 0
 
     def __init__(self, message: str | None = None) -> None:
-        # The docstring is the default message: one text, read by people and by programs.
-        # Exception by name: in a class that is Dramatiq's error as well, super() is Dramatiq's
-        # first, which does not set args.
+        # The first line of the docstring is the default message.
+        # Not super(): in a subclass of a Dramatiq error too, it is Dramatiq's __init__, which
+        # does not set args.
         Exception.__init__(self, message or (type(self).__doc__ or "").partition("\n")[0])
 
     def reword(self, message: str) -> None:
-        """Give the error another message; its type and all that it carries stay."""
+        """Replace the message; type and attributes stay."""
         self.args = (message,)
-        if hasattr(self, "message"):  # Dramatiq's errors keep it there as well
+        if hasattr(self, "message"):  # Dramatiq's errors have the message here too
             self.message = message
 
 
@@ -76,7 +75,7 @@ class NotNow(FormrelayError):
     """The job cannot be tried now.
 
     Attributes:
-        after: how long to leave it.
+        after: time until the next try.
     """
 
     def __init__(self, message: str | None = None, *, after: timedelta) -> None:
@@ -85,11 +84,11 @@ class NotNow(FormrelayError):
 
 
 class SinkError(FormrelayError):
-    """An outside system did not take the job.
+    """An outside system did not accept the job.
 
     Attributes:
-        code: what the system answered (an HTTP status, a ClickHouse code), if it did.
-        retry_after: what the system asked for (Retry-After), if it did.
+        code: the HTTP status or ClickHouse error code; None without an answer.
+        retry_after: the wait that the system asked for (Retry-After); None if it did not.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class SinkError(FormrelayError):
 
 
 class SinkTransient(SinkError):
-    """An outside system failed in a way that may pass."""
+    """An outside system failed, but may work later."""
 
 
 class SinkUnavailable(SinkTransient):
@@ -113,48 +112,49 @@ class SinkUnavailable(SinkTransient):
 
 
 class SinkBusy(SinkTransient):
-    """An outside system asks to be left alone for a while."""
+    """An outside system is overloaded."""
 
 
 class SinkUnready(SinkTransient):
-    """An outside system is not set up for us: a person has to act."""
+    """An outside system is not set up: a person has to act."""
 
 
 class SinkPermanent(SinkError):
-    """An outside system will never take this job."""
+    """An outside system will never accept this job."""
 
 
 class PartsFailed(FormrelayError):
     """Some parts of a batch failed.
 
     Attributes:
-        failures: the error of each failed part by its index in the batch.
-            Parts that are not named here succeeded.
+        failures: the error of each failed part, by index in the batch. All other parts
+            succeeded.
     """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:
         super().__init__(f"{len(failures)} parts of the batch failed")
         for index, error in failures.items():
             if not isinstance(index, int) or not isinstance(error, BaseException):
-                raise TypeError("expected failures as an exception by index")
+                raise TypeError("expected failures to map indexes (int) to exceptions")
         self.failures = dict(failures)
 
 
 def _duration(name: str, value: timedelta) -> timedelta:
-    # Where it is raised somebody sees it; where it is used, a message would pay for it.
+    # Checked here, because a wrong type would otherwise fail later, when a message is settled.
     if not isinstance(value, timedelta):
         raise TypeError(f"expected {name} to be a timedelta, got {type(value).__name__}")
     return value
 
 
 def describe(error: BaseException) -> str:
-    """What may be written about an error where no payload value may appear.
+    """Describe an error without payload values, for logs and dead letters.
 
-    Our own messages are written to be safe; the text of a foreign exception
-    often quotes the value that it choked on, so only its type is given.
+    Returns:
+        The message of formrelay's own errors; the type of any other exception, whose text may
+        quote a payload value.
     """
     if isinstance(error, FormrelayError):
-        with suppress(Exception):  # a subclass of somebody else's may have a __str__ that raises
+        with suppress(Exception):  # a foreign subclass may have a __str__ that raises
             return str(error)
     kind = type(error)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")

@@ -1,4 +1,4 @@
-"""The record of a failure that travels with a message and stays in its dead letter."""
+"""Failure records: kept in a message while it is retried, and in its dead letter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import SinkError, describe
 
 
 class Reason(StrEnum):
-    """Why a message is (or would be) dead."""
+    """Why a message is, or will be, dead-lettered."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     PERMANENT = "permanent"
@@ -26,9 +26,9 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     UNDECIDED = "undecided"
     FOLLOW_UP = "follow_up"
-    #: Written by a newer version of formrelay, which knows more reasons.
+    #: A reason that only a newer version of formrelay knows.
     UNKNOWN = "unknown"
-    # RabbitMQ's own:
+    # Set by RabbitMQ:
     DELIVERY_LIMIT = "delivery_limit"
     MAXLEN = "maxlen"
     REJECTED = "rejected"
@@ -37,17 +37,17 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why, when, where, after how many attempts.
+    """Why, when and where a message failed, and after how many attempts.
 
     Attributes:
-        reason: the class of cause.
-        error: the exception's type, ``module.QualName``.
-        message: what happened, free of payload values (see :func:`.errors.describe`).
-        at: when, ISO 8601 in UTC.
-        attempt: the attempt that failed, from 1; 0 where none was made.
+        reason: the kind of failure.
+        error: type of the exception, ``module.QualName``.
+        message: text without payload values (see :func:`.errors.describe`).
+        at: time of the failure, ISO 8601 in UTC.
+        attempt: number of the failed attempt, from 1; 0 if the message was never tried.
         worker: ``host:pid`` of the process.
-        code: what the outside system answered, if it did.
-        where: innermost frames, ``file:line function``, without any value.
+        code: HTTP status or ClickHouse error code; None without an answer.
+        where: innermost stack frames, ``file:line function``, without values.
     """
 
     reason: Reason
@@ -61,7 +61,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, reason: Reason, attempt: int, now: float) -> Failure:
-        """The record of ``error``, which ended ``attempt`` at unix time ``now``."""
+        """Make the record of an attempt that raised ``error``; ``now`` is unix seconds."""
         kind = type(error)
         return cls(
             reason=reason,
@@ -76,24 +76,24 @@ class Failure:
 
     @classmethod
     def undecodable(cls, error: BaseException, *, now: float) -> Failure:
-        """The record of bytes that are no message; ``now`` is unix time."""
+        """Make the record of bytes that cannot be decoded; ``now`` is unix seconds."""
         return cls.of(error, reason=Reason.UNDECODABLE, attempt=0, now=now)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON, the form it has in a message's ``options["failure"]``."""
+        """Convert to plain JSON, as stored in a message's ``options["failure"]``."""
         return asdict(self) | {"reason": self.reason.value, "where": list(self.where)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
-        """The inverse of :meth:`to_json`, for records of other versions too.
+        """Read a record of this or another version; the inverse of :meth:`to_json`.
 
-        Unknown fields are ignored, missing and malformed fields are empty.
+        Unknown fields are ignored. Missing and malformed fields are empty.
 
         Raises:
-            TypeError, ValueError: the data is not such a record: it has no reason.
+            ValueError: the data has no reason.
         """
         if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
-            raise ValueError("expected the record of a failure, got something else")
+            raise ValueError("expected a failure record with a reason, got something else")
         known = {name: data[name] for name, kind in _KINDS.items() if type(data.get(name)) is kind}
         reason = data["reason"]
         is_known = reason in Reason._value2member_map_
@@ -106,12 +106,12 @@ class Failure:
 
 
 def _code_of(error: BaseException) -> int | None:
-    # A subclass of somebody else's may lack the attribute, or have anything in it.
+    # A foreign subclass may lack the attribute or hold any type in it.
     code = getattr(error, "code", None) if isinstance(error, SinkError) else None
     return code if isinstance(code, int) else None
 
 
-#: The fields of a record that are stored as they are.
+#: The fields that are read as they are, with their types.
 _KINDS: dict[str, type] = {
     "error": str,
     "message": str,
@@ -133,11 +133,11 @@ def _hostname() -> str:
 
 
 def frames(error: BaseException, most: int = 6) -> tuple[str, ...]:
-    """The innermost frames of an error as ``file:line function``, the innermost last."""
+    """The innermost stack frames of an error, ``file:line function``, the innermost last."""
     innermost = traceback.extract_tb(error.__traceback__)[-most:]
     return tuple(f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in innermost)
 
 
 def _short(path: str) -> str:
-    """The last two parts of a path: enough to find the file, nothing about the machine."""
+    """The last two parts of a path, which tell nothing about the machine."""
     return "/".join(path.replace(os.sep, "/").split("/")[-2:])

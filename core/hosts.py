@@ -1,9 +1,8 @@
-"""Host names as the network has them: in ASCII, by UTS 46 without transitional processing.
+"""Converts host names to ASCII by UTS 46 without transitional processing, as browsers do.
 
-Browsers follow the same standard: ``faß.de`` is ``xn--fa-hia.de``. Python's own ``idna`` codec,
-which the socket module uses as well, implements the older IDNA 2003 and turns the name into
-``fass.de``, which is another domain. So a name is converted here, once, where it enters the
-program; all later code sees ASCII.
+``faß.de`` is ``xn--fa-hia.de``. Python's ``idna`` codec, which the socket module uses too,
+implements the older IDNA 2003: it turns the name into ``fass.de``, another domain. So names are
+converted here, when they enter the program, and all later code sees ASCII.
 """
 
 from __future__ import annotations
@@ -12,48 +11,48 @@ import re
 
 import idna
 
-_MOST_CHARACTERS = 253
-_MOST_IN_A_LABEL = 63
+_MAX_LENGTH = 253
+_MAX_LABEL_LENGTH = 63
 _PREFIX = "xn--"
-# Underscores are common inside of companies; a hyphen may stand anywhere, as in browsers.
+# Underscores are common in company networks. As in browsers, a hyphen may stand anywhere.
 _LABEL = re.compile(r"[a-z0-9_-]+\Z")
 _AFTER_NETLOC = re.compile(r"[/?#]")
-#: Zero width non-joiner and joiner: whether they are allowed depends on their neighbours.
+#: Zero width non-joiner and joiner, which are allowed only next to certain characters.
 _JOINERS = "\u200c\u200d"
 
 
 class InvalidHost(ValueError):
-    """The text is no host name. The message does not quote it."""
+    """The text is not a valid host name; the message does not quote it."""
 
 
 def ascii_host(host: str) -> str:
-    """A host name in ASCII and lower case, without the dot that may end it.
+    """Convert a host name to ASCII and lower case, without a final dot.
 
     Args:
-        host: a name, in Unicode or in ASCII. An IPv4 address stays as it is.
+        host: a name in Unicode or ASCII. An IPv4 address is returned unchanged.
 
     Raises:
-        InvalidHost: a label of the name is empty, too long, or not allowed by UTS 46.
+        InvalidHost: the name or a label is too long, or a label is empty or invalid by UTS 46.
     """
-    # The limit is generous, as characters may be mapped to nothing. It bounds the work.
-    if len(host) > 4 * _MOST_CHARACTERS:
-        raise InvalidHost(f"expected a host name of at most {_MOST_CHARACTERS} characters")
+    # Limits the work. Four times the maximum, since the mapping removes some characters.
+    if len(host) > 4 * _MAX_LENGTH:
+        raise InvalidHost(f"expected a host name of at most {_MAX_LENGTH} characters")
     try:
         mapped = host.lower() if host.isascii() else idna.uts46_remap(host, std3_rules=False)
     except ValueError:
         raise InvalidHost("expected a host name without characters that UTS 46 forbids") from None
     labels = mapped.removesuffix(".").split(".")
     found = ".".join([_ascii_label(label) for label in labels])
-    if len(found) > _MOST_CHARACTERS:
-        raise InvalidHost(f"expected a host name of at most {_MOST_CHARACTERS} characters")
+    if len(found) > _MAX_LENGTH:
+        raise InvalidHost(f"expected a host name of at most {_MAX_LENGTH} characters")
     return found
 
 
 def ascii_url(url: str) -> str:
-    """A URL with its hosts in ASCII; hosts are separated by commas. Nothing else changes.
+    """Convert the hosts of a URL, separated by commas, to ASCII. The rest is unchanged.
 
     Raises:
-        InvalidHost: see :func:`ascii_host`; hosts in ASCII are not looked at.
+        InvalidHost: see :func:`ascii_host`. ASCII hosts are not checked.
     """
     scheme, separator, rest = url.partition("://")
     netloc = _AFTER_NETLOC.split(rest, 1)[0]
@@ -70,7 +69,7 @@ def _ascii_host_and_port(text: str) -> str:
 
 
 def _ascii_label(label: str) -> str:
-    """A label that is mapped already, in ASCII."""
+    """Convert a mapped label to ASCII."""
     if not label:
         raise InvalidHost("expected a host name, got an empty label (two dots in a row, or none)")
     if label.startswith(_PREFIX):
@@ -78,9 +77,9 @@ def _ascii_label(label: str) -> str:
     elif not label.isascii():
         _check_unicode_label(label)
         label = _PREFIX + _to_punycode(label)
-    if len(label) > _MOST_IN_A_LABEL:
+    if len(label) > _MAX_LABEL_LENGTH:
         raise InvalidHost(
-            f"expected labels of at most {_MOST_IN_A_LABEL} characters in a host name"
+            f"expected labels of at most {_MAX_LABEL_LENGTH} characters in a host name"
         )
     if not _LABEL.match(label):
         raise InvalidHost("expected a host name of letters, digits, '-', '_' and dots")
@@ -88,17 +87,19 @@ def _ascii_label(label: str) -> str:
 
 
 def _check_unicode_label(label: str) -> None:
-    """The validity criteria of UTS 46, section 4.1, that do not follow from the mapping."""
+    """Check the validity criteria of UTS 46, section 4.1, that the mapping does not ensure."""
     try:
         idna.check_nfc(label)
         idna.check_initial_combiner(label)
         idna.check_bidi(label)
-        joins = all(
-            idna.valid_contextj(label, at) for at, one in enumerate(label) if one in _JOINERS
+        is_valid = all(
+            idna.valid_contextj(label, index)
+            for index, character in enumerate(label)
+            if character in _JOINERS
         )
     except ValueError:
-        joins = False
-    if not joins:
+        is_valid = False
+    if not is_valid:
         raise InvalidHost(
             "expected a host name whose labels are valid by UTS 46, got one with a misplaced "
             "joiner, combining mark or writing direction"
@@ -106,7 +107,7 @@ def _check_unicode_label(label: str) -> None:
 
 
 def _check_punycode_label(label: str) -> None:
-    """Refuse a label that says that it is encoded, and would not come out of encoding."""
+    """Refuse a label that begins with ``xn--`` but does not survive decoding and encoding."""
     try:
         decoded = label[len(_PREFIX) :].encode("ascii").decode("punycode")
         is_mapped = idna.uts46_remap(decoded, std3_rules=False) == decoded

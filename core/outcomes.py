@@ -1,4 +1,4 @@
-"""What became of a message: a closed set, decided once, by :func:`classify`."""
+"""The outcome of a delivery, decided by :func:`classify`: done, retry, dead or defer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .retry import LONGEST_WAIT, RetryPolicy
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The work is done; the message goes away."""
+    """The work is done; the message is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The attempt failed; the message is scheduled again after ``after``."""
+    """The attempt failed; the message is scheduled again in ``after``."""
 
     after: timedelta
     failure: Failure
@@ -34,14 +34,14 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """The message goes to the dead letters with its failure."""
+    """The message is dead-lettered together with its failure."""
 
     failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """The message was not tried and comes back after ``after``; no attempt is counted."""
+    """The message was not tried and is scheduled again in ``after``; no attempt is counted."""
 
     after: timedelta
     why: str
@@ -51,16 +51,17 @@ Outcome = Done | Retry | Dead | Defer
 
 DONE = Done()
 
-#: Maximum number of attempts of a job whose own policy cannot decide; stock Dramatiq's default.
-_MOST_UNDECIDED = 21
+#: Maximum number of attempts of a job whose policy raises; the default of stock Dramatiq.
+_MAX_UNDECIDED = 21
 
 
 def classify(
     error: BaseException | None, *, attempt: int, policy: RetryPolicy, now: float
 ) -> Outcome:
-    """The outcome of ``attempt``, which ended in ``error`` (None: it worked).
+    """Decide the outcome of an attempt.
 
     Args:
+        error: what the attempt raised; None for success.
         attempt: the number of this attempt, from 1.
         policy: the actor's retry policy.
         now: unix time in seconds.
@@ -94,19 +95,21 @@ def undecided(
     now: float,
     policy: RetryPolicy | None = None,
 ) -> Retry | Dead:
-    """The outcome of an attempt whose outcome could not be decided: a failed attempt.
+    """Make the outcome of an attempt for which :func:`classify` raised: a failed attempt.
 
     Args:
-        error: what ended the attempt; None where that is not known.
-        fault: what the decision failed with. The failure record names both.
-        policy: the actor's retry policy, as far as it works; None: the default one.
+        error: what the attempt raised; None if that is unknown.
+        fault: what the decision raised. The failure record names both.
+        attempt: the number of this attempt, from 1.
+        now: unix time in seconds.
+        policy: the actor's retry policy; None for the default policy.
     """
     policy = policy or RetryPolicy()
     failure = Failure.of(error or fault, reason=Reason.UNDECIDED, attempt=attempt, now=now)
     where = "".join(f" in {frame}" for frame in frames(fault)[-1:])
     why = f"the outcome could not be decided: {describe(fault)}{where}"
     failure = replace(failure, message=f"{failure.message}; {why}" if error else why)
-    if attempt >= min(policy.max_attempts, _MOST_UNDECIDED):
+    if attempt >= min(policy.max_attempts, _MAX_UNDECIDED):
         return Dead(failure)
     try:
         wait = policy.wait_before(attempt + 1)

@@ -1,4 +1,4 @@
-"""Something done again and again in a thread of its own."""
+"""Calls a function at an interval, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ logger = logging.getLogger("formrelay")
 class Periodic:
     """Calls a function every ``interval``, from :meth:`start` to :meth:`stop`.
 
-    A forked process starts its own. What the function raises is logged, and it is called again.
+    An error of the function is logged and does not end the thread. A forked process starts a
+    thread of its own.
     """
 
     def __init__(self, name: str, interval: timedelta, do: Callable[[], None]) -> None:
@@ -28,11 +29,11 @@ class Periodic:
 
     @property
     def runs(self) -> bool:
-        """Whether it was started in this process."""
+        """Whether the thread was started in this process."""
         return self._pid == current_pid()
 
     def start(self) -> bool:
-        """Begin, if that has not been done in this process; whether it has not."""
+        """Start the thread; returns False if this process has started it already."""
         if self.runs:
             return False
         with self._lock:
@@ -43,7 +44,7 @@ class Periodic:
         return True
 
     def stop(self) -> None:
-        """Call it no more."""
+        """End the thread after the current call."""
         self._stopped.set()
 
     def _run(self) -> None:

@@ -1,9 +1,8 @@
-r"""Text without what a terminal would obey or hide: the characters that are escaped wherever
-something is shown.
+r"""Escapes characters that a terminal would obey or hide, wherever text is shown to people.
 
-Escaped are control characters (C0, C1, DEL, line breaks), characters that change the direction of
-the text, other invisible format characters, line and paragraph separators, and lone surrogates, as
-which undecodable bytes stand in Python's text. Joiners stay, since scripts and emoji need them.
+These are control characters (C0, C1, DEL, line breaks), characters that change the direction of
+text, other invisible format characters, line and paragraph separators, and lone surrogates
+(undecodable bytes). Joiners stay, since scripts and emoji need them.
 """
 
 from __future__ import annotations
@@ -21,38 +20,40 @@ _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""``text`` with ``\x1b``, ``\u202e`` and the like in place of what must not be printed.
+    r"""Escape the hidden characters of a text: ``\x1b``, ``\u202e``.
 
     Args:
-        keep: characters that are left as they are (line breaks, for a text of several lines).
+        keep: characters that are not escaped (line breaks, for a text of several lines).
     """
     if text.isprintable():
         return text
-    return "".join([one if one in keep else _escaped(one) for one in text])
+    return "".join([char if char in keep else _escaped(char) for char in text])
 
 
 def printable_json(text: str) -> str:
-    r"""The same for a text that is JSON: ``\u001b``, so that it is still the same JSON.
+    r"""Escape the hidden characters of a JSON text as JSON does: ``\u001b``.
 
-    Line breaks stay, since JSON has them between its values alone.
+    Line breaks stay: in JSON they only stand between values.
     """
     if text.isprintable():
         return text
-    return "".join([one if one == "\n" or not _is_hidden(one) else _in_json(one) for one in text])
+    return "".join(
+        [char if char == "\n" or not _is_hidden(char) else _in_json(char) for char in text]
+    )
 
 
 def ascii_json(text: str) -> str:
-    """JSON in ASCII alone, for a terminal or a file that holds no other characters."""
-    return "".join([one if one.isascii() else _in_json(one) for one in printable_json(text)])
+    """Escape all characters outside ASCII, for terminals and files that cannot hold them."""
+    return "".join([char if char.isascii() else _in_json(char) for char in printable_json(text)])
 
 
 def shown_id(id: str) -> str:
-    r"""An id as it is shown; :func:`read_id` reads it. A backslash is shown as two."""
+    r"""Escape an id so that :func:`read_id` can read it back. A backslash is doubled."""
     return printable(id.replace("\\", "\\\\"))
 
 
 def read_id(text: str) -> str:
-    r"""The inverse of :func:`shown_id`; a backslash that begins no escape is one."""
+    r"""Read an id that :func:`shown_id` escaped; a backslash before no escape is kept."""
     return _ESCAPE.sub(_unescaped, text)
 
 

@@ -1,4 +1,4 @@
-"""Which process this is: threads and connections do not live through a fork."""
+"""The id of this process, to notice a fork: threads and connections end with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _pid = os.getpid()
 
 
 def current_pid() -> int:
-    """``os.getpid()`` without a call of the system's, which counts where it is asked often."""
+    """``os.getpid()`` without a system call, for code that asks once a message."""
     return _pid
 
 

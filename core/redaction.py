@@ -1,4 +1,4 @@
-"""Take out of a text what is not to be in it."""
+"""Removes payload values from a text."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 _MARK = "[…]"
-#: What is shorter says nothing, and stands in every text.
+#: Shorter values are not removed: they say nothing and occur in every text.
 SHORTEST = 4
-#: A long value is looked for in pieces: of one that is cut off, the beginning is found as well.
+#: A long value is searched in pieces of this length, so that a value cut off is found too.
 _PIECE = 32
-#: What JSON writes as it is.
+#: Characters that JSON does not escape.
 _PLAIN = re.compile(r"[ !#-\[\]-~]*\Z")
 
 
 def redacted(text: str, values: Iterable[Any], *, most: int) -> str:
-    """At most ``most`` characters of a text, without the texts and numbers in ``values``.
+    """Replace the strings and numbers of ``values`` in a text, and cut the text.
 
-    A receiver that answers with what it was sent would else put a person's answers where
-    nobody looks for them. What it has changed (upper case, HTML, base64) is not found, so the
-    result may still hold parts of the values: no text of an answer is kept unless an operator
-    asks for it.
+    For responses: a receiver may echo a person's answers. Values that it changed (upper case,
+    HTML, base64) are not found, so the result may still contain parts of them. Hence responses
+    are kept only where an operator asks for it.
 
     Args:
         values: JSON of any depth.
+        most: maximum length of the result, in characters.
     """
     is_cut = len(text) > most + _PIECE
     text = text[: most + _PIECE]
     if len(text) < SHORTEST:
         return text
     spellings = {spelling for value in _texts(values) for spelling in _spellings(value)}
-    # Whole ones first, the longest first: a short one would break a long one up.
-    whole = sorted((one for one in spellings if len(one) >= SHORTEST), key=len, reverse=True)
+    # Longest first: replacing a short value first would break up a long value that contains it.
+    whole = sorted((text for text in spellings if len(text) >= SHORTEST), key=len, reverse=True)
     for spelling in whole:
         text = text.replace(spelling, _MARK)
     for spelling in whole:
@@ -41,7 +41,7 @@ def redacted(text: str, values: Iterable[Any], *, most: int) -> str:
             text = text.replace(piece, _MARK)
     while 2 * _MARK in text:
         text = text.replace(2 * _MARK, _MARK)
-    if is_cut:  # where the end cut a value in two, less than a piece of it is left
+    if is_cut:  # the last characters may be part of a value, too short to be found
         text = text[:-_PIECE]
     return text[:most]
 
@@ -61,14 +61,14 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _spellings(value: str) -> set[str]:
-    """A value as it is, and as JSON writes it."""
+    """The value itself and its JSON spellings."""
     if _PLAIN.match(value):
         return {value}
     return {value, _as_json(value, is_ascii=True), _as_json(value, is_ascii=False)}
 
 
 def _pieces(spelling: str, text: str) -> Iterator[str]:
-    """What of a long value stands in a text, from its beginning to where it is cut off."""
+    """The pieces of a long value that occur in a text, up to the first that does not."""
     for start in range(0, len(spelling), _PIECE):
         piece = spelling[start : start + _PIECE]
         if len(piece) < SHORTEST or piece not in text:

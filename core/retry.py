@@ -1,7 +1,6 @@
-"""When to try again: retry policies.
+"""Retry policies: whether there is another attempt, and how long to wait before it.
 
-A policy answers two questions and nothing else: is there another attempt
-after this one, and how long is the wait before it. Attempts count from 1.
+Attempts count from 1.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import Protocol
 
 from .errors import InvalidPolicy
 
-#: No wait is longer, whatever a policy or a Retry-After asks for.
+#: Maximum wait, whatever a policy or a Retry-After header asks for.
 LONGEST_WAIT = timedelta(hours=24)
 
 
 class Backoff(Protocol):
-    """The wait before an attempt, without jitter."""
+    """A function from attempt number to wait, without jitter."""
 
     def wait(self, attempt: int) -> timedelta:
         """The wait before ``attempt`` (2 is the first retry)."""
@@ -38,8 +37,8 @@ class Exponential:
         _check_wait("cap", self.cap)
 
     def wait(self, attempt: int) -> timedelta:
-        # 2**40 base seconds is far beyond any cap: the exponent is cut so that a
-        # message with a huge attempt count cannot overflow a timedelta.
+        # The exponent is limited so that a message with a huge attempt count cannot overflow a
+        # timedelta. 2**40 base seconds are beyond any cap.
         doublings = min(max(attempt - 2, 0), 40)
         seconds = self.base.total_seconds() * 2.0**doublings
         return timedelta(seconds=min(seconds, self.cap.total_seconds()))
@@ -57,17 +56,17 @@ class Linear:
         _check_wait("cap", self.cap)
 
     def wait(self, attempt: int) -> timedelta:
-        # Cut for the same reason: no float holds the largest integers.
+        # Limited so that a huge attempt count cannot overflow a float.
         seconds = self.step.total_seconds() * min(max(attempt - 1, 0), 2**40)
         return timedelta(seconds=min(seconds, self.cap.total_seconds()))
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A fixed list: ``delays[n]`` is the wait before attempt ``n + 1``.
+    """A fixed list of waits: ``delays[n]`` is the wait before attempt ``n + 1``.
 
-    The first entry is the wait before the first attempt (0 in every schedule
-    that we ship); past the end the last entry repeats.
+    The first entry, the wait before the first attempt, is 0 in every schedule of formrelay.
+    After the end, the last entry repeats.
     """
 
     delays: tuple[timedelta, ...]
@@ -75,7 +74,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if not isinstance(self.delays, Iterable):
             raise InvalidPolicy(f"expected delays to be timedeltas, got {self.delays!r}")
-        # A list is accepted and stored as a tuple, so that nobody changes it afterwards.
+        # Stored as a tuple, so that nobody changes the list afterwards.
         object.__setattr__(self, "delays", tuple(self.delays))
         if not self.delays:
             raise InvalidPolicy("expected at least one delay in a schedule, got none")
@@ -88,23 +87,21 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how far apart a job is tried.
+    """How often a job is tried, and how long it waits between attempts.
 
     Attributes:
-        max_attempts: attempts in all, the first one included.
-        backoff: the wait before each.
-        jitter: at most this share is added to a wait (0.1 is up to 10 %),
-            never taken away: a receiver that asked for a pause gets it whole.
-        should_retry: a last word on an error that would otherwise be retried;
-            it cannot turn a permanent error into a retried one.
-        count_unavailable: whether an attempt counts that the sink had no part
-            in: it is away, busy, or not set up for us. Where it does not, the job
-            waits for the sink however long that takes, and no outage can use
-            its attempts up.
+        max_attempts: maximum number of attempts, the first one included.
+        backoff: the wait before each attempt.
+        jitter: maximum share that is added to a wait at random (0.1 adds up to 10 %). Nothing
+            is subtracted, so a ``Retry-After`` is always respected.
+        should_retry: called with the error and the attempt number; False ends the retries. Not
+            called for permanent errors, which are never retried.
+        count_unavailable: whether attempts count while the sink is unavailable, busy or not set
+            up. If False, the job waits for the sink without using attempts.
 
     Raises:
-        InvalidPolicy: a value is of the wrong type or out of range. A ``backoff`` of your own
-            is checked when it returns a wait.
+        InvalidPolicy: a value has the wrong type or is out of range. The result of a custom
+            ``backoff`` is checked when it is used.
     """
 
     max_attempts: int = 3
@@ -115,7 +112,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         most, jitter, decide = self.max_attempts, self.jitter, self.should_retry
-        # bool is an int to isinstance(), and no number of attempts.
+        # bool is a subclass of int, but not a number of attempts.
         if isinstance(most, bool) or not isinstance(most, int):
             raise InvalidPolicy(f"expected max_attempts to be a whole number, got {most!r}")
         if most < 1:
@@ -127,7 +124,7 @@ class RetryPolicy:
             )
         if isinstance(jitter, bool) or not isinstance(jitter, int | float):
             raise InvalidPolicy(f"expected jitter to be a number from 0 to 1, got {jitter!r}")
-        if not 0 <= jitter <= 1:  # nor is NaN
+        if not 0 <= jitter <= 1:  # also true for NaN
             raise InvalidPolicy(f"expected jitter to be a number from 0 to 1, got {jitter!r}")
         if decide is not None and (not callable(decide) or iscoroutinefunction(decide)):
             raise InvalidPolicy(
@@ -140,7 +137,7 @@ class RetryPolicy:
             )
 
     def allows_another(self, attempt: int, error: BaseException) -> bool:
-        """Whether there is an attempt after ``attempt``, which ended in ``error``."""
+        """Whether to try again after ``attempt``, which raised ``error``."""
         if attempt >= self.max_attempts:
             return False
         return self.should_retry is None or self.should_retry(error, attempt)
@@ -152,25 +149,26 @@ class RetryPolicy:
         at_least: timedelta | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> timedelta:
-        """The wait before ``attempt``, jitter included, never above :data:`LONGEST_WAIT`.
+        """The wait before ``attempt`` including jitter, at most :data:`LONGEST_WAIT`.
 
         Args:
-            at_least: what the other side asked for (Retry-After).
+            attempt: the number of the next attempt (2 is the first retry).
+            at_least: the wait that the other side asked for (Retry-After).
             uniform: the source of jitter, ``uniform(low, high)``.
 
         Raises:
-            InvalidPolicy: the backoff returned something else than a wait.
+            InvalidPolicy: the backoff did not return a wait.
         """
         wait = self.backoff.wait(attempt)
         _check_wait(f"the wait before attempt {attempt}", wait)
         if at_least is not None:
             wait = max(wait, at_least)
-        # Cut before the product too, which overflows for the longest of timedeltas.
+        # Limited before the product too, which would overflow for the longest timedelta.
         wait = min(wait, LONGEST_WAIT) * (1 + uniform(0, self.jitter))
         return min(wait, LONGEST_WAIT)
 
     def but(self, **changes: object) -> RetryPolicy:
-        """The same policy with some fields changed."""
+        """A copy of the policy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 

@@ -1,8 +1,7 @@
-"""Signatures of webhooks, as the Standard Webhooks specification has them; and Stripe's.
+"""Signatures of webhooks by the Standard Webhooks specification, and by Stripe's scheme.
 
-The signed content is ``id.timestamp.body``, the exact bytes sent, under
-HMAC-SHA256; the header holds one ``v1,<base64>`` for each secret, separated
-by spaces, so that a key can be rotated.
+The signature is an HMAC-SHA256 of ``id.timestamp.body``, with the exact bytes sent. The header
+holds one ``v1,<base64>`` for each secret, separated by spaces, so that a key can be rotated.
 Source: https://github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
 
 Stripe's header, which some receivers expect, is ``t=<timestamp>,v1=<hex>`` over
@@ -19,28 +18,28 @@ from datetime import timedelta
 
 from .errors import FormrelayError, InvalidJob
 
-#: How far a timestamp may be from the verifier's clock, either way.
+#: Maximum difference between a timestamp and the verifier's clock.
 TOLERANCE = timedelta(minutes=5)
 
 _PREFIX = "whsec_"
 
 
 class SignatureInvalid(FormrelayError):
-    """The signature does not fit."""
+    """The signature does not match."""
 
 
 def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers of a signed webhook.
+    """Make the three headers of a signed webhook.
 
     Args:
-        secrets: one, or several while a key is rotated; ``whsec_`` + base64, or
-            any other text, which is used as its UTF-8 bytes.
-        webhook_id: the same on every attempt; no ``.`` in it.
+        secrets: one secret, or several while a key is rotated: ``whsec_`` and base64, or any
+            other text, whose UTF-8 bytes are the key.
+        webhook_id: the same at every attempt; without ``.``.
         timestamp: unix seconds of this attempt.
         body: the exact bytes that are sent.
 
     Raises:
-        InvalidJob: no secret, an empty one, or a ``.`` in the id.
+        InvalidJob: there is no secret, a secret is empty, or the id contains ``.``.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
@@ -55,10 +54,10 @@ def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes
 
 
 def check_secrets(secrets: Sequence[str]) -> None:
-    """Whether :func:`sign` can sign with these.
+    """Check that :func:`sign` can sign with these secrets.
 
     Raises:
-        InvalidJob: there is none, or one is empty, blank or no base64 behind ``whsec_``.
+        InvalidJob: there is no secret, a secret is blank, or is not base64 after ``whsec_``.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
@@ -67,19 +66,19 @@ def check_secrets(secrets: Sequence[str]) -> None:
 
 
 def sign_like_stripe(secrets: Sequence[str], *, timestamp: int, body: bytes) -> dict[str, str]:
-    """The ``stripe-signature`` header, one ``v1`` for each secret.
+    """Make the ``stripe-signature`` header, with one ``v1`` for each secret.
 
     Args:
-        secrets: used as the text that they are, ``whsec_`` included, as Stripe does.
+        secrets: used as text, ``whsec_`` included, as Stripe does.
         timestamp, body: as for :func:`sign`.
 
     Raises:
-        InvalidJob: no secret, or an empty one.
+        InvalidJob: there is no secret, or a secret is empty.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
     content = b"%d." % timestamp + body
-    digests = (hmac.new(_text(one), content, hashlib.sha256).hexdigest() for one in secrets)
+    digests = (hmac.new(_text(secret), content, hashlib.sha256).hexdigest() for secret in secrets)
     parts = [f"t={timestamp}", *(f"v1={digest}" for digest in digests)]
     return {"stripe-signature": ",".join(parts)}
 
@@ -92,17 +91,17 @@ def verify(
     now: float,
     tolerance: timedelta = TOLERANCE,
 ) -> None:
-    """Check a received webhook: every signature in the header, in constant time.
+    """Check the signatures of a received webhook, in constant time.
 
     Args:
         secret: the endpoint's secret, as given to :func:`sign`.
         headers: the request's headers; names in any case.
-        body: the raw bytes received, before any parsing.
+        body: the raw bytes received, not parsed.
         now: unix time in seconds.
 
     Raises:
-        SignatureInvalid: a header is missing, the timestamp is too far away, or
-            no signature fits.
+        SignatureInvalid: a header is missing, the timestamp differs from ``now`` by more than
+            ``tolerance``, or no signature matches.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     try:
@@ -113,26 +112,26 @@ def verify(
         raise SignatureInvalid(f"expected the header {missing}, got none") from None
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):
         raise SignatureInvalid("expected unix seconds in webhook-timestamp, got something else")
-    if "." in webhook_id:  # ``id.timestamp.body`` could then be cut in another place
+    if "." in webhook_id:  # ``id.timestamp.body`` could then be split in another place
         raise SignatureInvalid("expected a webhook-id without '.', got one with it")
     timestamp = int(stamp)
     if abs(now - timestamp) > tolerance.total_seconds():
         raise SignatureInvalid("webhook-timestamp is too far from this machine's clock")
     try:
         expected = _signature(_key(secret), webhook_id, timestamp, body).encode()
-        candidates = [one.encode() for one in offered.split(" ")]
-    except UnicodeEncodeError:  # a server that decodes headers with surrogates for odd bytes
+        candidates = [text.encode() for text in offered.split(" ")]
+    except UnicodeEncodeError:  # some servers decode invalid bytes to surrogates
         raise SignatureInvalid("expected headers that are text, got other bytes") from None
-    # No early exit: how many signatures were tried must not show in the time taken.
-    fits = [hmac.compare_digest(expected, one) for one in candidates]
-    if not any(fits):
-        raise SignatureInvalid("no signature in webhook-signature fits the body")
+    # No early exit: the duration must not tell how many signatures were compared.
+    matches = [hmac.compare_digest(expected, candidate) for candidate in candidates]
+    if not any(matches):
+        raise SignatureInvalid("no signature in webhook-signature matches the body")
 
 
 def _signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
     content = f"{webhook_id}.{timestamp}.".encode() + body
-    # Not hmac.digest(), which lets go of the interpreter's lock even for a short content: of
-    # several busy threads this one would then wait for it at each signature.
+    # Not hmac.digest(), which releases the GIL even for short content: among several busy threads,
+    # each signature would then wait for the GIL.
     digest = hmac.new(key, content, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
@@ -143,9 +142,9 @@ def _key(secret: str) -> bytes:
     else:
         encoded = secret.removeprefix(_PREFIX)
         try:
-            # Some issuers leave the padding out.
+            # Some issuers omit the padding.
             key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except ValueError:  # binascii.Error is one; a character outside ASCII is another
+        except ValueError:  # binascii.Error, or a character outside ASCII
             raise InvalidJob("expected base64 after 'whsec_' in a signing secret") from None
     if not key:
         raise InvalidJob("expected a signing secret, got an empty one")
@@ -158,4 +157,4 @@ def _text(secret: str) -> bytes:
     try:
         return secret.encode()
     except UnicodeEncodeError:
-        raise InvalidJob("expected a signing secret that UTF-8 can hold") from None
+        raise InvalidJob("expected a signing secret without lone surrogates, got one") from None
