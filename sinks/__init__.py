@@ -1,6 +1,6 @@
-"""The outside systems: ClickHouse, the Django API, webhooks by safe egress.
+"""Clients of the outside systems: ClickHouse, the Django API, webhook endpoints over HTTP.
 
-They know nothing of queues. Addresses, time-outs and functions that read rotating secrets are
-arguments, never read from the environment. Every failure is raised as an error of
+They do not depend on queues or on the environment: addresses, time-outs and functions that read
+rotating secrets are arguments. Every failure is raised as an error of
 :mod:`formrelay.core.errors`.
 """

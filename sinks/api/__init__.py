@@ -1,4 +1,4 @@
-"""The Django API: where submissions, partials and payments are saved."""
+"""The client of the Django API, which saves submissions, partials and payments."""
 
 from .answers import SavedSubmission, SubmissionWebhook
 from .client import Api

@@ -1,4 +1,4 @@
-"""What a response of the API holds, and which error stands for a failed request."""
+"""Parses responses of the API, and maps failed requests to errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ..http.adapter import MAX_BYTES, CurlResponse, NotSent
 from ..http.headers import known_media_type, parse_retry_after
 
 _PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
-#: The API is overloaded and did not take the request.
+#: The API is overloaded and did not accept the request.
 _BUSY = frozenset({425, 429, 503})
-#: The request belongs elsewhere and was not taken. (Not 303: there it was taken.)
+#: A redirect: the API did not accept the request. (With 303 it did.)
 _MOVED = frozenset({301, 302, 307, 308})
 _MAX_FIELDS = 10
 _FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
@@ -37,7 +37,7 @@ _STEPS = re.compile(r"[.\[\]]+")
 
 @dataclass(frozen=True, slots=True)
 class SubmissionWebhook:
-    """A webhook that the API names for a submission."""
+    """A webhook endpoint in the API's response to a submission."""
 
     id: str
     url: str = field(repr=False)
@@ -48,10 +48,11 @@ class SubmissionWebhook:
 
 @dataclass(frozen=True, slots=True)
 class SavedSubmission:
-    """A submission as the API keeps it.
+    """A submission as saved by the API.
 
     Attributes:
-        form_id, submitted_at, answers: None if the response did not have them.
+        webhooks: the endpoints to tell when the submission is completed.
+        form_id, submitted_at, answers: None if the response does not have them.
     """
 
     id: str
@@ -63,10 +64,11 @@ class SavedSubmission:
 
 
 def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> None:
-    """Raise for any status but 200 and 201.
+    """Raise for any status other than 200 and 201.
 
     Args:
-        sent: the payload, whose field names the error may repeat.
+        response: the response.
+        sent: the payload; the error may contain its field names.
 
     Raises:
         SinkError: the request was refused or failed.
@@ -95,7 +97,7 @@ def parse_json(response: CurlResponse) -> dict[str, Any]:
     """The JSON object of a response with status 200 or 201.
 
     Raises:
-        SinkTransient: it holds none, so that nobody knows whether anything was saved.
+        SinkTransient: the body is not a JSON object. Whether anything was saved is unknown.
     """
     code = response.status_code
     if not response.is_whole:
@@ -108,15 +110,15 @@ def parse_json(response: CurlResponse) -> dict[str, Any]:
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise SinkTransient(
             f"expected JSON with {code} from the API, got {known_media_type(kind)}: "
-            "does API_URL lead to it, or to a page before it?",
+            "check that API_URL is the API's address",
             code=code,
         )
     try:
         found = orjson.loads(response.body)
     except orjson.JSONDecodeError:
         raise SinkTransient(
-            f"expected JSON with {code} from the API, got {len(response.body)} bytes that are none "
-            "(cut off, or a page of a proxy's?)",
+            f"expected JSON with {code} from the API, got {len(response.body)} bytes of something "
+            "else: check whether the response was cut off or comes from a proxy",
             code=code,
         ) from None
     if not isinstance(found, dict):
@@ -135,7 +137,7 @@ def _wrong_shape() -> SinkTransient:
 def connection_error(error: requests.RequestException) -> SinkError:
     """The error for a request without a response, or with a part of one."""
     match error:
-        case requests.exceptions.SSLError():  # a person has to renew it
+        case requests.exceptions.SSLError():  # a person has to renew the certificate
             return SinkUnready(
                 f"expected the API's TLS certificate to be valid, it is not ({error}): "
                 "nothing was sent"
@@ -152,7 +154,7 @@ def connection_error(error: requests.RequestException) -> SinkError:
 
 
 def _redirect(response: CurlResponse) -> str:
-    """The scheme of a redirect's target; the rest of it may hold anything."""
+    """The scheme of a redirect's target; the rest may contain payload values."""
     scheme, colon, _ = response.headers.get("Location", "").strip().lower().partition(":")
     to = f" to {scheme}" if colon and scheme in ("http", "https") else ""
     return f", a redirect{to}, which is never followed: check API_URL"
@@ -163,11 +165,9 @@ def _retry_after(response: CurlResponse) -> timedelta | None:
 
 
 def _fields(body: bytes, sent: Mapping[str, Any]) -> str:
-    """The fields that a 4xx names, if they are names of what was sent: its own fields, and the
-    questions under ``answers``.
+    """The field names in a 4xx response that are also names in the payload or its ``answers``.
 
-    Everything else is left out, the names of unknown fields too: whatever the API writes may
-    repeat a value.
+    Everything else is omitted, unknown names too, since the response may repeat payload values.
     """
     try:
         found = orjson.loads(body)
@@ -184,7 +184,7 @@ def _fields(body: bytes, sent: Mapping[str, Any]) -> str:
 
 
 def _known_name(name: str, known: Container[str]) -> str:
-    """``answers.q1`` as far as its parts are known; empty where the first one is not."""
+    """The known part of a path such as ``answers.q1``; empty if its first step is unknown."""
     if name in known:
         return name if _FIELD.match(name) else ""
     steps = list(
@@ -194,7 +194,7 @@ def _known_name(name: str, known: Container[str]) -> str:
 
 
 def parse_submission(answer: dict[str, Any]) -> SavedSubmission:
-    """The submission in a JSON object of the API.
+    """Parse a submission in a JSON object of the API.
 
     Raises:
         SinkTransient: the object has another shape.
@@ -218,7 +218,7 @@ def parse_submission(answer: dict[str, Any]) -> SavedSubmission:
 
 
 def _webhook(given: object) -> SubmissionWebhook:
-    """A webhook of a response. A value that is missing or malformed is left empty, so that this
+    """Parse a webhook of a response. Missing and malformed values are empty, so that only this
     webhook is refused: the submission is saved, and the other webhooks are sent."""
     fields = given if isinstance(given, dict) else {}
     headers = fields.get("headers") or {}

@@ -1,4 +1,4 @@
-"""The Django API: submissions are saved with an idempotency key, so a repeat is safe."""
+"""The client of the Django API. Every call is idempotent, so it can be retried."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
 
 class Api:
-    """The API at ``url``. Safe to share between threads; each has its own connections.
+    """The client of the API at ``url``. Thread-safe: each thread has its own connections.
 
     Args:
         url: ``https://host``, with or without a path before ``/api``.
-        token: read for each request, since secrets rotate; None sends none.
-        connect_timeout: of making a connection, TLS included.
-        timeout: of a whole request after that, however slowly the server sends.
+        token: returns the token, or None for none; called for each request, since secrets rotate.
+        connect_timeout: time-out of connecting, TLS included.
+        timeout: time-out of the whole request after connecting.
 
     Raises:
-        ConfigError: ``url`` cannot be right.
+        ConfigError: ``url`` is malformed.
     """
 
     def __init__(
@@ -53,34 +53,37 @@ class Api:
         self._local = threading.local()
 
     def save_submission(self, payload: Mapping[str, Any]) -> SavedSubmission:
-        """Save a submission: 201 when it is new, 200 when it is the same again.
+        """Save a submission (201), or get the submission that has its id already (200).
 
         Args:
-            payload: sent as it is; its ``submissionId`` is the idempotency key.
+            payload: the JSON to send; its ``submissionId`` is the idempotency key.
 
         Raises:
-            SinkPermanent: the API will never take it (400, 404, 409, 410, 413, 422).
-            SinkTransient: everything else; ``SinkUnavailable`` when nothing was sent, ``SinkBusy``
-                and ``SinkUnready`` when nothing was taken, and otherwise nobody knows.
+            SinkPermanent: the API refused the submission (400, 404, 409, 410, 413, 422).
+            SinkTransient: any other failure. With ``SinkUnavailable``, ``SinkBusy`` and
+                ``SinkUnready`` nothing was saved; otherwise that is unknown.
         """
         key = _key(payload.get("submissionId"))
         answer = self._request("POST", "/api/v1/submissions/", payload, {"Idempotency-Key": key})
         return parse_submission(answer)
 
     def get_submission(self, submission_id: str) -> SavedSubmission | None:
-        """A submission by its id, None if there is none; raises as :meth:`save_submission`."""
+        """Get a submission by its id; None if there is none. Raises as :meth:`save_submission`."""
         return self._submission("GET", _path("submissions", submission_id))
 
     def update_payment(
         self, submission_id: str, *, status: str, event_id: str, created: int
     ) -> SavedSubmission | None:
-        """Report the outcome of a payment; an event older than the last one changes nothing.
+        """Report the outcome of a payment. The API ignores an event older than the last.
 
         Args:
+            submission_id: the id of the submission.
+            status: the new status of the payment.
+            event_id: the id of the payment provider's event.
             created: when the payment provider made the event, unix seconds.
 
         Returns:
-            The submission after that; None if there is none (yet).
+            The updated submission; None if the API does not have it.
 
         Raises:
             SinkError: as :meth:`save_submission`.
@@ -93,7 +96,7 @@ class Api:
         """Save a revision of a partial.
 
         Returns:
-            Whether it is the newest revision (False for 409: a newer one is stored).
+            False if the API has a newer revision (409).
 
         Raises:
             SinkError: as :meth:`save_submission`.
@@ -136,7 +139,7 @@ class Api:
         try:
             return parse_json(response)
         except SinkTransient:
-            # If the response did not end where it said, its remains are not the next one's.
+            # The rest of the response must not be read as the next response.
             adapter.close()
             raise
 
@@ -163,19 +166,19 @@ class Api:
 
 
 def _ascii(url: str) -> str:
-    """A URL in ASCII: the host by :mod:`..core.hosts`, the path percent-encoded.
+    """Convert a URL to ASCII: the host by :mod:`..core.hosts`, the path by percent-encoding.
 
     Raises:
-        ConfigError: it cannot be written in ASCII.
+        ConfigError: the URL has no ASCII form.
     """
     request = requests.PreparedRequest()
     try:
         request.prepare_url(ascii_url(url), None)
     except (InvalidHost, requests.exceptions.RequestException):
-        raise ConfigError("expected API_URL to be an address, got one of another shape") from None
+        raise ConfigError("expected API_URL to be a URL, got something else") from None
     found = request.url or ""
     if not found.isascii() or _SPACES.search(found):
-        raise ConfigError("expected API_URL to be an address without spaces")
+        raise ConfigError("expected API_URL to be a URL without spaces")
     return found
 
 
@@ -191,7 +194,7 @@ def _path(kind: str, id: object) -> str:
 
 
 def _key(value: object) -> str:
-    # "." and ".." would walk up the path of the address.
+    # "." and ".." would change the path of the URL.
     if not isinstance(value, str) or not _KEY.match(value) or value in (".", ".."):
         raise SinkPermanent(
             "expected a submissionId or partialId of 1 to 255 printable ASCII characters"

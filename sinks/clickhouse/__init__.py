@@ -1,6 +1,6 @@
-"""ClickHouse: by its native protocol, by HTTP, or embedded in this process.
+"""The client of ClickHouse: native protocol, HTTP, or embedded in this process.
 
-:func:`connect` picks the client by the URL's scheme; no connection is opened before the first call.
+:func:`connect` chooses it by the scheme of the URL. The first call opens a connection.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ def connect(
     timeout: timedelta,
     connect_timeout: timedelta,
 ) -> ClickHouse:
-    """The ClickHouse at ``url``; nothing is sent before the first call.
+    """Make the client of the ClickHouse at ``url``. Connects to no server.
 
     Args:
         url: ``clickhouse://host:9000``, ``clickhouses://`` (TLS), ``http://``,
-            ``https://`` or ``chdb://folder`` (``chdb:///absolute``). A user, a
-            password or a database in it wins over the arguments. Several hosts
+            ``https://`` or ``chdb://folder`` (``chdb:///absolute``). A user, password or
+            database in the URL overrides the arguments. Several hosts
             (``http://a:8123,b:8123/db``) are tried in turn.
-        password: read for each new connection, since secrets rotate.
-        timeout: of one read (native, HTTP); none when embedded.
+        database: name of the database.
+        user: name of the user.
+        password: returns the password; called for each new connection, since secrets rotate.
+        timeout: time-out of one read; not used when embedded.
+        connect_timeout: time-out of connecting; not used when embedded.
 
     Raises:
-        ConfigError: the address cannot be right, or its driver is not installed.
+        ConfigError: the URL is malformed, or the driver is not installed.
     """
     targets = parse_targets(
         url,

@@ -1,4 +1,4 @@
-"""What every ClickHouse client offers, its address, and failover between several hosts."""
+"""The interface of the ClickHouse clients, the parser of URLs, and failover between hosts."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from ...core.hosts import InvalidHost, ascii_url
 
 T = TypeVar("T")
 
-#: The oldest version that is promised to work. An older server, of which Debian's 18.16 is tested,
-#: is spoken to by the native protocol alone, and without what 18.16 lacks (docs/clickhouse.md).
+#: The oldest version that is fully supported. Older servers (Debian's 18.16 is tested) work over
+#: the native protocol, with less (docs/clickhouse.md).
 MODERN = (22, 3)
-#: A replica that lost its ZooKeeper takes no rows (TABLE_IS_READ_ONLY); the others may.
+#: TABLE_IS_READ_ONLY: a replica has lost its ZooKeeper; the other replicas may accept rows.
 _READ_ONLY = 242
 _DEFAULT_PORTS = {"clickhouse": 9000, "clickhouses": 9440, "http": 8123, "https": 8443}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
 class ClickHouse(Protocol):
-    """A ClickHouse, by whichever protocol. Safe to share between threads.
+    """A client of ClickHouse. Thread-safe.
 
-    Every method raises :class:`~formrelay.core.errors.SinkUnavailable` (nothing
-    was sent), ``SinkTransient`` or ``SinkPermanent``, and ``ConfigError`` for
-    what only a change of the configuration can mend.
+    Every method raises :class:`~formrelay.core.errors.SinkUnavailable` (nothing was sent),
+    ``SinkTransient``, ``SinkPermanent``, or ``ConfigError`` if the configuration has to change.
     """
 
     @property
     def database(self) -> str:
-        """The database that unqualified names are looked up in."""
+        """The name of the database."""
 
     @property
     def supports_dedup_token(self) -> bool:
-        """Whether the server knows ``insert_deduplication_token``: one of version 22.3 or newer."""
+        """Whether the server supports ``insert_deduplication_token`` (version 22.3 or newer)."""
 
     def insert(
         self,
@@ -51,16 +50,16 @@ class ClickHouse(Protocol):
         """Insert one block.
 
         Args:
-            columns: names, in the order of ``data``.
-            data: column-oriented, one sequence of equal length a column;
-                times are aware datetimes.
-            token: the block's deduplication token: the same rows sent again
-                under it are dropped by the server. Not sent to a server that
-                does not support it.
+            table: name of the table.
+            columns: names of the columns, in the order of ``data``.
+            data: one sequence of values a column, all of the same length; times are aware
+                datetimes.
+            token: deduplication token: the server drops a second block with the same token.
+                Not sent to servers that do not support it.
         """
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """The rows of a query; ``%(name)s`` in ``sql`` is filled from ``params``, quoted."""
+        """Run a query and return its rows; ``%(name)s`` is replaced by the quoted parameter."""
 
     def command(self, sql: str) -> None:
         """Run a statement without a result."""
@@ -72,26 +71,26 @@ class ClickHouse(Protocol):
         """The server's version: ``(18, 16, 1)``."""
 
     def ping(self) -> None:
-        """Return if the server answers a query; raise otherwise."""
+        """Raise unless the server answers a query."""
 
     def close(self) -> None:
-        """Close every connection; the next call opens one again."""
+        """Close all connections; the next call opens a new connection."""
 
 
 class FailoverClickHouse:
-    """Several hosts: calls go to the host that worked last, or to the next one if it took nothing.
+    """A client of several hosts: a call goes to the last host that worked, then to the others.
 
-    Nothing is sent twice: a call that broke off after something was sent raises, and the queue
-    retries it under its token. A host that did not answer is not asked first again, so a host
-    that hangs costs its time-out once and not on every call.
+    A call is tried on the next host only if nothing was sent or the table is read-only. Otherwise
+    it raises, and the queue retries the insert with its token. A host that did not answer is
+    tried last from then on, so its time-out is not waited for again at each call.
 
     Args:
-        clients: one for each host, in the order in which they are tried.
+        clients: the clients of the hosts, in the order in which they are tried.
     """
 
     def __init__(self, clients: Sequence[ClickHouse]) -> None:
         self._clients = tuple(clients)
-        # Shared between threads without a lock: each only ever moves away from a host that failed.
+        # Shared without a lock: a lost update only means that a failed host is tried once more.
         self._first = 0
 
     @property
@@ -151,7 +150,7 @@ class FailoverClickHouse:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address and credentials of a ClickHouse."""
+    """Address and credentials of one ClickHouse host."""
 
     scheme: str
     host: str
@@ -177,11 +176,11 @@ def parse_targets(
     timeout: timedelta,
     connect_timeout: timedelta,
 ) -> list[Target]:
-    """The targets that ``url`` names, one for each host; its user, password and database win.
+    """Parse a URL into one target for each host. For the arguments, see :func:`.connect`.
 
     Raises:
-        ConfigError: the address or the database's name cannot be right. The
-            message never quotes the address, which may hold a password.
+        ConfigError: the URL or the database's name is malformed. The message does not quote the
+            URL, which may contain a password.
     """
     urls = [url]
     if "://" in url and not url.lower().startswith("chdb:"):
@@ -202,7 +201,7 @@ def _target(
 ) -> Target:
     try:
         parts = urlsplit(url)
-    except ValueError:  # a bracket without its other one
+    except ValueError:  # an unmatched bracket
         raise ConfigError("expected an IPv6 address in [brackets] in CLICKHOUSE_URL") from None
     scheme = parts.scheme.lower()
     if scheme == "chdb":
@@ -215,7 +214,7 @@ def _target(
         user = unquote(parts.username or "") or user
         if parts.password is not None:
             fixed = unquote(parts.password)
-            password = lambda: fixed  # noqa: E731  (a def would hide that it is one value)
+            password = lambda: fixed  # noqa: E731 - shorter than a def
     else:
         raise ConfigError(
             "expected CLICKHOUSE_URL to start with clickhouse://, clickhouses://, http://, "
@@ -230,16 +229,16 @@ def _target(
 
 
 def identifier(name: str) -> str:
-    """A name in backticks, with everything in it that could end them escaped."""
+    """Quote a name in backticks."""
     escaped = name.replace("\\", "\\\\").replace("`", "\\`")
     return f"`{escaped}`"
 
 
 def token_settings(token: str | None) -> dict[str, Any]:
-    """The settings of an insert under a deduplication token.
+    """The settings of an insert with a deduplication token.
 
-    With the second one, rows that reached their table and, since something broke, not its roll-up
-    reach that when they are sent again; without it nothing of a block that is known would.
+    The second setting matters when an insert failed between a table and its roll-up: the retry
+    then reaches the roll-up, although the table drops the block.
     """
     return {
         "insert_deduplication_token": token,
@@ -254,7 +253,7 @@ def create_database_sql(database: str, cluster: str | None) -> str:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """``18.16.1`` or ``25.3.2.39 (official build)`` as numbers."""
+    """Parse ``18.16.1`` or ``25.3.2.39 (official build)`` into numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", text.partition(" ")[0]))
 
 

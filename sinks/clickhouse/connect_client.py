@@ -1,4 +1,4 @@
-"""ClickHouse by clickhouse-connect: what HTTP and the embedded engine share, and HTTP."""
+"""ClickHouse clients over clickhouse-connect: the base class, and HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ConnectClickHouse(ABC):
-    """The calls of :class:`.client.ClickHouse`; a subclass opens the driver's client."""
+    """A :class:`.client.ClickHouse` whose subclass opens the driver's client."""
 
     def __init__(self, target: Target, *, extra: str) -> None:
         self._connect = _import_connect(extra)
@@ -29,7 +29,7 @@ class ConnectClickHouse(ABC):
 
     @abstractmethod
     def _client(self) -> Any:
-        """The open client of clickhouse-connect; raises what the driver raises."""
+        """The open client of clickhouse-connect. Raises the driver's errors."""
 
     @abstractmethod
     def create_database(self, cluster: str | None = None) -> None: ...
@@ -95,10 +95,9 @@ class ConnectClickHouse(ABC):
 
 
 class HttpClickHouse(ConnectClickHouse):
-    """``http://`` and ``https://``: one client for all threads, over a pool of its own.
+    """``http://`` and ``https://``: one client with a connection pool for all threads.
 
-    The client is opened again after a fork (the sockets are the parent's) and when the password
-    has changed.
+    A new client is opened after a fork and when the password has changed.
     """
 
     def __init__(self, target: Target) -> None:
@@ -110,7 +109,7 @@ class HttpClickHouse(ConnectClickHouse):
         self._failures: list[Exception] = []
 
     def create_database(self, cluster: str | None = None) -> None:
-        # A client that names a missing database is refused, so this one names none.
+        # Without a database: the server refuses a client that names a missing one.
         try:
             client = self._new(self._target.password() or "", None)
         except Exception as error:
@@ -133,7 +132,7 @@ class HttpClickHouse(ConnectClickHouse):
         with self._lock:
             if self._open is None or self._pid != os.getpid() or self._password != password:
                 if self._failures is not before:
-                    # Else each thread would wait out a host that hangs, one after the other.
+                    # Otherwise the waiting threads would time out one after the other.
                     raise self._failures[0]
                 self._close()
                 try:
@@ -145,7 +144,7 @@ class HttpClickHouse(ConnectClickHouse):
             return self._open
 
     def _close(self) -> None:
-        # After a fork, do not close the parent's client: closing writes to the parent's sockets.
+        # Not after a fork: closing would write to the parent's sockets.
         if self._open is not None and self._pid == os.getpid():
             with suppress(Exception):
                 self._open.close()
@@ -164,18 +163,18 @@ class HttpClickHouse(ConnectClickHouse):
             username=target.user,
             password=password,
             client_name="formrelay",
-            # Whole seconds are all it takes; a part of one must not become 0.
+            # The driver accepts whole seconds only; rounded up, so that they are not 0.
             connect_timeout=math.ceil(target.connect_timeout.total_seconds()),
             send_receive_timeout=math.ceil(target.timeout.total_seconds()),
-            autogenerate_session_id=False,  # a session refuses a second query at a time
-            # A pool of our own: not shared, and no proxy from the environment.
+            autogenerate_session_id=False,  # a session allows one query at a time
+            # The default pool is shared and uses proxies from the environment.
             pool_mgr=get_pool_manager(ca_cert=ca_file),
             query_retries=0,  # the queue retries
         )
 
 
 def _import_connect(extra: str) -> Any:
-    """clickhouse-connect, or an error that says which extra brings it.
+    """Import clickhouse-connect.
 
     Raises:
         ConfigError: it is not installed.

@@ -15,21 +15,20 @@ from .client import Target, create_database_sql
 from .connect_client import ConnectClickHouse
 
 _guard = threading.Lock()
-#: The folder that this process has open: (path, pid, descriptor, number of clients).
+#: The open folder of this process: (path, pid, descriptor, number of clients).
 _opened: tuple[str, int, int, int] | None = None
 
 
 class EmbeddedClickHouse(ConnectClickHouse):
-    """The engine in this process: one folder a process, one process a folder.
+    """The engine in this process. A process can open one folder, and a folder one process.
 
-    Opening takes 0.3 s and happens on first use, since a process that is
-    forked after it hangs in the engine. Time-outs, user and password have no
-    meaning here. The database is created when it is missing.
+    The engine is opened at first use (0.3 s), because a process that is forked afterwards would
+    hang. Time-outs, user and password are not used. The database is created if it is missing.
     """
 
     def __init__(self, target: Target) -> None:
         super().__init__(target, extra="embedded")
-        # The engine compares folders by their spelling.
+        # Resolved, because the engine compares folders as text.
         self._path = str(Path(os.path.expanduser(target.path)).resolve())
         self._lock = threading.Lock()
         self._open: Any = None
@@ -49,7 +48,7 @@ class EmbeddedClickHouse(ConnectClickHouse):
 
     def _client(self) -> Any:
         if self._open is not None and self._pid != os.getpid():
-            # Asked before the lock, which another thread may have held at the fork.
+            # Before the lock, which another thread may have held at the fork.
             raise _forked(self._path, self._pid)
         with self._lock:
             if self._open is None:
@@ -71,7 +70,7 @@ class EmbeddedClickHouse(ConnectClickHouse):
                 "pip install 'formrelay[embedded]'"
             ) from None
         except self._connect.driver.exceptions.ProgrammingError:
-            # A process that does not know of our lock (clickhouse-local, say) has it.
+            # A process without our lock, such as clickhouse-local, has the folder open.
             raise _in_use(self._path) from None
         client.command(create_database_sql(self.database, None))
         client.database = self.database
@@ -79,7 +78,7 @@ class EmbeddedClickHouse(ConnectClickHouse):
 
 
 def _acquire(path: str) -> None:
-    """Take the folder for this process; a second call for the same folder counts up.
+    """Lock the folder for this process, or count another client of it.
 
     Raises:
         ConfigError: the folder cannot be written to, or this process has another folder open
@@ -104,7 +103,7 @@ def _acquire(path: str) -> None:
 
 
 def _release(path: str) -> None:
-    """Undo one :func:`_acquire`; the last call releases the folder."""
+    """Undo :func:`_acquire`; the last client unlocks the folder."""
     global _opened
     with _guard:
         if _opened is None or _opened[0] != path or _opened[1] != os.getpid():
@@ -130,7 +129,7 @@ def _lock(path: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass  # asking for permissions would say yes to root on a read-only mount
+            pass  # os.access() would allow root to write to a read-only mount
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise ConfigError(
@@ -138,8 +137,7 @@ def _lock(path: str) -> int:
             f"'{path}' ({type(error).__name__})"
         ) from None
     try:
-        # A POSIX lock and not flock(): that one would pass to a forked child and
-        # outlive us in it.
+        # A POSIX lock. A forked child would inherit a lock of flock().
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()

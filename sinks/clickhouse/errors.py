@@ -1,8 +1,7 @@
-"""Maps the errors of the ClickHouse drivers to our errors.
+"""Maps the errors of the ClickHouse drivers to errors of formrelay.
 
-Codes are ClickHouse's own (``src/Common/ErrorCodes.cpp``). The server's text
-often quotes the row that it could not parse (27, 117), so our messages have
-the code and its name, never that text.
+Codes are from ClickHouse's ``src/Common/ErrorCodes.cpp``. Messages contain the code and its name,
+not the server's text, which may quote a row that could not be parsed (27, 117).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ...core.errors import (
 
 
 class TableUnready(SinkUnready):
-    """A table is missing or differs from the one we created; other tables may be fine."""
+    """A table is missing or was changed; other tables may work."""
 
 
 #: The user is unknown, or the password is wrong (or being rotated).
@@ -40,8 +39,8 @@ REFUSED_USER = {
 }
 #: The user is known but may not do this.
 NOT_ALLOWED = {164: "READONLY", 291: "DATABASE_ACCESS_DENIED", 497: "ACCESS_DENIED"}
-#: The schema is not what we expect. One missing table once cost somebody a
-#: million events (PostHog, Vector issue threads): it is never the rows' fault.
+#: The schema is not as expected. Not an error of the rows, which must not be dropped
+#: (a missing table has cost users of other tools a million events).
 NO_SCHEMA = {
     8: "THERE_IS_NO_COLUMN",
     10: "NOT_FOUND_COLUMN_IN_BLOCK",
@@ -52,7 +51,7 @@ NO_SCHEMA = {
     218: "TABLE_IS_DROPPED",
 }
 NO_DATABASE, NO_TABLE = 81, 60
-#: The server cannot take any rows now, and did not take these.
+#: The server accepts no rows at present and did not accept these.
 BUSY = {
     173: "CANNOT_ALLOCATE_MEMORY",
     201: "QUOTA_EXCEEDED",
@@ -68,7 +67,7 @@ BUSY = {
     364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
     999: "KEEPER_EXCEPTION",
 }
-#: The server is slow or was cut off: whether it took the rows, or will, is unknown.
+#: The server is slow or the connection broke: whether it has inserted the rows is unknown.
 BROKEN_OFF = {
     3: "UNEXPECTED_END_OF_FILE",
     32: "ATTEMPT_TO_READ_AFTER_EOF",
@@ -86,7 +85,7 @@ BROKEN_OFF = {
     394: "QUERY_WAS_CANCELLED",
     425: "SYSTEM_ERROR",
 }
-#: The server will never take these rows.
+#: The server will never accept these rows.
 BAD_ROWS = {
     6: "CANNOT_PARSE_TEXT",
     9: "SIZES_OF_COLUMNS_DOESNT_MATCH",
@@ -112,7 +111,7 @@ BAD_ROWS = {
     441: "CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING",
     469: "VIOLATED_CONSTRAINT",
 }
-#: Raised by a driver that cannot write a value as its column's type.
+#: Raised by a driver that cannot convert a value to its column's type.
 _UNWRITABLE = (ValueError, TypeError, AttributeError, OverflowError, IndexError, struct.error)
 _NOT_CONNECTED = (
     http_errors.NewConnectionError,
@@ -121,24 +120,25 @@ _NOT_CONNECTED = (
     http_errors.ProxyError,
 )
 _WHILE_CONNECTING = ("NetworkError", "SocketTimeoutError")
-# Too many parts means that merges lag behind: a retry within a second makes it worse.
+# Too many parts: merges lag behind, and a retry within a second makes it worse.
 _SLOW_DOWN = {252: timedelta(seconds=10), 241: timedelta(seconds=2), 202: timedelta(seconds=2)}
 
 
 def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> FormrelayError:
-    """Our error for an error of a driver. Raise it ``from None``.
+    """Convert an error of a driver. Raise the result ``from None``.
 
     Args:
-        user: our user name, for the message about a refused user.
-        connecting: whether it happened before anything was sent.
+        error: the driver's error.
+        user: name of the user, for the message about a refused user.
+        connecting: whether the error occurred before anything was sent.
     """
     if isinstance(error, FormrelayError):
         return error
     code = getattr(error, "code", None)
-    # clickhouse-driver gives codes to errors of its own too (a broken connection, an odd greeting);
-    # before anything was sent, only codes of the server count.
+    # clickhouse-driver gives its own errors codes too (a broken connection, an invalid greeting).
+    # While connecting, only codes of the server count.
     own = _is_drivers_own(error)
-    # It raises these two only while it connects, which a query may do again.
+    # The driver raises these two only while connecting, which a query may do again.
     connecting = connecting or (own and type(error).__name__ in _WHILE_CONNECTING)
     if isinstance(code, int) and code > 0 and not (connecting and own):
         return by_code(code, user=user)
@@ -151,7 +151,7 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
         return SinkTransient(f"the connection to ClickHouse was lost ({name})")
     if name == "ProgrammingError":  # clickhouse-connect: a column that the table lacks
         return TableUnready(
-            "expected ClickHouse's table to have our columns, it has not: run formrelay migrate"
+            "expected ClickHouse's table to have our columns, it does not: run formrelay migrate"
         )
     if name == "DataError" or isinstance(error, _UNWRITABLE):
         return SinkPermanent(
@@ -161,20 +161,22 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
 
 
 def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
-    """The number of rows of a column-oriented block.
+    """Check a column-oriented block and return its number of rows.
+
+    (Some drivers notice a wrong block only when half of it is sent.)
 
     Raises:
-        SinkPermanent: its columns differ in length, or their number from that of the
-            names. Not every driver notices before half of the block is sent.
+        SinkPermanent: the columns differ in length, or there are more or fewer columns than
+            names.
     """
     lengths = {len(column) for column in data}
     if len(columns) != len(data) or len(lengths) > 1:
-        raise SinkPermanent("expected one column of values a name, all of one length")
+        raise SinkPermanent("expected one column of values for each name, all of the same length")
     return lengths.pop() if lengths else 0
 
 
 def by_code(code: int, *, user: str) -> SinkError:
-    """Our error for an error code of the server."""
+    """Convert an error code of the server."""
     if code in REFUSED_USER:
         return SinkUnready(
             f"expected ClickHouse to accept user '{user}', it refused (code {code}): "
@@ -199,7 +201,7 @@ def by_code(code: int, *, user: str) -> SinkError:
         )
     if code in BUSY:
         return SinkBusy(
-            f"ClickHouse takes nothing now ({BUSY[code]}, code {code})",
+            f"ClickHouse is busy ({BUSY[code]}, code {code})",
             code=code,
             retry_after=_SLOW_DOWN.get(code),
         )
@@ -209,10 +211,9 @@ def by_code(code: int, *, user: str) -> SinkError:
 
 
 class WithoutTraceback(logging.Filter):
-    """Removes the traceback from the drivers' own log records.
+    """Removes the traceback from the drivers' log records.
 
-    Its last line is the exception's text, which quotes the value that could
-    not be written (or repeats a failed connection thirty lines long).
+    It ends with the exception's text, which may quote a payload value.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -221,7 +222,7 @@ class WithoutTraceback(logging.Filter):
 
 
 def hush_drivers() -> None:
-    """Keep values out of what the drivers log; calling it again changes nothing."""
+    """Keep payload values out of the drivers' log records. Idempotent."""
     for name in ("clickhouse_driver.connection", *_CONNECT_LOGGERS):
         logger = logging.getLogger(name)
         if not any(isinstance(one, WithoutTraceback) for one in logger.filters):
@@ -243,7 +244,7 @@ def _is_drivers_own(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error with its causes; urllib3 keeps the cause of a retry in ``reason``."""
+    """The error and its causes; urllib3 has the cause of a retry in ``reason``."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:

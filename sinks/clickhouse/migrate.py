@@ -1,9 +1,8 @@
-"""Bring a ClickHouse's schema up to date: ordered files, each applied once.
+"""Migrates the schema of a ClickHouse: applies ordered files, each once.
 
-ClickHouse has no transactions for DDL and no lock to take, so every statement
-may run twice (``IF NOT EXISTS``, or rows that count once), and two runs at once
-do the same work twice, harmlessly. On a cluster each statement is carried out
-by all of its hosts, in one order.
+ClickHouse has neither transactions for DDL nor locks, so every statement is idempotent
+(``IF NOT EXISTS``, or rows that count once), and two runs at the same time are harmless. On a
+cluster, all hosts run each statement, in the same order.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from .schema import (
     retention_notes,
 )
 
-# The error codes for the second of two runs that do the same thing at once: table, metadata or
-# database exists already; another thread is creating it; a change of the table is not applied yet.
+# Error codes of a statement that another run executes at the same time: the table, metadata or
+# database exists already; another thread is creating it; a change of the table is in progress.
 _RACE_LOST = {57, 58, 82, 337, 517}
 _NO_TTL_TO_REMOVE = 36
 _RACE_TRIES = 20
 _POLL_SECONDS = 0.05
 _INSERTS_END_WITHIN = timedelta(minutes=2)
-#: Old servers cannot be asked what the other hosts do. An insert of ours takes less.
+#: How long to wait for inserts on the other hosts, which old servers cannot list.
 _GRACE = timedelta(seconds=2)
 
 
@@ -46,10 +45,10 @@ class Migration:
     """A change to the tables.
 
     Attributes:
-        name: of its file, without the ending; with ``:table`` for a table of events that is not
-            ``events``. For a change of retention, where ``text`` is empty, its description.
-        text: of its file.
-        table: the table of events that it is about; empty for none.
+        name: name of the file without its ending; followed by ``:table`` for a table of events
+            other than ``events``. For a change of retention: its description.
+        text: text of the file; empty for a change of retention.
+        table: the table of events that it changes; empty if there is none.
     """
 
     name: str
@@ -58,17 +57,17 @@ class Migration:
 
 
 def plan(client: ClickHouse, schema: Schema | None = None) -> list[Migration]:
-    """The migrations that this server still lacks, in order. Changes nothing.
+    """List the missing migrations, in order. Changes nothing.
 
     Raises:
-        SinkError: the server cannot be asked.
+        SinkError: a query failed.
     """
     schema = schema or Schema()
     try:
         retentions = _differing(client, schema)
         done = _recorded(client)
     except SinkError as error:
-        # Without its database a server does not even tell its version.
+        # The database is missing, so the server refuses every query.
         if error.code != NO_DATABASE:
             raise
         done = set()
@@ -81,9 +80,8 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
     """Create the database and apply the missing migrations; returns their names.
 
     Raises:
-        SinkError: a statement failed; the changes before it stay, and another
-            run continues from there.
-        ConfigError: the server has no such cluster, or tables that are not replicated.
+        SinkError: a statement failed. Earlier changes stay, and another run continues.
+        ConfigError: the cluster is unknown, or a table is not replicated.
     """
     schema = schema or Schema()
     with explained_for_cluster(schema):
@@ -103,10 +101,10 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
 
 
 def notes(client: ClickHouse, schema: Schema | None = None) -> list[str]:
-    """Settings that are not applied, or not safely: a line for each.
+    """Describe settings that are not applied, or not safely, a line each.
 
     Raises:
-        SinkError: the server cannot be asked.
+        SinkError: a query failed.
     """
     schema = schema or Schema()
     try:
@@ -133,10 +131,10 @@ class _Engine:
 
 
 def placeholders(client: ClickHouse, schema: Schema) -> dict[str, Any]:
-    """The values of ``{name}`` in a migration on this server.
+    """The values of ``{name}`` in a migration, for this server.
 
-    18.16 (Debian's) has no DateTime64, no LowCardinality outside an
-    experiment, and no deduplication in tables that are not replicated.
+    Version 18.16 (Debian) has no DateTime64, no stable LowCardinality, and no deduplication in
+    tables that are not replicated.
     """
     is_modern = client.version() >= MODERN
     window = "SETTINGS non_replicated_deduplication_window = 1000"
@@ -147,21 +145,21 @@ def placeholders(client: ClickHouse, schema: Schema) -> dict[str, Any]:
         "datetime64": "DateTime64(3, 'UTC')" if is_modern else "DateTime('UTC')",
         "now": "now64(3, 'UTC')" if is_modern else "now()",
         "low_cardinality": "LowCardinality(String)" if is_modern else "String",
-        # Replicated tables deduplicate without being asked.
+        # Replicated tables deduplicate by default.
         "dedup_window": window if is_modern and not schema.cluster else "",
         "month": "{month}",  # filled in by _apply
     }
 
 
 def _migrations(schema: Schema) -> list[Migration]:
-    """Every migration; those for tables of events once for each table."""
+    """List all migrations; a migration of event tables occurs once for each table."""
     found = []
     for name, text in _files():
         if "{table}" not in text:
             found.append(Migration(name, text))
             continue
         found += [
-            # Servers recorded the name without a table when there was but one.
+            # Older versions, with one table only, recorded the name without a table.
             Migration(name if table == "events" else f"{name}:{table}", text, table)
             for table in schema.event_tables
         ]
@@ -190,7 +188,7 @@ def _apply(
         months = [""]
         if "{month}" in statement:
             _wait_for_inserts(client, schema, migration.table)
-            # One month at a time: the sets of all events may exceed the server's memory.
+            # One month at a time, so that the query fits in the server's memory.
             months = _months(client, migration.table)
         for month in months:
             sql = statement.replace("{month}", month)
@@ -198,14 +196,14 @@ def _apply(
 
 
 def _wait_for_inserts(client: ClickHouse, schema: Schema, table: str) -> None:
-    """Wait until every insert into ``table`` that has begun by now has ended.
+    """Wait until every insert into ``table`` that is running now has ended.
 
-    An insert feeds the views that existed when it began, and its rows can be read when it ends.
-    An insert in flight while a view is created is missing in both, the view and a look at the
-    rows. On a cluster, wait until its rows have arrived on this host too.
+    An insert fills the views that existed when it began, and its rows are visible when it ends.
+    So rows of an insert that runs while a view is created are in neither the view nor the query
+    that backfills it. On a cluster, also waits until the rows have arrived on this host.
 
     Raises:
-        SinkTransient: an insert goes on for minutes.
+        SinkTransient: an insert did not end within two minutes.
     """
     asks_all = client.version() >= MODERN
     if schema.cluster and not asks_all:
@@ -218,8 +216,8 @@ def _wait_for_inserts(client: ClickHouse, schema: Schema, table: str) -> None:
     while begun:
         if time.monotonic() > deadline:
             raise SinkTransient(
-                f"expected the inserts into {table} that are under way to end, "
-                f"{len(begun)} did not: look at system.processes, run formrelay migrate again then"
+                f"expected running inserts into {table} to end, {len(begun)} did not: "
+                "check system.processes, then run formrelay migrate again"
             )
         time.sleep(_POLL_SECONDS)
         begun &= _inserts_into(client, processes, table)
@@ -262,7 +260,7 @@ def _keep(client: ClickHouse, schema: Schema, one: Retention) -> None:
     try:
         _patiently(lambda: client.command(statement))
     except SinkError as error:
-        # Another run has removed it.
+        # Another run may have removed it.
         if error.code != _NO_TTL_TO_REMOVE or one in _differing(client, schema):
             raise
 
@@ -277,7 +275,7 @@ def _record_table(client: ClickHouse, schema: Schema) -> str:
 
 
 def _patiently(step: Callable[[], None]) -> None:
-    """Run a step, again while another run is doing the same."""
+    """Run a step; try again while another run executes it at the same time."""
     for tries_left in reversed(range(_RACE_TRIES)):
         try:
             step()

@@ -1,4 +1,4 @@
-"""``clickhouse://`` and ``clickhouses://``: the native protocol, by clickhouse-driver."""
+"""``clickhouse://`` and ``clickhouses://``: the native protocol, over clickhouse-driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class _Connection:
-    """A connection, which belongs to one thread of one process."""
+    """A connection of one thread."""
 
     client: Any
     pid: int
@@ -36,11 +36,10 @@ class _Connection:
 
 
 class NativeClickHouse:
-    """A ClickHouse by its native protocol: one connection a thread, opened when needed.
+    """A client over the native protocol, with one connection for each thread.
 
-    A failed connection is dropped and the next call opens another, for
-    which the password is read again. The driver's time-out is for one read,
-    so a server that keeps sending progress has as long as it needs.
+    A failed connection is closed, and the next call opens another with the current password. The
+    time-out is for one read, so a server that keeps sending progress may take longer.
     """
 
     def __init__(self, target: Target) -> None:
@@ -73,7 +72,7 @@ class NativeClickHouse:
         sql = f"INSERT INTO {identifier(table)} ({names}) VALUES"
 
         def work(connection: _Connection) -> None:
-            # An unknown setting is an error on old servers, so it is sent only where known.
+            # Old servers refuse unknown settings.
             known = token is not None and self._version(connection) >= MODERN
             settings = token_settings(token) if known else None
             connection.client.execute(sql, list(data), columnar=True, settings=settings)
@@ -91,7 +90,7 @@ class NativeClickHouse:
         self._run(lambda connection: connection.client.execute(sql))
 
     def create_database(self, cluster: str | None = None) -> None:
-        # A connection that names a missing database is refused, so this one names none.
+        # Without a database: the server refuses a connection that names a missing one.
         client = self._new_client(database="")
         try:
             client.execute(create_database_sql(self.database, cluster))
@@ -117,7 +116,7 @@ class NativeClickHouse:
         try:
             return work(connection)
         except Exception as error:
-            # Half a response may still be on its way, so the connection cannot be used again.
+            # The rest of a response may still arrive, so the connection cannot be used again.
             self._drop(connection)
             raise sink_error(error, user=self._target.user) from None
 
@@ -131,7 +130,7 @@ class NativeClickHouse:
                 connection = _Connection(self._new_client(database=self.database), os.getpid())
                 connection.driver.connect()
             elif not connection.driver.connected or not connection.driver.ping():
-                connection.version = None  # it may be another server by now
+                connection.version = None  # it may be another server now
                 connection.driver.password = self._target.password() or ""
                 connection.driver.connect()
         except Exception as error:
@@ -163,7 +162,7 @@ class NativeClickHouse:
             compression=_compression(),
             tcp_keepalive=True,
             secure=target.secure,
-            # The system's store, else the driver trusts certifi alone and no company's own CA.
+            # The system's store; by default the driver trusts certifi only, not a company's CA.
             ca_certs=ssl.get_default_verify_paths().cafile if target.secure else None,
         )
 
@@ -175,7 +174,7 @@ class NativeClickHouse:
 
 @cache
 def _client_class() -> Any:
-    """The driver's client, quicker with times: it converts each in Python, by way of pytz."""
+    """The driver's client with a faster conversion of times, for which it uses pytz."""
 
     class Client(_import_driver().Client):  # type: ignore[misc]
         def send_data(self, sample_block: Any, data: Any, **options: Any) -> Any:
@@ -188,7 +187,7 @@ def _client_class() -> Any:
 
 
 def _ticks(kind: str, column: Sequence[Any]) -> Sequence[Any]:
-    """The times of a column as the numbers that its type is made of; others as they are."""
+    """Convert the times of a column to the integers of its type; return other columns as is."""
     if not column or not all(isinstance(at, datetime) and at.tzinfo for at in column):
         return column
     if kind == "DateTime" or kind.startswith("DateTime("):
@@ -203,8 +202,8 @@ def _disconnect(connection: _Connection) -> None:
         if connection.pid == os.getpid():
             connection.client.disconnect()
         else:
-            # The parent still speaks on this socket: disconnect() would shut it for
-            # both, so only our copy of the descriptor goes.
+            # The parent still uses this socket, and disconnect() would shut it down for both
+            # processes. So close only our copy of the descriptor.
             connection.driver.socket.close()
             connection.driver.reset_state()
 

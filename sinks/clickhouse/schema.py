@@ -1,4 +1,4 @@
-"""The tables as configured: their names, how long rows are kept, and the hosts of a cluster."""
+"""The configured schema: tables, retention and cluster; and how a server differs from it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ...core.errors import ConfigError, SinkError, SinkTransient, SinkUnavailabl
 from .client import MODERN, ClickHouse, FailoverClickHouse, identifier
 
 ATTEMPTS = "webhook_deliveries"
-# As a server writes it down. Of dates and not of times, which end in 2106: beyond that the sum
-# would begin anew, and the rows be gone at once.
+# A TTL of formrelay as the server prints it. It uses dates, because a sum of times overflows
+# in 2106, and the rows would be deleted at once.
 _OURS = re.compile(r"toDate\((?:occurred_at|at)\) \+ toIntervalDay\((\d+)\)")
 _MACROS = {"shard", "replica"}
 _NO_CLUSTER = 170
@@ -23,16 +23,16 @@ _TOO_LONG = 159
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The tables to which :mod:`.migrate` brings a server.
+    """The tables that :mod:`.migrate` creates.
 
     Attributes:
         event_tables: the tables of events, each with its view ``…_once`` and its roll-up
             ``…_daily``.
-        keep_events: how long rows of these tables are kept, in whole days (rounded up); None for
-            ever. The roll-ups are kept for ever.
+        keep_events: how long rows of these tables are kept, rounded up to days; None for ever.
+            Roll-ups are kept for ever.
         keep_attempts: how long rows of ``webhook_deliveries`` are kept.
-        cluster: the server's name for the hosts that all get the tables, as replicas; None for
-            this host alone.
+        cluster: the name of the cluster whose hosts get the tables, as replicas; None for this
+            host only.
     """
 
     event_tables: tuple[str, ...] = ("events",)
@@ -48,13 +48,14 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long a table keeps its rows, and how long it should.
+    """The TTL of a table, as it is and as configured.
 
     Attributes:
-        variable: the environment variable that says how long it should.
-        column: the time of a row.
-        days: as configured; None for ever.
-        ttl: the table's TTL as the server writes it; empty without TTL, or without table.
+        table: name of the table.
+        variable: the environment variable that sets the TTL.
+        column: the column with the time of a row.
+        days: the configured number of days; None for ever.
+        ttl: the current TTL as the server prints it; empty without a TTL or table.
     """
 
     table: str
@@ -70,7 +71,7 @@ class Retention:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else set the TTL, which is then left alone."""
+        """Whether somebody else set the TTL, which is then not changed."""
         return bool(self.ttl) and not _OURS.fullmatch(self.ttl)
 
     @property
@@ -80,20 +81,20 @@ class Retention:
 
     @property
     def name(self) -> str:
-        """The change, as it is shown to people."""
+        """A description of the change."""
         return f"{self.table}: keep " + ("for ever" if self.days is None else f"{self.days} days")
 
     def statement(self, database: str, clause: str) -> str:
-        """The change, as SQL; the server rewrites existing parts in the background."""
+        """The SQL of the change. The server rewrites existing parts in the background."""
         change = f"MODIFY TTL {self.wanted}" if self.wanted else "REMOVE TTL"
         return f"ALTER TABLE {database}.{identifier(self.table)}{clause} {change}"
 
 
 def read_retentions(client: ClickHouse, schema: Schema) -> list[Retention]:
-    """The retention of each table.
+    """Read the retention of each table.
 
     Raises:
-        SinkError: the server cannot be asked.
+        SinkError: a query failed.
     """
     rows = client.query(
         "SELECT name, engine_full FROM system.tables WHERE database = %(database)s",
@@ -112,7 +113,7 @@ def initial_retentions(schema: Schema) -> list[Retention]:
 
 
 def retention_notes(retentions: list[Retention], version: tuple[int, ...]) -> Iterator[str]:
-    """Which settings are not applied, and what to do."""
+    """Describe settings that are not applied, and what to do."""
     for one in retentions:
         if one.days is not None and version < MODERN:
             yield (
@@ -152,10 +153,10 @@ def on_cluster(schema: Schema) -> str:
 
 
 def check_cluster(client: ClickHouse, schema: Schema) -> None:
-    """Check that the server can have replicated tables, and that ours are replicated.
+    """Check that the server supports replicated tables, and that existing tables are replicated.
 
     Raises:
-        ConfigError: the server lacks a macro, or a table of ours is not replicated.
+        ConfigError: the server lacks a macro, or a table is not replicated.
     """
     if not schema.cluster:
         return
@@ -175,7 +176,7 @@ def check_cluster(client: ClickHouse, schema: Schema) -> None:
 
 
 def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
-    """Return the warnings about unsafe hosts, each with its remedy."""
+    """Describe unsafe combinations of hosts and tables, and what to do."""
     if schema.cluster:
         return
     if isinstance(client, FailoverClickHouse):
@@ -197,7 +198,7 @@ def explained_for_cluster(schema: Schema) -> Iterator[None]:
     """Explain the failure of a statement that all hosts of a cluster run.
 
     Raises:
-        ConfigError: the server knows no such cluster.
+        ConfigError: the cluster is unknown to the server.
         SinkTransient: a host did not run a statement in time.
     """
     try:
@@ -208,7 +209,7 @@ def explained_for_cluster(schema: Schema) -> Iterator[None]:
                 f"expected CLICKHOUSE_CLUSTER to be a cluster that the server knows, got "
                 f"'{schema.cluster}': its table system.clusters lists them"
             ) from None
-        # Without a code it is the time-out of the connection, which by default is the shorter one.
+        # Without a code: the time-out of the connection, by default shorter than the server's.
         broke_off = error.code in (None, _TOO_LONG) and not isinstance(error, SinkUnavailable)
         if schema.cluster and broke_off:
             raise SinkTransient(

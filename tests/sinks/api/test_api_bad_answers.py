@@ -64,7 +64,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "HTML that says it is JSON": (
         answer(200, PAGE),
         SinkTransient,
-        f"expected JSON with 200 from the API, got {len(PAGE)} bytes that are none",
+        f"expected JSON with 200 from the API, got {len(PAGE)} bytes of something else",
     ),
     "an odd content type": (
         answer(200, PAGE, kind=f"text/{WHO}"),
@@ -74,7 +74,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "half a JSON": (
         answer(201, SAVED[:20]),
         SinkTransient,
-        "expected JSON with 201 from the API, got 20 bytes that are none",
+        "expected JSON with 201 from the API, got 20 bytes of something else",
     ),
     "204": (answer(204), SinkTransient, "expected 200 or 201 from the API, got 204"),
     "10 MB of an error": (
@@ -100,7 +100,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "longer than its Content-Length": (
         raw(OK + b"Content-Length: 20\r\n\r\n" + SAVED),
         SinkTransient,
-        "expected JSON with 200 from the API, got 20 bytes that are none",
+        "expected JSON with 200 from the API, got 20 bytes of something else",
     ),
 }
 
