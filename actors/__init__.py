@@ -1,7 +1,7 @@
-"""The workers: one file each, its schema, a pure core, and an actor thin as a door.
+"""The actors. Each file or folder has a schema, pure functions and a short actor.
 
-Importing this package reads no configuration and makes no broker: an actor is declared on the
-broker (see :func:`formrelay.brokers.get_broker`) at its first use, or when a worker starts.
+Importing this package reads no configuration and makes no broker. An actor is declared on the
+broker (:func:`formrelay.brokers.get_broker`) at its first use or when a worker starts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many jobs in one call."""
+"""Sends many jobs in one call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from .job import JobActor
 
 
 def enqueue_many(actor: JobActor, jobs: Iterable[Mapping[str, Any]]) -> int:
-    """Send many jobs to one actor; returns their number.
+    """Send many jobs to one actor; returns the number of jobs.
 
     Args:
-        jobs: any iterable of ``{"payload": …, "metadata": …}``. Memory stays flat with a generator
-            of a million: jobs are sent in chunks of up to 500 jobs or 1 MB.
+        actor: an actor of :mod:`formrelay.actors`.
+        jobs: any iterable of ``{"payload": …, "metadata": …}``. They are sent in chunks of up to
+            500 jobs or 1 MB, so a generator of a million jobs needs little memory.
 
     Raises:
         InvalidJob, MessageTooLarge: a job cannot be sent. The first ``accepted`` jobs (an attribute
-            of the error) are sent, and no others.
-        BrokerUnavailable, BrokerRefused: the same, except that a chunk behind the ``accepted`` jobs
-            may be sent: on Redis all of it or nothing, on RabbitMQ any part of it.
+            of the error) are sent, the others are not.
+        BrokerUnavailable, BrokerRefused: the first ``accepted`` jobs are sent. The chunk after them
+            may be sent too: on Redis all or nothing of it, on RabbitMQ any part of it.
     """
     return get_broker().enqueue_many(actor.message(**job) for job in jobs)

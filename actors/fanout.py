@@ -18,14 +18,14 @@ from .model import Job, JobModel
 
 logger = logging.getLogger("formrelay.webhooks")
 
-#: Characters of an address that a refused job keeps.
-_MOST_OF_A_URL = 200
+#: Maximum number of characters of a URL in the dead letter of a refused job.
+_MAX_URL = 200
 
 
 class Outgoing(NamedTuple):
-    """A job to be enqueued, as it stands on the wire.
+    """A job to enqueue, as plain JSON.
 
-    Its id is made of what it is about, so that a repeat of its sender enqueues the same job.
+    Its id is derived from its subject, so a sender that is repeated enqueues the same job.
     """
 
     actor: JobActor
@@ -33,12 +33,12 @@ class Outgoing(NamedTuple):
     metadata: dict[str, Any]
 
 
-class Refused(JobModel):
+class RefusedJob(JobModel):
     """The summary of a job that no broker accepts, as the payload of its dead letter.
 
     Attributes:
-        cause: why the broker does not take it.
-        job: the actor's name.
+        cause: why the broker does not accept the job.
+        job: the name of its actor.
     """
 
     cause: str
@@ -48,18 +48,18 @@ class Refused(JobModel):
     url: str | None = None
 
 
-@job_actor(None, schema=Refused, worker=lambda settings: settings.webhooks)
-def refuse_job(job: Job[Refused]) -> None:
+@job_actor(None, schema=RefusedJob, worker=lambda settings: settings.webhooks)
+def refuse_job(job: Job[RefusedJob]) -> None:
     """Dead-letter a job that is too large or nested too deeply to be enqueued, with the cause."""
     raise InvalidJob(f"{job.payload.job}: {job.payload.cause}")
 
 
 def fan_out(jobs: Iterable[Outgoing]) -> None:
-    """Enqueue jobs. A job that cannot be carried out affects neither the others nor its sender.
+    """Enqueue jobs. A bad job affects neither the other jobs nor the job that sends it.
 
-    An invalid job is enqueued all the same: its own worker dead-letters it with the cause, and
-    it can be replayed once the cause is gone (``WEBHOOK_ALLOW_HTTP`` was set). In place of a job
-    that is too large for the broker, or nested too deeply, a dead letter of :func:`refuse_job`
+    An invalid job is enqueued and dead-lettered by its own worker, so it can be replayed when
+    the cause is removed (for example, ``WEBHOOK_ALLOW_HTTP`` is set). A job that is too large or
+    too deeply nested for the broker is replaced by a dead letter of :func:`refuse_job`, which
     names the job and the cause.
 
     Raises:
@@ -84,9 +84,9 @@ def _refused(job: Outgoing, cause: str) -> dict[str, Any]:
     name, payload = job.actor.actor_name, job.payload
     id, endpoint = payload.get("id"), payload.get("endpointId")
     logger.error(
-        "a job cannot be enqueued",
+        "could not enqueue a job",
         extra={"job": name, "webhook_id": id, "endpoint": endpoint, "error_message": cause},
     )
-    url = str(payload.get("url") or "")[:_MOST_OF_A_URL]
-    refused = Refused(cause=cause, job=name, id=id, endpoint_id=endpoint, url=url or None)
+    url = str(payload.get("url") or "")[:_MAX_URL]
+    refused = RefusedJob(cause=cause, job=name, id=id, endpoint_id=endpoint, url=url or None)
     return refused.wire()

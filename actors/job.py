@@ -1,4 +1,4 @@
-"""The actor of a job: checks the payload when it is sent, and again when it is run."""
+"""The class of all actors: checks a payload when it is sent and again when it is processed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ P = TypeVar("P")
 _METADATA = TypeAdapter(Metadata)
 _METADATA_OF_MANY = TypeAdapter(list[Metadata])
 _NO_METADATA = Metadata()
-_NOTHING_SAID: tuple[Any, ...] = ({}, _NO_METADATA.wire())
+_EMPTY: tuple[Any, ...] = ({}, _NO_METADATA.wire())
 _PARTS = ("payload", "metadata")
 _NAMES = frozenset(_PARTS)
 
 
-#: The actors of this package, in the order of their import.
+#: The actors of this package, in import order.
 _actors: list[JobActor] = []
 _declaring = RLock()
 #: The attributes that a Dramatiq actor gets when it is declared.
-_OF_THE_DECLARATION = {"broker", "fn", "logger", "options", "priority", "queue_name"}
+_DECLARED_ATTRIBUTES = {"broker", "fn", "logger", "options", "priority", "queue_name"}
 
 
 def imported_actors() -> list[JobActor]:
@@ -55,16 +55,20 @@ def declare_actors() -> None:
 class JobActor(dramatiq.Actor[..., None]):
     """A Dramatiq actor of one job type.
 
-    Send a job with ``actor.send(payload={…}, metadata={…})`` or ``actor.send({…})``. A wrong
+    Send a job with ``actor.send(payload={…}, metadata={…})`` or ``actor.send({…})``. An invalid
     payload raises :class:`~formrelay.core.errors.InvalidJob`, and nothing is enqueued. The
-    message holds the checked payload, so that defaults (the id and time of an event) are set
-    when it is sent.
+    message contains the checked payload, with defaults such as the id and time of an event.
 
     The actor is declared on the process's broker at its first use or when a worker starts.
     Importing it reads no configuration.
 
     Args:
-        declaration: gives the function and the options to declare it with.
+        name: name of the actor.
+        declaration: returns the function, its middleware and the options of the actor.
+        schema: type of the payload.
+        to_wire: see :func:`job_actor`.
+        takes_many: whether the function gets a list of jobs.
+        is_async: whether the function is a coroutine function.
         job_type: name of the job for publishers in other languages, if it has one.
         worker: returns the actor's section of the settings.
     """
@@ -89,7 +93,7 @@ class JobActor(dramatiq.Actor[..., None]):
         self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
         self.to_wire = to_wire
         self.takes_many = takes_many
-        # Not before the broker knows the actor, which is after the attributes are set.
+        # Set when the broker knows the actor, which is after the attributes are set.
         self._is_declared = False
 
     def declare(self) -> None:
@@ -101,7 +105,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if self._is_declared:
             return
         with _declaring:
-            if "broker" in self.__dict__:  # by another thread meanwhile, or by this one just now
+            if "broker" in self.__dict__:  # another thread, or an outer call of this one
                 return
             function, middleware, options = self._declaration()
             complete = super().__init__
@@ -117,7 +121,7 @@ class JobActor(dramatiq.Actor[..., None]):
             try:
                 declare(function)
             except BaseException:
-                for name in _OF_THE_DECLARATION:  # the next use tries again, and fails as clearly
+                for name in _DECLARED_ATTRIBUTES:  # the next use tries again
                     self.__dict__.pop(name, None)
                 raise
             if middleware is not None:
@@ -125,7 +129,7 @@ class JobActor(dramatiq.Actor[..., None]):
             self._is_declared = True
 
     def __getattr__(self, name: str) -> Any:
-        if name not in _OF_THE_DECLARATION:
+        if name not in _DECLARED_ATTRIBUTES:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         self.declare()
         return self.__dict__[name]
@@ -146,16 +150,16 @@ class JobActor(dramatiq.Actor[..., None]):
         return super().message_with_options(kwargs=call, **options)
 
     def message_of(self, payload: Any, metadata: Mapping[str, Any] | None = None) -> Message[None]:
-        """A message of what formrelay itself has made, as it stands on the wire; not checked."""
+        """Make a message from plain JSON of formrelay's own, without checking it."""
         self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
         return super().message_with_options(kwargs=call)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the actor on one job (``payload``, ``metadata``), or on a ``batch`` of them.
+        """Process a job (``payload``, ``metadata``) or a ``batch`` of jobs.
 
-        Takes whatever a foreign publisher may have put into a message, so that
-        what is wrong in it is an InvalidJob and not a TypeError of the call.
+        Accepts any arguments, since foreign publishers may send any: wrong arguments raise
+        InvalidJob instead of TypeError.
 
         Returns:
             In the event loop, the coroutine of an ``async`` actor; otherwise None.
@@ -178,7 +182,7 @@ class JobActor(dramatiq.Actor[..., None]):
 
     def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
         jobs, failures = self._jobs_of(batch)
-        places = list(jobs)  # of each good job, its index in the batch
+        places = list(jobs)  # the index in the batch of each valid job
         if jobs:
             try:
                 super().__call__(list(jobs.values()))
@@ -190,7 +194,7 @@ class JobActor(dramatiq.Actor[..., None]):
     def _jobs_of(
         self, batch: Sequence[dict[str, Any]]
     ) -> tuple[dict[int, Job[Any]], dict[int, BaseException]]:
-        """The good jobs of a batch and the errors of the bad ones, each by its index."""
+        """The valid jobs of a batch and the errors of the invalid jobs, by index."""
         origins = _origins_of(batch)
         jobs = self._checked_together(batch, origins)
         if len(jobs) == len(batch):
@@ -203,15 +207,15 @@ class JobActor(dramatiq.Actor[..., None]):
                 named = {name: value for name, value in kwargs.items() if name != ARGS}
                 jobs[index] = Job(*self._checked(kwargs.get(ARGS, ()), named), *origins[index])
             except InvalidJob as error:
-                failures[index] = error  # one bad job does not touch its neighbours
+                failures[index] = error  # the other jobs are processed
         return dict(sorted(jobs.items())), failures
 
     def _checked_together(
         self, batch: Sequence[dict[str, Any]], origins: Sequence[tuple[str, int]]
     ) -> dict[int, Job[Any]]:
-        """The jobs that are as our own publisher writes them, by index; a call of pydantic's each.
+        """The jobs in formrelay's own format, by index, validated by two calls of pydantic.
 
-        None of them where one is bad: which one that is takes a call for each.
+        Empty if a job is invalid: the caller then validates the jobs one by one.
         """
         plain: Sequence[int] = range(len(batch))
         if not all(kwargs.keys() <= _NAMES for kwargs in batch):
@@ -256,7 +260,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if len(args) > len(_PARTS) or given.keys() & kwargs.keys():
             raise InvalidJob(
                 f"{self.actor_name}: expected 'payload' and 'metadata', each once, "
-                f"got {len(args)} arguments without a name and {len(kwargs)} with one"
+                f"got {len(args)} positional and {len(kwargs)} keyword arguments"
             )
         given |= kwargs
         part = "payload"
@@ -267,7 +271,7 @@ class JobActor(dramatiq.Actor[..., None]):
             return checked, _METADATA.validate_python({} if metadata is None else metadata)
         except ValidationError as error:
             wrong = invalid(self.actor_name, part, error)
-        # Outside the except: the pydantic error holds the values, and must not travel along.
+        # Outside the except block: the pydantic error contains values and must not be its context.
         raise wrong
 
 
@@ -289,7 +293,9 @@ def job_actor(
     policy: Callable[[WorkerSettings], RetryPolicy] = lambda section: section.policy(),
     middleware: Callable[[], Middleware] | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
-    """Make an actor of a job type. Its functions of the settings are called at its declaration.
+    """Make an actor of a job type.
+
+    The arguments that are functions of the settings are called when the actor is declared.
 
     Args:
         job_type: the name of the job for publishers in other languages, ``webhook.send``; None
@@ -299,10 +305,10 @@ def job_actor(
         batches: the function gets a list of jobs; a job whose payload is a list counts as its
             items.
         options: returns further actor options, for example ``in_flight`` of an ``async`` function.
-        to_wire: converts the checked payload (with the original) to the payload that is sent. It
+        to_wire: converts the checked payload and the original to the payload that is sent. It
             sets values that must be the same at every attempt, and raises InvalidJob for payloads
-            that the schema cannot refuse. Models need none.
-        throttle: of the sink; consumption of the queue is paused while it holds.
+            that the schema cannot refuse. Not needed for models.
+        throttle: the circuit breaker of the sink; pauses consumption of the queue.
         policy: returns the retry policy; default: the policy of the section.
         middleware: makes a middleware that the broker needs for this actor; added after the
             actor is declared.
@@ -344,13 +350,13 @@ def job_actor(
 
 def _wire(payload: Any) -> Any:
     if isinstance(payload, list):
-        return [_wire(one) for one in payload]
+        return [_wire(item) for item in payload]
     assert isinstance(payload, JobModel)
     return payload.wire()
 
 
 def _idempotency_key(_payload: Any = None, metadata: Any = None, **_others: Any) -> str | None:
-    """As the publisher wrote it; where it is no text, the actor says what is wrong."""
+    """The key in the metadata; None if it is not text, for which the actor raises the error."""
     if not isinstance(metadata, dict):
         return None
     key = metadata.get("idempotencyKey", metadata.get("idempotency_key"))
@@ -358,7 +364,7 @@ def _idempotency_key(_payload: Any = None, metadata: Any = None, **_others: Any)
 
 
 def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:
-    if all(one in _NOTHING_SAID for one in given):  # as of nearly all events
+    if all(each in _EMPTY for each in given):  # true for nearly all events
         return [_NO_METADATA] * len(given)
     return _METADATA_OF_MANY.validate_python(given)
 

@@ -1,4 +1,4 @@
-"""The shape of a job: what every schema shares."""
+"""What the schemas of all jobs share: models, types of fields, errors."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ from ..core.errors import InvalidJob
 
 P = TypeVar("P")
 
-#: The end of a time that has an offset, for the JSON Schema: its `date-time` alone is a note
-#: that many a validator does not check.
+#: The pattern of a UTC offset, for the JSON Schema: many validators ignore `date-time`.
 OFFSET = "([zZ]|[+-][0-9]{2}:[0-9]{2})$"
 
 
-def nothing_but(characters: str) -> dict[str, str]:
-    """For the JSON Schema: a text of these characters (the inside of a regular expression's []).
+def only(characters: str) -> dict[str, str]:
+    """JSON Schema of a text that consists of these characters (the inside of a regex ``[]``).
 
-    Not ``^[…]*$``, which lets a last line break through where the validator is in Python.
+    Not ``^[…]*$``, with which validators in Python accept a final line break.
     """
     return {"pattern": rf"^(?![\s\S]*[^{characters}])"}
 
@@ -46,9 +45,9 @@ _API_ID = re.compile(r"[!-~]+\Z")
 
 
 def _is_json(value: Any) -> Any:
-    """Whether a value of any depth can be written as JSON; told by writing it.
+    """Check that a value can be encoded as JSON, by encoding it.
 
-    pydantic's JsonValue asks a Python function at every value of it.
+    (pydantic's JsonValue is slow: it calls a Python function for each nested value.)
     """
     try:
         orjson.dumps(value, option=AS_IT_IS)
@@ -57,7 +56,7 @@ def _is_json(value: Any) -> Any:
     return value
 
 
-#: JSON alone, and not what orjson could make of a time or a dataclass.
+#: Options of orjson to refuse times and dataclasses, which are not JSON.
 AS_IT_IS = (
     orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -66,23 +65,22 @@ AS_IT_IS = (
 
 
 def _is_api_id(value: str) -> str:
-    # "." and ".." would walk up the path of an address.
+    # "." and ".." would change the path of a URL.
     if not _API_ID.match(value) or value in (".", ".."):
         raise ValueError("expected printable ASCII without spaces, and not '.' or '..'")
     return value
 
 
-#: The name of something, and an id that may be any text; ClickHouse and logs take no NUL.
+#: A name, and an id that may be any text. No NUL, which ClickHouse and logs do not accept.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Id = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-#: What the API knows something by: a part of its addresses, and a header that has to carry it.
+#: An id of the API, which is part of a URL and the value of a header.
 ApiId = Annotated[
     str,
-    Field(min_length=1, max_length=200, json_schema_extra=nothing_but("!-~")),
+    Field(min_length=1, max_length=200, json_schema_extra=only("!-~")),
     AfterValidator(_is_api_id),
 ]
-#: The years that every ClickHouse's DateTime holds. Beyond them, a time with an offset may have
-#: none in UTC, and one such event would fail the block of all others.
+#: A time within the range of ClickHouse's DateTime: an event outside it would fail its whole block.
 When = Annotated[
     AwareDatetime,
     Field(
@@ -97,22 +95,22 @@ Json = Annotated[Any, BeforeValidator(_is_json)]
 
 
 def has_nul(data: bytes) -> bool:
-    """Whether a text of some JSON, as orjson writes it, has a NUL character."""
-    # The first also finds a backslash that is itself escaped, which is no NUL.
+    """Whether JSON written by orjson contains a NUL character."""
+    # The first test also matches an escaped backslash before "u0000", which is not a NUL.
     return b"\\u0000" in data and b"\\u0000" in data.replace(b"\\\\", b"")
 
 
 def _is_answer(value: Any) -> Any:
     data = orjson.dumps(_is_json(value))
     if has_nul(data):
-        raise ValueError("expected text without NUL characters, got one")  # PostgreSQL takes none
+        raise ValueError("expected text without NUL characters, got one")  # PostgreSQL refuses them
     if not _is_finite(value, data):
         raise ValueError("expected numbers that are finite, got one that is not")
     return value
 
 
 def _is_finite(value: Any, data: bytes) -> bool:
-    """Whether no number of it is NaN or infinite, which orjson writes as null without a word."""
+    """Whether a value has no NaN and no infinite number, which orjson silently writes as null."""
     if b"null" not in data:
         return True
     try:
@@ -123,7 +121,7 @@ def _is_finite(value: Any, data: bytes) -> bool:
 
 
 def _are_answers(value: Any, one_by_one: ValidatorFunctionWrapHandler) -> Any:
-    """All of them at once; one by one only to say which of them is wrong."""
+    """Check all answers together; one by one only to find the invalid answer."""
     try:
         if isinstance(value, dict):
             data = orjson.dumps(value, option=AS_IT_IS)
@@ -135,8 +133,8 @@ def _are_answers(value: Any, one_by_one: ValidatorFunctionWrapHandler) -> Any:
     raise ValueError("expected JSON, got something else")
 
 
-#: What somebody has filled in, by question: any questions, any JSON. (pydantic by itself writes
-#: half a surrogate pair in a key as U+FFFD.)
+#: The answers by question: any keys, any JSON. (Keys are checked too, because pydantic would
+#: write a lone surrogate as U+FFFD.)
 Answers = Annotated[
     dict[Annotated[str, BeforeValidator(_is_answer)], Annotated[Any, BeforeValidator(_is_answer)]],
     WrapValidator(_are_answers),
@@ -144,27 +142,26 @@ Answers = Annotated[
 
 
 class JobModel(BaseModel):
-    """A schema of the wire: camelCase names, snake_case accepted, unknown keys kept."""
+    """The base of all schemas: camelCase in JSON, snake_case accepted, unknown keys kept."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
         extra="allow",
-        # What did not fit may be somebody's answer; it has no place in an error.
+        # Errors must not contain payload values.
         hide_input_in_errors=True,
-        # As it is, and the envelope refuses it: it would be sent as null otherwise.
+        # Keep NaN, so that the envelope refuses it; otherwise it would be sent as null.
         ser_json_inf_nan="constants",
     )
 
-    # What travels along unchecked must still be JSON, or it could not travel at all.
-    # (No default: pydantic before 2.8 takes none.)
+    # Unknown keys must be JSON too. (No default: pydantic before 2.8 accepts none.)
     __pydantic_extra__: dict[str, JsonValue]
 
     def wire(self) -> dict[str, Any]:
-        """As plain JSON with its wire names; optional fields that are null are left out.
+        """Convert to plain JSON with camelCase names, without optional fields that are null.
 
         Raises:
-            InvalidJob: an unknown key, or one below it, could not be written as it is.
+            InvalidJob: the value of an unknown key is not JSON.
         """
         if self.model_extra:
             try:
@@ -186,32 +183,32 @@ def _required(model: type[BaseModel]) -> frozenset[str]:
 
 
 class Metadata(JobModel):
-    """What a job says of itself; every key is optional, unknown ones travel along."""
+    """The metadata of a job. Every key is optional; unknown keys are kept."""
 
     form_id: str | None = None
     submission_id: str | None = None
-    retry_count: int | None = Field(None, description="Of the publisher's own count.")
-    version: int = Field(1, ge=1, description="Of the payload's schema.")
+    retry_count: int | None = Field(None, description="The publisher's own retry count; not used.")
+    version: int = Field(1, ge=1, description="Version of the payload's schema.")
     idempotency_key: str | None = Field(
         None,
         min_length=1,
         max_length=200,
-        description="Of two jobs of one actor with the same key, one runs. (Not of events, "
-        "partials and webhooks, which are known by their own ids.)",
+        description="Jobs of one actor with the same key run once. (Not for events, partials "
+        "and webhooks, which have ids of their own.)",
     )
     traceparent: str | None = Field(None, description="W3C Trace Context.")
 
 
-@dataclass(slots=True)  # not frozen: that makes a batch of ten thousand noticeably slower
+@dataclass(slots=True)  # not frozen, which would slow down large batches
 class Job(Generic[P]):
-    """A job as an actor gets it, checked.
+    """A checked job, the argument of an actor.
 
     Attributes:
-        message_id: the same on every attempt; empty where the actor was called directly.
-        sent_at: when it was sent, unix milliseconds; of another publisher's plain job when it was
-            fetched, and then the same at each attempt that is written. 0 as above.
+        message_id: the same at every attempt; empty if the actor was called directly.
+        sent_at: when the job was sent, unix milliseconds. For a plain job of another publisher,
+            when it was first fetched. 0 if the actor was called directly.
         attempt: the number of this attempt, from 1.
-        fields: what the actor adds to the attempt's log line.
+        fields: fields that the actor adds to the log line of the attempt.
     """
 
     payload: P
@@ -223,12 +220,12 @@ class Job(Generic[P]):
 
 
 def name_in_error(step: str | int) -> str:
-    """A step of the way to a fault: below a field of free keys it is whatever the sender wrote."""
+    """A key in the path of an error, or ``…`` for a key that may be a value of the sender."""
     return text if _NAME.match(text := str(step)) else "…"
 
 
 def invalid(actor_name: str, part: str, error: ValidationError) -> InvalidJob:
-    """A pydantic error as one line that names fields and never values."""
+    """Convert a pydantic error to one line that names fields but contains no values."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
         where = ".".join([part, *map(name_in_error, fault["loc"][:4])])

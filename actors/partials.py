@@ -1,4 +1,4 @@
-"""``partial.save``: autosaves into the Django API, of each partial the newest that waits."""
+"""``partial.save``: saves the newest waiting revision of each partial in the Django API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .webhooks import deliver_webhook
 
 
 class Partial(JobModel):
-    """What somebody has filled in so far."""
+    """A partly filled-in form."""
 
     partial_id: ApiId
     form_id: Name
@@ -42,11 +42,11 @@ class Partial(JobModel):
     revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")
     answers: Answers
     updated_at: When = Field(description="ISO 8601 with an offset, from 1971 to 2104.")
-    webhook: WebhookEndpoint | None = Field(None, description="Whom to tell of each that is kept.")
+    webhook: WebhookEndpoint | None = Field(None, description="Is told of each kept revision.")
 
 
 def newest(jobs: Sequence[Job[Partial]]) -> dict[str, list[int]]:
-    """The places of the jobs by partial, that of the newest revision last."""
+    """The indexes of the jobs by partial id, the newest revision last."""
     places: defaultdict[str, list[int]] = defaultdict(list)
     for place, job in enumerate(jobs):
         places[job.payload.partial_id].append(place)
@@ -55,12 +55,12 @@ def newest(jobs: Sequence[Job[Partial]]) -> dict[str, list[int]]:
     return places
 
 
-#: Whose ids are made of a partial and its revision.
+#: The UUID namespace of the ids of these events.
 _NAMESPACE = UUID("0f6f3b52-7f0e-4a55-8d8b-1f6a4c3e9d27")
 
 
-def event_of(partial: Partial) -> dict[str, Any]:
-    """The event that a revision was kept; the same event if it is told again."""
+def partial_event(partial: Partial) -> dict[str, Any]:
+    """The event ``partial_saved`` of a revision; a repetition has the same id."""
     return {
         "eventId": str(uuid5(_NAMESPACE, f"{partial.partial_id}/{partial.revision}")),
         "type": "partial_saved",
@@ -75,8 +75,8 @@ def event_of(partial: Partial) -> dict[str, Any]:
     }
 
 
-def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
-    """The webhook that tells of a revision; its id is made of the two and the endpoint."""
+def partial_webhook(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
+    """The webhook of a revision; its id is a digest of partial, revision and endpoint."""
     whom = endpoint.id or endpoint.url
     name = f"{partial.partial_id}\n{partial.revision}\n{whom}"
     data = partial.wire()
@@ -96,7 +96,8 @@ def webhook_of(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
     )
 
 
-_LATER = timedelta(seconds=1)
+#: How long partials are deferred that were not tried because the API failed for others.
+_DEFER = timedelta(seconds=1)
 
 
 @job_actor(
@@ -107,9 +108,9 @@ _LATER = timedelta(seconds=1)
     throttle=api_throttle,
 )
 def save_partial(jobs: list[Job[Partial]]) -> None:
-    """Write the newest revision of each partial; what is older is done with it.
+    """Save the newest revision of each partial; older revisions are done with it.
 
-    The API keeps the newest it has seen, so an older one that comes later changes nothing.
+    The API ignores a revision that is older than the one it has.
     """
     failures: dict[int, BaseException] = {}
     kept: list[list[int]] = []
@@ -119,22 +120,22 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
         places = groups.popleft()
         partial = jobs[places[-1]].payload
         data = partial.wire()
-        data.pop("webhook", None)  # with its secret, which is not the API's to keep
+        data.pop("webhook", None)  # contains a secret, which the API must not get
         try:
             if api().save_partial(partial.partial_id, data):
                 kept.append(places)
         except SinkPermanent as error:
             failures[places[-1]] = error
-            if older := places[:-1]:  # which may be taken
+            if older := places[:-1]:  # the API may accept an older revision
                 groups.appendleft(older)
         except SinkError as error:
             failures |= dict.fromkeys(places, error)
             broken_off += error.code is None
             if isinstance(error, SinkUnavailable | SinkBusy | SinkUnready) or broken_off > 2:
-                # The others would fare alike, and each may take its time-out.
+                # The other partials would fail too, each after a time-out.
                 if not kept:
                     raise
-                later = NotNow("the API is left alone for a while", after=_LATER)
+                later = NotNow("the API is unavailable", after=_DEFER)
                 failures |= dict.fromkeys((place for its in groups for place in its), later)
                 break
     fan_out(job for places in kept for job in _follow_up(jobs[places[-1]].payload))
@@ -143,8 +144,8 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
 
 
 def _follow_up(partial: Partial) -> Iterator[Outgoing]:
-    """An event for a revision that was kept, and a webhook where one is asked for."""
+    """The event of a revision that was kept, and its webhook if the partial names an endpoint."""
     if get_settings().clickhouse.url is not None:
-        yield Outgoing(record_events, event_of(partial), {})
+        yield Outgoing(record_events, partial_event(partial), {})
     if partial.webhook is not None:
-        yield webhook_of(partial, partial.webhook)
+        yield partial_webhook(partial, partial.webhook)

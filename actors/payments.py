@@ -1,4 +1,4 @@
-"""``payment.update``: what Stripe says of a submission's payment, into the Django API."""
+"""``payment.update``: reports Stripe's events of a payment to the Django API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .model import ApiId, Job, JobModel
 from .resources import api, api_throttle
 from .submissions import Submission, tell_of
 
-#: An event may come before its submission has been saved: it is tried for an hour or so.
+#: About an hour: an event may arrive before its submission is saved.
 _ATTEMPTS = 60
 
 _STATUS = {
@@ -29,30 +29,30 @@ _STATUS = {
 }
 
 
-class Metadata(JobModel):
-    """What the form platform gave Stripe along with a payment."""
+class PaymentMetadata(JobModel):
+    """The metadata that the form platform set on the payment."""
 
     submission_id: ApiId
 
 
 class PaymentObject(JobModel):
-    """The payment intent, checkout session or charge that an event is about."""
+    """The payment intent, checkout session or charge of an event."""
 
-    metadata: Metadata
+    metadata: PaymentMetadata
 
-    def says(self, name: str) -> Any:
-        """A field of Stripe's that travels along unchecked; None where it is not there."""
+    def unchecked(self, name: str) -> Any:
+        """A field of Stripe's that the schema does not check; None if it is missing."""
         return (self.model_extra or {}).get(name)
 
 
 class EventData(JobModel):
-    """What an event is about."""
+    """The field ``data`` of an event."""
 
     object: PaymentObject
 
 
 class StripeEvent(JobModel):
-    """An event as Stripe sends it (https://docs.stripe.com/api/events/object)."""
+    """An event of Stripe (https://docs.stripe.com/api/events/object)."""
 
     id: str = Field(min_length=1, max_length=200)
     type: Literal[
@@ -66,26 +66,26 @@ class StripeEvent(JobModel):
 
 
 def status_of(event: StripeEvent) -> str | None:
-    """What an event makes of its submission; None for nothing.
+    """The payment status that an event sets on its submission; None for no change.
 
-    A checkout may be over and its payment under way (``payment_status`` is ``unpaid``, of a bank
-    transfer, say), and a charge may be refunded in part.
+    A checkout may be completed while its payment is pending (``payment_status`` is ``unpaid``, for
+    example for a bank transfer), and a charge may be refunded in part.
     """
     about = event.data.object
-    if event.type == "checkout.session.completed" and about.says("payment_status") == "unpaid":
+    if event.type == "checkout.session.completed" and about.unchecked("payment_status") == "unpaid":
         return None
-    if event.type == "charge.refunded" and about.says("refunded") is False:
+    if event.type == "charge.refunded" and about.unchecked("refunded") is False:
         return None
     return _STATUS[event.type]
 
 
-class NotThereYet(SinkTransient):
-    """The API has no such submission; it may come."""
+class SubmissionMissing(SinkTransient):
+    """The API does not have the submission yet."""
 
 
 def _may_retry(error: BaseException, attempt: int) -> bool:
-    # What else fails has the attempts of every job of this worker.
-    return isinstance(error, NotThereYet) or attempt <= get_settings().submissions.max_retries
+    # Other errors have the usual number of attempts.
+    return isinstance(error, SubmissionMissing) or attempt <= get_settings().submissions.max_retries
 
 
 def _policy(worker: WorkerSettings) -> RetryPolicy:
@@ -100,9 +100,9 @@ def _policy(worker: WorkerSettings) -> RetryPolicy:
     policy=_policy,
 )
 def update_payment(job: Job[StripeEvent]) -> None:
-    """Tell the API, which knows older events from newer ones; webhooks when it is completed.
+    """Report the status to the API, and send webhooks when the submission is completed.
 
-    A submission that is completed again, by an event that came twice, is told again, under the
+    The API ignores older events. An event that arrives twice sends the webhooks twice, with the
     same webhook-ids.
     """
     event = job.payload
@@ -112,7 +112,7 @@ def update_payment(job: Job[StripeEvent]) -> None:
     id = event.data.object.metadata.submission_id
     saved = api().update_payment(id, status=status, event_id=event.id, created=event.created)
     if saved is None:
-        raise NotThereYet(f"expected the API to have the submission of a {event.type}, it has not")
+        raise SubmissionMissing(f"expected the API to have the submission of {event.type}, got 404")
     if status == saved.status == "completed":
         whole = saved if saved.answers is not None else api().get_submission(id)
         if whole is not None:
@@ -131,6 +131,6 @@ def _submission(saved: SavedSubmission) -> Submission:
         return Submission.model_validate(values)
     except ValueError:
         raise InvalidJob(
-            "expected {id, formId, status, answers, submittedAt} of a submission from the API, "
-            "got another shape: check its version"
+            "expected {id, formId, status, answers, submittedAt} from the API, got JSON of another "
+            "shape: check the API's version"
         ) from None

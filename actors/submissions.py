@@ -1,4 +1,4 @@
-"""``submission.save``: a filled-in form into the Django API, then its webhooks."""
+"""``submission.save``: saves a submission in the Django API, then sends its webhooks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .webhooks import deliver_webhook
 
 
 class WebhookEndpoint(JobModel):
-    """Where a completed submission is told."""
+    """An endpoint that is told of a submission or partial."""
 
     url: str
-    id: str | None = Field(None, description="The endpoint's, part of the webhook-id.")
+    id: str | None = Field(None, description="The id of the endpoint, part of the webhook-id.")
     secret: str = Field(repr=False, description="`whsec_` and base64, or any text.")
     method: Literal["POST", "PUT"] = "POST"
     headers: dict[str, str] = Field(default_factory=dict)
 
 
 class Submission(JobModel):
-    """One filled-in form."""
+    """A filled-in form."""
 
-    submission_id: ApiId = Field(description="Saved once, however often it is sent.")
+    submission_id: ApiId = Field(description="The API saves each id once.")
     form_id: str = Field(min_length=1, max_length=200)
     status: Literal["completed", "pending_payment", "draft"]
     answers: Answers
@@ -41,14 +41,15 @@ class Submission(JobModel):
         description="ISO 8601 with an offset.", json_schema_extra={"pattern": OFFSET}
     )
     webhooks: list[WebhookEndpoint] | None = Field(
-        None, description="Whom to tell when it is completed; default: whom the API names."
+        None,
+        description="Endpoints to tell when it is completed; default: from the API.",
     )
 
 
 def webhook_job(submission: Submission, endpoint: WebhookEndpoint | SubmissionWebhook) -> Outgoing:
-    """The webhook that tells one endpoint of one submission.
+    """Make the webhook of a submission for one endpoint.
 
-    Its id is made of the two, so that a repeat of this job is the same webhook.
+    Its id is a digest of both, so a repetition has the same webhook-id.
     """
     whom = endpoint.id or endpoint.url
     digest = hashlib.sha256(f"{submission.submission_id}\n{whom}".encode()).hexdigest()
@@ -82,11 +83,11 @@ def webhook_job(submission: Submission, endpoint: WebhookEndpoint | SubmissionWe
     throttle=api_throttle,
 )
 def save_submission(job: Job[Submission]) -> None:
-    """Save it once (the API knows it by its id), then tell every endpoint."""
+    """Save a submission in the API, then send its webhooks."""
     submission = job.payload
     data = submission.wire()
-    data.pop("webhooks", None)  # with the endpoints' secrets, which are not the API's to keep
-    # What became of the attempt before is not known: it is looked up before anything is written.
+    data.pop("webhooks", None)  # contains secrets, which the API must not get
+    # The previous attempt may have saved it, so look it up first.
     saved = api().get_submission(submission.submission_id) if job.attempt > 1 else None
     saved = saved or api().save_submission(data)
     if saved.status == "completed":
@@ -94,10 +95,11 @@ def save_submission(job: Job[Submission]) -> None:
 
 
 def tell_of(submission: Submission, named: Sequence[SubmissionWebhook]) -> None:
-    """One webhook for each endpoint of a completed submission.
+    """Send the webhooks of a completed submission.
 
     Args:
-        named: the endpoints that the API named, for a submission that names none itself.
+        submission: the completed submission.
+        named: the endpoints of the API's response, for a submission that names none.
 
     Raises:
         BrokerUnavailable, BrokerRefused: some endpoints may have been told.

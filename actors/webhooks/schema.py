@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic.config import JsonDict
 
 from ...sinks.http import RESERVED_HEADERS
-from ..model import nothing_but
+from ..model import only
 
 
 def _in_any_case(name: str) -> str:
@@ -40,12 +40,12 @@ HEADERS: JsonDict = {
     "propertyNames": {
         "minLength": 1,
         "allOf": [
-            {**nothing_but(r"0-9A-Za-z!#$%&'*+.^_`|~\-")},
+            {**only(r"0-9A-Za-z!#$%&'*+.^_`|~\-")},
             {"not": {"pattern": f"^({_NOT_YOURS})$"}},
             {"not": {"pattern": f"^{_in_any_case('webhook-')}"}},
         ],
     },
-    "additionalProperties": {"type": "string", **nothing_but(r"\t\x20-\x7e\x80-\xff")},
+    "additionalProperties": {"type": "string", **only(r"\t\x20-\x7e\x80-\xff")},
 }
 
 _BASE64 = "[A-Za-z0-9+/]"
@@ -65,4 +65,4 @@ STYLE_IS = (
 )
 
 #: Printable ASCII without `.`, which stands between the parts of what is signed.
-ID: JsonDict = {**nothing_but(r"\x20-\x2d\x2f-\x7e")}
+ID: JsonDict = {**only(r"\x20-\x2d\x2f-\x7e")}
