@@ -1,8 +1,7 @@
-"""The way of a message through the middleware, in one list.
+"""The middleware of every formrelay broker, in order.
 
-Dramatiq calls ``before_…`` hooks from first to last and ``after_…`` hooks from
-last to first, so the list reads downwards before the actor runs and upwards
-after it did.
+Dramatiq calls ``before_…`` hooks from first to last and ``after_…`` hooks from last to first. So
+read the list downwards for what happens before the actor runs, and upwards for after.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 def default_middleware() -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
-        Contexts(),  # each attempt in a contextvars context of its own
-        Attempts(),  # one log line an attempt; before all others, so that it speaks last
+        Contexts(),  # runs each attempt in its own contextvars context
+        Attempts(),  # logs one line an attempt; early, so that the outcome is known
         AgeLimit(),  # stock: max_age
-        TimeLimit(),  # stock: time_limit, ten minutes where nothing is said
+        TimeLimit(),  # stock: time_limit, ten minutes by default
         ShutdownNotifications(),  # stock: notify_shutdown
         Callbacks(),  # stock: on_success, on_failure
         Pipelines(),  # stock: pipelines
-        CurrentMessage(),  # stock: an actor may ask which message it works on
-        Throttling(),  # admit: not while the sink is to be left alone
-        Idempotency(),  # admit: not while a job of the same key runs, nor after it has
-        Admission(),  # admit: the last check before the actor
-        Outcomes(),  # classify: last, so that its verdict comes first
+        CurrentMessage(),  # stock: gives an actor its message
+        Throttling(),  # admit: defers messages while the sink is unavailable
+        Idempotency(),  # admit: one job for each idempotency key
+        Admission(),  # admit: starts the attempt
+        Outcomes(),  # classify: last in the list, so that its after_… hook runs first
     ]

@@ -1,4 +1,4 @@
-"""admit: the last check before an actor is called."""
+"""Starts an attempt: the last step before the actor is called."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from .delivery import Delivery
 
 
 class Admission(Middleware):
-    """Marks the start of an attempt; for a suspect, on the broker before anything else.
+    """Records the start of an attempt. For a suspect, counts the attempt on the broker first.
 
-    A message that was in the hands of a worker that died may have killed it.
-    It is counted on the broker before it runs again, so that the count stands
-    even if the process does not live to settle it.
+    A suspect was in flight when its worker died, so it may have killed that worker. The broker
+    counts the new attempt before the actor runs, so the count remains if this process dies too.
     """
 
     def before_process_message(

@@ -1,4 +1,4 @@
-"""One wide log line an attempt, and no payload value in it."""
+"""Logs one line an attempt, without payload values."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from .delivery import Batch, Delivery
 
 logger = logging.getLogger("formrelay.workers")
 
+#: Maximum number of ids of batch parts in a line.
+_MAX_IDS = 20
 
-#: A line names so many parts of a batch.
-_MOST_IDS = 20
 
+class _DropFailureLine(logging.Filter):
+    """Drops the line of Dramatiq's worker about a failed message.
 
-class _SaidHere(logging.Filter):
-    """Drops the worker's own line about a failed message.
-
-    It holds the exception's text, which may quote an answer, and says less
-    than the line of :class:`Attempts`.
+    It contains the exception's text, which may quote a payload value. The line of
+    :class:`Attempts` has more fields and no such text.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("Failed to process message")
 
 
-def _holds_no_arguments(record: logging.LogRecord) -> bool:
-    """Drops an actor's own line at DEBUG about what it was called with: people's answers."""
+def _has_no_arguments(record: logging.LogRecord) -> bool:
+    """Drops an actor's DEBUG line with its arguments, which are personal data."""
     return not str(record.msg).startswith("Received args=")
 
 
 class Attempts(Middleware):
-    """Logs ``attempt`` with everything that is known of it.
+    """Logs the line ``attempt`` with all fields of the attempt.
 
-    Stands before :class:`.outcomes.Outcomes` in the list, so that its
-    ``after_…`` hooks run when the outcome is decided.
+    Must stand before :class:`.outcomes.Outcomes` in the list, so that its ``after_…`` hooks run
+    when the outcome is decided.
     """
 
     def __init__(self) -> None:
         worker = logging.getLogger("dramatiq.worker.WorkerThread")
-        if not any(isinstance(one, _SaidHere) for one in worker.filters):
-            worker.addFilter(_SaidHere())
+        if not any(isinstance(each, _DropFailureLine) for each in worker.filters):
+            worker.addFilter(_DropFailureLine())
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
-        actor.logger.addFilter(_holds_no_arguments)
+        actor.logger.addFilter(_has_no_arguments)
 
     def after_process_message(
         self,
@@ -63,7 +62,7 @@ class Attempts(Middleware):
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         if isinstance(message, Delivery) and isinstance(message.outcome, Done):
-            # Done, and never run: a middleware of the host program took it out.
+            # Done without running: a middleware of the host program skipped the message.
             message.fields = {**(message.fields or {}), "is_skipped": True}
         _log(message)
 
@@ -74,14 +73,14 @@ def _log(message: dramatiq.MessageProxy) -> None:
     outcome = _worst(message)
     level = _level(outcome)
     if logger.isEnabledFor(level):
-        # As Logger.log() would, but for its search of the caller and of names that clash.
+        # Faster than Logger.log(), which searches the caller and clashes of names.
         record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
         record.__dict__.update(_fields(message), **_verdict(outcome))
         logger.handle(record)
 
 
 def _worst(message: Delivery) -> Outcome | None:
-    """The outcome to be told: of a batch whose parts fared differently, the gravest."""
+    """The outcome to log: for a batch with several outcomes, the worst."""
     if not isinstance(message, Batch) or not message.part_outcomes:
         return message.outcome
     order = (Dead, Retry, Defer, Done)
@@ -110,7 +109,7 @@ def _verdict(outcome: Outcome | None) -> dict[str, Any]:
             return verdict | {"error_message": why}
         case Done():
             return {"outcome": "done"}
-        case None:  # it is decided when it is settled, and counts as a failed attempt
+        case None:  # decided later, when the delivery is settled: a failed attempt
             return {"outcome": "undecided"}
 
 
@@ -124,19 +123,19 @@ def _fields(message: Delivery) -> dict[str, Any]:
         "took_ms": round((now - (message.started or now)) * 1000, 1),
     }
     if isinstance(message, Batch):
-        fields |= _of_parts(message)
+        fields |= _part_fields(message)
     first = message.parts[0] if isinstance(message, Batch) and len(message.parts) == 1 else message
     metadata = first.kwargs.get("metadata")
     if isinstance(metadata, dict):
-        # Identifiers, not answers: what a person at 3 a.m. searches for.
+        # Identifiers to search the logs for; they are not personal data.
         for key in ("formId", "submissionId", "traceparent"):
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
     return fields | message.fields if message.fields else fields
 
 
-def _of_parts(batch: Batch) -> dict[str, Any]:
-    """How many, which ones by id (those that failed first), and how many failed."""
+def _part_fields(batch: Batch) -> dict[str, Any]:
+    """The number of parts and of failed parts, and the ids of the first of each."""
     fields: dict[str, Any] = {"parts": len(batch.parts)}
     if batch.part_outcomes is not None:
         failed = [
@@ -144,5 +143,5 @@ def _of_parts(batch: Batch) -> dict[str, Any]:
             for part, outcome in zip(batch.parts, batch.part_outcomes, strict=True)
             if not isinstance(outcome, Done)
         ]
-        fields |= {"parts_failed": len(failed), "failed_ids": failed[:_MOST_IDS]}
-    return fields | {"part_ids": [part.message_id for part in batch.parts[:_MOST_IDS]]}
+        fields |= {"parts_failed": len(failed), "failed_ids": failed[:_MAX_IDS]}
+    return fields | {"part_ids": [part.message_id for part in batch.parts[:_MAX_IDS]]}

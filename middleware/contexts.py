@@ -1,4 +1,4 @@
-"""A context of its own, in the sense of :mod:`contextvars`, for each attempt of a worker thread."""
+"""Runs each attempt of a worker thread in its own :mod:`contextvars` context."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger("formrelay.workers")
 
 
 class Contexts(Middleware):
-    """Runs each message of a worker thread, all of its hooks included, in a copy of the thread's
-    context, so that no attempt sees a :class:`~contextvars.ContextVar` that another one has set.
+    """Runs each message, with all of its hooks, in a copy of the worker thread's context.
 
-    A copy sees what a hook has set when the thread was started. (``async`` actors run in
-    :mod:`formrelay.brokers.async_runner`, which gives each attempt its context.)
+    So no attempt sees a :class:`~contextvars.ContextVar` that another attempt has set. The copy
+    contains what hooks set when the thread was started. (Async actors get their context from
+    :mod:`formrelay.brokers.async_runner`.)
     """
 
     def after_worker_thread_boot(self, broker: dramatiq.Broker, thread: Any) -> None:
@@ -27,10 +27,10 @@ class Contexts(Middleware):
             try:
                 copy_context().run(process_message, message)
             except BaseException as error:
-                # Not the actor's, which has become an outcome: Dramatiq's own code for a message
-                # failed. It would end the thread, without a line and without a successor.
+                # An actor's error has become an outcome, so this is an error of Dramatiq's own
+                # code. Without this handler, it would end the thread without a log line.
                 logger.critical(
-                    "a worker thread failed on a message and goes on",
+                    "unexpected error in a worker thread; the thread continues",
                     extra={"actor": message.actor_name, "message_id": message.message_id},
                     exc_info=error,
                 )

@@ -1,8 +1,7 @@
-"""A message in hand: what the middleware and the consumers know of it.
+"""A message in flight, with the state that consumers and middleware share.
 
-Dramatiq's worker passes a ``MessageProxy`` around; ours also carries the
-outcome that :mod:`.outcomes` decided and the handle by which the consumer
-that yielded it settles it.
+Dramatiq's worker passes each message on as a ``MessageProxy``. A :class:`Delivery` is such a
+proxy; it also carries the outcome and the handle by which its consumer settles it.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from dramatiq import Message, MessageProxy
 from ..core.outcomes import Outcome
 from ..state.idempotency import Claim
 
-#: The option that counts retries; stock Dramatiq uses the same one.
+#: The message option that counts retries, as in stock Dramatiq.
 RETRIES = "retries"
-#: The option that holds the record of the last failure.
+#: The message option with the record of the last failure.
 FAILURE = "failure"
-#: The keyword argument by which a batch reaches its actor.
+#: The keyword argument with which an actor gets a batch.
 BATCH = "batch"
-#: The key of a part's positional arguments.
+#: The key of the positional arguments of a batch part.
 ARGS = "args"
 
-#: Numbers deliveries in the order in which they came.
+#: Numbers deliveries in the order of their arrival.
 _numbers = count()
 
 
@@ -35,20 +34,20 @@ class Delivery(MessageProxy):
 
     Attributes:
         tag: the consumer's handle; None for a part of a batch that was stored as one message.
-        raw: its bytes as they came, from which it is written again: an actor may have changed
-            what it was given. None for a batch that was made here, and for stored parts.
-        outcome: what became of it, once that is decided.
-        before_trial: called before the actor runs, where the message is
-            suspected of having killed its worker.
-        alone: whether it may share no call with others, as one of them may kill its worker.
-        size: how many messages of the broker it stands for.
-        started: monotonic seconds at which the actor was called, once it was.
+        raw: the bytes as received, from which a retry is written, since the actor may have
+            changed its arguments. None for a batch made in this process and for stored parts.
+        outcome: the outcome, once it is decided.
+        before_trial: called before the actor runs, if the message is a suspect: it was in flight
+            when its worker died.
+        alone: whether it must not share a batch, because it may kill its worker.
+        size: the number of messages of the broker that it represents.
+        started: monotonic seconds when the actor was called; None before that.
         is_async: whether it runs in the event loop, not in a worker thread.
-        carry_on: set where a hook after the attempt could not send its message: to be called
-            until it returns True, before the delivery is settled.
-        goes_back: whether it goes back to its queue instead of being settled.
-        fields: what the actor has to say in the attempt's log line.
-        claim: its hold on its idempotency key, where it has one.
+        carry_on: set if a hook after the attempt could not send its message; to be called until
+            it returns True, before the delivery is settled.
+        goes_back: whether it returns to its queue instead of being settled.
+        fields: the actor's fields for the log line of the attempt.
+        claim: its claim on an idempotency key, if it has a key.
     """
 
     outcome: Outcome | None = None
@@ -64,7 +63,7 @@ class Delivery(MessageProxy):
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)
-        # Found through MessageProxy.__getattr__ as well, ten times slower and ten times a message.
+        # Copied: MessageProxy.__getattr__ is ten times slower and used ten times a message.
         self.queue_name = message.queue_name
         self.actor_name = message.actor_name
         self.args = message.args
@@ -73,30 +72,30 @@ class Delivery(MessageProxy):
         self.message_id = message.message_id
         self.tag = tag
         self.raw = raw
-        #: Bytes as they came; 0 for a part of a stored batch.
+        #: The length of ``raw`` in bytes; 0 for a part of a stored batch.
         self.raw_size = 0 if raw is None else len(raw)
         self._number = next(_numbers)
 
     @property
     def message(self) -> Message[Any]:
-        """The message itself, as it was decoded."""
+        """The decoded message."""
         return self._message
 
     @property
     def exception(self) -> BaseException | None:
-        """What the actor (or Dramatiq) raised, until the worker clears it."""
+        """The error of the actor or of Dramatiq, until the worker clears it."""
         return self._exception
 
     @property
     def is_untried(self) -> bool:
-        """Whether it is a suspect whose trial has not begun."""
+        """Whether it is a suspect whose attempt is not counted yet."""
         return self.before_trial is not None
 
     def begin_trial(self) -> None:
-        """Count a suspect's trial, before its actor runs.
+        """Count the attempt of a suspect on the broker, before its actor runs.
 
         Raises:
-            BrokerError: it could not be counted.
+            BrokerError: the broker could not count it.
         """
         if self.before_trial is not None:
             self.before_trial()
@@ -104,9 +103,9 @@ class Delivery(MessageProxy):
 
     @property
     def call(self) -> dict[str, Any]:
-        """What an actor of batches gets of this message: its keyword arguments.
+        """The item of this message in a batch: its keyword arguments.
 
-        Positional ones, which only a stock producer sends, stand under ``args``.
+        Positional arguments, which only stock producers send, are under ``args``.
         """
         if not self._message.args:
             return self._message.kwargs
@@ -119,15 +118,14 @@ class Delivery(MessageProxy):
         return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
 
     def clear_exception(self) -> None:
-        # Dramatiq 1 deletes it, and can do so once.
+        # Dramatiq 1 deletes the attribute, which fails the second time.
         self._exception = None
 
     def __lt__(self, other: object) -> bool:
-        # Dramatiq 1's worker sorts its queue by messages too; by themselves they would
-        # compare so that the newest comes first.
+        # Dramatiq 1 compares messages in its work queue; by default, the newest would be first.
         return isinstance(other, Delivery) and self._number < other._number
 
-    # Dramatiq's worker logs messages with their arguments, which are people's answers.
+    # Dramatiq's worker logs messages; the default text contains the arguments, personal data.
     def __str__(self) -> str:
         return f"{self._message.actor_name}({self._message.message_id})"
 
@@ -135,12 +133,12 @@ class Delivery(MessageProxy):
 
 
 class Batch(Delivery):
-    """Many messages of one actor as one call.
+    """Many messages of one actor, processed by one call.
 
     Attributes:
         parts: the messages, in the order in which the actor gets them.
-        part_outcomes: one for each part where the parts fared differently;
-            otherwise None, and ``outcome`` holds for all of them.
+        part_outcomes: the outcome of each part, if they differ; None if ``outcome`` holds for
+            all parts.
     """
 
     def __init__(
@@ -160,15 +158,15 @@ class Batch(Delivery):
 
     @classmethod
     def of(cls, parts: Sequence[Delivery]) -> Batch:
-        """A batch of messages that were fetched one by one."""
+        """Make a batch of messages that were fetched one by one."""
         message: Message[Any] = Message(
             queue_name=parts[0].queue_name,
             actor_name=parts[0].actor_name,
             args=(),
             kwargs={BATCH: [part.call if part.args else part.kwargs for part in parts]},
-            # The most tried part sets the count, so that a batch cannot be retried
-            # for ever because it always meets a fresh part.
-            options={RETRIES: max((one.attempt for one in parts if one.options), default=1) - 1},
+            # The part with the most attempts sets the count: otherwise a batch with new parts
+            # could be retried for ever.
+            options={RETRIES: max((part.attempt for part in parts if part.options), default=1) - 1},
         )
         batch = cls(message, None, parts)
         batch.alone = any(part.alone for part in parts)
@@ -191,8 +189,8 @@ class Batch(Delivery):
     def release(self) -> None:
         """Drop the payloads of a settled batch.
 
-        A worker thread keeps a reference to its last message until it gets the next one. With
-        10,000 events a batch, that is 35 MB for each idle thread.
+        A worker thread keeps a reference to its last message until it gets another: 35 MB for each
+        idle thread with batches of 10,000 events.
         """
         self.parts, self.part_outcomes, self.raw, self.before_trial = (), None, None, None
         self.kwargs = {BATCH: []}
@@ -204,5 +202,5 @@ class Batch(Delivery):
 
     @property
     def was_stored(self) -> bool:
-        """Whether it came from the broker as one message (a retried batch is frozen)."""
+        """Whether it came from the broker as one message, as a retried batch does."""
         return self.tag is not None

@@ -1,4 +1,4 @@
-"""The locks that this process holds, renewed while their jobs run."""
+"""Renews the idempotency locks of this process while their jobs are running."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..state.idempotency import Claim
 logger = logging.getLogger("formrelay.workers")
 
 _TICK = timedelta(milliseconds=500)
-#: A lock is renewed when so much of it is over: two more may fail before it is lost.
-_OVER = 1 / 4
+#: The share of a lock's time after which it is renewed: two renewals may fail before it expires.
+_RENEW_AFTER = 1 / 4
 
 
-class Locks:
-    """See the module. Shared by all threads; a forked process begins with none."""
+class LockRenewal:
+    """Renews locks in a thread of its own. Thread-safe; a forked process starts without locks."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
@@ -29,34 +29,35 @@ class Locks:
         self._due: dict[Claim, float] = {}
         self._renewing = Periodic("locks", _TICK, self.renew)
 
-    def hold(self, claim: Claim) -> None:
-        """Renew it from now on."""
+    def add(self, claim: Claim) -> None:
+        """Renew the lock of a claim from now on."""
         with self._lock:
             if self._pid != current_pid():
-                self._pid, self._due = current_pid(), {}  # the parent renews its own
+                self._pid, self._due = current_pid(), {}  # the parent process renews the others
             self._due[claim] = self._next(claim)
         self._renewing.start()
 
-    def forget(self, claim: Claim) -> None:
-        """Renew it no more."""
+    def remove(self, claim: Claim) -> None:
+        """Stop renewing the lock of a claim."""
         with self._lock:
             self._due.pop(claim, None)
 
     def renew(self) -> None:
-        """Renew those that are due."""
+        """Renew the locks that are due."""
         now = self._clock.monotonic()
         with self._lock:
             due = [claim for claim, at in self._due.items() if at <= now]
         for claim in due:
             try:
                 if not claim.store.renew(claim.key, claim.owner, claim.lock):
-                    self.forget(claim)  # said when the job is over
+                    self.remove(claim)  # logged when the job ends
                     continue
             except Exception as error:
-                logger.warning("a lock cannot be renewed", extra={"error_message": describe(error)})
+                about = {"error_message": describe(error)}
+                logger.warning("could not renew an idempotency lock", extra=about)
             with self._lock:
                 if claim in self._due:
                     self._due[claim] = self._next(claim)
 
     def _next(self, claim: Claim) -> float:
-        return self._clock.monotonic() + claim.lock.total_seconds() * _OVER
+        return self._clock.monotonic() + claim.lock.total_seconds() * _RENEW_AFTER

@@ -1,4 +1,4 @@
-"""classify: one middleware decides what became of a message; nobody else does."""
+"""Decides the outcome of each attempt. No other middleware does."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .policies import policy_of
 
 logger = logging.getLogger("formrelay.workers")
 
-#: Longer than an idle thread of a stopping worker still waits for work (a second by default):
-#: it would take the job up again at once, and nobody would interrupt it a second time.
+#: Longer than an idle thread of a stopping worker waits for messages (1 s by default). Otherwise
+#: the thread could take the job again, and nobody would interrupt it a second time.
 _AFTER_SHUTDOWN = timedelta(seconds=2)
 
 
 class Expired(FormrelayError):
-    """The message was older than its max_age when its turn came."""
+    """The message was older than its max_age when it was received."""
 
 
 class UnknownActor(FormrelayError):
-    """No actor of that name is declared in this worker."""
+    """The message names an actor that this worker does not have."""
 
 
 class NoOutcome(FormrelayError):
@@ -38,10 +38,10 @@ class NoOutcome(FormrelayError):
 
 
 class Outcomes(Middleware):
-    """Turns the end of an attempt into one of the closed set of outcomes.
+    """Sets the outcome of each delivery.
 
-    Must be the last of the list: Dramatiq runs ``after_…`` hooks from the last
-    to the first, and the others want to know what was decided.
+    Must be last in the list: Dramatiq runs ``after_…`` hooks from last to first, and the hooks of
+    other middleware read the outcome.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -51,8 +51,7 @@ class Outcomes(Middleware):
     def actor_options(self) -> set[str]:
         """``policy``: a :class:`~formrelay.core.retry.RetryPolicy`.
 
-        The options of stock Dramatiq's Retries are accepted in their place, so
-        that an actor written for it keeps its meaning.
+        Without it, the options of stock Dramatiq's Retries middleware are used.
         """
         return {"policy", "max_retries", "min_backoff", "max_backoff", "retry_when", "throws"}
 
@@ -80,7 +79,7 @@ class Outcomes(Middleware):
             message.fail()
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        """A message that another middleware took out before the actor saw it."""
+        """Set the outcome of a message that another middleware skipped."""
         if not isinstance(message, Delivery) or message.outcome is not None:
             return
         now = self._clock.time()
@@ -94,13 +93,14 @@ def decide(
     now: float,
     attempt: int | None = None,
 ) -> Outcome:
-    """The outcome of an attempt that ended in ``error`` (None: it worked).
+    """Decide the outcome of an attempt.
 
-    Never raises: where the decision itself fails, the attempt has failed with both errors.
+    Never raises: if the retry policy raises, the attempt counts as failed, with both errors.
 
     Args:
+        error: what the attempt raised; None for success.
         now: unix time in seconds.
-        attempt: of a part of a batch; None: the delivery's own.
+        attempt: the attempt number of a batch part; None for the delivery's own.
     """
     if error is None:
         return DONE
@@ -111,23 +111,23 @@ def decide(
         policy = policy_of(broker, delivery.actor_name)
         return classify(error, attempt=attempt, policy=policy, now=now)
     except Exception as fault:
-        # A backoff or should_retry of the actor's own raised, say. Without its traceback, in
-        # which the job's error would stand with its text.
-        _say_undecided(delivery, fault)
+        # For example, a custom backoff or should_retry raised. Logged without a traceback, which
+        # would contain the text of the job's error.
+        _log_undecided(delivery, fault)
         return undecided(error, fault, attempt=attempt, now=now, policy=policy)
 
 
 def without_outcome(delivery: Delivery, now: float) -> Retry | Dead:
-    """The outcome of a delivery that comes to be settled and has none.
+    """Decide the outcome of a delivery that no middleware gave one: a failed attempt.
 
-    Nobody knows whether its work was done: it counts as a failed attempt.
+    Whether its work was done is unknown.
     """
     fault = NoOutcome()
-    _say_undecided(delivery, fault)
+    _log_undecided(delivery, fault)
     return undecided(delivery.exception, fault, attempt=delivery.attempt, now=now)
 
 
-def _say_undecided(delivery: Delivery, fault: BaseException) -> None:
+def _log_undecided(delivery: Delivery, fault: BaseException) -> None:
     logger.error(
         "the outcome of an attempt could not be decided: it counts as a failed attempt",
         extra={
@@ -139,14 +139,14 @@ def _say_undecided(delivery: Delivery, fault: BaseException) -> None:
 
 
 def _names_parts(error: BaseException | None, batch: Batch) -> TypeGuard[PartsFailed]:
-    """Whether an error says which parts failed; one that names others is of the whole batch."""
+    """Whether an error names failed parts of this batch; otherwise the whole batch failed."""
     return isinstance(error, PartsFailed) and all(
         0 <= index < len(batch.parts) for index in error.failures
     )
 
 
 def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
-    """The outcome of a message that Dramatiq itself, not an actor, gave up."""
+    """Decide the outcome of a message that Dramatiq rejected before its actor ran."""
     error: FormrelayError = Expired()
     reason = Reason.EXPIRED
     if delivery.actor_name not in broker.actors:
@@ -156,15 +156,15 @@ def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
 
 
 def _translate(error: BaseException) -> BaseException:
-    """Dramatiq's own exceptions in the terms of :mod:`formrelay.core.errors`."""
+    """Translate Dramatiq's exceptions to errors of :mod:`formrelay.core.errors`."""
     match error:
         case Shutdown():
-            # The worker is stopping: the job goes back whole, and no attempt is used up.
+            # The worker is stopping: defer the job without using an attempt.
             return NotNow("the worker was stopping", after=_AFTER_SHUTDOWN)
         case RateLimitExceeded():
             return NotNow("a rate limit was reached", after=timedelta(seconds=1))
         case dramatiq.Retry(delay=int() as delay):
-            # Cut first: a timedelta of the largest integers overflows.
+            # Limited first: a huge integer overflows a timedelta.
             longest = LONGEST_WAIT // timedelta(milliseconds=1)
             asked = SinkTransient(
                 "the actor asked to be retried",

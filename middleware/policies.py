@@ -1,4 +1,4 @@
-"""The retry policy of each actor, from its options."""
+"""Makes the retry policy of each actor from its options."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from ..core.retry import Exponential, RetryPolicy
 
 
 def policy_of(broker: dramatiq.Broker, actor_name: str) -> RetryPolicy:
-    """The retry policy of an actor, as :func:`give_policy` made it."""
+    """The retry policy of an actor."""
     actor = broker.get_actor(actor_name)
-    if "policy" not in actor.options:  # declared on a broker of somebody else's
+    if "policy" not in actor.options:  # declared on a foreign broker
         give_policy(actor)
     policy: RetryPolicy = actor.options["policy"]
     return policy
 
 
 def give_policy(actor: dramatiq.Actor[Any, Any]) -> None:
-    """Make the retry policy of an actor: its ``policy`` option, or one of stock options.
+    """Set the option ``policy`` of an actor; without it, make one from Dramatiq's options.
 
-    Called when the actor is declared: an option that is wrong is better found
-    there than by the first message that fails.
+    Called when the actor is declared, so that a wrong option is found before a message fails.
 
     Raises:
         InvalidPolicy: an option is of the wrong type or out of range.
@@ -46,7 +45,7 @@ def give_policy(actor: dramatiq.Actor[Any, Any]) -> None:
 
 
 def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
-    """Dramatiq's bare milliseconds end here."""
+    """Make a policy from the options of Dramatiq's Retries middleware."""
     default = Exponential()
     backoff = Exponential(
         base=_milliseconds(options, "min_backoff", default.base),
@@ -70,7 +69,7 @@ def _from_stock_options(options: dict[str, Any]) -> RetryPolicy:
             return retry_when is None or retry_when(attempt - 1, error)
 
         policy = policy.but(should_retry=should_retry)
-        if retry_when is not None:  # in stock Dramatiq it replaces the count
+        if retry_when is not None:  # in stock Dramatiq it replaces max_retries
             policy = policy.but(max_attempts=2**31)
     return policy
 
@@ -95,7 +94,7 @@ def _attempts(retries: Any) -> int:
 
 
 def _throws(value: Any) -> tuple[type[BaseException], ...]:
-    # Dramatiq's worker looks at it too, where a wrong one would end its thread.
+    # Dramatiq's worker reads the option too; a wrong value would end its thread.
     kinds = value if isinstance(value, tuple) else () if value is None else (value,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):

@@ -46,7 +46,7 @@ class Throttling(Middleware):
         if throttle is None:
             return
         assert isinstance(message, Delivery)
-        if message.claim is not None and message.claim.known is not None:
+        if message.claim is not None and message.claim.result is not None:
             return  # the result came from the idempotency store: the sink was not asked
         parts = len(message.parts) if isinstance(message, Batch) else 1
         throttle.note(exception, parts=parts)

@@ -1,8 +1,8 @@
-"""State that processes share: the one store, in Redis or in this process's memory.
+"""State that processes share, in Redis or, without Redis, in this process's memory.
 
-``store.py`` finds the store (``STATE_URL``, else the broker's Redis); ``idempotency.py`` keeps
-locks and results of jobs by key. ``redis/`` holds the client of redis-py, which the Redis broker
-uses too.
+``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
+locks and results of jobs by idempotency key. ``redis/`` is the Redis client, which the Redis
+broker uses too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Idempotency keys: the option of an actor, and where locks and results are kept by key."""
+"""The idempotency store, and the actor option ``idempotency``."""
 
 from __future__ import annotations
 
@@ -11,54 +11,61 @@ from typing import Protocol
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 
-#: Results that are kept; the oldest are forgotten for newer ones.
-_MOST = 100_000
+#: Maximum number of entries in memory; the oldest are dropped.
+_MAX_ENTRIES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A job of this key has run; its result as JSON."""
+class Finished:
+    """A job with this key has finished.
+
+    Attributes:
+        result: its result as JSON.
+    """
 
     result: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A job of this key runs; its lock ends in so long, unless it is renewed."""
+class Running:
+    """A job with this key is running.
+
+    Attributes:
+        ends_in: time until its lock expires, unless it is renewed.
+    """
 
     ends_in: timedelta
 
 
 class IdempotencyStore(Protocol):
-    """Where locks and results are kept, by key. Each call is atomic.
+    """Stores locks and results by key. Each call is atomic.
 
     Raises (each method):
-        BrokerUnavailable, BrokerRefused: whoever keeps them does not do it.
+        BrokerUnavailable, BrokerRefused: the store failed.
     """
 
-    def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
-        """Lock a key for an owner; None: it is locked, and was free."""
+    def begin(self, key: str, owner: str, lock: timedelta) -> Finished | Running | None:
+        """Lock a key for an owner; returns None if the key was free and is now locked."""
 
     def renew(self, key: str, owner: str, lock: timedelta) -> bool:
-        """Lock it for so long from now; False where it is the owner's no longer."""
+        """Extend the owner's lock to ``lock`` from now; False if the owner has lost it."""
 
     def finish(self, key: str, owner: str, result: bytes, keep: timedelta) -> bool:
-        """Keep a result in place of the lock; False where that is another's by now."""
+        """Replace the lock by a result; False if another owner has the lock."""
 
     def release(self, key: str, owner: str) -> None:
-        """Let go of it, if it is the owner's."""
+        """Remove the owner's lock, if the owner still has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """The option ``idempotency`` of an actor: a job of one key runs once.
+    """The actor option ``idempotency``; made by :func:`once`.
 
     Attributes:
-        key: makes the key of the message's arguments; None where a message has no key, and runs
-            like any other.
-        store: gives the store, at the first message; None for the broker's own.
-        keep: how long the result is known; None for ``IDEMPOTENCY_KEEP_HOURS``.
-        lock: how long a lock lasts when its worker is dead.
+        key: makes the key from the message's arguments; None for a message that always runs.
+        store: returns the store, called once a message; None for the broker's store.
+        keep: how long a result is kept; None for ``IDEMPOTENCY_KEEP_HOURS``.
+        lock: how long the lock of a dead worker lasts.
     """
 
     key: Callable[..., str | None]
@@ -69,14 +76,15 @@ class Once:
 
 @dataclass(eq=False, slots=True)
 class Claim:
-    """The hold of one delivery on a key.
+    """The claim of one delivery on an idempotency key.
 
     Attributes:
-        store: where the key is.
-        owner: a random id of this attempt.
-        keep: how long the result is known.
+        store: the store that has the key.
+        key: a digest of the actor's name and the key.
+        owner: random id of this attempt.
+        keep: how long the result is kept.
         lock: how long the lock lasts, unless it is renewed.
-        known: the result, where a job of the key has run before.
+        result: the result of an earlier job with this key, as JSON; None if there is none.
     """
 
     store: IdempotencyStore
@@ -84,7 +92,7 @@ class Claim:
     owner: str
     keep: timedelta
     lock: timedelta
-    known: bytes | None = None
+    result: bytes | None = None
 
 
 def once(
@@ -93,16 +101,16 @@ def once(
     keep: timedelta | None = None,
     lock: timedelta = timedelta(seconds=30),
 ) -> Once:
-    """Make the option ``idempotency``: jobs with the same key run once.
+    """Make the actor option ``idempotency``: jobs with the same key run once.
 
     ``@dramatiq.actor(idempotency=once(lambda order: order["id"]))``
 
     Args:
         key: called with the arguments of the message; returns the key, or None for a message
             that always runs. It must depend on the arguments alone.
-        keep: how long a result is kept, as JSON, where ``STATE_URL`` says; default:
+        keep: how long a result is kept, as JSON, in the store of ``STATE_URL``; default:
             ``IDEMPOTENCY_KEEP_HOURS``.
-        lock: how long a job waits for another job of the key whose worker has died.
+        lock: how long a job waits for a job with the same key whose worker has died.
     """
     return Once(key, None, keep, lock)
 
@@ -115,22 +123,22 @@ class _Entry:
 
 
 class MemoryIdempotencyStore:
-    """Keeps locks and results in memory, until this process ends. Thread-safe."""
+    """Stores locks and results in this process's memory. Thread-safe."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
-    def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
+    def begin(self, key: str, owner: str, lock: timedelta) -> Finished | Running | None:
         with self._lock:
             entry = self._get(key)
             if entry is None:
                 self._put(key, _Entry(self._in(lock), owner))
                 return None
             if entry.owner is None:
-                return Known(entry.result)
-            return Held(timedelta(seconds=entry.ends_at - self._clock.monotonic()))
+                return Finished(entry.result)
+            return Running(timedelta(seconds=entry.ends_at - self._clock.monotonic()))
 
     def renew(self, key: str, owner: str, lock: timedelta) -> bool:
         with self._lock:
@@ -167,7 +175,7 @@ class MemoryIdempotencyStore:
     def _put(self, key: str, entry: _Entry) -> None:
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        if len(self._entries) > _MOST:
-            oldest, forgotten = self._entries.popitem(last=False)
-            if forgotten.owner is not None:  # a job runs under it: another time
-                self._entries[oldest] = forgotten
+        if len(self._entries) > _MAX_ENTRIES:
+            oldest, dropped = self._entries.popitem(last=False)
+            if dropped.owner is not None:  # its job is running: keep the lock
+                self._entries[oldest] = dropped

@@ -1,4 +1,4 @@
-"""Where shared state is kept: the one place that chooses."""
+"""Chooses the Redis that keeps shared state, and makes the stores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StateRedis(NamedTuple):
     """A Redis that keeps shared state.
 
     Attributes:
-        client: of redis-py.
+        client: a :class:`.redis.client.RedisClient`.
         where: its address, for error messages.
         namespace: the prefix of every key.
     """
@@ -30,26 +30,28 @@ def find_state(
     """Find the Redis of ``STATE_URL``, otherwise the broker's. Connects to no server.
 
     Args:
-        of_broker: the broker's Redis; None where the broker has none.
-        is_ending: tells whether this process ends, so that a silent server is not asked again.
+        section: the broker's settings.
+        of_broker: the broker's Redis; None for a broker without Redis.
+        is_ending: returns whether this process is shutting down; a server that does not answer is
+            not asked again then.
 
     Returns:
-        None where state is kept in this process's memory.
+        The Redis; None for state in this process's memory.
     """
     url = section.secret("state_url")
     if url is None:
         return of_broker
     if url.startswith("memory:"):
         return None
-    from .redis.connection import address, connect
+    from .redis.connection import connect_redis, redis_address
 
-    client = connect(url, timeout=section.connect_timeout, variable="STATE_URL")
+    client = connect_redis(url, timeout=section.connect_timeout, variable="STATE_URL")
     client.is_ending = is_ending
-    return StateRedis(client, address(url), section.namespace)
+    return StateRedis(client, redis_address(url), section.namespace)
 
 
 def make_idempotency_store(redis: StateRedis | None) -> IdempotencyStore:
-    """Make the store of idempotency keys: in Redis, or in memory where ``redis`` is None.
+    """Make the idempotency store: in ``redis``, or in memory if that is None.
 
     Connects to no server.
     """

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...state import DEFAULT_NAMESPACE, StateRedis
-from ...state.redis.connection import address, connect, no_cluster, translated
+from ...state.redis.connection import connect_redis, no_cluster, redis_address, translated
 from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
@@ -29,7 +29,7 @@ class RedisBroker(RelayBroker):
     """Queues in a Redis (or Valkey) server.
 
     Args:
-        url: as in :func:`.connection.connect`.
+        url: as in :func:`.connection.connect_redis`.
         namespace: the prefix of every key; stock Dramatiq uses ``dramatiq``.
         wait_replicas: number of replicas that must have a message before ``send()`` returns.
         wait_timeout: how long ``send()`` waits for the replicas.
@@ -46,9 +46,9 @@ class RedisBroker(RelayBroker):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__(options or BrokerOptions(), clock=clock)
-        self.client = connect(url, timeout=self.options.connect_timeout)
+        self.client = connect_redis(url, timeout=self.options.connect_timeout)
         self.client.is_ending = lambda: self.is_stopping
-        self.where = address(url)
+        self.where = redis_address(url)
         self.state = StateRedis(self.client, self.where, namespace)
         self.commands = QueueCommands(self.state, self.options, clock)
         self.keys = self.commands.keys

@@ -1,7 +1,7 @@
-"""Redis: the client, and what is kept with it."""
+"""The Redis client, and the stores in Redis."""
 
 from __future__ import annotations
 
-#: The namespace of stock Dramatiq, and the default of formrelay. Older versions kept inboxes,
-#: idempotency keys and endpoints outside of namespaces; only this namespace adopts them by itself.
+#: The default namespace, as in stock Dramatiq. Older versions stored inboxes, idempotency keys and
+#: endpoints without a namespace; only a broker in this namespace adopts them.
 DEFAULT_NAMESPACE = "dramatiq"

@@ -1,14 +1,13 @@
-"""The redis-py client: what it does when a connection was dropped while it was idle.
+"""A redis-py client that survives connections dropped while they were idle.
 
-A load balancer or NAT drops connections that were idle, and the client learns of it from the next
-command. Nobody should have to see that:
+Load balancers and NATs drop idle connections, and the client learns of it at the next command:
 
 - A connection that was idle for a while is checked before it is used, and replaced.
-- A command that finds its connection dropped is repeated once on a new connection, where that is
-  harmless. Whoever sends something else uses :func:`repeated` and knows what a repetition is.
-- All idle connections are dropped then: what dropped one has most likely dropped them all.
+- A command that finds its connection dropped is repeated once on a new connection, if it is
+  idempotent. For other commands, callers use :func:`repeated` and handle the repetition.
+- All other idle connections are then closed: most likely all of them were dropped.
 
-A time-out is never repeated: the caller has waited long enough.
+A command that timed out is never repeated: the caller has waited long enough.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .pool import NoConnectionFree
 T = TypeVar("T")
 
 #: Commands that may run twice: they read, or the second run changes nothing.
-_HARMLESS = frozenset([
+_IDEMPOTENT = frozenset([
     "PING", "INFO", "TIME", "TYPE", "EXISTS", "GET", "MGET", "HGET", "HMGET", "HVALS", "HKEYS",
     "HGETALL", "HLEN", "HEXISTS", "HSCAN", "LLEN", "LINDEX", "LRANGE", "SMEMBERS", "SISMEMBER",
     "SCARD", "ZCARD", "ZCOUNT", "ZRANGE", "ZREVRANGE", "ZRANGEBYSCORE", "ZSCORE", "ZMSCORE",
@@ -37,23 +36,20 @@ _HARMLESS = frozenset([
 
 
 class NotAsked(redis.TimeoutError):
-    """Redis has not answered before, and the process ends: it was not asked again."""
+    """The process is shutting down and Redis did not answer before, so nothing was sent."""
 
 
 def was_dropped(error: redis.RedisError) -> bool:
-    """Whether an error says that the connection is gone, and a new one may work."""
+    """Whether an error means that the connection is lost and a new connection may work."""
     refusals = (redis.AuthenticationError, redis.exceptions.AuthorizationError, NoConnectionFree)
     return isinstance(error, redis.ConnectionError) and not isinstance(error, refusals)
 
 
 def repeated(call: Callable[[bool], T]) -> T:
-    """Do ``call``, and once more on a new connection where it found its connection dropped.
-
-    Of a :class:`Client`, which has dropped its idle connections then.
+    """Run ``call`` on a :class:`RedisClient`, and repeat it once if its connection was dropped.
 
     Args:
-        call: is told whether it is the repetition. What it does the first time may have been
-            carried out or not.
+        call: gets whether this is the repetition. Redis may have executed the first call.
     """
     try:
         return call(False)
@@ -63,12 +59,12 @@ def repeated(call: Callable[[bool], T]) -> T:
     return call(True)
 
 
-class Client(redis.Redis):
-    """See the module.
+class RedisClient(redis.Redis):
+    """A client that checks and replaces dropped connections.
 
     Attributes:
-        is_ending: tells whether the process is about to end. From then on a server that did not
-            answer once is not asked again, or each question would take its time-out.
+        is_ending: returns whether the process is shutting down. From then on, a server that did
+            not answer once is not asked again: each command would wait for its time-out.
     """
 
     is_ending: Callable[[], bool] = staticmethod(lambda: False)
@@ -85,10 +81,10 @@ class Client(redis.Redis):
         args: tuple[Any, ...] = (),
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> T:
-        """Do ``call``, and once more where it found its connection dropped and all is harmless."""
+        """Run ``call``; repeat it if its connection was dropped and all commands are idempotent."""
         if self.is_ending():
             if self._was_silent:
-                raise NotAsked("no answer before, and not asked again since this process ends")
+                raise NotAsked("no answer before; not asked again while shutting down")
             self._hurry()
         try:
             return call(*args, **options)
@@ -96,7 +92,7 @@ class Client(redis.Redis):
             if not was_dropped(error):
                 raise
             self.drop_idle()
-            if not all(_is_harmless(command) for command in commands):
+            if not all(_is_idempotent(command) for command in commands):
                 raise
         except redis.TimeoutError:
             self._was_silent = self.is_ending()
@@ -105,14 +101,14 @@ class Client(redis.Redis):
         return call(*args, **options)
 
     def _hurry(self) -> None:
-        """Wait no longer for answers on new connections than for the connections themselves."""
+        """Limit the wait for an answer on new connections to the connect time-out."""
         options = self.connection_pool.connection_kwargs
         if "socket_connect_timeout" in options:
             longest = min(options["socket_timeout"], options["socket_connect_timeout"])
             options["socket_timeout"] = longest
 
     def drop_idle(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         with suppress(redis.RedisError, OSError):
             self.connection_pool.disconnect(inuse_connections=False)
 
@@ -125,14 +121,14 @@ class Client(redis.Redis):
 
     def close(self) -> None:
         super().close()
-        # Newer versions of redis-py leave a pool open that they were given.
+        # Newer versions of redis-py do not close a pool that was passed to them.
         self.connection_pool.disconnect()
 
 
 class GuardedPipeline(Pipeline):
-    """A pipeline of a :class:`Client`."""
+    """A pipeline of a :class:`RedisClient`."""
 
-    owner: Client
+    owner: RedisClient
 
     def execute(self, raise_on_error: bool = True) -> Any:
         stack, was_watching = list(self.command_stack), self.watching
@@ -143,7 +139,7 @@ class GuardedPipeline(Pipeline):
             self.command_stack = list(stack)
             return execute(raise_on_error)
 
-        if was_watching:  # a new connection would watch nothing
+        if was_watching:  # WATCH holds for the old connection only: do not repeat
             return call()
         return self.owner.guarded([args for args, _ in stack], call)
 
@@ -154,15 +150,15 @@ class GuardedPipeline(Pipeline):
         return self.owner.guarded((args,), call, args, options)
 
 
-def _is_harmless(command: tuple[Any, ...]) -> bool:
+def _is_idempotent(command: tuple[Any, ...]) -> bool:
     name = str(command[0]).upper()
     if name == "SET":
         return not {"NX", "XX", "GET"} & {part for part in command[3:] if isinstance(part, str)}
-    return name.partition(" ")[0] in _HARMLESS
+    return name.partition(" ")[0] in _IDEMPOTENT
 
 
 class _Checked:
-    """A connection that replaces itself where the check before its next command fails."""
+    """A connection that reconnects if the check before a command fails."""
 
     _is_connecting = False
 
@@ -179,13 +175,13 @@ class _Checked:
         try:
             super().check_health()  # type: ignore[misc]
         except (redis.ConnectionError, redis.TimeoutError):
-            # Nothing of the command has been sent.
+            # The command has not been sent yet.
             self.disconnect()
             self.connect()
 
     def _send_ping(self: Any) -> None:
         self.send_command("PING", check_health=False)
-        # Shorter than the time-out of an answer: the command after the check needs time as well.
+        # Shorter than the time-out for an answer: the command after the check needs time too.
         timeout = getattr(self, "socket_connect_timeout", None) or self.socket_timeout
         if not self.can_read(timeout=timeout):
             raise redis.TimeoutError("no answer to PING")
@@ -194,20 +190,20 @@ class _Checked:
 
 
 class TcpConnection(_Checked, Connection):
-    """Over TCP."""
+    """A checked connection over TCP."""
 
 
 class TlsConnection(_Checked, SSLConnection):
-    """Over TLS."""
+    """A checked connection over TLS."""
 
 
 class SocketConnection(_Checked, UnixDomainSocketConnection):
-    """Over a Unix socket."""
+    """A checked connection over a Unix socket."""
 
 
 class MasterConnection(_Checked, SentinelManagedConnection):
-    """To the master that Sentinels name."""
+    """A checked connection to the master that the Sentinels name."""
 
 
 class TlsMasterConnection(_Checked, SentinelManagedSSLConnection):
-    """The same over TLS."""
+    """A checked connection over TLS to the master that the Sentinels name."""

@@ -1,4 +1,4 @@
-"""A redis-py client for a URL, and redis-py's errors by our names."""
+"""Makes the Redis client for a URL, and translates redis-py's errors."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from ...core.errors import ConfigError
 from . import client as clients
 from .pool import NoConnectionFree, bounded
 
-#: Seconds of silence after which the system asks whether a connection is still there, seconds
-#: between two such questions, and how many stay unanswered. So balancers and NATs see traffic.
+#: TCP keep-alive: seconds before the first probe, seconds between probes, number of probes. The
+#: probes keep the connection open at load balancers and NATs.
 _KEEPALIVE = {"TCP_KEEPIDLE": 45, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 _FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
-#: What a node of a cluster answers; redis-py 4 leaves the code in the text.
+#: Errors of a cluster node; redis-py 4 leaves the code in the text.
 _OF_CLUSTER = (MovedError, AskError, ClusterDownError, ClusterCrossSlotError)
 _CODES_OF_CLUSTER = ("MOVED ", "ASK ", "CLUSTERDOWN ", "CROSSSLOT ")
 
 
-def connect(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any:
-    """A client (``redis.Redis``) with a pool of connections; nothing is sent yet.
+def connect_redis(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any:
+    """Make a client (``redis.Redis``) with a connection pool. Connects to no server.
 
-    Typed Any: redis-py's own types differ over the range that we support, and
-    cannot tell bytes from text.
+    Typed Any: redis-py's types differ between the supported versions and do not tell bytes
+    from text.
 
     Args:
-        url: as docs/brokers.md says: ``redis://``, ``rediss://``, ``unix://``,
+        url: see docs/brokers.md: ``redis://``, ``rediss://``, ``unix://``,
             ``redis+sentinel://`` or ``rediss+sentinel://``, with options.
-        timeout: to connect, and for an answer, where the URL does not say.
-        variable: where the URL comes from, for error messages.
+        timeout: to connect and for an answer, unless the URL sets its own.
+        variable: the environment variable of the URL, for error messages.
 
     Raises:
-        ConfigError: the URL cannot be read, or has an option that cannot be used.
+        ConfigError: the URL is malformed or has an invalid option.
     """
     try:
         found = read_redis_url(url)
@@ -56,7 +56,7 @@ def connect(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any
     except Expected as error:
         raise ConfigError(error.line(variable, raw="", secret=True)) from None
     options, bound = _options(found, timeout), found.options.get("max_connections")
-    # Whoever waits for a connection waits about as long as for an answer.
+    # The wait for a free connection is the wait for an answer.
     wait = options["socket_timeout"]
     if found.service is not None:
         sentinel = _sentinel(found, options)
@@ -66,16 +66,16 @@ def connect(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") -> Any
     else:
         options |= {"connection_class": _connection_class(found), **_place(found)}
         pool = bounded(ConnectionPool, bound, wait)(**options)
-    return clients.Client(connection_pool=pool)
+    return clients.RedisClient(connection_pool=pool)
 
 
 def answer_timeout(client: Any) -> float:
-    """Seconds for which a client waits for an answer."""
+    """The time-out for an answer, in seconds."""
     return float(client.connection_pool.connection_kwargs["socket_timeout"])
 
 
-def address(url: str) -> str:
-    """Where a URL leads, without user, password and options."""
+def redis_address(url: str) -> str:
+    """The host and port of a URL, without user, password and options."""
     return str(read_redis_url(url))
 
 
@@ -99,10 +99,9 @@ def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
         "db": found.database,
         "username": found.username,
         "password": found.password,
-        # Idle consumers block for a second or so on purpose: the time-out for an answer
-        # must be well above that.
+        # Idle consumers block for about a second, so the time-out for an answer is well above.
         "socket_timeout": seconds + 5,
-        # Trying again is decided above, where it is known what may be done twice.
+        # RedisClient decides about retries: it knows which commands may run twice.
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 30,
         "client_name": f"formrelay-{os.getpid()}",
@@ -111,7 +110,7 @@ def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
     if found.path is None:
         options |= {"socket_connect_timeout": seconds, **_keepalive()}
     ours = {name: value for name, value in found.options.items() if name[:4] != "ssl_"}
-    # The pool counts them, and has its callers wait.
+    # Unlimited here: the bounded pool counts connections and lets callers wait.
     options |= ours | {"max_connections": 2**31}
     if found.path is not None:
         for name in ("socket_connect_timeout", "socket_keepalive"):
@@ -122,7 +121,7 @@ def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
 
 
 def _protocol() -> dict[str, Any]:
-    """Answers of one shape over redis-py's versions, the newest of which would speak RESP3."""
+    """RESP2 on every version of redis-py, so that answers have the same shape."""
     known = inspect.signature(redis.Redis.__init__).parameters
     return {"protocol": 2} if "protocol" in known else {}
 
@@ -138,18 +137,18 @@ def _tls(found: RedisAddress) -> dict[str, Any]:
     given = {name: value for name, value in found.options.items() if name[:4] == "ssl_"}
     options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} | given
     if options["ssl_cert_reqs"] == "none":
-        options["ssl_check_hostname"] = False  # Python's ssl takes no other combination
+        options["ssl_check_hostname"] = False  # required by Python's ssl
     return options
 
 
 def _sentinel(found: RedisAddress, options: dict[str, Any]) -> Any:
-    """The Sentinels; they are asked anew for each connection that is made."""
+    """The client of the Sentinels, which are asked for the master at each new connection."""
     given = dict(found.sentinel_options)
     seconds = options["socket_connect_timeout"]
     theirs: dict[str, Any] = {
         "socket_connect_timeout": seconds,
         "socket_timeout": seconds,
-        # Questions alone: they may be asked again where a balancer has dropped the connection.
+        # Sentinels only answer questions, so a command may be repeated after a dropped connection.
         "retry": Retry(NoBackoff(), 1),
         "retry_on_error": [redis.ConnectionError],
         **_protocol(),
@@ -173,14 +172,14 @@ def _check_files(found: RedisAddress) -> None:
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Redis errors as ours.
+    """Translate the errors of redis-py.
 
     Args:
-        where: the address, for the message.
+        where: the server's address, for the message.
 
     Raises:
         BrokerUnavailable: no connection, or no answer in time.
-        BrokerRefused: an answer that is an error: wrong password, out of memory, read-only.
+        BrokerRefused: Redis answered with an error: wrong password, out of memory, read-only.
     """
     try:
         yield
@@ -192,7 +191,7 @@ def translated(where: str) -> Iterator[None]:
     except NoConnectionFree as error:
         raise BrokerUnavailable(f"no connection to Redis at {where}: {error}") from None
     except MasterNotFoundError:
-        # Its text names the Sentinels with all that the client knows of them.
+        # The error's own text contains the configuration of the Sentinels.
         raise BrokerUnavailable(
             f"expected the Sentinels to name a master for {where}, none did; check that they run, "
             "watch that service, and take our user and password"
@@ -205,11 +204,11 @@ def translated(where: str) -> Iterator[None]:
     except redis.ResponseError as error:
         if isinstance(error, _OF_CLUSTER) or str(error).startswith(_CODES_OF_CLUSTER):
             raise BrokerRefused(no_cluster(where)) from None
-        # Redis quotes the script, or a command it does not know with its arguments (a body, say).
+        # Redis quotes the script, or an unknown command with its arguments, which may be a body.
         text = str(error).partition(" script:")[0].partition(", with args")[0]
         raise BrokerRefused(f"Redis at {where} refused: {text[:200]}") from None
     except redis.RedisError as error:
-        # Its text may quote whatever came.
+        # The error's text may quote the received bytes.
         raise BrokerUnavailable(
             f"expected Redis at {where} to answer as Redis does, got {type(error).__name__}; "
             "check that REDIS_URL is right"
@@ -217,7 +216,7 @@ def translated(where: str) -> Iterator[None]:
 
 
 def no_cluster(where: str) -> str:
-    """What to say of a Redis Cluster."""
+    """The error message for a node of a Redis Cluster."""
     return (
         f"expected a single Redis server or Sentinels at {where}, got a node of a Redis Cluster: "
         "use a server without cluster mode"

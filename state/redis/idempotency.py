@@ -6,24 +6,25 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-from ..idempotency import Held, Known
+from ..idempotency import Finished, Running
 from . import DEFAULT_NAMESPACE
 from .client import repeated
 from .connection import translated
 
-#: Between the namespace and the digest of a key.
+#: Stands between the namespace and the digest of a key.
 PREFIX = ":__once__."
-#: Before the digest of a key in older versions, whatever the namespace.
+#: The prefix in older versions, which did not use the namespace.
 OLD_PREFIX = "formrelay:once:"
 
 
 class RedisIdempotencyStore:
-    """Locks and results of all processes.
+    """Stores locks and results for all processes.
 
     Args:
-        client: of redis-py, shared with whoever made it.
-        where: its address, for error messages.
-        namespace: of the keys. The default one also knows the results and locks of older versions.
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys. In the default namespace, locks and results of older
+            versions are found too.
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
@@ -33,13 +34,13 @@ class RedisIdempotencyStore:
         script = files(__package__).joinpath("idempotency.lua").read_text()
         self._script = client.register_script(script)
 
-    def begin(self, key: str, owner: str, lock: timedelta) -> Known | Held | None:
+    def begin(self, key: str, owner: str, lock: timedelta) -> Finished | Running | None:
         what, *rest = self._run("begin", key, owner, lock)
         match what:
-            case b"known":
-                return Known(rest[0])
-            case b"held":
-                return Held(timedelta(milliseconds=max(0, rest[0])))
+            case b"finished":
+                return Finished(rest[0])
+            case b"running":
+                return Running(timedelta(milliseconds=max(0, rest[0])))
         return None
 
     def renew(self, key: str, owner: str, lock: timedelta) -> bool:

@@ -1,4 +1,4 @@
-"""A pool of connections whose callers wait for a free one, in the order of their coming."""
+"""A connection pool whose callers wait, first come first served, for a free connection."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from redis.connection import ConnectionPool
 
 
 class NoConnectionFree(redis.ConnectionError):
-    """All connections that max_connections allows were in use for too long."""
+    """All connections that ``max_connections`` allows were in use for too long."""
 
 
-class _Turns:
+class _FairSemaphore:
     """A semaphore that serves its callers in order.
 
-    Python's own lets a thread that gives back and takes again, as consumers do, go before those
-    that wait.
+    With Python's semaphore, a thread that releases and acquires in a loop, as consumers do, can
+    overtake waiting threads for ever.
     """
 
     def __init__(self, count: int) -> None:
         self._free = count
         self._lock = Lock()
-        self._line: deque[Lock] = deque()
+        self._waiting: deque[Lock] = deque()
 
     def take(self, timeout: float) -> bool:
         with self._lock:
@@ -33,33 +33,33 @@ class _Turns:
                 return True
             turn = Lock()
             turn.acquire()
-            self._line.append(turn)
+            self._waiting.append(turn)
         if turn.acquire(timeout=timeout):
             return True
         with self._lock:
-            if turn in self._line:
-                self._line.remove(turn)
+            if turn in self._waiting:
+                self._waiting.remove(turn)
                 return False
-        return True  # it came in the last moment
+        return True  # given between the time-out and the lock
 
     def give(self) -> None:
         with self._lock:
-            if self._line:
-                self._line.popleft().release()
+            if self._waiting:
+                self._waiting.popleft().release()
             else:
                 self._free += 1
 
 
 class _Bounded:
-    """A pool that lets callers wait for a connection where all that it may have are in use."""
+    """A pool whose callers wait when all connections are in use."""
 
     bound: int | None = None
     wait: float = 0.0
 
     def reset(self: Any) -> None:
-        # Also called in a forked child, which uses none of its parent's connections.
+        # Also called in a forked child, which must not use the parent's connections.
         super().reset()  # type: ignore[misc]
-        self._turns = None if self.bound is None else _Turns(self.bound)
+        self._turns = None if self.bound is None else _FairSemaphore(self.bound)
         self._taken: set[Any] = set()
 
     def get_connection(self: Any, *args: Any, **options: Any) -> Any:
@@ -82,16 +82,18 @@ class _Bounded:
 
     def release(self: Any, connection: Any) -> None:
         super().release(connection)  # type: ignore[misc]
-        # redis-py also gives back what it could not hand out.
+        # redis-py also releases connections that it failed to hand out.
         if self.bound is not None and connection in self._taken:
             self._taken.discard(connection)
             self._turns.give()
 
 
 def bounded(kind: type[ConnectionPool], bound: int | None, wait: float) -> type[ConnectionPool]:
-    """A pool class that has no more than ``bound`` connections (None: as many as are needed).
+    """Make a pool class with at most ``bound`` connections.
 
     Args:
-        wait: seconds for which a caller waits for one.
+        kind: the base class.
+        bound: maximum number of connections; None for no limit.
+        wait: seconds that a caller waits for a free connection.
     """
     return type("Pool", (_Bounded, kind), {"bound": bound, "wait": wait})

@@ -13,7 +13,7 @@ from dramatiq import Message
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.state.redis.connection import address, connect
+from formrelay.state.redis.connection import connect_redis, redis_address
 from tests.support.command import run
 from tests.support.missing import missing
 from tests.support.servers import RedisServer
@@ -40,7 +40,7 @@ def node() -> Iterator[ClusterNode]:
 
 def test_a_cluster_is_refused_by_every_command_and_call(node: ClusterNode, tmp_path: Path) -> None:
     broker = RedisBroker(node.url)
-    client = connect(node.url, timeout=timedelta(seconds=1))
+    client = connect_redis(node.url, timeout=timedelta(seconds=1))
     message = Message[None]("events", "record_events", (), {}, {})
     with pytest.raises(BrokerRefused, match=SAYS):  # CLUSTERDOWN: it serves no slot
         broker.enqueue(message)
@@ -53,7 +53,7 @@ def test_a_cluster_is_refused_by_every_command_and_call(node: ClusterNode, tmp_p
     with pytest.raises(BrokerRefused, match=SAYS):  # CROSSSLOT
         broker.enqueue(message)
     with pytest.raises(BrokerRefused, match=SAYS):
-        RedisRegistry(client, address(node.url)).enable("a")
+        RedisRegistry(client, redis_address(node.url)).enable("a")
     env = {"REDIS_URL": node.url, "API_URL": "https://forms.example"}
     done = run("worker", "--queue", "webhooks", "--processes", "1", cwd=tmp_path, env=env)
     assert done.returncode != 0

@@ -19,7 +19,7 @@ from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import Settings
 from formrelay.core.errors import ConfigError
-from formrelay.state.idempotency import Held
+from formrelay.state.idempotency import Running
 from tests.support.certificates import Authority
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
@@ -215,10 +215,10 @@ def test_sentinels_and_servers_with_passwords_and_tls(
 
 def works_as_state(url: str) -> None:
     settings = Settings.load({"RABBITMQ_URL": "amqp://h", "STATE_URL": url}, env_file=None)
-    ledger = make_broker(settings).idempotency_store()
+    store = make_broker(settings).idempotency_store()
     lock = timedelta(seconds=30)
-    assert ledger.begin("key", "me", lock) is None
-    assert isinstance(ledger.begin("key", "you", lock), Held)
+    assert store.begin("key", "me", lock) is None
+    assert isinstance(store.begin("key", "you", lock), Running)
 
 
 def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> None:

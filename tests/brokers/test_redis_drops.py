@@ -18,7 +18,7 @@ from formrelay.actors.webhooks.registry import EndpointRecord
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.redis.broker import RedisBroker
-from formrelay.state.idempotency import Known
+from formrelay.state.idempotency import Finished
 from formrelay.state.redis.idempotency import RedisIdempotencyStore
 from tests.support.proxy import Proxy
 
@@ -216,7 +216,7 @@ def test_a_forked_child_and_its_parent_both_find_a_new_connection(
 def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
     """Questions of everybody who shares the client."""
     records = RedisRegistry(broker.client, "here")
-    ledger = RedisIdempotencyStore(broker.client, "here")
+    store = RedisIdempotencyStore(broker.client, "here")
     second = timedelta(seconds=30)
     queue = next(iter(broker.queues))
     return [
@@ -235,10 +235,10 @@ def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
         lambda: records.disable("x", why="a test", now=1.0),
         lambda: records.keep({"x": b"job"}, second),
         lambda: records.kept("x"),
-        lambda: ledger.begin("key", "me", second),
-        lambda: ledger.renew("key", "me", second),
-        lambda: ledger.finish("key", "me", b"1", second),
-        lambda: ledger.release("key", "me"),
+        lambda: store.begin("key", "me", second),
+        lambda: store.renew("key", "me", second),
+        lambda: store.finish("key", "me", b"1", second),
+        lambda: store.release("key", "me"),
     ]
 
 
@@ -254,14 +254,14 @@ def test_everybody_who_asks_over_a_dropped_connection_gets_an_answer(
 def test_the_ledger_says_the_same_when_its_answer_is_lost(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
-    ledger, second = RedisIdempotencyStore(broker.client, "here"), timedelta(seconds=30)
-    assert ledger.begin("other", "me", second) is None  # the server knows the script
+    store, second = RedisIdempotencyStore(broker.client, "here"), timedelta(seconds=30)
+    assert store.begin("other", "me", second) is None  # the server knows the script
     proxy.lose_reply_to(b"begin")
-    assert ledger.begin("key", "me", second) is None
+    assert store.begin("key", "me", second) is None
     proxy.lose_reply_to(b"finish")
-    assert ledger.finish("key", "me", b"1", second)
-    assert ledger.begin("key", "you", second) == Known(b"1")
-    assert not ledger.finish("other", "you", b"1", second)
+    assert store.finish("key", "me", b"1", second)
+    assert store.begin("key", "you", second) == Finished(b"1")
+    assert not store.finish("other", "you", b"1", second)
 
 
 def test_disabling_an_endpoint_over_a_dropped_connection_is_told_as_new(

@@ -21,8 +21,8 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import BrokerSettings, Settings
 from formrelay.core.errors import SinkPermanent
 from formrelay.state import find_state, make_idempotency_store
-from formrelay.state.idempotency import Held, Known
-from formrelay.state.redis.connection import address, connect
+from formrelay.state.idempotency import Finished, Running
+from formrelay.state.redis.connection import connect_redis, redis_address
 from formrelay.state.redis.idempotency import OLD_PREFIX, RedisIdempotencyStore
 from tests.support.command import run
 from tests.support.harness import Harness
@@ -51,7 +51,7 @@ class Environment:
         self.harness = Harness(self.broker, queue)
         self.ran: list[object] = []
         self.harness.actor(self.work, actor_name="note", job_type="a.b")
-        self.ledger = make_idempotency_store(self.broker.state)
+        self.store = make_idempotency_store(self.broker.state)
         self.endpoints = make_registry(self.broker.state)
 
     def work(self, payload: object, metadata: object = None) -> None:
@@ -91,8 +91,8 @@ def test_two_environments_in_one_redis_see_nothing_of_each_other(
     actor.send("waits")
     actor.send_with_options(args=("later",), delay=60_000)
     staging.broker.client.rpush(keys.inbox(queue), job("plain"))
-    staging.ledger.begin("key", "one", LONG)
-    staging.ledger.finish("key", "one", b"1", LONG)
+    staging.store.begin("key", "one", LONG)
+    staging.store.finish("key", "one", b"1", LONG)
     staging.endpoints.disable("a", why="by hand", now=1.0)
     staging.endpoints.keep({"msg_1": b"{}"}, LONG)
 
@@ -100,7 +100,7 @@ def test_two_environments_in_one_redis_see_nothing_of_each_other(
     assert (seen.waiting, seen.scheduled, seen.in_flight, seen.dead) == (0, 0, 0, 0)
     assert seen.paused is False
     assert production.broker.inspector.workers() == []
-    assert production.ledger.begin("key", "two", LONG) is None
+    assert production.store.begin("key", "two", LONG) is None
     assert production.endpoints.disabled() == frozenset()
     assert production.endpoints.all() == []
     assert production.endpoints.kept("msg_1") is None
@@ -111,14 +111,14 @@ def test_two_environments_in_one_redis_see_nothing_of_each_other(
     production.broker.client.rpush(production.broker.keys.inbox(queue), job("plain here"))
     wait_until(lambda: sorted(map(str, production.ran)) == ["here", "plain here"])
     assert staging.ran == []
-    assert staging.ledger.begin("key", "one", LONG) == Known(b"1")
+    assert staging.store.begin("key", "one", LONG) == Finished(b"1")
     client = production.broker.client
     assert {key.partition(b":")[0] for key in client.keys("*")} == {b"dramatiq", b"formrelay"}
 
 
 def test_the_state_in_a_redis_of_its_own_lies_under_the_namespace_too(redis_url: str) -> None:
     state_url = redis_url.removesuffix("0") + "1"
-    client = connect(state_url, timeout=timedelta(seconds=1))
+    client = connect_redis(state_url, timeout=timedelta(seconds=1))
     client.flushdb()
     for namespace in ("one", "two"):
         given = section(redis_url, namespace, state_url)
@@ -154,7 +154,7 @@ def test_the_default_namespace_alone_takes_the_old_inbox(
 def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
     redis_server: RedisServer, unique: str
 ) -> None:
-    admin = connect(redis_server.url, timeout=timedelta(seconds=1))
+    admin = connect_redis(redis_server.url, timeout=timedelta(seconds=1))
     admin.acl_setuser(
         "job", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["dramatiq:*"]
     )
@@ -169,7 +169,7 @@ def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
         assert len(found.broker.inspector.browse(unique, State.WAITING).entries) == 2
         found.harness.start()
         wait_until(lambda: sorted(map(str, found.ran)) == ["plain", "sent"])
-        assert found.ledger.begin("key", "one", LONG) is None
+        assert found.store.begin("key", "one", LONG) is None
         assert found.endpoints.disable("a", why="by hand", now=1.0)
         assert found.endpoints.disabled() == {"a"}
         assert found.endpoints.kept("msg_1") is None
@@ -181,7 +181,7 @@ def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
 def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
     redis_server: RedisServer, unique: str
 ) -> None:
-    admin = connect(redis_server.url, timeout=timedelta(seconds=1))
+    admin = connect_redis(redis_server.url, timeout=timedelta(seconds=1))
     admin.execute_command(
         *("ACL", "SETUSER", "job", "on", ">secret", "+@all", "~dramatiq:*", "%R~*")
     )
@@ -200,7 +200,7 @@ def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
 
 def old_state(redis_url: str) -> None:
     """What an older version left."""
-    client = connect(redis_url, timeout=timedelta(seconds=1))
+    client = connect_redis(redis_url, timeout=timedelta(seconds=1))
     client.set(f"{OLD_PREFIX}done", b"r1", px=60_000)
     client.set(f"{OLD_PREFIX}runs", b"lolder", px=60_000)
     gone = EndpointRecord("gone", "example.com", disabled_at=5.0, why="it answered 410 (gone)")
@@ -213,11 +213,11 @@ def old_state(redis_url: str) -> None:
 
 def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) -> None:
     old_state(redis_url)
-    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
-    ledger = RedisIdempotencyStore(client, where)
-    assert ledger.begin("done", "me", LONG) == Known(b"1")
-    held = ledger.begin("runs", "me", LONG)
-    assert isinstance(held, Held)
+    client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
+    store = RedisIdempotencyStore(client, where)
+    assert store.begin("done", "me", LONG) == Finished(b"1")
+    held = store.begin("runs", "me", LONG)
+    assert isinstance(held, Running)
     assert timedelta(0) < held.ends_in <= timedelta(minutes=1)
     endpoints = RedisRegistry(client, where)
     assert endpoints.disabled() == {"gone"}
@@ -233,7 +233,7 @@ def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) 
 def test_a_worker_of_an_older_version_disables_an_endpoint_that_has_a_record_here(
     redis_url: str,
 ) -> None:
-    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
+    client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
     RedisRegistry(client, where).report([FAILED], DisableRules())
     record = EndpointRecord("a", "example.com", failures=9, disabled_at=5.0, why="9 failed")
     client.hset(OLD_RECORDS, "a", json.dumps(record.to_json()))
@@ -245,7 +245,7 @@ def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_mo
     redis_url: str, tmp_path: Path
 ) -> None:
     old_state(redis_url)
-    client, where = connect(redis_url, timeout=timedelta(seconds=1)), address(redis_url)
+    client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
     client.rpush("formrelay:inbox:webhooks", b"1", b"2")
     env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": "mine", "API_URL": "https://forms.example"}
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
@@ -265,7 +265,7 @@ def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_mo
     assert client.lrange("mine:webhooks.inbox", 0, -1) == [b"1", b"2"]
     assert RedisRegistry(client, where, "mine").disabled() == {"gone"}
     assert RedisRegistry(client, where, "mine").kept("msg_1") == b"{}"
-    assert RedisIdempotencyStore(client, where, "mine").begin("done", "me", LONG) == Known(b"1")
+    assert RedisIdempotencyStore(client, where, "mine").begin("done", "me", LONG) == Finished(b"1")
     assert 0 < client.pttl("mine:__once__.done") <= 60_000
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     assert not [one for one in says if one["what"] == "old keys"]

@@ -153,7 +153,7 @@ def test_a_hook_that_ends_the_thread_loses_neither_the_thread_nor_the_message(
     letters = wait_until(lambda: len(harness.dead()) == 2 and harness.dead())
     assert {letter.failure.reason for letter in letters} == {Reason.UNDECIDED}
     assert len(calls) == 6
-    assert len(lines.of("a worker thread failed on a message and goes on")) == 6
+    assert len(lines.of("unexpected error in a worker thread; the thread continues")) == 6
 
 
 @pytest.mark.parametrize(
@@ -215,10 +215,10 @@ def test_a_middleware_of_the_host_program_that_refuses_with_an_error_has_it_deci
 
 
 def ledger_that_raises(error: Exception) -> Callable[[], Any]:
-    def ledger() -> Any:
+    def store() -> Any:
         raise error
 
-    return ledger
+    return store
 
 
 def test_an_idempotency_store_that_is_broken_and_not_away_fails_the_attempt(

@@ -23,7 +23,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.state.idempotency import Once
-from formrelay.state.redis.connection import address, connect
+from formrelay.state.redis.connection import connect_redis, redis_address
 from formrelay.state.redis.idempotency import RedisIdempotencyStore
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1.5), max_crash_deliveries=3)
@@ -62,12 +62,14 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
     if sink := os.environ.get("FORMRELAY_TEST_SINK"):
         declare_batches(broker, queue, int(sink), write)
 
-    def ledger() -> RedisIdempotencyStore:
+    def store() -> RedisIdempotencyStore:
         url = os.environ["FORMRELAY_TEST_REDIS_URL"]
         write("asked")
-        return RedisIdempotencyStore(connect(url, timeout=timedelta(seconds=5)), address(url))
+        return RedisIdempotencyStore(
+            connect_redis(url, timeout=timedelta(seconds=5)), redis_address(url)
+        )
 
-    once = Once(lambda: "poison", ledger, lock=timedelta(seconds=5))
+    once = Once(lambda: "poison", store, lock=timedelta(seconds=5))
     dramatiq.actor(
         lambda: poison.fn(),
         actor_name="poison_once",

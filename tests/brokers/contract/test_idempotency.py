@@ -17,7 +17,7 @@ from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.state import MemoryIdempotencyStore
-from formrelay.state.idempotency import IdempotencyStore, Known, Once
+from formrelay.state.idempotency import Finished, IdempotencyStore, Once
 from formrelay.state.redis.idempotency import PREFIX, RedisIdempotencyStore
 from tests.middleware.lines import Lines, lines
 from tests.support.harness import Harness
@@ -29,7 +29,7 @@ SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(millise
 
 
 @pytest.fixture
-def ledger(harness: Harness) -> IdempotencyStore:
+def store(harness: Harness) -> IdempotencyStore:
     """As configured where no STATE_URL is set."""
     broker = harness.broker
     if isinstance(broker, RedisBroker):
@@ -38,9 +38,9 @@ def ledger(harness: Harness) -> IdempotencyStore:
 
 
 @pytest.fixture
-def once(ledger: IdempotencyStore) -> Callable[..., Once]:
+def once(store: IdempotencyStore) -> Callable[..., Once]:
     def make(**options: Any) -> Once:
-        return Once(lambda name, **_: name, lambda: ledger, **options)
+        return Once(lambda name, **_: name, lambda: store, **options)
 
     return make
 
@@ -109,10 +109,10 @@ def test_one_that_failed_runs_again(harness: Harness, once: Callable[..., Once])
 
 
 def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
-    harness: Harness, ledger: IdempotencyStore
+    harness: Harness, store: IdempotencyStore
 ) -> None:
     ran: list[Any] = []
-    once = Once(lambda order: order["id"], lambda: ledger)
+    once = Once(lambda order: order["id"], lambda: store)
     actor = harness.actor(lambda order: ran.append(order), actor_name="w", idempotency=once)
     for _ in range(2):
         actor.send({"id": None})
@@ -125,7 +125,7 @@ def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
 
 
 def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[Any] = []
     results: list[Any] = []
@@ -145,7 +145,7 @@ def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
 
 
 def test_a_lock_is_renewed_while_its_job_runs(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     lock = timedelta(seconds=1)
     ran: list[str] = []
@@ -154,11 +154,11 @@ def test_a_lock_is_renewed_while_its_job_runs(
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
-            return getattr(ledger, name)
+            return getattr(store, name)
 
         def renew(self, key: str, owner: str, lock: timedelta) -> bool:
             renewed.append(key)
-            return ledger.renew(key, owner, lock)
+            return store.renew(key, owner, lock)
 
     def work(name: str) -> None:
         ran.append(name)
@@ -182,7 +182,7 @@ def test_a_lock_is_renewed_while_its_job_runs(
 
 
 def test_a_lock_whose_worker_is_gone_ends_by_itself(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[str] = []
     actor = harness.actor(
@@ -191,11 +191,11 @@ def test_a_lock_whose_worker_is_gone_ends_by_itself(
         idempotency=once(lock=timedelta(seconds=1)),
     )
     (key,) = {claim_key(harness, "work", "a")}
-    assert ledger.begin(key, "a worker that was killed", timedelta(seconds=1)) is None
+    assert store.begin(key, "a worker that was killed", timedelta(seconds=1)) is None
     actor.send("a")
     harness.start()
     wait_until(lambda: ran == ["a"])
-    wait_until(lambda: isinstance(ledger.begin(key, "x", timedelta(seconds=1)), Known))
+    wait_until(lambda: isinstance(store.begin(key, "x", timedelta(seconds=1)), Finished))
 
 
 def claim_key(harness: Harness, actor: str, key: str) -> str:
@@ -205,7 +205,7 @@ def claim_key(harness: Harness, actor: str, key: str) -> str:
 
 
 def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
-    harness: Harness, ledger: IdempotencyStore, lines: Lines
+    harness: Harness, store: IdempotencyStore, lines: Lines
 ) -> None:
     is_back = Event()
     attempts: list[int] = []
@@ -214,7 +214,7 @@ def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
         def __getattr__(self, name: str) -> Any:
             if not is_back.is_set():
                 raise BrokerUnavailable("the state store is away")
-            return getattr(ledger, name)
+            return getattr(store, name)
 
     def work(name: str) -> None:
         message = CurrentMessage.get_current_message()
@@ -232,13 +232,13 @@ def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
 
 
 def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
-    harness: Harness, ledger: IdempotencyStore, lines: Lines
+    harness: Harness, store: IdempotencyStore, lines: Lines
 ) -> None:
     ran: list[str] = []
 
     class Goes:
         def begin(self, *args: Any) -> Any:
-            return ledger.begin(*args)
+            return store.begin(*args)
 
         def finish(self, *args: Any) -> bool:
             raise BrokerUnavailable("the state store is away")
@@ -253,26 +253,26 @@ def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
     )
     actor.send("a")
     harness.start()
-    wait_until(lambda: lines.of("what became of a job cannot be kept by its key"))
+    wait_until(lambda: lines.of("could not store the result under its idempotency key"))
     wait_until(harness.is_empty)
     assert ran == ["a"]
     assert harness.dead() == []
 
 
 def test_a_result_that_is_no_json_is_kept_as_null(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once], lines: Lines
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: {1, 2}, actor_name="work", idempotency=once())
     actor.send("a")
     harness.start()
     key = claim_key(harness, "work", "a")
-    wait_until(lambda: lines.of("a result is no JSON and is kept as null"))
+    wait_until(lambda: lines.of("result is not JSON and is stored as null"))
     wait_until(harness.is_empty)
-    assert ledger.begin(key, "x", timedelta(seconds=1)) == Known(b"null")
+    assert store.begin(key, "x", timedelta(seconds=1)) == Finished(b"null")
 
 
 def test_no_key_of_a_person_stands_in_the_store(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once], lines: Lines
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: None, actor_name="work", idempotency=once())
     actor.send("jo@example.com")
@@ -298,7 +298,7 @@ def test_a_batch_has_no_key(harness: Harness, once: Callable[..., Once]) -> None
 
 
 def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
-    harness: Harness, ledger: IdempotencyStore, once: Callable[..., Once]
+    harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     from formrelay.middleware.delivery import Delivery
 
