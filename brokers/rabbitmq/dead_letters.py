@@ -1,14 +1,14 @@
-"""The dead letters of a queue: walked through once, looked at, taken out.
+"""Lists, replays and deletes the dead letters of a queue.
 
-AMQP has no way to look: messages are consumed, and go back to where they were when the connection
-that consumed them ends. Nobody else sees them meanwhile. So:
+AMQP cannot browse a queue. The dead letters are consumed, and RabbitMQ requeues them at their old
+positions when the consuming connection closes. No other client sees them meanwhile. So:
 
-- Walks of all processes wait for one another, by an exclusive queue that a walk declares and that
-  RabbitMQ deletes with its connection, also when the process is killed.
-- A look only fetches, and reads what it has fetched after the letters have gone back.
+- Only one process at a time reads the dead letters of a queue. The lock is an exclusive queue,
+  which RabbitMQ deletes with its connection, also when the process is killed.
+- Listing decodes the dead letters after RabbitMQ has them back.
 
-Letters are not fetched one by one (``basic.get``): a quorum queue takes each fetch for a consumer
-of its own, and puts back what many consumers had in no order.
+The dead letters are not fetched one by one with ``basic.get``: a quorum queue treats each fetch as
+a new consumer, and requeues the messages of many consumers in no particular order.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ from . import codec
 from .client import FAILURE_HEADER, RabbitClient
 from .connection import Connection
 from .publisher import Publication
+from .subscription import MAX_PREFETCH
 
-#: Number of letters that are handled at a time.
+#: Number of dead letters per chunk.
 _CHUNK = 200
-#: Number of letters that RabbitMQ may send to one consumer: what AMQP can say.
-_WINDOW = 65_535
-#: Bytes of letters that a look keeps unread.
-_MOST_UNREAD = 32 * 1024 * 1024
-#: Seconds that letters may take to go back, and to wait for another process.
-_BACK_WITHIN, _PATIENCE = 1.0, 30.0
-#: Seconds. A count of 0 that took longer may be a time-out of the quorum queue, not the number.
-_SLOW = 0.2
+#: Maximum bytes of dead letters that listing keeps before it decodes them.
+_MAX_BUFFERED_BYTES = 32 * 1024 * 1024
+#: Seconds to wait until RabbitMQ has the dead letters back, and until another process is done.
+_RETURN_TIMEOUT, _LOCK_TIMEOUT = 1.0, 30.0
+#: Seconds. A count of 0 that took longer may be a timeout inside RabbitMQ, not the real count.
+_SLOW_ANSWER = 0.2
 _ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 
@@ -57,15 +56,15 @@ class DeadDelivery:
     number: int
 
 
-def look(
+def read_dead_letters(
     client: RabbitClient,
     queue: str,
     job_types: Mapping[str, str],
     *,
     limit: int | None = None,
-    is_meant: Callable[[Entry], bool] = lambda _: True,
+    matches: Callable[[Entry], bool] = lambda _: True,
 ) -> list[Entry]:
-    """The dead letters that are meant, the oldest first; at most the first ``limit`` are looked at.
+    """Return the dead letters that match, oldest first; reads at most the first ``limit``.
 
     Raises:
         as :class:`Walk`.
@@ -74,23 +73,23 @@ def look(
     unread: list[codec.Content] = []
     size = 0
     with Walk(client, queue, job_types) as walk:
-        for contents in walk.fetched(limit):
+        for contents in walk.fetch(limit):
             unread += contents
             size += sum(len(content.body) for content in contents)
-            if size > _MOST_UNREAD:
-                found += filter(is_meant, map(walk.entry, unread))
+            if size > _MAX_BUFFERED_BYTES:
+                found += filter(matches, map(walk.entry, unread))
                 unread, size = [], 0
-    return [*found, *filter(is_meant, map(walk.entry, unread))]
+    return [*found, *filter(matches, map(walk.entry, unread))]
 
 
 class Walk:
-    """Through the dead letters of one queue, the oldest first, as many as there are now.
+    """A pass through the dead letters of one queue, oldest first.
 
-    A context manager: letters that were not taken out go back when it ends. It waits for the walks
-    of other processes.
+    A context manager that waits until no other process reads the dead letters. At its end RabbitMQ
+    requeues the dead letters that were not deleted or replayed.
 
     Raises:
-        BrokerUnavailable: another process walks for longer than 30 s.
+        BrokerUnavailable: another process reads the dead letters for longer than 30 s.
         BrokerRefused
     """
 
@@ -100,50 +99,52 @@ class Walk:
         self._queue = queue
         self._name = client.topology.dead_queue(queue)
         self._consumers = 0
-        #: Number of letters at the start, without the letters that were taken out.
-        self._there = 0
-        #: Number of letters that RabbitMQ may still send.
-        self._room = 0
-        self._has_taken = False
+        #: Number of dead letters at the start, less those deleted or replayed.
+        self._expected = 0
+        #: Number of dead letters that RabbitMQ may still send to the current consumer.
+        self._prefetch_left = 0
+        self._has_deleted = False
         self._ended = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._control = stack.enter_context(self._client.control())
             self._client.declared.ensure(self._control, [self._queue])
-            stack.enter_context(_alone(self._control, self._queue))
+            stack.enter_context(_exclusive_access(self._control, self._queue))
             self._connection = self._client.connect()
-            stack.callback(self._put_back)
+            stack.callback(self._return_letters)
             self._ended = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._ended.__exit__(*error)
 
-    def _put_back(self) -> None:
+    def _return_letters(self) -> None:
         connection = self._connection
         with suppress(BrokerUnavailable, BrokerRefused):
-            if self._has_taken:
-                # A quorum queue hears of acknowledgements by and by, and of none that a connection
-                # still has to pass on when it ends. It answers this when it has heard of all.
+            if self._has_deleted:
+                # RabbitMQ passes acknowledgements to a quorum queue with a delay, and drops them if
+                # the connection closes before. It answers these calls afterwards.
                 connection.call(spec.Basic.Cancel(consumer_tag=f"look-{self._consumers}"))
                 connection.fence()
         connection.close()
-        # A queue hears late that a connection has ended: whoever looks next would find none.
-        deadline = time.monotonic() + _BACK_WITHIN
-        while ready(self._control, self._name) < self._there and time.monotonic() < deadline:
+        # A queue notices with a delay that a connection is closed: the next reader would find none.
+        deadline = time.monotonic() + _RETURN_TIMEOUT
+        while (
+            ready_count(self._control, self._name) < self._expected and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
 
     def chunks(self) -> Iterator[list[DeadDelivery]]:
-        """The letters, some at a time."""
-        for contents in self.fetched():
+        """Yield the dead letters in chunks, decoded."""
+        for contents in self.fetch():
             yield [DeadDelivery(self.entry(content), content.number) for content in contents]
 
-    def fetched(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
-        """The letters as they come, some at a time, at most ``limit`` in all."""
-        # What dies while we are at it is not ours: it may be what we have just put back.
-        self._there = ready(self._control, self._name)
-        left = self._there if limit is None else min(limit, self._there)
+    def fetch(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
+        """Yield the dead letters in chunks, at most ``limit`` in total."""
+        # Leave out messages that are dead-lettered meanwhile: a replayed job may have failed again.
+        self._expected = ready_count(self._control, self._name)
+        left = self._expected if limit is None else min(limit, self._expected)
         while left > 0:
             found = self._next(left)
             if not found:
@@ -152,38 +153,38 @@ class Walk:
             left -= len(found)
 
     def _next(self, left: int) -> list[codec.Content]:
-        """Some of the ``left`` next ones; none where another program has them all."""
+        """Return up to ``left`` dead letters; none if another program consumes them."""
         connection = self._connection
         deadline = time.monotonic() + connection.timeout
         while not connection.contents:
-            if self._room <= 0:
-                self._consume(min(left, _WINDOW))
+            if self._prefetch_left <= 0:
+                self._consume(min(left, MAX_PREFETCH))
             connection.wait(deadline, at_most=0.05)
-            if not connection.contents and not ready(self._control, self._name):
-                connection.fence()  # what is under way comes before its answer
+            if not connection.contents and not ready_count(self._control, self._name):
+                connection.fence()  # messages on their way arrive before its answer
                 break
         found = [
             connection.contents.popleft()
             for _ in range(min(left, _CHUNK, len(connection.contents)))
         ]
-        self._room -= len(found)
+        self._prefetch_left -= len(found)
         return found
 
-    def _consume(self, room: int) -> None:
-        """Start one more consumer: unsettled letters count against the prefetch of earlier ones."""
+    def _consume(self, prefetch: int) -> None:
+        """Start another consumer: the prefetch of earlier consumers is used up."""
         self._consumers += 1
-        self._room = room
+        self._prefetch_left = prefetch
         self._connection.calls(
             [
-                spec.Basic.Qos(prefetch_count=room),
+                spec.Basic.Qos(prefetch_count=prefetch),
                 spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
             ]
         )
 
     def replay(self, letters: Iterable[DeadDelivery]) -> None:
-        """Put letters back on the work queue, attempts at zero, and take them out here.
+        """Put dead letters back on the work queue, with no attempts, and delete them here.
 
-        A crash in between leaves them in both places.
+        A crash in between leaves the messages on both queues.
         """
         letters = list(letters)
         client, queue = self._client, self._queue
@@ -194,20 +195,20 @@ class Walk:
         self.delete(letters)
 
     def delete(self, letters: Iterable[DeadDelivery]) -> None:
-        """Take letters out for good."""
+        """Delete dead letters."""
         letters = list(letters)
-        self._there -= len(letters)
-        self._has_taken = True
+        self._expected -= len(letters)
+        self._has_deleted = True
         self._connection.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
 
     def entry(self, content: codec.Content) -> Entry:
-        """The entry of a letter."""
+        """Decode a dead letter."""
         properties = content.properties
         id, headers = content.message_id, properties.headers or {}
         message = self._message(content, id, headers)
         retries = message.options.get(RETRIES)
         attempt = retries if isinstance(retries, int) else 0
-        # A failure of ours may stand there as well: of the attempt before.
+        # RabbitMQ's header first: the message may also carry the failure of an earlier attempt.
         cause = death_in(headers, attempt=attempt) or failure_in(message)
         id = id or message.message_id
         return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
@@ -215,8 +216,8 @@ class Walk:
     def _message(
         self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
     ) -> Message[Any]:
-        """The message of a letter, with the record of its failure."""
-        failure = _recorded_in(headers)
+        """Decode the message of a dead letter, with its failure record."""
+        failure = _recorded_failure(headers)
         message = decode_or_quarantine(
             content.body,
             queue_name=self._queue,
@@ -228,8 +229,8 @@ class Walk:
         return message if failure is None else as_dead_letter(message, failure)
 
 
-def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
-    """The failure in :data:`.client.FAILURE_HEADER`."""
+def _recorded_failure(headers: Mapping[str, Any]) -> Failure | None:
+    """Return the failure in :data:`.client.FAILURE_HEADER`, if there is one."""
     try:
         return Failure.from_json(orjson.loads(headers[FAILURE_HEADER]))
     except (KeyError, TypeError, ValueError):
@@ -237,19 +238,18 @@ def _recorded_in(headers: Mapping[str, Any]) -> Failure | None:
 
 
 @contextmanager
-def _alone(connection: Connection, queue: str) -> Iterator[None]:
-    """Hold the one right to walk through the dead letters of a queue.
+def _exclusive_access(connection: Connection, queue: str) -> Iterator[None]:
+    """Lock the dead letters of a queue.
 
-    Whoever waits for it holds the right to be the next, so that nobody who walks again and again
-    comes before.
+    A second lock makes the waiting processes fair: its owner is the next to read.
     """
-    name, turn = f"formrelay.look.{queue}", f"formrelay.look.next.{queue}"
-    deadline = time.monotonic() + _PATIENCE
-    _claim(connection, turn, queue, deadline)
+    name, next_name = f"formrelay.look.{queue}", f"formrelay.look.next.{queue}"
+    deadline = time.monotonic() + _LOCK_TIMEOUT
+    _claim(connection, next_name, queue, deadline)
     try:
         _claim(connection, name, queue, deadline)
     finally:
-        _release(connection, turn)
+        _release(connection, next_name)
     try:
         yield
     finally:
@@ -262,19 +262,18 @@ def _claim(connection: Connection, name: str, queue: str, deadline: float) -> No
     while (refusal := connection.try_calls([claim])[1]) is not None:
         if refusal.code == _ACCESS_REFUSED:
             raise BrokerRefused(
-                f"expected the right to configure {name!r}, by which looks at dead letters wait "
-                f"for one another, got: {refusal.text}; give the user that right (see "
-                "docs/brokers.md)"
+                f"expected the right to configure {name!r}, the lock for reading dead letters, "
+                f"got: {refusal.text}; give the user that right (see docs/brokers.md)"
             )
         if refusal.code != _RESOURCE_LOCKED:
             raise refusal
         if time.monotonic() > deadline:
             raise BrokerUnavailable(
-                f"expected to get at the dead letters of {queue!r} within {_PATIENCE:g} s, another "
-                "process looks at, replays or deletes them; try again"
+                f"expected access to the dead letters of {queue!r} within {_LOCK_TIMEOUT:g} s, but "
+                "another process is listing, replaying or deleting them; try again"
             )
         time.sleep(pause)
-        pause = min(2 * pause, 0.1)  # each try is a line in RabbitMQ's log
+        pause = min(2 * pause, 0.1)  # RabbitMQ logs each failed try
 
 
 def _release(connection: Connection, name: str) -> None:
@@ -282,46 +281,46 @@ def _release(connection: Connection, name: str) -> None:
         connection.call(spec.Queue.Delete(queue=name))
 
 
-def ready(connection: Connection, name: str) -> int:
-    """The number of messages in a queue that nobody has taken."""
-    return int(counted(connection, name).message_count)
+def ready_count(connection: Connection, name: str) -> int:
+    """Number of messages in a queue that are not in flight."""
+    return int(queue_status(connection, name).message_count)
 
 
-def counted(connection: Connection, name: str) -> Any:
-    """What a queue says of itself (``message_count``, ``consumer_count``)."""
+def queue_status(connection: Connection, name: str) -> Any:
+    """Status of a queue: an answer with ``message_count`` and ``consumer_count``."""
     passive = spec.Queue.Declare(queue=name, passive=True)
     for _ in range(3):
         asked_at = time.monotonic()
         found = connection.call(passive)
-        # A quorum queue that does not answer within 0.25 s is said to have none.
-        if found.message_count or time.monotonic() - asked_at < _SLOW:
+        # RabbitMQ reports 0 if a quorum queue does not answer it within 0.25 s.
+        if found.message_count or time.monotonic() - asked_at < _SLOW_ANSWER:
             break
     return found
 
 
-#: RabbitMQ's reasons, and what each means.
+#: Our reason and text for each of RabbitMQ's reasons.
 _REASONS = {
-    "delivery_limit": (Reason.DELIVERY_LIMIT, "put back more often than the delivery limit allows"),
+    "delivery_limit": (Reason.DELIVERY_LIMIT, "requeued more often than the delivery limit allows"),
     "expired": (Reason.EXPIRED, "waited longer than its time-to-live"),
     "maxlen": (Reason.MAXLEN, "the queue was longer than its maximum length"),
     "rejected": (Reason.REJECTED, "rejected by a consumer"),
 }
-#: Our own queues, by which a message passes on its way to a work queue.
-_OWN = "formrelay."
+#: Prefix of the delay queues and quarantine queues, which a message passes before its work queue.
+_OWN_PREFIX = "formrelay."
 
 
 def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
-    """The last death in a dead letter's headers; None where RabbitMQ did not dead-letter it.
+    """Return why RabbitMQ dead-lettered a message; None if formrelay did.
 
-    Messages that formrelay dead-letters are published anew and have no such header.
+    Messages that formrelay dead-letters are published anew and have no ``x-death`` header.
 
     Args:
-        attempt: the attempts that were made before.
+        attempt: number of attempts before.
     """
     for death in _deaths(headers):
         queue, count, time = death.get("queue"), death.get("count"), death.get("time")
-        if isinstance(queue, str) and queue.startswith(_OWN):
-            # It was due, and no work queue took it.
+        if isinstance(queue, str) and queue.startswith(_OWN_PREFIX):
+            # A delay queue: the message was due, and no work queue took it.
             reason, text = Reason.UNDELIVERABLE, "its queue did not exist when it was due"
             queue = None
         elif death.get("reason") in _REASONS:
@@ -342,10 +341,10 @@ def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
 
 
 def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The deaths, the last one first; those on other queues than ours before those on ours."""
+    """Return the deaths, newest first; deaths in formrelay's own queues come last."""
     found = headers.get("x-death")
     deaths = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
-    yield from sorted(deaths, key=lambda one: str(one.get("queue", "")).startswith(_OWN))
+    yield from sorted(deaths, key=lambda one: str(one.get("queue", "")).startswith(_OWN_PREFIX))
 
 
 def _iso(time: object) -> str:

@@ -1,9 +1,8 @@
-"""Looks at queues in RabbitMQ, and at the dead letters' fate.
+"""Inspects and manages queues in RabbitMQ.
 
-AMQP tells how many messages wait and lets the dead ones be looked at; the management
-API, where it is configured, who works and how many messages are in flight. What
-waits cannot be looked at: RabbitMQ would mark each message as one that a worker may
-have died of.
+AMQP gives the number of waiting messages and the dead letters. The management API, if it is
+configured, gives the workers and the number of messages in flight. Waiting messages cannot be
+listed: RabbitMQ would mark each of them as redelivered, and so as suspected of killing a worker.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .client import RabbitClient
 from .connection import Connection
-from .dead_letters import DeadDelivery, Walk, counted, look, ready
+from .dead_letters import DeadDelivery, Walk, queue_status, read_dead_letters, ready_count
 from .servers import PRODUCT
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: How long a look at dead letters takes at most, in seconds.
-_A_LOOK = 2.0
-#: How many older dead letters are passed to get to the newest.
-_MOST_PASSED = 500
+#: Seconds to wait until no process reads the dead letters, before they are counted.
+_COUNT_TIMEOUT = 2.0
+#: Maximum number of older dead letters to read for the newest.
+_MAX_SCANNED = 500
 
 
 class RabbitInspector(Inspector):
-    """Looks at the queues of one RabbitMQ."""
+    """Inspects and manages the queues of one RabbitMQ."""
 
     def __init__(
         self, broker: RelayBroker, client: RabbitClient, management: Management | None
@@ -56,14 +55,14 @@ class RabbitInspector(Inspector):
         super().__init__(broker)
         self._client = client
         self._management = management
-        self._look = partial(look, client, job_types=broker.job_types)
+        self._read = partial(read_dead_letters, client, job_types=broker.job_types)
 
-    # -- looking -----------------------------------------------------------------------
+    # -- inspection --------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
         with self._client.control() as connection:
             self._client.declared.ensure(connection, [queue])
-            waiting = ready(connection, queue)
+            waiting = ready_count(connection, queue)
             dead = self._dead_count(connection, queue)
             try:
                 is_paused = pauses.is_paused(connection, queue, self._client.connect)
@@ -79,10 +78,10 @@ class RabbitInspector(Inspector):
         )
 
     def _dead_count(self, connection: Connection, queue: str) -> int:
-        """How many are dead; not while somebody looks at them and they cannot be counted."""
-        deadline = time.monotonic() + _A_LOOK
+        """Count the dead letters, when no process reads them: RabbitMQ does not count them then."""
+        deadline = time.monotonic() + _COUNT_TIMEOUT
         while True:
-            found = counted(connection, self._client.topology.dead_queue(queue))
+            found = queue_status(connection, self._client.topology.dead_queue(queue))
             if not found.consumer_count or time.monotonic() > deadline:
                 return int(found.message_count)
             time.sleep(0.02)
@@ -94,21 +93,21 @@ class RabbitInspector(Inspector):
         try:
             return management.in_flight(queue)
         except (BrokerUnavailable, BrokerRefused) as error:
-            # The other counts are right without it.
-            logger.warning("cannot tell what is in flight", extra={"error": error.message})
+            # The other counts are still correct.
+            logger.warning("cannot count the messages in flight", extra={"error": error.message})
             return None
 
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:
         if state is not State.DEAD:
-            raise NotAvailable(f"a look at the {state.replace('_', ' ')} messages")
+            raise NotAvailable(f"listing {state.replace('_', ' ')} messages")
         try:
             first = int(cursor or 0)
         except ValueError:
             raise UnknownCursor from None
-        # AMQP has no way to begin further on.
-        seen = self._look(queue, limit=first + limit + 1)[first:]
+        # AMQP cannot start reading in the middle of a queue.
+        seen = self._read(queue, limit=first + limit + 1)[first:]
         more = len(seen) > limit
         return Page(seen[:limit], str(first + limit) if more else None)
 
@@ -116,18 +115,20 @@ class RabbitInspector(Inspector):
         for name in self._queues(queue):
             if (found := self.dead_letter(name, id)) is not None:
                 return found
-        raise NotAvailable(f"a job that is not dead by its id ({id!r} is not among the dead)")
+        raise NotAvailable(
+            f"finding a job that is no dead letter ({id!r} is not among the dead letters)"
+        )
 
     def run_now(self, queue: str, id: str) -> bool:
-        raise NotAvailable("taking a message out of the delays")
+        raise NotAvailable("running a scheduled job at once")
 
     def workers(self) -> list[WorkerInfo]:
         management = self._management
         if management is None:
-            raise NotAvailable("the list of workers without RABBITMQ_API_URL")
+            raise NotAvailable("listing workers without RABBITMQ_API_URL")
         queues: defaultdict[str, set[str]] = defaultdict(set)
-        for one in management.consumers():
-            queues[one.process].add(one.queue)
+        for consumer in management.consumers():
+            queues[consumer.process].add(consumer.queue)
         return [
             WorkerInfo(process, None, tuple(sorted(its)), name=process)
             for process, its in sorted(queues.items())
@@ -155,26 +156,26 @@ class RabbitInspector(Inspector):
             if limit <= 0:
                 return
             first = limit if is_everything else None
-            found = self._look(name, limit=first, is_meant=which.matches)[:limit]
+            found = self._read(name, limit=first, matches=which.matches)[:limit]
             limit -= len(found)
             yield from found
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
-        # They come in the order in which they died, and can be looked at only in that.
-        seen = self._look(queue, limit=_MOST_PASSED + 1)
-        if len(seen) > _MOST_PASSED:
-            raise NotAvailable(f"the newest of more than {_MOST_PASSED} dead letters")
+        # AMQP delivers them oldest first, so all older dead letters are read as well.
+        seen = self._read(queue, limit=_MAX_SCANNED + 1)
+        if len(seen) > _MAX_SCANNED:
+            raise NotAvailable(f"listing the newest of more than {_MAX_SCANNED} dead letters")
         return seen[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        return next(iter(self._look(queue, is_meant=lambda letter: letter.id == id)), None)
+        return next(iter(self._read(queue, matches=lambda letter: letter.id == id)), None)
 
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
-            its = self._look(name, is_meant=lambda letter: letter.id.startswith(prefix))
+            its = self._read(name, matches=lambda letter: letter.id.startswith(prefix))
             if any(letter.id == prefix for letter in its):
                 return [(name, prefix)]
             found += [(name, letter.id) for letter in its]
@@ -207,17 +208,17 @@ class RabbitInspector(Inspector):
         action: Callable[[Walk, list[DeadDelivery]], None] | None,
         progress: Progress,
     ) -> int:
-        is_meant: Callable[[Entry], bool]
+        matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
-            queue, is_meant, most = which.queue, which.matches, None
+            queue, matches, most = which.queue, which.matches, None
         else:
             ids = set(which)
-            is_meant, most = (lambda letter: letter.id in ids), len(ids)
+            matches, most = (lambda letter: letter.id in ids), len(ids)
         count = 0
         for name in self._queues(queue):
             with Walk(self._client, name, self._of.job_types) as walk:
                 for chunk in walk.chunks():
-                    found = [letter for letter in chunk if is_meant(letter.entry)]
+                    found = [letter for letter in chunk if matches(letter.entry)]
                     if action is not None:
                         action(walk, found)
                     count += len(found)
@@ -227,8 +228,8 @@ class RabbitInspector(Inspector):
         return count
 
 
-#: What we declare for ourselves is nobody's work.
-_OWN = "formrelay."
+#: Prefix of formrelay's internal queues, which are no work queues.
+_OWN_PREFIX = "formrelay."
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ class ConsumingProcess:
     """A worker process that consumes a queue.
 
     Attributes:
-        connection: its name on the server.
+        connection: RabbitMQ's name of its connection.
         process: ``host:pid``.
     """
 
@@ -246,7 +247,7 @@ class ConsumingProcess:
 
 
 class Management:
-    """RabbitMQ's management API, which tells what AMQP does not; up to five seconds old.
+    """Client of RabbitMQ's management API, whose data is up to five seconds old.
 
     Args:
         url: ``http://user:password@host:15672/api``.
@@ -265,27 +266,28 @@ class Management:
         self._timeout = timeout
 
     def in_flight(self, queue: str) -> int:
-        """How many messages of a queue workers hold, those they only fetched ahead included.
+        """Number of messages of a queue in flight, including prefetched messages.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: as all of these.
+            BrokerUnavailable, BrokerRefused
         """
         found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
         return int(found.get("messages_unacknowledged", 0))
 
     def consumers(self) -> Iterator[ConsumingProcess]:
-        """The workers, once for each queue that they consume."""
+        """Yield the worker processes, once for each queue that they consume."""
         connections = self._get(
             f"vhosts/{self._virtual_host}/connections", columns="name,client_properties"
         )
         ours = {
-            one["name"]: str(one["client_properties"].get("connection_name"))
-            for one in connections
-            if one.get("client_properties", {}).get("product") == PRODUCT
+            connection["name"]: str(connection["client_properties"].get("connection_name"))
+            for connection in connections
+            if connection.get("client_properties", {}).get("product") == PRODUCT
         }
-        for one in self._get(f"consumers/{self._virtual_host}"):
-            queue, connection = one["queue"]["name"], one["channel_details"].get("connection_name")
-            if connection in ours and not queue.startswith(_OWN):
+        for consumer in self._get(f"consumers/{self._virtual_host}"):
+            queue = consumer["queue"]["name"]
+            connection = consumer["channel_details"].get("connection_name")
+            if connection in ours and not queue.startswith(_OWN_PREFIX):
                 yield ConsumingProcess(queue, connection, ours[connection])
 
     def _get(self, path: str, **query: str) -> Any:
@@ -300,13 +302,13 @@ class Management:
         except requests.RequestException as error:
             raise BrokerUnavailable(
                 f"expected RabbitMQ's management API at {self.where} to answer, got "
-                f"{type(error).__name__}; check that the plugin rabbitmq_management runs and "
-                "RABBITMQ_API_URL"
+                f"{type(error).__name__}; check RABBITMQ_API_URL, and that the plugin "
+                "rabbitmq_management is enabled"
             ) from None
         if answer.status_code != requests.codes.ok:
             raise BrokerRefused(
                 f"expected RabbitMQ's management API at {self.where} to answer 200, got "
                 f"{answer.status_code}; check RABBITMQ_API_URL, and that its user has the tag "
-                "'monitoring' and may see the virtual host"
+                "'monitoring' and access to the virtual host"
             )
         return answer.json()

@@ -51,7 +51,7 @@ def test_put_back_too_often(harness: Harness, channel: Any, unique: str) -> None
     assert letter.id == sent.message_id
     assert letter.failure is not None
     assert letter.failure.message == (
-        f"dead-lettered by RabbitMQ from '{unique}': put back more often than the delivery limit "
+        f"dead-lettered by RabbitMQ from '{unique}': requeued more often than the delivery limit "
         "allows (count: 1)"
     )
     set_policy(unique, **{"delivery-limit": 100})

@@ -133,7 +133,7 @@ def test_the_newest_of_very_many_dead_letters_are_not_walked_to(
     # Redis goes there at once.
     inspector = harness.broker.inspector
     assert ids(inspector.newest_dead(harness.queue, limit=20)) == dead[:-21:-1]
-    monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._MOST_PASSED", 499)
-    with pytest.raises(NotAvailable, match="the newest of more than 499 dead letters"):
+    monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._MAX_SCANNED", 499)
+    with pytest.raises(NotAvailable, match="newest of more than 499 dead letters"):
         inspector.newest_dead(harness.queue)
     wait_until(lambda: harness.broker.counts(harness.queue).dead == 500)

@@ -108,7 +108,7 @@ def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarnes
     walk = Walk(harness.broker.client, harness.queue, {})  # type: ignore[attr-defined]
     other.actor(print, actor_name="nothing")
     walk.__enter__()
-    assert [len(found) for found in walk.fetched()] == [3]
+    assert [len(found) for found in walk.fetch()] == [3]
     walk._connection.abort()
     walk._control.abort()  # as the system does with the connections of a process that is killed
     assert [one.id for one in other.dead()] == ids
@@ -119,13 +119,13 @@ def test_whoever_waits_too_long_for_another_walk_says_so(
 ) -> None:
     harness, other = make_harness(), make_harness()
     bury(harness, 3)
-    monkeypatch.setattr(dead_letters, "_PATIENCE", 0.1)
+    monkeypatch.setattr(dead_letters, "_LOCK_TIMEOUT", 0.1)
     with Walk(harness.broker.client, harness.queue, {}) as walk:  # type: ignore[attr-defined]
-        assert len(list(walk.fetched())) == 1
+        assert len(list(walk.fetch())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)
         # Counting does not wait for more than a look.
-        monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._A_LOOK", 0.1)
+        monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._COUNT_TIMEOUT", 0.1)
         assert other.broker.counts(harness.queue).dead == 0
     assert other.broker.counts(harness.queue).dead == 3
     assert other.broker.inspector.replay(DeadFilter(harness.queue)) == 3
