@@ -1,13 +1,13 @@
-"""Compares formrelay's brokers with stock Dramatiq: alternating, on the same servers, in one run.
+"""Compare formrelay with stock Dramatiq: alternating runs on the same servers.
 
-    scripts/bench                    every comparison, 5 rounds
-    scripts/bench drain pickup       these alone
+    scripts/bench                    run every comparison, 5 rounds
+    scripts/bench drain pickup       run the comparisons whose names begin so
     scripts/bench --rounds 3 --json bench.json
-    scripts/bench --record           and put the figures into docs/benchmarks.md
+    scripts/bench --record           also write the figures to docs/benchmarks.md
 
-Starts servers of its own, in the environment that scripts/test has made. Prints
-medians with their spread and the ratio of the medians; machines are shared, so a
-ratio from one run says more than a rate from another.
+Starts its own servers and uses the virtual environment of scripts/test. Prints medians, their
+spread and the ratio of the medians. On a shared machine the ratio within one run is more reliable
+than rates from different runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 import secrets
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from comparisons import Comparison, Contender, comparisons  # noqa: E402
 from page import number, record  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -34,296 +34,10 @@ from rich.table import Table  # noqa: E402
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  # noqa: E402
 
 CONTENDER = str(ROOT / "bench" / "contender.py")
-TUNED = {"dramatiq_queue_prefetch": "1000", "dramatiq_delay_queue_prefetch": "0"}
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Who is measured: a name of bench/contender.py, options, and what to beat them by."""
-
-    title: str
-    name: str
-    options: dict[str, Any]
-    env: dict[str, str] = field(default_factory=dict)
-    wanted: float | None = None  # ours must be so many times this one
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ours first, then those that it is compared with."""
-
-    name: str
-    title: str
-    measure: str
-    figure: str
-    contenders: tuple[Contender, ...]
-    more_is_better: bool = True
-
-
-def comparisons() -> list[Comparison]:
-    threads = 8
-    fast, slow = {"count": 40_000, "threads": threads}, {"count": 8_000, "threads": threads}
-    middle = {"count": 15_000, "threads": threads}
-    hooks = {"threads": 10, "endpoints": 100}
-    slowly = {"threads": 200, "endpoints": 100, "pause_ms": 200, "count": 5_000}
-    steadily = {**hooks, "seconds": 25, "rate": 1_000}
-    saved = {"count": 2_500}
-    recorded = {"count": 200_000, "threads": threads}
-    return [
-        Comparison(
-            "drain-redis",
-            "no-op drain on Redis, one process, 8 threads, 300 bytes: messages/s",
-            "drain",
-            "per_second",
-            (
-                Contender("formrelay", "redis-ours", fast),
-                Contender("stock, as it comes", "redis-stock", slow, wanted=6),
-                Contender("stock, prefetch 1000", "redis-stock", middle, TUNED, wanted=3),
-            ),
-        ),
-        Comparison(
-            "shared-redis",
-            "no-op drain on Redis by one process and by two, 8 threads each: messages/s",
-            "shared",
-            "per_second",
-            (
-                Contender("formrelay, two", "redis-ours", {**fast, "processes": 2}),
-                Contender("formrelay, one", "redis-ours", {**fast, "processes": 1}, wanted=1.5),
-                Contender("stock, two", "redis-stock", {**middle, "processes": 2}, TUNED),
-                Contender("stock, one", "redis-stock", {**middle, "processes": 1}, TUNED),
-            ),
-        ),
-        Comparison(
-            "drain-rabbitmq",
-            "no-op drain on RabbitMQ (classic queues), one process, 8 threads: messages/s",
-            "drain",
-            "per_second",
-            (
-                Contender("formrelay", "rabbitmq-ours", middle),
-                Contender("stock, as it comes", "rabbitmq-stock", slow, wanted=2.5),
-                Contender("stock, prefetch 1000", "rabbitmq-stock", middle, TUNED, wanted=1.3),
-                Contender("formrelay, quorum queue", "rabbitmq-quorum", middle),
-            ),
-        ),
-        Comparison(
-            "enqueue-redis",
-            "enqueue_many on Redis against a loop of send: messages/s",
-            "enqueue",
-            "per_second",
-            (
-                Contender("formrelay", "redis-ours", {"count": 50_000}),
-                Contender("stock", "redis-stock", {"count": 10_000}, wanted=5),
-            ),
-        ),
-        Comparison(
-            "enqueue-rabbitmq",
-            "enqueue_many on RabbitMQ with confirms against stock with them: messages/s",
-            "enqueue",
-            "per_second",
-            (
-                Contender("formrelay", "rabbitmq-ours", {"count": 20_000}),
-                Contender("stock, confirmed", "rabbitmq-confirmed", {"count": 3_000}, wanted=5),
-                Contender("formrelay, quorum queue", "rabbitmq-quorum", {"count": 20_000}),
-            ),
-        ),
-        Comparison(
-            "pickup-redis",
-            "an idle worker starts a new job on Redis: median ms",
-            "pickup",
-            "p50_ms",
-            (
-                Contender("formrelay", "redis-ours", {"count": 60}),
-                Contender("stock", "redis-stock", {"count": 60}),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "pickup-rabbitmq",
-            "an idle worker starts a new job on RabbitMQ: median ms",
-            "pickup",
-            "p50_ms",
-            (
-                Contender("formrelay", "rabbitmq-ours", {"count": 60}),
-                Contender("stock", "rabbitmq-stock", {"count": 60}),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "delayed-redis",
-            "100 due in 5 s behind 50,000 due in an hour, Redis: worst lateness in ms",
-            "delayed",
-            "worst_late_ms",
-            tuple(
-                Contender(title, name, {"far": 50_000, "near": 100, "delay_ms": 5_000})
-                for title, name in (("formrelay", "redis-ours"), ("stock", "redis-stock"))
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "many-delayed-redis",
-            "100 due in 5 s behind 500,000 due in an hour, Redis: worst lateness in ms",
-            "delayed",
-            "worst_late_ms",
-            (
-                Contender(
-                    "formrelay", "redis-ours", {"far": 500_000, "near": 100, "delay_ms": 5_000}
-                ),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "delayed-rabbitmq",
-            "100 due in 5 s behind 50,000 due in an hour, RabbitMQ: worst lateness in ms",
-            "delayed",
-            "worst_late_ms",
-            tuple(
-                Contender(title, name, {"far": 50_000, "near": 100, "delay_ms": 5_000})
-                for title, name in (("formrelay", "rabbitmq-ours"), ("stock", "rabbitmq-stock"))
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "webhooks",
-            "signed webhooks to a local receiver, 100 endpoints, one process, 10 threads, Redis: "
-            "deliveries/s",
-            "deliver",
-            "per_second",
-            (
-                Contender("formrelay", "redis-ours", {**hooks, "count": 15_000}),
-                Contender("stock, requests", "redis-stock", {**hooks, "count": 2_500}, wanted=6),
-            ),
-        ),
-        Comparison(
-            "webhooks-slow",
-            "webhooks to receivers that take 200 ms, concurrency 200, one process: deliveries/s",
-            "deliver",
-            "per_second",
-            (
-                Contender("formrelay", "redis-ours", slowly),
-                Contender("200 at a time, 200 ms each", "arithmetic", slowly, wanted=0.9),
-            ),
-        ),
-        Comparison(
-            "webhooks-hanging",
-            "webhooks from a full queue while 5 of 100 endpoints never answer, concurrency 10: "
-            "deliveries/s to the others",
-            "deliver",
-            "per_second",
-            (
-                Contender("5 hang", "redis-ours", {**hooks, "count": 20_000, "hanging": 5}),
-                Contender("none hangs", "redis-ours", {**hooks, "count": 20_000}, wanted=0.8),
-            ),
-        ),
-        Comparison(
-            "webhooks-late",
-            "1,000 webhooks/s for 25 s, 5 of 100 endpoints never answer, concurrency 10: ms from "
-            "send() to delivery to the others, p99 (wanted: under 2,000)",
-            "late",
-            "p99_ms",
-            (
-                Contender("5 hang", "redis-ours", {**steadily, "hanging": 5}),
-                Contender("none hangs", "redis-ours", {**steadily, "hanging": 0}),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "events",
-            "events into ClickHouse, one a message, one process, Redis: events/s",
-            "record",
-            "per_second",
-            (
-                Contender("formrelay", "ours", {**recorded, "many": 1}),
-                Contender("the limit: no queue", "limit", {**recorded, "many": 1}, wanted=0.33),
-                Contender(
-                    "stock, an insert each", "stock", {**recorded, "count": 1_000, "many": 1}
-                ),
-            ),
-        ),
-        Comparison(
-            "events-lists",
-            "events into ClickHouse in lists of 100 a message, one process, Redis: events/s",
-            "record",
-            "per_second",
-            (
-                Contender("lists of 100", "ours", {**recorded, "many": 100}),
-                Contender("one a message", "ours", {**recorded, "many": 1}, wanted=2),
-                Contender("the limit: no queue", "limit", {**recorded, "many": 100}),
-            ),
-        ),
-        Comparison(
-            "events-memory",
-            "memory of one process that records events: MB above its start",
-            "record",
-            "grew_mb",
-            (
-                Contender("2,000,000 events", "ours", {**recorded, "count": 2_000_000, "many": 1}),
-                Contender("200,000 events", "ours", {**recorded, "many": 1}),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "events-away",
-            "a worker of events for 30 s while ClickHouse is away and 100,000 wait: % of a core",
-            "away",
-            "cpu_percent",
-            (
-                Contender(
-                    "formrelay", "ours", {"count": 100_000, "threads": threads, "seconds": 30}
-                ),
-            ),
-            more_is_better=False,
-        ),
-        *(
-            Comparison(
-                name,
-                f"submissions into the Django site on the same two cores ({site}), one process, "
-                "Redis: submissions/s",
-                "submit",
-                "per_second",
-                (
-                    Contender("formrelay", "ours", {**saved, "server": server}),
-                    Contender(
-                        "the site's limit: wrk", "limit", {**saved, "server": server}, wanted=0.85
-                    ),
-                ),
-            )
-            for name, server, site in (
-                ("submissions", "gunicorn", "two processes of gunicorn"),
-                ("submissions-waitress", "waitress", "one process of waitress"),
-            )
-        ),
-        Comparison(
-            "submissions-partials",
-            "10,000 autosaves of 500 sessions that wait together: calls of the API "
-            "(wanted: at most 600)",
-            "autosave",
-            "calls",
-            (
-                Contender(
-                    "formrelay", "ours", {"count": 10_000, "sessions": 500, "threads": threads}
-                ),
-            ),
-            more_is_better=False,
-        ),
-        Comparison(
-            "depth-redis",
-            "cost a message with many more behind it, Redis: drain of 20,000, messages/s",
-            "drain",
-            "per_second",
-            (
-                Contender("1,000 behind", "redis-ours", {**fast, "count": 20_000, "behind": 1_000}),
-                Contender(
-                    "1,000,000 behind",
-                    "redis-ours",
-                    {**fast, "count": 20_000, "behind": 1_000_000},
-                ),
-            ),
-        ),
-    ]
 
 
 def measure(contender: Contender, what: str) -> dict[str, Any]:
-    """One run in a fresh process on emptied queues."""
+    """Run one measurement in a fresh process on empty queues."""
     options = {**contender.options, "queue": "bench" + secrets.token_hex(4)}
     done = subprocess.run(
         [sys.executable, CONTENDER, contender.name, what, json.dumps(options)],
@@ -345,7 +59,7 @@ def empty_redis() -> None:
 
 
 def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[str, Any]]:
-    """All rounds of one comparison; the contenders take turns."""
+    """Run all rounds of one comparison, alternating between the contenders."""
     task = progress.add_task(comparison.name, total=rounds * len(comparison.contenders))
     results: list[list[dict[str, Any]]] = [[] for _ in comparison.contenders]
     for _ in range(rounds):
@@ -353,12 +67,13 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
             empty_redis()
             result.append(measure(contender, comparison.measure))
             progress.advance(task)
-    ours = _median([one[comparison.figure] for one in results[0]])
+    ours = _median([round[comparison.figure] for round in results[0]])
     rows = []
     for contender, result in zip(comparison.contenders, results, strict=True):
-        # None: it never happened (stock's messages that are due in 5 s, say).
-        figures = [one[comparison.figure] for one in result if one[comparison.figure] is not None]
-        middle = _median([one[comparison.figure] for one in result])
+        all = [round[comparison.figure] for round in result]
+        # None: the event never happened, for example no delayed message ran.
+        figures = [figure for figure in all if figure is not None]
+        middle = _median(all)
         rows.append(
             {
                 "comparison": comparison.name,
@@ -369,7 +84,7 @@ def run(comparison: Comparison, rounds: int, progress: Progress) -> list[dict[st
                 "ours_is_times": ours / middle if ours and middle else None,
                 "wanted": contender.wanted,
                 "also": {
-                    key: median(one[key] or 0 for one in result)
+                    key: median(round[key] or 0 for round in result)
                     for key in result[0]
                     if key != comparison.figure
                 },
@@ -386,9 +101,9 @@ def _median(figures: list[float | None]) -> float | None:
 def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -> None:
     table = Table(title=comparison.title, title_justify="left", title_style="bold")
     table.add_column("contender")
-    for name in ("median", "lowest", "highest", "formrelay is", "wanted"):
+    for name in ("median", "lowest", "highest", "ratio", "target"):
         table.add_column(name, justify="right")
-    table.add_column("also (medians)")
+    table.add_column("other medians")
     for row in rows:
         times, wanted = row["ours_is_times"], row["wanted"]
         missed = wanted is not None and (times is None or times < wanted)
@@ -405,20 +120,23 @@ def show(comparison: Comparison, rows: list[dict[str, Any]], console: Console) -
 def main() -> None:
     every = comparisons()
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=", ".join(one.name for one in every))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--record", action="store_true", help="put them into docs/benchmarks.md")
+    names = ", ".join(comparison.name for comparison in every)
+    parser.add_argument("names", nargs="*", help=f"names or their beginnings: {names}")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument(
+        "--record", action="store_true", help="also write the figures to docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     chosen = [
-        one
-        for one in every
-        if not arguments.names or any(one.name.startswith(n) for n in arguments.names)
+        comparison
+        for comparison in every
+        if not arguments.names or comparison.name.startswith(tuple(arguments.names))
     ]
     if not chosen:
-        parser.error(f"expected some of {', '.join(one.name for one in every)}")
+        parser.error(f"expected one or more of {names}, got {' '.join(arguments.names)}")
     console, figures = Console(), []
     with (
         RedisServer() as redis_server,
@@ -436,7 +154,11 @@ def main() -> None:
             show(comparison, rows, console)
             figures += rows
             if arguments.record:
-                record({one.name: one.title for one in every}, rows, arguments.rounds)
+                record(
+                    {comparison.name: comparison.title for comparison in every},
+                    rows,
+                    arguments.rounds,
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,8 +1,8 @@
-"""One measurement of one contender, in a process of its own: prints a JSON object.
+"""Run one measurement of one contender and print a JSON object.
 
     python bench/contender.py CONTENDER MEASURE '{"count": 10000, …}'
 
-The contenders get the same server, the same messages and the same durability.
+All contenders use the same server, the same messages and the same durability.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from events import away, record
+from events import record, unavailable
 from submissions import autosave, submit
-from webhooks import deliver, late, load
+from webhooks import deliver, latency, load
 
 PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  # 300 bytes of JSON
 
 
 def make(contender: str) -> Any:
-    """A broker: ``redis-ours``, ``redis-stock``, ``rabbitmq-ours``, ``rabbitmq-quorum``, …"""
+    """Create the broker of a contender, for example ``redis-ours`` or ``rabbitmq-quorum``."""
     kind, _, whose = contender.partition("-")
     url = os.environ[f"FORMRELAY_TEST_{kind.upper()}_URL"]
     if kind == "redis":
@@ -42,13 +42,19 @@ def make(contender: str) -> Any:
     if whose in ("ours", "quorum"):
         from formrelay.brokers.rabbitmq.broker import RabbitBroker
 
-        if whose == "quorum":  # in a virtual host of its own: the ladder has one type in each
+        if whose == "quorum":  # in another virtual host: its delay queues are quorum queues too
             return RabbitBroker(url.replace("%2F", "quorum"), queue_type="quorum")
         return RabbitBroker(url, queue_type="classic")
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-    # Without confirms for the drain, as it comes; publishing is compared with them on.
+    # By default without confirms; the comparison of publishing turns them on.
     return RabbitmqBroker(url=url, confirm_delivery=whose == "confirmed")
+
+
+def start_worker(broker: Any, threads: int) -> None:
+    from dramatiq import Worker
+
+    Worker(broker, worker_threads=threads).start()
 
 
 def is_ours(contender: str) -> bool:
@@ -56,7 +62,7 @@ def is_ours(contender: str) -> bool:
 
 
 class Run:
-    """A broker with one actor that counts."""
+    """A broker with one actor that counts its messages."""
 
     def __init__(self, contender: str, queue: str) -> None:
         import dramatiq
@@ -83,28 +89,21 @@ class Run:
             for message in messages:
                 self.broker.enqueue(message)
 
-    def start(self, threads: int) -> Any:
-        from dramatiq import Worker
-
-        worker = Worker(self.broker, worker_threads=threads)
-        worker.start()
-        return worker
-
     def wait(self, timeout: float = 300) -> None:
         deadline = time.perf_counter() + timeout
         while not self.finished:
             if time.perf_counter() > deadline:
-                raise SystemExit(f"{self.contender}: not done within {timeout} s")
+                raise SystemExit(f"{self.contender}: expected to be done within {timeout} s")
             time.sleep(0.01)
 
 
 def drain(contender: str, *, queue: str, count: int, threads: int, behind: int = 0) -> Any:
-    """Messages a second from a full queue; ``behind`` more wait behind those counted."""
+    """Messages per second from a full queue; ``behind`` more messages stay on the queue."""
     run = Run(contender, queue)
     run.expected = count
     run.fill(count + behind)
     start, cpu = time.perf_counter(), time.process_time()
-    run.start(threads)
+    start_worker(run.broker, threads)
     run.wait()
     seconds = run.finished - start
     used = time.process_time() - cpu
@@ -112,25 +111,25 @@ def drain(contender: str, *, queue: str, count: int, threads: int, behind: int =
 
 
 def shared(contender: str, *, queue: str, count: int, threads: int, processes: int) -> Any:
-    """Messages a second of several processes that drain one queue."""
+    """Messages per second of several processes that drain one queue."""
     Run(contender, queue).fill(count)
-    start_at = time.monotonic() + 2  # time to import and to wait for one another
+    start_at = time.monotonic() + 2  # time for every process to import
     options = {"queue": queue, "threads": threads, "start_at": start_at}
     command = [sys.executable, __file__, contender, "share", json.dumps(options)]
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]
-    shares = [json.loads(child.communicate()[0]) for child in children]
-    done = sum(share["count"] for share in shares)
+    results = [json.loads(child.communicate()[0]) for child in children]
+    done = sum(result["count"] for result in results)
     if done < count:
-        raise SystemExit(f"{contender}: {done} of {count} were run")
-    seconds = max(share["last"] for share in shares) - start_at
-    least = min(share["count"] for share in shares) / count * 100
+        raise SystemExit(f"{contender}: expected {count} messages to run, got {done}")
+    seconds = max(result["last"] for result in results) - start_at
+    least = min(result["count"] for result in results) / count * 100
     return {"per_second": done / seconds, "least_share": least}
 
 
 def share(contender: str, *, queue: str, threads: int, start_at: float) -> Any:
-    """One process's part of :func:`shared`; over when nothing has come for a second."""
+    """One process of :func:`shared`; ends when no message has come for a second."""
     run = Run(contender, queue)
     seen = last = 0.0
 
@@ -141,7 +140,7 @@ def share(contender: str, *, queue: str, threads: int, start_at: float) -> Any:
 
     run.actor.fn = work
     time.sleep(max(0.0, start_at - time.monotonic()))
-    run.start(threads)
+    start_worker(run.broker, threads)
     while seen != last or time.monotonic() - max(last, start_at) < 1:
         seen = last
         time.sleep(0.1)
@@ -149,9 +148,9 @@ def share(contender: str, *, queue: str, threads: int, start_at: float) -> Any:
 
 
 def enqueue(contender: str, *, queue: str, count: int) -> Any:
-    """Messages a second that the broker has accepted."""
+    """Messages per second that the broker accepts."""
     run = Run(contender, queue)
-    run.fill(1)  # connections and declarations are not what is measured
+    run.fill(1)  # connect and declare before the measurement
     start = time.perf_counter()
     run.fill(count)
     return {"per_second": count / (time.perf_counter() - start)}
@@ -169,13 +168,11 @@ def pickup(contender: str, *, queue: str, count: int) -> Any:
 
     actor = dramatiq.actor(work, broker=broker, queue_name=queue)
     actor.send(time.perf_counter())
-    run = Run.__new__(Run)
-    run.broker = broker
-    run.start(4)
+    start_worker(broker, 4)
     for number in range(count + 1):
         while len(took) <= number:
             time.sleep(0.001)
-        # Long enough to be idle, and not in step with anyone's polling.
+        # Long enough to be idle, and not in step with a polling interval.
         time.sleep(0.15 + 0.01 * (number * 7 % 13))
         actor.send(time.perf_counter())
     took = took[1:]
@@ -183,7 +180,7 @@ def pickup(contender: str, *, queue: str, count: int) -> Any:
 
 
 def delayed(contender: str, *, queue: str, far: int, near: int, delay_ms: int) -> Any:
-    """Lateness of messages that are due soon behind many that are due in an hour."""
+    """Lateness of ``near`` messages, due soon, behind ``far`` messages due in one hour."""
     import dramatiq
 
     broker = make(contender)
@@ -202,9 +199,7 @@ def delayed(contender: str, *, queue: str, far: int, near: int, delay_ms: int) -
     for _ in range(near):
         actor.send_with_options(args=(time.time() + delay_ms / 1000,), delay=delay_ms)
     before = resident()
-    run = Run.__new__(Run)
-    run.broker = broker
-    run.start(8)
+    start_worker(broker, 8)
     deadline = time.monotonic() + delay_ms / 1000 + 15
     most = before
     while len(late) < near and time.monotonic() < deadline:
@@ -218,14 +213,14 @@ def delayed(contender: str, *, queue: str, far: int, near: int, delay_ms: int) -
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Resident memory of this process in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 MEASURES: dict[str, Callable[..., Any]] = {
     "deliver": deliver,
-    "late": late,
+    "latency": latency,
     "load": load,
     "drain": drain,
     "shared": shared,
@@ -234,7 +229,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "pickup": pickup,
     "delayed": delayed,
     "record": record,
-    "away": away,
+    "unavailable": unavailable,
     "submit": submit,
     "autosave": autosave,
 }
@@ -246,7 +241,7 @@ def main() -> None:
     logging.basicConfig(level=logging.CRITICAL)
     contender, measure, options = sys.argv[1:]
     print(json.dumps(MEASURES[measure](contender, **json.loads(options))), flush=True)
-    # The workers are daemons; an orderly stop is not what is measured.
+    # Skip the orderly stop: it is not measured.
     os._exit(0)
 
 

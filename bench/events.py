@@ -1,7 +1,7 @@
-"""Analytics events a second into a real ClickHouse; measured by :mod:`contender`.
+"""Measures analytics events per second into a real ClickHouse.
 
-The limit is what one process does with the same bytes without a queue: decode, validate, build
-columns, insert in blocks of the same size.
+The limit is one process without a queue that decodes, validates and inserts the same messages in
+blocks of the same size.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def events(number: int) -> Iterator[dict[str, Any]]:
-    """Events as publishers send them: some 350 bytes of JSON each."""
-    rng = random.Random(number)  # noqa: S311 - the same for every contender
+    """Yield events as publishers send them, about 350 bytes of JSON each."""
+    rng = random.Random(number)  # noqa: S311 - the same events for every contender
     for n in range(number):
         at = _BEGIN + timedelta(milliseconds=rng.randrange(20 * 86_400_000))
         yield {
@@ -44,17 +44,17 @@ def events(number: int) -> Iterator[dict[str, Any]]:
 
 
 def messages(number: int, many: int) -> Iterator[Any]:
-    """One event a message, or lists of so many."""
+    """Yield messages with ``many`` events each."""
     from formrelay.actors import record_events
 
     if many == 1:
-        yield from (record_events.message(one) for one in events(number))
+        yield from (record_events.message(event) for event in events(number))
     else:
-        yield from (record_events.message(list(one)) for one in batched(events(number), many))
+        yield from (record_events.message(list(chunk)) for chunk in batched(events(number), many))
 
 
 def record(contender: str, *, queue: str, count: int, threads: int, many: int) -> Any:
-    """Events a second from a full queue until ClickHouse has them all."""
+    """Events per second from a full queue until ClickHouse has all of them."""
     from dramatiq import Worker
 
     measure = {"limit": _limit, "stock": _stock}.get(contender)
@@ -73,15 +73,15 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
     start, cpu = time.perf_counter(), time.process_time()
     Worker(broker, queues={queue}, worker_threads=threads).start()
     if not finished.wait(300):
-        raise SystemExit(f"{contender}: not done within 300 s")
+        raise SystemExit(f"{contender}: expected to be done within 300 s")
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     _check(client, count)
     grew = (max(watch) - before) / 1e6
     return {"per_second": count / seconds, "cpu_us": used / count * 1e6, "grew_mb": grew}
 
 
-def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int) -> Any:
-    """What a worker costs while ClickHouse is away and so many events wait."""
+def unavailable(_contender: str, *, queue: str, count: int, threads: int, seconds: int) -> Any:
+    """CPU and memory of a worker while ClickHouse is unavailable and events wait."""
     from dramatiq import Worker
 
     _settings(queue, clickhouse="clickhouse://127.0.0.1:1")
@@ -93,7 +93,7 @@ def away(_contender: str, *, queue: str, count: int, threads: int, seconds: int)
     calm_garbage_collector()
     before = _resident()
     Worker(broker, queues={queue}, worker_threads=threads).start()
-    time.sleep(3)  # what is fetched before it is known
+    time.sleep(3)  # until the worker has noticed it
     began, cpu = _resident(), time.process_time()
     time.sleep(seconds)
     counts = broker.counts(queue)
@@ -125,7 +125,7 @@ def _limit(queue: str, number: int, many: int) -> Any:
 
 
 def _stock(queue: str, number: int, _many: int) -> Any:
-    """What people write: an actor that inserts its event, with a client a thread."""
+    """A typical actor on stock Dramatiq: inserts its event, with one client per thread."""
     import dramatiq
     from clickhouse_driver import Client
     from dramatiq import Worker
@@ -157,7 +157,7 @@ def _stock(queue: str, number: int, _many: int) -> Any:
     start = time.perf_counter()
     Worker(broker, queues={queue}, worker_threads=8).start()
     if not finished.wait(300):
-        raise SystemExit("stock: not done within 300 s")
+        raise SystemExit("stock: expected to be done within 300 s")
     seconds = time.perf_counter() - start
     _check(client, number)
     return {"per_second": number / seconds, "cpu_us": 0, "grew_mb": 0}
@@ -194,11 +194,11 @@ def _clickhouse() -> Any:
 def _check(client: Any, number: int) -> None:
     ((rows, distinct),) = client.query("SELECT count(), uniqExact(event_id) FROM events")
     if (rows, distinct) != (number, number):
-        raise SystemExit(f"expected {number} rows of as many events, got {rows} of {distinct}")
+        raise SystemExit(f"expected {number} rows and events, got {rows} rows of {distinct} events")
 
 
 def _watch(broker: Any, expected: int) -> tuple[threading.Event, list[int]]:
-    """An event that is set when so many messages are done, and the memory held on the way."""
+    """Return an event that is set after ``expected`` messages, and the memory after each."""
     from dramatiq.middleware import Middleware
 
     finished, memory, done = threading.Event(), [0], [0]
@@ -223,7 +223,7 @@ def _resident() -> int:
 
 
 def batched(all: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
-    """As itertools.batched of Python 3.12."""
+    """Same as ``itertools.batched`` of Python 3.12."""
     iterator = iter(all)
     while chunk := tuple(islice(iterator, size)):
         yield chunk

@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md, as ``scripts/bench --record`` measured them last."""
+"""Writes the figures of ``scripts/bench --record`` to bench/figures.json and docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ _BEGIN, _END = "<!-- figures: scripts/bench --record -->\n", "<!-- end of figure
 
 
 def record(title_by_name: dict[str, str], rows: list[dict[str, Any]], rounds: int) -> None:
-    """Put the rows of some comparisons in the place of their last ones, and write the page."""
+    """Replace the recorded rows of the measured comparisons, and write the page.
+
+    Args:
+        title_by_name: titles of all comparisons, in the order of the page.
+        rows: result rows of the measured comparisons.
+        rounds: number of rounds that were run.
+    """
     known: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     for name, title in title_by_name.items():
-        its = [row for row in rows if row["comparison"] == name]
-        if its:
-            known[name] = {"title": title, "made": _made(rounds), "rows": its}
+        measured = [row for row in rows if row["comparison"] == name]
+        if measured:
+            known[name] = {"title": title, "made": _made(rounds), "rows": measured}
     ordered = {name: known[name] for name in title_by_name if name in known}
     FIGURES.write_text(json.dumps(ordered, indent=2) + "\n")
     before, _, rest = PAGE.read_text().partition(_BEGIN)
     after = rest.partition(_END)[2]
-    tables = "\n".join(_table(one) for one in ordered.values())
+    tables = "\n".join(map(_table, ordered.values()))
     PAGE.write_text(f"{before}{_BEGIN}\n{tables}\n{_END}{after}")
 
 
@@ -43,7 +49,7 @@ def _table(comparison: dict[str, Any]) -> str:
     lines = [
         f"### {comparison['title']}",
         "",
-        "| contender | median | lowest | highest | formrelay is | wanted | also (medians) |",
+        "| contender | median | lowest | highest | ratio | target | other medians |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in comparison["rows"]:
@@ -60,7 +66,7 @@ def _table(comparison: dict[str, Any]) -> str:
 
 
 def number(figure: float | None) -> str:
-    """As tables show it; None is what never happened."""
+    """Format a figure for a table; None: the event never happened."""
     if figure is None:
         return "never"
     return f"{figure:,.1f}" if figure < 100 else f"{figure:,.0f}"

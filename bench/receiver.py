@@ -1,9 +1,9 @@
-"""A receiver of webhooks that answers 200 as fast as Python can, after an optional pause.
+"""A webhook receiver that answers 200, after an optional pause. Requests to ``/hang…`` hang.
 
     python bench/receiver.py PAUSE_SECONDS
 
-Prints its port; ends with its standard input, and then prints as JSON how long after they
-were sent (``"sent":<unix seconds>`` in the body) webhooks arrived. ``/hang…`` is never answered.
+Prints its port and runs until standard input is closed. Then prints as JSON the number of webhooks
+and the 99th percentile of their latency, computed from ``"sent":<unix seconds>`` in the body.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _SENT = b'"sent":'
 
 
 class Receiver(asyncio.Protocol):
-    """One connection; requests may come one after the other."""
+    """One connection with any number of requests."""
 
-    def __init__(self, pause: float, took: list[float]) -> None:
+    def __init__(self, pause: float, latencies: list[float]) -> None:
         self._pause = pause
-        self._took = took
+        self._latencies = latencies
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -44,7 +44,7 @@ class Receiver(asyncio.Protocol):
                 continue
             if (sent := body.find(_SENT)) >= 0:
                 number = body[sent + len(_SENT) :].split(b",", 1)[0].rstrip(b"}")
-                self._took.append(time.time() - float(number))
+                self._latencies.append(time.time() - float(number))
             if self._pause:
                 asyncio.get_running_loop().call_later(self._pause, self._transport.write, ANSWER)
             else:
@@ -53,14 +53,16 @@ class Receiver(asyncio.Protocol):
 
 async def main(pause: float) -> None:
     loop = asyncio.get_running_loop()
-    took: list[float] = []
-    server = await loop.create_server(lambda: Receiver(pause, took), "127.0.0.1", 0, backlog=1024)
+    latencies: list[float] = []
+    server = await loop.create_server(
+        lambda: Receiver(pause, latencies), "127.0.0.1", 0, backlog=1024
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
-    took.sort()
-    p99 = took[int(len(took) * 0.99)] * 1000 if took else None
-    print(json.dumps({"arrived": len(took), "p99_ms": p99}), flush=True)
+    latencies.sort()
+    p99 = latencies[int(len(latencies) * 0.99)] * 1000 if latencies else None
+    print(json.dumps({"arrived": len(latencies), "p99_ms": p99}), flush=True)
 
 
 if __name__ == "__main__":

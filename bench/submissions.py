@@ -1,9 +1,9 @@
-"""Submissions a second into the Django site of the examples; measured by :mod:`contender`.
+"""Measures submissions per second into the Django site of the examples.
 
-The limit is what wrk gets out of the same site with the same requests (the same bodies, keep-alive)
-at the best of several concurrencies; the worker likewise has its best number of threads. The site
-has two processes of gunicorn with four threads, the fastest on two cores, or one of waitress, which
-has two thirds of that and leaves a core; and SQLite with its write-ahead log.
+The limit is the rate of wrk with the same requests (same bodies, keep-alive). Both wrk and the
+worker run with several concurrencies, and the best rate counts. The site runs in two gunicorn
+processes with four threads each, which is fastest on two cores, or in one waitress process, which
+is a third slower and leaves one core free. Its database is SQLite with a write-ahead log.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.support.servers.django_site import DjangoSite
 
 _SCRIPT = Path(__file__).with_name("submit.lua")
 _ID = "SUBMISSION-ID"
-#: Requests at a time that are tried, by wrk and by the worker.
+#: Concurrencies to try: connections of wrk, threads of the worker.
 _AT_A_TIME = (2, 4, 8, 16)
 
 
 def payload(id: str) -> dict[str, Any]:
-    """A submission of seven answers, some 350 bytes of JSON."""
+    """A submission with seven answers, about 350 bytes of JSON."""
     return {
         "submissionId": id,
         "formId": "bench",
@@ -46,21 +46,21 @@ def payload(id: str) -> dict[str, Any]:
 
 
 class Site(DjangoSite):
-    """The site with what its processes cost."""
+    """The site, with its CPU time and its number of submissions."""
 
     def cpu_seconds(self) -> float:
-        """What all of its processes have used of the processor."""
+        """CPU seconds of all its processes."""
         ticks = sum(sum(_stat(pid)[11:13]) for pid in [self.pid, *_children(self.pid)])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def saved(self) -> int:
-        """How many submissions it has."""
+        """Number of submissions in its database."""
         with closing(sqlite3.connect(self.data_dir / "site.sqlite3")) as database:
             return int(database.execute("SELECT count(*) FROM forms_submission").fetchone()[0])
 
 
 class Gunicorn(Site):
-    """The site in two processes."""
+    """The site in two gunicorn processes."""
 
     package = "gunicorn (pip)"
 
@@ -78,7 +78,7 @@ _SITES = {"gunicorn": Gunicorn, "waitress": Site}
 
 
 def submit(contender: str, *, queue: str, count: int, server: str) -> Any:
-    """Submissions a second that a worker saves from a full queue, or that the site can take."""
+    """Submissions per second that a worker saves from a full queue, or wrk sends."""
     with _SITES[server]() as site:
         _warm_up(site)
         if contender == "limit":
@@ -92,7 +92,7 @@ def _best(found: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def autosave(_contender: str, *, queue: str, count: int, sessions: int, threads: int) -> Any:
-    """How often the API is asked for autosaves that wait together."""
+    """Number of API calls for autosaves that wait at the same time."""
     with Gunicorn() as site:
         broker = _ours(site, PARTIAL_QUEUE=queue)
         from formrelay.actors import enqueue_many, save_partial
@@ -106,7 +106,9 @@ def autosave(_contender: str, *, queue: str, count: int, sessions: int, threads:
             return real(self, id, data)
 
         Api.save_partial = counted  # type: ignore[method-assign]
-        enqueue_many(save_partial, ({"payload": one} for one in _autosaves(count, sessions)))
+        enqueue_many(
+            save_partial, ({"payload": autosave} for autosave in _autosaves(count, sessions))
+        )
         seconds, used = _work(broker, queue, count, threads)
         with closing(sqlite3.connect(site.data_dir / "site.sqlite3")) as database:
             found = database.execute("SELECT count(*), min(revision) FROM forms_partial").fetchone()
@@ -147,14 +149,14 @@ def _drain(site: Site, broker: Any, queue: str, count: int, threads: int) -> dic
 
 
 def _warm_up(site: Site) -> None:
-    """Its processes have imported and connected what they need."""
+    """Let every process of the site import and connect before the measurement."""
     _wrk(site, 8, 1)
 
 
 def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
     program = shutil.which("wrk")
     if program is None:
-        raise SystemExit("expected wrk to find the site's limit: apt-get install wrk")
+        raise SystemExit("expected wrk to measure the site's limit, got none: apt-get install wrk")
     before, _, after = json.dumps(payload(_ID), separators=(",", ":")).partition(_ID)
     cpu, mark = site.cpu_seconds(), f"{time.monotonic_ns()}"
     argv = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(_SCRIPT), site.url]
@@ -162,7 +164,7 @@ def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
     (line,) = [one for one in out.splitlines() if one.startswith("counted ")]
     requests, micros, bad = map(int, line.split()[1:])
     if bad or not requests:
-        raise SystemExit(f"expected nothing but 2xx, got {bad} others of {requests} requests")
+        raise SystemExit(f"expected only 2xx answers, got {bad} others in {requests} requests")
     used = (site.cpu_seconds() - cpu) / requests * 1e6
     return {
         "per_second": requests / micros * 1e6,
@@ -196,7 +198,7 @@ def _ours(site: Site, **queues: str) -> Any:
 
 
 def _work(broker: Any, queue: str, count: int, threads: int) -> tuple[float, float]:
-    """Seconds, and seconds of the processor, until so many messages are done."""
+    """Return the seconds and the CPU seconds until ``count`` messages are done."""
     from dramatiq import Worker
 
     done = _Done(count)
@@ -205,14 +207,14 @@ def _work(broker: Any, queue: str, count: int, threads: int) -> tuple[float, flo
     worker = Worker(broker, queues={queue}, worker_threads=threads)
     worker.start()
     if not done.finished.wait(300):
-        raise SystemExit("not done within 300 s")
+        raise SystemExit("expected to be done within 300 s")
     took = time.perf_counter() - start, time.process_time() - cpu
     worker.stop()
     return took
 
 
 class _Done(Middleware):
-    """Counts what worked, each part of a batch."""
+    """Counts successful messages, and each part of a batch."""
 
     def __init__(self, expected: int) -> None:
         self.finished = threading.Event()
@@ -231,6 +233,6 @@ def _children(pid: int) -> list[int]:
 
 
 def _stat(pid: int) -> list[int]:
-    """The numbers of proc(5) from the third on; the state, a letter, is 0."""
+    """Fields of ``/proc/PID/stat`` from the third on; the state, a letter, is 0."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return [0, *map(int, fields[1:])]

@@ -1,4 +1,4 @@
--- For wrk: submissions, each another one, with the bytes that the worker sends.
+-- wrk script: posts submissions with different ids and the same bytes as the worker's.
 local threads = 0
 
 function setup(thread)

@@ -1,8 +1,8 @@
-"""Deliveries of signed webhooks a second; measured by :mod:`contender`.
+"""Measures deliveries of signed webhooks per second.
 
-Ours is the whole of ``deliver_webhook``: schema, gate and breaker of the endpoint, signature,
-checked address, delivery log, JSON log line. Stock Dramatiq's is what people write: an actor with a
-``requests.Session`` a thread that signs and posts.
+formrelay runs all of ``deliver_webhook``: schema, concurrency limiter and circuit breaker of the
+endpoint, signature, address check, delivery log and JSON log line. Stock Dramatiq runs a typical
+actor that signs and posts with one ``requests.Session`` per thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - nobody's
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - an example
 BODY = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}
 
 
 class Receiving:
-    """A receiver in a process of its own."""
+    """The receiver in a separate process."""
 
     def __init__(self, pause_ms: int = 0) -> None:
         self._process = subprocess.Popen(
@@ -38,7 +38,7 @@ class Receiving:
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
 
     def end(self) -> Any:
-        """How many webhooks arrived that said when they were sent, and how late they were."""
+        """End the receiver; returns the number of webhooks that arrived and their latency."""
         return json.loads(self._process.communicate()[0])
 
 
@@ -52,11 +52,11 @@ def deliver(
     pause_ms: int = 0,
     hanging: int = 0,
 ) -> Any:
-    """Webhooks a second that the endpoints that answer got, from a full queue.
+    """Webhooks per second to the endpoints that answer, from a full queue.
 
     Args:
-        pause_ms: before a receiver answers.
-        hanging: so many of the endpoints never answer.
+        pause_ms: milliseconds before a receiver answers.
+        hanging: number of endpoints that never answer.
     """
     from dramatiq import Worker
     from dramatiq.middleware import Middleware
@@ -81,18 +81,18 @@ def deliver(
     for message in messages:
         broker.enqueue(message)
     start, cpu = time.perf_counter(), time.process_time()
-    # What is delivered at a time is not a matter of threads with us.
+    # formrelay's deliveries need no thread each.
     worker_threads = threads if make is _stock else min(threads, 10)
     Worker(broker, queues={queue}, worker_threads=worker_threads).start()
     if not finished.wait(300):
-        raise SystemExit(f"{contender}: not done within 300 s")
+        raise SystemExit(f"{contender}: expected to be done within 300 s")
     seconds = time.perf_counter() - start
     used = time.process_time() - cpu
     receiver.end()
     return {"per_second": expected / seconds, "cpu_us": used / count * 1e6}
 
 
-def late(
+def latency(
     contender: str,
     *,
     queue: str,
@@ -102,7 +102,7 @@ def late(
     endpoints: int,
     hanging: int,
 ) -> Any:
-    """Milliseconds from ``send()`` until endpoints that answer have a webhook, under a load."""
+    """Milliseconds from ``send()`` to delivery at the endpoints that answer, at a steady rate."""
     from dramatiq import Worker
 
     receiver = Receiving()
@@ -112,14 +112,14 @@ def late(
     options = {"queue": queue, "seconds": seconds, "rate": rate, "urls": urls}
     command = [sys.executable, str(Path(__file__).with_name("contender.py")), contender, "load"]
     sent = json.loads(subprocess.check_output([*command, json.dumps(options)]))["sent"]
-    time.sleep(2)  # what has not arrived by then is counted as lost below
+    time.sleep(2)  # webhooks that arrive later count as missing
     found = receiver.end()
     expected = sent * (endpoints - hanging) // endpoints
     return {"p99_ms": found["p99_ms"], "not_there_percent": 100 - 100 * found["arrived"] / expected}
 
 
 def load(_contender: str, *, queue: str, seconds: int, rate: int, urls: list[str]) -> Any:
-    """Send so many webhooks a second, to all addresses in turn."""
+    """Send ``rate`` webhooks per second, to all addresses in turn."""
     _ours(queue, 0, urls, 10)
     from formrelay.actors import deliver_webhook
 
@@ -134,7 +134,7 @@ def load(_contender: str, *, queue: str, seconds: int, rate: int, urls: list[str
 
 
 def addresses(url: str, endpoints: int, hanging: int) -> list[str]:
-    """Of so many endpoints; the first of them never answer."""
+    """URLs of the endpoints; the first ``hanging`` endpoints never answer."""
     return [f"{url}/{'hang' if n < hanging else 'hook'}/{n}" for n in range(endpoints)]
 
 
@@ -147,7 +147,7 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
         WEBHOOK_QUEUE=queue,
         WEBHOOK_ALLOW_HTTP="true",
         WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
-        # Recorded for ClickHouse: put on the queue of events, which nobody empties here.
+        # The delivery log enqueues events, which no worker handles here.
         WEBHOOK_DELIVERY_LOG="true",
         LOG_LEVEL="info",
     )
@@ -158,7 +158,7 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
     from formrelay.ops.logs import setup_logging
 
     root = logging.getLogger()
-    log = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lasts
+    log = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
     root.handlers[:] = [logging.StreamHandler(log)]
     setup_logging(get_settings().logging)
     calm_garbage_collector()  # as a worker does when it starts
