@@ -99,6 +99,8 @@ def main() -> int:
         print(__doc__)
         return 0
     os.chdir(ROOT)
+    # Tests start a thousand Python processes: each would compile what it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     raise_on_signals()
     try:
         prepare_python()
