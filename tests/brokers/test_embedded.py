@@ -17,17 +17,7 @@ import redis
 
 from tests.support.waiting import wait_until
 
-USER = """
-import sys
-from pathlib import Path
-import redis
-from formrelay.brokers.embedded import ensure_running
-url = ensure_running(Path(sys.argv[1]))
-client = redis.Redis.from_url(url)
-client.rpush("seen", sys.argv[2])
-print(client.info("server")["process_id"], flush=True)
-sys.stdin.read()
-"""
+USER = str(Path(__file__).with_name("embedded_user.py"))
 
 
 class User:
@@ -35,7 +25,7 @@ class User:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", USER, str(folder), name],
+            [sys.executable, USER, str(folder), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

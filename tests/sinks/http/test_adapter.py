@@ -184,42 +184,14 @@ def test_a_forked_child_leaves_its_parents_connection_alone(
         assert wire.accepted == 2
 
 
-IN_A_CHILD = """
-import os, sys, threading
-from datetime import timedelta
-from formrelay.sinks.api import Api
-
-api = Api(sys.argv[1], lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
-payload = {"submissionId": "sub-1", "formId": "f", "answers": {}}
-asked, go_on = threading.Barrier(3), threading.Event()
-
-def work():
-    api.save_submission(payload)
-    asked.wait()
-    go_on.wait()
-    api.save_submission(payload)
-
-threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
-for thread in threads:
-    thread.start()
-asked.wait()
-if os.fork() == 0:
-    # Its parent's threads are gone, with what was theirs; and it ends as a program does.
-    sys.exit(0)
-assert os.wait()[1] == 0
-go_on.set()
-for thread in threads:
-    thread.join()
-"""
-
-
 def test_the_end_of_a_forked_child_closes_no_connection_of_its_parents_threads(
     tls: ssl.SSLContext, certificate: Path
 ) -> None:
     environment = {**os.environ, "SSL_CERT_FILE": os.fspath(certificate)}
     with serving(answer(200, SAVED), tls=tls) as wire:
         url = f"https://localhost:{wire.port}"
-        subprocess.run([sys.executable, "-c", IN_A_CHILD, url], env=environment, check=True)
+        program = str(Path(__file__).with_name("forking_client.py"))
+        subprocess.run([sys.executable, program, url], env=environment, check=True)
         assert (wire.accepted, len(wire.requests)) == (2, 4)
 
 

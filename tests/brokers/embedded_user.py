@@ -1,0 +1,21 @@
+"""A process that uses an embedded broker until it is told to end.
+
+``python embedded_user.py FOLDER NAME`` writes its name to the server, prints the server's process
+id, and ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import redis
+
+from formrelay.brokers.embedded import ensure_running
+
+if __name__ == "__main__":
+    _, folder, name = sys.argv
+    client = redis.Redis.from_url(ensure_running(Path(folder)))
+    client.rpush("seen", name)
+    print(client.info("server")["process_id"], flush=True)
+    sys.stdin.read()
