@@ -22,7 +22,7 @@ def _token_check(text: str) -> str:
 
 
 ApiUrl = Annotated[
-    str, AfterValidator(url_check("http", "https", advice="give the API's address", plain=True))
+    str, AfterValidator(url_check("http", "https", advice="write https://host", plain=True))
 ]
 Token = Annotated[SecretStr, secret(_token_check)]
 

@@ -28,33 +28,15 @@ from .types import (
 )
 from .urls import url_check
 
-RedisUrl = Annotated[
-    SecretStr,
-    secret(redis_url_check(advice="give a Redis server's address, like redis://host:6379/0")),
-]
+RedisUrl = Annotated[SecretStr, secret(redis_url_check(advice="write redis://host:6379/0"))]
 StateUrl = Annotated[
-    SecretStr,
-    secret(
-        redis_url_check(
-            "memory",
-            advice="give a Redis server's address, or memory:// for the memory of each process",
-        )
-    ),
+    SecretStr, secret(redis_url_check("memory", advice="write redis://host:6379/0 or memory://"))
 ]
-RabbitmqUrl = Annotated[
-    SecretStr,
-    secret(url_check("amqp", "amqps", advice="give a RabbitMQ server's address, like amqp://host")),
-]
+RabbitmqUrl = Annotated[SecretStr, secret(url_check("amqp", "amqps", advice="write amqp://host"))]
 ManagementUrl = Annotated[
     SecretStr,
-    secret(
-        url_check(
-            "http", "https", advice="give an address like http://user:password@host:15672/api"
-        )
-    ),
+    secret(url_check("http", "https", advice="write http://user:password@host:15672/api")),
 ]
-
-
 _EXAMPLES = {"redis": "redis://host:6379/0", "rabbitmq": "amqp://user:password@host:5672/"}
 
 

@@ -17,7 +17,7 @@ ClickhouseUrl = Annotated[
     secret(
         url_check(
             *("clickhouse", "clickhouses", "http", "https", "chdb"),
-            advice="use clickhouse:// for the native port 9000 and http:// for port 8123",
+            advice="write clickhouse://host:9000 (native) or http://host:8123",
             many_hosts=True,
         )
     ),

@@ -25,12 +25,7 @@ from .urls import url_check
 from .workers import MAX_RETRIES, QUEUE, RETRY_BACKOFF, RETRY_DELAYS, BackoffName, WorkerSettings
 
 ProxyUrl = Annotated[
-    SecretStr,
-    secret(
-        url_check(
-            *("http", "https", "socks5h"), advice="give a proxy's address, like http://host:3128"
-        )
-    ),
+    SecretStr, secret(url_check("http", "https", "socks5h", advice="write http://host:3128"))
 ]
 
 
