@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 import pycurl
@@ -85,7 +86,10 @@ class _Driver:
         self._free: list[Handle] = []
         #: The requests under way, each with the future of libcurl's error code.
         self._active: dict[Any, tuple[Transfer, asyncio.Future[int]]] = {}
-        self._timer: asyncio.Handle | None = None
+        #: When libcurl wants to be called, and when the timer that does so ends.
+        self._due = self._timer_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_called = False
         self._kept = KeptConnections()
         self._selector = selectors.DefaultSelector()
         #: The sockets of the requests under way.
@@ -132,20 +136,37 @@ class _Driver:
                     ended.set_result(code)
 
     def _on_timer(self, milliseconds: int) -> None:
+        self._due = inf if milliseconds < 0 else self._loop.time() + milliseconds / 1000
+        if milliseconds == 0:
+            if not self._is_called:
+                self._is_called = True
+                self._loop.call_soon(self._on_time)
+        elif self._due < self._timer_at:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        # A timer that is too early is left as it is, and set anew when it is over: libcurl names
+        # another time twice a request.
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if milliseconds == 0:
-            self._timer = self._loop.call_soon(self._on_time)
-        elif milliseconds > 0:
-            self._timer = self._loop.call_later(milliseconds / 1000, self._on_time)
+        self._timer_at = self._due
+        self._timer = self._loop.call_at(self._due, self._on_timer_end) if self._due < inf else None
+
+    def _on_timer_end(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self._on_time()
 
     def _on_time(self) -> None:
-        # libcurl sets the next time, but none if it is called a moment too soon: it gives
-        # whole milliseconds and means a little more.
-        self._timer = self._loop.call_later(_TICK, self._on_time)
-        self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._end_some()
+        self._is_called = False
+        now = self._loop.time()
+        if self._due <= now:
+            # libcurl sets the next time, but none if it is called a moment too soon: it gives
+            # whole milliseconds and means a little more.
+            self._due = now + _TICK
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            self._end_some()
+        if self._timer is None or self._due < self._timer_at:
+            self._set_timer()
 
     def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
         # libcurl's numbers of the events are those of the selector.
