@@ -106,12 +106,12 @@ class QueueCommands:
     # -- consuming ---------------------------------------------------------------------
 
     def exchange(
-        self, queue: str, room: int, settlement: Settlement, requeued: Sequence[bytes]
+        self, queue: str, limit: int, settlement: Settlement, requeued: Sequence[bytes]
     ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
         """Settle, requeue and fetch messages in one round trip (``exchange.lua``).
 
         Args:
-            room: maximum number of messages to fetch.
+            limit: maximum number of messages to fetch.
             requeued: ids of messages to put back on the queue.
 
         Returns:
@@ -119,8 +119,8 @@ class QueueCommands:
             number of workers that it may have killed, for each fetched message; and the ids of
             messages that are done and may have been taken over (for :meth:`remove_done`).
         """
-        args: list[str | bytes | int] = [self.now(), self.worker_id, queue, room, _MAX_ANSWER_BYTES]
-        args.append(len(settlement.replacements))
+        args: list[str | bytes | int] = [self.now(), self.worker_id, queue]
+        args += (limit, _MAX_ANSWER_BYTES, len(settlement.replacements))
         for replacement in settlement.replacements:
             tags, writes = replacement.tags, replacement.writes
             args += ("untried" if replacement.is_untried else "", len(tags), *tags, len(writes))

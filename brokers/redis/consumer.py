@@ -150,7 +150,7 @@ class RedisConsumer(RelayConsumer):
         self._in_flight.delivered_count += len(buffered)  # a batch in it counts as one: was_stored
         return buffered
 
-    def _room(self, pending: Pending | None = None) -> int:
+    def _fetch_limit(self, pending: Pending | None = None) -> int:
         """Return the number of messages to fetch once ``pending`` is settled."""
         pending = pending or Pending()
         if self._is_ending:
@@ -175,11 +175,11 @@ class RedisConsumer(RelayConsumer):
             # for the settlement.
             if self._fixed_prefetch or self._suspects or self.sink_limit() is not None:
                 return
-            if self._room() == 0:
+            if self._fetch_limit() == 0:
                 # Three quarters of the messages remain, enough for all worker threads.
                 self._wait_for_settlements(max(1, limit // 4), _LINGER_SECONDS)
             return
-        if limit < 2 * self.prefetch or self._room() > limit // 2:
+        if limit < 2 * self.prefetch or self._fetch_limit() > limit // 2:
             return
         since = self.broker.clock.monotonic() - self._exchanged_at
         if since < _EXCHANGE_INTERVAL:
@@ -199,7 +199,7 @@ class RedisConsumer(RelayConsumer):
 
     def _sleep(self, seconds: float) -> None:
         """Block until there may be something to do, at most ``seconds``."""
-        if self._room() == 0 or self._suspects:
+        if self._fetch_limit() == 0 or self._suspects:
             self._wait_for_settlements(1, seconds)
             return
         self._is_blocked = True
@@ -229,7 +229,7 @@ class RedisConsumer(RelayConsumer):
     # -- exchange --------------------------------------------------------------------
 
     def _exchange(self, *, fetch: bool, is_last: bool = False) -> int:
-        """Send the settlements, and fetch the messages for which there is room afterwards.
+        """Send the settlements, and fetch messages up to the limit that remains.
 
         Args:
             is_last: also retry refused messages that are not due yet.
@@ -239,7 +239,7 @@ class RedisConsumer(RelayConsumer):
         """
         with self._in_flight.sending:
             wait, fetched = self._in_flight.exchange(
-                self._room if fetch else _no_room, is_last=is_last
+                self._fetch_limit if fetch else _fetch_nothing, is_last=is_last
             )
             for message in fetched:
                 self._add_fetched(*message)
@@ -375,5 +375,5 @@ class RedisConsumer(RelayConsumer):
             )
 
 
-def _no_room(_: Pending) -> int:
+def _fetch_nothing(_: Pending) -> int:
     return 0

@@ -13,7 +13,7 @@
 
 local in_flight, worker_queues = KEYS[15], KEYS[16]
 local skew, worker, queue = now - tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local room, max_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
+local limit, max_bytes = math.min(tonumber(ARGV[4]), CHUNK), tonumber(ARGV[5])
 local arg_index = 6
 local SLICE = 100
 
@@ -153,8 +153,8 @@ local bytes = 0
 
 -- In slices: a few large messages fill the answer, and reading a thousand bodies would be wasted.
 local function fetch_from(list)
-    while #ids < room and bytes < max_bytes do
-        local slice = redis.call('lpop', list, math.min(room - #ids, SLICE)) or {}
+    while #ids < limit and bytes < max_bytes do
+        local slice = redis.call('lpop', list, math.min(limit - #ids, SLICE)) or {}
         if #slice == 0 then return end
         local slice_bodies = redis.call('hmget', bodies, unpack(slice))
         for i, id in ipairs(slice) do
@@ -173,9 +173,9 @@ local function fetch_from(list)
     end
 end
 
-if room > 0 and not is_paused then
+if limit > 0 and not is_paused then
     -- Gives each plain job an id, which it keeps at every delivery.
-    for _, job in ipairs(take_plain_jobs(math.min(room, CHUNK))) do
+    for _, job in ipairs(take_plain_jobs(math.min(limit, CHUNK))) do
         push_back(add_waiting('inbox-' .. next_number(), job))
     end
 

@@ -88,12 +88,12 @@ class InFlight:
         return pending
 
     def exchange(
-        self, room: Callable[[Pending], int], *, is_last: bool = False
+        self, limit: Callable[[Pending], int], *, is_last: bool = False
     ) -> tuple[int, list[tuple[bytes, bytes, int]]]:
         """Send the pending operations and fetch messages; the caller holds ``sending``.
 
         Args:
-            room: returns the number of messages to fetch, given the pending operations.
+            limit: returns the number of messages to fetch, given the pending operations.
             is_last: also retry refused messages that are not due yet.
 
         Returns:
@@ -104,7 +104,7 @@ class InFlight:
         for replacement in self.refused.take_due(is_last=is_last):
             pending.bytes += _size(replacement)
             self._add(pending, Settlement([replacement]))
-        wait, fetched, taken_over = self._send(pending, room(pending))
+        wait, fetched, taken_over = self._send(pending, limit(pending))
         self.pending = Pending()
         self.settled_count += pending.size
         self.bytes -= pending.bytes
@@ -119,12 +119,12 @@ class InFlight:
         return wait, fetched
 
     def _send(
-        self, pending: Pending, room: int
+        self, pending: Pending, limit: int
     ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
         """Send the pending operations; move the replacements that Redis refuses to ``refused``."""
         settlement = pending.settlement
         try:
-            answer = self._commands.exchange(self._queue, room, settlement, pending.requeued)
+            answer = self._commands.exchange(self._queue, limit, settlement, pending.requeued)
         except BrokerRefused:
             if not settlement.replacements:
                 raise

@@ -52,7 +52,7 @@ class RedisInspector(Inspector):
     ) -> Page:
         if state is State.DEAD:
             self._adopt_dead(queue)
-        return self._pages.of(queue, state, limit, cursor)
+        return self._pages.page(queue, state, limit, cursor)
 
     def find(self, id: str, queue: str | None = None) -> Entry | None:
         raw, keys = to_bytes(id), self._commands.keys

@@ -6,7 +6,7 @@
 
 local set, hash = scheduled, scheduled_bodies
 if ARGV[1] == 'dead' then set, hash = dead, dead_bodies end
-local room, max_bytes = math.min(tonumber(ARGV[2]), CHUNK), tonumber(ARGV[3])
+local limit, max_bytes = math.min(tonumber(ARGV[2]), CHUNK), tonumber(ARGV[3])
 local least, last_score, last_id = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 
 -- The order of Redis for equal scores; Lua's < depends on the locale.
@@ -38,7 +38,7 @@ else
 end
 
 local ids, scores, page_bodies = {}, {}, {}
-local pairs_ = redis.call('zrange', set, first, first + room - 1, 'withscores')
+local pairs_ = redis.call('zrange', set, first, first + limit - 1, 'withscores')
 for i = 1, #pairs_, 2 do
     ids[#ids + 1], scores[#scores + 1] = pairs_[i], pairs_[i + 1]
 end

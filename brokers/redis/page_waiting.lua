@@ -6,7 +6,7 @@
 --       in the list from 0, id
 -- Returns: ids, bodies (nil if deleted), list and index of the last message, whether there are more
 
-local room, max_bytes = math.min(tonumber(ARGV[1]), CHUNK), tonumber(ARGV[2])
+local limit, max_bytes = math.min(tonumber(ARGV[1]), CHUNK), tonumber(ARGV[2])
 local seen_list, seen_at, seen_id = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 
 local lists = {}
@@ -31,10 +31,10 @@ for number = math.max(seen_list, 1), #lists do
     local list = lists[number]
     local first = number == seen_list and next_index(list) or 0
     local length = redis.call('llen', list)
-    if #ids == room then
+    if #ids == limit then
         more = more or length > first
     else
-        local items = redis.call('lrange', list, first, first + room - #ids - 1)
+        local items = redis.call('lrange', list, first, first + limit - #ids - 1)
         for i, item in ipairs(items) do
             ids[#ids + 1] = is_inbox(list) and '' or item
             list_of_id[#ids], index_of_id[#ids] = number, first + i - 1

@@ -24,9 +24,9 @@ class Pages:
         self._commands = commands
         self._job_types = job_types
 
-    def of(self, queue: str, state: State, limit: int, cursor: str | None) -> Page:
+    def page(self, queue: str, state: State, limit: int, cursor: str | None) -> Page:
         """Return one page, as :meth:`..inspector.Inspector.browse`."""
-        seen = _seen(state, cursor)
+        seen = _parse_cursor(state, cursor)
         match state:
             case State.WAITING:
                 entries, last = self._waiting(queue, limit, seen)
@@ -34,7 +34,7 @@ class Pages:
                 entries, last = self._in_flight(queue, limit, seen)
             case State.SCHEDULED | State.DEAD:
                 entries, last = self.by_score(queue, state, limit, seen)
-        return Page(entries, None if last is None else _cursor(state, last))
+        return Page(entries, None if last is None else _format_cursor(state, last))
 
     def _waiting(self, queue: str, limit: int, seen: Any) -> tuple[list[Entry], Any]:
         list_, index, id = seen or (0, 0, "")
@@ -152,12 +152,16 @@ class Pages:
         return Entry(queue, text, state, message, failure=failure_in(message), **more)
 
 
-def _cursor(state: State, last: tuple[Any, ...]) -> str:
+def _format_cursor(state: State, last: tuple[Any, ...]) -> str:
     return ",".join([state[0], *(quote(to_bytes(str(part)), safe="") for part in last)])
 
 
-def _seen(state: State, cursor: str | None) -> tuple[Any, ...] | None:
-    """Return the argument ``last`` of the :func:`_cursor` that made this cursor."""
+def _parse_cursor(state: State, cursor: str | None) -> tuple[Any, ...] | None:
+    """Return the position that a cursor contains; None for the first page.
+
+    Raises:
+        UnknownCursor: the cursor is malformed, or of another state.
+    """
     if cursor is None:
         return None
     try:
