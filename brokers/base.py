@@ -120,10 +120,10 @@ class RelayBroker(BrokerContract):
         if found is None:
             nothing = getattr(Middleware, hook, None)
             found = self._hooks[hook, is_async] = [
-                one
-                for one in self.middleware
-                if getattr(type(one), hook, None) is not nothing
-                and not (is_async and isinstance(one, OF_THE_THREAD))
+                middleware
+                for middleware in self.middleware
+                if getattr(type(middleware), hook, None) is not nothing
+                and not (is_async and isinstance(middleware, OF_THE_THREAD))
             ]
         return found
 

@@ -22,7 +22,7 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024
 #: A fetch of this many messages means that more are waiting. A batch that is due then waits for
 #: them: on a busy machine a fetch takes longer than ``batch_wait``.
 _LARGE_FETCH = 100
-#: Maximum wait of a batch for such messages, as a multiple of ``batch_wait``.
+#: Maximum wait of a batch for those messages, as a multiple of ``batch_wait``.
 _MAX_WAIT_FACTOR = 4
 
 

@@ -33,10 +33,10 @@ logger = logging.getLogger("formrelay.brokers")
 #: round trip; long jobs are not, so that other processes get some.
 _PREFETCH_SECONDS = 0.06
 _MAX_PREFETCH = 1_000
-#: Minimum seconds between two exchanges on a queue of ``async`` actors: an exchange has a fixed
-#: cost, so that it should carry several settlements.
+# An exchange has a fixed cost: while messages are prefetched, it waits for more settlements.
+#: Minimum seconds between two exchanges, on queues of ``async`` actors.
 _EXCHANGE_INTERVAL = 0.005
-#: Maximum seconds to wait for settlements of worker threads before an exchange, for that reason.
+#: Maximum seconds of this wait, on other queues.
 _LINGER_SECONDS = 0.02
 #: Above this number of bytes in flight nothing more is fetched.
 _MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
@@ -78,7 +78,7 @@ class RedisConsumer(RelayConsumer):
         self._rate = 0.0  # settled messages a second, smoothed
         self._measured_at, self._measured = 0.0, self._in_flight.settled_count
         self._reconnect = Reconnect(queue_name, broker.clock)
-        #: Redis may have messages in flight for this process that the process does not know.
+        #: Whether Redis may have messages in flight that this process does not know.
         self._must_reconcile = True
         self._recover_at = 0.0
         self._exchanged_at = broker.clock.monotonic()
@@ -147,7 +147,8 @@ class RedisConsumer(RelayConsumer):
         if self.sink_limit() is not None or not self._may_deliver():
             return ()
         buffered, self._buffer = self._buffer, deque()
-        self._in_flight.delivered_count += len(buffered)  # a batch in it counts as one: was_stored
+        # Batches in the buffer were stored as one message, and count as one.
+        self._in_flight.delivered_count += len(buffered)
         return buffered
 
     def _fetch_limit(self, pending: Pending | None = None) -> int:
