@@ -47,7 +47,7 @@ class RelayBroker(BrokerContract):
         self.clock = clock
         self.queues = set()
         self.is_stopping = False
-        #: The names of the actors with ``in_flight``, and what runs them.
+        #: The names of the ``async`` actors, and their runner.
         self.async_actors: set[str] = set()
         self.async_runner = AsyncRunner(self)
         #: The Redis that keeps shared state; None: this process keeps it in memory.

@@ -86,7 +86,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return ()
 
     def finish(self) -> None:
-        """Wait for the attempts of ``async`` actors, and go on settling meanwhile."""
+        """Deliver no more messages, and settle until no attempt of an ``async`` actor runs."""
         runner = self.broker.async_runner
         self.is_closing = True
         self.requeue(runner.take_back(self.queue_name))
@@ -97,7 +97,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                 runner.interrupt(self.queue_name)
             if now > deadline + _INTERRUPT_SECONDS:
                 logger.error(
-                    "closed with attempts unfinished; they will be made again",
+                    "closed while attempts were running; their messages will run again",
                     extra={"queue": self.queue_name, "attempts": count},
                 )
                 return

@@ -104,7 +104,7 @@ class BrokerContract(dramatiq.Broker, ABC):
         """Delete the waiting and scheduled messages of a queue; return their number."""
 
     def in_flight_limit(self, queue_name: str) -> int | None:
-        """How many messages of the ``async`` actors on a queue run at a time; None: it has none."""
+        """Maximum messages in flight of ``async`` actors on a queue; None for no limit."""
         numbers = [
             actor.options["in_flight"]
             for actor in self.actors.values()

@@ -71,10 +71,10 @@ class RedisBroker(RelayBroker):
             # One batch that runs, and one batch that is collected meanwhile.
             prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
-        begun = self.in_flight_limit(queue_name)
-        if begun is not None:
+        async_limit = self.in_flight_limit(queue_name)
+        if async_limit is not None:
             # Running attempts of async actors occupy no thread; as many messages are prefetched.
-            prefetch, limit = max(prefetch, 2 * begun), None
+            prefetch, limit = max(prefetch, 2 * async_limit), None
         if limit is not None and not batching:
             prefetch = min(prefetch, limit)
         if queue_name not in self._in_flight:
@@ -88,7 +88,7 @@ class RedisBroker(RelayBroker):
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
             coalesces=bool(batching),
-            max_long_runs=MAX_LONG * (begun or 0),
+            max_long_runs=MAX_LONG * (async_limit or 0),
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 
