@@ -14,9 +14,9 @@ local any_suspects = redis.call('exists', suspects) == 1
 local any_priorities = redis.call('exists', priorities) == 1
 local any_scheduled = redis.call('exists', scheduled_bodies) == 1
 
--- Publishers of older versions push plain jobs to this list. Only the default namespace consumes it:
--- it has no namespace, and other namespaces are other environments. The Redis user may lack the
--- right to this key, so that the key is not in KEYS and is accessed with pcall.
+-- Publishers of older versions push plain jobs to this list, whose name has no namespace. Only the
+-- default namespace consumes the list, since other namespaces may be other environments. The Redis
+-- user may lack the right to this key, so that the key is not in KEYS and is accessed with pcall.
 local default_queue = string.match(waiting, '^dramatiq:([^:]+)$')
 local old_inbox = default_queue and 'formrelay:inbox:' .. default_queue
 

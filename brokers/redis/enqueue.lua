@@ -1,7 +1,8 @@
 -- Writes messages to one queue, all or none.
 --
--- ARGV: the sender's now (unix ms), '1' if the call is repeated because its answer was lost (else
---       '0'), then four for each message: id, due (unix ms, '' for now), priority ('' for none), body
+-- ARGV: the sender's now (unix ms),
+--       '1' if the call is repeated because its answer was lost, else '0',
+--       then four for each message: id, due (unix ms, '' for now), priority ('' for none), body
 
 local skew = now - tonumber(ARGV[1])
 local must_wake = false

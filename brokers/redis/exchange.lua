@@ -113,8 +113,8 @@ for _ = 1, n do
     replace(is_untried, next_args())
 end
 
--- Messages that are done are removed even if another worker has taken them over. Since their ids may
--- belong to other messages by now, done.lua compares their bodies.
+-- Messages that are done are removed even if another worker has taken them over. Since their ids
+-- may belong to other messages by now, done.lua compares their bodies.
 local taken_over = {}
 local first, last = next_args()
 if count_ours(first, last) == last - first + 1 then

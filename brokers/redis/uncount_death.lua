@@ -1,4 +1,5 @@
--- Removes one death from the count of each message, because the worker that counted as dead is alive.
+-- Removes one death from the count of each message, because the worker that counted as dead is
+-- alive.
 --
 -- ARGV: ids
 
