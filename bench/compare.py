@@ -36,11 +36,11 @@ from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer  #
 CONTENDER = str(ROOT / "bench" / "contender.py")
 
 
-def measure(contender: Contender, what: str) -> dict[str, Any]:
+def measure(contender: Contender, name: str) -> dict[str, Any]:
     """Run one measurement in a fresh process on empty queues."""
     options = {**contender.options, "queue": "bench" + secrets.token_hex(4)}
     done = subprocess.run(
-        [sys.executable, CONTENDER, contender.name, what, json.dumps(options)],
+        [sys.executable, CONTENDER, contender.name, name, json.dumps(options)],
         env={**os.environ, **contender.env},
         capture_output=True,
         text=True,

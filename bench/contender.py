@@ -29,26 +29,26 @@ PAYLOAD = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}  
 
 def make(contender: str) -> Any:
     """Create the broker of a contender, for example ``redis-ours`` or ``rabbitmq-quorum``."""
-    kind, _, whose = contender.partition("-")
+    kind, _, variant = contender.partition("-")
     url = os.environ[f"FORMRELAY_TEST_{kind.upper()}_URL"]
     if kind == "redis":
-        if whose == "ours":
+        if variant == "ours":
             from formrelay.brokers.redis.broker import RedisBroker
 
             return RedisBroker(url, namespace="ours")
         from dramatiq.brokers.redis import RedisBroker as Stock
 
         return Stock(url=url, namespace="stock")
-    if whose in ("ours", "quorum"):
+    if variant in ("ours", "quorum"):
         from formrelay.brokers.rabbitmq.broker import RabbitBroker
 
-        if whose == "quorum":  # in another virtual host: its delay queues are quorum queues too
+        if variant == "quorum":  # in another virtual host: its delay queues are quorum queues too
             return RabbitBroker(url.replace("%2F", "quorum"), queue_type="quorum")
         return RabbitBroker(url, queue_type="classic")
     from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
     # By default without confirms; the comparison of publishing turns them on.
-    return RabbitmqBroker(url=url, confirm_delivery=whose == "confirmed")
+    return RabbitmqBroker(url=url, confirm_delivery=variant == "confirmed")
 
 
 def start_worker(broker: Any, threads: int) -> None:

@@ -24,7 +24,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - an example
 BODY = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}
 
 
-class Receiving:
+class ReceiverProcess:
     """The receiver in a separate process."""
 
     def __init__(self, pause_ms: int = 0) -> None:
@@ -63,7 +63,7 @@ def deliver(
 
     if contender == "arithmetic":
         return {"per_second": threads / (pause_ms / 1000)}
-    receiver = Receiving(pause_ms)
+    receiver = ReceiverProcess(pause_ms)
     finished = threading.Event()
     done = itertools.count(1)
     expected = count * (endpoints - hanging) // endpoints
@@ -105,7 +105,7 @@ def latency(
     """Milliseconds from ``send()`` to delivery at the endpoints that answer, at a steady rate."""
     from dramatiq import Worker
 
-    receiver = Receiving()
+    receiver = ReceiverProcess()
     urls = addresses(receiver.url, endpoints, hanging)
     broker, _ = _ours(queue, 0, urls, threads)
     Worker(broker, queues={queue}, worker_threads=threads).start()

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Redis, RabbitMQ and ClickHouse servers for the tests, gone when they are over.
+"""Start Redis, RabbitMQ and ClickHouse servers for tests, and stop them afterwards.
 
     scripts/servers.py run -- .venv/bin/pytest tests/brokers
-    scripts/servers.py up                    # prints exports, stays until Ctrl-C
+    scripts/servers.py up                    # print exports, run until Ctrl-C
     scripts/servers.py up --only redis
 
-Each gets free ports on 127.0.0.1 and a temporary folder; servers that run on this
-machine already are not looked at. One whose FORMRELAY_TEST_..._URL is set is not
-started. Exit status: that of the command; 1 when a server did not start; 2 for
-wrong use.
+Each server gets free ports on 127.0.0.1 and a temporary folder. A server whose
+FORMRELAY_TEST_..._URL is set is not started. Exit status: that of the command; 1 if a server does
+not start; 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from tests.support.servers.guard import sweep
 
 
 def main() -> int:
-    """Parse the command line and carry it out."""
+    """Parse the command line and run the command."""
     arguments = _parser().parse_args()
     raise_on_signals()
     run = Run()
     try:
         exports = start(run, arguments.only or KINDS)
-        if arguments.what == "up":
+        if arguments.action == "up":
             return stay(exports)
         status = run.command(arguments.command, env=exports)
         report_leftovers(run)
@@ -52,7 +51,7 @@ def main() -> int:
         say(str(error))
         return 1
     except FileNotFoundError as error:
-        say(f"cannot run {error.filename}: no such program")
+        say(f"cannot run {error.filename}: program not found")
         return 2
     except Interrupted as interrupted:
         return 128 + interrupted.signum
@@ -61,13 +60,13 @@ def main() -> int:
 
 
 def start(run: Run, kinds: Iterable[str]) -> dict[str, str]:
-    """Start the servers side by side; returns the variables that tests read."""
+    """Start the servers in parallel; returns the environment variables for the tests."""
     servers: list[Server] = []
     for kind in kinds:
         given = os.environ.get(f"FORMRELAY_TEST_{kind.upper()}_URL")
         server_class = KINDS[kind]
         if given:
-            say(f"{kind}: using the one given in the environment")
+            say(f"{kind}: using FORMRELAY_TEST_{kind.upper()}_URL")
         elif server_class.program():
             servers.append(
                 RabbitServer(run, management=True)
@@ -78,7 +77,7 @@ def start(run: Run, kinds: Iterable[str]) -> dict[str, str]:
             raise ServerError(f"{kind} is not installed: apt-get install {server_class.package}")
         else:
             say(
-                f"{kind} is not installed, so its tests will be skipped"
+                f"{kind} is not installed, so its tests are skipped"
                 f" (apt-get install {server_class.package})"
             )
     for server in servers:
@@ -92,22 +91,22 @@ def start(run: Run, kinds: Iterable[str]) -> dict[str, str]:
 
 
 def stay(exports: dict[str, str]) -> int:
-    """Print the variables for a shell, then wait for Ctrl-C."""
+    """Print the variables as shell exports, then wait for Ctrl-C."""
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(value)}", flush=True)
-    say("Ctrl-C ends them")
+    say("press Ctrl-C to stop them")
     while True:
         signal.pause()
 
 
 def report_leftovers(run: Run) -> None:
-    """End what the command started and left running, and name it: a test leaks."""
+    """Stop the processes that the command left running, and log them, since a test leaks."""
     for leftover in sweep(run.labelled("command"), patience=3):
-        say(f"left running by the command, now ended: {leftover}")
+        say(f"stopped a process that the command left running: {leftover}")
 
 
 def say(message: str) -> None:
-    """A line on standard error, so that the exports on standard output stay clean."""
+    """Print to standard error; standard output has only the exports."""
     print(f"servers: {message}", file=sys.stderr, flush=True)
 
 
@@ -115,14 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    actions = parser.add_subparsers(dest="what", required=True)
-    run = actions.add_parser("run", help="run a command with the servers up")
-    up = actions.add_parser("up", help="start them, print exports, stay until Ctrl-C")
+    actions = parser.add_subparsers(dest="action", required=True)
+    run = actions.add_parser("run", help="run a command while the servers run")
+    up = actions.add_parser("up", help="start the servers, print exports, run until Ctrl-C")
     for action in (run, up):
         action.add_argument(
-            "--only", action="append", choices=list(KINDS), help="this one; may be repeated"
+            "--only",
+            action="append",
+            choices=list(KINDS),
+            help="start only this server (repeatable)",
         )
-    run.add_argument("command", nargs="+", help="the command, after --")
+    run.add_argument("command", nargs="+", help="command to run, after --")
     return parser
 
 
