@@ -1,1 +1,1 @@
-"""The broker on RabbitMQ: quorum queues, publisher confirms, delays inside the broker."""
+"""The broker on RabbitMQ, with quorum queues, publisher confirms and delay queues."""

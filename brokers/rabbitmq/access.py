@@ -67,7 +67,7 @@ def _try_write(client: RabbitClient, connection: Connection, queues: Iterable[st
         ]
     )
     deadline = time.monotonic() + connection.timeout
-    while not any(confirm.number >= len(exchanges) for confirm in connection.confirms):
+    while not any(confirm.delivery_tag >= len(exchanges) for confirm in connection.confirms):
         connection.wait(deadline)
 
 
@@ -92,7 +92,7 @@ def _try_quarantine(
     for queue in queues:
         name = client.topology.quarantine_queue(queue, f"doctor-{uuid4().hex[:12]}")
         try:
-            connection.try_call(client.topology.quarantine(queue, name))
+            connection.try_call(client.topology.quarantine_declaration(queue, name))
         except ChannelClosed as error:
             if error.code != _ACCESS_REFUSED:
                 raise

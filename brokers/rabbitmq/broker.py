@@ -22,7 +22,7 @@ from .topology import Topology
 
 
 class RabbitBroker(RelayBroker):
-    """Queues in a RabbitMQ server.
+    """Broker with its queues in RabbitMQ.
 
     Args:
         url: ``amqp://`` or ``amqps://``, with one or more hosts (see :func:`.servers.servers`).

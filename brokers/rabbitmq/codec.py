@@ -45,13 +45,13 @@ class Content:
 
     Attributes:
         consumer: consumer tag; empty if the message was not delivered to a consumer.
-        number: delivery tag.
+        delivery_tag: 0 for a returned message.
         head: encoded properties.
         method: the method that brought it, if not ``Basic.Deliver``.
     """
 
     consumer: bytes
-    number: int
+    delivery_tag: int
     redelivered: bool
     head: bytes = b""
     body: bytes = b""
@@ -86,12 +86,12 @@ class Confirm:
     """A publisher confirm.
 
     Attributes:
-        number: number of the published message on its channel, from 1.
+        delivery_tag: number of the published message on its channel, from 1.
         multiple: whether it confirms all earlier messages too.
         taken: False for a nack.
     """
 
-    number: int
+    delivery_tag: int
     multiple: bool
     taken: bool
 
@@ -155,14 +155,14 @@ def publish(
     return b"".join(pieces)
 
 
-def acknowledge(number: int, *, multiple: bool = False) -> bytes:
+def acknowledge(delivery_tag: int, *, multiple: bool = False) -> bytes:
     """Encode an acknowledgement of a delivery; ``multiple``: of all earlier deliveries too."""
-    return _ACK_FRAME.pack(_METHOD, CHANNEL, 13, _ACK, number, multiple, _END)
+    return _ACK_FRAME.pack(_METHOD, CHANNEL, 13, _ACK, delivery_tag, multiple, _END)
 
 
-def requeue(number: int) -> bytes:
+def requeue(delivery_tag: int) -> bytes:
     """Encode the frame that puts a delivery back on its queue."""
-    return method(spec.Basic.Nack(delivery_tag=number, requeue=True))
+    return method(spec.Basic.Nack(delivery_tag=delivery_tag, requeue=True))
 
 
 def method(method: Any, *, channel: int = CHANNEL) -> bytes:
@@ -212,12 +212,12 @@ class FrameParser:
             name = buffer[start : start + 4]
             if name == _DELIVER:
                 at = start + 5 + buffer[start + 4]
-                number, bits = _TAG_AND_BIT.unpack_from(buffer, at)
-                self._content = Content(buffer[start + 5 : at], number, bool(bits & 1))
+                delivery_tag, bits = _TAG_AND_BIT.unpack_from(buffer, at)
+                self._content = Content(buffer[start + 5 : at], delivery_tag, bool(bits & 1))
                 return None
             if name in (_ACK, _NACK):
-                number, bits = _TAG_AND_BIT.unpack_from(buffer, start + 4)
-                return Confirm(number, bool(bits & 1), name == _ACK)
+                delivery_tag, bits = _TAG_AND_BIT.unpack_from(buffer, start + 4)
+                return Confirm(delivery_tag, bool(bits & 1), name == _ACK)
             return self._other(buffer[start - 7 : stop + 1])
         return None  # a heartbeat
 
@@ -227,8 +227,8 @@ class FrameParser:
         if decoded.channel_number == SIDE_CHANNEL and isinstance(method, spec.Channel.Close):
             return Refusal(method.reply_code, method.reply_text)
         if isinstance(method, spec.Basic.Return | spec.Basic.GetOk):
-            number = getattr(method, "delivery_tag", 0)
-            self._content = Content(b"", number, False, method=method)
+            delivery_tag = getattr(method, "delivery_tag", 0)
+            self._content = Content(b"", delivery_tag, False, method=method)
             return None
         return method
 

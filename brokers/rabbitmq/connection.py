@@ -77,7 +77,7 @@ class Connection:
         self._replies: deque[Any] = deque()
         self._parser = codec.FrameParser()
         self._heartbeat = 0.0
-        self._has_side = False
+        self._has_side_channel = False
         self._waker: Waker | None = None
         self.received_at = self._sent_at = time.monotonic()
         self._socket = self._connect(server)
@@ -172,17 +172,17 @@ class Connection:
             BrokerUnavailable, BrokerRefused
         """
         data = [codec.method(method, channel=codec.SIDE_CHANNEL) for method in methods]
-        if not self._has_side:
+        if not self._has_side_channel:
             data.insert(0, codec.method(spec.Channel.Open(), channel=codec.SIDE_CHANNEL))
         self._write(b"".join(data))
-        if not self._has_side:
+        if not self._has_side_channel:
             self._reply()
-            self._has_side = True
+            self._has_side_channel = True
         answers: list[Any] = []
         for _ in methods:
             reply = self._reply()
             if isinstance(reply, codec.Refusal):
-                self._has_side = False
+                self._has_side_channel = False
                 self._write(codec.method(spec.Channel.CloseOk(), channel=codec.SIDE_CHANNEL))
                 return answers, ChannelClosed(self.where, reply.code, reply.text)
             answers.append(reply)
@@ -218,7 +218,7 @@ class Connection:
         )
         number = self.published
         deadline = time.monotonic() + self.timeout
-        while not any(confirm.number >= number for confirm in self.confirms):
+        while not any(confirm.delivery_tag >= number for confirm in self.confirms):
             self.wait(deadline)
         self.confirms.clear()
         self.returned.clear()
@@ -296,7 +296,7 @@ class Connection:
             else:
                 self._dispatch(found)
         if self.contents:
-            self.delivered = self.contents[-1].number
+            self.delivered = self.contents[-1].delivery_tag
 
     def _is_readable(self, timeout: float) -> bool:
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():

@@ -39,7 +39,7 @@ logger = logging.getLogger("formrelay.brokers")
 #: Seconds between two measurements of how many messages are settled.
 _MEASURE_EVERY = 0.05
 #: Seconds after which a connection counts as successful.
-_LASTED = 1.0
+_STABLE_AFTER = 1.0
 #: A larger prefetch is also limited by the bytes of its messages.
 _COUNT_BYTES_ABOVE = 1_000
 #: Seconds that a connection stays open after its last acknowledgements: while its queue is slow,
@@ -178,7 +178,7 @@ class RabbitConsumer(RelayConsumer):
         return self._decode(subscription, content)
 
     def _decode(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
-        tag = Tag(self._unacked, subscription.number, content.number)
+        tag = Tag(self._unacked, subscription.number, content.delivery_tag)
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)
         if isinstance(delivery, Settlement):
@@ -237,8 +237,8 @@ class RabbitConsumer(RelayConsumer):
 
     def _stop(self, subscription: Subscription) -> None:
         """Stop consuming, and requeue the messages that no worker thread has."""
-        for number in self._quarantine.forget():
-            subscription.requeue(number)
+        for delivery_tag in self._quarantine.forget():
+            subscription.requeue(delivery_tag)
         self._unacked.collect(subscription)
         self._unacked.requeue_due(subscription, math.inf)
         subscription.stop()
@@ -303,7 +303,7 @@ class RabbitConsumer(RelayConsumer):
         subscription = self._subscription
         lasted = self.broker.clock.monotonic() - self._connected_at
         was_successful = subscription is not None and (
-            lasted > _LASTED or self._unacked.released > self._released_before
+            lasted > _STABLE_AFTER or self._unacked.released > self._released_before
         )
         if subscription is not None and not subscription.connection.is_open:
             # RabbitMQ redelivers every message that was not acknowledged.
@@ -375,7 +375,7 @@ class RabbitConsumer(RelayConsumer):
                 self._sleep(subscription, 0.2)
                 self._quarantine.take_copies(subscription)
                 while subscription.connection.contents:
-                    subscription.requeue(subscription.connection.contents.popleft().number)
+                    subscription.requeue(subscription.connection.contents.popleft().delivery_tag)
                 self._unacked.collect(self._subscription)
             self._settler.write_pending(subscription, is_last=True)
             subscription.flush(all=True)

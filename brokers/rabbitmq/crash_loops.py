@@ -143,7 +143,7 @@ class Quarantine:
             self._safe_at = self._client.clock.monotonic() + _REGISTERED_AFTER
         try:
             subscription.connection.try_call(
-                self._client.topology.quarantine(self._work_queue, self.queue)
+                self._client.topology.quarantine_declaration(self._work_queue, self.queue)
             )
             subscription.subscribe_quarantine(self.queue)
         except BrokerUnavailable:
@@ -251,8 +251,8 @@ class Quarantine:
 
     def forget(self) -> list[int]:
         """Forget the suspects that have not started to run; returns their delivery tags."""
-        tags = [delivery.tag.number for delivery in self.final_runs]
-        tags += [suspect.content.number for suspect in self._full]
+        tags = [delivery.tag.delivery_tag for delivery in self.final_runs]
+        tags += [suspect.content.delivery_tag for suspect in self._full]
         self.final_runs.clear()
         self._full.clear()
         return tags
@@ -304,10 +304,10 @@ class Quarantine:
         awaited = self._awaited.get(content.properties.correlation_id or "")
         if awaited is None or awaited.tag.subscription != subscription.number:
             return False
-        subscription.acknowledge(awaited.tag.number)
+        subscription.acknowledge(awaited.tag.delivery_tag)
         # The actor must not start before RabbitMQ has the acknowledgement: if the process died at
         # once, the original would be redelivered beside its copy, after every crash.
         subscription.synchronise()
-        awaited.tag.replace(content.number)
+        awaited.tag.replace(content.delivery_tag)
         awaited.arrived.set()
         return True

@@ -50,10 +50,10 @@ _ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 @dataclass(frozen=True, slots=True)
 class DeadDelivery:
-    """A dead letter in flight, with its delivery tag."""
+    """A dead letter that a :class:`DeadLetterReader` has fetched."""
 
     entry: Entry
-    number: int
+    delivery_tag: int
 
 
 def read_dead_letters(
@@ -67,23 +67,23 @@ def read_dead_letters(
     """Return the dead letters that match, oldest first; reads at most the first ``limit``.
 
     Raises:
-        as :class:`Walk`.
+        as :class:`DeadLetterReader`.
     """
     found: list[Entry] = []
-    unread: list[codec.Content] = []
+    undecoded: list[codec.Content] = []
     size = 0
-    with Walk(client, queue, job_types) as walk:
-        for contents in walk.fetch(limit):
-            unread += contents
+    with DeadLetterReader(client, queue, job_types) as reader:
+        for contents in reader.fetch(limit):
+            undecoded += contents
             size += sum(len(content.body) for content in contents)
             if size > _MAX_BUFFERED_BYTES:
-                found += filter(matches, map(walk.entry, unread))
-                unread, size = [], 0
-    return [*found, *filter(matches, map(walk.entry, unread))]
+                found += filter(matches, map(reader.entry, undecoded))
+                undecoded, size = [], 0
+    return [*found, *filter(matches, map(reader.entry, undecoded))]
 
 
-class Walk:
-    """A pass through the dead letters of one queue, oldest first.
+class DeadLetterReader:
+    """Reads, replays and deletes the dead letters of one queue, oldest first.
 
     A context manager that waits until no other process reads the dead letters. At its end RabbitMQ
     requeues the dead letters that were not deleted or replayed.
@@ -138,7 +138,7 @@ class Walk:
     def chunks(self) -> Iterator[list[DeadDelivery]]:
         """Yield the dead letters in chunks, decoded."""
         for contents in self.fetch():
-            yield [DeadDelivery(self.entry(content), content.number) for content in contents]
+            yield [DeadDelivery(self.entry(content), content.delivery_tag) for content in contents]
 
     def fetch(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
         """Yield the dead letters in chunks, at most ``limit`` in total."""
@@ -199,7 +199,9 @@ class Walk:
         letters = list(letters)
         self._expected -= len(letters)
         self._has_deleted = True
-        self._connection.send(b"".join(codec.acknowledge(letter.number) for letter in letters))
+        self._connection.send(
+            b"".join(codec.acknowledge(letter.delivery_tag) for letter in letters)
+        )
 
     def entry(self, content: codec.Content) -> Entry:
         """Decode a dead letter."""
@@ -341,10 +343,11 @@ def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
 
 
 def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Return the deaths, newest first; deaths in formrelay's own queues come last."""
+    """Yield the deaths, newest first; deaths in formrelay's own queues come last."""
     found = headers.get("x-death")
-    deaths = [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
-    yield from sorted(deaths, key=lambda one: str(one.get("queue", "")).startswith(_OWN_PREFIX))
+    deaths = found if isinstance(found, list) else []
+    deaths = [death for death in deaths if isinstance(death, Mapping)]
+    yield from sorted(deaths, key=lambda death: str(death.get("queue", "")).startswith(_OWN_PREFIX))
 
 
 def _iso(time: object) -> str:

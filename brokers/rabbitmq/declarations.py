@@ -75,14 +75,18 @@ class Declared:
 
     def _declare_queue(self, connection: Connection, queue: str) -> None:
         topology = self._topology
-        declarations = [topology.exchange(queue), topology.dead(queue), topology.work(queue)]
+        declarations = [
+            topology.exchange_declaration(queue),
+            topology.dead_declaration(queue),
+            topology.work_declaration(queue),
+        ]
         if topology.is_foreign_exchange(queue) and self._has_exchange(connection, queue):
             del declarations[0]  # it may be of any type
         self._declare(connection, declarations, topology.bindings(queue), needed=queue)
 
     def _has_exchange(self, connection: Connection, queue: str) -> bool:
         try:
-            connection.try_call(_as_passive(self._topology.exchange(queue)))
+            connection.try_call(_as_passive(self._topology.exchange_declaration(queue)))
         except ChannelClosed as error:
             if error.code != _NOT_FOUND:
                 raise

@@ -35,7 +35,13 @@ from ..inspector import Inspector, Progress, silent
 from . import pauses
 from .client import RabbitClient
 from .connection import Connection
-from .dead_letters import DeadDelivery, Walk, queue_status, read_dead_letters, ready_count
+from .dead_letters import (
+    DeadDelivery,
+    DeadLetterReader,
+    queue_status,
+    read_dead_letters,
+    ready_count,
+)
 from .servers import PRODUCT
 
 logger = logging.getLogger("formrelay.brokers")
@@ -130,8 +136,8 @@ class RabbitInspector(Inspector):
         for consumer in management.consumers():
             queues[consumer.process].add(consumer.queue)
         return [
-            WorkerInfo(process, None, tuple(sorted(its)), name=process)
-            for process, its in sorted(queues.items())
+            WorkerInfo(process, None, tuple(sorted(names)), name=process)
+            for process, names in sorted(queues.items())
         ]
 
     # -- pausing -----------------------------------------------------------------------
@@ -175,10 +181,10 @@ class RabbitInspector(Inspector):
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
-            its = self._read(name, matches=lambda letter: letter.id.startswith(prefix))
-            if any(letter.id == prefix for letter in its):
+            letters = self._read(name, matches=lambda letter: letter.id.startswith(prefix))
+            if any(letter.id == prefix for letter in letters):
                 return [(name, prefix)]
-            found += [(name, letter.id) for letter in its]
+            found += [(name, letter.id) for letter in letters]
         return found[:limit]
 
     def replay(
@@ -189,7 +195,7 @@ class RabbitInspector(Inspector):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> int:
-        return self._act(which, queue, None if dry_run else Walk.replay, progress)
+        return self._act(which, queue, None if dry_run else DeadLetterReader.replay, progress)
 
     def delete_dead(
         self,
@@ -199,31 +205,31 @@ class RabbitInspector(Inspector):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> int:
-        return self._act(which, queue, None if dry_run else Walk.delete, progress)
+        return self._act(which, queue, None if dry_run else DeadLetterReader.delete, progress)
 
     def _act(
         self,
         which: Which,
         queue: str | None,
-        action: Callable[[Walk, list[DeadDelivery]], None] | None,
+        action: Callable[[DeadLetterReader, list[DeadDelivery]], None] | None,
         progress: Progress,
     ) -> int:
         matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
-            queue, matches, most = which.queue, which.matches, None
+            queue, matches, max_count = which.queue, which.matches, None
         else:
             ids = set(which)
-            matches, most = (lambda letter: letter.id in ids), len(ids)
+            matches, max_count = (lambda letter: letter.id in ids), len(ids)
         count = 0
         for name in self._queues(queue):
-            with Walk(self._client, name, self._of.job_types) as walk:
-                for chunk in walk.chunks():
+            with DeadLetterReader(self._client, name, self._of.job_types) as reader:
+                for chunk in reader.chunks():
                     found = [letter for letter in chunk if matches(letter.entry)]
                     if action is not None:
-                        action(walk, found)
+                        action(reader, found)
                     count += len(found)
                     progress(count)
-                    if count == most:
+                    if count == max_count:
                         return count
         return count
 

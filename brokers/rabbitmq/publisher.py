@@ -164,10 +164,10 @@ class Publisher:
                         # after its limit was raised.
                         connection.close()
             except (BrokerUnavailable, ChannelClosed) as error:
-                is_useless = isinstance(error, NoAnswer | PublishersBlocked) or not call.is_sent
+                cannot_retry = isinstance(error, NoAnswer | PublishersBlocked) or not call.is_sent
                 is_lost = not isinstance(error, ChannelClosed) or error.code == _NOT_FOUND
-                if is_last or is_useless or not is_lost:
-                    raise call.explained(error) from None
+                if is_last or cannot_retry or not is_lost:
+                    raise call.with_counts(error) from None
             if not call.waiting:
                 break
             self._declared.forget()
@@ -192,8 +192,8 @@ class _Call:
     def send(self, connection: Connection) -> None:
         """Publish the waiting messages, and wait until each is confirmed, nacked or returned."""
         positions = list(self.waiting)
-        # Positions by the number that confirms use.
-        numbered = dict(enumerate(positions, start=connection.published + 1))
+        # Confirms count the messages published on the connection, from 1.
+        position_by_tag = dict(enumerate(positions, start=connection.published + 1))
         self.is_sent = True
         connection.publish(
             [
@@ -205,7 +205,7 @@ class _Call:
         )
         returned: set[int] = set()
         deadline = time.monotonic() + connection.timeout
-        while numbered:
+        while position_by_tag:
             if not connection.confirms:
                 connection.wait(deadline)
                 continue
@@ -213,7 +213,7 @@ class _Call:
             for content in connection.returned:
                 returned.add(self._position_of(content, returned))
             connection.returned.clear()
-            self._apply_confirms(connection.confirms, numbered, returned)
+            self._apply_confirms(connection.confirms, position_by_tag, returned)
             deadline = time.monotonic() + connection.timeout
 
     def _position_of(self, content: codec.Content, returned: set[int]) -> int:
@@ -227,23 +227,23 @@ class _Call:
         )
 
     def _apply_confirms(
-        self, confirms: deque[codec.Confirm], numbered: dict[int, int], returned: set[int]
+        self, confirms: deque[codec.Confirm], position_by_tag: dict[int, int], returned: set[int]
     ) -> None:
         while confirms:
             confirm = confirms.popleft()
-            last = confirm.number
-            numbers = [last]
+            last = confirm.delivery_tag
+            tags = [last]
             if confirm.multiple:
-                numbers = list(takewhile(last.__ge__, numbered))
-            for number in numbers:
-                position = numbered.pop(number, None)
+                tags = list(takewhile(last.__ge__, position_by_tag))
+            for tag in tags:
+                position = position_by_tag.pop(tag, None)
                 if position is None or position in returned:
                     continue
                 del self.waiting[position]
                 if not confirm.taken:
                     self.nacked.append(position)
 
-    def explained(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
+    def with_counts(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
         """The error, extended by how many messages are on their queues."""
         taken = self._count - len(self.waiting) - len(self.nacked)
         text = "; nothing was enqueued"

@@ -52,9 +52,9 @@ def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
     return found
 
 
-def address(found: pika.URLParameters) -> str:
+def address(server: pika.URLParameters) -> str:
     """The server as host:port."""
-    return f"{found.host}:{found.port}"
+    return f"{server.host}:{server.port}"
 
 
 def _quoted(credentials: str) -> str:

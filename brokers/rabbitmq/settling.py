@@ -113,7 +113,7 @@ class Settler:
         for one in pending:
             if id(one.replacement) not in refused:
                 for tag in one.replacement.tags:
-                    subscription.acknowledge(tag.number)
+                    subscription.acknowledge(tag.delivery_tag)
                 continue
             rest, error_of_rest = refused[id(one.replacement)]
             left += self._smaller(replace(one, replacement=rest), error_of_rest)
@@ -192,12 +192,12 @@ class Tag:
         is_uncounted: the message is a suspect whose quarantine run has not been counted yet.
     """
 
-    __slots__ = ("is_uncounted", "number", "subscription", "unacked")
+    __slots__ = ("delivery_tag", "is_uncounted", "subscription", "unacked")
 
-    def __init__(self, unacked: Unacked, subscription: int, number: int) -> None:
+    def __init__(self, unacked: Unacked, subscription: int, delivery_tag: int) -> None:
         self.unacked = unacked
         self.subscription = subscription
-        self.number = number
+        self.delivery_tag = delivery_tag
         self.is_uncounted = False
 
     @property
@@ -207,7 +207,7 @@ class Tag:
 
     def acknowledge(self) -> None:
         """Acknowledge the message."""
-        self.unacked._release(self, self.number)
+        self.unacked._release(self, self.delivery_tag)
 
     def keep(self) -> None:
         """Leave the message unacknowledged, though no thread works on it any more."""
@@ -219,11 +219,11 @@ class Tag:
         Args:
             at: monotonic seconds before which the message stays unacknowledged.
         """
-        self.unacked._release(self, -self.number, at)
+        self.unacked._release(self, -self.delivery_tag, at)
 
-    def replace(self, number: int) -> None:
+    def replace(self, delivery_tag: int) -> None:
         """Refer to another delivery of the same message, the counted copy of a suspect."""
-        self.number = number
+        self.delivery_tag = delivery_tag
         self.is_uncounted = False
 
 
@@ -243,7 +243,7 @@ class Unacked:
         self.live = 0
         self.alone: Tag | None = None
         self._is_asleep = False
-        #: The tag, its number at the time of release (negative: requeue; 0: keep), and the
+        #: The tag, its delivery tag when it was released (negative: requeue; 0: keep), and the
         #: monotonic seconds before which it is not requeued.
         self._released: deque[tuple[Tag, int, float]] = deque()
         #: The messages to requeue later; used by the receiving thread alone.

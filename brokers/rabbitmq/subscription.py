@@ -46,17 +46,17 @@ class Acks:
     _waiting: set[int] = field(default_factory=set)
     _sent: set[int] = field(default_factory=set)
 
-    def add(self, number: int) -> None:
-        self._waiting.add(number)
+    def add(self, delivery_tag: int) -> None:
+        self._waiting.add(delivery_tag)
 
-    def mark_requeued(self, number: int) -> None:
+    def mark_requeued(self, delivery_tag: int) -> None:
         """Treat a delivery as settled without acknowledging it."""
-        self._sent.add(number)
+        self._sent.add(delivery_tag)
 
-    def sent_after(self, number: int) -> int:
+    def sent_after(self, delivery_tag: int) -> int:
         """Number of deliveries after this tag that are settled on RabbitMQ."""
-        start = max(number, self.lowest)
-        return start - number + sum(one > start for one in self._sent)
+        start = max(delivery_tag, self.lowest)
+        return start - delivery_tag + sum(sent > start for sent in self._sent)
 
     def frames(self, *, all: bool) -> bytes:
         """Return the frames to send now.
@@ -184,14 +184,14 @@ class Subscription:
     def _cancel(self) -> None:
         self.connection.call(spec.Basic.Cancel(consumer_tag=self._tag))
 
-    def acknowledge(self, number: int) -> None:
+    def acknowledge(self, delivery_tag: int) -> None:
         """Acknowledge a delivery with the next :meth:`flush`."""
-        self._acks.add(number)
+        self._acks.add(delivery_tag)
 
-    def requeue(self, number: int) -> None:
+    def requeue(self, delivery_tag: int) -> None:
         """Requeue a delivery with the next :meth:`flush`."""
-        self._requeued.append(number)
-        self._acks.mark_requeued(number)
+        self._requeued.append(delivery_tag)
+        self._acks.mark_requeued(delivery_tag)
 
     def flush(self, *, all: bool) -> None:
         """Send the requeues and acknowledgements.
@@ -220,7 +220,7 @@ class Subscription:
             self._cancel()  # RabbitMQ answers after the queue has the acknowledgements
             self.is_started = False
         for content in self.connection.contents:
-            self.requeue(content.number)
+            self.requeue(content.delivery_tag)
         self.connection.contents.clear()
         self.flush(all=True)
 

@@ -80,14 +80,15 @@ class Topology:
         return f"dlq.{queue}"
 
     def quarantine_queue(self, queue: str, process: str) -> str:
+        """Name of the quarantine queue of a process; "trial" is the word of earlier versions."""
         return f"formrelay.trial.{queue}.{process}"
 
     def is_foreign_exchange(self, queue: str) -> bool:
         """Whether the dead-letter exchange belongs to another system; it may be of any type."""
         return self.adopted.get(queue) is not None
 
-    def dead(self, queue: str) -> Any:
-        """Declare the dead-letter queue of a work queue."""
+    def dead_declaration(self, queue: str) -> Any:
+        """Return the declaration of the dead-letter queue of a work queue."""
         arguments: dict[str, Any] = {
             "x-queue-type": self.queue_type,
             "x-message-ttl": int(self.retention / timedelta(milliseconds=1)),
@@ -96,8 +97,8 @@ class Topology:
             arguments |= NO_DELIVERY_LIMIT
         return self._queue(self.dead_queue(queue), arguments)
 
-    def work(self, queue: str) -> Any:
-        """Declare a work queue."""
+    def work_declaration(self, queue: str) -> Any:
+        """Return the declaration of a work queue."""
         arguments: dict[str, Any] = {
             "x-queue-type": "classic" if self.max_priority else self.queue_type,
             "x-dead-letter-exchange": self.dead_exchange(queue),
@@ -110,20 +111,20 @@ class Topology:
         return self._queue(queue, arguments)
 
     def bindings(self, queue: str) -> list[Any]:
-        """Bind a work queue and its dead-letter queue; both and the exchange must exist."""
+        """Return the bindings of a work queue and its dead-letter queue."""
         exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
         return [
             spec.Queue.Bind(queue=dead, exchange=exchange, routing_key=queue),
             *_delivery_bindings(queue, dead),
         ]
 
-    def exchange(self, queue: str) -> Any:
-        """Declare the dead-letter exchange of a work queue."""
+    def exchange_declaration(self, queue: str) -> Any:
+        """Return the declaration of the dead-letter exchange of a work queue."""
         name = self.dead_exchange(queue)
         return spec.Exchange.Declare(exchange=name, type="direct", durable=True)
 
-    def quarantine(self, queue: str, name: str) -> Any:
-        """Declare the quarantine queue of one process (see :mod:`.crash_loops`)."""
+    def quarantine_declaration(self, queue: str, name: str) -> Any:
+        """Return the declaration of a quarantine queue (see :mod:`.crash_loops`)."""
         arguments: dict[str, Any] = {
             "x-queue-type": self.queue_type,
             "x-message-ttl": 1_000,
@@ -179,7 +180,7 @@ def _routing_word(queue: str) -> str:
 
 
 def delay_declarations(*, queue_type: str) -> list[Any]:
-    """Declare the delay exchanges and delay queues.
+    """Return the declarations of the delay exchanges and delay queues.
 
     Args:
         queue_type: ``quorum`` or ``classic``.
@@ -210,7 +211,7 @@ def delay_declarations(*, queue_type: str) -> list[Any]:
 
 
 def delay_bindings() -> list[Any]:
-    """Bind each delay queue to the next, and the queue of unclaimed messages to its exchange."""
+    """Return the bindings of the delay queues and of the queue of unclaimed messages."""
     found: list[Any] = [spec.Queue.Bind(queue=UNCLAIMED, exchange=UNCLAIMED)]
     for bit in range(DELAY_QUEUES):
         name, before = delay_name(bit), "*." * (DELAY_QUEUES - 1 - bit)
@@ -224,7 +225,7 @@ def delay_bindings() -> list[Any]:
 
 
 def _delivery_bindings(queue: str, dead_queue: str) -> list[Any]:
-    """Bind a work queue to due messages, and its dead-letter queue to undelivered messages."""
+    """Return the bindings for due messages and for due messages that no work queue took."""
     pattern = f"#.{_routing_word(queue)}"
     return [
         spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=pattern),

@@ -42,13 +42,15 @@ def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
             acks.add(number)
             added.add(number)
         for confirm in codec.FrameParser().feed(acks.frames(all=chance.random() < 0.3)):
-            assert confirm.number in added - done
-            upto = {one for one in range(1, confirm.number + 1) if one not in done}
-            now = upto if confirm.multiple else {confirm.number}
+            assert confirm.delivery_tag in added - done
+            upto = {one for one in range(1, confirm.delivery_tag + 1) if one not in done}
+            now = upto if confirm.multiple else {confirm.delivery_tag}
             assert now <= added
             done |= now
     for confirm in codec.FrameParser().feed(acks.frames(all=True)):
-        done |= set(range(1, confirm.number + 1)) if confirm.multiple else {confirm.number}
+        done |= (
+            set(range(1, confirm.delivery_tag + 1)) if confirm.multiple else {confirm.delivery_tag}
+        )
     assert done == set(range(1, count + 1))
 
 
@@ -79,9 +81,9 @@ def test_a_requeued_message_is_never_acknowledged(
     subscription.flush(all=True)
     unsettled, done = set(range(1, len(requeued) + 1)), set[int]()
     for settled in codec.FrameParser().feed(sent.data):
-        upto = {number for number in unsettled if number <= settled.number}
-        assert settled.number in unsettled  # or RabbitMQ would close the channel
-        now = upto if settled.multiple else {settled.number}
+        upto = {number for number in unsettled if number <= settled.delivery_tag}
+        assert settled.delivery_tag in unsettled  # or RabbitMQ would close the channel
+        now = upto if settled.multiple else {settled.delivery_tag}
         unsettled -= now
         if settled.taken:
             done |= now

@@ -149,7 +149,7 @@ def test_dead_letters_survive_being_looked_at_where_the_server_limits_deliveries
 ) -> None:
     """As RabbitMQ 4 does by default, for queues that say nothing; here it is asked of the queue."""
     harness = make_harness()
-    declared = harness.broker.client.topology.dead(harness.queue)  # type: ignore[attr-defined]
+    declared = harness.broker.client.topology.dead_declaration(harness.queue)  # type: ignore[attr-defined]
     assert declared.arguments["x-delivery-limit"] == 2**31 - 1
     actor = harness.actor(_fail)
     harness.start()

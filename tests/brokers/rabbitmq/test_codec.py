@@ -42,10 +42,11 @@ def test_messages_come_whole_and_in_order(
         found += parser.feed(data[start:stop])
     first, *contents, nack, method = found
     assert first == codec.Confirm(9, multiple=True, taken=True)
-    assert (nack.number, nack.taken) == (5, False)
+    assert (nack.delivery_tag, nack.taken) == (5, False)
     assert isinstance(method, spec.Channel.OpenOk)
     assert [
-        (one.number, one.redelivered, one.message_id, one.body, one.consumer) for one in contents
+        (one.delivery_tag, one.redelivered, one.message_id, one.body, one.consumer)
+        for one in contents
     ] == [
         (number, redelivered, id, body, b"work")
         for number, (redelivered, id, body) in enumerate(messages, start=1)

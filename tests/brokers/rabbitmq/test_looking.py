@@ -14,7 +14,7 @@ from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq import dead_letters
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.dead_letters import Walk
+from formrelay.brokers.rabbitmq.dead_letters import DeadLetterReader
 from formrelay.brokers.settlement import Write, as_dead_letter
 from formrelay.core.failure import Failure, Reason
 from tests.brokers.rabbitmq.conftest import MakeHarness
@@ -105,12 +105,12 @@ def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_
 def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarness) -> None:
     harness, other = make_harness(), make_harness()
     ids = bury(harness, 3)
-    walk = Walk(harness.broker.client, harness.queue, {})  # type: ignore[attr-defined]
+    reader = DeadLetterReader(harness.broker.client, harness.queue, {})  # type: ignore[attr-defined]
     other.actor(print, actor_name="nothing")
-    walk.__enter__()
-    assert [len(found) for found in walk.fetch()] == [3]
-    walk._connection.abort()
-    walk._control.abort()  # as the system does with the connections of a process that is killed
+    reader.__enter__()
+    assert [len(found) for found in reader.fetch()] == [3]
+    reader._connection.abort()
+    reader._control.abort()  # as the system does with the connections of a process that is killed
     assert [one.id for one in other.dead()] == ids
 
 
@@ -120,8 +120,8 @@ def test_whoever_waits_too_long_for_another_walk_says_so(
     harness, other = make_harness(), make_harness()
     bury(harness, 3)
     monkeypatch.setattr(dead_letters, "_LOCK_TIMEOUT", 0.1)
-    with Walk(harness.broker.client, harness.queue, {}) as walk:  # type: ignore[attr-defined]
-        assert len(list(walk.fetch())) == 1
+    with DeadLetterReader(harness.broker.client, harness.queue, {}) as reader:  # type: ignore[attr-defined]
+        assert len(list(reader.fetch())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)
         # Counting does not wait for more than a look.

@@ -212,7 +212,7 @@ def test_what_came_by_a_lost_connection_settles_nothing_that_came_by_the_next(
     wait_until(lambda: channel.basic_get(harness.queue, auto_ack=True)[0])
     actor.send(2)
     late = wait_until(lambda: consumer.receive(0.1))
-    assert (late.args, late.tag.number) == ((2,), early.tag.number)
+    assert (late.args, late.tag.delivery_tag) == ((2,), early.tag.delivery_tag)
     consumer.settle(early, outcome)
     consumer.receive(0)
     consumer._subscription.synchronise()
