@@ -81,12 +81,12 @@ class RabbitBroker(RelayBroker):
             # One batch runs while the next one is collected.
             prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
-        begun = self.in_flight_limit(queue_name)
-        if begun is not None:
+        async_limit = self.in_flight_limit(queue_name)
+        if async_limit is not None:
             # Async attempts occupy no thread, and long waits do not count against the
             # concurrency. RabbitMQ's prefetch counts both.
-            prefetch = max(prefetch, (2 + MAX_LONG) * begun)
-        if batching or begun is not None:
+            prefetch = max(prefetch, (2 + MAX_LONG) * async_limit)
+        if batching or async_limit is not None:
             limit = None
         if limit is not None:
             prefetch = min(prefetch, limit)

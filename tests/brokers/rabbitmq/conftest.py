@@ -1,4 +1,4 @@
-"""What RabbitMQ alone has to keep: hence tests of its own beside the contract's."""
+"""Fixtures of the tests for RabbitMQ only, beside the contract of all brokers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MakeHarness = Callable[..., Harness]
 
 @pytest.fixture
 def make_harness(rabbitmq_url: str, unique: str) -> Iterator[MakeHarness]:
-    """Harnesses on this test's virtual host, on one queue; closed after it."""
+    """Create harnesses on the virtual host and queue of this test; closed after the test."""
     made: list[Harness] = []
 
     def make(*, url: str = rabbitmq_url, queue: str = unique, **arguments: Any) -> Harness:
@@ -47,7 +47,7 @@ def harness(make_harness: MakeHarness) -> Harness:
 
 @pytest.fixture
 def channel(rabbitmq_url: str) -> Iterator[Any]:
-    """Another program's channel, with confirms."""
+    """A channel of another program, with confirms."""
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -55,12 +55,12 @@ def channel(rabbitmq_url: str) -> Iterator[Any]:
 
 
 def consumer_of(harness: Harness) -> RabbitConsumer:
-    """The consumer of a started harness, connected."""
+    """Wait for the connected consumer of a started harness."""
 
     def connected() -> Any:
         assert harness.worker is not None
         consumer = harness.worker.consumers[harness.queue].consumer
-        consumer = getattr(consumer, "_inner", consumer)  # of one that collects batches
+        consumer = getattr(consumer, "_inner", consumer)  # of a coalescing consumer
         return consumer if getattr(consumer, "_subscription", None) is not None else None
 
     found: RabbitConsumer = wait_until(connected)
@@ -68,7 +68,7 @@ def consumer_of(harness: Harness) -> RabbitConsumer:
 
 
 def cut(harness: Harness) -> None:
-    """Lose the consumer's connection, and wait until it has another."""
+    """Close the consumer's connection, and wait until it has another."""
     consumer = consumer_of(harness)
     subscription = consumer._subscription
     assert subscription is not None
@@ -77,7 +77,7 @@ def cut(harness: Harness) -> None:
 
 
 def api(base: str, path: str, *, method: str = "GET", body: Any = None) -> Any:
-    """One call of the management API."""
+    """Call the management API."""
     parts = urllib.parse.urlsplit(base)
     manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     place = f"http://{parts.hostname}:{parts.port}{parts.path}/{path}"

@@ -1,4 +1,4 @@
-"""What operators and newer settings do to queues that are there: nothing is lost by it."""
+"""Changes by operators and new settings to existing queues lose no message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _fail(number: int) -> None:
 
 @pytest.fixture
 def count(channel: Any) -> Callable[[str], int]:
-    """How many messages wait in a queue that is there."""
+    """Number of messages in an existing queue."""
 
     def count(queue: str) -> int:
         found: int = channel.queue_declare(queue, passive=True).method.message_count
@@ -40,7 +40,7 @@ def count(channel: Any) -> Callable[[str], int]:
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_what_is_due_for_a_deleted_queue_is_dead_and_holds_nobody_up(
+def test_messages_due_for_a_deleted_queue_are_dead_lettered_and_block_no_other_queue(
     make_harness: MakeHarness,
     channel: Any,
     unique: str,
@@ -74,7 +74,7 @@ def _in_a_second(broker: Any) -> int:
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_what_is_due_when_the_dead_letters_are_gone_as_well_waits_for_someone(
+def test_messages_due_without_a_dead_letter_queue_go_to_the_unclaimed_queue(
     make_harness: MakeHarness,
     channel: Any,
     unique: str,
@@ -91,7 +91,7 @@ def test_what_is_due_when_the_dead_letters_are_gone_as_well_waits_for_someone(
 # -- dead letters that were made otherwise, and looked at often -------------------------------
 
 
-def test_another_retention_is_a_warning_and_work_goes_on(
+def test_another_retention_logs_a_warning_and_work_goes_on(
     make_harness: MakeHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_harness().broker.counts(make_harness().queue)
@@ -107,7 +107,7 @@ def test_another_retention_is_a_warning_and_work_goes_on(
     assert (said.asked_days, said.kept_days) == (7, 30)  # type: ignore[attr-defined]
 
 
-def test_dead_letters_of_an_older_deployment_are_taken_as_they_are(
+def test_a_dead_letter_queue_of_an_older_deployment_is_used_unchanged(
     make_harness: MakeHarness, channel: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = {"x-queue-type": "quorum", "x-message-ttl": 30 * 86_400_000}
@@ -117,7 +117,7 @@ def test_dead_letters_of_an_older_deployment_are_taken_as_they_are(
     assert caplog.records == []
 
 
-def test_any_other_difference_of_the_dead_letters_is_an_error(
+def test_any_other_difference_of_the_dead_letter_queue_is_an_error(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:
     channel.queue_declare(f"dlq.{unique}", durable=True, arguments={"x-message-ttl": 1_000})
@@ -144,10 +144,10 @@ def test_other_settings_are_one_error_that_names_the_difference(
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_dead_letters_survive_being_looked_at_where_the_server_limits_deliveries(
+def test_listing_keeps_dead_letters_although_the_server_limits_deliveries(
     make_harness: MakeHarness, rabbitmq_url: str
 ) -> None:
-    """As RabbitMQ 4 does by default, for queues that say nothing; here it is asked of the queue."""
+    """RabbitMQ 4 limits deliveries by default; here an argument of the queue does."""
     harness = make_harness()
     declared = harness.broker.client.topology.dead_declaration(harness.queue)  # type: ignore[attr-defined]
     assert declared.arguments["x-delivery-limit"] == 2**31 - 1
@@ -162,7 +162,7 @@ def test_dead_letters_survive_being_looked_at_where_the_server_limits_deliveries
 # -- connections ----------------------------------------------------------------------------
 
 
-def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
+def test_connections_of_a_burst_are_closed_when_they_are_idle(
     make_harness: MakeHarness, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = make_harness()
@@ -190,7 +190,7 @@ def test_connections_of_a_burst_are_closed_when_they_are_not_needed_any_more(
 # -- a queue of dead letters that was full ----------------------------------------------------
 
 
-def test_letters_refused_by_a_full_queue_are_buried_soon_after_its_limit_is_lifted(
+def test_dead_letters_refused_by_a_full_queue_are_written_soon_after_it_has_room(
     make_harness: MakeHarness, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]

@@ -1,4 +1,4 @@
-"""A cluster of three nodes that loses one: quorum queues go on, and so does all that needs them."""
+"""A cluster of three nodes loses one: quorum queues, workers and publishers continue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cluster() -> Iterator[RabbitCluster]:
 
 
 def declared_at(node: RabbitServer, path: str, queue: str, **arguments: Any) -> None:
-    """Declare a queue with all that it needs, so that its classic parts live on ``node``."""
+    """Declare a queue and its topology, with the classic queues on ``node``."""
     broker = RabbitBroker(node.url.removesuffix("%2F") + path, **arguments)
     broker.ping([queue])
     broker.close()
@@ -48,7 +48,7 @@ def harness_on(cluster: RabbitCluster, path: str, queue: str, **arguments: Any) 
 
 
 def send(actor: Any, number: int, **options: Any) -> None:
-    """Send as a caller does that tries again while a queue has no leader."""
+    """Send, and retry while the queue has no leader."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -60,7 +60,7 @@ def send(actor: Any, number: int, **options: Any) -> None:
 
 
 def pause_as_before(node: RabbitServer, queue: str) -> None:
-    """As versions did that marked a paused queue by a message in a classic queue."""
+    """Pause a queue as earlier versions did: with a message in a classic queue."""
     with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
         channel = connection.channel()
         marker, arguments = f"formrelay.paused.{queue}", {"x-queue-type": "classic"}
@@ -68,7 +68,7 @@ def pause_as_before(node: RabbitServer, queue: str) -> None:
         channel.basic_publish("", marker, b"", pika.BasicProperties(delivery_mode=2))
 
 
-def test_one_lost_node_stops_no_consumer_no_sender_and_no_pause(
+def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
     cluster: RabbitCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost, kept = cluster.nodes[0], cluster.nodes[1]

@@ -1,4 +1,4 @@
-"""What comes off the wire, however it is cut into pieces."""
+"""Received frames are parsed however the bytes are split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAME_ROOM = 50
 
 
 def delivery(number: int, redelivered: bool, head: bytes, body: bytes) -> bytes:
-    """A message as RabbitMQ sends it: as we publish it, with another method in front."""
+    """Encode a delivery: a published message with another method frame."""
     method = spec.Basic.Deliver("work", number, redelivered, "", "queue")
     published = codec.publish("", "queue", head, body, FRAME_ROOM)
     as_published = spec.Basic.Publish(exchange="", routing_key="queue", mandatory=True)
@@ -28,7 +28,7 @@ def delivery(number: int, redelivered: bool, head: bytes, body: bytes) -> bytes:
     st.lists(st.tuples(st.booleans(), st.text(max_size=60), st.binary(max_size=200)), max_size=10),
     st.lists(st.integers(0, 2_000), max_size=20),
 )
-def test_messages_come_whole_and_in_order(
+def test_messages_are_complete_and_in_order(
     messages: list[tuple[bool, str, bytes]], cuts: list[int]
 ) -> None:
     data = codec.acknowledge(9, multiple=True) + codec.HEARTBEAT
@@ -53,7 +53,7 @@ def test_messages_come_whole_and_in_order(
     ]
 
 
-def test_properties_are_those_that_pika_writes() -> None:
+def test_properties_equal_those_of_pika() -> None:
     plain = pika.BasicProperties(
         content_type="application/json", delivery_mode=2, message_id="an id"
     )

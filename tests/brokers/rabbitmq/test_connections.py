@@ -1,4 +1,4 @@
-"""Ways to a server, and servers that do not answer: an error by name, in bounded time."""
+"""URLs and connections; a server that does not answer is an error within the timeout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUICK = BrokerOptions(connect_timeout=SECONDS)
 
 
 class TlsServer(RabbitServer):
-    """One that also speaks TLS, with a certificate of an authority of its own."""
+    """A server that also accepts TLS, with a certificate of a private authority."""
 
     def __init__(self) -> None:
         self.tls_port = free_port()
@@ -53,7 +53,7 @@ class TlsServer(RabbitServer):
 
 
 def certify(folder: Path) -> None:
-    """An authority, and a certificate of it for ``localhost``."""
+    """Create a certificate authority and a certificate for ``localhost``."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -70,14 +70,14 @@ def certify(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[TlsServer]:
-    """For what would disturb the shared one; 5 s to start, so one for all tests here."""
+    """A server for tests that would disturb the shared server; starts in 5 s, so per module."""
     if TlsServer.program() is None:
         missing("rabbitmq is not installed")
     with TlsServer() as server:
         yield server
 
 
-def test_any_of_several_hosts_will_do(make_harness: MakeHarness, rabbitmq_url: str) -> None:
+def test_any_of_several_hosts_is_used(make_harness: MakeHarness, rabbitmq_url: str) -> None:
     url = urlsplit(rabbitmq_url)
     dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     login, _, place = url.netloc.rpartition("@")
@@ -97,7 +97,9 @@ def test_any_of_several_hosts_will_do(make_harness: MakeHarness, rabbitmq_url: s
     assert all(one in str(raised.value) for one in dead)
 
 
-def test_user_and_password_may_hold_any_character(make_harness: MakeHarness, unique: str) -> None:
+def test_user_and_password_may_contain_any_character(
+    make_harness: MakeHarness, unique: str
+) -> None:
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     password = "p@ss:w/rd?#[]%,; é&=+"
     harness = make_harness()
@@ -126,12 +128,12 @@ def test_user_and_password_may_hold_any_character(make_harness: MakeHarness, uni
 @pytest.mark.parametrize(
     "url", ["http://host", "amqp:/host", "host", "amqp://h:port", "amqp://h/%2F?cafile=x", ""]
 )
-def test_a_url_that_cannot_be_read_is_a_configuration_error(url: str) -> None:
+def test_an_invalid_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigError):
         servers(url, timeout=SECONDS)
 
 
-def test_the_url_is_read_as_pika_reads_it() -> None:
+def test_a_url_is_parsed_as_by_pika() -> None:
     (one,) = servers("amqp://me:word@host:1234/a%2Fb?heartbeat=7", timeout=SECONDS)
     assert (one.host, one.port, one.virtual_host, one.heartbeat) == ("host", 1234, "a/b", 7)
     (one,) = servers("amqps://host", timeout=SECONDS)
@@ -140,7 +142,7 @@ def test_the_url_is_read_as_pika_reads_it() -> None:
     assert one.ssl_options.context.check_hostname
 
 
-def test_tls_is_checked_and_an_own_authority_can_be_named(
+def test_tls_certificates_are_verified_with_a_private_authority(
     make_harness: MakeHarness, own_server: TlsServer
 ) -> None:
     ca, port = own_server.data_dir / "ca.pem", own_server.tls_port
@@ -157,7 +159,7 @@ def test_tls_is_checked_and_an_own_authority_can_be_named(
         make_harness(url=by_address).broker.ping()
 
 
-def test_a_connection_says_whose_it_is(make_harness: MakeHarness, own_server: TlsServer) -> None:
+def test_a_connection_names_its_process(make_harness: MakeHarness, own_server: TlsServer) -> None:
     harness = make_harness(url=own_server.url)
     harness.actor(print, actor_name="collect").send(1)
     assert worker_name() in own_server.ctl("list_connections", "client_properties")
@@ -165,11 +167,11 @@ def test_a_connection_says_whose_it_is(make_harness: MakeHarness, own_server: Tl
 
 @pytest.fixture
 def never_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each connection of a publisher counts as idle, as after a tenth of a second."""
+    """Let publishers check every connection before they use it."""
     monkeypatch.setattr(publisher, "_CHECK_AFTER", -1.0)
 
 
-def test_a_blocked_server_is_an_error_by_name_and_nothing_is_enqueued(
+def test_a_server_that_blocks_publishers_is_an_error_and_nothing_is_enqueued(
     make_harness: MakeHarness, own_server: TlsServer, never_fresh: None
 ) -> None:
     harness = make_harness(url=own_server.url, options=QUICK)
@@ -218,7 +220,7 @@ def test_workers_drain_a_server_that_is_short_of_memory(
     assert sorted(ran) == list(range(200))
 
 
-def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued(
+def test_a_server_that_hangs_is_an_error_within_the_timeout_and_nothing_is_enqueued(
     make_harness: MakeHarness, own_server: TlsServer, never_fresh: None
 ) -> None:
     harness = make_harness(url=own_server.url, options=QUICK)
@@ -239,7 +241,7 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time_and_nothing_is_enqueued
     assert harness.broker.counts(harness.queue).waiting == 2
 
 
-def test_a_server_that_is_gone_is_an_error(make_harness: MakeHarness) -> None:
+def test_a_server_that_is_not_running_is_an_error(make_harness: MakeHarness) -> None:
     harness = make_harness(url=f"amqp://guest:guest@127.0.0.1:{free_port()}", options=QUICK)
     actor: Any = harness.actor(print, actor_name="collect")
     with pytest.raises(BrokerUnavailable, match=r"check that it runs.*nothing was enqueued"):

@@ -1,4 +1,4 @@
-"""The consumer: fast where jobs are short, strict where a queue is limited, never away."""
+"""The consumer: fast for short jobs, within the concurrency limit, always connected."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.rabbitmq
 
 
-def test_short_jobs_are_fetched_ahead_and_each_runs_once(
+def test_short_jobs_are_prefetched_and_each_runs_once(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A busy machine may not run the 1,000 jobs a second that otherwise count as short.
-    monkeypatch.setattr(subscriptions, "_AHEAD", ((0, 0), (50, 64), (4_000, 400)))
+    monkeypatch.setattr(subscriptions, "_LEVELS", ((0, 0), (50, 64), (4_000, 400)))
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     harness.broker.enqueue_many(actor.message(number) for number in range(5_000))
@@ -45,7 +45,7 @@ def test_short_jobs_are_fetched_ahead_and_each_runs_once(
     assert harness.is_empty()
 
 
-def test_one_thread_runs_them_in_order_whatever_the_prefetch_becomes(harness: Harness) -> None:
+def test_one_thread_runs_jobs_in_order_while_the_prefetch_changes(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     harness.broker.enqueue_many(actor.message(number) for number in range(12_000))
@@ -65,7 +65,7 @@ def test_one_thread_runs_them_in_order_whatever_the_prefetch_becomes(harness: Ha
     assert consumer._subscription is subscription  # RabbitMQ did not end the connection
 
 
-def test_pausing_the_worker_in_the_middle_of_short_jobs_runs_none_twice(harness: Harness) -> None:
+def test_pausing_the_worker_runs_no_short_job_twice(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     harness.start()
@@ -100,7 +100,7 @@ def test_long_jobs_are_left_to_other_processes(make_harness: MakeHarness) -> Non
     wait_until(lambda: len(seen[0]) + len(seen[1]) == 20)
 
 
-def test_the_concurrency_of_a_queue_holds_through_lost_connections(
+def test_lost_connections_do_not_exceed_the_concurrency_of_a_queue(
     make_harness: MakeHarness, unique: str
 ) -> None:
     options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), concurrency={unique: 3})
@@ -145,7 +145,9 @@ def test_a_lost_connection_is_replaced_within_a_second(harness: Harness) -> None
     assert min(took) < 1
 
 
-def test_a_queue_deleted_under_its_worker_is_declared_again(harness: Harness, channel: Any) -> None:
+def test_a_queue_deleted_while_its_worker_runs_is_declared_again(
+    harness: Harness, channel: Any
+) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     harness.start()
@@ -173,7 +175,7 @@ def test_an_idle_worker_starts_a_job_at_once(harness: Harness) -> None:
     assert sorted(waits)[5] < 0.05  # on a busy machine, not each
 
 
-def test_priorities_run_the_higher_first(make_harness: MakeHarness) -> None:
+def test_higher_priorities_run_first(make_harness: MakeHarness) -> None:
     harness = make_harness(max_priority=9)
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
@@ -215,7 +217,7 @@ def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel
     assert wait_until(waiting).priority == 7
 
 
-def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None:
+def test_a_dead_letter_that_is_refused_is_written_later(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     harness.inject(b"not JSON")
@@ -236,7 +238,7 @@ def test_what_cannot_be_buried_for_now_is_buried_later(harness: Harness) -> None
     assert len(wait_until(harness.dead)) == 1
 
 
-def test_of_large_messages_fewer_are_fetched_for_a_batch(harness: Harness) -> None:
+def test_a_batch_queue_prefetches_fewer_large_messages(harness: Harness) -> None:
     is_over = Event()
     done: list[int] = []
 
@@ -259,7 +261,7 @@ def test_of_large_messages_fewer_are_fetched_for_a_batch(harness: Harness) -> No
     wait_until(harness.is_empty)
 
 
-def test_of_small_messages_as_many_are_fetched_as_a_batch_wants(harness: Harness) -> None:
+def test_a_batch_queue_prefetches_two_batches_of_small_messages(harness: Harness) -> None:
     is_over = Event()
     done: list[int] = []
 
@@ -278,7 +280,7 @@ def test_of_small_messages_as_many_are_fetched_as_a_batch_wants(harness: Harness
 
 
 @given(st.lists(st.integers(0, 2_000_000), min_size=200, max_size=400))
-def test_what_is_fetched_stays_near_the_bytes_that_it_may_have(sizes: list[int]) -> None:
+def test_prefetched_bytes_stay_near_the_maximum(sizes: list[int]) -> None:
     mean_size = MeanSize()
     changes = 0
     before = mean_size.max_prefetch
@@ -292,7 +294,7 @@ def test_what_is_fetched_stays_near_the_bytes_that_it_may_have(sizes: list[int])
     assert changes < len(sizes) / 4
 
 
-def test_a_queue_of_small_messages_that_become_large_and_small_again() -> None:
+def test_the_prefetch_follows_the_size_of_messages() -> None:
     mean_size = MeanSize()
     for size, least, most in ((300, 20_000, 10**9), (1_000_000, 1, 66), (300, 20_000, 10**9)):
         for _ in range(1_000):

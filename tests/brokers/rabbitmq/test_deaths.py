@@ -1,4 +1,4 @@
-"""Messages that RabbitMQ itself dead-letters: shown with its reason, and replayed."""
+"""Messages that RabbitMQ dead-letters are listed with its reason and can be replayed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = pytest.mark.rabbitmq
 
 
 def set_policy(unique: str, **definition: Any) -> None:
-    """A policy of an operator's for this test's work queue."""
+    """Set a policy for the work queue of this test, as an operator does."""
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     body = {"pattern": f"^{unique}$", "apply-to": "queues", "definition": definition}
     api(base, f"policies/{unique}/limits", method="PUT", body=body)
 
 
 def the_only_letter(harness: Harness, reason: Reason) -> Entry:
-    """The dead letter, by filter; it is the only one."""
+    """Return the only dead letter, found by filter."""
     inspector = harness.broker.inspector
     wait_until(lambda: harness.broker.counts(harness.queue).dead == 1)
     (letter,) = inspector.dead_letters(DeadFilter(harness.queue, reason=reason))
@@ -35,7 +35,7 @@ def the_only_letter(harness: Harness, reason: Reason) -> Entry:
     return letter
 
 
-def test_put_back_too_often(harness: Harness, channel: Any, unique: str) -> None:
+def test_requeued_too_often(harness: Harness, channel: Any, unique: str) -> None:
     actor = harness.actor(print, actor_name="collect")
     sent = actor.send(1)
     set_policy(unique, **{"delivery-limit": 1})
@@ -59,7 +59,7 @@ def test_put_back_too_often(harness: Harness, channel: Any, unique: str) -> None
     assert harness.broker.counts(unique).waiting == 1
 
 
-def test_expired_after_an_attempt_of_ours(harness: Harness, unique: str) -> None:
+def test_expired_after_an_attempt(harness: Harness, unique: str) -> None:
     def fail(_number: int) -> None:
         raise ValueError("the failure of an attempt before")
 
@@ -94,7 +94,7 @@ def test_dropped_from_a_full_queue(make_harness: MakeHarness, unique: str) -> No
     assert f"from '{unique}'" in letter.failure.message
 
 
-def test_rejected_by_another_program_with_bytes_that_are_no_message(
+def test_undecodable_bytes_rejected_by_another_program(
     harness: Harness, channel: Any, unique: str
 ) -> None:
     harness.inject(b"\xff no message")
@@ -119,10 +119,10 @@ def test_due_when_its_queue_was_gone(make_harness: MakeHarness, channel: Any, un
     assert harness.broker.inspector.replay([letter.id], queue=unique) == 1
 
 
-def test_a_queue_without_a_delivery_limit_of_its_own_is_used_as_it_is(
+def test_a_queue_without_a_delivery_limit_is_used_unchanged(
     harness: Harness, channel: Any, unique: str
 ) -> None:
-    """As the versions before made it, and RabbitMQ 4 gives it a limit of 20."""
+    """Earlier versions declared no limit, and RabbitMQ 4 sets it to 20."""
     arguments = {"x-queue-type": "quorum", "x-dead-letter-routing-key": unique}
     arguments |= {"x-dead-letter-exchange": f"dlx.{unique}", "x-overflow": "reject-publish"}
     arguments |= {"x-dead-letter-strategy": "at-least-once"}

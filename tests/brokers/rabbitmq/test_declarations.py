@@ -1,4 +1,4 @@
-"""Queues that are there already: taken as they are, or one error that names each difference."""
+"""Existing queues are adopted, or one error names every difference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.rabbitmq
 
 
 def old_system(channel: Any, queue: str) -> None:
-    """A work queue as the older system declares it."""
+    """Declare a work queue as the older system does."""
     channel.exchange_declare("dlx.old", exchange_type="fanout", durable=True)
     channel.queue_declare(
         queue,
@@ -63,7 +63,7 @@ def test_classic_and_not_durable_are_named_too(
         harness.broker.ping()
 
 
-def test_a_worker_says_it_once_a_minute_and_goes_on_when_it_is_mended(
+def test_a_worker_logs_it_once_a_minute_and_continues_when_it_is_fixed(
     make_harness: MakeHarness, channel: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     old_system(channel, unique)
@@ -83,7 +83,7 @@ def test_a_worker_says_it_once_a_minute_and_goes_on_when_it_is_mended(
     wait_until(lambda: ran == [1])
 
 
-def test_an_adopted_queue_is_used_as_it_is_with_its_own_dead_letter_exchange(
+def test_an_adopted_queue_is_used_unchanged_with_its_own_dead_letter_exchange(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:
     old_system(channel, unique)
@@ -110,9 +110,7 @@ def test_an_adopted_queue_is_used_as_it_is_with_its_own_dead_letter_exchange(
     wait_until(lambda: channel.queue_declare("their.dead", passive=True).method.message_count == 1)
 
 
-def test_a_queue_to_be_adopted_that_is_not_there_is_an_error(
-    make_harness: MakeHarness, unique: str
-) -> None:
+def test_a_missing_adopted_queue_is_an_error(make_harness: MakeHarness, unique: str) -> None:
     harness = make_harness(adopt={unique})
     harness.actor(print, actor_name="collect")
     with pytest.raises(

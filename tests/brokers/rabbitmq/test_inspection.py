@@ -1,4 +1,4 @@
-"""What only the management API tells, and that looking at the dead moves none."""
+"""The management API, and listing dead letters without moving them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse(number: int) -> None:
 
 @pytest.fixture
 def dead(harness: Harness) -> list[str]:
-    """The ids of 500 dead letters, the oldest first."""
+    """Ids of 500 dead letters, oldest first."""
     actor = harness.actor(refuse)
     sent = [actor.message(number) for number in range(500)]
     harness.broker.enqueue_many(sent)
@@ -37,7 +37,7 @@ def dead(harness: Harness) -> list[str]:
     return [message.message_id for message in sent]
 
 
-def test_looking_at_the_dead_leaves_them_in_their_order(harness: Harness, dead: list[str]) -> None:
+def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str]) -> None:
     for limit in (200, 499, 1000):
         assert ids(browsed(harness, State.DEAD, limit=limit)) == dead
     found = harness.broker.inspector.find(dead[300])
@@ -45,25 +45,21 @@ def test_looking_at_the_dead_leaves_them_in_their_order(harness: Harness, dead: 
     assert found.message.args == (300,)
 
 
-def test_the_dead_are_all_there_when_a_look_at_them_is_over(
-    harness: Harness, dead: list[str]
-) -> None:
-    """RabbitMQ puts them back when the connection has ended, and some time after that."""
+def test_all_dead_letters_are_back_after_listing(harness: Harness, dead: list[str]) -> None:
+    """RabbitMQ requeues them some time after the connection was closed."""
     for _ in range(20):
         assert ids(browsed(harness, State.DEAD)) == dead
         assert harness.broker.counts(harness.queue).dead == 500
 
 
-def test_so_they_are_when_few_of_them_were_looked_at(harness: Harness, dead: list[str]) -> None:
+def test_all_dead_letters_are_back_after_listing_a_few(harness: Harness, dead: list[str]) -> None:
     for _ in range(40):
         page = harness.broker.inspector.browse(harness.queue, State.DEAD, limit=10)
         assert len(page.entries) == 10
         assert harness.broker.counts(harness.queue).dead == len(dead)
 
 
-def test_what_is_taken_out_of_the_middle_leaves_the_others(
-    harness: Harness, dead: list[str]
-) -> None:
+def test_deleting_from_the_middle_keeps_the_others(harness: Harness, dead: list[str]) -> None:
     inspector = harness.broker.inspector
     assert inspector.delete_dead([dead[250], dead[260], "none"]) == 2
     rest = [id for id in dead if id not in (dead[250], dead[260])]
@@ -71,7 +67,7 @@ def test_what_is_taken_out_of_the_middle_leaves_the_others(
     assert inspector.replay(DeadFilter(queue=harness.queue), dry_run=True) == 498
 
 
-def test_a_pause_outlasts_the_connection_and_is_seen_on_the_pages(
+def test_a_pause_outlasts_the_connection_and_is_visible_in_the_management_ui(
     harness: Harness, unique: str
 ) -> None:
     inspector, base = harness.broker.inspector, os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
@@ -85,7 +81,7 @@ def test_a_pause_outlasts_the_connection_and_is_seen_on_the_pages(
     assert not inspector.is_paused(harness.queue)
 
 
-def test_the_management_api_tells_who_works_and_what_is_in_flight(
+def test_the_management_api_gives_workers_and_messages_in_flight(
     make_harness: MakeHarness, unique: str
 ) -> None:
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
@@ -112,7 +108,7 @@ def test_the_management_api_tells_who_works_and_what_is_in_flight(
     wait_until(lambda: inspector.counts(harness.queue).in_flight == 0)
 
 
-def test_a_management_api_that_is_away_or_refuses_is_named(
+def test_an_unavailable_or_refusing_management_api_is_named(
     make_harness: MakeHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     harness = make_harness(management_url="http://guest:secret@127.0.0.1:1/api")
@@ -127,7 +123,7 @@ def test_a_management_api_that_is_away_or_refuses_is_named(
         Management(base, virtual_host="/", timeout=5).in_flight("any")
 
 
-def test_the_newest_of_very_many_dead_letters_are_not_walked_to(
+def test_the_newest_of_too_many_dead_letters_are_not_available(
     harness: Harness, dead: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Redis goes there at once.

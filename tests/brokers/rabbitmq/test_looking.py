@@ -1,4 +1,4 @@
-"""Looks at dead letters, which RabbitMQ knows only as taking them and putting them back."""
+"""Listing dead letters, which RabbitMQ can only deliver and requeue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.rabbitmq
 
 
 def bury(harness: Harness, count: int) -> list[str]:
-    """Dead letters; their ids, the oldest first."""
+    """Create dead letters; returns their ids, oldest first."""
     actor = harness.actor(print, actor_name="nothing")
     failure = Failure.of(ValueError("no"), reason=Reason.PERMANENT, attempt=1, now=time.time())
     letters = [as_dead_letter(actor.message(number), failure) for number in range(count)]
@@ -39,7 +39,7 @@ def bury(harness: Harness, count: int) -> list[str]:
 
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Runs a function again and again in another thread, until the test ends."""
+    """Call a function repeatedly in another thread, until the test ends."""
     stop, threads = Event(), list[Thread]()
 
     def repeat(function: Callable[[], Any]) -> None:
@@ -56,7 +56,7 @@ def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
         thread.join()
 
 
-def test_replays_find_their_letters_while_others_list_them(
+def test_replays_find_their_dead_letters_while_another_process_lists_them(
     make_harness: MakeHarness, meanwhile: Callable[[Callable[[], Any]], None]
 ) -> None:
     harness, other = make_harness(), make_harness()
@@ -76,7 +76,7 @@ def test_replays_find_their_letters_while_others_list_them(
     assert [one.id for one in look(DeadFilter(harness.queue))] == ids[30:]
 
 
-def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_order(
+def test_listing_ten_thousand_dead_letters_hides_them_briefly_and_keeps_their_order(
     harness: Harness, channel: Any, meanwhile: Callable[[Callable[[], Any]], None]
 ) -> None:
     ids = bury(harness, 10_000)
@@ -102,7 +102,7 @@ def test_a_look_at_ten_thousand_letters_hides_them_for_a_moment_and_keeps_their_
     assert inspector.dead_letter(harness.queue, ids[-1]) is not None
 
 
-def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarness) -> None:
+def test_a_reader_whose_process_died_blocks_no_other_reader(make_harness: MakeHarness) -> None:
     harness, other = make_harness(), make_harness()
     ids = bury(harness, 3)
     reader = DeadLetterReader(harness.broker.client, harness.queue, {})  # type: ignore[attr-defined]
@@ -110,11 +110,11 @@ def test_a_walk_whose_process_died_keeps_nobody_waiting(make_harness: MakeHarnes
     reader.__enter__()
     assert [len(found) for found in reader.fetch()] == [3]
     reader._connection.abort()
-    reader._control.abort()  # as the system does with the connections of a process that is killed
+    reader._control.abort()  # as the system closes the connections of a process that is killed
     assert [one.id for one in other.dead()] == ids
 
 
-def test_whoever_waits_too_long_for_another_walk_says_so(
+def test_waiting_too_long_for_another_reader_is_an_error(
     make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness, other = make_harness(), make_harness()
@@ -124,7 +124,7 @@ def test_whoever_waits_too_long_for_another_walk_says_so(
         assert len(list(reader.fetch())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)
-        # Counting does not wait for more than a look.
+        # Counting waits for a listing, but not longer.
         monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._COUNT_TIMEOUT", 0.1)
         assert other.broker.counts(harness.queue).dead == 0
     assert other.broker.counts(harness.queue).dead == 3

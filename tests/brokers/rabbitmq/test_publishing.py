@@ -1,4 +1,4 @@
-"""Publishing: confirmed, many at a time, and honest about what was not taken."""
+"""Publishing with confirms; errors name the messages that were refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.rabbitmq
 
 
-def test_a_full_queue_nacks_and_the_error_says_which_were_not_taken(
+def test_the_error_of_a_full_queue_names_the_refused_messages(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:
     arguments = {"x-max-length": 3, "x-overflow": "reject-publish"}
@@ -47,7 +47,7 @@ def test_a_queue_that_was_deleted_is_declared_again_and_takes_the_message(
     actor.send_with_options(args=(3,), delay=10_000)
 
 
-def test_an_adopted_queue_that_was_deleted_is_an_error_and_not_made_anew(
+def test_a_deleted_adopted_queue_is_an_error_and_not_declared_again(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:
     channel.queue_declare(unique, durable=True)
@@ -70,7 +70,7 @@ def test_many_threads_send_at_once(harness: Harness) -> None:
     assert harness.broker.counts(harness.queue).waiting == 400
 
 
-def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness: Harness) -> None:
+def test_a_forked_child_and_its_parent_use_different_connections(harness: Harness) -> None:
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
     child = os.fork()
@@ -89,7 +89,7 @@ def test_a_forked_child_and_its_parent_send_on_connections_of_their_own(harness:
     assert harness.broker.counts(harness.queue).waiting == 3
 
 
-def test_a_connection_that_the_server_dropped_while_idle_is_replaced_without_a_word(
+def test_an_idle_connection_that_the_server_closed_is_replaced_silently(
     make_harness: MakeHarness, rabbitmq_url: str
 ) -> None:
     harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
@@ -119,7 +119,9 @@ def _ends(connection: Any) -> bool:
     return bool(poll.poll(0)) and unread >= 0
 
 
-def test_large_messages_go_in_many_frames_and_come_back_whole(make_harness: MakeHarness) -> None:
+def test_large_messages_are_split_into_frames_and_received_complete(
+    make_harness: MakeHarness,
+) -> None:
     harness = make_harness(options=BrokerOptions(max_message_bytes=2_000_000))
     ran: list[str] = []
     actor = harness.actor(ran.append, actor_name="collect")
@@ -130,10 +132,10 @@ def test_large_messages_go_in_many_frames_and_come_back_whole(make_harness: Make
     assert ran == texts
 
 
-def test_messages_that_no_queue_takes_come_back_without_standing_in_the_way(
+def test_returned_messages_do_not_block_the_publisher(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:
-    """The server sends each one back whole, while we are still sending."""
+    """The server returns every message with its body while the publisher still sends."""
     channel.exchange_declare("nowhere", exchange_type="fanout", durable=True)
     harness = make_harness()
     harness.actor(print, actor_name="collect")

@@ -1,4 +1,4 @@
-"""What RabbitMQ refuses to take when it is settled: it is kept, and holds up nothing else."""
+"""Messages that RabbitMQ refuses in a settlement stay in flight and block no others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMIT = 100_000
 
 
 class SmallServer(RabbitServer):
-    """Takes no message larger than LIMIT."""
+    """A server that refuses messages larger than LIMIT."""
 
     def _config(self) -> str:
         return super()._config() + f"max_message_size = {LIMIT}\n"
@@ -39,7 +39,7 @@ class SmallServer(RabbitServer):
 
 @pytest.fixture(scope="module")
 def small_server() -> Iterator[RabbitServer]:
-    """5 s to start, so one for all tests here."""
+    """Starts in 5 s, so one server for all tests of this module."""
     with own(SmallServer) as server:
         yield server
 
@@ -50,7 +50,7 @@ def small(make_harness: MakeHarness, small_server: RabbitServer) -> Harness:
 
 
 def filled(actor: Any, **options: Any) -> Any:
-    """A message of the actor that fills LIMIT but for a few bytes."""
+    """A message of the actor that is a few bytes smaller than LIMIT."""
     empty = actor.message_with_options(kwargs={"text": ""}, **options)
     return empty.copy(kwargs={"text": "x" * (LIMIT - 10 - len(encode(empty)))})
 
@@ -58,7 +58,7 @@ def filled(actor: Any, **options: Any) -> Any:
 # -- undecodable bytes ---------------------------------------------------------------------------
 
 
-def test_undecodable_bytes_are_dead_lettered_as_they_are_with_the_failure_in_a_header(
+def test_undecodable_bytes_are_dead_lettered_unchanged_with_the_failure_in_a_header(
     harness: Harness, channel: Any
 ) -> None:
     data = bytes(range(256))
@@ -76,7 +76,7 @@ def test_undecodable_bytes_are_dead_lettered_as_they_are_with_the_failure_in_a_h
     assert channel.basic_get(harness.queue)[2] == data
 
 
-def test_dead_letters_of_older_versions_are_read_and_replayed_as_ever(
+def test_dead_letters_of_earlier_versions_are_listed_and_replayed(
     harness: Harness, channel: Any
 ) -> None:
     failure = Failure.of(ValueError(), reason=Reason.UNDECODABLE, attempt=0, now=0)
@@ -105,7 +105,7 @@ def test_undecodable_bytes_near_the_servers_limit_are_dead_lettered(small: Harne
 
 
 @pytest.mark.parametrize("error", [SinkPermanent("no"), SinkTransient("away")])
-def test_a_message_that_the_record_of_its_failure_makes_too_large_is_dead_lettered_as_it_came(
+def test_a_message_whose_failure_record_makes_it_too_large_is_dead_lettered_as_received(
     small: Harness, error: Exception
 ) -> None:
     works, ran = Event(), Event()
@@ -133,7 +133,7 @@ def test_a_message_that_the_record_of_its_failure_makes_too_large_is_dead_letter
     wait_until(lambda: not small.dead() and small.is_empty())
 
 
-def test_a_batch_that_is_too_large_to_be_frozen_is_tried_again_part_by_part(
+def test_a_batch_that_is_too_large_to_freeze_is_retried_part_by_part(
     small: Harness,
 ) -> None:
     batches: list[int] = []
@@ -160,7 +160,7 @@ def test_a_batch_that_is_too_large_to_be_frozen_is_tried_again_part_by_part(
 # -- a queue that is full ------------------------------------------------------------------------
 
 
-def test_dead_letters_that_a_full_queue_refuses_hold_up_nothing_and_are_buried_later(
+def test_dead_letters_refused_by_a_full_queue_block_nothing_and_are_written_later(
     make_harness: MakeHarness, channel: Any, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = f"dlq.{unique}"
@@ -200,7 +200,7 @@ def test_dead_letters_that_a_full_queue_refuses_hold_up_nothing_and_are_buried_l
 
 
 @pytest.mark.parametrize("outcome", [DONE, Defer(timedelta(0), "busy")], ids=["done", "defer"])
-def test_what_came_by_a_lost_connection_settles_nothing_that_came_by_the_next(
+def test_a_message_of_a_lost_connection_settles_none_of_the_next_connection(
     harness: Harness, channel: Any, outcome: Outcome
 ) -> None:
     actor = harness.actor(print, actor_name="note")

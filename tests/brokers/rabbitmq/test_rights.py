@@ -1,4 +1,4 @@
-"""Users with the rights that docs/brokers.md names, and no other: real ones of the server."""
+"""RabbitMQ users with exactly the rights that docs/brokers.md names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Login = Callable[[str, tuple[str, str, str]], str]
 
 @pytest.fixture
 def login(rabbitmq_url: str, unique: str) -> Login:
-    """Makes a user of a name with rights; returns its URL."""
+    """Create a user with rights; returns its URL."""
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
 
     def make(name: str, rights: tuple[str, str, str]) -> str:
@@ -52,7 +52,7 @@ def login(rabbitmq_url: str, unique: str) -> Login:
 
 
 def names(unique: str, kind: str) -> set[str]:
-    """The queues, or exchanges, of this test's virtual host."""
+    """Names of the queues or exchanges of the virtual host of this test."""
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     return {one["name"] for one in api(base, f"{kind}/{unique}")}
 
@@ -112,7 +112,7 @@ def repr_of(right: str) -> str:
     return f"'{right}'"
 
 
-def test_without_any_right_to_configure_it_works_and_says_what_is_weaker(
+def test_a_worker_without_rights_to_configure_works_and_names_weaker_promises(
     make_harness: MakeHarness, login: Login, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     owner = make_harness()
@@ -142,7 +142,7 @@ def test_without_any_right_to_configure_it_works_and_says_what_is_weaker(
         harness.broker.inspector.dead_letter(unique, "any")
 
 
-def test_what_is_missing_and_may_not_be_declared_is_named(
+def test_a_missing_queue_that_may_not_be_declared_is_named(
     make_harness: MakeHarness, login: Login, unique: str
 ) -> None:
     make_harness(queue=f"{unique}.other").broker.ping([f"{unique}.other"])
@@ -169,7 +169,7 @@ def test_what_is_missing_and_may_not_be_declared_is_named(
     ],
     ids=["fetch", "send", "retry", "bury"],
 )
-def test_a_right_that_is_needed_and_not_there_is_named(
+def test_a_missing_right_is_named(
     make_harness: MakeHarness, login: Login, unique: str, lacks: str, rights: tuple[str, str, str]
 ) -> None:
     owner = make_harness()
@@ -183,7 +183,7 @@ def test_a_right_that_is_needed_and_not_there_is_named(
         harness.broker.try_access()
 
 
-def test_a_worker_of_one_queue_declares_and_touches_that_queue_alone(
+def test_a_worker_of_one_queue_uses_only_that_queue(
     make_harness: MakeHarness, login: Login, unique: str
 ) -> None:
     own = rf"(dlx\.|dlq\.|formrelay\.(trial|running|paused)\.)?{unique}(\..*)?"
