@@ -16,7 +16,7 @@ from .errors import ChannelClosed
 from .topology import DELAY_QUEUES, delay_name
 
 _ACCESS_REFUSED = 403
-#: A routing key for which no exchange of ours has a binding.
+#: A routing key for which no exchange of formrelay has a binding.
 _UNROUTABLE = "formrelay.nowhere"
 
 

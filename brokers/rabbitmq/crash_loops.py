@@ -11,7 +11,8 @@ which are counted on the broker before the actor is called:
    delivered back to this process, which now has both copies in flight.
 2. The original is acknowledged. The message is now only in the quarantine queue, in flight.
 3. The actor runs, and its outcome settles the copy like any message. A copy that is retried,
-   deferred or dead-lettered is written anew without the count: a run that ends clears the message.
+   deferred or dead-lettered is published again without the count: a run that ends clears the
+   message.
 
 When the process dies, RabbitMQ requeues the copy to the quarantine queue, whose time-to-live of
 one second dead-letters it to the work queue, with its count. After a crash there is:
@@ -27,9 +28,10 @@ quarantine runs share the process with other messages, so another message may ha
 crashes. Only the final run decides, and it runs alone: no other message of its queue is in flight
 in the process. So a message is dead-lettered only if its process died while it ran alone.
 
-A lost connection is no death. A live process consumes its quarantine queue, and consumes it again
-after each reconnect. A consumer that receives a message with a full count looks for that consumer
-for ``heartbeat_timeout``; if it exists, the message gets another final run.
+A lost connection is not a death: a live process consumes its quarantine queue again after each
+reconnect. A process that receives a message with a full count checks for ``heartbeat_timeout``
+whether the quarantine queue named in the message has a consumer. If it has, the message gets
+another final run.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class DeadLetterReader:
 
     def fetch(self, limit: int | None = None) -> Iterator[list[codec.Content]]:
         """Yield the dead letters in chunks, at most ``limit`` in total."""
-        # Leave out messages that are dead-lettered meanwhile: a replayed job may have failed again.
+        # Leave out messages dead-lettered after this count: a replayed job may fail again.
         self._expected = ready_count(self._control, self._name)
         left = self._expected if limit is None else min(limit, self._expected)
         while left > 0:
@@ -314,7 +314,7 @@ _OWN_PREFIX = "formrelay."
 def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
     """Return why RabbitMQ dead-lettered a message; None if formrelay did.
 
-    Messages that formrelay dead-letters are published anew and have no ``x-death`` header.
+    Messages that formrelay dead-letters are published again and have no ``x-death`` header.
 
     Args:
         attempt: number of attempts before.

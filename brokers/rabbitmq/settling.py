@@ -311,7 +311,7 @@ class Unacked:
             return
         self._is_asleep = True
         try:
-            # A tag that was released just before the flag was set has woken nobody.
+            # A tag that was released just before the flag was set does not wake this thread.
             subscription.connection.read(0 if self._released else seconds)
         finally:
             self._is_asleep = False
