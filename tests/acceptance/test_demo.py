@@ -169,6 +169,7 @@ def test_a_receiver_that_refuses_every_signature_makes_the_demo_fail(
     assert left_running_after(done.home, 2) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--api-port", "--receiver-port"])
 def test_a_port_in_use_is_one_clear_line(home: Home, option: str) -> None:
     with socket.socket() as taken:
@@ -186,6 +187,7 @@ def test_a_port_in_use_is_one_clear_line(home: Home, option: str) -> None:
     assert left_running_after(home, 2) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_running_when_it_is_stopped(home: Home, signum: signal.Signals) -> None:
     demo = home.start(*DEMO)

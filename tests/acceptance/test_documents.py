@@ -21,6 +21,7 @@ PYTHON = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON)
 def test_a_python_example_runs(block: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -102,6 +102,7 @@ def place(clickhouse_url: str, clickhouse_database: str) -> Iterator[Place]:
             client.close()
 
 
+@pytest.mark.slow
 def test_what_is_typed_in_a_browser_arrives_everywhere_once(
     place: Place, receiver: Receiver
 ) -> None:

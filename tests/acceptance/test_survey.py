@@ -137,6 +137,7 @@ def expected_partials(sent: Sent) -> dict[str, tuple[Any, ...]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broker",
     [

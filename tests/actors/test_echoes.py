@@ -50,6 +50,7 @@ def attempt(site: Site, wire: Wire, values: list[str]) -> str:
     return as_text(job.fields, failure, rows)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60,
     deadline=None,

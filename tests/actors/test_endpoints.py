@@ -6,6 +6,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import stripe
 
 from formrelay.actors.webhooks import resources as deliveries
@@ -22,6 +23,7 @@ def webhook(receiver: Receiver, path: str, **changes: Any) -> dict[str, Any]:
     return {"url": f"{receiver.url}{path}", "body": {}, "secret": KEY, **changes}
 
 
+@pytest.mark.slow
 def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> None:
     site.use(webhooks={"endpoint_concurrency": 1})
     receiver.answers("/slow", then=Answer(after=1.5))

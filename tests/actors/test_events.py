@@ -293,6 +293,7 @@ def test_a_table_that_is_missing_is_told_and_waited_for_and_uses_no_attempt(
     assert at == int(datetime.fromisoformat(sent["occurredAt"]).timestamp())
 
 
+@pytest.mark.slow
 def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_back(
     site: Site, lines: Lines, clickhouse_server: ClickHouseServer
 ) -> None:

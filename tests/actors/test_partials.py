@@ -80,6 +80,7 @@ def payloads(site: Site, queue: str) -> list[Any]:
 # -- partials ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_autosaves_that_wait_together_the_newest_is_written(
     site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

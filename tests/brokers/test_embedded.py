@@ -75,6 +75,7 @@ def test_users_that_start_together_share_one_server(folder: Path) -> None:
         user.end()
 
 
+@pytest.mark.slow
 def test_the_server_stops_when_its_last_user_is_gone_and_keeps_the_data(folder: Path) -> None:
     first, second = User(folder, "a"), User(folder, "b")
     pid = first.server_pid()

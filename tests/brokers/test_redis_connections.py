@@ -111,6 +111,7 @@ def test_tls_is_checked_and_used(redis_server: RedisServer, tmp_path: Path, uniq
             RedisBroker(f"rediss://127.0.0.1:{port}/0").ping()
 
 
+@pytest.mark.slow
 def test_a_failover_of_sentinels_is_followed(
     redis_server: RedisServer, tmp_path: Path, unique: str
 ) -> None:

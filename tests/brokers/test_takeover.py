@@ -409,11 +409,13 @@ class Takeover(RuleBasedStateMachine):
         assert self.accepted - self.gone <= found.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.redis
 def test_no_message_is_lost_on_redis(redis_url: str, unique: str) -> None:
     explore(lambda: Takeover(RedisSite(redis_url, unique)), examples=80, steps=20)
 
 
+@pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_no_message_is_lost_on_rabbitmq(rabbitmq_url: str, unique: str) -> None:
     explore(lambda: Takeover(RabbitSite(rabbitmq_url, unique)), examples=15, steps=12)

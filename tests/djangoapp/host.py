@@ -18,6 +18,8 @@ from tests.support.servers.base import Server
 from tests.support.servers.run import Run, current_run
 
 PROJECT = Path(__file__).resolve().parent / "project"
+#: Apps and settings that some tests add to the project.
+APPS = PROJECT.with_name("apps")
 ROOT = PROJECT.parents[2]
 
 
@@ -50,7 +52,7 @@ class Host:
             DJANGO_SETTINGS_MODULE=self.module,
             HOST_DATABASE=str(self.folder / "host.sqlite3"),
             HOST_SETTINGS=json.dumps(self.settings),
-            PYTHONPATH=f"{PROJECT}:{self.folder}:{ROOT}",
+            PYTHONPATH=f"{PROJECT}:{APPS}:{ROOT}",
         )
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -79,25 +81,13 @@ class Host:
         """Make the tables and two users: `staff` and `other`, their names as passwords."""
         done = self.manage("migrate", "-v0")
         assert done.returncode == 0, done.stderr
-        self.python(
-            "from django.contrib.auth.models import User\n"
-            "User.objects.create_user('staff', password='staff', is_staff=True)\n"
-            "User.objects.create_user('other', password='other')\n"
-            "found = None"
-        )
+        self.call("project.add_users")
         return self
 
-    def python(self, script: str) -> Any:
-        """What a script in the project leaves in ``found``."""
-        text = (
-            "import django, json\n"
-            "django.setup()\n"
-            "from django.db import connection, transaction\n"
-            "from formrelay.djangoapp import enqueue\n"
-            f"{script}\n"
-            "print('\\n' + json.dumps(found))\n"
-        )
-        done = self._run("-c", text)
+    def call(self, name: str, *arguments: object) -> Any:
+        """What a function of programs/ returns in the project: `module.function`."""
+        words = [*name.split("."), json.dumps(arguments)]
+        done = self._run("-m", "tests.djangoapp.programs", *words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -153,18 +143,7 @@ class HostSite(Server):
 
     def session(self, user: str) -> requests.Session:
         """Somebody who is logged in."""
-        key = self._host.python(
-            "from django.contrib.auth.models import User\n"
-            "from django.contrib.sessions.backends.db import SessionStore\n"
-            "from django.contrib.auth import SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY\n"
-            f"user = User.objects.get(username={user!r})\n"
-            "session = SessionStore()\n"
-            "session[SESSION_KEY] = str(user.pk)\n"
-            "session[BACKEND_SESSION_KEY] = 'django.contrib.auth.backends.ModelBackend'\n"
-            "session[HASH_SESSION_KEY] = user.get_session_auth_hash()\n"
-            "session.save()\n"
-            "found = session.session_key"
-        )
+        key = self._host.call("project.log_in", user)
         session = requests.Session()
         session.cookies.set("sessionid", key)
         return session

@@ -23,14 +23,6 @@ def host_with(folder: Path, env: dict[str, str] | None = None, **formrelay: Any)
     return Host(folder, settings={"FORMRELAY": formrelay}, env=env)
 
 
-SETTINGS = """
-from formrelay.config import get_settings
-settings = get_settings()
-found = [settings.broker.secret("redis_url"), settings.webhooks.max_retries,
-         settings.api.url, settings.api.secret("token"), settings.worker_concurrency]
-"""
-
-
 def test_formrelay_wins_over_the_environment_variable_by_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of-a-file")
     env = {
@@ -43,33 +35,16 @@ def test_formrelay_wins_over_the_environment_variable_by_variable(tmp_path: Path
     host = host_with(
         tmp_path, env, REDIS_URL=NOWHERE, WEBHOOK_MAX_RETRIES=7, API_URL=None, API_TOKEN="mine"
     )
-    assert host.python(SETTINGS) == [NOWHERE, 7, "http://api.example", "mine", 5]
+    assert host.call("configuration.of_each_kind") == [NOWHERE, 7, "http://api.example", "mine", 5]
     host.settings = {}
-    found = host.python(SETTINGS)
+    found = host.call("configuration.of_each_kind")
     assert found == ["redis://elsewhere", 3, "http://api.example", "of-a-file", 5]
 
 
 def test_values_may_be_of_any_plain_type(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.module = "typed"
-    (tmp_path / "typed.py").write_text(
-        """
-from pathlib import Path
-from hostsite.settings import *
-FORMRELAY = {"REDIS_URL": "redis://h", "WEBHOOK_ALLOW_HTTP": True, "API_TOKEN": None,
-    "WORKER_MONITORING_ENABLED": False, "BROKER_CONNECT_TIMEOUT_SECONDS": 1.5,
-    "EMBEDDED_DATA_DIR": Path("/x/y")}
-"""
-    )
-    found = host.python(
-        """
-from formrelay.config import get_settings
-s = get_settings()
-found = [s.webhooks.allow_http, s.monitoring.enabled,
-         s.broker.connect_timeout.total_seconds(), str(s.embedded.data_dir), s.api.token]
-"""
-    )
-    assert found == [True, False, 1.5, "/x/y", None]
+    assert host.call("configuration.of_plain_types") == [True, False, 1.5, "/x/y", None]
 
 
 def test_each_wrong_value_is_an_error_of_the_check_and_no_secret_is_in_it(tmp_path: Path) -> None:
@@ -107,28 +82,14 @@ def test_without_a_broker_a_project_migrates_and_hears_of_it(
     status, said = host.check("--deploy")
     assert (status, "formrelay.E001" in said) == (1, True)
     assert "HINT: FORMRELAY = {'REDIS_URL'" in said
-    error = host.python(
-        """
-try:
-    enqueue("save_submission", {})
-except Exception as error:
-    found = [type(error).__name__, str(error)]
-"""
-    )
+    error = host.call("configuration.error_of_enqueue")
     assert error[0] == "NotConfigured"
     assert "REDIS_URL" in error[1]
 
 
 def test_a_project_that_is_wrong_configured_still_answers_its_health(tmp_path: Path) -> None:
     host = host_with(tmp_path, WORKER_PROCESSES="many")
-    found = host.python(
-        """
-from django.test import Client
-answer = Client().get("/api/v1/workers/health")
-found = [answer.status_code, answer.json()]
-"""
-    )
-    assert found == [503, {"status": "down"}]
+    assert host.call("project.ask_health") == [503, {"status": "down"}]
 
 
 def test_a_token_that_is_missing_beside_an_api_is_a_warning(tmp_path: Path) -> None:
@@ -184,6 +145,7 @@ def test_each_weakness_of_the_broker_is_a_warning_with_what_to_do(
     assert host_with(tmp_path, REDIS_URL=lossy).check("--deploy") == (0, "")
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_is_an_error_within_seconds(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
@@ -199,22 +161,11 @@ def test_nothing_is_asked_of_the_host_project(tmp_path: Path) -> None:
     host = host_with(tmp_path, REDIS_URL=NOWHERE)
     done = host.manage("makemigrations", "--check", "--dry-run")
     assert (done.returncode, done.stdout.strip()) == (0, "No changes detected")
-    assert host.python(
-        """
-from django.apps import apps
-app = apps.get_app_config("formrelay")
-found = [app.name, app.verbose_name, list(app.get_models())]
-"""
-    ) == ["formrelay.djangoapp", "formrelay", []]
+    assert host.call("configuration.app") == ["formrelay.djangoapp", "formrelay", []]
 
 
 def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
     host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
-    (tmp_path / "hasty.py").write_text(
-        "from hostsite.settings import *\n"
-        "from formrelay.config import get_settings\n"
-        "get_settings()\n"
-    )
     host.module = "hasty"
     status, said = host.check()
     assert (status, "formrelay.E001" in said) == (1, True)
@@ -223,39 +174,21 @@ def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
 
 def test_the_settings_module_may_import_the_actors(tmp_path: Path) -> None:
     host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
-    (tmp_path / "eager.py").write_text("from hostsite.settings import *\nimport formrelay.actors\n")
     host.module = "eager"
     assert host.check() == (0, "")
 
 
 def test_any_models_module_may_import_the_actors(tmp_path: Path) -> None:
-    (tmp_path / "early").mkdir()
-    (tmp_path / "early" / "__init__.py").touch()
-    (tmp_path / "early" / "models.py").write_text("from formrelay.actors import save_submission\n")
     host = Host(tmp_path, settings={"FIRST_APPS": ["early"], "FORMRELAY": {"REDIS_URL": NOWHERE}})
     assert host.check() == (0, "")
 
 
-IMPORTED = """
-import json, socket, sys
-
-def refuse(*_):
-    raise AssertionError("connects")
-
-socket.socket.connect = refuse
-import django.conf
-import formrelay.djangoapp, formrelay.djangoapp.apps
-print(json.dumps([
-    "django.db.models" in sys.modules,
-    "formrelay.actors" in sys.modules,
-    django.conf.settings.configured,
-]))
-"""
+PROGRAMS = Path(__file__).with_name("programs")
 
 
 def test_importing_the_app_needs_no_configuration_and_no_models(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTED],
+        [sys.executable, str(PROGRAMS / "imports_the_app.py")],
         cwd=tmp_path,
         env=clean_environment(REDIS_URL="nonsense"),
         capture_output=True,
@@ -267,13 +200,8 @@ def test_importing_the_app_needs_no_configuration_and_no_models(tmp_path: Path) 
 
 
 def test_nothing_else_of_formrelay_needs_django(tmp_path: Path) -> None:
-    script = (
-        "import sys; sys.modules['django'] = None\n"
-        "import formrelay.ops.cli, formrelay.actors, formrelay.ops.boot, formrelay.ops.launch\n"
-        "assert not any(name.startswith('formrelay.djangoapp') for name in sys.modules)"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, str(PROGRAMS / "imports_without_django.py")],
         cwd=tmp_path,
         env=clean_environment(REDIS_URL=NOWHERE),
         capture_output=True,

@@ -18,47 +18,6 @@ from tests.support.waiting import wait_until
 
 HEALTH, DASHBOARD = "api/v1/workers/health", "formrelay/"
 
-#: Dead letters, of our own making: an error whose text is HTML, one that is undecodable.
-DIE = """
-import dramatiq
-from dramatiq import Worker
-from tests.support.waiting import wait_until
-from formrelay.brokers import get_broker
-from formrelay.core.errors import SinkPermanent
-import formrelay.actors
-
-broker = get_broker()
-
-
-@dramatiq.actor(queue_name="dying", broker=broker)
-def die(number, answer):
-    raise SinkPermanent(f"<script>alert({number})</script> & \\"more\\"")
-
-
-def dead():
-    return broker.counts("dying").dead
-
-
-worker = Worker(broker, queues={"dying"}, worker_threads=1)
-worker.start()
-for numbers in (range(COUNT - 5), range(COUNT - 5, COUNT)):  # the newest are the last five
-    for number in numbers:
-        die.send(number, "PAYLOAD")
-    wait_until(lambda: dead() == numbers.stop)
-worker.stop()
-enqueue("write_note", "waits")
-found = dead()
-"""
-
-ACTORS = """
-import dramatiq
-
-
-@dramatiq.actor(queue_name="dying")
-def die(number, answer):
-    raise AssertionError("a worker of the tests does that")
-"""
-
 
 def numbers(page: str) -> set[int]:
     """Of the dead letters on a page."""
@@ -68,10 +27,7 @@ def numbers(page: str) -> set[int]:
 @pytest.fixture
 def full(host: Host) -> Host:
     """With a project whose queue `dying` has 62 dead letters."""
-    (host.folder / "dying").mkdir()
-    (host.folder / "dying" / "__init__.py").touch()
-    (host.folder / "dying" / "actors.py").write_text(ACTORS)
-    assert host.python(f"COUNT = 62\n{DIE}") == 62
+    assert host.call("dead_letters.make", 62) == 62
     host.settings["FIRST_APPS"] = ["dying"]
     return host
 
@@ -94,7 +50,7 @@ def test_health_tells_everybody_one_word_and_staff_the_rest(site: HostSite, host
     assert "no-store" in nobody.headers["Cache-Control"]
     other = site.session("other").get(f"{site.url}/{HEALTH}", timeout=30)
     assert other.json() == {"status": "ok"}
-    host.python("enqueue('write_note', 'waits'); found = None")
+    host.call("project.write_note")
     answer = site.session("staff").get(f"{site.url}/{HEALTH}", timeout=30)
     told = answer.json()
     kind = "redis" if "REDIS_URL" in host.settings["FORMRELAY"] else "rabbitmq"
@@ -129,6 +85,7 @@ def check_down(site: HostSite, staff: Any) -> None:
         assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_or_is_gone_is_told_in_time(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
@@ -163,16 +120,7 @@ def test_without_the_admin_others_are_sent_to_login_url(tmp_path: Path) -> None:
     host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}}).migrated()
     host.settings["LOGIN_URL"] = "/enter/"
     host.module = "bare"
-    (tmp_path / "bare.py").write_text(
-        "from hostsite.settings import *\n"
-        "INSTALLED_APPS = [one for one in INSTALLED_APPS if one != 'django.contrib.admin']\n"
-    )
-    found = host.python(
-        "from django.test import Client\n"
-        "answer = Client().get('/formrelay/')\n"
-        "found = [answer.status_code, answer['Location']]"
-    )
-    assert found == [302, "/enter/?next=/formrelay/"]
+    assert host.call("project.ask_dashboard") == [302, "/enter/?next=/formrelay/"]
 
 
 def test_the_dashboard_shows_queues_and_dead_letters_and_no_payload(full_site: HostSite) -> None:

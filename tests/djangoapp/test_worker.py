@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.actors.receiver import Receiver, receiving
-from tests.djangoapp.host import PROJECT, Host
+from tests.djangoapp.host import APPS, PROJECT, Host
 from tests.support.waiting import wait_until
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,7 +28,7 @@ def worker(host: Host, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             [sys.executable, str(PROJECT / "manage.py"), "formrelay_worker", *options],
             cwd=host.folder,
             # The project is found as manage.py finds it.
-            env=host.env | {"PYTHONPATH": str(host.folder)},
+            env=host.env | {"PYTHONPATH": str(APPS)},
             stdout=log,
             stderr=log,
         )
@@ -64,16 +64,7 @@ def working(host: Host) -> Host:
 def test_a_worker_runs_our_jobs_and_those_of_the_project_until_it_is_told_to_stop(
     working: Host, receiver: Receiver
 ) -> None:
-    send = (
-        "from django.db import transaction\n"
-        f"hook = {{'url': '{receiver.url}/hook', 'body': {{'a': 1}}, 'secret': '{KEY}'}}\n"
-        "with transaction.atomic():\n"
-        "    enqueue('deliver_webhook', hook)\n"
-        "    enqueue('write_note', 'one')\n"
-        "    enqueue('write_note', 'two')\n"
-        "found = None"
-    )
-    working.python(send)
+    working.call("project.send_webhook_and_notes", f"{receiver.url}/hook", KEY)
     options = ["-q", "webhooks", "--queue", "notes", "--processes", "1", "--threads", "1"]
     with worker(working, *options) as process:
         wait_until(lambda: receiver.of("/hook") and len(working.notes()) == 2)

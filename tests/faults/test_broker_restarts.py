@@ -42,6 +42,7 @@ def test_a_killed_redis_loses_nothing(
     restart(redis_server, tmp_path, unique)
 
 
+@pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_a_killed_rabbitmq_loses_nothing(
     rabbitmq_server: RabbitServer, tmp_path: Path, unique: str

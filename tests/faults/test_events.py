@@ -59,6 +59,7 @@ def number(client: ClickHouse, sql: str) -> int:
     return int(client.query(sql)[0][0])
 
 
+@pytest.mark.slow
 def test_events_sent_thrice_to_workers_that_are_killed_count_once(
     workers: Workers, client: ClickHouse
 ) -> None:

@@ -96,6 +96,7 @@ def site(request: pytest.FixtureRequest, unique: str) -> Iterator[Site]:
     site.harness.close()
 
 
+@pytest.mark.slow
 def test_what_follows_a_job_is_sent_once_the_broker_is_back(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +113,7 @@ def test_what_follows_a_job_is_sent_once_the_broker_is_back(
         assert sorted(site.seen) == EACH_ONCE
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_stops_before_what_follows_is_sent_comes_back(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

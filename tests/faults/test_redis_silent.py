@@ -17,6 +17,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.redis
 
 
+@pytest.mark.slow
 def test_a_worker_ends_in_time_while_redis_does_not_answer(tmp_path: Path, redis_url: str) -> None:
     queues = ("SUBMISSION_QUEUE", "PARTIAL_QUEUE", "WEBHOOK_QUEUE")
     with Proxy(urlsplit(redis_url).port or 0) as proxy, redis.Redis.from_url(redis_url) as client:
@@ -35,7 +36,7 @@ def test_a_worker_ends_in_time_while_redis_does_not_answer(tmp_path: Path, redis
             worker.send_signal(signal.SIGTERM)
             worker.wait(timeout=70)
             took = time.monotonic() - asked
-    assert took < 20, f"{took:.1f} s"
+    assert took < 30, f"{took:.1f} s"
 
 
 def _queues(client: redis.Redis) -> int:

@@ -35,11 +35,12 @@ def saved(django: DjangoSite) -> int:
     return int(found["count"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broker", "count"),
     [
-        pytest.param("redis_url", 2_000, marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", 600, marks=pytest.mark.rabbitmq),
+        pytest.param("redis_url", 1_000, marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", 400, marks=pytest.mark.rabbitmq),
     ],
 )
 def test_each_is_saved_once_and_each_endpoint_hears_of_each_once(

@@ -37,6 +37,7 @@ def ids(receiver: Receiver) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in receiver.requests)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):
@@ -53,6 +54,7 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
     assert sum(found.values()) - COUNT <= 24
 
 
+@pytest.mark.slow
 def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):

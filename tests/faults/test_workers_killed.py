@@ -62,6 +62,7 @@ def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
     assert set(Counter(site.lines()).values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_message_with_a_key_that_kills_three_workers_dies_too(site: Site, redis_url: str) -> None:
     # Its key is still locked for the dead when it comes to the next one.
     poison = site.broker.actors["poison_once"].send()
@@ -79,6 +80,7 @@ def test_a_message_with_a_key_that_kills_three_workers_dies_too(site: Site, redi
     assert site.lines().count("asked") < 60
 
 
+@pytest.mark.slow
 def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: Site) -> None:
     poison = site.broker.actors["poison"].send()
     site.send(range(20))

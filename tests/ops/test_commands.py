@@ -60,6 +60,7 @@ def worker(shell: Shell) -> Iterator[subprocess.Popen[str]]:
 WEBHOOK = {"url": "https://127.0.0.1/hook", "body": {"a": "ANSWER"}, "secret": "whsec_c2VjcmV0"}
 
 
+@pytest.mark.slow
 def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(
     shell: Shell, worker: subprocess.Popen[str]
 ) -> None:

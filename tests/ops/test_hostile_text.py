@@ -222,6 +222,7 @@ def hidden_in(said: bytes) -> set[str]:
     return {one for one in text if unicodedata.category(one) in kinds and one != "\n"}
 
 
+@pytest.mark.slow
 def test_no_command_passes_on_what_a_terminal_would_obey(commands: Commands) -> None:
     every = [*LISTINGS, *((*each, "--json") for each in LISTINGS), *OTHERS]
     for arguments, (out, err) in zip(every, commands.many("piped", every), strict=True):
@@ -232,6 +233,7 @@ def test_no_command_passes_on_what_a_terminal_would_obey(commands: Commands) -> 
             json.loads(out)
 
 
+@pytest.mark.slow
 def test_nor_on_a_terminal_where_nothing_is_markup(commands: Commands) -> None:
     every = [*LISTINGS, *OTHERS]
     marked = 0

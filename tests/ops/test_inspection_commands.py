@@ -181,6 +181,7 @@ def test_no_worker_is_not_fine(shell: Shell) -> None:
     assert shell.json("workers", status=1) == []
 
 
+@pytest.mark.slow
 def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
     def found() -> Any:
         done = run("workers", "--json", cwd=shell.folder, env=ENV)

@@ -69,6 +69,7 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
+@pytest.mark.slow
 def test_attempts_are_listed_by_either_id(
     tmp_path: Path, receiver: Receiver, clickhouse_url: str, clickhouse_database: str
 ) -> None:

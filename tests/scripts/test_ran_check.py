@@ -49,6 +49,7 @@ def run_suite(folder: Path, tests: str, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_whole_run_with_a_passed_test_of_each_kind_passes(tmp_path: Path) -> None:
     assert run_suite(tmp_path, COMPLETE)[0] == 0
 

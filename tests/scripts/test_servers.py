@@ -34,6 +34,7 @@ def test_redis_keeps_what_it_acknowledged_over_a_kill(redis_server: RedisServer)
     assert redis_server.pid != first
 
 
+@pytest.mark.slow
 def test_rabbitmq_keeps_a_quorum_queue_over_a_kill(rabbitmq_server: RabbitServer) -> None:
     parameters = pika.URLParameters(rabbitmq_server.url)
     with pika.BlockingConnection(parameters) as connection:
@@ -82,6 +83,7 @@ def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHous
         ask("SELECT 1", "?user=relay&password=wrong")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server_class", [RedisServer, RabbitServer, ClickHouseServer])
 def test_guard_finds_each_server_by_its_environment(server_class: type[Server]) -> None:
     if server_class.program() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,7 @@ import pytest
 from tests.support.share import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONFTEST = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.support.share import share_asked_for
-
-def pytest_configure(config):
-    if share := share_asked_for():
-        config.pluginmanager.register(share)
-"""
+SAMPLES = Path(__file__).with_name("samples")
 
 
 def begin(suite: Path, claims: Path | None) -> subprocess.Popen[str]:
@@ -28,7 +21,7 @@ def begin(suite: Path, claims: Path | None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, f"--rootdir={suite}", str(suite)],
         cwd=suite,
-        env={**os.environ, VARIABLE: str(claims or "")},
+        env={**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: str(claims or "")},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -47,22 +40,14 @@ def suite(tmp_path: Path) -> Path:
     suite = tmp_path / "suite"
     for folder in ("one", "two"):
         (suite / folder).mkdir(parents=True)
-        (suite / folder / "conftest.py").write_text(
-            "import pytest\n"
-            "ended = []\n"
-            "@pytest.fixture(scope='package')\n"
-            "def package(): yield ended.append(0)\n"
-            "@pytest.fixture(scope='module')\n"
-            f"def module(package):\n    assert not ended[1:]\n    yield {folder!r}\n"
-        )
+        shutil.copy(SAMPLES / "folder_conftest.py", suite / folder / "conftest.py")
         for name in "abc":
-            (suite / folder / f"test_{folder}_{name}.py").write_text(
-                f"def test_x(module): assert module == {folder!r}\ndef test_y(module): pass\n"
-            )
-    (suite / "conftest.py").write_text(CONFTEST)
+            shutil.copy(SAMPLES / "file.py", suite / folder / f"test_{folder}_{name}.py")
+    shutil.copy(SAMPLES / "suite_conftest.py", suite / "conftest.py")
     return suite
 
 
+@pytest.mark.slow
 def test_each_test_runs_in_one_process_and_a_file_in_one(suite: Path, tmp_path: Path) -> None:
     everything = passed(begin(suite, None))
     assert len(everything) == 12
@@ -74,6 +59,7 @@ def test_each_test_runs_in_one_process_and_a_file_in_one(suite: Path, tmp_path: 
     assert sum(map(len, files)) == 6
 
 
+@pytest.mark.slow
 def test_files_that_others_have_claimed_are_left_to_them(suite: Path, tmp_path: Path) -> None:
     claims = tmp_path / "claims"
     claims.mkdir()

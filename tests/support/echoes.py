@@ -34,8 +34,10 @@ FORMS: list[Callable[[str], str]] = [
     lambda value: f"{value[:9]}\r\n {value[9:]}",
 ]
 
+#: No `st.text()`, which also tries texts of formrelay's own code: those stand in its log lines.
+_ANY = st.lists(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=9, max_size=40)
 VALUES = st.lists(
-    st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=9, max_size=40)
+    _ANY.map("".join)
     | st.integers(10**8, 10**15).map(str)
     | st.from_regex(r"[a-z]{4,9}\.zq[a-z]{3,9}@example\.org", fullmatch=True),
     min_size=1,

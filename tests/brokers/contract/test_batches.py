@@ -120,7 +120,7 @@ def test_the_failed_parts_of_a_batch_are_settled_alone(harness: Harness) -> None
     wait_until(harness.is_empty)
     assert tried.count(5) == 3
     assert tried.count(3) == 1
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.id == sent[3]
     assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, 53)
 
@@ -170,7 +170,7 @@ def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
     harness.start()
     wait_until(lambda: sorted(done) == [-1, 0, 1, 2, 4, 5])
     wait_until(harness.is_empty)
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.failure.reason is Reason.UNDECODABLE
 
 
@@ -192,7 +192,7 @@ def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
     harness.start()
     wait_until(lambda: sorted(done) == [-1, 0])  # the others were done at the first time
     wait_until(harness.is_empty)
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.failure.reason is Reason.UNDECODABLE
 
 

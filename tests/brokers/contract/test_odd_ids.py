@@ -71,7 +71,7 @@ def test_one_that_cannot_be_decoded_is_dead_lettered_under_its_id(
     actor.send(1)
     harness.start()
     wait_until(lambda: harness.is_empty() and seen)
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.id == (id := id_of(harness))
     # Replayed, it comes back as it was; deleted, it is gone.
     inspector = harness.broker.inspector
@@ -99,7 +99,7 @@ def test_a_plain_job_runs_and_its_dead_letter_can_be_found(harness: Harness) -> 
     harness.start()
     wait_until(lambda: harness.is_empty() and harness.dead())
     assert runs == [{"a": 1}]
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.failure.error == "ValueError"
     inspector = harness.broker.inspector
     assert inspector.dead_ids(letter.id, harness.queue) == [(harness.queue, letter.id)]

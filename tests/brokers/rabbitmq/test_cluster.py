@@ -68,6 +68,7 @@ def pause_as_before(node: RabbitServer, queue: str) -> None:
         channel.basic_publish("", marker, b"", pika.BasicProperties(delivery_mode=2))
 
 
+@pytest.mark.slow
 def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
     cluster: RabbitCluster, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -279,6 +279,7 @@ def test_a_batch_queue_prefetches_two_batches_of_small_messages(harness: Harness
     assert max(done) == 2_000
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2_000_000), min_size=200, max_size=400))
 def test_prefetched_bytes_stay_near_the_maximum(sizes: list[int]) -> None:
     mean_size = MeanSize()

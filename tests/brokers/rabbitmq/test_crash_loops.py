@@ -75,6 +75,7 @@ def workers(
     workers.close()
 
 
+@pytest.mark.slow
 def test_poison_messages_are_dead_lettered_and_all_others_run(
     workers: Workers,
 ) -> None:
@@ -93,7 +94,7 @@ def test_poison_messages_are_dead_lettered_and_all_others_run(
             lambda worker=worker: (
                 worker.poll() is not None or len(workers.harness.dead()) == len(poisons)
             ),
-            timeout=20,
+            timeout=60,
         )
     letters = workers.harness.dead()
     assert {letter.id for letter in letters} == poisons
@@ -105,6 +106,7 @@ def test_poison_messages_are_dead_lettered_and_all_others_run(
     assert len(workers.harness.dead()) == len(poisons)
 
 
+@pytest.mark.slow
 def test_workers_stopped_in_order_dead_letter_and_repeat_nothing(workers: Workers) -> None:
     for number in range(40):
         workers.send("note", number, 30)

@@ -81,6 +81,7 @@ def test_a_pause_outlasts_the_connection_and_is_visible_in_the_management_ui(
     assert not inspector.is_paused(harness.queue)
 
 
+@pytest.mark.slow
 def test_the_management_api_gives_workers_and_messages_in_flight(
     make_harness: MakeHarness, unique: str
 ) -> None:

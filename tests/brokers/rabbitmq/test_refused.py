@@ -83,7 +83,7 @@ def test_dead_letters_of_earlier_versions_are_listed_and_replayed(
     old = quarantine(b"\xff", queue_name=harness.queue, message_id="id-1", failure=failure)
     harness.broker.counts(harness.queue)  # declares the queue
     channel.basic_publish("", f"dlq.{harness.queue}", encode(old))
-    (letter,) = harness.dead()
+    (letter,) = wait_until(harness.dead)
     assert letter.failure == failure
     assert harness.broker.replay(harness.queue, letter.id)
     assert channel.basic_get(harness.queue)[2] == b"\xff"

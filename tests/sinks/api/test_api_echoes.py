@@ -13,6 +13,7 @@ from tests.sinks.wire import raw, serving
 from tests.support.echoes import VALUES, as_text, echoes, left_of
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(values=VALUES, data=st.data())
 def test_no_form_of_a_value_is_left_in_the_failure(values: list[str], data: st.DataObject) -> None:

@@ -1,0 +1,5 @@
+"""Settings that import the actors."""
+
+from hostsite.settings import *
+
+import formrelay.actors

@@ -1,0 +1,5 @@
+"""Imports the actors while Django loads its apps."""
+
+from formrelay.actors import save_submission
+
+__all__ = ["save_submission"]

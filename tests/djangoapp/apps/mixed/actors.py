@@ -1,0 +1,16 @@
+"""An actor of django-dramatiq's broker beside one of formrelay's."""
+
+import dramatiq
+from shop.models import Note
+
+from formrelay.brokers import get_broker
+
+
+@dramatiq.actor
+def theirs(text: str) -> None:
+    pass
+
+
+@dramatiq.actor(broker=get_broker(), queue_name="ours")
+def ours(text: str) -> None:
+    Note.objects.create(text=text)

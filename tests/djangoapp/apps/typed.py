@@ -1,0 +1,14 @@
+"""Settings with values of each plain type."""
+
+from pathlib import Path
+
+from hostsite.settings import *
+
+FORMRELAY = {
+    "REDIS_URL": "redis://h",
+    "WEBHOOK_ALLOW_HTTP": True,
+    "API_TOKEN": None,
+    "WORKER_MONITORING_ENABLED": False,
+    "BROKER_CONNECT_TIMEOUT_SECONDS": 1.5,
+    "EMBEDDED_DATA_DIR": Path("/x/y"),
+}

@@ -1,0 +1,14 @@
+"""Imports the rest of formrelay where Django cannot be imported."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    sys.modules["django"] = None  # type: ignore[assignment]
+    import formrelay.actors
+    import formrelay.ops.boot
+    import formrelay.ops.cli
+    import formrelay.ops.launch
+
+    assert not any(name.startswith("formrelay.djangoapp") for name in sys.modules)
