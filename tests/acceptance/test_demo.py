@@ -85,12 +85,8 @@ def home() -> Iterator[Home]:
 @pytest.fixture(scope="module")
 def finished() -> Iterator[dict[str, Finished]]:
     """Two whole demos, beside each other for the sake of time."""
-    code = (
-        "from formrelay.ops.demo.environment import signing_secret\n"
-        "from formrelay.ops.demo.run import Options, run_demo\n"
-        "raise SystemExit(run_demo(Options(limit=1, receiver_secret=signing_secret())))"
-    )
-    commands = {"right": [*DEMO, "--limit", "60", "--json"], "wrong": ["-c", code]}
+    wrong = str(Path(__file__).with_name("demo_with_wrong_secret.py"))
+    commands = {"right": [*DEMO, "--limit", "60", "--json"], "wrong": [wrong]}
     with tempfile.TemporaryDirectory(prefix="demo") as folder:
         homes = {name: Home(Path(folder) / name) for name in commands}
         running = {}

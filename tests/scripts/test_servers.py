@@ -150,19 +150,12 @@ def test_port_taken_by_another_is_not_mistaken_for_a_start() -> None:
 
 
 def test_missing_server_fails_in_ci_and_is_left_out_elsewhere(tmp_path: Path) -> None:
-    # No program can be found on this path; the interpreter is named in full.
-    script = (
-        "import sys; sys.path[:0] = sys.argv[1:2]\n"
-        "from tests.support.servers import RedisServer\n"
-        "RedisServer.program = classmethod(lambda cls: None)\n"
-        "import runpy; sys.argv[:2] = ['servers.py']\n"
-        f"runpy.run_path({SERVERS!r}, run_name='__main__')\n"
-    )
     arguments = ["run", "--only", "redis", "--", sys.executable, "-c", "print('ran')"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FORMRELAY_TEST_")}
     for ci, status, printed in (("true", 1, ""), ("", 0, "ran\n")):
         done = subprocess.run(
-            [sys.executable, "-c", script, str(ROOT), *arguments],
+            [sys.executable, "-m", "tests.scripts.servers_without_redis", *arguments],
+            cwd=ROOT,
             env={**environment, "CI": ci},
             capture_output=True,
             text=True,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
+from tests.support.command import run_python
 from tests.support.servers.base import Server
 from tests.support.servers.run import Run
 
@@ -52,13 +52,9 @@ class DjangoSite(Server):
 
     def manage(self, *arguments: str) -> str:
         """Run a command of manage.py; its output."""
-        done = subprocess.run(
-            [sys.executable, str(SITE / "manage.py"), *arguments],
-            env=self.env(),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        manage = str(SITE / "manage.py")
+        done = run_python(manage, *arguments, cwd=self.data_dir, env=self.env())
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     def launch(self) -> None:
