@@ -11,6 +11,7 @@ KIND_OF_FIXTURE = {
     "redis_url": "redis",
     "redis_server": "redis",
     "rabbitmq_url": "rabbitmq",
+    "rabbitmq_url_of_module": "rabbitmq",
     "rabbitmq_server": "rabbitmq",
     "clickhouse_url": "clickhouse",
     "clickhouse_http_url": "clickhouse",

@@ -39,7 +39,7 @@ def broker(request: pytest.FixtureRequest) -> RelayBroker:
         case "redis":
             return RedisBroker(request.getfixturevalue("redis_url"), options=OPTIONS)
         case "rabbitmq":
-            return RabbitBroker(request.getfixturevalue("rabbitmq_url"), options=OPTIONS)
+            return RabbitBroker(request.getfixturevalue("rabbitmq_url_of_module"), options=OPTIONS)
         case _:
             url = request.getfixturevalue("embedded_url")
             flush_embedded(url)
