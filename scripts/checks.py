@@ -42,11 +42,16 @@ from scripts.venvs import (
 )
 from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 
-_ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/djangoapp", "tests/range"]
+_ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range"]
 #: What a run of everything has time for, and the rest. The embedded broker is Redis's: there the
-#: contract with Redis and the tests of the actors, on the embedded one, say the same.
-OLDEST_IN_BRIEF = ["tests/brokers/contract", *_ON_THE_OLDEST, "-m", "not embedded"]
-OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", *_ON_THE_OLDEST]
+#: contract with Redis and the tests of the actors, on the embedded one, say the same. Of the tests
+#: with Django, those that send and run jobs.
+OLDEST_IN_BRIEF = [
+    *("tests/brokers/contract", *_ON_THE_OLDEST),
+    *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "beside")),
+    *("-m", "not embedded"),
+]
+OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp", *_ON_THE_OLDEST]
 #: How many pytest processes share a run of everything, beside the run on the oldest dependencies.
 #: Tests mostly wait: a process uses a fifth of a core, and its servers as much.
 PROCESSES = 3
