@@ -49,8 +49,8 @@ def test_what_a_call_or_a_task_raises_ends_nothing(
 
     before = thread.run(ident())
     thread.call(call)
-    thread.run(begin())
-    assert thread.run(ident()) == before
+    asyncio.run_coroutine_threadsafe(begin(), thread.loop)
+    assert asyncio.run_coroutine_threadsafe(ident(), thread.loop).result(30) == before
 
 
 def test_it_ends_its_tasks_and_its_thread_and_starts_again(thread: EventLoopThread) -> None:
