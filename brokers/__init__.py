@@ -18,7 +18,6 @@ from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .factory import get_broker, make_broker
 from .inspection import (
     DeadFilter,
-    DeadLetter,
     Entry,
     NotAvailable,
     Page,
@@ -33,7 +32,6 @@ __all__ = [
     "BrokerRefused",
     "BrokerUnavailable",
     "DeadFilter",
-    "DeadLetter",
     "Entry",
     "Inspector",
     "MessageTooLarge",

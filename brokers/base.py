@@ -29,7 +29,7 @@ from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions, En
 from .envelope import encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
-from .inspection import DeadFilter, DeadLetter, QueueCounts
+from .inspection import DeadFilter, Entry, QueueCounts
 from .inspector import Inspector
 
 #: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
@@ -312,10 +312,9 @@ class RelayBroker(BrokerContract):
         """Count the messages of a queue by state."""
         return self.inspector.counts(queue)
 
-    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[DeadLetter]:
-        """The dead letters of a queue, the oldest first."""
-        for entry in self.inspector.dead_letters(DeadFilter(queue), limit=limit):
-            yield DeadLetter(entry.queue, entry.id, entry.message, entry.failure)
+    def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[Entry]:
+        """Yield the dead letters of a queue, the oldest first."""
+        return self.inspector.dead_letters(DeadFilter(queue), limit=limit)
 
     def replay(self, queue: str, id: str) -> bool:
         """Put a dead letter back on its queue; False where there is none of that id."""

@@ -1,7 +1,4 @@
-"""What operators ask of a broker, and its answers, in the same words for each.
-
-The questions are the methods of :class:`.inspector.Inspector`.
-"""
+"""The types that :class:`.inspector.Inspector` takes and returns, the same for every broker."""
 
 from __future__ import annotations
 
@@ -26,11 +23,11 @@ class NotAvailable(BrokerError):
 
 
 class UnknownCursor(BrokerError, ValueError):
-    """The cursor is not of this question; begin without one."""
+    """The cursor belongs to another query; start without a cursor."""
 
 
 class State(StrEnum):
-    """Where a message is."""
+    """The state of a message."""
 
     WAITING = "waiting"
     SCHEDULED = "scheduled"
@@ -42,12 +39,12 @@ class State(StrEnum):
 class QueueCounts:
     """How many messages a queue holds in each state.
 
-    What a broker cannot tell is None ('not available on this broker'), never a guess.
+    None means not available on this broker.
 
     Attributes:
-        paused: whether no worker takes messages of it.
-        oldest_age: since the message that has waited longest was first sent; None
-            where nothing waits as well.
+        paused: whether workers take no messages from the queue.
+        oldest_age: time since the message that has waited longest was first sent; also None if no
+            message waits.
     """
 
     queue: str
@@ -61,18 +58,17 @@ class QueueCounts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message as it stands on its queue.
+    """A message on its queue, in any state.
 
     Attributes:
-        id: on the broker; of our own messages it is the ``message_id``. A plain job that no
-            worker has taken yet has none.
-        message: what cannot be decoded is a quarantined one, which keeps the bytes.
-        due: of a scheduled one, when it is to be delivered, unix seconds.
-        worker: of one in flight, who holds it: ``host:pid`` where that is known, else
-            the worker's id.
-        failure: the last one; None where it has not failed, or where something else than
-            formrelay buried it.
-        died: of a dead one, when, unix seconds.
+        id: id on the broker; for formrelay's messages the ``message_id``. Empty for a plain job
+            that no worker has taken yet.
+        message: the message; undecodable bytes are wrapped in a quarantined message.
+        due: when a scheduled message is delivered, Unix seconds.
+        worker: the worker of a message in flight: ``host:pid`` if known, else the worker's id.
+        failure: the last failure; None if the message has not failed, or was dead-lettered
+            outside formrelay.
+        died: when a dead message was dead-lettered, Unix seconds.
     """
 
     queue: str
@@ -87,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some entries, in order, and where the next page begins (None: this was the last one)."""
+    """Entries in order, and the cursor of the next page (None on the last page)."""
 
     entries: list[Entry]
     cursor: str | None
@@ -98,9 +94,9 @@ class WorkerInfo:
     """A worker process that the broker has heard of.
 
     Attributes:
-        last_heartbeat: unix seconds, by this machine's clock. None where the broker does not
-            say: it names only those whose connections live.
-        name: ``host:pid``, where that is known.
+        last_heartbeat: Unix seconds, by this machine's clock. None if the broker lists connected
+            workers without heartbeats.
+        name: ``host:pid``, if known.
     """
 
     id: str
@@ -109,28 +105,8 @@ class WorkerInfo:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that will not be tried again by itself.
-
-    Attributes:
-        id: its id on the broker; of our own messages it is the ``message_id``.
-        failure: why; None where something else than formrelay buried it.
-    """
-
-    queue: str
-    id: str
-    message: Message[Any]
-    failure: Failure | None
-
-    @classmethod
-    def of(cls, queue: str, id: str, message: Message[Any]) -> DeadLetter:
-        """The dead letter in ``message``."""
-        return cls(queue, id, message, failure_in(message))
-
-
 def failure_in(message: Message[Any]) -> Failure | None:
-    """The record of the last failure that a message carries."""
+    """Return the record of the last failure that a message carries."""
     try:
         return Failure.from_json(message.options[FAILURE])
     except (KeyError, TypeError, ValueError):
@@ -139,12 +115,12 @@ def failure_in(message: Message[Any]) -> Failure | None:
 
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which dead letters: those to which everything that is given applies.
+    """Selects the dead letters that match every given field.
 
     Attributes:
         error: the exception's type, ``module.QualName`` or its last part.
-        since, until: died at or after, and before, unix seconds.
-        form_id: of the payload, of a webhook's body, or of the metadata.
+        since, until: dead-lettered at or after ``since`` and before ``until``, Unix seconds.
+        form_id: form id in the payload, in the body of a webhook, or in the metadata.
     """
 
     queue: str | None = None
@@ -156,7 +132,7 @@ class DeadFilter:
     form_id: str | None = None
 
     def matches(self, letter: Entry) -> bool:
-        """Whether it is about this dead letter."""
+        """Whether a dead letter matches."""
         failure = letter.failure
         died = letter.died
         return (
@@ -170,7 +146,7 @@ class DeadFilter:
         )
 
 
-#: Dead letters: by a filter, or by their ids.
+#: Dead letters selected by a filter, or by ids.
 Which: TypeAlias = DeadFilter | Collection[str]
 
 
@@ -179,7 +155,7 @@ def _is_error(failure: Failure, name: str) -> bool:
 
 
 def form_ids(message: Message[Any]) -> set[str]:
-    """The forms that a message is about; of a frozen batch, those of its parts."""
+    """Return the ids of the forms in a message, or in the parts of a frozen batch."""
     found: set[str] = set()
     for arguments in _calls(message):
         for part in arguments:
@@ -192,7 +168,7 @@ def form_ids(message: Message[Any]) -> set[str]:
 
 
 def _calls(message: Message[Any]) -> Iterator[list[Any]]:
-    """The payload and the metadata of each call in a message."""
+    """Yield the payload and the metadata of each call in a message."""
     parts = message.kwargs.get(BATCH)
     calls: list[Any] = [{ARGS: message.args, "kwargs": message.kwargs}]
     calls += parts if isinstance(parts, list) else []
@@ -210,7 +186,7 @@ def _form_ids_of(fields: Mapping[str, Any]) -> set[str]:
 
 
 def died_at(failure: Failure | None) -> float | None:
-    """When a failure happened, unix seconds."""
+    """Return when a failure happened, Unix seconds."""
     try:
         return None if failure is None else datetime.fromisoformat(failure.at).timestamp()
     except (TypeError, ValueError):
