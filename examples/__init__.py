@@ -1,1 +1,1 @@
-"""Examples that come with the package: survey answers and a Django project."""
+"""Examples in the package: survey answers and a Django project."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for this site."""
+"""Django's command line for the project."""
 
 import os
 import sys

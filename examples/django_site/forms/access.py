@@ -1,4 +1,4 @@
-"""Who may use the API: a bearer token, that of the environment or one of the admin's."""
+"""API authentication with bearer tokens, from the environment or the admin."""
 
 import hmac
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from .models import ApiToken
 
 
 def with_token(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """The view for those with a token; 401 for all others."""
+    """Require a valid token; answer 401 without one."""
 
     @csrf_exempt
     @wraps(view)

@@ -1,4 +1,4 @@
-"""What the staff sees."""
+"""The admin."""
 
 from django.contrib import admin, messages
 from django.http import HttpRequest

@@ -1,4 +1,4 @@
-"""The API: what workers and programs ask for."""
+"""The API for workers and other programs."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ _PARTIAL = {
 @with_token
 @require_http_methods(["GET", "POST"])
 def submissions(request: HttpRequest) -> HttpResponseBase:
-    """``POST`` saves one once, by its idempotency key; ``GET ?formId=`` lists them."""
+    """``POST`` saves a submission once for its idempotency key; ``GET ?formId=`` lists them."""
     if request.method == "GET":
         return _list(request)
     try:
@@ -70,7 +70,7 @@ def submission(_request: HttpRequest, id: str) -> HttpResponseBase:
 @with_token
 @require_http_methods(["PATCH"])
 def payment(request: HttpRequest, id: str) -> HttpResponseBase:
-    """What became of the payment of a submission."""
+    """Update the payment of a submission."""
     try:
         data = read(request, _PAYMENT)
     except Wrong as wrong:
@@ -84,7 +84,7 @@ def payment(request: HttpRequest, id: str) -> HttpResponseBase:
 @with_token
 @require_http_methods(["GET", "PUT"])
 def partial(request: HttpRequest, id: str) -> HttpResponseBase:
-    """``PUT`` keeps the newest revision; 409 where a newer one is stored."""
+    """``PUT`` stores a revision; 409 if a newer revision is stored."""
     if request.method == "GET":
         found = Partial.objects.filter(pk=id).first()
         return _missing("partial") if found is None else JsonResponse(_partial(found))
@@ -109,7 +109,7 @@ def partial(request: HttpRequest, id: str) -> HttpResponseBase:
 @with_token
 @require_http_methods(["GET", "PUT"])
 def webhooks(request: HttpRequest, form_id: str) -> HttpResponseBase:
-    """Where the completed submissions of a form go: a list that replaces the one before."""
+    """Replace the webhook endpoints of a form."""
     if request.method == "PUT":
         try:
             saving.set_webhooks(form_id, _endpoints(request))

@@ -1,4 +1,4 @@
-"""Under ``/api/v1/``."""
+"""URLs under ``/api/v1/``."""
 
 from django.urls import path
 

@@ -1,7 +1,6 @@
-"""Somebody fills in a form: what the page hands to the workers, and when.
+"""Filling in a form: the jobs that the page sends.
 
-Each step is a transaction, and its jobs leave when it commits. Where it rolls back, nobody hears
-of it.
+Each step is a transaction. Its jobs are sent when it commits, and dropped when it rolls back.
 """
 
 from typing import Any
@@ -16,20 +15,20 @@ from .models import Entry, Form
 
 
 class AlreadySubmitted(Exception):
-    """This entry was sent before."""
+    """The entry was already sent."""
 
 
 def viewed(form: Form, entry: UUID) -> None:
-    """Somebody sees the form."""
+    """Record that a form was viewed."""
     _event("form_viewed", form, entry)
 
 
 @transaction.atomic
 def autosave(form: Form, id: UUID, answers: dict[str, str]) -> int:
-    """Keep what is filled in so far; returns the revision.
+    """Save the current answers and return the revision.
 
     Raises:
-        AlreadySubmitted: it was sent meanwhile, perhaps in another window.
+        AlreadySubmitted: the entry was submitted, perhaps in another window.
     """
     entry = _locked(form, id)
     entry.revision += 1
@@ -53,10 +52,10 @@ def autosave(form: Form, id: UUID, answers: dict[str, str]) -> int:
 
 @transaction.atomic
 def submit(form: Form, id: UUID, answers: dict[str, str]) -> str:
-    """Send it; returns the submission's id, which is the same if it is sent again.
+    """Submit the form and return the submission id, which is the same if sent again.
 
     Raises:
-        AlreadySubmitted: nothing is sent a second time.
+        AlreadySubmitted: the entry was already submitted.
     """
     entry = _locked(form, id)
     entry.submitted_at = timezone.now()
@@ -78,7 +77,7 @@ def submit(form: Form, id: UUID, answers: dict[str, str]) -> str:
 
 
 def take_back(id: UUID) -> None:
-    """It could not be handed on: whoever sent it may do so again."""
+    """Allow sending an entry again after its jobs could not be sent."""
     Entry.objects.filter(pk=id).update(submitted_at=None)
 
 

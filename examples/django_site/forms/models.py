@@ -1,4 +1,4 @@
-"""Forms, what people filled in, where it goes, and who may use the API."""
+"""Forms, submissions, partials, webhook endpoints and API tokens."""
 
 import hashlib
 import secrets
@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Form(models.Model):
-    """A form. One that the API has not seen is made when something of it comes."""
+    """A form, created at the first request that names it."""
 
     id = models.CharField(primary_key=True, max_length=200)
     title = models.CharField(max_length=200, blank=True)
@@ -25,7 +25,7 @@ class Form(models.Model):
 
 
 class WebhookEndpoint(models.Model):
-    """Where the completed submissions of a form go."""
+    """A webhook endpoint for the completed submissions of a form."""
 
     class Method(models.TextChoices):
         POST = "POST"
@@ -49,7 +49,7 @@ class WebhookEndpoint(models.Model):
 
 
 class Submission(models.Model):
-    """One filled-in form."""
+    """A filled-in form."""
 
     class Status(models.TextChoices):
         DRAFT = "draft"
@@ -78,7 +78,7 @@ class Submission(models.Model):
 
 
 class Partial(models.Model):
-    """What somebody has filled in so far; the newest revision."""
+    """The newest revision of a partially filled-in form."""
 
     id = models.CharField(primary_key=True, max_length=255)
     form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="partials")
@@ -92,7 +92,7 @@ class Partial(models.Model):
 
 
 class Entry(models.Model):
-    """Somebody who fills in a form on its page, from the first autosave on."""
+    """A person's answers on the page of a form, from the first autosave on."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="entries")
@@ -109,7 +109,7 @@ class Entry(models.Model):
 
 
 class ApiToken(models.Model):
-    """Who may use the API. The token itself is shown once and not kept."""
+    """An API token. The token itself is shown once and not stored."""
 
     name = models.CharField(max_length=200)
     digest = models.CharField(max_length=64, unique=True, editable=False)
@@ -121,7 +121,7 @@ class ApiToken(models.Model):
 
     @classmethod
     def make(cls, name: str) -> tuple["ApiToken", str]:
-        """A new one, and the token."""
+        """Create a record, and return it with the token."""
         token = secrets.token_urlsafe(32)
         return cls(name=name, digest=cls.digest_of(token)), token
 

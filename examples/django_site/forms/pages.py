@@ -21,28 +21,28 @@ logger = logging.getLogger("forms")
 
 @require_GET
 def index(request: HttpRequest) -> HttpResponseBase:
-    """The forms that have a page."""
+    """List the forms that have a page."""
     forms = [form for form in Form.objects.order_by("title", "id") if form.questions]
     return render(request, "forms/index.html", {"forms": forms})
 
 
 @require_http_methods(["GET", "POST"])
 def form(request: HttpRequest, form_id: str) -> HttpResponseBase:
-    """One form to fill in; ``POST`` sends it."""
+    """Show a form; ``POST`` submits it."""
     found = _form(form_id)
     if request.method == "POST":
         return _submit(request, found)
     entry = uuid4()
     try:
         entering.viewed(found, entry)
-    except FormrelayError as error:  # a page that nobody counts is better than none
+    except FormrelayError as error:  # show the page even if the view is not counted
         logger.warning("a view is not counted: %s", error)
     return _page(request, found, entry)
 
 
 @require_POST
 def autosave(request: HttpRequest, form_id: str) -> HttpResponseBase:
-    """What is filled in so far: ``{"entry": "…", "answers": {…}}``; answers with its revision."""
+    """Autosave ``{"entry": "…", "answers": {…}}`` and return the revision."""
     found = _form(form_id)
     try:
         data = json.loads(request.body)
@@ -63,7 +63,7 @@ def autosave(request: HttpRequest, form_id: str) -> HttpResponseBase:
 
 @require_GET
 def thanks(request: HttpRequest, form_id: str) -> HttpResponseBase:
-    """After it was sent."""
+    """Confirm that the form was submitted."""
     return render(request, "forms/thanks.html", {"form": _form(form_id)})
 
 

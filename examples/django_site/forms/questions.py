@@ -1,4 +1,4 @@
-"""The questions of a form, as its page asks them, and what was answered."""
+"""The questions on the page of a form, and their answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Question:
 
 
 def read(questions: list[Any]) -> list[Question]:
-    """Those of a form; what is no question is left out, for a page must not fail by it."""
+    """Return the questions of a form, without invalid ones, so that the page always works."""
     return [found for one in questions if (found := _one(one)) is not None]
 
 
@@ -44,9 +44,9 @@ def _one(given: Any) -> Question | None:
 
 
 def answers(questions: list[Question], given: Mapping[str, Any]) -> dict[str, str]:
-    """What was answered, by name: texts, and nothing for a question that was left empty."""
+    """Return the answers as text by name, without empty answers."""
     found = {one.name: given.get(one.name) for one in questions}
-    # A form that is sent has other ends of lines than what a script reads from its fields.
+    # A submitted form has other line endings than the values that a script reads.
     return {
         name: value.replace("\r\n", "\n")
         for name, value in found.items()
@@ -55,5 +55,5 @@ def answers(questions: list[Question], given: Mapping[str, Any]) -> dict[str, st
 
 
 def missing(questions: list[Question], answered: Mapping[str, str]) -> list[str]:
-    """The labels of the required ones without an answer."""
+    """Return the labels of required questions without an answer."""
     return [one.label for one in questions if one.required and not answered.get(one.name)]

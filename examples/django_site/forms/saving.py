@@ -1,4 +1,4 @@
-"""How things are saved: once, whatever comes twice, late, or in the wrong order."""
+"""Saving idempotently: requests may be repeated, late or out of order."""
 
 import hashlib
 import json
@@ -13,24 +13,24 @@ _IN_ORDER = ["draft", "pending_payment", "payment_failed", "completed", "refunde
 
 
 class Conflict(Exception):
-    """The key is taken by other content, or something newer is stored."""
+    """The idempotency key belongs to other content, or a newer revision is stored."""
 
 
 def digest(data: dict[str, Any]) -> str:
-    """Of the content, however it was spelled."""
+    """Hash the content, independent of the order of its keys."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def form(id: str) -> Form:
-    """The form of this id, made if there is none."""
+    """Return the form with an id, and create it if needed."""
     return Form.objects.get_or_create(id=id)[0]
 
 
 def save_submission(
     id: str, *, form_id: str, status: str, answers: dict[str, Any], submitted_at: Any
 ) -> tuple[Submission, bool]:
-    """Save a submission once; returns it, and whether it is new.
+    """Save a submission once; return it, and whether it is new.
 
     Raises:
         Conflict: one of this id with other content is there.
@@ -51,7 +51,7 @@ def save_submission(
                     digest=mark,
                 )
             return made, True
-        except IntegrityError:  # another request was quicker
+        except IntegrityError:  # another request was faster
             stored = Submission.objects.get(pk=id)
     if stored.digest != mark:
         raise Conflict("the idempotency key was used with other content")
@@ -59,16 +59,16 @@ def save_submission(
 
 
 def update_payment(id: str, *, status: str, event_id: str, created: int) -> Submission | None:
-    """What a payment event says of a submission; an older one than the last changes nothing.
+    """Apply a payment event to a submission; an older event changes nothing.
 
     Returns:
         The submission as it is then; None where there is none.
     """
     older = Q(payment_created__lt=created)
-    # The provider's times are whole seconds: of two in one, what comes after the other in life.
+    # The provider's times are whole seconds: within one second, the order of the states decides.
     before = _IN_ORDER[: _IN_ORDER.index(status)]
     older |= Q(payment_created=created, status__in=before)
-    # One statement, so that of two events that come at a time the newer one stays.
+    # One statement, so that the newer of two concurrent events wins.
     Submission.objects.filter(older, pk=id).update(
         status=status, payment_event=event_id, payment_created=created
     )
@@ -84,7 +84,7 @@ def save_partial(
     answers: dict[str, Any],
     updated_at: Any,
 ) -> Partial:
-    """Keep the newest revision of a partial.
+    """Store a revision of a partial unless a newer revision is stored.
 
     Raises:
         Conflict: a newer one is stored.
@@ -98,7 +98,7 @@ def save_partial(
     }
     older = Partial.objects.filter(pk=id, revision__lt=revision)
     if not older.update(**values):
-        # There is none, or a newer one; or another request makes one just now.
+        # There is no partial, or a newer one, or another request is creating it.
         _, is_new = Partial.objects.get_or_create(pk=id, defaults=values)
         if not is_new:
             older.update(**values)
@@ -109,7 +109,7 @@ def save_partial(
 
 
 def set_webhooks(form_id: str, endpoints: list[dict[str, Any]]) -> None:
-    """These and no others are the endpoints of a form."""
+    """Replace the webhook endpoints of a form."""
     with transaction.atomic():
         of = form(form_id)
         of.webhooks.all().delete()

@@ -1,4 +1,4 @@
-"""What the API takes, and the errors by field for what it does not."""
+"""Validation of the API's input, with errors by field."""
 
 import json
 import re
@@ -12,7 +12,7 @@ Check = Callable[[Any], Any]
 
 
 class Wrong(Exception):
-    """What came is not what is taken; ``errors`` by field."""
+    """The input is invalid; ``errors`` has the messages by field."""
 
     def __init__(self, errors: dict[str, list[str]]) -> None:
         super().__init__(", ".join(errors))
@@ -20,7 +20,7 @@ class Wrong(Exception):
 
 
 def read(request: HttpRequest, checks: dict[str, Check]) -> dict[str, Any]:
-    """The fields of a JSON object, checked; unknown ones are left out.
+    """Validate the fields of a JSON object; unknown fields are dropped.
 
     Raises:
         Wrong: it is no JSON object, or a field does not fit.
@@ -43,7 +43,7 @@ def read(request: HttpRequest, checks: dict[str, Check]) -> dict[str, Any]:
 
 
 def text(most: int) -> Check:
-    """A text that is not empty."""
+    """Validate a non-empty text."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= most or "\0" in value:
@@ -67,12 +67,12 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def a_dict(value: Any) -> dict[str, Any]:
-    """An object that every database takes: PostgreSQL has no NUL and no half characters."""
+    """Validate an object that every database accepts: PostgreSQL has no NUL and no surrogates."""
     if not isinstance(value, dict):
         raise ValueError("expected an object")
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError:  # 1e999 is read as one that is not finite
+    except ValueError:  # 1e999 is read as infinity
         raise ValueError("expected finite numbers") from None
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""The pages for people."""
+"""URLs of the forms' pages."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""DATABASE_URL as Django's settings of a database."""
+"""Converts DATABASE_URL to Django's database settings."""
 
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -32,9 +32,9 @@ def _sqlite(path: str) -> dict[str, Any]:
     options: dict[str, Any] = {"timeout": 20}
     if django.VERSION >= (5, 1):
         options |= {
-            # A transaction that reads first and then wants to write could not wait for its turn.
+            # Otherwise a transaction that reads first fails at its first write, without waiting.
             "transaction_mode": "IMMEDIATE",
-            # Readers do not wait for the writer, and a commit is one write.
+            # Readers do not wait for the writer, and a commit needs one write.
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     return {

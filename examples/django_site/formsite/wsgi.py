@@ -1,4 +1,4 @@
-"""What a WSGI server starts: ``formsite.wsgi:application``."""
+"""The WSGI application: ``formsite.wsgi:application``."""
 
 import os
 
