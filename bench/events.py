@@ -62,12 +62,12 @@ def record(contender: str, *, queue: str, count: int, threads: int, many: int) -
         return measure(queue, count, many)
     _settings(queue)
     from formrelay.brokers import get_broker
-    from formrelay.ops.boot import calm_garbage_collector
+    from formrelay.ops.boot import tune_garbage_collector
 
     broker = get_broker()
     broker.enqueue_many(messages(count, many))
     finished, watch = _watch(broker, -(-count // many))
-    calm_garbage_collector()  # as a worker does when it starts
+    tune_garbage_collector()  # as a worker does when it starts
     client = _clickhouse()
     before = _resident()
     start, cpu = time.perf_counter(), time.process_time()
@@ -86,11 +86,11 @@ def unavailable(_contender: str, *, queue: str, count: int, threads: int, second
 
     _settings(queue, clickhouse="clickhouse://127.0.0.1:1")
     from formrelay.brokers import get_broker
-    from formrelay.ops.boot import calm_garbage_collector
+    from formrelay.ops.boot import tune_garbage_collector
 
     broker = get_broker()
     broker.enqueue_many(messages(count, 1))
-    calm_garbage_collector()
+    tune_garbage_collector()
     before = _resident()
     Worker(broker, queues={queue}, worker_threads=threads).start()
     time.sleep(3)  # until the worker has noticed it
@@ -110,10 +110,10 @@ def _limit(queue: str, number: int, many: int) -> Any:
     _settings(queue)
     from formrelay.actors import record_events
     from formrelay.brokers.envelope import decode, encode
-    from formrelay.ops.boot import calm_garbage_collector
+    from formrelay.ops.boot import tune_garbage_collector
 
     bodies = [encode(message) for message in messages(number, many)]
-    calm_garbage_collector()
+    tune_garbage_collector()
     client, actor = _clickhouse(), record_events
     start, cpu = time.perf_counter(), time.process_time()
     for block in batched(bodies, max(1, BLOCK // many)):

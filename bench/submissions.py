@@ -184,16 +184,17 @@ def _ours(site: Site, **queues: str) -> Any:
         LOG_LEVEL="info",
         **queues,
     )
+    from formrelay.actors import declare_actors
     from formrelay.brokers import get_broker
     from formrelay.config import get_settings
-    from formrelay.ops.boot import calm_garbage_collector, declare_actors
+    from formrelay.ops.boot import tune_garbage_collector
     from formrelay.ops.logs import setup_logging
 
     root = logging.getLogger()
     root.handlers[:] = [logging.StreamHandler(Path(os.devnull).open("w"))]  # noqa: SIM115
     setup_logging(get_settings().logging)
     declare_actors()
-    calm_garbage_collector()  # as a worker does when it starts
+    tune_garbage_collector()  # as a worker does when it starts
     return get_broker()
 
 

@@ -154,14 +154,14 @@ def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, A
     from formrelay.actors import deliver_webhook
     from formrelay.brokers import get_broker
     from formrelay.config import get_settings
-    from formrelay.ops.boot import calm_garbage_collector
+    from formrelay.ops.boot import tune_garbage_collector
     from formrelay.ops.logs import setup_logging
 
     root = logging.getLogger()
     log = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
     root.handlers[:] = [logging.StreamHandler(log)]
     setup_logging(get_settings().logging)
-    calm_garbage_collector()  # as a worker does when it starts
+    tune_garbage_collector()  # as a worker does when it starts
     jobs = (
         {"url": urls[number % len(urls)], "body": BODY, "secret": SECRET} for number in range(count)
     )

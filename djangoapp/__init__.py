@@ -1,10 +1,10 @@
 """The Django app: ``INSTALLED_APPS += ["formrelay.djangoapp"]``.
 
-Settings from ``FORMRELAY`` (:mod:`.conf`), jobs sent when the transaction commits
+Provides settings in ``FORMRELAY`` (:mod:`.conf`), jobs sent when the transaction commits
 (:func:`enqueue`), system checks (:mod:`.checks`), ``manage.py formrelay_worker``
-(:mod:`.worker`), the health view and the dashboard (:mod:`.urls`). No models.
+(:mod:`.worker`), a health view and a dashboard (:mod:`.urls`). It has no models.
 
-Importing this imports no model, reads no setting and connects to nothing.
+Importing this package imports no model, reads no setting and connects to nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is staff, and where others go."""
+"""Restricting views to staff."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ View = Callable[[HttpRequest], HttpResponse]
 
 
 def is_staff(request: HttpRequest) -> bool:
-    """Whether a staff user is logged in; False where that cannot be found out."""
+    """Whether a staff user is logged in; False if the database is unavailable."""
     try:
         user = getattr(request, "user", None)
         return bool(user is not None and user.is_active and user.is_staff)
-    except DatabaseError:  # the health of the broker is told without a database too
+    except DatabaseError:  # the health view must answer without a database
         return False
 
 
 def staff_only(view: View) -> View:
-    """Let staff in, and send others to the admin's login, or to LOGIN_URL without one.
+    """Require a staff user; redirect others to the login of the admin, or to LOGIN_URL.
 
     Raises:
-        PermissionDenied: the project has no users.
+        PermissionDenied: django.contrib.auth is not installed.
     """
 
     @wraps(view)

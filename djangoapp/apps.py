@@ -1,4 +1,4 @@
-"""What Django knows of formrelay."""
+"""The app configuration."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from . import conf
 
 
 class FormrelayConfig(AppConfig):
-    """See the package.
+    """Makes formrelay read the setting ``FORMRELAY``.
 
     Attributes:
-        is_in_time: whether nobody had read formrelay's configuration before the app was loaded.
+        is_in_time: whether the app was loaded before formrelay's configuration was read.
     """
 
     name = "formrelay.djangoapp"
@@ -27,15 +27,15 @@ class FormrelayConfig(AppConfig):
 
     def __init__(self, app_name: str, app_module: ModuleType) -> None:
         super().__init__(app_name, app_module)
-        # Here and not in ready(): any models.py may import formrelay.actors before that.
+        # Not in ready(): a models.py may use formrelay before that.
         self.is_in_time = use_source(conf.load)
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers them
 
         if dramatiq.broker.global_broker is None:
-            # Else the first plain @dramatiq.actor of the project would make Dramatiq's default,
-            # a RabbitMQ on localhost, and land on that. What is wrong is said by the checks
-            # and by whoever sends: a project without a broker must still migrate.
+            # Without a global broker, the first plain @dramatiq.actor would create Dramatiq's
+            # default, RabbitMQ on localhost. Errors are left to the checks and to enqueue(),
+            # because a project without a broker must be able to migrate.
             with suppress(FormrelayError):
                 get_broker()

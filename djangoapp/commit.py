@@ -1,10 +1,9 @@
-"""The jobs of a transaction: those that share their fate are sent together.
+"""Sending the jobs of a transaction in groups, one call to the broker for each group.
 
-Django runs the callbacks of a transaction one by one, in order, and drops those of a
-savepoint that is rolled back. So each job is a callback of its own, and the first of a
-group that is called sends the whole group. In a group are only jobs of which it is certain
-by then that the transaction keeps all or none of them: no savepoint that can still be rolled
-back was begun between them.
+On commit, Django runs the callbacks of a transaction in order, without those of rolled-back
+savepoints. Each job is a callback, and the first callback of a group sends the whole group. Jobs
+belong to one group only if the transaction keeps all or none of them: no savepoint that can still
+be rolled back separates them.
 """
 
 from __future__ import annotations
@@ -13,58 +12,64 @@ from typing import Any
 
 import dramatiq
 from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from dramatiq import Message
 
 from .delivering import send_all, send_all_committed
 
 
-class Group:
-    """Jobs, one behind the other, that share their fate.
+class JobGroup:
+    """Consecutive jobs that the transaction keeps or drops together.
 
     Attributes:
-        fate: the savepoints in which they stand: a rollback of one takes all of them, and
-            nothing else does, short of the whole transaction's.
-        earlier: the group directly before it, which may come to share its fate.
+        savepoints: ids of the open savepoints around the jobs; rolling back any of them drops
+            all of the jobs.
+        earlier: the group directly before, which may be merged with this group later.
     """
 
     def __init__(
-        self, broker: dramatiq.Broker, fate: frozenset[str], earlier: Group | None
+        self, broker: dramatiq.Broker, savepoints: frozenset[str], earlier: JobGroup | None
     ) -> None:
         self.broker = broker
-        self.fate = fate
+        self.savepoints = savepoints
         self.earlier = earlier
-        self.jobs: list[Pending] = []
+        self.jobs: list[PendingJob] = []
 
-    def narrowed(self, fate: frozenset[str]) -> Group:
-        """This group, with those before it that share its fate now that others of its
-        savepoints are over: what is over cannot be rolled back by itself any more."""
+    def merged(self, savepoints: frozenset[str]) -> JobGroup:
+        """Merge this group with earlier groups after savepoints were released.
+
+        A released savepoint cannot be rolled back by itself any more.
+
+        Args:
+            savepoints: ids of the savepoints that are still open.
+        """
         group = self
-        group.fate = fate
-        while (earlier := group.earlier) is not None and fate <= earlier.fate:
+        group.savepoints = savepoints
+        while (earlier := group.earlier) is not None and savepoints <= earlier.savepoints:
             for job in group.jobs:
                 job.group = earlier
             earlier.jobs += group.jobs
-            earlier.fate = fate
+            earlier.savepoints = savepoints
             group = earlier
         return group
 
-    def send_from(self, first: Pending) -> None:
-        """Send ``first`` and those behind it.
+    def send_from(self, first: PendingJob) -> None:
+        """Send ``first`` and the jobs after it.
 
-        Not those before it: when this is called they are sent, but for callbacks that
-        somebody picks out (``captureOnCommitCallbacks`` in a test).
+        The jobs before it are sent already, unless a test runs selected callbacks
+        (``captureOnCommitCallbacks``).
         """
-        behind = self.jobs[self.jobs.index(first) :]
-        jobs = [job for job in behind if not job.is_sent]
+        following = self.jobs[self.jobs.index(first) :]
+        jobs = [job for job in following if not job.is_sent]
         send_all_committed(self.broker, [job.message for job in jobs])
         for job in jobs:
             job.is_sent = True
 
 
-class Pending:
-    """The callback of one job."""
+class PendingJob:
+    """The commit callback of one job."""
 
-    def __init__(self, message: Message[Any], group: Group) -> None:
+    def __init__(self, message: Message[Any], group: JobGroup) -> None:
         self.message = message
         self.group = group
         self.is_sent = False
@@ -75,25 +80,42 @@ class Pending:
 
 
 def send_on_commit(broker: dramatiq.Broker, message: Message[Any], using: str | None) -> None:
-    """Send a message when the transaction of a database commits; without one, now.
+    """Send a message when the transaction of a database commits; without a transaction, now.
+
+    Args:
+        using: alias of the database; None is the default database.
 
     Raises:
-        TransactionManagementError: Django's, with autocommit off and no ``atomic`` block.
+        TransactionManagementError: autocommit is off and there is no ``atomic`` block (Django).
     """
     connection = transaction.get_connection(using)
     if not connection.in_atomic_block:
         transaction.on_commit(lambda: send_all(broker, [message]), using=using)
         return
-    # A block without a savepoint has None there, and takes the whole one around it along.
-    fate = frozenset(one for one in connection.savepoint_ids if one is not None)
-    last = connection.run_on_commit[-1][1] if connection.run_on_commit else None
-    before = last.group if isinstance(last, Pending) else None
+    savepoints = _open_savepoints(connection)
+    last = _last_callback(connection)
+    before = last.group if isinstance(last, PendingJob) else None
     if before is not None and before.broker is not broker:
         before = None
-    if before is not None and fate <= before.fate:
-        group = before.narrowed(fate)
+    if before is not None and savepoints <= before.savepoints:
+        group = before.merged(savepoints)
     else:
-        group = Group(broker, fate, before)
-    job = Pending(message, group)
+        group = JobGroup(broker, savepoints, before)
+    job = PendingJob(message, group)
     group.jobs.append(job)
     transaction.on_commit(job, using=using)
+
+
+# Django has no public way to learn which savepoints are open and which callbacks a rollback has
+# dropped. Only these two functions read its undocumented attributes;
+# tests/djangoapp/test_enqueue.py fails if their shape changes.
+
+
+def _open_savepoints(connection: BaseDatabaseWrapper) -> frozenset[str]:
+    # An atomic block without a savepoint has None: its rollback rolls back the enclosing block.
+    return frozenset(id for id in connection.savepoint_ids if id is not None)
+
+
+def _last_callback(connection: BaseDatabaseWrapper) -> object:
+    """Return the callback registered last that no rollback has dropped; None if there is none."""
+    return connection.run_on_commit[-1][1] if connection.run_on_commit else None

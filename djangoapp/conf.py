@@ -1,4 +1,4 @@
-"""The settings of a Django project: ``FORMRELAY`` and, behind it, the environment."""
+"""Configuration from the Django setting ``FORMRELAY``, then from the environment."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..core.errors import ConfigError
 
 
 def load() -> Settings:
-    """What :func:`formrelay.config.get_settings` answers in a Django project.
+    """Load the settings that :func:`formrelay.config.get_settings` returns in a Django project.
 
-    ``FORMRELAY`` has the names of the environment as its keys and wins over it, variable by
-    variable; None and an empty text are not set, and leave the environment in force.
+    The keys of ``FORMRELAY`` are the names of the environment variables. Each key overrides its
+    variable, unless its value is None or empty.
 
     Raises:
-        ConfigError: one line for each wrong value.
+        ConfigError: values are wrong; the message has one line for each.
     """
     given = getattr(settings, "FORMRELAY", {})
     if not isinstance(given, Mapping):

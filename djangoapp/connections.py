@@ -1,4 +1,4 @@
-"""Database connections in a worker: as at the begin and end of a request."""
+"""Closing old database connections in workers, as Django does around each request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dramatiq.middleware import Middleware
 class DatabaseConnections(Middleware):
     """Closes connections that are broken or older than CONN_MAX_AGE, around each message.
 
-    Without it a worker would keep the connection of its first message for ever, and after a
-    restart of the database fail with that.
+    Otherwise a worker would keep its first connection forever, and fail after a restart of the
+    database.
     """
 
     def before_process_message(self, broker: dramatiq.Broker, message: Any) -> None:

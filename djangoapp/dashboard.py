@@ -1,4 +1,4 @@
-"""The dashboard: one page for staff that only looks; no script, nothing from elsewhere."""
+"""The dashboard: a read-only page for staff, without scripts and external files."""
 
 from __future__ import annotations
 
@@ -16,36 +16,35 @@ from django.views.decorators.http import require_safe
 
 from ..core.errors import FormrelayError
 from .access import staff_only
-from .look import Look
-from .report import NoSuchQueue, Report, overview, queue_page
+from .pages import DashboardPage, NoSuchQueue, overview, queue_page
+from .shared_call import SharedCall
 
 _REFRESH_SECONDS = 10
-#: Seconds, for the whole page.
-_WITHIN = 8.0
+_TIMEOUT_SECONDS = 8.0
 
 
 @never_cache
 @require_safe
 @staff_only
 def dashboard(request: HttpRequest) -> HttpResponse:
-    """All queues, workers and the newest dead letters; with ``?queue=`` those of one queue.
+    """Show queues, workers and the newest dead letters; with ``?queue=``, one queue.
 
-    503 when the broker does not answer, with its own words on the page.
+    Answers 503 with the error on the page if the broker cannot be used.
     """
     queue, cursor = request.GET.get("queue"), request.GET.get("cursor")
-    report, error = None, None
+    content, error = None, None
     try:
         if queue is None:
-            report = _overview()
+            content = _overview()
         else:
-            report = Look(lambda: queue_page(queue, cursor), within=_WITHIN)()
+            content = SharedCall(lambda: queue_page(queue, cursor), timeout=_TIMEOUT_SECONDS)()
     except NoSuchQueue as wrong:
         raise Http404(str(wrong)) from None
     except FormrelayError as wrong:
         error = str(wrong)
-    page = _template().render(Context(_context(request, report, error)))
+    page = _template().render(Context(_context(request, content, error)))
     answer = HttpResponse(page, status=200 if error is None else 503)
-    # The page brings all that it needs; where the project has a stricter policy this one counts.
+    # The page loads nothing, so this policy works in every project.
     answer["Content-Security-Policy"] = (
         f"default-src 'none'; style-src '{_style_hash()}'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'"
@@ -53,27 +52,29 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     return answer
 
 
-def _context(request: HttpRequest, report: Report | None, error: str | None) -> dict[str, Any]:
-    is_paused = request.GET.get("refresh") == "off"
+def _context(
+    request: HttpRequest, content: DashboardPage | None, error: str | None
+) -> dict[str, Any]:
+    refresh_off = request.GET.get("refresh") == "off"
     here = {name: request.GET[name] for name in ("queue", "cursor") if name in request.GET}
-    still = {"refresh": "off"} if is_paused else {}
+    kept = {"refresh": "off"} if refresh_off else {}
     more = {}
-    if report is not None and report.cursor is not None:
-        more = {"next": _link({"queue": here["queue"], "cursor": report.cursor} | still)}
+    if content is not None and content.cursor is not None:
+        more = {"next": _link({"queue": here["queue"], "cursor": content.cursor} | kept)}
     return more | {
-        "report": report,
+        "page": content,
         "error": error,
         "style": _style(),
-        "refresh": None if is_paused else _REFRESH_SECONDS,
-        "switch": _link(here if is_paused else here | {"refresh": "off"}),
-        "home": _link(still),
-        "first": _link({"queue": here["queue"]} | still) if "cursor" in here else None,
-        "still": f"&{urlencode(still)}" if still else "",
+        "refresh": None if refresh_off else _REFRESH_SECONDS,
+        "switch": _link(here if refresh_off else here | {"refresh": "off"}),
+        "home": _link(kept),
+        "first": _link({"queue": here["queue"]} | kept) if "cursor" in here else None,
+        "kept": f"&{urlencode(kept)}" if kept else "",
     }
 
 
 def _link(parameters: dict[str, str]) -> str:
-    # Relative: whatever path the project has put the page under.
+    # Relative, because the project chooses the path of the page.
     return f"?{urlencode(parameters, errors='surrogateescape')}" if parameters else "?"
 
 
@@ -83,7 +84,7 @@ def _file(name: str) -> str:
 
 @cache
 def _template() -> Template:
-    # An engine of its own: the project's may be another, or look elsewhere.
+    # A separate engine: the project may use another template engine or other folders.
     return Engine(debug=False).from_string(_file("dashboard.html"))
 
 
@@ -98,4 +99,4 @@ def _style_hash() -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-_overview = Look(overview, within=_WITHIN)
+_overview = SharedCall(overview, timeout=_TIMEOUT_SECONDS)

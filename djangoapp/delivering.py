@@ -1,4 +1,4 @@
-"""Messages on their way to a broker: ours, or another that the project has beside it."""
+"""Sending messages to formrelay's broker, or to another Dramatiq broker of the project."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..core.errors import BrokerError
 
 
 def send_all(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
-    """Send messages, in order; to a broker of ours in one call.
+    """Send messages in order; in one call on formrelay's broker.
 
     Raises:
-        BrokerUnavailable, BrokerRefused: not all of them are on the broker.
+        BrokerUnavailable, BrokerRefused: the broker did not accept all messages.
     """
     if isinstance(broker, RelayBroker):
         broker.enqueue_many(messages)
@@ -26,13 +26,13 @@ def send_all(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
         eta = message.options.get("eta")
         if eta is None:
             broker.enqueue(message)
-        else:  # another broker wants to be told, or a worker holds the message in its memory
+        else:  # other brokers need the delay, or a worker holds the message in memory
             left = max(1, eta - to_millis(SYSTEM_CLOCK.time()))
             broker.enqueue(_without_eta(message), delay=left)
 
 
 def send_all_committed(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
-    """The same after a commit: the error says that the transaction stands.
+    """Send messages after a commit; errors say that the transaction is committed.
 
     Raises:
         BrokerUnavailable, BrokerRefused: as :func:`send_all`.
@@ -40,16 +40,16 @@ def send_all_committed(broker: dramatiq.Broker, messages: Sequence[Message[Any]]
     try:
         send_all(broker, messages)
     except BrokerError as error:
-        # Reworded, since some of these errors carry more than a message.
-        error.reword(f"{_stands(messages)}: {error}")
+        # Changed in place, because some of these errors have attributes.
+        error.reword(f"{_committed_text(messages)}: {error}")
         raise
-    except Exception as error:  # of another broker: its own words, and ours beside them
-        error.add_note(_stands(messages))
+    except Exception as error:  # from another broker: keep its message
+        error.add_note(_committed_text(messages))
         raise
 
 
-def _stands(messages: Sequence[Message[Any]]) -> str:
-    names = [f"{one.actor_name} {one.message_id}" for one in messages[:5]]
+def _committed_text(messages: Sequence[Message[Any]]) -> str:
+    names = [f"{message.actor_name} {message.message_id}" for message in messages[:5]]
     if len(messages) == 1:
         return f"the transaction is committed, but its job was not sent ({names[0]})"
     more = ", …" if len(messages) > len(names) else ""

@@ -1,10 +1,10 @@
-"""Which actors there are: ours, and those in the ``actors`` module of each installed app."""
+"""Declaring formrelay's actors and those in the ``actors`` module of each installed app."""
 
 from __future__ import annotations
 
 from django.utils.module_loading import autodiscover_modules
 
-from ..ops.boot import declare_actors
+from ..actors import declare_actors
 
 
 def declare_all() -> None:
@@ -13,5 +13,5 @@ def declare_all() -> None:
     Raises:
         ConfigError: the configuration is wrong.
     """
-    declare_actors()  # first: where no other broker is set, a plain actor lands on ours then
+    declare_actors()  # first, so that plain actors use our broker if no other is set
     autodiscover_modules("actors")

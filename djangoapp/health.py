@@ -1,4 +1,4 @@
-"""``GET /api/v1/workers/health``: is the broker there; and to staff, what it holds."""
+"""``GET /api/v1/workers/health``: whether the broker answers; for staff, also its queues."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from django.views.decorators.http import require_safe
 from ..brokers import NotAvailable, RelayBroker, get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
-from ..ops.queues import counts_as_json, worker_as_json
+from ..ops.health import queue_to_json, worker_to_json
 from .access import is_staff
 from .discovery import declare_all
-from .look import Look
+from .shared_call import SharedCall
 
 logger = logging.getLogger("formrelay.djangoapp")
 
-#: Seconds; a probe is asked often, and usually given up after some seconds.
-_WITHIN = 3.0
+#: Short, because probes give up after a few seconds.
+_TIMEOUT_SECONDS = 3.0
 
 
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> HttpResponse:
-    """200 when the broker answers, else 503.
+    """Answer 200 if the broker answers, else 503.
 
-    Everybody is told ``{"status": "ok"}`` or ``{"status": "down"}`` and no more. Staff get
-    the broker, its queues and its workers too; what the broker cannot tell is null.
+    The body is ``{"status": "ok"}`` or ``{"status": "down"}``. Staff also get the broker, its
+    queues and its workers; null means not available on this broker.
     """
     if is_staff(request):
         return _answer(_details, _NOTHING)
     return _answer(_status, {})
 
 
-def _answer(look: Look[dict[str, Any]], otherwise: dict[str, Any]) -> HttpResponse:
+def _answer(call: SharedCall[dict[str, Any]], if_down: dict[str, Any]) -> HttpResponse:
     try:
-        return JsonResponse({"status": "ok"} | look())
+        return JsonResponse({"status": "ok"} | call())
     except Exception as error:
-        if not isinstance(error, FormrelayError):  # whoever asks for the health gets an answer
-            logger.exception("cannot look at the broker")
-        says = {"error": describe(error)} if otherwise else {}
-        return JsonResponse({"status": "down"} | says | otherwise, status=503)
+        if not isinstance(error, FormrelayError):  # a health check must always get an answer
+            logger.exception("health check failed")
+        says = {"error": describe(error)} if if_down else {}
+        return JsonResponse({"status": "down"} | says | if_down, status=503)
 
 
-def reached() -> RelayBroker:
-    """The broker, with every queue declared that has an actor; it has just answered.
+def open_broker() -> RelayBroker:
+    """Declare all actors, ping the broker and return it.
 
     Raises:
-        FormrelayError: it cannot be used.
+        FormrelayError: the broker cannot be used.
     """
     declare_all()
     broker = get_broker()
@@ -58,31 +58,31 @@ def reached() -> RelayBroker:
     return broker
 
 
-def worker_reports(broker: RelayBroker) -> list[dict[str, Any]] | None:
-    """The workers; None where this broker does not tell."""
+def list_workers(broker: RelayBroker) -> list[dict[str, Any]] | None:
+    """Return the workers; None if not available on this broker."""
     try:
-        return [worker_as_json(broker, one) for one in broker.inspector.workers()]
+        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
     except NotAvailable:
         return None
 
 
-def _look() -> dict[str, Any]:
-    reached()
+def _load_status() -> dict[str, Any]:
+    open_broker()
     return {}
 
 
-def _look_closely() -> dict[str, Any]:
-    broker = reached()
+def _load_details() -> dict[str, Any]:
+    broker = open_broker()
     counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
     return {
         "broker": {"kind": get_settings().broker.kind, "weaknesses": broker.weaknesses()},
-        "queues": [counts_as_json(one) for one in counts],
-        "workers": worker_reports(broker),
+        "queues": [queue_to_json(each) for each in counts],
+        "workers": list_workers(broker),
     }
 
 
-#: The parts of a report about a broker that is down.
+#: Details of a broker that is down.
 _NOTHING: dict[str, Any] = {"broker": None, "queues": None, "workers": None}
 
-_status = Look(_look, within=_WITHIN)
-_details = Look(_look_closely, within=_WITHIN)
+_status = SharedCall(_load_status, timeout=_TIMEOUT_SECONDS)
+_details = SharedCall(_load_details, timeout=_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""Send a job when the transaction commits, and not when it rolls back."""
+"""Send a job when the transaction commits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 import dramatiq
 from dramatiq import Message
 
+from ..actors.job import JobActor
 from ..brokers import RelayBroker, get_broker
 from ..core.clock import SYSTEM_CLOCK, to_millis
 from ..core.errors import InvalidJob
 from .commit import send_on_commit
 from .delivering import send_all
+from .discovery import declare_all
 
 
 def enqueue(
@@ -26,34 +28,32 @@ def enqueue(
     delay: timedelta | None = None,
     **options: Any,
 ) -> Message[Any]:
-    """Send a job when the transaction commits; without a transaction, at once.
+    """Send a job when the transaction commits; without a transaction, send it immediately.
 
-    The job is checked now, so that what is wrong with it can still roll the transaction
-    back. The jobs of one transaction leave in the order of the calls, and those that share
-    their fate (no savepoint between them that can still be rolled back) in one call to the
-    broker. What is sent after the commit can be lost with the process in between, and cannot
-    be sent while the broker is away: docs/django.md says what to do.
+    Validates the job immediately, so that an invalid job can still roll the transaction back.
+    Sends the jobs of a transaction in the order of the calls, and in one call to the broker where
+    no savepoint separates them. A job is lost if the process ends between the commit and the
+    sending, and cannot be sent while the broker is unavailable: see docs/django.md.
 
     Args:
-        actor: one of :mod:`formrelay.actors`, any other Dramatiq actor, or the name of one
-            ("save_submission"), for which nothing has to be imported. An actor that is not of
-            formrelay gets the payload as its argument, and the metadata, if there is any, as
-            the keyword ``metadata``.
-        on_commit: False sends now, whatever becomes of the transaction.
-        using: the database whose transaction it is; None is the default one.
-        delay: from now on; the job does not run before.
-        options: of the message, as Dramatiq's ``send_with_options`` takes them.
+        actor: an actor of :mod:`formrelay.actors`, another Dramatiq actor, or the name of an
+            actor ("save_submission"), which needs no import. A plain Dramatiq actor gets the
+            payload as its argument, and the metadata, if any, as the keyword ``metadata``.
+        on_commit: False sends now, even if the transaction is rolled back later.
+        using: alias of the database whose transaction counts; None is the default database.
+        delay: minimum time before the job runs.
+        options: message options, as for Dramatiq's ``send_with_options``.
 
     Returns:
-        The message, as it is or will be sent.
+        The message that is, or will be, sent.
 
     Raises:
-        InvalidJob, MessageTooLarge: it can never be sent; at the call.
-        ConfigError: the configuration is wrong; at the call.
-        BrokerUnavailable, BrokerRefused: the broker does not have it; where the transaction is
-            committed (on leaving the ``atomic`` block), and then the error says that it is.
+        InvalidJob, MessageTooLarge: the job can never be sent. Raised by this call.
+        ConfigError: the configuration is wrong. Raised by this call.
+        BrokerUnavailable, BrokerRefused: the broker did not accept the job. Raised at the end of
+            the ``atomic`` block, with a message that says that the transaction is committed.
     """
-    found = _named(actor) if isinstance(actor, str) else actor
+    found = _actor_by_name(actor) if isinstance(actor, str) else actor
     if delay is not None:
         options["eta"] = to_millis(_due(delay))
     message = _message(found, payload, metadata, options)
@@ -66,10 +66,7 @@ def enqueue(
     return message
 
 
-def _named(name: str) -> dramatiq.Actor[..., Any]:
-    # Not at the top: it reads the configuration.
-    from .discovery import declare_all
-
+def _actor_by_name(name: str) -> dramatiq.Actor[..., Any]:
     declare_all()
     actors = get_broker().actors
     if name not in actors:
@@ -83,18 +80,14 @@ def _message(
     metadata: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Message[Any]:
-    if isinstance(actor.broker, RelayBroker):
-        # Not at the top: it reads the configuration, which has been read where there is a broker.
-        from ..actors.job import JobActor
-
-        if isinstance(actor, JobActor):
-            job = {"payload": payload, "metadata": metadata}
-            return actor.message_with_options(kwargs=job, **options)
+    if isinstance(actor, JobActor):
+        job = {"payload": payload, "metadata": metadata}
+        return actor.message_with_options(kwargs=job, **options)
     more = {} if metadata is None else {"metadata": metadata}
     return actor.message_with_options(args=(payload,), kwargs=more, **options)
 
 
 def _due(delay: timedelta) -> float:
     if not isinstance(delay, timedelta) or delay < timedelta(0):
-        raise InvalidJob(f"expected delay to be a timedelta that is not negative, got {delay!r}")
+        raise InvalidJob(f"expected delay to be a non-negative timedelta, got {delay!r}")
     return SYSTEM_CLOCK.time() + delay.total_seconds()

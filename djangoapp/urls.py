@@ -1,4 +1,7 @@
-"""``path("", include("formrelay.djangoapp.urls"))``: the health view and the dashboard."""
+"""URLs of the health view and the dashboard.
+
+Use ``path("", include("formrelay.djangoapp.urls"))``.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``dramatiq formrelay.djangoapp.worker:broker`` starts workers with the project's settings.
+"""The module that Dramatiq loads: ``dramatiq formrelay.djangoapp.worker:broker``.
 
-``manage.py formrelay_worker`` runs that. By name and not as Dramatiq's global broker, which
-stays what it is (django-dramatiq's, say).
+``manage.py formrelay_worker`` runs that command. It names the broker, so that the project can
+keep another global broker, for example that of django-dramatiq.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import django
 
 django.setup()
 
-from ..ops.boot import boot  # noqa: E402 - the settings come first
+from ..ops.boot import boot  # noqa: E402 - the settings must be loaded first
 from .connections import DatabaseConnections  # noqa: E402
 from .discovery import declare_all  # noqa: E402
 

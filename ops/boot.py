@@ -1,21 +1,20 @@
-"""The start of a worker process: say what is wrong in one line, or start.
-
-``dramatiq formrelay.worker`` imports this through :mod:`formrelay.worker`.
-"""
+"""Starting worker processes: check the configuration, the broker and the sinks first."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import logging
+import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from .. import actors
+from ..actors import declare_actors
 from ..brokers import RelayBroker, get_broker
 from ..config import get_settings
 from ..core.errors import (
@@ -30,19 +29,19 @@ from .logs import setup_logging
 
 logger = logging.getLogger("formrelay.workers")
 
-#: Exit statuses: the thing asked about is not fine; wrong use.
+#: Exit status of a command: the thing asked about is not fine; wrong use.
 NOT_FINE, WRONG_USE = 1, 2
-#: A parameter of glibc's ``mallopt``.
+#: Parameter of glibc's ``mallopt``: maximum number of arenas.
 _M_ARENA_MAX = -8
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one readable line for what a user can mend; no traceback."""
+    """Print an expected error without a traceback, and exit the process."""
     try:
         yield
     except FormrelayError as error:
-        from .output import say_error  # a worker that starts well needs no part of it
+        from .output import say_error  # not needed by a worker that starts
 
         for line in str(error).split("\n"):
             say_error(f"formrelay: {line}")
@@ -50,28 +49,23 @@ def one_line_errors() -> Iterator[None]:
 
 
 def exit_status(error: FormrelayError) -> int:
-    """What a command ends with that stumbled over ``error``."""
+    """Exit status for ``error``."""
     return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE
 
 
-def declare_actors() -> None:
-    """Declare every actor, and with it its queue, on this process's broker."""
-    actors.declare_actors()
-
-
 def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
-    """Read the configuration, set up logs, declare the actors, reach the broker."""
+    """Read the configuration, set up logs, declare the actors and ping the broker."""
     with one_line_errors():
         setup_logging(get_settings().logging)
         declare()
         broker = get_broker()
-        broker.ping(())  # the queues when they are known: this worker's alone
-    broker.add_middleware(_AtBoot())
+        broker.ping(())  # checks no queue: this worker's queues are known later
+    broker.add_middleware(_WorkerBoot())
     return broker
 
 
-class _AtBoot(Middleware):
-    """Looks at the sinks of the queues that this worker consumes, before it takes a job."""
+class _WorkerBoot(Middleware):
+    """Checks the queues and sinks of a worker before it takes a job."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         assert isinstance(broker, RelayBroker)
@@ -79,15 +73,15 @@ class _AtBoot(Middleware):
             check_queues(worker.consumer_whitelist)
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
-        calm_garbage_collector()
+        tune_garbage_collector()
         limit_malloc_arenas()
 
 
-def calm_garbage_collector() -> None:
-    """Have Python look for cycles seldom, and never among what is there for good.
+def tune_garbage_collector() -> None:
+    """Run the garbage collector rarely, and exclude the objects that exist at start.
 
-    As it comes, it walks through all modules and schemas again and again, while messages, of
-    which hardly one is part of a cycle, come and go: a tenth of what a webhook costs.
+    With Python's defaults, a collector that scans all modules and schemas again and again takes
+    a tenth of the CPU time of a webhook, although messages are hardly ever part of a cycle.
     """
     gc.collect()
     gc.freeze()
@@ -95,25 +89,24 @@ def calm_garbage_collector() -> None:
 
 
 def limit_malloc_arenas() -> None:
-    """Let the threads share two heaps of glibc's malloc, instead of up to eight a core.
+    """Limit glibc's malloc to two arenas for all threads; the default is eight for each core.
 
-    What a thread frees goes back to the heap that it came from, and stays there. A batch of
-    10,000 events is allocated by one thread and freed by another, so that each heap grows as
-    large as the largest batch: 45 MB more for 8 threads. The GIL lets few threads allocate at
-    the same time, so that sharing costs nothing. Does nothing where there is no glibc.
+    Freed memory stays in the arena that it came from. One thread allocates a batch of 10,000
+    events and another frees it, so each arena grows to the size of the largest batch: 45 MB more
+    for 8 threads. Under the GIL few threads allocate at once, so sharing costs no time. Does
+    nothing without glibc.
     """
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def check_sinks(queues: Collection[str] | None) -> None:
-    """Check the sinks behind ``queues`` (None: all of them).
+    """Check the sinks of ``queues`` (None: all queues).
 
-    A wrong password is better found here than by the first thousand events. A
-    sink that is merely away stops nobody: its jobs wait for it.
+    A sink that is unavailable does not stop the worker: its jobs wait.
 
     Raises:
-        ConfigError: a sink is not configured, or refuses us.
+        ConfigError: a sink is not configured, or rejects the credentials.
     """
     settings = get_settings()
     if not queues or {settings.submissions.queue, settings.partials.queue} & set(queues):
@@ -125,10 +118,10 @@ def check_sinks(queues: Collection[str] | None) -> None:
 
 
 def check_queues(queues: Collection[str] | None) -> None:
-    """Check that every queue that is named is one of ours.
+    """Check that every queue in ``queues`` is declared.
 
     Raises:
-        ConfigError: one is not; a worker would wait on it for ever.
+        ConfigError: a queue is not declared; a worker would wait for its jobs forever.
     """
     known = get_broker().queues
     for queue in queues or ():
@@ -144,22 +137,72 @@ def _check_clickhouse() -> None:
     url = settings.clickhouse.secret("url")
     if url is None:
         raise ConfigError(
-            "expected CLICKHOUSE_URL for the queue of events, got none: set it, or name "
-            "the queues of this worker (formrelay worker --queue, dramatiq --queues)"
+            "expected CLICKHOUSE_URL for the queue of events, got none: set it, or select other "
+            "queues for this worker (formrelay worker --queue, dramatiq --queues)"
         )
     try:
         client = clickhouse()
         client.ping()
         if is_embedded_clickhouse(url):
-            # Nobody else could: it is open in this process alone.
+            # No other process can open it, so `formrelay migrate` cannot do this.
             migrate.apply(client, clickhouse_schema())
     except (SinkUnavailable, SinkBusy) as error:
-        logger.warning("a sink is away", extra={"sink": "clickhouse", "why": str(error)})
+        logger.warning("sink unavailable", extra={"sink": "clickhouse", "why": str(error)})
     except SinkTransient as error:
-        # It answered, and refuses what we are: no use in starting.
+        # It answered and rejected us, so starting is useless.
         raise ConfigError(str(error)) from None
 
 
 def is_embedded_clickhouse(url: str | None) -> bool:
-    """Whether the ClickHouse is in the process, and so in one process only."""
+    """Whether ClickHouse runs inside the process, and so in one process at a time."""
     return (url or "").startswith("chdb://")
+
+
+def become_workers(
+    module: str,
+    *,
+    queues: Sequence[str] | None = None,
+    processes: int | None = None,
+    threads: int | None = None,
+    declare: Callable[[], None] = declare_actors,
+    import_from: Sequence[str] = (),
+) -> NoReturn:
+    """Check that workers can start, and replace this process with Dramatiq's.
+
+    Args:
+        module: the module argument of ``dramatiq``.
+        queues: queues to consume; None consumes all.
+        processes: number of processes; None uses WORKER_PROCESSES.
+        threads: threads for each process; None uses WORKER_CONCURRENCY.
+        declare: declares the same actors as the module.
+        import_from: folders to put first on Python's path, in this order; empty uses the current
+            folder.
+
+    Raises:
+        ConfigError: the configuration is wrong, or a queue does not exist.
+        BrokerUnavailable, BrokerRefused: the broker cannot be used.
+    """
+    settings = get_settings()
+    processes = processes or settings.worker_processes
+    embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
+    if embedded and processes > 1 and (not queues or settings.events.queue in queues):
+        raise ConfigError(
+            f"expected one process for the queue {settings.events.queue!r} with an embedded "
+            f"ClickHouse, got {processes}: only one process at a time can open chdb://"
+        )
+    # Each worker process checks this too; checking here prints one error instead of several.
+    declare()
+    check_queues(queues)
+    get_broker().ping(queues or None)
+    if not embedded:
+        check_sinks(queues)
+    command = [sys.executable, "-m", "dramatiq", module]
+    command += ["--processes", str(processes)]
+    command += ["--threads", str(threads or settings.worker_concurrency)]
+    if queues:
+        command += ["--queues", *queues]
+    if import_from:
+        # Dramatiq inserts each folder at the front of the path.
+        command += ["--path", *reversed(import_from)]
+    sys.stdout.flush()
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq

@@ -1,8 +1,8 @@
-"""How far the sessions of a form came: questions to ClickHouse, and their answers.
+"""The funnel of a form, counted by ClickHouse.
 
-A session is what ``sessionId`` says. An event without one counts with its submission, and one
-without either stands for itself: so nothing is left out, and what cannot be connected is seen
-to be so (:attr:`StepCount.outside`) instead of being guessed at.
+Events with the same ``sessionId`` form a session. Without it, events with the same
+``submissionId`` form a session; an event with neither is a session by itself. So every event
+counts, and sessions with missing steps are counted separately (:attr:`StepCount.outside`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from ..sinks.clickhouse import ClickHouse
 SESSION = (
     "multiIf(session_id != '', session_id, submission_id != '', submission_id, toString(event_id))"
 )
-#: The type of an event that says that a field was answered, and the property that names the field.
+#: Event type of an answered field, and its property that holds the name of the field.
 ANSWERED, FIELD = "field_answered", "field"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a funnel: an event of any of these types."""
+    """A step of a funnel: an event of any of ``types``."""
 
     name: str
     types: tuple[str, ...]
 
 
-def usual_steps(answered: str = ANSWERED) -> tuple[Step, ...]:
-    """The steps of a form that is not said to have others.
+def default_steps(answered: str = ANSWERED) -> tuple[Step, ...]:
+    """Return the default steps of a funnel.
 
-    Who answers a field has started, so a form need not say so with an event of its own.
+    An answered field also counts as started, so a form need not send ``form_started``.
     """
     return (
         Step("viewed", ("form_viewed",)),
@@ -41,29 +41,29 @@ def usual_steps(answered: str = ANSWERED) -> tuple[Step, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked.
+class FunnelQuery:
+    """The form, the period and the steps of a funnel.
 
     Attributes:
-        since: Unix seconds; events before do not count.
-        steps: two or more; no type is in two of them.
-        answered, property: as :data:`ANSWERED` and :data:`FIELD`.
+        since: Unix seconds; earlier events do not count.
+        steps: two or more steps without a common type.
+        answered, property: see :data:`ANSWERED` and :data:`FIELD`.
     """
 
     form_id: str
     since: int
-    steps: Sequence[Step] = field(default_factory=usual_steps)
+    steps: Sequence[Step] = field(default_factory=default_steps)
     answered: str = ANSWERED
     property: str = FIELD
 
 
 @dataclass(frozen=True, slots=True)
 class StepCount:
-    """How many sessions took a step.
+    """The number of sessions that took a step.
 
     Attributes:
-        sessions: that took it after all the steps before it, in their order.
-        outside: that have an event of it and are not among ``sessions``.
+        sessions: sessions that took the step after all earlier steps, in order.
+        outside: sessions with an event of the step, but without every earlier step.
     """
 
     step: Step
@@ -73,12 +73,12 @@ class StepCount:
 
 @dataclass(frozen=True, slots=True)
 class FieldCount:
-    """A field, and who left after it.
+    """The number of sessions that answered a field, and that left after it.
 
     Attributes:
-        name: empty where the events do not tell.
-        answered: sessions that answered it.
-        left: of these, the ones that did not complete and answered no other field later.
+        name: empty if the events do not name the field.
+        answered: sessions that answered the field.
+        left: sessions that answered the field last and did not complete the form.
     """
 
     name: str
@@ -88,7 +88,7 @@ class FieldCount:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """How long the sessions that completed took from one step to the last, in seconds."""
+    """Seconds from a step to the last step, over the sessions that completed."""
 
     step: Step
     sessions: int
@@ -98,16 +98,16 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Funnel:
-    """The answer.
+    """The counts of a funnel.
 
     Attributes:
-        not_completed: sessions without any event of the last step.
-        unanswered: of these, the ones that answered no field.
-        fields: those after which most left come first.
-        durations: one for each step but the last; none where nobody completed.
+        not_completed: sessions without an event of the last step.
+        unanswered: sessions that neither completed nor answered a field.
+        fields: fields, sorted by the number of sessions that left after them.
+        durations: one for each step but the last; empty if no session completed.
     """
 
-    question: Question
+    query: FunnelQuery
     steps: Sequence[StepCount]
     not_completed: int
     unanswered: int
@@ -117,7 +117,7 @@ class Funnel:
 
 @dataclass(frozen=True, slots=True)
 class TypeCount:
-    """A type of a form's events: how many there are since then, and when the last one was."""
+    """An event type of a form: number of events in the period, and the time of the last event."""
 
     type: str
     events: int
@@ -125,10 +125,10 @@ class TypeCount:
 
 
 def types_of(client: ClickHouse, form_id: str, since: int) -> list[TypeCount]:
-    """Every type of event that a form has ever had, the most frequent since ``since`` first.
+    """Return all event types of a form, the most frequent since ``since`` first.
 
     Raises:
-        SinkError: ClickHouse is away, or has no such table.
+        SinkError: ClickHouse is unavailable, or has no such table.
     """
     rows = client.query(
         "SELECT type, countIf(occurred_at >= toDateTime(%(since)s)) AS events, "
@@ -140,7 +140,7 @@ def types_of(client: ClickHouse, form_id: str, since: int) -> list[TypeCount]:
 
 
 def busiest_forms(client: ClickHouse, limit: int) -> list[str]:
-    """The forms with the most events, for who named one that has none."""
+    """Return the forms with the most events."""
     rows = client.query(
         "SELECT form_id FROM events_once GROUP BY form_id ORDER BY count() DESC, form_id "
         "LIMIT %(limit)s",
@@ -149,36 +149,36 @@ def busiest_forms(client: ClickHouse, limit: int) -> list[str]:
     return [str(form_id) for (form_id,) in rows]
 
 
-def ask(client: ClickHouse, question: Question) -> Funnel:
-    """Count.
+def count_funnel(client: ClickHouse, query: FunnelQuery) -> Funnel:
+    """Count the funnel.
 
     Raises:
-        SinkError: ClickHouse is away, or has no such table.
+        SinkError: ClickHouse is unavailable, or has no such table.
     """
-    (row,) = client.query(_steps_sql(question), _params(question))
+    (row,) = client.query(_steps_sql(query), _params(query))
     values = iter(row)
-    steps = [StepCount(step, int(next(values)), int(next(values))) for step in question.steps]
+    steps = [StepCount(step, int(next(values)), int(next(values))) for step in query.steps]
     not_completed, unanswered = int(next(values)), int(next(values))
     durations = [
         Duration(step, steps[-1].sessions, *(round(float(seconds), 3) for seconds in next(values)))
-        for step in (question.steps[:-1] if steps[-1].sessions else ())
+        for step in (query.steps[:-1] if steps[-1].sessions else ())
     ]
     names = "JSONExtractString" if client.version() >= (20, 1) else "visitParamExtractString"
-    found = client.query(_fields_sql(names), _params(question))
+    found = client.query(_fields_sql(names), _params(query))
     fields = [FieldCount(str(name), int(answered), int(left)) for name, answered, left in found]
-    return Funnel(question, steps, not_completed, unanswered, fields, durations)
+    return Funnel(query, steps, not_completed, unanswered, fields, durations)
 
 
-def _params(question: Question) -> dict[str, Any]:
-    of_steps = {f"step_{index}": step.types for index, step in enumerate(question.steps)}
-    counted = {question.answered, *(kind for step in question.steps for kind in step.types)}
-    return of_steps | {
-        "form": question.form_id,
-        "since": question.since,
-        "answered": question.answered,
-        "property": question.property,
-        "completed": question.steps[-1].types,
-        # Others (webhook.endpoint_disabled, say) are not of people who fill in the form.
+def _params(query: FunnelQuery) -> dict[str, Any]:
+    step_types = {f"step_{index}": step.types for index, step in enumerate(query.steps)}
+    counted = {query.answered, *(kind for step in query.steps for kind in step.types)}
+    return step_types | {
+        "form": query.form_id,
+        "since": query.since,
+        "answered": query.answered,
+        "property": query.property,
+        "completed": query.steps[-1].types,
+        # Leaves out events of other origin, such as webhook.endpoint_disabled.
         "counted": tuple(sorted(counted)),
     }
 
@@ -189,9 +189,9 @@ _COUNTED = (
 )
 
 
-def _steps_sql(question: Question) -> str:
-    """Of each session, when it took each step; then how many took it."""
-    count = len(question.steps)
+def _steps_sql(query: FunnelQuery) -> str:
+    """Find when each session took each step, then count the sessions by step."""
+    count = len(query.steps)
     return (
         f"SELECT {', '.join(_outer(count))} FROM ("  # noqa: S608 - our own names
         f"SELECT {', '.join(_inner(count))} {_COUNTED} GROUP BY {SESSION})"
@@ -201,9 +201,9 @@ def _steps_sql(question: Question) -> str:
 def _inner(count: int) -> Iterator[str]:
     for step in range(count):
         yield f"groupArrayIf(toFloat64(occurred_at), type IN %(step_{step})s) AS times_{step}"
-        # The first time at which the step before was taken; 0 is never: the least of no times
-        # is 0, and no event is as old. Within one moment the order is that of the steps, for
-        # ClickHouse 18.16 keeps whole seconds.
+        # The first time of the step at or after the previous step. 0 means never, because the
+        # minimum of an empty array is 0. Equal times count as in order, because ClickHouse 18.16
+        # stores whole seconds.
         yield f"arrayReduce('min', {_after(step)}) AS at_{step}"
     yield "countIf(type IN %(completed)s) AS completions"
     yield "countIf(type = %(answered)s) AS answers"
@@ -228,12 +228,12 @@ def _outer(count: int) -> Iterator[str]:
 
 
 def _fields_sql(extract: str) -> str:
-    """Of each session its fields and the last of them; then, by field, how many left there."""
+    """Find the fields and the last field of each session, then count by field."""
     return (
         "SELECT field, count() AS answered, "  # noqa: S608 - our own names
         "countIf((completions = 0) AND (field = last)) AS left_here "
         "FROM (SELECT groupUniqArrayIf(field, type = %(answered)s) AS fields, "
-        # By id where two are of one moment, so that two runs say the same.
+        # Equal times are sorted by event id, so that the result is stable.
         "argMaxIf(field, concat(toString(occurred_at), toString(event_id)), type = %(answered)s) "
         "AS last, countIf(type IN %(completed)s) AS completions "
         f"FROM (SELECT *, {extract}(properties, %(property)s) AS field, {SESSION} AS session "

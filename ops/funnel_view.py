@@ -1,4 +1,4 @@
-"""A funnel as a program reads it, as lines, and drawn in a terminal."""
+"""Prints a funnel as JSON, as lines for a pipe, or as charts in a terminal."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ from .funnel import Duration, FieldCount, Funnel
 from .output import make_console, print_table, say, say_error
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-#: So many fields are drawn; who wants all has ``--json``, or a pipe.
-_FIELDS_DRAWN = 12
-_WIDEST_BAR, _NARROWEST_BAR = 40, 8
+#: Number of fields in the chart; JSON and pipes get all fields.
+_MAX_FIELDS = 12
+_MAX_BAR_WIDTH, _MIN_BAR_WIDTH = 40, 8
 
 
 def to_json(funnel: Funnel) -> dict[str, Any]:
-    """For ``--json``: shares from 0 to 1, null where there is nothing to have a share of."""
+    """Return the funnel for ``--json``, with shares from 0 to 1 or null if undefined."""
     first = funnel.steps[0].sessions
-    before = [None, *(one.sessions for one in funnel.steps)]
+    before = [None, *(count.sessions for count in funnel.steps)]
     return {
-        "form": funnel.question.form_id,
-        "since": iso(funnel.question.since),
+        "form": funnel.query.form_id,
+        "since": iso(funnel.query.since),
         "steps": [
             {
-                "step": one.step.name,
-                "types": list(one.step.types),
-                "sessions": one.sessions,
-                "share_of_first": _share(one.sessions, first),
-                "share_of_previous": _share(one.sessions, previous),
-                "outside": one.outside,
+                "step": count.step.name,
+                "types": list(count.step.types),
+                "sessions": count.sessions,
+                "share_of_first": _share(count.sessions, first),
+                "share_of_previous": _share(count.sessions, previous),
+                "outside": count.outside,
             }
-            for one, previous in zip(funnel.steps, before, strict=False)
+            for count, previous in zip(funnel.steps, before, strict=False)
         ],
         "drop_off": {
             "not_completed": funnel.not_completed,
             "answered_nothing": funnel.unanswered,
             "fields": [
                 {
-                    "field": one.name,
-                    "answered": one.answered,
-                    "left": one.left,
-                    "share_of_answered": _share(one.left, one.answered),
+                    "field": count.name,
+                    "answered": count.answered,
+                    "left": count.left,
+                    "share_of_answered": _share(count.left, count.answered),
                 }
-                for one in funnel.fields
+                for count in funnel.fields
             ],
         },
         "time_to_complete": [
             {
-                "from": one.step.name,
-                "sessions": one.sessions,
-                "median_s": one.median,
-                "p90_s": one.p90,
+                "from": count.step.name,
+                "sessions": count.sessions,
+                "median_s": count.median,
+                "p90_s": count.p90,
             }
-            for one in funnel.durations
+            for count in funnel.durations
         ],
     }
 
 
 def show(funnel: Funnel, hints: Sequence[str] = ()) -> None:
-    """Draw it in a terminal; else one line a step, a field, a duration.
+    """Draw the funnel on a terminal; otherwise print one line per step, field and duration.
 
     Args:
-        hints: what a reader should know beside the figures; not among the lines.
+        hints: notes for the reader, printed on standard error outside a terminal.
     """
     console = make_console()
     if console.is_terminal:
@@ -84,47 +84,48 @@ def _lines(funnel: Funnel) -> None:
     columns = ("step", "sessions", "% of first", "% of previous", "outside")
     first, previous = funnel.steps[0].sessions, None
     rows = []
-    for one in funnel.steps:
-        of = (_percent(one.sessions, first), _percent(one.sessions, previous))
-        rows.append((printable(one.step.name), one.sessions, *of, one.outside))
-        previous = one.sessions
+    for count in funnel.steps:
+        of = (_percent(count.sessions, first), _percent(count.sessions, previous))
+        rows.append((printable(count.step.name), count.sessions, *of, count.outside))
+        previous = count.sessions
     print_table("", columns, rows, empty="")
     if funnel.fields:
         say()
         fields = [
-            (_name(one), one.left, one.answered, _percent(one.left, one.answered))
-            for one in funnel.fields
+            (_name(count), count.left, count.answered, _percent(count.left, count.answered))
+            for count in funnel.fields
         ]
         print_table("", ("left after", "left", "answered", "% of answered"), fields, empty="")
     if funnel.durations:
         say()
         last = printable(funnel.steps[-1].step.name)
         times = [
-            (f"{printable(one.step.name)} to {last}", *_times(one)) for one in funnel.durations
+            (f"{printable(count.step.name)} to {last}", *_times(count))
+            for count in funnel.durations
         ]
         print_table("", ("time", "median", "90% within"), times, empty="")
 
 
 def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
-    """As :func:`show` on a terminal."""
-    since = iso(funnel.question.since)[:16].replace("T", " ")
-    form_id = printable(funnel.question.form_id)
+    """Draw the funnel on a terminal."""
+    since = iso(funnel.query.since)[:16].replace("T", " ")
+    form_id = printable(funnel.query.form_id)
     console.print(Text.assemble((form_id, "bold"), (f"  since {since} UTC\n", "dim")))
-    _title(console, "Funnel", "sessions that took a step after those before it")
+    _title(console, "Funnel", "sessions that took each step after all earlier steps")
     console.print(_steps_table(console, funnel))
     for note in (*_notes(funnel), *hints):
         console.print(Text(note + "\n", "yellow"))
-    fields = [one for one in funnel.fields if one.left]
+    fields = [count for count in funnel.fields if count.left]
     if fields:
-        leavers = sum(one.left for one in fields)
-        about = f"{leavers:,} after an answer, {funnel.unanswered:,} without one"
+        leavers = sum(count.left for count in fields)
+        about = f"{leavers:,} after an answer, {funnel.unanswered:,} without count"
         _title(console, "Left without completing", about)
-        console.print(_fields_table(console, fields[:_FIELDS_DRAWN]))
-        rest = fields[_FIELDS_DRAWN:]
+        console.print(_fields_table(console, fields[:_MAX_FIELDS]))
+        rest = fields[_MAX_FIELDS:]
         if rest:
-            left = _many(sum(one.left for one in rest), "session")
+            left = _many(sum(count.left for count in rest), "session")
             others = _many(len(rest), "other field")
-            console.print(Text(f" and {left} after {others}: --json has them\n", "dim"))
+            console.print(Text(f" and {left} after {others}: see --json\n", "dim"))
     if funnel.durations:
         last = funnel.steps[-1]
         title = f"Time until {printable(last.step.name)}"
@@ -139,19 +140,19 @@ def _title(console: Console, title: str, about: str) -> None:
 def _steps_table(console: Console, funnel: Funnel) -> Table:
     first, previous = funnel.steps[0].sessions, None
     table = _Bars("step", ("sessions", "of first", "of previous"), "cyan")
-    for one in funnel.steps:
-        of = (_share_text(one.sessions, first), _share_text(one.sessions, previous))
-        table.add(printable(one.step.name), one.sessions, f"{one.sessions:,}", *of)
-        previous = one.sessions
-    return table.drawn(console)
+    for count in funnel.steps:
+        of = (_share_text(count.sessions, first), _share_text(count.sessions, previous))
+        table.add(printable(count.step.name), count.sessions, f"{count.sessions:,}", *of)
+        previous = count.sessions
+    return table.to_table(console)
 
 
 def _fields_table(console: Console, fields: Sequence[FieldCount]) -> Table:
     table = _Bars("last answer", ("left", "answered", "of answered"), "magenta")
-    for one in fields:
-        of = _share_text(one.left, one.answered)
-        table.add(_name(one), one.left, f"{one.left:,}", f"{one.answered:,}", of)
-    return table.drawn(console)
+    for count in fields:
+        of = _share_text(count.left, count.answered)
+        table.add(_name(count), count.left, f"{count.left:,}", f"{count.answered:,}", of)
+    return table.to_table(console)
 
 
 def _times_table(funnel: Funnel) -> Table:
@@ -159,13 +160,13 @@ def _times_table(funnel: Funnel) -> Table:
     table.add_column("from", no_wrap=True, overflow="ellipsis")
     table.add_column("median", justify="right", no_wrap=True)
     table.add_column("90% within", justify="right", no_wrap=True)
-    for one in funnel.durations:
-        table.add_row(Text(printable(one.step.name)), *_times(one))
+    for count in funnel.durations:
+        table.add_row(Text(printable(count.step.name)), *_times(count))
     return table
 
 
 class _Bars:
-    """A table with a bar in each row, as wide as the terminal has room for."""
+    """A table with a bar in each row, as wide as the terminal allows."""
 
     def __init__(self, what: str, headers: Sequence[str], style: str) -> None:
         self._what, self._headers, self._style = what, headers, style
@@ -174,14 +175,14 @@ class _Bars:
     def add(self, name: str, value: int, *cells: str) -> None:
         self._rows.append((name, value, cells))
 
-    def drawn(self, console: Console) -> Table:
+    def to_table(self, console: Console) -> Table:
         names = max(cell_len(name) for name in (self._what, *(row[0] for row in self._rows)))
         names = min(names, console.width // 3)
         texts = (self._headers, *(row[2] for row in self._rows))
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        # Three blanks stand between two columns, and one at either edge.
+        # Three spaces separate two columns, and each edge has count space.
         room = console.width - names - sum(widths) - 3 * (len(widths) + 1) - 2
-        bar_width = max(_NARROWEST_BAR, min(_WIDEST_BAR, room))
+        bar_width = max(_MIN_BAR_WIDTH, min(_MAX_BAR_WIDTH, room))
         table = _table()
         table.add_column(self._what, no_wrap=True, overflow="ellipsis", max_width=names)
         table.add_column("", no_wrap=True, min_width=bar_width)
@@ -199,9 +200,9 @@ def _table() -> Table:
 
 
 def bar(value: int, longest: int, width: int) -> str:
-    """``value`` of ``longest`` as a bar of at most ``width`` characters, to an eighth of one.
+    """Return ``value`` as a bar of at most ``width`` characters, in eighths of a character.
 
-    What is not nothing is never drawn as nothing.
+    The value ``longest`` has the full width. A value above 0 has at least count eighth.
     """
     if not value or not longest:
         return ""
@@ -210,20 +211,21 @@ def bar(value: int, longest: int, width: int) -> str:
 
 
 def _notes(funnel: Funnel) -> Iterator[str]:
-    for one in funnel.steps:
-        if one.outside:
+    for count in funnel.steps:
+        if count.outside:
+            step = printable(count.step.name)
             yield (
-                f"Not counted: {_many(one.outside, 'session')} with {printable(one.step.name)!r} "
+                f"Not counted: {_many(count.outside, 'session')} with {step!r} "
                 "but without every step before it."
             )
 
 
-def _times(one: Duration) -> tuple[str, str]:
-    return duration(one.median), duration(one.p90)
+def _times(count: Duration) -> tuple[str, str]:
+    return duration(count.median), duration(count.p90)
 
 
 def duration(seconds: float) -> str:
-    """For people: ``0.4 s``, ``42 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    """Format a duration: ``0.4 s``, ``42 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if seconds < 10 and seconds != int(seconds):
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -236,8 +238,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _name(one: FieldCount) -> str:
-    return printable(one.name) or "(no name)"
+def _name(count: FieldCount) -> str:
+    return printable(count.name) or "(no name)"
 
 
 def _share(part: int, whole: int | None) -> float | None:

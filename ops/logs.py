@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, and no payload value in any."""
+"""Structured logs: one JSON object per line, without payload values."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from ..core.errors import describe
 from ..core.failure import frames
 from ..core.printable import printable_json
 
-#: Their lines are about connections, never about a job; pika tells one lost connection in
-#: a dozen errors with tracebacks, where our own line says it once.
+#: Minimum levels of libraries that log about connections only. pika logs a dozen errors with
+#: tracebacks for one lost connection, which we log once.
 _QUIET = {"pika": logging.CRITICAL, "clickhouse_connect": logging.ERROR, "urllib3": logging.ERROR}
 
 
 class _Formatter(OrjsonFormatter):
-    """JSON with our names; of an exception only what :func:`describe` allows."""
+    """JSON with our field names; exceptions are reduced to what :func:`describe` allows."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Time, level, logger and message, then what was said beside them.
+        """Add time, level, logger and message, then the extra fields.
 
-        The base class looks each name up in its renames and formats; a line an attempt is
-        written, so that is half the price of a line.
+        Replaces the base class's lookup of renames and formats, which takes half of the time to
+        write a line; every attempt writes one.
         """
         log_data["time"] = record.asctime
         log_data["level"] = record.levelname
         log_data["logger"] = record.name
         log_data["message"] = record.message
         skipped = self._skip_fields
-        said = {name: value for name, value in record.__dict__.items() if name not in skipped}
-        log_data.update(said, **message_dict)
+        extra = {name: value for name, value in record.__dict__.items() if name not in skipped}
+        log_data.update(extra, **message_dict)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         try:
             line = super().jsonify_log_record(log_data)
-        except TypeError:  # half a surrogate pair, or an integer of more than 64 bits
+        except TypeError:  # a lone surrogate, or an integer of more than 64 bits
             line = json.dumps(log_data, default=str)
-        # JSON itself escapes C0 alone, and lines are read on terminals.
+        # JSON escapes only C0 control characters, and people read logs on terminals.
         return printable_json(line)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
@@ -64,11 +64,10 @@ class _Formatter(OrjsonFormatter):
 def setup_logging(settings: LoggingSettings) -> None:
     """Make every handler of the root logger write JSON at the configured level.
 
-    Dramatiq's command line has set up a handler that writes into its own pipe;
-    it is kept, and only its format changes.
+    Keeps the handler of Dramatiq's command line, which writes into its own pipe.
     """
-    # A third of a line's price, for what no line of ours says: who called, in which thread of
-    # which process (docs.python.org, Logging HOWTO, Optimization).
+    # Caller, thread and process are not logged; collecting them takes a third of the time to
+    # write a line (docs.python.org, Logging HOWTO, Optimization).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()

@@ -1,7 +1,7 @@
-"""Redis keys of older versions, which lay outside of BROKER_NAMESPACE (``formrelay:…``).
+"""Find and move Redis keys of older versions, which ignored BROKER_NAMESPACE (``formrelay:…``).
 
-The default namespace adopts them by itself. In another one only a person knows whose they are,
-since several environments may share a server.
+Workers with the default namespace adopt these keys by themselves. With another namespace an
+operator must decide, because several environments may share a server.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ..state.redis.idempotency import OLD_PREFIX, PREFIX
 _CHUNK = 1_000
 
 
-def left_over() -> list[str]:
-    """The old keys that stand beside a namespace which does not adopt them.
+def find_old_keys() -> list[str]:
+    """Return the old keys, unless the default namespace is used, whose workers adopt them.
 
-    Not the idempotency keys, which end by themselves and would take a search.
+    Leaves out idempotency keys: they expire, and finding them needs a scan of the server.
     """
     if get_settings().broker.namespace == DEFAULT_NAMESPACE:
         return []
@@ -38,11 +38,11 @@ def left_over() -> list[str]:
     return found
 
 
-def bring_over(*, dry_run: bool) -> dict[str, int]:
+def move_old_keys(*, dry_run: bool) -> dict[str, int]:
     """Move the old keys under BROKER_NAMESPACE; existing keys there stay unchanged.
 
     Returns:
-        How many there were of each kind.
+        The number of old keys (or entries) of each kind.
     """
     counts = {"plain jobs": 0, "endpoints": 0, "idempotency keys": 0, "delivered webhooks": 0}
     broker = get_broker()
@@ -72,7 +72,7 @@ def bring_over(*, dry_run: bool) -> dict[str, int]:
 
 
 def _inboxes() -> Iterator[tuple[Any, str, str]]:
-    """The client and the address of the broker, and the old inbox of each queue."""
+    """Yield client, address and key of the old inbox of each queue."""
     broker = get_broker()
     if isinstance(broker, RedisBroker):
         for queue in sorted(broker.queues):
@@ -90,7 +90,7 @@ def _move_list(client: Any, old: str, new: str) -> int:
         pipeline = client.pipeline(transaction=False)
         for _ in range(min(left, _CHUNK)):
             pipeline.lmove(old, new, "LEFT", "RIGHT")
-        moved = sum(one is not None for one in pipeline.execute())
+        moved = sum(item is not None for item in pipeline.execute())
         if not moved:
             break
         count, left = count + moved, left - moved
@@ -98,11 +98,11 @@ def _move_list(client: Any, old: str, new: str) -> int:
 
 
 def _rename(client: Any, keys: list[bytes], old: str, new: str) -> None:
-    """Rename keys, and so keep when they expire; where there is a new one, it stays."""
+    """Rename keys, which keeps their expiry; an existing new key is not overwritten."""
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.renamenx(key, new.encode() + key.removeprefix(old.encode()))
-    # One may have expired since it was found.
+    # A key may have expired since the scan.
     pipeline.execute(raise_on_error=False)
 
 
@@ -112,13 +112,13 @@ def _chunks(keys: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def refuse_default_namespace() -> None:
-    """Check that there is something to move to.
+    """Refuse the default namespace, whose workers adopt the old keys.
 
     Raises:
-        ConfigError: the namespace is the default one.
+        ConfigError: BROKER_NAMESPACE is the default.
     """
     if get_settings().broker.namespace == DEFAULT_NAMESPACE:
         raise ConfigError(
             "expected a BROKER_NAMESPACE other than 'dramatiq', got 'dramatiq': nothing to do, "
-            "its workers use the keys of older versions without this command"
+            "workers in this namespace already use the keys of older versions"
         )

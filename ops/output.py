@@ -1,8 +1,8 @@
-"""How commands print: a table for people, JSON for programs.
+"""Printing for commands: tables for people, JSON for programs.
 
-Nothing else in this package prints (a test looks for it). Whatever is printed may hold text of
-others: an answer of a receiver, an id, an actor's name. So all of it goes through
-:mod:`..core.printable`, on a terminal and into a pipe, and none of it is read as rich's markup.
+Only this module prints (a test enforces it). Output may contain text from outside, such as a
+response, an id or an actor's name. So :mod:`..core.printable` escapes all output, on a terminal
+and in a pipe, and rich never interprets it as markup.
 """
 
 from __future__ import annotations
@@ -11,20 +11,17 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
-import typer
 
-from ..core.printable import ascii_json, printable, printable_json, read_id, shown_id
+from ..core.printable import ascii_json, printable, printable_json, shown_id
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: The option of every command that prints a table.
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-#: The option of every command that changes many things at once.
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+#: Table cell for a value that the broker does not provide.
+NOT_AVAILABLE = "n/a"
 
 
 def say(text: str = "") -> None:
@@ -38,7 +35,7 @@ def say_error(text: str) -> None:
 
 
 def print_document(text: str) -> None:
-    """Print a text of several lines as it is on standard output."""
+    """Print text of several lines on standard output, without a final newline."""
     _write(sys.stdout, printable(text, keep="\n"))
 
 
@@ -55,7 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """A console of rich's that interprets no text: no markup, no emoji codes, no controls."""
+    """Make a rich console that interprets no markup, no emoji codes and no control characters."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -72,10 +69,10 @@ def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str
 ) -> None:
-    """Print a table; numbers stand on the right, None is a dash.
+    """Print a table, with numbers aligned to the right and None as a dash.
 
     Args:
-        empty: what to say where there is no row.
+        empty: text to print if there are no rows.
     """
     if not rows:
         say(empty)
@@ -103,7 +100,7 @@ def print_table(
         table.add_column(
             column,
             justify="right" if right[index] else "left",
-            # Names and ids are there to be copied; what is long stands last and may break.
+            # Ids are copied, so only the last column, which holds long text, may wrap.
             no_wrap=index < last,
             overflow="fold",
         )
@@ -114,13 +111,13 @@ def print_table(
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far something long is: call what it yields with the count so far."""
+    """Show progress on a terminal. Yields a function to call with the current count."""
     with make_console(stderr=True).status(f"{what}: 0") as status:
         yield lambda count: status.update(f"{what}: {count:,}")
 
 
 def _print_lines(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    """Into a file or a pipe: a row is a line, however long."""
+    """Print each row as one line, however long, for a file or a pipe."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = (
@@ -131,7 +128,7 @@ def _print_lines(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """The only place that writes to standard output or standard error."""
+    """Write text, escaping characters that the stream cannot encode."""
     if not _can_write(stream, text):
         encoding = stream.encoding
         text = text.encode(encoding, errors="backslashreplace").decode(encoding)
@@ -154,18 +151,8 @@ def _text(cell: Any) -> str:
     return "–" if cell is None else printable(str(cell))
 
 
-def read_id_argument(text: str) -> str:
-    """The parser of an argument that is an id as it was printed."""
-    id = read_id(text)
-    try:
-        id.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        raise typer.BadParameter(f"expected an id as it is listed, got {text!r}") from None
-    return id
-
-
 def age(seconds: float) -> str:
-    """A duration in its largest unit: ``45s``, ``12m``, ``3h``, ``5d``."""
+    """Format a duration in its largest unit: ``45s``, ``12m``, ``3h``, ``5d``."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f}{unit}"
@@ -173,5 +160,5 @@ def age(seconds: float) -> str:
 
 
 def short(id: str) -> str:
-    """An id as it is shown: its beginning in a terminal, where a table has little room."""
+    """Shorten an id on a terminal, where tables have little room; escape it everywhere."""
     return shown_id(id[:13] if sys.stdout.isatty() else id)

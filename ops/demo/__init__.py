@@ -1,5 +1,5 @@
-"""The demo: real survey answers through real workers, and every number checked.
+"""The demo: sends real survey answers through real workers and checks every count.
 
-``command.py`` is the door, ``run.py`` the way from top to bottom; ``api.py`` and
-``receiver.py`` are programs of their own, which ``processes.py`` starts.
+Start reading at ``run.py``. ``site.py`` (the API) and ``receiver.py`` (the webhook receiver) are
+programs that ``processes.py`` starts.
 """

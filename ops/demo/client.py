@@ -1,4 +1,4 @@
-"""JSON over HTTP to the demo's own two servers."""
+"""HTTP client for the demo's API and webhook receiver."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from urllib.parse import urlencode
 
 from .errors import DemoFailed
 
-#: The servers are on this machine; more than this means that one hangs.
+#: The servers are local, so a longer wait means that a server hangs.
 _TIMEOUT_SECONDS = 10.0
 
 
 class Client:
-    """One kept-alive connection to a server on this machine. Not for several threads."""
+    """A keep-alive connection to a local server. Not thread-safe."""
 
     def __init__(self, name: str, port: int, token: str | None = None) -> None:
         self._name = name
         self.url = f"http://127.0.0.1:{port}"
-        # Not urllib: a proxy of the user's environment has no business here.
+        # Not urllib, which would use a proxy from the environment.
         self._connection = HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str) -> Any:
-        """The JSON at a path."""
+        """Send a GET request and return the JSON response."""
         return self._request("GET", path)
 
     def put(self, path: str, body: Any) -> Any:
-        """What the server answers to ``body``."""
+        """Send ``body`` as JSON in a PUT request and return the JSON response."""
         return self._request("PUT", path, json.dumps(body).encode())
 
     def close(self) -> None:
@@ -52,20 +52,20 @@ class Client:
 
 
 def set_webhook(api: Client, form_id: str, url: str, secret: str) -> None:
-    """Tell the API where the completed submissions of a form go."""
+    """Set the webhook endpoint of a form in the API."""
     endpoint = {"id": form_id, "url": url, "secret": secret, "method": "POST", "headers": {}}
     api.put(f"/api/v1/forms/{form_id}/webhooks/", [endpoint])
 
 
-def saved(api: Client, form_id: str) -> int:
-    """How many submissions the API says that a form has."""
+def count_submissions(api: Client, form_id: str) -> int:
+    """Return the number of submissions of a form in the API."""
     count = api.get("/api/v1/submissions/?" + urlencode({"formId": form_id}))["count"]
     assert isinstance(count, int)
     return count
 
 
 def submissions(api: Client, form_id: str) -> Iterator[dict[str, Any]]:
-    """Every submission of a form as the API shows it."""
+    """Yield every submission of a form from the API."""
     path: str | None = "/api/v1/submissions/?" + urlencode({"formId": form_id})
     while path:
         page = api.get(path)

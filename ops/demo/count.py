@@ -1,4 +1,4 @@
-"""The numbers at the end, each from whoever should know it."""
+"""The counts at the end of the demo, read from the API, the receiver, the broker and ClickHouse."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ...core.errors import FormrelayError
 from ...core.failure import Failure
 from .client import submissions
 from .environment import RETRY_DELAYS
-from .play import Sent
 from .receiver import FLAKY_FAILURES
 from .report import Number
-from .stage import Stage
+from .scenario import Sent
+from .services import Services
 from .survey import BROKEN, FLAKY, Answer, per_form
 
 T = TypeVar("T")
 
-#: What was sent last is in ClickHouse within so many seconds.
+#: Maximum wait for the last events to reach ClickHouse.
 _DRAIN_SECONDS = 15.0
 
 
 @dataclass(slots=True)
-class Found:
-    """What the API, the receiver, the broker and ClickHouse say; None: could not be asked."""
+class Counts:
+    """Counts by the API, the receiver, the broker and ClickHouse; None if not available."""
 
     saved: int | None = None
     delivered: int | None = None
@@ -41,45 +41,43 @@ class Found:
     first_dead: Failure | None = None
     problems: list[str] = field(default_factory=list)
 
-    def ask(self, question: Callable[[], T]) -> T | None:
-        """The answer; where there is none, why goes to ``problems``."""
+    def read(self, query: Callable[[], T]) -> T | None:
+        """Return the result of a query; add its error to ``problems`` and return None."""
         try:
-            return question()
+            return query()
         except FormrelayError as error:
             self.problems.append(str(error))
             return None
 
 
-def count(stage: Stage, answers: Sequence[Answer]) -> Found:
-    """Ask everybody. Ends the workers on the way: ClickHouse's folder is theirs until then."""
-    found = Found()
-    found.saved = found.ask(lambda: _saved_as_sent(stage, answers))
-    stats: dict[str, int] = found.ask(lambda: stage.receiver.get("/stats")) or {}
+def count(services: Services, answers: Sequence[Answer]) -> Counts:
+    """Collect all counts. Stops the workers first, because they lock the ClickHouse folder."""
+    found = Counts()
+    found.saved = found.read(lambda: _saved_as_sent(services, answers))
+    stats: dict[str, int] = found.read(lambda: services.receiver.get("/stats")) or {}
     found.delivered, found.retried = stats.get("delivered"), stats.get("retried")
-    found.dead = found.ask(lambda: _dead(stage))
-    found.first_dead = found.ask(lambda: _first_dead(stage))
-    # The last attempts are sent to the queue of events when their worker stops.
-    stage.children.stop(only="worker submissions")
-    found.ask(lambda: _drained(stage))
-    stage.children.stop(only="worker")
-    found.attempts = found.ask(_attempts)
-    for kind, rows, events in found.ask(_rows) or ():
+    found.dead = found.read(lambda: _dead(services))
+    found.first_dead = found.read(lambda: _first_dead(services))
+    # A worker sends its last delivery attempts to the queue of events when it stops.
+    services.children.stop(only="worker submissions")
+    found.read(lambda: _drained(services))
+    services.children.stop(only="worker")
+    found.attempts = found.read(_attempts)
+    for kind, rows, events in found.read(_rows) or ():
         found.by_type[kind] = events
         found.rows = (found.rows or 0) + rows
         if rows != events:
-            found.problems.append(f"ClickHouse has {rows} rows of {events} {kind} events")
+            found.problems.append(f"ClickHouse has {rows} rows for {events} {kind} events")
     return found
 
 
-def numbers(found: Found, sent: Sent, answers: Sequence[Answer]) -> list[Number]:
-    """The table: pure."""
+def numbers(found: Counts, sent: Sent, answers: Sequence[Answer]) -> list[Number]:
+    """Return the rows of the result table: expected and actual counts."""
     forms = per_form(answers)
     total, events = len(answers), sum(len(answer.events) for answer in answers)
     return [
         Number("sent", "Submissions sent", total, sent.submissions, "as save_submission jobs"),
-        Number(
-            "saved", "Submissions saved, once each", total, found.saved, "read back from the API"
-        ),
+        Number("saved", "Submissions saved once", total, found.saved, "read back from the API"),
         Number("events_sent", "Events sent", events, sent.events, "as record_events jobs"),
         Number("rows", "Rows in ClickHouse", events, found.rows, "counted by ClickHouse"),
         Number(
@@ -107,33 +105,33 @@ def numbers(found: Found, sent: Sent, answers: Sequence[Answer]) -> list[Number]
     ]
 
 
-def _saved_as_sent(stage: Stage, answers: Sequence[Answer]) -> int:
-    """How many submissions the API has whose content is what was sent."""
+def _saved_as_sent(services: Services, answers: Sequence[Answer]) -> int:
+    """Count the submissions in the API whose content equals what was sent."""
     sent = {answer.id: answer.submission["payload"] for answer in answers}
-    kept = (one for form_id in per_form(answers) for one in submissions(stage.api, form_id))
-    return sum(_same(sent.get(one["id"], {}), one) for one in kept)
+    saved = (row for form_id in per_form(answers) for row in submissions(services.api, form_id))
+    return sum(_same(sent.get(row["id"], {}), row) for row in saved)
 
 
-def _same(sent: dict[str, Any], kept: dict[str, Any]) -> bool:
-    return all(sent.get(key) == kept.get(key) for key in ("formId", "status", "answers"))
+def _same(sent: dict[str, Any], saved: dict[str, Any]) -> bool:
+    return all(sent.get(key) == saved.get(key) for key in ("formId", "status", "answers"))
 
 
-def _dead(stage: Stage) -> int:
-    queues = stage.queues
+def _dead(services: Services) -> int:
+    queues = services.queues
     every = (queues.submissions, queues.events, queues.webhooks)
-    return sum(stage.broker.counts(queue).dead for queue in every)
+    return sum(services.broker.counts(queue).dead for queue in every)
 
 
-def _first_dead(stage: Stage) -> Failure | None:
-    letters = stage.broker.dead_letters(stage.queues.webhooks, limit=1)
+def _first_dead(services: Services) -> Failure | None:
+    letters = services.broker.dead_letters(services.queues.webhooks, limit=1)
     return next((letter.failure for letter in letters), None)
 
 
-def _drained(stage: Stage) -> None:
-    """Wait until nothing is left on the queue of events."""
+def _drained(services: Services) -> None:
+    """Wait until the queue of events is empty."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while time.monotonic() < deadline:
-        counts = stage.broker.counts(stage.queues.events)
+        counts = services.broker.counts(services.queues.events)
         if not (counts.waiting or counts.scheduled or counts.in_flight):
             return
         Event().wait(0.05)
@@ -149,7 +147,7 @@ def _attempts() -> int:
 
 
 def _rows() -> list[tuple[str, int, int]]:
-    """By type, in the order in which they happen: rows, and distinct events."""
+    """Return type, number of rows and number of distinct events, in order of occurrence."""
     client = clickhouse()
     try:
         found = client.query(

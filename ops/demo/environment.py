@@ -1,4 +1,4 @@
-"""The demo's own settings: nothing of the user's environment gets in."""
+"""The demo's settings, isolated from the user's environment."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from urllib.parse import quote
 
 from ...config.settings import known_names
 
-#: The waits before the attempts of a webhook, in seconds. Outside the demo it is 0 s … 24 h.
+#: Seconds before each attempt of a webhook. The default outside the demo is 0 s … 24 h.
 RETRY_DELAYS = "0,0.5,1,2"
-#: What the API's project reads from the environment beside what formrelay does.
-_OF_THE_SITE = ("ALLOWED_HOSTS", "DATABASE_URL", "SECRET_KEY", "SITE_DEBUG")
-#: Smaller than the default, so that there are several blocks and their bar moves.
+#: Environment variables that only the API's project reads.
+_SITE_VARIABLES = ("ALLOWED_HOSTS", "DATABASE_URL", "SECRET_KEY", "SITE_DEBUG")
+#: Smaller than the default, so that the progress bar moves in several steps.
 _BATCH = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Made anew for each run: the API's bearer token and the endpoints' signing secret."""
+    """The API's bearer token and the endpoints' signing secret, random for each run."""
 
     token: str = field(repr=False)
     signing: str = field(repr=False)
@@ -32,12 +32,12 @@ class Secrets:
 
 
 def signing_secret() -> str:
-    """A secret as the Standard Webhooks specification writes it."""
+    """Return a random secret in the format of the Standard Webhooks specification."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
 def variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
-    """Every variable that the demo sets; the others keep their defaults."""
+    """Return the variables that the demo sets; the others keep their defaults."""
     return {
         "BROKER": "embedded",
         "EMBEDDED_DATA_DIR": str(folder),
@@ -49,32 +49,33 @@ def variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
         "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
         "WEBHOOK_RETRY_DELAYS": RETRY_DELAYS,
         "WEBHOOK_MAX_RETRIES": str(RETRY_DELAYS.count(",")),
-        # No breaker: two endpoints fail on purpose, and would be left alone for too long.
+        # No circuit breaker: two endpoints fail on purpose, and an open circuit takes too long.
         "WEBHOOK_BREAKER_FAILURES": "0",
         "LOG_LEVEL": "WARNING",
     }
 
 
 def write_env_file(folder: Path, values: Mapping[str, str]) -> None:
-    """Write ``.env``, which every formrelay process that runs in ``folder`` reads."""
+    """Write ``.env``, which every formrelay process in ``folder`` reads."""
     file = folder / ".env"
     file.touch(mode=0o600)
     file.write_text("".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
 
 
-def without_ours(command: list[str], **others: str) -> list[str]:
-    """The command, run without any variable of formrelay's: they would win over ``.env``.
+def isolated(command: list[str], **extra: str) -> list[str]:
+    """Return a command that runs without formrelay's variables, which would override ``.env``.
 
-    ``others`` are variables that it gets instead.
+    Uses env(1), because only :mod:`formrelay.config` reads the environment.
 
-    Left to env(1), because only :mod:`formrelay.config` reads the environment.
+    Args:
+        extra: variables to set.
     """
-    names = sorted({*known_names(), *_OF_THE_SITE})
+    names = sorted({*known_names(), *_SITE_VARIABLES})
     unset = [word for name in names for word in ("-u", name)]
     return [
         "/usr/bin/env",
         *unset,
-        *(f"{name}={value}" for name, value in others.items()),
+        *(f"{name}={value}" for name, value in extra.items()),
         *command,
     ]
 

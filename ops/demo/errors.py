@@ -1,4 +1,4 @@
-"""What ends the demo early."""
+"""Errors that end the demo early."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from ...core.errors import FormrelayError
 
 
 class DemoFailed(FormrelayError):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
 class CannotStart(DemoFailed):
-    """Something that the demo needs is missing; nothing was started."""
+    """A requirement of the demo is missing; nothing was started."""

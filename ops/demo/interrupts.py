@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as one exception, so that ``finally`` runs."""
+"""Turns SIGINT, SIGTERM and SIGHUP into an exception, so that ``finally`` blocks run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_asked: list[int] = []
+_received: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -23,19 +23,19 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """Within, the first signal raises :class:`Interrupted`.
+    """Raise :class:`Interrupted` at the first signal, and ignore later signals.
 
-    Further ones are ignored, and put back as they were at the end.
+    Restores the previous handlers at the end.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
         del frame
         ignore()
-        _asked.append(signum)
+        _received.append(signum)
         raise Interrupted(signum)
 
-    _asked.clear()
+    _received.clear()
     for number in _SIGNALS:
         signal.signal(number, interrupt)
     try:
@@ -46,16 +46,15 @@ def interrupts() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Ignore further signals until the end of :func:`interrupts`: what is begun takes seconds."""
+    """Ignore signals until the end of :func:`interrupts`, so that clean-up can finish."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def check() -> None:
-    """Raise :class:`Interrupted` (again) if a signal came.
+    """Raise :class:`Interrupted` (again) if a signal was received. Call it in waiting loops.
 
-    Python drops an exception that a signal raises while an object is being
-    finalised; whoever waits in a loop asks here as well.
+    Python drops an exception that a signal handler raises while an object is finalized.
     """
-    if _asked:
-        raise Interrupted(_asked[0])
+    if _received:
+        raise Interrupted(_received[0])

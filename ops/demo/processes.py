@@ -1,4 +1,4 @@
-"""The demo's child processes: started, watched, and stopped whatever happens."""
+"""The demo's child processes: starting, checking and stopping them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .environment import without_ours
+from .environment import isolated
 from .errors import CannotStart, DemoFailed
 
-#: How long a child may take to end by itself.
+#: Time for a child to stop before it is killed.
 _STOP_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
 
@@ -34,39 +34,41 @@ class Child:
 
 
 class Children:
-    """All of them. Each leads a process group: Ctrl-C reaches the parent alone, which
-    ends them in order, and what a child has started ends with it.
+    """All child processes of the demo.
+
+    Each child leads a process group. So Ctrl-C reaches only the parent, which stops the children
+    in order, and the processes that a child started stop with it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._all: list[Child] = []
 
-    def serve(self, name: str, module: str, listening: socket.socket, told: Any) -> None:
-        """Start one of the demo's servers on a socket that is listening already."""
+    def serve(self, name: str, module: str, listening: socket.socket, config: Any) -> None:
+        """Start the API or the receiver on a socket that already listens."""
         descriptor = listening.fileno()
-        command = without_ours([sys.executable, "-m", module])
+        command = isolated([sys.executable, "-m", module])
         child = self._start(name, command, stdin=subprocess.PIPE, pass_fds=[descriptor])
         assert child.process.stdin is not None
-        line = json.dumps({"fd": descriptor, **told}) + "\n"
-        # Left open: its end tells the child that this process has ended.
-        with suppress(BrokenPipeError):  # it ended at once: check() says so
+        line = json.dumps({"fd": descriptor, **config}) + "\n"
+        # Standard input stays open: the child stops when it ends.
+        with suppress(BrokenPipeError):  # it ended at once: check() reports it
             child.process.stdin.write(line.encode())
             child.process.stdin.flush()
 
     def work(self, name: str, queues: Sequence[str], threads: int) -> None:
-        """Start a worker as anybody would, by dramatiq's own command line."""
+        """Start a worker with the dramatiq command line."""
         command = [sys.executable, "-m", "dramatiq", "formrelay.worker"]
         command += ["--processes", "1", "--threads", str(threads), "--queues", *queues]
-        # What ClickHouse puts down for a while goes with the folder, if a worker is killed.
-        env = without_ours(command, TMPDIR=str(self._folder))
+        # ClickHouse's temporary files are removed with the folder, even if a worker is killed.
+        env = isolated(command, TMPDIR=str(self._folder))
         self._start(name, env, preexec_fn=_end_with_parent())
 
     def check(self) -> None:
-        """Raise if one has ended.
+        """Check that every child is running.
 
         Raises:
-            DemoFailed: with its name and the end of its log.
+            DemoFailed: a child has ended; the message has its name and the end of its log.
         """
         for child in self._all:
             status = child.process.poll()
@@ -76,31 +78,32 @@ class Children:
                 )
 
     def tails(self) -> str:
-        """The end of every log, for an error's text."""
+        """Return the end of every log, for an error message."""
         return "".join(_tail(child.log) for child in self._all)
 
-    def stop(self, *, only: str = "", patience: float = _STOP_SECONDS) -> None:
-        """Ask them (those whose name begins with ``only``) to end, wait, and make sure.
+    def stop(self, *, only: str = "", timeout: float = _STOP_SECONDS) -> None:
+        """Terminate children, wait, and kill those that still run.
 
         Args:
-            patience: seconds; what has not ended by then is killed.
+            only: prefix of the names of the children to stop; empty stops all.
+            timeout: seconds to wait before killing.
         """
         stopping = [child for child in self._all if child.name.startswith(only)]
         for child in stopping:
             with suppress(ProcessLookupError):
                 child.process.terminate()
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         for child in stopping:
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, deadline - time.monotonic()))
-            # The group outlives its leader when a worker's master was killed under it.
+            # The group outlives its leader if only the leader was killed.
             with suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait()
             if child.process.stdin is not None:
                 with suppress(BrokenPipeError):
                     child.process.stdin.close()
-            self._all.remove(child)  # only now: a Ctrl-C on the way must find it here
+            self._all.remove(child)  # last, so that a signal in between leaves it in the list
 
     def _start(
         self,
@@ -129,10 +132,10 @@ class Children:
 
 
 def listen(port: int, option: str) -> socket.socket:
-    """A socket that listens on 127.0.0.1; port 0 is any free one.
+    """Open a socket that listens on 127.0.0.1. Port 0 picks a free port.
 
     Raises:
-        CannotStart: the port is in use, or not this user's to take.
+        CannotStart: the port is in use, or not permitted.
     """
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,26 +146,26 @@ def listen(port: int, option: str) -> socket.socket:
         listening.close()
         raise CannotStart(
             f"expected port {port} on 127.0.0.1 to be free, got '{error.strerror}': "
-            f"give another one with {option}, or leave it out"
+            f"choose another port with {option}, or omit {option}"
         ) from None
     return listening
 
 
 def port_of(listening: socket.socket) -> int:
-    """The port that a socket listens on."""
+    """Return the port that a socket listens on."""
     port = listening.getsockname()[1]
     assert isinstance(port, int)
     return port
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What a child runs so that it gets SIGTERM when this process is killed; Linux only.
+    """Return a function that makes a child get SIGTERM when this process is killed. Linux only.
 
-    The two servers need it not: their standard input ends.
+    The two servers do not need it: their standard input ends.
     """
     if sys.platform != "linux":
         return None
-    libc = ctypes.CDLL(None)  # loaded here: little is safe between fork and exec
+    libc = ctypes.CDLL(None)  # loaded before the fork: little is safe between fork and exec
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -1,9 +1,9 @@
 """A webhook receiver as a customer would write it, with the ``standardwebhooks`` package.
 
-``python -m formrelay.ops.demo.receiver``; what it is told comes on standard input,
-see :mod:`.server`: ``{"fd": listening socket, "secret": of the endpoints}``. POST to
-``/ok`` works, ``/flaky`` fails twice for each webhook before it works, ``/broken``
-always fails. ``GET /stats`` says what came.
+``python -m formrelay.ops.demo.receiver`` reads its configuration from standard input, see
+:mod:`.server`: ``{"fd": listening socket, "secret": signing secret of the endpoints}``. POST to
+``/ok`` succeeds, ``/flaky`` fails twice for each webhook and then succeeds, ``/broken`` always
+fails. ``GET /stats`` returns the counts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from .server import Handler, configuration, serve
 
-#: How often ``/flaky`` fails for each webhook.
+#: Number of failures of ``/flaky`` for each webhook.
 FLAKY_FAILURES = 2
 
 
-class Book:
-    """What came in, by webhook-id. Safe to share between threads."""
+class ReceivedWebhooks:
+    """Counts the received webhooks by webhook-id. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,12 +29,12 @@ class Book:
         self._delivered: Counter[str] = Counter()
 
     def refuse(self) -> None:
-        """Count a request whose signature does not fit."""
+        """Count a request with an invalid signature."""
         with self._lock:
             self._invalid += 1
 
-    def take(self, path: str, webhook_id: str) -> int:
-        """Count a request whose signature fits; the status to answer."""
+    def accept(self, path: str, webhook_id: str) -> int:
+        """Count a request with a valid signature and return the status to answer."""
         with self._lock:
             self._attempts[webhook_id] += 1
             failing = path == "/broken" or (
@@ -46,7 +46,7 @@ class Book:
             return 204
 
     def stats(self) -> dict[str, int]:
-        """Requests by signature; webhooks delivered, delivered again, delivered after a failure."""
+        """Return the counts of requests and of delivered, duplicate and retried webhooks."""
         with self._lock:
             valid = self._attempts.total()
             return {
@@ -59,8 +59,8 @@ class Book:
             }
 
 
-def receiver(secret: str, book: Book) -> type[Handler]:
-    """The handler of the receiver's requests."""
+def receiver(secret: str, received: ReceivedWebhooks) -> type[Handler]:
+    """Make the request handler."""
     checker = Webhook(secret)
 
     class ReceiverHandler(Handler):
@@ -72,14 +72,14 @@ def receiver(secret: str, book: Book) -> type[Handler]:
             try:
                 checker.verify(body, dict(self.headers.items()))
             except (WebhookVerificationError, ValueError):
-                book.refuse()
+                received.refuse()
                 self.answer(401)
                 return
-            self.answer(book.take(self.path, self.headers["webhook-id"]))
+            self.answer(received.accept(self.path, self.headers["webhook-id"]))
 
         def do_GET(self) -> None:
             if self.path == "/stats":
-                self.answer(200, book.stats())
+                self.answer(200, received.stats())
             else:
                 self.answer(404)
 
@@ -87,5 +87,5 @@ def receiver(secret: str, book: Book) -> type[Handler]:
 
 
 if __name__ == "__main__":
-    told = configuration()
-    serve(told["fd"], receiver(told["secret"], Book()))
+    config = configuration()
+    serve(config["fd"], receiver(config["secret"], ReceivedWebhooks()))

@@ -1,4 +1,4 @@
-"""What came out: each number beside what it should be."""
+"""The result of the demo: actual and expected counts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .environment import RETRY_DELAYS
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """One number of the table.
+    """A row of the result table.
 
     Attributes:
-        key: its name in the JSON.
-        actual: None where it could not be asked for.
-        note: where it comes from.
+        key: name in the JSON output.
+        actual: None if not available.
+        note: source of the count.
     """
 
     key: str
@@ -36,13 +36,13 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A run of the demo.
+class DemoResult:
+    """The result of a run.
 
     Attributes:
-        problem: why it was stopped before everything had settled.
-        by_type: rows in ClickHouse by type of event.
-        first_dead: the record of the first dead letter.
+        problem: why the run stopped early.
+        by_type: event type to number of rows in ClickHouse.
+        first_dead: failure record of the first dead letter.
     """
 
     numbers: Sequence[Number]
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def right(self) -> bool:
-        """Whether everything went as it should: every number, and nothing stopped early."""
+        """Whether every count is right and the run did not stop early."""
         return self.problem is None and all(number.right for number in self.numbers)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Report:
 
 
 def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
-    """Say what runs, and where."""
+    """Print which services run, and where."""
     waits = RETRY_DELAYS.partition(",")[2].replace(",", ", ")
     for name, text in (
         ("answers", f"{how_many} of the American National Election Study of 1996"),
@@ -85,13 +85,13 @@ def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
     console.print()
 
 
-def show(console: Console, report: Report) -> None:
-    """Print the table and the verdict."""
-    console.print(_table(report.numbers))
+def show(console: Console, result: DemoResult) -> None:
+    """Print the result table and the verdict."""
+    console.print(_table(result.numbers))
     console.print()
-    for name, text in _details(report):
+    for name, text in _details(result):
         console.print(Text.assemble((f"{name:<12}", "dim"), text))
-    console.print(_verdict(report), soft_wrap=True)
+    console.print(_verdict(result), soft_wrap=True)
 
 
 def _table(numbers: Sequence[Number]) -> Table:
@@ -111,22 +111,22 @@ def _table(numbers: Sequence[Number]) -> Table:
     return table
 
 
-def _details(report: Report) -> Iterator[tuple[str, str]]:
-    if report.by_type:
-        counted = (f"{kind} {rows:,}" for kind, rows in report.by_type.items())
+def _details(result: DemoResult) -> Iterator[tuple[str, str]]:
+    if result.by_type:
+        counted = (f"{kind} {rows:,}" for kind, rows in result.by_type.items())
         yield "rows", " · ".join(counted)
-    failure = report.first_dead
+    failure = result.first_dead
     if failure is not None:
         yield "dead letter", f"{failure.message} ({failure.reason}, attempt {failure.attempt})"
         where = failure.where[-1] if failure.where else failure.error
         yield "", f"{failure.at[:19]}Z · {where} · {failure.worker}"
-    if report.by_type or failure is not None:
+    if result.by_type or failure is not None:
         yield "", ""
 
 
-def _verdict(report: Report) -> Text:
-    if report.right:
-        return Text(f"Every number is right, after {report.seconds:.0f} s.", "bold green")
-    wrong = ", ".join(number.label.strip() for number in report.numbers if not number.right)
-    verdict = Text(f"Wrong after {report.seconds:.0f} s: {wrong or 'see below'}.", "bold red")
-    return verdict if report.problem is None else verdict.append(f"\n{report.problem}", "red")
+def _verdict(result: DemoResult) -> Text:
+    if result.right:
+        return Text(f"Every number is right, after {result.seconds:.0f} s.", "bold green")
+    wrong = ", ".join(number.label.strip() for number in result.numbers if not number.right)
+    verdict = Text(f"Wrong after {result.seconds:.0f} s: {wrong or 'see below'}.", "bold red")
+    return verdict if result.problem is None else verdict.append(f"\n{result.problem}", "red")

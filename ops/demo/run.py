@@ -1,4 +1,4 @@
-"""The demo from top to bottom: start everything, send, wait, count, stop everything."""
+"""Runs the demo: start the services, send the jobs, wait, count, stop the services."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ...core.errors import FormrelayError
 from ..output import make_console, print_json, say_error
 from .errors import CannotStart
 from .interrupts import Interrupted, interrupts
-from .report import Report, introduce, show
+from .report import DemoResult, introduce, show
 from .survey import BROKEN, FLAKY, STEADY, answers, read_rows
 
-#: The endpoint of each form's webhooks.
+#: Form id to path of its webhook endpoint.
 PATHS = {STEADY: "/ok", FLAKY: "/flaky", BROKEN: "/broken"}
 
 #: Modules of the ``demo`` extra.
-_NEEDED = (
+_REQUIRED = (
     "chdb",
     "clickhouse_connect",
     "django",
@@ -40,16 +40,17 @@ _NEEDED = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run it.
+    """Options of the demo.
 
     Attributes:
-        limit: only the first answers.
-        keep: keep the folder.
-        as_json: print the numbers as JSON and nothing else.
-        api_port, receiver_port: 0 is any free one.
-        receiver_secret: what the receiver checks with, where that shall not be what
-            the webhooks are signed with (for tests: every one must be refused).
-        deadline, stall: seconds for everything, and without any change.
+        limit: number of answers to send; None sends all.
+        keep: whether to keep the temporary folder.
+        as_json: whether to print only the counts, as JSON.
+        api_port, receiver_port: 0 picks a free port.
+        receiver_secret: secret with which the receiver checks signatures, if not the signing
+            secret (a test uses it to have every webhook rejected).
+        deadline: maximum duration in seconds.
+        stall: maximum time without progress in seconds.
     """
 
     limit: int | None = None
@@ -63,31 +64,31 @@ class Options:
 
 
 def run_demo(options: Options) -> int:
-    """Run the demo; returns the exit status.
+    """Run the demo and return the exit status.
 
-    0: every number is right. 1: one is not, or it broke off. 2: it cannot start
-    (a package is missing, a port is in use). 128 and more: stopped by a signal.
+    0: every count is right. 1: a count is wrong, or the run failed. 2: the demo cannot start (a
+    package is missing, a port is in use). 128 and above: stopped by a signal.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ✓ shows a ? instead
+        sys.stdout.reconfigure(errors="replace")  # print ? where the terminal has no ✓
     console = make_console(quiet=options.as_json)
     try:
         _check_packages()
         with interrupts(), _Folder(keep=options.keep) as folder:
-            report = _perform(options, folder.path, console)
-            folder.keep |= not report.right  # the logs say why
-            _print(options, report, folder, console)
+            result = _perform(options, folder.path, console)
+            folder.keep |= not result.right  # the logs help to find the cause
+            _print(options, result, folder, console)
     except Interrupted as interrupted:
-        _complain(f"stopped by {interrupted}; nothing is left running")
+        _print_error(f"stopped by {interrupted}; nothing is left running")
         return 128 + interrupted.signum
     except FormrelayError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return 2 if isinstance(error, CannotStart) else 1
-    return 0 if report.right else 1
+    return 0 if result.right else 1
 
 
 class _Folder:
-    """A temporary folder, removed at the end unless it is to be kept."""
+    """A temporary folder, removed at the end unless ``keep`` is true."""
 
     def __init__(self, *, keep: bool) -> None:
         self.keep = keep
@@ -102,23 +103,23 @@ class _Folder:
 
 
 def _check_packages() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise CannotStart(
-            f"expected the demo's packages to be installed, {', '.join(missing)} not found: "
+            f"expected the demo's packages to be installed, but {', '.join(missing)} is missing: "
             "pip install 'formrelay[demo]'"
         )
 
 
-def _perform(options: Options, folder: Path, console: Console) -> Report:
-    from .stage import stage  # the broker and its packages, which are known to be there now
+def _perform(options: Options, folder: Path, console: Console) -> DemoResult:
+    from .services import start_services  # needs the optional packages checked above
 
-    begun = time.monotonic()
+    started = time.monotonic()
     everything = answers(read_rows(options.limit))
-    with ExitStack() as ends:
+    with ExitStack() as stack:
         with _status(console, "starting the broker, the API, the receiver and the workers"):
-            running = ends.enter_context(
-                stage(
+            running = stack.enter_context(
+                start_services(
                     folder,
                     paths=PATHS,
                     api_port=options.api_port,
@@ -126,22 +127,22 @@ def _perform(options: Options, folder: Path, console: Console) -> Report:
                     receiver_secret=options.receiver_secret,
                 )
             )
-            # These bring the actors, which are declared on the broker of the settings in force.
+            # ClickHouse's packages are optional too.
             from .count import count, numbers
-            from .play import Play
+            from .scenario import Scenario
 
         introduce(console, len(everything), running.api.url, running.receiver.url)
-        play = Play(running, everything)
+        scenario = Scenario(running, everything)
         problems = []
         try:
-            play.run(console, deadline=options.deadline, stall=options.stall)
+            scenario.run(console, deadline=options.deadline, stall=options.stall)
         except FormrelayError as error:
             problems.append(str(error))
-        with _status(console, "stopping the workers; then ClickHouse is asked to count"):
+        with _status(console, "stopping the workers and counting"):
             found = count(running, everything)
-        return Report(
-            numbers=numbers(found, play.sent, everything),
-            seconds=time.monotonic() - begun,
+        return DemoResult(
+            numbers=numbers(found, scenario.sent, everything),
+            seconds=time.monotonic() - started,
             by_type=found.by_type,
             first_dead=found.first_dead,
             problem="\n".join([*problems, *found.problems]) or None,
@@ -152,14 +153,13 @@ def _status(console: Console, text: str) -> AbstractContextManager[object]:
     return console.status(text) if console.is_terminal else nullcontext()
 
 
-def _print(options: Options, report: Report, folder: _Folder, console: Console) -> None:
+def _print(options: Options, result: DemoResult, folder: _Folder, console: Console) -> None:
     kept = str(folder.path) if folder.keep else None
     if options.as_json:
-        result = {**report.to_json(), "folder": kept}
-        print_json(result)
+        print_json({**result.to_json(), "folder": kept})
         return
     console.print()
-    show(console, report)
+    show(console, result)
     console.print()
     for command, what in _next_steps(kept):
         line = Text.assemble((f"{command}  ", "cyan"), (what, "dim"))
@@ -167,25 +167,25 @@ def _print(options: Options, report: Report, folder: _Folder, console: Console) 
 
 
 def _next_steps(kept: str | None) -> list[tuple[str, str]]:
-    """What to try next: a command, and what it does."""
+    """Return commands to try next, each with a description."""
     program = _program(absolute=kept is not None)
     steps = [
-        (f"{program} demo --keep", "keeps queues, database and logs to look at"),
-        (f"{program} config --example", "shows every setting, REDIS_URL and RABBITMQ_URL first"),
-        (f"{program} worker", "starts these workers, on your own servers"),
+        (f"{program} demo --keep", "keeps queues, database and logs"),
+        (f"{program} config --example", "explains every setting, REDIS_URL and RABBITMQ_URL first"),
+        (f"{program} worker", "starts workers on your own servers"),
     ]
     if kept is not None:
         steps = [
             (f"cd {shlex.quote(kept)}", "queues, database, logs and settings are kept there"),
-            (f"{program} dlq list", "lists every dead letter, and why it died"),
-            (f"{program} queues", "counts what waits, is scheduled, is dead"),
+            (f"{program} dlq list", "lists the dead letters with the reason"),
+            (f"{program} queues", "counts waiting, scheduled and dead messages"),
         ]
     longest = max(len(command) for command, _ in steps)
     return [(command.ljust(longest), what) for command, what in steps]
 
 
 def _program(*, absolute: bool) -> str:
-    """How the ``formrelay`` of this interpreter is called from here."""
+    """Return the command that runs the ``formrelay`` of this interpreter."""
     beside = Path(sys.executable).with_name("formrelay")
     found = shutil.which("formrelay")
     if found is not None and Path(found) == beside:
@@ -197,5 +197,5 @@ def _program(*, absolute: bool) -> str:
     return shlex.quote(str(beside))
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     say_error(f"formrelay: {message}")

@@ -1,8 +1,8 @@
-"""What the demo's two servers share: HTTP/1.1 with keep-alive, JSON, a thread a connection.
+"""Shared code of the demo's two servers: JSON over HTTP/1.1, one thread per connection.
 
-Each is told what it needs in one line of JSON on its standard input, secrets
-included: a command line can be read by every user of the machine. When the input
-ends, because its parent did, the server does too.
+A server reads its configuration as one line of JSON from standard input, not from the command
+line, which every user of the machine can read and which would expose secrets. When its standard
+input ends, because the parent ended, the server ends too.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-_MOST_BYTES = 2 * 1024 * 1024
+_MAX_BYTES = 2 * 1024 * 1024
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A request handler that speaks JSON; a subclass has ``do_GET`` and the like."""
+    """A request handler for JSON. Subclasses define ``do_GET`` and other methods."""
 
     protocol_version = "HTTP/1.1"
-    # Buffered, so that headers and body leave in one packet: apart, the client's
-    # delayed acknowledgement would hold up every answer by 40 ms.
+    # Buffered, so that headers and body share a packet: otherwise the client's delayed
+    # acknowledgement slows every response by 40 ms.
     wbufsize = -1
-    #: An idle connection is let go after so many seconds.
+    #: Seconds after which an idle connection is closed.
     timeout = 60
 
     def read(self) -> bytes:
-        """The request's body, to be read before any answer is sent."""
+        """Return the request's body. Call it before sending a response."""
         length = int(self.headers.get("Content-Length") or 0)
-        if length > _MOST_BYTES:
+        if length > _MAX_BYTES:
             self.close_connection = True
             return b""
         return self.rfile.read(length)
 
     def answer(self, status: int, body: Any = None) -> None:
-        """Send ``body`` as JSON; nothing at all where it is None."""
+        """Send a response with ``body`` as JSON; None sends no body."""
         data = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         if data:
@@ -48,27 +48,26 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line a request would be thousands."""
+        """Log nothing: there are thousands of requests."""
 
 
 def configuration() -> dict[str, Any]:
-    """The line of JSON on standard input; from then on, the end of the input ends this process."""
-    told = json.loads(sys.stdin.readline())
-    assert isinstance(told, dict)
+    """Read the configuration from standard input, and exit when standard input ends."""
+    config = json.loads(sys.stdin.readline())
+    assert isinstance(config, dict)
 
     def end_with_parent() -> None:
         sys.stdin.read()
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    return told
+    return config
 
 
 def serve(descriptor: int, handler: type[Handler]) -> None:
-    """Answer requests on a listening socket that the parent opened, until stopped.
+    """Serve requests on a listening socket until stopped.
 
-    The parent opens it so that it knows the port, and that nobody else has it,
-    before this process has started.
+    The parent opens the socket, so that it knows the port before this process has started.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
     server.socket.close()

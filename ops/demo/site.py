@@ -1,6 +1,7 @@
-"""The demo's API: the project of ``examples/django_site``, under a WSGI server.
+"""The demo's API: the project in ``examples/django_site`` under a WSGI server.
 
-``python -m formrelay.ops.demo.site`` is told what it needs on standard input, see :mod:`.server`:
+``python -m formrelay.ops.demo.site`` reads its configuration from standard input, see
+:mod:`.server`:
 ``{"fd": listening socket, "token": bearer token, "database": path of an SQLite file}``.
 """
 
@@ -18,12 +19,12 @@ from .server import configuration
 _THREADS = 8
 
 
-def application(told: dict[str, Any]) -> Any:
-    """The WSGI application, its database made and up to date."""
+def application(config: dict[str, Any]) -> Any:
+    """Return the WSGI application, with a migrated database."""
     spec = find_spec("formrelay.examples.django_site")
     assert spec is not None
     assert spec.submodule_search_locations
-    # Its modules are top-level ones, as in any Django project.
+    # The project imports its apps as top-level modules.
     sys.path.insert(0, spec.submodule_search_locations[0])
     from django.conf import settings
     from django.core.management import call_command
@@ -31,9 +32,9 @@ def application(told: dict[str, Any]) -> Any:
     project = importlib.import_module("formsite.settings")
     values = {name: getattr(project, name) for name in dir(project) if name.isupper()}
     values |= {
-        "API_TOKEN": told["token"],
+        "API_TOKEN": config["token"],
         "SECRET_KEY": secrets.token_hex(32),
-        "DATABASES": {"default": project.from_url(f"sqlite:///{told['database']}")},
+        "DATABASES": {"default": project.from_url(f"sqlite:///{config['database']}")},
     }
     settings.configure(**values)
     found = importlib.import_module("formsite.wsgi").application
@@ -45,9 +46,9 @@ def main() -> None:
     """Serve until the parent ends."""
     from waitress import create_server
 
-    told = configuration()
-    listening = socket.socket(fileno=told["fd"])
-    create_server(application(told), sockets=[listening], threads=_THREADS).run()
+    config = configuration()
+    listening = socket.socket(fileno=config["fd"])
+    create_server(application(config), sockets=[listening], threads=_THREADS).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Survey answers as jobs: pure, and the same ids on every run."""
+"""Converts survey answers to jobs, with the same ids on every run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from importlib import resources
 from typing import Any
 from uuid import UUID, uuid5
 
-#: The form whose endpoint works, the one whose endpoint fails twice first, and the
-#: one whose endpoint always fails.
+#: Forms whose endpoint works, fails twice before it works, and always fails.
 STEADY, FLAKY, BROKEN = "anes96", "anes96-flaky", "anes96-broken"
 
 _NAMESPACE = UUID("5b1c6f0e-8f0a-5a3e-9d55-6d1c2f0b9a96")
-# Fixed, like the ids: an event's time is part of its row's key in ClickHouse.
+# Fixed, because an event's time is part of its row's key in ClickHouse.
 _FIRST = datetime(1996, 9, 3, 6, tzinfo=UTC)
-_APART = timedelta(minutes=1)
+_INTERVAL = timedelta(minutes=1)
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One filled-in form as jobs, each ``{"payload": …, "metadata": …}``."""
+    """A filled-in form as jobs, each ``{"payload": …, "metadata": …}``."""
 
     id: str
     form_id: str
@@ -34,22 +33,22 @@ class Answer:
 
 
 def read_rows(limit: int | None = None) -> list[dict[str, str]]:
-    """The rows of the survey that comes with the package, by column."""
+    """Return the rows of the survey in the package, each by column."""
     file = resources.files("formrelay.examples.data") / "anes96.csv"
     rows = list(csv.DictReader(file.read_text("utf-8").splitlines()))
     return rows[:limit]
 
 
 def answers(rows: Iterable[Mapping[str, str]]) -> list[Answer]:
-    """Each row as one submission and the events of filling it in, whatever its columns."""
+    """Convert each row to a submission and the events of filling in the form."""
     rows = list(rows)
     return [_answer(index, form_of(index, len(rows)), row) for index, row in enumerate(rows)]
 
 
 def form_of(index: int, total: int) -> str:
-    """The form of a row: of many rows, 10 and 20 have an endpoint that fails.
+    """Return the form id of a row: up to 10 rows for BROKEN, up to 20 for FLAKY.
 
-    They come first, so that their retries run while the others are delivered.
+    These rows come first, so that their retries run while the others are delivered.
     """
     broken, flaky = min(10, total // 6), min(20, total // 3)
     if index < broken:
@@ -58,7 +57,7 @@ def form_of(index: int, total: int) -> str:
 
 
 def per_form(all_answers: Iterable[Answer]) -> dict[str, int]:
-    """How many answers each form has; every form is named."""
+    """Return the number of answers of each form, including forms without answers."""
     counted = Counter(answer.form_id for answer in all_answers)
     return {form_id: counted[form_id] for form_id in (STEADY, FLAKY, BROKEN)}
 
@@ -66,7 +65,7 @@ def per_form(all_answers: Iterable[Answer]) -> dict[str, int]:
 def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
     submission_id = str(uuid5(_NAMESPACE, f"submission/{form_id}/{index}"))
     values = {name: _value(text) for name, text in row.items()}
-    opened = _FIRST + index * _APART
+    opened = _FIRST + index * _INTERVAL
     submitted = opened + timedelta(seconds=2 * (len(values) + 1))
     metadata = {"formId": form_id, "submissionId": submission_id}
 

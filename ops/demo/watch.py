@@ -1,4 +1,4 @@
-"""How far things are: the bars, and the patience that ends when nothing moves."""
+"""Progress of the demo: progress bars, and a timeout when progress stalls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rich.progress import (
 from .errors import DemoFailed
 from .interrupts import check
 
-_LOOK_SECONDS = 0.15
+_POLL_INTERVAL = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What there is to do: the ends of the bars."""
+    """Totals of the progress bars."""
 
     submissions: int
     events: int
@@ -35,12 +35,12 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """How far things are.
+class Snapshot:
+    """Progress at one moment.
 
     Attributes:
-        settled: webhooks delivered, or dead after their last attempt.
-        idle: no queue holds anything any more.
+        settled: number of webhooks that were delivered or dead-lettered.
+        idle: whether every queue is empty.
     """
 
     saved: int
@@ -49,8 +49,8 @@ class State:
     idle: bool
 
 
-class Board:
-    """The bars; where there is no terminal, nothing."""
+class ProgressBars:
+    """The progress bars; prints nothing without a terminal."""
 
     def __init__(self, console: Console, totals: Totals) -> None:
         self._totals = totals
@@ -68,7 +68,7 @@ class Board:
         self._events = add("events recorded   ", total=totals.events)
         self._settled = add("webhooks settled  ", total=totals.webhooks)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> ProgressBars:
         self._progress.start()
         return self
 
@@ -80,8 +80,8 @@ class Board:
     ) -> None:
         self._progress.stop()
 
-    def draw(self, sent: int, state: State) -> None:
-        """Move the bars."""
+    def draw(self, sent: int, state: Snapshot) -> None:
+        """Update the progress bars."""
         update = self._progress.update
         update(self._sent, completed=sent)
         update(self._saved, completed=state.saved)
@@ -89,43 +89,43 @@ class Board:
         update(self._settled, completed=state.settled)
 
 
-class Patience:
-    """How long is long enough.
+class ProgressTimeout:
+    """Ends the wait when progress stalls or the deadline passes.
 
     Args:
-        deadline: for everything, in seconds.
-        stall: without any change, in seconds.
+        deadline: maximum duration in seconds.
+        stall: maximum time without progress in seconds.
     """
 
     def __init__(self, totals: Totals, *, deadline: float, stall: float) -> None:
         self._totals = totals
         self._deadline, self._stall = deadline, stall
-        self._begun = self._moved = time.monotonic()
-        self._last: State | None = None
+        self._started = self._changed = time.monotonic()
+        self._last: Snapshot | None = None
 
-    def wait(self, state: State) -> None:
-        """Let a moment pass after a look.
+    def wait(self, state: Snapshot) -> None:
+        """Sleep until the next poll.
 
         Raises:
-            DemoFailed: it has taken too long; names what has not come.
+            DemoFailed: the time is over; the message names what is missing.
         """
         now = time.monotonic()
         if state != self._last:
-            self._last, self._moved = state, now
-        if now - self._moved > self._stall:
-            raise DemoFailed(f"nothing has moved for {self._stall:.0f} s: {self._missing(state)}")
-        if now - self._begun > self._deadline:
-            raise DemoFailed(f"not done within {self._deadline:.0f} s: {self._missing(state)}")
-        time.sleep(_LOOK_SECONDS)
+            self._last, self._changed = state, now
+        if now - self._changed > self._stall:
+            raise DemoFailed(f"no progress for {self._stall:.0f} s: {self._missing(state)}")
+        if now - self._started > self._deadline:
+            raise DemoFailed(f"not finished within {self._deadline:.0f} s: {self._missing(state)}")
+        time.sleep(_POLL_INTERVAL)
         check()
 
-    def _missing(self, state: State) -> str:
+    def _missing(self, state: Snapshot) -> str:
         pairs = {
             "submissions saved": (state.saved, self._totals.submissions),
             "events recorded": (state.events, self._totals.events),
             "webhooks settled": (state.settled, self._totals.webhooks),
         }
         short = [
-            f"{name} {came} of {total}" for name, (came, total) in pairs.items() if came != total
+            f"{name} {done} of {total}" for name, (done, total) in pairs.items() if done != total
         ]
         return ", ".join(short) or "a queue is not empty"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.core.failure import Failure, Reason
-from formrelay.ops.demo.report import Number, Report
+from formrelay.ops.demo.report import DemoResult, Number
 from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
 from tests.support.waiting import wait_until
 
@@ -157,7 +157,7 @@ def test_a_receiver_that_refuses_every_signature_makes_the_demo_fail(
     assert done.status == 1
     assert "\x1b" not in done.output, "no control characters where there is no terminal"
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
-    assert "✓ Submissions saved, once each 1 read back from the API" in lines
+    assert "✓ Submissions saved once 1 read back from the API" in lines
     assert "✗ Webhooks delivered 0 expected 1" in lines
     assert "✗ Dead-lettered 1 expected 0" in lines
     (kept,) = done.home.folder.iterdir()
@@ -212,15 +212,15 @@ NUMBERS = [Number("sent", "Sent", 3, 3), Number("saved", "Saved", 3, 3)]
 
 @pytest.mark.parametrize("actual", [2, 4, 0, None])
 def test_one_wrong_number_makes_the_whole_report_wrong(actual: int | None) -> None:
-    right = Report(NUMBERS, seconds=1, by_type={})
-    wrong = Report([*NUMBERS, Number("rows", "Rows", 3, actual)], seconds=1, by_type={})
+    right = DemoResult(NUMBERS, seconds=1, by_type={})
+    wrong = DemoResult([*NUMBERS, Number("rows", "Rows", 3, actual)], seconds=1, by_type={})
 
     assert (right.right, wrong.right) == (True, False)
     assert wrong.to_json()["numbers"]["rows"] == actual
 
 
 def test_right_numbers_of_a_run_that_was_stopped_are_not_right() -> None:
-    assert not Report(NUMBERS, seconds=1, by_type={}, problem="nothing moves").right
+    assert not DemoResult(NUMBERS, seconds=1, by_type={}, problem="nothing moves").right
 
 
 def test_the_survey_is_944_answers_with_ids_that_stay_the_same() -> None:

@@ -218,7 +218,7 @@ def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Re
 
 
 def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver) -> None:
-    from formrelay.ops.webhooks import _resend
+    from formrelay.ops.cli.webhooks import _resend
 
     job = {"payload": webhook(receiver), "metadata": {"formId": "f1"}, "fieldOfTomorrow": 1}
     deliveries.endpoint_registry().keep({"msg_1": orjson.dumps(job)}, timedelta(days=1))

@@ -93,7 +93,7 @@ class Schemas:
     """The document of each type, and the one for all."""
 
     def __init__(self) -> None:
-        from formrelay.ops.schema import catalogue, document, job_types
+        from formrelay.ops.cli.schema import catalogue, document, job_types
 
         jobs = job_types()
         self.one = {job.name: self._validator(document(job)) for job in jobs}

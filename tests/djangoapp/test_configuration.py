@@ -169,7 +169,7 @@ def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
     host.module = "hasty"
     status, said = host.check()
     assert (status, "formrelay.E001" in said) == (1, True)
-    assert "FORMRELAY is not used" in said
+    assert "FORMRELAY is ignored" in said
 
 
 def test_the_settings_module_may_import_the_actors(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_long_names_are_cut_and_many_fields_are_summed_up(stats: Command) -> Non
             r" What would you say .*…   █{14,}      1          1        100\.0%", line
         )
     assert not [line for line in lines if line.startswith(" first")]  # nobody left there
-    assert " and 3 sessions after 3 other fields: --json has them" in lines
+    assert " and 3 sessions after 3 other fields: see --json" in lines
     assert len(stats.json("wide")["drop_off"]["fields"]) == 16
 
 
@@ -235,7 +235,7 @@ def test_an_unknown_form_is_an_error_that_names_those_there_are(stats: Command) 
 
 def test_a_form_with_other_names_says_which(stats: Command) -> None:
     done = stats("quiz")
-    assert "No event of type form_viewed, form_started or field_answered, form_submitted." in (
+    assert "No events of type form_viewed, form_started or field_answered, form_submitted." in (
         done.stderr
     )
     assert "quiz_seen (4), " in done.stderr
@@ -245,18 +245,21 @@ def test_a_form_with_other_names_says_which(stats: Command) -> None:
 def test_a_form_that_is_no_longer_used_says_since_when(stats: Command) -> None:
     done = stats("forgotten")
     last = f"{NOW - timedelta(days=40):%Y-%m-%d}"
-    assert f"No event since then; the last one was at {last}" in done.stderr
+    assert f"No events in this period; the last event was at {last}" in done.stderr
     assert "–" in done.stdout  # no share of nothing
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--since", "soon"], "expected a time like 2026-01-31T09:30 or 2h, 3d ago, got 'soon'"),
-        (["--steps", "form_viewed"], "expected 2 to 20 different types of events .* got 1 in"),
-        (["--steps", "a,,b"], "got one that is empty in 'a,,b'"),
-        (["--steps", "a,b|"], "got one that is empty in 'a,b|'"),
-        (["--steps", "a,b|a"], "got one of them twice in 'a,b|a'"),
+        (
+            ["--since", "soon"],
+            "expected a time like 2026-01-31T09:30 or an age like 2h or 3d, got 'soon'",
+        ),
+        (["--steps", "form_viewed"], "expected 2 to 20 different event types .* got 1 in"),
+        (["--steps", "a,,b"], "got an empty one in 'a,,b'"),
+        (["--steps", "a,b|"], "got an empty one in 'a,b|'"),
+        (["--steps", "a,b|a"], "got a duplicate in 'a,b|a'"),
         (["--steps", ",".join("abcdefghijklmnopqrstu")], "got 21 in"),
         ([FORM], "unexpected extra argument"),
     ],

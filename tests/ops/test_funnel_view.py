@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from formrelay.ops.funnel import Duration, FieldCount, Funnel, Question, StepCount, usual_steps
+from formrelay.ops.funnel import Duration, FieldCount, Funnel, FunnelQuery, StepCount, default_steps
 from formrelay.ops.funnel_view import bar, draw, duration
 from tests.support.checkout import ROOT
 
@@ -61,9 +61,9 @@ def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
 
 
 def test_the_picture_in_the_document_is_what_is_drawn() -> None:
-    viewed, started, completed = usual_steps()
+    viewed, started, completed = default_steps()
     funnel = Funnel(
-        Question("signup", int(datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp())),
+        FunnelQuery("signup", int(datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp())),
         [
             StepCount(viewed, 1_204, 0),
             StepCount(started, 803, 0),

@@ -1,4 +1,4 @@
-"""``manage.py formrelay_worker``: workers that have the project's settings and actors."""
+"""``manage.py formrelay_worker``: start workers with the project's settings and actors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ....core.errors import FormrelayError
 from ....core.printable import printable
-from ....ops.boot import exit_status
-from ....ops.launch import become_workers
+from ....ops.boot import become_workers, exit_status
 from ...discovery import declare_all
 
 
 class Command(BaseCommand):
-    """See the module."""
+    """Start formrelay's workers."""
 
-    help = "Start formrelay's workers, for its own jobs and for the actors.py of installed apps."
+    help = "Start workers for formrelay's jobs and for the actors in actors.py of installed apps."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("--queue", "-q", action="append", help="Only this queue; may be repeated.")
-        add("--processes", type=int, help="Default: WORKER_PROCESSES.")
-        add("--threads", type=int, help="Default: WORKER_CONCURRENCY.")
+        add("--queue", "-q", action="append", help="Consume only this queue. Can be repeated.")
+        add("--processes", type=int, help="Number of processes. Default: WORKER_PROCESSES.")
+        add("--threads", type=int, help="Threads for each process. Default: WORKER_CONCURRENCY.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         for name in ("processes", "threads"):
@@ -42,7 +41,7 @@ class Command(BaseCommand):
                 processes=options["processes"],
                 threads=options["threads"],
                 declare=declare_all,
-                import_from=list(_own_folders()),
+                import_from=list(_project_folders()),
             )
         except FormrelayError as error:
             raise CommandError(
@@ -50,10 +49,10 @@ class Command(BaseCommand):
             ) from None
 
 
-def _own_folders() -> Iterator[str]:
-    """Where this process finds the project: the folder of manage.py, and what that has added.
+def _project_folders() -> Iterator[str]:
+    """Yield the folders on Python's path that belong to the project, such as manage.py's.
 
-    Python's own folders are left out: the worker has them too.
+    Leaves out Python's own folders, which the worker has too.
     """
     pythons = {Path(path) for path in sysconfig.get_paths().values()}
     for entry in sys.path:

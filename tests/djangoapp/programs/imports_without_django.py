@@ -9,6 +9,6 @@ if __name__ == "__main__":
     import formrelay.actors
     import formrelay.ops.boot
     import formrelay.ops.cli
-    import formrelay.ops.launch
+    import formrelay.ops.cli.app
 
     assert not any(name.startswith("formrelay.djangoapp") for name in sys.modules)

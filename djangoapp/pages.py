@@ -1,4 +1,4 @@
-"""What the dashboard shows, as text: queues, workers, dead letters, and no payload."""
+"""The contents of the dashboard: queues, workers and dead letters, without payloads."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from ..brokers import Entry, NotAvailable, QueueCounts, RelayBroker, State
 from ..brokers.inspection import UnknownCursor
 from ..config import get_settings
 from ..core.errors import FormrelayError
-from ..ops.output import age
-from .health import reached, worker_reports
+from ..ops.output import NOT_AVAILABLE, age
+from .health import list_workers, open_broker
 
-#: Dead letters of each queue on the first page, and on a page of one queue.
-_NEWEST, _PAGE = 5, 50
-
-_NOT_AVAILABLE = "n/a"
+#: Number of dead letters for each queue on the overview, and on the page of one queue.
+_NEWEST, _PER_PAGE = 5, 50
 
 
 class NoSuchQueue(FormrelayError):
-    """There is no such queue, or no such page of it."""
+    """There is no such queue, or no such page."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetterRow:
     """A dead letter, without its payload.
 
     Attributes:
-        moment: when it died; '' where that is not known.
+        moment: when it was dead-lettered; empty if unknown.
+        ago: the age of the dead letter.
+        says: the message of the failure.
     """
 
     id: str
@@ -42,88 +42,95 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
-    """Some dead letters of a queue, and which."""
+class DeadLetterList:
+    """Some dead letters of a queue.
+
+    Attributes:
+        count: number of all dead letters of the queue.
+        which: the order, for example 'newest first'.
+    """
 
     queue: str
     count: int
     which: str
-    shown: list[Letter]
+    shown: list[DeadLetterRow]
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A page.
+class DashboardPage:
+    """The contents of one page.
 
     Attributes:
-        queue: the one that is looked at; None for all of them.
-        workers: None where the broker does not tell.
-        cursor: of the next page.
+        queue: the queue of the page; None on the overview.
+        workers: None if not available on this broker.
+        cursor: cursor of the next page.
     """
 
     kind: str
     moment: str
     queues: list[dict[str, Any]]
-    letters: list[Letters]
+    dead_letters: list[DeadLetterList]
     queue: str | None = None
     weaknesses: list[str] = field(default_factory=list)
     workers: list[dict[str, Any]] | None = None
     cursor: str | None = None
 
 
-def overview() -> Report:
-    """Everything at a glance.
+def overview() -> DashboardPage:
+    """Return the overview of all queues.
 
     Raises:
         FormrelayError: the broker cannot be used.
     """
-    broker = reached()
+    broker = open_broker()
     counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
-    found = worker_reports(broker)
-    return Report(
+    found = list_workers(broker)
+    return DashboardPage(
         kind=get_settings().broker.kind,
         moment=_moment(broker),
-        queues=[_queue(one) for one in counts],
-        letters=[_newest(broker, one) for one in counts if one.dead],
+        queues=[_queue(each) for each in counts],
+        dead_letters=[_newest(broker, each) for each in counts if each.dead],
         weaknesses=broker.weaknesses(),
-        workers=None if found is None else [_worker(one) for one in found],
+        workers=None if found is None else [_worker(each) for each in found],
     )
 
 
-def queue_page(queue: str, cursor: str | None) -> Report:
-    """The dead letters of one queue, the oldest first: those are what a page can begin behind.
+def queue_page(queue: str, cursor: str | None) -> DashboardPage:
+    """Return a page of the dead letters of a queue, the oldest first.
 
     Raises:
-        NoSuchQueue: there is none of that name, or the cursor is not of it.
+        NoSuchQueue: the queue does not exist, or the cursor belongs to another queue.
         FormrelayError: the broker cannot be used.
     """
-    broker = reached()
+    broker = open_broker()
     if queue not in broker.queues:
         raise NoSuchQueue
     counts = broker.inspector.counts(queue)
     try:
-        page = broker.inspector.browse(queue, State.DEAD, limit=_PAGE, cursor=cursor)
+        page = broker.inspector.browse(queue, State.DEAD, limit=_PER_PAGE, cursor=cursor)
     except UnknownCursor:
         raise NoSuchQueue from None
     shown = [_letter(broker, entry) for entry in page.entries]
-    return Report(
+    return DashboardPage(
         kind=get_settings().broker.kind,
         moment=_moment(broker),
         queues=[_queue(counts)],
-        letters=[Letters(queue, counts.dead, "the oldest first", shown)],
+        dead_letters=[DeadLetterList(queue, counts.dead, "oldest first", shown)],
         queue=queue,
         cursor=page.cursor,
     )
 
 
-def _newest(broker: RelayBroker, counts: QueueCounts) -> Letters:
-    which = "the newest first"
+def _newest(broker: RelayBroker, counts: QueueCounts) -> DeadLetterList:
+    which = "newest first"
     try:
         entries = broker.inspector.newest_dead(counts.queue, limit=_NEWEST)
     except NotAvailable:
         entries = broker.inspector.browse(counts.queue, State.DEAD, limit=_NEWEST).entries
-        which = "the oldest first: this broker cannot show the newest of so many"
-    return Letters(counts.queue, counts.dead, which, [_letter(broker, one) for one in entries])
+        which = "oldest first (this broker cannot list the newest of so many)"
+    return DeadLetterList(
+        counts.queue, counts.dead, which, [_letter(broker, entry) for entry in entries]
+    )
 
 
 def _queue(counts: QueueCounts) -> dict[str, Any]:
@@ -146,31 +153,31 @@ def _worker(found: dict[str, Any]) -> dict[str, Any]:
         "name": found["name"] or found["id"],
         "alive": found["alive"],
         "queues": ", ".join(found["queues"]) or "–",
-        "silent": _NOT_AVAILABLE if silent is None else age(silent),
+        "silent": NOT_AVAILABLE if silent is None else age(silent),
     }
 
 
-def _letter(broker: RelayBroker, entry: Entry) -> Letter:
+def _letter(broker: RelayBroker, entry: Entry) -> DeadLetterRow:
     failure, died = entry.failure, entry.died
-    return Letter(
+    return DeadLetterRow(
         id=_readable(entry.id),
         actor=_readable(entry.message.actor_name),
         moment="" if died is None else _time(died),
         ago="" if died is None else f"{age(max(0.0, broker.clock.time() - died))} ago",
         reason="" if failure is None else failure.reason.replace("_", " "),
         error="" if failure is None else _readable(failure.error),
-        says="not buried by formrelay" if failure is None else _readable(failure.message),
+        says="dead-lettered outside formrelay" if failure is None else _readable(failure.message),
         attempts="–" if failure is None else str(failure.attempt),
     )
 
 
 def _readable(text: object) -> str:
-    # Ids of other producers may be any bytes, and half a character cannot be written.
+    # Ids of other producers may be any bytes; lone surrogates cannot be encoded.
     return str(text).encode("utf-8", "replace").decode()
 
 
 def _number(count: int | None) -> str:
-    return _NOT_AVAILABLE if count is None else f"{count:,}"
+    return NOT_AVAILABLE if count is None else f"{count:,}"
 
 
 def _moment(broker: RelayBroker) -> str:

@@ -1,10 +1,10 @@
 """``formrelay schema``: the JSON Schema of every job, for publishers in other languages.
 
 The documents are JSON Schema 2020-12 and describe the whole object on the wire,
-``{"type", "payload", "metadata"}``. What they accept the actors accept. The actors
-are a little more lenient (snake_case names, a number as a time), and what depends
-on a setting or is beyond the language (an address that is blocked, a header given
-twice) is theirs alone to refuse.
+``{"type", "payload", "metadata"}``. The actors accept
+every document that is valid here, and a few more (snake_case names, a number as a time). Only
+the actors check rules that depend on a setting or that JSON Schema cannot express, such as
+blocked addresses and duplicate headers.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import orjson
 import typer
 from pydantic import TypeAdapter
 
-from ..core.errors import ConfigError
-from .output import print_document, say
+from ...core.errors import ConfigError
+from ..output import print_document, say
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{model}"
 
 
 class JobType(NamedTuple):
-    """A job type.
+    """A type of job, for example ``webhook.send``.
 
     Attributes:
-        name: ``webhook.send``.
-        actor: the actor that runs it.
-        queue: the queue that a publisher sends it to.
-        payload: its schema.
+        name: value of ``type`` in the job.
+        actor: name of the actor that runs it.
+        queue: name of its queue.
+        payload: schema of its payload.
     """
 
     name: str
@@ -45,13 +45,13 @@ Schema = dict[str, Any]
 
 
 def document(job: JobType) -> Schema:
-    """The schema of one job type, complete in itself."""
+    """Return the self-contained schema of one job type."""
     bodies, definitions = _schemas([job])
     return {"$schema": DIALECT, **bodies[job.name], "$defs": definitions}
 
 
 def catalogue(jobs: Iterable[JobType]) -> Schema:
-    """One document for all: its ``$defs`` has each job type under its name."""
+    """Return one schema for all job types; its ``$defs`` holds each type under its name."""
     bodies, definitions = _schemas(list(jobs))
     return {
         "$schema": DIALECT,
@@ -63,12 +63,12 @@ def catalogue(jobs: Iterable[JobType]) -> Schema:
 
 
 def job_types() -> list[JobType]:
-    """The job types by name, with the queues that they have if no setting renames them.
+    """Return the job types by name, with their queues if no setting renames them.
 
     Reads no configuration and declares no actor.
     """
-    from ..actors.job import imported_actors
-    from ..config.settings import read_settings
+    from ...actors.job import imported_actors
+    from ...config.settings import read_settings
 
     defaults = read_settings({}, env_file=None).settings
     found = [
@@ -81,14 +81,17 @@ def job_types() -> list[JobType]:
 
 def schema(
     type: Annotated[
-        str | None, typer.Argument(help="webhook.send, …; all in one document without it.")
+        str | None,
+        typer.Argument(help="Job type, for example webhook.send. Default: all in one schema."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a file a job type (TYPE.schema.json) into this folder instead."),
+        typer.Option(
+            help="Folder in which to write one file for each job type (TYPE.schema.json)."
+        ),
     ] = None,
 ) -> None:
-    """The JSON Schema of the jobs, for publishers in other languages. Needs no broker."""
+    """Print the JSON Schema of the jobs. Needs no broker."""
     jobs = job_types()
     chosen = [job for job in jobs if type in (None, job.name)]
     if not chosen:
@@ -101,8 +104,8 @@ def schema(
 
 
 def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """The whole object of each job, by job type, and the definitions that they share."""
-    from ..actors.model import Metadata
+    """Return the schema of each job by job type, and the definitions that they share."""
+    from ...actors.model import Metadata
 
     inputs: list[tuple[str, Any, TypeAdapter[Any]]] = [
         (job.name, "validation", job.payload) for job in jobs
@@ -128,7 +131,7 @@ def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]
     definitions: dict[str, Schema] = shared.get("$defs", {})
     for definition in definitions.values():
         for name, field in definition.get("properties", {}).items():
-            # Instead of pydantic's, which makes "Formid" of it.
+            # pydantic would make "Formid" of formId.
             field["title"] = re.sub("(?=[A-Z])", " ", name).capitalize()
     return bodies, definitions
 
@@ -142,8 +145,7 @@ def _write(folder: Path, jobs: Iterable[JobType]) -> None:
             say(str(path))
     except OSError as error:
         raise ConfigError(
-            f"expected --out to be a folder that can be written to, got {error.strerror} "
-            f"for {error.filename}"
+            f"expected --out to be a writable folder, got {error.strerror} for {error.filename}"
         ) from None
 
 

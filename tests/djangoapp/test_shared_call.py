@@ -1,4 +1,4 @@
-"""A look at the broker: one at a time for all who ask, and over in time."""
+"""Concurrent callers share one call, and no caller waits longer than the timeout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from threading import Event
 import pytest
 
 from formrelay.brokers import BrokerUnavailable
-from formrelay.djangoapp.look import Look
+from formrelay.djangoapp.shared_call import SharedCall
 from tests.support.waiting import wait_until
 
 
@@ -17,43 +17,43 @@ def test_a_crowd_asks_one_question_and_the_next_one_comes_after_it() -> None:
     asked: list[int] = []
     answer = Event()
 
-    def question() -> int:
+    def function() -> int:
         asked.append(len(asked))
         answer.wait(20)
         return len(asked)
 
-    look = Look(question, within=20)
+    call = SharedCall(function, timeout=20)
     with ThreadPoolExecutor(8) as crowd:
-        answers = [crowd.submit(look) for _ in range(8)]
+        answers = [crowd.submit(call) for _ in range(8)]
         wait_until(lambda: asked)
         answer.set()
         assert {one.result() for one in answers} <= {1, 2}
-    assert look() == len(asked) <= 3
+    assert call() == len(asked) <= 3
 
 
 def test_a_question_without_an_answer_ends_in_time_and_is_not_asked_twice() -> None:
     asked: list[int] = []
     answer = Event()
 
-    def question() -> str:
+    def function() -> str:
         asked.append(1)
         answer.wait(20)
         return "late"
 
-    look = Look(question, within=0.2)
+    call = SharedCall(function, timeout=0.2)
     begun = time.monotonic()
     for _ in range(3):
         with pytest.raises(BrokerUnavailable, match=r"to answer within 0\.2 s"):
-            look()
+            call()
     assert time.monotonic() - begun < 15
     assert asked == [1]
     answer.set()
-    wait_until(lambda: look() == "late")
+    wait_until(lambda: call() == "late")
 
 
 def test_what_the_question_raises_reaches_the_caller() -> None:
-    def question() -> None:
+    def function() -> None:
         raise BrokerUnavailable("gone")
 
     with pytest.raises(BrokerUnavailable, match="gone"):
-        Look(question, within=5)()
+        SharedCall(function, timeout=5)()

@@ -1,4 +1,4 @@
-"""Everything that the demo starts, and its end."""
+"""Starting and stopping the services of the demo: broker, API, receiver and workers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .interrupts import ignore
 from .processes import Children, listen, port_of
 
 _THREADS = 8
-#: The embedded broker's keeper looks every half second whether its server is there.
-_KEEPER_SECONDS = 5.0
-_MOMENT = 0.02
+#: Maximum wait for the embedded broker to stop; its supervisor checks it every 0.5 s.
+_SHUTDOWN_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What runs, and the ways to ask it."""
+class Services:
+    """The running services and their clients."""
 
     children: Children
     broker: RelayBroker
@@ -48,41 +48,44 @@ class Stage:
 
 
 @contextmanager
-def stage(
+def start_services(
     folder: Path,
     *,
     paths: Mapping[str, str],
     api_port: int = 0,
     receiver_port: int = 0,
     receiver_secret: str | None = None,
-) -> Iterator[Stage]:
-    """Broker, API, receiver and workers in a folder; all ended on the way out.
+) -> Iterator[Services]:
+    """Start broker, API, receiver and workers in a folder, and stop them at the end.
 
     Args:
-        paths: of the receiver, by the form whose webhooks go there.
+        paths: form id to path of the receiver for its webhooks.
         receiver_secret: as in :class:`.run.Options`.
 
     Raises:
         CannotStart: a port is in use.
-        DemoFailed, BrokerError: something did not start.
+        DemoFailed, BrokerError: a service did not start.
     """
     secrets = Secrets.random()
     children = Children(folder)
     try:
-        # The parent opens the sockets: so it knows the ports before anybody answers there.
+        # The parent opens the sockets, so it knows the ports before the servers run.
         with (
             listen(api_port, "--api-port") as api_socket,
             listen(receiver_port, "--receiver-port") as receiver_socket,
         ):
             api = Client("API", port_of(api_socket), secrets.token)
             receiver = Client("webhook receiver", port_of(receiver_socket))
-            told: dict[str, Any] = {"token": secrets.token, "database": str(folder / "api.sqlite3")}
-            children.serve("api", "formrelay.ops.demo.site", api_socket, told)
-            told = {"secret": receiver_secret or secrets.signing}
-            children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, told)
+            config: dict[str, Any] = {
+                "token": secrets.token,
+                "database": str(folder / "api.sqlite3"),
+            }
+            children.serve("api", "formrelay.ops.demo.site", api_socket, config)
+            config = {"secret": receiver_secret or secrets.signing}
+            children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
 
         queues = _configure(variables(folder, api.url, secrets.token), folder)
-        # The embedded ClickHouse is open in one process at a time, so events have their own.
+        # Only one process at a time can open the embedded ClickHouse, so events have a worker.
         children.work("worker events", [queues.events], _THREADS)
         others = [queues.submissions, queues.webhooks]
         children.work("worker submissions", others, _THREADS)
@@ -90,9 +93,9 @@ def stage(
         for form_id, path in paths.items():
             set_webhook(api, form_id, receiver.url + path, secrets.signing)
         children.check()
-        yield Stage(children, broker, queues, api, receiver)
+        yield Services(children, broker, queues, api, receiver)
     except BaseException:
-        children.stop(patience=0)  # nobody waits for what they are doing
+        children.stop(timeout=0)  # the run is abandoned
         raise
     finally:
         ignore()
@@ -102,7 +105,7 @@ def stage(
 
 
 def _configure(values: Mapping[str, str], folder: Path) -> Queues:
-    """The same settings for the children, by a file, and for this process."""
+    """Apply the settings to the children, through ``.env``, and to this process."""
     write_env_file(folder, values)
     settings = Settings.load(environ=values, env_file=None)
     use_settings(settings)  # before anything imports formrelay.actors
@@ -110,21 +113,21 @@ def _configure(values: Mapping[str, str], folder: Path) -> Queues:
 
 
 def _shut_down(folder: Path) -> None:
-    """End the embedded broker now, not some idle seconds later."""
-    deadline = time.monotonic() + _KEEPER_SECONDS
+    """Stop the embedded broker now, without its idle time."""
+    deadline = time.monotonic() + _SHUTDOWN_SECONDS
     with suppress(OSError), (folder / "valkey" / "keeper.lock").open("a") as lock:
         while time.monotonic() < deadline:
-            # Where its start was interrupted, it is finished first: else it would come up
-            # when nobody is there to end it.
+            # An interrupted start is completed first; otherwise the broker would start later,
+            # with nobody to stop it.
             with suppress(FormrelayError, RedisError):
                 broker = get_broker()
                 assert isinstance(broker, RedisBroker)
-                broker.client.shutdown(save=False)  # its append-only file is written and synced
+                broker.client.shutdown(save=False)  # the append-only file is synced
                 broker.close()
                 break
-            time.sleep(_MOMENT)
+            time.sleep(_POLL_SECONDS)
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
-            time.sleep(_MOMENT)
+            time.sleep(_POLL_SECONDS)

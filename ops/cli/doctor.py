@@ -1,4 +1,4 @@
-"""``formrelay doctor``: is everything there, and which promises are weaker here."""
+"""``formrelay doctor``: check the broker, the sinks and the shared state."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Literal
 
 import typer
 
-from ..actors.webhooks.registry import MemoryRegistry
-from ..actors.webhooks.resources import make_registry
-from ..brokers import get_broker
-from ..config import get_settings
-from ..core.errors import FormrelayError
-from .boot import NOT_FINE, declare_actors, is_embedded_clickhouse
-from .output import JsonOption, print_json, print_table
+from ...actors import declare_actors
+from ...actors.webhooks.registry import MemoryRegistry
+from ...actors.webhooks.resources import make_registry
+from ...brokers import get_broker
+from ...config import get_settings
+from ...core.errors import FormrelayError
+from ..boot import NOT_FINE, is_embedded_clickhouse
+from ..output import print_json, print_table
+from .options import JsonOption
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.
+    """The result of a check.
 
     Attributes:
-        state: 'ok', 'weak' (it works, and a promise is weaker) or 'bad'.
+        what: the part that was checked.
+        state: 'ok', 'weak' (works, with a weaker guarantee) or 'bad'.
+        says: details, and what to do.
     """
 
     what: str
@@ -32,24 +36,24 @@ class Finding:
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Look at the broker and the sinks; exit status 1 if one is not fine."""
+    """Check broker, sinks and shared state. Exits with 1 if a check fails."""
     declare_actors()
-    found = [finding for look in _LOOKS for finding in _careful(look)]
+    found = [finding for check in _CHECKS for finding in _run(check)]
     if json:
         print_json([asdict(finding) for finding in found])
     else:
         rows = [(finding.what, finding.state, finding.says) for finding in found]
-        print_table("Doctor", ["what", "state", "says"], rows, empty="")
+        print_table("Doctor", ["check", "state", "details"], rows, empty="")
     if any(finding.state == "bad" for finding in found):
         raise typer.Exit(NOT_FINE)
 
 
-def _careful(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a look finds; what it stumbles over is a finding too."""
+def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Run a check; an error is a finding too."""
     try:
-        yield from look()
+        yield from check()
     except FormrelayError as error:
-        yield Finding(look.__name__.strip("_"), "bad", str(error))
+        yield Finding(check.__name__.strip("_"), "bad", str(error))
 
 
 def _broker() -> Iterator[Finding]:
@@ -65,21 +69,21 @@ def _broker() -> Iterator[Finding]:
 def _old_keys() -> Iterator[Finding]:
     if importlib.util.find_spec("redis") is None:
         return
-    from .old_keys import left_over
+    from ..old_keys import find_old_keys
 
-    if found := ", ".join(left_over()):
-        says = f"Redis holds keys of an older version, which this namespace does not use: {found}"
-        todo = "if they are this environment's, run formrelay migrate --old-keys"
+    if found := ", ".join(find_old_keys()):
+        says = f"Redis holds keys of an older version that this namespace does not use: {found}"
+        todo = "if they belong to this environment, run formrelay migrate --old-keys"
         yield Finding("old keys", "weak", f"{says}; {todo}")
 
 
 def _clickhouse() -> Iterator[Finding]:
-    from ..actors.resources import clickhouse, clickhouse_schema
-    from ..sinks.clickhouse import migrate
+    from ...actors.resources import clickhouse, clickhouse_schema
+    from ...sinks.clickhouse import migrate
 
     url = get_settings().clickhouse.secret("url")
     if url is None:
-        yield Finding("clickhouse", "weak", "CLICKHOUSE_URL is not set: no events can be worked on")
+        yield Finding("clickhouse", "weak", "CLICKHOUSE_URL is not set: events cannot be recorded")
         return
     client = clickhouse()
     client.ping()
@@ -88,25 +92,25 @@ def _clickhouse() -> Iterator[Finding]:
     missing = [migration.name for migration in migrate.plan(client, clickhouse_schema())]
     if missing and not is_embedded_clickhouse(url):
         yield Finding(
-            "clickhouse", "bad", f"not migrated ({', '.join(missing)}): formrelay migrate"
+            "clickhouse", "bad", f"missing migrations ({', '.join(missing)}): run formrelay migrate"
         )
     for note in migrate.notes(client, clickhouse_schema()):
         yield Finding("clickhouse", "weak", note)
     if not client.supports_dedup_token:
-        says = "no deduplication token in this version: count events with events_once"
+        says = "this version has no deduplication token: count events in the view events_once"
         yield Finding("clickhouse", "weak", says)
 
 
 def _api() -> Iterator[Finding]:
-    from ..actors.resources import api
+    from ...actors.resources import api
 
     section = get_settings().api
     if section.url is None:
-        yield Finding("api", "weak", "API_URL is not set: no submissions can be worked on")
+        yield Finding("api", "weak", "API_URL is not set: submissions cannot be saved")
         return
     api()
     if section.secret("token") is None:
-        yield Finding("api", "weak", "API_TOKEN is not set: requests go out without one")
+        yield Finding("api", "weak", "API_TOKEN is not set: requests are sent without a token")
     else:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
@@ -114,11 +118,11 @@ def _api() -> Iterator[Finding]:
 def _endpoints() -> Iterator[Finding]:
     registry = make_registry(get_broker().state)
     if isinstance(registry, MemoryRegistry):
-        says = "each process remembers endpoints and idempotency keys for itself: set STATE_URL"
-        yield Finding("endpoints", "weak", f"{says} to a Redis")
+        says = "processes do not share endpoints and idempotency keys: set STATE_URL to a Redis URL"
+        yield Finding("endpoints", "weak", says)
         return
     count = len(registry.disabled())
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_LOOKS = (_broker, _old_keys, _clickhouse, _api, _endpoints)
+_CHECKS = (_broker, _old_keys, _clickhouse, _api, _endpoints)

@@ -1,4 +1,4 @@
-"""``formrelay webhooks``: the endpoints that fail or are disabled, what became of a webhook."""
+"""``formrelay webhooks``: failing and disabled endpoints, delivery attempts, resending."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from ..actors.webhooks.registry import EndpointRecord, EndpointRegistry, MemoryRegistry
-from ..actors.webhooks.resources import make_registry
-from ..brokers import DeadFilter, NotAvailable, get_broker
-from ..config import get_settings
-from ..core.clock import SYSTEM_CLOCK, iso
-from ..core.errors import ConfigError, FormrelayError, SinkError
-from ..core.printable import shown_id
-from .boot import declare_actors
-from .output import JsonOption, age, print_json, print_table, read_id_argument, say
+from ...actors import declare_actors
+from ...actors.webhooks.registry import EndpointRecord, EndpointRegistry, MemoryRegistry
+from ...actors.webhooks.resources import make_registry
+from ...brokers import DeadFilter, NotAvailable, get_broker
+from ...config import get_settings
+from ...core.clock import SYSTEM_CLOCK, iso
+from ...core.errors import ConfigError, FormrelayError, SinkError
+from ...core.printable import shown_id
+from ..boot import NOT_FINE
+from ..output import age, print_json, print_table, say
+from .options import JsonOption, LimitOption, parse_id
 
 if TYPE_CHECKING:
-    from ..actors.webhooks.delivery_log import Attempt
+    from ...actors.webhooks.delivery_log import Attempt
 
-app = typer.Typer(help="Webhooks: endpoints, attempts, resend.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show endpoints and delivery attempts; resend webhooks.", no_args_is_help=True
+)
 endpoints_app = typer.Typer(
-    help="The endpoints that fail or are disabled; enable, disable.", invoke_without_command=True
+    help="List failing and disabled endpoints; enable or disable one.", invoke_without_command=True
 )
 app.add_typer(endpoints_app, name="endpoints")
 
 IdArgument = Annotated[
     str,
-    typer.Argument(parser=read_id_argument, metavar="ID", help="As `endpoints` lists it."),
+    typer.Argument(
+        parser=parse_id, metavar="ID", help="Endpoint id, as listed by `webhooks endpoints`."
+    ),
 ]
 WebhookArgument = Annotated[
     str,
-    typer.Argument(
-        parser=read_id_argument, metavar="ID", help="The webhook-id, or the id of its message."
-    ),
+    typer.Argument(parser=parse_id, metavar="ID", help="Webhook id, or job id."),
 ]
-#: So many dead letters are looked through for an id that the publisher gave.
-_MOST_LETTERS = 100_000
+#: Maximum number of dead letters searched for an id that the publisher chose.
+_MAX_SEARCHED = 100_000
 
 
-class NothingShared(FormrelayError):
-    """Each worker process remembers endpoints for itself: set STATE_URL to a Redis."""
+class NoSharedState(FormrelayError):
+    """Worker processes do not share their endpoint registry: set STATE_URL to a Redis URL."""
 
 
 class NoSuchEndpoint(FormrelayError):
@@ -56,20 +60,24 @@ class NoSuchWebhook(FormrelayError):
 
 @endpoints_app.callback()
 def endpoints(context: typer.Context, json: JsonOption = False) -> None:
-    """The endpoints that fail or are disabled, the disabled ones first."""
+    """List failing and disabled endpoints; enable or disable one."""
     if context.invoked_subcommand is not None:
         return
-    found = sorted(_registry().all(), key=lambda one: (one.disabled_at is None, -one.failures))
+    found = sorted(
+        _registry().all(), key=lambda record: (record.disabled_at is None, -record.failures)
+    )
     if json:
-        print_json([_as_json(one) for one in found])
+        print_json([_as_json(record) for record in found])
         return
     columns = ("endpoint", "host", "failures", "failing for", "last answer", "disabled")
-    print_table("Endpoints", columns, [_row(one) for one in found], empty="no endpoint fails")
+    print_table(
+        "Endpoints", columns, [_row(record) for record in found], empty="no failing endpoints"
+    )
 
 
 @endpoints_app.command()
 def enable(id: IdArgument) -> None:
-    """Deliver to an endpoint again; what died meanwhile is for `dlq replay`."""
+    """Enable an endpoint again. Dead letters stay until you run `dlq replay`."""
     if not _registry().enable(id):
         raise NoSuchEndpoint(f"the endpoint '{shown_id(id)}' is neither failing nor disabled")
     say(f"enabled: {shown_id(id)}")
@@ -77,36 +85,39 @@ def enable(id: IdArgument) -> None:
 
 @endpoints_app.command()
 def disable(id: IdArgument) -> None:
-    """Deliver to an endpoint no more; what is sent to it goes to the dead letters."""
+    """Disable an endpoint: its webhooks are dead-lettered without an attempt."""
     is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
-    say(f"{'disabled' if is_new else 'disabled already'}: {shown_id(id)}")
+    say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
 
 
 @app.command()
 def attempts(
     id: WebhookArgument,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: LimitOption = 100,
     json: JsonOption = False,
 ) -> None:
-    """Every attempt to deliver a webhook that ClickHouse knows of, the first one first."""
+    """List the recorded attempts to deliver a webhook, the oldest first."""
     declare_actors()
-    from ..actors.webhooks.delivery_log import attempts_of
+    from ...actors.webhooks.delivery_log import attempts_of
 
     found = attempts_of(id, limit=limit)
     if json:
-        print_json([one.wire() for one in found])
+        print_json([attempt.wire() for attempt in found])
     else:
         columns = ("at", "attempt", "outcome", "status", "took", "host", "error and answer")
         empty = f"no attempt to deliver {shown_id(id)} is recorded"
-        print_table("Attempts", columns, [_attempt_row(one) for one in found], empty=empty)
+        print_table("Attempts", columns, [_attempt_row(attempt) for attempt in found], empty=empty)
     if not found:
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_FINE)
 
 
 @app.command()
 def resend(id: WebhookArgument, json: JsonOption = False) -> None:
-    """Deliver a webhook again, under the same webhook-id: a dead one, one that waits for its
-    next attempt, or a delivered one that is kept (WEBHOOK_KEEP_DELIVERED_DAYS)."""
+    """Deliver a webhook again with the same webhook-id.
+
+    The webhook must be dead, wait for its next attempt, or have been
+    delivered within WEBHOOK_KEEP_DELIVERED_DAYS.
+    """
     declare_actors()
     done = _resend(id)
     if json:
@@ -116,7 +127,7 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
 
 
 def _resend(id: str) -> str:
-    """Sends it again; what was done."""
+    """Send a webhook again, and return what was done."""
     queue, inspector = get_settings().webhooks.queue, get_broker().inspector
     for message_id in _message_ids(id):
         if inspector.replay([message_id], queue=queue):
@@ -125,42 +136,42 @@ def _resend(id: str) -> str:
             if inspector.run_now(queue, message_id):
                 return "tried now"
             if inspector.find(message_id, queue) is not None:
-                return "on its way already"
-    from ..actors import deliver_webhook
+                return "already queued"
+    from ...actors import deliver_webhook
 
     registry = make_registry(get_broker().state)
     kept = registry.kept(id) or registry.kept(f"msg_{id}")
     if kept is None:
         raise NoSuchWebhook(
-            f"there is no webhook '{shown_id(id)}' that is dead or waits, and no copy of a "
-            "delivered one; WEBHOOK_KEEP_DELIVERED_DAYS says how long copies are kept"
+            f"there is no webhook '{shown_id(id)}' in the queue, in the dead letters or among the "
+            "delivered webhooks, which are kept for WEBHOOK_KEEP_DELIVERED_DAYS"
         )
-    job = orjson.loads(kept)  # a newer version may have kept more than these two
+    job = orjson.loads(kept)  # a newer version may store more fields
     payload = {"id": id if id.startswith("msg_") else f"msg_{id}", **job["payload"]}
     deliver_webhook.send(payload=payload, metadata=job.get("metadata"))
     return "sent again"
 
 
 def _message_ids(id: str) -> Iterator[str]:
-    """What the message of a webhook may be called on the broker."""
-    from ..actors.webhooks.delivery_log import attempts_of
+    """Yield the ids that the message of a webhook may have on the broker."""
+    from ...actors.webhooks.delivery_log import attempts_of
 
     yield id
-    if id.startswith("msg_"):  # made of it
+    if id.startswith("msg_"):  # the message id with a prefix
         yield id.removeprefix("msg_")
         return
-    # An id of the publisher's own.
+    # The publisher chose the id: search for it.
     queue = get_settings().webhooks.queue
-    for letter in get_broker().inspector.dead_letters(DeadFilter(queue), limit=_MOST_LETTERS):
+    for letter in get_broker().inspector.dead_letters(DeadFilter(queue), limit=_MAX_SEARCHED):
         payload = letter.message.kwargs.get("payload")
         if isinstance(payload, dict) and payload.get("id") == id:
             yield letter.id
-    with suppress(ConfigError, SinkError):  # there is none, or it is away
-        yield from dict.fromkeys(one.message_id for one in attempts_of(id, limit=100))
+    with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
+        yield from dict.fromkeys(attempt.message_id for attempt in attempts_of(id, limit=100))
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
-    said = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
+    texts = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
     return (
         iso(attempt.at.timestamp()),
         attempt.attempt,
@@ -168,14 +179,14 @@ def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.status or None,
         f"{attempt.duration_ms:,.0f} ms",
         attempt.host,
-        " ".join(filter(None, said)) or None,
+        " ".join(filter(None, texts)) or None,
     )
 
 
 def _registry() -> EndpointRegistry:
     registry = make_registry(get_broker().state)
     if isinstance(registry, MemoryRegistry):
-        raise NothingShared
+        raise NoSharedState
     return registry
 
 

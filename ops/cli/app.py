@@ -1,0 +1,92 @@
+"""The command line as a whole: its subcommands, and how errors end it.
+
+Exit status: 0 fine, 1 the thing asked about is not fine, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+
+from ... import __version__
+from ..boot import NOT_FINE, one_line_errors
+from ..output import say, say_error
+from . import dlq, events, jobs, queues, webhooks
+from .config import config
+from .demo import demo
+from .doctor import doctor
+from .migrate import migrate
+from .schema import schema
+from .send import send
+from .worker import worker
+
+app = typer.Typer(
+    help="Run the background jobs of a form platform: workers, queues, dead letters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for _command in (worker, send, queues.workers, doctor, migrate, config, schema, demo):
+    app.command()(_command)
+for _name, _group in (
+    ("queues", queues.app),
+    ("jobs", jobs.app),
+    ("dlq", dlq.app),
+    ("webhooks", webhooks.app),
+    ("events", events.app),
+):
+    app.add_typer(_group, name=_name)
+
+
+#: click's base class of usage errors. Typer may bring its own click, so it is taken from Typer.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+
+def run() -> None:
+    """Run the command line and exit the process."""
+    sys.excepthook = _print_traceback
+    with one_line_errors():
+        try:
+            status = app(standalone_mode=False)
+        except _UsageError as error:
+            _print_usage_error(error)
+            status = error.exit_code
+        except typer.Abort:
+            say_error("formrelay: aborted")
+            status = NOT_FINE
+    sys.exit(status or 0)
+
+
+def _print_usage_error(error: Any) -> None:
+    """Print a usage error escaped: its message may quote any argument."""
+    context = getattr(error, "ctx", None)
+    if context is not None:
+        say_error(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n")
+    say_error(f"Error: {error.format_message()}")
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback escaped: the text of an exception may come from outside."""
+    say_error("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"formrelay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,211 @@
+"""``formrelay dlq``: find, read, replay and delete dead letters."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from ...brokers import DeadFilter, Entry, Inspector, get_broker
+from ...core.errors import FormrelayError
+from ...core.failure import Reason
+from ...core.printable import shown_id
+from ..output import age, counting, print_json, print_table, say, say_error, short
+from .jobs import as_json, why, with_message
+from .options import (
+    DryRunOption,
+    JsonOption,
+    LimitOption,
+    QueueOption,
+    open_inspector,
+    parse_id,
+    parse_time,
+)
+
+app = typer.Typer(help="List, show, replay and delete dead letters.", no_args_is_help=True)
+
+#: Number of ids that an error names where a prefix matches several dead letters.
+_CANDIDATES = 5
+
+
+class NoSuchDeadLetter(FormrelayError):
+    """There is no such dead letter."""
+
+
+def _filter(
+    queue: QueueOption = None,
+    actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
+    error: Annotated[
+        str | None, typer.Option(help="Only this exception type; the module may be omitted.")
+    ] = None,
+    reason: Annotated[
+        Reason | None,
+        typer.Option(metavar="REASON", help="Only this reason, for example crash_loop."),
+    ] = None,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_time,
+            metavar="TIME",
+            help="Dead-lettered at or after: ISO 8601 (UTC), or an age like 2h or 3d.",
+        ),
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Dead-lettered before this time."),
+    ] = None,
+    form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
+) -> DeadFilter:
+    return DeadFilter(queue, actor, error, reason, since, until, form)
+
+
+def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of :func:`_filter` to a command, which gets their filter as ``which``."""
+    options = inspect.signature(_filter, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @wraps(command)
+    def with_filter(**values: Any) -> None:
+        chosen = _filter(**{name: values.pop(name) for name in options})
+        command(which=chosen, **values)
+
+    parameters = [*(own[name] for name in own if name != "which"), *options.values()]
+    keyword_only = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in parameters]
+    with_filter.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    with_filter.__annotations__ = {**_filter.__annotations__, **command.__annotations__}
+    return with_filter
+
+
+IdArgument = Annotated[
+    str,
+    typer.Argument(parser=parse_id, metavar="ID", help="Job id or unique prefix."),
+]
+IdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(parser=parse_id, metavar="ID...", help="Job ids or unique prefixes."),
+]
+AllOption = Annotated[
+    bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")
+]
+
+
+@app.command("list")
+@_with_filter
+def list_(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
+    """List dead letters with the reason, the oldest of each queue first."""
+    letters = list(open_inspector(which.queue).dead_letters(which, limit=limit + 1))
+    if len(letters) > limit:
+        letters.pop()
+        say_error(f"more results: raise --limit above {limit}")
+    if json:
+        print_json([as_json(letter) for letter in letters])
+        return
+    now = get_broker().clock.time()
+    columns = ["id", "actor", "died", "attempts", "why"]
+    rows = [_row(letter, now) for letter in letters]
+    print_table("Dead letters", columns, rows, empty="no dead letters")
+
+
+def _row(letter: Entry, now: float) -> tuple[Any, ...]:
+    return (
+        short(letter.id),
+        letter.message.actor_name,
+        None if letter.died is None else f"{age(now - letter.died)} ago",
+        None if letter.failure is None else letter.failure.attempt,
+        why(letter),
+    )
+
+
+@app.command()
+def show(id: IdArgument, queue: QueueOption = None) -> None:
+    """Show a dead letter as JSON, with its payload, which may contain personal data."""
+    inspector = open_inspector(queue)
+    where, whole = _resolve(inspector, id, queue)
+    found = inspector.dead_letter(where, whole)
+    if found is None:
+        raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' was just removed")
+    print_json(with_message(found))
+
+
+@app.command()
+@_with_filter
+def replay(
+    which: DeadFilter,
+    ids: IdsArgument = None,
+    every: AllOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Put dead letters back on their queue with no attempts used, by id or by filter."""
+    _act("replayed", ids, which, every=every, dry_run=dry_run, json=json)
+
+
+@app.command()
+@_with_filter
+def delete(
+    which: DeadFilter,
+    ids: IdsArgument = None,
+    every: AllOption = False,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete dead letters permanently, by id or by filter."""
+    _act("deleted", ids, which, every=every, dry_run=dry_run, json=json)
+
+
+def _act(
+    done: str,
+    ids: list[str] | None,
+    which: DeadFilter,
+    *,
+    every: bool,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    is_filter = replace(which, queue=None) != DeadFilter()
+    if bool(ids) + (every or is_filter) != 1:
+        raise typer.BadParameter(
+            "expected ids of dead letters, or a filter other than --queue, or --all"
+        )
+    inspector = open_inspector(which.queue)
+    action = inspector.replay if done == "replayed" else inspector.delete_dead
+    by_queue: defaultdict[str, list[str]] = defaultdict(list)
+    # Resolve every id first: if one is wrong, nothing is changed.
+    for id in ids or ():
+        where, whole = _resolve(inspector, id, which.queue)
+        by_queue[where].append(whole)
+    with counting(done) as progress:
+        if ids:
+            count = sum(
+                action(found, queue=queue, dry_run=dry_run) for queue, found in by_queue.items()
+            )
+        else:
+            count = action(which, dry_run=dry_run, progress=progress)
+    if json:
+        print_json({done: count, "dry_run": dry_run})
+    else:
+        say(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
+
+
+def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
+    """Return the queue and the whole id of the one dead letter whose id starts with ``id``."""
+    if not id:  # an unset shell variable, which would match every dead letter
+        raise typer.BadParameter("expected the id of a dead letter, got an empty text")
+    found = inspector.dead_ids(id, queue, limit=_CANDIDATES + 1)
+    if not found:
+        raise NoSuchDeadLetter(
+            f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
+        )
+    if len(found) > 1:
+        names = [f"{shown_id(whole)} ({where})" for where, whole in found[:_CANDIDATES]]
+        names += ["and more"] if len(found) > _CANDIDATES else []
+        raise typer.BadParameter(
+            f"expected the id of one dead letter, '{shown_id(id)}' matches several: "
+            f"{', '.join(names)}"
+        )
+    return found[0]

@@ -1,0 +1,26 @@
+"""``formrelay worker``: start worker processes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..boot import become_workers
+
+
+def worker(
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", "-q", help="Consume only this queue. Can be repeated."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes. Default: WORKER_PROCESSES.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads for each process. Default: WORKER_CONCURRENCY."),
+    ] = None,
+) -> None:
+    """Start workers with the dramatiq command line."""
+    become_workers("formrelay.worker", queues=queues, processes=processes, threads=threads)

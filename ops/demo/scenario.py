@@ -1,0 +1,96 @@
+"""Sends every job through the real workers, and waits until every queue is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+
+from ...actors import enqueue_many, record_events, save_submission
+from .client import count_submissions
+from .errors import DemoFailed
+from .interrupts import check
+from .services import Services
+from .survey import Answer, Json, per_form
+from .watch import ProgressBars, ProgressTimeout, Snapshot, Totals
+
+#: Number of jobs sent between two updates of the progress bars.
+_CHUNK = 1000
+
+
+@dataclass(slots=True)
+class Sent:
+    """Number of jobs that the broker accepted."""
+
+    submissions: int = 0
+    events: int = 0
+
+
+@dataclass(slots=True)
+class Scenario:
+    """Sends all answers. ``sent`` is correct even if the run fails."""
+
+    services: Services
+    answers: Sequence[Answer]
+    sent: Sent = field(default_factory=Sent)
+
+    def run(self, console: Console, *, deadline: float, stall: float) -> None:
+        """Send all jobs and wait until they are settled.
+
+        Args:
+            deadline: maximum duration in seconds.
+            stall: maximum time without progress in seconds.
+
+        Raises:
+            DemoFailed: a process has ended, progress has stalled, or the deadline has passed.
+            BrokerError: the broker rejected a job, or is unavailable.
+        """
+        events = [event for answer in self.answers for event in answer.events]
+        totals = Totals(len(self.answers), len(events), webhooks=len(self.answers))
+        timeout = ProgressTimeout(totals, deadline=deadline, stall=stall)
+        if not console.is_terminal:  # no progress bars
+            console.print(f"sending {totals.jobs:,} jobs, then waiting until every queue is empty")
+        with ProgressBars(console, totals) as bars:
+            submissions = [answer.submission for answer in self.answers]
+            self.sent.submissions = enqueue_many(save_submission, submissions)
+            for chunk in _chunks(events):
+                self.sent.events += enqueue_many(record_events, chunk)
+                self._update(bars)
+            while not (state := self._update(bars)).idle:
+                try:
+                    timeout.wait(state)
+                except DemoFailed as error:
+                    raise DemoFailed(f"{error}{self.services.children.tails()}") from None
+        check()
+
+    def _update(self, bars: ProgressBars) -> Snapshot:
+        self.services.children.check()
+        state = self._state()
+        bars.draw(self.sent.submissions + self.sent.events, state)
+        return state
+
+    def _state(self) -> Snapshot:
+        queues = self.services.queues
+        # In this order, because a submission is settled after its webhook is queued.
+        submissions, events, webhooks = map(
+            self._unsettled, (queues.submissions, queues.events, queues.webhooks)
+        )
+        delivered = self.services.receiver.get("/stats")["delivered"]
+        return Snapshot(
+            saved=sum(
+                count_submissions(self.services.api, form_id) for form_id in per_form(self.answers)
+            ),
+            events=self.sent.events - events,
+            settled=delivered + self.services.broker.counts(queues.webhooks).dead,
+            idle=not (submissions or events or webhooks),
+        )
+
+    def _unsettled(self, queue: str) -> int:
+        """Return the number of unsettled messages of a queue."""
+        counts = self.services.broker.counts(queue)
+        return counts.waiting + (counts.scheduled or 0) + (counts.in_flight or 0)
+
+
+def _chunks(jobs: Sequence[Json]) -> list[Sequence[Json]]:
+    return [jobs[first : first + _CHUNK] for first in range(0, len(jobs), _CHUNK)]

@@ -1,0 +1,37 @@
+"""Queue counts and worker processes as JSON, for commands and the health view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..brokers import QueueCounts, RelayBroker, WorkerInfo
+
+
+def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
+    """Return the counts of a queue. None means not available on this broker."""
+    oldest = counts.oldest_age
+    return {
+        "queue": counts.queue,
+        "waiting": counts.waiting,
+        "scheduled": counts.scheduled,
+        "in_flight": counts.in_flight,
+        "dead": counts.dead,
+        "paused": counts.paused,
+        "oldest_age_s": None if oldest is None else oldest.total_seconds(),
+    }
+
+
+def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
+    """Return a worker process. None means not available on this broker."""
+    if worker.last_heartbeat is None:  # the broker lists only workers that are connected
+        alive, silent = True, None
+    else:
+        silent = max(0.0, broker.clock.time() - worker.last_heartbeat)
+        alive = silent <= broker.options.heartbeat_timeout.total_seconds()
+    return {
+        "id": worker.id,
+        "name": worker.name,
+        "silent_for_s": None if silent is None else round(silent, 3),
+        "alive": alive,
+        "queues": worker.queues,
+    }
