@@ -43,17 +43,17 @@ class Event:
     form_id: Name
     event_id: UUID | None = Field(
         default=None,
-        description="Known by it, an event that is sent twice counts once. Made in Python when "
-        "it is sent; of another publisher's job, from the id of its message and what is in it.",
+        description="Events with the same id count once. Default: made when the event is sent "
+        "from Python; otherwise derived from message id and content.",
     )
     submission_id: Id | None = None
     session_id: Id | None = None
     occurred_at: When | None = Field(
         default=None,
-        description="ISO 8601 with an offset, from 1971 to 2104; now where there is none.",
+        description="ISO 8601 with an offset, from 1971 to 2104; default: now.",
     )
     properties: InstanceOf[dict[str, Any]] = Field(  # InstanceOf: pydantic would copy a dict
-        default_factory=dict, description="Whatever else there is to say; kept as JSON text."
+        default_factory=dict, description="Any other data; stored as JSON text."
     )
 
 

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from formrelay.config import current
-from formrelay.ops.cli import app
+from formrelay.ops.cli.app import app
 from tests.support.command import run
 
 
