@@ -15,8 +15,8 @@ logger = logging.getLogger("formrelay")
 class Periodic:
     """Calls a function every ``interval``, from :meth:`start` to :meth:`stop`.
 
-    An error of the function is logged and does not end the thread. A forked process starts a
-    thread of its own.
+    It can be started again. An error of the function is logged and does not end the thread. A
+    forked process starts a thread of its own.
     """
 
     def __init__(self, name: str, interval: timedelta, do: Callable[[], None]) -> None:
@@ -29,7 +29,7 @@ class Periodic:
 
     @property
     def runs(self) -> bool:
-        """Whether the thread was started in this process."""
+        """Whether the thread runs in this process."""
         return self._pid == current_pid()
 
     def start(self) -> bool:
@@ -40,15 +40,22 @@ class Periodic:
             if self.runs:
                 return False
             self._pid = current_pid()
-        threading.Thread(target=self._run, name=f"formrelay-{self._name}", daemon=True).start()
+            self._stopped = stopped = threading.Event()
+        name = f"formrelay-{self._name}"
+        threading.Thread(target=self._run, args=(stopped,), name=name, daemon=True).start()
         return True
 
-    def stop(self) -> None:
-        """End the thread after the current call."""
-        self._stopped.set()
+    def stop(self) -> bool:
+        """End the thread after the current call; returns False if this process has none."""
+        with self._lock:
+            if not self.runs:
+                return False
+            self._pid = 0
+            self._stopped.set()
+        return True
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._interval):
             try:
                 self._do()
             except Exception as error:

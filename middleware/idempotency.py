@@ -119,6 +119,9 @@ class Idempotency(Middleware):
                 "deferring jobs: the idempotency store is unavailable", extra={"error": why}
             )
 
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self._renewal.stop()
+
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """Release the lock of a message that a later middleware deferred."""
         if isinstance(message, Delivery) and message.claim is not None:

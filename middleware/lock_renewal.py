@@ -42,6 +42,12 @@ class LockRenewal:
         with self._lock:
             self._due.pop(claim, None)
 
+    def stop(self) -> None:
+        """End the thread, unless a job of another worker in this process holds a lock."""
+        with self._lock:
+            if not self._due:
+                self._renewing.stop()
+
     def renew(self) -> None:
         """Renew the locks that are due."""
         now = self._clock.monotonic()

@@ -269,6 +269,6 @@ class _FirstAndLastWords(Middleware):
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         for sync in registry_sync.made:
-            sync.sync()
+            sync.stop()
         for log in delivery_log.made:
-            log.send()
+            log.stop()

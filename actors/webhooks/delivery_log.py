@@ -123,6 +123,11 @@ class DeliveryLog:
             self._sending.start()
             self._delivered.append(job)
 
+    def stop(self) -> None:
+        """End the thread and send the rest; another attempt starts the thread again."""
+        self._sending.stop()
+        self.send()
+
     def send(self) -> None:
         """Send what has gathered."""
         with self._lock:

@@ -70,9 +70,8 @@ class RegistrySync:
             self.sync()
 
     def stop(self) -> None:
-        """Say what is not said yet, and go on no more."""
-        self._syncing.stop()
-        if self._syncing.runs:
+        """Send the last changes and end the thread; :meth:`start` starts it again."""
+        if self._syncing.stop():
             self.sync()
 
     def note(

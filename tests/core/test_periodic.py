@@ -1,0 +1,36 @@
+"""The thread that calls a function at an interval."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+from formrelay.core.periodic import Periodic
+from tests.support.waiting import wait_until
+
+
+def test_it_calls_from_start_to_stop_and_again_after_another_start() -> None:
+    calls: list[int] = []
+    periodic = Periodic("test", timedelta(milliseconds=1), lambda: calls.append(1))
+    assert not periodic.stop()
+    for _ in range(2):
+        calls.clear()
+        assert periodic.start()
+        assert not periodic.start()
+        wait_until(lambda: calls)
+        assert periodic.stop()
+        assert not periodic.runs
+        wait_until(lambda: not [t for t in threading.enumerate() if t.name == "formrelay-test"])
+
+
+def test_an_error_does_not_end_it() -> None:
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise ValueError
+
+    periodic = Periodic("test", timedelta(milliseconds=1), fail)
+    periodic.start()
+    wait_until(lambda: len(calls) > 2)
+    periodic.stop()
