@@ -9,13 +9,11 @@ from typing import Any
 import dramatiq
 from dramatiq import Message
 
-from ..actors.job import JobActor
 from ..brokers import RelayBroker, get_broker
 from ..core.clock import SYSTEM_CLOCK, to_millis
 from ..core.errors import InvalidJob
 from .commit import send_on_commit
 from .delivering import send_all
-from .discovery import declare_all
 
 
 def enqueue(
@@ -67,6 +65,9 @@ def enqueue(
 
 
 def _actor_by_name(name: str) -> dramatiq.Actor[..., Any]:
+    # Here, as below, so that commands of manage.py that send nothing load no actors.
+    from .discovery import declare_all
+
     declare_all()
     actors = get_broker().actors
     if name not in actors:
@@ -80,6 +81,8 @@ def _message(
     metadata: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Message[Any]:
+    from ..actors.job import JobActor
+
     if isinstance(actor, JobActor):
         job = {"payload": payload, "metadata": metadata}
         return actor.message_with_options(kwargs=job, **options)
