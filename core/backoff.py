@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 
 from .clock import Clock
@@ -14,12 +15,13 @@ class BackoffTimer:
     Not thread-safe: its owner guards it.
 
     Attributes:
+        failures: number of failures since the last success.
         due_at: monotonic seconds of the next try.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._failures = 0
+        self.failures = 0
         self.due_at = 0.0
 
     @property
@@ -27,24 +29,28 @@ class BackoffTimer:
         """The time until the next try; zero when it is due."""
         return timedelta(seconds=max(0.0, self.due_at - self._clock.monotonic()))
 
-    def fail(self, backoff: Exponential, *, at_least: timedelta | None = None) -> timedelta:
+    def fail(
+        self, backoff: Exponential, *, at_least: timedelta | None = None, jitter: float = 0.0
+    ) -> timedelta:
         """Begin the wait after another failure.
 
         Args:
             backoff: the first wait and the longest one.
             at_least: what the other side asked for; counts up to the longest wait.
+            jitter: maximum share of the wait that is added at random.
 
         Returns:
             The time until the next try.
         """
-        self._failures += 1
-        wait = backoff.wait(self._failures + 1)
+        self.failures += 1
+        wait = backoff.wait(self.failures + 1)
         if at_least is not None:
             wait = max(wait, min(at_least, backoff.cap))
+        wait *= 1 + random.uniform(0, jitter)  # noqa: S311 - no secret
         self.due_at = self._clock.monotonic() + wait.total_seconds()
         return wait
 
     def reset(self) -> None:
         """Forget the failures: the next one waits for the shortest time."""
-        self._failures = 0
+        self.failures = 0
         self.due_at = 0.0

@@ -25,7 +25,7 @@ from ...middleware.delivery import Delivery
 from ..base import RelayBroker
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..reconnecting import Reconnect
+from ..retrying import Reconnect
 from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..refused import Refused
+from ..retrying import Refused
 from ..settlement import Replacement, Settlement, Write
 from .client import RabbitClient
 from .errors import PartlyRefused, PublishInterrupted

@@ -22,7 +22,7 @@ from ...middleware.delivery import Batch, Delivery
 from ..base import RelayBroker
 from ..consumer import RelayConsumer
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..reconnecting import Reconnect
+from ..retrying import Reconnect
 from ..settlement import Settlement
 from .commands import QueueCommands
 from .in_flight import InFlight, Pending

@@ -9,7 +9,7 @@ from threading import Lock
 
 from ...middleware.delivery import Batch, Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..refused import Refused
+from ..retrying import Refused
 from ..settlement import Replacement, Settlement, settled_tags
 from .commands import QueueCommands
 
