@@ -65,7 +65,7 @@ def to_json(funnel: Funnel) -> dict[str, Any]:
     }
 
 
-def show(funnel: Funnel, hints: Sequence[str] = ()) -> None:
+def print_funnel(funnel: Funnel, hints: Sequence[str] = ()) -> None:
     """Draw the funnel on a terminal; otherwise print one line per step, field and duration.
 
     Args:

@@ -20,7 +20,7 @@ from ..funnel import (
     default_steps,
     types_of,
 )
-from ..funnel_view import show, to_json
+from ..funnel_view import print_funnel, to_json
 from ..output import print_json
 from .options import JsonOption, parse_time
 
@@ -90,7 +90,7 @@ def stats(
     if json:
         print_json(to_json(funnel))
     else:
-        show(funnel, _hints(query, types))
+        print_funnel(funnel, _hints(query, types))
 
 
 def _steps(text: str) -> tuple[Step, ...]:

@@ -36,7 +36,7 @@ def signing_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
-def variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
+def demo_variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
     """Return the variables that the demo sets; the others keep their defaults."""
     return {
         "BROKER": "embedded",

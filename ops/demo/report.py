@@ -69,7 +69,7 @@ class DemoResult:
         }
 
 
-def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
+def print_services(console: Console, how_many: int, api: str, receiver: str) -> None:
     """Print which services run, and where."""
     waits = RETRY_DELAYS.partition(",")[2].replace(",", ", ")
     for name, text in (
@@ -85,7 +85,7 @@ def introduce(console: Console, how_many: int, api: str, receiver: str) -> None:
     console.print()
 
 
-def show(console: Console, result: DemoResult) -> None:
+def print_result(console: Console, result: DemoResult) -> None:
     """Print the result table and the verdict."""
     console.print(_table(result.numbers))
     console.print()

@@ -20,7 +20,7 @@ from ...core.errors import FormrelayError
 from ..output import make_console, print_json, say_error
 from .errors import CannotStart
 from .interrupts import Interrupted, interrupts
-from .report import DemoResult, introduce, show
+from .report import DemoResult, print_result, print_services
 from .survey import BROKEN, FLAKY, STEADY, answers, read_rows
 
 #: Form id to path of its webhook endpoint.
@@ -131,7 +131,7 @@ def _perform(options: Options, folder: Path, console: Console) -> DemoResult:
             from .count import count, numbers
             from .scenario import Scenario
 
-        introduce(console, len(everything), running.api.url, running.receiver.url)
+        print_services(console, len(everything), running.api.url, running.receiver.url)
         scenario = Scenario(running, everything)
         problems = []
         try:
@@ -159,7 +159,7 @@ def _print(options: Options, result: DemoResult, folder: _Folder, console: Conso
         print_json({**result.to_json(), "folder": kept})
         return
     console.print()
-    show(console, result)
+    print_result(console, result)
     console.print()
     for command, what in _next_steps(kept):
         line = Text.assemble((f"{command}  ", "cyan"), (what, "dim"))

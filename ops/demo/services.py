@@ -17,7 +17,7 @@ from ...brokers.redis.broker import RedisBroker
 from ...config import Settings, use_settings
 from ...core.errors import FormrelayError
 from .client import Client, set_webhook
-from .environment import Secrets, variables, write_env_file
+from .environment import Secrets, demo_variables, write_env_file
 from .interrupts import ignore
 from .processes import Children, listen, port_of
 
@@ -84,7 +84,7 @@ def start_services(
             config = {"secret": receiver_secret or secrets.signing}
             children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
 
-        queues = _configure(variables(folder, api.url, secrets.token), folder)
+        queues = _configure(demo_variables(folder, api.url, secrets.token), folder)
         # Only one process at a time can open the embedded ClickHouse, so events have a worker.
         children.work("worker events", [queues.events], _THREADS)
         others = [queues.submissions, queues.webhooks]

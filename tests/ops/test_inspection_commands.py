@@ -161,7 +161,7 @@ def test_a_job_is_shown_whole_in_whatever_state(shell: Shell) -> None:
     ("options", "expected"),
     [
         (("--state", "lost"), "expected one of waiting, scheduled, in-flight, dead"),
-        (("--cursor", "x"), "begin without one"),
+        (("--cursor", "x"), "start without a cursor"),
     ],
 )
 def test_a_wrong_option_is_wrong_use(shell: Shell, options: tuple[str, ...], expected: str) -> None:

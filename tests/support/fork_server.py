@@ -22,7 +22,11 @@ from typing import Any
 _REQUEST_BYTES = 1_000_000
 #: What can be imported without settings; the oldest dependencies have no Django beside them.
 _IMPORTS = (
-    *("formrelay.ops.cli", "formrelay.brokers.redis.broker", "formrelay.brokers.rabbitmq.broker"),
+    *(
+        "formrelay.ops.cli.app",
+        "formrelay.brokers.redis.broker",
+        "formrelay.brokers.rabbitmq.broker",
+    ),
     *("formrelay.sinks.api", "pycurl", "sqlite3"),
     *("django.core.management", "django.db.models", "django.test", "django.contrib.admin"),
 )

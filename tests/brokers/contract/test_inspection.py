@@ -203,7 +203,7 @@ def test_jobs_of_other_publishers_wait_behind_ours(harness: Harness, broker: Red
 @everywhere_but_rabbitmq
 def test_a_cursor_of_another_question_is_refused(inspector: Inspector, cursor: str) -> None:
     state = State.WAITING if cursor.startswith("w") else State.SCHEDULED
-    with pytest.raises(UnknownCursor, match="begin without one"):
+    with pytest.raises(UnknownCursor, match="start without a cursor"):
         inspector.browse("q", state, cursor=cursor)
 
 
