@@ -21,7 +21,7 @@ from .addresses import Network, parse_address, why_blocked
 from .curl import MAX_HEADER_BYTES, Callbacks, Handle, milliseconds, new_curl, set_body, set_headers
 from .headers import check_header, parse_retry_after
 from .resolver import Resolver
-from .transfers import Transfer, Transfers
+from .transfers import Transfers
 from .url import check_url
 
 METHODS = ("POST", "PUT")
@@ -135,8 +135,9 @@ class Egress:
 
         # A proxy's connections are not a receiver's own.
         destination = (target.scheme, target.host, target.port) if self._proxy is None else None
-        transfer = Transfer(prepare, destination, needs_new=not body)
-        return await self._transfers.send(transfer, finish)
+        return await self._transfers.send(
+            prepare, finish, destination=destination, needs_new=not body
+        )
 
     async def _addresses(self, host: str) -> str:
         """The addresses of a host, as libcurl takes them; empty if it needs no look-up."""

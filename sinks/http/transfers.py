@@ -12,8 +12,7 @@ import logging
 import selectors
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from math import inf
 from typing import Any, TypeVar
 
@@ -27,22 +26,6 @@ logger = logging.getLogger("formrelay")
 
 #: Seconds of one tick of libcurl's clock.
 _TICK = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One request.
-
-    Attributes:
-        prepare: sets the options of this request on a handle.
-        destination: equal for all requests that may share a connection.
-        needs_new: use a new connection. A request without a body needs one: libcurl would repeat
-            it where a kept connection breaks.
-    """
-
-    prepare: Callable[[Handle], None]
-    destination: Hashable = None
-    needs_new: bool = False
 
 
 class Transfers:
@@ -59,11 +42,22 @@ class Transfers:
         self._lock = threading.Lock()
         self._drivers: dict[asyncio.AbstractEventLoop, _Driver] = {}
 
-    async def send(self, transfer: Transfer, finish: Callable[[Handle, int], T]) -> T:
-        """Send a request.
+    def send(
+        self,
+        prepare: Callable[[Handle], None],
+        finish: Callable[[Handle, int], T],
+        *,
+        destination: Hashable = None,
+        needs_new: bool = False,
+    ) -> Coroutine[Any, Any, T]:
+        """Send a request in the running event loop.
 
         Args:
+            prepare: sets the options of this request on a handle.
             finish: makes the result of a handle and libcurl's error code (0: none), or raises.
+            destination: equal for all requests that may share a connection.
+            needs_new: use a new connection. A request without a body needs one: libcurl would
+                repeat it where a kept connection breaks.
         """
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
@@ -72,7 +66,7 @@ class Transfers:
                 for other in [one for one in self._drivers if one.is_closed()]:
                     self._drivers.pop(other).close()
                 driver = self._drivers[loop] = _Driver(loop, self._make_handle, self._kept)
-        return await driver.send(transfer, finish)
+        return driver.send(prepare, finish, destination, needs_new)
 
 
 class _Driver:
@@ -84,8 +78,8 @@ class _Driver:
         self._loop = loop
         self._make_handle = make_handle
         self._free: list[Handle] = []
-        #: The requests under way, each with the future of libcurl's error code.
-        self._active: dict[Any, tuple[Transfer, asyncio.Future[int]]] = {}
+        #: The requests under way: destination, and the future of libcurl's error code.
+        self._active: dict[Any, tuple[Hashable, asyncio.Future[int]]] = {}
         #: When libcurl wants to be called, and when the timer that does so ends.
         self._due = self._timer_at = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -106,15 +100,21 @@ class _Driver:
         self._multi.close()
         self._selector.close()
 
-    async def send(self, transfer: Transfer, finish: Callable[[Handle, int], T]) -> T:
+    async def send(
+        self,
+        prepare: Callable[[Handle], None],
+        finish: Callable[[Handle, int], T],
+        destination: Hashable,
+        needs_new: bool,
+    ) -> T:
         handle = self._free.pop() if self._free else self._make_handle()
         handle.callbacks.clear()
-        transfer.prepare(handle)
-        needs_new = transfer.needs_new or self._kept.has_stale(transfer.destination, self._watched)
+        prepare(handle)
+        needs_new = needs_new or self._kept.has_stale(destination, self._watched)
         handle.curl.setopt(pycurl.FRESH_CONNECT, needs_new)
         ended = self._loop.create_future()
-        self._active[handle.curl] = transfer, ended
         self._multi.add_handle(handle.curl)
+        self._active[handle.curl] = destination, ended
         try:
             return finish(handle, await ended)
         finally:
@@ -127,10 +127,10 @@ class _Driver:
         while left:
             left, well, badly = self._multi.info_read()
             for curl, code in [*((curl, 0) for curl in well), *(one[:2] for one in badly)]:
-                transfer, ended = self._active.pop(curl)
+                destination, ended = self._active.pop(curl)
                 socket = curl.getinfo(pycurl.ACTIVESOCKET)
                 if socket >= 0:
-                    self._kept.add(transfer.destination, socket)
+                    self._kept.add(destination, socket)
                 self._multi.remove_handle(curl)
                 if not ended.done():  # it may be cancelled, and not know yet
                     ended.set_result(code)
