@@ -39,7 +39,7 @@ _LOG_INTERVAL = 30.0
 
 
 class Idempotency(Middleware):
-    """LockRenewal the idempotency key of a message, and stores the result of its job."""
+    """Locks the idempotency key of a message, and stores the result of its job."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
