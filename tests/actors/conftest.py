@@ -24,6 +24,7 @@ from formrelay.actors.webhooks import resources as deliveries
 from formrelay.brokers import get_broker
 from formrelay.config import Settings, use_settings
 from formrelay.core import throttle
+from formrelay.core.retry import Exponential
 from tests.actors.receiver import Receiver, receiving
 from tests.middleware.embedded import embedded_server
 from tests.middleware.lines import lines
@@ -172,7 +173,7 @@ def site(session_site: Site) -> Iterator[Site]:
 @pytest.fixture
 def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sink that failed is left alone for 0.25, 0.5 and 1 s instead of 1, 2 and 4 s."""
-    monkeypatch.setattr(throttle, "_FIRST", timedelta(seconds=0.25))
+    monkeypatch.setattr(throttle, "_BACKOFF", Exponential(base=timedelta(seconds=0.25)))
 
 
 @pytest.fixture
