@@ -118,7 +118,7 @@ def draw(console: Console, funnel: Funnel, hints: Iterable[str] = ()) -> None:
     fields = [count for count in funnel.fields if count.left]
     if fields:
         leavers = sum(count.left for count in fields)
-        about = f"{leavers:,} after an answer, {funnel.unanswered:,} without count"
+        about = f"{leavers:,} after an answer, {funnel.unanswered:,} without any answer"
         _title(console, "Left without completing", about)
         console.print(_fields_table(console, fields[:_MAX_FIELDS]))
         rest = fields[_MAX_FIELDS:]

@@ -254,7 +254,7 @@ def test_a_form_that_is_no_longer_used_says_since_when(stats: Command) -> None:
     [
         (
             ["--since", "soon"],
-            "expected a time like 2026-01-31T09:30 or an age like 2h or 3d, got 'soon'",
+            "expected a time like 2026-01-31T09:30, or an age like 2h or 3d, got 'soon'",
         ),
         (["--steps", "form_viewed"], "expected 2 to 20 different event types .* got 1 in"),
         (["--steps", "a,,b"], "got an empty one in 'a,,b'"),
@@ -292,5 +292,5 @@ def test_a_clickhouse_without_our_tables_says_what_to_run(
 
 def test_events_is_among_the_commands(tmp_path: Path) -> None:
     text = run("--help", cwd=tmp_path, env={}).stdout
-    assert re.search(r"│ events +Analytics events: the funnel of a form\. +│", text)
+    assert re.search(r"│ events +Show analytics of a form\. +│", text)
     assert "stats" in run("events", "--help", cwd=tmp_path, env={}).stdout

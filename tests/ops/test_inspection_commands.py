@@ -293,7 +293,7 @@ def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) 
         (("delete", "an-id", "--form", "f"), "a filter other than --queue, or --all"),
         (
             ("list", "--since", "yesterday"),
-            "expected a time like 2026-01-31T09:30 or an age like 2h or 3d",
+            "expected a time like 2026-01-31T09:30, or an age like 2h or 3d",
         ),
         (("list", "--reason", "bad luck"), "is not one of"),
     ],
