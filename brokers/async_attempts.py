@@ -1,4 +1,4 @@
-"""The attempts of ``async`` actors, and which of them may run at a time."""
+"""Attempts of ``async`` actors, and how many of a queue may run at the same time."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from dramatiq import MessageProxy
 
 from ..middleware.delivery import Delivery
 
-#: Seconds after which a running attempt no longer counts against the concurrency of its queue.
+#: Seconds after which a running attempt is long: it no longer counts against the limit.
 LONG_AFTER = 1.0
-#: Maximum number of running attempts, as a multiple of the concurrency.
+#: Maximum number of running attempts, long attempts included, as a multiple of the limit.
 MAX_LONG = 10
 
 
 class Settles(Protocol):
-    """The consumer that a delivery came from."""
+    """The consumer that fetched a delivery and settles it."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a message that did not fail for good."""
+        """Settle a message that is done, retried or deferred."""
 
     def nack(self, message: MessageProxy) -> None:
-        """Settle a message that failed for good."""
+        """Settle a message that failed and is not retried."""
 
     def settles_at_once(self, delivery: Delivery) -> bool:
-        """Whether settling ``delivery`` waits for no answer of the broker."""
+        """Whether ``delivery`` can be settled without waiting for the broker."""
 
 
 @dataclass(eq=False, slots=True)
@@ -37,10 +37,13 @@ class Attempt:
     """One attempt, until it is settled.
 
     Attributes:
-        context: all of its steps and hooks run in it, one thread at a time.
-        is_performed: whether a worker thread has run the actor and its hooks.
-        is_waiting: whether the actor awaits something, so that the task may be cancelled.
-        interrupt: why the actor was cancelled.
+        context: the context in which all hooks and the actor run, in one thread at a time.
+        is_performed: whether a worker thread has run the actor and its hooks already.
+        began: monotonic seconds when the attempt started.
+        is_long: whether it has run for more than :data:`LONG_AFTER`.
+        is_over: whether it has ended.
+        is_waiting: whether the actor's coroutine runs, so that the task may be cancelled.
+        interrupt: the exception to raise instead of ``CancelledError``; None if not cancelled.
     """
 
     delivery: Delivery
@@ -56,17 +59,17 @@ class Attempt:
 
 
 class AttemptQueue:
-    """The attempts of one queue. Only ``waiting`` and ``held`` are shared between threads.
+    """The attempts of one queue. Other threads append to or take from ``waiting`` and ``held``.
 
     Args:
-        limit: number of attempts that may run at a time, long ones not counted.
+        limit: maximum number of running attempts that are not long.
 
     Attributes:
-        waiting: not begun.
-        held: of worker threads, to be settled once their follow-ups are sent.
-        running: number of attempts that are begun.
-        long: number of the running attempts that are older than :data:`LONG_AFTER`.
-        is_ending: whether all of them are to be interrupted.
+        waiting: attempts that have not started.
+        held: attempts from worker threads, to settle after their follow-up messages are sent.
+        running: number of started attempts.
+        long: number of running attempts older than :data:`LONG_AFTER`.
+        is_ending: whether the running attempts are to be cancelled.
     """
 
     def __init__(self, limit: int) -> None:
@@ -78,7 +81,7 @@ class AttemptQueue:
         self._young: deque[Attempt] = deque()
 
     def take(self, *, is_stopping: bool) -> Attempt | None:
-        """The next attempt to begin; it is running from now on."""
+        """Take the next attempt to start and count it as running; None if none may start."""
         count, limit = self.running, self._limit
         if self.held:
             attempts = self.held
@@ -86,10 +89,10 @@ class AttemptQueue:
             return None
         else:
             attempts = self.waiting
-        self.running += 1  # before it is taken: none is missing in between
+        self.running += 1  # before popleft, so that other threads never see a count too low
         try:
             attempt = attempts.popleft()
-        except IndexError:  # handed back
+        except IndexError:  # none waits, or another thread took it back
             self.running -= 1
             return None
         attempt.began = monotonic()
@@ -97,14 +100,14 @@ class AttemptQueue:
         return attempt
 
     def end(self, attempt: Attempt) -> None:
-        """Count an attempt that is settled no more."""
+        """Stop counting a settled attempt."""
         attempt.is_over = True
         self.running -= 1
         self.long -= attempt.is_long
         self.age()
 
     def age(self) -> None:
-        """Count the attempts that have become long."""
+        """Count attempts that have become long since the last call."""
         young, old = self._young, monotonic() - LONG_AFTER
         while young and (young[0].is_over or young[0].began <= old):
             attempt = young.popleft()

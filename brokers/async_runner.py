@@ -1,8 +1,9 @@
-"""perform, for ``async`` actors: hundreds of attempts at a time in one asyncio event loop.
+"""Runs the attempts of ``async`` actors, hundreds at a time, in one asyncio event loop.
 
-Their messages do not go to Dramatiq's worker threads. Each attempt is one asyncio task in a
-:mod:`contextvars` context of its own: hooks, actor, outcome, settlement, in the order in which a
-worker thread does them. What may wait for the broker is left to another thread.
+Messages of async actors do not go to Dramatiq's worker threads. Each attempt is one asyncio task
+with its own :mod:`contextvars` context. It calls the hooks and the actor and settles the message,
+in the same order as a worker thread. Steps that may wait for the broker run in a second thread,
+so that they do not block the event loop.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from .follow_ups import may_send
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Seconds between two looks at the age of the running attempts.
+#: Seconds between two checks of the running attempts: time limits, shutdown, long attempts.
 _SWEEP_SECONDS = 0.25
-#: Seconds until the broker is asked again to take what it has refused.
+#: Seconds between two tries to send a follow-up message or a settlement to the broker.
 _RETRY_SECONDS = 1.0
 
 
 class AsyncRunner:
-    """Runs the attempts of ``async`` actors. One a broker; starts anew in a forked process."""
+    """Runs the attempts of ``async`` actors of one broker. A forked process starts with none."""
 
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
@@ -59,56 +60,63 @@ class AsyncRunner:
         self._queues: dict[str, AttemptQueue] = {}
         self._running: set[Attempt] = set()
         self._is_sweeping = False
-        #: One thread that waits for the broker: many would take turns at the interpreter's lock.
+        #: The thread for steps that may wait for the broker. Only one, because several threads
+        #: would compete for the GIL.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="formrelay-settling")
 
-    # -- called in any thread ------------------------------------------------------------
+    # -- called from any thread ----------------------------------------------------------
 
     def submit(self, delivery: Delivery, consumer: Settles) -> None:
-        """Run the actor of ``delivery``; ``consumer`` settles it in the end."""
+        """Start an attempt when its queue has room; ``consumer`` settles ``delivery`` after it."""
         delivery.is_async = True
         queue = self._queue(delivery.queue_name)
         queue.waiting.append(Attempt(delivery, consumer, Context()))
         self._wake()
 
     def hold(self, delivery: Delivery, consumer: Settles) -> None:
-        """Settle a delivery of a worker thread once its follow-ups are sent."""
+        """Settle a delivery from a worker thread after its follow-up messages are sent."""
         queue = self._queue(delivery.queue_name)
         queue.held.append(Attempt(delivery, consumer, copy_context(), is_performed=True))
         self._wake()
 
     def take_back(self, queue_name: str) -> list[MessageProxy]:
-        """The messages that were not begun, and will not be."""
+        """Remove and return the messages whose attempts have not started."""
         found: list[MessageProxy] = []
         waiting = self._queue(queue_name).waiting
-        while True:  # the event loop takes from it as well
+        while True:  # the event loop may empty the deque at the same time
             try:
                 found.append(waiting.popleft().delivery)
             except IndexError:
                 return found
 
     def running(self, queue_name: str) -> int:
-        """Number of attempts that are begun and not settled."""
+        """Number of attempts that are started or held, and not yet settled."""
         queue = self._queue(queue_name)
         return len(queue.held) + queue.running
 
     def long(self, queue_name: str) -> int:
-        """Number of running attempts that no longer count against the concurrency."""
+        """Number of running attempts that no longer count against the concurrency limit."""
         return self._queue(queue_name).long
 
     def interrupt(self, queue_name: str) -> None:
-        """Cancel the actors that still run; their jobs are deferred."""
+        """Cancel the running actors of a stopping worker at the next sweep; defer their jobs."""
         self._queue(queue_name).is_ending = True
 
     def stop(self) -> None:
-        """Cancel the running attempts and end the threads."""
+        """Cancel the running attempts and stop both threads."""
         self._is_stopping = True
         self._thread.stop()
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._reset()
 
     def callable(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of an actor: in the event loop it can be awaited, elsewhere it waits."""
+        """Wrap an actor's function so that every thread can call it.
+
+        Returns:
+            For a coroutine function: a function that returns the coroutine in the event loop's
+            thread, and waits for its result in any other thread. Any other function is returned
+            unchanged.
+        """
         if getattr(function, "__code__", None) is _waits.__code__:
             function = function.__wrapped__  # type: ignore[attr-defined]
         if not iscoroutinefunction(function):
@@ -123,7 +131,7 @@ class AsyncRunner:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop; its thread runs."""
+        """The event loop, whose thread is started if necessary."""
         return self._thread.loop
 
     def _queue(self, name: str) -> AttemptQueue:
@@ -157,7 +165,7 @@ class AsyncRunner:
                 self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
-        """Interrupt the attempts that are to end; begin others in the place of long ones."""
+        """Cancel attempts that must end, recount the long attempts, and start more attempts."""
         now = monotonic()
         for attempt in self._running:
             if attempt.is_waiting and attempt.interrupt is None:
@@ -176,7 +184,12 @@ class AsyncRunner:
         self._begin()
 
     def _interrupt(self, attempt: Attempt, now: float) -> type[BaseException] | None:
-        """Why an actor is to be cancelled, as Dramatiq's middleware interrupts a thread."""
+        """Whether to cancel an actor, by the rules of Dramatiq's TimeLimit and shutdown.
+
+        Returns:
+            The exception that the attempt fails with, ``Shutdown`` or ``TimeLimitExceeded``; None
+            if it goes on.
+        """
         delivery, broker = attempt.delivery, self._broker
         actor = broker.get_actor(delivery.actor_name)
         if broker.is_stopping:
@@ -202,7 +215,7 @@ class AsyncRunner:
                 await asyncio.sleep(_RETRY_SECONDS)
         except asyncio.CancelledError:  # the event loop stops
             raise
-        except BaseException as error:  # a hook's SystemExit, say; the actor's is an outcome
+        except BaseException as error:  # raised by a hook, such as SystemExit
             delivery.outcome, delivery.failed = None, False
             self._say(attempt, "an attempt was cut short", error)
         delivery.carry_on = None
@@ -211,7 +224,7 @@ class AsyncRunner:
             while not at_once and not await self._in_thread(attempt, self._settle, attempt):
                 await asyncio.sleep(_RETRY_SECONDS)
         except BaseException as error:
-            # It is delivered again when this process is gone.
+            # The broker delivers the message again after this process has ended.
             self._say(attempt, "an attempt was not settled", error)
         delivery.clear_exception()
         self._running.discard(attempt)
@@ -219,13 +232,13 @@ class AsyncRunner:
         self._begin_some(queue)
 
     async def _perform(self, attempt: Attempt) -> None:
-        """Run hooks and actor, as a worker thread of Dramatiq does."""
+        """Call the hooks and the actor in the order of Dramatiq's worker thread."""
         broker, delivery = self._broker, attempt.delivery
         ended: dict[str, Any]
         try:
             if delivery.before_trial is None:
                 broker.emit_before("process_message", delivery)
-            else:  # counted on the broker before anything else
+            else:  # a suspect: a hook counts the attempt on the broker, and waits for it
                 await self._in_thread(attempt, broker.emit_before, "process_message", delivery)
             result = None
             if not delivery.failed:
@@ -259,10 +272,11 @@ class AsyncRunner:
             attempt.is_waiting = False
 
     async def _in_thread(self, attempt: Attempt, do: Callable[..., Any], *args: Any) -> Any:
-        """Call what may wait for the broker in another thread, in the context of the attempt."""
+        """Call ``do`` in the second thread, in the context of the attempt; it may block."""
         loop = self.loop
         is_left = threading.Event()
-        loop.call_soon(is_left.set)  # when this step of the task has left the context
+        # A context cannot be entered twice: the thread waits until the task has left it.
+        loop.call_soon(is_left.set)
 
         def call() -> Any:
             is_left.wait()
@@ -271,9 +285,9 @@ class AsyncRunner:
         return await loop.run_in_executor(self._executor, call)
 
     def _settle(self, attempt: Attempt) -> bool:
-        """Whether the broker has taken the outcome."""
+        """Settle the delivery of an attempt; returns False if the broker is unavailable."""
         delivery, consumer = attempt.delivery, attempt.consumer
-        is_told = attempt.is_performed  # a worker thread emits the signals itself
+        is_told = attempt.is_performed  # the worker thread has emitted the signals
         signal, settle = ("nack", consumer.nack) if delivery.failed else ("ack", consumer.ack)
         try:
             if not is_told:
@@ -304,4 +318,4 @@ def _find(broker: BrokerContract, kind: type[Middleware]) -> Any:
 
 @async_to_sync
 async def _waits() -> None:
-    """What Dramatiq makes of an ``async`` function looks like this one, and waits."""
+    """Provides the code object by which Dramatiq's wrapper of async functions is recognised."""

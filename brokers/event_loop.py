@@ -1,7 +1,4 @@
-"""An asyncio event loop in a thread of its own, for ``async`` actors.
-
-uvloop's where it is installed.
-"""
+"""An asyncio event loop in its own thread, for ``async`` actors; uvloop if it is installed."""
 
 from __future__ import annotations
 
@@ -17,12 +14,15 @@ T = TypeVar("T")
 
 logger = logging.getLogger("formrelay.brokers")
 
-#: Seconds for which :meth:`EventLoopThread.stop` waits for the tasks that it cancels.
+#: Maximum number of seconds that :meth:`EventLoopThread.stop` waits for cancelled tasks.
 _STOP_SECONDS = 5.0
 
 
 class EventLoopThread:
-    """Starts at its first use, also in a forked process and after :meth:`stop`."""
+    """Runs an event loop in a thread, which starts at first use.
+
+    A use in a forked process or after :meth:`stop` starts a new thread and event loop.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,26 +31,26 @@ class EventLoopThread:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop; its thread runs."""
+        """The event loop, whose thread is started if necessary."""
         thread = self._thread
         if thread is None or self._pid != current_pid():
             thread = self._start()
         return thread.loop
 
     def is_current(self) -> bool:
-        """Whether this is called in the thread of the event loop."""
+        """Whether the caller runs in the event loop's thread."""
         return self._thread is not None and self._thread.ident == threading.get_ident()
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called in the event loop, soon."""
+        """Schedule a call of ``function`` in the event loop, and return at once."""
         self.loop.call_soon_threadsafe(function)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the event loop, and wait for its result in this thread."""
+        """Run a coroutine in the event loop; block this thread until it returns."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def stop(self) -> None:
-        """Cancel all tasks and end the thread."""
+        """Cancel all tasks and stop the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None and self._pid == current_pid():
