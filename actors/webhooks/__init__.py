@@ -1,11 +1,15 @@
-"""``webhook.send``: signed webhooks to the outside world, so that no endpoint harms another.
+"""``webhook.send``: signed webhooks, sent so that a slow or failing endpoint delays no other.
 
-``actor.py`` has the webhook and its actor. ``limiter.py`` decides, in this process's memory,
-whether a delivery may begin now: concurrency limit, rate limit and circuit breaker of its
-endpoint, whose numbers ``endpoint_state.py`` keeps. ``registry.py`` is what all processes
-together know: how often each endpoint failed in a row, and which are disabled
-(``redis_registry.py`` keeps it in Redis). ``registry_sync.py`` carries news between the two once
-a second. ``delivery_log.py`` records every attempt in ClickHouse.
+- ``actor.py``: the webhook and its actor; ``schema.py``: its JSON Schema.
+- ``limiter.py``: decides in this process's memory whether a delivery may start now.
+  ``endpoint_state.py`` has the numbers of each endpoint: concurrency limit, throttling, circuit
+  breaker.
+- ``registry.py``: what all processes share: failures in a row of each endpoint, and the disabled
+  endpoints. ``redis_registry.py`` keeps them in Redis; ``old_registry.py`` reads the keys of older
+  versions.
+- ``registry_sync.py``: synchronizes limiter and registry once a second.
+- ``delivery_log.py``: records every attempt in ClickHouse.
+- ``resources.py``: makes these objects from the settings, once a process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``webhook.send``: signed webhooks to the outside world."""
+"""``webhook.send``: the job and the actor that signs and sends it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from . import schema as wire
 from .delivery_log import delivery_log
 from .resources import deliveries_at_a_time, egress, registry_sync
 
-#: Characters of an answer that are kept, where its text is.
+#: Maximum number of characters kept of a response, if WEBHOOK_KEEP_RESPONSE_TEXT is set.
 _MOST_OF_A_RESPONSE = 2048
 _ADDRESS_PARTS = re.compile("[/?&=]")
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def _checked(value: T, check: Callable[[], object]) -> T:
-    """``value``, if ``check`` finds nothing wrong; pydantic wants a ValueError otherwise."""
+    """Return ``value``; turn an error of ``check`` into the ValueError that pydantic expects."""
     try:
         check()
     except FormrelayError as error:
@@ -58,7 +58,7 @@ def _checked(value: T, check: Callable[[], object]) -> T:
 class Webhook(JobModel):
     """One webhook to one endpoint."""
 
-    # The checks below, as far as a JSON Schema can say them.
+    # The checks below, as far as JSON Schema can express them.
     model_config = ConfigDict(json_schema_extra=wire.WEBHOOK)
 
     url: str = Field(max_length=8_000, description=wire.URL_IS, json_schema_extra=wire.URL)
@@ -108,17 +108,17 @@ class Webhook(JobModel):
 
 
 def keys(webhook: Webhook) -> list[str]:
-    """The secrets to sign with, the current one first."""
+    """The secrets to sign with, the current secret first."""
     return webhook.secrets or ([webhook.secret] if webhook.secret is not None else [])
 
 
 def webhook_id(job: Job[Webhook]) -> str:
-    """The id that the receiver sees: the same on every attempt."""
+    """The ``webhook-id`` header: the same on every attempt."""
     return job.payload.id or f"msg_{job.message_id}"
 
 
 def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
-    """The headers that sign this attempt."""
+    """The signature headers of this attempt."""
     webhook, now = job.payload, int(SYSTEM_CLOCK.time())
     found = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=now, body=body)
     if webhook.signature_style == "stripe":
@@ -127,7 +127,7 @@ def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
 
 
 def endpoint_of(webhook: Webhook) -> str:
-    """What tells endpoints apart: the id that was given, else the address without its query."""
+    """The id of the endpoint: ``endpoint_id``, otherwise a hash of the URL without its query."""
     if webhook.endpoint_id is not None:
         return webhook.endpoint_id
     return _id_of(webhook.url.partition("?")[0])
@@ -135,8 +135,8 @@ def endpoint_of(webhook: Webhook) -> str:
 
 @lru_cache(maxsize=1024)
 def _id_of(address: str) -> str:
-    # All spellings of a host are one endpoint. The id of a URL in the canonical spelling does not
-    # change.
+    # All spellings of a host are one endpoint. Only the host is rewritten: otherwise the ids of
+    # endpoints that are already stored would change.
     given, checked = urlsplit(address), urlsplit(check_url(address, allow_http=True).url)
     if given.netloc != checked.netloc:
         address = given._replace(netloc=checked.netloc).geturl()
@@ -151,7 +151,7 @@ def _id_of(address: str) -> str:
     middleware=lambda: _FirstAndLastWords(),
 )
 async def deliver_webhook(job: Job[Webhook]) -> None:
-    """Sign the body, send it once, and let its answer decide; not while its endpoint is busy."""
+    """Sign the body and send it once; defer the job while its endpoint is busy or failing."""
     sync = registry_sync()
     sync.start()
     async with sync.limiter.delivery(endpoint_of(job.payload)):
@@ -161,7 +161,7 @@ async def deliver_webhook(job: Job[Webhook]) -> None:
 async def _deliver(job: Job[Webhook]) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
-    # In lower case, or a caller's Content-Type would be sent beside ours.
+    # In lower case: otherwise a caller's Content-Type would be sent in addition to ours.
     own = check_headers(webhook.headers)
     headers = {**own, "content-type": "application/json", **signatures(job, body)}
     began = SYSTEM_CLOCK.monotonic()
@@ -185,11 +185,11 @@ def _note(
     error: BaseException | None,
     took: float,
 ) -> None:
-    """Say what became of an attempt: in its log line, to the endpoint's record, for the log.
+    """Report an attempt to the endpoint registry, its log line and the delivery log.
 
     Args:
-        sent: the headers.
-        took: seconds, where no answer says so itself.
+        sent: the request headers.
+        took: duration in seconds, used if there is no response.
     """
     webhook, form_id = job.payload, job.metadata.form_id or ""
     host = check_url(webhook.url, allow_http=get_settings().webhooks.allow_http).host
@@ -232,10 +232,10 @@ def _outcome(error: BaseException | None) -> str:
 
 
 def _about(webhook: Webhook, sent: Mapping[str, str], response: Response | None) -> str:
-    """Size and type of an answer; with WEBHOOK_KEEP_RESPONSE_TEXT how it begins.
+    """Size and media type of a response; with WEBHOOK_KEEP_RESPONSE_TEXT its first characters.
 
     Args:
-        sent: the headers.
+        sent: the request headers.
     """
     if response is None or not response.body:
         return ""
@@ -246,11 +246,11 @@ def _about(webhook: Webhook, sent: Mapping[str, str], response: Response | None)
 
 
 def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response) -> str:
-    """How an answer begins, without exact repetitions of the request."""
+    """The first characters of a response, without exact copies of parts of the request."""
     text = response.body[: 4 * _MOST_OF_A_RESPONSE].decode(errors="replace")
     if len(text) < SHORTEST:
         return text
-    # A path may be as secret as a query; servers like to say which one they do not have.
+    # A path may be as secret as a query, and servers quote it in a 404 response.
     address = webhook.url.partition("://")[2].partition("/")[2]
     headers = [part for value in sent.values() for part in (value, *value.split())]
     address_parts = (address, _ADDRESS_PARTS.split(address))
@@ -259,8 +259,7 @@ def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response) ->
 
 
 class _FirstAndLastWords(Middleware):
-    """Which endpoints are disabled is asked before the first delivery; what a process knows of
-    endpoints and attempts is said before it ends."""
+    """Starts the registry sync with a worker; sends reports and attempts when it has stopped."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         queues = worker.consumer_whitelist

@@ -1,7 +1,7 @@
-"""The delivery log: every attempt to deliver a webhook, in ClickHouse.
+"""The delivery log: a row in ClickHouse for every attempt to deliver a webhook.
 
-An attempt is noted in this process's memory, and all that have gathered are sent as one message
-through the queue of events: no delivery waits for a broker or for ClickHouse.
+Attempts are collected in memory and sent together, as messages on the queue of events. So no
+delivery waits for the broker or for ClickHouse.
 """
 
 from __future__ import annotations
@@ -34,26 +34,28 @@ from .resources import endpoint_registry, records_deliveries
 logger = logging.getLogger("formrelay.webhooks")
 
 TABLE = "webhook_deliveries"
-#: So often what has gathered is sent.
+#: Time between two sends.
 _INTERVAL = timedelta(milliseconds=200)
-#: Of one message.
+#: Maximum number of attempts in one message.
 _MOST_IN_A_MESSAGE = 200
-#: While the broker does not take them, so many are kept; then the oldest are let go.
+#: Maximum numbers of attempts and of delivered jobs kept while the broker is unavailable; then
+#: the oldest are dropped.
 _MOST_KEPT = 20_000
 _MOST_JOBS_KEPT = 2_000
 
 
 class Attempt(JobModel):
-    """One attempt to deliver one webhook. Never the body, a header, or a secret.
+    """One attempt to deliver one webhook, without the body, headers and secrets.
 
     Attributes:
-        outcome: ``delivered``; ``refused`` will not be tried again; ``failed`` will, if an
-            attempt is left. A newer version may have more, which this one keeps.
-        status: what was answered; 0 where nothing was.
-        duration_ms: of the request, waiting for a turn not counted.
-        error: the class of the error; empty for none.
-        response: size and type of the answer's body; with WEBHOOK_KEEP_RESPONSE_TEXT how it
-            begins.
+        outcome: ``delivered``; ``refused``: not retried; ``failed``: retried if an attempt is
+            left. Outcomes of a newer version are kept as they are.
+        status: HTTP status; 0 without a response.
+        duration_ms: duration of the request, without the wait for the concurrency limit.
+        error: class of the error; empty without an error.
+        message: text of the error, without payload values; empty without an error.
+        response: size and media type of the response body; with WEBHOOK_KEEP_RESPONSE_TEXT its
+            first characters.
     """
 
     attempt_id: UUID = Field(default_factory=uuid4)
@@ -73,13 +75,13 @@ class Attempt(JobModel):
     at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-#: Those of the sorting key stand first.
+#: Columns of the table, those of the sorting key first.
 COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
 _INTO = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
 
 
 def to_row(attempt: Attempt) -> Row:
-    """The values of :data:`COLUMNS`."""
+    """The values of an attempt in the order of :data:`COLUMNS`."""
     values = attempt.__dict__ | {"at": attempt.at.astimezone(UTC)}
     return tuple(values[name] for name in COLUMNS)
 
@@ -99,11 +101,11 @@ def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
 
 
 class DeliveryLog:
-    """Gathers attempts and sends them; what a process that is killed has gathered is lost.
+    """Collects attempts and sends them. A killed process loses the attempts it has collected.
 
     Args:
         records: whether attempts are recorded in ClickHouse.
-        keeps: for how long what was delivered is kept for a resend; zero for not at all.
+        keeps: how long delivered jobs are kept for a resend; zero keeps none.
     """
 
     def __init__(self, *, records: bool, keeps: timedelta) -> None:
@@ -115,7 +117,11 @@ class DeliveryLog:
         self._sending = Periodic("attempts", _INTERVAL, self.send)
 
     def note(self, attempt: dict[str, Any], job: Job[Any]) -> None:
-        """Take down one attempt, as :class:`Attempt` is on the wire (camelCase), without its id."""
+        """Collect an attempt, and its job if it was delivered and is kept for a resend.
+
+        Args:
+            attempt: the JSON of an :class:`Attempt` (camelCase keys), without ``attemptId``.
+        """
         if self._records:
             self._sending.start()
             self._noted.append(attempt)
@@ -124,12 +130,12 @@ class DeliveryLog:
             self._delivered.append(job)
 
     def stop(self) -> None:
-        """End the thread and send the rest; another attempt starts the thread again."""
+        """Stop the thread and send what is left; the next attempt starts the thread again."""
         self._sending.stop()
         self.send()
 
     def send(self) -> None:
-        """Send what has gathered."""
+        """Send the collected attempts, and store the delivered jobs."""
         with self._lock:
             errors = []
             for step in (self._send_noted, self._keep_delivered):
@@ -168,7 +174,7 @@ class DeliveryLog:
 
 
 def _send(part: list[dict[str, Any]]) -> None:
-    """Send some attempts as one message, or as more where that is too large."""
+    """Send attempts as one message; if it is too large, as several messages."""
     try:
         get_broker().enqueue(record_attempts.message_of(part))
     except MessageTooLarge:
@@ -178,26 +184,27 @@ def _send(part: list[dict[str, Any]]) -> None:
             _send(part[middle:])
         elif part[0]["response"]:
             _send([part[0] | {"response": ""}])
-        else:  # MAX_MESSAGE_BYTES is of some hundred
+        else:  # MAX_MESSAGE_BYTES is a few hundred bytes
             logger.error("an attempt is too large to be recorded")
 
 
 @per_process
 def delivery_log() -> DeliveryLog:
-    """This process's log of attempts."""
+    """The delivery log of this process."""
     keeps = get_settings().webhooks.keep_delivered
     return DeliveryLog(records=records_deliveries(), keeps=keeps)
 
 
 def attempts_of(id: str, *, limit: int) -> list[Attempt]:
-    """What was recorded of a webhook, the first attempt first.
+    """The recorded attempts of a webhook, oldest first.
 
     Args:
-        id: its webhook-id, or the id of its message.
+        id: webhook-id or message id.
+        limit: maximum number of attempts.
 
     Raises:
-        ConfigError: there is no CLICKHOUSE_URL.
-        SinkError: ClickHouse is away, or has no such table.
+        ConfigError: CLICKHOUSE_URL is not set.
+        SinkError: ClickHouse is unavailable, or the table does not exist.
     """
     columns = ", ".join(COLUMNS)
     rows = clickhouse().query(

@@ -1,4 +1,7 @@
-"""What one process has seen of one endpoint, and what follows from it. Pure but for chance."""
+"""State of one endpoint in one process: concurrency limit, throttling and circuit breaker.
+
+No I/O and no clock: the caller passes the time. Only the jitter is random.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,35 @@ from typing import Any
 
 from ...core.errors import NotNow, SinkPermanent, SinkTransient
 
-#: These say that the endpoint wants less of everything, not that one delivery is wrong.
+#: Statuses after which all deliveries to the endpoint are deferred for a while.
 THROTTLES = frozenset({429, 502, 504})
-#: A throttled endpoint that does not say for how long is left alone for so many seconds.
+#: Seconds for which an endpoint is throttled if its response has no Retry-After.
 _THROTTLED = 5.0
-#: Of the latest answer, in how long an endpoint takes.
+#: Weight of the latest delivery in the smoothed response time of an endpoint.
 _WEIGHT = 0.2
-#: A delivery waits in memory for its turn if that takes no more than so many seconds.
+#: Maximum number of seconds that a delivery waits in memory for its turn, as estimated.
 _WORTH_WAITING = 0.5
-#: Else it is put off until its turn will come, for so many seconds at least and at most.
+#: Minimum and maximum number of seconds by which it is deferred otherwise, before jitter.
 _SOONEST, _LATEST = 0.2, 60.0
-#: Of a busy endpoint, half a window is over after so many results.
+#: Number of results after which half of the window ends early.
 _MOST_RESULTS = 100
-#: A healthy and idle endpoint in 24 bytes: allowed, seconds (below 0: None), since, worked,
-#: worked_before. As an object it would take twenty times as many.
+#: A healthy idle endpoint in 24 bytes: allowed, seconds (None as -1), since, worked,
+#: worked_before. An object would take twenty times as much memory.
 _PACKED = Struct("<IfdII")
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointLimits:
-    """When an endpoint is left alone.
+    """Limits of an endpoint in one process.
+
+    The circuit breaker opens after ``failures`` in a row, or when a share of ``rate`` of at least
+    ``least`` deliveries within ``window`` failed.
 
     Attributes:
-        in_flight: deliveries to one endpoint at a time, in one process.
-        failures: so many in a row open the breaker; 0: there is none.
-        rate: so does this share of failures in ``window``, where there were ``least`` in all.
-        opens_for: how long it is open at first; twice as long after each probe that fails.
-        longest: it is never open for longer.
+        in_flight: maximum number of deliveries in flight.
+        failures: number of failures in a row; 0 switches the circuit breaker off.
+        opens_for: how long the circuit is open at first; doubled after each failed probe.
+        longest: the longest time for which it is open.
     """
 
     in_flight: int
@@ -51,23 +56,25 @@ class EndpointLimits:
 
 @dataclass(slots=True, eq=False)
 class EndpointState:
-    """What this process knows of one endpoint. Times are monotonic seconds.
+    """State of one endpoint in this process. Times are monotonic seconds.
 
     Attributes:
-        limits: the same for all endpoints.
-        in_flight: deliveries under way.
-        allowed: so many may be: one at first, one more for each that works, half of them after
-            one that fails. So an endpoint that hangs takes one place, not all that it may have.
-        answered: when it last did, or when the first of those under way began.
-        seconds: how long it takes to answer, smoothed; None while it never has.
-        turns_until: the last turn that was promised to a delivery that was put off.
-        failures: in a row.
+        limits: the same object for all endpoints.
+        in_flight: number of deliveries in flight.
+        allowed: current maximum of ``in_flight``: 1 at first, one more after each success, halved
+            after each failure. So a new endpoint that hangs takes one place.
+        answered: when the last delivery ended, or when the endpoint stopped being idle, if later.
+        seconds: smoothed duration of a delivery; None before the first one has ended.
+        turns_until: the latest turn given to a deferred delivery.
+        failures: number of failures in a row.
         since: when the current half of the window began.
-        worked, failed: deliveries in the current half of the window.
-        worked_before, failed_before: deliveries in the half before.
-        opened: how often in a row the breaker was opened.
-        is_probed: one delivery is let through to see whether the endpoint works again.
-        line: deliveries that wait for their turn in memory; None while nobody ever had to.
+        worked, failed: number of deliveries in the current half of the window.
+        worked_before, failed_before: number of deliveries in the half before.
+        opened: number of times in a row that the circuit breaker has opened; 0: closed.
+        open_until: when the open circuit lets a probe through.
+        is_probed: whether a probe is in flight: one delivery that tests a failing endpoint.
+        throttled_until: when deliveries may start again after a status in :data:`THROTTLES`.
+        line: deliveries that wait in memory for their turn; None until the first has to wait.
     """
 
     limits: EndpointLimits
@@ -102,7 +109,7 @@ class EndpointState:
         )
 
     def packed(self) -> bytes:
-        """All that is known of an endpoint that :attr:`is_healthy` and :meth:`is_at_rest`."""
+        """The state of an endpoint that :attr:`is_healthy` and :meth:`is_at_rest`, in 24 bytes."""
         seconds = -1.0 if self.seconds is None else self.seconds
         return _PACKED.pack(self.allowed, seconds, self.since, self.worked, self.worked_before)
 
@@ -112,7 +119,7 @@ class EndpointState:
         return not (self.failures or self.opened or self.failed or self.failed_before)
 
     def is_at_rest(self, now: float) -> bool:
-        """Whether no delivery is under way, in line, or deferred to a later time."""
+        """Whether no delivery is in flight, in line or deferred to a later time."""
         return not (
             self.in_flight
             or self.line
@@ -122,7 +129,7 @@ class EndpointState:
         )
 
     def refusal(self, now: float) -> NotNow | None:
-        """Why it is not to be called at all."""
+        """The error for a delivery that must not start: throttled, or circuit open; else None."""
         if self.throttled_until > now:
             return _not_now("the endpoint asked for fewer", self.throttled_until - now)
         if not self.opened:
@@ -135,11 +142,11 @@ class EndpointState:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be under way, if nothing refuses it."""
+        """Whether the concurrency limit allows one more delivery; ask :meth:`refusal` first."""
         return self.opened > 0 or self.in_flight < self.allowed
 
     def enter(self, now: float) -> bool:
-        """One more is under way; whether it is a probe."""
+        """Count a delivery that starts; returns whether it is a probe."""
         if not self.in_flight:
             self.answered = now
         self.in_flight += 1
@@ -149,35 +156,35 @@ class EndpointState:
         return False
 
     def is_worth_waiting(self, now: float, ahead: int) -> bool:
-        """Whether a turn behind ``ahead`` others will come soon enough to wait for in memory."""
-        if self.seconds is None:  # it has not answered yet, and perhaps never will
+        """Whether a delivery behind ``ahead`` others will start soon enough to wait in memory."""
+        if self.seconds is None:  # no delivery has ended yet
             return ahead < self.allowed
         return (ahead + 1) * self._pace(now) <= _WORTH_WAITING
 
     def put_off(self, now: float, ahead: int) -> NotNow:
-        """Promise a turn: behind those in line, and those that were put off before."""
+        """Give a delivery a turn behind all waiting and deferred deliveries; returns the error."""
         pace = self._pace(now)
         self.turns_until = max(self.turns_until, now + ahead * pace) + pace
         return _not_now("the endpoint is busy", min(self.turns_until - now, _LATEST))
 
     def _pace(self, now: float) -> float:
-        """Seconds from one turn to the next."""
+        """Estimated seconds between two turns."""
         return max(self.seconds or 0.0, now - self.answered) / self.allowed
 
     def leave(
         self, now: float, took: float, error: BaseException | None, *, is_probe: bool
     ) -> None:
-        """One is no longer under way.
+        """Count a delivery that has ended.
 
         Args:
-            took: seconds.
-            error: how it went; None for well.
+            took: duration in seconds.
+            error: the error of the delivery; None for a success.
         """
         self.in_flight -= 1
         if is_probe:
             self.is_probed = False
         if error is not None and not isinstance(error, SinkTransient | SinkPermanent):
-            return  # not the endpoint's doing: the worker stops, say
+            return  # not a failure of the endpoint: for example, the worker stops
         self.answered = now
         before = took if self.seconds is None else self.seconds
         self.seconds = before + _WEIGHT * (took - before)
@@ -187,7 +194,7 @@ class EndpointState:
             self.throttled_until = max(self.throttled_until, until)
             self.allowed = max(1, self.allowed // 2)
             return
-        # One that refuses what it was sent is there, and works.
+        # A permanent error counts as a success here: the endpoint is up and answers.
         self._slide(now)
         if not isinstance(error, SinkTransient):
             self.worked += 1
@@ -197,12 +204,13 @@ class EndpointState:
         self.failed += 1
         self.failures += 1
         self.allowed = max(1, self.allowed // 2)
-        # One that began before the breaker opened says nothing new by failing after it.
+        # Once the circuit has opened, only a failed probe opens it again: all other deliveries
+        # started before that.
         if is_probe if self.opened else self._fails_too_often():
             self._open(now)
 
     def _slide(self, now: float) -> None:
-        """Move the window, which ends now, by half of it where its latter half is over."""
+        """Start a new half of the window if the current half is over."""
         half = self.limits.window.total_seconds() / 2
         passed = now - self.since
         if passed >= 2 * half:
@@ -227,7 +235,7 @@ class EndpointState:
 
     def _open(self, now: float) -> None:
         limits = self.limits
-        # The exponent is cut: it grows for as long as the endpoint is away.
+        # The exponent is limited: an endpoint that stays down would overflow a timedelta.
         wait = min(limits.opens_for * 2 ** min(self.opened, 20), limits.longest)
         self.opened += 1
         self.open_until = now + wait.total_seconds()
@@ -235,6 +243,6 @@ class EndpointState:
 
 
 def _not_now(why: str, seconds: float) -> NotNow:
-    # Not all of them at one time.
+    # Jitter, so that deferred deliveries do not all return at the same time.
     wait = max(_SOONEST, seconds) * random.uniform(1, 1.5)  # noqa: S311
     return NotNow(why, after=timedelta(seconds=wait))

@@ -1,8 +1,8 @@
-"""May a delivery to this endpoint begin now? Answered from this process's memory.
+"""Decides from this process's memory whether a delivery to an endpoint may start now.
 
-A delivery to an endpoint that is busy waits here for its turn, if that comes soon. A delivery to
-an endpoint that is throttled, failing or too busy is deferred
-(:class:`~formrelay.core.errors.NotNow`), which uses up no attempt.
+If the endpoint is busy, the delivery waits in memory for its turn, provided that it comes soon. If
+the endpoint is throttled, failing or too busy, the delivery is deferred
+(:class:`~formrelay.core.errors.NotNow`), which uses no attempt.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from ...core.errors import NotNow, SinkPermanent
 from .endpoint_state import EndpointLimits, EndpointState
 from .registry import Changes
 
-#: Number of healthy idle endpoints that are remembered, and of all others. Of more, the least
-#: recently used are forgotten, but none with a delivery under way, in line or deferred.
+#: Maximum number of healthy idle endpoints in memory, and of all other endpoints. Beyond it, the
+#: least recently used healthy and the longest known other endpoints are forgotten, except
+#: endpoints with a delivery in flight, in line or deferred.
 _MOST_ENDPOINTS = 100_000
 
 
@@ -29,10 +30,13 @@ class EndpointDisabled(SinkPermanent):
 
 
 class _Delivery:
-    """One delivery to an endpoint, ``async with``: in line, then under way.
+    """Context manager of one delivery: waits in line if necessary, then is in flight.
 
     Attributes:
-        turn: done when the delivery is under way or refused; None where it has not to wait.
+        turn: done when the delivery may start or is refused; None if it does not wait.
+        is_under_way: whether it counts as in flight.
+        is_probe: whether it tests an endpoint whose circuit was open.
+        began: monotonic seconds when it started.
     """
 
     def __init__(self, limiter: EndpointLimiter, id: str) -> None:
@@ -55,7 +59,7 @@ class _Delivery:
             raise
         if not self.is_under_way:
             raise limiter.refusal(self)
-        if limiter.is_disabled(self.id):  # since it stands in line
+        if limiter.is_disabled(self.id):  # while the delivery waited
             limiter.withdraw(self)
             raise EndpointDisabled
 
@@ -64,49 +68,49 @@ class _Delivery:
 
 
 class EndpointLimiter:
-    """Decides which deliveries may begin, in one event loop.
+    """Decides which deliveries may start.
 
-    What is known of endpoints may be told by any thread.
+    Deliveries run in one event loop; the other methods may be called from any thread.
     """
 
     def __init__(self, limits: EndpointLimits, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._limits = limits
         self._clock = clock
         self._lock = Lock()
-        #: Endpoints that are in use or failing; all others are packed (see :mod:`.state`).
+        #: Endpoints that are in use or failing. Healthy idle endpoints are packed in ``_idle``.
         self._endpoints: dict[str, EndpointState] = {}
         self._idle: OrderedDict[str, bytes] = OrderedDict()
         self._sweep_at = _MOST_ENDPOINTS
-        #: Disabled according to the registry.
+        #: Endpoints that are disabled according to the registry.
         self._disabled: set[str] = set()
-        #: Disabled by this process, until the registry is known to have heard of it.
+        #: Endpoints that this process has disabled, until the registry has the report.
         self._gone: set[str] = set()
 
     @property
     def disabled(self) -> frozenset[str]:
-        """Ids of the endpoints that nobody may call."""
+        """Ids of the disabled endpoints."""
         with self._lock:
             return frozenset(self._disabled).union(self._gone)
 
     def is_disabled(self, id: str) -> bool:
-        """Whether nobody may call the endpoint ``id``."""
+        """Whether the endpoint ``id`` is disabled."""
         return id in self._disabled or id in self._gone
 
     def disable_here(self, id: str) -> None:
-        """Disable an endpoint in this process, until :meth:`learn` says that all know of it."""
+        """Disable an endpoint in this process, until :meth:`learn` reports it as shared."""
         with self._lock:
             self._gone.add(id)
 
     def learn(self, changes: Changes, reported: Iterable[str] = ()) -> bool:
-        """Take over which endpoints are disabled according to the registry.
+        """Apply changes of the registry's set of disabled endpoints.
 
         Args:
-            reported: endpoints of :meth:`disable_here` that the registry had heard of before
+            reported: endpoints of :meth:`disable_here` that were reported to the registry before
                 the changes were read.
 
         Returns:
-            False where the changes do not add up to what the registry has: it is to be read as
-            a whole.
+            False if the number of disabled endpoints then differs from the registry's: the caller
+            must read the whole set.
         """
         with self._lock:
             if changes.is_whole:
@@ -118,19 +122,21 @@ class EndpointLimiter:
             return len(self._disabled) == changes.count
 
     def delivery(self, id: str) -> _Delivery:
-        """One delivery to the endpoint ``id``; what is raised within tells how it went.
+        """Context manager of a delivery to the endpoint ``id``.
 
-        Raises (on the way in):
-            EndpointDisabled: nobody may call it.
-            NotNow: it is too busy, throttled, or failing.
+        An error raised within it is the result of the delivery; no error means success.
+
+        Raises (on entry):
+            EndpointDisabled: the endpoint is disabled.
+            NotNow: the endpoint is too busy, throttled or failing.
         """
         return _Delivery(self, id)
 
     def enter(self, delivery: _Delivery) -> None:
-        """Begin a delivery, or put it into the line of its endpoint.
+        """Start a delivery, or put it in its endpoint's line.
 
         Raises:
-            as :meth:`delivery`.
+            EndpointDisabled, NotNow: see :meth:`delivery`.
         """
         if self.is_disabled(delivery.id):
             raise EndpointDisabled
@@ -152,14 +158,14 @@ class EndpointLimiter:
                 raise endpoint.put_off(now, ahead)
 
     def refusal(self, delivery: _Delivery) -> NotNow:
-        """Why waiting in line was of no use."""
+        """The error for a delivery that waited in line and may not start."""
         now = self._clock.monotonic()
         with self._lock:
             endpoint = self._recall(delivery.id, now)
             return endpoint.refusal(now) or endpoint.put_off(now, len(endpoint.line or ()))
 
     def withdraw(self, delivery: _Delivery) -> None:
-        """End a delivery before it has begun; that says nothing of its endpoint."""
+        """Remove a delivery that sends no request; the endpoint's failures do not change."""
         with self._lock:
             line = self._recall(delivery.id, self._clock.monotonic()).line
             if line is not None and delivery in line:
@@ -168,7 +174,7 @@ class EndpointLimiter:
             self.leave(delivery, NotNow(after=timedelta(0)))
 
     def leave(self, delivery: _Delivery, error: BaseException | None) -> None:
-        """End a delivery and begin those in line."""
+        """End a delivery, and start the next deliveries in line."""
         now = self._clock.monotonic()
         with self._lock:
             endpoint = self._recall(delivery.id, now)
@@ -179,7 +185,7 @@ class EndpointLimiter:
                 self._pack(delivery.id, endpoint)
 
     def _recall(self, id: str, now: float) -> EndpointState:
-        """The state of an endpoint, unpacked; under the lock."""
+        """The state of an endpoint, unpacked or new; the caller has the lock."""
         endpoint = self._endpoints.get(id)
         if endpoint is None:
             packed = self._idle.pop(id, None)
@@ -199,20 +205,20 @@ class EndpointLimiter:
             self._idle.popitem(last=False)
 
     def _sweep(self, now: float) -> None:
-        """Pack the endpoints that have come to rest, or forget them where they were failing."""
+        """Pack the healthy endpoints at rest, and forget the failing endpoints at rest."""
         at_rest = [
             (id, endpoint) for id, endpoint in self._endpoints.items() if endpoint.is_at_rest(now)
         ]
-        for id, endpoint in at_rest[: _MOST_ENDPOINTS // 4]:  # they became known first
+        for id, endpoint in at_rest[: _MOST_ENDPOINTS // 4]:  # the longest known
             del self._endpoints[id]
             if endpoint.is_healthy:
                 self._pack(id, endpoint)
-        # Not again at each new endpoint, should none be at rest.
+        # Otherwise every new endpoint would start a sweep while no endpoint is at rest.
         self._sweep_at = max(_MOST_ENDPOINTS, len(self._endpoints) + _MOST_ENDPOINTS // 4)
 
 
 def _call_line(endpoint: EndpointState, now: float) -> None:
-    """End the waiting of those whose turn it is, or of all if nobody's turn will come."""
+    """Start the next deliveries in line; end the wait of all if the endpoint refuses them."""
     while endpoint.line:
         is_refused = endpoint.refusal(now) is not None
         if not is_refused and not endpoint.has_room:
@@ -220,7 +226,7 @@ def _call_line(endpoint: EndpointState, now: float) -> None:
         delivery = endpoint.line.popleft()
         if not is_refused:
             _begin(endpoint, delivery, now)
-        if not delivery.turn.done():  # it may be cancelled, and not know yet
+        if not delivery.turn.done():  # done if its task was cancelled but has not run yet
             delivery.turn.set_result(None)
 
 

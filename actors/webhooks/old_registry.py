@@ -1,4 +1,4 @@
-"""The endpoint records of older versions in Redis, which lay outside of every namespace."""
+"""Reads the endpoint registry of older versions, whose Redis keys have no namespace."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import redis
 
-#: As in ``redis_registry.py``, without a namespace.
+#: The keys of ``redis_registry.py`` in older versions.
 OLD_RECORDS = "formrelay:endpoints"
 OLD_DISABLED = "formrelay:endpoints:disabled"
 OLD_DELIVERED = "formrelay:delivered:"
 
-#: Seconds between two looks: in a rolling upgrade older workers go on writing there.
+#: Seconds between two checks: during a rolling upgrade, older workers still write these keys.
 _INTERVAL = 60.0
 #: Seconds for which older workers still see the disabled endpoints.
 _DISABLED_LASTS = 3_600
@@ -21,10 +21,10 @@ _CHUNK = 500
 
 
 class OldRegistry:
-    """See the module.
+    """The endpoint records and delivered jobs that older versions stored.
 
     Args:
-        client: of redis-py. Its user may have no right to the old keys; then there are none.
+        client: client of redis-py. Without permission for the old keys, there is nothing to adopt.
     """
 
     key = OLD_RECORDS
@@ -34,7 +34,7 @@ class OldRegistry:
         self._next_look = 0.0
 
     def is_due(self) -> bool:
-        """Whether there may be something to adopt that was not looked for lately."""
+        """Whether there are records to adopt; checks Redis once in 60 s, else returns False."""
         now = monotonic()
         if now < self._next_look:
             return False
@@ -46,22 +46,22 @@ class OldRegistry:
             return False
 
     def ids(self) -> Iterator[list[bytes]]:
-        """The endpoints that have a record, some at a time."""
+        """Ids of the endpoints that have a record, in lists of at most 500."""
         every = list(self._client.hkeys(OLD_RECORDS))
         for first in range(0, len(every), _CHUNK):
             yield every[first : first + _CHUNK]
 
     def get(self, client: Any, ids: list[bytes]) -> list[bytes | None]:
-        """The records of some endpoints."""
+        """The records of ``ids`` as JSON; None for an endpoint without a record."""
         return list(client.hmget(OLD_RECORDS, ids))
 
     def delete(self, pipeline: Any, ids: list[bytes]) -> None:
-        """Remove records that were adopted."""
+        """Delete adopted records; let the old set of disabled endpoints expire."""
         pipeline.hdel(OLD_RECORDS, *ids)
         pipeline.expire(OLD_DISABLED, _DISABLED_LASTS)
 
     def delivered(self, id: str) -> bytes | None:
-        """The job of a delivered webhook that an older version kept."""
+        """The job of a delivered webhook that an older version kept; None if there is none."""
         try:
             found: bytes | None = self._client.get(OLD_DELIVERED + id)
         except redis.exceptions.NoPermissionError:

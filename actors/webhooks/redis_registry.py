@@ -18,35 +18,35 @@ from .registry import Changes, DeliveryReport, DisableRules, EndpointRecord, Pos
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The length of the stream. A worker that misses more changes within a second reads the set.
+#: Maximum length of the stream. A worker that is further behind reads the whole set.
 _MOST_CHANGES = 10_000
-#: The field of an entry of the stream that holds the endpoint's id.
+#: Names of the field that holds the endpoint's id in an entry of the stream.
 _DISABLED, _ENABLED = b"disabled", b"enabled"
 #: The position before the first entry of the stream.
 _START: Position = ()
 
-#: After the namespace: a hash of records by endpoint, as JSON; only of endpoints that are failing
-#: or disabled.
+#: Suffixes of the namespace. A hash from endpoint id to its record as JSON; it has only failing and
+#: disabled endpoints.
 RECORDS = ":__endpoints__"
-#: A set of the endpoints that are disabled.
+#: A set of the ids of disabled endpoints.
 DISABLED = ":__endpoints__.disabled"
-#: A stream of the additions to that set and the removals from it, which every worker reads once
-#: a second. A worker that cannot follow the stream reads the set.
+#: A stream of the additions to and removals from that set. Every worker reads it once a second; a
+#: worker that has missed entries reads the set.
 CHANGES = ":__endpoints__.changes"
-#: Before the webhook-id of what was delivered, where that is kept.
+#: Prefix of the keys of delivered jobs, before the webhook-id.
 DELIVERED = ":__delivered__."
 
 
 class RedisRegistry:
-    """See the module.
+    """The endpoint registry in Redis, shared by all processes.
 
     Args:
-        client: of redis-py, shared with whoever made it.
-        where: its address, for error messages.
-        namespace: of the keys. The default namespace adopts the keys of older versions.
+        client: client of redis-py; not closed by the registry.
+        where: address of the server, for error messages.
+        namespace: prefix of the keys. The default namespace adopts the records of older versions.
 
     Raises (each method):
-        BrokerUnavailable, BrokerRefused: Redis did not carry the command out.
+        BrokerUnavailable, BrokerRefused: Redis did not execute the command.
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
@@ -64,9 +64,9 @@ class RedisRegistry:
             yield self._client
 
     def adopt(self, old: OldRegistry) -> int:
-        """Take over the records of an older version; returns how many there were.
+        """Move the records of an older version to this registry; returns their number.
 
-        A newer record is kept, except that a disabled endpoint stays disabled.
+        An existing record is kept, but becomes disabled if the old record is.
         """
         count = 0
         for ids in old.ids():
@@ -98,7 +98,7 @@ class RedisRegistry:
         newly: list[EndpointRecord] = []
 
         def take_in(pipeline: Any) -> None:
-            newly.clear()  # it may run again: another process was at it meanwhile
+            newly.clear()  # redis-py calls this again if another process changed the records
             before = pipeline.hmget(self._records, [report.id for report in reports])
             pipeline.multi()
             for report, raw in zip(reports, before, strict=True):
@@ -119,9 +119,9 @@ class RedisRegistry:
     def changes(self, since: Position | None) -> Changes:
         """See :class:`~formrelay.actors.webhooks.registry.EndpointRegistry`.
 
-        A position is the last entry read from the stream, with its fields. Where the stream
-        does not have it any more, its Redis was flushed, restored from an older state, replaced
-        by a replica that had not got it, or has seen more changes than it keeps.
+        A position is the last entry read from the stream, with its fields. If the stream no
+        longer has that entry, the whole set is read: Redis was flushed, was restored from an older
+        state, failed over to a replica without the entry, or has trimmed it.
         """
         if since is None:
             return self._whole()
@@ -195,7 +195,7 @@ class RedisRegistry:
             return found
 
     def _put(self, pipeline: Any, known: EndpointRecord | None, record: EndpointRecord) -> bool:
-        """Store a record in place of the known one; whether the endpoint is disabled by that."""
+        """Replace the record ``known``; returns whether this disables the endpoint."""
         if record.is_clean:
             if known is not None:
                 pipeline.hdel(self._records, record.id)

@@ -1,4 +1,4 @@
-"""The endpoint registry: failures of each endpoint in all processes, and when it is disabled."""
+"""The endpoint registry: failures of each endpoint in all processes, and disabled endpoints."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class DisableRules:
-    """When an endpoint is disabled.
+    """When a failing endpoint is disabled: either limit suffices.
 
     Attributes:
-        failures: after so many deliveries in a row that failed.
-        failing_for: or when none has worked for so long.
+        failures: number of failed deliveries in a row.
+        failing_for: time from the first failure in a row to the last.
     """
 
     failures: int = 100
@@ -26,15 +26,17 @@ class DisableRules:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """One endpoint.
+    """The record of one endpoint.
 
     Attributes:
-        host: where it is; nothing else of its address, which may hold secrets.
-        failures: in a row.
-        failing_since, last_at, disabled_at: unix seconds.
-        form_id: of the form that the last delivery was about.
-        last_status: what it answered last; None where it did not.
-        why: it is disabled.
+        host: host of its URL; the rest of a URL may contain secrets and is not stored.
+        failures: number of failures in a row.
+        failing_since: time of the first failure in a row, in unix seconds.
+        last_status: HTTP status of the last delivery; None without a response.
+        last_at: end of the last delivery, in unix seconds.
+        disabled_at: unix seconds; None if the endpoint is not disabled.
+        why: the reason why it is disabled.
+        form_id: form of the last delivery that had one; empty if none had.
     """
 
     id: str
@@ -57,10 +59,10 @@ class EndpointRecord:
 
     @classmethod
     def from_json(cls, id: str, raw: bytes) -> EndpointRecord:
-        """The record of an endpoint, as this or another version of formrelay wrote it.
+        """Decode the record of an endpoint that this or another version of formrelay wrote.
 
-        Unknown fields are ignored, and missing or malformed fields have their defaults: one
-        strange record must not stop the others.
+        Unknown fields are ignored, and missing or malformed fields get their defaults: one
+        malformed record must not make the registry unreadable.
         """
         try:
             data = orjson.loads(raw)
@@ -74,7 +76,7 @@ class EndpointRecord:
         return cls(id, **{"host": "", **known})
 
 
-#: The fields of a stored record, but for the id.
+#: Types of the fields of a stored record; the id is the key.
 _KINDS: dict[str, Any] = {
     "host": str,
     "failures": int,
@@ -86,19 +88,20 @@ _KINDS: dict[str, Any] = {
     "form_id": str,
 }
 
-#: How far a process has read the changes of a registry.
+#: The last change that a process has read; only its registry knows the format.
 Position: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Which endpoints have been disabled and enabled.
+    """Changes of the set of disabled endpoints, or the whole set.
 
     Attributes:
-        since: after this position. None: ``disabled`` has all disabled endpoints, whatever was
-            known before.
-        position: up to this one.
-        count: the number of endpoints that are disabled now.
+        since: position after which the changes begin; None if ``disabled`` is the whole set.
+        position: position of the last change.
+        disabled: ids of newly disabled endpoints, or of all disabled endpoints.
+        enabled: ids of endpoints that are no longer disabled.
+        count: number of disabled endpoints after these changes.
     """
 
     since: Position | None
@@ -109,19 +112,22 @@ class Changes:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing else needs to be known."""
+        """Whether ``disabled`` is the whole set, not a change of an earlier one."""
         return self.since is None
 
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """What one process has seen of an endpoint since it last reported.
+    """The deliveries of one process to an endpoint since its last report.
 
     Attributes:
-        has_worked: whether any delivery worked.
-        failures: in a row since then, or since the last report.
-        first_at: of those, the first one; unix seconds.
-        is_gone: it answered that it is gone for good (410).
+        has_worked: whether a delivery succeeded.
+        failures: number of failures after the last success, or since the last report.
+        first_at: time of the first of these failures, in unix seconds.
+        last_at: time of the last delivery, in unix seconds.
+        last_status: HTTP status of the last delivery; None without a response.
+        is_gone: whether it answered 410 (Gone).
+        form_id: form of the last delivery that had one; empty if none had.
     """
 
     id: str
@@ -138,7 +144,7 @@ class DeliveryReport:
 def merged(
     record: EndpointRecord | None, report: DeliveryReport, rules: DisableRules
 ) -> EndpointRecord:
-    """A record with a report taken in; disabled where the rules say so."""
+    """Add a report to a record; disable the endpoint if the rules or a 410 demand it."""
     found = record or EndpointRecord(report.id, report.host)
     before = 0 if report.has_worked else found.failures
     failures = before + report.failures
@@ -165,47 +171,49 @@ def merged(
 
 
 class EndpointRegistry(Protocol):
-    """Where the records are kept."""
+    """Stores the records of endpoints."""
 
     def report(
         self, reports: Iterable[DeliveryReport], rules: DisableRules
     ) -> list[EndpointRecord]:
-        """Take reports in; returns the endpoints that are disabled by that."""
+        """Add reports to the records; returns the records of newly disabled endpoints."""
 
     def disabled(self) -> frozenset[str]:
-        """The ids of the endpoints that nobody may call."""
+        """Ids of the disabled endpoints."""
 
     def changes(self, since: Position | None) -> Changes:
-        """Which endpoints have been disabled or enabled since a position.
+        """Read which endpoints were disabled or enabled since a position.
 
         Args:
-            since: of the changes that were read last; None: never. Where the changes since then
-                are no longer there, the answer is whole.
+            since: position of the last changes; None to read the whole set.
+
+        Returns:
+            The changes, or the whole set if the changes since that position are no longer stored.
         """
 
     def all(self) -> list[EndpointRecord]:
-        """Every endpoint that fails or is disabled."""
+        """The records of all failing and disabled endpoints, by id."""
 
     def disable(self, id: str, *, why: str, now: float) -> bool:
-        """Disable an endpoint; False where it is disabled already."""
+        """Disable an endpoint; returns False if it is disabled already."""
 
     def enable(self, id: str) -> bool:
-        """Forget what speaks against an endpoint; False where nothing does."""
+        """Enable an endpoint by deleting its record; returns False if it has none."""
 
     def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
-        """Keep what was delivered, by webhook-id, for so long."""
+        """Store delivered jobs for the time ``lasts``; ``delivered`` has them by webhook-id."""
 
     def kept(self, id: str) -> bytes | None:
-        """What was kept of a webhook."""
+        """The stored job with the webhook-id ``id``; None if there is none."""
 
 
 class MemoryRegistry:
-    """Of this process alone, until it ends."""
+    """An endpoint registry in memory, for one process. Keeps no delivered jobs."""
 
     def __init__(self) -> None:
         self._records: dict[str, EndpointRecord] = {}
         self._disabled: set[str] = set()
-        self._version = 0  # of the set of disabled endpoints
+        self._version = 0  # increases with each change of the set
         self._lock = Lock()
 
     def report(
@@ -249,13 +257,13 @@ class MemoryRegistry:
             return self._records.pop(id, None) is not None
 
     def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
-        """Nobody else could read it here."""
+        """Do nothing: the command ``resend`` runs in another process and could not read them."""
 
     def kept(self, id: str) -> bytes | None:
         return None
 
     def _put(self, record: EndpointRecord) -> bool:
-        """Store a record, under the lock; whether the endpoint is disabled by that."""
+        """Store a record; returns whether this disables the endpoint. The caller has the lock."""
         if record.is_clean:
             self._records.pop(record.id, None)
             return False

@@ -1,7 +1,7 @@
 """Synchronizes the limiter of this process with the endpoint registry, once a second.
 
-In a thread of its own: no delivery waits for the store, and while the store is away the
-limiter goes on with what it knows.
+It does so in its own thread, so no delivery waits for the registry. While the registry is
+unavailable, the limiter uses what it knows.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from .registry import DeliveryReport, DisableRules, EndpointRecord, EndpointRegi
 
 logger = logging.getLogger("formrelay.webhooks")
 
-#: The status of an endpoint that is gone for good.
+#: HTTP status 410 (Gone), which disables the endpoint.
 _GONE = 410
 
 
 def _nobody_listens(_record: EndpointRecord) -> None:
-    """Nobody is told."""
+    """Do nothing; the default of ``announce``."""
 
 
 class RegistrySync:
-    """See the module. Shared by all threads of a process; starts anew in a forked one.
+    """Reports deliveries to the registry, and tells the limiter which endpoints are disabled.
+
+    Safe to share between threads. A forked process needs a :meth:`start` of its own.
 
     Args:
-        announce: told of an endpoint that this process has disabled.
-
-    Attributes:
-        limiter: told which endpoints are disabled.
-        records: what is known in all.
+        limiter: the limiter of this process.
+        records: the registry of all processes.
+        rules: when an endpoint is disabled.
+        announce: called with the record of each endpoint that this process has disabled.
+        interval: time between two synchronizations.
     """
 
     def __init__(
@@ -57,31 +59,31 @@ class RegistrySync:
         self._lock = threading.Lock()
         self._reports: dict[str, DeliveryReport] = {}
         self._one_sync = threading.Lock()
-        # Under that lock:
+        # Used only with the lock ``_one_sync``:
         self._position: Position | None = None
-        #: Endpoints that answered 410, of which the records have heard.
+        #: Reported endpoints that answered 410, until the disabled endpoints are read again.
         self._gone: set[str] = set()
         self._is_away = False
         self._syncing = Periodic("endpoints", interval, self.sync)
 
     def start(self) -> None:
-        """Learn what is disabled, and go on learning; only the first call does anything."""
+        """Start the thread and synchronize now; does nothing if the thread runs already."""
         if self._syncing.start():
             self.sync()
 
     def stop(self) -> None:
-        """Send the last changes and end the thread; :meth:`start` starts it again."""
+        """Stop the thread and send the last reports; :meth:`start` starts it again."""
         if self._syncing.stop():
             self.sync()
 
     def note(
         self, id: str, host: str, *, status: int | None, is_success: bool, form_id: str = ""
     ) -> None:
-        """One delivery has ended. Says nothing to anybody before the next :meth:`sync`.
+        """Note the end of a delivery in memory, for the report of the next :meth:`sync`.
 
         Args:
-            status: what was answered; None where nothing was.
-            form_id: of the form that it was about.
+            status: HTTP status; None without a response.
+            form_id: form of the delivery; empty if it has none.
         """
         now = self._clock.time()
         if status == _GONE:
@@ -101,7 +103,7 @@ class RegistrySync:
             report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
-        """Send the reports since the last time, and learn which endpoints are disabled."""
+        """Send the reports since the last call, and read which endpoints are disabled."""
         with self._one_sync:
             disabled = self._exchange()
         for record in disabled:
@@ -112,14 +114,14 @@ class RegistrySync:
             self._announce(record)
 
     def _exchange(self) -> list[EndpointRecord]:
-        """Talk to the records; returns the endpoints that are disabled by that."""
+        """Exchange news with the registry; returns the endpoints that the reports disabled."""
         with self._lock:
             reports, self._reports = self._reports, {}
         disabled: list[EndpointRecord] = []
         try:
             disabled = self.records.report(reports.values(), self._rules)
             self._gone.update(id for id, report in reports.items() if report.is_gone)
-            reports = {}  # the records have them, even if learning fails
+            reports = {}  # sent: not to be put back if reading fails
             self._learn()
             self._is_away = False
         except BrokerError as error:
@@ -137,8 +139,8 @@ class RegistrySync:
         changes = self.records.changes(self._position)
         self._position = changes.position
         if not self.limiter.learn(changes, self._gone):
-            # The set of disabled endpoints was changed without an entry in the changes: by an
-            # older version of formrelay, or by hand.
+            # An older version of formrelay or a person changed the set of disabled endpoints
+            # without an entry in the changes.
             self.limiter.learn(self.records.changes(None))
         self._gone.clear()
 
@@ -150,7 +152,7 @@ class RegistrySync:
 
 
 def _joined(earlier: DeliveryReport, later: DeliveryReport) -> DeliveryReport:
-    """Two reports of one endpoint as one."""
+    """Join two reports of one endpoint into one."""
     if later.has_worked:
         return replace(later, is_gone=earlier.is_gone or later.is_gone)
     return replace(

@@ -1,4 +1,4 @@
-"""The clients that the deliveries of this process share, made at first use from the settings."""
+"""Objects that all deliveries of a process share, made from the settings at first use."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger("formrelay.webhooks")
 
 
 def deliveries_at_a_time(settings: Settings) -> int:
-    """How many webhooks a process delivers at a time."""
+    """Maximum number of deliveries in flight in a process."""
     return settings.webhooks.worker_concurrency or settings.worker_concurrency
 
 
 @per_process
 def registry_sync() -> RegistrySync:
-    """The endpoint limiter of this process, synchronized with the endpoint registry."""
+    """The registry sync of this process; its ``limiter`` is the endpoint limiter."""
     settings = get_settings()
     section = settings.webhooks
     limits = EndpointLimits(
@@ -41,7 +41,7 @@ def registry_sync() -> RegistrySync:
 
 
 def _record_disabled(record: EndpointRecord) -> None:
-    """Send an event that an endpoint was disabled."""
+    """Send the event ``webhook.endpoint_disabled``, if deliveries are recorded."""
     if not records_deliveries():
         return
     event = {
@@ -65,7 +65,7 @@ def records_deliveries() -> bool:
 
 @per_process
 def endpoint_registry() -> EndpointRegistry:
-    """The endpoint registry of all processes, where the broker keeps shared state."""
+    """The endpoint registry, in the Redis in which the broker keeps shared state, or in memory."""
     return make_registry(get_broker().state)
 
 
@@ -84,10 +84,7 @@ def egress() -> Egress:
 
 
 def make_registry(redis: StateRedis | None) -> EndpointRegistry:
-    """Make the endpoint registry: in Redis, or in memory where ``redis`` is None.
-
-    Connects to no server.
-    """
+    """Make an endpoint registry in Redis, or in memory if ``redis`` is None; does not connect."""
     if redis is None:
         return MemoryRegistry()
     from .redis_registry import RedisRegistry

@@ -1,7 +1,7 @@
-"""What the JSON Schema of ``webhook.send`` says of its fields' insides.
+"""Descriptions and patterns of the fields in the JSON Schema of ``webhook.send``.
 
-The checks themselves are in :mod:`.webhooks`; these patterns repeat them in the
-language of ECMA 262, for publishers who look before they send.
+The worker's own checks are in :mod:`.actor`. The patterns repeat them as ECMA 262 regular
+expressions, so that publishers can validate a job before they send it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _in_any_case(name: str) -> str:
     return "".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in name)
 
 
-#: One of the two, and not both.
+#: Either ``secret`` or ``secrets``.
 WEBHOOK: JsonDict = {
     "oneOf": [
         {"required": ["secret"], "properties": {"secret": {"type": "string"}}},
@@ -64,5 +64,5 @@ STYLE_IS = (
     "Webhooks. `stripe`: with `stripe-signature` beside them, for receivers that expect it."
 )
 
-#: Printable ASCII without `.`, which stands between the parts of what is signed.
+#: Printable ASCII without ``.``, which separates the parts of the signed text.
 ID: JsonDict = {**only(r"\x20-\x2d\x2f-\x7e")}
