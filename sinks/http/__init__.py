@@ -1,9 +1,12 @@
-"""HTTP to the outside world: libcurl for webhooks and for the API.
+"""HTTP requests to webhook endpoints and to the API, sent by libcurl.
 
-Webhooks: :mod:`.url` and :mod:`.headers` check what a caller asks for, :mod:`.egress` sends it to
-allowed addresses only (:mod:`.addresses`, :mod:`.resolver`), :mod:`.transfers` drives all
-webhook requests in the asyncio event loop. The API: :mod:`.adapter` sends requests of the package
-``requests``. Both use the libcurl handles of :mod:`.curl`.
+Webhooks: :mod:`.egress` sends a request, only to allowed addresses. :mod:`.url` and
+:mod:`.headers` check the request, :mod:`.resolver` looks up the host, :mod:`.addresses` has the
+blocked addresses, and :mod:`.transfers` runs all requests in the asyncio event loop.
+
+The API: :mod:`.adapter` is a transport adapter for the package ``requests``.
+
+Both use the libcurl handles of :mod:`.curl`.
 """
 
 from .egress import Egress, Response, classify_status

@@ -1,7 +1,7 @@
-"""A transport adapter of the package ``requests`` that sends by libcurl.
+"""A transport adapter for the package ``requests`` that sends requests with libcurl.
 
-The adapter that requests brings is built on urllib3 and http.client. It costs a worker more than
-everything else it does for a job, and has no time-out for a whole request (docs/adr/0008).
+The adapter of ``requests`` is built on urllib3 and http.client. It takes most of a worker's time
+for a submission, and has no time-out for a whole request (docs/adr/0008).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from requests.structures import CaseInsensitiveDict
 from .curl import is_stale, milliseconds, new_curl, set_body, set_headers
 from .headers import media_type
 
-#: More of a response body is not read. (Of a chunked one by libcurl 8.4 and newer alone.)
+#: Maximum number of bytes read of a response body. libcurl before 8.4 reads chunked bodies whole.
 MAX_BYTES = 1024 * 1024
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-#: Of "SSL certificate problem: …", and of newer versions' "… verify result: … (10)".
+#: Finds the reason in "SSL certificate problem: …", or in newer versions "… verify result: … (10)".
 _WHY = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
 
 
@@ -39,23 +39,23 @@ class NotSent(ConnectionError):
 
 
 class CurlResponse(requests.Response):
-    """A response.
+    """A response of the API.
 
     Attributes:
-        kind: the media type in lower case; empty without a Content-Type.
-        body: as it was sent, at most :data:`MAX_BYTES`.
-        is_whole: whether ``body`` is the whole body.
+        kind: media type in lower case; empty without a Content-Type.
+        body: the body as sent, at most :data:`MAX_BYTES`.
+        is_whole: False if the body was longer than that.
     """
 
     def __init__(self, status: int, kind: str, head: bytes, body: bytes, *, is_whole: bool) -> None:
         super().__init__()
-        del self.headers  # parsed only when somebody looks at them
+        del self.headers  # parsed at first use
         self.status_code, self.kind, self.body, self.is_whole = status, kind, body, is_whole
         self.raw, self._head = BytesIO(body), head
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
-        """Of the final response: without the headers of interim responses, without trailers."""
+        """Headers of the final response, without interim responses and trailers."""
         heads = [one for one in _BLANK_LINE.split(self._head) if one.startswith(b"HTTP/")]
         found: dict[str, str] = {}
         for line in heads[-1].decode("latin-1").splitlines()[1:] if heads else ():
@@ -65,11 +65,11 @@ class CurlResponse(requests.Response):
 
 
 class CurlAdapter(BaseAdapter):
-    """Sends requests by one libcurl handle, which keeps its connection. One thread at a time.
+    """Sends requests with one libcurl handle, which keeps its connection. One thread at a time.
 
-    No proxies, .netrc, cookies or redirects. Responses are written into buffers without a Python
-    callback: a worker that is told to stop interrupts its threads with an exception, which libcurl
-    would swallow in a callback.
+    Uses no proxies, .netrc, cookies or redirects. libcurl writes responses into buffers without a
+    Python callback: a stopping worker interrupts its threads with an exception, and libcurl would
+    swallow it in a callback.
     """
 
     def __init__(self) -> None:
@@ -84,10 +84,10 @@ class CurlAdapter(BaseAdapter):
         body: bytes | None,
         timeout: tuple[float, float],
     ) -> CurlResponse:
-        """Send a request whose URL is known to be right; see :meth:`send`.
+        """Send a request whose URL is known to be valid; see :meth:`send`.
 
-        It is prepared by hand: merging the settings of a session and examining the URL, as requests
-        does, costs as much as sending it.
+        Builds the PreparedRequest itself: when ``requests`` merges the settings of a session and
+        checks the URL, that costs as much as sending the request.
         """
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
@@ -99,20 +99,19 @@ class CurlAdapter(BaseAdapter):
         request: requests.PreparedRequest,
         stream: bool = False,  # the response is read at once
         timeout: Any = None,
-        verify: Any = True,  # always, against the system's store
+        verify: Any = True,  # ignored: always verified, with the system's CA file
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> CurlResponse:
         """Send a request and read its response, whatever its status.
 
         Args:
-            timeout: seconds for making a connection, TLS included, and for everything after that,
-                however slowly the server sends.
+            timeout: (seconds to connect, TLS included; seconds for everything after that).
 
         Raises:
             ConnectTimeout, SSLError, NotSent: nothing was sent.
-            ReadTimeout, ConnectionError: there was no response.
-            ChunkedEncodingError: the response broke off.
+            ReadTimeout, ConnectionError: sent at least in part; no whole response came.
+            ChunkedEncodingError: the connection broke within the response.
         """
         curl, head, body = self._handle(), BytesIO(), BytesIO()
         _prepare(curl, request, *timeout)
@@ -128,7 +127,7 @@ class CurlAdapter(BaseAdapter):
                 raise _failure(code, text, curl) from None
         lines = head.getvalue()
         if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
-            # Closed within its headers is a response to libcurl, and none to us.
+            # For libcurl, a connection closed within the headers is a complete response.
             raise ConnectionError("closed within the head of a response")
         status = curl.getinfo(pycurl.RESPONSE_CODE)
         kind = media_type((curl.getinfo_raw(pycurl.CONTENT_TYPE) or b"").decode("latin-1"))
@@ -153,7 +152,12 @@ class CurlAdapter(BaseAdapter):
 
 
 def _prepare(curl: Any, request: requests.PreparedRequest, connect: float, rest: float) -> None:
-    """Set what differs between requests; times in seconds."""
+    """Set the options that differ between requests.
+
+    Args:
+        connect: seconds to connect.
+        rest: seconds for everything after that.
+    """
     curl.setopt(pycurl.CONNECTTIMEOUT_MS, milliseconds(connect))
     curl.setopt(pycurl.TIMEOUT_MS, milliseconds(connect + rest))
     curl.setopt(pycurl.URL, request.url)
@@ -167,9 +171,9 @@ def _prepare(curl: Any, request: requests.PreparedRequest, connect: float, rest:
 
 
 def _failure(code: int, text: str, curl: Any) -> requests.RequestException:
-    """The error for a failed request; libcurl's own text may quote the URL and is left out."""
+    """The error for a failed request, without libcurl's own text, which may quote the URL."""
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
-        # The words are OpenSSL's, and name at most the host.
+        # OpenSSL's text names at most the host.
         why = _WHY.search(text)
         return SSLError(why[1] if why else "it cannot be trusted")
     is_late = code == pycurl.E_OPERATION_TIMEDOUT

@@ -1,7 +1,7 @@
 """The addresses that a webhook may be sent to: public addresses only.
 
-Blocked are the ranges of IANA's special-purpose registries (RFC 6890 and its updates), which Svix
-blocks too, and public addresses at which clouds offer internal services.
+Blocked are the ranges of IANA's special-purpose registries (RFC 6890 and its updates) and the
+public addresses at which clouds offer internal services.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLOCKED_V4 = {
     "198.51.100.0/24": "documentation",
     "203.0.113.0/24": "documentation",
     "224.0.0.0/4": "multicast",
-    "240.0.0.0/4": "reserved",  # 255.255.255.255, the broadcast address, too
+    "240.0.0.0/4": "reserved",  # includes 255.255.255.255, the broadcast address
 }
 _BLOCKED_V6 = {
     "::/128": "unspecified",
@@ -47,12 +47,14 @@ _BLOCKED_V6 = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
-# Public addresses at which a cloud's internal services answer. The metadata services of most clouds
-# need no entry: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM,
-# DigitalOcean) and fe80::a9fe:a9fe (OpenStack, Akamai) are link-local, 100.100.100.200 (Alibaba)
-# is in the range of carrier-grade NAT, 192.0.0.192 (Oracle Classic) among the protocol
-# assignments, fd00:ec2::254 (AWS), fd20:ce::254 (Google), fd00:c1::a9fe:a9fe (Oracle) and
-# fd00:42::42 (Scaleway) are unique local.
+# Public addresses at which a cloud's internal services answer. Most metadata services need no
+# entry, because the ranges above contain them:
+# - link-local: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM, DigitalOcean), fe80::a9fe:a9fe
+#   (OpenStack, Akamai)
+# - carrier-grade NAT: 100.100.100.200 (Alibaba)
+# - protocol assignments: 192.0.0.192 (Oracle Classic)
+# - unique local: fd00:ec2::254 (AWS), fd20:ce::254 (Google), fd00:c1::a9fe:a9fe (Oracle),
+#   fd00:42::42 (Scaleway)
 _BLOCKED_CLOUD = {
     # Azure, its agent and DNS: learn.microsoft.com/azure/virtual-network,
     # what-is-ip-address-168-63-129-16
@@ -69,12 +71,12 @@ _BLOCKED_CLOUD = {
 _BLOCKED: list[tuple[Network, str]] = [
     (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6 | _BLOCKED_CLOUD).items()
 ]
-# IANA has allocated nothing outside this range.
+# All other IPv6 addresses are reserved: IANA has allocated global unicast only in this range.
 _GLOBAL_V6 = IPv6Network("2000::/3")
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address as a socket has it: without ``%eth0``, IPv4 taken out of IPv6.
+    """Parse an address; drops a zone (``%eth0``) and turns ``::ffff:1.2.3.4`` into IPv4.
 
     Raises:
         ValueError: the text is not an address.
@@ -85,10 +87,10 @@ def parse_address(text: str) -> Address:
 
 
 def why_blocked(address: Address, *, allowed: Sequence[Network] = ()) -> str | None:
-    """The kind of the blocked range that ``address`` is in; None if it may be dialled.
+    """The kind of the blocked range that contains ``address``; None if it may be dialled.
 
     Args:
-        allowed: networks that are allowed although they are in a blocked range.
+        allowed: networks that may be dialled although they are in a blocked range.
     """
     if any(address in network for network in allowed):
         return None

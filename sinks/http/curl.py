@@ -1,10 +1,12 @@
-"""One libcurl handle: its options, the request it sends, the response it receives, and forks.
+"""libcurl handles: their options, requests, responses and behaviour in a fork.
 
-Where a kept connection breaks before a response, libcurl sends the same request again on a new
-connection, although the receiver may have acted on the first. It cannot repeat a body that it
-reads from a function and is unable to rewind. So every body is given by a function
-(:func:`set_body`), and a connection that the receiver has closed is recognised before anything is
-sent on it (:func:`is_stale`): libcurl itself looks for closed connections once a second at most.
+If a kept connection breaks before a response, libcurl sends the request again on a new connection,
+although the receiver may have acted on the first request. Two measures prevent that:
+
+- Every body is read from a function (:func:`set_body`): libcurl cannot rewind it, so it cannot
+  send it twice.
+- :func:`is_stale` recognises a connection that the receiver has closed before a request is sent on
+  it. libcurl itself checks once a second at most.
 """
 
 from __future__ import annotations
@@ -28,23 +30,23 @@ import pycurl
 from .addresses import Network, parse_address, why_blocked
 
 MAX_HEADER_BYTES = 64 * 1024
-#: libcurl's number of the option, for which pycurl has no name: a close waits for no name server.
+#: CURLOPT_QUICK_EXIT, which pycurl does not name: closing a handle does not wait for DNS.
 _QUICK_EXIT = 322
 _STATUS = re.compile(rb"[0-9]{3}\Z")
 
 
 def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
-    """A libcurl handle: HTTP/1.1, TLS 1.2 or newer, no redirects, no proxy of the environment.
+    """Make an easy handle: HTTP/1.1, TLS 1.2 or newer, no redirects, no proxy.
 
     Args:
-        options: added to these, or in their place.
-        ca_file: certificates to trust; default: :func:`system_ca_file`.
+        options: further options, which override these.
+        ca_file: file of trusted certificates; default: :func:`system_ca_file`.
     """
     defaults = {
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
         pycurl.FOLLOWLOCATION: 0,
-        pycurl.PROXY: "",  # unset would mean the environment's
+        pycurl.PROXY: "",  # if unset, libcurl takes the proxy of the environment
         pycurl.NOSIGNAL: 1,
         pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
         pycurl.SSL_VERIFYPEER: 1,
@@ -55,7 +57,7 @@ def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
     curl = pycurl.Curl()
     for option, value in {**defaults, **options}.items():
         curl.setopt(option, value)
-    with suppress(pycurl.error):  # not known before libcurl 7.87
+    with suppress(pycurl.error):  # unknown before libcurl 7.87
         curl.setopt(_QUICK_EXIT, 1)
     leave_to_parent(curl)
     return curl
@@ -72,31 +74,31 @@ def system_ca_file() -> str | None:
 
 
 def set_headers(curl: Any, headers: Mapping[str, str]) -> None:
-    """Set the request headers; libcurl adds none of its own but Host and Content-Length."""
-    lines = ["Expect:", "Accept-Encoding:"]  # a name alone: libcurl leaves the header out
+    """Set the request headers; libcurl adds only Host and Content-Length."""
+    lines = ["Expect:", "Accept-Encoding:"]  # no value: libcurl omits the header
     for name, value in headers.items():
-        # "name:" would leave it out; a semicolon is how libcurl writes an empty value.
+        # "name;" sends the header with an empty value; "name:" would omit it.
         lines.append(f"{name}: {value}" if value and not value.isspace() else f"{name};")
     curl.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
 
 
 def set_body(curl: Any, body: bytes) -> None:
-    """Set the request body, which libcurl can send once."""
+    """Set the request body, which libcurl can send only once."""
     curl.setopt(pycurl.POST, 1)
     curl.setopt(pycurl.POSTFIELDSIZE, len(body))
     curl.setopt(pycurl.READFUNCTION, BytesIO(body).read)
 
 
 def milliseconds(seconds: float) -> int:
-    """A time-out as libcurl takes it; at least 1, since 0 would mean none."""
+    """Convert a time-out for libcurl; at least 1, because 0 means no time-out."""
     return max(1, int(seconds * 1000))
 
 
 def is_stale(sockets: Iterable[int]) -> bool:
-    """Whether one of some idle sockets was closed by its other side.
+    """Whether the other side has closed one of these idle sockets.
 
-    A socket that has received data nobody asked for counts as closed: the data would be taken for
-    the next response. A socket that this process has closed does not count.
+    A socket with unread data counts as closed: the data would be taken for the next response. A
+    socket that this process has closed does not count.
     """
     poll = select.poll()
     for number in sockets:
@@ -105,18 +107,18 @@ def is_stale(sockets: Iterable[int]) -> bool:
 
 
 class Callbacks:
-    """What libcurl calls during one request, and what these calls collect.
+    """The callbacks of one handle, which collect the response of one request at a time.
 
-    libcurl calls from the thread that drives it, several times a request; all that can wait until
-    the request is over is not done here.
+    libcurl calls them several times a request, and the event loop waits meanwhile. So they do only
+    what cannot wait until the request has ended.
 
     Attributes:
-        status: of the last status line; 0 while there is none that can be read.
-        is_complete: the final status and all headers have arrived.
-        is_flooded: more headers arrived than are read.
-        body: its first bytes.
-        dialled: number of addresses that were dialled.
-        blocked: why the last address that was not dialled was not.
+        status: HTTP status of the last status line; 0 without a valid one.
+        is_complete: whether the final status and all headers have arrived.
+        is_flooded: whether the headers were longer than :data:`MAX_HEADER_BYTES`.
+        body: the first bytes of the body.
+        dialled: number of dialled addresses.
+        blocked: why the last blocked address was blocked; None if no address was.
     """
 
     def __init__(self, allowed: Sequence[Network], max_bytes: int) -> None:
@@ -137,7 +139,7 @@ class Callbacks:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Names in lower case; a repeated header is joined by ``, ``."""
+        """Response headers by lower-case name; values of repeated headers joined by ``, ``."""
         headers: dict[str, str] = {}
         for line in self._lines:
             name, _, value = line.decode("latin-1").partition(":")
@@ -146,7 +148,7 @@ class Callbacks:
         return headers
 
     def open_socket(self, _purpose: int, address: Any) -> Any:
-        """Dial, or refuse to; libcurl goes on with the host's next address."""
+        """Open a socket for an address that is not blocked; otherwise libcurl tries the next."""
         family, kind, protocol, where = address
         why: str | None = "not an internet address"
         if family in (socket.AF_INET, socket.AF_INET6):
@@ -161,14 +163,14 @@ class Callbacks:
         return socket.socket(family, kind, protocol)
 
     def on_header(self, line: bytes) -> int | None:
-        """Take one header line; 0 stops the request."""
+        """Collect one header line; returns 0 to stop the request."""
         self._header_bytes += len(line)
         if self._header_bytes > MAX_HEADER_BYTES:
             self.is_flooded = True
-            return 0  # fewer than given: libcurl stops
+            return 0  # fewer bytes than given: libcurl stops
         if line.startswith(b"HTTP/"):
             code = line.split(None, 2)[1:2]
-            # Three digits, or it could be a number that the request held.
+            # Three digits only: the receiver could echo a longer number of the request.
             self.status = int(code[0]) if code and _STATUS.match(code[0]) else 0
             self._lines.clear()
         elif not line.strip():
@@ -178,7 +180,7 @@ class Callbacks:
         return None
 
     def on_body(self, chunk: bytes) -> int | None:
-        """Take a piece of the body; 0 stops the request, which has its status by then."""
+        """Collect a chunk of the body; returns 0 to stop the request when it has enough."""
         room = self._max_bytes - len(self.body)
         self.body += chunk[:room]
         return 0 if len(chunk) > room else None
@@ -186,22 +188,22 @@ class Callbacks:
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """A libcurl handle whose options are set once, and what its callbacks collect."""
+    """An easy handle that is used for many requests, and its callbacks."""
 
     curl: Any
     callbacks: Callbacks
 
 
-# Freed in a forked child, a handle would send TLS goodbyes on connections that are still the
-# parent's: when a thread's own are cleared, since a child has none of its parent's other threads,
-# and when the child ends. So a child never frees what it inherited.
+# A forked child must not free the handles of its parent: that would send TLS close messages on
+# connections that the parent still uses. Python would free them when it clears the thread-locals
+# of the parent's other threads, which do not exist in the child, and when the child ends.
 _lock = Lock()
 _open: WeakSet[Any] = WeakSet()
 _inherited: list[Any] = []
 
 
 def leave_to_parent(handle: Any) -> None:
-    """If this process forks, its child leaves this easy or multi handle as it is."""
+    """Make sure that a forked child never frees this easy or multi handle."""
     with _lock:
         _open.add(handle)
 
@@ -218,7 +220,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     for handle in _inherited:
-        # A list would hold it until the interpreter is torn down, and not beyond.
+        # A list would keep the handle only until the interpreter shuts down, then free it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
     _inherited.clear()
     _open.clear()

@@ -1,8 +1,7 @@
-"""Safe egress for webhooks: only to public addresses, checked as they are dialled.
+"""Sends webhooks, only to allowed addresses.
 
-The check sits in libcurl's open-socket callback, so that the checked address
-is the dialled one and a name that resolves differently the second time (DNS
-rebinding) gains nothing.
+Each address is checked in libcurl's open-socket callback, when it is dialled. So DNS rebinding, a
+name that resolves to another address after the check, is not possible.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from .transfers import Transfers
 from .url import check_url
 
 METHODS = ("POST", "PUT")
-#: libcurl's number of the option, for which pycurl has no name.
+#: CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name.
 _SUPPRESS_CONNECT_HEADERS = 265
 _LONGEST_CONNECT = timedelta(seconds=10)
-#: The same request will get the same answer.
+#: Statuses after which the same request would get the same response.
 _PERMANENT = frozenset({400, 413, 414, 422, 501})
-#: The endpoint is gone for good, and wants no more.
+#: HTTP status 410 (Gone), which is always permanent.
 _GONE = 410
 _DEFAULT_HEADERS = {"content-type": "application/json", "user-agent": "formrelay"}
 _TLS_ERRORS = {
@@ -48,9 +47,9 @@ class Response:
     """The response of a receiver.
 
     Attributes:
-        headers: names in lower case; a repeated header is joined by ``, ``.
+        headers: headers by lower-case name; values of repeated headers joined by ``, ``.
         body: the first bytes, at most ``max_response_bytes``; as sent, not decompressed.
-        duration: of the whole request.
+        duration: duration of the whole request.
     """
 
     status: int
@@ -60,18 +59,17 @@ class Response:
 
 
 class Egress:
-    """Sends webhooks, in any asyncio event loop, also over a fork.
+    """Sends webhooks in any asyncio event loop, also in a forked process.
 
     Args:
-        timeout: of a whole request, from its start to the last byte read.
-        allow_http: whether ``http://`` may be used.
-        allowed_private: networks that may be dialled although they are not public.
-        limit: number of requests under way at a time that is expected; twice as many connections
-            are kept.
-        proxy: URL of a proxy for all requests. It resolves names and has to check the addresses
-            that it dials; only addresses that stand in a URL are checked here.
-        max_response_bytes: number of bytes that are read of a response body.
-        ca_file: certificates to trust instead of the system's.
+        timeout: time-out of a whole request, from its start to the last byte read.
+        allow_http: whether ``http://`` is allowed.
+        allowed_private: networks that may be dialled although they are blocked.
+        limit: expected number of concurrent requests; twice as many connections are kept.
+        proxy: URL of a proxy for all requests. The proxy resolves names and must check the
+            addresses that it dials: here, only a host that is an IP address is checked.
+        max_response_bytes: maximum number of bytes read of a response body.
+        ca_file: file of trusted certificates instead of the system's.
     """
 
     def __init__(
@@ -99,16 +97,16 @@ class Egress:
     ) -> Response:
         """Send one request and return the response, whatever its status.
 
-        A status that arrived with all its headers counts, even if the body breaks off.
+        The response counts once its status and headers have arrived, even if the body breaks off.
 
         Args:
             method: ``POST`` or ``PUT``.
-            headers: all headers to send; a caller's own go through :func:`check_headers` first.
+            headers: all headers; check those of a caller with :func:`check_headers` first.
 
         Raises:
-            InvalidJob: the url, the method or a header cannot be right.
-            SinkPermanent: the host resolves to a blocked address.
-            SinkUnavailable: nothing was sent: name not found, refused, no TLS.
+            InvalidJob: the URL, the method or a header is invalid.
+            SinkPermanent: the host resolves to a blocked address, or libcurl refuses the URL.
+            SinkUnavailable: nothing was sent: name not found, connection refused, no TLS.
             SinkTransient: no response; the request may have been sent.
         """
         target = check_url(url, allow_http=self._allow_http)
@@ -117,7 +115,7 @@ class Egress:
         complete = _checked(headers)
         began = monotonic()
         addresses = await self._addresses(target.host)
-        # Counts against the time-out of the request, but for no more than half of it.
+        # The look-up counts against the time-out of the request, up to half of it.
         took = min(monotonic() - began, self._timeout.total_seconds() / 2)
 
         def prepare(handle: Handle) -> None:
@@ -133,14 +131,14 @@ class Egress:
         def finish(handle: Handle, code: int) -> Response:
             return _response(handle, code, target.host)
 
-        # A proxy's connections are not a receiver's own.
+        # Connections to the proxy are not bound to one receiver.
         destination = (target.scheme, target.host, target.port) if self._proxy is None else None
         return await self._transfers.send(
             prepare, finish, destination=destination, needs_new=not body
         )
 
     async def _addresses(self, host: str) -> str:
-        """The addresses of a host, as libcurl takes them; empty if it needs no look-up."""
+        """The addresses of a host as libcurl expects them; empty if no look-up is needed."""
         if self._proxy is not None:
             self._check_literal(host)
             return ""
@@ -159,15 +157,15 @@ class Egress:
             raise _blocked(host, why)
 
     def _make_handle(self) -> Handle:
-        """A handle with the options that all requests share."""
+        """Make a handle with the options that all requests share."""
         callbacks = Callbacks(self._allowed, self._max_bytes)
         protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
         connect_timeout = min(self._timeout, _LONGEST_CONNECT)
         options = {
             pycurl.PROTOCOLS: protocols,
             pycurl.PROXY: self._proxy or "",
-            pycurl.NOPROXY: "",  # else hosts that the environment names would go past our proxy
-            _SUPPRESS_CONNECT_HEADERS: 1,  # a proxy's 200 is no receiver's
+            pycurl.NOPROXY: "",  # otherwise NO_PROXY of the environment bypasses our proxy
+            _SUPPRESS_CONNECT_HEADERS: 1,  # hides the proxy's response to CONNECT
             pycurl.HEADEROPT: pycurl.HEADER_SEPARATE,  # the proxy must not see the signature
             pycurl.CONNECTTIMEOUT_MS: milliseconds(connect_timeout.total_seconds()),
             pycurl.HEADERFUNCTION: callbacks.on_header,
@@ -179,10 +177,10 @@ class Egress:
 
 
 def _response(handle: Handle, code: int, host: str) -> Response:
-    """The response to a request, or the error that stands for none."""
+    """The response to a request; raises an error if there is none."""
     found = handle.callbacks
     if not found.is_complete:
-        # A connection closed within the headers is no error to libcurl, and no response to us.
+        # For libcurl (code 0), a connection closed within the headers is a complete response.
         raise _failure(code, handle.curl, found, host) if code else _lost(host)
     duration = timedelta(seconds=handle.curl.getinfo(pycurl.TOTAL_TIME))
     return Response(found.status, found.headers, bytes(found.body), duration)
@@ -195,16 +193,16 @@ def classify_status(
     *,
     permanent: Collection[int] = _PERMANENT,
 ) -> None:
-    """Return for a delivery that succeeded (2xx), raise for any other status.
+    """Raise an error for any status but 2xx.
 
     Args:
-        headers: names in lower case.
+        headers: response headers by lower-case name.
         now: unix time in seconds, for a Retry-After that is a date.
-        permanent: statuses after which the request is not tried again, besides 410.
+        permanent: statuses after which the request is not retried, in addition to 410.
 
     Raises:
-        SinkPermanent: the status is permanent (``code`` holds it).
-        SinkTransient: any other status, with its Retry-After.
+        SinkPermanent: the status is permanent; ``code`` has it.
+        SinkTransient: any other status; ``code`` has it, ``retry_after`` the wait.
     """
     if 200 <= status < 300:
         return
@@ -219,7 +217,7 @@ def classify_status(
 
 
 def _failure(code: int, curl: Any, found: Callbacks, host: str) -> SinkError:
-    """The error for a failed request; libcurl's own text may quote the URL and is left out."""
+    """The error for a failed request, without libcurl's own text, which may quote the URL."""
     if found.is_flooded:
         return SinkTransient(f"'{host}' sent more than {MAX_HEADER_BYTES} bytes of headers")
     if found.blocked and not found.dialled:
@@ -263,7 +261,7 @@ def _lost(host: str, code: int = 0) -> SinkTransient:
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return all headers of a request, including defaults that the caller omitted.
+    """Check the headers of a request and add missing defaults.
 
     Raises:
         InvalidJob: see :func:`check_header`.

@@ -1,4 +1,4 @@
-"""Headers: what a caller may send, and what Retry-After and Content-Type of a response say."""
+"""Checks request headers; parses Retry-After and Content-Type of responses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ...core.errors import InvalidJob
 from ...core.retry import LONGEST_WAIT
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
-# Name and value in one go, separated by a character that neither may hold.
+# Name and value in one match, separated by a character that neither may contain.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\x00[\t\x20-\x7e\x80-\xff]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_HEADERS = 64
 _MAX_HEADER_BYTES = 16 * 1024
-# "9" * 5000 is a legal header and more digits than int() takes; ten are 317 years.
+# int() raises an error for too many digits. Ten digits of seconds are 317 years.
 _MAX_DIGITS = 10
 
-#: Hop-by-hop headers and those that the request itself decides (RFC 9110, section 7.6.1).
+#: Hop-by-hop headers (RFC 9110, section 7.6.1), and headers that formrelay or libcurl decides.
 RESERVED_HEADERS = frozenset(
     {
         "connection",
@@ -37,7 +37,7 @@ RESERVED_HEADERS = frozenset(
         "upgrade",
     }
 )
-#: Media types that responses usually have. Any other text might repeat a value of the request.
+#: Usual media types of responses. Others are not logged: a receiver could put payload values there.
 _KNOWN_MEDIA_TYPES = frozenset(
     {
         "application/javascript",
@@ -58,14 +58,12 @@ _KNOWN_MEDIA_TYPES = frozenset(
 
 
 def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
-    """A caller's own headers, names in lower case.
-
-    Refused: names that are no tokens, values with CR, LF, NUL or other control
-    characters, hop-by-hop headers, ``host``, ``content-length`` and the like,
-    and ``webhook-*``, which only the signer writes.
+    """Check the headers of a caller; returns them by lower-case name.
 
     Raises:
-        InvalidJob: a header is refused. The message never quotes a value.
+        InvalidJob: too many headers or bytes, a name twice, an invalid name or value, a header of
+            :data:`RESERVED_HEADERS`, or ``webhook-*``, which only formrelay sets. The message
+            never quotes a value.
     """
     if not custom:
         return {}
@@ -86,10 +84,11 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_header(name: str, value: str) -> None:
-    """Refuse what could not be sent as one header line.
+    """Check that name and value can be sent as one header line.
 
     Raises:
-        InvalidJob: the name is no token, or the value would break the line.
+        InvalidJob: the name is not a token, or the value has control characters or characters
+            outside of latin-1.
     """
     if _HEADER.match(f"{name}\0{value}"):
         return
@@ -101,15 +100,15 @@ def check_header(name: str, value: str) -> None:
 
 
 def parse_retry_after(value: str | None, *, now: float) -> timedelta | None:
-    """How long the other side asked to wait (RFC 9110, section 10.2.3).
+    """Parse a Retry-After header (RFC 9110, section 10.2.3).
 
     Args:
-        value: the header's text: whole seconds or an HTTP date; None if absent.
-        now: unix time in seconds, against which a date is measured.
+        value: whole seconds or an HTTP date; None without the header.
+        now: unix time in seconds, from which the wait until a date is counted.
 
     Returns:
-        At most :data:`LONGEST_WAIT`; None for a value that is absent, negative,
-        in the past or not understood, since a wrong header must not stop a retry.
+        The wait, at most :data:`LONGEST_WAIT`; None if the value is missing, negative, in the past
+        or malformed.
     """
     text = (value or "").strip()
     if not text:
@@ -120,7 +119,7 @@ def parse_retry_after(value: str | None, *, now: float) -> timedelta | None:
         return min(timedelta(seconds=int(text)), LONGEST_WAIT)
     try:
         when = parsedate_to_datetime(text)
-        if when.tzinfo is None:  # "-0000" says: UTC, but of unknown origin
+        if when.tzinfo is None:  # the zone "-0000" is UTC too
             when = when.replace(tzinfo=UTC)
         seconds = when.timestamp() - now
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -136,7 +135,7 @@ def media_type(content_type: str) -> str:
 
 
 def known_media_type(content_type: str) -> str:
-    """The media type in a Content-Type if it is a usual one, otherwise ``another type``."""
+    """The media type in a Content-Type: ``another type`` if unusual, ``no type`` if missing."""
     found = media_type(content_type)
     if not found:
         return "no type"

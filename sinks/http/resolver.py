@@ -1,8 +1,8 @@
-"""Resolve host names, so that a name whose servers hang delays no other name.
+"""Resolves host names so that a name whose servers hang delays no other name.
 
-libcurl and asyncio resolve names in a thread pool, which a few hanging names fill for all hosts.
-Here each look-up has its own thread, a host has one look-up at a time, and waiting for it has a
-time-out. The resulting addresses are checked when they are dialled.
+libcurl and asyncio resolve names in a thread pool, which a few hanging names can fill. Here each
+look-up has its own thread, a host has one look-up at a time, and waiting for it has a time-out. The
+addresses are checked later, when they are dialled.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Addresses = tuple[str, ...]
 
 #: Maximum number of look-ups at a time; further look-ups wait.
 _MAX_THREADS = 256
-#: Seconds for which an answer is used; libcurl's own cache has the same.
+#: Seconds for which the addresses of a host are cached, as in libcurl's own cache.
 _LASTS = 60.0
 _MAX_KNOWN = 10_000
 
 
 class Resolver:
-    """Resolves host names. Safe to share between threads; starts anew in a forked process.
+    """Resolves host names. Safe to share between threads; a forked process starts without a cache.
 
     Args:
-        timeout: of waiting for a look-up. Its thread goes on until the system gives up.
+        timeout: maximum wait for a look-up. Its thread runs on until the system gives up.
     """
 
     def __init__(self, *, timeout: timedelta) -> None:
@@ -40,17 +40,17 @@ class Resolver:
         self._pid = 0
 
     def known(self, host: str) -> Addresses | None:
-        """The addresses of a host that was looked up in the last minute; None if unknown."""
+        """The cached addresses of a host; None if it was not looked up in the last minute."""
         if self._pid != current_pid():
             return None
         found = self._known.get(host)
         return found[0] if found is not None and found[1] > monotonic() else None
 
     async def resolve(self, host: str) -> Addresses:
-        """The addresses of a host, at least one.
+        """Return the addresses of a host, at least one.
 
         Raises:
-            SinkUnavailable: the name was not found, or not in time.
+            SinkUnavailable: the name was not found, or the look-up timed out.
         """
         found = self.known(host)
         if found is not None:
@@ -65,14 +65,16 @@ class Resolver:
         return found
 
     def _look_up(self, host: str) -> Future[Addresses]:
-        """Look a host up, or join the look-up of it that is under way."""
+        """Start a look-up of a host, or return the running look-up."""
         with self._lock:
             if self._pid != current_pid():
                 self._start()
             future = self._under_way.get(host)
             if future is None:
                 future = self._under_way[host] = Future()
-                future.set_running_or_notify_cancel()  # who waits no longer cancels it for nobody
+                # From now on it cannot be cancelled: a caller that times out must not end the
+                # look-up for the others.
+                future.set_running_or_notify_cancel()
                 if self._threads < _MAX_THREADS:
                     self._threads += 1
                     Thread(target=self._run, args=(host,), daemon=True).start()

@@ -1,8 +1,8 @@
-"""All webhook requests of an asyncio event loop, driven through libcurl's multi interface.
+"""Runs webhook requests in an asyncio event loop, through libcurl's multi interface.
 
-libcurl's sockets are watched by a selector of their own, and the event loop watches the selector:
-a request turns its sockets on and off four times, at which the event loop's own bookkeeping would
-cost a tenth of the request (docs/adr/0011).
+libcurl's sockets are registered with a separate selector, and the event loop watches only that
+selector. libcurl changes the events of its sockets four times a request: with ``add_reader`` and
+``add_writer``, these changes would take a tenth of the CPU time of a request (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ T = TypeVar("T")
 
 logger = logging.getLogger("formrelay")
 
-#: Seconds of one tick of libcurl's clock.
+#: Resolution of libcurl's timer, in seconds.
 _TICK = 0.001
 
 
 class Transfers:
-    """Sends requests in any event loop, also over a fork.
+    """Sends requests in any event loop, also in a forked process.
 
     Args:
         make_handle: makes a handle with the options that all requests share.
-        kept: number of idle connections that are kept for the next request to the same host.
+        kept: maximum number of connections that are kept open for further requests.
     """
 
     def __init__(self, make_handle: Callable[[], Handle], *, kept: int) -> None:
@@ -54,10 +54,11 @@ class Transfers:
 
         Args:
             prepare: sets the options of this request on a handle.
-            finish: makes the result of a handle and libcurl's error code (0: none), or raises.
+            finish: makes the result from a handle and libcurl's error code (0: no error), or
+                raises an error.
             destination: equal for all requests that may share a connection.
-            needs_new: use a new connection. A request without a body needs one: libcurl would
-                repeat it where a kept connection breaks.
+            needs_new: whether to use a new connection. A request without a body needs a new one:
+                libcurl would repeat it if a kept connection breaks.
         """
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
@@ -70,7 +71,7 @@ class Transfers:
 
 
 class _Driver:
-    """Drives libcurl in one event loop."""
+    """Runs libcurl's multi interface in one event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, make_handle: Callable[[], Handle], kept: int
@@ -78,15 +79,15 @@ class _Driver:
         self._loop = loop
         self._make_handle = make_handle
         self._free: list[Handle] = []
-        #: The requests under way: destination, and the future of libcurl's error code.
+        #: The running requests: destination, and future of libcurl's error code.
         self._active: dict[Any, tuple[Hashable, asyncio.Future[int]]] = {}
-        #: When libcurl wants to be called, and when the timer that does so ends.
+        #: When libcurl wants to be called, and for when the timer is set; loop time.
         self._due = self._timer_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self._is_called = False
         self._kept = KeptConnections()
         self._selector = selectors.DefaultSelector()
-        #: The sockets of the requests under way.
+        #: Sockets of the running requests.
         self._watched: set[int] = set()
         self._multi = pycurl.CurlMulti()
         leave_to_parent(self._multi)
@@ -96,7 +97,7 @@ class _Driver:
         loop.add_reader(self._selector.fileno(), self._on_events)
 
     def close(self) -> None:
-        """Close the connections, after the event loop."""
+        """Close the connections; the event loop must be closed."""
         self._multi.close()
         self._selector.close()
 
@@ -118,7 +119,7 @@ class _Driver:
         try:
             return finish(handle, await ended)
         finally:
-            if self._active.pop(handle.curl, None):  # cancelled: libcurl drops the connection
+            if self._active.pop(handle.curl, None):  # cancelled: libcurl closes the connection
                 self._multi.remove_handle(handle.curl)
             self._free.append(handle)
 
@@ -132,7 +133,7 @@ class _Driver:
                 if socket >= 0:
                     self._kept.add(destination, socket)
                 self._multi.remove_handle(curl)
-                if not ended.done():  # it may be cancelled, and not know yet
+                if not ended.done():  # done if its task was cancelled but has not run yet
                     ended.set_result(code)
 
     def _on_timer(self, milliseconds: int) -> None:
@@ -145,8 +146,8 @@ class _Driver:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        # A timer that is too early is left as it is, and set anew when it is over: libcurl names
-        # another time twice a request.
+        # Not called if a timer ends earlier: that timer is set again when it ends. libcurl changes
+        # the time twice a request.
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._due
@@ -160,8 +161,8 @@ class _Driver:
         self._is_called = False
         now = self._loop.time()
         if self._due <= now:
-            # libcurl sets the next time, but none if it is called a moment too soon: it gives
-            # whole milliseconds and means a little more.
+            # If it is called a moment too early, libcurl sets no next time: it rounds the time down
+            # to whole milliseconds. So call it again after a tick, unless it sets another time.
             self._due = now + _TICK
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             self._end_some()
@@ -169,7 +170,7 @@ class _Driver:
             self._set_timer()
 
     def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
-        # libcurl's numbers of the events are those of the selector.
+        # The event numbers of libcurl and of the selector are the same.
         if what in (pycurl.POLL_REMOVE, pycurl.POLL_NONE):
             if descriptor in self._watched:
                 self._watched.remove(descriptor)
@@ -187,10 +188,10 @@ class _Driver:
 
 
 class KeptConnections:
-    """The sockets of the connections that libcurl may use again, by destination.
+    """Sockets of connections that libcurl may use again, by destination.
 
-    libcurl does not say when it closes a socket, so a few listed sockets may be closed or lead
-    elsewhere by now. At worst they cost a new connection.
+    libcurl does not report when it closes a socket, so a few of these sockets may be closed or
+    belong to another destination by now. At worst, such a socket causes a new connection.
     """
 
     def __init__(self) -> None:
@@ -198,7 +199,7 @@ class KeptConnections:
         self._sockets: defaultdict[Hashable, set[int]] = defaultdict(set)
 
     def add(self, destination: Hashable, socket: int) -> None:
-        """Note that a request to ``destination`` went over ``socket``."""
+        """Record that a request to ``destination`` used ``socket``."""
         known = self._destinations.get(socket)
         if known == destination:
             return
@@ -210,10 +211,10 @@ class KeptConnections:
         self._sockets[destination].add(socket)
 
     def has_stale(self, destination: Hashable, in_use: Collection[int]) -> bool:
-        """Whether a connection to ``destination`` has been closed by the receiver.
+        """Whether the receiver has closed a kept connection to ``destination``.
 
         Args:
-            in_use: sockets of the requests under way.
+            in_use: sockets of the running requests, which are not checked.
         """
         sockets = self._sockets.get(destination)
         return bool(sockets) and is_stale([one for one in sockets or () if one not in in_use])

@@ -1,4 +1,4 @@
-"""The URL of a webhook, checked and written in one spelling."""
+"""Checks the URL of a webhook and converts it to a canonical spelling."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ...core.errors import InvalidJob
 from ...core.hosts import InvalidHost, ascii_host
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# By the URL standard a host whose last label is a number is an IPv4 address, or nothing.
+# By the URL standard, a host whose last label is a number must be an IPv4 address.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\Z")
 _MAX_CHARACTERS = 8_000
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedUrl:
-    """A URL that was checked. ``url`` may hold secrets in its query; ``host`` is safe to log.
+    """A checked URL in canonical spelling.
 
     Attributes:
-        host: in ASCII and lower case, an IPv4 address in decimal; what is looked up, dialled,
-            named in TLS and in the Host header, and by which connections and endpoints are told
-            apart.
+        url: the whole URL, whose path and query may contain secrets.
+        host: host in ASCII and lower case, an IPv4 address in decimal; safe to log. DNS, TLS, the
+            Host header, kept connections and endpoint ids all use this spelling.
     """
 
     url: str
@@ -34,16 +34,15 @@ class CheckedUrl:
     port: int
 
 
-@lru_cache(maxsize=1024)  # checked when sent, when run and when dialled; and endpoints recur
+@lru_cache(maxsize=1024)  # a job's URL is checked several times
 def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
-    """Check the URL of a webhook and put it together again from its parts.
+    """Check the URL of a webhook and rebuild it from its parts.
 
-    Putting it together again leaves nothing over which two parsers could
-    disagree (backslashes, userinfo, control characters); what its host
-    resolves to is checked when it is dialled.
+    A rebuilt URL contains nothing that two parsers could read differently (backslashes, user info,
+    control characters). The addresses of its host are checked later, when they are dialled.
 
     Raises:
-        InvalidJob: it cannot be right. The message never quotes it.
+        InvalidJob: the URL is invalid. The message never quotes it.
     """
     if len(url) > _MAX_CHARACTERS:
         raise InvalidJob(f"expected a url of at most {_MAX_CHARACTERS} characters")
@@ -74,10 +73,10 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
 
 
 def _canonical_host(host: str) -> str:
-    """A host in its canonical spelling.
+    """Convert a host to its canonical spelling.
 
     Raises:
-        InvalidJob: it is neither a name nor an address.
+        InvalidJob: the host is neither a name nor an IP address.
     """
     if not host:
         raise InvalidJob("expected a url with a host, got none")
@@ -85,7 +84,7 @@ def _canonical_host(host: str) -> str:
         if ":" in host and "%" not in host:
             return str(IPv6Address(host))
         name = ascii_host(host)
-        # Octal, hexadecimal and short forms too (0x7f000001, 127.1), as libcurl reads them.
+        # Accepts octal, hexadecimal and short forms (0x7f000001, 127.1), as libcurl does.
         return inet_ntoa(inet_aton(name)) if _ENDS_IN_NUMBER.match(name) else name
     except InvalidHost as error:
         raise InvalidJob(f"in the url: {error}") from None
