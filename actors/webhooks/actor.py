@@ -15,7 +15,7 @@ from dramatiq.middleware import Middleware
 from pydantic import (
     ConfigDict,
     Field,
-    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+    JsonValue,  # noqa: F401 - pydantic before 2.8 resolves the base's annotations here
     field_validator,
     model_validator,
 )

@@ -18,7 +18,7 @@ import orjson
 from pydantic import (
     AwareDatetime,
     Field,
-    JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+    JsonValue,  # noqa: F401 - pydantic before 2.8 resolves the base's annotations here
 )
 
 from ...brokers import MessageTooLarge, get_broker

@@ -24,7 +24,7 @@ _WEIGHT = 0.2
 _WORTH_WAITING = 0.5
 #: Minimum and maximum number of seconds by which it is deferred otherwise, before jitter.
 _SOONEST, _LATEST = 0.2, 60.0
-#: Number of results after which half of the window ends early.
+#: Number of results after which a half of the window ends early.
 _MOST_RESULTS = 100
 #: A healthy idle endpoint in 24 bytes: allowed, seconds (None as -1), since, worked,
 #: worked_before. An object would take twenty times as much memory.

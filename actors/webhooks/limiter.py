@@ -97,7 +97,7 @@ class EndpointLimiter:
         return id in self._disabled or id in self._gone
 
     def disable_here(self, id: str) -> None:
-        """Disable an endpoint in this process, until :meth:`learn` reports it as shared."""
+        """Disable an endpoint in this process, until :meth:`learn` gets it in ``reported``."""
         with self._lock:
             self._gone.add(id)
 

@@ -145,7 +145,7 @@ class CurlAdapter(BaseAdapter):
         return self._curl
 
     def close(self) -> None:
-        """Close the connections; the next request makes new ones."""
+        """Close the connections; the next request opens new connections."""
         if self._curl is not None:
             self._curl.close()
             self._curl = None
