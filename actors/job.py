@@ -65,12 +65,11 @@ class JobActor(dramatiq.Actor[..., None]):
     Args:
         name: name of the actor.
         declaration: returns the function, its middleware and the options of the actor.
+        job_type: name of the job for publishers in other languages; None without one.
+        worker: returns the actor's section of the settings.
         schema: type of the payload.
         to_wire: see :func:`job_actor`.
         takes_many: whether the function gets a list of jobs.
-        is_async: whether the function is a coroutine function.
-        job_type: name of the job for publishers in other languages, if it has one.
-        worker: returns the actor's section of the settings.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if self._is_declared:
             return
         with _declaring:
-            if "broker" in self.__dict__:  # another thread, or an outer call of this one
+            if "broker" in self.__dict__:  # declared by another thread, or an outer call does it
                 return
             function, middleware, options = self._declaration()
             complete = super().__init__
@@ -150,7 +149,7 @@ class JobActor(dramatiq.Actor[..., None]):
         return super().message_with_options(kwargs=call, **options)
 
     def message_of(self, payload: Any, metadata: Mapping[str, Any] | None = None) -> Message[None]:
-        """Make a message from plain JSON of formrelay's own, without checking it."""
+        """Make a message from a payload that formrelay wrote itself, without checking it."""
         self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
         return super().message_with_options(kwargs=call)
@@ -302,12 +301,12 @@ def job_actor(
             for a job that only formrelay itself sends.
         schema: the type of the payload, any type that pydantic validates.
         worker: returns the section of the settings: queue, retry policy, batch size and wait.
-        batches: the function gets a list of jobs; a job whose payload is a list counts as its
-            items.
+        batches: whether the function gets a list of jobs. If a payload is a list, each of its
+            items counts towards the batch size.
         options: returns further actor options, for example ``in_flight`` of an ``async`` function.
-        to_wire: converts the checked payload and the original to the payload that is sent. It
+        to_wire: makes the payload that is sent from the checked payload and the original. It
             sets values that must be the same at every attempt, and raises InvalidJob for payloads
-            that the schema cannot refuse. Not needed for models.
+            that the schema cannot refuse. Default: the checked models as JSON.
         throttle: the circuit breaker of the sink; pauses consumption of the queue.
         policy: returns the retry policy; default: the policy of the section.
         middleware: makes a middleware that the broker needs for this actor; added after the
@@ -356,7 +355,7 @@ def _wire(payload: Any) -> Any:
 
 
 def _idempotency_key(_payload: Any = None, metadata: Any = None, **_others: Any) -> str | None:
-    """The key in the metadata; None if it is not text, for which the actor raises the error."""
+    """The key in the metadata; None without one, or if it is not text (the actor refuses that)."""
     if not isinstance(metadata, dict):
         return None
     key = metadata.get("idempotencyKey", metadata.get("idempotency_key"))
@@ -375,7 +374,7 @@ def _weight(kwargs: Mapping[str, Any]) -> int:
 
 
 def _origins_of(batch: Sequence[Any]) -> Sequence[tuple[str, int]]:
-    """The ids of a batch's messages and when they were sent; nothing of a direct call."""
+    """Id and time of sending of each message of a batch; ``("", 0)`` for a direct call."""
     delivery = _current_delivery()
     if isinstance(delivery, Batch) and len(delivery.parts) == len(batch):
         return [(part.message_id, part.message.message_timestamp) for part in delivery.parts]

@@ -32,11 +32,11 @@ class BackoffTimer:
     def fail(
         self, backoff: Exponential, *, at_least: timedelta | None = None, jitter: float = 0.0
     ) -> timedelta:
-        """Begin the wait after another failure.
+        """Count a failure and begin the wait after it.
 
         Args:
-            backoff: the first wait and the longest one.
-            at_least: what the other side asked for; counts up to the longest wait.
+            backoff: the first and the longest wait.
+            at_least: the wait that the other side asked for; limited to the longest wait.
             jitter: maximum share of the wait that is added at random.
 
         Returns:
@@ -51,6 +51,6 @@ class BackoffTimer:
         return wait
 
     def reset(self) -> None:
-        """Forget the failures: the next one waits for the shortest time."""
+        """Forget the failures: the next wait is the first wait of the back-off."""
         self.failures = 0
         self.due_at = 0.0

@@ -1,4 +1,8 @@
-"""The clock. Pass a :class:`Clock` as an argument; no other module reads the system clock."""
+"""The clock, and formats of its times.
+
+Code whose tests set the time takes a :class:`Clock` as an argument. Timeouts of sockets and
+processes use :mod:`time`.
+"""
 
 from __future__ import annotations
 

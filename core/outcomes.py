@@ -41,7 +41,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """The message was not tried and is scheduled again in ``after``; no attempt is counted."""
+    """The message is scheduled again in ``after``; no attempt is counted."""
 
     after: timedelta
     why: str

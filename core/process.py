@@ -1,4 +1,4 @@
-"""The id of this process, to notice a fork: threads and connections end with it."""
+"""The id of this process, by which code notices a fork."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _pid = os.getpid()
 
 
 def current_pid() -> int:
-    """``os.getpid()`` without a system call, for code that asks once a message."""
+    """``os.getpid()`` without a system call, for code that asks once for each message."""
     return _pid
 
 

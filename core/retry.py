@@ -87,7 +87,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a job is tried, and how long it waits between attempts.
+    """The number of attempts of a job, and the waits between them.
 
     Attributes:
         max_attempts: maximum number of attempts, the first one included.

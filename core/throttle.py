@@ -1,7 +1,7 @@
 """A circuit breaker for an outside system, asked by the consumers that fetch messages for it.
 
-It is closed (any number of messages), open (none) or half-open (one message, to find out whether
-the system works again). For a system that is busy it also asks for fewer and larger batches.
+It is closed (any number of messages), open (no message) or half-open (one message, to find out
+whether the system works again). If the system is busy, it also asks for fewer and larger batches.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Throttle:
                 self.stretch, self._calm = min(2 * self.stretch, _MAX_STRETCH), 0
             is_first, self.is_tripped = not self.is_tripped, True
         if is_first:
-            # An error where a person has to act; a warning where the failure passes by itself.
+            # An error if a person has to act; a warning if the failure may pass by itself.
             level = logging.ERROR if isinstance(error, SinkUnready) else logging.WARNING
             about = {"sink": self._sink, "error_message": str(error), "code": error.code}
             logger.log(level, "pausing consumption: %s is unavailable", self.title, extra=about)

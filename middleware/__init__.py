@@ -34,8 +34,8 @@ __all__ = [
     "rejected",
 ]
 
-#: Middleware that keeps something for each worker thread, and interrupts it. Attempts in the event
-#: loop are interrupted by :mod:`formrelay.brokers.async_runner`.
+#: Middleware that keeps state for each worker thread and interrupts the thread. In the event loop,
+#: :mod:`formrelay.brokers.async_runner` interrupts attempts instead.
 OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 

@@ -14,10 +14,10 @@ from .delivery import Delivery
 
 
 class Admission(Middleware):
-    """Records the start of an attempt. For a suspect, counts the attempt on the broker first.
+    """Records the start of an attempt, and counts the quarantine run of a suspect on the broker.
 
-    A suspect was in flight when its worker died, so it may have killed that worker. The broker
-    counts the new attempt before the actor runs, so the count remains if this process dies too.
+    A suspect was in flight when its worker died, so it may have killed that worker. Its run is
+    counted before the actor is called, so that the count remains if this process dies too.
     """
 
     def before_process_message(

@@ -1,4 +1,4 @@
-"""Logs one line an attempt, without payload values."""
+"""Logs one line for each attempt, without payload values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Attempts(Middleware):
     """Logs the line ``attempt`` with all fields of the attempt.
 
     Must stand before :class:`.outcomes.Outcomes` in the list, so that its ``after_…`` hooks run
-    when the outcome is decided.
+    after the outcome is decided.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def _log(message: dramatiq.MessageProxy) -> None:
     outcome = _worst(message)
     level = _level(outcome)
     if logger.isEnabledFor(level):
-        # Faster than Logger.log(), which searches the caller and clashes of names.
+        # Faster than Logger.log(), which looks for the caller and checks the names of the fields.
         record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
         record.__dict__.update(_fields(message), **_verdict(outcome))
         logger.handle(record)
@@ -109,7 +109,7 @@ def _verdict(outcome: Outcome | None) -> dict[str, Any]:
             return verdict | {"error_message": why}
         case Done():
             return {"outcome": "done"}
-        case None:  # decided later, when the delivery is settled: a failed attempt
+        case None:  # the consumer decides it when it settles the delivery: a failed attempt
             return {"outcome": "undecided"}
 
 

@@ -37,8 +37,8 @@ class Delivery(MessageProxy):
         raw: the bytes as received, from which a retry is written, since the actor may have
             changed its arguments. None for a batch made in this process and for stored parts.
         outcome: the outcome, once it is decided.
-        before_trial: called before the actor runs, if the message is a suspect: it was in flight
-            when its worker died.
+        before_trial: counts a quarantine run on the broker, before the actor runs. Set if the
+            message is a suspect: it was in flight when its worker died.
         alone: whether it must not share a batch, because it may kill its worker.
         size: the number of messages of the broker that it represents.
         started: monotonic seconds when the actor was called; None before that.
@@ -88,11 +88,11 @@ class Delivery(MessageProxy):
 
     @property
     def is_untried(self) -> bool:
-        """Whether it is a suspect whose attempt is not counted yet."""
+        """Whether it is a suspect whose quarantine run is not counted yet."""
         return self.before_trial is not None
 
     def begin_trial(self) -> None:
-        """Count the attempt of a suspect on the broker, before its actor runs.
+        """Count the quarantine run of a suspect on the broker; does nothing for other messages.
 
         Raises:
             BrokerError: the broker could not count it.

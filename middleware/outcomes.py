@@ -1,4 +1,7 @@
-"""Decides the outcome of each attempt. No other middleware does."""
+"""Decides the outcome of each attempt.
+
+Middleware that skips a message before its actor runs sets the outcome itself, usually Defer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports the end of each attempt to the circuit breaker of the actor's sink."""
+"""Connects attempts with the circuit breaker of the actor's sink."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .delivery import Batch, Delivery
 class Throttling(Middleware):
     """Reports attempts to the actor's throttle, and defers messages while the throttle is open.
 
-    Consumers ask the same throttle before they fetch (``allowance`` in ``brokers/consumer.py``),
-    so only messages that were prefetched earlier are deferred here.
+    Consumers ask the same throttle before they fetch (``sink_limit()`` in
+    ``brokers/consumer.py``), so only messages that were prefetched earlier are deferred here.
     """
 
     @property
