@@ -68,7 +68,7 @@ class RedisBroker(RelayBroker):
         """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
         batching = self.batching(queue_name)
         if batching:
-            # One batch that runs, and one batch that is collected meanwhile.
+            # One batch runs while the next batch is collected.
             prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
         async_limit = self.in_flight_limit(queue_name)

@@ -136,7 +136,8 @@ class QueueCommands:
         """Remove messages that this worker has done and another worker has taken over.
 
         Args:
-            bodies: body by id, as this worker received it. A message with another body is kept.
+            bodies: body by id, as this worker received it. A message that now has another body
+                under that id is kept.
         """
         pairs = list(bodies.items())
         for first in range(0, len(pairs), _BODIES_PER_CALL):
@@ -144,14 +145,14 @@ class QueueCommands:
             self.run("done", queue, [part for pair in chunk for part in pair])
 
     def wait_for_work(self, queue: str, seconds: float) -> None:
-        """Block until a message is enqueued or becomes the first due, at most ``seconds``."""
+        """Block until a message is enqueued or becomes the first to be due; at most ``seconds``."""
         with translated(self.where):
             # Zero would mean without a limit.
             block = max(min(seconds, self._max_block), 0.001)
             self.client.bzpopmin(self.keys.wake(queue), timeout=block)
 
     def count_death(self, queue: str, id: bytes) -> None:
-        """Count a death against a suspect before it runs; settling it removes the count."""
+        """Count a death against a suspect before its run; settling it removes the count."""
         with translated(self.where):
             self.client.hincrby(self.keys.suspects(queue), id, 1)
 

@@ -3,8 +3,9 @@
 One Lua call (``exchange.lua``) sends settlements and fetches messages. Settlements wait a moment
 for the next call; while the consumer thread is blocked, worker threads send them at once.
 
-Threads: Dramatiq's consumer thread calls ``receive``; Dramatiq's worker threads call ``apply``,
-which takes no lock on the hot path: contention there would cost more than all other steps.
+Threads: Dramatiq's consumer thread calls ``receive``. Dramatiq's worker threads and the async
+runner call ``apply``, which takes no lock on the hot path: contention there would cost more than
+all other steps.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from .in_flight import InFlight, Pending
 logger = logging.getLogger("formrelay.brokers")
 
 #: Seconds of work to prefetch. Short jobs are prefetched so that no worker thread waits for a
-#: round trip; long jobs are not, so that other processes get some.
+#: round trip; long jobs are not, so that other processes can fetch them.
 _PREFETCH_SECONDS = 0.06
 _MAX_PREFETCH = 1_000
-# An exchange has a fixed cost: while messages are prefetched, it waits for more settlements.
+# An exchange has a fixed cost. So while enough messages are prefetched, the consumer waits for more
+# settlements to send.
 #: Minimum seconds between two exchanges, on queues of ``async`` actors.
 _EXCHANGE_INTERVAL = 0.005
-#: Maximum seconds of this wait, on other queues.
+#: Maximum seconds of the wait for settlements, on other queues.
 _LINGER_SECONDS = 0.02
-#: Above this number of bytes in flight nothing more is fetched.
+#: Bytes in flight above which the consumer fetches nothing.
 _MAX_BYTES_IN_FLIGHT = 32 * 1024 * 1024
 
 
@@ -78,7 +80,7 @@ class RedisConsumer(RelayConsumer):
         self._rate = 0.0  # settled messages a second, smoothed
         self._measured_at, self._measured = 0.0, self._in_flight.settled_count
         self._reconnect = Reconnect(queue_name, broker.clock)
-        #: Whether Redis may have messages in flight that this process does not know.
+        #: Whether Redis may have messages in flight for this worker that it never received.
         self._must_reconcile = True
         self._recover_at = 0.0
         self._exchanged_at = broker.clock.monotonic()
@@ -172,8 +174,8 @@ class RedisConsumer(RelayConsumer):
         """Wait a moment for settlements to send, while enough messages are prefetched."""
         limit = self._prefetch_limit()
         if not self._max_long_runs:
-            # Suspects, and messages that test a sink, run one at a time: the next message waits
-            # for the settlement.
+            # Suspects, and messages that test a sink, run one at a time: the next message needs
+            # the settlement of the last at once.
             if self._fixed_prefetch or self._suspects or self.sink_limit() is not None:
                 return
             if self._fetch_limit() == 0:

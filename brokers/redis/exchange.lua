@@ -106,7 +106,7 @@ end
 
 local n = tonumber(next_arg())
 -- A Redis that is out of memory refuses a script only if its first write needs memory. SREM needs
--- none, and settling frees memory.
+-- no memory, and settling frees memory.
 if n > 0 then redis.call('srem', in_flight, '') end
 for _ = 1, n do
     local is_untried = next_arg() == 'untried'

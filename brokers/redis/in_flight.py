@@ -19,9 +19,9 @@ class Pending:
     """The operations that the next exchange sends.
 
     Attributes:
-        deliveries: the settled deliveries.
+        deliveries: the deliveries that ``settlement`` ends.
         requeued: the tags of deliveries to put back on the queue.
-        size: number of messages that the exchange ends.
+        size: number of messages that are no longer in flight after the exchange.
         bytes: number of bytes of their bodies.
     """
 
@@ -35,15 +35,16 @@ class Pending:
 class InFlight:
     """The messages of one queue that Redis has in flight for this process.
 
-    It outlives its consumer. Dramatiq makes a new consumer after a pause; messages that the old
-    consumer fetched are still run and settled.
+    It outlives its consumer: after a pause, Dramatiq makes a new consumer, while messages of the
+    old consumer may still run.
 
     The tag of a delivery is the bytes object of its id, compared by identity. Two deliveries of
     one id in one process therefore differ: another worker may have taken the message over and
     requeued it, and this process fetched it again.
 
     Attributes:
-        settlements: from worker threads, for the next exchange; no lock, atomic operations only.
+        settlements: appended by other threads for the next exchange; no lock, since the operations
+            of a deque are atomic.
         sending: lock held for one round trip; guards the attributes below.
         pending: the operations that the next exchange sends, kept until it succeeds.
         refused: replacements that Redis refused.
@@ -61,7 +62,7 @@ class InFlight:
         self.sending = Lock()
         self.pending = Pending()
         self.refused: Refused[Replacement] = Refused(commands.clock, queue)
-        #: Body by id of messages that are done here and were taken over by another worker.
+        #: Body by id of messages that are done here, but were taken over by another worker.
         self._taken_over: dict[bytes, bytes] = {}
         self.tags: dict[bytes, bytes] = {}
         #: The subset of ``tags`` that another worker is known to have taken over.

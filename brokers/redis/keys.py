@@ -1,9 +1,9 @@
 """The names of the keys in Redis.
 
-Keys without "Ours" are keys of stock Dramatiq with the same meaning. Bodies are stored in stock's
-hashes, so that its tools show them. The ids of scheduled and dead messages are stored in sorted
-sets of ours: stock producers use a list of delayed ids, and stock's maintenance would delete our
-dead letters.
+A key whose docstring does not begin with "Ours" is a key of stock Dramatiq with the same meaning.
+Bodies are stored in stock's hashes, so that its tools show them. The ids of scheduled and dead
+messages are stored in sorted sets of ours: stock producers use a list of delayed ids, and stock's
+maintenance would delete our dead letters.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Keys:
         return f"{self.waiting(queue)}.inbox"
 
     def old_inbox(self, queue: str) -> str:
-        """List: plain jobs from publishers of older versions; the same key in every namespace."""
+        """Ours, of older versions. List: plain jobs; the same key in every namespace."""
         return f"formrelay:inbox:{queue}"
 
     def sequence(self) -> str:

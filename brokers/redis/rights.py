@@ -19,7 +19,7 @@ def check_rights(commands: QueueCommands, queue: str) -> None:
             too little memory).
         BrokerUnavailable: Redis does not answer.
     """
-    # The id of no worker, so that no messages in flight are touched.
+    # No worker has this id, so no message in flight is touched.
     probe = f"__trial__{uuid4()}"
     keys = commands.keys
     worker = (keys.in_flight(probe, queue), keys.worker_queues(probe), keys.worker_name(probe))
