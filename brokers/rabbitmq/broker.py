@@ -67,7 +67,7 @@ class RabbitBroker(RelayBroker):
                 timeout=self.options.connect_timeout.total_seconds(),
             )
 
-    # -- enqueue ---------------------------------------------------------------------
+    # -- send ------------------------------------------------------------------------
 
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         self.client.put(envelopes)
@@ -78,7 +78,7 @@ class RabbitBroker(RelayBroker):
         """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
         batching = self.batching(queue_name)
         if batching:
-            # One batch runs while the next one is collected.
+            # One batch runs while the next batch is collected.
             prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
         limit = (self.options.concurrency or {}).get(queue_name)
         async_limit = self.in_flight_limit(queue_name)

@@ -126,7 +126,7 @@ class RabbitClient:
             self.publisher.publish_all(messages)
 
     def head(self, id: str, body: bytes) -> bytes:
-        """Encode the properties of a message that is published again, with its priority."""
+        """Encode the properties of a replayed dead letter, with the priority in its body."""
         priority = _priority_in(body) if self.topology.max_priority else None
         return codec.properties(id, priority=priority)
 

@@ -1,12 +1,13 @@
 """The consumer of one queue on RabbitMQ.
 
-The connection is used by Dramatiq's consumer thread. A lost connection is replaced here, because
-Dramatiq would wait longer before it reconnects.
+A lost connection is replaced here, because Dramatiq would wait longer before it reconnects.
 
-Threads: Dramatiq's consumer thread calls ``receive``; its worker threads call ``apply``. Worker
-threads publish the messages that are retried, deferred or dead-lettered on connections of their
-own and wait for the confirms. They leave the acknowledgements to the consumer thread
-(:mod:`.settling`), which combines them.
+Threads: the receiving thread calls ``receive`` and uses the connection of the consumer. It is
+Dramatiq's consumer thread, or after :meth:`RabbitConsumer.close` the thread that drains the
+consumer. Dramatiq's worker threads and the async runner call ``apply``. They publish the messages
+that are retried, deferred or dead-lettered on connections of the publisher and wait for the
+confirms. They leave the acknowledgements to the receiving thread (:mod:`.settling`), which
+combines them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class RabbitConsumer(RelayConsumer):
         self._client = client
         self._limit = limit
         self._fixed_prefetch = fixed_prefetch
-        # A queue of batches: its prefetch of large messages would not fit into memory.
+        # A prefetch as large as for batches would not fit into memory if the messages are large.
         self._mean_size = MeanSize() if prefetch > _COUNT_BYTES_ABOVE else None
         self._quarantine = Quarantine(client, queue_name, broker.options)
         self._final_runs = self._quarantine.final_runs
@@ -145,7 +146,7 @@ class RabbitConsumer(RelayConsumer):
         return None
 
     def _must_wait(self) -> bool:
-        """Whether no message may be delivered to a worker thread now."""
+        """Whether no message may be delivered now."""
         if self.is_closing or self.broker.is_stopping:
             return True
         sink_limit = self.sink_limit()

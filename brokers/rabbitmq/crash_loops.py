@@ -2,7 +2,7 @@
 
 RabbitMQ reports only whether a message was delivered before (``redelivered``); the delivery count
 of quorum queues also counts messages that were requeued in order. A redelivered message is
-therefore a suspect and no more: its worker may have been stopped, have lost its connection, have
+therefore only a suspect: its worker may have been stopped, have lost its connection, have
 died of another message, or have only prefetched this message. A suspect gets *quarantine runs*,
 which are counted on the broker before the actor is called:
 
@@ -98,7 +98,8 @@ class _AwaitedCopy:
 class Quarantine:
     """The suspects of one consumer.
 
-    Worker threads call :meth:`start_run`, the receiving thread calls all other methods.
+    Worker threads and the async runner call :meth:`start_run`, the receiving thread calls all other
+    methods.
 
     Attributes:
         final_runs: deliveries, each of which runs when no other message of the queue is in flight.
@@ -264,7 +265,8 @@ class Quarantine:
     def start_run(self, suspect: Suspect, tag: Tag) -> None:
         """Replace the message by a copy that counts this run.
 
-        Called by the worker thread that is about to run the message.
+        Called by the worker thread that is about to run the message, or by the async runner's
+        thread for calls that wait.
 
         Raises:
             BrokerUnavailable, BrokerRefused: the message must not run.

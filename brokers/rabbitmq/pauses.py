@@ -5,8 +5,8 @@ AMQP cannot pause a queue. So one of two marker exchanges exists, ``formrelay.ru
 
 Why exchanges: every node of a cluster has them, so the state survives the loss of a node. A classic
 queue is lost with its node, and a quorum queue without a leader reports no messages. Why two: the
-usual check then succeeds; RabbitMQ logs each failed one. Why not a message: a server that is short
-of memory stops reading from clients that publish.
+usual check then succeeds; RabbitMQ logs each failed check. Why not a message: a server that is
+short of memory stops reading from clients that publish.
 """
 
 from __future__ import annotations

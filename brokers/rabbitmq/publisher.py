@@ -19,7 +19,7 @@ from .connection import Connect, Connection
 from .declarations import Declared
 from .errors import ChannelClosed, NoAnswer, PartlyRefused, PublishersBlocked, PublishInterrupted
 
-#: A connection that has received nothing for so many seconds is checked before it is used.
+#: Seconds without received bytes after which a connection is checked before it is used.
 _CHECK_AFTER = 0.1
 #: Seconds after which an idle connection is closed.
 _CLOSE_AFTER = 30.0

@@ -5,8 +5,9 @@ queue is full, the message is too large, or the user has no right to write. The 
 in flight and the receiving thread publishes it again with back-off; other settlements do not wait
 for it.
 
-Worker threads append the delivery tags that they have settled to a deque, without a lock. The
-receiving thread empties the deque in each pass, and is woken if it sleeps.
+Worker threads (or the async runner) append the delivery tags that they have settled to a deque,
+without a lock. The receiving thread of the consumer empties the deque in each pass, and is woken
+if it sleeps.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ class _Pending:
 class Settler:
     """Applies the settlements of one consumer.
 
-    Worker threads call :meth:`apply`, the receiving thread calls all other methods.
+    Worker threads and the async runner call :meth:`apply`, the receiving thread calls all other
+    methods.
     """
 
     def __init__(self, client: RabbitClient, queue: str, shrink: Shrink) -> None:
         self._client = client
         self._queue = queue
         self._shrink = shrink
-        #: Not tried yet, or refused once and not yet added to ``_refused``.
+        #: Replacements to write: not tried yet, or refused once in :meth:`apply`.
         self._new: deque[_Pending] = deque()
         # Used by the receiving thread alone:
         self._refused: Refused[_Pending] = Refused(client.clock, queue)
@@ -264,7 +266,7 @@ class Unacked:
     def _release(self, tag: Tag, number: int, at: float = 0.0) -> None:
         self._released.append((tag, number, at))
         if self._is_asleep:
-            self._is_asleep = False  # one thread that wakes it is enough
+            self._is_asleep = False  # it has to be woken only once
             with contextlib.suppress(OSError):
                 self._waker.send(b"!")
 
@@ -305,7 +307,7 @@ class Unacked:
     def sleep(self, subscription: Subscription, seconds: float) -> None:
         """Wait until the server sends something or a tag is released, at most ``seconds``."""
         if subscription.is_busy and self.count:
-            # With thousands of messages a second, to be woken for each one costs more time
+            # With thousands of messages a second, being woken for each message costs more time
             # than the message itself.
             subscription.connection.read(min(seconds, _GATHER_SECONDS))
             return
@@ -317,7 +319,7 @@ class Unacked:
             self._is_asleep = False
 
     def close(self) -> None:
-        """Stop collecting."""
+        """Close the wake-up sockets; tags that are released later have no effect."""
         self.live = 0
         self._wakes.close()
         self._waker.close()

@@ -1,9 +1,10 @@
 """The subscription of one connection to one queue: its prefetch and its acknowledgements.
 
 A consumer's prefetch cannot be changed, and quorum queues ignore the prefetch of a channel. So
-where jobs turn out to be short, the consumer is cancelled and replaced by a consumer with a larger
-prefetch; when jobs become long, by one with the usual prefetch. There is never more than one: a
-quorum queue sends several messages to each consumer in turn, so the order would be lost.
+when jobs turn out to be short, the consumer is cancelled and replaced by a consumer with a larger
+prefetch; when jobs become long, by a consumer with the usual prefetch. There is never more than one
+consumer: a quorum queue sends several messages to each consumer in turn, so the order would be
+lost.
 
 Each consumer has a tag of its own: RabbitMQ 3.10 closes a connection that uses a tag again while
 messages of the earlier consumer are in flight.
@@ -21,14 +22,15 @@ from .connection import Connection
 
 #: Consumer tags.
 WORK_TAG, QUARANTINE_TAG = "work", "trial"
-#: Messages per second, and what is added to the prefetch from that rate on: 30 to 100 ms of work.
+#: Messages per second, and the number added to the prefetch from that rate on (30 to 100 ms of
+#: work).
 _LEVELS = ((0, 0), (1_000, 64), (4_000, 400))
 #: The largest prefetch that AMQP can express.
 MAX_PREFETCH = 65_535
-#: Seconds to wait until a consumer that is to be replaced has its whole prefetch, so that no
-#: message is on its way to it and overtaken.
+#: Maximum seconds to wait until the consumer to be replaced has its whole prefetch. Then no message
+#: is on its way to it, which a message for the next consumer could overtake.
 _FULL_WITHIN = 0.02
-#: Seconds until the next attempt to replace it.
+#: Seconds until the next attempt to replace the consumer.
 _RETRY_AFTER = 1.0
 #: Number of acknowledgements that may wait for the delivery tags between them.
 _MAX_WAITING = 64
