@@ -1,12 +1,14 @@
 """Queues on Redis, RabbitMQ or the embedded broker, behind one interface.
 
-The steps of a message, and the files that implement them::
+The steps of a message, and the files that implement them (docs/message.md has all of them)::
 
+    send      base.py, then redis/enqueue.py or rabbitmq/publisher.py
     consume   redis/consumer.py, rabbitmq/consumer.py
-    decode    envelope.py        (undecodable bytes are quarantined)
-    admit     ../middleware/admission.py
-    perform   ../actors/
+    decode    consumer.py with envelope.py; undecodable bytes are quarantined
+    admit     ../middleware/throttling.py, idempotency.py, admission.py
+    perform   ../actors/, in a thread of Dramatiq or by async_runner.py
     classify  ../middleware/outcomes.py with ../core/outcomes.py
+    follow    follow_ups.py
     settle    settlement.py makes the settlement; the consumer applies it
 """
 

@@ -58,7 +58,7 @@ class RelayBroker(BrokerContract):
 
     @property
     def actor_options(self) -> set[str]:
-        """Names of the options of actors, with formrelay's options that no middleware declares.
+        """Names of the options of actors, with those of formrelay that no middleware declares.
 
         ``batch_size`` and ``batch_wait`` (a timedelta) make the actor run in batches;
         ``batch_weight`` is the weight of one message in a batch (default 1); ``job_type`` names
@@ -167,7 +167,7 @@ class RelayBroker(BrokerContract):
         Raises:
             InvalidJob: an argument is not JSON, the delay is too long, or the priority is not 0
                 to 9.
-            BrokerUnavailable, BrokerRefused: the message may not be written.
+            BrokerUnavailable, BrokerRefused: the broker may or may not have the message.
             MessageTooLarge: the message is larger than ``max_message_bytes``.
         """
         self.emit_before("enqueue", message, delay)
@@ -184,7 +184,7 @@ class RelayBroker(BrokerContract):
         """Write a message again after an error that does not say whether it was written.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: the message may not be written.
+            BrokerUnavailable, BrokerRefused: the broker may or may not have the message.
         """
         self._put([envelope], is_repetition=True)
 
@@ -199,11 +199,10 @@ class RelayBroker(BrokerContract):
     def enqueue_many(self, messages: Iterable[Message[Any]]) -> int:
         """Write many messages to their queues, in order; return their number.
 
-        Accepts a generator of any length: memory contains one chunk of at most 500 messages or
-        1 MB. When it raises, the first ``accepted`` messages (an attribute of the error) are
-        enqueued. On Redis, the next chunk may be enqueued as a whole after BrokerUnavailable, and
-        is not enqueued after other errors. On RabbitMQ, any messages of the next chunk may be
-        enqueued.
+        Accepts a generator of any length: memory holds one chunk of at most 500 messages or 1 MB.
+        An error has the attribute ``accepted``: so many messages, counted from the first, are
+        enqueued. The next chunk may be enqueued too. On Redis, that is the whole chunk after
+        BrokerUnavailable, and nothing after other errors. On RabbitMQ, it is any of its messages.
 
         Raises:
             as :meth:`enqueue`.
@@ -317,11 +316,11 @@ class RelayBroker(BrokerContract):
         return self.inspector.dead_letters(DeadFilter(queue), limit=limit)
 
     def replay(self, queue: str, id: str) -> bool:
-        """Put a dead letter back on its queue; False where there is none of that id."""
+        """Put a dead letter back on its queue; False if no dead letter has that id."""
         return self.inspector.replay([id], queue=queue) == 1
 
     def delete_dead(self, queue: str, id: str) -> bool:
-        """Delete a dead letter; False where there is none of that id."""
+        """Delete a dead letter; False if no dead letter has that id."""
         return self.inspector.delete_dead([id], queue=queue) == 1
 
     def flush(self, queue_name: str) -> None:

@@ -39,8 +39,8 @@ class CrashLoop(FormrelayError):
 class RelayConsumer(dramatiq.Consumer, ABC):
     """The consumer of one queue in one worker process.
 
-    Dramatiq's consumer thread iterates over it; Dramatiq's worker threads call ``ack`` and
-    ``nack``. Code that settles must therefore be thread-safe.
+    Dramatiq's consumer thread iterates over it. Dramatiq's worker threads and the async runner
+    call ``ack`` and ``nack``, so code that settles must be thread-safe.
     """
 
     def __init__(
@@ -86,7 +86,10 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return ()
 
     def finish(self) -> None:
-        """Deliver no more messages, and settle until no attempt of an ``async`` actor runs."""
+        """Stop delivering messages, and settle until no attempt of an ``async`` actor runs.
+
+        Attempts that still run after 60 s are interrupted.
+        """
         runner = self.broker.async_runner
         self.is_closing = True
         self.requeue(runner.take_back(self.queue_name))
@@ -112,7 +115,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Apply ``settlement`` on the broker and stop counting ``delivery`` as in flight."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Settle a message that is done, retried or deferred, by its outcome."""
+        """Settle a message by its outcome: done, retried or deferred."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
             self.broker.async_runner.hold(message, self)

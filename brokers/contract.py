@@ -1,6 +1,7 @@
 """The broker as its parts see it, and the types that they share.
 
-Consumers, inspectors and follow-ups import this file; the broker imports them.
+A file of its own: ``base.py`` imports the async runner, the follow-ups and the inspector, which
+need these types.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Envelope:
     """A message to enqueue.
 
     Attributes:
-        body: the encoded message.
+        body: the message, encoded by ``envelope.py``.
         due: unix milliseconds; None: now.
         priority: 0 to 9, the highest first; None: 0.
     """
@@ -96,7 +97,7 @@ class BrokerContract(dramatiq.Broker, ABC):
         """Write a message again after an error that does not say whether it was written.
 
         Raises:
-            BrokerUnavailable, BrokerRefused: the message may not be written.
+            BrokerUnavailable, BrokerRefused: the broker may or may not have the message.
         """
 
     @abstractmethod

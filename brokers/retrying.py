@@ -1,4 +1,4 @@
-"""What a consumer tries again at its broker: to connect, and settlements that were refused."""
+"""When a consumer reconnects, and when it repeats settlements that the broker refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("formrelay.brokers")
 T = TypeVar("T")
 
 _RECONNECT = Exponential(base=timedelta(milliseconds=100), cap=timedelta(seconds=5))
-#: So that workers do not reconnect at the same moment.
+#: Maximum share of the wait that is added at random: workers do not reconnect at the same moment.
 _RECONNECT_JITTER = 0.5
 #: Seconds between two log lines about a refusal, which lasts until an operator fixes it.
 _REFUSAL_LOG_INTERVAL = 60.0

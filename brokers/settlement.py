@@ -5,8 +5,8 @@ retried, deferred or dead-lettered is replaced: the new message is written and t
 removed. Redis does both in one Lua call; RabbitMQ writes first and removes last, so that a crash
 may repeat a message but loses none.
 
-A worker whose messages were recovered by another worker replaces nothing; it still removes
-messages that it has done.
+If another worker has taken a message over, nothing replaces it here. On Redis, a message that is
+done is removed all the same.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Settlement:
 
     Attributes:
         replacements: on Redis each is one atomic step.
-        done: the tags of deliveries to remove, even if another worker has taken them over.
+        done: the tags of deliveries to remove; on Redis, even if another worker has taken them
+            over.
     """
 
     replacements: list[Replacement] = field(default_factory=list)
