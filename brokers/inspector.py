@@ -1,4 +1,4 @@
-"""The questions of an operator, in the same words for each broker."""
+"""Interface to inspect and manage queues, the same for every broker."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import TypeAlias
 from .contract import BrokerContract
 from .inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
 
-#: Told how far a long piece of work is.
+#: Called during a long operation with the number of messages processed so far.
 Progress: TypeAlias = Callable[[int], object]
 
 
 def silent(_count: int) -> None:
-    """Nobody wants to know."""
+    """Report no progress."""
 
 
 class Inspector(ABC):
-    """Looks at queues without consuming or reordering them, and at the dead letters' fate.
+    """Inspects queues without losing or reordering messages; pauses, purges and replays.
 
-    A queue of None is every queue that is declared in this process. Where a broker
-    cannot tell, ``NotAvailable`` is raised rather than a guess returned.
+    ``queue=None`` means every queue that is declared in this process.
     """
 
     def __init__(self, broker: BrokerContract) -> None:
@@ -31,37 +30,37 @@ class Inspector(ABC):
 
     @abstractmethod
     def counts(self, queue: str) -> QueueCounts:
-        """How many messages are in each state."""
+        """Count the messages of a queue in each state."""
 
     @abstractmethod
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:
-        """One page of what is in a state: the next to run, the next due, the first to die first.
+        """Return one page of the messages in a state.
 
-        Looks at a page, however many there are. A page may hold fewer than ``limit``
-        and still not be the last one. What comes or goes between two pages does
-        not make the second one skip or repeat what stays.
+        Waiting messages are in the order of delivery, scheduled messages by due time, dead letters
+        by time of death. A page may have fewer than ``limit`` entries without being the last page.
+        On Redis, no message is skipped or repeated because others come or go between two pages.
 
         Args:
-            cursor: of the page before.
+            cursor: the cursor of the previous page; None for the first page.
 
         Raises:
-            NotAvailable: this broker cannot look into this state.
-            UnknownCursor: the cursor is none of this queue and state.
+            NotAvailable: this broker cannot list messages in this state.
+            UnknownCursor: the cursor belongs to another query.
         """
 
     @abstractmethod
     def find(self, id: str, queue: str | None = None) -> Entry | None:
-        """A message by its id, in whatever state; None where there is none.
+        """Find a message in any state by its id; None if there is none.
 
         Raises:
-            NotAvailable: it is not among those that this broker lets us look at.
+            NotAvailable: no dead letter has the id, and this broker lists no other messages.
         """
 
     @abstractmethod
     def run_now(self, queue: str, id: str) -> bool:
-        """Have a scheduled message run now; False where there is none of that id.
+        """Make a scheduled message due now; False if no scheduled message has the id.
 
         Raises:
             NotAvailable
@@ -69,7 +68,7 @@ class Inspector(ABC):
 
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
-        """The worker processes, the last one heard of first.
+        """List the worker processes; on Redis, the latest heartbeat first.
 
         Raises:
             NotAvailable
@@ -79,21 +78,24 @@ class Inspector(ABC):
 
     @abstractmethod
     def pause(self, queue: str) -> None:
-        """Let no worker take messages of a queue; what is begun is finished."""
+        """Stop all workers from fetching messages of a queue; running messages are finished."""
 
     @abstractmethod
     def resume(self, queue: str) -> None:
-        """The opposite of :meth:`pause`."""
+        """Let workers fetch messages of a paused queue again."""
 
     @abstractmethod
     def is_paused(self, queue: str) -> bool:
         """Whether a queue is paused."""
 
     def purge(self, queue: str, *, dry_run: bool = False) -> int:
-        """Drop what waits and, where the broker can, what is scheduled; never the dead.
+        """Delete the waiting messages and, on Redis, the scheduled messages; keep dead letters.
+
+        Args:
+            dry_run: only count.
 
         Returns:
-            How many messages were dropped, or would be.
+            Number of messages that were deleted, or would be.
         """
         if not dry_run:
             return self._of.drop_waiting(queue)
@@ -104,26 +106,28 @@ class Inspector(ABC):
 
     @abstractmethod
     def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
-        """Dead letters, by queue, the oldest first; in memory is a page at a time."""
+        """Yield the dead letters that match, queue by queue, the oldest first."""
 
     @abstractmethod
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
-        """The last dead letters of a queue, the newest first; at most 50.
+        """Return the newest dead letters of a queue, the newest first; at most 50.
 
         Raises:
-            NotAvailable: there are so many that this broker cannot get to the end of them.
+            NotAvailable: this broker would have to read too many older dead letters.
         """
 
     @abstractmethod
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        """A dead letter by its id."""
+        """Return a dead letter by its id; None if there is none."""
 
     @abstractmethod
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
-        """Queue and id of dead letters whose id begins so; only the one that is the id itself,
-        if there is one."""
+        """Return queue and id of the dead letters whose id begins with ``prefix``.
+
+        If one of these ids equals ``prefix``, only that id is returned.
+        """
 
     @abstractmethod
     def replay(
@@ -134,15 +138,15 @@ class Inspector(ABC):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> int:
-        """Put dead letters back on their queues, attempts at zero; returns how many.
+        """Put dead letters back on their queues, with no attempts; return their number.
 
-        What dies again meanwhile is not replayed again.
+        A message that is dead-lettered again during the call is not replayed twice.
 
         Args:
             which: a filter, or ids.
-            queue: of the ids.
+            queue: the queue of the ids.
             dry_run: only count.
-            progress: told now and then how many it is so far.
+            progress: called with the number of dead letters so far.
         """
 
     @abstractmethod
@@ -154,7 +158,7 @@ class Inspector(ABC):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> int:
-        """Delete dead letters for good; as :meth:`replay`."""
+        """Delete dead letters; return their number. Arguments as of :meth:`replay`."""
 
     def _queues(self, queue: str | None) -> list[str]:
         return [queue] if queue is not None else sorted(self._of.queues)
