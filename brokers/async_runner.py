@@ -217,7 +217,7 @@ class AsyncRunner:
             raise
         except BaseException as error:  # raised by a hook, such as SystemExit
             delivery.outcome, delivery.failed = None, False
-            self._say(attempt, "an attempt was cut short", error)
+            self._say(attempt, "a hook ended an attempt", error)
         delivery.carry_on = None
         try:
             at_once = attempt.consumer.settles_at_once(delivery) and self._settle(attempt)
@@ -297,7 +297,7 @@ class AsyncRunner:
                 self._broker.emit_after(signal, delivery)
         except BrokerUnavailable as error:
             logger.warning(
-                "the broker does not take what is settled",
+                "broker unavailable: cannot settle a message, retrying",
                 extra={"queue": delivery.queue_name, "error_message": str(error)},
             )
             return False

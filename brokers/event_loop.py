@@ -82,7 +82,7 @@ class _Thread(threading.Thread):
             try:
                 self.loop.run_forever()
             except BaseException as error:  # a task's SystemExit or KeyboardInterrupt
-                logger.critical("the event loop was interrupted and goes on", exc_info=error)
+                logger.critical("event loop interrupted; it continues", exc_info=error)
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()

@@ -74,8 +74,8 @@ class BrokerSettings(Section):
     )
     state_url: StateUrl | None = Field(
         None,
-        description="Redis for circuit breakers, rate limits and idempotency keys, or memory:// "
-        "(each process for itself). Default: the broker's Redis, else memory.",
+        description="Redis for idempotency keys, disabled endpoints and delivered webhooks, or "
+        "memory:// (each process for itself). Default: the broker's Redis, else memory.",
     )
     idempotency_keep: Hours = Field(
         timedelta(hours=24), description="Hours after which an idempotency key is forgotten."

@@ -144,7 +144,9 @@ class DeliveryLog:
                 except BrokerError as error:
                     errors.append(error)
             if errors and not self._is_away:
-                logger.warning("attempts cannot be recorded", extra={"why": str(errors[0])})
+                logger.warning(
+                    "cannot record delivery attempts, retrying", extra={"why": str(errors[0])}
+                )
             self._is_away = bool(errors)
 
     def _send_noted(self) -> None:
@@ -185,7 +187,7 @@ def _send(part: list[dict[str, Any]]) -> None:
         elif part[0]["response"]:
             _send([part[0] | {"response": ""}])
         else:  # MAX_MESSAGE_BYTES is a few hundred bytes
-            logger.error("an attempt is too large to be recorded")
+            logger.error("attempt not recorded: larger than MAX_MESSAGE_BYTES")
 
 
 @per_process

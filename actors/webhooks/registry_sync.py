@@ -126,9 +126,7 @@ class RegistrySync:
             self._is_away = False
         except BrokerError as error:
             if not self._is_away:
-                logger.warning(
-                    "what is known of endpoints cannot be shared", extra={"error": str(error)}
-                )
+                logger.warning("endpoint registry unavailable", extra={"error": str(error)})
             self._is_away = True
         finally:
             self._put_back(reports)

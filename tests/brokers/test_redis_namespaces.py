@@ -250,7 +250,7 @@ def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_mo
     env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": "mine", "API_URL": "https://forms.example"}
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     (finding,) = [one["says"] for one in says if one["what"] == "old keys"]
-    assert f"formrelay:inbox:webhooks, {OLD_RECORDS}, {OLD_DISABLED}; if they are" in finding
+    assert f"formrelay:inbox:webhooks, {OLD_RECORDS}, {OLD_DISABLED}; if they belong" in finding
     assert RedisRegistry(client, where, "mine").disabled() == frozenset()
     expected = {
         "plain jobs": 2,

@@ -116,7 +116,8 @@ def main() -> None:
     # Said before: the first message may be the one that kills it.
     print("ready", flush=True)
     worker.start()
-    stop.wait()
+    while not stop.wait(1):  # a signal that another thread gets does not end a wait
+        pass
     worker.stop(timeout=10_000)
     broker.close()
 
