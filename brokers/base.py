@@ -18,7 +18,7 @@ from dramatiq import Message
 from dramatiq.middleware import Middleware, MiddlewareError
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import FormrelayError, InvalidJob
+from ..core.errors import ConfigError, FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
@@ -36,6 +36,7 @@ from .inspector import Inspector
 #: chunks would use more memory and block Redis.
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
+_LIMITS = ("in_flight", "batch_size")
 
 
 class RelayBroker(BrokerContract):
@@ -145,9 +146,12 @@ class RelayBroker(BrokerContract):
         """Declare an actor.
 
         Raises:
+            ConfigError: ``in_flight`` or ``batch_size`` is not a whole number from 1 on, or the
+                actor has both.
             InvalidPolicy: the options make no retry policy.
             ValueError: idempotency= is used with an option that excludes it.
         """
+        _check_limits(actor)
         give_policy(actor)
         remember(actor)
         super().declare_actor(actor)
@@ -348,6 +352,20 @@ class RelayBroker(BrokerContract):
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         throttles = (actor.options.get("throttle") for actor in actors)
         return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))
+
+
+def _check_limits(actor: dramatiq.Actor[Any, Any]) -> None:
+    limits = {name: actor.options[name] for name in _LIMITS if name in actor.options}
+    for name, limit in limits.items():
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise ConfigError(
+                f"{actor.actor_name}: expected {name} to be a whole number from 1 on, got {limit!r}"
+            )
+    if len(limits) > 1:
+        raise ConfigError(
+            f"{actor.actor_name}: expected in_flight or batch_size, got both: an async actor takes "
+            "its jobs one by one"
+        )
 
 
 def _priority(message: Message[Any]) -> int | None:

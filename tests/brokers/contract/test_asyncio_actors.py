@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from dramatiq.middleware import AsyncIO, Middleware
 
 from formrelay.brokers import consumer
+from formrelay.core.errors import ConfigError
 from formrelay.core.failure import Reason
 from tests.brokers.contract.test_awaiting import SOON, awaiting
 from tests.support.harness import Harness
@@ -237,6 +239,8 @@ def test_what_hooks_and_tasks_raise_ends_no_other_attempt(harness: Harness) -> N
     assert reasons[1] is Reason.UNDECIDED
     assert set(done) == {0, 1, 2, 4, 5, 6, 7}
     wait_until(harness.is_empty)
+    # Or asyncio logs the exception whenever the task is collected, in the middle of another test.
+    assert isinstance(background[0].exception(), KeyboardInterrupt)
 
 
 def test_an_actor_may_await_another_actor(harness: Harness) -> None:
@@ -294,3 +298,23 @@ def _ours(before: set[threading.Thread]) -> list[threading.Thread]:
         for one in set(threading.enumerate()) - before
         if one.name.startswith(("formrelay-loop", "formrelay-settling"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_flight": 0}, "expected in_flight to be a whole number from 1 on, got 0"),
+        ({"in_flight": True}, "expected in_flight to be a whole number from 1 on, got True"),
+        ({"batch_size": "10"}, "expected batch_size to be a whole number from 1 on, got '10'"),
+        ({"in_flight": 2, "batch_size": 2}, "expected in_flight or batch_size, got both"),
+    ],
+    ids=["zero", "a bool", "text", "both"],
+)
+def test_limits_that_cannot_work_are_refused_at_the_declaration(
+    harness: Harness, options: dict[str, Any], message: str
+) -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(ConfigError, match=message):
+        harness.actor(work, actor_name="work", batch_wait=timedelta(seconds=1), **options)
+    assert "work" not in harness.broker.actors
