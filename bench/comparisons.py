@@ -33,11 +33,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Contenders and what is measured.
+    """Contenders and the figure that compares them.
 
     Attributes:
         name: its name on the command line.
-        title: what is measured, with the unit.
+        title: the figure, with its unit.
         measure: a key of ``MEASURES`` in bench/contender.py.
         figure: the key of the result that is compared.
         contenders: formrelay first.

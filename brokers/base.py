@@ -59,7 +59,7 @@ class RelayBroker(BrokerContract):
 
     @property
     def actor_options(self) -> set[str]:
-        """Names of the options of actors, with those of formrelay that no middleware declares.
+        """Names of the actor options, including the options of formrelay's brokers.
 
         ``batch_size`` and ``batch_wait`` (a timedelta) make the actor run in batches;
         ``batch_weight`` is the weight of one message in a batch (default 1); ``job_type`` names
@@ -204,8 +204,8 @@ class RelayBroker(BrokerContract):
         """Write many messages to their queues, in order; return their number.
 
         Accepts a generator of any length: memory holds one chunk of at most 500 messages or 1 MB.
-        An error has the attribute ``accepted``: so many messages, counted from the first, are
-        enqueued. The next chunk may be enqueued too. On Redis, that is the whole chunk after
+        An error has the attribute ``accepted``: the number of messages, from the first on, that
+        are enqueued. The next chunk may be enqueued too. On Redis, that is the whole chunk after
         BrokerUnavailable, and nothing after other errors. On RabbitMQ, it is any of its messages.
 
         Raises:

@@ -88,7 +88,7 @@ def decode(
             id.
 
     Raises:
-        Undecodable: the error says what was expected and what was found, without the data.
+        Undecodable: names the expected and the found type, and quotes no data.
     """
     try:
         fields = orjson.loads(data)

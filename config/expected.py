@@ -7,8 +7,8 @@ class Expected(ValueError):
     """The text is not a value of the variable.
 
     Attributes:
-        what: what was expected, to follow "expected NAME to".
-        got: what came instead; None quotes the text, unless it is a secret.
+        what: the expectation, as it follows "expected NAME to".
+        got: the description of the value; None quotes the value, unless it is a secret.
         advice: what to do about it.
         inside: whether the error is in the file that the variable names.
     """

@@ -33,15 +33,15 @@ OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
     *("django-dramatiq>=0.13", "sentry-sdk>=2.20"),
 ]
-#: pip's options, and the variables by which uv takes the same.
+#: The variable of uv for each option of pip, spelled as in pip's own variables (`PIP_…`).
 _UV_VARIABLES = {
-    "index-url": "UV_DEFAULT_INDEX",
-    "extra-index-url": "UV_INDEX",
-    "find-links": "UV_FIND_LINKS",
+    "index_url": "UV_DEFAULT_INDEX",
+    "extra_index_url": "UV_INDEX",
+    "find_links": "UV_FIND_LINKS",
     "constraint": "UV_CONSTRAINT",
-    "trusted-host": "UV_INSECURE_HOST",
+    "trusted_host": "UV_INSECURE_HOST",
     "proxy": "ALL_PROXY",
-    "default-timeout": "UV_HTTP_TIMEOUT",
+    "default_timeout": "UV_HTTP_TIMEOUT",
     "timeout": "UV_HTTP_TIMEOUT",
     "cert": "SSL_CERT_FILE",
 }
@@ -94,10 +94,10 @@ def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str,
         environment: its own `UV_…` variables take precedence.
     """
     found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: the best version of all indexes
-    # `global.index-url`, `install.index-url`, `:env:.index-url`: the later, the more it counts.
+    # `global.proxy`, `install.proxy`, `:env:.proxy`: each overrides the one before it.
     for line in sorted(pip_config.splitlines(), key=lambda line: (line.startswith(":"), line)):
         name, _, value = line.partition("=")
-        if variable := _UV_VARIABLES.get(name.rpartition(".")[2]):
+        if variable := _UV_VARIABLES.get(name.rpartition(".")[2].replace("-", "_")):
             separator = "," if variable == "UV_FIND_LINKS" else " "
             found[variable] = separator.join(ast.literal_eval(value).split())
     return {**found, **environment}

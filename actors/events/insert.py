@@ -28,7 +28,7 @@ class Table:
     """A table that rows are inserted into.
 
     Attributes:
-        columns: names, those of the sorting key first.
+        columns: names of the columns, beginning with the sorting key.
         time: index of the column by whose month the table is partitioned.
     """
 

@@ -18,7 +18,7 @@ logger = logging.getLogger("formrelay.workers")
 
 #: The table for types that no rule matches.
 EVENTS = "events"
-#: The columns of every table of events, those of the sorting key first.
+#: The columns of every table of events, beginning with its sorting key.
 COLUMNS = (
     "form_id",
     "type",

@@ -75,7 +75,7 @@ class Attempt(JobModel):
     at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-#: Columns of the table, those of the sorting key first.
+#: Columns of the table, beginning with its sorting key.
 COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
 _INTO = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
 
@@ -130,7 +130,7 @@ class DeliveryLog:
             self._delivered.append(job)
 
     def stop(self) -> None:
-        """Stop the thread and send what is left; the next attempt starts the thread again."""
+        """Send the remaining rows and stop the thread; the next attempt starts it again."""
         self._sending.stop()
         self.send()
 

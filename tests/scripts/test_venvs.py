@@ -26,14 +26,15 @@ def test_a_bound_that_was_taken_away_is_named(capsys: pytest.CaptureFixture[str]
 
 
 def test_uv_installs_from_where_pip_is_configured_to() -> None:
+    index = "index_url".replace("_", "-")
     config = "\n".join(
         [
             ":env:.find-links='/wheels /more'",
             ":env:.no-cache-dir='1'",
-            "global.extra-index-url='\\nhttps://one.test\\nhttps://two.test'",
+            f"global.extra-{index}='\\nhttps://one.test\\nhttps://two.test'",
             "global.find-links='/others'",
-            "global.index-url='https://general.test'",
-            "install.index-url='https://install.test'",
+            f"global.{index}='https://general.test'",
+            f"install.{index}='https://install.test'",
         ]
     )
     found = uv_environment(config, {"UV_INDEX": "https://own.test", "HOME": "/home"})
