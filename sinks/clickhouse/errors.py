@@ -191,7 +191,7 @@ def by_code(code: int, *, user: str) -> SinkError:
         )
     if code in NO_SCHEMA:
         return (SinkUnready if code == NO_DATABASE else TableUnready)(
-            f"ClickHouse's schema is not ours ({NO_SCHEMA[code]}, code {code}): "
+            f"expected formrelay's tables in ClickHouse, got {NO_SCHEMA[code]} (code {code}): "
             "run formrelay migrate",
             code=code,
         )

@@ -213,9 +213,9 @@ def explained_for_cluster(schema: Schema) -> Iterator[None]:
         broke_off = error.code in (None, _TOO_LONG) and not isinstance(error, SinkUnavailable)
         if schema.cluster and broke_off:
             raise SinkTransient(
-                f"expected every host of the cluster '{schema.cluster}' to carry out a change in "
-                f"time, got: {error}. A host that is away does it when it is back: run formrelay "
-                "migrate again then",
+                f"expected every host of the cluster '{schema.cluster}' to apply a change in time, "
+                f"got: {error}. A host that is down applies it after its restart: then run "
+                "formrelay migrate again",
                 code=error.code,
             ) from None
         raise
