@@ -102,8 +102,9 @@ def to_stock(
     check_queues([queue] if queue else None)
     broker = get_broker()
     if not isinstance(broker, RedisBroker):
+        name = type(broker).__name__
         raise ConfigError(
-            "expected a broker on Redis, got RabbitMQ: stock Dramatiq cannot share its queues"
+            f"expected a broker on Redis, got {name}: stock Dramatiq cannot share its queues"
         )
     refuse_running_workers(broker)
     done = []

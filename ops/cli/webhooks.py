@@ -69,7 +69,7 @@ def endpoints(context: typer.Context, json: JsonOption = False) -> None:
     if json:
         print_json([_as_json(record) for record in found])
         return
-    columns = ("endpoint", "host", "failures", "failing for", "last answer", "disabled")
+    columns = ("endpoint", "host", "failures", "failing for", "last response", "disabled")
     print_table(
         "Endpoints", columns, [_row(record) for record in found], empty="no failing endpoints"
     )
@@ -104,7 +104,7 @@ def attempts(
     if json:
         print_json([attempt.wire() for attempt in found])
     else:
-        columns = ("at", "attempt", "outcome", "status", "took", "host", "error and answer")
+        columns = ("at", "attempt", "outcome", "status", "took", "host", "error and response")
         empty = f"no attempt to deliver {shown_id(id)} is recorded"
         print_table("Attempts", columns, [_attempt_row(attempt) for attempt in found], empty=empty)
     if not found:

@@ -101,7 +101,7 @@ def test_attempts_are_listed_by_either_id(
         "host",
         "error",
         "and",
-        "answer",
+        "response",
     ]
     assert "the receiver answered 500" in first
     assert "(9 bytes of application/json)" in first
