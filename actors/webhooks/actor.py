@@ -29,18 +29,18 @@ from ...sinks.http import (
     Response,
     check_headers,
     check_url,
-    classify_status,
     known_media_type,
+    raise_for_status,
 )
 from ..job import job_actor
 from ..model import Job, JobModel, Json
 from . import schema as wire
 from .delivery_log import delivery_log
-from .resources import deliveries_at_a_time, egress, registry_sync
+from .resources import egress, max_deliveries_in_flight, registry_sync
 
-#: Maximum number of characters kept of a response, if WEBHOOK_KEEP_RESPONSE_TEXT is set.
-_MOST_OF_A_RESPONSE = 2048
-_ADDRESS_PARTS = re.compile("[/?&=]")
+#: Maximum number of characters of a response that WEBHOOK_KEEP_RESPONSE_TEXT keeps.
+_MAX_RESPONSE_CHARACTERS = 2048
+_URL_SEPARATORS = re.compile("[/?&=]")
 
 
 T = TypeVar("T")
@@ -61,26 +61,26 @@ class Webhook(JobModel):
     # The checks below, as far as JSON Schema can express them.
     model_config = ConfigDict(json_schema_extra=wire.WEBHOOK)
 
-    url: str = Field(max_length=8_000, description=wire.URL_IS, json_schema_extra=wire.URL)
+    url: str = Field(max_length=8_000, description=wire.URL_HELP, json_schema_extra=wire.URL)
     method: Literal["POST", "PUT"] = "POST"
     headers: dict[str, str] = Field(
-        default_factory=dict, description=wire.HEADERS_ARE, json_schema_extra=wire.HEADERS
+        default_factory=dict, description=wire.HEADERS_HELP, json_schema_extra=wire.HEADERS
     )
-    body: Json = Field(description="Any JSON; its bytes are what is signed.")
+    body: Json = Field(description="Any JSON. The signature covers its exact bytes.")
     secret: str | None = Field(
-        None, repr=False, description=wire.SECRET_IS, json_schema_extra=wire.SECRET
+        None, repr=False, description=wire.SECRET_HELP, json_schema_extra=wire.SECRET
     )
     secrets: list[str] | None = Field(
-        None, repr=False, description=wire.SECRETS_ARE, json_schema_extra=wire.SECRETS
+        None, repr=False, description=wire.SECRETS_HELP, json_schema_extra=wire.SECRETS
     )
     id: str | None = Field(
         None,
         min_length=1,
         max_length=256,
-        description="The webhook-id, the same at each attempt; default: made of the job's id.",
+        description="The `webhook-id`, equal at each attempt. Default: derived from the job's id.",
         json_schema_extra=wire.ID,
     )
-    signature_style: Literal["standard", "stripe"] = Field("standard", description=wire.STYLE_IS)
+    signature_style: Literal["standard", "stripe"] = Field("standard", description=wire.STYLE_HELP)
     endpoint_id: str | None = None
 
     @field_validator("url")
@@ -90,14 +90,14 @@ class Webhook(JobModel):
 
     @field_validator("headers")
     @classmethod
-    def _headers_are_ours_to_send(cls, headers: dict[str, str]) -> dict[str, str]:
+    def _headers_are_allowed(cls, headers: dict[str, str]) -> dict[str, str]:
         return _checked(headers, lambda: check_headers(headers))
 
     @model_validator(mode="after")
     def _can_be_signed(self) -> Webhook:
         if self.secret is not None and self.secrets is not None:
             raise ValueError("expected secret or secrets, got both")
-        return _checked(self, lambda: check_secrets(keys(self)))
+        return _checked(self, lambda: check_secrets(signing_secrets(self)))
 
     @field_validator("id")
     @classmethod
@@ -107,8 +107,8 @@ class Webhook(JobModel):
         return id
 
 
-def keys(webhook: Webhook) -> list[str]:
-    """The secrets to sign with, the current secret first."""
+def signing_secrets(webhook: Webhook) -> list[str]:
+    """The secrets that sign the webhook, the current secret first."""
     return webhook.secrets or ([webhook.secret] if webhook.secret is not None else [])
 
 
@@ -120,35 +120,36 @@ def webhook_id(job: Job[Webhook]) -> str:
 def signatures(job: Job[Webhook], body: bytes) -> dict[str, str]:
     """The signature headers of this attempt."""
     webhook, now = job.payload, int(SYSTEM_CLOCK.time())
-    found = sign(keys(webhook), webhook_id=webhook_id(job), timestamp=now, body=body)
+    secrets = signing_secrets(webhook)
+    headers = sign(secrets, webhook_id=webhook_id(job), timestamp=now, body=body)
     if webhook.signature_style == "stripe":
-        found |= sign_like_stripe(keys(webhook), timestamp=now, body=body)
-    return found
+        headers |= sign_like_stripe(secrets, timestamp=now, body=body)
+    return headers
 
 
 def endpoint_of(webhook: Webhook) -> str:
     """The id of the endpoint: ``endpoint_id``, otherwise a hash of the URL without its query."""
     if webhook.endpoint_id is not None:
         return webhook.endpoint_id
-    return _id_of(webhook.url.partition("?")[0])
+    return _endpoint_id(webhook.url.partition("?")[0])
 
 
 @lru_cache(maxsize=1024)
-def _id_of(address: str) -> str:
+def _endpoint_id(url: str) -> str:
     # All spellings of a host are one endpoint. Only the host is rewritten: otherwise the ids of
     # endpoints that are already stored would change.
-    given, checked = urlsplit(address), urlsplit(check_url(address, allow_http=True).url)
+    given, checked = urlsplit(url), urlsplit(check_url(url, allow_http=True).url)
     if given.netloc != checked.netloc:
-        address = given._replace(netloc=checked.netloc).geturl()
-    return "url_" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+        url = given._replace(netloc=checked.netloc).geturl()
+    return "url_" + hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
 
 
 @job_actor(
     "webhook.send",
     schema=Webhook,
     worker=lambda settings: settings.webhooks,
-    options=lambda settings: {"in_flight": deliveries_at_a_time(settings)},
-    middleware=lambda: _FirstAndLastWords(),
+    options=lambda settings: {"in_flight": max_deliveries_in_flight(settings)},
+    middleware=lambda: _WorkerHooks(),
 )
 async def deliver_webhook(job: Job[Webhook]) -> None:
     """Sign the body and send it once; defer the job while its endpoint is busy or failing."""
@@ -162,49 +163,49 @@ async def _deliver(job: Job[Webhook]) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
     # In lower case: otherwise a caller's Content-Type would be sent in addition to ours.
-    own = check_headers(webhook.headers)
-    headers = {**own, "content-type": "application/json", **signatures(job, body)}
-    began = SYSTEM_CLOCK.monotonic()
+    custom = check_headers(webhook.headers)
+    headers = {**custom, "content-type": "application/json", **signatures(job, body)}
+    started_at = SYSTEM_CLOCK.monotonic()
     response: Response | None = None
-    error: BaseException | None = None
     try:
         response = await egress().send(webhook.method, webhook.url, headers, body)
         now, permanent = SYSTEM_CLOCK.time(), get_settings().webhooks.permanent_statuses
-        classify_status(response.status, response.headers, now, permanent=permanent)
-    except BaseException as raised:
-        error = raised
+        raise_for_status(response.status, response.headers, now, permanent=permanent)
+    except BaseException as error:
+        _report(job, headers, response, error, started_at)
         raise
-    finally:
-        _note(job, headers, response, error, SYSTEM_CLOCK.monotonic() - began)
+    _report(job, headers, response, None, started_at)
 
 
-def _note(
+def _report(
     job: Job[Webhook],
-    sent: Mapping[str, str],
+    headers: Mapping[str, str],
     response: Response | None,
     error: BaseException | None,
-    took: float,
+    started_at: float,
 ) -> None:
     """Report an attempt to the endpoint registry, its log line and the delivery log.
 
     Args:
-        sent: the request headers.
-        took: duration in seconds, used if there is no response.
+        headers: the request headers.
+        started_at: monotonic seconds.
     """
     webhook, form_id = job.payload, job.metadata.form_id or ""
     host = check_url(webhook.url, allow_http=get_settings().webhooks.allow_http).host
     endpoint = endpoint_of(webhook)
     status = None if response is None else response.status
-    registry_sync().note(endpoint, host, status=status, is_success=error is None, form_id=form_id)
-    seconds = took if response is None else response.duration.total_seconds()
-    ms, answer = round(seconds * 1000, 1), _about(webhook, sent, response)
+    registry_sync().add(endpoint, host, status=status, is_success=error is None, form_id=form_id)
+    seconds = SYSTEM_CLOCK.monotonic() - started_at
+    if response is not None:
+        seconds = response.duration.total_seconds()
+    duration_ms, summary = round(seconds * 1000, 1), _body_summary(webhook, headers, response)
     job.fields.update(
         webhook_id=webhook_id(job),
         endpoint=endpoint,
         host=host,
         status=status,
-        duration_ms=ms,
-        response=answer,
+        duration_ms=duration_ms,
+        response=summary,
     )
     attempt = {
         "webhookId": webhook_id(job),
@@ -216,13 +217,13 @@ def _note(
         "attempt": job.attempt,
         "outcome": _outcome(error),
         "status": status or 0,
-        "durationMs": ms,
+        "durationMs": duration_ms,
         "error": "" if error is None else type(error).__name__,
         "message": "" if error is None else describe(error),
-        "response": answer,
+        "response": summary,
         "at": SYSTEM_CLOCK.time(),
     }
-    delivery_log().note(attempt, job)
+    delivery_log().add(attempt, job)
 
 
 def _outcome(error: BaseException | None) -> str:
@@ -231,35 +232,30 @@ def _outcome(error: BaseException | None) -> str:
     return "refused" if isinstance(error, SinkPermanent | InvalidJob) else "failed"
 
 
-def _about(webhook: Webhook, sent: Mapping[str, str], response: Response | None) -> str:
-    """Size and media type of a response; with WEBHOOK_KEEP_RESPONSE_TEXT its first characters.
-
-    Args:
-        sent: the request headers.
-    """
+def _body_summary(webhook: Webhook, headers: Mapping[str, str], response: Response | None) -> str:
+    """Size and media type of a body; with WEBHOOK_KEEP_RESPONSE_TEXT its first characters."""
     if response is None or not response.body:
         return ""
     if get_settings().webhooks.keep_response_text:
-        return _beginning(webhook, sent, response)
-    kind = known_media_type(response.headers.get("content-type", ""))
-    return f"{len(response.body)} bytes of {kind}"
+        return _redacted_body(webhook, headers, response)
+    media_type = known_media_type(response.headers.get("content-type", ""))
+    return f"{len(response.body)} bytes of {media_type}"
 
 
-def _beginning(webhook: Webhook, sent: Mapping[str, str], response: Response) -> str:
-    """The first characters of a response, without exact copies of parts of the request."""
-    text = response.body[: 4 * _MOST_OF_A_RESPONSE].decode(errors="replace")
+def _redacted_body(webhook: Webhook, headers: Mapping[str, str], response: Response) -> str:
+    """The first characters of a body, without exact copies of parts of the request."""
+    text = response.body[: 4 * _MAX_RESPONSE_CHARACTERS].decode(errors="replace")
     if len(text) < SHORTEST:
         return text
     # A path may be as secret as a query, and servers quote it in a 404 response.
-    address = webhook.url.partition("://")[2].partition("/")[2]
-    headers = [part for value in sent.values() for part in (value, *value.split())]
-    address_parts = (address, _ADDRESS_PARTS.split(address))
-    everything = (webhook.body, headers, keys(webhook), address_parts)
-    return redacted(text, everything, most=_MOST_OF_A_RESPONSE)
+    path = webhook.url.partition("://")[2].partition("/")[2]
+    values = [part for value in headers.values() for part in (value, *value.split())]
+    request = (webhook.body, values, signing_secrets(webhook), path, _URL_SEPARATORS.split(path))
+    return redacted(text, request, most=_MAX_RESPONSE_CHARACTERS)
 
 
-class _FirstAndLastWords(Middleware):
-    """Starts the registry sync with a worker; sends reports and attempts when it has stopped."""
+class _WorkerHooks(Middleware):
+    """Starts the registry sync when a worker boots; sends the last reports after its shutdown."""
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         queues = worker.consumer_whitelist

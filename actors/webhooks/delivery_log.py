@@ -1,7 +1,7 @@
 """The delivery log: a row in ClickHouse for every attempt to deliver a webhook.
 
-Attempts are collected in memory and sent together, as messages on the queue of events. So no
-delivery waits for the broker or for ClickHouse.
+Attempts are collected in memory and sent in batches to the queue of events, so no delivery waits
+for the broker or for ClickHouse.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -37,19 +36,19 @@ TABLE = "webhook_deliveries"
 #: Time between two sends.
 _INTERVAL = timedelta(milliseconds=200)
 #: Maximum number of attempts in one message.
-_MOST_IN_A_MESSAGE = 200
-#: Maximum numbers of attempts and of delivered jobs kept while the broker is unavailable; then
-#: the oldest are dropped.
-_MOST_KEPT = 20_000
-_MOST_JOBS_KEPT = 2_000
+_MAX_ATTEMPTS_PER_MESSAGE = 200
+#: Maximum numbers of attempts and of delivered jobs kept while the broker is unavailable. Beyond
+#: that, the oldest are dropped.
+_MAX_PENDING_ATTEMPTS = 20_000
+_MAX_PENDING_JOBS = 2_000
 
 
 class Attempt(JobModel):
     """One attempt to deliver one webhook, without the body, headers and secrets.
 
     Attributes:
-        outcome: ``delivered``; ``refused``: not retried; ``failed``: retried if an attempt is
-            left. Outcomes of a newer version are kept as they are.
+        outcome: ``delivered``, ``refused`` (not retried) or ``failed`` (retried if an attempt is
+            left). A newer version may have further outcomes.
         status: HTTP status; 0 without a response.
         duration_ms: duration of the request, without the wait for the concurrency limit.
         error: class of the error; empty without an error.
@@ -75,9 +74,9 @@ class Attempt(JobModel):
     at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-#: Columns of the table, beginning with its sorting key.
+#: Columns of the table, the sorting key first.
 COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
-_INTO = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
+_TARGET = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
 
 
 def to_row(attempt: Attempt) -> Row:
@@ -95,7 +94,7 @@ def to_row(attempt: Attempt) -> Row:
 )
 def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
     """Insert the attempts of all jobs as one block."""
-    failures = insert(clickhouse(), _INTO, [[to_row(one) for one in job.payload] for job in jobs])
+    failures = insert(clickhouse(), _TARGET, [list(map(to_row, job.payload)) for job in jobs])
     if failures:
         raise PartsFailed(failures)
 
@@ -104,33 +103,33 @@ class DeliveryLog:
     """Collects attempts and sends them. A killed process loses the attempts it has collected.
 
     Args:
-        records: whether attempts are recorded in ClickHouse.
-        keeps: how long delivered jobs are kept for a resend; zero keeps none.
+        records_attempts: whether attempts are recorded in ClickHouse.
+        keep_delivered: how long delivered jobs are kept for a resend; zero keeps none.
     """
 
-    def __init__(self, *, records: bool, keeps: timedelta) -> None:
-        self._records, self._keeps = records, keeps
-        self._noted: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
-        self._delivered: deque[Job[Any]] = deque(maxlen=_MOST_JOBS_KEPT)
-        self._is_away = False
+    def __init__(self, *, records_attempts: bool, keep_delivered: timedelta) -> None:
+        self._records_attempts, self._keep_delivered = records_attempts, keep_delivered
+        self._attempts: deque[dict[str, Any]] = deque(maxlen=_MAX_PENDING_ATTEMPTS)
+        self._delivered: deque[Job[Any]] = deque(maxlen=_MAX_PENDING_JOBS)
+        self._is_unavailable = False
         self._lock = threading.Lock()
         self._sending = Periodic("attempts", _INTERVAL, self.send)
 
-    def note(self, attempt: dict[str, Any], job: Job[Any]) -> None:
-        """Collect an attempt, and its job if it was delivered and is kept for a resend.
+    def add(self, attempt: dict[str, Any], job: Job[Any]) -> None:
+        """Collect an attempt; also its job if it was delivered and is kept for a resend.
 
         Args:
-            attempt: the JSON of an :class:`Attempt` (camelCase keys), without ``attemptId``.
+            attempt: an :class:`Attempt` as JSON (camelCase keys), without ``attemptId``.
         """
-        if self._records:
+        if self._records_attempts:
             self._sending.start()
-            self._noted.append(attempt)
-        if self._keeps and attempt["outcome"] == "delivered":
+            self._attempts.append(attempt)
+        if self._keep_delivered and attempt["outcome"] == "delivered":
             self._sending.start()
             self._delivered.append(job)
 
     def stop(self) -> None:
-        """Send the remaining rows and stop the thread; the next attempt starts it again."""
+        """Stop the thread and send the remaining attempts; the next attempt starts it again."""
         self._sending.stop()
         self.send()
 
@@ -138,29 +137,28 @@ class DeliveryLog:
         """Send the collected attempts, and store the delivered jobs."""
         with self._lock:
             errors = []
-            for step in (self._send_noted, self._keep_delivered):
+            for step in (self._send_attempts, self._store_delivered):
                 try:
                     step()
                 except BrokerError as error:
                     errors.append(error)
-            if errors and not self._is_away:
-                logger.warning(
-                    "cannot record delivery attempts, retrying", extra={"why": str(errors[0])}
-                )
-            self._is_away = bool(errors)
+            if errors and not self._is_unavailable:
+                extra = {"error_message": str(errors[0])}
+                logger.warning("cannot record delivery attempts, retrying", extra=extra)
+            self._is_unavailable = bool(errors)
 
-    def _send_noted(self) -> None:
-        noted = [self._noted.popleft() for _ in range(len(self._noted))]
-        for attempt in noted:
+    def _send_attempts(self) -> None:
+        attempts = [self._attempts.popleft() for _ in range(len(self._attempts))]
+        for attempt in attempts:
             attempt.setdefault("attemptId", str(uuid4()))
-        for start in range(0, len(noted), _MOST_IN_A_MESSAGE):
+        for start in range(0, len(attempts), _MAX_ATTEMPTS_PER_MESSAGE):
             try:
-                _send(noted[start : start + _MOST_IN_A_MESSAGE])
+                _send(attempts[start : start + _MAX_ATTEMPTS_PER_MESSAGE])
             except BrokerError:
-                self._noted.extendleft(reversed(noted[start:]))
+                self._attempts.extendleft(reversed(attempts[start:]))
                 raise
 
-    def _keep_delivered(self) -> None:
+    def _store_delivered(self) -> None:
         jobs = [self._delivered.popleft() for _ in range(len(self._delivered))]
         kept = {}
         for job in jobs:
@@ -169,23 +167,23 @@ class DeliveryLog:
         if not kept:
             return
         try:
-            endpoint_registry().keep(kept, self._keeps)
+            endpoint_registry().keep(kept, self._keep_delivered)
         except BrokerError:
             self._delivered.extendleft(reversed(jobs))
             raise
 
 
-def _send(part: list[dict[str, Any]]) -> None:
+def _send(attempts: list[dict[str, Any]]) -> None:
     """Send attempts as one message; if it is too large, as several messages."""
     try:
-        get_broker().enqueue(record_attempts.message_of(part))
+        get_broker().enqueue(record_attempts.message_of(attempts))
     except MessageTooLarge:
-        if len(part) > 1:
-            middle = len(part) // 2
-            _send(part[:middle])
-            _send(part[middle:])
-        elif part[0]["response"]:
-            _send([part[0] | {"response": ""}])
+        if len(attempts) > 1:
+            middle = len(attempts) // 2
+            _send(attempts[:middle])
+            _send(attempts[middle:])
+        elif attempts[0]["response"]:
+            _send([attempts[0] | {"response": ""}])
         else:  # MAX_MESSAGE_BYTES is a few hundred bytes
             logger.error("attempt not recorded: larger than MAX_MESSAGE_BYTES")
 
@@ -193,8 +191,8 @@ def _send(part: list[dict[str, Any]]) -> None:
 @per_process
 def delivery_log() -> DeliveryLog:
     """The delivery log of this process."""
-    keeps = get_settings().webhooks.keep_delivered
-    return DeliveryLog(records=records_deliveries(), keeps=keeps)
+    keep_delivered = get_settings().webhooks.keep_delivered
+    return DeliveryLog(records_attempts=records_deliveries(), keep_delivered=keep_delivered)
 
 
 def attempts_of(id: str, *, limit: int) -> list[Attempt]:
@@ -211,15 +209,14 @@ def attempts_of(id: str, *, limit: int) -> list[Attempt]:
     columns = ", ".join(COLUMNS)
     rows = clickhouse().query(
         f"SELECT {columns} FROM {TABLE}_once "  # noqa: S608 - our own names
-        "WHERE webhook_id IN (%(id)s, %(made)s) OR message_id = %(id)s "
+        "WHERE webhook_id IN (%(id)s, %(webhook_id)s) OR message_id = %(id)s "
         "ORDER BY at, attempt LIMIT %(limit)s",
-        {"id": id, "made": f"msg_{id}", "limit": limit},
+        {"id": id, "webhook_id": f"msg_{id}", "limit": limit},
     )
-    return list(_read(rows))
+    return [_from_row(row) for row in rows]
 
 
-def _read(rows: Iterable[tuple[Any, ...]]) -> Iterable[Attempt]:
-    for row in rows:
-        values = dict(zip(COLUMNS, row, strict=True))
-        at = values["at"]
-        yield Attempt(**values | {"at": at if at.tzinfo else at.replace(tzinfo=UTC)})
+def _from_row(row: tuple[Any, ...]) -> Attempt:
+    values = dict(zip(COLUMNS, row, strict=True))
+    at = values["at"]
+    return Attempt(**values | {"at": at if at.tzinfo else at.replace(tzinfo=UTC)})

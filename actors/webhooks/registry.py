@@ -13,11 +13,11 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class DisableRules:
-    """When a failing endpoint is disabled: either limit suffices.
+    """When a failing endpoint is disabled: as soon as one of the limits is reached.
 
     Attributes:
-        failures: number of failed deliveries in a row.
-        failing_for: time from the first failure in a row to the last.
+        failures: number of failures in a row.
+        failing_for: time between the first and the last failure in a row.
     """
 
     failures: int = 100
@@ -29,14 +29,14 @@ class EndpointRecord:
     """The record of one endpoint.
 
     Attributes:
-        host: host of its URL; the rest of a URL may contain secrets and is not stored.
+        host: host of its URL; the rest of the URL may contain secrets and is not stored.
         failures: number of failures in a row.
         failing_since: time of the first failure in a row, in unix seconds.
         last_status: HTTP status of the last delivery; None without a response.
         last_at: end of the last delivery, in unix seconds.
         disabled_at: unix seconds; None if the endpoint is not disabled.
-        why: the reason why it is disabled.
-        form_id: form of the last delivery that had one; empty if none had.
+        why: why the endpoint is disabled; None if it is not.
+        form_id: form of the last delivery with a form; empty if there is none.
     """
 
     id: str
@@ -50,7 +50,7 @@ class EndpointRecord:
     form_id: str = ""
 
     @property
-    def is_clean(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the endpoint is neither failing nor disabled; then no record is stored."""
         return not self.failures and self.disabled_at is None
 
@@ -71,13 +71,13 @@ class EndpointRecord:
         if not isinstance(data, dict):
             data = {}
         known = {
-            name: data[name] for name, kind in _KINDS.items() if isinstance(data.get(name), kind)
+            name: data[name] for name, type in _TYPES.items() if isinstance(data.get(name), type)
         }
         return cls(id, **{"host": "", **known})
 
 
 #: Types of the fields of a stored record; the id is the key.
-_KINDS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     "host": str,
     "failures": int,
     "failing_since": int | float,
@@ -88,7 +88,7 @@ _KINDS: dict[str, Any] = {
     "form_id": str,
 }
 
-#: The last change that a process has read; only its registry knows the format.
+#: The last change that a process has read. Each registry has a format of its own.
 Position: TypeAlias = tuple[Any, ...]
 
 
@@ -97,7 +97,7 @@ class Changes:
     """Changes of the set of disabled endpoints, or the whole set.
 
     Attributes:
-        since: position after which the changes begin; None if ``disabled`` is the whole set.
+        since: position before the changes; None if ``disabled`` is the whole set.
         position: position of the last change.
         disabled: ids of newly disabled endpoints, or of all disabled endpoints.
         enabled: ids of endpoints that are no longer disabled.
@@ -112,7 +112,7 @@ class Changes:
 
     @property
     def is_whole(self) -> bool:
-        """Whether ``disabled`` is the whole set, not a change of an earlier one."""
+        """Whether ``disabled`` is the whole set, not a change of it."""
         return self.since is None
 
 
@@ -121,18 +121,18 @@ class DeliveryReport:
     """The deliveries of one process to an endpoint since its last report.
 
     Attributes:
-        has_worked: whether a delivery succeeded.
+        has_success: whether a delivery succeeded.
         failures: number of failures after the last success, or since the last report.
         first_at: time of the first of these failures, in unix seconds.
         last_at: time of the last delivery, in unix seconds.
         last_status: HTTP status of the last delivery; None without a response.
-        is_gone: whether it answered 410 (Gone).
-        form_id: form of the last delivery that had one; empty if none had.
+        is_gone: whether the endpoint answered 410 (Gone).
+        form_id: form of the last delivery with a form; empty if there is none.
     """
 
     id: str
     host: str
-    has_worked: bool
+    has_success: bool
     failures: int
     first_at: float
     last_at: float
@@ -144,30 +144,30 @@ class DeliveryReport:
 def merged(
     record: EndpointRecord | None, report: DeliveryReport, rules: DisableRules
 ) -> EndpointRecord:
-    """Add a report to a record; disable the endpoint if the rules or a 410 demand it."""
-    found = record or EndpointRecord(report.id, report.host)
-    before = 0 if report.has_worked else found.failures
+    """Add a report to a record; disables the endpoint if the rules or a 410 demand it."""
+    record = record or EndpointRecord(report.id, report.host)
+    before = 0 if report.has_success else record.failures
     failures = before + report.failures
-    since = (found.failing_since if before else None) or report.first_at
-    found = replace(
-        found,
+    since = (record.failing_since if before else None) or report.first_at
+    record = replace(
+        record,
         host=report.host,
-        form_id=report.form_id or found.form_id,
+        form_id=report.form_id or record.form_id,
         failures=failures,
         failing_since=since if failures else None,
         last_status=report.last_status,
         last_at=report.last_at,
     )
-    if found.disabled_at is not None:
-        return found
+    if record.disabled_at is not None:
+        return record
     why = None
     if report.is_gone:
         why = "it answered 410 (gone)"
     elif failures >= rules.failures:
         why = f"{failures} deliveries in a row failed"
     elif failures and report.last_at - since >= rules.failing_for.total_seconds():
-        why = f"no delivery has worked for {rules.failing_for.days} days"
-    return found if why is None else replace(found, disabled_at=report.last_at, why=why)
+        why = f"no successful delivery for {rules.failing_for.days} days"
+    return record if why is None else replace(record, disabled_at=report.last_at, why=why)
 
 
 class EndpointRegistry(Protocol):
@@ -185,7 +185,7 @@ class EndpointRegistry(Protocol):
         """Read which endpoints were disabled or enabled since a position.
 
         Args:
-            since: position of the last changes; None to read the whole set.
+            since: ``position`` of the previous changes; None to read the whole set.
 
         Returns:
             The changes, or the whole set if the changes since that position are no longer stored.
@@ -198,10 +198,10 @@ class EndpointRegistry(Protocol):
         """Disable an endpoint; returns False if it is disabled already."""
 
     def enable(self, id: str) -> bool:
-        """Enable an endpoint by deleting its record; returns False if it has none."""
+        """Enable an endpoint by deleting its record; returns False if it has no record."""
 
-    def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
-        """Store delivered jobs for the time ``lasts``; ``delivered`` has them by webhook-id."""
+    def keep(self, delivered: Mapping[str, bytes], ttl: timedelta) -> None:
+        """Store delivered jobs by webhook-id, for ``ttl``."""
 
     def kept(self, id: str) -> bytes | None:
         """The stored job with the webhook-id ``id``; None if there is none."""
@@ -219,13 +219,13 @@ class MemoryRegistry:
     def report(
         self, reports: Iterable[DeliveryReport], rules: DisableRules
     ) -> list[EndpointRecord]:
-        found = []
+        disabled = []
         with self._lock:
             for report in reports:
-                after = merged(self._records.get(report.id), report, rules)
-                if self._put(after):
-                    found.append(after)
-        return found
+                record = merged(self._records.get(report.id), report, rules)
+                if self._put(record):
+                    disabled.append(record)
+        return disabled
 
     def disabled(self) -> frozenset[str]:
         with self._lock:
@@ -240,14 +240,14 @@ class MemoryRegistry:
 
     def all(self) -> list[EndpointRecord]:
         with self._lock:
-            return sorted(self._records.values(), key=lambda one: one.id)
+            return sorted(self._records.values(), key=lambda record: record.id)
 
     def disable(self, id: str, *, why: str, now: float) -> bool:
         with self._lock:
-            found = self._records.get(id) or EndpointRecord(id, "")
-            if found.disabled_at is not None:
+            record = self._records.get(id) or EndpointRecord(id, "")
+            if record.disabled_at is not None:
                 return False
-            return self._put(replace(found, disabled_at=now, why=why))
+            return self._put(replace(record, disabled_at=now, why=why))
 
     def enable(self, id: str) -> bool:
         with self._lock:
@@ -256,7 +256,7 @@ class MemoryRegistry:
                 self._version += 1
             return self._records.pop(id, None) is not None
 
-    def keep(self, delivered: Mapping[str, bytes], lasts: timedelta) -> None:
+    def keep(self, delivered: Mapping[str, bytes], ttl: timedelta) -> None:
         """Do nothing: the command ``resend`` runs in another process and could not read them."""
 
     def kept(self, id: str) -> bytes | None:
@@ -264,7 +264,7 @@ class MemoryRegistry:
 
     def _put(self, record: EndpointRecord) -> bool:
         """Store a record; returns whether this disables the endpoint. The caller has the lock."""
-        if record.is_clean:
+        if record.is_healthy:
             self._records.pop(record.id, None)
             return False
         self._records[record.id] = record

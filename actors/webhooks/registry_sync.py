@@ -1,7 +1,7 @@
 """Synchronizes the limiter of this process with the endpoint registry, once a second.
 
-It does so in its own thread, so no delivery waits for the registry. While the registry is
-unavailable, the limiter uses what it knows.
+This runs in a thread of its own, so no delivery waits for the registry. While the registry is
+unavailable, the limiter uses the last known set of disabled endpoints.
 """
 
 from __future__ import annotations
@@ -24,46 +24,42 @@ logger = logging.getLogger("formrelay.webhooks")
 _GONE = 410
 
 
-def _nobody_listens(_record: EndpointRecord) -> None:
-    """Do nothing; the default of ``announce``."""
-
-
 class RegistrySync:
     """Reports deliveries to the registry, and tells the limiter which endpoints are disabled.
 
-    Safe to share between threads. A forked process needs a :meth:`start` of its own.
+    Safe to share between threads. A forked process must call :meth:`start` itself.
 
     Args:
         limiter: the limiter of this process.
-        records: the registry of all processes.
+        registry: the registry of all processes.
         rules: when an endpoint is disabled.
-        announce: called with the record of each endpoint that this process has disabled.
+        on_disabled: called with the record of each endpoint that a report has disabled.
         interval: time between two synchronizations.
     """
 
     def __init__(
         self,
         limiter: EndpointLimiter,
-        records: EndpointRegistry,
+        registry: EndpointRegistry,
         rules: DisableRules,
         *,
-        announce: Callable[[EndpointRecord], None] = _nobody_listens,
+        on_disabled: Callable[[EndpointRecord], None] | None = None,
         interval: timedelta = timedelta(seconds=1),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.limiter = limiter
-        self.records = records
+        self.registry = registry
         self._rules = rules
-        self._announce = announce
+        self._on_disabled = on_disabled
         self._clock = clock
         self._lock = threading.Lock()
         self._reports: dict[str, DeliveryReport] = {}
-        self._one_sync = threading.Lock()
-        # Used only with the lock ``_one_sync``:
+        self._sync_lock = threading.Lock()
+        # Protected by ``_sync_lock``:
         self._position: Position | None = None
-        #: Reported endpoints that answered 410, until the disabled endpoints are read again.
+        #: Endpoints whose 410 is reported, until the changes are read.
         self._gone: set[str] = set()
-        self._is_away = False
+        self._is_unavailable = False
         self._syncing = Periodic("endpoints", interval, self.sync)
 
     def start(self) -> None:
@@ -76,10 +72,10 @@ class RegistrySync:
         if self._syncing.stop():
             self.sync()
 
-    def note(
+    def add(
         self, id: str, host: str, *, status: int | None, is_success: bool, form_id: str = ""
     ) -> None:
-        """Note the end of a delivery in memory, for the report of the next :meth:`sync`.
+        """Add the result of a delivery to the report that the next :meth:`sync` sends.
 
         Args:
             status: HTTP status; None without a response.
@@ -87,13 +83,13 @@ class RegistrySync:
         """
         now = self._clock.time()
         if status == _GONE:
-            self.limiter.disable_here(id)
+            self.limiter.disable_locally(id)
         with self._lock:
             report = self._reports.get(id)
             if report is None:
                 report = self._reports[id] = DeliveryReport(id, host, False, 0, now, now, status)
             if is_success:
-                report.has_worked, report.failures = True, 0
+                report.has_success, report.failures = True, 0
             else:
                 if not report.failures:
                     report.first_at = now
@@ -103,43 +99,43 @@ class RegistrySync:
             report.is_gone = report.is_gone or status == _GONE
 
     def sync(self) -> None:
-        """Send the reports since the last call, and read which endpoints are disabled."""
-        with self._one_sync:
+        """Send the reports since the last call, and update the limiter's disabled endpoints."""
+        with self._sync_lock:
             disabled = self._exchange()
         for record in disabled:
             logger.error(
                 "endpoint disabled",
                 extra={"endpoint": record.id, "host": record.host, "why": record.why},
             )
-            self._announce(record)
+            if self._on_disabled is not None:
+                self._on_disabled(record)
 
     def _exchange(self) -> list[EndpointRecord]:
-        """Exchange news with the registry; returns the endpoints that the reports disabled."""
+        """Send reports and read changes; returns the endpoints that the reports disabled."""
         with self._lock:
             reports, self._reports = self._reports, {}
         disabled: list[EndpointRecord] = []
         try:
-            disabled = self.records.report(reports.values(), self._rules)
+            disabled = self.registry.report(reports.values(), self._rules)
             self._gone.update(id for id, report in reports.items() if report.is_gone)
-            reports = {}  # sent: not to be put back if reading fails
-            self._learn()
-            self._is_away = False
+            reports = {}  # sent, so not put back if reading fails
+            self._apply_changes()
+            self._is_unavailable = False
         except BrokerError as error:
-            if not self._is_away:
-                logger.warning("endpoint registry unavailable", extra={"error": str(error)})
-            self._is_away = True
+            if not self._is_unavailable:
+                logger.warning("endpoint registry unavailable", extra={"error_message": str(error)})
+            self._is_unavailable = True
         finally:
             self._put_back(reports)
         return disabled
 
-    def _learn(self) -> None:
-        """Tell the limiter which endpoints are disabled."""
-        changes = self.records.changes(self._position)
+    def _apply_changes(self) -> None:
+        """Read the changes of the disabled endpoints, and apply them to the limiter."""
+        changes = self.registry.changes(self._position)
         self._position = changes.position
-        if not self.limiter.learn(changes, self._gone):
-            # An older version of formrelay or a person changed the set of disabled endpoints
-            # without an entry in the changes.
-            self.limiter.learn(self.records.changes(None))
+        if not self.limiter.apply_changes(changes, self._gone):
+            # An older version of formrelay or a person changed the set without recording a change.
+            self.limiter.apply_changes(self.registry.changes(None))
         self._gone.clear()
 
     def _put_back(self, reports: dict[str, DeliveryReport]) -> None:
@@ -150,12 +146,12 @@ class RegistrySync:
 
 
 def _joined(earlier: DeliveryReport, later: DeliveryReport) -> DeliveryReport:
-    """Join two reports of one endpoint into one."""
-    if later.has_worked:
+    """Join two reports of one endpoint."""
+    if later.has_success:
         return replace(later, is_gone=earlier.is_gone or later.is_gone)
     return replace(
         later,
-        has_worked=earlier.has_worked,
+        has_success=earlier.has_success,
         failures=earlier.failures + later.failures,
         first_at=earlier.first_at if earlier.failures else later.first_at,
         is_gone=earlier.is_gone or later.is_gone,

@@ -19,7 +19,7 @@ from .registry_sync import RegistrySync
 logger = logging.getLogger("formrelay.webhooks")
 
 
-def deliveries_at_a_time(settings: Settings) -> int:
+def max_deliveries_in_flight(settings: Settings) -> int:
     """Maximum number of deliveries in flight in a process."""
     return settings.webhooks.worker_concurrency or settings.worker_concurrency
 
@@ -30,18 +30,18 @@ def registry_sync() -> RegistrySync:
     settings = get_settings()
     section = settings.webhooks
     limits = EndpointLimits(
-        in_flight=section.endpoint_concurrency or max(1, deliveries_at_a_time(settings) // 4),
+        in_flight=section.endpoint_concurrency or max(1, max_deliveries_in_flight(settings) // 4),
         failures=section.breaker_failures,
-        opens_for=section.breaker_wait,
+        open_for=section.breaker_wait,
     )
     rules = DisableRules(failures=section.disable_after_failures, failing_for=section.disable_after)
     return RegistrySync(
-        EndpointLimiter(limits), endpoint_registry(), rules, announce=_record_disabled
+        EndpointLimiter(limits), endpoint_registry(), rules, on_disabled=_send_disabled_event
     )
 
 
-def _record_disabled(record: EndpointRecord) -> None:
-    """Send the event ``webhook.endpoint_disabled``, if deliveries are recorded."""
+def _send_disabled_event(record: EndpointRecord) -> None:
+    """Send the event ``webhook.endpoint_disabled`` if deliveries are recorded."""
     if not records_deliveries():
         return
     event = {
@@ -52,7 +52,8 @@ def _record_disabled(record: EndpointRecord) -> None:
     try:
         record_events.send(payload=event)
     except BrokerError as error:
-        logger.warning("an event was not sent", extra={"why": str(error), "endpoint": record.id})
+        extra = {"endpoint": record.id, "error_message": str(error)}
+        logger.warning("cannot send the event webhook.endpoint_disabled", extra=extra)
 
 
 def records_deliveries() -> bool:
@@ -65,7 +66,7 @@ def records_deliveries() -> bool:
 
 @per_process
 def endpoint_registry() -> EndpointRegistry:
-    """The endpoint registry, in the Redis in which the broker keeps shared state, or in memory."""
+    """The endpoint registry: in the Redis of the shared state, or in memory."""
     return make_registry(get_broker().state)
 
 
@@ -78,7 +79,7 @@ def egress() -> Egress:
         timeout=section.timeout,
         allow_http=section.allow_http,
         allowed_private=section.allowed_private_cidrs,
-        limit=deliveries_at_a_time(settings),
+        concurrency=max_deliveries_in_flight(settings),
         proxy=section.secret("proxy"),
     )
 

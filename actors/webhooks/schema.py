@@ -12,11 +12,11 @@ from ...sinks.http import RESERVED_HEADERS
 from ..model import only
 
 
-def _in_any_case(name: str) -> str:
-    return "".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in name)
+def _ignoring_case(name: str) -> str:
+    return "".join(f"[{char}{char.upper()}]" if char.isalpha() else char for char in name)
 
 
-#: Either ``secret`` or ``secrets``.
+#: Requires either ``secret`` or ``secrets``.
 WEBHOOK: JsonDict = {
     "oneOf": [
         {"required": ["secret"], "properties": {"secret": {"type": "string"}}},
@@ -24,25 +24,25 @@ WEBHOOK: JsonDict = {
     ]
 }
 
-URL_IS = "https; http only where the workers are told to allow it. No user and password in it."
+URL_HELP = "An https URL without user and password. http needs WEBHOOK_ALLOW_HTTP in the workers."
 URL: JsonDict = {
     "pattern": r"^(?![\s\S]*([\x00-\x1f\x7f\\]|\s$))[hH][tT][tT][pP][sS]?://"
     r"([^/?#@\s:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?([/?#]|$)",
 }
 
-HEADERS_ARE = (
-    "Of your own. The connection's, `content-length`, `host` and `webhook-*` are refused, "
-    "and so is a name that comes twice in other cases."
+HEADERS_HELP = (
+    "Additional headers. Refused: hop-by-hop headers, `content-encoding`, `content-length`, "
+    "`expect`, `host`, `webhook-*`, and names that differ only in case."
 )
-_NOT_YOURS = "|".join(_in_any_case(name) for name in sorted(RESERVED_HEADERS))
+_RESERVED = "|".join(_ignoring_case(name) for name in sorted(RESERVED_HEADERS))
 HEADERS: JsonDict = {
     "maxProperties": 64,
     "propertyNames": {
         "minLength": 1,
         "allOf": [
             {**only(r"0-9A-Za-z!#$%&'*+.^_`|~\-")},
-            {"not": {"pattern": f"^({_NOT_YOURS})$"}},
-            {"not": {"pattern": f"^{_in_any_case('webhook-')}"}},
+            {"not": {"pattern": f"^({_RESERVED})$"}},
+            {"not": {"pattern": f"^{_ignoring_case('webhook-')}"}},
         ],
     },
     "additionalProperties": {"type": "string", **only(r"\t\x20-\x7e\x80-\xff")},
@@ -54,14 +54,14 @@ _KEY: JsonDict = {
     "pattern": r"^(?!whsec_)[\s\S]*\S|"
     f"^whsec_(?!$)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
 }
-SECRET_IS = "`whsec_` and base64, or any text, which is used as its UTF-8 bytes."  # noqa: S105 - words about one
+SECRET_HELP = "`whsec_` and base64, or any text: its UTF-8 bytes are the key."  # noqa: S105 - no secret
 SECRET: JsonDict = _KEY
-SECRETS_ARE = "Instead of `secret`, several while a key is rotated; the current one first."
+SECRETS_HELP = "Instead of `secret` during a key rotation: all valid secrets, newest first."
 SECRETS: JsonDict = {"minItems": 1, "items": {"type": "string", **_KEY}}
 
-STYLE_IS = (
+STYLE_HELP = (
     "`standard`: the headers `webhook-id`, `webhook-timestamp` and `webhook-signature` of Standard "
-    "Webhooks. `stripe`: with `stripe-signature` beside them, for receivers that expect it."
+    "Webhooks. `stripe`: the same, and `stripe-signature`."
 )
 
 #: Printable ASCII without ``.``, which separates the parts of the signed text.

@@ -106,7 +106,7 @@ def parse_json(response: CurlResponse) -> dict[str, Any]:
             "got a larger one",
             code=code,
         )
-    kind = response.kind
+    kind = response.media_type
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise SinkTransient(
             f"expected JSON with {code} from the API, got {known_media_type(kind)}: "

@@ -1,7 +1,7 @@
 """HTTP requests to webhook endpoints and to the API, sent by libcurl.
 
 Webhooks: :mod:`.egress` sends a request, only to allowed addresses. :mod:`.url` and
-:mod:`.headers` check the request, :mod:`.resolver` looks up the host, :mod:`.addresses` has the
+:mod:`.headers` check the request, :mod:`.resolver` looks up the host, :mod:`.addresses` lists the
 blocked addresses, and :mod:`.transfers` runs all requests in the asyncio event loop.
 
 The API: :mod:`.adapter` is a transport adapter for the package ``requests``.
@@ -9,7 +9,7 @@ The API: :mod:`.adapter` is a transport adapter for the package ``requests``.
 Both use the libcurl handles of :mod:`.curl`.
 """
 
-from .egress import Egress, Response, classify_status
+from .egress import Egress, Response, raise_for_status
 from .headers import RESERVED_HEADERS, check_headers, known_media_type
 from .url import check_url
 
@@ -19,6 +19,6 @@ __all__ = [
     "Response",
     "check_headers",
     "check_url",
-    "classify_status",
     "known_media_type",
+    "raise_for_status",
 ]

@@ -1,7 +1,7 @@
 """A transport adapter for the package ``requests`` that sends requests with libcurl.
 
-The adapter of ``requests`` is built on urllib3 and http.client. It takes most of a worker's time
-for a submission, and has no time-out for a whole request (docs/adr/0008).
+The adapter of ``requests`` is built on urllib3 and http.client. It would take most of a worker's
+time for a submission, and has no time-out for a whole request (docs/adr/0008).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .headers import media_type
 #: Maximum number of bytes read of a response body. libcurl before 8.4 reads chunked bodies whole.
 MAX_BYTES = 1024 * 1024
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-#: Finds the reason in "SSL certificate problem: …", or in newer versions "… verify result: … (10)".
-_WHY = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
+#: Finds the reason in "SSL certificate problem: …", in newer versions "… verify result: … (10)".
+_TLS_REASON = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
 
 
 class NotSent(ConnectionError):
@@ -42,7 +42,7 @@ class CurlResponse(requests.Response):
     """A response of the API.
 
     Attributes:
-        kind: media type in lower case; empty without a Content-Type.
+        media_type: in lower case; empty without a Content-Type.
         body: the body as sent, at most :data:`MAX_BYTES`.
         is_whole: False if the body was longer than that.
     """
@@ -50,26 +50,26 @@ class CurlResponse(requests.Response):
     def __init__(self, status: int, kind: str, head: bytes, body: bytes, *, is_whole: bool) -> None:
         super().__init__()
         del self.headers  # parsed at first use
-        self.status_code, self.kind, self.body, self.is_whole = status, kind, body, is_whole
+        self.status_code, self.media_type, self.body, self.is_whole = status, kind, body, is_whole
         self.raw, self._head = BytesIO(body), head
 
     @cached_property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
         """Headers of the final response, without interim responses and trailers."""
-        heads = [one for one in _BLANK_LINE.split(self._head) if one.startswith(b"HTTP/")]
-        found: dict[str, str] = {}
+        heads = [part for part in _BLANK_LINE.split(self._head) if part.startswith(b"HTTP/")]
+        headers: dict[str, str] = {}
         for line in heads[-1].decode("latin-1").splitlines()[1:] if heads else ():
             name, _, value = line.partition(":")
-            found.setdefault(name, value.strip())
-        return CaseInsensitiveDict(found)
+            headers.setdefault(name, value.strip())
+        return CaseInsensitiveDict(headers)
 
 
 class CurlAdapter(BaseAdapter):
-    """Sends requests with one libcurl handle, which keeps its connection. One thread at a time.
+    """Sends requests with one libcurl handle, which keeps its connection. Not thread-safe.
 
     Uses no proxies, .netrc, cookies or redirects. libcurl writes responses into buffers without a
-    Python callback: a stopping worker interrupts its threads with an exception, and libcurl would
-    swallow it in a callback.
+    Python callback: a stopping worker interrupts its threads with an exception, which libcurl would
+    swallow in a callback.
     """
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ class CurlAdapter(BaseAdapter):
     ) -> CurlResponse:
         """Send a request whose URL is known to be valid; see :meth:`send`.
 
-        Builds the PreparedRequest itself: when ``requests`` merges the settings of a session and
-        checks the URL, that costs as much as sending the request.
+        Makes the PreparedRequest without ``requests.Session``, which would merge settings and check
+        the URL: that costs as much as sending the request.
         """
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, url, body
@@ -110,7 +110,7 @@ class CurlAdapter(BaseAdapter):
 
         Raises:
             ConnectTimeout, SSLError, NotSent: nothing was sent.
-            ReadTimeout, ConnectionError: sent at least in part; no whole response came.
+            ReadTimeout, ConnectionError: sent at least in part; no complete response arrived.
             ChunkedEncodingError: the connection broke within the response.
         """
         curl, head, body = self._handle(), BytesIO(), BytesIO()
@@ -127,8 +127,8 @@ class CurlAdapter(BaseAdapter):
                 raise _failure(code, text, curl) from None
         lines = head.getvalue()
         if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
-            # For libcurl, a connection closed within the headers is a complete response.
-            raise ConnectionError("closed within the head of a response")
+            # For libcurl, a connection closed within the headers is no error.
+            raise ConnectionError("the connection closed before the end of the response headers")
         status = curl.getinfo(pycurl.RESPONSE_CODE)
         kind = media_type((curl.getinfo_raw(pycurl.CONTENT_TYPE) or b"").decode("latin-1"))
         response = CurlResponse(status, kind, lines, body.getvalue(), is_whole=is_whole)
@@ -174,20 +174,20 @@ def _failure(code: int, text: str, curl: Any) -> requests.RequestException:
     """The error for a failed request, without libcurl's own text, which may quote the URL."""
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
         # OpenSSL's text names at most the host.
-        why = _WHY.search(text)
-        return SSLError(why[1] if why else "it cannot be trusted")
+        reason = _TLS_REASON.search(text)
+        return SSLError(reason[1] if reason else "not trusted")
     is_late = code == pycurl.E_OPERATION_TIMEDOUT
     if curl.getinfo(pycurl.REQUEST_SIZE) == 0:
-        return ConnectTimeout() if is_late else NotSent(_NAMES.get(code, f"libcurl {code}"))
+        return ConnectTimeout() if is_late else NotSent(_REASONS.get(code, f"libcurl error {code}"))
     if is_late:
         return ReadTimeout()
     if curl.getinfo(pycurl.RESPONSE_CODE):
-        return ChunkedEncodingError(f"libcurl {code}")
-    return ConnectionError(f"libcurl {code}")
+        return ChunkedEncodingError(f"libcurl error {code}")
+    return ConnectionError(f"libcurl error {code}")
 
 
-_NAMES = {
-    pycurl.E_COULDNT_RESOLVE_HOST: "its name was not found",
-    pycurl.E_COULDNT_CONNECT: "refused, or no way to it",
-    pycurl.E_SSL_CONNECT_ERROR: "no TLS could be agreed on",
+_REASONS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "host name not found",
+    pycurl.E_COULDNT_CONNECT: "connection refused or host unreachable",
+    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake failed",
 }

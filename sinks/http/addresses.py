@@ -1,7 +1,7 @@
-"""The addresses that a webhook may be sent to: public addresses only.
+"""The addresses that webhooks must not reach.
 
-Blocked are the ranges of IANA's special-purpose registries (RFC 6890 and its updates) and the
-public addresses at which clouds offer internal services.
+These are the ranges of IANA's special-purpose registries (RFC 6890 and its updates) and the public
+addresses of internal services of clouds.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _BLOCKED_V6 = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
-# Public addresses at which a cloud's internal services answer. Most metadata services need no
-# entry, because the ranges above contain them:
+# Public addresses of internal services of clouds. Most metadata services need no entry, because the
+# ranges above contain them:
 # - link-local: 169.254.169.254 (AWS, Azure, Google, Oracle, IBM, DigitalOcean), fe80::a9fe:a9fe
 #   (OpenStack, Akamai)
 # - carrier-grade NAT: 100.100.100.200 (Alibaba)
@@ -69,7 +69,7 @@ _BLOCKED_CLOUD = {
     "2600:2d00:2:2000::/56": "cloud service",
 }
 _BLOCKED: list[tuple[Network, str]] = [
-    (ip_network(text), why) for text, why in (_BLOCKED_V4 | _BLOCKED_V6 | _BLOCKED_CLOUD).items()
+    (ip_network(text), kind) for text, kind in (_BLOCKED_V4 | _BLOCKED_V6 | _BLOCKED_CLOUD).items()
 ]
 # All other IPv6 addresses are reserved: IANA has allocated global unicast only in this range.
 _GLOBAL_V6 = IPv6Network("2000::/3")
@@ -87,16 +87,16 @@ def parse_address(text: str) -> Address:
 
 
 def why_blocked(address: Address, *, allowed: Sequence[Network] = ()) -> str | None:
-    """The kind of the blocked range that contains ``address``; None if it may be dialled.
+    """The kind of the blocked range that contains ``address``; None if the address is allowed.
 
     Args:
-        allowed: networks that may be dialled although they are in a blocked range.
+        allowed: networks that are allowed although they are in a blocked range.
     """
     if any(address in network for network in allowed):
         return None
-    for network, why in _BLOCKED:
+    for network, kind in _BLOCKED:
         if address in network:
-            return why
+            return kind
     if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
         return "reserved"
     return None

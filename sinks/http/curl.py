@@ -1,12 +1,12 @@
-"""libcurl handles: their options, requests, responses and behaviour in a fork.
+"""libcurl handles: options, requests, responses, and how a forked process treats them.
 
 If a kept connection breaks before a response, libcurl sends the request again on a new connection,
 although the receiver may have acted on the first request. Two measures prevent that:
 
 - Every body is read from a function (:func:`set_body`): libcurl cannot rewind it, so it cannot
   send it twice.
-- :func:`is_stale` recognises a connection that the receiver has closed before a request is sent on
-  it. libcurl itself checks once a second at most.
+- Before a request, :func:`is_stale` finds a connection that the receiver has closed. libcurl itself
+  checks once a second at most.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import pycurl
 from .addresses import Network, parse_address, why_blocked
 
 MAX_HEADER_BYTES = 64 * 1024
-#: CURLOPT_QUICK_EXIT, which pycurl does not name: closing a handle does not wait for DNS.
+#: CURLOPT_QUICK_EXIT, which pycurl lacks: closing a handle does not wait for DNS.
 _QUICK_EXIT = 322
 _STATUS = re.compile(rb"[0-9]{3}\Z")
 
@@ -46,7 +46,7 @@ def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
         pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
         pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
         pycurl.FOLLOWLOCATION: 0,
-        pycurl.PROXY: "",  # if unset, libcurl takes the proxy of the environment
+        pycurl.PROXY: "",  # otherwise libcurl uses the proxy of the environment
         pycurl.NOSIGNAL: 1,
         pycurl.SSLVERSION: pycurl.SSLVERSION_TLSv1_2,
         pycurl.SSL_VERIFYPEER: 1,
@@ -59,12 +59,12 @@ def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
         curl.setopt(option, value)
     with suppress(pycurl.error):  # unknown before libcurl 7.87
         curl.setopt(_QUICK_EXIT, 1)
-    leave_to_parent(curl)
+    never_free_in_child(curl)
     return curl
 
 
 def system_ca_file() -> str | None:
-    """Return the CA file of the system (companies add their own), otherwise that of certifi."""
+    """Return the CA file of the system (companies add their own), otherwise certifi's."""
     system = ssl.get_default_verify_paths().cafile
     if system:
         return system
@@ -83,22 +83,22 @@ def set_headers(curl: Any, headers: Mapping[str, str]) -> None:
 
 
 def set_body(curl: Any, body: bytes) -> None:
-    """Set the request body, which libcurl can send only once."""
+    """Set the request body so that libcurl can send it only once."""
     curl.setopt(pycurl.POST, 1)
     curl.setopt(pycurl.POSTFIELDSIZE, len(body))
     curl.setopt(pycurl.READFUNCTION, BytesIO(body).read)
 
 
 def milliseconds(seconds: float) -> int:
-    """Convert a time-out for libcurl; at least 1, because 0 means no time-out."""
+    """Convert a time-out for libcurl: at least 1, because 0 means no time-out."""
     return max(1, int(seconds * 1000))
 
 
 def is_stale(sockets: Iterable[int]) -> bool:
-    """Whether the other side has closed one of these idle sockets.
+    """Whether the peer has closed one of these idle sockets.
 
-    A socket with unread data counts as closed: the data would be taken for the next response. A
-    socket that this process has closed does not count.
+    A socket with unread data counts as closed, because libcurl would take the data for the next
+    response. A socket that this process has closed does not count.
     """
     poll = select.poll()
     for number in sockets:
@@ -109,16 +109,16 @@ def is_stale(sockets: Iterable[int]) -> bool:
 class Callbacks:
     """The callbacks of one handle, which collect the response of one request at a time.
 
-    libcurl calls them several times a request, and the event loop waits meanwhile. So they do only
+    libcurl calls them several times a request and blocks the event loop meanwhile, so they do only
     what cannot wait until the request has ended.
 
     Attributes:
-        status: HTTP status of the last status line; 0 without a valid one.
+        status: HTTP status of the last status line; 0 if there is no valid status line.
         is_complete: whether the final status and all headers have arrived.
-        is_flooded: whether the headers were longer than :data:`MAX_HEADER_BYTES`.
+        has_too_many_headers: whether the headers are longer than :data:`MAX_HEADER_BYTES`.
         body: the first bytes of the body.
-        dialled: number of dialled addresses.
-        blocked: why the last blocked address was blocked; None if no address was.
+        sockets: number of sockets opened.
+        blocked: kind of the last blocked address; None if no address was blocked.
     """
 
     def __init__(self, allowed: Sequence[Network], max_bytes: int) -> None:
@@ -130,9 +130,9 @@ class Callbacks:
         """Forget the last request."""
         self.status = 0
         self.is_complete = False
-        self.is_flooded = False
+        self.has_too_many_headers = False
         self.body = bytearray()
-        self.dialled = 0
+        self.sockets = 0
         self.blocked: str | None = None
         self._lines: list[bytes] = []
         self._header_bytes = 0
@@ -148,29 +148,29 @@ class Callbacks:
         return headers
 
     def open_socket(self, _purpose: int, address: Any) -> Any:
-        """Open a socket for an address that is not blocked; otherwise libcurl tries the next."""
-        family, kind, protocol, where = address
-        why: str | None = "not an internet address"
+        """Open a socket unless the address is blocked; then libcurl tries the next address."""
+        family, kind, protocol, sockaddr = address
+        blocked: str | None = "not an internet address"
         if family in (socket.AF_INET, socket.AF_INET6):
             try:
-                why = why_blocked(parse_address(where[0]), allowed=self._allowed)
+                blocked = why_blocked(parse_address(sockaddr[0]), allowed=self._allowed)
             except (ValueError, TypeError, IndexError):
-                why = "not an address"
-        if why is not None:
-            self.blocked = why
+                blocked = "not an address"
+        if blocked is not None:
+            self.blocked = blocked
             return pycurl.SOCKET_BAD
-        self.dialled += 1
+        self.sockets += 1
         return socket.socket(family, kind, protocol)
 
     def on_header(self, line: bytes) -> int | None:
         """Collect one header line; returns 0 to stop the request."""
         self._header_bytes += len(line)
         if self._header_bytes > MAX_HEADER_BYTES:
-            self.is_flooded = True
+            self.has_too_many_headers = True
             return 0  # fewer bytes than given: libcurl stops
         if line.startswith(b"HTTP/"):
             code = line.split(None, 2)[1:2]
-            # Three digits only: the receiver could echo a longer number of the request.
+            # Exactly three digits: a longer number could be an echo of the request.
             self.status = int(code[0]) if code and _STATUS.match(code[0]) else 0
             self._lines.clear()
         elif not line.strip():
@@ -180,7 +180,7 @@ class Callbacks:
         return None
 
     def on_body(self, chunk: bytes) -> int | None:
-        """Collect a chunk of the body; returns 0 to stop the request when it has enough."""
+        """Collect a chunk of the body; returns 0 to stop the request after ``max_bytes``."""
         room = self._max_bytes - len(self.body)
         self.body += chunk[:room]
         return 0 if len(chunk) > room else None
@@ -188,7 +188,7 @@ class Callbacks:
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """An easy handle that is used for many requests, and its callbacks."""
+    """An easy handle, which serves many requests, and its callbacks."""
 
     curl: Any
     callbacks: Callbacks
@@ -198,19 +198,19 @@ class Handle:
 # connections that the parent still uses. Python would free them when it clears the thread-locals
 # of the parent's other threads, which do not exist in the child, and when the child ends.
 _lock = Lock()
-_open: WeakSet[Any] = WeakSet()
+_handles: WeakSet[Any] = WeakSet()
 _inherited: list[Any] = []
 
 
-def leave_to_parent(handle: Any) -> None:
+def never_free_in_child(handle: Any) -> None:
     """Make sure that a forked child never frees this easy or multi handle."""
     with _lock:
-        _open.add(handle)
+        _handles.add(handle)
 
 
 def _before_fork() -> None:
     _lock.acquire()
-    _inherited.extend(_open)
+    _inherited.extend(_handles)
 
 
 def _in_parent() -> None:
@@ -220,10 +220,10 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     for handle in _inherited:
-        # A list would keep the handle only until the interpreter shuts down, then free it.
+        # A list would keep the handle only until the interpreter shuts down.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
     _inherited.clear()
-    _open.clear()
+    _handles.clear()
     _lock.release()
 
 

@@ -11,15 +11,15 @@ from ...core.errors import InvalidJob
 from ...core.retry import LONGEST_WAIT
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, section 5.6.2
-# Name and value in one match, separated by a character that neither may contain.
+# Name and value in one match, separated by NUL, which neither may contain.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\x00[\t\x20-\x7e\x80-\xff]*\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_HEADERS = 64
 _MAX_HEADER_BYTES = 16 * 1024
-# int() raises an error for too many digits. Ten digits of seconds are 317 years.
+# int() raises an error for too many digits. Ten digits are 317 years in seconds.
 _MAX_DIGITS = 10
 
-#: Hop-by-hop headers (RFC 9110, section 7.6.1), and headers that formrelay or libcurl decides.
+#: Hop-by-hop headers (RFC 9110, section 7.6.1), and headers that formrelay or libcurl sets.
 RESERVED_HEADERS = frozenset(
     {
         "connection",
@@ -37,7 +37,7 @@ RESERVED_HEADERS = frozenset(
         "upgrade",
     }
 )
-#: Usual media types of responses. Others are not logged: a receiver could put payload values there.
+#: Media types that are logged. Any other could be a payload value that the receiver repeats.
 _KNOWN_MEDIA_TYPES = frozenset(
     {
         "application/javascript",
@@ -61,8 +61,8 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
     """Check the headers of a caller; returns them by lower-case name.
 
     Raises:
-        InvalidJob: too many headers or bytes, a name twice, an invalid name or value, a header of
-            :data:`RESERVED_HEADERS`, or ``webhook-*``, which only formrelay sets. The message
+        InvalidJob: too many headers or bytes, a repeated name, an invalid name or value, a header
+            of :data:`RESERVED_HEADERS`, or ``webhook-*``, which only formrelay sets. The message
             never quotes a value.
     """
     if not custom:
@@ -74,7 +74,7 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
         check_header(name, value)
         lowered = name.lower()
         if lowered in RESERVED_HEADERS or lowered.startswith("webhook-"):
-            raise InvalidJob(f"expected only headers that are the caller's, got '{lowered}'")
+            raise InvalidJob(f"expected no reserved header, got '{lowered}'")
         if lowered in checked:
             raise InvalidJob(f"expected each header once, got '{lowered}' twice")
         checked[lowered] = value.strip(" \t")
@@ -84,7 +84,7 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_header(name: str, value: str) -> None:
-    """Check that name and value can be sent as one header line.
+    """Check that a name and a value can be sent as one header line.
 
     Raises:
         InvalidJob: the name is not a token, or the value has control characters or characters
@@ -93,9 +93,9 @@ def check_header(name: str, value: str) -> None:
     if _HEADER.match(f"{name}\0{value}"):
         return
     if not _TOKEN.match(name):
-        raise InvalidJob("expected a header's name to be a token, got one with other characters")
+        raise InvalidJob("expected header names of letters, digits and !#$%&'*+-.^_`|~")
     if _CONTROL.search(value.replace("\t", " ")):
-        raise InvalidJob(f"expected no control characters in header '{name.lower()}', got some")
+        raise InvalidJob(f"expected no control characters in header '{name.lower()}'")
     raise InvalidJob(f"expected latin-1 characters in header '{name.lower()}'")
 
 
@@ -104,7 +104,7 @@ def parse_retry_after(value: str | None, *, now: float) -> timedelta | None:
 
     Args:
         value: whole seconds or an HTTP date; None without the header.
-        now: unix time in seconds, from which the wait until a date is counted.
+        now: unix time in seconds.
 
     Returns:
         The wait, at most :data:`LONGEST_WAIT`; None if the value is missing, negative, in the past
@@ -135,8 +135,8 @@ def media_type(content_type: str) -> str:
 
 
 def known_media_type(content_type: str) -> str:
-    """The media type in a Content-Type: ``another type`` if unusual, ``no type`` if missing."""
+    """The media type in a Content-Type: ``another type`` if unknown, ``no type`` if missing."""
     found = media_type(content_type)
-    if not found:
-        return "no type"
-    return found if found in _KNOWN_MEDIA_TYPES else "another type"
+    if found in _KNOWN_MEDIA_TYPES:
+        return found
+    return "another type" if found else "no type"

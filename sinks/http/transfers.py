@@ -8,7 +8,6 @@ selector. libcurl changes the events of its sockets four times a request: with `
 from __future__ import annotations
 
 import asyncio
-import logging
 import selectors
 import threading
 from collections import defaultdict
@@ -18,11 +17,9 @@ from typing import Any, TypeVar
 
 import pycurl
 
-from .curl import Handle, is_stale, leave_to_parent
+from .curl import Handle, is_stale, never_free_in_child
 
 T = TypeVar("T")
-
-logger = logging.getLogger("formrelay")
 
 #: Resolution of libcurl's timer, in seconds.
 _TICK = 0.001
@@ -33,12 +30,12 @@ class Transfers:
 
     Args:
         make_handle: makes a handle with the options that all requests share.
-        kept: maximum number of connections that are kept open for further requests.
+        max_kept: maximum number of connections kept open for further requests.
     """
 
-    def __init__(self, make_handle: Callable[[], Handle], *, kept: int) -> None:
+    def __init__(self, make_handle: Callable[[], Handle], *, max_kept: int) -> None:
         self._make_handle = make_handle
-        self._kept = kept
+        self._max_kept = max_kept
         self._lock = threading.Lock()
         self._drivers: dict[asyncio.AbstractEventLoop, _Driver] = {}
 
@@ -54,19 +51,19 @@ class Transfers:
 
         Args:
             prepare: sets the options of this request on a handle.
-            finish: makes the result from a handle and libcurl's error code (0: no error), or
+            finish: returns the result, given a handle and libcurl's error code (0: no error), or
                 raises an error.
             destination: equal for all requests that may share a connection.
-            needs_new: whether to use a new connection. A request without a body needs a new one:
-                libcurl would repeat it if a kept connection breaks.
+            needs_new: whether to use a new connection. A request without a body needs it: libcurl
+                would repeat the request if a kept connection breaks.
         """
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
         if driver is None:
             with self._lock:
-                for other in [one for one in self._drivers if one.is_closed()]:
-                    self._drivers.pop(other).close()
-                driver = self._drivers[loop] = _Driver(loop, self._make_handle, self._kept)
+                for closed in [other for other in self._drivers if other.is_closed()]:
+                    self._drivers.pop(closed).close()
+                driver = self._drivers[loop] = _Driver(loop, self._make_handle, self._max_kept)
         return driver.send(prepare, finish, destination, needs_new)
 
 
@@ -74,26 +71,26 @@ class _Driver:
     """Runs libcurl's multi interface in one event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, make_handle: Callable[[], Handle], kept: int
+        self, loop: asyncio.AbstractEventLoop, make_handle: Callable[[], Handle], max_kept: int
     ) -> None:
         self._loop = loop
         self._make_handle = make_handle
         self._free: list[Handle] = []
-        #: The running requests: destination, and future of libcurl's error code.
+        #: The running requests: destination, and a future for libcurl's error code.
         self._active: dict[Any, tuple[Hashable, asyncio.Future[int]]] = {}
-        #: When libcurl wants to be called, and for when the timer is set; loop time.
+        #: When libcurl wants to be called, and when the timer fires; loop time.
         self._due = self._timer_at = inf
         self._timer: asyncio.TimerHandle | None = None
-        self._is_called = False
+        self._is_call_scheduled = False
         self._kept = KeptConnections()
         self._selector = selectors.DefaultSelector()
         #: Sockets of the running requests.
         self._watched: set[int] = set()
         self._multi = pycurl.CurlMulti()
-        leave_to_parent(self._multi)
+        never_free_in_child(self._multi)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, kept)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_new_due)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max_kept)
         loop.add_reader(self._selector.fileno(), self._on_events)
 
     def close(self) -> None:
@@ -123,11 +120,12 @@ class _Driver:
                 self._multi.remove_handle(handle.curl)
             self._free.append(handle)
 
-    def _end_some(self) -> None:
-        left = 1
-        while left:
-            left, well, badly = self._multi.info_read()
-            for curl, code in [*((curl, 0) for curl in well), *(one[:2] for one in badly)]:
+    def _end_finished(self) -> None:
+        remaining = 1
+        while remaining:
+            remaining, succeeded, failed = self._multi.info_read()
+            results = [(curl, 0) for curl in succeeded] + [(curl, code) for curl, code, _ in failed]
+            for curl, code in results:
                 destination, ended = self._active.pop(curl)
                 socket = curl.getinfo(pycurl.ACTIVESOCKET)
                 if socket >= 0:
@@ -136,62 +134,62 @@ class _Driver:
                 if not ended.done():  # done if its task was cancelled but has not run yet
                     ended.set_result(code)
 
-    def _on_timer(self, milliseconds: int) -> None:
+    def _on_new_due(self, milliseconds: int) -> None:
         self._due = inf if milliseconds < 0 else self._loop.time() + milliseconds / 1000
         if milliseconds == 0:
-            if not self._is_called:
-                self._is_called = True
-                self._loop.call_soon(self._on_time)
+            if not self._is_call_scheduled:
+                self._is_call_scheduled = True
+                self._loop.call_soon(self._on_due)
         elif self._due < self._timer_at:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        # Not called if a timer ends earlier: that timer is set again when it ends. libcurl changes
-        # the time twice a request.
+        # Not called if the timer fires earlier: it is set again when it fires. libcurl changes the
+        # time twice a request.
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._due
-        self._timer = self._loop.call_at(self._due, self._on_timer_end) if self._due < inf else None
+        self._timer = self._loop.call_at(self._due, self._on_timer) if self._due < inf else None
 
-    def _on_timer_end(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._timer_at = None, inf
-        self._on_time()
+        self._on_due()
 
-    def _on_time(self) -> None:
-        self._is_called = False
+    def _on_due(self) -> None:
+        self._is_call_scheduled = False
         now = self._loop.time()
         if self._due <= now:
-            # If it is called a moment too early, libcurl sets no next time: it rounds the time down
-            # to whole milliseconds. So call it again after a tick, unless it sets another time.
+            # libcurl rounds its time down to whole milliseconds. If this call is too early for it,
+            # libcurl sets no next time, so call it again after a tick.
             self._due = now + _TICK
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-            self._end_some()
+            self._end_finished()
         if self._timer is None or self._due < self._timer_at:
             self._set_timer()
 
-    def _on_socket(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
+    def _on_socket(self, event: int, descriptor: int, _multi: Any, _data: Any) -> None:
         # The event numbers of libcurl and of the selector are the same.
-        if what in (pycurl.POLL_REMOVE, pycurl.POLL_NONE):
+        if event in (pycurl.POLL_REMOVE, pycurl.POLL_NONE):
             if descriptor in self._watched:
                 self._watched.remove(descriptor)
                 self._selector.unregister(descriptor)
         elif descriptor in self._watched:
-            self._selector.modify(descriptor, what)
+            self._selector.modify(descriptor, event)
         else:
             self._watched.add(descriptor)
-            self._selector.register(descriptor, what)
+            self._selector.register(descriptor, event)
 
     def _on_events(self) -> None:
         for key, events in self._selector.select(0):
             self._multi.socket_action(key.fd, events)
-        self._end_some()
+        self._end_finished()
 
 
 class KeptConnections:
     """Sockets of connections that libcurl may use again, by destination.
 
     libcurl does not report when it closes a socket, so a few of these sockets may be closed or
-    belong to another destination by now. At worst, such a socket causes a new connection.
+    belong to another destination by now. At worst, this causes a new connection.
     """
 
     def __init__(self) -> None:
@@ -216,5 +214,5 @@ class KeptConnections:
         Args:
             in_use: sockets of the running requests, which are not checked.
         """
-        sockets = self._sockets.get(destination)
-        return bool(sockets) and is_stale([one for one in sockets or () if one not in in_use])
+        sockets = self._sockets.get(destination, ())
+        return bool(sockets) and is_stale([socket for socket in sockets if socket not in in_use])

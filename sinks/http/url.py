@@ -25,7 +25,7 @@ class CheckedUrl:
     Attributes:
         url: the whole URL, whose path and query may contain secrets.
         host: host in ASCII and lower case, an IPv4 address in decimal; safe to log. DNS, TLS, the
-            Host header, kept connections and endpoint ids all use this spelling.
+            Host header, kept connections and endpoint ids use this spelling.
     """
 
     url: str
@@ -39,7 +39,7 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
     """Check the URL of a webhook and rebuild it from its parts.
 
     A rebuilt URL contains nothing that two parsers could read differently (backslashes, user info,
-    control characters). The addresses of its host are checked later, when they are dialled.
+    control characters). The addresses of its host are checked later, when libcurl connects.
 
     Raises:
         InvalidJob: the URL is invalid. The message never quotes it.
@@ -47,7 +47,7 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
     if len(url) > _MAX_CHARACTERS:
         raise InvalidJob(f"expected a url of at most {_MAX_CHARACTERS} characters")
     if _CONTROL.search(url) or "\\" in url or url != url.strip():
-        raise InvalidJob("expected a url without control characters, spaces around or backslashes")
+        raise InvalidJob("expected a url without control characters, backslashes or outer spaces")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -55,11 +55,11 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
         raise InvalidJob("expected a url with a valid host and port") from None
     scheme = parts.scheme.lower()
     if scheme not in ("http", "https"):
-        raise InvalidJob("expected an https url, got another scheme")
+        raise InvalidJob("expected a url that begins with https://")
     if scheme == "http" and not allow_http:
-        raise InvalidJob("expected an https url, got http (WEBHOOK_ALLOW_HTTP=1 allows it)")
+        raise InvalidJob("expected an https url, got http: set WEBHOOK_ALLOW_HTTP=1 to allow http")
     if "@" in parts.netloc:
-        raise InvalidJob("expected a url without user and password in it")
+        raise InvalidJob("expected a url without user and password")
     if port == 0:
         raise InvalidJob("expected a url with a port from 1 to 65535")
     host = _canonical_host(host)
@@ -68,8 +68,8 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
         netloc = f"{netloc}:{port}"
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = f"?{quote(parts.query, safe='/?%:@!$&()*+,;=~-._[]')}" if parts.query else ""
-    at = port or (443 if scheme == "https" else 80)
-    return CheckedUrl(f"{scheme}://{netloc}{path}{query}", host, scheme, at)
+    port = port or (443 if scheme == "https" else 80)
+    return CheckedUrl(f"{scheme}://{netloc}{path}{query}", host, scheme, port)
 
 
 def _canonical_host(host: str) -> str:

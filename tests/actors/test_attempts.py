@@ -1,4 +1,4 @@
-"""The delivery log: every attempt in ClickHouse and in a log line, nothing secret in either."""
+"""The delivery log: every attempt in ClickHouse and in a log line, both without secrets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
+from formrelay.config import get_settings
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
 from tests.actors.test_webhooks import KEY, SECRET, webhook
@@ -21,19 +22,18 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def client(site: Site, clickhouse_url: str, clickhouse_database: str) -> Any:
     client = site.use_clickhouse(clickhouse_url, clickhouse_database)
-    site.use(webhooks={"delivery_log": True}, clickhouse=site_clickhouse(site, client))
+    use(site)
     return client
 
 
-def site_clickhouse(site: Site, client: Any) -> dict[str, Any]:
-    """What :meth:`Site.use_clickhouse` has put in force."""
-    from formrelay.config import get_settings
-
+def use(site: Site, **changes: Any) -> None:
+    """Change the settings of webhooks, with the delivery log in the same ClickHouse."""
     section = get_settings().clickhouse
-    return {"url": section.url, "database": section.database}
+    clickhouse = {"url": section.url, "database": section.database}
+    site.use(webhooks={"delivery_log": True, **changes}, clickhouse=clickhouse)
 
 
-def test_every_attempt_is_a_row_and_a_line(
+def test_every_attempt_writes_a_row_and_a_log_line(
     site: Site, receiver: Receiver, client: Any, lines: Lines
 ) -> None:
     said = {"error": "busy", "you sent": {"answer": SECRET, "again": SECRET}, "key": KEY}
@@ -63,7 +63,7 @@ def test_every_attempt_is_a_row_and_a_line(
     assert 0 < first.duration_ms < 5_000
     assert abs((second.at - datetime.now(UTC)).total_seconds()) < 60
     assert second.at >= first.at  # to the second, on an old server
-    # By the webhook-id as well, and not twice if the batch is inserted again.
+    # By the webhook-id too, and once, even if the batch was inserted twice.
     assert delivery_log.attempts_of(first.webhook_id, limit=10) == attempts
 
     told = [line for line in lines.attempts() if line["actor"] == "deliver_webhook"]
@@ -76,13 +76,10 @@ def test_every_attempt_is_a_row_and_a_line(
     assert KEY not in lines.text
 
 
-def test_the_text_of_an_answer_is_kept_where_that_is_asked_for_without_exact_repetitions(
+def test_the_text_of_a_response_is_kept_on_request_without_copies_of_the_request(
     site: Site, receiver: Receiver, client: Any, lines: Lines
 ) -> None:
-    site.use(
-        webhooks={"delivery_log": True, "keep_response_text": True},
-        clickhouse=site_clickhouse(site, client),
-    )
+    use(site, keep_response_text=True)
     path = f"/services/T0000/{SECRET}"
     receiver.answers(path, Answer(404, f"Cannot POST {path}"), Answer(200))
     sent = site.actors.deliver_webhook.send(webhook(receiver, url=receiver.url + path))
@@ -93,7 +90,7 @@ def test_the_text_of_an_answer_is_kept_where_that_is_asked_for_without_exact_rep
     assert SECRET not in lines.text
 
 
-def test_what_never_answered_is_a_row_too(site: Site, receiver: Receiver, client: Any) -> None:
+def test_no_response_writes_a_row_too(site: Site, receiver: Receiver, client: Any) -> None:
     refused = site.actors.deliver_webhook.send(webhook(receiver, url="http://127.0.0.1:1/"))
     blocked = site.actors.deliver_webhook.send(webhook(receiver, url="http://10.0.0.1/"))
     site.work_off("webhooks")
@@ -109,13 +106,8 @@ def test_what_never_answered_is_a_row_too(site: Site, receiver: Receiver, client
     assert dead == (1,)
 
 
-def test_a_delivery_that_is_put_off_is_no_attempt(
-    site: Site, receiver: Receiver, client: Any
-) -> None:
-    site.use(
-        webhooks={"delivery_log": True, "endpoint_concurrency": 1},
-        clickhouse=site_clickhouse(site, client),
-    )
+def test_a_deferred_delivery_is_no_attempt(site: Site, receiver: Receiver, client: Any) -> None:
+    use(site, endpoint_concurrency=1)
     receiver.answers(f"/hook?token={SECRET}", then=Answer(after=0.3))
     for _ in range(6):
         site.actors.deliver_webhook.send(webhook(receiver))
@@ -124,8 +116,8 @@ def test_a_delivery_that_is_put_off_is_no_attempt(
     assert client.query("SELECT count(), max(attempt) FROM webhook_deliveries_once") == [(6, 1)]
 
 
-def noted(number: int, **changes: Any) -> dict[str, Any]:
-    """An attempt as the actor notes it."""
+def attempt_json(number: int, **changes: Any) -> dict[str, Any]:
+    """An attempt as the actor adds it to the delivery log."""
     return {
         "webhookId": f"id_{number}",
         "messageId": f"m{number}",
@@ -140,30 +132,30 @@ def noted(number: int, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_attempts_that_the_broker_does_not_take_are_sent_later(site: Site, client: Any) -> None:
+def test_attempts_that_the_broker_refuses_are_sent_later(site: Site, client: Any) -> None:
     log, redis = delivery_log.delivery_log(), site.broker.client  # type: ignore[attr-defined]
-    redis.config_set("maxmemory", 1)  # a server that is full refuses
+    redis.config_set("maxmemory", 1)  # a full server refuses writes
     try:
         for number in range(3):
-            log.note(noted(number), None)
+            log.add(attempt_json(number), None)
         log.send()
         assert site.waiting("events") == 0
     finally:
         redis.config_set("maxmemory", 0)
-    log.note(noted(3), None)
+    log.add(attempt_json(3), None)
     log.send()
     site.work_off("events")
     found = client.query("SELECT webhook_id FROM webhook_deliveries_once ORDER BY webhook_id")
     assert found == [("id_0",), ("id_1",), ("id_2",), ("id_3",)]
 
 
-def test_attempts_that_are_too_large_for_one_message_go_in_several(site: Site, client: Any) -> None:
+def test_attempts_too_large_for_one_message_are_sent_in_several(site: Site, client: Any) -> None:
     log, options = delivery_log.delivery_log(), site.broker.options
     site.broker.options = replace(options, max_message_bytes=10_000)
     try:
         for number in range(9):
-            log.note(noted(number, response="x" * 2000), None)
-        log.note(noted(9, response="x" * 20_000), None)  # alone it is too large
+            log.add(attempt_json(number, response="x" * 2000), None)
+        log.add(attempt_json(9, response="x" * 20_000), None)  # too large even alone
         log.send()
     finally:
         site.broker.options = options
@@ -172,9 +164,7 @@ def test_attempts_that_are_too_large_for_one_message_go_in_several(site: Site, c
     assert rows == [(10, 9 * 2000)]
 
 
-def test_an_event_says_that_an_endpoint_was_disabled(
-    site: Site, receiver: Receiver, client: Any
-) -> None:
+def test_disabling_an_endpoint_sends_an_event(site: Site, receiver: Receiver, client: Any) -> None:
     receiver.answers(f"/hook?token={SECRET}", Answer(410))
     payload = webhook(receiver, endpointId="e1")
     site.actors.deliver_webhook.send(payload, {"formId": "f1"})
@@ -191,16 +181,14 @@ def test_an_event_says_that_an_endpoint_was_disabled(
     }
 
 
-def test_without_clickhouse_nothing_is_put_on_the_queue_of_events(
-    site: Site, receiver: Receiver
-) -> None:
+def test_without_clickhouse_no_attempts_are_sent(site: Site, receiver: Receiver) -> None:
     site.use(webhooks={"delivery_log": None}, clickhouse={"url": None})
     site.actors.deliver_webhook.send(webhook(receiver))
     site.work_off("webhooks")
     assert site.waiting("events") == 0
 
 
-def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Receiver) -> None:
+def test_delivered_jobs_are_kept_only_on_request(site: Site, receiver: Receiver) -> None:
     records = deliveries.endpoint_registry()
     plain = site.actors.deliver_webhook.send(webhook(receiver))
     site.work_off("webhooks")
@@ -217,7 +205,7 @@ def test_what_was_delivered_is_kept_only_when_asked_for(site: Site, receiver: Re
     assert records.kept(f"msg_{down.message_id}") is None
 
 
-def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver) -> None:
+def test_a_job_kept_by_a_newer_version_can_be_resent(site: Site, receiver: Receiver) -> None:
     from formrelay.ops.cli.webhooks import _resend
 
     job = {"payload": webhook(receiver), "metadata": {"formId": "f1"}, "fieldOfTomorrow": 1}
@@ -229,8 +217,8 @@ def test_what_a_newer_version_kept_is_sent_again(site: Site, receiver: Receiver)
 
 
 def test_an_attempt_of_a_newer_version_is_recorded_and_shown(site: Site, client: Any) -> None:
-    attempt = noted(1, outcome="postponed", fieldOfTomorrow={"x": 1})
-    site.broker.enqueue(delivery_log.record_attempts.message_of([attempt, noted(2)]))
+    attempt = attempt_json(1, outcome="postponed", fieldOfTomorrow={"x": 1})
+    site.broker.enqueue(delivery_log.record_attempts.message_of([attempt, attempt_json(2)]))
     site.work_off("events")
     assert site.dead("events") == []
     (shown,) = delivery_log.attempts_of("id_1", limit=10)

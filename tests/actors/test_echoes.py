@@ -1,4 +1,4 @@
-"""Whatever a receiver repeats of a webhook, nothing of it is logged or recorded."""
+"""Values of a webhook that a receiver repeats are neither logged nor recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def delivery_log(site: Site) -> None:
 
 
 def attempt(site: Site, wire: Wire, values: list[str]) -> str:
-    """All that is kept of one attempt to deliver values, as text."""
+    """Everything that one attempt to deliver values logs and records, as text."""
     from formrelay.actors.model import Job, Metadata
 
     payload = webhooks.Webhook(
@@ -57,7 +57,7 @@ def attempt(site: Site, wire: Wire, values: list[str]) -> str:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(values=VALUES, data=st.data())
-def test_no_form_of_a_value_is_left_in_log_line_failure_or_delivery_log(
+def test_no_value_is_left_in_log_line_failure_or_delivery_log(
     site: Site, values: list[str], data: st.DataObject
 ) -> None:
     everything = [*values, "v4lue-0f-a-header", KEY]
@@ -68,7 +68,7 @@ def test_no_form_of_a_value_is_left_in_log_line_failure_or_delivery_log(
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_nor_in_any_line_of_a_worker_or_its_dead_letters(
+def test_no_value_is_left_in_a_workers_log_lines_or_dead_letters(
     site: Site, lines: Lines, status: int
 ) -> None:
     values = ["Jane.Doe@example.org", "<b>4111 1111 1111 1111</b>"]

@@ -1,4 +1,4 @@
-"""Which deliveries may begin, second by second."""
+"""The endpoint limiter: which deliveries may start, and when."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from formrelay.core.errors import FormrelayError, NotNow, SinkPermanent, SinkTra
 from tests.support.clock import ManualClock
 
 LOOP = asyncio.new_event_loop()
-LIMITS = EndpointLimits(in_flight=2, failures=3, opens_for=timedelta(seconds=30))
+LIMITS = EndpointLimits(in_flight=2, failures=3, open_for=timedelta(seconds=30))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ class Visit:
             async with limiter.delivery(id):
                 self.is_there = True
                 await self._end
-            self.after()  # whoever is called has not gone on yet
+            self.after()  # the tasks that this wakes have not run yet
         except FormrelayError as error:
             self.refusal = error
 
@@ -70,7 +70,7 @@ def loop() -> Iterator[None]:
 
 @pytest.fixture
 def limiter(clock: ManualClock) -> EndpointLimiter:
-    """One whose endpoint "a" has worked before, and so may have two at a time."""
+    """A limiter whose endpoint "a" has had a success, so it may get two deliveries at a time."""
     limiter = EndpointLimiter(LIMITS, clock=clock)
     deliver(limiter)
     return limiter
@@ -92,25 +92,25 @@ def fail(limiter: EndpointLimiter, times: int, *, id: str = "a", code: int = 500
 
 
 def wait_of(limiter: EndpointLimiter, id: str = "a") -> timedelta:
-    """How long a delivery that is refused now is put off."""
+    """How long a delivery that starts now is deferred."""
     visit = Visit(limiter, id)
     assert isinstance(visit.refusal, NotNow)
     return visit.refusal.after
 
 
-def test_a_busy_endpoint_is_waited_for_and_the_others_go_on(limiter: EndpointLimiter) -> None:
+def test_deliveries_wait_for_a_busy_endpoint_but_not_for_others(limiter: EndpointLimiter) -> None:
     first, second = Visit(limiter), Visit(limiter)
     third, fourth = Visit(limiter), Visit(limiter)
     assert (first.is_there, second.is_there) == (True, True)
     assert (third.is_there, fourth.is_there) == (False, False)
     deliver(limiter, "b")
     second.end()
-    assert (third.is_there, fourth.is_there) == (True, False)  # in the order in which they came
+    assert (third.is_there, fourth.is_there) == (True, False)  # in the order of their arrival
     third.end()
     assert fourth.is_there
 
 
-def test_an_endpoint_that_never_answered_gets_one_at_a_time_and_one_waits(
+def test_a_new_endpoint_gets_one_delivery_and_another_waits(
     limiter: EndpointLimiter,
 ) -> None:
     first, second = Visit(limiter, "new"), Visit(limiter, "new")
@@ -119,16 +119,16 @@ def test_an_endpoint_that_never_answered_gets_one_at_a_time_and_one_waits(
     first.end()
     assert second.is_there
     third, fourth = Visit(limiter, "new"), Visit(limiter, "new")
-    assert (third.is_there, fourth.is_there) == (True, False)  # it answers: two, and no more
+    assert (third.is_there, fourth.is_there) == (True, False)  # two after the first success
 
 
-def test_a_failure_halves_what_an_endpoint_may_have(limiter: EndpointLimiter) -> None:
+def test_a_failure_halves_the_concurrency_limit(limiter: EndpointLimiter) -> None:
     fail(limiter, 1)
     first, second = Visit(limiter), Visit(limiter)
     assert (first.is_there, second.is_there) == (True, False)
 
 
-def test_who_would_wait_too_long_is_put_off_until_its_turn_will_come(
+def test_a_delivery_that_would_wait_too_long_is_deferred_until_its_turn(
     limiter: EndpointLimiter, clock: ManualClock
 ) -> None:
     slow = Visit(limiter), Visit(limiter)
@@ -137,22 +137,22 @@ def test_who_would_wait_too_long_is_put_off_until_its_turn_will_come(
         visit.end()
     at_work = Visit(limiter), Visit(limiter)
     assert all(visit.is_there for visit in at_work)
-    for turn in range(1, 31):  # it takes 1.4 s or so, two at a time
+    for turn in range(1, 31):  # a delivery takes about 1.4 s, and two run at a time
         assert 0.7 * turn <= wait_of(limiter).total_seconds() <= 1.1 * turn
     for _ in range(1000):
         assert wait_of(limiter) <= timedelta(seconds=90)
 
 
-def test_who_waits_in_line_is_let_go_when_the_breaker_opens(limiter: EndpointLimiter) -> None:
+def test_a_throttle_defers_the_waiting_deliveries(limiter: EndpointLimiter) -> None:
     first, second, waiting = Visit(limiter), Visit(limiter), Visit(limiter)
     first.end(SinkTransient(code=500))
-    assert not waiting.is_there  # a failure: one at a time
+    assert not waiting.is_there  # one at a time after a failure
     second.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
     assert isinstance(waiting.refusal, NotNow)
     assert waiting.refusal.after >= timedelta(hours=1)
 
 
-def test_who_is_cancelled_in_line_holds_up_nobody(limiter: EndpointLimiter) -> None:
+def test_a_delivery_cancelled_while_it_waits_delays_no_other(limiter: EndpointLimiter) -> None:
     first, second = Visit(limiter), Visit(limiter)
     cancelled, after = Visit(limiter), Visit(limiter)
     cancelled.task.cancel()
@@ -165,7 +165,7 @@ def test_who_is_cancelled_in_line_holds_up_nobody(limiter: EndpointLimiter) -> N
     assert next_one.is_there
 
 
-def test_who_is_cancelled_when_its_turn_has_come_makes_room(limiter: EndpointLimiter) -> None:
+def test_a_delivery_cancelled_at_its_turn_makes_room_for_the_next(limiter: EndpointLimiter) -> None:
     first, _second = Visit(limiter), Visit(limiter)
     cancelled, after = Visit(limiter), Visit(limiter)
     first.after = cancelled.task.cancel
@@ -174,11 +174,11 @@ def test_who_is_cancelled_when_its_turn_has_come_makes_room(limiter: EndpointLim
     assert after.is_there
 
 
-def test_who_waits_in_line_is_not_let_through_to_a_disabled_endpoint(
+def test_a_waiting_delivery_does_not_start_if_its_endpoint_is_disabled(
     limiter: EndpointLimiter,
 ) -> None:
     first, _second, waiting = Visit(limiter), Visit(limiter), Visit(limiter)
-    limiter.disable_here("a")
+    limiter.disable_locally("a")
     first.end()
     assert isinstance(waiting.refusal, EndpointDisabled)
     assert not waiting.is_there
@@ -188,18 +188,18 @@ def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
     limiter: EndpointLimiter, clock: ManualClock
 ) -> None:
     fail(limiter, 2)
-    deliver(limiter)  # one that worked: they count in a row
+    deliver(limiter)  # a success: the failures are no longer in a row
     fail(limiter, 3)
     assert timedelta(seconds=30) <= wait_of(limiter) <= timedelta(seconds=45)
     deliver(limiter, "b")
     clock.now += 30
     probe = Visit(limiter)
-    wait_of(limiter)  # one alone tries
+    wait_of(limiter)  # only the probe may start
     probe.end()
     deliver(limiter)
 
 
-def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(
+def test_each_failed_probe_doubles_the_wait_up_to_the_maximum(
     limiter: EndpointLimiter, clock: ManualClock
 ) -> None:
     fail(limiter, 3)
@@ -209,7 +209,7 @@ def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(
         assert timedelta(seconds=seconds) <= wait_of(limiter) <= timedelta(seconds=seconds * 1.5)
 
 
-def test_those_under_way_when_it_opens_are_no_probes(clock: ManualClock) -> None:
+def test_deliveries_in_flight_when_the_circuit_opens_are_no_probes(clock: ManualClock) -> None:
     limiter = EndpointLimiter(replace(LIMITS, in_flight=16), clock=clock)
     for _ in range(16):
         deliver(limiter)
@@ -226,10 +226,10 @@ def test_those_under_way_when_it_opens_are_no_probes(clock: ManualClock) -> None
     probe = Visit(limiter)
     assert probe.is_there
     before.end(SinkTransient(code=500))
-    wait_of(limiter)  # the probe is still under way: nobody else
+    wait_of(limiter)  # the probe is still in flight, so no other may start
 
 
-def test_a_rate_of_failures_opens_it_too(limiter: EndpointLimiter, clock: ManualClock) -> None:
+def test_a_failure_rate_opens_the_circuit(limiter: EndpointLimiter, clock: ManualClock) -> None:
     for _ in range(10):
         deliver(limiter, "c")
         fail(limiter, 1, id="c")
@@ -237,31 +237,31 @@ def test_a_rate_of_failures_opens_it_too(limiter: EndpointLimiter, clock: Manual
     for _ in range(9):
         deliver(limiter, "b")
         fail(limiter, 1, id="b")
-    clock.now += 61  # those were long ago
+    clock.now += 61  # the earlier deliveries are no longer in the window
     deliver(limiter, "b")
     fail(limiter, 1, id="b")
     deliver(limiter, "b")
 
 
-def test_without_a_breaker_it_is_tried_however_often_it_fails() -> None:
+def test_without_a_breaker_a_failing_endpoint_is_always_tried() -> None:
     limiter = EndpointLimiter(EndpointLimits(in_flight=2, failures=0))
     fail(limiter, 200)
     deliver(limiter)
 
 
 @pytest.mark.parametrize("code", [429, 502, 504])
-def test_one_that_wants_fewer_is_left_alone_for_as_long_as_it_says(
+def test_a_throttled_endpoint_gets_no_delivery_until_its_retry_after(
     limiter: EndpointLimiter, clock: ManualClock, code: int
 ) -> None:
     with pytest.raises(SinkTransient):
         deliver(limiter, error=SinkTransient(code=code, retry_after=timedelta(hours=2)))
     assert wait_of(limiter) >= timedelta(hours=2)
     clock.now += 2 * 3600
-    fail(limiter, 1, code=code)  # it does not say
+    fail(limiter, 1, code=code)  # without Retry-After
     assert timedelta(seconds=5) <= wait_of(limiter) <= timedelta(seconds=7.5)
 
 
-def test_a_later_answer_does_not_shorten_what_one_asked_for(limiter: EndpointLimiter) -> None:
+def test_a_later_response_does_not_shorten_a_throttle(limiter: EndpointLimiter) -> None:
     first, second = Visit(limiter), Visit(limiter)
     first.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
     second.end(SinkTransient(code=502))
@@ -272,7 +272,7 @@ def test_a_later_answer_does_not_shorten_what_one_asked_for(limiter: EndpointLim
     "error",
     [SinkPermanent(code=400), FormrelayError(), KeyboardInterrupt(), NotNow(after=timedelta(1))],
 )
-def test_what_is_not_the_endpoints_failure_does_not_open_it(
+def test_other_errors_do_not_open_the_circuit(
     limiter: EndpointLimiter, error: BaseException
 ) -> None:
     for _ in range(20):
@@ -281,8 +281,8 @@ def test_what_is_not_the_endpoints_failure_does_not_open_it(
     deliver(limiter)
 
 
-def test_a_disabled_endpoint_is_called_no_more(limiter: EndpointLimiter) -> None:
-    limiter.disable_here("a")
+def test_a_disabled_endpoint_gets_no_delivery(limiter: EndpointLimiter) -> None:
+    limiter.disable_locally("a")
     with pytest.raises(EndpointDisabled, match="disabled"):
         deliver(limiter)
     deliver(limiter, "b")
@@ -302,7 +302,7 @@ def test_a_busy_endpoint_is_judged_by_its_latest_results(clock: ManualClock) -> 
         fail_every_second_time()
 
 
-# -- how much is remembered ------------------------------------------------------------------
+# -- memory of endpoints ---------------------------------------------------------------------
 
 
 def test_a_healthy_idle_endpoint_takes_few_bytes(clock: ManualClock) -> None:
@@ -316,7 +316,7 @@ def test_a_healthy_idle_endpoint_takes_few_bytes(clock: ManualClock) -> None:
     finally:
         tracemalloc.stop()
     assert taken / len(ids) < 250
-    assert not limiter._endpoints  # an object each would take twice as much
+    assert not limiter._endpoints  # objects would take twice as much memory
 
 
 def test_a_healthy_idle_endpoint_is_remembered(clock: ManualClock) -> None:
@@ -327,11 +327,11 @@ def test_a_healthy_idle_endpoint_is_remembered(clock: ManualClock) -> None:
         visit.end()
     visits = [Visit(limiter) for _ in range(4)]
     assert [visit.is_there for visit in visits] == [True, True, True, False]
-    # It takes 2 s, so nobody waits for it in memory.
+    # A delivery takes 2 s, which is too long to wait in memory.
     assert isinstance(visits[3].refusal, NotNow)
 
 
-def test_deliveries_that_worked_count_when_the_endpoint_was_idle_since(clock: ManualClock) -> None:
+def test_successes_before_an_idle_time_still_count(clock: ManualClock) -> None:
     limiter = EndpointLimiter(LIMITS, clock=clock)
     for _ in range(15):
         deliver(limiter)
@@ -341,10 +341,10 @@ def test_deliveries_that_worked_count_when_the_endpoint_was_idle_since(clock: Ma
     deliver(limiter)
 
 
-def test_of_too_many_endpoints_those_in_use_or_refused_are_kept(
+def test_endpoints_in_use_or_refusing_are_never_forgotten(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formrelay.actors.webhooks.limiter._MOST_ENDPOINTS", 8)
+    monkeypatch.setattr("formrelay.actors.webhooks.limiter._MAX_ENDPOINTS", 8)
     limiter = EndpointLimiter(LIMITS, clock=clock)
     deliver(limiter)
     first, second = Visit(limiter), Visit(limiter)
@@ -361,10 +361,10 @@ def test_of_too_many_endpoints_those_in_use_or_refused_are_kept(
     assert len(limiter._endpoints) <= 16
 
 
-def test_when_none_can_be_forgotten_it_is_not_looked_at_each_time(
+def test_sweeps_are_rare_if_no_endpoint_can_be_forgotten(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formrelay.actors.webhooks.limiter._MOST_ENDPOINTS", 8)
+    monkeypatch.setattr("formrelay.actors.webhooks.limiter._MAX_ENDPOINTS", 8)
     limiter, sweeps = EndpointLimiter(LIMITS, clock=clock), []
     real = limiter._sweep
     monkeypatch.setattr(limiter, "_sweep", lambda now: (sweeps.append(now), real(now)))

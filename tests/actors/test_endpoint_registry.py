@@ -1,4 +1,4 @@
-"""What all processes know together, kept in memory and in Redis."""
+"""The endpoint registry in memory and in Redis, and its synchronization with limiters."""
 
 from __future__ import annotations
 
@@ -62,27 +62,27 @@ def test_failures_of_all_processes_add_up_and_disable(records: EndpointRegistry)
     assert (disabled.id, disabled.failures, disabled.disabled_at) == ("a", 10, 9.0)
     assert disabled.why == "10 deliveries in a row failed"
     assert records.disabled() == {"a"}
-    assert records.report([report(1)], RULES) == []  # it is said once
+    assert records.report([report(1)], RULES) == []  # reported only once
     assert [one.id for one in records.all()] == ["a", "b"]
 
 
-def test_a_delivery_that_works_begins_the_count_anew(records: EndpointRegistry) -> None:
+def test_a_success_resets_the_count(records: EndpointRegistry) -> None:
     records.report([report(9)], RULES)
     assert records.report([report(2, worked=True)], RULES) == []
     assert records.all()[0].failures == 2
     records.report([report(0, worked=True)], RULES)
-    assert records.all() == []  # nothing speaks against it
+    assert records.all() == []  # a healthy endpoint has no record
 
 
-def test_days_without_one_that_works_disable(records: EndpointRegistry) -> None:
+def test_days_without_a_success_disable(records: EndpointRegistry) -> None:
     records.report([report(1, at=DAY)], RULES)
     assert records.report([report(1, at=5.9 * DAY)], RULES) == []
     (disabled,) = records.report([report(1, at=6 * DAY)], RULES)
-    assert disabled.why == "no delivery has worked for 5 days"
+    assert disabled.why == "no successful delivery for 5 days"
     assert disabled.failing_since == DAY
 
 
-def test_one_that_is_gone_is_disabled_at_once(records: EndpointRegistry) -> None:
+def test_410_disables_at_once(records: EndpointRegistry) -> None:
     (disabled,) = records.report([report(1, gone=True)], RULES)
     assert disabled.why == "it answered 410 (gone)"
 
@@ -92,7 +92,7 @@ def test_an_operator_disables_and_enables(records: EndpointRegistry) -> None:
     assert not records.disable("a", why="again", now=2.0)
     assert records.disabled() == {"a"}
     records.report([report(0, worked=True)], RULES)
-    assert records.disabled() == {"a"}  # one that was under way changes nothing
+    assert records.disabled() == {"a"}  # a success changes nothing
     assert records.enable("a")
     assert not records.enable("a")
     assert records.disabled() == frozenset()
@@ -100,7 +100,7 @@ def test_an_operator_disables_and_enables(records: EndpointRegistry) -> None:
 
 
 @pytest.mark.redis
-def test_processes_that_report_at_one_time_lose_no_count(redis_url: str) -> None:
+def test_concurrent_reports_lose_no_failure(redis_url: str) -> None:
     rules = DisableRules(failures=10_000)
 
     def many(_: int) -> None:
@@ -114,20 +114,20 @@ def test_processes_that_report_at_one_time_lose_no_count(redis_url: str) -> None
     assert [(one.id, one.failures) for one in found] == [("a", 100), ("b", 100)]
 
 
-# -- the book ------------------------------------------------------------------------------
+# -- registry sync ---------------------------------------------------------------------------
 
 
-def book(records: EndpointRegistry, clock: ManualClock) -> RegistrySync:
+def make_sync(records: EndpointRegistry, clock: ManualClock) -> RegistrySync:
     return RegistrySync(EndpointLimiter(EndpointLimits(in_flight=1)), records, RULES, clock=clock)
 
 
-def test_what_one_process_disables_the_other_learns(
+def test_other_processes_learn_of_a_disabled_endpoint(
     records: EndpointRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
-    one, two = book(records, clock), book(records, clock)
+    one, two = make_sync(records, clock), make_sync(records, clock)
     for _ in range(10):
-        one.note("a", "example.com", status=None, is_success=False)
+        one.add("a", "example.com", status=None, is_success=False)
     one.sync()
     two.sync()
     assert one.limiter.disabled == two.limiter.disabled == {"a"}
@@ -138,40 +138,38 @@ def test_what_one_process_disables_the_other_learns(
     assert two.limiter.disabled == frozenset()
 
 
-def test_410_holds_here_before_anybody_was_told(records: EndpointRegistry) -> None:
-    one = book(records, ManualClock())
-    one.note("a", "example.com", status=410, is_success=False)
+def test_410_disables_in_this_process_before_the_report(records: EndpointRegistry) -> None:
+    one = make_sync(records, ManualClock())
+    one.add("a", "example.com", status=410, is_success=False)
     assert one.limiter.disabled == {"a"}
     assert records.all() == []
     one.sync()
     assert records.disabled() == {"a"}
 
 
-def test_while_the_store_is_away_nothing_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_registry_loses_no_report(caplog: pytest.LogCaptureFixture) -> None:
     client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
     away = RedisRegistry(client, "a port that nobody listens on")
-    one = book(away, ManualClock())
+    one = make_sync(away, ManualClock())
     for is_success in (False, True, False, False):
-        one.note("a", "example.com", status=500, is_success=is_success)
+        one.add("a", "example.com", status=500, is_success=is_success)
         one.sync()
-    assert (
-        len([line for line in caplog.records if "endpoint registry unavailable" in line.message])
-        == 1
-    )
-    one.records = records = MemoryRegistry()
+    logged = [line.message for line in caplog.records]
+    assert logged.count("endpoint registry unavailable") == 1
+    one.registry = records = MemoryRegistry()
     one.sync()
     (found,) = records.all()
     assert found.failures == 2
 
 
 @pytest.mark.redis
-def test_no_record_holds_more_of_an_address_than_its_host(redis_url: str) -> None:
+def test_a_record_contains_the_host_of_a_url_only(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     RedisRegistry(client, "Redis").report([report(1)], RULES)
     assert b"example.com" in client.hget(RECORDS, "a")  # type: ignore[operator]
 
 
-# -- what has changed ----------------------------------------------------------------------
+# -- changes ------------------------------------------------------------------------------
 
 
 def test_changes_since_a_position(records: EndpointRegistry) -> None:
@@ -197,7 +195,7 @@ def client(redis_url: str) -> redis.Redis:
 def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
     records = RedisRegistry(client, "Redis")
     records.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
-    one = book(records, ManualClock())
+    one = make_sync(records, ManualClock())
     one.sync()
     before = client.info("stats")["total_net_output_bytes"]
     for _ in range(10):
@@ -211,19 +209,19 @@ def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None
     assert len(one.limiter.disabled) == 499
 
 
-def _lose_the_last_changes(client: redis.Redis, records: EndpointRegistry) -> None:
-    """As a failover does to a replica that had not got them."""
+def _fail_over(client: redis.Redis, records: EndpointRegistry) -> None:
+    """Lose the last changes, as a failover to a replica without them does."""
     kept = {key: client.dump(key) for key in (RECORDS, DISABLED, CHANGES)}
     records.disable("new", why="", now=1.0)
     records.enable("old-1")
     for key, value in kept.items():
         client.restore(key, 0, value, replace=True)  # type: ignore[arg-type]
     records.enable("never disabled")
-    records.enable("old-2")  # so that as many are disabled as were
+    records.enable("old-2")  # so that the number of disabled endpoints is the same
     records.disable("newer", why="", now=1.0)
 
 
-def _many(_client: redis.Redis, records: EndpointRegistry) -> None:
+def _disable_many(_client: redis.Redis, records: EndpointRegistry) -> None:
     records.report([report(1, id=f"many-{number}", gone=True) for number in range(500)], RULES)
 
 
@@ -237,21 +235,21 @@ def _many(_client: redis.Redis, records: EndpointRegistry) -> None:
         lambda client, _: client.sadd(DISABLED, "by an older version"),
         lambda client, _: client.srem(DISABLED, "old-1"),
         lambda client, _: client.sadd(DISABLED, b"\xff", b"\xfe"),
-        _lose_the_last_changes,
-        _many,
+        _fail_over,
+        _disable_many,
     ],
     ids=["flush", "deleted", "trimmed", "added", "removed", "bytes", "failover", "many"],
 )
-def test_what_cannot_be_followed_is_read_as_a_whole(
+def test_the_whole_set_is_read_if_changes_are_missing(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, happens: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr("formrelay.actors.webhooks.redis_registry._MOST_CHANGES", 100)
+    monkeypatch.setattr("formrelay.actors.webhooks.redis_registry._MAX_CHANGES", 100)
     records = RedisRegistry(client, "Redis")
     for id in ("old-1", "old-2", "old-3"):
         records.disable(id, why="", now=1.0)
-    one = book(records, ManualClock())
+    one = make_sync(records, ManualClock())
     one.sync()
-    if happens is _lose_the_last_changes:  # it had learned of what was lost
+    if happens is _fail_over:  # the sync has read a change that is then lost
         real = records.enable
         monkeypatch.setattr(records, "enable", lambda id: (real(id), id == "old-1" and one.sync()))
     happens(client, records)
@@ -263,8 +261,8 @@ def test_what_cannot_be_followed_is_read_as_a_whole(
 
 @pytest.mark.redis
 def test_all_processes_agree_in_the_end(redis_url: str) -> None:
-    books = [
-        book(RedisRegistry(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
+    syncs = [
+        make_sync(RedisRegistry(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
         for _ in range(4)
     ]
 
@@ -273,20 +271,20 @@ def test_all_processes_agree_in_the_end(redis_url: str) -> None:
         for _ in range(60):
             id = f"e{chance.randrange(20)}"
             if chance.random() < 0.5:
-                books[number].note(id, "example.com", status=410, is_success=False)
+                syncs[number].add(id, "example.com", status=410, is_success=False)
             else:
-                books[number].records.enable(id)
-            books[number].sync()
+                syncs[number].registry.enable(id)
+            syncs[number].sync()
 
     with ThreadPoolExecutor(4) as four:
         list(four.map(work, range(4)))
-    for one in books:
+    for one in syncs:
         one.sync()
-        assert one.limiter.disabled == one.records.disabled()
+        assert one.limiter.disabled == one.registry.disabled()
 
 
 class Interrupted(MemoryRegistry):
-    """Calls ``between`` when a report was taken in and the answer is on its way."""
+    """Calls ``between`` after the changes are read, before they are returned."""
 
     between: Callable[[], None] | None = None
 
@@ -298,12 +296,12 @@ class Interrupted(MemoryRegistry):
         return found
 
 
-def test_410_in_the_middle_of_a_sync_holds() -> None:
+def test_a_410_during_a_sync_disables() -> None:
     records = Interrupted()
-    one = book(records, ManualClock())
+    one = make_sync(records, ManualClock())
     one.sync()
     records.disable("b", why="", now=1.0)
-    records.between = lambda: one.note("a", "example.com", status=410, is_success=False)
+    records.between = lambda: one.add("a", "example.com", status=410, is_success=False)
     one.sync()
     assert one.limiter.disabled == {"a", "b"}
     one.sync()
@@ -313,10 +311,10 @@ def test_410_in_the_middle_of_a_sync_holds() -> None:
     assert one.limiter.disabled == {"b"}
 
 
-def test_410_holds_while_the_records_answer_only_half(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_410_disables_if_changes_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     records = MemoryRegistry()
-    one = book(records, ManualClock())
-    one.note("a", "example.com", status=410, is_success=False)
+    one = make_sync(records, ManualClock())
+    one.add("a", "example.com", status=410, is_success=False)
     with monkeypatch.context() as away:
         away.setattr(records, "changes", _fails(BrokerError()))
         one.sync()
@@ -333,10 +331,10 @@ def _fails(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def test_what_fails_in_an_unexpected_way_loses_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_loses_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     records = MemoryRegistry()
-    one = book(records, ManualClock())
-    one.note("a", "example.com", status=500, is_success=False)
+    one = make_sync(records, ManualClock())
+    one.add("a", "example.com", status=500, is_success=False)
     with monkeypatch.context() as broken:
         broken.setattr(records, "report", _fails(TypeError()))
         with pytest.raises(TypeError):
@@ -360,16 +358,16 @@ def test_what_fails_in_an_unexpected_way_loses_no_report(monkeypatch: pytest.Mon
         (None, 1),
     ],
 )
-def test_a_record_of_another_version_stops_nothing(
+def test_records_of_other_versions_are_readable(
     client: redis.Redis, stored: Any, failures: int
 ) -> None:
     records = RedisRegistry(client, "Redis")
     client.hset(RECORDS, "a", orjson.dumps(stored))
     client.hset(RECORDS, "c", b"\x00 no JSON")
     assert [one.id for one in records.all()] == ["a", "c"]
-    one = book(records, ManualClock())
+    one = make_sync(records, ManualClock())
     for id in ("a", "b", "c"):
-        one.note(id, "example.com", status=500, is_success=False)
+        one.add(id, "example.com", status=500, is_success=False)
     one.sync()
     assert {one.id: one.failures for one in records.all()} == {"a": failures, "b": 1, "c": 1}
     assert records.disable("a", why="by an operator", now=1.0)

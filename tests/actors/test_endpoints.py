@@ -24,7 +24,7 @@ def webhook(receiver: Receiver, path: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> None:
+def test_a_hanging_endpoint_delays_no_other(site: Site, receiver: Receiver) -> None:
     site.use(webhooks={"endpoint_concurrency": 1})
     receiver.answers("/slow", then=Answer(after=1.5))
     send = site.actors.deliver_webhook.send
@@ -36,7 +36,7 @@ def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> 
     wait_until(lambda: len(receiver.requests) >= 41)
     quick = [request.at for request in receiver.requests if request.path != "/slow"]
     assert len(quick) == 40
-    assert max(quick) - receiver.requests[0].at < 1.4  # before the first slow one was through
+    assert max(quick) - receiver.requests[0].at < 1.4  # before the first slow delivery ended
     wait_until(lambda: len(receiver.of("/slow")) == 4)
     slow = [request.at for request in receiver.of("/slow")]
     assert all(later - sooner > 1.4 for sooner, later in pairwise(slow))
@@ -45,7 +45,7 @@ def test_one_that_hangs_holds_up_nobody_else(site: Site, receiver: Receiver) -> 
     assert site.dead("webhooks") == []
 
 
-def test_while_the_breaker_is_open_no_attempt_is_used_up(site: Site, receiver: Receiver) -> None:
+def test_an_open_circuit_uses_no_attempts(site: Site, receiver: Receiver) -> None:
     site.use(
         webhooks={
             "endpoint_concurrency": 1,
@@ -59,11 +59,11 @@ def test_while_the_breaker_is_open_no_attempt_is_used_up(site: Site, receiver: R
     site.work_off("webhooks")
     times = [request.at for request in receiver.of("/down")]
     assert len(times) == 3 + 8
-    assert times[3] - times[2] > 0.95  # it was left alone, and then tried by one
+    assert times[3] - times[2] > 0.95  # nothing was sent, then one probe
     assert site.dead("webhooks") == []
 
 
-def test_one_that_asks_for_fewer_gets_none_for_as_long(site: Site, receiver: Receiver) -> None:
+def test_a_throttled_endpoint_gets_no_delivery(site: Site, receiver: Receiver) -> None:
     site.use(webhooks={"endpoint_concurrency": 1})
     receiver.answers("/full", Answer(429, headers={"Retry-After": "2"}))
     for _ in range(5):
@@ -75,7 +75,7 @@ def test_one_that_asks_for_fewer_gets_none_for_as_long(site: Site, receiver: Rec
     assert min(others) - first > 1.9
 
 
-def test_one_that_is_gone_is_disabled_and_works_again_when_it_is_enabled(
+def test_410_disables_an_endpoint_until_it_is_enabled(
     site: Site, receiver: Receiver, lines: Lines
 ) -> None:
     site.use(webhooks={"endpoint_concurrency": 1})
@@ -102,9 +102,7 @@ def test_one_that_is_gone_is_disabled_and_works_again_when_it_is_enabled(
     assert site.dead("webhooks") == []
 
 
-def test_a_receiver_that_expects_stripes_header_gets_it_as_well(
-    site: Site, receiver: Receiver
-) -> None:
+def test_the_stripe_style_adds_stripes_header(site: Site, receiver: Receiver) -> None:
     site.actors.deliver_webhook.send(webhook(receiver, "/hook", signatureStyle="stripe"))
     site.work_off("webhooks")
     (request,) = receiver.of("/hook")

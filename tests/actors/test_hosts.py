@@ -1,4 +1,4 @@
-"""Which spellings of an address are one endpoint."""
+"""The endpoint id of different spellings of a URL."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_all_spellings_of_a_host_are_one_endpoint(site: Site) -> None:
 @pytest.mark.parametrize(
     "url", ["https://example.com", "https://example.com:443/a/%20b", "https://1.1.1.1/ä b"]
 )
-def test_an_address_whose_host_is_spelled_right_keeps_its_id(site: Site, url: str) -> None:
+def test_a_url_with_a_canonical_host_keeps_its_id(site: Site, url: str) -> None:
     digest = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
     assert id_of(site, url) == f"url_{digest}"
 
 
 @pytest.mark.parametrize("host", ["a\u200db.de", "xn--a.de", "ü..de", "ü" * 64 + ".de"])
-def test_a_host_that_cannot_be_one_is_refused_when_it_is_sent(site: Site, host: str) -> None:
+def test_an_invalid_host_is_refused_by_send(site: Site, host: str) -> None:
     with pytest.raises(InvalidJob, match="url: expected"):
         site.actors.deliver_webhook.send({"url": f"https://{host}/", "body": 1, "secret": SECRET})

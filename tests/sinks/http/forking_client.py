@@ -13,7 +13,7 @@ PAYLOAD = {"submissionId": "sub-1", "formId": "f", "answers": {}}
 
 
 def main(url: str) -> None:
-    """Each thread sends before the fork and after the forked child has ended."""
+    """Send with each thread before the fork and after the end of the forked child."""
     api = Api(url, lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
     asked, go_on = threading.Barrier(3), threading.Event()
 
@@ -28,7 +28,7 @@ def main(url: str) -> None:
         thread.start()
     asked.wait()
     if os.fork() == 0:
-        # Its parent's threads are gone, with what was theirs; and it ends as a program does.
+        # Python clears the thread-locals of the parent's threads here, and at the end of the child.
         sys.exit(0)
     assert os.wait()[1] == 0
     go_on.set()

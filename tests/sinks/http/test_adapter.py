@@ -1,4 +1,4 @@
-"""What the API's connections do beyond an answer: kept, broken, forked, interrupted."""
+"""Connections of the adapter: kept, broken, forked and interrupted; limits of a response."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ WRITES: dict[str, Callable[[Api], Any]] = {
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_what_may_have_been_taken_is_not_sent_again_unasked(method: str) -> None:
-    """On a connection that was kept, and that breaks before there is an answer."""
+def test_a_request_is_not_sent_twice_if_a_kept_connection_breaks(method: str) -> None:
     with serving(answer(200, SAVED), raw(b"", keep=False), answer(200, SAVED)) as wire:
         client = api(wire.url)
         client.save_submission(PAYLOAD)
@@ -62,7 +61,7 @@ def test_what_may_have_been_taken_is_not_sent_again_unasked(method: str) -> None
         assert wire.accepted == 1
 
 
-def test_a_connection_that_was_closed_meanwhile_is_found_out_before_anything_is_sent() -> None:
+def test_a_closed_connection_is_found_before_a_request_is_sent() -> None:
     hangs_up = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
     with serving(hangs_up) as wire, closing(CurlAdapter()) as adapter:
         for _ in range(5):
@@ -94,10 +93,10 @@ def test_an_adapter_serves_a_session_of_requests() -> None:
     assert (found.headers["x-one"], found.headers["X-TWO"]) == ("a", "b")
     assert found.request.method == "POST"
     assert found.json() == json.loads(SAVED)
-    assert (found.kind, found.body, found.is_whole) == ("application/json", SAVED, True)
+    assert (found.media_type, found.body, found.is_whole) == ("application/json", SAVED, True)
 
 
-def test_the_headers_are_those_of_the_last_head() -> None:
+def test_the_headers_are_those_of_the_final_response() -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nX-One: a\r\n\r\n"
     last = b"HTTP/1.1 200 OK\r\nX-Two: b\r\nContent-Length: 2\r\n\r\n{}"
     with serving(raw(interim + last)) as wire, closing(CurlAdapter()) as adapter:
@@ -107,7 +106,7 @@ def test_the_headers_are_those_of_the_last_head() -> None:
 
 
 @pytest.mark.parametrize("status", [b"404", b"503"])
-def test_an_interim_answer_makes_no_whole_one_of_a_head_that_breaks_off(status: bytes) -> None:
+def test_headers_cut_off_after_an_interim_response_are_an_error(status: bytes) -> None:
     head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 %s Not\r\nContent-Le" % status
     with (
         serving(raw(head, keep=False)) as wire,
@@ -117,7 +116,7 @@ def test_an_interim_answer_makes_no_whole_one_of_a_head_that_breaks_off(status: 
         ask(adapter, wire.url)
 
 
-def test_what_comes_behind_the_body_is_no_header() -> None:
+def test_a_trailer_is_no_header() -> None:
     start = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n"
     with (
         serving(raw(start + b"0\r\nRetry-After: 77\r\n\r\n")) as wire,
@@ -128,7 +127,7 @@ def test_what_comes_behind_the_body_is_no_header() -> None:
 
 @pytest.mark.parametrize("status", [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 200 OK\r\n"])
 @pytest.mark.parametrize("is_chunked", [True, False])
-def test_of_ten_megabytes_one_is_read(status: bytes, is_chunked: bool) -> None:
+def test_at_most_one_megabyte_of_a_body_is_read(status: bytes, is_chunked: bool) -> None:
     body = b"x" * (10 << 20)
     page = status + b"Content-Length: %d\r\n\r\n" % len(body) + body
     served = raw(chunked(status, body) if is_chunked else page, keep=False)
@@ -139,32 +138,32 @@ def test_of_ten_megabytes_one_is_read(status: bytes, is_chunked: bool) -> None:
             found = ask(adapter, wire.url)
             assert not found.is_whole
             assert len(found.body) <= MAX_BYTES
-            gc.collect()  # an error and its frames hold one another
+            gc.collect()  # an error and its frames reference each other
         assert resident() - before < 8 << 20
 
 
 def chunked(start: bytes, body: bytes) -> bytes:
-    """An answer that does not say beforehand how long it is."""
+    """A response with a chunked body, without Content-Length."""
     pieces = [body[at : at + 65_536] for at in range(0, len(body), 65_536)]
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
     return start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds, libcurl's included."""
+    """Resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_nothing_was_sent_where_there_is_no_connection() -> None:
+def test_a_refused_connection_raises_not_sent() -> None:
     with closing(CurlAdapter()) as adapter, pytest.raises(NotSent, match="refused"):
         ask(adapter, "http://127.0.0.1:1")
 
 
-def test_a_forked_child_leaves_its_parents_connection_alone(
+def test_a_forked_child_does_not_use_its_parents_connection(
     tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does it say goodbye on it when it forgets it."""
+    """Nor does it send a TLS close message on it."""
     monkeypatch.setenv("SSL_CERT_FILE", os.fspath(certificate))
     with serving(answer(200, SAVED), tls=tls) as wire:
         client = api(f"https://localhost:{wire.port}")
@@ -184,7 +183,7 @@ def test_a_forked_child_leaves_its_parents_connection_alone(
         assert wire.accepted == 2
 
 
-def test_the_end_of_a_forked_child_closes_no_connection_of_its_parents_threads(
+def test_the_end_of_a_forked_child_does_not_close_its_parents_connections(
     tls: ssl.SSLContext, certificate: Path
 ) -> None:
     environment = {**os.environ, "SSL_CERT_FILE": os.fspath(certificate)}
@@ -195,12 +194,12 @@ def test_the_end_of_a_forked_child_closes_no_connection_of_its_parents_threads(
         assert (wire.accepted, len(wire.requests)) == (2, 4)
 
 
-class _Told(BaseException):
-    """As a worker tells its threads to stop."""
+class _Stop(BaseException):
+    """Stands for the exception with which a stopping worker interrupts its threads."""
 
 
-def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> None:
-    """And not within libcurl, which would swallow it."""
+def test_an_exception_for_the_thread_is_raised_after_the_request() -> None:
+    """Not within libcurl, which would swallow it."""
     heard: list[BaseException] = []
 
     def slowly(wire: Wire, connection: socket.socket) -> bool:
@@ -221,14 +220,14 @@ def test_a_thread_that_is_told_to_stop_hears_it_when_the_request_is_over() -> No
         thread.start()
         wait_until(lambda: len(wire.requests) == 1)
         told = ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Told)
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Stop)
         )
         assert told == 1
         thread.join(60)
-    assert [type(one) for one in heard] == [_Told]
+    assert [type(one) for one in heard] == [_Stop]
 
 
-def test_a_request_has_one_time_for_all_of_it() -> None:
+def test_a_request_has_one_time_out() -> None:
     with serving(silence) as wire, closing(CurlAdapter()) as adapter:
         with pytest.raises(requests.exceptions.ReadTimeout):
             adapter.request("GET", wire.url, HEADERS, None, (0.2, 0.2))

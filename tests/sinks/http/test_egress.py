@@ -1,4 +1,4 @@
-"""Safe egress against real servers."""
+"""Requests of the egress to real servers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 class Sender:
-    """An egress whose answers are waited for."""
+    """An egress whose ``send`` waits for the response."""
 
     def __init__(self, egress: Egress) -> None:
         self.egress = egress
@@ -60,7 +60,7 @@ def test_a_request_arrives_as_it_was_given() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2_000_000])
-def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int) -> None:
+def test_a_body_of_any_size_is_sent_without_waiting_for_100_continue(size: int) -> None:
     with serving(answer(204)) as wire:
         assert egress().send("POST", wire.url, {}, b"x" * size).status == 204
     assert len(wire.body()) == size
@@ -100,7 +100,7 @@ def test_a_body_of_any_size_goes_out_without_waiting_for_100_continue(size: int)
         "[64:ff9b::168.63.129.16]",
     ],
 )
-def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(host: str) -> None:
+def test_every_spelling_of_a_blocked_address_is_refused_without_connecting(host: str) -> None:
     with serving(answer(200)) as wire:
         with pytest.raises(SinkPermanent, match="resolves to a blocked address") as caught:
             egress(allowed_private=()).send(
@@ -110,20 +110,20 @@ def test_every_spelling_of_a_blocked_address_is_refused_and_nothing_is_dialled(h
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_name_is_dialled_at_the_address_that_was_checked_whatever_it_resolves_to_later(
+def test_a_name_is_connected_to_at_the_checked_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter(["10.0.0.1", "127.0.0.1"])
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (next(answers), 0))])
     with serving(answer(200)) as wire:
         sender = egress(allowed_private=[ip_network("127.0.0.0/8")])
-        for _ in range(2):  # the second would be let through, if it were asked again
+        for _ in range(2):  # the second look-up would return an allowed address
             with pytest.raises(SinkPermanent, match="blocked"):
                 sender.send("POST", f"http://rebinding.test:{wire.port}/", {}, b"")
         assert wire.accepted == 0
 
 
-def test_an_exception_opens_its_network_alone() -> None:
+def test_an_exception_allows_its_own_network_only() -> None:
     with serving(answer(200)) as wire:
         only_ten = egress(allowed_private=[ip_network("10.0.0.0/8")])
         with pytest.raises(SinkPermanent):
@@ -142,7 +142,7 @@ def test_an_exception_opens_its_network_alone() -> None:
         ("http://127.0.0.1/", {}, "DELETE"),
     ],
 )
-def test_what_cannot_be_right_is_refused_before_anything_is_sent(
+def test_an_invalid_request_is_refused_before_it_is_sent(
     url: str, headers: dict[str, str], method: str
 ) -> None:
     with pytest.raises(InvalidJob):
@@ -154,7 +154,7 @@ def test_plain_http_is_refused_unless_allowed() -> None:
         egress(allow_http=False).send("POST", "http://127.0.0.1/", {}, b"")
 
 
-def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+def test_a_redirect_is_returned_and_not_followed() -> None:
     with serving(answer(200)) as other:
         with serving(answer(302, b"", f"Location: {other.url}/")) as wire:
             response = egress().send("POST", wire.url, {}, b"")
@@ -169,7 +169,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         assert (wire.accepted, proxy.accepted) == (1, 0)
 
 
-def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
+def test_a_configured_proxy_connects_to_the_host() -> None:
     with serving(answer(200, b"from afar")) as proxy:
         sender = egress(proxy=proxy.url, allowed_private=())
         response = sender.send("POST", "http://example.test/hook?a=1", {"webhook-id": "m1"}, b"{}")
@@ -189,7 +189,7 @@ def test_through_a_proxy_that_is_configured_the_proxy_dials() -> None:
         assert len(proxy.requests) == 1
 
 
-def test_what_the_environment_says_of_proxies_opens_no_way_around_ours(
+def test_no_proxy_of_the_environment_does_not_bypass_a_configured_proxy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
@@ -200,21 +200,21 @@ def test_what_the_environment_says_of_proxies_opens_no_way_around_ours(
     assert here.accepted == 0
 
 
-def test_a_proxy_that_lets_nobody_through_is_no_answer() -> None:
+def test_a_refusal_of_the_proxy_is_no_response() -> None:
     with serving(answer(403)) as proxy:
-        with pytest.raises(SinkUnavailable, match="proxy: it answered 403"):
+        with pytest.raises(SinkUnavailable, match="proxy: status 403"):
             egress(proxy=proxy.url).send("POST", "https://example.test/", {"x-key": "s3cr3t"}, b"")
         assert proxy.headers()[0] == "CONNECT example.test:443 HTTP/1.1"
         assert "s3cr3t" not in "\n".join(proxy.headers())
 
 
-def test_that_a_proxy_has_connected_is_no_answer_of_the_receiver() -> None:
+def test_a_proxys_connect_response_is_no_response() -> None:
     connected = raw(b"HTTP/1.1 200 Connection established\r\n\r\n", keep=False)
     with serving(connected) as proxy, pytest.raises(SinkTransient):
         egress(proxy=proxy.url).send("POST", "https://example.test/", {}, b"")
 
 
-def test_cookies_do_not_come_back() -> None:
+def test_cookies_are_not_sent_back() -> None:
     with serving(answer(200, b"", "Set-Cookie: a=b")) as wire:
         sender = egress()
         for _ in range(2):
@@ -230,7 +230,7 @@ def test_one_connection_serves_many_requests() -> None:
         assert (wire.accepted, len(wire.requests)) == (1, 5)
 
 
-def test_nothing_of_one_request_is_left_in_the_next() -> None:
+def test_a_request_contains_nothing_of_an_earlier_request() -> None:
     with serving(answer(200, b"long body", "X-A: 1"), answer(200)) as wire:
         sender = egress()
         sender.send("PUT", wire.url, {"authorization": "Bearer s3cr3t"}, b"first")
@@ -239,7 +239,7 @@ def test_nothing_of_one_request_is_left_in_the_next() -> None:
     assert "s3cr3t" not in wire.requests[1].decode("latin-1")
 
 
-def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> None:
+def test_threads_share_a_few_connections() -> None:
     with serving(answer(200)) as wire:
         sender = egress()
         statuses: list[int] = []
@@ -252,7 +252,7 @@ def test_threads_send_at_the_same_time_over_as_few_connections_as_they_can() -> 
         assert 1 <= wire.accepted <= 4
 
 
-def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
+def test_a_forked_child_does_not_use_its_parents_connection() -> None:
     with serving(answer(200)) as wire:
         sender = egress()
         sender.send("POST", wire.url, {}, b"{}")
@@ -264,14 +264,14 @@ def test_a_forked_child_leaves_its_parents_connection_alone() -> None:
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         sender.send("POST", wire.url, {}, b"{}")
-        assert wire.accepted == 2  # one of the parent, still in use, and one of the child
+        assert wire.accepted == 2  # one connection of the parent, and one of the child
 
 
 @pytest.mark.parametrize("host", ["faß.de", "FAẞ.DE", "xn--fa-hia.de", "faß．de."])
-def test_all_that_sees_a_host_sees_the_same_name_in_ascii(
+def test_a_host_is_converted_to_ascii_everywhere(
     host: str, monkeypatch: pytest.MonkeyPatch, tls: ssl.SSLContext
 ) -> None:
-    """The look-up, TLS, the Host header, and the key under which a connection is kept."""
+    """In the look-up, in TLS, in the Host header, and in the key of a kept connection."""
     asked: set[str] = set()
 
     def getaddrinfo(name: str, *_: object, **__: object) -> list[object]:
@@ -284,7 +284,7 @@ def test_all_that_sees_a_host_sees_the_same_name_in_ascii(
         for spelled in (host, "fass.de", "xn--fa-hia.de"):
             sender.send("POST", f"http://{spelled}:{wire.port}/", {}, b"{}")
         assert f"Host: xn--fa-hia.de:{wire.port}" in wire.headers(0)
-        assert f"Host: fass.de:{wire.port}" in wire.headers(1)  # another domain
+        assert f"Host: fass.de:{wire.port}" in wire.headers(1)  # a different domain
         assert wire.accepted == 2
         assert asked == {"xn--fa-hia.de", "fass.de"}
     named: list[str | None] = []

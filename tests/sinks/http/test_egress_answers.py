@@ -1,4 +1,4 @@
-"""Answers that are too long, broken, late or never come, and what a status means."""
+"""Responses that are too long, broken, late or missing; the meaning of a status."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.core.errors import SinkError, SinkPermanent, SinkTransient, SinkUnavailable
-from formrelay.sinks.http import Response, classify_status
+from formrelay.sinks.http import Response, raise_for_status
 from tests.sinks.http.test_egress import egress
 from tests.sinks.wire import Answer, answer, drip, flood, raw, reset, serving, silence
 
@@ -20,7 +20,7 @@ CUT = 64 * 1024
 BIG_HEADERS = OK + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(200)) + b"\r\n"
 
 
-def test_a_gigabyte_of_answer_is_cut_at_the_reader() -> None:
+def test_only_the_beginning_of_a_gigabyte_is_read() -> None:
     with serving(flood(OK + b"Content-Length: 1073741824\r\n\r\n", 1 << 30)) as wire:
         response = egress(timeout=timedelta(seconds=5)).send("POST", wire.url, {}, b"")
         assert (response.status, len(response.body)) == (200, CUT)
@@ -28,7 +28,7 @@ def test_a_gigabyte_of_answer_is_cut_at_the_reader() -> None:
     assert wire.bytes_sent < 64 * 1024 * 1024
 
 
-def test_a_body_of_exactly_the_limit_is_whole_and_keeps_its_connection() -> None:
+def test_a_body_of_exactly_the_limit_keeps_its_connection() -> None:
     with serving(answer(200, b"x" * CUT)) as wire:
         sender = egress()
         for _ in range(2):
@@ -36,7 +36,7 @@ def test_a_body_of_exactly_the_limit_is_whole_and_keeps_its_connection() -> None
         assert wire.accepted == 1
 
 
-def test_a_compressed_answer_is_not_unpacked() -> None:
+def test_a_compressed_body_is_not_decompressed() -> None:
     with serving(answer(200, b"\x1f\x8bnot unpacked", "Content-Encoding: gzip")) as wire:
         assert egress().send("POST", wire.url, {}, b"").body == b"\x1f\x8bnot unpacked"
 
@@ -48,7 +48,7 @@ def test_a_compressed_answer_is_not_unpacked() -> None:
         raw(OK + b"Content-Length: 9\r\n\r\nx", keep=False),
     ],
 )
-def test_a_status_that_came_in_whole_counts_whatever_becomes_of_the_body(end: Answer) -> None:
+def test_a_response_with_a_broken_body_is_returned(end: Answer) -> None:
     with serving(end) as wire:
         assert egress().send("POST", wire.url, {}, b"").status == 200
 
@@ -69,7 +69,7 @@ FAILURES: list[tuple[str, Answer, type[SinkError], str]] = [
 @pytest.mark.parametrize(
     ("answering", "error", "says"), [case[1:] for case in FAILURES], ids=[c[0] for c in FAILURES]
 )
-def test_a_broken_answer_is_transient_says_its_class_and_ends_in_time(
+def test_a_broken_response_is_a_transient_error_in_time(
     answering: Answer, error: type[SinkError], says: str
 ) -> None:
     with serving(answering) as wire:
@@ -86,12 +86,12 @@ def test_a_broken_answer_is_transient_says_its_class_and_ends_in_time(
     ("url", "says"),
     [("http://no-such-host.invalid/", "DNS"), ("http://127.0.0.1:1/", "refused")],
 )
-def test_where_nothing_could_be_sent_the_sink_is_unavailable(url: str, says: str) -> None:
+def test_a_failed_connection_raises_sink_unavailable(url: str, says: str) -> None:
     with pytest.raises(SinkUnavailable, match=says):
         egress(timeout=timedelta(seconds=3)).send("POST", url, {}, b"")
 
 
-def test_a_certificate_that_nobody_trusts_is_refused(tls: ssl.SSLContext) -> None:
+def test_an_untrusted_certificate_is_refused(tls: ssl.SSLContext) -> None:
     with serving(answer(200), tls=tls) as wire:
         with pytest.raises(SinkUnavailable, match="TLS"):
             egress().send("POST", f"https://localhost:{wire.port}/", {}, b"s3cr3t")
@@ -128,10 +128,10 @@ STATUSES: list[tuple[int, type[SinkError] | None]] = [
 @pytest.mark.parametrize(("status", "error"), STATUSES)
 def test_each_status_has_one_meaning(status: int, error: type[SinkError] | None) -> None:
     if error is None:
-        classify_status(status, {}, 0.0)
+        raise_for_status(status, {}, 0.0)
         return
     with pytest.raises(error) as caught:
-        classify_status(status, {"retry-after": "120"}, 0.0)
+        raise_for_status(status, {"retry-after": "120"}, 0.0)
     assert caught.value.code == status
     asked = timedelta(seconds=120) if error is SinkTransient else None
     assert caught.value.retry_after == asked
@@ -139,7 +139,7 @@ def test_each_status_has_one_meaning(status: int, error: type[SinkError] | None)
 
 def test_a_redirect_says_that_it_is_never_followed() -> None:
     with pytest.raises(SinkTransient, match="a redirect is never followed"):
-        classify_status(302, {}, 0.0)
+        raise_for_status(302, {}, 0.0)
 
 
 def test_the_repr_of_a_response_shows_no_body() -> None:

@@ -1,4 +1,4 @@
-"""libcurl sends no request a second time by itself, whatever becomes of a kept connection."""
+"""libcurl sends no request twice, even if a kept connection breaks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ CLOSING = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
 
 @pytest.mark.parametrize("size", [0, 2, 300_000])
 @pytest.mark.parametrize("breaks", [raw(b"", keep=False), reset], ids=["closes", "resets"])
-def test_a_request_that_was_read_on_a_kept_connection_is_not_sent_again(
-    breaks: Answer, size: int
-) -> None:
+def test_a_request_is_not_sent_twice_if_a_kept_connection_breaks(breaks: Answer, size: int) -> None:
     with serving(OK, breaks, OK) as wire:
         sender = egress()
         assert sender.send("POST", wire.url, {}, b"{}").status == 200
         with pytest.raises(SinkTransient, match="lost") as caught:
             sender.send("POST", wire.url, {}, b"x" * size)
-        assert type(caught.value) is SinkTransient  # nobody knows whether it was taken
+        assert type(caught.value) is SinkTransient  # the receiver may have acted on the request
         assert len(wire.requests) == 2
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["http", "https"])
-def test_connections_that_the_receiver_closed_are_found_before_anything_is_sent(
+def test_a_closed_connection_is_found_before_a_request_is_sent(
     is_tls: bool, tls: ssl.SSLContext, certificate: Path
 ) -> None:
     with serving(CLOSING, tls=tls if is_tls else None) as wire:
@@ -44,9 +42,7 @@ def test_connections_that_the_receiver_closed_are_found_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["http", "https"])
-def test_connections_are_kept_otherwise(
-    is_tls: bool, tls: ssl.SSLContext, certificate: Path
-) -> None:
+def test_open_connections_are_kept(is_tls: bool, tls: ssl.SSLContext, certificate: Path) -> None:
     with serving(OK, tls=tls if is_tls else None) as wire:
         sender = egress(ca_file=str(certificate))
         scheme = "https" if is_tls else "http"

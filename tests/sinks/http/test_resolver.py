@@ -1,6 +1,6 @@
-"""Names whose servers hang hold up no other name.
+"""Names whose servers hang delay no other name.
 
-The system's getaddrinfo is replaced, as no name server here can be made to hang.
+The tests replace getaddrinfo of the system, because no name server here can be made to hang.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.loop import run
 
 
 class Names:
-    """``hang…`` hangs until the test is over, ``none…`` is unknown, ``both…`` has two."""
+    """``hang…`` hangs until the test ends, ``none…`` is unknown, ``both…`` has two addresses."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -53,7 +53,7 @@ def look_up(resolver: Resolver, host: str) -> tuple[str, ...]:
     return run(wait())
 
 
-def test_fifty_names_that_hang_hold_up_no_other_and_end_in_time(names: Names) -> None:
+def test_fifty_hanging_names_delay_no_other_and_time_out(names: Names) -> None:
     with serving(answer(200)) as wire:
         sender = egress(timeout=timedelta(seconds=3))
         errors: list[Exception] = []
@@ -76,7 +76,7 @@ def test_fifty_names_that_hang_hold_up_no_other_and_end_in_time(names: Names) ->
         assert wire.accepted == 1
 
 
-def test_a_name_is_asked_for_once_at_a_time_and_remembered(names: Names) -> None:
+def test_a_name_is_looked_up_once_at_a_time_and_cached(names: Names) -> None:
     resolver = Resolver(timeout=timedelta(seconds=5))
     for _ in range(3):
         assert look_up(resolver, "both.test") == ("::1", "127.0.0.1")
@@ -85,10 +85,10 @@ def test_a_name_is_asked_for_once_at_a_time_and_remembered(names: Names) -> None
     for _ in range(3):
         with pytest.raises(SinkUnavailable, match="in time"):
             look_up(slow, "hang.test")
-    assert names.asked["hang.test"] == 1  # it is still being asked for
+    assert names.asked["hang.test"] == 1  # the look-up still runs
 
 
-def test_a_name_that_there_is_not_is_asked_for_each_time(names: Names) -> None:
+def test_an_unknown_name_is_not_cached(names: Names) -> None:
     resolver = Resolver(timeout=timedelta(seconds=5))
     for _ in range(2):
         with pytest.raises(SinkUnavailable, match="was not found"):
@@ -97,5 +97,5 @@ def test_a_name_that_there_is_not_is_asked_for_each_time(names: Names) -> None:
 
 
 def test_every_address_of_a_name_is_tried(names: Names) -> None:
-    with serving(answer(200)) as wire:  # at 127.0.0.1 alone
+    with serving(answer(200)) as wire:  # listens on 127.0.0.1 only
         assert egress().send("POST", f"http://both.test:{wire.port}/", {}, b"").status == 200

@@ -1,4 +1,4 @@
-"""All requests of an event loop, driven together."""
+"""Concurrent requests in one event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 class Busy:
-    """A receiver that knows how many requests it has in hand."""
+    """A receiver that counts its concurrent requests."""
 
     def __init__(self) -> None:
         self.now = self.most = self.count = 0
@@ -70,22 +70,22 @@ def busy() -> Iterator[tuple[Busy, str]]:
     thread.join()
 
 
-def egress(limit: int) -> Egress:
+def egress(concurrency: int) -> Egress:
     return Egress(
         timeout=timedelta(seconds=30),
         allow_http=True,
         allowed_private=[ip_network("127.0.0.0/8")],
-        limit=limit,
+        concurrency=concurrency,
     )
 
 
 async def send_all(sender: Egress, urls: list[str]) -> list[int]:
-    """A request to each, all at one time; their statuses."""
+    """Send a request to each URL at the same time; returns the statuses."""
     sent = [sender.send("POST", url, {}, b"{}") for url in urls]
     return [response.status for response in await asyncio.gather(*sent)]
 
 
-def test_many_are_under_way_at_a_time(busy: tuple[Busy, str]) -> None:
+def test_many_requests_run_at_the_same_time(busy: tuple[Busy, str]) -> None:
     receiver, url = busy
     receiver.seconds = 0.3
     started = time.monotonic()
@@ -94,7 +94,7 @@ def test_many_are_under_way_at_a_time(busy: tuple[Busy, str]) -> None:
     assert receiver.most > 20
 
 
-def test_one_that_is_cancelled_ends_at_once_and_its_handle_sends_the_next(
+def test_a_cancelled_request_ends_at_once_and_frees_its_handle(
     busy: tuple[Busy, str],
 ) -> None:
     receiver, url = busy
@@ -117,7 +117,7 @@ def test_one_that_is_cancelled_ends_at_once_and_its_handle_sends_the_next(
     wait_until(lambda: not driver._watched)
 
 
-def test_each_event_loop_sends_by_itself_and_those_that_are_closed_are_forgotten(
+def test_each_event_loop_has_a_driver_until_it_is_closed(
     busy: tuple[Busy, str],
 ) -> None:
     _, url = busy

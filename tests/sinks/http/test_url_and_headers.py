@@ -1,4 +1,4 @@
-"""The address and the custom headers of a webhook, before anything is sent."""
+"""The checks of the URL and the custom headers of a webhook."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize(("url", "sent", "host"), GOOD_URLS)
-def test_a_good_url_is_put_together_again(url: str, sent: str, host: str) -> None:
+def test_a_valid_url_is_converted_to_its_canonical_spelling(url: str, sent: str, host: str) -> None:
     target = check_url(url)
     assert (target.url, target.host) == (sent, host)
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
-def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
+def test_an_invalid_url_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         check_url(url)
     assert not url or url not in str(caught.value)
     assert "pass" not in str(caught.value).replace("password", "")
 
 
-def test_http_is_taken_only_where_it_is_allowed() -> None:
+def test_http_is_accepted_if_allowed() -> None:
     assert check_url("http://example.com/", allow_http=True).scheme == "http"
 
 
@@ -103,13 +103,13 @@ def test_http_is_taken_only_where_it_is_allowed() -> None:
         {f"x-{n}": "1" for n in range(65)},
     ],
 )
-def test_a_header_that_is_not_the_callers_to_set_is_refused(custom: dict[str, str]) -> None:
+def test_an_invalid_or_reserved_header_is_refused(custom: dict[str, str]) -> None:
     with pytest.raises(InvalidJob) as caught:
         check_headers(custom)
     assert "evil" not in str(caught.value).lower()
 
 
-def test_good_headers_come_back_in_lower_case() -> None:
+def test_valid_headers_are_returned_in_lower_case() -> None:
     assert check_headers({"X-Key": " a\tb ", "Authorization": "Bearer t", "x-e": ""}) == {
         "x-key": "a\tb",
         "authorization": "Bearer t",
