@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
@@ -172,7 +174,9 @@ async def _deliver(job: Job[Webhook]) -> None:
         now, permanent = SYSTEM_CLOCK.time(), get_settings().webhooks.permanent_statuses
         raise_for_status(response.status, response.headers, now, permanent=permanent)
     except BaseException as error:
-        _report(job, headers, response, error, started_at)
+        # A stopping worker cancels its deliveries and defers their jobs: no endpoint has failed.
+        if not (isinstance(error, CancelledError) and get_broker().is_stopping):
+            _report(job, headers, response, error, started_at)
         raise
     _report(job, headers, response, None, started_at)
 

@@ -11,6 +11,7 @@ import pytest
 
 from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
+from formrelay.brokers import consumer
 from formrelay.config import get_settings
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
@@ -114,6 +115,24 @@ def test_a_deferred_delivery_is_no_attempt(site: Site, receiver: Receiver, clien
     site.work_off("webhooks")
     site.work_off("events")
     assert client.query("SELECT count(), max(attempt) FROM webhook_deliveries_once") == [(6, 1)]
+
+
+def test_a_delivery_cancelled_by_a_stopping_worker_is_no_failure(
+    site: Site, receiver: Receiver, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_FINISH_SECONDS", 0.2)
+    use(site, disable_after_failures=1)
+    receiver.answers(f"/hook?token={SECRET}", Answer(after=30))
+    sent = site.actors.deliver_webhook.send(webhook(receiver))
+    site.start("webhooks")
+    wait_until(lambda: receiver.requests)
+    site.stop()
+    assert deliveries.endpoint_registry().all() == []
+    site.work_off("webhooks")
+    site.work_off("events")
+    (attempt,) = delivery_log.attempts_of(sent.message_id, limit=10)
+    assert (attempt.attempt, attempt.outcome) == (1, "delivered")
+    assert len(receiver.requests) == 2
 
 
 def attempt_json(number: int, **changes: Any) -> dict[str, Any]:
