@@ -25,36 +25,36 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-class Visit:
+class Delivery:
     """A delivery to an endpoint that goes on until the test ends it."""
 
     def __init__(self, limiter: EndpointLimiter, id: str = "a") -> None:
-        self.is_there = False
+        self.has_started = False
         self.refusal: BaseException | None = None
         self.after: Callable[[], object] = bool
         self._end: asyncio.Future[None] = LOOP.create_future()
-        self.task = LOOP.create_task(self._visit(limiter, id))
-        go_on()
+        self.task = LOOP.create_task(self._deliver(limiter, id))
+        run_tasks()
 
-    async def _visit(self, limiter: EndpointLimiter, id: str) -> None:
+    async def _deliver(self, limiter: EndpointLimiter, id: str) -> None:
         try:
             async with limiter.delivery(id):
-                self.is_there = True
+                self.has_started = True
                 await self._end
             self.after()  # the tasks that this wakes have not run yet
         except FormrelayError as error:
             self.refusal = error
 
     def end(self, error: BaseException | None = None) -> None:
-        assert self.is_there
+        assert self.has_started
         if error is None:
             self._end.set_result(None)
         else:
             self._end.set_exception(error)
-        go_on()
+        run_tasks()
 
 
-def go_on() -> None:
+def run_tasks() -> None:
     """Run the tasks of the event loop until all of them wait."""
     for _ in range(10):
         LOOP.run_until_complete(asyncio.sleep(0))
@@ -65,7 +65,7 @@ def loop() -> Iterator[None]:
     yield
     for task in asyncio.all_tasks(LOOP):
         task.cancel()
-    go_on()
+    run_tasks()
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def limiter(clock: ManualClock) -> EndpointLimiter:
 
 
 def deliver(limiter: EndpointLimiter, id: str = "a", error: BaseException | None = None) -> None:
-    async def visit() -> None:
+    async def delivery() -> None:
         async with limiter.delivery(id):
             if error is not None:
                 raise error
 
-    LOOP.run_until_complete(visit())
+    LOOP.run_until_complete(delivery())
 
 
 def fail(limiter: EndpointLimiter, times: int, *, id: str = "a", code: int = 500) -> None:
@@ -93,50 +93,50 @@ def fail(limiter: EndpointLimiter, times: int, *, id: str = "a", code: int = 500
 
 def wait_of(limiter: EndpointLimiter, id: str = "a") -> timedelta:
     """How long a delivery that starts now is deferred."""
-    visit = Visit(limiter, id)
-    assert isinstance(visit.refusal, NotNow)
-    return visit.refusal.after
+    delivery = Delivery(limiter, id)
+    assert isinstance(delivery.refusal, NotNow)
+    return delivery.refusal.after
 
 
 def test_deliveries_wait_for_a_busy_endpoint_but_not_for_others(limiter: EndpointLimiter) -> None:
-    first, second = Visit(limiter), Visit(limiter)
-    third, fourth = Visit(limiter), Visit(limiter)
-    assert (first.is_there, second.is_there) == (True, True)
-    assert (third.is_there, fourth.is_there) == (False, False)
+    first, second = Delivery(limiter), Delivery(limiter)
+    third, fourth = Delivery(limiter), Delivery(limiter)
+    assert (first.has_started, second.has_started) == (True, True)
+    assert (third.has_started, fourth.has_started) == (False, False)
     deliver(limiter, "b")
     second.end()
-    assert (third.is_there, fourth.is_there) == (True, False)  # in the order of their arrival
+    assert (third.has_started, fourth.has_started) == (True, False)  # in the order of their arrival
     third.end()
-    assert fourth.is_there
+    assert fourth.has_started
 
 
 def test_a_new_endpoint_gets_one_delivery_and_another_waits(
     limiter: EndpointLimiter,
 ) -> None:
-    first, second = Visit(limiter, "new"), Visit(limiter, "new")
-    assert (first.is_there, second.is_there, second.refusal) == (True, False, None)
+    first, second = Delivery(limiter, "new"), Delivery(limiter, "new")
+    assert (first.has_started, second.has_started, second.refusal) == (True, False, None)
     wait_of(limiter, "new")
     first.end()
-    assert second.is_there
-    third, fourth = Visit(limiter, "new"), Visit(limiter, "new")
-    assert (third.is_there, fourth.is_there) == (True, False)  # two after the first success
+    assert second.has_started
+    third, fourth = Delivery(limiter, "new"), Delivery(limiter, "new")
+    assert (third.has_started, fourth.has_started) == (True, False)  # two after the first success
 
 
 def test_a_failure_halves_the_concurrency_limit(limiter: EndpointLimiter) -> None:
     fail(limiter, 1)
-    first, second = Visit(limiter), Visit(limiter)
-    assert (first.is_there, second.is_there) == (True, False)
+    first, second = Delivery(limiter), Delivery(limiter)
+    assert (first.has_started, second.has_started) == (True, False)
 
 
 def test_a_delivery_that_would_wait_too_long_is_deferred_until_its_turn(
     limiter: EndpointLimiter, clock: ManualClock
 ) -> None:
-    slow = Visit(limiter), Visit(limiter)
+    slow = Delivery(limiter), Delivery(limiter)
     clock.now += 4
-    for visit in slow:
-        visit.end()
-    at_work = Visit(limiter), Visit(limiter)
-    assert all(visit.is_there for visit in at_work)
+    for delivery in slow:
+        delivery.end()
+    running = Delivery(limiter), Delivery(limiter)
+    assert all(delivery.has_started for delivery in running)
     for turn in range(1, 31):  # a delivery takes about 1.4 s, and two run at a time
         assert 0.7 * turn <= wait_of(limiter).total_seconds() <= 1.1 * turn
     for _ in range(1000):
@@ -144,44 +144,44 @@ def test_a_delivery_that_would_wait_too_long_is_deferred_until_its_turn(
 
 
 def test_a_throttle_defers_the_waiting_deliveries(limiter: EndpointLimiter) -> None:
-    first, second, waiting = Visit(limiter), Visit(limiter), Visit(limiter)
+    first, second, waiting = Delivery(limiter), Delivery(limiter), Delivery(limiter)
     first.end(SinkTransient(code=500))
-    assert not waiting.is_there  # one at a time after a failure
+    assert not waiting.has_started  # one at a time after a failure
     second.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
     assert isinstance(waiting.refusal, NotNow)
     assert waiting.refusal.after >= timedelta(hours=1)
 
 
 def test_a_delivery_cancelled_while_it_waits_delays_no_other(limiter: EndpointLimiter) -> None:
-    first, second = Visit(limiter), Visit(limiter)
-    cancelled, after = Visit(limiter), Visit(limiter)
+    first, second = Delivery(limiter), Delivery(limiter)
+    cancelled, after = Delivery(limiter), Delivery(limiter)
     cancelled.task.cancel()
     first.end()
-    assert after.is_there
-    assert not cancelled.is_there
-    next_one = Visit(limiter)
+    assert after.has_started
+    assert not cancelled.has_started
+    next_one = Delivery(limiter)
     second.end()
     after.end()
-    assert next_one.is_there
+    assert next_one.has_started
 
 
 def test_a_delivery_cancelled_at_its_turn_makes_room_for_the_next(limiter: EndpointLimiter) -> None:
-    first, _second = Visit(limiter), Visit(limiter)
-    cancelled, after = Visit(limiter), Visit(limiter)
+    first, _second = Delivery(limiter), Delivery(limiter)
+    cancelled, after = Delivery(limiter), Delivery(limiter)
     first.after = cancelled.task.cancel
     first.end()
-    assert not cancelled.is_there
-    assert after.is_there
+    assert not cancelled.has_started
+    assert after.has_started
 
 
 def test_a_waiting_delivery_does_not_start_if_its_endpoint_is_disabled(
     limiter: EndpointLimiter,
 ) -> None:
-    first, _second, waiting = Visit(limiter), Visit(limiter), Visit(limiter)
+    first, _second, waiting = Delivery(limiter), Delivery(limiter), Delivery(limiter)
     limiter.disable_locally("a")
     first.end()
     assert isinstance(waiting.refusal, EndpointDisabled)
-    assert not waiting.is_there
+    assert not waiting.has_started
 
 
 def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
@@ -193,7 +193,7 @@ def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
     assert timedelta(seconds=30) <= wait_of(limiter) <= timedelta(seconds=45)
     deliver(limiter, "b")
     clock.now += 30
-    probe = Visit(limiter)
+    probe = Delivery(limiter)
     wait_of(limiter)  # only the probe may start
     probe.end()
     deliver(limiter)
@@ -213,18 +213,18 @@ def test_deliveries_in_flight_when_the_circuit_opens_are_no_probes(clock: Manual
     limiter = EndpointLimiter(replace(LIMITS, in_flight=16), clock=clock)
     for _ in range(16):
         deliver(limiter)
-    before = Visit(limiter)
+    before = Delivery(limiter)
     fail(limiter, 3)
     before.end(SinkTransient(code=500))
     assert wait_of(limiter) <= timedelta(seconds=45)  # not opened twice, for twice as long
     clock.now += 30
     for _ in range(16):
         deliver(limiter)
-    before = Visit(limiter)
+    before = Delivery(limiter)
     fail(limiter, 3)
     clock.now += 30
-    probe = Visit(limiter)
-    assert probe.is_there
+    probe = Delivery(limiter)
+    assert probe.has_started
     before.end(SinkTransient(code=500))
     wait_of(limiter)  # the probe is still in flight, so no other may start
 
@@ -262,7 +262,7 @@ def test_a_throttled_endpoint_gets_no_delivery_until_its_retry_after(
 
 
 def test_a_later_response_does_not_shorten_a_throttle(limiter: EndpointLimiter) -> None:
-    first, second = Visit(limiter), Visit(limiter)
+    first, second = Delivery(limiter), Delivery(limiter)
     first.end(SinkTransient(code=429, retry_after=timedelta(hours=1)))
     second.end(SinkTransient(code=502))
     assert wait_of(limiter) >= timedelta(hours=1)
@@ -322,13 +322,13 @@ def test_a_healthy_idle_endpoint_takes_few_bytes(clock: ManualClock) -> None:
 def test_a_healthy_idle_endpoint_is_remembered(clock: ManualClock) -> None:
     limiter = EndpointLimiter(replace(LIMITS, in_flight=4), clock=clock)
     for _ in range(2):
-        visit = Visit(limiter)
+        delivery = Delivery(limiter)
         clock.now += 2
-        visit.end()
-    visits = [Visit(limiter) for _ in range(4)]
-    assert [visit.is_there for visit in visits] == [True, True, True, False]
+        delivery.end()
+    deliveries = [Delivery(limiter) for _ in range(4)]
+    assert [delivery.has_started for delivery in deliveries] == [True, True, True, False]
     # A delivery takes 2 s, which is too long to wait in memory.
-    assert isinstance(visits[3].refusal, NotNow)
+    assert isinstance(deliveries[3].refusal, NotNow)
 
 
 def test_successes_before_an_idle_time_still_count(clock: ManualClock) -> None:
@@ -347,14 +347,14 @@ def test_endpoints_in_use_or_refusing_are_never_forgotten(
     monkeypatch.setattr("formrelay.actors.webhooks.limiter._MAX_ENDPOINTS", 8)
     limiter = EndpointLimiter(LIMITS, clock=clock)
     deliver(limiter)
-    first, second = Visit(limiter), Visit(limiter)
+    first, second = Delivery(limiter), Delivery(limiter)
     fail(limiter, 3, id="open")
     fail(limiter, 1, id="throttled", code=429)
     for number in range(200):
         deliver(limiter, f"healthy-{number}")
         fail(limiter, 1, id=f"failing-{number}")
-    third = Visit(limiter)
-    assert (first.is_there, second.is_there, third.is_there) == (True, True, False)
+    third = Delivery(limiter)
+    assert (first.has_started, second.has_started, third.has_started) == (True, True, False)
     wait_of(limiter, "open")
     wait_of(limiter, "throttled")
     assert len(limiter._idle) <= 8

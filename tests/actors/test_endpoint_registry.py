@@ -40,7 +40,7 @@ DAY = 86_400.0
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
-def records(request: pytest.FixtureRequest) -> EndpointRegistry:
+def registry(request: pytest.FixtureRequest) -> EndpointRegistry:
     if request.param == "memory":
         return MemoryRegistry()
     url = request.getfixturevalue("redis_url")
@@ -55,48 +55,48 @@ def report(
     )
 
 
-def test_failures_of_all_processes_add_up_and_disable(records: EndpointRegistry) -> None:
-    assert records.report([report(6), report(2, id="b")], RULES) == []
-    assert records.report([report(3)], RULES) == []
-    (disabled,) = records.report([report(1, at=9.0)], RULES)
+def test_failures_of_all_processes_add_up_and_disable(registry: EndpointRegistry) -> None:
+    assert registry.report([report(6), report(2, id="b")], RULES) == []
+    assert registry.report([report(3)], RULES) == []
+    (disabled,) = registry.report([report(1, at=9.0)], RULES)
     assert (disabled.id, disabled.failures, disabled.disabled_at) == ("a", 10, 9.0)
     assert disabled.why == "10 deliveries in a row failed"
-    assert records.disabled() == {"a"}
-    assert records.report([report(1)], RULES) == []  # reported only once
-    assert [one.id for one in records.all()] == ["a", "b"]
+    assert registry.disabled() == {"a"}
+    assert registry.report([report(1)], RULES) == []  # reported only once
+    assert [record.id for record in registry.all()] == ["a", "b"]
 
 
-def test_a_success_resets_the_count(records: EndpointRegistry) -> None:
-    records.report([report(9)], RULES)
-    assert records.report([report(2, worked=True)], RULES) == []
-    assert records.all()[0].failures == 2
-    records.report([report(0, worked=True)], RULES)
-    assert records.all() == []  # a healthy endpoint has no record
+def test_a_success_resets_the_count(registry: EndpointRegistry) -> None:
+    registry.report([report(9)], RULES)
+    assert registry.report([report(2, worked=True)], RULES) == []
+    assert registry.all()[0].failures == 2
+    registry.report([report(0, worked=True)], RULES)
+    assert registry.all() == []  # a healthy endpoint has no record
 
 
-def test_days_without_a_success_disable(records: EndpointRegistry) -> None:
-    records.report([report(1, at=DAY)], RULES)
-    assert records.report([report(1, at=5.9 * DAY)], RULES) == []
-    (disabled,) = records.report([report(1, at=6 * DAY)], RULES)
+def test_days_without_a_success_disable(registry: EndpointRegistry) -> None:
+    registry.report([report(1, at=DAY)], RULES)
+    assert registry.report([report(1, at=5.9 * DAY)], RULES) == []
+    (disabled,) = registry.report([report(1, at=6 * DAY)], RULES)
     assert disabled.why == "no successful delivery for 5 days"
     assert disabled.failing_since == DAY
 
 
-def test_410_disables_at_once(records: EndpointRegistry) -> None:
-    (disabled,) = records.report([report(1, gone=True)], RULES)
+def test_410_disables_at_once(registry: EndpointRegistry) -> None:
+    (disabled,) = registry.report([report(1, gone=True)], RULES)
     assert disabled.why == "it answered 410 (gone)"
 
 
-def test_an_operator_disables_and_enables(records: EndpointRegistry) -> None:
-    assert records.disable("a", why="by an operator", now=1.0)
-    assert not records.disable("a", why="again", now=2.0)
-    assert records.disabled() == {"a"}
-    records.report([report(0, worked=True)], RULES)
-    assert records.disabled() == {"a"}  # a success changes nothing
-    assert records.enable("a")
-    assert not records.enable("a")
-    assert records.disabled() == frozenset()
-    assert records.all() == []
+def test_an_operator_disables_and_enables(registry: EndpointRegistry) -> None:
+    assert registry.disable("a", why="by an operator", now=1.0)
+    assert not registry.disable("a", why="again", now=2.0)
+    assert registry.disabled() == {"a"}
+    registry.report([report(0, worked=True)], RULES)
+    assert registry.disabled() == {"a"}  # a success changes nothing
+    assert registry.enable("a")
+    assert not registry.enable("a")
+    assert registry.disabled() == frozenset()
+    assert registry.all() == []
 
 
 @pytest.mark.redis
@@ -104,61 +104,61 @@ def test_concurrent_reports_lose_no_failure(redis_url: str) -> None:
     rules = DisableRules(failures=10_000)
 
     def many(_: int) -> None:
-        records = RedisRegistry(redis.Redis.from_url(redis_url), "Redis")
+        registry = RedisRegistry(redis.Redis.from_url(redis_url), "Redis")
         for _ in range(25):
-            records.report([report(1), report(1, id="b")], rules)
+            registry.report([report(1), report(1, id="b")], rules)
 
     with ThreadPoolExecutor(4) as four:
         list(four.map(many, range(4)))
     found = RedisRegistry(redis.Redis.from_url(redis_url), "Redis").all()
-    assert [(one.id, one.failures) for one in found] == [("a", 100), ("b", 100)]
+    assert [(record.id, record.failures) for record in found] == [("a", 100), ("b", 100)]
 
 
 # -- registry sync ---------------------------------------------------------------------------
 
 
-def make_sync(records: EndpointRegistry, clock: ManualClock) -> RegistrySync:
-    return RegistrySync(EndpointLimiter(EndpointLimits(in_flight=1)), records, RULES, clock=clock)
+def make_sync(registry: EndpointRegistry, clock: ManualClock) -> RegistrySync:
+    return RegistrySync(EndpointLimiter(EndpointLimits(in_flight=1)), registry, RULES, clock=clock)
 
 
 def test_other_processes_learn_of_a_disabled_endpoint(
-    records: EndpointRegistry, caplog: pytest.LogCaptureFixture
+    registry: EndpointRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
-    one, two = make_sync(records, clock), make_sync(records, clock)
+    worker, other = make_sync(registry, clock), make_sync(registry, clock)
     for _ in range(10):
-        one.add("a", "example.com", status=None, is_success=False)
-    one.sync()
-    two.sync()
-    assert one.limiter.disabled == two.limiter.disabled == {"a"}
+        worker.add("a", "example.com", status=None, is_success=False)
+    worker.sync()
+    other.sync()
+    assert worker.limiter.disabled == other.limiter.disabled == {"a"}
     (line,) = [line for line in caplog.records if line.message == "endpoint disabled"]
     assert (line.endpoint, line.host) == ("a", "example.com")  # type: ignore[attr-defined]
-    records.enable("a")
-    two.sync()
-    assert two.limiter.disabled == frozenset()
+    registry.enable("a")
+    other.sync()
+    assert other.limiter.disabled == frozenset()
 
 
-def test_410_disables_in_this_process_before_the_report(records: EndpointRegistry) -> None:
-    one = make_sync(records, ManualClock())
-    one.add("a", "example.com", status=410, is_success=False)
-    assert one.limiter.disabled == {"a"}
-    assert records.all() == []
-    one.sync()
-    assert records.disabled() == {"a"}
+def test_410_disables_in_this_process_before_the_report(registry: EndpointRegistry) -> None:
+    worker = make_sync(registry, ManualClock())
+    worker.add("a", "example.com", status=410, is_success=False)
+    assert worker.limiter.disabled == {"a"}
+    assert registry.all() == []
+    worker.sync()
+    assert registry.disabled() == {"a"}
 
 
 def test_an_unavailable_registry_loses_no_report(caplog: pytest.LogCaptureFixture) -> None:
     client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
-    away = RedisRegistry(client, "a port that nobody listens on")
-    one = make_sync(away, ManualClock())
+    unavailable = RedisRegistry(client, "a port that nobody listens on")
+    worker = make_sync(unavailable, ManualClock())
     for is_success in (False, True, False, False):
-        one.add("a", "example.com", status=500, is_success=is_success)
-        one.sync()
+        worker.add("a", "example.com", status=500, is_success=is_success)
+        worker.sync()
     logged = [line.message for line in caplog.records]
     assert logged.count("endpoint registry unavailable") == 1
-    one.registry = records = MemoryRegistry()
-    one.sync()
-    (found,) = records.all()
+    worker.registry = registry = MemoryRegistry()
+    worker.sync()
+    (found,) = registry.all()
     assert found.failures == 2
 
 
@@ -169,19 +169,19 @@ def test_a_record_contains_the_host_of_a_url_only(redis_url: str) -> None:
     assert b"example.com" in client.hget(RECORDS, "a")  # type: ignore[operator]
 
 
-# -- changes ------------------------------------------------------------------------------
+# -- changes of the disabled endpoints --------------------------------------------------------
 
 
-def test_changes_since_a_position(records: EndpointRegistry) -> None:
-    records.disable("a", why="", now=1.0)
-    first = records.changes(None)
+def test_changes_since_a_position(registry: EndpointRegistry) -> None:
+    registry.disable("a", why="", now=1.0)
+    first = registry.changes(None)
     assert (first.is_whole, set(first.disabled), first.count) == (True, {"a"}, 1)
-    nothing = records.changes(first.position)
+    nothing = registry.changes(first.position)
     assert not nothing.is_whole
     assert not [*nothing.disabled, *nothing.enabled]
-    records.report([report(1, id="b", gone=True)], RULES)
-    records.enable("a")
-    later = records.changes(nothing.position)
+    registry.report([report(1, id="b", gone=True)], RULES)
+    registry.enable("a")
+    later = registry.changes(nothing.position)
     assert set(later.disabled) == {"b"}
     assert later.is_whole or set(later.enabled) == {"a"}
 
@@ -193,36 +193,36 @@ def client(redis_url: str) -> redis.Redis:
 
 @pytest.mark.redis
 def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
-    records = RedisRegistry(client, "Redis")
-    records.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
-    one = make_sync(records, ManualClock())
-    one.sync()
+    registry = RedisRegistry(client, "Redis")
+    registry.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
+    worker = make_sync(registry, ManualClock())
+    worker.sync()
     before = client.info("stats")["total_net_output_bytes"]
     for _ in range(10):
-        one.sync()
+        worker.sync()
     assert client.info("stats")["total_net_output_bytes"] - before < 10_000
-    records.enable("e7")
+    registry.enable("e7")
     client.config_resetstat()
-    one.sync()
+    worker.sync()
     assert "cmdstat_smembers" not in client.info("commandstats")
-    assert one.limiter.disabled == records.disabled()
-    assert len(one.limiter.disabled) == 499
+    assert worker.limiter.disabled == registry.disabled()
+    assert len(worker.limiter.disabled) == 499
 
 
-def _fail_over(client: redis.Redis, records: EndpointRegistry) -> None:
+def _fail_over(client: redis.Redis, registry: EndpointRegistry) -> None:
     """Lose the last changes, as a failover to a replica without them does."""
     kept = {key: client.dump(key) for key in (RECORDS, DISABLED, CHANGES)}
-    records.disable("new", why="", now=1.0)
-    records.enable("old-1")
+    registry.disable("new", why="", now=1.0)
+    registry.enable("old-1")
     for key, value in kept.items():
         client.restore(key, 0, value, replace=True)  # type: ignore[arg-type]
-    records.enable("never disabled")
-    records.enable("old-2")  # so that the number of disabled endpoints is the same
-    records.disable("newer", why="", now=1.0)
+    registry.enable("never disabled")
+    registry.enable("old-2")  # so that the number of disabled endpoints is the same
+    registry.disable("newer", why="", now=1.0)
 
 
-def _disable_many(_client: redis.Redis, records: EndpointRegistry) -> None:
-    records.report([report(1, id=f"many-{number}", gone=True) for number in range(500)], RULES)
+def _disable_many(_client: redis.Redis, registry: EndpointRegistry) -> None:
+    registry.report([report(1, id=f"many-{number}", gone=True) for number in range(500)], RULES)
 
 
 @pytest.mark.redis
@@ -244,24 +244,26 @@ def test_the_whole_set_is_read_if_changes_are_missing(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch, happens: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr("formrelay.actors.webhooks.redis_registry._MAX_CHANGES", 100)
-    records = RedisRegistry(client, "Redis")
+    registry = RedisRegistry(client, "Redis")
     for id in ("old-1", "old-2", "old-3"):
-        records.disable(id, why="", now=1.0)
-    one = make_sync(records, ManualClock())
-    one.sync()
+        registry.disable(id, why="", now=1.0)
+    worker = make_sync(registry, ManualClock())
+    worker.sync()
     if happens is _fail_over:  # the sync has read a change that is then lost
-        real = records.enable
-        monkeypatch.setattr(records, "enable", lambda id: (real(id), id == "old-1" and one.sync()))
-    happens(client, records)
+        real = registry.enable
+        monkeypatch.setattr(
+            registry, "enable", lambda id: (real(id), id == "old-1" and worker.sync())
+        )
+    happens(client, registry)
     for _ in range(2):
-        one.sync()
-        assert one.limiter.disabled == records.disabled()
+        worker.sync()
+        assert worker.limiter.disabled == registry.disabled()
     assert client.xlen(CHANGES) <= 200
 
 
 @pytest.mark.redis
 def test_all_processes_agree_in_the_end(redis_url: str) -> None:
-    syncs = [
+    workers = [
         make_sync(RedisRegistry(redis.Redis.from_url(redis_url), "Redis"), ManualClock())
         for _ in range(4)
     ]
@@ -271,16 +273,16 @@ def test_all_processes_agree_in_the_end(redis_url: str) -> None:
         for _ in range(60):
             id = f"e{chance.randrange(20)}"
             if chance.random() < 0.5:
-                syncs[number].add(id, "example.com", status=410, is_success=False)
+                workers[number].add(id, "example.com", status=410, is_success=False)
             else:
-                syncs[number].registry.enable(id)
-            syncs[number].sync()
+                workers[number].registry.enable(id)
+            workers[number].sync()
 
     with ThreadPoolExecutor(4) as four:
         list(four.map(work, range(4)))
-    for one in syncs:
-        one.sync()
-        assert one.limiter.disabled == one.registry.disabled()
+    for worker in workers:
+        worker.sync()
+        assert worker.limiter.disabled == worker.registry.disabled()
 
 
 class Interrupted(MemoryRegistry):
@@ -297,31 +299,31 @@ class Interrupted(MemoryRegistry):
 
 
 def test_a_410_during_a_sync_disables() -> None:
-    records = Interrupted()
-    one = make_sync(records, ManualClock())
-    one.sync()
-    records.disable("b", why="", now=1.0)
-    records.between = lambda: one.add("a", "example.com", status=410, is_success=False)
-    one.sync()
-    assert one.limiter.disabled == {"a", "b"}
-    one.sync()
-    assert one.limiter.disabled == records.disabled() == {"a", "b"}
-    records.enable("a")
-    one.sync()
-    assert one.limiter.disabled == {"b"}
+    registry = Interrupted()
+    worker = make_sync(registry, ManualClock())
+    worker.sync()
+    registry.disable("b", why="", now=1.0)
+    registry.between = lambda: worker.add("a", "example.com", status=410, is_success=False)
+    worker.sync()
+    assert worker.limiter.disabled == {"a", "b"}
+    worker.sync()
+    assert worker.limiter.disabled == registry.disabled() == {"a", "b"}
+    registry.enable("a")
+    worker.sync()
+    assert worker.limiter.disabled == {"b"}
 
 
 def test_a_410_disables_if_changes_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = MemoryRegistry()
-    one = make_sync(records, ManualClock())
-    one.add("a", "example.com", status=410, is_success=False)
-    with monkeypatch.context() as away:
-        away.setattr(records, "changes", _fails(BrokerError()))
-        one.sync()
-    assert one.limiter.disabled == records.disabled() == {"a"}
-    records.enable("a")
-    one.sync()
-    assert one.limiter.disabled == frozenset()
+    registry = MemoryRegistry()
+    worker = make_sync(registry, ManualClock())
+    worker.add("a", "example.com", status=410, is_success=False)
+    with monkeypatch.context() as unavailable:
+        unavailable.setattr(registry, "changes", _fails(BrokerError()))
+        worker.sync()
+    assert worker.limiter.disabled == registry.disabled() == {"a"}
+    registry.enable("a")
+    worker.sync()
+    assert worker.limiter.disabled == frozenset()
 
 
 def _fails(error: Exception) -> Callable[..., Any]:
@@ -332,15 +334,15 @@ def _fails(error: Exception) -> Callable[..., Any]:
 
 
 def test_an_unexpected_error_loses_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = MemoryRegistry()
-    one = make_sync(records, ManualClock())
-    one.add("a", "example.com", status=500, is_success=False)
+    registry = MemoryRegistry()
+    worker = make_sync(registry, ManualClock())
+    worker.add("a", "example.com", status=500, is_success=False)
     with monkeypatch.context() as broken:
-        broken.setattr(records, "report", _fails(TypeError()))
+        broken.setattr(registry, "report", _fails(TypeError()))
         with pytest.raises(TypeError):
-            one.sync()
-    one.sync()
-    assert [found.failures for found in records.all()] == [1]
+            worker.sync()
+    worker.sync()
+    assert [found.failures for found in registry.all()] == [1]
 
 
 # -- records of other versions ---------------------------------------------------------------
@@ -361,17 +363,21 @@ def test_an_unexpected_error_loses_no_report(monkeypatch: pytest.MonkeyPatch) ->
 def test_records_of_other_versions_are_readable(
     client: redis.Redis, stored: Any, failures: int
 ) -> None:
-    records = RedisRegistry(client, "Redis")
+    registry = RedisRegistry(client, "Redis")
     client.hset(RECORDS, "a", orjson.dumps(stored))
     client.hset(RECORDS, "c", b"\x00 no JSON")
-    assert [one.id for one in records.all()] == ["a", "c"]
-    one = make_sync(records, ManualClock())
+    assert [record.id for record in registry.all()] == ["a", "c"]
+    worker = make_sync(registry, ManualClock())
     for id in ("a", "b", "c"):
-        one.add(id, "example.com", status=500, is_success=False)
-    one.sync()
-    assert {one.id: one.failures for one in records.all()} == {"a": failures, "b": 1, "c": 1}
-    assert records.disable("a", why="by an operator", now=1.0)
-    assert records.enable("a")
+        worker.add(id, "example.com", status=500, is_success=False)
+    worker.sync()
+    assert {record.id: record.failures for record in registry.all()} == {
+        "a": failures,
+        "b": 1,
+        "c": 1,
+    }
+    assert registry.disable("a", why="by an operator", now=1.0)
+    assert registry.enable("a")
 
 
 def test_a_record_comes_back_as_it_was_stored() -> None:
