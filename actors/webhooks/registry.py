@@ -162,7 +162,7 @@ def merged(
         return record
     why = None
     if report.is_gone:
-        why = "it answered 410 (gone)"
+        why = "the endpoint answered 410 (Gone)"
     elif failures >= rules.failures:
         why = f"{failures} deliveries in a row failed"
     elif failures and report.last_at - since >= rules.failing_for.total_seconds():

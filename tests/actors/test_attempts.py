@@ -196,7 +196,7 @@ def test_disabling_an_endpoint_sends_an_event(site: Site, receiver: Receiver, cl
     assert orjson.loads(properties) == {
         "endpoint": "e1",
         "host": "127.0.0.1",
-        "why": "it answered 410 (gone)",
+        "why": "the endpoint answered 410 (Gone)",
     }
 
 

@@ -84,7 +84,7 @@ def test_days_without_a_success_disable(registry: EndpointRegistry) -> None:
 
 def test_410_disables_at_once(registry: EndpointRegistry) -> None:
     (disabled,) = registry.report([report(1, gone=True)], RULES)
-    assert disabled.why == "it answered 410 (gone)"
+    assert disabled.why == "the endpoint answered 410 (Gone)"
 
 
 def test_an_operator_disables_and_enables(registry: EndpointRegistry) -> None:

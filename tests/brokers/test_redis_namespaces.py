@@ -203,7 +203,7 @@ def old_state(redis_url: str) -> None:
     client = connect_redis(redis_url, timeout=timedelta(seconds=1))
     client.set(f"{OLD_PREFIX}done", b"r1", px=60_000)
     client.set(f"{OLD_PREFIX}runs", b"lolder", px=60_000)
-    gone = EndpointRecord("gone", "example.com", disabled_at=5.0, why="it answered 410 (gone)")
+    gone = EndpointRecord("gone", "example.com", disabled_at=5.0, why="status 410")
     failing = EndpointRecord("failing", "example.com", failures=7, failing_since=1.0)
     for record in (gone, failing):
         client.hset(OLD_RECORDS, record.id, json.dumps(record.to_json()))

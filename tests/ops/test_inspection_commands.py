@@ -243,7 +243,7 @@ def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> No
             RedisRegistry(client, "the embedded one").report([failing, gone], DisableRules())
         first, second = shell.json("webhooks", "endpoints")
         assert (first["id"], first["host"]) == ("e2", "example.org")
-        assert (first["why"], first["last_status"]) == ("it answered 410 (gone)", 410)
+        assert (first["why"], first["last_status"]) == ("the endpoint answered 410 (Gone)", 410)
         assert (second["id"], second["failures"], second["disabled_at"]) == ("e1", 3, None)
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled: e1\n"
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "already disabled: e1\n"
