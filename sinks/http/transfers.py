@@ -121,6 +121,7 @@ class _Driver:
             self._free.append(handle)
 
     def _end_finished(self) -> None:
+        """End the requests that libcurl has finished."""
         remaining = 1
         while remaining:
             remaining, succeeded, failed = self._multi.info_read()
@@ -135,6 +136,7 @@ class _Driver:
                     ended.set_result(code)
 
     def _on_new_due(self, milliseconds: int) -> None:
+        """Store when libcurl wants to be called; a negative number means never."""
         self._due = inf if milliseconds < 0 else self._loop.time() + milliseconds / 1000
         if milliseconds == 0:
             if not self._is_call_scheduled:
@@ -144,8 +146,8 @@ class _Driver:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        # Not called if the timer fires earlier: it is set again when it fires. libcurl changes the
-        # time twice a request.
+        # Callers keep a timer that fires earlier, because libcurl changes the time twice a request.
+        # That timer is set again when it fires.
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._due
@@ -156,6 +158,7 @@ class _Driver:
         self._on_due()
 
     def _on_due(self) -> None:
+        """Call libcurl if the time has come, and set the timer."""
         self._is_call_scheduled = False
         now = self._loop.time()
         if self._due <= now:
