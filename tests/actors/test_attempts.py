@@ -135,6 +135,17 @@ def test_a_delivery_cancelled_by_a_stopping_worker_is_no_failure(
     assert len(receiver.requests) == 2
 
 
+def test_a_delivery_cancelled_by_its_time_limit_is_a_failure(
+    site: Site, receiver: Receiver, client: Any
+) -> None:
+    receiver.answers(f"/hook?token={SECRET}", Answer(after=30))
+    sent = site.actors.deliver_webhook.send_with_options(args=(webhook(receiver),), time_limit=300)
+    site.work_off("webhooks")
+    site.work_off("events")
+    attempts = delivery_log.attempts_of(sent.message_id, limit=10)
+    assert [attempt.outcome for attempt in attempts] == ["failed", "delivered"]
+
+
 def attempt_json(number: int, **changes: Any) -> dict[str, Any]:
     """An attempt as the actor adds it to the delivery log."""
     return {

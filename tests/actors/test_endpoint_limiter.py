@@ -110,9 +110,7 @@ def test_deliveries_wait_for_a_busy_endpoint_but_not_for_others(limiter: Endpoin
     assert fourth.has_started
 
 
-def test_a_new_endpoint_gets_one_delivery_and_another_waits(
-    limiter: EndpointLimiter,
-) -> None:
+def test_a_new_endpoint_gets_one_delivery_and_another_waits(limiter: EndpointLimiter) -> None:
     first, second = Delivery(limiter, "new"), Delivery(limiter, "new")
     assert (first.has_started, second.has_started, second.refusal) == (True, False, None)
     wait_of(limiter, "new")

@@ -110,9 +110,7 @@ def test_every_spelling_of_a_blocked_address_is_refused_without_connecting(host:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_name_is_connected_to_at_the_checked_address(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_name_is_connected_to_at_the_checked_address(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["10.0.0.1", "127.0.0.1"])
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", (next(answers), 0))])
     with serving(answer(200)) as wire:

@@ -94,9 +94,7 @@ def test_many_requests_run_at_the_same_time(busy: tuple[Busy, str]) -> None:
     assert receiver.most > 20
 
 
-def test_a_cancelled_request_ends_at_once_and_frees_its_handle(
-    busy: tuple[Busy, str],
-) -> None:
+def test_a_cancelled_request_ends_at_once_and_frees_its_handle(busy: tuple[Busy, str]) -> None:
     receiver, url = busy
     sender = egress(2)
 
@@ -117,9 +115,7 @@ def test_a_cancelled_request_ends_at_once_and_frees_its_handle(
     wait_until(lambda: not driver._watched)
 
 
-def test_each_event_loop_has_a_driver_until_it_is_closed(
-    busy: tuple[Busy, str],
-) -> None:
+def test_each_event_loop_has_a_driver_until_it_is_closed(busy: tuple[Busy, str]) -> None:
     _, url = busy
     sender = egress(2)
     for _ in range(3):
