@@ -56,9 +56,9 @@ class Throttle:
         """Maximum number of messages in flight: None (no limit), 0 (open) or 1 (half-open)."""
         if not self.is_tripped:
             return None
-        return 0 if self.held_for() else 1
+        return 0 if self.open_for() else 1
 
-    def held_for(self) -> timedelta:
+    def open_for(self) -> timedelta:
         """The time until the next try; zero when messages may be tried now."""
         return self._timer.remaining if self.is_tripped else timedelta(0)
 
@@ -82,7 +82,7 @@ class Throttle:
 
     def _failed(self, error: SinkTransient) -> None:
         with self._lock:
-            if self.held_for():
+            if self.open_for():
                 return  # this attempt was under way when the circuit opened
             self._timer.fail(_BACKOFF, at_least=error.retry_after)
             if isinstance(error, SinkBusy):
@@ -98,7 +98,7 @@ class Throttle:
         if not self.is_tripped and self.stretch == 1:
             return
         with self._lock:
-            if self.held_for():
+            if self.open_for():
                 return  # this attempt began before the circuit opened
             was_tripped, self.is_tripped = self.is_tripped, False
             self._timer.reset()

@@ -28,10 +28,10 @@ class Throttling(Middleware):
         self, broker: dramatiq.Broker, message: dramatiq.MessageProxy
     ) -> None:
         throttle = _throttle_of(broker, message)
-        if throttle is None or not (held := throttle.held_for()):
+        if throttle is None or not (wait := throttle.open_for()):
             return
         assert isinstance(message, Delivery)
-        message.outcome = Defer(held, f"{throttle.title} is unavailable")
+        message.outcome = Defer(wait, f"{throttle.title} is unavailable")
         raise SkipMessage(message.outcome.why)
 
     def after_process_message(

@@ -31,7 +31,7 @@ def throttle(clock: ManualClock) -> Throttle:
 
 
 def test_nothing_is_held_at_first(throttle: Throttle) -> None:
-    assert (throttle.allowance, throttle.held_for(), throttle.stretch) == (None, timedelta(0), 1)
+    assert (throttle.allowance, throttle.open_for(), throttle.stretch) == (None, timedelta(0), 1)
 
 
 @pytest.mark.parametrize("kind", [SinkUnavailable, SinkBusy, SinkUnready])
@@ -41,7 +41,7 @@ def test_a_sink_that_takes_nothing_is_left_alone_then_asked_with_one_message(
     waits = []
     for _ in range(8):
         throttle.note(kind())
-        waits.append(throttle.held_for().total_seconds())
+        waits.append(throttle.open_for().total_seconds())
         assert throttle.allowance == 0
         clock.now += waits[-1]
         assert throttle.allowance == 1
@@ -49,7 +49,7 @@ def test_a_sink_that_takes_nothing_is_left_alone_then_asked_with_one_message(
     throttle.note(None)
     assert throttle.allowance is None
     throttle.note(kind())
-    assert throttle.held_for() == timedelta(seconds=1)
+    assert throttle.open_for() == timedelta(seconds=1)
 
 
 def test_what_fails_while_it_is_held_makes_it_no_longer(
@@ -57,12 +57,12 @@ def test_what_fails_while_it_is_held_makes_it_no_longer(
 ) -> None:
     for _ in range(5):  # batches that were under way when it was found out
         throttle.note(SinkUnavailable())
-    assert throttle.held_for() == timedelta(seconds=1)
+    assert throttle.open_for() == timedelta(seconds=1)
 
 
 def test_a_sink_that_says_how_long_is_left_alone_for_that(throttle: Throttle) -> None:
     throttle.note(SinkBusy(retry_after=timedelta(seconds=10)))
-    assert throttle.held_for() == timedelta(seconds=10)
+    assert throttle.open_for() == timedelta(seconds=10)
 
 
 def test_batches_of_a_busy_sink_grow_and_shrink_again(
@@ -121,7 +121,7 @@ def test_an_attempt_that_was_begun_before_ends_no_hold(
     clock.now += 1
     throttle.note(SinkBusy())
     throttle.note(None)
-    assert throttle.held_for() == timedelta(seconds=2)
+    assert throttle.open_for() == timedelta(seconds=2)
     clock.now += 2
     throttle.note(None)
     assert throttle.allowance is None
