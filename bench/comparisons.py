@@ -39,15 +39,15 @@ class Comparison:
         name: its name on the command line.
         title: the figure, with its unit.
         measure: a key of ``MEASURES`` in bench/contender.py.
-        figure: the key of the result that is compared.
         contenders: formrelay first.
+        figure: the key of the result that is compared.
     """
 
     name: str
     title: str
     measure: str
-    figure: str
     contenders: tuple[Contender, ...]
+    figure: str = "per_second"
 
 
 def comparisons() -> list[Comparison]:
@@ -72,7 +72,6 @@ def _drains() -> list[Comparison]:
             "drain-redis",
             "no-op drain on Redis, one process, 8 threads, 300 bytes: messages/s",
             "drain",
-            "per_second",
             (
                 Contender("formrelay", "redis-ours", _FAST),
                 Contender("stock, default settings", "redis-stock", _SLOW, wanted=6),
@@ -83,7 +82,6 @@ def _drains() -> list[Comparison]:
             "shared-redis",
             "no-op drain on Redis by one and by two processes, 8 threads each: messages/s",
             "shared",
-            "per_second",
             (
                 Contender("formrelay, 2 processes", "redis-ours", {**_FAST, "processes": 2}),
                 Contender(
@@ -97,7 +95,6 @@ def _drains() -> list[Comparison]:
             "drain-rabbitmq",
             "no-op drain on RabbitMQ (classic queues), one process, 8 threads: messages/s",
             "drain",
-            "per_second",
             (
                 Contender("formrelay", "rabbitmq-ours", _MIDDLE),
                 Contender("stock, default settings", "rabbitmq-stock", _SLOW, wanted=2.5),
@@ -114,7 +111,6 @@ def _enqueues() -> list[Comparison]:
             "enqueue-redis",
             "enqueue_many on Redis, compared with a loop of send: messages/s",
             "enqueue",
-            "per_second",
             (
                 Contender("formrelay", "redis-ours", {"count": 50_000}),
                 Contender("stock", "redis-stock", {"count": 10_000}, wanted=5),
@@ -124,7 +120,6 @@ def _enqueues() -> list[Comparison]:
             "enqueue-rabbitmq",
             "enqueue_many on RabbitMQ with confirms, compared with a loop of send: messages/s",
             "enqueue",
-            "per_second",
             (
                 Contender("formrelay", "rabbitmq-ours", {"count": 20_000}),
                 Contender("stock, with confirms", "rabbitmq-confirmed", {"count": 3_000}, wanted=5),
@@ -140,11 +135,11 @@ def _pickups() -> list[Comparison]:
             f"pickup-{broker}",
             f"pick-up of a new job by an idle worker on {title}: median ms",
             "pickup",
-            "p50_ms",
             (
                 Contender("formrelay", f"{broker}-ours", {"count": 60}),
                 Contender("stock", f"{broker}-stock", {"count": 60}),
             ),
+            figure="p50_ms",
         )
         for broker, title in (("redis", "Redis"), ("rabbitmq", "RabbitMQ"))
     ]
@@ -158,25 +153,25 @@ def _delays() -> list[Comparison]:
             "delayed-redis",
             title.format("50,000", "Redis"),
             "delayed",
-            "worst_late_ms",
             (Contender("formrelay", "redis-ours", far), Contender("stock", "redis-stock", far)),
+            figure="worst_late_ms",
         ),
         Comparison(
             "many-delayed-redis",
             title.format("500,000", "Redis"),
             "delayed",
-            "worst_late_ms",
             (Contender("formrelay", "redis-ours", {**far, "far": 500_000}),),
+            figure="worst_late_ms",
         ),
         Comparison(
             "delayed-rabbitmq",
             title.format("50,000", "RabbitMQ"),
             "delayed",
-            "worst_late_ms",
             (
                 Contender("formrelay", "rabbitmq-ours", far),
                 Contender("stock", "rabbitmq-stock", far),
             ),
+            figure="worst_late_ms",
         ),
     ]
 
@@ -192,7 +187,6 @@ def _webhooks() -> list[Comparison]:
             "signed webhooks to a local receiver, 100 endpoints, one process, 10 threads, Redis: "
             "deliveries/s",
             "deliver",
-            "per_second",
             (
                 Contender("formrelay", "redis-ours", {**_HOOKS, "count": 15_000}),
                 Contender(
@@ -205,7 +199,6 @@ def _webhooks() -> list[Comparison]:
             "webhooks to receivers that answer after 200 ms, concurrency 200, one process: "
             "deliveries/s",
             "deliver",
-            "per_second",
             (
                 Contender("formrelay", "redis-ours", slow),
                 Contender("theoretical maximum", "arithmetic", slow, wanted=0.9),
@@ -223,7 +216,6 @@ def _hanging_webhooks() -> list[Comparison]:
             "webhooks from a full queue while 5 of 100 endpoints never answer, concurrency 10: "
             "deliveries/s to the other endpoints",
             "deliver",
-            "per_second",
             (
                 Contender("5 endpoints hang", "redis-ours", {**full, "hanging": 5}),
                 Contender("no endpoint hangs", "redis-ours", full, wanted=0.8),
@@ -234,11 +226,11 @@ def _hanging_webhooks() -> list[Comparison]:
             "1,000 webhooks/s for 25 s while 5 of 100 endpoints never answer, concurrency 10: p99 "
             "in ms from send() to delivery at the other endpoints (target: below 2,000)",
             "latency",
-            "p99_ms",
             (
                 Contender("5 endpoints hang", "redis-ours", {**steady, "hanging": 5}),
                 Contender("no endpoint hangs", "redis-ours", {**steady, "hanging": 0}),
             ),
+            figure="p99_ms",
         ),
     ]
 
@@ -253,7 +245,6 @@ def _events() -> list[Comparison]:
             "events",
             "events into ClickHouse, 1 event per message, one process, Redis: events/s",
             "record",
-            "per_second",
             (
                 Contender("formrelay", "ours", single),
                 Contender("without a queue", "limit", single, wanted=0.33),
@@ -264,7 +255,6 @@ def _events() -> list[Comparison]:
             "events-lists",
             "events into ClickHouse, 100 events per message, one process, Redis: events/s",
             "record",
-            "per_second",
             (
                 Contender("formrelay, 100 events per message", "ours", lists),
                 Contender("formrelay, 1 event per message", "ours", single, wanted=2),
@@ -281,23 +271,23 @@ def _event_resources() -> list[Comparison]:
             "events-memory",
             "memory growth of one process that records events: MB",
             "record",
-            "grew_mb",
             (
                 Contender("2,000,000 events", "ours", {**single, "count": 2_000_000}),
                 Contender("200,000 events", "ours", single),
             ),
+            figure="grew_mb",
         ),
         Comparison(
             "events-away",
             "CPU of an event worker for 30 s while ClickHouse is unavailable and 100,000 events "
             "wait: % of one core",
             "unavailable",
-            "cpu_percent",
             (
                 Contender(
                     "formrelay", "ours", {"count": 100_000, "threads": _THREADS, "seconds": 30}
                 ),
             ),
+            figure="cpu_percent",
         ),
     ]
 
@@ -310,7 +300,6 @@ def _submissions() -> list[Comparison]:
             f"submissions into the Django site ({site}) on the same two cores, one worker process, "
             "Redis: submissions/s",
             "submit",
-            "per_second",
             (
                 Contender("formrelay", "ours", {**saved, "server": server}),
                 Contender("wrk", "limit", {**saved, "server": server}, wanted=0.85),
@@ -326,8 +315,8 @@ def _submissions() -> list[Comparison]:
         "submissions-partials",
         "10,000 waiting autosaves of 500 sessions: number of API calls (target: at most 600)",
         "autosave",
-        "calls",
         (Contender("formrelay", "ours", autosaves),),
+        figure="calls",
     )
     return [*found, partials]
 
@@ -339,7 +328,6 @@ def _depths() -> list[Comparison]:
             "depth-redis",
             "drain of 20,000 messages while more messages wait, Redis: messages/s",
             "drain",
-            "per_second",
             (
                 Contender("1,000 more wait", "redis-ours", {**drained, "behind": 1_000}),
                 Contender("1,000,000 more wait", "redis-ours", {**drained, "behind": 1_000_000}),
