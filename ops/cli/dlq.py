@@ -22,9 +22,9 @@ from .options import (
     JsonOption,
     LimitOption,
     QueueOption,
+    id_argument,
     open_inspector,
-    parse_id,
-    parse_time,
+    time_option,
 )
 
 app = typer.Typer(help="List, show, replay and delete dead letters.", no_args_is_help=True)
@@ -49,16 +49,9 @@ def _filter(
     ] = None,
     since: Annotated[
         float | None,
-        typer.Option(
-            parser=parse_time,
-            metavar="TIME",
-            help="Dead-lettered at or after: ISO 8601 (UTC), or an age like 2h or 3d.",
-        ),
+        time_option("Dead-lettered at or after: ISO 8601 (UTC), or an age like 2h or 3d."),
     ] = None,
-    until: Annotated[
-        float | None,
-        typer.Option(parser=parse_time, metavar="TIME", help="Dead-lettered before this time."),
-    ] = None,
+    until: Annotated[float | None, time_option("Dead-lettered before this time.")] = None,
     form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
 ) -> DeadFilter:
     return DeadFilter(queue, actor, error, reason, since, until, form)
@@ -81,22 +74,9 @@ def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
     return with_filter
 
 
-IdArgument = Annotated[
-    str,
-    typer.Argument(parser=parse_id, metavar="ID", help="Job id or unique prefix."),
-]
-IdsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(parser=parse_id, metavar="ID...", help="Job ids or unique prefixes."),
-]
-AllOption = Annotated[
-    bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")
-]
-
-
 @app.command("list")
 @_with_filter
-def list_(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
+def list_dead_letters(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
     """List dead letters with the reason, the oldest of each queue first."""
     letters = list(open_inspector(which.queue).dead_letters(which, limit=limit + 1))
     if len(letters) > limit:
@@ -121,8 +101,10 @@ def _row(letter: Entry, now: float) -> tuple[Any, ...]:
     )
 
 
-@app.command()
-def show(id: IdArgument, queue: QueueOption = None) -> None:
+@app.command("show")
+def show_dead_letter(
+    id: Annotated[str, id_argument("Job id or unique prefix.")], queue: QueueOption = None
+) -> None:
     """Show a dead letter as JSON, with its payload, which may contain personal data."""
     inspector = open_inspector(queue)
     where, whole = _resolve(inspector, id, queue)
@@ -132,64 +114,51 @@ def show(id: IdArgument, queue: QueueOption = None) -> None:
     print_json(with_message(found))
 
 
-@app.command()
-@_with_filter
-def replay(
-    which: DeadFilter,
-    ids: IdsArgument = None,
-    every: AllOption = False,
-    dry_run: DryRunOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Put dead letters back on their queue with no attempts used, by id or by filter."""
-    _act("replayed", ids, which, every=every, dry_run=dry_run, json=json)
+def _add_command(name: str, done: str, help: str) -> None:
+    """Add a command that changes dead letters."""
 
-
-@app.command()
-@_with_filter
-def delete(
-    which: DeadFilter,
-    ids: IdsArgument = None,
-    every: AllOption = False,
-    dry_run: DryRunOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Delete dead letters permanently, by id or by filter."""
-    _act("deleted", ids, which, every=every, dry_run=dry_run, json=json)
-
-
-def _act(
-    done: str,
-    ids: list[str] | None,
-    which: DeadFilter,
-    *,
-    every: bool,
-    dry_run: bool,
-    json: bool,
-) -> None:
-    is_filter = replace(which, queue=None) != DeadFilter()
-    if bool(ids) + (every or is_filter) != 1:
-        raise typer.BadParameter(
-            "expected ids of dead letters, or a filter other than --queue, or --all"
-        )
-    inspector = open_inspector(which.queue)
-    action = inspector.replay if done == "replayed" else inspector.delete_dead
-    by_queue: defaultdict[str, list[str]] = defaultdict(list)
-    # Resolve every id first: if one is wrong, nothing is changed.
-    for id in ids or ():
-        where, whole = _resolve(inspector, id, which.queue)
-        by_queue[where].append(whole)
-    with counting(done) as progress:
-        if ids:
-            count = sum(
-                action(found, queue=queue, dry_run=dry_run) for queue, found in by_queue.items()
+    @app.command(name, help=help)
+    @_with_filter
+    def change(
+        which: DeadFilter,
+        ids: Annotated[
+            list[str] | None, id_argument("Job ids or unique prefixes.", metavar="ID...")
+        ] = None,
+        every: Annotated[
+            bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")
+        ] = False,
+        dry_run: DryRunOption = False,
+        json: JsonOption = False,
+    ) -> None:
+        is_filter = replace(which, queue=None) != DeadFilter()
+        if bool(ids) + (every or is_filter) != 1:
+            raise typer.BadParameter(
+                "expected ids of dead letters, or a filter other than --queue, or --all"
             )
+        inspector = open_inspector(which.queue)
+        action = inspector.replay if name == "replay" else inspector.delete_dead
+        # Resolve every id first: if one is wrong, nothing is changed.
+        chosen: defaultdict[str, list[str]] = defaultdict(list)
+        for queue, id in [_resolve(inspector, id, which.queue) for id in ids or ()]:
+            chosen[queue].append(id)
+        with counting(done) as progress:
+            if ids:
+                counts = (action(of, queue=queue, dry_run=dry_run) for queue, of in chosen.items())
+                count = sum(counts)
+            else:
+                count = action(which, dry_run=dry_run, progress=progress)
+        if json:
+            print_json({done: count, "dry_run": dry_run})
         else:
-            count = action(which, dry_run=dry_run, progress=progress)
-    if json:
-        print_json({done: count, "dry_run": dry_run})
-    else:
-        say(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
+            say(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
+
+
+_add_command(
+    "replay",
+    "replayed",
+    help="Put dead letters back on their queue with no attempts used, by id or by filter.",
+)
+_add_command("delete", "deleted", help="Delete dead letters permanently, by id or by filter.")
 
 
 def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:

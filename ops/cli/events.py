@@ -22,7 +22,7 @@ from ..funnel import (
 )
 from ..funnel_view import print_funnel, to_json
 from ..output import print_json
-from .options import JsonOption, parse_time
+from .options import JsonOption, time_option
 
 app = typer.Typer(help="Show analytics of a form.", no_args_is_help=True)
 
@@ -47,11 +47,9 @@ def stats(
     form: Annotated[str, typer.Argument(metavar="FORM", help="Form id (formId of its events).")],
     since: Annotated[
         float | None,
-        typer.Option(
-            parser=parse_time,
-            metavar="TIME",
+        time_option(
+            "Count events from this time: ISO 8601 (UTC), or an age like 12h or 30d.",
             show_default="30d",
-            help="Count events from this time: ISO 8601 (UTC), or an age like 12h or 30d.",
         ),
     ] = None,
     steps: Annotated[

@@ -12,7 +12,7 @@ from ...core.clock import iso
 from ...core.errors import FormrelayError
 from ...core.printable import shown_id
 from ..output import age, print_json, print_table, say_error, short
-from .options import JsonOption, QueueOption, open_inspector, parse_id
+from .options import JsonOption, QueueOption, id_argument, open_inspector
 
 app = typer.Typer(help="List the jobs of a queue in any state; show one.", no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def _state(text: str) -> State:
 
 
 @app.command("list")
-def list_(
+def list_jobs(
     queue: Annotated[str, typer.Option("--queue", "-q", help="Name of the queue.")],
     state: Annotated[
         State,
@@ -92,14 +92,9 @@ def why(entry: Entry) -> str | None:
     return f"{failure.reason.value}: {failure.message}"
 
 
-@app.command()
-def show(
-    id: Annotated[
-        str,
-        typer.Argument(
-            parser=parse_id, metavar="ID", help="Job id; for a dead job also a unique prefix."
-        ),
-    ],
+@app.command("show")
+def show_job(
+    id: Annotated[str, id_argument("Job id; for a dead job also a unique prefix.")],
     queue: QueueOption = None,
 ) -> None:
     """Show a job as JSON, with its payload, which may contain personal data."""

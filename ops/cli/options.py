@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def parse_id(text: str) -> str:
+def _parse_id(text: str) -> str:
     """Parse an id argument, written as the tables print it."""
     id = read_id(text)
     try:
@@ -37,7 +37,17 @@ def parse_id(text: str) -> str:
     return id
 
 
-def parse_time(text: str) -> float:
+def id_argument(help: str, metavar: str = "ID") -> Any:
+    """Make an argument that takes an id as the tables print it."""
+    return typer.Argument(parser=_parse_id, metavar=metavar, help=help)
+
+
+def time_option(help: str, **more: Any) -> Any:
+    """Make an option that takes a time, and gives unix seconds."""
+    return typer.Option(parser=_parse_time, metavar="TIME", help=help, **more)
+
+
+def _parse_time(text: str) -> float:
     """Parse a time option.
 
     Args:

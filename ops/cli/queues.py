@@ -57,22 +57,22 @@ def _row(counts: QueueCounts) -> tuple[Any, ...]:
     )
 
 
-@app.command()
-def pause(queue: QueueArgument) -> None:
+@app.command("pause")
+def pause_queue(queue: QueueArgument) -> None:
     """Pause a queue: workers finish the jobs in flight and take no more."""
     open_inspector(queue).pause(queue)
     say(f"paused: {queue}")
 
 
-@app.command()
-def resume(queue: QueueArgument) -> None:
+@app.command("resume")
+def resume_queue(queue: QueueArgument) -> None:
     """Resume a paused queue."""
     open_inspector(queue).resume(queue)
     say(f"resumed: {queue}")
 
 
-@app.command()
-def purge(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
+@app.command("purge")
+def purge_queue(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
     """Delete the waiting and scheduled messages of a queue. Dead letters are kept."""
     inspector = open_inspector(queue)
     if inspector.counts(queue).scheduled is None:

@@ -19,7 +19,7 @@ from ...core.errors import ConfigError, FormrelayError, SinkError
 from ...core.printable import shown_id
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
-from .options import JsonOption, LimitOption, parse_id
+from .options import JsonOption, LimitOption, id_argument
 
 if TYPE_CHECKING:
     from ...actors.webhooks.delivery_log import Attempt
@@ -32,16 +32,8 @@ endpoints_app = typer.Typer(
 )
 app.add_typer(endpoints_app, name="endpoints")
 
-IdArgument = Annotated[
-    str,
-    typer.Argument(
-        parser=parse_id, metavar="ID", help="Endpoint id, as listed by `webhooks endpoints`."
-    ),
-]
-WebhookArgument = Annotated[
-    str,
-    typer.Argument(parser=parse_id, metavar="ID", help="Webhook id, or job id."),
-]
+IdArgument = Annotated[str, id_argument("Endpoint id, as listed by `webhooks endpoints`.")]
+WebhookArgument = Annotated[str, id_argument("Webhook id, or job id.")]
 #: Maximum number of dead letters searched for an id that the publisher chose.
 _MAX_SEARCHED = 100_000
 
@@ -91,11 +83,7 @@ def disable(id: IdArgument) -> None:
 
 
 @app.command()
-def attempts(
-    id: WebhookArgument,
-    limit: LimitOption = 100,
-    json: JsonOption = False,
-) -> None:
+def attempts(id: WebhookArgument, limit: LimitOption = 100, json: JsonOption = False) -> None:
     """List the recorded attempts to deliver a webhook, the oldest first."""
     declare_actors()
     from ...actors.webhooks.delivery_log import attempts_of

@@ -42,14 +42,9 @@ def application(config: dict[str, Any]) -> Any:
     return found
 
 
-def main() -> None:
-    """Serve until the parent ends."""
+if __name__ == "__main__":
     from waitress import create_server
 
     config = configuration()
     listening = socket.socket(fileno=config["fd"])
     create_server(application(config), sockets=[listening], threads=_THREADS).run()
-
-
-if __name__ == "__main__":
-    main()
