@@ -19,7 +19,7 @@ LONG_AFTER = 1.0
 MAX_LONG = 10
 
 
-class Settles(Protocol):
+class SettlingConsumer(Protocol):
     """The consumer that fetched a delivery and settles it."""
 
     def ack(self, message: MessageProxy) -> None:
@@ -33,7 +33,7 @@ class Settles(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Attempt:
+class AsyncAttempt:
     """One attempt, until it is settled.
 
     Attributes:
@@ -47,7 +47,7 @@ class Attempt:
     """
 
     delivery: Delivery
-    consumer: Settles
+    consumer: SettlingConsumer
     context: Context
     is_performed: bool = False
     began: float = 0.0
@@ -59,14 +59,14 @@ class Attempt:
 
 
 class AttemptQueue:
-    """The attempts of one queue. Other threads append to or take from ``waiting`` and ``held``.
+    """The attempts of one queue. Other threads change ``waiting`` and ``performed``.
 
     Args:
         limit: maximum number of running attempts that are not long.
 
     Attributes:
         waiting: attempts that have not started.
-        held: attempts from worker threads, to settle after their follow-up messages are sent.
+        performed: attempts from worker threads, to settle after their follow-up messages are sent.
         running: number of started attempts.
         long: number of running attempts older than :data:`LONG_AFTER`.
         is_ending: whether the running attempts are to be cancelled.
@@ -74,17 +74,17 @@ class AttemptQueue:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.waiting: deque[Attempt] = deque()
-        self.held: deque[Attempt] = deque()
+        self.waiting: deque[AsyncAttempt] = deque()
+        self.performed: deque[AsyncAttempt] = deque()
         self.running = self.long = 0
         self.is_ending = False
-        self._young: deque[Attempt] = deque()
+        self._young: deque[AsyncAttempt] = deque()
 
-    def take(self, *, is_stopping: bool) -> Attempt | None:
+    def take(self, *, is_stopping: bool) -> AsyncAttempt | None:
         """Take the next attempt to start and count it as running; None if none may start."""
         count, limit = self.running, self._limit
-        if self.held:
-            attempts = self.held
+        if self.performed:
+            attempts = self.performed
         elif is_stopping or count - self.long >= limit or count >= MAX_LONG * limit:
             return None
         else:
@@ -99,7 +99,7 @@ class AttemptQueue:
         self._young.append(attempt)
         return attempt
 
-    def end(self, attempt: Attempt) -> None:
+    def end(self, attempt: AsyncAttempt) -> None:
         """Stop counting a settled attempt."""
         attempt.is_over = True
         self.running -= 1

@@ -32,7 +32,7 @@ from dramatiq.middleware import (
 
 from ..core.process import current_pid
 from ..middleware.delivery import Delivery
-from .async_attempts import Attempt, AttemptQueue, Settles
+from .async_attempts import AsyncAttempt, AttemptQueue, SettlingConsumer
 from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .event_loop import EventLoopThread
@@ -58,7 +58,7 @@ class AsyncRunner:
         self._pid = current_pid()
         self._is_woken = self._is_stopping = False
         self._queues: dict[str, AttemptQueue] = {}
-        self._running: set[Attempt] = set()
+        self._running: set[AsyncAttempt] = set()
         self._is_sweeping = False
         #: The thread for steps that may wait for the broker. Only one, because several threads
         #: would compete for the GIL.
@@ -66,17 +66,17 @@ class AsyncRunner:
 
     # -- called from any thread ----------------------------------------------------------
 
-    def submit(self, delivery: Delivery, consumer: Settles) -> None:
+    def submit(self, delivery: Delivery, consumer: SettlingConsumer) -> None:
         """Start an attempt when its queue has room; ``consumer`` settles ``delivery`` after it."""
         delivery.is_async = True
         queue = self._queue(delivery.queue_name)
-        queue.waiting.append(Attempt(delivery, consumer, Context()))
+        queue.waiting.append(AsyncAttempt(delivery, consumer, Context()))
         self._wake()
 
-    def hold(self, delivery: Delivery, consumer: Settles) -> None:
+    def settle_later(self, delivery: Delivery, consumer: SettlingConsumer) -> None:
         """Settle a delivery from a worker thread after its follow-up messages are sent."""
         queue = self._queue(delivery.queue_name)
-        queue.held.append(Attempt(delivery, consumer, copy_context(), is_performed=True))
+        queue.performed.append(AsyncAttempt(delivery, consumer, copy_context(), is_performed=True))
         self._wake()
 
     def take_back(self, queue_name: str) -> list[MessageProxy]:
@@ -90,9 +90,9 @@ class AsyncRunner:
                 return found
 
     def running(self, queue_name: str) -> int:
-        """Number of attempts that are started or held, and not yet settled."""
+        """Number of attempts that are started or performed, and not yet settled."""
         queue = self._queue(queue_name)
-        return len(queue.held) + queue.running
+        return len(queue.performed) + queue.running
 
     def long(self, queue_name: str) -> int:
         """Number of running attempts that no longer count against the concurrency limit."""
@@ -109,7 +109,7 @@ class AsyncRunner:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._reset()
 
-    def callable(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap an actor's function so that every thread can call it.
 
         Returns:
@@ -183,7 +183,7 @@ class AsyncRunner:
             self.loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._begin()
 
-    def _interrupt(self, attempt: Attempt, now: float) -> type[BaseException] | None:
+    def _interrupt(self, attempt: AsyncAttempt, now: float) -> type[BaseException] | None:
         """Whether to cancel an actor, by the rules of Dramatiq's TimeLimit and shutdown.
 
         Returns:
@@ -206,7 +206,7 @@ class AsyncRunner:
                 return TimeLimitExceeded
         return None
 
-    async def _run(self, attempt: Attempt, queue: AttemptQueue) -> None:
+    async def _run(self, attempt: AsyncAttempt, queue: AttemptQueue) -> None:
         delivery = attempt.delivery
         try:
             if not attempt.is_performed:
@@ -231,12 +231,12 @@ class AsyncRunner:
         queue.end(attempt)
         self._begin_some(queue)
 
-    async def _perform(self, attempt: Attempt) -> None:
+    async def _perform(self, attempt: AsyncAttempt) -> None:
         """Call the hooks and the actor in the order of Dramatiq's worker thread."""
         broker, delivery = self._broker, attempt.delivery
         ended: dict[str, Any]
         try:
-            if delivery.before_trial is None:
+            if delivery.count_quarantine_run is None:
                 broker.emit_before("process_message", delivery)
             else:  # a suspect: a hook counts the attempt on the broker, and waits for it
                 await self._in_thread(attempt, broker.emit_before, "process_message", delivery)
@@ -259,7 +259,7 @@ class AsyncRunner:
         else:
             _after(broker, delivery, ended)
 
-    async def _await(self, attempt: Attempt, result: Awaitable[Any]) -> Any:
+    async def _await(self, attempt: AsyncAttempt, result: Awaitable[Any]) -> Any:
         attempt.is_waiting = True
         try:
             return await result
@@ -271,7 +271,7 @@ class AsyncRunner:
         finally:
             attempt.is_waiting = False
 
-    async def _in_thread(self, attempt: Attempt, do: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, attempt: AsyncAttempt, do: Callable[..., Any], *args: Any) -> Any:
         """Call ``do`` in the second thread, in the context of the attempt; it may block."""
         loop = self.loop
         is_left = threading.Event()
@@ -284,7 +284,7 @@ class AsyncRunner:
 
         return await loop.run_in_executor(self._executor, call)
 
-    def _settle(self, attempt: Attempt) -> bool:
+    def _settle(self, attempt: AsyncAttempt) -> bool:
         """Settle the delivery of an attempt; returns False if the broker is unavailable."""
         delivery, consumer = attempt.delivery, attempt.consumer
         is_told = attempt.is_performed  # the worker thread has emitted the signals
@@ -303,7 +303,7 @@ class AsyncRunner:
             return False
         return True
 
-    def _say(self, attempt: Attempt, text: str, error: BaseException) -> None:
+    def _say(self, attempt: AsyncAttempt, text: str, error: BaseException) -> None:
         extra = {"message_id": attempt.delivery.message_id}
         logger.critical(text, extra=extra, exc_info=error)
 

@@ -157,7 +157,7 @@ class RelayBroker(BrokerContract):
         super().declare_actor(actor)
         if "in_flight" in actor.options:
             self.async_actors.add(actor.actor_name)
-            actor.fn = self.async_runner.callable(actor.fn)
+            actor.fn = self.async_runner.wrap(actor.fn)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
 

@@ -118,7 +118,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message by its outcome: done, retried or deferred."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
-            self.broker.async_runner.hold(message, self)
+            self.broker.async_runner.settle_later(message, self)
         elif message.goes_back:
             self.requeue([message])
         else:
@@ -130,7 +130,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
         if message.carry_on is not None:
-            self.broker.async_runner.hold(message, self)
+            self.broker.async_runner.settle_later(message, self)
             return
         outcome = message.outcome
         if not isinstance(outcome, Dead):  # Dramatiq rejected it, not our middleware

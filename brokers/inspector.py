@@ -24,7 +24,7 @@ class Inspector(ABC):
     """
 
     def __init__(self, broker: BrokerContract) -> None:
-        self._of = broker
+        self._broker = broker
 
     # -- looking -----------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Inspector(ABC):
             Number of messages that were deleted, or would be.
         """
         if not dry_run:
-            return self._of.drop_waiting(queue)
+            return self._broker.drop_waiting(queue)
         counts = self.counts(queue)
         return counts.waiting + (counts.scheduled or 0)
 
@@ -161,4 +161,4 @@ class Inspector(ABC):
         """Delete dead letters; return their number. Arguments as of :meth:`replay`."""
 
     def _queues(self, queue: str | None) -> list[str]:
-        return [queue] if queue is not None else sorted(self._of.queues)
+        return [queue] if queue is not None else sorted(self._broker.queues)

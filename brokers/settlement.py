@@ -57,12 +57,12 @@ class Replacement:
     Attributes:
         tags: the tags of the deliveries.
         writes: the messages to write.
-        is_untried: whether the delivery is a suspect that was not run, and stays a suspect.
+        stays_suspect: whether the delivery is a suspect whose quarantine run is not counted yet.
     """
 
     tags: Sequence[Any]
     writes: Sequence[Write]
-    is_untried: bool = False
+    stays_suspect: bool = False
 
 
 @dataclass(slots=True)

@@ -26,10 +26,10 @@ class Admission(Middleware):
         if not isinstance(message, Delivery):
             return
         message.started = time.monotonic()
-        if message.before_trial is None:
+        if message.count_quarantine_run is None:
             return
         try:
-            message.begin_trial()
+            message.begin_quarantine_run()
         except BrokerError as error:
             message.outcome = Defer(timedelta(seconds=1), str(error))
             raise SkipMessage(str(error)) from error

@@ -37,8 +37,8 @@ class Delivery(MessageProxy):
         raw: the bytes as received, from which a retry is written, since the actor may have
             changed its arguments. None for a batch made in this process and for stored parts.
         outcome: the outcome, once it is decided.
-        before_trial: counts a quarantine run on the broker, before the actor runs. Set if the
-            message is a suspect: it was in flight when its worker died.
+        count_quarantine_run: counts the quarantine run on the broker, before the actor runs. Set if
+            the message is a suspect: it was in flight when its worker died.
         alone: whether it must not share a batch, because it may kill its worker.
         size: the number of messages of the broker that it represents.
         started: monotonic seconds when the actor was called; None before that.
@@ -51,7 +51,7 @@ class Delivery(MessageProxy):
     """
 
     outcome: Outcome | None = None
-    before_trial: Callable[[], None] | None = None
+    count_quarantine_run: Callable[[], None] | None = None
     started: float | None = None
     alone = False
     is_async = False
@@ -87,19 +87,19 @@ class Delivery(MessageProxy):
         return self._exception
 
     @property
-    def is_untried(self) -> bool:
+    def awaits_quarantine_run(self) -> bool:
         """Whether it is a suspect whose quarantine run is not counted yet."""
-        return self.before_trial is not None
+        return self.count_quarantine_run is not None
 
-    def begin_trial(self) -> None:
+    def begin_quarantine_run(self) -> None:
         """Count the quarantine run of a suspect on the broker; does nothing for other messages.
 
         Raises:
             BrokerError: the broker could not count it.
         """
-        if self.before_trial is not None:
-            self.before_trial()
-            self.before_trial = None
+        if self.count_quarantine_run is not None:
+            self.count_quarantine_run()
+            self.count_quarantine_run = None
 
     @property
     def call(self) -> dict[str, Any]:
@@ -170,14 +170,14 @@ class Batch(Delivery):
         )
         batch = cls(message, None, parts)
         batch.alone = any(part.alone for part in parts)
-        suspects = [part for part in parts if part.is_untried]
+        suspects = [part for part in parts if part.awaits_quarantine_run]
 
-        def before_trial() -> None:
+        def count_quarantine_run() -> None:
             for suspect in suspects:
-                suspect.begin_trial()
+                suspect.begin_quarantine_run()
 
         if suspects:
-            batch.before_trial = before_trial
+            batch.count_quarantine_run = count_quarantine_run
         return batch
 
     def copy(self) -> Batch:
@@ -192,7 +192,7 @@ class Batch(Delivery):
         A worker thread keeps a reference to its last message until it gets another: 35 MB for each
         idle thread with batches of 10,000 events.
         """
-        self.parts, self.part_outcomes, self.raw, self.before_trial = (), None, None, None
+        self.parts, self.part_outcomes, self.raw, self.count_quarantine_run = (), None, None, None
         self.kwargs = {BATCH: []}
         self._message = replace(self._message, kwargs=self.kwargs)
 

@@ -322,7 +322,7 @@ class RabbitConsumer(RelayConsumer):
 
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
         due = settlement.due if settlement.replacements else None
-        if due is not None and any(tag.is_uncounted for tag in settled_tags(settlement)):
+        if due is not None and any(tag.awaits_quarantine_run for tag in settled_tags(settlement)):
             # The quarantine run could not start. Publishing the message again would lose its count,
             # and requeuing it now would redeliver it at once.
             left = max(0.0, due / 1000 - self.broker.clock.time())

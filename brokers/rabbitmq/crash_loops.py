@@ -209,8 +209,8 @@ class Quarantine:
             return None
         delivery = suspect.delivery
         assert delivery is not None
-        delivery.tag.is_uncounted = True
-        delivery.before_trial = lambda: self.start_run(suspect, delivery.tag)
+        delivery.tag.awaits_quarantine_run = True
+        delivery.count_quarantine_run = lambda: self.start_run(suspect, delivery.tag)
         if not suspect.is_final:
             return delivery
         self.final_runs.append(delivery)

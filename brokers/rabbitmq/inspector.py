@@ -222,7 +222,7 @@ class RabbitInspector(Inspector):
             matches, max_count = (lambda letter: letter.id in ids), len(ids)
         count = 0
         for name in self._queues(queue):
-            with DeadLetterReader(self._client, name, self._of.job_types) as reader:
+            with DeadLetterReader(self._client, name, self._broker.job_types) as reader:
                 for chunk in reader.chunks():
                     found = [letter for letter in chunk if matches(letter.entry)]
                     if action is not None:

@@ -191,16 +191,16 @@ class Tag:
     Every method may be called by any thread.
 
     Attributes:
-        is_uncounted: the message is a suspect whose quarantine run has not been counted yet.
+        awaits_quarantine_run: the message is a suspect whose quarantine run is not counted yet.
     """
 
-    __slots__ = ("delivery_tag", "is_uncounted", "subscription", "unacked")
+    __slots__ = ("awaits_quarantine_run", "delivery_tag", "subscription", "unacked")
 
     def __init__(self, unacked: Unacked, subscription: int, delivery_tag: int) -> None:
         self.unacked = unacked
         self.subscription = subscription
         self.delivery_tag = delivery_tag
-        self.is_uncounted = False
+        self.awaits_quarantine_run = False
 
     @property
     def is_live(self) -> bool:
@@ -226,7 +226,7 @@ class Tag:
     def replace(self, delivery_tag: int) -> None:
         """Refer to another delivery of the same message, the counted copy of a suspect."""
         self.delivery_tag = delivery_tag
-        self.is_uncounted = False
+        self.awaits_quarantine_run = False
 
 
 class Unacked:

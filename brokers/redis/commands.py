@@ -76,7 +76,7 @@ class QueueCommands:
         self._named_until = 0.0
 
     @contextmanager
-    def talk(self) -> Iterator[Any]:
+    def client_errors(self) -> Iterator[Any]:
         """Yield the client; its errors become BrokerUnavailable and BrokerRefused."""
         with translated(self.where):
             yield self.client
@@ -123,7 +123,7 @@ class QueueCommands:
         args += (limit, _MAX_ANSWER_BYTES, len(settlement.replacements))
         for replacement in settlement.replacements:
             tags, writes = replacement.tags, replacement.writes
-            args += ("untried" if replacement.is_untried else "", len(tags), *tags, len(writes))
+            args += ("suspect" if replacement.stays_suspect else "", len(tags), *tags, len(writes))
             for write in writes:
                 args += _fields(write, tags[0], queue)
         args += [len(settlement.done), *settlement.done, len(requeued), *requeued]

@@ -261,7 +261,7 @@ class RedisConsumer(RelayConsumer):
             self._in_flight.bytes -= len(body)
             self._in_flight.pending.settlement.add(self.crash_loop(delivery, deaths))
         else:
-            delivery.before_trial = lambda: self._commands.count_death(self.queue_name, id)
+            delivery.count_quarantine_run = lambda: self._commands.count_death(self.queue_name, id)
             # The parts of a batch whose worker died are thousands of suspects. They run as a
             # batch once more; each runs alone only if that batch kills its worker as well.
             delivery.alone = deaths > 1 or not self._coalesces
@@ -321,13 +321,13 @@ class RedisConsumer(RelayConsumer):
         return not self._is_blocked
 
     def apply(self, settlement: Settlement, delivery: Delivery) -> None:
-        if delivery.is_untried and settlement.due is not None:
+        if delivery.awaits_quarantine_run and settlement.due is not None:
             if isinstance(delivery, Batch) and not delivery.was_stored:
                 # Stored as one batch, its parts would no longer be suspects.
                 self.requeue(delivery.parts)
                 return
             settlement.replacements = [
-                replace(replacement, is_untried=True) for replacement in settlement.replacements
+                replace(replacement, stays_suspect=True) for replacement in settlement.replacements
             ]
         self._in_flight.settlements.append((settlement, delivery))
         if delivery.alone:

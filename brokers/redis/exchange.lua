@@ -2,7 +2,7 @@
 --
 -- KEYS: keys of the queue, then: in flight, worker queues
 -- ARGV: the worker's now (unix ms), worker, queue, maximum messages to fetch, maximum bytes,
---       n replacements: 'untried' (a suspect that was not run and stays a suspect) or '',
+--       n replacements: 'suspect' (its quarantine run is not counted; it stays a suspect) or '',
 --                       n, n ids to replace, n, n times: id, due ('' for a dead letter), priority
 --                       ('' for none), body
 --       n, n ids that are done
@@ -80,11 +80,11 @@ end
 
 -- Does nothing if another worker has recovered all of these messages, or if the call is repeated
 -- because its answer was lost. Writes first and removes last, so that an error loses no message.
-local function replace(is_untried, first, last)
+local function replace(stays_suspect, first, last)
     local count = last - first + 1
     local ours = count_ours(first, last)
     local is_ours = ours == count
-    local deaths = is_untried and is_ours and redis.call('hget', suspects, ARGV[first])
+    local deaths = stays_suspect and is_ours and redis.call('hget', suspects, ARGV[first])
     local written = {}
     for _ = 1, tonumber(next_arg()) do
         local id, due, priority, body = next_arg(), next_arg(), next_arg(), next_arg()
@@ -109,8 +109,8 @@ local n = tonumber(next_arg())
 -- no memory, and settling frees memory.
 if n > 0 then redis.call('srem', in_flight, '') end
 for _ = 1, n do
-    local is_untried = next_arg() == 'untried'
-    replace(is_untried, next_args())
+    local stays_suspect = next_arg() == 'suspect'
+    replace(stays_suspect, next_args())
 end
 
 -- Messages that are done are removed even if another worker has taken them over. Since their ids

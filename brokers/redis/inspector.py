@@ -36,7 +36,7 @@ class RedisInspector(Inspector):
 
     def _oldest_age(self, queue: str) -> timedelta | None:
         keys = self._commands.keys
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)
             for list_ in (keys.waiting(queue), *keys.priority_lists(queue)):
                 pipeline.lindex(list_, 0)
@@ -57,7 +57,7 @@ class RedisInspector(Inspector):
     def find(self, id: str, queue: str | None = None) -> Entry | None:
         raw, keys = to_bytes(id), self._commands.keys
         for name in self._queues(queue):
-            with self._commands.talk() as client:
+            with self._commands.client_errors() as client:
                 pipeline = client.pipeline(transaction=True)
                 pipeline.hget(keys.bodies(name), raw)
                 pipeline.hget(keys.scheduled_bodies(name), raw)
@@ -80,7 +80,7 @@ class RedisInspector(Inspector):
 
     def workers(self) -> list[WorkerInfo]:
         keys, clock = self._commands.keys, self._commands.clock
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.time()
             for registry in (keys.heartbeats(), keys.stock_heartbeats()):
@@ -104,7 +104,7 @@ class RedisInspector(Inspector):
 
     def run_now(self, queue: str, id: str) -> bool:
         keys, now = self._commands.keys, self._commands.now()
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=True)
             # Only a scheduled message, and only to an earlier time.
             pipeline.zadd(keys.scheduled(queue), {to_bytes(id): now}, xx=True, lt=True)
@@ -118,10 +118,15 @@ class RedisInspector(Inspector):
         self._commands.pause(queue)
 
     def resume(self, queue: str) -> None:
-        self._commands.resume(queue)
+        keys = self._commands.keys
+        with self._commands.client_errors() as client:
+            pipeline = client.pipeline(transaction=True)
+            pipeline.delete(keys.paused(queue))
+            pipeline.zadd(keys.wake(queue), {"w": 0})
+            pipeline.execute()
 
     def is_paused(self, queue: str) -> bool:
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             return bool(client.exists(self._commands.keys.paused(queue)))
 
     # -- dead letters --------------------------------------------------------------------
@@ -133,7 +138,7 @@ class RedisInspector(Inspector):
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         keys = self._commands.keys
         self._adopt_dead(queue)
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             last = min(limit, BODIES_PER_CALL) - 1
             found = client.zrevrange(keys.dead(queue), 0, last, withscores=True) if limit else []
         bodies = self._pages.bodies(keys.dead_bodies(queue), [id for id, _ in found])
@@ -151,7 +156,7 @@ class RedisInspector(Inspector):
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
             self._adopt_dead(name)
-            with self._commands.talk() as client:
+            with self._commands.client_errors() as client:
                 if client.hexists(keys.dead_bodies(name), raw):
                     return [(name, prefix)]
                 ids = client.zscan_iter(keys.dead(name), match=pattern, count=1000)
@@ -207,7 +212,7 @@ class RedisInspector(Inspector):
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:
         ids, keys = [to_bytes(letter.id) for letter in letters], self._commands.keys
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=True)
             pipeline.zrem(keys.dead(queue), *ids)
             pipeline.hdel(keys.dead_bodies(queue), *ids)
@@ -215,7 +220,7 @@ class RedisInspector(Inspector):
 
     def _matching(self, which: DeadFilter, size: int) -> Iterator[list[Entry]]:
         """Yield pages of the dead letters that match a filter and exist now."""
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             seconds, micros = client.time()
         # A replayed message may be dead-lettered again during the call: it is not replayed twice.
         end = min(seconds + micros / 1e6, which.until or float("inf"))
@@ -240,7 +245,7 @@ class RedisInspector(Inspector):
             for first in range(0, len(unique), BODIES_PER_CALL):
                 chunk = unique[first : first + BODIES_PER_CALL]
                 bodies = self._pages.bodies(self._commands.keys.dead_bodies(name), chunk)
-                with self._commands.talk() as client:
+                with self._commands.client_errors() as client:
                     scores = client.zmscore(self._commands.keys.dead(name), chunk)
                 died = [{"died": None if score is None else score / 1000} for score in scores]
                 yield self._pages.entries(name, State.DEAD, chunk, bodies, died)
@@ -256,13 +261,13 @@ class RedisInspector(Inspector):
             pass
 
     def _score(self, key: str, id: bytes) -> float | None:
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             score = client.zscore(key, id)
         return None if score is None else score / 1000
 
     def _worker_of(self, queue: str, id: bytes, workers: Collection[str]) -> str | None:
         """Return the worker for which a message is in flight."""
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)
             for worker in workers:
                 pipeline.sismember(self._commands.keys.in_flight(worker, queue), id)

@@ -71,7 +71,7 @@ class Pages:
         last_worker, last_id = seen or ("", "")
         found: list[tuple[str, bytes]] = []
         keys = self._commands.keys
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             for worker in self.workers():
                 if worker < last_worker or len(found) > limit:
                     continue
@@ -94,7 +94,7 @@ class Pages:
     def workers(self) -> list[str]:
         """Return the ids of our workers and of the processes of stock Dramatiq."""
         keys = self._commands.keys
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)
             pipeline.zrange(keys.heartbeats(), 0, -1)
             pipeline.zrange(keys.stock_heartbeats(), 0, -1)
@@ -103,13 +103,13 @@ class Pages:
 
     def bodies(self, key: str, ids: list[bytes]) -> list[bytes | None]:
         """Return at most :data:`BODIES_PER_CALL` bodies of one hash, None for a missing body."""
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             return list(client.hmget(key, ids)) if ids else []
 
     def names(self, workers: Collection[str]) -> dict[str, str | None]:
         """Return ``host:pid`` by worker, None for a worker that stored no name."""
         ids = list(workers)
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             keys = [self._commands.keys.worker_name(worker) for worker in ids]
             names = client.mget(keys) if keys else []
         return {

@@ -20,7 +20,7 @@ def check_rights(commands: QueueCommands, queue: str) -> None:
         BrokerUnavailable: Redis does not answer.
     """
     # No worker has this id, so no message in flight is touched.
-    probe = f"__trial__{uuid4()}"
+    probe = f"__probe__{uuid4()}"
     keys = commands.keys
     worker = (keys.in_flight(probe, queue), keys.worker_queues(probe), keys.worker_name(probe))
     try:
@@ -41,7 +41,7 @@ def check_rights(commands: QueueCommands, queue: str) -> None:
             f"refuses {', '.join(named)}{more}: docs/brokers.md has the rights of a Redis user"
         )
     wake = keys.wake(queue)
-    with commands.talk() as client:
+    with commands.client_errors() as client:
         taken = client.bzpopmin(wake, timeout=0.001)
         if taken is not None:  # the marker was meant to wake a worker
             client.zadd(wake, {taken[1]: taken[2]})

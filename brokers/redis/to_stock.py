@@ -90,7 +90,7 @@ class _Converter:
             self._list(str(priority) if priority else "waiting", key)
         self._sorted("scheduled", keys.scheduled(queue), keys.scheduled_bodies(queue))
         self._sorted("dead", keys.dead(queue), keys.dead_bodies(queue))
-        with commands.talk() as client:
+        with commands.client_errors() as client:
             client.delete(keys.wake(queue), keys.used_priorities(queue))
             done.paused = bool(client.exists(keys.paused(queue)))
             done.waiting = client.llen(keys.waiting(queue))
@@ -101,11 +101,11 @@ class _Converter:
     def _list(self, source: str, key: str) -> None:
         """Convert a waiting list: from its start without a priority, else from its end."""
         is_plain = source == "waiting"
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             left = client.llen(key)
         while left > 0:
             size = min(left, BODIES_PER_CALL)
-            with self._commands.talk() as client:
+            with self._commands.client_errors() as client:
                 ids = client.lrange(key, 0, size - 1) if is_plain else client.lrange(key, -size, -1)
             if not ids:
                 return
@@ -117,7 +117,7 @@ class _Converter:
     def _sorted(self, source: str, key: str, hash_: str) -> None:
         """Convert the scheduled messages or the dead letters."""
         while True:
-            with self._commands.talk() as client:
+            with self._commands.client_errors() as client:
                 found = client.zrange(key, 0, BODIES_PER_CALL - 1, withscores=True)
             if not found:
                 return
@@ -129,7 +129,7 @@ class _Converter:
             self._write(source, items)
 
     def _bodies(self, hash_: str, ids: list[bytes]) -> dict[bytes, bytes | None]:
-        with self._commands.talk() as client:
+        with self._commands.client_errors() as client:
             return dict(zip(ids, client.hmget(hash_, ids), strict=True))
 
     def _write(self, source: str, items: list[_Item]) -> int:

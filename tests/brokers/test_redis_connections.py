@@ -88,7 +88,7 @@ def test_arguments_that_redis_quotes_are_in_no_error(redis_url: str) -> None:
     broker = RedisBroker(redis_url)
     with (
         pytest.raises(BrokerRefused, match="unknown command") as refused,
-        broker.commands.talk() as client,
+        broker.commands.client_errors() as client,
     ):
         client.execute_command("HSOT", "key", "jane.doe@example.org")
     assert "jane" not in str(refused.value)

@@ -115,7 +115,7 @@ def test_ping_misses_every_right(redis_server: RedisServer, unique: str, command
     broker = broker_of(redis_server, unique, "~*", "+@all", f"-{command}")
     with pytest.raises(BrokerRefused) as refused:
         broker.ping()
-    # Redis does not say which it is where a script asks before all trials.
+    # Redis does not say which it is where a script asks before all commands.
     known = "can't run this command" if command in ("time", "exists") else command.partition("|")[0]
     assert known in str(refused.value).lower()
     broker.close()

@@ -42,7 +42,7 @@ from formrelay.core.failure import Failure, Reason
 from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry
 from formrelay.middleware.delivery import Batch, Delivery
 
-#: No trial condemns a message here: the workers are frozen often.
+#: No message is dead-lettered as poison here: the workers are frozen often.
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(minutes=1), max_crash_deliveries=1_000)
 NOW = timedelta(0)
 FAILURE = Failure.of(SinkTransient("away"), reason=Reason.ATTEMPTS_EXHAUSTED, attempt=1, now=0)
@@ -108,9 +108,9 @@ class Site(ABC):
     def fetch(self, worker: int) -> list[Delivery]:
         found = []
         while (delivery := self.consumers[worker].receive(self.patience)) is not None:
-            # As if the trial of a suspect had begun.
+            # As if the quarantine run of a suspect had begun.
             for one in (delivery, *getattr(delivery, "parts", ())):
-                one.before_trial = None
+                one.count_quarantine_run = None
                 self.begun(one)
             found.append(delivery)
         return found
@@ -118,7 +118,7 @@ class Site(ABC):
     patience = 0.0
 
     def begun(self, delivery: Delivery) -> None:  # noqa: B027 - nothing to do on Redis
-        """The trial of a suspect has begun."""
+        """The quarantine run of a suspect has begun."""
 
     def flush(self, worker: int) -> None:  # noqa: B027 - nothing to do on RabbitMQ
         """Send what a worker has settled."""
@@ -238,7 +238,7 @@ class RabbitSite(Site):
 
     def begun(self, delivery: Delivery) -> None:
         if delivery.tag is not None:
-            delivery.tag.is_uncounted = False
+            delivery.tag.awaits_quarantine_run = False
 
     def freeze(self, worker: int, *, notices: bool) -> None:
         subscription = self.inner(worker)._subscription

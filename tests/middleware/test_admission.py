@@ -44,7 +44,7 @@ def test_an_ordinary_message_is_let_through_and_its_start_noted(broker: RedisBro
 
 def test_a_suspect_is_counted_before_it_runs(broker: RedisBroker) -> None:
     one, counted = delivery(), list[int]()
-    one.before_trial = lambda: counted.append(1)
+    one.count_quarantine_run = lambda: counted.append(1)
     Admission().before_process_message(broker, one)
     assert counted == [1]
     assert one.outcome is None
@@ -58,7 +58,7 @@ def test_a_suspect_that_cannot_be_counted_is_put_off_and_does_not_run(
         raise error
 
     one = delivery()
-    one.before_trial = away
+    one.count_quarantine_run = away
     with pytest.raises(SkipMessage):
         Admission().before_process_message(broker, one)
     assert one.outcome == Defer(timedelta(seconds=1), str(error))
@@ -68,15 +68,15 @@ def test_a_suspect_that_cannot_be_counted_is_put_off_and_does_not_run(
 def test_every_suspect_in_a_batch_is_counted(broker: RedisBroker) -> None:
     counted: list[str] = []
     parts = [delivery(number) for number in range(3)]
-    parts[0].before_trial = lambda: counted.append("first")
-    parts[2].before_trial = lambda: counted.append("third")
+    parts[0].count_quarantine_run = lambda: counted.append("first")
+    parts[2].count_quarantine_run = lambda: counted.append("third")
     batch = Batch.of(parts)
     Admission().before_process_message(broker, batch)
     assert counted == ["first", "third"]
 
 
 def test_a_batch_without_a_suspect_is_none(broker: RedisBroker) -> None:
-    assert Batch.of([delivery(0), delivery(1)]).before_trial is None
+    assert Batch.of([delivery(0), delivery(1)]).count_quarantine_run is None
 
 
 def test_messages_of_other_brokers_are_left_alone(broker: RedisBroker) -> None:
@@ -153,7 +153,7 @@ def test_a_message_of_a_batch_actor_whose_workers_all_died_is_a_crash_loop(
     assert ran == []
 
 
-def test_a_trial_is_counted_on_the_broker_while_it_runs(
+def test_a_quarantine_run_is_counted_on_the_broker_while_it_runs(
     quick: Harness, leave_in_flight: LeaveInFlight
 ) -> None:
     counts: list[dict[str, int]] = []

@@ -309,13 +309,13 @@ def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
     def refuse() -> None:
         if not put_off:
             put_off.append(True)
-            raise BrokerUnavailable("no trial now")
+            raise BrokerUnavailable("no quarantine run now")
 
     real = Delivery.__init__
 
     def suspect(self: Delivery, *args: Any) -> None:
         real(self, *args)
-        self.before_trial = refuse
+        self.count_quarantine_run = refuse
 
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(Delivery, "__init__", suspect)
