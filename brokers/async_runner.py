@@ -2,8 +2,8 @@
 
 Messages of async actors do not go to Dramatiq's worker threads. Each attempt is one asyncio task
 with its own :mod:`contextvars` context. It calls the hooks and the actor and settles the message,
-in the same order as a worker thread. Steps that may wait for the broker run in a second thread,
-so that they do not block the event loop.
+in the same order as a worker thread. Steps that may wait for the broker run in other threads, so
+that they do not block the event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from functools import wraps
+from functools import partial, wraps
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
 from typing import Any
@@ -62,7 +62,10 @@ class AsyncRunner:
         self._is_sweeping = False
         #: The thread for steps that may wait for the broker. Only one, because several threads
         #: would compete for the GIL.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="formrelay-settling")
+        self._settling = ThreadPoolExecutor(1, thread_name_prefix="formrelay-settling")
+        #: The thread that begins the attempts of suspects. The first one of a process waits two
+        #: seconds for its quarantine queue on RabbitMQ; settlements must not wait with it.
+        self._quarantine = ThreadPoolExecutor(1, thread_name_prefix="formrelay-quarantine")
 
     # -- called from any thread ----------------------------------------------------------
 
@@ -103,10 +106,11 @@ class AsyncRunner:
         self._queue(queue_name).is_ending = True
 
     def stop(self) -> None:
-        """Cancel the running attempts and stop both threads."""
+        """Cancel the running attempts and stop the threads."""
         self._is_stopping = True
         self._thread.stop()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._settling, self._quarantine):
+            executor.shutdown(wait=False, cancel_futures=True)
         self._reset()
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,9 +224,9 @@ class AsyncRunner:
             self._say(attempt, "a hook ended an attempt", error)
         delivery.carry_on = None
         try:
-            at_once = attempt.consumer.settles_at_once(delivery) and self._settle(attempt)
-            while not at_once and not await self._in_thread(attempt, self._settle, attempt):
-                await asyncio.sleep(_RETRY_SECONDS)
+            if not (attempt.consumer.settles_at_once(delivery) and self._settle(attempt)):
+                while not await self._in_thread(attempt, partial(self._settle, attempt)):
+                    await asyncio.sleep(_RETRY_SECONDS)
         except BaseException as error:
             # The broker delivers the message again after this process has ended.
             self._say(attempt, "an attempt was not settled", error)
@@ -238,8 +242,9 @@ class AsyncRunner:
         try:
             if delivery.count_quarantine_run is None:
                 broker.emit_before("process_message", delivery)
-            else:  # a suspect: a hook counts the attempt on the broker, and waits for it
-                await self._in_thread(attempt, broker.emit_before, "process_message", delivery)
+            else:  # a suspect: a hook counts the run on the broker, and waits for it
+                begin = partial(broker.emit_before, "process_message", delivery)
+                await self._in_thread(attempt, begin, self._quarantine)
             result = None
             if not delivery.failed:
                 result = broker.get_actor(delivery.actor_name)(*delivery.args, **delivery.kwargs)
@@ -255,9 +260,10 @@ class AsyncRunner:
             delivery.stuff_exception(error)
             ended = {"exception": error}
         if may_send(broker, delivery):
-            await self._in_thread(attempt, _after, broker, delivery, ended)
+            end = partial(broker.emit_after, "process_message", delivery, **ended)
+            await self._in_thread(attempt, end)
         else:
-            _after(broker, delivery, ended)
+            broker.emit_after("process_message", delivery, **ended)
 
     async def _await(self, attempt: AsyncAttempt, result: Awaitable[Any]) -> Any:
         attempt.is_waiting = True
@@ -271,8 +277,13 @@ class AsyncRunner:
         finally:
             attempt.is_waiting = False
 
-    async def _in_thread(self, attempt: AsyncAttempt, do: Callable[..., Any], *args: Any) -> Any:
-        """Call ``do`` in the second thread, in the context of the attempt; it may block."""
+    async def _in_thread(
+        self,
+        attempt: AsyncAttempt,
+        do: Callable[[], Any],
+        executor: ThreadPoolExecutor | None = None,
+    ) -> Any:
+        """Call ``do``, which may block, in the settling thread and the context of the attempt."""
         loop = self.loop
         is_left = threading.Event()
         # A context cannot be entered twice: the thread waits until the task has left it.
@@ -280,9 +291,9 @@ class AsyncRunner:
 
         def call() -> Any:
             is_left.wait()
-            return attempt.context.run(do, *args)
+            return attempt.context.run(do)
 
-        return await loop.run_in_executor(self._executor, call)
+        return await loop.run_in_executor(executor or self._settling, call)
 
     def _settle(self, attempt: AsyncAttempt) -> bool:
         """Settle the delivery of an attempt; returns False if the broker is unavailable."""
@@ -306,10 +317,6 @@ class AsyncRunner:
     def _say(self, attempt: AsyncAttempt, text: str, error: BaseException) -> None:
         extra = {"message_id": attempt.delivery.message_id}
         logger.critical(text, extra=extra, exc_info=error)
-
-
-def _after(broker: BrokerContract, delivery: Delivery, ended: dict[str, Any]) -> None:
-    broker.emit_after("process_message", delivery, **ended)
 
 
 def _find(broker: BrokerContract, kind: type[Middleware]) -> Any:

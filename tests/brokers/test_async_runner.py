@@ -94,3 +94,27 @@ def test_handing_back_and_beginning_never_take_the_same_message() -> None:
     assert failed == []
     assert sorted(begun + handed_back) == sorted({*begun, *handed_back})
     broker.close()
+
+
+def test_a_suspect_that_waits_for_the_broker_delays_no_settlement() -> None:
+    """On RabbitMQ, the first suspect of a process waits two seconds for its quarantine queue."""
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
+    dramatiq.actor(lambda: None, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    consumer = Picky(broker, refused="")
+    is_counted = threading.Event()
+
+    def wait() -> None:
+        is_counted.wait()
+
+    for id in ("suspect", "other"):
+        message: Message[Any] = Message("q", "work", (), {}, {}, message_id=id)
+        delivery = Delivery(message, id)
+        if id == "suspect":
+            delivery.count_quarantine_run = wait
+        broker.async_runner.submit(delivery, consumer)
+    try:
+        wait_until(lambda: consumer.settled == ["other"], timeout=10)
+    finally:
+        is_counted.set()
+    wait_until(lambda: consumer.settled == ["other", "suspect"], timeout=10)
+    broker.close()

@@ -296,7 +296,7 @@ def _ours(before: set[threading.Thread]) -> list[threading.Thread]:
     return [
         one
         for one in set(threading.enumerate()) - before
-        if one.name.startswith(("formrelay-loop", "formrelay-settling"))
+        if one.name.startswith(("formrelay-loop", "formrelay-settling", "formrelay-quarantine"))
     ]
 
 

@@ -14,8 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dramatiq
 import pika
 import pytest
+from dramatiq.middleware import Middleware
 
 from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEADER
 from formrelay.core.failure import Reason
@@ -283,3 +285,27 @@ def test_a_consumer_keeps_working_while_its_quarantine_queue_has_no_leader(
     cut(harness)
     actor.send()
     wait_until(lambda: len(ran) == 2)
+
+
+def test_a_suspect_that_waits_for_its_queue_delays_no_other_settlement(
+    harness: Harness, rabbitmq_url: str
+) -> None:
+    events: list[str] = []
+
+    class Watch(Middleware):
+        def after_nack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            events.append(f"{message.actor_name} is settled")
+
+    async def suspect() -> None:
+        events.append("suspect runs")
+
+    async def fail() -> None:
+        raise ValueError
+
+    harness.broker.add_middleware(Watch())
+    send_suspect(harness, rabbitmq_url, harness.actor(suspect, in_flight=5))
+    harness.actor(fail, in_flight=5, max_retries=0).send()
+    harness.start()
+    wait_until(lambda: len(events) == 2)
+    assert events == ["fail is settled", "suspect runs"]
+    wait_until(harness.is_empty)
