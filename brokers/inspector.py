@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from .contract import BrokerContract
 from .inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
@@ -129,7 +129,6 @@ class Inspector(ABC):
         If one of these ids equals ``prefix``, only that id is returned.
         """
 
-    @abstractmethod
     def replay(
         self,
         which: Which,
@@ -148,8 +147,8 @@ class Inspector(ABC):
             dry_run: only count.
             progress: called with the number of dead letters so far.
         """
+        return self._change("replay", which, queue, dry_run, progress)
 
-    @abstractmethod
     def delete_dead(
         self,
         which: Which,
@@ -159,6 +158,18 @@ class Inspector(ABC):
         progress: Progress = silent,
     ) -> int:
         """Delete dead letters; return their number. Arguments as of :meth:`replay`."""
+        return self._change("delete", which, queue, dry_run, progress)
+
+    @abstractmethod
+    def _change(
+        self,
+        action: Literal["replay", "delete"],
+        which: Which,
+        queue: str | None,
+        dry_run: bool,
+        progress: Progress,
+    ) -> int:
+        """Replay or delete dead letters; return their number."""
 
     def _queues(self, queue: str | None) -> list[str]:
         return [queue] if queue is not None else sorted(self._broker.queues)

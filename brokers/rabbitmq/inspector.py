@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
@@ -31,17 +31,11 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
-from ..inspector import Inspector, Progress, silent
+from ..inspector import Inspector, Progress
 from . import pauses
 from .client import RabbitClient
 from .connection import Connection
-from .dead_letters import (
-    DeadDelivery,
-    DeadLetterReader,
-    queue_status,
-    read_dead_letters,
-    ready_count,
-)
+from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
 from .servers import PRODUCT
 
 logger = logging.getLogger("formrelay.brokers")
@@ -187,33 +181,15 @@ class RabbitInspector(Inspector):
             found += [(name, letter.id) for letter in letters]
         return found[:limit]
 
-    def replay(
+    def _change(
         self,
-        which: Which,
-        *,
-        queue: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
-    ) -> int:
-        return self._act(which, queue, None if dry_run else DeadLetterReader.replay, progress)
-
-    def delete_dead(
-        self,
-        which: Which,
-        *,
-        queue: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
-    ) -> int:
-        return self._act(which, queue, None if dry_run else DeadLetterReader.delete, progress)
-
-    def _act(
-        self,
+        action: Literal["replay", "delete"],
         which: Which,
         queue: str | None,
-        action: Callable[[DeadLetterReader, list[DeadDelivery]], None] | None,
+        dry_run: bool,
         progress: Progress,
     ) -> int:
+        change = DeadLetterReader.replay if action == "replay" else DeadLetterReader.delete
         matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
             queue, matches, max_count = which.queue, which.matches, None
@@ -225,8 +201,8 @@ class RabbitInspector(Inspector):
             with DeadLetterReader(self._client, name, self._broker.job_types) as reader:
                 for chunk in reader.chunks():
                     found = [letter for letter in chunk if matches(letter.entry)]
-                    if action is not None:
-                        action(reader, found)
+                    if not dry_run:
+                        change(reader, found)
                     count += len(found)
                     progress(count)
                     if count == max_count:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from itertools import islice
+from typing import Literal
 
 import orjson
 
 from ..contract import BrokerContract
 from ..envelope import encode_for_replay, priority_in
 from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
-from ..inspector import Inspector, Progress, silent
+from ..inspector import Inspector, Progress
 from .commands import QueueCommands
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
@@ -164,42 +165,22 @@ class RedisInspector(Inspector):
                     found.append((name, to_text(id)))  # noqa: PERF401 - one list for all queues
         return found
 
-    def replay(
+    def _change(
         self,
         which: Which,
-        *,
-        queue: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
-    ) -> int:
-        return self._act(which, queue, dry_run, self._replay, progress)
-
-    def delete_dead(
-        self,
-        which: Which,
-        *,
-        queue: str | None = None,
-        dry_run: bool = False,
-        progress: Progress = silent,
-    ) -> int:
-        return self._act(which, queue, dry_run, self._delete, progress)
-
-    def _act(
-        self,
-        which: Which,
+        action: Literal["replay", "delete"],
         queue: str | None,
         dry_run: bool,
-        action: Callable[[str, list[Entry]], int],
         progress: Progress,
     ) -> int:
-        """Apply ``action`` to the dead letters, a page at a time; return their number."""
+        change = self._replay if action == "replay" else self._delete
         if isinstance(which, DeadFilter):
             pages = self._matching(which, _CHUNK)
         else:
             pages = self._by_ids(which, queue)
         count = 0
         for page in filter(None, pages):
-            count += len(page) if dry_run else action(page[0].queue, page)
+            count += len(page) if dry_run else change(page[0].queue, page)
             progress(count)
         return count
 
