@@ -185,11 +185,6 @@ class RelayBroker(BrokerContract):
         return message
 
     def put_again(self, envelope: Envelope) -> None:
-        """Write a message again after an error that does not say whether it was written.
-
-        Raises:
-            BrokerUnavailable, BrokerRefused: the broker may or may not have the message.
-        """
         self._put([envelope], is_repetition=True)
 
     def check(self, message: Message[Any]) -> None:
@@ -242,12 +237,7 @@ class RelayBroker(BrokerContract):
 
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
         self._check_options(message)
-        due = _eta(message)
-        now = to_millis(self.clock.time())
-        if delay is not None:
-            due = now + delay
-        if due is not None:
-            _check_due(due, now)
+        due = _due(message, delay, to_millis(self.clock.time()))
         body = encode(message)
         limit = self.options.max_message_bytes
         if len(body) > limit:
@@ -380,16 +370,17 @@ def _priority(message: Message[Any]) -> int | None:
     return priority or None
 
 
-def _eta(message: Message[Any]) -> int | None:
+def _due(message: Message[Any], delay: int | None, now: int) -> int | None:
+    """Return when a message is due, unix milliseconds; None without a delay and an ``eta``."""
+    due: int | None = None
     eta = message.options.get("eta")
-    if eta is None:
-        return None
-    if not isinstance(eta, int | float) or not math.isfinite(eta):
-        raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
-    return int(eta)
-
-
-def _check_due(due: int, now: int) -> None:
-    if due - now > LONGEST_DELAY / timedelta(milliseconds=1):
+    if eta is not None:
+        if not isinstance(eta, int | float) or not math.isfinite(eta):
+            raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
+        due = int(eta)
+    if delay is not None:
+        due = now + delay
+    if due is not None and due - now > LONGEST_DELAY / timedelta(milliseconds=1):
         days = (due - now) / 86_400_000
         raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")
+    return due

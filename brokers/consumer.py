@@ -153,12 +153,10 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:
-            is_done = isinstance(outcome, Done) and not _has_failed_parts(delivery)
-            return settlement_of(
-                delivery if is_done else self._decode_again(delivery),
-                outcome,
-                self.broker.clock.time(),
-            )
+            all_done = not isinstance(delivery, Batch) or delivery.part_outcomes is None
+            if not (all_done and isinstance(outcome, Done)):
+                delivery = self._decode_again(delivery)
+            return settlement_of(delivery, outcome, self.broker.clock.time())
         except Exception as error:
             if not isinstance(delivery, Batch) or delivery.was_stored:
                 return self._settle_raw(delivery, error)
@@ -299,10 +297,6 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
         return settlement
-
-
-def _has_failed_parts(delivery: Delivery) -> bool:
-    return isinstance(delivery, Batch) and delivery.part_outcomes is not None
 
 
 def _without_eta(message: Message[Any]) -> Message[Any]:

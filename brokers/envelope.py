@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -140,16 +140,9 @@ def _message(fields: Mapping[str, Any], queue_name: str) -> Message[Any]:
 
 
 def _wrong_kind(fields: Mapping[str, Any]) -> Undecodable:
-    for name, kind in (
-        ("args", list),
-        ("kwargs", dict),
-        ("options", dict),
-        ("actor_name", str),
-        ("message_id", str),
-        ("message_timestamp", int),
-    ):
-        if not isinstance(fields[name], kind):
-            break
+    kinds = {"args": list, "kwargs": dict, "options": dict, "actor_name": str, "message_id": str}
+    wrong = [(name, kind) for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+    name, kind = wrong[0] if wrong else ("message_timestamp", int)
     return Undecodable(
         f"expected {name} of a message to be {kind.__name__}, got {_kind(fields[name])}"
     )
@@ -376,13 +369,5 @@ def _children(value: Any) -> Iterable[Any]:
 
 
 def _kind(value: object) -> str:
-    names: Sequence[tuple[type, str]] = (
-        (dict, "an object"),
-        (list, "a list"),
-        (str, "a string"),
-        (bool, "a boolean"),
-    )
-    for kind, name in names:
-        if isinstance(value, kind):
-            return name
-    return "null" if value is None else "a number"
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")

@@ -100,7 +100,7 @@ class FollowUp:
         self._ended = ended
         self._unsent: list[Envelope] = []
         self._is_decided = False
-        self._logged_at: float | None = None
+        self._logged_at = -_LOG_INTERVAL
 
     def carry_on(self) -> bool:
         """Send the kept messages and call the remaining hooks.
@@ -153,7 +153,7 @@ class FollowUp:
 
     def _log_waiting(self, error: Exception) -> None:
         now = self._broker.clock.monotonic()
-        if self._logged_at is None or now >= self._logged_at + _LOG_INTERVAL:
+        if now >= self._logged_at + _LOG_INTERVAL:
             self._logged_at = now
             logger.warning(
                 "cannot send the follow-up message of a job; the job is not settled yet",

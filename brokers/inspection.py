@@ -139,7 +139,7 @@ class DeadFilter:
             (self.queue is None or letter.queue == self.queue)
             and (self.actor is None or letter.message.actor_name == self.actor)
             and (self.reason is None or (failure is not None and failure.reason is self.reason))
-            and (self.error is None or (failure is not None and _is_error(failure, self.error)))
+            and (self.error is None or _is_error(failure, self.error))
             and (self.since is None or (died is not None and died >= self.since))
             and (self.until is None or (died is not None and died < self.until))
             and (self.form_id is None or self.form_id in form_ids(letter.message))
@@ -150,8 +150,8 @@ class DeadFilter:
 Which: TypeAlias = DeadFilter | Collection[str]
 
 
-def _is_error(failure: Failure, name: str) -> bool:
-    return failure.error == name or failure.error.endswith(f".{name}")
+def _is_error(failure: Failure | None, name: str) -> bool:
+    return failure is not None and f".{failure.error}".endswith(f".{name}")
 
 
 def form_ids(message: Message[Any]) -> set[str]:

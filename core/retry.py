@@ -122,9 +122,8 @@ class RetryPolicy:
                 "expected backoff to be an object with a method wait(attempt), like "
                 f"Exponential(), got {self.backoff!r}"
             )
-        if isinstance(jitter, bool) or not isinstance(jitter, int | float):
-            raise InvalidPolicy(f"expected jitter to be a number from 0 to 1, got {jitter!r}")
-        if not 0 <= jitter <= 1:  # also true for NaN
+        is_number = isinstance(jitter, int | float) and not isinstance(jitter, bool)
+        if not (is_number and 0 <= jitter <= 1):  # also refuses NaN
             raise InvalidPolicy(f"expected jitter to be a number from 0 to 1, got {jitter!r}")
         if decide is not None and (not callable(decide) or iscoroutinefunction(decide)):
             raise InvalidPolicy(

@@ -196,10 +196,6 @@ class Batch(Delivery):
         self.kwargs = {BATCH: []}
         self._message = replace(self._message, kwargs=self.kwargs)
 
-    def attempt_of(self, part: Delivery) -> int:
-        """The number of this attempt for one part."""
-        return self.attempt if self.was_stored else part.attempt
-
     @property
     def was_stored(self) -> bool:
         """Whether it came from the broker as one message, as a retried batch does."""

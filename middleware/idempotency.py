@@ -44,7 +44,7 @@ class Idempotency(Middleware):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._renewal = LockRenewal(clock=clock)
-        self._logged_at: float | None = None
+        self._logged_at = -_LOG_INTERVAL
 
     @property
     def actor_options(self) -> set[str]:
@@ -113,7 +113,7 @@ class Idempotency(Middleware):
     def _alert(self, why: str) -> None:
         """Log that jobs wait for the store, once per interval."""
         now = self._clock.monotonic()
-        if self._logged_at is None or now >= self._logged_at + _LOG_INTERVAL:
+        if now >= self._logged_at + _LOG_INTERVAL:
             self._logged_at = now
             logger.error(
                 "deferring jobs: the idempotency store is unavailable", extra={"error": why}

@@ -70,9 +70,9 @@ class Outcomes(Middleware):
             return
         now = self._clock.time()
         if isinstance(message, Batch) and _names_parts(exception, message):
-            failures = exception.failures
+            failures, stored = exception.failures, message.attempt if message.was_stored else None
             message.part_outcomes = [
-                decide(broker, message, failures.get(index), now, message.attempt_of(part))
+                decide(broker, message, failures.get(index), now, stored or part.attempt)
                 for index, part in enumerate(message.parts)
             ]
             message.outcome = DONE

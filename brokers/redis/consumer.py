@@ -242,7 +242,7 @@ class RedisConsumer(RelayConsumer):
         """
         with self._in_flight.sending:
             wait, fetched = self._in_flight.exchange(
-                self._fetch_limit if fetch else _fetch_nothing, is_last=is_last
+                self._fetch_limit if fetch else lambda _: 0, is_last=is_last
             )
             for message in fetched:
                 self._add_fetched(*message)
@@ -376,7 +376,3 @@ class RedisConsumer(RelayConsumer):
                 "could not requeue the messages in flight",
                 extra={"queue": self.queue_name, "error_message": str(error)},
             )
-
-
-def _fetch_nothing(_: Pending) -> int:
-    return 0

@@ -54,7 +54,7 @@ class Enqueue:
 
     def _write(self, by_queue: dict[str, Args], is_repetition: bool) -> None:
         now = self._commands.now()
-        script = self._commands.script("enqueue")
+        script = self._commands.scripts["enqueue"]
         calls = [
             (self._commands.keys.of(queue), [now, int(is_repetition), *args])
             for queue, args in by_queue.items()
@@ -76,7 +76,12 @@ class Enqueue:
         answers = pipeline.execute(raise_on_error=False)
         self._check(answers, [len(args) // 4 for args in by_queue.values()])
         if self.replicas and answers[-1] < self.replicas:
-            raise self._not_replicated(answers[-1])
+            raise NotReplicated(
+                f"expected {self.replicas} replicas of Redis at {self._commands.where} to have "
+                f"the message within {self._wait_ms} ms, {answers[-1]} have it: it is on the "
+                "master, will run, and can be lost if the master fails now; sent again it may run "
+                "twice"
+            )
 
     def _check(self, answers: list[Any], counts: list[int]) -> None:
         """Raise the first error in the answers."""
@@ -95,13 +100,6 @@ class Enqueue:
                 )
         if error is not None:
             raise error
-
-    def _not_replicated(self, count: int) -> NotReplicated:
-        return NotReplicated(
-            f"expected {self.replicas} replicas of Redis at {self._commands.where} to have the "
-            f"message within {self._wait_ms} ms, {count} have it: it is on the master, will "
-            "run, and can be lost if the master fails now; sent again it may run twice"
-        )
 
 
 def is_error(answer: Any) -> bool:

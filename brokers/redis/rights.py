@@ -32,7 +32,7 @@ def check_rights(commands: QueueCommands, queue: str) -> None:
         ) from None
     if refused:
         named = [
-            f"{_text(command)} on {_text(key)} ({_reason(error)})"
+            f"{_text(command)} on {_text(key)} ({_text(error).partition(' script:')[0][:120]})"
             for command, key, error in refused[:_NAMED]
         ]
         more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
@@ -49,7 +49,3 @@ def check_rights(commands: QueueCommands, queue: str) -> None:
 
 def _text(part: bytes) -> str:
     return part.decode(errors="replace")
-
-
-def _reason(error: bytes) -> str:
-    return _text(error).partition(" script:")[0][:120]
