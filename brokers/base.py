@@ -146,12 +146,12 @@ class RelayBroker(BrokerContract):
         """Declare an actor.
 
         Raises:
-            ConfigError: ``in_flight`` or ``batch_size`` is not a whole number from 1 on, or the
-                actor has both.
+            ConfigError: ``in_flight`` or ``batch_size`` is not a whole number from 1 on, the actor
+                has both, or ``max_age`` is not milliseconds.
             InvalidPolicy: the options make no retry policy.
             ValueError: idempotency= is used with an option that excludes it.
         """
-        _check_limits(actor)
+        _check_actor(actor)
         give_policy(actor)
         remember(actor)
         super().declare_actor(actor)
@@ -344,7 +344,7 @@ class RelayBroker(BrokerContract):
         return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))
 
 
-def _check_limits(actor: dramatiq.Actor[Any, Any]) -> None:
+def _check_actor(actor: dramatiq.Actor[Any, Any]) -> None:
     limits = {name: actor.options[name] for name in _LIMITS if name in actor.options}
     for name, limit in limits.items():
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
@@ -355,6 +355,12 @@ def _check_limits(actor: dramatiq.Actor[Any, Any]) -> None:
         raise ConfigError(
             f"{actor.actor_name}: expected in_flight or batch_size, got both: an async actor takes "
             "its jobs one by one"
+        )
+    age = actor.options.get("max_age")
+    is_number = isinstance(age, int | float) and not isinstance(age, bool)
+    if age is not None and not (is_number and 0 <= age < math.inf):
+        raise ConfigError(
+            f"{actor.actor_name}: expected max_age to be milliseconds, zero or more, got {age!r}"
         )
 
 

@@ -19,6 +19,7 @@ from .consumer import RedisConsumer
 from .enqueue import Enqueue
 from .in_flight import InFlight
 from .inspector import RedisInspector
+from .keys import check_queue_name
 from .rights import check_rights
 
 #: The first version with LPOP with a count and ZMSCORE.
@@ -58,6 +59,15 @@ class RedisBroker(RelayBroker):
         self._in_flight: dict[str, InFlight] = {}
 
     # -- send ------------------------------------------------------------------------
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue in this process. Connects to no server.
+
+        Raises:
+            ConfigError: the name would be a key of another queue.
+        """
+        check_queue_name(queue_name)
+        super().declare_queue(queue_name)
 
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
         self._enqueue(envelopes, is_repetition=is_repetition)

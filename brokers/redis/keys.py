@@ -8,7 +8,29 @@ maintenance would delete our dead letters.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from ...core.errors import ConfigError
+
+#: Names of queues whose keys would be keys of another queue or of the namespace.
+_RESERVED = re.compile(
+    r"\A__|\.(DQ|XQ|msgs|scheduled|dead|wake|suspects|priorities|levels|p\d|paused|inbox|purged)\Z"
+)
+
+
+def check_queue_name(name: str) -> None:
+    """Check that the keys of a queue are not those of another queue.
+
+    Raises:
+        ConfigError: the name begins with ``__``, or ends like a key in :class:`Keys`.
+    """
+    if found := _RESERVED.search(name):
+        form = "begin with '__'" if found[1] is None else f"end in '{found[0]}'"
+        raise ConfigError(
+            f"expected a queue name that does not {form}, got {name!r}: formrelay names its own "
+            "keys in Redis like that; rename the queue"
+        )
 
 
 @dataclass(frozen=True, slots=True)

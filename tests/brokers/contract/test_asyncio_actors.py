@@ -307,8 +307,10 @@ def _ours(before: set[threading.Thread]) -> list[threading.Thread]:
         ({"in_flight": True}, "expected in_flight to be a whole number from 1 on, got True"),
         ({"batch_size": "10"}, "expected batch_size to be a whole number from 1 on, got '10'"),
         ({"in_flight": 2, "batch_size": 2}, "expected in_flight or batch_size, got both"),
+        ({"max_age": "1h"}, "work: expected max_age to be milliseconds, zero or more, got '1h'"),
+        ({"max_age": -1}, "work: expected max_age to be milliseconds, zero or more, got -1"),
     ],
-    ids=["zero", "a bool", "text", "both"],
+    ids=["zero", "a bool", "text", "both", "an age as text", "an age below zero"],
 )
 def test_limits_that_cannot_work_are_refused_at_the_declaration(
     harness: Harness, options: dict[str, Any], message: str

@@ -19,7 +19,9 @@ from dramatiq.rate_limits.backends import StubBackend
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.commands import QueueCommands
-from formrelay.core.errors import InvalidJob, SinkPermanent, SinkTransient
+from formrelay.brokers.redis.in_flight import run_exchange
+from formrelay.brokers.settlement import Settlement
+from formrelay.core.errors import ConfigError, InvalidJob, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.support.harness import Harness
@@ -43,6 +45,33 @@ def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
     harness = Harness(broker, unique)
     yield harness
     harness.close()
+
+
+# -- names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("webhooks.dead", "end in '.dead'"),
+        ("webhooks.DQ", "end in '.DQ'"),
+        ("webhooks.DQ.msgs", "end in '.msgs'"),
+        ("webhooks.p9", "end in '.p9'"),
+        ("__workers__", "begin with '__'"),
+    ],
+)
+def test_a_queue_named_like_a_key_is_refused(broker: RedisBroker, name: str, form: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected a queue name that does not {form}, got '"):
+        dramatiq.actor(print, actor_name="work", broker=broker, queue_name=name)
+    assert broker.queues == set()
+
+
+def test_every_key_of_a_queue_is_reserved(broker: RedisBroker) -> None:
+    keys = {*broker.keys.of("q"), broker.keys.stock_delayed("q"), broker.keys.stock_dead("q")}
+    names = {key.removeprefix("dramatiq:") for key in (*keys, *broker.keys.priority_lists("q"))}
+    for name in names - {"q"}:
+        with pytest.raises(ConfigError):
+            broker.declare_queue(name)
 
 
 # -- priorities, pause, inbox ---------------------------------------------------------------
