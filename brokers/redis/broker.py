@@ -156,7 +156,11 @@ class RedisBroker(RelayBroker):
 
         Messages in flight, dead letters and messages enqueued during the call are kept.
         """
-        return self.commands.drop_waiting(queue_name)
+        has_begun, is_more, count = self.commands.run("flush", queue_name, [1])
+        while is_more or not has_begun:
+            begins, is_more, found = self.commands.run("flush", queue_name, [0 if has_begun else 1])
+            has_begun, count = has_begun or begins, count + found
+        return int(count)
 
     @property
     def inspector(self) -> RedisInspector:

@@ -1,10 +1,8 @@
 -- Counts the messages of a queue in each state.
 --
--- Returns: waiting, scheduled, in flight, dead, paused (1 or 0), id that waits longest ('' without
---          any)
+-- Returns: waiting, scheduled, in flight, dead, paused (1 or 0)
 
 local waits = redis.call('llen', waiting)
-local oldest = redis.call('lindex', waiting, 0)
 for _, priority in ipairs(redis.call('zrevrange', used_priorities, 0, -1)) do
     waits = waits + redis.call('llen', waiting .. '.p' .. priority)
 end
@@ -29,5 +27,4 @@ return {
     math.max(0, body_count - waits - purging),
     count_messages(dead_bodies, dead, stock_dead),
     redis.call('exists', paused),
-    oldest or '',
 }

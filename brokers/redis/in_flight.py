@@ -6,12 +6,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import TypeAlias
 
 from ...middleware.delivery import Batch, Delivery
+from ..envelope import encode, quarantine
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Refused
-from ..settlement import Replacement, Settlement, settled_tags
-from .commands import QueueCommands
+from ..settlement import Replacement, Settlement, Write, settled_tags
+from .commands import MAX_ANSWER_BYTES, QueueCommands
+
+#: Id, body, and number of workers that the message may have killed.
+Fetched: TypeAlias = tuple[bytes, bytes, int]
+
+#: Maximum size of undecodable bytes that are stored as JSON together with their failure.
+_MAX_QUARANTINED_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -90,7 +98,7 @@ class InFlight:
 
     def exchange(
         self, limit: Callable[[Pending], int], *, is_last: bool = False
-    ) -> tuple[int, list[tuple[bytes, bytes, int]]]:
+    ) -> tuple[int, list[Fetched]]:
         """Send the pending operations and fetch messages; the caller holds ``sending``.
 
         Args:
@@ -98,8 +106,7 @@ class InFlight:
             is_last: also retry refused messages that are not due yet.
 
         Returns:
-            Milliseconds until the next scheduled message is due, -1 without any; and id, body and
-            number of workers that it may have killed, for each fetched message.
+            Milliseconds until the next scheduled message is due, -1 without any; and the messages.
         """
         pending = self.collect()
         for replacement in self.refused.take_due(is_last=is_last):
@@ -119,19 +126,17 @@ class InFlight:
             self._taken_over = {}
         return wait, fetched
 
-    def _send(
-        self, pending: Pending, limit: int
-    ) -> tuple[int, list[tuple[bytes, bytes, int]], list[bytes]]:
+    def _send(self, pending: Pending, limit: int) -> tuple[int, list[Fetched], list[bytes]]:
         """Send the pending operations; move the replacements that Redis refuses to ``refused``."""
         settlement = pending.settlement
         try:
-            answer = self._commands.exchange(self._queue, limit, settlement, pending.requeued)
+            answer = run_exchange(self._commands, self._queue, limit, settlement, pending.requeued)
         except BrokerRefused:
             if not settlement.replacements:
                 raise
             # Redis refuses the whole call and does not name the message that it refuses.
             others = Settlement(done=settlement.done)
-            taken_over = self._commands.exchange(self._queue, 0, others, pending.requeued)[2]
+            taken_over = run_exchange(self._commands, self._queue, 0, others, pending.requeued)[2]
             self._replace_each(settlement.replacements)
             settlement.replacements = []
             return 0, [], taken_over  # the next exchange fetches
@@ -143,7 +148,7 @@ class InFlight:
         refused: list[Replacement] = []
         for index, replacement in enumerate(replacements):
             try:
-                self._commands.exchange(self._queue, 0, Settlement([replacement]), ())
+                run_exchange(self._commands, self._queue, 0, Settlement([replacement]))
             except BrokerRefused as error:
                 refused.append(replacement)
                 why: BrokerRefused | BrokerUnavailable = error
@@ -196,6 +201,50 @@ class InFlight:
                 pending.settlement.replacements.append(replacement)
             else:
                 pending.requeued += current
+
+
+def run_exchange(
+    commands: QueueCommands,
+    queue: str,
+    limit: int,
+    settlement: Settlement,
+    requeued: Sequence[bytes] = (),
+) -> tuple[int, list[Fetched], list[bytes]]:
+    """Settle, requeue and fetch messages in one round trip (``exchange.lua``).
+
+    Args:
+        limit: maximum number of messages to fetch.
+        requeued: ids of messages to put back on the queue.
+
+    Returns:
+        Milliseconds until the next scheduled message is due (-1 without any); the fetched messages;
+        and the ids of messages that are done and may have been taken over (for
+        :meth:`.commands.QueueCommands.remove_done`).
+    """
+    args: list[str | bytes | int] = [commands.now(), commands.worker_id, queue]
+    args += (limit, MAX_ANSWER_BYTES, len(settlement.replacements))
+    for replacement in settlement.replacements:
+        tags, writes = replacement.tags, replacement.writes
+        args += ("suspect" if replacement.stays_suspect else "", len(tags), *tags, len(writes))
+        for write in writes:
+            id = tags[0] if write.keeps_id else write.message_id
+            due = "" if write.due is None else write.due
+            args += (id, due, write.priority or "", _stored_body(write, queue))
+    args += [len(settlement.done), *settlement.done, len(requeued), *requeued]
+    answer = commands.run("exchange", queue, args, *commands.worker_keys(queue))
+    wait, ids, bodies, counts, taken_over = answer
+    deaths = [int(count or 0) for count in counts] or [0] * len(ids)
+    return wait, list(zip(ids, bodies, deaths, strict=True)), taken_over
+
+
+def _stored_body(write: Write, queue: str) -> bytes:
+    body = write.body
+    # Base64 adds a third, which could exceed proto-max-bulk-len. Larger bodies are stored as they
+    # are; an inspector decodes them again to find the failure.
+    if write.failure is None or len(body) > _MAX_QUARANTINED_BYTES:
+        return body
+    id, failure = write.message_id, write.failure
+    return encode(quarantine(body, queue_name=queue, message_id=id, failure=failure))
 
 
 def bodies_of(deliveries: Iterable[Delivery], ids: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -31,7 +31,7 @@ class RedisInspector(Inspector):
     # -- looking -------------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        waiting, scheduled, in_flight, dead, paused, _ = self._commands.run("counts", queue)
+        waiting, scheduled, in_flight, dead, paused = self._commands.run("counts", queue)
         age = self._oldest_age(queue) if waiting else None
         return QueueCounts(queue, waiting, scheduled, in_flight, dead, bool(paused), age)
 
@@ -116,7 +116,8 @@ class RedisInspector(Inspector):
     # -- pausing -------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        self._commands.pause(queue)
+        with self._commands.client_errors() as client:
+            client.set(self._commands.keys.paused(queue), self._commands.now())
 
     def resume(self, queue: str) -> None:
         keys = self._commands.keys
@@ -167,8 +168,8 @@ class RedisInspector(Inspector):
 
     def _change(
         self,
-        which: Which,
         action: Literal["replay", "delete"],
+        which: Which,
         queue: str | None,
         dry_run: bool,
         progress: Progress,

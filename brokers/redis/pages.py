@@ -9,12 +9,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..envelope import decode_or_quarantine
 from ..inspection import Entry, Page, State, UnknownCursor, failure_in
-from .commands import QueueCommands
+from .commands import MAX_ANSWER_BYTES, QueueCommands
 
 #: Maximum number of bodies read by one call that cannot limit their bytes.
 BODIES_PER_CALL = 50
-#: Maximum bytes of one answer: building a larger answer would block the server's other clients.
-_MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class Pages:
@@ -39,7 +37,7 @@ class Pages:
     def _waiting(self, queue: str, limit: int, seen: Any) -> tuple[list[Entry], Any]:
         list_, index, id = seen or (0, 0, "")
         ids, bodies, list_, index, more = self._commands.run(
-            "page_waiting", queue, [limit, _MAX_ANSWER_BYTES, list_, index, to_bytes(id)]
+            "page_waiting", queue, [limit, MAX_ANSWER_BYTES, list_, index, to_bytes(id)]
         )
         entries = self.entries(queue, State.WAITING, ids, bodies)
         return entries, (list_, index, to_text(ids[-1])) if more else None
@@ -59,7 +57,7 @@ class Pages:
         score, id = seen or ("", "")
         lowest = "-inf" if since is None else str(since * 1000)
         ids, scores, bodies, more = self._commands.run(
-            "page_sorted", queue, [state, limit, _MAX_ANSWER_BYTES, lowest, score, to_bytes(id)]
+            "page_sorted", queue, [state, limit, MAX_ANSWER_BYTES, lowest, score, to_bytes(id)]
         )
         name = "due" if state is State.SCHEDULED else "died"
         times = [{name: float(score) / 1000} for score in scores]

@@ -170,14 +170,16 @@ class RedisSite(Site):
         self.inner(worker)._flush()
 
     def lose_answer(self, worker: int) -> None:
-        broker = self.brokers[worker]
+        commands = self.brokers[worker].commands
 
-        def exchange(*arguments: Any) -> Any:
-            del broker.commands.exchange
-            broker.commands.exchange(*arguments)
-            raise BrokerUnavailable("the answer was lost")
+        def run(script: str, *arguments: Any) -> Any:
+            answer = type(commands).run(commands, script, *arguments)
+            if script == "exchange":
+                del commands.run
+                raise BrokerUnavailable("the answer was lost")
+            return answer
 
-        broker.commands.exchange = exchange
+        commands.run = run
 
     def check(self) -> Counter[int]:
         broker = self.sender
@@ -206,7 +208,7 @@ class RedisSite(Site):
         broker = self.sender
         assert isinstance(broker, RedisBroker)
         client, keys = broker.client, broker.keys
-        broker.commands.resume(self.queue)
+        broker.inspector.resume(self.queue)
         consumer: Any = self.consume(broker)
         for one in self.brokers:
             client.zadd(keys.heartbeats(), {one.commands.worker_id: 1}, xx=True)

@@ -169,5 +169,5 @@ def test_a_quarantine_run_is_counted_on_the_broker_while_it_runs(
     quick.start()
     (seen,) = wait_until(lambda: counts)
     wait_until(quick.is_empty)
-    assert list(seen.values()) == [2], json.dumps(seen)  # the dead worker's, and this trial
+    assert list(seen.values()) == [2], json.dumps(seen)  # the dead worker's, and this run
     assert client.hlen(key) == 0  # it was innocent

@@ -226,9 +226,9 @@ def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
         lambda: broker.inspector.find("nothing"),
         broker.inspector.workers,
         lambda: list(broker.dead_letters(queue)),
-        lambda: broker.commands.pause(queue),
+        lambda: broker.inspector.pause(queue),
         lambda: broker.inspector.is_paused(queue),
-        lambda: broker.commands.resume(queue),
+        lambda: broker.inspector.resume(queue),
         lambda: records.report([], None),  # type: ignore[arg-type]
         records.disabled,
         records.all,

@@ -70,8 +70,8 @@ def test_the_documented_rights_are_enough_to_send_and_to_work(
         wait_until(harness.is_empty)
         assert broker.inspector.workers()
         assert broker.replay(unique, harness.dead()[0].id)
-        broker.commands.pause(unique)
-        broker.commands.resume(unique)
+        broker.inspector.pause(unique)
+        broker.inspector.resume(unique)
         broker.flush(unique)
         assert broker.weaknesses() == []
     finally:

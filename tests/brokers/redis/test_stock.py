@@ -17,7 +17,9 @@ from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter, State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.brokers.redis.commands import QueueCommands
+from formrelay.brokers.redis.in_flight import run_exchange
 from formrelay.brokers.redis.to_stock import convert_queue, refuse_running_workers
+from formrelay.brokers.settlement import Settlement
 from formrelay.core.errors import SinkPermanent, SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.support.harness import Harness
@@ -149,9 +151,7 @@ def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
 
 
 def exchange(broker: RedisBroker, queue: str) -> Any:
-    from formrelay.brokers.settlement import Settlement
-
-    return broker.commands.exchange(queue, 10, Settlement(), [])[:2]
+    return run_exchange(broker.commands, queue, 10, Settlement())[:2]
 
 
 def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) -> None:

@@ -195,13 +195,13 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     harness.start()
     actor.send(1)
     wait_until(lambda: ran == [1])
-    broker.commands.pause(unique)
+    broker.inspector.pause(unique)
     late = actor.send(2)
     # As the fetch of a lost call does it, after this worker has asked what it has in flight.
     client, keys = broker.client, broker.keys
     client.lrem(keys.waiting(unique), 1, late.message_id)
     client.sadd(keys.in_flight(broker.commands.worker_id, unique), late.message_id)
-    broker.commands.resume(unique)
+    broker.inspector.resume(unique)
     wait_until(lambda: ran == [1, 2])
     wait_until(harness.is_empty)
     harness.close()
@@ -233,7 +233,7 @@ def test_a_worker_that_stood_still_is_no_death_of_its_messages(
     actor.send(1)
     consumer, (ours,) = fetched_by(broker, harness.queue)
     suspects = broker.keys.suspects(harness.queue)
-    broker.commands.pause(harness.queue)  # nobody fetches it anew
+    broker.inspector.pause(harness.queue)  # nobody fetches it anew
     take_over(broker, other, harness.queue)
     other.commands.count_death(harness.queue, ours.tag)
     assert broker.client.hgetall(suspects) == {ours.tag: b"2"}
