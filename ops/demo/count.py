@@ -117,9 +117,7 @@ def _same(sent: dict[str, Any], saved: dict[str, Any]) -> bool:
 
 
 def _dead(services: Services) -> int:
-    queues = services.queues
-    every = (queues.submissions, queues.events, queues.webhooks)
-    return sum(services.broker.counts(queue).dead for queue in every)
+    return sum(services.broker.counts(queue).dead for queue in services.queues)
 
 
 def _first_dead(services: Services) -> Failure | None:
@@ -130,30 +128,27 @@ def _first_dead(services: Services) -> Failure | None:
 def _drained(services: Services) -> None:
     """Wait until the queue of events is empty."""
     deadline = time.monotonic() + _DRAIN_SECONDS
-    while time.monotonic() < deadline:
-        counts = services.broker.counts(services.queues.events)
-        if not (counts.waiting or counts.scheduled or counts.in_flight):
-            return
+    while services.unsettled(services.queues.events) and time.monotonic() < deadline:
         Event().wait(0.05)
 
 
 def _attempts() -> int:
-    client = clickhouse()
-    try:
-        ((found,),) = client.query(f"SELECT count() FROM {ATTEMPTS}_once")  # noqa: S608 - ours
-    finally:
-        client.close()
+    ((found,),) = _query(f"SELECT count() FROM {ATTEMPTS}_once")  # noqa: S608 - ours
     return int(found)
 
 
 def _rows() -> list[tuple[str, int, int]]:
     """Return type, number of rows and number of distinct events, in order of occurrence."""
+    found = _query(
+        f"SELECT type, count(), uniqExact(event_id) FROM {TABLE} FINAL"  # noqa: S608 - ours
+        " GROUP BY type ORDER BY min(occurred_at)"
+    )
+    return [(str(kind), int(rows), int(events)) for kind, rows, events in found]
+
+
+def _query(sql: str) -> list[tuple[Any, ...]]:
     client = clickhouse()
     try:
-        found = client.query(
-            f"SELECT type, count(), uniqExact(event_id) FROM {TABLE} FINAL"  # noqa: S608 - ours
-            " GROUP BY type ORDER BY min(occurred_at)"
-        )
+        return client.query(sql)
     finally:
         client.close()
-    return [(str(kind), int(rows), int(events)) for kind, rows, events in found]

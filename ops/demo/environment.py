@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,18 +16,6 @@ RETRY_DELAYS = "0,0.5,1,2"
 _SITE_VARIABLES = ("ALLOWED_HOSTS", "DATABASE_URL", "SECRET_KEY", "SITE_DEBUG")
 #: Smaller than the default, so that the progress bar moves in several steps.
 _BATCH = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """The API's bearer token and the endpoints' signing secret, random for each run."""
-
-    token: str = field(repr=False)
-    signing: str = field(repr=False)
-
-    @classmethod
-    def random(cls) -> Secrets:
-        return cls(secrets.token_urlsafe(32), signing_secret())
 
 
 def signing_secret() -> str:

@@ -12,7 +12,7 @@ from .client import count_submissions
 from .errors import DemoFailed
 from .interrupts import check
 from .services import Services
-from .survey import Answer, Json, per_form
+from .survey import Answer, per_form
 from .watch import ProgressBars, ProgressTimeout, Snapshot, Totals
 
 #: Number of jobs sent between two updates of the progress bars.
@@ -54,7 +54,8 @@ class Scenario:
         with ProgressBars(console, totals) as bars:
             submissions = [answer.submission for answer in self.answers]
             self.sent.submissions = enqueue_many(save_submission, submissions)
-            for chunk in _chunks(events):
+            for first in range(0, len(events), _CHUNK):
+                chunk = events[first : first + _CHUNK]
                 self.sent.events += enqueue_many(record_events, chunk)
                 self._update(bars)
             while not (state := self._update(bars)).idle:
@@ -73,9 +74,7 @@ class Scenario:
     def _state(self) -> Snapshot:
         queues = self.services.queues
         # In this order, because a submission is settled after its webhook is queued.
-        submissions, events, webhooks = map(
-            self._unsettled, (queues.submissions, queues.events, queues.webhooks)
-        )
+        submissions, events, webhooks = map(self.services.unsettled, queues)
         delivered = self.services.receiver.get("/stats")["delivered"]
         return Snapshot(
             saved=sum(
@@ -85,12 +84,3 @@ class Scenario:
             settled=delivered + self.services.broker.counts(queues.webhooks).dead,
             idle=not (submissions or events or webhooks),
         )
-
-    def _unsettled(self, queue: str) -> int:
-        """Return the number of unsettled messages of a queue."""
-        counts = self.services.broker.counts(queue)
-        return counts.waiting + (counts.scheduled or 0) + (counts.in_flight or 0)
-
-
-def _chunks(jobs: Sequence[Json]) -> list[Sequence[Json]]:
-    return [jobs[first : first + _CHUNK] for first in range(0, len(jobs), _CHUNK)]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from secrets import token_urlsafe
+from typing import NamedTuple
 
 from redis import RedisError
 
@@ -17,7 +18,7 @@ from ...brokers.redis.broker import RedisBroker
 from ...config import Settings, use_settings
 from ...core.errors import FormrelayError
 from .client import Client, set_webhook
-from .environment import Secrets, demo_variables, write_env_file
+from .environment import demo_variables, signing_secret, write_env_file
 from .interrupts import ignore
 from .processes import Children, listen, port_of
 
@@ -27,8 +28,7 @@ _SHUTDOWN_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Queues:
+class Queues(NamedTuple):
     """The names of the queues that the demo uses."""
 
     submissions: str
@@ -45,6 +45,11 @@ class Services:
     queues: Queues
     api: Client
     receiver: Client
+
+    def unsettled(self, queue: str) -> int:
+        """Return the number of unsettled messages of a queue."""
+        counts = self.broker.counts(queue)
+        return counts.waiting + (counts.scheduled or 0) + (counts.in_flight or 0)
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def start_services(
         CannotStart: a port is in use.
         DemoFailed, BrokerError: a service did not start.
     """
-    secrets = Secrets.random()
+    token, secret = token_urlsafe(32), signing_secret()
     children = Children(folder)
     try:
         # The parent opens the sockets, so it knows the ports before the servers run.
@@ -74,24 +79,21 @@ def start_services(
             listen(api_port, "--api-port") as api_socket,
             listen(receiver_port, "--receiver-port") as receiver_socket,
         ):
-            api = Client("API", port_of(api_socket), secrets.token)
+            api = Client("API", port_of(api_socket), token)
             receiver = Client("webhook receiver", port_of(receiver_socket))
-            config: dict[str, Any] = {
-                "token": secrets.token,
-                "database": str(folder / "api.sqlite3"),
-            }
+            config = {"token": token, "database": str(folder / "api.sqlite3")}
             children.serve("api", "formrelay.ops.demo.site", api_socket, config)
-            config = {"secret": receiver_secret or secrets.signing}
+            config = {"secret": receiver_secret or secret}
             children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
 
-        queues = _configure(demo_variables(folder, api.url, secrets.token), folder)
+        queues = _configure(demo_variables(folder, api.url, token), folder)
         # Only one process at a time can open the embedded ClickHouse, so events have a worker.
         children.work("worker events", [queues.events], _THREADS)
         others = [queues.submissions, queues.webhooks]
         children.work("worker submissions", others, _THREADS)
         broker = get_broker()
         for form_id, path in paths.items():
-            set_webhook(api, form_id, receiver.url + path, secrets.signing)
+            set_webhook(api, form_id, receiver.url + path, secret)
         children.check()
         yield Services(children, broker, queues, api, receiver)
     except BaseException:
