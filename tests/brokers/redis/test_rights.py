@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -14,13 +13,14 @@ import redis
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
+from tests.support.checkout import ROOT
 from tests.support.harness import Harness
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "brokers.md"
+DOCUMENT = ROOT / "docs" / "brokers.md"
 
 
 def documented(user: str = "formrelay") -> list[str]:

@@ -64,13 +64,6 @@ def broker(redis_url: str) -> RedisBroker:
 
 
 @pytest.fixture
-def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
-    harness = Harness(broker, unique)
-    yield harness
-    harness.close()
-
-
-@pytest.fixture
 def stock(redis_url: str, unique: str) -> Iterator[Stock]:
     stock = Stock(redis_url, unique)
     yield stock

@@ -20,18 +20,6 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.redis
 
 
-@pytest.fixture
-def broker(redis_url: str) -> RedisBroker:
-    return RedisBroker(redis_url)
-
-
-@pytest.fixture
-def harness(broker: RedisBroker, unique: str) -> Iterator[Harness]:
-    harness = Harness(broker, unique)
-    yield harness
-    harness.close()
-
-
 def fetched_by(broker: RedisBroker, queue: str) -> tuple[Any, list[Any]]:
     """A consumer, and what it has fetched."""
     consumer = broker.consume(queue, prefetch=10, timeout=100)
