@@ -3,67 +3,31 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.command import clean_environment, run
+from tests.ops.shell import Shell
 from tests.support.waiting import wait_until
-
-
-class Shell:
-    """The command in one folder, with the embedded broker there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1", "LOG_LEVEL": "info"}
-
-    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        done = run(*arguments, cwd=self.folder, env=self.env, stdin=stdin)
-        assert done.returncode == 0, done.stderr
-        return done
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json").stdout)
-
-    def queue(self, name: str) -> dict[str, Any]:
-        (found,) = [one for one in self.json("queues") if one["queue"] == name]
-        return dict(found)
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
-
-
-@pytest.fixture
-def worker(shell: Shell) -> Iterator[subprocess.Popen[str]]:
-    log = (shell.folder / "worker.log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "formrelay", "worker"],
-        cwd=shell.folder,
-        env=clean_environment(**shell.env),
-        stdout=log,
-        stderr=log,
-        text=True,
-    )
-    yield process
-    process.terminate()
-    process.wait(timeout=20)
-    log.close()
-
 
 WEBHOOK = {"url": "https://127.0.0.1/hook", "body": {"a": "ANSWER"}, "secret": "whsec_c2VjcmV0"}
 
 
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path, LOG_LEVEL="info")
+
+
+@pytest.fixture
+def worker(shell: Shell) -> Iterator[None]:
+    with shell.worker():
+        yield
+
+
 @pytest.mark.slow
-def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(
-    shell: Shell, worker: subprocess.Popen[str]
-) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(shell: Shell) -> None:
     # A private address is refused for good, so this one dies at its first attempt.
     sent = shell("send", "deliver_webhook", "-", stdin=json.dumps(WEBHOOK)).stdout.strip()
     (letter,) = wait_until(lambda: shell.json("dlq", "list"))

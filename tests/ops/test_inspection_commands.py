@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,37 +15,11 @@ import redis
 from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.embedded import ensure_running, release
-from tests.support.command import clean_environment, run
+from tests.ops.shell import Shell
+from tests.support.command import run
 from tests.support.waiting import wait_until
 
-ENV = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
 EVENT = '{"type": "form.viewed", "formId": "f1"}'
-
-
-class Shell:
-    """The command in one folder, with the embedded broker there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = run(*arguments, cwd=self.folder, env=ENV)
-        assert done.returncode == status, (done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        return done
-
-    def json(self, *arguments: str, status: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", status=status).stdout)
-
-    def send(self, form: str, *options: str) -> str:
-        """A webhook to a private address, which dies at its first attempt; its id."""
-        url = f"https://127.0.0.1/{form}"
-        payload = {"url": url, "body": {"formId": form}, "secret": "whsec_c2VjcmV0"}
-        return self("send", "deliver_webhook", json.dumps(payload), *options).stdout.strip()
-
-    def queue(self, name: str) -> dict[str, Any]:
-        (found,) = [one for one in self.json("queues") if one["queue"] == name]
-        return dict(found)
 
 
 @pytest.fixture
@@ -56,18 +29,13 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def worker(shell: Shell) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of the webhooks."""
-    with (shell.folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "formrelay", "worker", "--queue", "webhooks"],
-            cwd=shell.folder,
-            env=clean_environment(**ENV),
-            stdout=log,
-            stderr=log,
-        )
-        yield process
-        process.terminate()
-        process.wait(timeout=20)
+    with shell.worker("webhooks") as worker:
+        yield worker
+
+
+def send(shell: Shell, form: str, *options: str) -> str:
+    """Send a webhook to a private address, which dies at its first attempt; return its id."""
+    return shell.send(f"https://127.0.0.1/{form}", *options, body={"formId": form})
 
 
 # -- queues ---------------------------------------------------------------------------------
@@ -128,8 +96,8 @@ def test_a_queue_that_is_none_of_ours_is_wrong_use(shell: Shell, command: str) -
 
 
 def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
-    sent = [shell.send(f"f{number}") for number in range(3)]
-    later = shell.send("f4", "--delay", "3600")
+    sent = [send(shell, f"f{number}") for number in range(3)]
+    later = send(shell, "f4", "--delay", "3600")
     first = shell.json("jobs", "list", "--queue", "webhooks", "--limit", "2")
     assert [entry["id"] for entry in first["entries"]] == sent[:2]
     more = ("jobs", "list", "--queue", "webhooks", "--cursor", first["cursor"])
@@ -146,7 +114,7 @@ def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
 
 
 def test_a_job_is_shown_whole_in_whatever_state(shell: Shell) -> None:
-    id = shell.send("f1", "--delay", "3600")
+    id = send(shell, "f1", "--delay", "3600")
     shown = json.loads(shell("jobs", "show", id).stdout)
     assert (shown["state"], shown["queue"], shown["actor"]) == (
         "scheduled",
@@ -184,7 +152,7 @@ def test_no_worker_is_not_fine(shell: Shell) -> None:
 @pytest.mark.slow
 def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
     def found() -> Any:
-        done = run("workers", "--json", cwd=shell.folder, env=ENV)
+        done = run("workers", "--json", cwd=shell.folder, env=shell.env)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     (one,) = wait_until(found)
@@ -202,7 +170,7 @@ def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen
 def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     shell: Shell, worker: subprocess.Popen[bytes]
 ) -> None:
-    first, second, third = (shell.send(form) for form in ("f1", "f2", "f2"))
+    first, second, third = (send(shell, form) for form in ("f1", "f2", "f2"))
     wait_until(lambda: shell.queue("webhooks")["dead"] == 3)
     shell("queues", "pause", "webhooks")  # what is replayed stays where it can be seen
 

@@ -1,0 +1,64 @@
+"""The ``formrelay`` command in a folder, with the embedded broker there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.command import clean_environment, run
+
+
+class Shell:
+    """Runs the command in one folder.
+
+    Args:
+        env: variables beside those of the embedded broker.
+    """
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.folder = folder
+        self.env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1", **env}
+
+    def __call__(
+        self, *arguments: str, status: int = 0, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        done = run(*arguments, cwd=self.folder, env=self.env, stdin=stdin)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status).stdout)
+
+    def send(self, url: str, *options: str, **payload: Any) -> str:
+        """Send a webhook; return the id of its job."""
+        payload = {"url": url, "body": {"a": 1}, "secret": "whsec_c2VjcmV0", **payload}
+        return self("send", "deliver_webhook", json.dumps(payload), *options).stdout.strip()
+
+    def queue(self, name: str) -> dict[str, Any]:
+        """Return the counts of a queue."""
+        (found,) = [counts for counts in self.json("queues") if counts["queue"] == name]
+        return dict(found)
+
+    @contextmanager
+    def worker(self, *queues: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker of these queues; of all queues if none is named."""
+        options = [part for queue in queues for part in ("--queue", queue)]
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "formrelay", "worker", *options],
+                cwd=self.folder,
+                env=clean_environment(**self.env),
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                yield process
+            finally:
+                process.terminate()
+                assert process.wait(60) == 0
