@@ -6,19 +6,17 @@ this package reads nothing.
 
 from __future__ import annotations
 
-from .api import ApiSettings
 from .broker import BrokerSettings, EmbeddedSettings
-from .clickhouse import ClickhouseSettings
-from .current import get_settings, use_settings, use_source
 from .observability import LoggingSettings, MonitoringSettings
-from .settings import Settings
-from .webhooks import WebhookSettings
+from .settings import Settings, get_settings, use_settings, use_source
+from .sinks import ApiSettings, ClickhouseSettings
 from .workers import (
     EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
     SubmissionSettings,
+    WebhookSettings,
     WorkerSettings,
 )
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Interval
 from pydantic import Field, SecretStr, model_validator
 
-from .redis_urls import redis_url_check
+from ..core.errors import ConfigError, NotConfigured
+from .base import Section
+from .redis_urls import check_redis_url, check_state_url
 from .secrets import secret
-from .section import Section
-from .sources import Given
 from .types import (
     AdoptedQueues,
     AnyCase,
@@ -28,22 +28,14 @@ from .types import (
 )
 from .urls import url_check
 
-RedisUrl = Annotated[SecretStr, secret(redis_url_check(advice="write redis://host:6379/0"))]
-StateUrl = Annotated[
-    SecretStr, secret(redis_url_check("memory", advice="write redis://host:6379/0 or memory://"))
-]
+RedisUrl = Annotated[SecretStr, secret(check_redis_url)]
+StateUrl = Annotated[SecretStr, secret(check_state_url)]
 RabbitmqUrl = Annotated[SecretStr, secret(url_check("amqp", "amqps", advice="write amqp://host"))]
 ManagementUrl = Annotated[
     SecretStr,
     secret(url_check("http", "https", advice="write http://user:password@host:15672/api")),
 ]
 _EXAMPLES = {"redis": "redis://host:6379/0", "rabbitmq": "amqp://user:password@host:5672/"}
-
-
-class MissingBroker(str):
-    """An error line that the broker is not configured, though every variable is valid."""
-
-    __slots__ = ()
 
 
 class BrokerSettings(Section):
@@ -133,30 +125,30 @@ class BrokerSettings(Section):
     @classmethod
     def _kind_by_url(cls, data: Any) -> Any:
         if isinstance(data, dict) and "kind" not in data:
-            kinds = [kind for kind in _EXAMPLES if data.get(f"{kind}_url")]
+            kinds = [kind for kind in _EXAMPLES if data.get(f"{kind}_url") is not None]
             if len(kinds) == 1:
                 return data | {"kind": kinds[0]}
         return data
 
     @classmethod
-    def conflicts(cls, given: Mapping[str, Given]) -> Iterator[str]:
+    def conflicts(cls, texts: Mapping[str, str]) -> Iterator[ConfigError]:
         """A broker that is ambiguous or missing, or has no URL."""
-        kind = given["BROKER"].text.strip().lower() if "BROKER" in given else ""
-        urls = [one for one in _EXAMPLES if f"{one.upper()}_URL" in given]
-        if not kind and len(urls) > 1:
-            yield (
+        chosen = texts.get("BROKER", "").lower()
+        kinds = [kind for kind in _EXAMPLES if f"{kind.upper()}_URL" in texts]
+        if not chosen and len(kinds) > 1:
+            yield ConfigError(
                 "expected BROKER to say which broker to use, got both REDIS_URL and RABBITMQ_URL"
                 " without it: set BROKER=redis or BROKER=rabbitmq"
             )
-        elif not kind and not urls:
-            yield MissingBroker(
+        elif not chosen and not kinds:
+            yield NotConfigured(
                 "expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none:"
                 " set your broker's URL, or BROKER=embedded to try formrelay without a server"
             )
-        elif kind in _EXAMPLES and kind not in urls:
-            yield MissingBroker(
-                f"expected {kind.upper()}_URL to be set, because BROKER is '{kind}', got nothing:"
-                f" set it ({_EXAMPLES[kind]}) or change BROKER"
+        elif chosen in _EXAMPLES and chosen not in kinds:
+            yield NotConfigured(
+                f"expected {chosen.upper()}_URL to be set, because BROKER is '{chosen}', got none:"
+                f" set it ({_EXAMPLES[chosen]}) or change BROKER"
             )
 
 

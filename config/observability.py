@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from .section import Section
+from .base import Section
 from .types import LogLevel, Milliseconds
 
 
@@ -37,7 +37,7 @@ class LoggingSettings(Section):
     debug: str = Field(
         "",
         validation_alias="DEBUG",
-        description="Patterns as in Node's debug package; one that matches workers:* sets the "
+        description="Patterns as in npm's debug package; a pattern that matches workers:* sets the "
         "level to DEBUG.",
     )
 

@@ -1,27 +1,25 @@
 """Redis URLs: the only parser of them, for REDIS_URL and STATE_URL.
 
-Every option of the query works or is refused by name. No error quotes a password.
+Every option of the query works or is refused by name. No error quotes a password. redis-py's own
+parser reads no Sentinels, ignores a path that is no number, and passes on unknown options.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import BeforeValidator, Field
 
-from .expected import Expected, shown
-from .types import Decimal, Takes, Whole, expectation
+from .base import Expected, shown
+from .types import AnyCase, Count, Decimal, Takes, Whole, expectation, read
 from .urls import one_for_each_host, url_check
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
-
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 _PORT, _SENTINEL_PORT = 6379, 26379
 
 
@@ -54,60 +52,59 @@ class RedisAddress:
         """The address for messages, without user, password and options."""
         if self.path is not None:
             return self.path
-        hosts = [
+        hosts = ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
-        ]
-        if self.service is not None:
-            return f"{self.service} (Sentinels {','.join(hosts)})"
-        return hosts[0]
+        )
+        return hosts if self.service is None else f"{self.service} (Sentinels {hosts})"
 
 
-def redis_url_check(*more_schemes: str, advice: str) -> Callable[[str], str]:
-    """Make a check that a text is a Redis URL, or a URL with one of ``more_schemes``.
+_check = url_check(*_SCHEMES, advice="write redis://host:6379/0")
+_check_state = url_check(*_SCHEMES, "memory", advice="write redis://host:6379/0 or memory://")
 
-    Args:
-        more_schemes: URLs with these schemes are not parsed.
-        advice: what to do about an unknown scheme.
-    """
-    check_scheme = url_check(*SCHEMES, *more_schemes, advice=advice)
 
-    def check(text: str) -> str:
-        text = check_scheme(text)
-        if text.partition("://")[0].lower() not in more_schemes:
-            read_redis_url(text)
-        return text
+def check_redis_url(text: str) -> str:
+    """Check a URL of Redis, and return it with its hosts in ASCII."""
+    text = _check(text)
+    _parse(text)
+    return text
 
-    return check
+
+def check_state_url(text: str) -> str:
+    """Check a URL of Redis, or ``memory://``, and return it with its hosts in ASCII."""
+    text = _check_state(text)
+    if not text.lower().startswith("memory:"):
+        _parse(text)
+    return text
 
 
 def read_redis_url(text: str) -> RedisAddress:
-    """Parse a URL with one of :data:`SCHEMES`, in any case.
+    """Parse a URL with one of the schemes of Redis, in any case.
 
     Raises:
         Expected: the URL cannot be parsed, or an option is unknown or invalid.
     """
-    scheme, _, rest = text.partition("://")
-    scheme = scheme.lower()
+    return _parse(_check(text))
+
+
+def _parse(url: str) -> RedisAddress:
+    scheme = url.partition("://")[0].lower()
     is_sentinel, is_tls = scheme.endswith("+sentinel"), scheme.startswith("rediss")
-    singles = [f"{scheme}://{rest}"]
-    if is_sentinel:
-        singles = one_for_each_host(singles[0])
-    try:
-        all_parts = [urlsplit(single) for single in singles]
-        port = _SENTINEL_PORT if is_sentinel else _PORT
-        # All hosts stand before the same user, path and query.
-        hosts = tuple((parts.hostname or "localhost", parts.port or port) for parts in all_parts)
-    except ValueError:
-        raise _unreadable() from None
-    parts = all_parts[0]
+    # All hosts stand before the same user, path and query.
+    singles = [urlsplit(one) for one in (one_for_each_host(url) if is_sentinel else [url])]
+    port = _SENTINEL_PORT if is_sentinel else _PORT
+    hosts = tuple((parts.hostname or "", parts.port or port) for parts in singles)
+    parts = singles[0]
     if parts.fragment or "@" in parts.query:
-        raise _unreadable()
+        raise Expected(
+            "be a URL like redis://user:password@host:6379/0",
+            got="a URL that cannot be parsed",
+            advice="percent-encode special characters in its user and password",
+        )
     options = _options(parts.query, is_tls=is_tls, is_sentinel=is_sentinel)
     service, database = _service_and_database(parts, is_sentinel=is_sentinel)
-    if (option := options.pop("db", None)) is not None:
-        if database is not None and database != option:
-            raise Expected("name one database", got=f"/{database} and the option db={option}")
-        database = option
+    option = options.pop("db", database)
+    if database is not None and database != option:
+        raise Expected("name one database", got=f"/{database} and the option db={option}")
     sentinel = {
         name.removeprefix("sentinel_"): options.pop(name)
         for name in list(options)
@@ -118,19 +115,11 @@ def read_redis_url(text: str) -> RedisAddress:
         path=unquote(parts.path) if scheme == "unix" else None,
         service=service,
         is_tls=is_tls,
-        database=database or 0,
+        database=option or 0,
         username=unquote(parts.username or "") or options.pop("username", None),
         password=unquote(parts.password or "") or options.pop("password", None),
-        options=MappingProxyType(options),
-        sentinel_options=MappingProxyType(sentinel),
-    )
-
-
-def _unreadable() -> Expected:
-    return Expected(
-        "be a URL like redis://user:password@host:6379/0",
-        got="a URL that cannot be parsed",
-        advice="percent-encode special characters in its user and password",
+        options=options,
+        sentinel_options=sentinel,
     )
 
 
@@ -166,85 +155,74 @@ def _cert_reqs(text: str) -> str:
     return {"0": "none", "1": "optional", "2": "required"}.get(word, word)
 
 
-def _only(*allowed: object) -> AfterValidator:
-    def check(value: object) -> object:
-        if value not in allowed:
-            raise ValueError("not supported")
-        return value
-
-    return AfterValidator(check)
-
-
-class _Options(TypedDict, total=False):
-    """The options of a URL's query."""
-
-    db: Annotated[Whole, Ge(0)]
-    username: str
-    password: str
-    client_name: Annotated[
+_Timeout = Annotated[Decimal, Gt(0), Takes("a number of seconds above 0")]
+#: The options of a URL's query, with their types.
+_OPTIONS: dict[str, Any] = {
+    "db": Annotated[Whole, Ge(0)],
+    "username": str,
+    "password": str,
+    "client_name": Annotated[
         str, Field(pattern=r"^[!-~]{1,200}$"), Takes("printable ASCII without spaces")
-    ]
-    socket_timeout: Annotated[Decimal, Gt(0), Takes("a number of seconds above 0")]
-    socket_connect_timeout: Annotated[Decimal, Gt(0), Takes("a number of seconds above 0")]
-    socket_keepalive: bool
-    health_check_interval: Annotated[Whole, Ge(0)]
-    max_connections: Annotated[Whole, Ge(1)]
-    decode_responses: Annotated[
-        bool, _only(False), Takes("'false', or to leave it out: messages are bytes")
-    ]
-    protocol: Annotated[
-        Whole,
-        _only(2),
+    ],
+    "socket_timeout": _Timeout,
+    "socket_connect_timeout": _Timeout,
+    "socket_keepalive": bool,
+    "health_check_interval": Annotated[Whole, Ge(0)],
+    "max_connections": Count,
+    "ssl_cert_reqs": Annotated[
+        Literal["required", "optional", "none"], BeforeValidator(_cert_reqs)
+    ],
+    "ssl_check_hostname": bool,
+    "ssl_ca_certs": str,
+    "ssl_ca_path": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_password": str,
+    "sentinel_username": str,
+    "sentinel_password": str,
+    "sentinel_tls": bool,
+}
+#: Options that formrelay sets itself: their only value is allowed and not passed on.
+_FIXED: dict[str, Any] = {
+    "decode_responses": Annotated[
+        Literal["false", "no", "off", "0"],
+        AnyCase,
+        Takes("'false', or to leave it out: messages are bytes"),
+    ],
+    "protocol": Annotated[
+        Literal["2"],
         Takes("2, or to leave it out: formrelay speaks RESP2, which every server understands"),
-    ]
-    ssl_cert_reqs: Annotated[Literal["required", "optional", "none"], BeforeValidator(_cert_reqs)]
-    ssl_check_hostname: bool
-    ssl_ca_certs: str
-    ssl_ca_path: str
-    ssl_certfile: str
-    ssl_keyfile: str
-    ssl_password: str
-    sentinel_username: str
-    sentinel_password: str
-    sentinel_tls: bool
-
-
-_TYPES = get_type_hints(_Options, include_extras=True)
-_ADAPTER = TypeAdapter(_Options)
-#: Options that redis-py must not get: formrelay sets them itself.
-_FIXED = {"decode_responses", "protocol"}
+    ],
+}
+_KINDS = _OPTIONS | _FIXED
 
 
 def _options(query: str, *, is_tls: bool, is_sentinel: bool) -> dict[str, Any]:
     given = parse_qsl(query, keep_blank_values=True)
-    texts = dict(given)
-    if is_sentinel and texts.get("sentinel_tls", "false").lower() != "false":
+    if is_sentinel and dict(given).get("sentinel_tls", "false").lower() != "false":
         is_tls = True
-    refused = {"ssl_": not is_tls, "sentinel_": not is_sentinel}
-    known = [
-        name for name in _TYPES if not any(no and name.startswith(of) for of, no in refused.items())
-    ]
+    allowed = {"ssl": is_tls, "sentinel": is_sentinel}
+    known = [name for name in _KINDS if allowed.get(name.partition("_")[0], True)]
+    options: dict[str, Any] = {}
     for name, text in given:
         if name not in known:
             raise _unknown(name, known)
-        if [other for other, _ in given].count(name) > 1:
+        if name in options:
             raise Expected(f"set the option {name} once", got="it twice")
         if not text:
             raise Expected(f"give the option {name} a value", got="none")
-    try:
-        options = _ADAPTER.validate_python(texts)
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-    else:
-        return {name: value for name, value in options.items() if name not in _FIXED}
-    got = shown(texts[name])
-    raise Expected(f"set the option {name} to {expectation(_TYPES[name])}", got=got)
+        try:
+            options[name] = read(_KINDS[name], text)
+        except Expected:
+            expected = f"set the option {name} to {expectation(_KINDS[name])}"
+            raise Expected(expected, got=shown(text)) from None
+    return {name: value for name, value in options.items() if name in _OPTIONS}
 
 
 def _unknown(name: str, known: list[str]) -> Expected:
     # Anything that does not look like an option may be part of a password.
     got = f"the option {name}" if re.fullmatch(r"[a-z_]{2,40}", name) else "another one"
-    if name in _TYPES:
+    if name in _KINDS:
         scheme, missing = (
             ("rediss", "TLS") if name.startswith("ssl_") else ("redis+sentinel", "Sentinels")
         )

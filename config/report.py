@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 from .settings import Reading, Settings, read_settings, sections, variables
 from .sources import Origin
@@ -70,13 +71,13 @@ def env_example() -> str:
 
 def _texts(settings: Settings) -> dict[str, str]:
     """The text of each variable's value; "" if it has none."""
-    tree = settings.model_dump(mode="json")
     texts = {}
     for name, variable in variables().items():
-        value = variable.of(tree)[variable.field]
-        texts[name] = "" if value is None else text_of(value)
+        section: Any = getattr(settings, variable.section) if variable.section else settings
+        value = getattr(section, variable.field)
         if variable.is_secret and value is not None:
-            section = getattr(settings, variable.section)
             # Only a URL has parts that may be shown: a password may look like a URL.
             texts[name] = mask(section.secret(variable.field)) if "URL" in name else "***"
+        else:
+            texts[name] = text_of(value, variable.unit)
     return texts

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BeforeValidator, SecretStr
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from .expected import Expected
+from .base import Expected
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +121,6 @@ class FileSecret(SecretStr):
 
     def __len__(self) -> int:
         return len(self.get_secret_value())
-
-    def __eq__(self, other: object) -> bool:
-        # By file: the value changes, and a hash must not.
-        return isinstance(other, FileSecret) and self._file == other._file
-
-    def __hash__(self) -> int:
-        return hash(self._file)
 
 
 def _content(file: FilePath) -> tuple[Signature, bytes]:

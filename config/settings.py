@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from threading import Lock
+from typing import Annotated, Any, Self
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
 
 from ..core.errors import ConfigError, NotConfigured
-from .api import ApiSettings
-from .broker import BrokerSettings, EmbeddedSettings, MissingBroker
-from .clickhouse import ClickhouseSettings
-from .expected import Expected
+from .base import Expected, Section
+from .broker import BrokerSettings, EmbeddedSettings
 from .observability import LoggingSettings, MonitoringSettings
-from .section import Section
+from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
-from .types import Count, Unit, expectation, parts, split
-from .webhooks import WebhookSettings
+from .types import Count, Unit, parts, read
 from .workers import (
     EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
     SubmissionSettings,
+    WebhookSettings,
 )
 
 
@@ -85,35 +83,27 @@ class Settings(Section):
         )
 
 
+# -- the variables -----------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """A variable of the environment.
 
     Attributes:
         section: the group of its field; "" for a field of :class:`Settings` itself.
-        expectation: what it takes, to follow "expected NAME to be".
+        kind: type of the field, ``Annotated`` with its limits.
+        unit: unit of a duration; None for other values.
         is_secret: whether its value is never shown, and may stand in a file (``NAME_FILE``).
     """
 
     name: str
     section: str
     field: str
-    expectation: str
+    kind: Any
+    unit: Unit | None
     description: str
     is_secret: bool
-
-    def of(self, tree: Any) -> Any:
-        """The mapping of fields in ``tree`` that has this variable's field."""
-        return tree[self.section] if self.section else tree
-
-    def line(self, given: Given, detail: ErrorDetails) -> str:
-        """A readable line for an error of pydantic's."""
-        error, text = detail.get("ctx", {}).get("error"), given.text
-        if not isinstance(error, Expected):
-            error = Expected(f"be {self.expectation}")
-        index = next((part for part in detail["loc"] if isinstance(part, int)), None)
-        text = text if index is None else split(text)[index]
-        return error.line(given.label, raw=text, secret=self.is_secret and not given.is_file)
 
 
 @cache
@@ -136,39 +126,40 @@ def variables() -> dict[str, Variable]:
     suffix of its unit: EVENT_ + BATCH_WAIT + _MS.
     """
     found = {}
-    for section, kind in sections().items():
-        for field, info in kind.model_fields.items():
-            plain, marks = parts(info.annotation, tuple(info.metadata))
+    for section, group in sections().items():
+        for field, info in group.model_fields.items():
             if not section and field in sections():
                 continue
-            suffix = next((mark.suffix for mark in marks if isinstance(mark, Unit)), "")
-            name = str(info.validation_alias or f"{kind.prefix}{field.upper()}{suffix}")
-            expected = expectation(plain, tuple(marks))
-            is_secret = plain is SecretStr
+            # Field() only because Annotated needs some metadata.
+            kind = Annotated[info.annotation, Field(), *info.metadata]  # type: ignore[name-defined]
+            plain, marks = parts(kind)
+            unit = next((mark for mark in marks if isinstance(mark, Unit)), None)
+            suffix = unit.suffix if unit else ""
+            name = str(info.validation_alias or f"{group.prefix}{field.upper()}{suffix}")
             found[name] = Variable(
-                name, section, field, expected, info.description or "", is_secret
+                name, section, field, kind, unit, info.description or "", plain is SecretStr
             )
     return found
 
 
 def known_names() -> set[str]:
     """The names of all variables, the files of secrets included."""
-    return {
-        name
-        for one in variables().values()
-        for name in ([one.name, f"{one.name}_FILE"] if one.is_secret else [one.name])
-    }
+    secrets = {f"{name}_FILE" for name, variable in variables().items() if variable.is_secret}
+    return secrets | variables().keys()
+
+
+# -- reading them ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What could be read of the settings, and what is wrong with them.
+    """The settings as far as they are valid, and the errors.
 
     Attributes:
         settings: invalid variables have their defaults.
         given: the variables that are set, by name.
         invalid: names of the variables without a valid value.
-        error: what :meth:`Settings.load` raises; None if everything is valid.
+        error: the error that :meth:`Settings.load` raises; None if everything is valid.
     """
 
     settings: Settings
@@ -182,55 +173,89 @@ def read_settings(
     env_file: Path | None = Path(".env"),
     given: Mapping[str, object] | None = None,
 ) -> Reading:
-    """Read as much of the settings as is valid. The arguments are those of ``Settings.load``.
+    """Read the settings as far as they are valid. The arguments are those of ``Settings.load``.
 
     Raises:
         ConfigError: the file exists and cannot be read.
     """
     sources = Sources(os.environ if environ is None else environ, env_file, given)
     found: dict[str, Given] = {}
+    wrong: dict[str, str] = {}
+    tree: dict[str, dict[str, Any]] = {name: {} for name in sections()}
     for name, variable in variables().items():
-        if one := sources.get(name, is_secret=variable.is_secret):
-            found[name] = one
-    settings, wrong = _validated(found)
-    errors = [*sources.errors, *filter(None, wrong.values())]
+        entry = sources.get(name, is_secret=variable.is_secret)
+        if entry is None:
+            continue
+        found[name] = entry
+        try:
+            value = read(variable.kind, entry.value(is_secret=variable.is_secret))
+            tree[variable.section][variable.field] = value
+        except Expected as error:
+            is_hidden = variable.is_secret and not entry.is_file
+            wrong[name] = error.line(entry.label, raw=entry.text, secret=is_hidden)
+    errors = [ConfigError(line) for line in (*sources.errors, *wrong.values())]
+    texts = {name: entry.text.strip() for name, entry in found.items()}
     for section in sections().values():
-        errors += section.conflicts(found)
-    errors += sources.unknown(known_names())
+        errors += section.conflicts(texts)
+    errors += map(ConfigError, sources.unknown(known_names()))
+    fields: dict[str, Any] = tree.pop("") | tree
+    try:
+        settings = Settings(**fields)
+    except ValidationError:  # only the broker can be missing
+        wrong.setdefault("BROKER", "")
+        tree["broker"]["kind"] = "embedded"
+        settings = Settings(**fields)
     if "BROKER" not in wrong:
         settings = settings._with_embedded_clickhouse()
-    error = None
-    if errors:
-        is_missing = all(isinstance(line, MissingBroker) for line in errors)
-        error = (NotConfigured if is_missing else ConfigError)("\n".join(errors))
-    return Reading(settings, found, frozenset(wrong), error)
+    return Reading(settings, found, frozenset(wrong), _joined(errors))
 
 
-def _validated(found: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:
-    """Return the settings without the invalid variables, and an error line for each of these.
+def _joined(errors: list[ConfigError]) -> ConfigError | None:
+    if not errors:
+        return None
+    is_missing = all(isinstance(error, NotConfigured) for error in errors)
+    return (NotConfigured if is_missing else ConfigError)("\n".join(map(str, errors)))
 
-    The line of a missing BROKER is empty: ``conflicts`` has one.
+
+# -- the settings of this process --------------------------------------------------------
+
+_lock = Lock()
+_current: Settings | None = None
+_source: Callable[[], Settings] = Settings.load
+
+
+def get_settings() -> Settings:
+    """Return the settings of this process.
+
+    The first call reads them from the environment, or from the source of :func:`use_source`.
+
+    Raises:
+        ConfigError: a variable is invalid, or the broker is missing.
     """
-    tree: dict[str, Any] = {name: {} for name in sections() if name}
-    for name, given in found.items():
-        one = variables()[name]
-        one.of(tree)[one.field] = given.value(is_secret=one.is_secret)
-    by_place = {(one.section, one.field): one for one in variables().values()}
-    wrong: dict[str, str] = {}
-    while True:
-        try:
-            return Settings(**tree), wrong
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
-        for detail in details:
-            first, second = (*map(str, detail["loc"]), "")[:2]
-            variable = by_place.get((first, second)) or by_place.get(("", first))
-            if variable is None:  # an error of a whole group
-                wrong[first] = detail["msg"].removeprefix("Value error, ")
-                tree[first] = {}
-            elif detail["type"] == "missing":  # BROKER, the only variable without a default
-                wrong.setdefault(variable.name, "")
-                variable.of(tree)[variable.field] = "embedded"
-            else:
-                wrong.setdefault(variable.name, variable.line(found[variable.name], detail))
-                variable.of(tree).pop(variable.field, None)
+    global _current
+    if _current is not None:  # the usual case, once for each job
+        return _current
+    with _lock:
+        if _current is None:
+            _current = _source()
+        return _current
+
+
+def use_source(source: Callable[[], Settings]) -> bool:
+    """Read the settings from ``source`` when they are first asked for.
+
+    Returns:
+        False if the settings have been read or set before, so that ``source`` is ignored.
+    """
+    global _source
+    with _lock:
+        if _current is None:
+            _source = source
+        return _current is None
+
+
+def use_settings(settings: Settings) -> None:
+    """Use ``settings`` in this process. Call it before the first actor is declared."""
+    global _current
+    with _lock:
+        _current = settings

@@ -1,11 +1,11 @@
-"""Where variables come from: a program's own settings, the environment, a ``.env`` file."""
+"""Reads variables from a program's own settings, the environment and a ``.env`` file."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Sources:
     def get(self, name: str, *, is_secret: bool = False) -> Given | None:
         """Return the variable if it is set; for a secret also its ``NAME_FILE``.
 
-        Of a secret and its file, the one in FORMRELAY wins; else setting both is an error.
+        If a secret and its file are both set, the one in FORMRELAY wins; otherwise it is an error.
         """
         plain, file = self._find(name), self._find(name, "_FILE") if is_secret else None
         if plain is None or file is None:
@@ -96,20 +96,19 @@ class Sources:
                 return Given(name + suffix, text, origin, is_file=bool(suffix))
         return None
 
-    def unknown(self, known: Iterable[str]) -> Iterator[str]:
+    def unknown(self, known: set[str]) -> Iterator[str]:
         """Return an error line for each name that is unknown and was meant for formrelay.
 
         In FORMRELAY that is every unknown name. In the file it is a name close to a known one:
         a ``.env`` is often shared with Django, whose EMAIL_HOST and REDIS_HOST are no mistakes.
         The environment belongs to other programs too, and is not checked.
         """
-        names = set(known)
         for name in self._dotenv:
-            if name not in names and (closest := _closest(name, names)):
+            if name not in known and (closest := _closest(name, known)):
                 yield f"expected a known variable in the .env file, got {name}: write {closest}"
         for name in self._given:
-            if name not in names:
-                nearest = max(names, key=lambda one: _similarity(name.upper(), one))
+            if name not in known:
+                (nearest,) = get_close_matches(name.upper(), known, n=1, cutoff=0)
                 yield (
                     f"expected the keys of FORMRELAY to be formrelay's variables, got {name!r}: "
                     f"the nearest is {nearest}"
@@ -120,8 +119,6 @@ class Sources:
             match value:
                 case None:
                     yield str(name), ""
-                case bool():
-                    yield str(name), "true" if value else "false"
                 case str() | int() | float() | Path():
                     yield str(name), str(value)
                 case _:
@@ -161,20 +158,13 @@ class Sources:
         return values
 
 
-def _closest(name: str, known: Iterable[str]) -> str | None:
+def _closest(name: str, known: set[str]) -> str | None:
     """The known name that ``name`` is probably a misspelling of."""
-    score, closest = max((_likeness(name.upper(), one), one) for one in known)
-    return closest if score >= 1 else None
-
-
-def _likeness(name: str, known: str) -> float:
-    """1 and more: close enough for a misspelling."""
-    prefix, _, rest = known.partition("_")
-    if rest and name.startswith(prefix + "_"):
-        # A common prefix makes long names similar: the part after it must be close by itself.
-        return _similarity(name.removeprefix(prefix + "_"), rest) / 0.62
-    return _similarity(name, known) / 0.9
-
-
-def _similarity(name: str, known: str) -> float:
-    return SequenceMatcher(None, name, known).ratio()
+    name = name.upper()
+    prefix = name.partition("_")[0] + "_"
+    # A common prefix makes long names similar: the part after it must be close by itself.
+    ends = [other.removeprefix(prefix) for other in known if other.startswith(prefix)]
+    if close := get_close_matches(name.removeprefix(prefix), ends, n=1, cutoff=0.62):
+        return prefix + close[0]
+    others = [other for other in known if not other.startswith(prefix)]
+    return next(iter(get_close_matches(name, others, n=1, cutoff=0.9)), None)

@@ -11,18 +11,25 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Interval
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from ..core.retry import LONGEST_WAIT
-from .expected import Expected, shown
+from .base import CONFIG, Expected, shown
 
 
 @dataclass(frozen=True)
 class Takes:
-    """What a variable takes, to follow "expected NAME to be", if :func:`expectation` cannot tell.
+    """Part of an ``Annotated`` type: describes its values, to follow "expected NAME to be".
 
-    Part of an ``Annotated`` type.
+    For types whose limits do not describe them (see :func:`expectation`).
     """
 
     text: str
@@ -32,7 +39,7 @@ class Takes:
 
 
 def _written_as(pattern: str) -> BeforeValidator:
-    """Refuse texts that pydantic takes as a number: '1_0', '1.0' for a whole number, 'inf'."""
+    """Refuse texts that pydantic reads as numbers: '1_0', '1.0' for a whole number, 'inf'."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and not re.fullmatch(pattern, value):
@@ -49,11 +56,11 @@ Whole = Annotated[int, _written_as(r"[+-]?[0-9]{1,18}")]
 Count = Annotated[Whole, Ge(1)]
 Decimal = Annotated[float, _written_as(_DECIMAL)]
 
-#: Makes a ``Literal`` of lower-case words take them in any case.
+#: For a ``Literal`` of lower-case words: the text may have any case.
 AnyCase = BeforeValidator(str.lower)
 
 _LEVELS = {"FATAL": "CRITICAL", "WARN": "WARNING", "VERBOSE": "DEBUG", "TRACE": "DEBUG"}
-#: A level of Python's logging, in any case, or what Node's loggers call it.
+#: A level of Python's logging or of Node's loggers, in any case.
 LogLevel = Annotated[
     Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"],
     BeforeValidator(lambda text: _LEVELS.get(text.upper(), text.upper())),
@@ -92,7 +99,7 @@ _ZERO = timedelta(0)
 
 @dataclass(frozen=True)
 class Unit:
-    """The unit of a duration: reads and writes the number that the variable holds.
+    """The unit of a duration: reads the number that the variable holds.
 
     Attributes:
         name: plural.
@@ -106,13 +113,7 @@ class Unit:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            self._read,
-            handler(source),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                self.number, when_used="json-unless-none"
-            ),
-        )
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
 
     def _read(self, value: object) -> object:
         if not isinstance(value, str):
@@ -120,8 +121,7 @@ class Unit:
         if not re.fullmatch(_DECIMAL, value):
             raise ValueError("not in decimal notation")
         if float(value) > self.number(_LONGEST):
-            most = text_of(self.number(_LONGEST))
-            raise Expected(f"be a number of {self.name} of at most {most}")
+            raise Expected(f"be a number of {self.name} of at most {text_of(_LONGEST, self)}")
         return float(value) * self.length
 
     def number(self, duration: timedelta) -> float:
@@ -171,7 +171,6 @@ def _read_pair(value: object) -> object:
 
 #: Reads 'name=other' as a pair, and 'name' as a pair with None.
 Pair = BeforeValidator(_read_pair)
-WrittenPair = PlainSerializer(lambda pair: "=".join(filter(None, pair)), when_used="json")
 _Word = Annotated[str, Field(min_length=1)]
 
 Delays = Annotated[
@@ -191,7 +190,7 @@ Statuses = Annotated[
 ]
 #: Queues of an older system, each with its dead-letter exchange or None.
 AdoptedQueues = Annotated[
-    tuple[Annotated[tuple[_Word, _Word | None], Pair, WrittenPair], ...],
+    tuple[Annotated[tuple[_Word, _Word | None], Pair], ...],
     Split,
     Takes(
         "queues, comma-separated, each with or without its dead-letter exchange "
@@ -199,7 +198,7 @@ AdoptedQueues = Annotated[
     ),
 ]
 
-#: Tables of formrelay's own, and what the migrations create beside a table of events.
+#: formrelay's own tables, and the views and roll-ups of the tables of events.
 _RESERVED_TABLE = re.compile(
     r"webhook_deliveries|formrelay_migrations|.*_(once|daily|daily_states|daily_feed)"
 )
@@ -227,9 +226,9 @@ _EventTypes = Annotated[str, Field(pattern=r"^([^*]+\*?|\*)\Z")]
 _Table = Annotated[
     str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}\Z"), AfterValidator(_unreserved)
 ]
-#: Patterns of event types, each with its table; the first that matches counts.
+#: Patterns of event types, each with its table; the first match counts.
 Tables = Annotated[
-    tuple[Annotated[tuple[_EventTypes, _Table], Pair, WrittenPair], ...],
+    tuple[Annotated[tuple[_EventTypes, _Table], Pair], ...],
     Split,
     AfterValidator(_unique),
     Takes(
@@ -239,51 +238,83 @@ Tables = Annotated[
 ]
 
 
-# -- in words ----------------------------------------------------------------------------
+# -- from text to value and back ---------------------------------------------------------
 
 
-def text_of(value: object) -> str:
-    """The text of a variable for a value that pydantic has serialized as JSON."""
+def read(kind: Any, value: object) -> Any:
+    """Read a value of a type.
+
+    Args:
+        value: the text of a variable, or a file with a secret.
+
+    Raises:
+        Expected: the type does not take the value.
+    """
+    try:
+        return TypeAdapter(kind, config=CONFIG).validate_python(value)
+    except ValidationError as caught:
+        detail = caught.errors(include_url=False, include_input=False)[0]
+    error = detail.get("ctx", {}).get("error")
+    if not isinstance(error, Expected):
+        error = Expected(f"be {expectation(kind)}")
+    index = next((part for part in detail["loc"] if isinstance(part, int)), None)
+    if index is not None:
+        error.got = error.got or shown(split(str(value))[index])
+    raise error
+
+
+def text_of(value: object, unit: Unit | None = None) -> str:
+    """The text of a variable for its value; a duration in its unit, by default seconds."""
     match value:
+        case None:
+            return ""
         case bool():
             return "true" if value else "false"
+        case timedelta():
+            return text_of((unit or SECONDS).number(value))
         case float():
             return f"{value:.6f}".rstrip("0").rstrip(".")
-        case list():
-            return ",".join(text_of(item) for item in value)
+        case (str(), str() | None):
+            return "=".join(filter(None, value))
+        case tuple():
+            return ",".join(text_of(item, unit) for item in value)
     return str(value)
 
 
-def parts(kind: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, list[Any]]:
+def parts(kind: Any) -> tuple[Any, list[Any]]:
     """Split a type into its plain type, without ``Annotated`` and None, and its metadata."""
-    if get_origin(kind) is Annotated:
-        return parts(kind.__origin__, (*metadata, *kind.__metadata__))
-    not_none = [one for one in get_args(kind) if one is not NoneType]
-    if len(not_none) == 1 and NoneType in get_args(kind):
-        return parts(not_none[0], metadata)
-    return kind, list(metadata)
+    marks: list[Any] = []
+    while True:
+        args = [arg for arg in get_args(kind) if arg is not NoneType]
+        if get_origin(kind) is Annotated:
+            kind, *more = args
+            marks += more
+        elif len(args) == 1 and NoneType in get_args(kind):
+            (kind,) = args
+        else:
+            return kind, marks
 
 
-def expectation(kind: Any, metadata: tuple[Any, ...] = ()) -> str:
-    """What a type takes, to follow "expected NAME to be"."""
-    kind, marks = parts(kind, metadata)
+def expectation(kind: Any) -> str:
+    """Describe the values of a type, to follow "expected NAME to be"."""
+    plain, marks = parts(kind)
     for mark in marks:
         if isinstance(mark, Takes):
             return mark.text
     for mark in marks:
         if pattern := getattr(mark, "pattern", None):
             return f"text that matches {pattern}"
-    if get_origin(kind) is Literal:
-        quoted = [f"'{word}'" for word in get_args(kind)]
-        return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-    if kind is bool:
+    if get_origin(plain) is Literal:
+        *others, last = [f"'{word}'" for word in get_args(plain)]
+        return f"{', '.join(others)} or {last}"
+    if plain is bool:
         return "'true' or 'false'"
     unit = next((mark for mark in marks if isinstance(mark, Unit)), None)
-    if unit is None and kind not in (int, float):
+    if unit is None and plain not in (int, float):
         return "valid"
-    noun = "a whole number" if kind is int else f"a number of {unit.name}" if unit else "a number"
+    noun = "a whole number" if plain is int else f"a number of {unit.name}" if unit else "a number"
     limits = {
-        name: text_of(unit.number(limit) if unit else limit)
+        name: text_of(limit, unit)
         for mark in marks
         for name in ("gt", "ge", "le")
         if (limit := getattr(mark, name, None)) is not None

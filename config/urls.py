@@ -7,15 +7,13 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from ..core.hosts import InvalidHost, ascii_url
-from .expected import Expected
+from .base import Expected
 
 #: Schemes of URLs with a path or nothing, without a host.
 _HOSTLESS = {"unix", "chdb", "memory"}
 #: Schemes that take several hosts, comma-separated; and several URLs, separated by semicolons.
 _MANY_HOSTS = {"amqp", "amqps", "redis+sentinel", "rediss+sentinel"}
 _MANY_URLS = {"amqp", "amqps"}
-
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}", re.IGNORECASE)
 
 
 def url_check(
@@ -32,23 +30,26 @@ def url_check(
         many_hosts: take several hosts, comma-separated, with every scheme.
         plain: refuse user, password, query and fragment, so that the URL holds no secret.
     """
-    known = [f"{scheme}://" for scheme in schemes]
-    listed = known[0] if len(known) == 1 else f"{', '.join(known[:-1])} or {known[-1]}"
+    *most, last = [f"{scheme}://" for scheme in schemes]
+    listed = f"{', '.join(most)} or {last}"
 
     def check(text: str) -> str:
-        many = text.partition("://")[0].lower() in _MANY_URLS
-        return ";".join([check_one(url) for url in (text.split(";") if many else [text])])
+        return ";".join([check_one(url) for url in _urls(text)])
 
     def check_one(text: str) -> str:
         name, separator, _ = text.partition("://")
         scheme = name.lower()
-        if not separator or not _SCHEME.fullmatch(scheme):
-            raise Expected(f"be a URL that starts with {listed}", got="no scheme", advice=advice)
-        if scheme not in schemes:
-            got = f"the unknown scheme '{scheme}'"
+        if scheme not in schemes or not separator:
+            # Not quoted if it is no scheme: it may be a password.
+            is_scheme = separator and re.fullmatch(r"[a-z][a-z0-9+.-]{0,31}", scheme)
+            got = f"the unknown scheme '{scheme}'" if is_scheme else "no scheme"
             raise Expected(f"be a URL that starts with {listed}", got=got, advice=advice)
-        if scheme not in _HOSTLESS:
-            text = _in_ascii(text)
+        try:
+            text = text if scheme in _HOSTLESS else ascii_url(text)
+        except InvalidHost:
+            raise Expected(
+                "be a URL with a host name", got="an invalid one", advice="check its spelling"
+            ) from None
         for url in one_for_each_host(text) if many_hosts or scheme in _MANY_HOSTS else [text]:
             _check_parts(url, scheme, plain=plain)
         return text
@@ -56,13 +57,9 @@ def url_check(
     return check
 
 
-def _in_ascii(url: str) -> str:
-    try:
-        return ascii_url(url)
-    except InvalidHost:
-        raise Expected(
-            "be a URL with a host name", got="an invalid one", advice="check the host's spelling"
-        ) from None
+def _urls(text: str) -> list[str]:
+    is_many = text.partition("://")[0].lower() in _MANY_URLS
+    return text.split(";") if is_many else [text]
 
 
 def one_for_each_host(url: str) -> list[str]:
@@ -103,11 +100,12 @@ def _split(text: str) -> SplitResult | None:
 
 
 def mask(url: str) -> str:
-    """Replace user, password and query by ``***``; a text that is no URL altogether."""
-    scheme, separator, _ = url.partition("://")
-    if scheme.lower() in _MANY_URLS and ";" in url:
-        return ";".join(mask(one) for one in url.split(";"))
-    if not separator or any(_split(single) is None for single in one_for_each_host(url)):
+    """Replace user, password and query by ``***``; and a text that is not a URL."""
+    return ";".join(map(_masked, _urls(url)))
+
+
+def _masked(url: str) -> str:
+    if "://" not in url or any(_split(single) is None for single in one_for_each_host(url)):
         return "***"
     parts = urlsplit(url)
     if not parts.scheme:

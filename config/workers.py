@@ -1,4 +1,4 @@
-"""The variables of the workers: queues, threads, retries and batches."""
+"""The variables of the workers: queues, threads, retries, batches and webhooks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
+from ..core.errors import ConfigError
 from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
-from .expected import shown
-from .section import Section
-from .sources import Given
+from .base import Section, shown
+from .secrets import secret
 from .types import (
     AnyCase,
     Count,
+    Days,
+    DaysOrZero,
     Decimal,
     Delay,
     Delays,
     KeepDays,
     MillisecondsOrZero,
+    Networks,
     QueueName,
+    Seconds,
+    Statuses,
     Tables,
     Whole,
 )
+from .urls import url_check
 
 BackoffName = Annotated[Literal["exponential", "linear", "schedule"], AnyCase]
+ProxyUrl = Annotated[
+    SecretStr, secret(url_check("http", "https", "socks5h", advice="write http://host:3128"))
+]
 
-QUEUE = "Name of the queue."
-MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
-RETRY_BACKOFF = (
+_QUEUE = "Name of the queue."
+_MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
+_RETRY_BACKOFF = (
     "'exponential' or 'linear' delays from RETRY_BASE to RETRY_CAP, or the 'schedule' RETRY_DELAYS."
 )
-RETRY_DELAYS = (
+_RETRY_DELAYS = (
     "Seconds before each attempt (the first: 0), comma-separated; the last repeats. Implies "
     "'schedule'."
 )
@@ -44,19 +53,19 @@ class WorkerSettings(Section):
     #: Whether an attempt counts if nothing was sent because the sink was unavailable.
     counts_unavailable: ClassVar[bool] = True
 
-    queue: QueueName = Field(description=QUEUE)
+    queue: QueueName = Field(description=_QUEUE)
     worker_concurrency: Count | None = Field(
         None, description="Number of threads in a process. Default: WORKER_CONCURRENCY."
     )
-    max_retries: Whole = Field(2, ge=0, description=MAX_RETRIES)
-    retry_backoff: BackoffName = Field("exponential", description=RETRY_BACKOFF)
+    max_retries: Whole = Field(2, ge=0, description=_MAX_RETRIES)
+    retry_backoff: BackoffName = Field("exponential", description=_RETRY_BACKOFF)
     retry_base: Delay = Field(
         timedelta(seconds=1), description="Seconds before the first retry; later delays grow."
     )
     retry_cap: Delay = Field(
         timedelta(seconds=60), description="Maximum number of seconds that a delay grows to."
     )
-    retry_delays: Delays = Field((), description=RETRY_DELAYS)
+    retry_delays: Delays = Field((), description=_RETRY_DELAYS)
     retry_jitter: Decimal = Field(
         0.1, ge=0, le=1, description="Maximum share of a delay that is added at random: 0 to 1."
     )
@@ -69,21 +78,19 @@ class WorkerSettings(Section):
         return data
 
     @classmethod
-    def conflicts(cls, given: Mapping[str, Given]) -> Iterator[str]:
+    def conflicts(cls, texts: Mapping[str, str]) -> Iterator[ConfigError]:
         """A schedule without delays, or delays without a schedule."""
-        backoff, delays = f"{cls.prefix}RETRY_BACKOFF", f"{cls.prefix}RETRY_DELAYS"
-        if backoff not in given:
-            return
-        text = given[backoff].text
-        is_schedule = text.strip().lower() == "schedule"
-        if delays in given and not is_schedule:
-            yield (
-                f"expected {backoff} to be 'schedule', because {delays} is set,"
-                f" got {shown(text)}: drop one of the two"
+        name, delays = f"{cls.prefix}RETRY_BACKOFF", f"{cls.prefix}RETRY_DELAYS"
+        backoff = texts.get(name, "")
+        is_schedule = backoff.lower() == "schedule"
+        if delays in texts and backoff and not is_schedule:
+            yield ConfigError(
+                f"expected {name} to be 'schedule', because {delays} is set,"
+                f" got {shown(backoff)}: drop one of the two"
             )
-        elif is_schedule and delays not in given and not cls.model_fields["retry_delays"].default:
-            yield (
-                f"expected {delays} to be set, because {backoff} is 'schedule',"
+        if delays not in texts and is_schedule and not cls.model_fields["retry_delays"].default:
+            yield ConfigError(
+                f"expected {delays} to be set, because {name} is 'schedule',"
                 " got nothing: give the seconds before each attempt, like 0,30,120"
             )
 
@@ -116,7 +123,7 @@ class EventSettings(WorkerSettings):
     prefix: ClassVar[str] = "EVENT_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("events", description=QUEUE)
+    queue: QueueName = Field("events", description=_QUEUE)
     batch_size: Count = Field(10_000, description="Maximum number of rows in an insert.")
     batch_wait: MillisecondsOrZero = Field(
         timedelta(milliseconds=500),
@@ -140,7 +147,7 @@ class SubmissionSettings(WorkerSettings):
     prefix: ClassVar[str] = "SUBMISSION_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("submissions", description=QUEUE)
+    queue: QueueName = Field("submissions", description=_QUEUE)
 
 
 class PartialSettings(WorkerSettings):
@@ -149,7 +156,7 @@ class PartialSettings(WorkerSettings):
     prefix: ClassVar[str] = "PARTIAL_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("partials", description=QUEUE)
+    queue: QueueName = Field("partials", description=_QUEUE)
     batch_size: Count = Field(
         10_000,
         le=30_000,
@@ -161,12 +168,92 @@ class PartialSettings(WorkerSettings):
     )
 
 
+class WebhookSettings(WorkerSettings):
+    """Webhooks worker"""
+
+    prefix: ClassVar[str] = "WEBHOOK_"
+
+    queue: QueueName = Field("webhooks", description=_QUEUE)
+    worker_concurrency: Count | None = Field(
+        None,
+        description="Maximum number of deliveries in flight in a process. Default: "
+        "WORKER_CONCURRENCY.",
+    )
+    max_retries: Whole = Field(6, ge=0, description=_MAX_RETRIES)
+    retry_backoff: BackoffName = Field("schedule", description=_RETRY_BACKOFF)
+    retry_delays: Delays = Field(
+        tuple(timedelta(seconds=n) for n in (0, 30, 120, 600, 3600, 21_600, 86_400)),
+        description=_RETRY_DELAYS,
+    )
+    allowed_private_cidrs: Networks = Field(
+        (), description="Private networks that webhooks may reach, comma-separated: 10.0.0.0/8."
+    )
+    allow_http: bool = Field(False, description="Whether endpoints may use plain http://.")
+    proxy: ProxyUrl | None = Field(
+        None,
+        description="Proxy for all webhooks, which then decides what may be reached: http://, "
+        "https:// or socks5h://. HTTP_PROXY and the like are ignored.",
+    )
+    timeout: Seconds = Field(
+        timedelta(seconds=20), description="Seconds after which a delivery fails."
+    )
+    permanent_statuses: Statuses = Field(
+        (400, 413, 414, 422, 501),
+        description="HTTP statuses after which a webhook is not retried, comma-separated; always "
+        "includes 410, which also disables the endpoint.",
+    )
+    delivery_log: bool | None = Field(
+        None,
+        description="Whether attempts are recorded in ClickHouse. Default: true if CLICKHOUSE_URL "
+        "is set.",
+    )
+    keep_response_text: bool = Field(
+        False,
+        description="Whether logs keep the first 2,048 characters of a response, which may hold "
+        "personal data and secrets: only exact copies of parts of the request are removed.",
+    )
+    keep_delivered: DaysOrZero = Field(
+        timedelta(0),
+        description="Days for which the Redis of STATE_URL keeps delivered webhooks, with their "
+        "secrets, for `formrelay webhooks resend`; 0 keeps none.",
+    )
+    keep_attempts: KeepDays | None = Field(
+        None,
+        description="Days after which ClickHouse deletes a row of the delivery log, once "
+        "`formrelay migrate` has run. Default: never.",
+    )
+    endpoint_concurrency: Count | None = Field(
+        None,
+        description="Maximum number of deliveries in flight to an endpoint in a process. Default: "
+        "a quarter of the concurrency.",
+    )
+    breaker_failures: Whole = Field(
+        5,
+        ge=0,
+        description="Number of failures in a row after which the circuit breaker opens; 0 "
+        "switches it off.",
+    )
+    breaker_wait: Delay = Field(
+        timedelta(seconds=30),
+        description="Seconds for which the breaker is open at first; twice as long each further "
+        "time, up to ten minutes.",
+    )
+    disable_after_failures: Count = Field(
+        100, description="Number of failures in a row after which an endpoint is disabled."
+    )
+    disable_after: Days = Field(
+        timedelta(days=5),
+        description="Days without a successful delivery after which a failing endpoint is "
+        "disabled.",
+    )
+
+
 class EmailSettings(WorkerSettings):
     """E-mail worker"""
 
     prefix: ClassVar[str] = "EMAIL_"
 
-    queue: QueueName = Field("emails", description=QUEUE)
+    queue: QueueName = Field("emails", description=_QUEUE)
 
 
 class SheetsSettings(WorkerSettings):
@@ -174,4 +261,4 @@ class SheetsSettings(WorkerSettings):
 
     prefix: ClassVar[str] = "SHEETS_"
 
-    queue: QueueName = Field("sheets", description=QUEUE)
+    queue: QueueName = Field("sheets", description=_QUEUE)

@@ -1,4 +1,4 @@
-"""Which broker is meant."""
+"""Which broker the variables choose."""
 
 from __future__ import annotations
 
@@ -7,22 +7,7 @@ from pathlib import Path
 import pytest
 
 from formrelay.config import Settings
-from formrelay.core.errors import ConfigError
-
-REDIS = {"REDIS_URL": "redis://host:6379/0"}
-
-
-def lines(**environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        Settings.load(environ, env_file=None)
-    assert caught.value.__context__ is None, "pydantic's error, with the values, travels along"
-    return str(caught.value).split("\n")
-
-
-def line(**environ: str) -> str:
-    (only,) = lines(**REDIS | environ)
-    return only
-
+from tests.config.loading import line, lines
 
 BROKERS: list[tuple[dict[str, str], str]] = [
     ({"REDIS_URL": "redis://h"}, "redis"),
@@ -36,7 +21,7 @@ BROKERS: list[tuple[dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("environ", "kind"), BROKERS)
-def test_the_broker_is_the_one_named_or_the_one_whose_url_is_set(
+def test_the_broker_is_named_or_follows_from_the_url_that_is_set(
     environ: dict[str, str], kind: str
 ) -> None:
     assert Settings.load(environ, env_file=None).broker.kind == kind
@@ -61,14 +46,14 @@ def test_the_broker_is_found_by_the_url_in_a_file(tmp_path: Path) -> None:
         ({"BROKER": "rabbitmq"}, ["expected RABBITMQ_URL to be set"]),
     ],
 )
-def test_a_broker_that_cannot_be_told_is_an_error_with_a_way_out(
+def test_an_ambiguous_or_missing_broker_is_an_error_that_says_what_to_set(
     environ: dict[str, str], said: list[str]
 ) -> None:
     (only,) = lines(**environ)
     assert [part for part in said if part not in only] == []
 
 
-def test_an_unknown_broker_is_told_the_known_ones() -> None:
+def test_the_error_for_an_unknown_broker_lists_the_known_brokers() -> None:
     assert (
         line(BROKER="kafka")
         == "expected BROKER to be 'redis', 'rabbitmq' or 'embedded', got 'kafka'"

@@ -54,7 +54,9 @@ def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
         'CLICKHOUSE_PASSWORD="a$b ${HOME} #c" # note\nBROKER = embedded\nOTHER\n',
     ],
 )
-def test_the_usual_forms_are_read_and_nothing_is_filled_in(tmp_path: Path, text: str) -> None:
+def test_quotes_and_comments_are_read_and_nothing_is_interpolated(
+    tmp_path: Path, text: str
+) -> None:
     settings = load(tmp_path, text)
     assert settings.clickhouse.secret("password") == "a$b ${HOME} #c"
 
@@ -100,12 +102,12 @@ def test_a_folder_or_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
         ("LOGLEVEL", "LOG_LEVEL"),
     ],
 )
-def test_a_misspelt_variable_in_the_file_is_told_its_name(
+def test_a_misspelled_variable_is_an_error_with_the_right_name(
     tmp_path: Path, slip: str, meant: str
 ) -> None:
     said = fault(tmp_path, f"BROKER=embedded\n{slip}=hunter2\n")
     assert said == f"expected a known variable in the .env file, got {slip}: write {meant}"
-    # The process environment belongs to others too.
+    # Other programs use the environment too.
     assert load(tmp_path, "", BROKER="embedded", **{slip: "x"})
 
 

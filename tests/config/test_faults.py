@@ -1,26 +1,10 @@
-"""What Settings.load says about what is wrong: readable, all at once, without a secret."""
+"""Errors of Settings.load: a readable line each, all at once, without secrets."""
 
 from __future__ import annotations
 
 import pytest
 
-from formrelay.config import Settings
-from formrelay.core.errors import ConfigError
-
-REDIS = {"REDIS_URL": "redis://host:6379/0"}
-
-
-def lines(**environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        Settings.load(environ, env_file=None)
-    assert caught.value.__context__ is None, "pydantic's error, with the values, travels along"
-    return str(caught.value).split("\n")
-
-
-def line(**environ: str) -> str:
-    (only,) = lines(**REDIS | environ)
-    return only
-
+from tests.config.loading import REDIS, line, lines
 
 NUMBER = "expected {} to be a whole number of at least 1, got {!r}"
 WRONG: list[tuple[str, str, str]] = [
@@ -87,14 +71,14 @@ WRONG: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("variable", "text", "said"), WRONG)
-def test_a_wrong_value_is_one_readable_line(variable: str, text: str, said: str) -> None:
+def test_an_invalid_value_is_one_readable_line(variable: str, text: str, said: str) -> None:
     only = line(**{variable: text})
     assert only.startswith(f"expected {variable} to ")
     assert said in only
     assert "hunter2" not in only
 
 
-def test_a_value_in_an_error_stays_on_one_line_and_short() -> None:
+def test_a_value_is_quoted_on_one_line_and_cut() -> None:
     assert len(line(LOG_LEVEL="a\nb" + "x" * 10_000)) < 300
 
 
@@ -126,14 +110,16 @@ def test_a_value_in_an_error_stays_on_one_line_and_short() -> None:
         ("CLICKHOUSE_PASSWORD", "hunter2\udcff", "printable text, got a value that is not"),
     ],
 )
-def test_a_wrong_secret_is_told_without_being_shown(variable: str, text: str, said: str) -> None:
+def test_an_invalid_secret_is_an_error_that_does_not_quote_it(
+    variable: str, text: str, said: str
+) -> None:
     (only,) = lines(**{"BROKER": "redis"} | REDIS | {variable: text})
     assert only.startswith(f"expected {variable} to ")
     assert said in only
     assert "hunter2" not in only
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     found = lines(
         BROKER="kafka",
         WORKER_CONCURRENCY="many",
@@ -152,5 +138,5 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
-def test_a_missing_broker_does_not_hide_other_faults() -> None:
+def test_a_missing_broker_does_not_hide_other_errors() -> None:
     assert len(lines(HEARTBEAT_TIMEOUT="x", WORKER_PROCESSES="0")) == 3

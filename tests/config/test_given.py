@@ -25,7 +25,7 @@ def lines(given: Mapping[str, object], **more: str) -> list[str]:
     return str(caught.value).split("\n")
 
 
-def test_each_variable_is_looked_for_there_first(tmp_path: Path) -> None:
+def test_a_given_value_wins_over_environment_and_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_URL=http://file\nWORKER_PROCESSES=4\n")
     settings = load({"API_URL": "http://given"}, tmp_path / ".env")
     assert settings.api.url == "http://given"
@@ -36,11 +36,11 @@ def test_each_variable_is_looked_for_there_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  "])
-def test_what_is_empty_is_not_set_and_the_environment_counts(nothing: str | None) -> None:
+def test_an_empty_given_value_counts_as_not_set(nothing: str | None) -> None:
     assert load({"API_URL": nothing}).api.url == "http://env"
 
 
-def test_a_secret_or_its_file_there_wins_over_the_other_in_the_environment(tmp_path: Path) -> None:
+def test_a_given_secret_or_secret_file_wins_over_the_environment(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("in-a-file")
     path = tmp_path / "token"
     plain = load({"API_TOKEN": "given"}, API_TOKEN_FILE=str(path))
@@ -62,7 +62,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(name: str, nearest: s
     assert nearest is None or line.endswith(nearest)
 
 
-def test_a_wrong_value_is_shown_by_its_place_and_a_secret_is_not() -> None:
+def test_an_invalid_given_value_is_named_by_its_key_and_a_secret_is_not_quoted() -> None:
     (line,) = lines({"WORKER_CONCURRENCY": 1.5})
     assert line.startswith("expected FORMRELAY['WORKER_CONCURRENCY'] to be a whole number")
     (line,) = lines({"REDIS_URL": "http://:hush@h"})
@@ -70,7 +70,7 @@ def test_a_wrong_value_is_shown_by_its_place_and_a_secret_is_not() -> None:
     assert "hush" not in line
 
 
-def test_that_nothing_is_set_is_another_error_than_that_something_is_wrong() -> None:
+def test_a_missing_broker_raises_another_error_than_an_invalid_value() -> None:
     for environ in ({}, {"BROKER": "rabbitmq"}):
         with pytest.raises(NotConfigured):
             Settings.load(environ, env_file=None)

@@ -1,4 +1,4 @@
-"""Hosts in URLs, which the libraries behind them would turn into other names."""
+"""Hosts in URLs that are not ASCII; the drivers would turn them into other names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from formrelay.core.errors import ConfigError
         ("webhooks", "proxy", "WEBHOOK_PROXY", "http://FAẞ.de:3128", "http://xn--fa-hia.de:3128"),
     ],
 )
-def test_a_host_of_other_letters_is_in_ascii_from_the_start(
+def test_a_host_that_is_not_ascii_is_converted(
     section: str, field: str, name: str, given: str, read: str | None
 ) -> None:
     settings = Settings.load({"REDIS_URL": "redis://h"} | {name: given}, env_file=None)
@@ -34,7 +34,7 @@ def test_a_host_of_other_letters_is_in_ascii_from_the_start(
     assert plain == (read or "clickhouse://u:p@xn--fa-hia.de,xn--nxasmm1c.com:9000/d")
 
 
-def test_so_is_one_in_a_file(tmp_path: Path) -> None:
+def test_a_host_in_a_secret_file_is_converted(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text("redis://faß.de:6379/0\n")
     settings = Settings.load({"REDIS_URL_FILE": str(file)}, env_file=None)
@@ -42,6 +42,6 @@ def test_so_is_one_in_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["a\u200db.de", "ü..de", "ü" * 64])
-def test_one_that_cannot_be_a_name_is_refused(host: str) -> None:
+def test_an_invalid_host_name_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="API_URL to be a URL with a host name"):
         Settings.load({"REDIS_URL": "redis://h", "API_URL": f"https://{host}"}, env_file=None)

@@ -19,11 +19,11 @@ from formrelay.core.errors import ConfigError
         ("Redis+Sentinel://a,b:1,[::1]:2/forms/4", "forms (Sentinels a:26379,b:1,[::1]:2)"),
     ],
 )
-def test_an_address_is_read_and_shown_without_its_secrets(url: str, says: str) -> None:
+def test_a_url_is_parsed_and_shown_without_its_secrets(url: str, says: str) -> None:
     assert str(read_redis_url(url)) == says
 
 
-def test_users_passwords_and_databases_are_found_wherever_they_stand() -> None:
+def test_user_password_and_database_are_found_in_url_and_options() -> None:
     found = read_redis_url("redis://me:p%40s%2Fs%25@h/3")
     assert (found.username, found.password, found.database) == ("me", "p@s/s%", 3)
     found = read_redis_url("unix://:p%3As@/run/redis.sock?db=5")
@@ -80,7 +80,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("url", "name", "advice"), WRONG)
 @pytest.mark.parametrize("variable", ["REDIS_URL", "STATE_URL"])
-def test_what_cannot_be_used_is_refused_in_one_line(
+def test_an_unusable_url_is_refused_in_one_line(
     variable: str, url: str, name: str, advice: str
 ) -> None:
     environ = {"REDIS_URL": "redis://h", variable: url}

@@ -1,4 +1,4 @@
-"""The table of what is in force, and .env.example."""
+"""The table of current values, and .env.example."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_no_row_shows_a_secret() -> None:
         ("redis://[pw", "***"),
     ],
 )
-def test_a_masked_url_keeps_what_helps_and_drops_what_is_secret(url: str, masked: str) -> None:
+def test_a_masked_url_shows_hosts_and_path_but_no_secret(url: str, masked: str) -> None:
     assert mask(url) == masked
 
 
@@ -110,7 +110,7 @@ def test_the_env_example_uncommented_is_the_default(tmp_path: Path) -> None:
         ("https://u:hunter2@a:8443,b/db", "https://***@a:8443,b/db"),
     ],
 )
-def test_a_url_of_several_hosts_is_taken_and_shown_without_its_password(
+def test_a_url_with_several_hosts_is_accepted_and_shown_without_its_password(
     url: str, shown: str
 ) -> None:
     schemes = ("amqp", "amqps", "redis+sentinel", "clickhouse", "https")

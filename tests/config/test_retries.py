@@ -1,4 +1,4 @@
-"""The retry policies that the variables make."""
+"""Retry policies made from the variables."""
 
 from __future__ import annotations
 
@@ -6,27 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from formrelay.config import Settings
-from formrelay.core.errors import ConfigError
 from formrelay.core.retry import Exponential, Linear, Schedule
-
-REDIS = {"REDIS_URL": "redis://host:6379/0"}
-
-
-def load(**environ: str) -> Settings:
-    return Settings.load(REDIS | environ, env_file=None)
-
-
-def lines(**environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        Settings.load(environ, env_file=None)
-    assert caught.value.__context__ is None, "pydantic's error, with the values, travels along"
-    return str(caught.value).split("\n")
-
-
-def line(**environ: str) -> str:
-    (only,) = lines(**REDIS | environ)
-    return only
+from tests.config.loading import line, load
 
 
 @pytest.mark.parametrize(
@@ -67,7 +48,7 @@ def test_webhooks_follow_their_schedule_for_seven_attempts() -> None:
     assert isinstance(load(WEBHOOK_RETRY_BACKOFF="linear").webhooks.policy().backoff, Linear)
 
 
-def test_a_sink_that_is_away_uses_up_no_attempt_where_the_queue_waits_for_it() -> None:
+def test_an_unavailable_sink_uses_no_attempts_where_its_queue_pauses() -> None:
     settings = load()
     counted = {
         name: getattr(settings, name).policy().count_unavailable
@@ -95,7 +76,5 @@ def test_a_sink_that_is_away_uses_up_no_attempt_where_the_queue_waits_for_it() -
         ({"EVENT_RETRY_BACKOFF": "schedule"}, "expected EVENT_RETRY_DELAYS to be set"),
     ],
 )
-def test_retry_variables_that_contradict_each_other_are_an_error(
-    environ: dict[str, str], said: str
-) -> None:
+def test_contradicting_retry_variables_are_an_error(environ: dict[str, str], said: str) -> None:
     assert said in line(**environ)

@@ -55,7 +55,7 @@ def test_a_secret_is_given_in_a_variable_or_in_a_file(
 
 
 @pytest.mark.parametrize(("section", "field", "variable", "text"), SECRETS)
-def test_a_secret_given_twice_is_an_error_that_says_to_drop_one(
+def test_a_secret_that_is_set_twice_is_an_error_that_says_to_drop_one(
     tmp_path: Path, section: str, field: str, variable: str, text: str
 ) -> None:
     (tmp_path / "secret").write_text(text)
@@ -120,7 +120,7 @@ def test_a_rotated_secret_is_used_without_a_restart(tmp_path: Path) -> None:
     assert api.secret("token") == "three"
 
 
-def test_a_swap_of_symbolic_links_as_in_kubernetes_is_seen(tmp_path: Path) -> None:
+def test_a_swap_of_symbolic_links_as_in_kubernetes_is_noticed(tmp_path: Path) -> None:
     for name in ("v1", "v2"):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "token", name)
@@ -144,7 +144,7 @@ def test_an_unchanged_file_is_not_read_again(
     assert api.secret("token") == "one"
 
 
-def test_a_second_write_within_the_same_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
+def test_a_second_write_with_the_same_modification_time_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("one")
     stamp = os.stat(path).st_mtime_ns
@@ -164,9 +164,7 @@ class StoppedClock:
         return 0.0
 
 
-def test_a_file_is_young_by_the_clock_that_is_passed_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_young_file_is_read_at_each_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "old", "x", at=LONG_AGO)
     write(tmp_path / "young", "x", at=LONG_AGO + 2)
     made = {
@@ -186,7 +184,7 @@ def test_a_file_is_young_by_the_clock_that_is_passed_in(
 
 
 @pytest.mark.parametrize("spoil", ["vanish", "empty", "wrong", "folder"])
-def test_a_spoiled_file_leaves_the_last_good_value_and_one_warning(
+def test_a_missing_or_invalid_file_keeps_the_last_valid_value_and_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
 ) -> None:
     path = tmp_path / "token"

@@ -1,4 +1,4 @@
-"""What Settings.load takes, what it makes of it, and what it says about the rest."""
+"""Settings.load: defaults, names and values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ import pytest
 import formrelay.config
 from formrelay.config import Settings
 from formrelay.config.settings import sections, variables
-
-REDIS = {"REDIS_URL": "redis://host:6379/0"}
-
-
-def load(**environ: str) -> Settings:
-    return Settings.load(REDIS | environ, env_file=None)
+from tests.config.loading import REDIS, load
 
 
 def at(settings: Settings, path: str) -> Any:
@@ -76,7 +71,7 @@ def at(settings: Settings, path: str) -> Any:
         ("logging.effective_level", "INFO"),
     ],
 )
-def test_what_is_not_set_has_its_documented_default(path: str, value: object) -> None:
+def test_a_variable_that_is_not_set_has_its_documented_default(path: str, value: object) -> None:
     assert at(load(), path) == value
 
 
@@ -152,7 +147,7 @@ def test_a_variable_reaches_its_field(variable: str, text: str, path: str, value
         ("API_URL", "http://django_app:8000/base"),
     ],
 )
-def test_addresses_that_the_libraries_take_are_taken(variable: str, text: str) -> None:
+def test_urls_that_the_drivers_accept_are_accepted(variable: str, text: str) -> None:
     load(**{variable: text})
 
 
@@ -199,7 +194,9 @@ def test_a_relative_embedded_folder_is_not_read_as_a_host(
         ("", "ERROR"),
     ],
 )
-def test_debug_patterns_that_name_workers_make_the_level_debug(patterns: str, level: str) -> None:
+def test_debug_patterns_that_match_workers_set_the_level_to_debug(
+    patterns: str, level: str
+) -> None:
     assert load(DEBUG=patterns, LOG_LEVEL="error").logging.effective_level == level
 
 
@@ -211,11 +208,13 @@ def test_settings_cannot_be_changed() -> None:
         settings.api.url = "http://h"  # type: ignore[misc]
 
 
-def test_no_environment_given_means_this_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_argument_the_environment_of_this_process_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("BROKER", "embedded")
     monkeypatch.setenv("WORKER_PROCESSES", "7")
     assert Settings.load(env_file=None).worker_processes == 7
-    # A given one replaces it altogether.
+    # An argument replaces it.
     assert Settings.load(REDIS, env_file=None).worker_processes == 1
 
 

@@ -1,10 +1,10 @@
-"""Arithmetic of the variables' types."""
+"""The types of the variables: reading, writing and describing values."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -104,4 +104,4 @@ def test_any_text_is_read_or_refused_in_one_line(name: str, text: str) -> None:
     ],
 )
 def test_a_field_alone_says_what_its_variable_takes(kind: Any, field: Any, said: str) -> None:
-    assert expectation(kind, tuple(field.metadata)).startswith(said)
+    assert expectation(Annotated[kind, field, *field.metadata]).startswith(said)

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from formrelay.config import current
+from formrelay.config import settings
 from formrelay.ops.cli.app import app
 from tests.support.command import run
 
@@ -28,8 +28,8 @@ def test_every_help_works(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatc
     def refuse() -> None:
         raise AssertionError("help must not read the configuration")
 
-    monkeypatch.setattr(current, "_current", None)
-    monkeypatch.setattr(current, "_source", refuse)
+    monkeypatch.setattr(settings, "_current", None)
+    monkeypatch.setattr(settings, "_source", refuse)
     done = CliRunner().invoke(app, [*words, "--help"])
     assert (done.exit_code, done.exception) == (0, None)
     assert "Usage: " in done.stdout

@@ -22,8 +22,8 @@ def effects_of(module: str) -> list[str]:
     except Exception as error:
         return [f"fails: {type(error).__name__}: {error}"]
     found = []
-    current = sys.modules.get("formrelay.config.current")
-    if current is not None and current._current is not None:
+    settings = sys.modules.get("formrelay.config.settings")
+    if settings is not None and settings._current is not None:
         found.append("reads the configuration")
     factory = sys.modules.get("formrelay.brokers.factory")
     if factory is not None and factory._broker is not None:

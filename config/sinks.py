@@ -1,27 +1,50 @@
-"""The variables of ClickHouse."""
+"""The variables of the API and of ClickHouse."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
+from .base import Expected, Section
 from .secrets import secret
-from .section import Section
 from .types import Seconds, Takes
 from .urls import url_check
 
-ClickhouseUrl = Annotated[
-    SecretStr,
-    secret(
-        url_check(
-            *("clickhouse", "clickhouses", "http", "https", "chdb"),
-            advice="write clickhouse://host:9000 (native) or http://host:8123",
-            many_hosts=True,
-        )
-    ),
-]
+
+def _token_check(text: str) -> str:
+    """Check that a text can follow ``Authorization: Bearer`` (RFC 6750 allows fewer characters)."""
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise Expected("be printable ASCII without spaces")
+    return text
+
+
+check_api_url = url_check("http", "https", advice="write https://host", plain=True)
+ApiUrl = Annotated[str, AfterValidator(check_api_url)]
+Token = Annotated[SecretStr, secret(_token_check)]
+
+check_clickhouse_url = url_check(
+    *("clickhouse", "clickhouses", "http", "https", "chdb"),
+    advice="write clickhouse://host:9000 (native) or http://host:8123",
+    many_hosts=True,
+)
+ClickhouseUrl = Annotated[SecretStr, secret(check_clickhouse_url)]
+
+
+class ApiSettings(Section):
+    """API that stores submissions"""
+
+    prefix: ClassVar[str] = "API_"
+
+    url: ApiUrl | None = Field(None, description="Address of the API: http:// or https://.")
+    token: Token | None = Field(None, description="Bearer token of the API.")
+    connect_timeout: Seconds = Field(
+        timedelta(seconds=5), description="Seconds after which an attempt to connect fails."
+    )
+    timeout: Seconds = Field(
+        timedelta(seconds=30), description="Seconds after which a request fails."
+    )
 
 
 class ClickhouseSettings(Section):

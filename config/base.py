@@ -1,0 +1,83 @@
+"""The base class of the groups of settings, and the error of a validator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from ..core.errors import ConfigError
+
+#: How pydantic reads a variable.
+CONFIG = ConfigDict(hide_input_in_errors=True, regex_engine="python-re")
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and printed without its secrets.
+
+    A field's description is the documentation of its variable. Made in code, a section has the
+    values that it is given and defaults; only ``Settings.load`` reads the environment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, **CONFIG)
+
+    #: Start of the variables' names. A field with a ``validation_alias`` has that name instead.
+    prefix: ClassVar[str] = ""
+
+    @classmethod
+    def conflicts(cls, texts: Mapping[str, str]) -> Iterator[ConfigError]:
+        """Return an error for each contradiction between variables that are valid alone.
+
+        Args:
+            texts: the texts of the variables that are set, by name; of a secret in a file, the
+                path.
+        """
+        del texts  # most groups have no contradictions
+        return iter(())
+
+    def secret(self, name: str) -> str | None:
+        """Return the current value of a secret field.
+
+        Ask each time instead of keeping the value: a secret from a file is read again when the
+        file changes.
+        """
+        value: SecretStr | None = getattr(self, name)
+        return None if value is None else value.get_secret_value()
+
+
+class Expected(ValueError):
+    """The text is not a value of the variable.
+
+    Attributes:
+        what: the expectation, to follow "expected NAME to".
+        got: the description of the value; None quotes the value, unless it is a secret.
+        advice: what to do about it.
+        inside: whether the error is in the file that the variable names.
+    """
+
+    def __init__(
+        self, what: str, *, got: str | None = None, advice: str = "", inside: bool = False
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.got = got
+        self.advice = advice
+        self.inside = inside
+
+    def line(self, name: str, *, raw: str, secret: bool) -> str:
+        """The error in one line: what was expected, what came, what to do.
+
+        Args:
+            name: name of the variable.
+            raw: its text; not quoted if it is ``secret``.
+        """
+        subject = f"the content of {name} ({shown(raw)})" if self.inside else name
+        got = self.got or ("a value that is not shown" if secret or self.inside else shown(raw))
+        advice = f": {self.advice}" if self.advice else ""
+        return f"expected {subject} to {self.what}, got {got}{advice}"
+
+
+def shown(text: str, most: int = 80) -> str:
+    """The text in quotes for an error, on one line and cut to ``most`` characters."""
+    return repr(text if len(text) <= most else text[:most] + "…")
