@@ -79,7 +79,7 @@ def _old_keys() -> Iterator[Finding]:
 
 def _clickhouse() -> Iterator[Finding]:
     from ...actors.resources import clickhouse, clickhouse_schema
-    from ...sinks.clickhouse import migrate
+    from ...sinks.clickhouse import MODERN, migrate
 
     url = get_settings().clickhouse.secret("url")
     if url is None:
@@ -89,14 +89,14 @@ def _clickhouse() -> Iterator[Finding]:
     client.ping()
     version = ".".join(map(str, client.version()))
     yield Finding("clickhouse", "ok", f"version {version} answers")
-    missing = [migration.name for migration in migrate.plan(client, clickhouse_schema())]
+    missing = migrate.plan(client, clickhouse_schema())
     if missing and not is_embedded_clickhouse(url):
         yield Finding(
             "clickhouse", "bad", f"missing migrations ({', '.join(missing)}): run formrelay migrate"
         )
     for note in migrate.notes(client, clickhouse_schema()):
         yield Finding("clickhouse", "weak", note)
-    if not client.supports_dedup_token:
+    if client.version() < MODERN:
         says = "this version has no deduplication token: count events in the view events_once"
         yield Finding("clickhouse", "weak", says)
 

@@ -31,10 +31,7 @@ def migrate(
     from ...sinks.clickhouse import migrate as migrations
 
     client, schema = clickhouse(), clickhouse_schema()
-    if dry_run:
-        names = [migration.name for migration in migrations.plan(client, schema)]
-    else:
-        names = migrations.apply(client, schema)
+    names = migrations.plan(client, schema) if dry_run else migrations.apply(client, schema)
     notes = migrations.notes(client, schema)
     if json:
         print_json({"dry_run": dry_run, "migrations": names, "notes": notes})

@@ -7,19 +7,20 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 import requests
+from requests.utils import requote_uri
 
+from ...config.base import Expected
+from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
-from ...core.hosts import InvalidHost, ascii_url
 from ...core.process import current_pid
 from ..http.adapter import CurlAdapter
 from .answers import SavedSubmission, connection_error, parse_json, parse_submission, refuse
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
-_SPACES = re.compile(r"[\x00-\x20\x7f]")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
 
@@ -43,9 +44,6 @@ class Api:
         connect_timeout: timedelta,
         timeout: timedelta,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ConfigError("expected API_URL to be http(s)://host without a query")
         self._url = _ascii(url).rstrip("/")
         self._token = token
         self._connect_timeout = connect_timeout
@@ -166,20 +164,17 @@ class Api:
 
 
 def _ascii(url: str) -> str:
-    """Convert a URL to ASCII: the host by :mod:`..core.hosts`, the path by percent-encoding.
+    """Check a URL and convert it to ASCII: the host by UTS 46, the path by percent-encoding.
 
     Raises:
-        ConfigError: the URL has no ASCII form.
+        ConfigError: the URL is malformed.
     """
-    request = requests.PreparedRequest()
     try:
-        request.prepare_url(ascii_url(url), None)
-    except (InvalidHost, requests.exceptions.RequestException):
-        raise ConfigError("expected API_URL to be a URL, got something else") from None
-    found = request.url or ""
-    if not found.isascii() or _SPACES.search(found):
-        raise ConfigError("expected API_URL to be a URL without spaces")
-    return found
+        return requote_uri(check_api_url(url))
+    except Expected as error:
+        raise ConfigError(error.line("API_URL", raw=url, secret=True)) from None
+    except UnicodeError:  # an unpaired surrogate
+        raise ConfigError("expected API_URL to be valid Unicode, got something else") from None
 
 
 def _encode(payload: Mapping[str, Any]) -> bytes:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from .client import ClickHouse, FailoverClickHouse, Target, parse_targets
+from .client import MODERN, ClickHouse, FailoverClickHouse, Target, parse_targets
 from .errors import TableUnready
 from .schema import Schema
 
-__all__ = ["ClickHouse", "Schema", "TableUnready", "connect"]
+__all__ = ["MODERN", "ClickHouse", "Schema", "TableUnready", "connect"]
 
 
 def connect(
@@ -40,15 +40,8 @@ def connect(
     Raises:
         ConfigError: the URL is malformed, or the driver is not installed.
     """
-    targets = parse_targets(
-        url,
-        database=database,
-        user=user,
-        password=password,
-        timeout=timeout,
-        connect_timeout=connect_timeout,
-    )
-    clients = [_client(target) for target in targets]
+    defaults = Target(database, user, password, timeout, connect_timeout)
+    clients = [_client(target) for target in parse_targets(url, defaults)]
     return clients[0] if len(clients) == 1 else FailoverClickHouse(clients)
 
 

@@ -1,17 +1,20 @@
-"""The interface of the ClickHouse clients, the parser of URLs, and failover between hosts."""
+"""The base class of the ClickHouse clients, the parser of URLs, and failover between hosts."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from ...config.base import Expected
+from ...config.sinks import check_clickhouse_url
 from ...config.urls import one_for_each_host
-from ...core.errors import ConfigError, SinkTransient, SinkUnavailable
-from ...core.hosts import InvalidHost, ascii_url
+from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnavailable
 
 T = TypeVar("T")
 
@@ -21,23 +24,19 @@ MODERN = (22, 3)
 #: TABLE_IS_READ_ONLY: a replica has lost its ZooKeeper; the other replicas may accept rows.
 _READ_ONLY = 242
 _DEFAULT_PORTS = {"clickhouse": 9000, "clickhouses": 9440, "http": 8123, "https": 8443}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
-class ClickHouse(Protocol):
+class ClickHouse(ABC):
     """A client of ClickHouse. Thread-safe.
 
     Every method raises :class:`~formrelay.core.errors.SinkUnavailable` (nothing was sent),
     ``SinkTransient``, ``SinkPermanent``, or ``ConfigError`` if the configuration has to change.
+
+    Attributes:
+        database: name of the database.
     """
 
-    @property
-    def database(self) -> str:
-        """The name of the database."""
-
-    @property
-    def supports_dedup_token(self) -> bool:
-        """Whether the server supports ``insert_deduplication_token`` (version 22.3 or newer)."""
+    database: str
 
     def insert(
         self,
@@ -55,29 +54,90 @@ class ClickHouse(Protocol):
             data: one sequence of values a column, all of the same length; times are aware
                 datetimes.
             token: deduplication token: the server drops a second block with the same token.
-                Not sent to servers that do not support it.
+                Not sent to servers before :data:`MODERN`, which have no tokens.
         """
+        # Some drivers notice a wrong block only when half of it is sent.
+        if len(columns) != len(data) or len({len(column) for column in data}) > 1:
+            raise SinkPermanent(
+                "expected one column of values for each name, all of the same length"
+            )
+        if any(data):
+            self._insert(table, columns, data, token)
 
+    @abstractmethod
+    def _insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str | None
+    ) -> None:
+        """Insert a block with at least one row, in columns of the same length."""
+
+    @abstractmethod
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Run a query and return its rows; ``%(name)s`` is replaced by the quoted parameter."""
 
+    @abstractmethod
     def command(self, sql: str) -> None:
         """Run a statement without a result."""
 
+    @abstractmethod
     def create_database(self, cluster: str | None = None) -> None:
         """Create :attr:`database` if it is missing; with ``cluster``, on each of its hosts."""
 
+    @abstractmethod
     def version(self) -> tuple[int, ...]:
         """The server's version: ``(18, 16, 1)``."""
 
-    def ping(self) -> None:
-        """Raise unless the server answers a query."""
-
+    @abstractmethod
     def close(self) -> None:
         """Close all connections; the next call opens a new connection."""
 
+    def ping(self) -> None:
+        """Raise unless the server answers a query."""
+        self.query("SELECT 1")
 
-class FailoverClickHouse:
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Address and credentials of one ClickHouse host.
+
+    Attributes:
+        password: returns the password; called for each new connection, since secrets rotate.
+        timeout: time-out of one read; not used when embedded.
+        connect_timeout: time-out of connecting; not used when embedded.
+        path: folder of an embedded ClickHouse.
+    """
+
+    database: str
+    user: str
+    password: Callable[[], str | None] = field(repr=False)
+    timeout: timedelta
+    connect_timeout: timedelta
+    scheme: str = ""
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def secure(self) -> bool:
+        return self.scheme in ("clickhouses", "https")
+
+
+class HostClickHouse(ClickHouse):
+    """A client of one host."""
+
+    def __init__(self, target: Target) -> None:
+        self.database = target.database
+        self._target = target
+
+    def create_database(self, cluster: str | None = None) -> None:
+        # Without a database: the server refuses a connection that names a missing one.
+        client = type(self)(replace(self._target, database=""))
+        try:
+            client.command(create_database_sql(self.database, cluster))
+        finally:
+            client.close()
+
+
+class FailoverClickHouse(ClickHouse):
     """A client of several hosts: a call goes to the last host that worked, then to the others.
 
     A call is tried on the next host only if nothing was sent or the table is read-only. Otherwise
@@ -89,25 +149,13 @@ class FailoverClickHouse:
     """
 
     def __init__(self, clients: Sequence[ClickHouse]) -> None:
+        self.database = clients[0].database
         self._clients = tuple(clients)
         # Shared without a lock: a lost update only means that a failed host is tried once more.
         self._first = 0
 
-    @property
-    def database(self) -> str:
-        return self._clients[0].database
-
-    @property
-    def supports_dedup_token(self) -> bool:
-        return self._call(lambda client: client.supports_dedup_token)
-
-    def insert(
-        self,
-        table: str,
-        columns: Sequence[str],
-        data: Sequence[Sequence[Any]],
-        *,
-        token: str | None = None,
+    def _insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str | None
     ) -> None:
         self._call(lambda client: client.insert(table, columns, data, token=token))
 
@@ -122,9 +170,6 @@ class FailoverClickHouse:
 
     def version(self) -> tuple[int, ...]:
         return self._call(lambda client: client.version())
-
-    def ping(self) -> None:
-        self._call(lambda client: client.ping())
 
     def close(self) -> None:
         for client in self._clients:
@@ -148,84 +193,68 @@ class FailoverClickHouse:
         raise last
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Address and credentials of one ClickHouse host."""
+def parse_targets(url: str, defaults: Target) -> list[Target]:
+    """Parse a URL into one target for each host.
 
-    scheme: str
-    host: str
-    port: int
-    path: str
-    database: str
-    user: str
-    password: Callable[[], str | None] = field(repr=False)
-    timeout: timedelta
-    connect_timeout: timedelta
-
-    @property
-    def secure(self) -> bool:
-        return self.scheme in ("clickhouses", "https")
-
-
-def parse_targets(
-    url: str,
-    *,
-    database: str,
-    user: str,
-    password: Callable[[], str | None],
-    timeout: timedelta,
-    connect_timeout: timedelta,
-) -> list[Target]:
-    """Parse a URL into one target for each host. For the arguments, see :func:`.connect`.
+    Args:
+        url: see :func:`.connect`.
+        defaults: whatever the URL does not contain.
 
     Raises:
         ConfigError: the URL or the database's name is malformed. The message does not quote the
             URL, which may contain a password.
     """
-    urls = [url]
-    if "://" in url and not url.lower().startswith("chdb:"):
-        try:
-            urls = one_for_each_host(ascii_url(url))
-        except InvalidHost:
-            raise ConfigError("expected valid host names in CLICKHOUSE_URL") from None
-    return [_target(one, database, user, password, timeout, connect_timeout) for one in urls]
-
-
-def _target(
-    url: str,
-    database: str,
-    user: str,
-    password: Callable[[], str | None],
-    timeout: timedelta,
-    connect_timeout: timedelta,
-) -> Target:
     try:
-        parts = urlsplit(url)
-    except ValueError:  # an unmatched bracket
-        raise ConfigError("expected an IPv6 address in [brackets] in CLICKHOUSE_URL") from None
-    scheme = parts.scheme.lower()
-    if scheme == "chdb":
-        host, port, path = "", 0, _embedded_path(parts)
-    elif scheme in _DEFAULT_PORTS:
-        host, port, path = parts.hostname or "", _port(parts), ""
-        if not host:
-            raise ConfigError("expected a host in CLICKHOUSE_URL (host:port), got none")
-        database = unquote(parts.path.strip("/")) or database
-        user = unquote(parts.username or "") or user
-        if parts.password is not None:
-            fixed = unquote(parts.password)
-            password = lambda: fixed  # noqa: E731 - shorter than a def
-    else:
-        raise ConfigError(
-            "expected CLICKHOUSE_URL to start with clickhouse://, clickhouses://, http://, "
-            f"https:// or chdb://, got {scheme or 'no scheme'}"
-        )
-    if not _NAME.match(database):
+        url = check_clickhouse_url(url)
+    except Expected as error:
+        raise ConfigError(error.line("CLICKHOUSE_URL", raw="", secret=True)) from None
+    is_embedded = url.lower().startswith("chdb:")
+    urls = [url] if is_embedded else one_for_each_host(url)
+    targets = [_target(urlsplit(one), defaults) for one in urls]
+    if not re.match(r"[A-Za-z_][A-Za-z0-9_-]*\Z", targets[0].database):
         raise ConfigError(
             "expected CLICKHOUSE_DATABASE to be a name of letters, digits, '_' and '-', "
             "got something else"
         )
-    return Target(scheme, host, port, path, database, user, password, timeout, connect_timeout)
+    return targets
+
+
+def _target(parts: SplitResult, defaults: Target) -> Target:
+    scheme = parts.scheme.lower()
+    if scheme == "chdb":
+        # chdb:///var/lib/x is absolute; in chdb://.formrelay/x the first part parses as a host.
+        path = unquote(parts.netloc + parts.path)
+        if not path.strip("/"):
+            raise ConfigError("expected a folder after chdb:// in CLICKHOUSE_URL, got none")
+        return replace(defaults, scheme=scheme, path=path)
+    password = defaults.password
+    if parts.password is not None:
+        fixed = unquote(parts.password)
+        password = lambda: fixed  # noqa: E731 - shorter than a def
+    return replace(
+        defaults,
+        scheme=scheme,
+        host=parts.hostname or "",
+        port=parts.port or _DEFAULT_PORTS[scheme],
+        database=unquote(parts.path.strip("/")) or defaults.database,
+        user=unquote(parts.username or "") or defaults.user,
+        password=password,
+    )
+
+
+def import_driver(package: str, *, extra: str) -> Any:
+    """Import a driver.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"expected the package {package.replace('_', '-')} for this CLICKHOUSE_URL, it is not "
+            f"installed: pip install 'formrelay[{extra}]'"
+        ) from None
 
 
 def identifier(name: str) -> str:
@@ -255,18 +284,3 @@ def create_database_sql(database: str, cluster: str | None) -> str:
 def parse_version(text: str) -> tuple[int, ...]:
     """Parse ``18.16.1`` or ``25.3.2.39 (official build)`` into numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", text.partition(" ")[0]))
-
-
-def _port(parts: SplitResult) -> int:
-    try:
-        return parts.port or _DEFAULT_PORTS[parts.scheme.lower()]
-    except ValueError:
-        raise ConfigError("expected a port from 1 to 65535 in CLICKHOUSE_URL") from None
-
-
-def _embedded_path(parts: SplitResult) -> str:
-    # chdb:///var/lib/x is absolute; in chdb://.formrelay/x the first part parses as a host.
-    path = unquote(parts.netloc + parts.path)
-    if not path.strip("/"):
-        raise ConfigError("expected a folder after chdb:// in CLICKHOUSE_URL, got none")
-    return path

@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import ssl
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ...core.errors import ConfigError
-from .client import Target, create_database_sql, identifier, parse_version, token_settings
-from .errors import check_block, hush_drivers, sink_error
+from .client import (
+    HostClickHouse,
+    Target,
+    identifier,
+    import_driver,
+    parse_version,
+    token_settings,
+)
+from .errors import hush_drivers, sink_error
 
 T = TypeVar("T")
 
 
-class ConnectClickHouse(ABC):
-    """A :class:`.client.ClickHouse` whose subclass opens the driver's client."""
+class ConnectClickHouse(HostClickHouse):
+    """A client whose subclass opens the driver's client."""
 
     def __init__(self, target: Target, *, extra: str) -> None:
-        self._connect = _import_connect(extra)
-        self._target = target
+        super().__init__(target)
+        self._connect = import_driver("clickhouse_connect", extra=extra)
         hush_drivers()
 
     @abstractmethod
     def _client(self) -> Any:
         """The open client of clickhouse-connect. Raises the driver's errors."""
 
-    @abstractmethod
-    def create_database(self, cluster: str | None = None) -> None: ...
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    @property
-    def database(self) -> str:
-        return self._target.database
-
-    @property
-    def supports_dedup_token(self) -> bool:
-        return True
-
-    def insert(
-        self,
-        table: str,
-        columns: Sequence[str],
-        data: Sequence[Sequence[Any]],
-        *,
-        token: str | None = None,
+    def _insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str | None
     ) -> None:
-        if not check_block(columns, data):
-            return
         settings = None if token is None else token_settings(token)
         self._run(
             lambda client: client.insert(
@@ -79,9 +63,6 @@ class ConnectClickHouse(ABC):
 
     def version(self) -> tuple[int, ...]:
         return parse_version(str(self.query("SELECT version()")[0][0]))
-
-    def ping(self) -> None:
-        self.query("SELECT 1")
 
     def _run(self, work: Callable[[Any], T]) -> T:
         try:
@@ -108,20 +89,6 @@ class HttpClickHouse(ConnectClickHouse):
         self._password: str | None = None
         self._failures: list[Exception] = []
 
-    def create_database(self, cluster: str | None = None) -> None:
-        # Without a database: the server refuses a client that names a missing one.
-        try:
-            client = self._new(self._target.password() or "", None)
-        except Exception as error:
-            raise sink_error(error, user=self._target.user, connecting=True) from None
-        try:
-            client.command(create_database_sql(self.database, cluster))
-        except Exception as error:
-            raise sink_error(error, user=self._target.user) from None
-        finally:
-            with suppress(Exception):
-                client.close()
-
     def close(self) -> None:
         with self._lock:
             self._close()
@@ -136,7 +103,7 @@ class HttpClickHouse(ConnectClickHouse):
                     raise self._failures[0]
                 self._close()
                 try:
-                    self._open = self._new(password, self.database)
+                    self._open = self._new(password)
                 except Exception as error:
                     self._failures = [error]
                     raise
@@ -150,7 +117,7 @@ class HttpClickHouse(ConnectClickHouse):
                 self._open.close()
         self._open = None
 
-    def _new(self, password: str, database: str | None) -> Any:
+    def _new(self, password: str) -> Any:
         from clickhouse_connect.driver.httputil import get_pool_manager
 
         target = self._target
@@ -159,7 +126,7 @@ class HttpClickHouse(ConnectClickHouse):
             interface=target.scheme,
             host=target.host,
             port=target.port,
-            database=database or "__default__",
+            database=target.database or "__default__",
             username=target.user,
             password=password,
             client_name="formrelay",
@@ -171,18 +138,3 @@ class HttpClickHouse(ConnectClickHouse):
             pool_mgr=get_pool_manager(ca_cert=ca_file),
             query_retries=0,  # the queue retries
         )
-
-
-def _import_connect(extra: str) -> Any:
-    """Import clickhouse-connect.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.import_module("clickhouse_connect")
-    except ImportError:
-        raise ConfigError(
-            "expected the package clickhouse-connect for this CLICKHOUSE_URL, it is not "
-            f"installed: pip install 'formrelay[{extra}]'"
-        ) from None

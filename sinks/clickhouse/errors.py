@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import urllib3.exceptions as http_errors
 
@@ -47,10 +45,13 @@ NO_SCHEMA = {
     16: "NO_SUCH_COLUMN_IN_TABLE",
     47: "UNKNOWN_IDENTIFIER",
     60: "UNKNOWN_TABLE",
-    81: "UNKNOWN_DATABASE",
     218: "TABLE_IS_DROPPED",
 }
 NO_DATABASE, NO_TABLE = 81, 60
+_NO_DATABASE = {NO_DATABASE: "UNKNOWN_DATABASE"}
+_NOT_OURS = (
+    "expected formrelay's tables in ClickHouse, got {name} (code {code}): run formrelay migrate"
+)
 #: The server accepts no rows at present and did not accept these.
 BUSY = {
     173: "CANNOT_ALLOCATE_MEMORY",
@@ -111,6 +112,39 @@ BAD_ROWS = {
     441: "CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING",
     469: "VIOLATED_CONSTRAINT",
 }
+#: What the codes mean: their names, the error, and its message.
+MEANINGS: tuple[tuple[dict[int, str], type[SinkError], str], ...] = (
+    (
+        REFUSED_USER,
+        SinkUnready,
+        "expected ClickHouse to accept user '{user}', it refused (code {code}): "
+        "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD",
+    ),
+    (
+        NOT_ALLOWED,
+        SinkUnready,
+        "expected ClickHouse to let user '{user}' do this, it refused ({name}, code {code}): "
+        "check the user's grants",
+    ),
+    (_NO_DATABASE, SinkUnready, _NOT_OURS),
+    (NO_SCHEMA, TableUnready, _NOT_OURS),
+    (BAD_ROWS, SinkPermanent, "ClickHouse refused the rows ({name}, code {code})"),
+    (BUSY, SinkBusy, "ClickHouse is busy ({name}, code {code})"),
+    (BROKEN_OFF, SinkTransient, "ClickHouse failed ({name}, code {code})"),
+)
+# Too many parts: merges lag behind, and a retry within a second makes it worse.
+_SLOW_DOWN = {252: timedelta(seconds=10), 241: timedelta(seconds=2), 202: timedelta(seconds=2)}
+
+
+def by_code(code: int, *, user: str) -> SinkError:
+    """Convert an error code of the server."""
+    for names, kind, text in MEANINGS:
+        if code in names:
+            message = text.format(name=names[code], code=code, user=user)
+            return kind(message, code=code, retry_after=_SLOW_DOWN.get(code))
+    return SinkTransient(f"ClickHouse failed (unexpected, code {code})", code=code)
+
+
 #: Raised by a driver that cannot convert a value to its column's type.
 _UNWRITABLE = (ValueError, TypeError, AttributeError, OverflowError, IndexError, struct.error)
 _NOT_CONNECTED = (
@@ -120,8 +154,6 @@ _NOT_CONNECTED = (
     http_errors.ProxyError,
 )
 _WHILE_CONNECTING = ("NetworkError", "SocketTimeoutError")
-# Too many parts: merges lag behind, and a retry within a second makes it worse.
-_SLOW_DOWN = {252: timedelta(seconds=10), 241: timedelta(seconds=2), 202: timedelta(seconds=2)}
 
 
 def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> FormrelayError:
@@ -158,56 +190,6 @@ def sink_error(error: BaseException, *, user: str, connecting: bool = False) -> 
             f"expected values of the columns' types, the driver could not write one ({name})"
         )
     return SinkTransient(f"ClickHouse failed without a code ({name})")
-
-
-def check_block(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> int:
-    """Check a column-oriented block and return its number of rows.
-
-    (Some drivers notice a wrong block only when half of it is sent.)
-
-    Raises:
-        SinkPermanent: the columns differ in length, or there are more or fewer columns than
-            names.
-    """
-    lengths = {len(column) for column in data}
-    if len(columns) != len(data) or len(lengths) > 1:
-        raise SinkPermanent("expected one column of values for each name, all of the same length")
-    return lengths.pop() if lengths else 0
-
-
-def by_code(code: int, *, user: str) -> SinkError:
-    """Convert an error code of the server."""
-    if code in REFUSED_USER:
-        return SinkUnready(
-            f"expected ClickHouse to accept user '{user}', it refused (code {code}): "
-            "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD",
-            code=code,
-        )
-    if code in NOT_ALLOWED:
-        return SinkUnready(
-            f"expected ClickHouse to let user '{user}' do this, it refused "
-            f"({NOT_ALLOWED[code]}, code {code}): check the user's grants",
-            code=code,
-        )
-    if code in NO_SCHEMA:
-        return (SinkUnready if code == NO_DATABASE else TableUnready)(
-            f"expected formrelay's tables in ClickHouse, got {NO_SCHEMA[code]} (code {code}): "
-            "run formrelay migrate",
-            code=code,
-        )
-    if code in BAD_ROWS:
-        return SinkPermanent(
-            f"ClickHouse refused the rows ({BAD_ROWS[code]}, code {code})", code=code
-        )
-    if code in BUSY:
-        return SinkBusy(
-            f"ClickHouse is busy ({BUSY[code]}, code {code})",
-            code=code,
-            retry_after=_SLOW_DOWN.get(code),
-        )
-    return SinkTransient(
-        f"ClickHouse failed ({BROKEN_OFF.get(code, 'unexpected')}, code {code})", code=code
-    )
 
 
 class WithoutTraceback(logging.Filter):

@@ -23,7 +23,7 @@ from .schema import (
     check_cluster,
     cluster_notes,
     explained_for_cluster,
-    initial_retentions,
+    list_retentions,
     on_cluster,
     read_retentions,
     retention_notes,
@@ -46,8 +46,8 @@ class Migration:
 
     Attributes:
         name: name of the file without its ending; followed by ``:table`` for a table of events
-            other than ``events``. For a change of retention: its description.
-        text: text of the file; empty for a change of retention.
+            other than ``events``.
+        text: text of the file.
         table: the table of events that it changes; empty if there is none.
     """
 
@@ -56,8 +56,10 @@ class Migration:
     table: str = ""
 
 
-def plan(client: ClickHouse, schema: Schema | None = None) -> list[Migration]:
-    """List the missing migrations, in order. Changes nothing.
+def plan(client: ClickHouse, schema: Schema | None = None) -> list[str]:
+    """List the missing migrations, then the missing changes of retention, in order.
+
+    Changes nothing.
 
     Raises:
         SinkError: a query failed.
@@ -65,19 +67,18 @@ def plan(client: ClickHouse, schema: Schema | None = None) -> list[Migration]:
     schema = schema or Schema()
     try:
         retentions = _differing(client, schema)
-        done = _recorded(client)
+        missing = _missing(client, schema)
     except SinkError as error:
         # The database is missing, so the server refuses every query.
         if error.code != NO_DATABASE:
             raise
-        done = set()
-        retentions = [one for one in initial_retentions(schema) if one.differs]
-    missing = [one for one in _migrations(schema) if one.name not in done]
-    return [*missing, *(Migration(one.name, "") for one in retentions)]
+        retentions = [one for one in list_retentions(schema, {}) if one.differs]
+        missing = _migrations(schema)
+    return _names(missing, retentions)
 
 
 def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
-    """Create the database and apply the missing migrations; returns their names.
+    """Create the database and apply what :func:`plan` lists; returns that list.
 
     Raises:
         SinkError: a statement failed. Earlier changes stay, and another run continues.
@@ -87,7 +88,7 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
     with explained_for_cluster(schema):
         _patiently(lambda: client.create_database(schema.cluster))
         check_cluster(client, schema)
-        missing = [one for one in plan(client, schema) if one.text]
+        missing = _missing(client, schema)
         if missing:
             _patiently(lambda: client.command(_record_table(client, schema)))
             values = placeholders(client, schema)
@@ -97,6 +98,10 @@ def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
         retentions = _differing(client, schema)
         for one in retentions:
             _keep(client, schema, one)
+    return _names(missing, retentions)
+
+
+def _names(missing: list[Migration], retentions: list[Retention]) -> list[str]:
     return [*(one.name for one in missing), *(one.name for one in retentions)]
 
 
@@ -166,13 +171,15 @@ def _migrations(schema: Schema) -> list[Migration]:
     return found
 
 
-def _recorded(client: ClickHouse) -> set[str]:
+def _missing(client: ClickHouse, schema: Schema) -> list[Migration]:
+    """List the migrations that are not recorded as applied."""
     try:
-        return {row[0] for row in client.query("SELECT name FROM formrelay_migrations")}
+        done = {row[0] for row in client.query("SELECT name FROM formrelay_migrations")}
     except SinkError as error:
         if error.code != NO_TABLE:
             raise
-        return set()
+        done = set()
+    return [one for one in _migrations(schema) if one.name not in done]
 
 
 def _files() -> list[tuple[str, str]]:

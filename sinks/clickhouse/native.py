@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import ssl
 import threading
@@ -14,9 +13,16 @@ from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from ...core.errors import ConfigError
-from .client import MODERN, Target, create_database_sql, identifier, parse_version, token_settings
-from .errors import check_block, hush_drivers, sink_error
+from .client import (
+    MODERN,
+    HostClickHouse,
+    Target,
+    identifier,
+    import_driver,
+    parse_version,
+    token_settings,
+)
+from .errors import hush_drivers, sink_error
 
 T = TypeVar("T")
 
@@ -35,7 +41,7 @@ class _Connection:
         return self.client.connection
 
 
-class NativeClickHouse:
+class NativeClickHouse(HostClickHouse):
     """A client over the native protocol, with one connection for each thread.
 
     A failed connection is closed, and the next call opens another with the current password. The
@@ -43,31 +49,16 @@ class NativeClickHouse:
     """
 
     def __init__(self, target: Target) -> None:
-        self._driver = _import_driver()
-        self._target = target
+        super().__init__(target)
+        self._driver = import_driver("clickhouse_driver", extra="clickhouse")
         self._local = threading.local()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         hush_drivers()
 
-    @property
-    def database(self) -> str:
-        return self._target.database
-
-    @property
-    def supports_dedup_token(self) -> bool:
-        return self.version() >= MODERN
-
-    def insert(
-        self,
-        table: str,
-        columns: Sequence[str],
-        data: Sequence[Sequence[Any]],
-        *,
-        token: str | None = None,
+    def _insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str | None
     ) -> None:
-        if not check_block(columns, data):
-            return
         names = ", ".join(identifier(column) for column in columns)
         sql = f"INSERT INTO {identifier(table)} ({names}) VALUES"
 
@@ -89,21 +80,8 @@ class NativeClickHouse:
     def command(self, sql: str) -> None:
         self._run(lambda connection: connection.client.execute(sql))
 
-    def create_database(self, cluster: str | None = None) -> None:
-        # Without a database: the server refuses a connection that names a missing one.
-        client = self._new_client(database="")
-        try:
-            client.execute(create_database_sql(self.database, cluster))
-        except Exception as error:
-            raise sink_error(error, user=self._target.user) from None
-        finally:
-            client.disconnect()
-
     def version(self) -> tuple[int, ...]:
         return self._run(self._version)
-
-    def ping(self) -> None:
-        self.query("SELECT 1")
 
     def close(self) -> None:
         with self._lock:
@@ -127,7 +105,7 @@ class NativeClickHouse:
             connection = None
         try:
             if connection is None:
-                connection = _Connection(self._new_client(database=self.database), os.getpid())
+                connection = _Connection(self._new_client(), os.getpid())
                 connection.driver.connect()
             elif not connection.driver.connected or not connection.driver.ping():
                 connection.version = None  # it may be another server now
@@ -146,20 +124,20 @@ class NativeClickHouse:
         self._local.connection = None
         _disconnect(connection)
 
-    def _new_client(self, *, database: str) -> Any:
+    def _new_client(self) -> Any:
         target = self._target
         connect_seconds = target.connect_timeout.total_seconds()
-        return _client_class()(
+        return _client_class(self._driver)(
             target.host,
             port=target.port,
-            database=database,
+            database=target.database,
             user=target.user,
             password=target.password() or "",
             client_name="formrelay",
             connect_timeout=connect_seconds,
             sync_request_timeout=connect_seconds,
             send_receive_timeout=target.timeout.total_seconds(),
-            compression=_compression(),
+            compression="lz4",
             tcp_keepalive=True,
             secure=target.secure,
             # The system's store; by default the driver trusts certifi only, not a company's CA.
@@ -173,10 +151,10 @@ class NativeClickHouse:
 
 
 @cache
-def _client_class() -> Any:
+def _client_class(driver: Any) -> Any:
     """The driver's client with a faster conversion of times, for which it uses pytz."""
 
-    class Client(_import_driver().Client):  # type: ignore[misc]
+    class Client(driver.Client):  # type: ignore[misc]
         def send_data(self, sample_block: Any, data: Any, **options: Any) -> Any:
             if options.get("columnar"):
                 kinds = [kind for _, kind in sample_block.columns_with_types]
@@ -206,22 +184,3 @@ def _disconnect(connection: _Connection) -> None:
             # processes. So close only our copy of the descriptor.
             connection.driver.socket.close()
             connection.driver.reset_state()
-
-
-def _import_driver() -> Any:
-    try:
-        return importlib.import_module("clickhouse_driver")
-    except ImportError:
-        raise ConfigError(
-            "expected the package clickhouse-driver for clickhouse://, it is not installed: "
-            "pip install 'formrelay[clickhouse]'"
-        ) from None
-
-
-def _compression() -> str | bool:
-    try:
-        importlib.import_module("lz4.block")
-        importlib.import_module("clickhouse_cityhash.cityhash")
-    except ImportError:
-        return False
-    return "lz4"

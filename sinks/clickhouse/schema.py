@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,16 +100,19 @@ def read_retentions(client: ClickHouse, schema: Schema) -> list[Retention]:
         "SELECT name, engine_full FROM system.tables WHERE database = %(database)s",
         {"database": client.database},
     )
-    ttls = {name: _ttl(engine) for name, engine in rows}
-    return [
-        Retention(table, variable, column, days, ttls.get(table, ""))
-        for table, variable, column, days in _configured(schema)
-    ]
+    return list_retentions(schema, {name: _ttl(engine) for name, engine in rows})
 
 
-def initial_retentions(schema: Schema) -> list[Retention]:
-    """The retention of each table on a server that has no tables yet."""
-    return [Retention(*configured, ttl="") for configured in _configured(schema)]
+def list_retentions(schema: Schema, ttls: Mapping[str, str]) -> list[Retention]:
+    """List the retention of each table.
+
+    Args:
+        ttls: the current TTLs by table.
+    """
+    names = ("EVENT_KEEP_DAYS", "occurred_at", _whole_days(schema.keep_events))
+    found = [(table, *names) for table in schema.event_tables]
+    found.append((ATTEMPTS, "WEBHOOK_KEEP_ATTEMPTS_DAYS", "at", _whole_days(schema.keep_attempts)))
+    return [Retention(*one, ttls.get(one[0], "")) for one in found]
 
 
 def retention_notes(retentions: list[Retention], version: tuple[int, ...]) -> Iterator[str]:
@@ -126,12 +129,6 @@ def retention_notes(retentions: list[Retention], version: tuple[int, ...]) -> It
                 f"{one.table} has a TTL that formrelay did not set ({one.ttl}), so it is left as "
                 f"it is: ALTER TABLE {one.table} REMOVE TTL to have {one.variable} decide"
             )
-
-
-def _configured(schema: Schema) -> Iterator[tuple[str, str, str, int | None]]:
-    for table in schema.event_tables:
-        yield table, "EVENT_KEEP_DAYS", "occurred_at", _whole_days(schema.keep_events)
-    yield ATTEMPTS, "WEBHOOK_KEEP_ATTEMPTS_DAYS", "at", _whole_days(schema.keep_attempts)
 
 
 def _whole_days(keep: timedelta | None) -> int | None:

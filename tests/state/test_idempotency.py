@@ -1,4 +1,4 @@
-"""What every idempotency store promises, in memory and in a real Redis."""
+"""The contract of idempotency stores, in memory and in a real Redis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(request: pytest.FixtureRequest) -> IdempotencyStore:
     return in_redis(request.getfixturevalue("redis_url"))
 
 
-def test_a_free_key_is_locked_and_a_locked_one_is_held(store: IdempotencyStore) -> None:
+def test_a_free_key_is_locked_and_a_locked_key_is_refused(store: IdempotencyStore) -> None:
     assert store.begin("a", "one", LONG) is None
     found = store.begin("a", "two", LONG)
     assert isinstance(found, Running)
@@ -41,20 +41,20 @@ def test_a_free_key_is_locked_and_a_locked_one_is_held(store: IdempotencyStore) 
 
 
 @pytest.mark.parametrize("result", [b"null", b'{"a":"\\u0000\xc3\xa9"}', b""], ids=repr)
-def test_a_result_is_known_to_whoever_comes_after(store: IdempotencyStore, result: bytes) -> None:
+def test_a_result_is_returned_to_later_owners(store: IdempotencyStore, result: bytes) -> None:
     store.begin("a", "one", LONG)
     assert store.finish("a", "one", result, LONG)
     assert store.begin("a", "two", LONG) == Finished(result)
     assert store.begin("a", "one", LONG) == Finished(result)
 
 
-def test_what_was_let_go_of_is_free_again(store: IdempotencyStore) -> None:
+def test_a_released_key_is_free(store: IdempotencyStore) -> None:
     store.begin("a", "one", LONG)
     store.release("a", "one")
     assert store.begin("a", "two", LONG) is None
 
 
-def test_a_lock_ends_by_itself_and_so_does_a_result(store: IdempotencyStore) -> None:
+def test_locks_and_results_expire(store: IdempotencyStore) -> None:
     store.begin("a", "one", SHORT)
     wait_until(lambda: store.begin("a", "two", SHORT) is None)
     store.finish("a", "two", b"1", SHORT)
@@ -62,7 +62,7 @@ def test_a_lock_ends_by_itself_and_so_does_a_result(store: IdempotencyStore) -> 
     wait_until(lambda: store.begin("a", "three", LONG) is None)
 
 
-def test_a_lock_that_is_renewed_lasts(store: IdempotencyStore) -> None:
+def test_a_renewed_lock_does_not_expire(store: IdempotencyStore) -> None:
     store.begin("a", "one", SHORT)
     assert store.renew("a", "one", LONG)
     found = store.begin("a", "two", SHORT)
@@ -70,7 +70,7 @@ def test_a_lock_that_is_renewed_lasts(store: IdempotencyStore) -> None:
     assert found.ends_in > SHORT
 
 
-def test_nobody_touches_what_is_another_s(store: IdempotencyStore) -> None:
+def test_another_owner_cannot_change_a_lock(store: IdempotencyStore) -> None:
     store.begin("a", "one", SHORT)
     wait_until(lambda: store.begin("a", "two", LONG) is None)
     assert not store.renew("a", "one", LONG)
@@ -84,7 +84,7 @@ def test_nobody_touches_what_is_another_s(store: IdempotencyStore) -> None:
     assert store.begin("a", "three", LONG) == Finished(b"2")
 
 
-def test_a_result_whose_lock_has_ended_is_known_where_nobody_else_began(
+def test_a_result_after_an_expired_lock_is_stored_if_the_key_is_free(
     store: IdempotencyStore,
 ) -> None:
     store.begin("a", "one", timedelta(milliseconds=1))
@@ -94,7 +94,7 @@ def test_a_result_whose_lock_has_ended_is_known_where_nobody_else_began(
     assert store.begin("a", "two", LONG) == Finished(b"1")
 
 
-def test_of_many_at_one_time_one_has_the_lock(store: IdempotencyStore) -> None:
+def test_only_one_of_many_simultaneous_owners_gets_the_lock(store: IdempotencyStore) -> None:
     with ThreadPoolExecutor(16) as pool:
         for key in map(str, range(20)):
             found: list[Any] = list(
@@ -104,7 +104,7 @@ def test_of_many_at_one_time_one_has_the_lock(store: IdempotencyStore) -> None:
             assert sum(isinstance(one, Running) for one in found) == 15
 
 
-def test_a_store_in_memory_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_in_memory_drops_the_oldest_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     from formrelay.state import idempotency as module
 
     monkeypatch.setattr(module, "_MAX_ENTRIES", 10)
@@ -116,7 +116,7 @@ def test_a_store_in_memory_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -
     assert store.begin("10", "two", LONG) == Finished(b"1")
 
 
-def test_a_ledger_that_is_away_says_so(redis_server: RedisServer) -> None:
+def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None:
     store = in_redis(redis_server.url)
     store.begin("a", "one", LONG)
     redis_server.kill()
@@ -130,7 +130,7 @@ def test_a_ledger_that_is_away_says_so(redis_server: RedisServer) -> None:
             call()
 
 
-def test_every_key_in_redis_ends_some_day(redis_url: str) -> None:
+def test_every_key_in_redis_expires(redis_url: str) -> None:
     store = in_redis(redis_url)
     store.begin("a", "one", LONG)
     store.begin("b", "one", LONG)

@@ -43,7 +43,7 @@ def saved(body: object = SAVED, status: int = 201) -> Answer:
 
 
 @pytest.mark.parametrize("status", [200, 201])
-def test_a_saved_submission_comes_back_with_its_endpoints(status: int) -> None:
+def test_a_saved_submission_is_returned_with_its_endpoints(status: int) -> None:
     with serving(saved(status=status)) as wire:
         result = api(wire.url + "/").save_submission(PAYLOAD)
     endpoint = SubmissionWebhook("7", "https://r.example/h", "whsec_x", "POST", {"X-A": "b"})
@@ -125,7 +125,7 @@ def test_retry_after_is_passed_on(status: int, value: str, expected: timedelta |
         ({f"q{n}": "ann@example.com" for n in range(50)}, "q9)"),
     ],
 )
-def test_a_400_names_fields_that_were_sent_and_nothing_else(body: object, says: str) -> None:
+def test_the_error_for_a_400_names_only_fields_that_were_sent(body: object, says: str) -> None:
     payload = {**PAYLOAD, "answers": {f"q{n}": "ann" for n in range(50)}}
     with serving(saved(body, 400)) as wire, pytest.raises(SinkPermanent) as caught:
         api(wire.url).save_submission(payload)
@@ -141,7 +141,7 @@ def test_a_refused_token_is_transient_and_says_what_to_check(status: int) -> Non
     assert "t0ken" not in str(caught.value)
 
 
-def test_a_malformed_endpoint_keeps_neither_the_submission_nor_the_others() -> None:
+def test_a_malformed_endpoint_affects_neither_the_submission_nor_other_endpoints() -> None:
     malformed = [{"secret": "b"}, ENDPOINT | {"headers": [1]}, ENDPOINT | {"id": 0}, [], None]
     with serving(saved(SAVED | {"webhooks": [*malformed, ENDPOINT]})) as wire:
         found = api(wire.url).save_submission(PAYLOAD).webhooks
@@ -178,7 +178,7 @@ ODD: list[tuple[str, Answer]] = [
 
 
 @pytest.mark.parametrize("answering", [case[1] for case in ODD], ids=[case[0] for case in ODD])
-def test_an_odd_answer_is_transient_in_bounded_time(answering: Answer) -> None:
+def test_an_unusual_response_is_transient_in_bounded_time(answering: Answer) -> None:
     with serving(answering) as wire:
         started = time.monotonic()
         with pytest.raises(SinkTransient) as caught:
@@ -190,7 +190,7 @@ def test_an_odd_answer_is_transient_in_bounded_time(answering: Answer) -> None:
         assert len(wire.requests) == 1
 
 
-def test_the_last_read_does_not_get_a_time_out_of_its_own() -> None:
+def test_the_time_out_is_for_all_reads_together() -> None:
     def late(wire: Wire, connection: socket.socket) -> bool:
         wire.stopping.wait(1.8)
         connection.sendall(b"HTTP/1.1 ")
@@ -204,7 +204,7 @@ def test_the_last_read_does_not_get_a_time_out_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
-def test_where_nothing_could_be_sent_the_api_is_unavailable(url: str) -> None:
+def test_without_a_connection_the_api_is_unavailable(url: str) -> None:
     with pytest.raises(SinkUnavailable):
         api(url).save_submission(PAYLOAD)
 
@@ -234,7 +234,7 @@ def test_the_deadline_holds_over_tls_too(
         assert wire.accepted == 1  # the second request went over the first one's connection
 
 
-def test_proxies_and_netrc_of_the_machine_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_and_netrc_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(saved()) as wire, serving(saved()) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -242,7 +242,7 @@ def test_proxies_and_netrc_of_the_machine_are_not_used(monkeypatch: pytest.Monke
         assert (wire.accepted, proxy.accepted) == (1, 0)
 
 
-def test_a_redirects_body_is_not_read_either() -> None:
+def test_the_body_of_a_redirect_is_not_read() -> None:
     start = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 1073741824\r\n\r\n"
     with serving(flood(start, 1 << 30)) as wire, pytest.raises(SinkTransient, match="redirect"):
         api(wire.url, timeout=5).save_submission(PAYLOAD)
@@ -250,7 +250,7 @@ def test_a_redirects_body_is_not_read_either() -> None:
     assert len(wire.requests) == 1
 
 
-def test_a_connection_that_went_stale_is_replaced() -> None:
+def test_a_stale_connection_is_replaced() -> None:
     body = json.dumps(SAVED).encode()
     closing = raw(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body, keep=False)
     with serving(closing) as wire:
@@ -262,14 +262,14 @@ def test_a_connection_that_went_stale_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "a b", "a\r\nb", "é", "x" * 256, 7, ".", ".."])
-def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(key: object) -> None:
+def test_a_key_that_fits_no_header_is_refused_before_sending(key: object) -> None:
     with serving(saved()) as wire:
         with pytest.raises(SinkPermanent, match="submissionId"):
             api(wire.url).save_submission(PAYLOAD | {"submissionId": key})
         assert wire.accepted == 0
 
 
-def test_a_token_that_no_header_can_carry_is_transient_and_not_quoted() -> None:
+def test_a_token_that_fits_no_header_is_transient_and_not_quoted() -> None:
     with serving(saved()) as wire, pytest.raises(SinkTransient) as caught:
         api(wire.url, token="s3cr\net").save_submission(PAYLOAD)
     assert "s3cr" not in str(caught.value)
@@ -287,12 +287,12 @@ def test_a_token_that_no_header_can_carry_is_transient_and_not_quoted() -> None:
         "http://\ud800",
     ],
 )
-def test_an_address_that_cannot_be_right_is_a_config_error(url: str) -> None:
+def test_a_malformed_url_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="API_URL"):
         api(url)
 
 
-def test_an_address_of_other_letters_is_spelled_as_the_net_has_it() -> None:
+def test_a_url_that_is_not_ascii_is_converted() -> None:
     with serving(saved()) as wire:
         api(f"{wire.url}/é/").save_submission(PAYLOAD)
     assert wire.headers()[0] == "POST /%C3%A9/api/v1/submissions/ HTTP/1.1"
@@ -300,7 +300,7 @@ def test_an_address_of_other_letters_is_spelled_as_the_net_has_it() -> None:
         api("http://exämple.invalid").save_submission(PAYLOAD)
 
 
-def test_its_host_is_looked_up_and_named_as_browsers_spell_it() -> None:
+def test_its_host_is_converted_as_in_browsers() -> None:
     with pytest.raises(SinkUnavailable):
         api("http://faß.invalid").save_submission(PAYLOAD)
     assert api("http://faß.de:81/é")._url == "http://xn--fa-hia.de:81/%C3%A9"

@@ -1,4 +1,4 @@
-"""Eight ways in which an API answers badly, at each of the calls that write to it."""
+"""Eight kinds of bad response, for each call that writes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_bad_answer_is_told_apart_and_the_next_call_gets_its_own(name: str, call: Call) -> None:
+def test_each_bad_response_has_its_error_and_the_next_call_its_own_response(
+    name: str, call: Call
+) -> None:
     bad, kind, says = ANSWERS[name]
     with serving(bad, answer(200, SAVED)) as wire:
         api = client(wire.url)
@@ -118,7 +120,7 @@ def test_a_bad_answer_is_told_apart_and_the_next_call_gets_its_own(name: str, ca
         assert wire.requests[0].split(b"\r\n")[0] == wire.requests[1].split(b"\r\n")[0]
 
 
-def test_a_401_says_how_long_the_api_wants(call: Call) -> None:
+def test_a_401_has_the_wait_that_the_api_asks_for(call: Call) -> None:
     with serving(ANSWERS["401"][0]) as wire:
         assert fails(client(wire.url), call).retry_after == timedelta(minutes=1)
 
@@ -148,7 +150,7 @@ def test_a_redirect_is_never_followed(status: int, to: str, call: Call) -> None:
         assert elsewhere.accepted == 0
 
 
-def test_of_ten_megabytes_of_an_error_little_is_held(call: Call) -> None:
+def test_little_of_a_large_error_response_is_kept(call: Call) -> None:
     page = b"HTTP/1.1 500 No\r\nContent-Length: 10485760\r\n\r\n" + PAGE.ljust(10 << 20)
     with serving(raw(page)) as wire:
         api = client(wire.url)
@@ -161,7 +163,7 @@ def test_of_ten_megabytes_of_an_error_little_is_held(call: Call) -> None:
     assert most < 3 << 20  # of the ten; what a connection keeps is about one
 
 
-def test_what_is_left_of_an_answer_is_not_the_next_ones(call: Call) -> None:
+def test_unread_bytes_of_a_response_are_not_read_as_the_next_response(call: Call) -> None:
     """An answer says that it is shorter than it is, and its rest looks like another one."""
     more = answer_bytes(b'{"id": "of another", "status": "completed"}')
 
@@ -197,7 +199,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return authority
 
 
-def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
+def test_an_expired_certificate_is_reported_and_nothing_is_sent(
     trusted: Authority, call: Call
 ) -> None:
     tls = trusted.server_side("expired", ends=-timedelta(days=1))
@@ -212,7 +214,7 @@ def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
     assert error.__suppress_context__  # a log line has no stack of four libraries
 
 
-def test_where_no_tls_can_be_agreed_on_the_api_is_unavailable(
+def test_without_a_common_tls_version_the_api_is_unavailable(
     trusted: Authority, call: Call
 ) -> None:
     tls = trusted.server_side("old")
@@ -224,7 +226,7 @@ def test_where_no_tls_can_be_agreed_on_the_api_is_unavailable(
     assert type(error) is SinkUnavailable
 
 
-def test_tls_that_breaks_after_the_request_leaves_it_open_what_was_saved(
+def test_after_tls_breaks_in_a_response_the_outcome_is_unknown(
     trusted: Authority, call: Call
 ) -> None:
     def garbage(_wire: Wire, connection: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""Whatever the API repeats of a submission, nothing of it is in the error."""
+"""Errors contain no payload values that the API repeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.echoes import VALUES, as_text, echoes, left_of
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(values=VALUES, data=st.data())
-def test_no_form_of_a_value_is_left_in_the_failure(values: list[str], data: st.DataObject) -> None:
+def test_no_form_of_a_value_is_in_the_failure(values: list[str], data: st.DataObject) -> None:
     payload = PAYLOAD | {"answers": {f"q{n}": value for n, value in enumerate(values)}}
     served = raw(data.draw(echoes(values)), keep=False)
     with serving(served) as wire, pytest.raises(SinkError) as caught:

@@ -1,4 +1,4 @@
-"""The ways to a ClickHouse, each a real engine."""
+"""A ClickHouse over each protocol, always a real engine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     The engine takes one folder a process and 0.5 s to open.
     """
-    url = f"chdb://{tmp_path_factory.mktemp('chdb')}/a folder/data"
+    url = f"chdb://{tmp_path_factory.mktemp('chdb')}/a%20folder/data"
     keeper = open_clickhouse(url, "keeper")
     keeper.ping()
     yield url

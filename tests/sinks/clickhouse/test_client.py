@@ -1,4 +1,4 @@
-"""The address of a ClickHouse, and drivers that are not installed."""
+"""CLICKHOUSE_URL, and drivers that are not installed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,7 @@ def parse(url: str, database: str = "db") -> Target:
 
 def parse_all(url: str, database: str = "db") -> list[Target]:
     second = timedelta(seconds=1)
-    return parse_targets(
-        url,
-        database=database,
-        user="u",
-        password=lambda: "given",
-        timeout=second,
-        connect_timeout=second,
-    )
+    return parse_targets(url, Target(database, "u", lambda: "given", second, second))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +38,7 @@ def parse_all(url: str, database: str = "db") -> list[Target]:
         ("chdb:///a%20b", ("chdb", "", 0, "/a b", "db", "u", "given", False)),
     ],
 )
-def test_an_address_is_taken_apart(url: str, expected: tuple[object, ...]) -> None:
+def test_a_url_is_parsed(url: str, expected: tuple[object, ...]) -> None:
     target = parse(url)
     found = (target.scheme, target.host, target.port, target.path)
     access = (target.database, target.user, target.password(), target.secure)
@@ -66,12 +59,12 @@ def test_an_address_is_taken_apart(url: str, expected: tuple[object, ...]) -> No
         "clickhouse://[::1",
     ],
 )
-def test_an_address_that_cannot_be_right_is_a_config_error(url: str) -> None:
+def test_a_malformed_url_is_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="CLICKHOUSE_URL"):
         parse(url)
 
 
-def test_an_address_of_several_hosts_is_one_for_each() -> None:
+def test_a_url_with_several_hosts_gives_one_target_each() -> None:
     found = parse_all("clickhouses://u:p%2C,@a:1,[::1]:2,c/x")
     assert [(one.host, one.port) for one in found] == [("a", 1), ("::1", 2), ("c", 9440)]
     for one in found:
@@ -81,7 +74,7 @@ def test_an_address_of_several_hosts_is_one_for_each() -> None:
     assert len(parse_all("chdb:///a,b/c")) == 1
 
 
-def test_an_address_with_a_password_is_never_quoted() -> None:
+def test_errors_and_reprs_do_not_quote_a_password() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("clickhouse://u:s3cr3t@h:99999/")
     assert "s3cr3t" not in str(caught.value)
@@ -89,7 +82,7 @@ def test_an_address_with_a_password_is_never_quoted() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a`b", "1a", "a;b", "a.b"])
-def test_a_database_name_that_cannot_be_right_is_a_config_error(name: str) -> None:
+def test_a_malformed_database_name_is_a_config_error(name: str) -> None:
     with pytest.raises(ConfigError, match="CLICKHOUSE_DATABASE"):
         parse("clickhouse://h", database=name)
 
@@ -102,7 +95,7 @@ def test_a_database_name_that_cannot_be_right_is_a_config_error(name: str) -> No
         ("chdb://x", "clickhouse_connect", "formrelay[embedded]"),
     ],
 )
-def test_a_missing_driver_is_named_with_the_extra_that_brings_it(
+def test_a_missing_driver_is_an_error_that_names_the_extra(
     url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -111,7 +104,7 @@ def test_a_missing_driver_is_named_with_the_extra_that_brings_it(
     assert f"pip install '{extra}'" in str(caught.value)
 
 
-def test_a_missing_engine_is_named_with_the_extra_that_brings_it(
+def test_a_missing_engine_is_an_error_that_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.setitem(sys.modules, "chdb", None)

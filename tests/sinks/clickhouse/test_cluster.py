@@ -1,4 +1,4 @@
-"""A cluster: two of Debian's servers that are replicas of each other, by a ZooKeeper.
+"""A cluster of two of Debian's servers that are replicas, with a ZooKeeper.
 
 Not in the contract: no newer server can be had that keeps replicas.
 """
@@ -65,7 +65,7 @@ def engines(client: ClickHouse) -> dict[str, str]:
     return dict(found)
 
 
-def test_a_migration_on_one_node_makes_every_table_on_both(migrated: Nodes) -> None:
+def test_a_migration_on_one_node_creates_every_table_on_both(migrated: Nodes) -> None:
     first, second = migrated
     assert engines(first) == engines(second)
     tables = {name: engine for name, engine in engines(second).items() if "MergeTree" in engine}
@@ -78,7 +78,7 @@ def test_a_migration_on_one_node_makes_every_table_on_both(migrated: Nodes) -> N
     assert migrate.apply(second, WITH_PAYMENTS) == []
 
 
-def test_what_goes_into_one_node_is_read_and_counted_on_the_other(migrated: Nodes) -> None:
+def test_rows_inserted_on_one_node_are_read_and_counted_on_the_other(migrated: Nodes) -> None:
     first, second = migrated
     first.insert("events", COLUMNS, rows(5))
     second.insert("events", COLUMNS, rows(5, start=3))
@@ -97,19 +97,19 @@ def test_the_same_block_sent_to_both_nodes_counts_once(migrated: Nodes) -> None:
         wait_until(lambda node=node: node.query("SELECT events FROM payments_daily") == [(5,)])  # type: ignore[misc]
 
 
-def test_a_cluster_that_is_configured_no_longer_is_noted(migrated: Nodes) -> None:
+def test_a_cluster_that_is_no_longer_configured_is_reported(migrated: Nodes) -> None:
     assert migrate.notes(migrated[0], WITH_PAYMENTS) == []
     [note] = migrate.notes(migrated[0])
     assert "events is replicated (ReplicatedReplacingMergeTree)" in note
 
 
-def test_migrations_on_both_nodes_at_once_both_succeed(nodes: Nodes) -> None:
+def test_simultaneous_migrations_on_both_nodes_succeed(nodes: Nodes) -> None:
     at_once(lambda node: migrate.apply(node, SCHEMA), nodes)
     assert engines(nodes[0]) == engines(nodes[1])
     wait_until(lambda: migrate.plan(nodes[0], SCHEMA) == migrate.plan(nodes[1], SCHEMA) == [])
 
 
-def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile_are_counted(
+def test_the_roll_up_counts_older_events_and_events_inserted_elsewhere_meanwhile(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = nodes
@@ -117,7 +117,7 @@ def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile
     for name in ("events_daily", "events_daily_feed", "events_daily_states"):
         first.command(f"DROP TABLE {name} ON CLUSTER pair")
     first.command("ALTER TABLE formrelay_migrations DELETE WHERE name = '0003_events_daily'")
-    wait_until(lambda: "0003_events_daily" in [one.name for one in migrate.plan(first, SCHEMA)])
+    wait_until(lambda: "0003_events_daily" in migrate.plan(first, SCHEMA))
     second.insert("events", COLUMNS, rows(50))
     monkeypatch.setattr(migrate, "_GRACE", timedelta(seconds=1))
     with inserting(second, start=50) as inserted:
@@ -127,12 +127,12 @@ def test_events_of_before_the_roll_up_and_those_that_come_in_elsewhere_meanwhile
         wait_until(lambda node=node: node.query("SELECT events FROM events_daily") == wanted)  # type: ignore[misc]
 
 
-def test_a_cluster_that_the_server_does_not_know_is_named(nodes: Nodes) -> None:
+def test_an_unknown_cluster_is_an_error_that_names_it(nodes: Nodes) -> None:
     with pytest.raises(ConfigError, match=r"CLICKHOUSE_CLUSTER .* got 'trio'"):
         migrate.apply(nodes[0], Schema(cluster="trio"))
 
 
-def test_tables_that_were_made_without_the_cluster_are_not_taken_for_replicas(
+def test_tables_created_without_the_cluster_are_refused(
     nodes: Nodes,
 ) -> None:
     migrate.apply(nodes[0])
@@ -140,14 +140,14 @@ def test_tables_that_were_made_without_the_cluster_are_not_taken_for_replicas(
         migrate.apply(nodes[0], SCHEMA)
 
 
-def test_a_server_without_the_macros_of_a_replica_is_told_so(clickhouse_url: str) -> None:
+def test_a_server_without_macros_is_an_error_that_names_them(clickhouse_url: str) -> None:
     client = open_clickhouse(clickhouse_url, "default")
     with pytest.raises(ConfigError, match=r"the macros shard and replica"):
         check_cluster(client, SCHEMA)
     client.close()
 
 
-def test_a_node_that_is_away_is_said_to_be_and_gets_its_tables_when_it_is_back(
+def test_a_node_that_is_down_is_reported_and_gets_its_tables_later(
     clickhouse_cluster: ClickHouseCluster, nodes: Nodes
 ) -> None:
     here, away = clickhouse_cluster.nodes

@@ -60,7 +60,7 @@ def test_events_and_sessions_are_counted_by_form_type_and_day(clickhouse: ClickH
     assert row == (DAY, "submit", 1, 1)
 
 
-def test_a_block_that_comes_twice_and_blocks_that_overlap_count_once(
+def test_repeated_and_overlapping_blocks_count_once(
     clickhouse: ClickHouse,
 ) -> None:
     clickhouse.insert("events", COLUMNS, rows(6), token="a")
@@ -73,7 +73,7 @@ def test_a_block_that_comes_twice_and_blocks_that_overlap_count_once(
     assert daily(clickhouse) == [("f1", "view", DAY, 9, 1)]
 
 
-def test_a_block_that_broke_off_before_its_roll_up_is_counted_when_it_comes_again(
+def test_a_block_that_failed_before_the_roll_up_is_counted_when_retried(
     clickhouse: ClickHouse,
 ) -> None:
     clickhouse.command("RENAME TABLE events_daily_states TO away")
@@ -92,7 +92,7 @@ def without_daily(client: ClickHouse) -> None:
     client.command("DROP TABLE formrelay_migrations")
 
 
-def test_events_of_before_the_migration_are_counted_of_every_month(
+def test_events_from_before_the_migration_are_counted_in_every_month(
     clickhouse: ClickHouse,
 ) -> None:
     without_daily(clickhouse)
@@ -112,7 +112,7 @@ def test_a_migration_that_runs_twice_counts_nothing_twice(clickhouse: ClickHouse
     assert daily(clickhouse) == [("f1", "view", DAY, 5, 1)]
 
 
-def test_what_comes_in_while_the_migration_runs_is_counted_once(
+def test_events_inserted_during_the_migration_are_counted_once(
     clickhouse: ClickHouse, url: str
 ) -> None:
     without_daily(clickhouse)

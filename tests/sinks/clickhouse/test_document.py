@@ -1,4 +1,4 @@
-"""The SQL of docs/clickhouse.md runs, on the servers that it is for."""
+"""The SQL in docs/clickhouse.md runs on the servers it is written for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_form_is_counted_by_day_and_values_are_taken_from_properties(
     assert filled.query(of_this_server) == [("pro", 1)]
 
 
-def test_a_roll_up_is_filled_again_as_the_document_says(filled: ClickHouse) -> None:
+def test_a_roll_up_is_refilled_as_documented(filled: ClickHouse) -> None:
     filled.command("DROP TABLE events_daily_states")
     [again] = [block for block in BLOCKS if "formrelay_migrations DELETE" in block]
     filled.command(again)
@@ -46,7 +46,7 @@ def test_a_roll_up_is_filled_again_as_the_document_says(filled: ClickHouse) -> N
     assert filled.query("SELECT events FROM events_daily") == [(2,)]
 
 
-def test_a_month_is_dropped_as_the_document_says(filled: ClickHouse) -> None:
+def test_a_month_is_dropped_as_documented(filled: ClickHouse) -> None:
     [drop] = [block for block in BLOCKS if "DROP PARTITION" in block]
     filled.command(drop.replace("202001", "202601"))
     assert filled.query("SELECT count() FROM events") == [(0,)]

@@ -1,4 +1,4 @@
-"""chdb://, where processes matter: each test runs its own."""
+"""chdb:// with several processes; each test starts its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def url(tmp_path: Path) -> str:
     return f"chdb://{tmp_path}/data"
 
 
-def test_a_second_process_gets_one_clear_error_with_the_first_ones_pid(url: str) -> None:
+def test_a_second_process_gets_an_error_with_the_pid_of_the_first(url: str) -> None:
     pid, _, rest = run("two_processes", url).partition(" ")
     assert rest.startswith("SinkUnavailable: ")
     assert f"in use by another process ({pid})" in rest
@@ -41,7 +41,7 @@ def test_a_second_process_gets_one_clear_error_with_the_first_ones_pid(url: str)
     assert len(rest.splitlines()) == 1
 
 
-def test_the_folder_is_free_again_after_a_process_was_killed(url: str) -> None:
+def test_the_folder_is_unlocked_when_its_process_is_killed(url: str) -> None:
     run("killed_child", url)
 
 
@@ -50,15 +50,13 @@ def test_a_client_made_before_a_fork_and_opened_after_it_works(url: str) -> None
 
 
 @pytest.mark.parametrize("in_child", ["client", "another"])
-def test_a_child_of_a_process_that_opened_it_is_told_and_does_not_hang(
-    url: str, in_child: str
-) -> None:
+def test_a_forked_child_gets_an_error_and_does_not_hang(url: str, in_child: str) -> None:
     out = run("opened_before_a_fork", url, in_child)
     assert out.startswith("SinkUnavailable: ")
     assert "before this one was forked" in out
 
 
-def test_a_second_folder_in_one_process_is_a_clear_error_until_the_first_is_closed(
+def test_a_second_folder_is_an_error_until_the_first_is_closed(
     tmp_path: Path,
 ) -> None:
     first, second, third = run("two_folders", f"chdb://{tmp_path}").splitlines()
@@ -67,18 +65,18 @@ def test_a_second_folder_in_one_process_is_a_clear_error_until_the_first_is_clos
     assert third == "no error"
 
 
-def test_a_relative_folder_is_below_the_current_one_with_its_parents_made(tmp_path: Path) -> None:
+def test_a_relative_folder_is_created_below_the_working_directory(tmp_path: Path) -> None:
     assert run("ping", "chdb://.formrelay/clickhouse", cwd=tmp_path) == "no error"
     assert any((tmp_path / ".formrelay" / "clickhouse").iterdir())
     assert (tmp_path / ".formrelay" / "clickhouse.lock").is_file()
 
 
-def test_what_was_written_is_there_for_the_next_process(url: str) -> None:
+def test_the_next_process_reads_the_inserted_rows(url: str) -> None:
     assert [run("write", url), run("write", url)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("folder", ["{tmp}/file/data", "/proc/formrelay/data", "/proc"])
-def test_a_folder_that_cannot_be_made_or_written_is_one_clear_line(
+def test_a_folder_that_cannot_be_created_or_written_is_a_clear_error(
     folder: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""What each code and each driver's exception means to a job."""
+"""Errors for the codes of the server and the exceptions of the drivers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from formrelay.core.errors import (
     SinkUnready,
 )
 from formrelay.sinks.clickhouse.errors import (
-    BAD_ROWS,
-    BROKEN_OFF,
-    BUSY,
-    NO_SCHEMA,
-    NOT_ALLOWED,
-    REFUSED_USER,
+    MEANINGS,
     TableUnready,
     by_code,
     hush_drivers,
@@ -49,7 +44,7 @@ def test_each_code_has_one_meaning(code: int, error: type[SinkError], says: str)
     assert says in str(found)
 
 
-def test_a_refused_user_is_named_as_the_configuration_names_it() -> None:
+def test_a_refused_user_is_an_error_that_names_the_variables() -> None:
     assert str(by_code(516, user="x")) == (
         "expected ClickHouse to accept user 'x', it refused (code 516): "
         "check CLICKHOUSE_USER and CLICKHOUSE_PASSWORD"
@@ -57,11 +52,11 @@ def test_a_refused_user_is_named_as_the_configuration_names_it() -> None:
 
 
 def test_no_code_is_in_two_tables() -> None:
-    tables = (REFUSED_USER, NOT_ALLOWED, NO_SCHEMA, BUSY, BROKEN_OFF, BAD_ROWS)
+    tables = [names for names, _, _ in MEANINGS]
     assert len({code for table in tables for code in table}) == sum(map(len, tables))
 
 
-def test_too_many_parts_asks_for_time() -> None:
+def test_too_many_parts_delays_the_retry() -> None:
     assert by_code(252, user="").retry_after is not None
 
 
@@ -76,7 +71,7 @@ DRIVERS_OWN: list[tuple[str, bool, type[SinkError]]] = [
 
 
 @pytest.mark.parametrize(("name", "connecting", "expected"), DRIVERS_OWN)
-def test_what_the_driver_found_itself_is_told_from_what_the_server_said(
+def test_errors_of_the_driver_are_distinguished_from_errors_of_the_server(
     name: str, connecting: bool, expected: type[SinkError]
 ) -> None:
     drivers = pytest.importorskip("clickhouse_driver.errors")
@@ -102,7 +97,7 @@ FOREIGN: list[tuple[BaseException, bool, type[BaseException]]] = [
 
 
 @pytest.mark.parametrize(("error", "connecting", "expected"), FOREIGN)
-def test_an_exception_without_a_code_is_told_by_its_class_and_phase(
+def test_an_exception_without_a_code_is_classified_by_type_and_phase(
     error: BaseException, connecting: bool, expected: type[BaseException]
 ) -> None:
     found = sink_error(error, user="u", connecting=connecting)

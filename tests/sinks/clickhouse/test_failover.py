@@ -1,4 +1,4 @@
-"""Several hosts behind one address: two real servers, of which one is away, hangs or is full."""
+"""Failover between two real servers: one is down, hangs or is read-only."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rows_go_to_the_second_host_when_the_first_was_killed(
     assert rows_on(pair[0], client) == 6
 
 
-def test_a_host_that_hangs_costs_its_time_out_once(
+def test_a_hanging_host_costs_one_time_out(
     pair: Pair, client: ClickHouse, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair[0].pause()
@@ -100,7 +100,7 @@ def test_a_host_that_hangs_costs_its_time_out_once(
     assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (0, 20)
 
 
-def test_a_host_that_hangs_within_a_call_is_not_asked_first_again(
+def test_a_host_that_hangs_within_a_call_is_tried_last_from_then_on(
     pair: Pair, client: ClickHouse
 ) -> None:
     # What was sent may have arrived: this call is for the queue to try again, under its token.
@@ -111,7 +111,7 @@ def test_a_host_that_hangs_within_a_call_is_not_asked_first_again(
     assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (0, 3)
 
 
-def test_every_thread_is_led_to_the_host_that_works(pair: Pair, client: ClickHouse) -> None:
+def test_every_thread_uses_the_host_that_works(pair: Pair, client: ClickHouse) -> None:
     pair[0].kill()
 
     def work(number: int) -> None:
@@ -122,7 +122,7 @@ def test_every_thread_is_led_to_the_host_that_works(pair: Pair, client: ClickHou
     assert rows_on(pair[1], client) == 40
 
 
-def test_when_all_hosts_are_away_the_sink_is_unavailable(pair: Pair, client: ClickHouse) -> None:
+def test_without_any_host_the_sink_is_unavailable(pair: Pair, client: ClickHouse) -> None:
     for server in pair:
         server.kill()
     with pytest.raises(SinkUnavailable):
@@ -132,7 +132,7 @@ def test_when_all_hosts_are_away_the_sink_is_unavailable(pair: Pair, client: Cli
     client.ping()
 
 
-def test_rows_that_can_never_go_in_are_tried_on_one_host(pair: Pair, client: ClickHouse) -> None:
+def test_unacceptable_rows_are_tried_on_one_host_only(pair: Pair, client: ClickHouse) -> None:
     with pytest.raises(SinkPermanent):
         client.insert("events", ("event_id",), [["no uuid"]])
     client.insert("events", COLUMNS, rows(1))
@@ -140,7 +140,7 @@ def test_rows_that_can_never_go_in_are_tried_on_one_host(pair: Pair, client: Cli
 
 
 @pytest.mark.parametrize("scheme", ["http", "clickhouse"])
-def test_a_host_without_any_server_is_passed_over_whatever_the_scheme(
+def test_a_host_without_a_server_is_skipped_with_every_scheme(
     scheme: str, modern_http_url: str, clickhouse_url: str
 ) -> None:
     url = modern_http_url if scheme == "http" else clickhouse_url
@@ -149,7 +149,7 @@ def test_a_host_without_any_server_is_passed_over_whatever_the_scheme(
     client.close()
 
 
-def test_a_host_that_hangs_by_http_is_waited_for_once_by_all_threads(modern_http_url: str) -> None:
+def test_threads_wait_once_for_a_host_that_hangs_over_http(modern_http_url: str) -> None:
     with serving(silence) as wire:
         url = modern_http_url.replace("://", f"://127.0.0.1:{wire.port},")
         client = open_clickhouse(url, "default", timeout=timedelta(seconds=1))
@@ -173,7 +173,7 @@ class _ReadOnly:
         return refuse
 
 
-def test_a_replica_that_takes_no_rows_is_passed_over(pair: Pair, client: ClickHouse) -> None:
+def test_a_read_only_replica_is_skipped(pair: Pair, client: ClickHouse) -> None:
     readonly: Any = _ReadOnly()
     several = FailoverClickHouse([readonly, client])
     several.insert("events", COLUMNS, rows(2))
@@ -181,7 +181,7 @@ def test_a_replica_that_takes_no_rows_is_passed_over(pair: Pair, client: ClickHo
     assert (rows_on(pair[0], client), readonly.asked) == (4, 1)
 
 
-def test_hosts_without_a_cluster_are_noted(client: ClickHouse) -> None:
+def test_several_hosts_without_a_cluster_are_reported(client: ClickHouse) -> None:
     [note] = migrate.notes(client)
     assert note.startswith("CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER no cluster")
     assert migrate.notes(client, Schema(cluster="pair")) == []

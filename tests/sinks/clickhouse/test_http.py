@@ -1,4 +1,4 @@
-"""HTTP: what the contract cannot ask of the other ways."""
+"""The HTTP client: tests that only this protocol needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.sinks.wire import answer, reset, serving, silence
 
 
-def test_a_password_that_changed_is_used_from_the_next_call(modern_http_url: str) -> None:
+def test_a_changed_password_is_used_from_the_next_call(modern_http_url: str) -> None:
     password = "wr0ng"
     client = open_clickhouse(modern_http_url, "default", user="relay", password=lambda: password)
     with pytest.raises(SinkTransient, match="CLICKHOUSE_PASSWORD") as caught:
@@ -24,7 +24,7 @@ def test_a_password_that_changed_is_used_from_the_next_call(modern_http_url: str
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
-def test_where_no_connection_can_be_made_the_sink_is_unavailable(url: str) -> None:
+def test_without_a_connection_the_sink_is_unavailable(url: str) -> None:
     with pytest.raises(SinkUnavailable):
         open_clickhouse(url, "default").ping()
 
@@ -32,7 +32,7 @@ def test_where_no_connection_can_be_made_the_sink_is_unavailable(url: str) -> No
 @pytest.mark.parametrize(
     "answering", [answer(502, b"<html>", kind="text/html"), answer(200, b"<html>"), reset, silence]
 )
-def test_what_is_no_clickhouse_is_unavailable(answering: object) -> None:
+def test_a_server_that_is_not_clickhouse_is_unavailable(answering: object) -> None:
     with serving(answering) as wire:  # type: ignore[arg-type]
         client = open_clickhouse(wire.url, "default", timeout=timedelta(seconds=1))
         with pytest.raises(SinkUnavailable):
@@ -40,7 +40,7 @@ def test_what_is_no_clickhouse_is_unavailable(answering: object) -> None:
     assert not [one for one in wire.requests if b"s3cr3t" in one]
 
 
-def test_a_proxy_of_the_environment_is_not_used(
+def test_proxies_from_the_environment_are_not_used(
     modern_http_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(answer(502)) as proxy:

@@ -1,4 +1,4 @@
-"""Migrations where two run at once: what a server answers to the one that came second."""
+"""Migrations that run at the same time, on a fake server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ class Racing:
     """A server on which each statement loses its race ``times`` before it works."""
 
     database = "db"
-    supports_dedup_token = False
 
     def __init__(self, code: int, times: int) -> None:
         self.code, self.times = code, times
@@ -49,7 +48,7 @@ class Racing:
 
 
 @pytest.mark.parametrize("code", [57, 58, 82, 337])
-def test_a_statement_that_lost_its_race_is_tried_again(code: int) -> None:
+def test_a_statement_that_another_run_executes_is_retried(code: int) -> None:
     client = Racing(code, times=2)
     names = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
     assert migrate.apply(client) == names
@@ -58,20 +57,20 @@ def test_a_statement_that_lost_its_race_is_tried_again(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [60, 241, 497])
-def test_another_error_ends_the_migration_and_records_nothing(code: int) -> None:
+def test_any_other_error_ends_the_migration_and_records_nothing(code: int) -> None:
     client = Racing(code, times=1)
     with pytest.raises(SinkTransient):
         migrate.apply(client)
     assert client.inserted == []
 
 
-def test_a_race_that_is_never_won_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_of_a_statement_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "_POLL_SECONDS", 0)
     with pytest.raises(SinkTransient, match="lost"):
         migrate.apply(Racing(337, times=10_000))
 
 
-def test_every_statement_may_run_twice_and_files_are_numbered_without_gaps() -> None:
+def test_every_statement_is_idempotent_and_files_are_numbered_without_gaps() -> None:
     folder = resources.files("formrelay.sinks.clickhouse") / "migrations"
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
     assert [name[:4] for name in names] == [f"{n:04}" for n in range(1, len(names) + 1)]

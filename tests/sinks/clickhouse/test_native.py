@@ -21,7 +21,7 @@ from tests.support.servers import ClickHouseServer
 SHORT = timedelta(milliseconds=500)
 
 
-def test_one_thread_keeps_one_connection_and_two_have_two(clickhouse_url: str) -> None:
+def test_each_thread_keeps_a_connection_of_its_own(clickhouse_url: str) -> None:
     client = open_clickhouse(clickhouse_url, "default")
     mine = "SELECT value FROM system.metrics WHERE metric = 'TCPConnection'"
     before = client.query(mine)
@@ -50,7 +50,7 @@ def test_a_server_that_comes_back_is_used_again(clickhouse_server: ClickHouseSer
     client.close()
 
 
-def test_a_server_that_hangs_is_given_up_in_time(clickhouse_server: ClickHouseServer) -> None:
+def test_a_hanging_server_is_abandoned_in_time(clickhouse_server: ClickHouseServer) -> None:
     client = open_clickhouse(clickhouse_server.url, "default", timeout=SHORT, connect_timeout=SHORT)
     client.ping()
     clickhouse_server.pause()
@@ -63,7 +63,7 @@ def test_a_server_that_hangs_is_given_up_in_time(clickhouse_server: ClickHouseSe
     client.close()
 
 
-def test_a_query_that_takes_too_long_is_transient_and_the_next_one_works(
+def test_a_slow_query_is_transient_and_the_next_query_works(
     clickhouse_url: str,
 ) -> None:
     client = open_clickhouse(clickhouse_url, "default", timeout=SHORT)
@@ -77,7 +77,7 @@ def test_a_query_that_takes_too_long_is_transient_and_the_next_one_works(
 @pytest.mark.parametrize(
     "answering", [silence, reset, raw(b"", keep=False), raw(b"HTTP/1.1 400 No\r\n\r\n"), drip(b"")]
 )
-def test_what_does_not_greet_like_clickhouse_is_unavailable(answering: object) -> None:
+def test_a_server_with_another_greeting_is_unavailable(answering: object) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # The greeting is binary and has no end that the wire's parser would see: one
         # answer to each connection, whatever was asked.
@@ -121,18 +121,18 @@ def test_what_does_not_greet_like_clickhouse_is_unavailable(answering: object) -
         "clickhouses://127.0.0.1:1",
     ],
 )
-def test_where_no_connection_can_be_made_the_sink_is_unavailable(url: str) -> None:
+def test_without_a_connection_the_sink_is_unavailable(url: str) -> None:
     with pytest.raises(SinkUnavailable):
         open_clickhouse(url, "default").ping()
 
 
-def test_a_server_without_tls_is_unavailable_by_tls(clickhouse_url: str) -> None:
+def test_a_server_without_tls_is_unavailable_over_tls(clickhouse_url: str) -> None:
     url = clickhouse_url.replace("clickhouse://", "clickhouses://")
     with pytest.raises(SinkUnavailable):
         open_clickhouse(url, "default", timeout=SHORT, connect_timeout=SHORT).ping()
 
 
-def test_a_forked_child_leaves_its_parents_connection_alone(clickhouse_url: str) -> None:
+def test_a_forked_child_does_not_disturb_its_parents_connection(clickhouse_url: str) -> None:
     client = open_clickhouse(clickhouse_url, "default")
     client.command("CREATE TEMPORARY TABLE of_this_connection (a UInt8)")
     child = os.fork()

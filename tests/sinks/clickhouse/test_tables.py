@@ -1,4 +1,4 @@
-"""Tables of events that the configuration adds, and how long rows are kept."""
+"""Configured tables of events, and retention."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ FILES = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
 WITH_PAYMENTS = Schema(event_tables=("events", "payments"))
 
 
-def names(client: ClickHouse, schema: Schema) -> list[str]:
-    return [one.name for one in migrate.plan(client, schema)]
-
-
-def test_each_table_of_events_has_its_columns_its_views_and_its_roll_up(
+def test_each_table_of_events_has_columns_views_and_a_roll_up(
     empty: ClickHouse,
 ) -> None:
     migrate.apply(empty, WITH_PAYMENTS)
@@ -37,13 +33,13 @@ def test_each_table_of_events_has_its_columns_its_views_and_its_roll_up(
     assert columns == others
 
 
-def test_a_table_that_is_configured_later_is_made_by_the_next_migration(
+def test_the_next_migration_creates_a_table_configured_later(
     clickhouse: ClickHouse,
 ) -> None:
     later = ["0001_events:payments", "0003_events_daily:payments"]
-    assert names(clickhouse, WITH_PAYMENTS) == later
+    assert migrate.plan(clickhouse, WITH_PAYMENTS) == later
     assert migrate.apply(clickhouse, WITH_PAYMENTS) == later
-    assert names(clickhouse, WITH_PAYMENTS) == []
+    assert migrate.plan(clickhouse, WITH_PAYMENTS) == []
     # And one that is configured no longer stays.
     assert migrate.apply(clickhouse) == []
     assert count(clickhouse, "payments") == 0
@@ -67,12 +63,12 @@ def old_and_new(client: ClickHouse) -> None:
 
 
 @with_ttl
-def test_rows_older_than_configured_are_deleted_and_their_counts_stay(
+def test_rows_older_than_the_retention_are_deleted_and_counts_stay(
     clickhouse: ClickHouse,
 ) -> None:
     old_and_new(clickhouse)
     schema = Schema(keep_events=timedelta(days=30))
-    assert names(clickhouse, schema) == ["events: keep 30 days"]
+    assert migrate.plan(clickhouse, schema) == ["events: keep 30 days"]
     assert migrate.apply(clickhouse, schema) == ["events: keep 30 days"]
     clickhouse.command("OPTIMIZE TABLE events FINAL")
     assert count(clickhouse, "events") == 1
@@ -80,7 +76,7 @@ def test_rows_older_than_configured_are_deleted_and_their_counts_stay(
     assert migrate.apply(clickhouse, schema) == []
 
 
-def test_nothing_is_deleted_where_nothing_is_configured(clickhouse: ClickHouse) -> None:
+def test_without_a_retention_nothing_is_deleted(clickhouse: ClickHouse) -> None:
     old_and_new(clickhouse)
     assert migrate.apply(clickhouse) == []
     clickhouse.command("OPTIMIZE TABLE events FINAL")
@@ -88,7 +84,7 @@ def test_nothing_is_deleted_where_nothing_is_configured(clickhouse: ClickHouse) 
 
 
 @with_ttl
-def test_a_configuration_that_changes_is_followed_and_one_that_is_taken_back_too(
+def test_a_changed_or_removed_retention_is_applied(
     empty: ClickHouse,
 ) -> None:
     migrate.apply(empty)
@@ -105,17 +101,17 @@ def test_a_configuration_that_changes_is_followed_and_one_that_is_taken_back_too
     assert ttl(empty, "events") == ttl(empty, "webhook_deliveries") == ""
 
 
-def test_it_is_planned_for_a_server_that_has_no_table_yet(empty: ClickHouse) -> None:
+def test_retention_is_planned_before_the_tables_exist(empty: ClickHouse) -> None:
     schema = Schema(event_tables=("events", "payments"), keep_events=timedelta(days=1))
-    planned = names(empty, schema)
+    planned = migrate.plan(empty, schema)
     assert planned[:3] == ["0001_events", "0001_events:payments", "0002_webhook_deliveries"]
     done = migrate.apply(empty, schema)
     keeps = ["events: keep 1 days", "payments: keep 1 days"]
     assert done[5:] == (keeps if empty.version() >= MODERN else [])
-    assert names(empty, schema) == []
+    assert migrate.plan(empty, schema) == []
 
 
-def test_a_server_without_ttl_gets_a_note_and_no_statement_that_it_does_not_know(
+def test_a_server_without_ttl_gets_a_note_and_no_statement(
     clickhouse: ClickHouse,
 ) -> None:
     schema = Schema(keep_events=timedelta(days=30))
@@ -130,7 +126,7 @@ def test_a_server_without_ttl_gets_a_note_and_no_statement_that_it_does_not_know
 
 
 @with_ttl
-def test_a_ttl_that_somebody_else_set_is_left_alone_and_noted(clickhouse: ClickHouse) -> None:
+def test_a_foreign_ttl_is_not_changed_and_reported(clickhouse: ClickHouse) -> None:
     clickhouse.command("ALTER TABLE events MODIFY TTL toDateTime(received_at) + INTERVAL 3 YEAR")
     for schema in (Schema(), Schema(keep_events=timedelta(days=30))):
         assert migrate.apply(clickhouse, schema) == []
@@ -139,7 +135,7 @@ def test_a_ttl_that_somebody_else_set_is_left_alone_and_noted(clickhouse: ClickH
 
 
 @pytest.mark.parametrize("keep", [timedelta(days=30), None], ids=["set", "removed"])
-def test_runs_at_once_agree_on_what_is_kept(
+def test_simultaneous_runs_apply_the_same_retention(
     clickhouse: ClickHouse, url: str, keep: timedelta | None
 ) -> None:
     if keep is None:
@@ -148,10 +144,10 @@ def test_runs_at_once_agree_on_what_is_kept(
     at_once(lambda client: migrate.apply(client, Schema(keep_events=keep)), clients)
     for client in clients:
         client.close()
-    assert names(clickhouse, Schema(keep_events=keep)) == []
+    assert migrate.plan(clickhouse, Schema(keep_events=keep)) == []
 
 
-def test_rows_lie_in_months_and_the_roll_up_in_years(clickhouse: ClickHouse) -> None:
+def test_rows_are_partitioned_by_month_and_the_roll_up_by_year(clickhouse: ClickHouse) -> None:
     keys = dict(
         clickhouse.query(
             "SELECT name, partition_key FROM system.tables WHERE database = %(db)s",
@@ -191,7 +187,7 @@ class _Parsing:
         return self._client.version()
 
 
-def test_a_modern_server_understands_every_statement_for_a_cluster(embedded_url: str) -> None:
+def test_a_modern_server_parses_every_statement_for_a_cluster(embedded_url: str) -> None:
     # No modern server that keeps replicas can be had here; test_cluster.py has an old one.
     client = open_clickhouse(embedded_url, "default")
     parsing: Any = _Parsing(client)

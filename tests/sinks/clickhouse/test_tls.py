@@ -1,4 +1,4 @@
-"""TLS by both protocols: whose certificate is trusted, and that nothing is sent to another."""
+"""TLS over both protocols: which certificates are accepted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def secure_url(request: pytest.FixtureRequest) -> str:
     return f"{request.param}://localhost:{request.getfixturevalue(name)}"
 
 
-def test_a_certificate_that_the_system_trusts_is_taken(
+def test_a_certificate_that_the_system_trusts_is_accepted(
     secure_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -57,14 +57,14 @@ def test_a_certificate_that_the_system_trusts_is_taken(
     client.close()
 
 
-def test_one_that_nobody_trusts_is_not(secure_url: str) -> None:
+def test_an_untrusted_certificate_is_refused(secure_url: str) -> None:
     client = open_clickhouse(secure_url, "default", password=lambda: "s3cr3t")
     with pytest.raises(SinkUnavailable) as caught:
         client.ping()
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_one_for_another_host_is_not(
+def test_a_certificate_for_another_host_is_refused(
     secure_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
