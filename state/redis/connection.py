@@ -60,11 +60,18 @@ def connect_redis(url: str, *, timeout: timedelta, variable: str = "REDIS_URL") 
     wait = options["socket_timeout"]
     if found.service is not None:
         sentinel = _sentinel(found, options)
-        tls, plain = clients.TlsMasterConnection, clients.MasterConnection
-        options["connection_class"] = tls if found.is_tls else plain
+        options["connection_class"] = (
+            clients.TlsMasterConnection if found.is_tls else clients.MasterConnection
+        )
         pool = bounded(SentinelConnectionPool, bound, wait)(found.service, sentinel, **options)
+    elif found.path is not None:
+        options |= {"connection_class": clients.SocketConnection, "path": found.path}
+        pool = bounded(ConnectionPool, bound, wait)(**options)
     else:
-        options |= {"connection_class": _connection_class(found), **_place(found)}
+        options["connection_class"] = (
+            clients.TlsConnection if found.is_tls else clients.TcpConnection
+        )
+        options["host"], options["port"] = found.hosts[0]
         pool = bounded(ConnectionPool, bound, wait)(**options)
     return clients.RedisClient(connection_pool=pool)
 
@@ -77,19 +84,6 @@ def answer_timeout(client: Any) -> float:
 def redis_address(url: str) -> str:
     """The host and port of a URL, without user, password and options."""
     return str(read_redis_url(url))
-
-
-def _connection_class(found: RedisAddress) -> type[Any]:
-    if found.path is not None:
-        return clients.SocketConnection
-    return clients.TlsConnection if found.is_tls else clients.TcpConnection
-
-
-def _place(found: RedisAddress) -> dict[str, Any]:
-    if found.path is not None:
-        return {"path": found.path}
-    host, port = found.hosts[0]
-    return {"host": host, "port": port}
 
 
 def _options(found: RedisAddress, timeout: timedelta) -> dict[str, Any]:
