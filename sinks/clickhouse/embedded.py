@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,20 @@ from ...core.errors import ConfigError, SinkUnavailable
 from .client import Target, create_database_sql
 from .connect_client import ConnectClickHouse
 
+
+@dataclass(slots=True)
+class _Folder:
+    """The folder that a process has open, the descriptor of its lock, and its clients."""
+
+    path: str
+    pid: int
+    descriptor: int
+    clients: int = 1
+
+
 _guard = threading.Lock()
-#: The open folder of this process: (path, pid, descriptor, number of clients).
-_opened: tuple[str, int, int, int] | None = None
+#: The open folder of this process.
+_opened: _Folder | None = None
 
 
 class EmbeddedClickHouse(ConnectClickHouse):
@@ -88,32 +100,29 @@ def _acquire(path: str) -> None:
     """
     global _opened
     with _guard:
-        if _opened is not None:
-            open_path, pid, descriptor, count = _opened
-            if pid != os.getpid():
-                raise _forked(open_path, pid)
-            if open_path != path:
-                raise ConfigError(
-                    f"expected one chdb:// folder a process, got '{path}' while '{open_path}' "
-                    "is open: close that one first, or use a ClickHouse server"
-                )
-            _opened = (open_path, pid, descriptor, count + 1)
-            return
-        _opened = (path, os.getpid(), _lock(path), 1)
+        if _opened is None:
+            _opened = _Folder(path, os.getpid(), _lock(path))
+        elif _opened.pid != os.getpid():
+            raise _forked(_opened.path, _opened.pid)
+        elif _opened.path != path:
+            raise ConfigError(
+                f"expected one chdb:// folder a process, got '{path}' while '{_opened.path}' "
+                "is open: close that folder first, or use a ClickHouse server"
+            )
+        else:
+            _opened.clients += 1
 
 
 def _release(path: str) -> None:
     """Undo :func:`_acquire`; the last client unlocks the folder."""
     global _opened
     with _guard:
-        if _opened is None or _opened[0] != path or _opened[1] != os.getpid():
+        if _opened is None or _opened.path != path or _opened.pid != os.getpid():
             return
-        _, pid, descriptor, count = _opened
-        if count > 1:
-            _opened = (path, pid, descriptor, count - 1)
-            return
-        _opened = None
-        os.close(descriptor)
+        _opened.clients -= 1
+        if not _opened.clients:
+            os.close(_opened.descriptor)
+            _opened = None
 
 
 def _forked(path: str, opener: int) -> SinkUnavailable:
