@@ -1,18 +1,18 @@
-"""What scripts/test runs: prepare the machine, then each check, then a summary.
+"""Run formrelay's checks and tests, then print a summary.
 
     scripts/test                              everything, as CI does
-    scripts/test --lint                       the static checks alone
-    scripts/test --quick                      these and the tests without servers and processes
-    scripts/test --quick tests/core           such tests alone
-    scripts/test tests/core -k name           pytest alone, with these arguments
-    scripts/test --oldest [tests/core …]      the oldest dependencies alone (scripts/test-range)
+    scripts/test --lint                       only the static checks
+    scripts/test --quick                      static checks, and tests without servers and processes
+    scripts/test --quick tests/core           only these tests, without servers and processes
+    scripts/test tests/core -k name           only pytest, with these arguments and with servers
+    scripts/test --oldest [tests/core …]      only the oldest dependencies (scripts/test-range)
 
-Prepares `.venv` and `.venv-oldest` (again when setup.cfg or pyproject.toml changed) and,
-as root on Debian, the packages of the servers and of Node that are missing. Elsewhere it
-says what to install, and the tests that need it are skipped; with CI=true that is a
-failure. Servers are started for pytest and end with it, also when this is interrupted
-or killed.
-Exit status: 0 when every check passed, 1 when one failed, 2 when it could not begin.
+Creates `.venv` and `.venv-oldest`, and installs into them again after a change of setup.cfg or
+pyproject.toml. As root on Debian, it also installs missing packages of servers and Node. Elsewhere
+it prints what to install and skips the tests that need it; with CI=true these tests fail. Servers
+run only while pytest runs, even if it is interrupted or killed.
+
+Exit status: 0 all checks passed, 1 a check failed, 2 the checks could not start.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ from scripts.venvs import (
 from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range"]
-#: What a run of everything has time for, and the rest. The embedded broker is Redis's: there the
-#: contract with Redis and the tests of the actors, on the embedded one, say the same. Of the tests
-#: with Django, those that send and run jobs.
+#: Tests on the oldest dependencies in a run of everything. The contract leaves out the embedded
+#: broker, because it is a Redis; the tests with Django are those that send and run jobs.
 OLDEST_IN_BRIEF = [
     *("tests/brokers/contract", *_ON_THE_OLDEST),
     *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "beside")),
     *("-m", "not embedded"),
 ]
+#: Tests on the oldest dependencies in scripts/test-range.
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp", *_ON_THE_OLDEST]
-#: How many pytest processes share a run of everything, beside the run on the oldest dependencies.
-#: Tests mostly wait: a process uses a fifth of a core, and its servers as much.
+#: Number of pytest processes that share a run of everything, beside the run on the oldest
+#: dependencies. Tests mostly wait: a process uses a fifth of a core, and so do its servers.
 PROCESSES = 3
-#: Programs of no server: of examples/publishers and of the tests with a browser.
+#: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One check: a name for the summary and the command."""
+    """A check: its name in the summary and its command."""
 
     name: str
     argv: Sequence[str]
@@ -78,33 +78,33 @@ STATIC = [
 
 
 def pytest_step(arguments: Sequence[str]) -> Step:
-    """pytest with the servers up."""
+    """pytest, with the servers running."""
     servers = [PYTHON, "scripts/servers.py", "run", "--"]
     return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
 
 
 def shared_steps(claims: str) -> list[Step]:
-    """All tests, by several processes that share them (tests/support/share.py)."""
+    """pytest processes that share all tests (tests/support/share.py)."""
     step = pytest_step([])
     names = [f"pytest {number} of {PROCESSES}" for number in range(1, PROCESSES + 1)]
     return [replace(step, name=name, env={"FORMRELAY_TEST_CLAIMS": claims}) for name in names]
 
 
 def oldest_step(arguments: Sequence[str]) -> Step:
-    """The same on the oldest dependencies that setup.cfg allows."""
+    """pytest on the oldest dependencies that setup.cfg allows, with the servers running."""
     servers = [PYTHON, "scripts/servers.py", "run", "--"]
     python = str(OLDEST / "bin" / "python")
     return Step("oldest", [*servers, python, "-m", "pytest", *arguments])
 
 
 def main() -> int:
-    """Prepare, run, sum up."""
+    """Parse the command line and run the checks; returns the exit status."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["--help"], ["-h"]):
         print(__doc__)
         return 0
     os.chdir(ROOT)
-    # Tests start a thousand Python processes: each would compile what it imports.
+    # Tests start a thousand Python processes: without caches, each compiles all its imports.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     raise_on_signals()
     try:
@@ -114,7 +114,7 @@ def main() -> int:
                 stop(f"--lint takes no further arguments, got {' '.join(arguments[1:])}")
             return run_steps(STATIC)
         if arguments[:1] == ["--quick"]:
-            # Neither servers nor their packages: this needs no root and no Debian.
+            # Servers are not prepared, so this needs neither root nor Debian.
             quick = Step("quick tests", [PYTHON, "-m", "pytest", *arguments])
             return run_steps([quick]) if arguments[1:] else run_steps(STATIC, beside=[quick])
         prepare_servers()
@@ -123,9 +123,9 @@ def main() -> int:
                 [oldest_step(arguments[1:] or OLDEST_TESTS)] if prepare_oldest() else []
             )
         if arguments:
-            # pytest alone while one test is worked on: the order of the day is speed.
+            # While somebody works on a test, static checks would only delay the result.
             return run_steps([pytest_step(arguments)])
-        # With the installation of `.venv-oldest`, which would keep the others waiting.
+        # A process of its own, so that nothing waits for the installation of `.venv-oldest`.
         oldest = Step("oldest", [sys.executable, __file__, "--oldest", *OLDEST_IN_BRIEF])
         with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
             first, *others = shared_steps(claims)
@@ -136,15 +136,19 @@ def main() -> int:
 
 
 def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
-    """Run all of them, whatever fails; print the summary; 0 when all are well.
+    """Run all steps even if a step fails, then print a summary.
 
     Args:
-        beside: begun with the others, and printed after them: tests mostly wait.
+        steps: run one after the other.
+        beside: run in parallel with the steps; their output is printed afterwards.
+
+    Returns:
+        0 if all steps passed, else 1.
     """
     results: list[tuple[str, int, float]] = []
     run = Run()
     try:
-        all_began = time.monotonic()
+        start = time.monotonic()
         begun_beside = [(step, _begin(run, step)) for step in beside]
         for step in steps:
             print(f"\n== {step.name}", flush=True)
@@ -156,10 +160,10 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
                 status = 127
             results.append((step.name, status, time.monotonic() - begun))
         for step, process in begun_beside:
-            print(f"\n== {step.name} (beside the others)", flush=True)
+            print(f"\n== {step.name} (in parallel)", flush=True)
             status = process.wait()
             print(_output(run, step).read_text(errors="replace"), flush=True)
-            results.append((step.name, status, time.monotonic() - all_began))
+            results.append((step.name, status, time.monotonic() - start))
     finally:
         run.close()
     print("\n== summary")
@@ -178,7 +182,7 @@ def _output(run: Run, step: Step) -> Path:
 
 
 def prepare_servers() -> None:
-    """Install the packages of servers and Node that are missing, or say how to."""
+    """Install missing packages of servers and Node, or print the command that does."""
     missing = [name for server in ALL if not server.program() for name in server.package.split()]
     if "clickhouse-server" in missing:
         missing.append("clickhouse-client")
@@ -188,7 +192,7 @@ def prepare_servers() -> None:
     command = f"apt-get install --no-install-recommends {' '.join(missing)}"
     if os.geteuid() or not shutil.which("apt-get"):
         say(f"programs are missing; as root on Debian: {command}")
-        say("failing for want of them" if in_ci() else "tests that need them will be skipped")
+        say(f"tests that need them will {'fail' if in_ci() else 'be skipped'}")
         return
     say(f"apt-get update && {command}")
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
@@ -211,9 +215,9 @@ def prepare_servers() -> None:
 
 @contextlib.contextmanager
 def services_not_started() -> Iterator[None]:
-    """Keep Debian from starting a package's service as it installs it.
+    """Keep Debian from starting services while it installs their packages.
 
-    A policy-rc.d that is there already is the machine's own decision and stays.
+    An existing policy-rc.d is a decision of the administrator and stays.
     """
     if POLICY.exists():
         yield

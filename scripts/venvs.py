@@ -1,8 +1,7 @@
 """The virtual environments of scripts/test: `.venv`, and `.venv-oldest` for the oldest versions.
 
-Packages are installed by uv, which pip installs first: a tenth of pip's time. uv does not read
-pip's configuration, so it is given the indexes and constraints that pip is configured with. Where
-uv cannot install, pip does.
+uv installs the packages, in a tenth of pip's time; pip installs uv, and the packages if uv fails.
+uv does not read pip's configuration, so its environment repeats pip's indexes and constraints.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 OLDEST = ROOT / ".venv-oldest"
 STAMP = "formrelay-installed"
-#: Dependencies that have their lower bounds of setup.cfg in `.venv-oldest`, the newest in `.venv`.
+#: Dependencies that `.venv-oldest` has at their lower bounds in setup.cfg.
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
-#: With dramatiq-dashboard, whose requirements set the lower end.
+#: Includes dramatiq-dashboard, which needs dramatiq < 2 and redis < 5.
 OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
     *("django-dramatiq>=0.13", "sentry-sdk>=2.20"),
 ]
-#: The variable of uv for each option of pip, spelled as in pip's own variables (`PIP_…`).
+#: Option of pip, spelled as in its environment variables (`PIP_…`) -> variable of uv.
 _UV_VARIABLES = {
     "index_url": "UV_DEFAULT_INDEX",
     "extra_index_url": "UV_INDEX",
@@ -48,9 +47,9 @@ _UV_VARIABLES = {
 
 
 def prepare_python() -> None:
-    """Make `.venv` and install the package and its tools, unless that is done already."""
+    """Create `.venv` and install the package and its tools, unless this is up to date."""
     _prepare(VENV, sys.executable, ["--editable", ".[dev]"])
-    # mypy takes the name of a package from its folder, and a checkout may be called anything.
+    # mypy derives the package's name from its folder, and a checkout may have any name.
     link = VENV / "formrelay" / "formrelay"
     if not link.is_symlink():
         link.parent.mkdir(exist_ok=True)
@@ -58,15 +57,15 @@ def prepare_python() -> None:
 
 
 def prepare_oldest() -> bool:
-    """Make `.venv-oldest`, unless that is done already. Returns whether it exists."""
-    # pydantic 2.7 has no wheels for a newer one, and without Rust none can be built.
+    """Create `.venv-oldest`, unless it is up to date. Returns whether it exists."""
+    # pydantic 2.7 has no wheels for newer Pythons, and to build it takes Rust.
     pythons = [sys.executable] if sys.version_info < (3, 13) else ["python3.12", "python3.11"]
     python = next(filter(None, map(shutil.which, pythons)), None)
     if python is None:
         needed = "the oldest dependencies need Python 3.11 or 3.12 beside this one"
         if in_ci():
             stop(needed)
-        say(f"{needed}; their tests are left out")
+        say(f"{needed}; their tests are skipped")
         return False
     pins = oldest_pins((ROOT / "setup.cfg").read_text())
     package = ["--editable", f".[{OLDEST_EXTRAS}]"]
@@ -75,9 +74,7 @@ def prepare_oldest() -> bool:
 
 
 def oldest_pins(setup_cfg: str) -> list[str]:
-    """`name==version` of the lower bounds that are tested.
-
-    Read from the file, so that a bound that is moved there is moved here.
+    """Pins (`name==version`) to the lower bounds in setup.cfg of the tested dependencies.
     """
     bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
     pins = {name: f"{name}=={version}" for name, version in bounds if name in AT_THEIR_OLDEST}
@@ -87,14 +84,14 @@ def oldest_pins(setup_cfg: str) -> list[str]:
 
 
 def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which uv installs from where pip would.
+    """The environment in which uv uses pip's indexes and options.
 
     Args:
-        pip_config: what `pip config list` prints.
-        environment: its own `UV_…` variables take precedence.
+        pip_config: output of `pip config list`.
+        environment: of this process; its `UV_…` variables take precedence.
     """
-    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: the best version of all indexes
-    # `global.proxy`, `install.proxy`, `:env:.proxy`: each overrides the one before it.
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip does: best version of all indexes
+    # In this order each overrides the former: `global.proxy`, `install.proxy`, `:env:.proxy`.
     for line in sorted(pip_config.splitlines(), key=lambda line: (line.startswith(":"), line)):
         name, _, value = line.partition("=")
         if variable := _UV_VARIABLES.get(name.rpartition(".")[2].replace("-", "_")):
@@ -104,22 +101,22 @@ def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str,
 
 
 def _prepare(venv: Path, python: str, install: Sequence[str]) -> None:
-    """Make a virtual environment and install into it, unless that is done already."""
+    """Create a virtual environment and install into it, unless it is up to date."""
     if not (venv / "bin" / "python").exists():
-        say(f"making {venv.name}")
-        # The pip of `.venv` serves the other as well.
+        say(f"creating {venv.name}")
+        # The pip of `.venv` installs into both.
         without_pip = [] if venv == VENV else ["--without-pip"]
         made = subprocess.run([python, "-m", "venv", *without_pip, str(venv)], check=False)
         if made.returncode:
             shutil.rmtree(venv, ignore_errors=True)
-            stop(f"could not make {venv.name} (on Debian: apt-get install python3-venv)")
+            stop(f"could not create {venv.name} (on Debian: apt-get install python3-venv)")
     stamp = _fingerprint(install)
     if (venv / STAMP).exists() and (venv / STAMP).read_text() == stamp:
         return
-    say(f"installing formrelay and what its tests need into {venv.name}")
+    say(f"installing formrelay and its test dependencies into {venv.name}")
     inside = str(venv / "bin" / "python")
     if not (_install_with_uv(inside, install) or _install_with_pip(inside, install)):
-        stop("pip could not install the package; its message stands above")
+        stop("pip could not install the package; see its message above")
     (venv / STAMP).write_text(stamp)
 
 
@@ -136,7 +133,7 @@ def _install_with_uv(python: str, install: Sequence[str]) -> bool:
         check=False,
     )
     if done.returncode:
-        say("uv could not install that, see above; trying with pip")
+        say("uv could not install the packages, see its message above; trying pip")
     return not done.returncode
 
 
@@ -146,17 +143,17 @@ def _install_with_pip(python: str, install: Sequence[str], *, stderr: int | None
 
 
 def _fingerprint(install: Sequence[str]) -> str:
-    """What the contents of a virtual environment depend on."""
+    """Hash of everything that decides the contents of a virtual environment."""
     files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
     return hashlib.sha256(files + "\n".join(install).encode()).hexdigest()
 
 
 def say(message: str) -> None:
-    """One line of our own among the tools' output."""
+    """Print a line that stands out from the output of other programs."""
     print(f"scripts/test: {message}", flush=True)
 
 
 def stop(message: str) -> NoReturn:
-    """End before the first check."""
+    """Print an error and exit with status 2."""
     print(f"scripts/test: {message}", file=sys.stderr)
     raise SystemExit(2)

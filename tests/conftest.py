@@ -1,7 +1,7 @@
-"""Servers for tests, fresh for each, and the check that each kind's tests really ran.
+"""Fixtures that give each test a clean server, and pytest plugins for the whole run.
 
-`scripts/servers.py` puts the servers' addresses into the environment. A test asks
-for one by its fixture, and is marked with the server's kind by that alone.
+`scripts/servers.py` puts the addresses of the shared servers into the environment. A test
+that asks for a server's fixture gets the mark of that kind of server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 import hypothesis
 import pytest
 
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 from tests.support.quick import QUICK, Quick
 from tests.support.ran import RanCheck
 from tests.support.servers import (
@@ -33,10 +33,10 @@ from tests.support.servers import (
 )
 from tests.support.share import share_asked_for
 
-# Milliseconds until a paused worker, or one that lost its consumer, goes on: 3,000 by default.
+# Milliseconds until a paused worker, or a worker that lost its consumer, continues (default 3,000).
 os.environ.setdefault("dramatiq_restart_delay", "200")
 
-# How long an example takes says more about the machine than about the code.
+# No deadlines: the duration of an example depends on how busy the machine is.
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -47,16 +47,16 @@ _S = TypeVar("_S", bound=Server)
 
 @pytest.fixture
 def unique() -> str:
-    """A short random string, for names that must not meet another test's."""
+    """A short random string, for names that no other test uses."""
     return "t" + secrets.token_hex(4)
 
 
 @pytest.fixture
 def redis_url() -> str:
-    """The shared Redis, emptied."""
-    import redis  # an extra: a suite without it must still be collected
+    """URL of the shared Redis, emptied."""
+    import redis  # optional: tests without it must still be collected
 
-    url = _given("redis", "FORMRELAY_TEST_REDIS_URL")
+    url = _server_url("redis", "FORMRELAY_TEST_REDIS_URL")
     with redis.Redis.from_url(url) as client:
         ours = os.environ.get("FORMRELAY_TEST_REDIS_PID")
         if ours == str(client.info("server")["process_id"]):
@@ -71,16 +71,17 @@ def redis_url() -> str:
 
 @pytest.fixture
 def rabbitmq_url(unique: str, vhost_remover: ThreadPoolExecutor) -> Iterator[str]:
-    """The shared RabbitMQ, in a virtual host of this test's own."""
+    """URL of the shared RabbitMQ, with a virtual host for this test alone."""
     with _vhost(unique, vhost_remover) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def rabbitmq_url_of_module(vhost_remover: ThreadPoolExecutor) -> Iterator[str]:
-    """The shared RabbitMQ, in a virtual host of this file: only `unique` keeps its tests apart.
+    """URL of the shared RabbitMQ, with a virtual host that the tests of a file share.
 
-    The first message to a virtual host declares the delay queues, which takes 0.6 s.
+    Tests use `unique` in queue names. The first message to a virtual host declares the delay
+    queues, which takes 0.6 s.
     """
     with _vhost("t" + secrets.token_hex(4), vhost_remover) as url:
         yield url
@@ -88,17 +89,15 @@ def rabbitmq_url_of_module(vhost_remover: ThreadPoolExecutor) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def vhost_remover() -> Iterator[ThreadPoolExecutor]:
-    """Removes virtual hosts while the next tests run: it takes 0.5 s to remove the delay queues."""
+    """A thread that removes virtual hosts in the background, which takes 0.5 s each."""
     with ThreadPoolExecutor(1) as remover:
         yield remover
 
 
 @contextmanager
 def _vhost(name: str, remover: ThreadPoolExecutor) -> Iterator[str]:
-    """On a server given by hand there is no management API to make a virtual host with: then it is
-    the address as given, and only `unique` names keep tests apart.
-    """
-    url = _given("rabbitmq", "FORMRELAY_TEST_RABBITMQ_URL")
+    """Create a virtual host. Without a management API, use the given address unchanged."""
+    url = _server_url("rabbitmq", "FORMRELAY_TEST_RABBITMQ_URL")
     api = os.environ.get("FORMRELAY_TEST_RABBITMQ_API_URL")
     if not api:
         yield url
@@ -112,19 +111,19 @@ def _vhost(name: str, remover: ThreadPoolExecutor) -> Iterator[str]:
 
 @pytest.fixture
 def clickhouse_url() -> str:
-    """The shared ClickHouse by its native protocol; see `clickhouse_database`."""
-    return _given("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_URL")
+    """URL of the shared ClickHouse, native protocol. Use `clickhouse_database` with it."""
+    return _server_url("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_URL")
 
 
 @pytest.fixture
 def clickhouse_http_url() -> str:
-    """The shared ClickHouse by HTTP; see `clickhouse_database`."""
-    return _given("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_HTTP_URL")
+    """URL of the shared ClickHouse, HTTP. Use `clickhouse_database` with it."""
+    return _server_url("clickhouse", "FORMRELAY_TEST_CLICKHOUSE_HTTP_URL")
 
 
 @pytest.fixture
 def clickhouse_database(clickhouse_http_url: str, unique: str) -> Iterator[str]:
-    """The name of a database of this test's own, dropped after it."""
+    """Name of a database for this test alone, dropped afterwards."""
     _clickhouse_query(clickhouse_http_url, f"CREATE DATABASE {unique}")
     yield unique
     _clickhouse_query(clickhouse_http_url, f"DROP DATABASE IF EXISTS {unique}")
@@ -132,21 +131,21 @@ def clickhouse_database(clickhouse_http_url: str, unique: str) -> Iterator[str]:
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """A running Redis of this test's own, to kill and restart."""
+    """A running Redis for this test alone, to kill and restart."""
     with own(RedisServer) as server:
         yield server
 
 
 @pytest.fixture
 def rabbitmq_server() -> Iterator[RabbitServer]:
-    """A running RabbitMQ of this test's own, to kill and restart (5 s a start)."""
+    """A running RabbitMQ for this test alone, to kill and restart (5 s a start)."""
     with own(RabbitServer) as server:
         yield server
 
 
 @pytest.fixture
 def clickhouse_server() -> Iterator[ClickHouseServer]:
-    """A running ClickHouse of this test's own, to kill and restart."""
+    """A running ClickHouse for this test alone, to kill and restart."""
     with own(ClickHouseServer) as server:
         yield server
 
@@ -159,16 +158,16 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
     with ClickHouseCluster() as cluster:
         yield cluster
         for node in cluster.nodes:
-            assert node.running, f"a node has ended by itself:\n{node.log_tail(60)}"
+            assert node.running, f"a ClickHouse node has crashed:\n{node.log_tail(60)}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--quick``."""
+    """Add ``--quick``."""
     parser.addoption("--quick", action="store_true", help="no test that needs a server or process")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Mark what starts processes, watch that tests of every kind ran, share a run."""
+    """Register the plugins: marks of processes, check of skipped kinds, shared runs."""
     is_quick = config.getoption("quick")
     if is_quick:
         config.option.markexpr = QUICK
@@ -178,21 +177,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(share)
 
 
-def _given(kind: str, variable: str) -> str:
+def _server_url(kind: str, variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        missing(f"no {kind} server: {variable} is not set; scripts/test starts one for the tests")
+        skip_or_fail(f"no {kind} server: {variable} is not set; scripts/test starts a server")
     return value
 
 
 def own(server_class: type[_S]) -> _S:
+    """A new server of the class; skips the test if the program is missing."""
     _require(server_class)
     return server_class()
 
 
 def _require(server_class: type[Server]) -> None:
     if server_class.program() is None:
-        missing(f"{server_class.kind} is not installed: apt-get install {server_class.package}")
+        name, package = server_class.kind, server_class.package
+        skip_or_fail(f"{name} is not installed: apt-get install {package}")
 
 
 def _rabbitmq_api(api: str, method: str, path: str, body: bytes | None = None) -> None:

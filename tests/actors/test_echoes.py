@@ -17,7 +17,7 @@ from tests.actors.conftest import Site
 from tests.actors.test_webhooks import KEY
 from tests.middleware.lines import Lines
 from tests.sinks.wire import Wire, raw, serving
-from tests.support.echoes import FORMS, VALUES, as_text, echoes, left_of
+from tests.support.echoes import FORMS, VALUES, as_text, echoes, leaked_parts
 from tests.support.loop import run
 
 
@@ -64,7 +64,7 @@ def test_no_value_is_left_in_log_line_failure_or_delivery_log(
     answer = data.draw(echoes(everything))
     with serving(raw(answer, keep=False)) as wire:
         kept = attempt(site, wire, values)
-    assert left_of(everything, kept) == []
+    assert leaked_parts(everything, kept) == []
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
@@ -83,4 +83,4 @@ def test_no_value_is_left_in_a_workers_log_lines_or_dead_letters(
     failures = [letter.failure.to_json() for letter in site.dead("webhooks")]
     rows = orjson.dumps([message["kwargs"] for message in site.messages("events")]).decode()
     assert "bytes of another type" in rows
-    assert left_of(values, f"{lines.text}\n{failures}\n{rows}") == []
+    assert leaked_parts(values, f"{lines.text}\n{failures}\n{rows}") == []

@@ -21,7 +21,7 @@ class Site:
         self.url, self.queue, self.file = url, queue, file
         self.log = file.with_suffix(".log")
         self.workers: list[subprocess.Popen[str]] = []
-        self.broker: RelayBroker = fault_worker.make(url)
+        self.broker: RelayBroker = fault_worker.make_broker(url)
         fault_worker.declare(self.broker, queue, str(file))
 
     def start_worker(self) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.checkout import ROOT
 from tests.support.command import clean_environment
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 
 FOLDER = ROOT / "examples" / "publishers"
 MODULES = FOLDER / "node_modules"
@@ -57,7 +57,7 @@ def publish(
     """
     wrong = install()
     if wrong:
-        missing(wrong)
+        skip_or_fail(wrong)
     file, variable = (
         ("rabbitmq.mjs", "RABBITMQ_URL") if url.startswith("amqp") else ("redis.mjs", "REDIS_URL")
     )

@@ -1,6 +1,7 @@
-"""Tests for test_quick.py, which has pytest run this file: quick ones and others.
+"""Sample tests, which test_quick.py has pytest run.
 
-Each function but the last two starts a process in another way.
+Each test except the last two starts a process, or needs a server, in a different way. The last but
+one starts a process in a way that the quick tier does not detect; the last is quick.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Derived(Starter):
     pass
 
 
-def back_and_forth() -> None:
+def mutually_recursive() -> None:
     test_by_functions_that_call_each_other()
 
 
@@ -57,7 +58,7 @@ def test_by_a_fixture(process: None) -> None:
     pass
 
 
-def test_by_a_fixture_that_is_not_known_before(request: pytest.FixtureRequest) -> None:
+def test_by_a_fixture_requested_at_run_time(request: pytest.FixtureRequest) -> None:
     request.getfixturevalue("process")
 
 
@@ -93,7 +94,7 @@ def test_by_a_class() -> None:
 
 
 def test_by_functions_that_call_each_other() -> None:
-    back_and_forth()
+    mutually_recursive()
     Starter()
 
 
@@ -106,7 +107,7 @@ def test_with_the_shared_server(redis_url: str) -> None:
     pass
 
 
-def test_in_a_way_that_is_not_found() -> None:
+def test_by_an_undetected_way() -> None:
     importlib.import_module("sub" + "process").run(["true"])
 
 

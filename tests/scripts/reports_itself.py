@@ -1,4 +1,4 @@
-"""A program that prints what it was started with, and ends as it is told."""
+"""A program that prints its arguments and environment, then ends in the requested way."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
         case "exit":
             sys.exit(3)
         case "raise":
-            raise ValueError("told so")
+            raise ValueError("as requested")
         case "kill":
             os.kill(os.getpid(), signal.SIGTERM)
 

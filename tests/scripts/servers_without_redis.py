@@ -1,4 +1,4 @@
-"""scripts/servers.py on a machine where no Redis is installed; run in the checkout."""
+"""Runs scripts/servers.py as if Redis were not installed; start it in the checkout."""
 
 from __future__ import annotations
 

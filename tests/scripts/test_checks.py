@@ -1,4 +1,4 @@
-"""scripts/checks.py: what runs beside the others."""
+"""scripts/checks.py: steps that run in parallel."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scripts.checks import Step, run_steps
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 3)])
-def test_what_runs_beside_the_others_is_printed_after_them_and_counts(
+def test_parallel_steps_are_printed_last_and_count_for_the_exit_status(
     statuses: tuple[int, int], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     sign = tmp_path / "sign"
-    # The first ends only when the second has begun.
+    # The first step ends only after the second has started.
     first = f"until [ -e '{sign}' ]; do sleep 0.01; done; exit {statuses[0]}"
     second = f"touch '{sign}'; echo here; exit {statuses[1]}"
     result = run_steps(
@@ -22,5 +22,5 @@ def test_what_runs_beside_the_others_is_printed_after_them_and_counts(
     )
     assert result == int(statuses != (0, 0))
     output = capfd.readouterr().out
-    assert output.index("== first") < output.index("== second (beside the others)\nhere\n")
+    assert output.index("== first") < output.index("== second (in parallel)\nhere\n")
     assert ("failed (3)" in output) == (statuses[1] == 3)

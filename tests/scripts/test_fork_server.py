@@ -1,4 +1,4 @@
-"""A program that the fork server runs sees what Python shows to every program."""
+"""Programs in the fork server behave like programs in a new process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPORT = str(Path(__file__).with_name("reports_itself.py"))
 
 
 @pytest.mark.parametrize("ending", ["return", "exit", "raise", "kill"])
-def test_a_program_runs_as_from_the_command_line(tmp_path: Path, ending: str) -> None:
+def test_a_forked_program_prints_and_exits_as_in_a_new_process(tmp_path: Path, ending: str) -> None:
     env = clean_environment(A="é", TZ="Asia/Tokyo", PYTHONPATH=str(tmp_path))
     arguments = (REPORT, ending, "two words")
     plain = subprocess.run(
@@ -32,7 +32,7 @@ def test_a_program_runs_as_from_the_command_line(tmp_path: Path, ending: str) ->
     assert forked.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
 
 
-def test_a_module_and_code_run_too(tmp_path: Path) -> None:
+def test_modules_and_code_can_be_run(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("import sys; print(__name__, sys.argv[1:])")
     env = clean_environment()
     assert run_python("-m", "other", "a", cwd=tmp_path, env=env).stdout == "__main__ ['a']\n"
@@ -40,7 +40,7 @@ def test_a_module_and_code_run_too(tmp_path: Path) -> None:
     assert run_python("-c", code, "b", cwd=tmp_path, env=env).stdout == "other ['b']\n['-c', 'b']\n"
 
 
-def test_a_program_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+def test_a_program_is_killed_after_the_timeout(tmp_path: Path) -> None:
     code = "import os, time\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\ntime.sleep(60)"
     with pytest.raises(subprocess.TimeoutExpired):
         run_python("-c", code, cwd=tmp_path, env=clean_environment(), timeout=1)

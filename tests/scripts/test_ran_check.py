@@ -1,4 +1,4 @@
-"""The check that each kind's tests really ran, on suites of a few lines."""
+"""RanCheck: a run of the whole suite fails if no test of some kind of server passed."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ def test_whole_run_without_a_kind_fails_and_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["tests/test_it.py"], ["-k", "redis"], ["-m", "redis"]])
-def test_part_of_the_suite_is_not_looked_at(tmp_path: Path, arguments: list[str]) -> None:
+def test_part_of_the_suite_is_not_checked(tmp_path: Path, arguments: list[str]) -> None:
     status, printed = run_suite(tmp_path, "def test_redis(redis_url): pass", *arguments)
     assert (status, "expected at least" in printed) == (0, False)

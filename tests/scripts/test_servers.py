@@ -1,4 +1,4 @@
-"""The test servers: they serve, keep their data over a crash, and never outlive a run."""
+"""Test servers answer, keep their data over a crash, and end with the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pika
 import pytest
 import redis
 
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
 from tests.support.servers.guard import carriers, sweep
 from tests.support.servers.run import Run, current_run
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = str(ROOT / "scripts" / "servers.py")
 
 
-def test_redis_keeps_what_it_acknowledged_over_a_kill(redis_server: RedisServer) -> None:
+def test_redis_keeps_acknowledged_writes_over_a_kill(redis_server: RedisServer) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("name", "value")
         first = redis_server.pid
@@ -51,7 +51,7 @@ def test_rabbitmq_keeps_a_quorum_queue_over_a_kill(rabbitmq_server: RabbitServer
 
 
 def test_shared_rabbitmq_dead_letters_at_least_once(rabbitmq_url: str) -> None:
-    # Needs the feature flags quorum_queue and stream_queue.
+    # At-least-once dead-lettering needs the feature flags quorum_queue and stream_queue.
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()
         arguments = {"x-queue-type": "quorum"}
@@ -63,9 +63,9 @@ def test_shared_rabbitmq_dead_letters_at_least_once(rabbitmq_url: str) -> None:
             "x-overflow": "reject-publish",
             "x-message-ttl": 10,
         }
-        channel.queue_declare("rung", durable=True, arguments=arguments)
+        channel.queue_declare("delay", durable=True, arguments=arguments)
         channel.confirm_delivery()
-        channel.basic_publish("", "rung", b"body")
+        channel.basic_publish("", "delay", b"body")
         wait_until(lambda: channel.basic_get("dead", auto_ack=True)[2] == b"body")
 
 
@@ -87,14 +87,14 @@ def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHous
 @pytest.mark.parametrize("server_class", [RedisServer, RabbitServer, ClickHouseServer])
 def test_guard_finds_each_server_by_its_environment(server_class: type[Server]) -> None:
     if server_class.program() is None:
-        missing(f"{server_class.kind} is not installed")
+        skip_or_fail(f"{server_class.kind} is not installed")
     with server_class() as server:
         assert server.pid in carriers(current_run().token)
 
 
 def test_sweep_finds_children_that_lost_their_environment() -> None:
     run = Run()
-    # As a Valkey does that writes its title over it.
+    # As with a Valkey that writes its title over its environment.
     command = "env -i sleep 600 & echo $!; wait"
     with subprocess.Popen(
         ["sh", "-c", command], env=run.env(), stdout=subprocess.PIPE, text=True
@@ -110,8 +110,7 @@ def test_sweep_finds_children_that_lost_their_environment() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_run(signum: signal.Signals, redis_server: RedisServer) -> None:
-    # The command leaves a process behind in a session of its own, as a worker that a
-    # test forgot would be.
+    # The command leaves a process in a session of its own, like a worker that a test forgot.
     command = "setsid sleep 600 & echo $! $FORMRELAY_TEST_REDIS_PID; exec sleep 600"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FORMRELAY_TEST_")}
     with subprocess.Popen(
@@ -132,7 +131,7 @@ def test_nothing_outlives_the_run(signum: signal.Signals, redis_server: RedisSer
     assert redis_server.running, "a server of another run was touched"
 
 
-def test_server_that_ends_while_starting_shows_its_log() -> None:
+def test_the_error_of_a_server_that_does_not_start_has_its_log() -> None:
     server = RedisServer()
     (server.data_dir / "appendonlydir").touch()
     with pytest.raises(ServerError, match=r"(?s)redis ended with status 1 .*appendonlydir"):
@@ -140,7 +139,7 @@ def test_server_that_ends_while_starting_shows_its_log() -> None:
     server.close()
 
 
-def test_port_taken_by_another_is_not_mistaken_for_a_start() -> None:
+def test_a_server_does_not_start_on_an_occupied_port() -> None:
     with RedisServer() as first:
         second = RedisServer()
         second.port = first.port
@@ -149,7 +148,7 @@ def test_port_taken_by_another_is_not_mistaken_for_a_start() -> None:
         assert first.running
 
 
-def test_missing_server_fails_in_ci_and_is_left_out_elsewhere(tmp_path: Path) -> None:
+def test_a_missing_server_is_an_error_in_ci_and_skipped_elsewhere(tmp_path: Path) -> None:
     arguments = ["run", "--only", "redis", "--", sys.executable, "-c", "print('ran')"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FORMRELAY_TEST_")}
     for ci, status, printed in (("true", 1, ""), ("", 0, "ran\n")):

@@ -1,4 +1,4 @@
-"""A run that several processes share: each test runs in one of them."""
+"""When several processes share a run, each test runs in exactly one of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def begin(suite: Path, claims: Path | None) -> subprocess.Popen[str]:
 
 
 def passed(process: subprocess.Popen[str]) -> list[str]:
-    """The tests that ran in it, all of which passed."""
+    """Wait for the process; returns the tests that ran, which all passed."""
     printed, _ = process.communicate(timeout=60)
     assert process.returncode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED), printed
     return [line.split()[0] for line in printed.splitlines() if " PASSED" in line]
@@ -36,7 +36,7 @@ def passed(process: subprocess.Popen[str]) -> list[str]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    """Six files in two folders, whose tests use fixtures of each scope."""
+    """Six files in two folders, whose tests use fixtures of package and module scope."""
     suite = tmp_path / "suite"
     for folder in ("one", "two"):
         (suite / folder).mkdir(parents=True)
@@ -48,7 +48,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_each_test_runs_in_one_process_and_a_file_in_one(suite: Path, tmp_path: Path) -> None:
+def test_each_file_runs_in_exactly_one_process(suite: Path, tmp_path: Path) -> None:
     everything = passed(begin(suite, None))
     assert len(everything) == 12
     claims = tmp_path / "claims"
@@ -60,7 +60,7 @@ def test_each_test_runs_in_one_process_and_a_file_in_one(suite: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_files_that_others_have_claimed_are_left_to_them(suite: Path, tmp_path: Path) -> None:
+def test_files_claimed_by_other_processes_are_skipped(suite: Path, tmp_path: Path) -> None:
     claims = tmp_path / "claims"
     claims.mkdir()
     for name in ("one/test_one_b", "two/test_two_a", "two/test_two_c"):

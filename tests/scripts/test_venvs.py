@@ -1,4 +1,4 @@
-"""scripts/venvs.py: what it makes of setup.cfg and of pip's configuration."""
+"""scripts/venvs.py reads the lower bounds of setup.cfg and pip's configuration."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from scripts.venvs import oldest_pins, uv_environment
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_the_lower_bounds_are_those_of_setup_cfg() -> None:
+def test_pins_are_the_lower_bounds_of_setup_cfg() -> None:
     pins = dict(pin.split("==") for pin in oldest_pins((ROOT / "setup.cfg").read_text()))
     assert sorted(pins) == ["dramatiq", "pika", "pydantic", "redis"]
-    # The oldest that the README and the dashboard's extra speak of.
+    # The oldest versions in the README and in the extra dramatiq-dashboard.
     assert (pins["dramatiq"], pins["redis"]) == ("1.18", "4.6")
 
 
-def test_a_bound_that_was_taken_away_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_lower_bound_is_an_error_that_names_the_dependency(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "setup.cfg").read_text().replace("pika>=1.3", "pika")
     with pytest.raises(SystemExit):
         oldest_pins(text)
     assert "no lower bound for pika" in capsys.readouterr().err
 
 
-def test_uv_installs_from_where_pip_is_configured_to() -> None:
+def test_uv_gets_the_indexes_and_options_of_pip() -> None:
     index = "index_url".replace("_", "-")
     config = "\n".join(
         [

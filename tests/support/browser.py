@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -17,10 +17,10 @@ _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser of this test's own, without a window."""
+    """A headless browser for this test alone."""
     program = shutil.which("chromium")
     if program is None:
-        missing("chromium is not installed: apt-get install chromium")
+        skip_or_fail("chromium is not installed: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""What an inspector shows, page by page."""
+"""Reads all pages of an inspector."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from formrelay.brokers import Entry, State
 from tests.support.harness import Harness
 
 
-def browsed(harness: Harness, state: State, *, limit: int = 1000) -> list[Entry]:
-    """Every page, one after the other."""
+def browse_all(harness: Harness, state: State, *, limit: int = 1000) -> list[Entry]:
+    """Entries of all pages, in order."""
     found: list[Entry] = []
     cursor: str | None = None
     while True:

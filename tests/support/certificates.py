@@ -1,4 +1,4 @@
-"""Certificates for servers on localhost, good ones and expired ones, of an authority of our own."""
+"""A certificate authority for tests: valid and expired certificates for localhost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
 class Authority:
-    """Signs certificates for localhost. To trust it: ``SSL_CERT_FILE`` is ``certificate``."""
+    """Signs certificates for localhost. Clients trust it with ``SSL_CERT_FILE=certificate``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,11 +38,11 @@ class Authority:
         _openssl("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=Authority of a test", *made)
 
     def server_side(self, name: str, *, ends: timedelta = timedelta(days=2)) -> ssl.SSLContext:
-        """The server's side of TLS, under a certificate that ends so long from now (or before)."""
+        """A server's TLS context; its certificate expires after ``ends`` (negative: expired)."""
         key, asked = self._folder / f"{name}-key.pem", self._folder / f"{name}.csr"
         signed = self._folder / f"{name}.pem"
-        of = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
-        _openssl("req", "-new", *_KEY, *of, "-keyout", str(key), "-out", str(asked))
+        subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+        _openssl("req", "-new", *_KEY, *subject, "-keyout", str(key), "-out", str(asked))
         end = datetime.now(UTC) + ends
         _openssl(
             *("ca", "-batch", "-notext", "-config", str(self._config)),

@@ -1,4 +1,4 @@
-"""What the checkout holds, and where setup.cfg puts it in the package."""
+"""Lists the files of the checkout, and those that setup.cfg puts into the wheel."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: The files of the package beside its folders.
+#: Files of the package at the root of the checkout.
 AT_THE_TOP = {"__init__.py", "__main__.py", "worker.py", "py.typed"}
-#: Folders inside a package that are for readers of the checkout.
+#: Folders inside a package that are not installed.
 NOT_INSTALLED = ("examples/publishers",)
 
 
 @functools.cache
 def files() -> tuple[PurePosixPath, ...]:
-    """All files that git tracks or would add, by their path in the checkout."""
+    """Paths, relative to the checkout, of all files that git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -25,26 +25,26 @@ def files() -> tuple[PurePosixPath, ...]:
         capture_output=True,
         text=True,
     ).stdout
-    # One that was deleted and not committed is still listed.
+    # Git also lists files that were deleted without a commit.
     return tuple(
         PurePosixPath(name) for name in sorted(set(listed.split("\0"))) if (ROOT / name).is_file()
     )
 
 
 def folders() -> set[str]:
-    """The folders at the top of the checkout that are packages."""
+    """Folders at the root of the checkout that are packages."""
     return {
         path.parts[0] for path in files() if len(path.parts) == 2 and path.name == "__init__.py"
     }
 
 
 def listed_packages() -> list[str]:
-    """The `packages` of setup.cfg."""
+    """Value of `packages` in setup.cfg."""
     return _option("packages")
 
 
 def packages_on_disk() -> set[str]:
-    """Every package, by the folders that hold Python files."""
+    """Names of all packages: every folder that contains Python files."""
     return {
         ".".join(PurePosixPath(installed).parent.parts)
         for installed in installed_files()
@@ -53,9 +53,9 @@ def packages_on_disk() -> set[str]:
 
 
 def installed_files() -> dict[str, PurePosixPath]:
-    """Path in the wheel -> path in the checkout, for all that belongs in the wheel.
+    """Path in the wheel -> path in the checkout, for every file that belongs in the wheel.
 
-    That is every file of a package but the notes for readers of the checkout.
+    These are all files of the packages except Markdown and `NOT_INSTALLED`.
     """
     tops = folders()
     return {

@@ -1,10 +1,10 @@
-"""A clock that a test sets."""
+"""A clock whose time is set by the test."""
 
 from __future__ import annotations
 
 
 class ManualClock:
-    """Both times are ``now``."""
+    """Returns ``now`` for wall-clock and monotonic time."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now

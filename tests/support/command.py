@@ -1,4 +1,4 @@
-"""The ``formrelay`` and ``dramatiq`` commands as a user runs them."""
+"""Runs the ``formrelay`` and ``dramatiq`` commands as a user does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import fork_server
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """This process's environment without formrelay's variables, and with ``variables``."""
+    """The environment without formrelay's variables, plus ``variables``."""
     ours = set(known_names())
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     return {**kept, **variables}
@@ -33,7 +33,7 @@ def run(
     stdin: str = "",
     timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in the empty folder ``cwd`` (no ``.env`` is near)."""
+    """Run a command to its end in the folder ``cwd``, which has no ``.env``."""
     arguments = ("-m", program, *arguments)
     return run_python(
         *arguments, cwd=cwd, env=clean_environment(**env), stdin=stdin, timeout=timeout
@@ -43,11 +43,11 @@ def run(
 def run_python(
     *arguments: str, cwd: Path, env: Mapping[str, str], stdin: str = "", timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Run a Python program to its end, by the fork server.
+    """Run a Python program to its end in the fork server.
 
     Args:
         arguments: as on Python's command line: ``-m MODULE …``, ``-c CODE …`` or ``FILE …``.
-        env: all of its environment.
+        env: complete environment of the program.
     """
     request = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": dict(env)}).encode()
     with (
@@ -78,7 +78,7 @@ def run_python(
 
 @functools.cache
 def _fork_server() -> str:
-    """Start the fork server of this process; returns the path of its socket."""
+    """Start this process's fork server; returns the path of its socket."""
     folder = tempfile.TemporaryDirectory(prefix="formrelay-")
     path = f"{folder.name}/socket"
     server = subprocess.Popen(

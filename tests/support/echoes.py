@@ -1,4 +1,4 @@
-"""Answers that repeat values of a request in many forms, and a search for what is left of them."""
+"""Responses that echo values of a request in many encodings, and a search for leaked values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from hypothesis import strategies as st
 
-#: The shortest part of a value that tells something about it.
+#: Length in characters of the shortest part of a value that counts as leaked.
 SHORTEST = 8
 
-#: Ways to write a value down. Ordinary words of a log line are no values here.
+#: Encodings of a value. Values are chosen so that no ordinary log line contains them.
 FORMS: list[Callable[[str], str]] = [
     str,
     str.upper,
@@ -34,7 +34,7 @@ FORMS: list[Callable[[str], str]] = [
     lambda value: f"{value[:9]}\r\n {value[9:]}",
 ]
 
-#: No `st.text()`, which also tries texts of formrelay's own code: those stand in its log lines.
+#: Not `st.text()`, which also tries strings of formrelay's code, and log lines contain those.
 _ANY = st.lists(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=9, max_size=40)
 VALUES = st.lists(
     _ANY.map("".join)
@@ -47,7 +47,7 @@ VALUES = st.lists(
 
 @st.composite
 def echoes(draw: st.DrawFn, values: list[str]) -> bytes:
-    """A whole answer, status line to body, that repeats values wherever it can."""
+    """A complete HTTP response that echoes values in every part."""
 
     def echo() -> str:
         return draw(st.sampled_from(FORMS))(draw(st.sampled_from(values)))
@@ -77,8 +77,8 @@ def echoes(draw: st.DrawFn, values: list[str]) -> bytes:
     return "\r\n".join(head).encode("latin-1", errors="replace") + b"\r\n\r\n" + body
 
 
-def left_of(values: list[str], text: str) -> list[str]:
-    """The parts of values, in any of the forms above, that stand in a text."""
+def leaked_parts(values: list[str], text: str) -> list[str]:
+    """Parts of the values, in any of the encodings above, that the text contains."""
     text = text.casefold()
     spellings = {form(value).casefold() for value in values for form in FORMS}
     return [
@@ -90,5 +90,5 @@ def left_of(values: list[str], text: str) -> list[str]:
 
 
 def as_text(*records: Any) -> str:
-    """Records as they would be written, and as they are."""
+    """Records as JSON lines without ASCII escapes."""
     return "\n".join(json.dumps(one, ensure_ascii=False, default=str) for one in records)

@@ -1,7 +1,7 @@
-"""A worker process to be killed: ``python fault_worker.py URL QUEUE FILE``.
+"""A worker process that tests kill: ``python fault_worker.py URL QUEUE FILE``.
 
-Its actors write a line to FILE for each thing they did; that is how a test
-knows what ran, whatever became of the process.
+Its actors append a line to FILE for each job, so that a test knows which jobs ran even if the
+process was killed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from formrelay.state.redis.idempotency import RedisIdempotencyStore
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1.5), max_crash_deliveries=3)
 
 
-def make(url: str) -> RelayBroker:
-    """The broker behind a URL."""
+def make_broker(url: str) -> RelayBroker:
+    """A broker for a Redis or AMQP URL."""
     if url.startswith("amqp"):
         from formrelay.brokers.rabbitmq.broker import RabbitBroker
 
@@ -41,8 +41,11 @@ def make(url: str) -> RelayBroker:
 
 
 def declare(broker: RelayBroker, queue: str, file: str) -> None:
-    """The actors: ``note`` works for a while, ``poison`` kills its process, and ``poison_once``
-    does so under a key, whose lock lasts longer than it takes to give its message to another."""
+    """Declare the actors.
+
+    ``note`` sleeps, then writes its number. ``poison`` kills its process. ``poison_once`` kills it
+    while it holds an idempotency lock, which outlasts the recovery of the message.
+    """
 
     def write(line: str) -> None:
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -82,7 +85,7 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
 def declare_batches(
     broker: RelayBroker, queue: str, port: int, write: Callable[[str], None]
 ) -> None:
-    """``collect`` sends its batch to a sink on a port and waits for the sink's answer."""
+    """Declare ``collect``, which sends its batch to a TCP sink and waits for ``ok``."""
 
     @dramatiq.actor(
         broker=broker,
@@ -108,15 +111,15 @@ def declare_batches(
 
 def main() -> None:
     url, queue, file = sys.argv[1:]
-    broker = make(url)
+    broker = make_broker(url)
     declare(broker, queue, file)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     worker = Worker(broker, worker_timeout=50, worker_threads=4)
-    # Said before: the first message may be the one that kills it.
+    # Printed before the start, since the first message may kill the process.
     print("ready", flush=True)
     worker.start()
-    while not stop.wait(1):  # a signal that another thread gets does not end a wait
+    while not stop.wait(1):  # a signal delivered to another thread does not wake this wait
         pass
     worker.stop(timeout=10_000)
     broker.close()

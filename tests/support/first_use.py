@@ -1,7 +1,7 @@
-"""Uses actors for the first time in many threads at the same moment, in a fresh process.
+"""Uses actors for the first time in many threads at once, in a fresh process.
 
-Prints JSON: the number of messages whose actor the broker knew; by actor, the number of its
-declarations; and by class, how often each middleware was added.
+Prints JSON with three counts: uses for which the broker knew the actor, declarations of each
+actor, and instances of each middleware class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ THREADS = 16
 
 
 class Counting(dramatiq.Middleware):
-    """Counts the declarations of each actor, and makes them slow."""
+    """Counts the declarations of each actor, and delays them so that threads overlap."""
 
     def __init__(self) -> None:
         self.declared: Counter[str] = Counter()

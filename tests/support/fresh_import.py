@@ -1,7 +1,7 @@
-"""Imports one module of formrelay in a fresh process, for each name on standard input.
+"""Imports each module named on standard input in a process of its own.
 
-Prints a line of JSON for a module whose import reads the configuration, makes a broker, starts
-a thread, or fails. The libraries of all modules are loaded once, before the first fork.
+Prints a line of JSON for each module whose import reads the configuration, makes a broker, starts
+a thread, or fails. Third-party libraries are loaded once, before the first fork.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dramatiq.broker
 
 
 def effects_of(module: str) -> list[str]:
-    """What the import did beside defining things."""
+    """Import a module; returns its side effects."""
     try:
         importlib.import_module(module)
     except Exception as error:
@@ -36,7 +36,7 @@ def effects_of(module: str) -> list[str]:
 
 
 def load_libraries(modules: list[str]) -> None:
-    """Import all modules, and forget those of formrelay."""
+    """Import all modules, then remove formrelay's from `sys.modules`."""
     for module in modules:
         importlib.import_module(module)
     for name in [name for name in sys.modules if name.partition(".")[0] == "formrelay"]:

@@ -1,4 +1,4 @@
-"""A broker with a worker in this process, to be driven from a test."""
+"""A broker with a worker in the test's process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Harness:
-    """One broker, one queue of this test's own, and a worker that is started when asked for."""
+    """A broker, a queue for one test, and a worker that the test starts and stops."""
 
     def __init__(self, broker: RelayBroker, queue: str) -> None:
         self.broker = broker
@@ -32,7 +32,7 @@ class Harness:
         """Start the worker.
 
         Args:
-            timeout: milliseconds of each wait for messages. Stopping takes two of them.
+            timeout: milliseconds of each wait for messages. Stopping takes twice as long.
         """
         self.worker = Worker(self.broker, worker_timeout=timeout, worker_threads=threads)
         self.worker.start()
@@ -43,7 +43,7 @@ class Harness:
             self.worker = None
 
     def inject(self, data: bytes) -> None:
-        """Put raw bytes on the queue, as a foreign publisher would."""
+        """Put raw bytes on the queue, as other publishers may."""
         if isinstance(self.broker, RedisBroker):
             keys, client = self.broker.keys, self.broker.client
             client.hset(keys.bodies(self.queue), "injected", data)
@@ -56,7 +56,7 @@ class Harness:
         return list(self.broker.dead_letters(self.queue))
 
     def is_empty(self) -> bool:
-        """Whether nothing waits and nothing is scheduled or in flight, as far as can be told."""
+        """Whether no message is counted as waiting, scheduled or in flight."""
         counts = self.broker.counts(self.queue)
         return not (counts.waiting or counts.scheduled or counts.in_flight)
 

@@ -1,4 +1,4 @@
-"""One asyncio event loop in a thread, for tests that want a coroutine's result."""
+"""An event loop in a thread, for synchronous tests of coroutines."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ _thread = EventLoopThread()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; callers in several threads share the event loop."""
+    """Run a coroutine and return its result; all threads share one event loop."""
     return _thread.run(coroutine)

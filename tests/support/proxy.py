@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, to lose on purpose what the network may lose."""
+"""A TCP proxy that simulates network failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class Proxy:
-    """Forwards connections to 127.0.0.1:``port``, until it is told what to lose."""
+    """Forwards connections to 127.0.0.1:``port`` until a test asks for a failure."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -24,11 +24,10 @@ class Proxy:
         self.accepted = 0
 
     def forget(self, *, is_reset: bool = True) -> None:
-        """Forget the connections that are there, as a balancer does with idle ones.
+        """Drop the open connections, as load balancers drop idle connections.
 
         Args:
-            is_reset: the client learns of it from the answer to its next packet (RST); else at
-                once (FIN).
+            is_reset: send RST in answer to the client's next packet; False: send FIN at once.
         """
         if is_reset:
             self._forgotten |= self._connections
@@ -38,15 +37,15 @@ class Proxy:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def swallow(self, *, is_for_new: bool = True) -> None:
-        """Answer nothing any more; connections stay open, and new ones are accepted.
+        """Discard all traffic. Connections stay open, and new connections are accepted.
 
         Args:
-            is_for_new: new connections are not answered either.
+            is_for_new: also discard the traffic of new connections.
         """
         self._silent = None if is_for_new else set(self._connections)
 
     def lose_reply_to(self, needle: bytes) -> None:
-        """Deliver the next request that holds ``needle``, and cut the connection at its answer."""
+        """Forward the next request that contains ``needle``, but close instead of its reply."""
         self.lost.clear()
         self._needle = needle
 
@@ -58,7 +57,7 @@ class Proxy:
         self.refuse()
 
     def refuse(self) -> None:
-        """Accept no more connections."""
+        """Stop accepting connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # or accept() would take one more
         self._listener.close()

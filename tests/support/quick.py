@@ -1,8 +1,8 @@
-"""The quick tier: tests that start no process and ask for no server.
+"""The quick tier: tests that need no server and start no process.
 
-Which tests those are is read from the code. A test is marked ``process`` when the test, one of
-its fixtures, or a function that these call refers to a module that starts processes. A test that
-this misses fails: a quick run refuses to start a process.
+The code decides: a test is marked ``process`` if the test, one of its fixtures, or a function that
+these call refers to a module that starts processes. A quick run refuses to start a process, so a
+test that lacks the mark fails.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import pytest
 
 from tests.support.ran import KINDS
 
-#: Modules that start processes. ``pty`` forks, and the embedded broker is a server.
+#: Modules that start processes.
 STARTERS = {"subprocess", "multiprocessing", "pty", "formrelay.brokers.embedded"}
-#: Names that start processes (functions of ``os``), or fixtures that are not known beforehand.
+#: Functions that start processes, or that get fixtures whose names the code does not tell.
 _STARTING = {"fork", "posix_spawn", "system", "popen", "getfixturevalue", "sync_playwright"}
-#: What ``pytest -m`` is given for a quick run.
+#: Expression for ``pytest -m`` in a quick run.
 QUICK = " and ".join(f"not {mark}" for mark in ("process", *KINDS))
 
 _EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 
 
 class Quick:
-    """Marks the tests that start a process, and refuses processes in a quick run.
+    """Marks the tests that start a process; in a quick run, refuses to start a process.
 
     Args:
-        is_asked_for: whether this is a quick run.
+        is_asked_for: this is a quick run.
     """
 
     def __init__(self, *, is_asked_for: bool) -> None:
@@ -42,14 +42,14 @@ class Quick:
 
     @pytest.hookimpl(tryfirst=True)  # before `-m` selects by the marks
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Set the mark."""
+        """Mark the tests."""
         for item in items:
             if isinstance(item, pytest.Function) and any(map(self.starts, _functions(item))):
                 item.add_marker("process")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Remember which test runs."""
+        """Record which test is running."""
         self._running = item.nodeid
         try:
             return (yield)
@@ -66,7 +66,7 @@ class Quick:
         if not value.__module__.startswith(("tests.", "scripts.")):
             return value.__module__ in STARTERS
         if value not in self._known:
-            self._known[value] = False  # meanwhile: functions may refer to each other
+            self._known[value] = False  # ends the recursion of functions that refer to each other
             self._known[value] = any(map(self.starts, _references(value)))
         return self._known[value]
 
@@ -79,7 +79,7 @@ class Quick:
 
 
 def _functions(item: pytest.Function) -> Iterator[object]:
-    """A test and its fixtures."""
+    """Functions of a test and its fixtures."""
     yield item.function
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         for definition in definitions:
@@ -87,7 +87,7 @@ def _functions(item: pytest.Function) -> Iterator[object]:
 
 
 def _references(value: FunctionType | type) -> Iterator[object]:
-    """Functions, classes and modules to which a function or a class refers by name."""
+    """Functions, classes and modules that a function or class refers to by name."""
     if isinstance(value, type):
         yield from value.__bases__
         for member in vars(value).values():
@@ -105,7 +105,7 @@ def _references(value: FunctionType | type) -> Iterator[object]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Names in a function and in the functions inside it."""
+    """Names in a function and in its inner functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

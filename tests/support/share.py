@@ -1,9 +1,8 @@
-"""A run of everything by several pytest processes beside one another, each with its own servers.
+"""Splits a run among several pytest processes, each with its own servers.
 
-Each process collects all tests. Before it runs a file, it claims the file in a folder that the
-processes share; files that another process has claimed are skipped. So all end at about the
-same time, whatever the files take. Files and not tests, since what a file needs is often made
-once for all of its tests.
+Each process collects all tests. Before it runs a file, it claims the file in a shared folder, and
+it skips files that another process has claimed. So all processes end at about the same time. The
+unit is a file, because fixtures are often shared by the tests of a file.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class Share:
     """Runs the files that no other process has claimed.
 
     Args:
-        claims: a folder that is empty at first.
+        claims: folder shared by the processes, empty at the start of the run.
     """
 
     def __init__(self, claims: Path) -> None:
@@ -30,7 +29,7 @@ class Share:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """As pytest's own loop, for our items."""
+        """Do as pytest's own loop, with the claimed items."""
         if session.testsfailed or session.config.option.collectonly:
             return None
         items = self._claimed(session.items)
@@ -61,9 +60,9 @@ class Share:
 
 
 def share_asked_for() -> Share | None:
-    """A share of the run that the environment names; None for all.
+    """The share set by the environment; None to run everything.
 
-    The variable is removed: it is not for what the tests start.
+    The variable is removed, so that processes started by tests do not inherit it.
     """
     claims = os.environ.pop(VARIABLE, "")
     return Share(Path(claims)) if claims else None

@@ -1,4 +1,4 @@
-"""The same thing done by several threads at one time."""
+"""Calls a function in several threads at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def at_once(work: Callable[[T], object], items: Iterable[T], *, timeout: float = 30) -> None:
-    """Call ``work`` with each item, each in a thread of its own, all beginning together.
+    """Call ``work`` with each item in a thread of its own, all starting together.
 
     Raises:
-        BaseException: what the first of them raised, when all have ended.
+        BaseException: the error of the first item that failed, after all threads have ended.
     """
     every = list(items)
     start = Barrier(len(every))

@@ -1,4 +1,4 @@
-"""Waiting for what has no signal of its own, until it is there and no longer."""
+"""Polls for conditions that have no signal to wait for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], *, timeout: float = 60.0, every: float = 0.005) -> T:
-    """The first true value of ``condition``, asked every so many seconds.
+    """Wait for a true value of ``condition`` and return it.
 
-    The timeout is for a busy machine. A test that promises a time fails for another reason: what
-    would be too slow takes longer than the timeout there.
+    Args:
+        timeout: seconds; generous, because the machine may be busy. A test that promises a shorter
+            time has to measure it.
+        every: seconds between two calls.
 
     Raises:
-        AssertionError: there was none within ``timeout`` seconds.
+        AssertionError: no true value within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
     while True:

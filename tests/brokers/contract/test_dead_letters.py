@@ -14,7 +14,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy
-from tests.support.browsing import browsed, ids
+from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -136,7 +136,7 @@ def test_the_beginning_of_an_id_finds_it(harness: Harness, inspector: Inspector)
 
 def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) -> None:
     names = buried(harness)
-    pages = browsed(harness, State.DEAD, limit=3)
+    pages = browse_all(harness, State.DEAD, limit=3)
     assert sorted(ids(pages)) == sorted(names.values())
     assert all(abs(time.time() - (entry.died or 0)) < 30 for entry in pages)
     assert ids(pages) == [letter.id for letter in harness.dead()]
@@ -212,7 +212,7 @@ def test_a_replayed_message_keeps_its_priority(harness: Harness, inspector: Insp
     harness.stop()
     plain = actor.send()
     assert inspector.replay([urgent.message_id]) == 1
-    assert ids(browsed(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
+    assert ids(browse_all(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
 
 
 def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: Inspector) -> None:

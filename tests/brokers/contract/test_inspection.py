@@ -18,7 +18,7 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason, worker_name
-from tests.support.browsing import browsed, ids
+from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -51,7 +51,7 @@ def test_the_waiting_are_browsed_in_the_order_in_which_they_will_run(harness: Ha
     harness.broker.enqueue_many(soon + urgent)
     before = harness.broker.counts(harness.queue)
     for limit in (1, 5, 7, 1000):
-        entries = browsed(harness, State.WAITING, limit=limit)
+        entries = browse_all(harness, State.WAITING, limit=limit)
         assert ids(entries) == [message.message_id for message in urgent + soon + sent]
     assert {entry.state for entry in entries} == {State.WAITING}
     after = harness.broker.counts(harness.queue)
@@ -95,7 +95,7 @@ def test_the_scheduled_are_browsed_by_due_time_however_many_are_due_at_once(
     broker.enqueue_many(together + later)
     expected = sorted(message.message_id for message in together)
     for limit in (1, 4, 1000):
-        entries = browsed(harness, State.SCHEDULED, limit=limit)
+        entries = browse_all(harness, State.SCHEDULED, limit=limit)
         assert ids(entries)[:20] == expected
         assert sorted(ids(entries)[20:]) == sorted(message.message_id for message in later)
     assert abs((entries[0].due or 0) - due / 1000) < 1
@@ -119,7 +119,7 @@ def test_what_is_in_flight_is_shown_with_its_worker(harness: Harness, inspector:
     waits = actor.message(0).copy(actor_name="work")
     harness.start(threads=3)
     assert all(event.wait(10) for event in begun)
-    entries = browsed(harness, State.IN_FLIGHT, limit=2)
+    entries = browse_all(harness, State.IN_FLIGHT, limit=2)
     assert sorted(ids(entries)) == sorted(message.message_id for message in sent)
     assert {entry.worker for entry in entries} == {worker_name()}
     found = inspector.find(sent[0].message_id)
@@ -150,7 +150,7 @@ def test_what_several_workers_hold_is_shown_once_each(
             broker.client.sadd(keys.in_flight(worker, harness.queue), id)
     expected = [("w1", id) for id in sorted(sent[4:8])] + [("w2", id) for id in sorted(sent[:4])]
     for limit in (1, 3, 4, 1000):
-        entries = browsed(harness, State.IN_FLIGHT, limit=limit)
+        entries = browse_all(harness, State.IN_FLIGHT, limit=limit)
         assert [(entry.worker, entry.id) for entry in entries] == expected
 
 
@@ -176,7 +176,7 @@ def test_a_job_is_found_where_it_is(harness: Harness, inspector: Inspector) -> N
 def test_what_cannot_be_decoded_is_shown_as_such(harness: Harness, inspector: Inspector) -> None:
     harness.actor(print, actor_name="note").send()
     harness.inject(b"\xff no JSON")
-    good, bad = browsed(harness, State.WAITING)
+    good, bad = browse_all(harness, State.WAITING)
     assert good.failure is None
     assert bad.failure is not None
     assert bad.failure.reason is Reason.UNDECODABLE
@@ -193,7 +193,7 @@ def test_jobs_of_other_publishers_wait_behind_ours(harness: Harness, broker: Red
     for number in range(5):
         job = json.dumps({"type": "a.b", "payload": number})
         broker.client.rpush(broker.keys.inbox(harness.queue), job)
-    first, *others = browsed(harness, State.WAITING, limit=2)
+    first, *others = browse_all(harness, State.WAITING, limit=2)
     assert first.id == ours.message_id
     assert [entry.message.kwargs["payload"] for entry in others] == list(range(5))
     assert broker.client.llen(broker.keys.inbox(harness.queue)) == 5

@@ -23,7 +23,7 @@ from formrelay.brokers.rabbitmq.servers import servers
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 from tests.support.servers import RabbitServer
 from tests.support.servers.base import free_port
 from tests.support.waiting import wait_until
@@ -72,7 +72,7 @@ def certify(folder: Path) -> None:
 def own_server() -> Iterator[TlsServer]:
     """A server for tests that would disturb the shared server; starts in 5 s, so per module."""
     if TlsServer.program() is None:
-        missing("rabbitmq is not installed")
+        skip_or_fail("rabbitmq is not installed")
     with TlsServer() as server:
         yield server
 

@@ -14,7 +14,7 @@ from formrelay.brokers.rabbitmq.inspector import Management
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
-from tests.support.browsing import browsed, ids
+from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -39,7 +39,7 @@ def dead(harness: Harness) -> list[str]:
 
 def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str]) -> None:
     for limit in (200, 499, 1000):
-        assert ids(browsed(harness, State.DEAD, limit=limit)) == dead
+        assert ids(browse_all(harness, State.DEAD, limit=limit)) == dead
     found = harness.broker.inspector.find(dead[300])
     assert found is not None
     assert found.message.args == (300,)
@@ -48,7 +48,7 @@ def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str
 def test_all_dead_letters_are_back_after_listing(harness: Harness, dead: list[str]) -> None:
     """RabbitMQ requeues them some time after the connection was closed."""
     for _ in range(20):
-        assert ids(browsed(harness, State.DEAD)) == dead
+        assert ids(browse_all(harness, State.DEAD)) == dead
         assert harness.broker.counts(harness.queue).dead == 500
 
 
@@ -63,7 +63,7 @@ def test_deleting_from_the_middle_keeps_the_others(harness: Harness, dead: list[
     inspector = harness.broker.inspector
     assert inspector.delete_dead([dead[250], dead[260], "none"]) == 2
     rest = [id for id in dead if id not in (dead[250], dead[260])]
-    assert ids(browsed(harness, State.DEAD)) == rest
+    assert ids(browse_all(harness, State.DEAD)) == rest
     assert inspector.replay(DeadFilter(queue=harness.queue), dry_run=True) == 498
 
 

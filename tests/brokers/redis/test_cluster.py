@@ -15,7 +15,7 @@ from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.state.redis.connection import connect_redis, redis_address
 from tests.support.command import run
-from tests.support.missing import missing
+from tests.support.missing import skip_or_fail
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -33,7 +33,7 @@ class ClusterNode(RedisServer):
 @pytest.fixture(scope="module")
 def node() -> Iterator[ClusterNode]:
     if ClusterNode.program() is None:
-        missing("redis is not installed: apt-get install redis-server")
+        skip_or_fail("redis is not installed: apt-get install redis-server")
     with ClusterNode() as server:
         yield server
 

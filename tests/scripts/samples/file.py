@@ -1,4 +1,4 @@
-"""A file of that suite: two tests."""
+"""A test file of the sample suite."""
 
 from __future__ import annotations
 

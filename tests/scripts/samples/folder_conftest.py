@@ -1,4 +1,4 @@
-"""The conftest.py of a folder of that suite: fixtures that live longer than a test."""
+"""The conftest.py of each folder of the sample suite: fixtures of package and module scope."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def package() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def module(package: None) -> str:
-    """The folder's name."""
-    assert begun == [1]  # it began once, and did not end between two files
+    """Name of the folder."""
+    assert begun == [1]  # set up once, and not torn down between two files
     return Path(__file__).parent.name

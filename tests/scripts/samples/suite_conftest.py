@@ -1,4 +1,4 @@
-"""The conftest.py of a suite that several processes may share."""
+"""The conftest.py of the sample suite, which several processes may share."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from formrelay.core.errors import SinkError
 from formrelay.core.failure import Failure, Reason
 from tests.sinks.api.test_api import PAYLOAD, api
 from tests.sinks.wire import raw, serving
-from tests.support.echoes import VALUES, as_text, echoes, left_of
+from tests.support.echoes import VALUES, as_text, echoes, leaked_parts
 
 
 @pytest.mark.slow
@@ -22,4 +22,4 @@ def test_no_form_of_a_value_is_in_the_failure(values: list[str], data: st.DataOb
     with serving(served) as wire, pytest.raises(SinkError) as caught:
         api(wire.url).save_submission(payload)
     failure = Failure.of(caught.value, reason=Reason.PERMANENT, attempt=1, now=0.0)
-    assert left_of(values, as_text(failure.to_json(), repr(caught.value))) == []
+    assert leaked_parts(values, as_text(failure.to_json(), repr(caught.value))) == []

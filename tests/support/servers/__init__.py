@@ -1,7 +1,7 @@
-"""Redis, RabbitMQ and ClickHouse servers that tests own, and may kill.
+"""Redis, RabbitMQ and ClickHouse servers that tests start, kill and restart.
 
-`scripts/servers.py` starts one of each for a whole test run. A test that stops or
-kills a server makes one for itself:
+`scripts/servers.py` starts a server of each kind for a whole test run. A test that stops or kills
+a server starts its own:
 
     with RabbitServer() as rabbit:
         ...
@@ -42,14 +42,14 @@ __all__ = [
     "raise_on_signals",
 ]
 
-#: What every test run starts.
+#: Servers that every test run starts.
 KINDS: dict[str, type[Server]] = {
     server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
 }
-#: What has to be installed: the others are started by the few tests that need them.
+#: Servers whose programs must be installed; tests that need ZooKeeper or PostgreSQL start them.
 ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer, PostgresServer)
 
 
 def in_ci() -> bool:
-    """Whether this is CI, where a missing server is a failure and not a skip."""
+    """Whether this is CI, where a missing server fails the test."""
     return os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}

@@ -1,4 +1,4 @@
-"""What the servers share: a port, a folder, a life that tests can cut short."""
+"""The base class of test servers: port, folder, start, stop and kill."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from typing import ClassVar, Self
 from tests.support.servers.run import Run, current_run
 from tests.support.waiting import wait_until
 
-_given_ports: set[int] = set()
+_used_ports: set[int] = set()
 
 
 class ServerError(RuntimeError):
-    """A test server did not start, or is not there to be started."""
+    """A test server did not start, or its program is missing."""
 
 
 class Server(abc.ABC):
-    """One server of our own on 127.0.0.1.
+    """A server on 127.0.0.1.
 
-    The port and `data_dir` stay the same over `stop()`, `kill()` and `restart()`, so
-    what the server had on disk is there again. `close()`, or leaving the `with`
-    block, ends it and removes its data.
+    `stop()`, `kill()` and `restart()` keep the port and `data_dir`, so the server starts again with
+    the data that it had on disk. `close()`, or the end of the `with` block, stops the server and
+    removes its data.
     """
 
     kind: ClassVar[str]
     package: ClassVar[str]
-    """The Debian package, or packages, that have the program."""
+    """Debian packages that contain the program, separated by spaces."""
 
     def __init__(self, run: Run | None = None) -> None:
         self._run = run or current_run()
@@ -46,12 +46,12 @@ class Server(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def program(cls) -> str | None:
-        """The server's program, or None when it is not installed."""
+        """Path of the server's program; None if it is not installed."""
 
     @property
     @abc.abstractmethod
     def url(self) -> str:
-        """Where clients connect."""
+        """URL for clients."""
 
     @abc.abstractmethod
     def launch(self) -> None:
@@ -59,10 +59,10 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def _answers(self) -> bool:
-        """Whether a client would be served now; may raise OSError for no."""
+        """Whether the server answers clients; may raise OSError if it does not."""
 
     def exports(self) -> dict[str, str]:
-        """The environment variables by which tests find this server."""
+        """Environment variables that tell tests about this server."""
         prefix = f"FORMRELAY_TEST_{self.kind.upper()}"
         return {f"{prefix}_URL": self.url, f"{prefix}_PID": str(self.pid)}
 
@@ -75,16 +75,20 @@ class Server(abc.ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the process lives (it may not answer yet)."""
+        """Whether the process is alive (it may not answer yet)."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Start and wait until clients are served."""
+        """Start the server and wait until it answers."""
         self.launch()
         return self.wait_ready()
 
     def wait_ready(self, timeout: float = 90.0) -> Self:
-        """Wait until clients are served; `ServerError` with the log's tail if that fails."""
+        """Wait until the server answers.
+
+        Raises:
+            ServerError: it does not; the message has the end of the server's log.
+        """
         try:
             wait_until(self._is_up, timeout=timeout, every=0.05)
         except AssertionError:
@@ -108,7 +112,7 @@ class Server(abc.ABC):
             return False
 
     def stop(self, timeout: float = 30.0) -> None:
-        """SIGTERM: an orderly end, waited for; SIGKILL after `timeout` seconds."""
+        """Send SIGTERM and wait for the end; SIGKILL after `timeout` seconds."""
         if self._process is None or not self.running:
             return
         self._process.terminate()
@@ -118,40 +122,40 @@ class Server(abc.ABC):
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would end it."""
+        """Send SIGKILL and wait for the end, to simulate a crash."""
         if self._process is not None and self.running:
             self._process.kill()
             self._process.wait()
 
     def restart(self) -> Self:
-        """An orderly end and a new start on the same port and data."""
+        """Stop the server and start it again with the same port and data."""
         self.stop()
         return self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers, as with a hung host."""
+        """Send SIGSTOP: connections stay open and nothing answers, as with a hung host."""
         os.kill(self.pid, signal.SIGSTOP)
-        # On a busy machine its threads run on for a while.
+        # On a busy machine, threads continue to run for a while.
         wait_until(self._is_stopped)
 
     def _is_stopped(self) -> bool:
         threads = Path(f"/proc/{self.pid}/task")
-        if not threads.exists():  # no Linux
+        if not threads.exists():  # not Linux
             return True
         stats = [(thread / "stat").read_text() for thread in threads.iterdir()]
         return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     def resume(self) -> None:
-        """SIGCONT, after `pause()`."""
+        """Send SIGCONT, after `pause()`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """End it for good and remove its data."""
+        """Kill the server and remove its data."""
         self.kill()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The end of the server's own log."""
+        """Last lines of the server's log."""
         try:
             text = self.log.read_text(errors="replace")
         except OSError:
@@ -175,7 +179,7 @@ class Server(abc.ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the tests
+                start_new_session=True,  # Ctrl-C in the terminal reaches only the tests
                 **options,
             )
         self._run.started.append(process)
@@ -188,33 +192,32 @@ class Server(abc.ABC):
         if program is None:
             raise ServerError(f"{self.kind} is not installed: apt-get install {self.package}")
         if not _is_free(self.port):
-            # Otherwise the stranger there would answer for the server that cannot start.
+            # Otherwise the other program would answer, and this server would seem to have started.
             raise ServerError(f"{self.kind}: something else listens on port {self.port}")
         return program
 
-    def _ask(self, question: bytes, timeout: float = 2.0) -> bytes:
+    def _ask(self, request: bytes, timeout: float = 2.0) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
-            connection.sendall(question)
+            connection.sendall(request)
             return connection.recv(512)
 
 
 def free_port() -> int:
-    """A port that nothing listens on and that no outgoing connection is given.
+    """A free port below the range of ports for outgoing connections.
 
-    The system's own choice (bind to port 0) lies in the range of outgoing
-    connections. While a server restarts, a client that keeps trying could be given
-    the server's port, or even connect to itself; so the choice is made below it.
+    The system's own choice (bind to port 0) lies in that range. While a server restarts, a client
+    that tries to reconnect could get the server's port as its own, or even connect to itself.
     """
     while True:
         port = random.randrange(20_000, 32_000)
-        if port not in _given_ports and _is_free(port):
-            _given_ports.add(port)
+        if port not in _used_ports and _is_free(port):
+            _used_ports.add(port)
             return port
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: closed connections of the one before must not count.
+        # Servers set this too: closed connections of an earlier server do not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -224,7 +227,7 @@ def _is_free(port: int) -> bool:
 
 
 def find_program(*candidates: str) -> str | None:
-    """The first candidate (a name on the PATH or in sbin, or a path) that can be run."""
+    """The first candidate that can be executed: a name on the PATH or in sbin, or a path."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
     found = (shutil.which(candidate, path=path) for candidate in candidates)
     return next(filter(None, found), None)

@@ -1,4 +1,4 @@
-"""A ClickHouse with a configuration of its own, for Debian's 18.16 and for newer ones."""
+"""A ClickHouse with its own configuration, for Debian's 18.16 and newer versions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _USERS = """<?xml version="1.0"?>
 
 
 class ClickHouseServer(Server):
-    """ClickHouse: the user `default` without a password, `relay` with `relay-secret`."""
+    """ClickHouse with the users `default` (no password) and `relay` (`relay-secret`)."""
 
     kind: ClassVar[str] = "clickhouse"
     package: ClassVar[str] = "clickhouse-server"
@@ -68,31 +68,31 @@ class ClickHouseServer(Server):
         self.configure("")
 
     def configure(self, more: str) -> None:
-        """Add elements (XML) to its configuration, for the next start; "" for none."""
+        """Replace the additional XML elements of the configuration, used at the next start."""
         ports = {"port": self.port, "http_port": self.http_port}
         write(self._config, _CONFIG.format(folder=self.data_dir, more=more, **ports))
 
     @classmethod
     def program(cls) -> str | None:
-        """`clickhouse-server`, wherever it is."""
+        """Path of `clickhouse-server`."""
         return find_program("clickhouse-server")
 
     @property
     def url(self) -> str:
-        """The native protocol's address, `clickhouse://127.0.0.1:port`."""
+        """URL of the native protocol: `clickhouse://127.0.0.1:port`."""
         return f"clickhouse://127.0.0.1:{self.port}"
 
     @property
     def http_url(self) -> str:
-        """The HTTP interface's address."""
+        """URL of the HTTP interface."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def exports(self) -> dict[str, str]:
-        """The shared ones and FORMRELAY_TEST_CLICKHOUSE_HTTP_URL."""
+        """The variables of every server, and FORMRELAY_TEST_CLICKHOUSE_HTTP_URL."""
         return {**super().exports(), "FORMRELAY_TEST_CLICKHOUSE_HTTP_URL": self.http_url}
 
     def launch(self) -> None:
-        """Start it, without the watchdog that newer ones put in front of the server."""
+        """Start it without the watchdog process of newer versions."""
         argv = [self._require_program(), f"--config-file={self._config}"]
         self._process = self._spawn(argv, {"CLICKHOUSE_WATCHDOG_ENABLE": "0"})
 

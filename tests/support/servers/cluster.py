@@ -1,4 +1,4 @@
-"""Two ClickHouse servers that are replicas of one shard, and their ZooKeeper."""
+"""A ClickHouse cluster: two replicas of a shard, and a ZooKeeper."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STARTS = 5
 
 
 class ClickHouseCluster:
-    """A cluster of the name :attr:`name`; leaving the `with` block ends all of it."""
+    """A cluster called :attr:`name`; the end of the `with` block stops all its servers."""
 
     name: ClassVar[str] = "pair"
 
@@ -42,11 +42,11 @@ class ClickHouseCluster:
         for _ in range(_STARTS):
             with ExitStack() as stack:
                 self._start(stack)
-                if self._takes_orders():
+                if self._survives_ddl():
                     self._started = stack.pop_all()
                     return self
                 log = self.nodes[0].log_tail()
-        raise ServerError(f"a node ended {_STARTS} times at its first order; its log ends:\n{log}")
+        raise ServerError(f"a node crashed in {_STARTS} of {_STARTS} starts; its log ends:\n{log}")
 
     def _start(self, stack: ExitStack) -> None:
         self.zookeeper = stack.enter_context(ZooKeeperServer())
@@ -60,18 +60,18 @@ class ClickHouseCluster:
         for node in self.nodes:
             node.wait_ready()
 
-    def _takes_orders(self) -> bool:
-        """Whether both nodes live after the first change that is for both.
+    def _survives_ddl(self) -> bool:
+        """Whether both nodes survive the first `ON CLUSTER` statements.
 
-        ClickHouse 18.16 now and then does not: it follows a null pointer where it talks to a
-        ZooKeeper that has just come up (`zkutil::ZooKeeper::createImpl`).
+        ClickHouse 18.16 sometimes crashes on a null pointer when it connects to a ZooKeeper that
+        has just started (`zkutil::ZooKeeper::createImpl`).
         """
         try:
             for change in ("CREATE DATABASE first", "DROP DATABASE first"):
-                order = f"{change} ON CLUSTER {self.name}".encode()
-                urllib.request.urlopen(self.nodes[0].http_url, data=order, timeout=30).close()
+                statement = f"{change} ON CLUSTER {self.name}".encode()
+                urllib.request.urlopen(self.nodes[0].http_url, data=statement, timeout=30).close()
         except OSError:
-            with suppress(AssertionError):  # it may be on its way out
+            with suppress(AssertionError):  # a node that crashed may still be ending
                 wait_until(lambda: not all(node.running for node in self.nodes), timeout=5)
             if all(node.running for node in self.nodes):
                 raise

@@ -1,4 +1,4 @@
-"""The Django project of examples/django_site, run by a WSGI server in a process of its own."""
+"""The Django project of examples/django_site behind a WSGI server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ SITE = Path(__file__).resolve().parents[3] / "examples" / "django_site"
 
 
 class DjangoSite(Server):
-    """The API with an SQLite database of its own, unless DATABASE_URL is among the variables; it
-    takes the token `site-token`.
+    """The example site, with the API token `site-token`.
+
+    Args:
+        variables: environment variables; without DATABASE_URL the site gets an SQLite database.
     """
 
     kind: ClassVar[str] = "django_site"
@@ -36,35 +38,35 @@ class DjangoSite(Server):
         }
 
     def env(self, **more: str) -> dict[str, str]:
-        """The environment for a process that is to have the site's settings, and more."""
+        """Environment of a process with the site's settings, plus `more`."""
         return {**self._run.env(), **self._env, **more}
 
     @classmethod
     def program(cls) -> str | None:
-        """`waitress-serve` of this environment."""
+        """Path of `waitress-serve` in this virtual environment."""
         found = Path(sys.executable).with_name("waitress-serve")
         return str(found) if found.exists() else None
 
     @property
     def url(self) -> str:
-        """What API_URL is set to."""
+        """Value for API_URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def manage(self, *arguments: str) -> str:
-        """Run a command of manage.py; its output."""
+        """Run a command of manage.py; returns its output."""
         manage = str(SITE / "manage.py")
         done = run_python(manage, *arguments, cwd=self.data_dir, env=self.env())
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def launch(self) -> None:
-        """Bring the database up to date and start the server."""
+        """Migrate the database and start the server."""
         argv = self.argv()
         self._migrate()
         self._process = self._spawn([*argv, "formsite.wsgi:application"], self._env)
 
     def _migrate(self) -> None:
-        """Bring the database up to date; an SQLite database is made once for a test run (2 s)."""
+        """Migrate the database. An SQLite database is created once a run (2 s), then copied."""
         database, made = self.data_dir / "site.sqlite3", self._run.folder / "site.sqlite3"
         if not self._env["DATABASE_URL"].endswith(str(database)):
             self.manage("migrate", "-v0")
@@ -75,12 +77,12 @@ class DjangoSite(Server):
             shutil.copy(made, database)
 
     def argv(self) -> list[str]:
-        """The command that serves a WSGI application, without its name."""
+        """Command line of the WSGI server; the caller appends the application."""
         return [self._require_program(), f"--listen=127.0.0.1:{self.port}", "--threads=8"]
 
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/api/v1/submissions/", timeout=5):
-                return False  # it let somebody in without a token
+                return False  # it accepted a request without a token
         except urllib.error.HTTPError as error:
             return error.code == 401

@@ -1,18 +1,14 @@
-"""Ends everything that a run started, whatever becomes of the run itself.
+"""Kills all processes that a run has started, even if the run itself was killed.
 
-A run is one process that starts others: `scripts/servers.py`, `scripts/test`, or
-a pytest whose tests start a server of their own. Each has a token that stands in
-the environment of all it starts, and so of what those start in turn. The guard is
-a small process beside the run; when the run is gone, by its own end or by
-`kill -9`, the guard kills whatever still carries the token and removes the run's
-folder. Nothing else is ever touched: a server that somebody else started does
-not carry the token.
+A run is a process that starts others: `scripts/servers.py`, `scripts/test`, or a pytest whose tests
+start servers. It puts a token into the environment of its children, which their children inherit.
+The guard is a small process beside the run. When the run ends, also by `kill -9`, the guard kills
+all processes with the token and removes the run's folder. It touches no other process.
 
-It reads `/proc`, so on a system without one a run that is killed with SIGKILL
-leaves its servers behind; every other ending works there too.
+The guard reads `/proc`. On a system without `/proc`, a run that is killed with SIGKILL leaves its
+servers running; all other ends work there too.
 
-Used as a program: `python guard.py TOKEN FOLDER`, its standard input a pipe that
-the run holds open.
+Usage: `python guard.py TOKEN FOLDER`, with a pipe as standard input that the run keeps open.
 """
 
 from __future__ import annotations
@@ -28,16 +24,16 @@ from pathlib import Path
 
 TOKENS = "FORMRELAY_TEST_RUN"
 GUARD = "guard"
-"""The token of a guard, which no run may sweep away: it clears up after its own."""
+"""Token of guards, which no other run may kill."""
 
 _PROC = Path("/proc")
 
 
 def carriers(token: str) -> set[int]:
-    """The processes whose environment holds `token`, and their children.
+    """Process ids of all processes with `token` in their environment, and of their children.
 
-    Children as well, because some (a Redis or Valkey, unless told not to) write their
-    title over their environment. Never the caller itself, never a guard.
+    A child may lack the token: by default, Redis and Valkey write their title over their
+    environment. The caller and guards are left out.
     """
     if not _PROC.is_dir():
         return set()
@@ -57,10 +53,13 @@ def carriers(token: str) -> set[int]:
 
 
 def sweep(token: str, *, patience: float = 0.0, timeout: float = 10.0) -> list[str]:
-    """End every carrier of `token`, and return the command lines of those found.
+    """Kill every carrier of `token`; returns their command lines.
 
-    With `patience` they get that many seconds to end after a SIGTERM; then SIGKILL.
-    Looks again until none is left, because one may have forked while it was read.
+    Looks again until no carrier is left, because a carrier may have forked meanwhile.
+
+    Args:
+        patience: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL at once.
+        timeout: seconds after which it gives up, counted from the first SIGKILL.
     """
     handles: dict[int, int] = {}
     names: list[str] = []
@@ -77,17 +76,16 @@ def sweep(token: str, *, patience: float = 0.0, timeout: float = 10.0) -> list[s
             for handle in living if late else new.values():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     signal.pidfd_send_signal(handle, signal.SIGKILL if late else signal.SIGTERM)
-            select.select(living, [], [], 0.02)  # until one of them has ended
+            select.select(living, [], [], 0.02)  # until a process has ended
     finally:
         for handle in handles.values():
             os.close(handle)
 
 
 def _pin(token: str, handles: dict[int, int]) -> dict[int, int]:
-    # A file descriptor on a process pins it: its number may be given to another
-    # meanwhile, the descriptor never means that one. Hence a second look, once it is
-    # held; and a child can be ended although its parent, by which it was found, is not
-    # there any more.
+    # The system may reuse a process id, but a pidfd always means the same process. So open the
+    # pidfds first, then check again which processes carry the token. A pidfd also reaches a child
+    # whose parent, by which it was found, has ended.
     new: dict[int, int] = {}
     for pid in carriers(token) - handles.keys():
         with contextlib.suppress(ProcessLookupError):
@@ -106,7 +104,7 @@ def _ended(handle: int) -> bool:
 def _tokens(pid: int) -> list[str]:
     try:
         environ = (_PROC / str(pid) / "environ").read_bytes()
-    except OSError:  # gone meanwhile, or another user's
+    except OSError:  # it has ended, or belongs to another user
         return []
     prefix = f"{TOKENS}=".encode()
     for entry in environ.split(b"\0"):
@@ -120,7 +118,7 @@ def _parent(pid: int) -> int:
         stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return 0
-    # The name before it may hold spaces and parentheses; a zombie is nobody's child.
+    # The command name, which comes first, may contain spaces and parentheses. Zombies do not count.
     state, parent = stat.rpartition(")")[2].split()[:2]
     return 0 if state == "Z" else int(parent)
 
@@ -134,8 +132,7 @@ def _command_line(pid: int) -> str:
 
 
 def _wait_for_end_of(owner: int) -> None:
-    # The pipe alone would do, but a child that the run forked without exec holds a
-    # copy of its other end.
+    # The end of the pipe is not enough: a child that the run forked without exec keeps it open.
     while os.getppid() == owner:
         readable, _, _ = select.select([sys.stdin], [], [], 0.5)
         if readable and not os.read(sys.stdin.fileno(), 1):

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, for the project of examples/django_site."""
+"""A PostgreSQL server for the project of examples/django_site."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import ClassVar
 from tests.support.servers.base import Server, ServerError, find_program
 from tests.support.servers.run import Run
 
-#: Debian keeps the programs of each version apart.
+#: Debian has a folder for the programs of each version.
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True)
-#: It refuses to run as root; Debian's package brings this user.
+#: PostgreSQL refuses to run as root; Debian's package creates this user.
 _USER = "postgres"
 
 
 class PostgresServer(Server):
-    """PostgreSQL on 127.0.0.1 with the user and the database `site`; up in two seconds."""
+    """PostgreSQL on 127.0.0.1 with the user `site`; starts in two seconds."""
 
     kind: ClassVar[str] = "postgres"
     package: ClassVar[str] = "postgresql"
@@ -28,12 +28,12 @@ class PostgresServer(Server):
         self._as: dict[str, str] = {}
         if os.geteuid() == 0:
             self._as = {"user": _USER, "group": _USER}
-            self._run.folder.chmod(0o711)  # on the way to its own folder
+            self._run.folder.chmod(0o711)  # the parent of its data folder
             os.chown(self.data_dir, *pwd.getpwnam(_USER)[2:4])
 
     @classmethod
     def program(cls) -> str | None:
-        """The server's program; the others stand beside it."""
+        """Path of `postgres`; its other programs are in the same folder."""
         return find_program(*map(str, _PROGRAMS), "postgres")
 
     @property
@@ -42,7 +42,7 @@ class PostgresServer(Server):
         return f"postgres://site@127.0.0.1:{self.port}/postgres"
 
     def launch(self) -> None:
-        """Make the database, the first time, and start the server."""
+        """Create the database cluster at the first start, and start the server."""
         program = self._require_program()
         folder = self.data_dir / "data"
         if not folder.exists():
@@ -64,5 +64,5 @@ class PostgresServer(Server):
 
     def _answers(self) -> bool:
         ready = Path(self.program() or "").with_name("pg_isready")
-        question = [str(ready), "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(question, capture_output=True, check=False).returncode == 0
+        command = [str(ready), "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,8 +1,8 @@
-"""A RabbitMQ node of its own name, with an epmd of its own.
+"""A RabbitMQ node with its own name and its own epmd.
 
-The program is RabbitMQ's own script, not Debian's wrapper in sbin: the wrapper
-changes to the user `rabbitmq`, who could not reach a folder below a private one,
-and its process id would be a shell's. The node runs as whoever runs the tests.
+The program is RabbitMQ's script, not Debian's wrapper in sbin: the wrapper changes to the user
+`rabbitmq`, who has no access to the run's folder, and its process id is that of a shell. The node
+runs as the user who runs the tests.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SCRIPTS = "/usr/lib/rabbitmq/bin"
 
 
 class RabbitServer(Server):
-    """RabbitMQ with the user guest; `management` adds the HTTP API at `api_url`.
+    """RabbitMQ with the user guest.
 
-    The API costs nothing at the start but five seconds at an orderly stop, so a
-    server that a test restarts does without.
+    Args:
+        management: add the HTTP API at `api_url`, which makes an orderly stop 5 s slower.
     """
 
     kind: ClassVar[str] = "rabbitmq"
@@ -40,7 +40,7 @@ class RabbitServer(Server):
         plugins = "rabbitmq_management" if management else ""
         folder = self.data_dir
         self._env = {
-            "HOME": str(folder),  # where the Erlang cookie is made
+            "HOME": str(folder),  # the folder of the Erlang cookie
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"formrelay-{self.port}@localhost",
@@ -49,22 +49,22 @@ class RabbitServer(Server):
             "RABBITMQ_LOG_BASE": str(folder),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # not the machine's
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # instead of the configuration of the machine
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(write(folder / "advanced.config", "[].\n")),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(write(folder / "plugins", f"[{plugins}].\n")),
             "RABBITMQ_CONFIG_FILE": str(write(folder / "rabbitmq.conf", self._config())),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            # Makes the script become the node, so that our process id is the node's.
+            # The script executes the node without a fork, so that our process id is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
     @property
     def name(self) -> str:
-        """The node's name."""
+        """Name of the node."""
         return self._env["RABBITMQ_NODENAME"]
 
     def share(self, nodes: Sequence[RabbitServer]) -> None:
-        """Form a cluster with `nodes` at the first start; all use the epmd of the first one."""
+        """Form a cluster with `nodes` at the first start; all use the first node's epmd."""
         first = nodes[0]
         self._has_epmd_of_its_own = self is first
         for variable in ("HOME", "ERL_EPMD_PORT"):
@@ -77,7 +77,7 @@ class RabbitServer(Server):
 
     @classmethod
     def program(cls) -> str | None:
-        """RabbitMQ's script, when epmd is there too."""
+        """Path of RabbitMQ's script; None if it or epmd is missing."""
         script = find_program(f"{_SCRIPTS}/rabbitmq-server", "rabbitmq-server")
         return script if find_program("epmd") else None
 
@@ -88,25 +88,25 @@ class RabbitServer(Server):
 
     @property
     def api_url(self) -> str:
-        """The management API's address, with the user in it."""
+        """URL of the management API, including user and password."""
         if self._api_port is None:
             raise ServerError("this RabbitServer was made without management=True")
         return f"http://guest:guest@127.0.0.1:{self._api_port}/api"
 
     def exports(self) -> dict[str, str]:
-        """The shared ones and FORMRELAY_TEST_RABBITMQ_API_URL."""
+        """The variables of every server, and FORMRELAY_TEST_RABBITMQ_API_URL."""
         api = {"FORMRELAY_TEST_RABBITMQ_API_URL": self.api_url} if self._api_port else {}
         return {**super().exports(), **api}
 
     def launch(self) -> None:
-        """Start epmd where it is not up yet, then the node."""
+        """Start epmd unless it runs already, then the node."""
         program = self._require_program()
         if self._epmd is None and self._has_epmd_of_its_own:
             self._start_epmd()
         self._process = self._spawn([program], self._env)
 
     def close(self) -> None:
-        """End the node and its epmd, remove the data."""
+        """Kill the node and its epmd, and remove the data."""
         self.kill()
         if self._epmd is not None:
             self._epmd.kill()
@@ -114,7 +114,7 @@ class RabbitServer(Server):
         super().close()
 
     def ctl(self, *arguments: str) -> str:
-        """`rabbitmqctl` on this node (0.4 s a call): what it printed."""
+        """Run `rabbitmqctl` on this node (0.4 s a call); returns its output."""
         program = find_program(f"{_SCRIPTS}/rabbitmqctl", "rabbitmqctl")
         done = subprocess.run(
             [program or "rabbitmqctl", "--quiet", *arguments],
@@ -130,15 +130,15 @@ class RabbitServer(Server):
         return done.stdout
 
     def wait_on_disk(self, *queues: str, vhost: str = "/", timeout: float = 10.0) -> None:
-        """Wait until these new quorum queues would survive `kill()`.
+        """Wait until new quorum queues would survive `kill()`.
 
-        RabbitMQ 3.10 writes a new queue's name into its registry (Ra's names.dets) about
-        a second late. Killed before that, it comes back with the queue declared, its
-        log forgotten and no leader ever: confirmed messages are gone and every
-        operation times out. Messages in a queue that is registered are safe at once.
+        RabbitMQ 3.10 writes the name of a new queue into its registry (Ra's names.dets) about a
+        second after the declaration. If it is killed before, the queue is declared after the
+        restart but has no log and never a leader: confirmed messages are lost and every operation
+        times out. Messages in a registered queue are safe at once.
         """
         prefix = vhost.replace("/", "%2F")
-        # With the length that precedes an atom, so that `q.1` is not seen in `q.10`.
+        # With the length that precedes an atom, so that `q.1` is not found in `q.10`.
         names = [
             bytes([len(name)]) + name for name in (f"{prefix}_{queue}".encode() for queue in queues)
         ]
@@ -169,8 +169,8 @@ class RabbitServer(Server):
         return "\n".join(lines) + "\n"
 
     def _start_epmd(self) -> None:
-        # Started by Erlang it would be a daemon on the machine's common port, there
-        # for good and shared with everybody.
+        # Erlang would start epmd as a daemon on the standard port, which outlives the tests and
+        # which all users of the machine share.
         program = find_program("epmd")
         assert program is not None
         argv = [program, "-port", str(self._epmd_port), "-address", "127.0.0.1"]
@@ -188,13 +188,13 @@ class RabbitServer(Server):
             raise ServerError(f"epmd did not start on port {self._epmd_port}") from None
 
     def _answers(self) -> bool:
-        # The listener opens as the last step of the boot; a node that serves answers
-        # the protocol header with the method frame Connection.Start.
+        # The listener opens as the last step of the boot. A node that is ready answers the protocol
+        # header with the method frame Connection.Start.
         return self._ask(b"AMQP\x00\x00\x09\x01").startswith(b"\x01")
 
 
 class RabbitCluster:
-    """Three nodes (20 s to start); leaving the `with` block ends them."""
+    """Three nodes, started in 20 s; the end of the `with` block stops them."""
 
     def __init__(self) -> None:
         self._started = ExitStack()
@@ -202,7 +202,7 @@ class RabbitCluster:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.nodes = [RabbitServer() for _ in range(3)]
-            # The epmd of the first one is the last to end.
+            # All nodes use the first node's epmd, so it is stopped last.
             for node in self.nodes:
                 stack.callback(node.close)
             cookie = self.nodes[0].data_dir / ".erlang.cookie"
@@ -222,7 +222,7 @@ class RabbitCluster:
 
     @property
     def url(self) -> str:
-        """All nodes in one URL."""
+        """URL that names all nodes."""
         return ";".join(node.url for node in self.nodes)
 
     def _is_whole(self) -> bool:

@@ -1,4 +1,4 @@
-"""A Redis with its append-only file on, so that what it acknowledged outlives `kill()`."""
+"""A Redis with an append-only file, so that acknowledged writes survive `kill()`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tests.support.servers.base import Server, find_program
 
 
 class RedisServer(Server):
-    """Redis: append-only file synced each second, no snapshots, never evicts."""
+    """Redis: append-only file synced every second, no snapshots, no eviction."""
 
     kind: ClassVar[str] = "redis"
     package: ClassVar[str] = "redis-server"
-    #: More of them, of a subclass.
+    #: Additional settings of a subclass.
     settings: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def program(cls) -> str | None:
-        """`redis-server`, wherever it is."""
+        """Path of `redis-server`."""
         return find_program("redis-server")
 
     @property
@@ -26,7 +26,7 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def launch(self) -> None:
-        """Start it; the settings that matter stand here and not in a file."""
+        """Start it with its settings as arguments, without a configuration file."""
         settings = {
             "bind": "127.0.0.1",
             "port": str(self.port),
@@ -37,7 +37,7 @@ class RedisServer(Server):
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
-            # The title is written over the environment, where the guard looks.
+            # A title would overwrite the environment, in which the guard looks for tokens.
             "set-proc-title": "no",
             **self.settings,
         }
@@ -47,5 +47,5 @@ class RedisServer(Server):
         self._process = self._spawn(argv)
 
     def _answers(self) -> bool:
-        # While it loads its file it says -LOADING.
+        # While it loads its file it answers -LOADING.
         return self._ask(b"PING\r\n").startswith(b"+PONG")

@@ -1,4 +1,4 @@
-"""A run: a token, a folder, the guard that clears up, and commands run under it."""
+"""A run: the processes, the folder and the guard of a script or of pytest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.servers import guard
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP reached a process that called `raise_on_signals`."""
+    """A process that called `raise_on_signals` received SIGINT, SIGTERM or SIGHUP."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -26,12 +26,11 @@ class Interrupted(BaseException):
 
 
 class Run:
-    """What one process starts, and the certainty that it ends with that process."""
+    """Starts processes that are certain to end with this process."""
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)
-        # Not in the checkout: the paths stay short, and what a kill leaves open
-        # there can never be committed or packed.
+        # Outside the checkout: paths stay short, and leftovers cannot be committed or packaged.
         self.folder = Path(tempfile.mkdtemp(prefix="formrelay-"))
         self.started: list[subprocess.Popen[bytes]] = []
         self._owner = os.getpid()
@@ -43,20 +42,24 @@ class Run:
         )
 
     def env(self, label: str = "") -> dict[str, str]:
-        """The environment for a process of this run; a label makes it findable on its own."""
+        """The environment for a process of this run.
+
+        Args:
+            label: lets `sweep(run.labelled(label))` find these processes alone.
+        """
         tokens = [os.environ.get(guard.TOKENS, ""), self.token]
         if label:
             tokens.append(self.labelled(label))
         return {**os.environ, guard.TOKENS: ":".join(filter(None, tokens))}
 
     def labelled(self, label: str) -> str:
-        """The token of those processes that were started with `label`."""
+        """Token of the processes that were started with `label`."""
         return f"{self.token}.{label}"
 
     def begin(
         self, argv: Sequence[str], output: Path, *, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Run `argv` in the background, what it prints into a file; killed when this closes."""
+        """Start `argv` in the background with its output in a file; `close()` kills it."""
         with output.open("wb") as file:
             process = subprocess.Popen(
                 argv,
@@ -73,8 +76,8 @@ class Run:
     ) -> int:
         """Run `argv` in the foreground and return its exit status.
 
-        On `Interrupted` the command gets SIGINT, whatever the signal was, since that
-        is what makes pytest unwind its fixtures; after `grace` seconds it is killed.
+        After any `Interrupted`, the command gets SIGINT, because only then pytest tears down its
+        fixtures; after `grace` seconds it is killed.
         """
         process = subprocess.Popen(argv, env={**self.env("command"), **(env or {})})
         try:
@@ -89,7 +92,7 @@ class Run:
             raise
 
     def close(self) -> None:
-        """End all that is left, remove the folder."""
+        """Kill all processes of the run and remove its folder."""
         if os.getpid() != self._owner or self._guard.returncode is not None:
             return
         for process in self.started:
@@ -103,7 +106,7 @@ class Run:
 
 @functools.cache
 def current_run() -> Run:
-    """This process's own run, closed at its end."""
+    """The run of this process, closed when the process ends."""
     run = Run()
     atexit.register(run.close)
     return run
@@ -120,8 +123,8 @@ def raise_on_signals() -> None:
 
 
 def _in_terminal_foreground() -> bool:
-    # There a Ctrl-C has reached the command already; a second SIGINT would cut
-    # pytest's teardown short.
+    # In the foreground, Ctrl-C reaches the command too. A second SIGINT would abort the teardown of
+    # pytest.
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:

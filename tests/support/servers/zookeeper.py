@@ -1,7 +1,7 @@
-"""A ZooKeeper of one node, by which the ClickHouse servers of a cluster find each other.
+"""A ZooKeeper node, which the replicas of a ClickHouse cluster need.
 
-Started from its jar: Debian's package `zookeeper` has but scripts, a user and a whole
-desktop Java beside it.
+Started from its jar: Debian's package `zookeeper` adds only scripts and a user, and depends on a
+desktop Java.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ admin.enableServer=false
 
 
 class ZooKeeperServer(Server):
-    """ZooKeeper on 127.0.0.1; up in half a second."""
+    """ZooKeeper on 127.0.0.1; starts in half a second."""
 
     kind: ClassVar[str] = "zookeeper"
     package: ClassVar[str] = "libzookeeper-java default-jre-headless"
 
     @classmethod
     def program(cls) -> str | None:
-        """Java, when ZooKeeper's jar is there too."""
+        """Path of Java; None if Java or ZooKeeper's jar is missing."""
         return find_program("java") if _JAR.exists() else None
 
     @property
