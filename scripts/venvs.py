@@ -74,8 +74,7 @@ def prepare_oldest() -> bool:
 
 
 def oldest_pins(setup_cfg: str) -> list[str]:
-    """Pins (`name==version`) to the lower bounds in setup.cfg of the tested dependencies.
-    """
+    """Pins (`name==version`) to the lower bounds in setup.cfg of the tested dependencies."""
     bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
     pins = {name: f"{name}=={version}" for name, version in bounds if name in AT_THEIR_OLDEST}
     if pins.keys() != AT_THEIR_OLDEST:

@@ -1,4 +1,4 @@
-"""Imports the configuration where reading one of its variables ends the program."""
+"""Imports the configuration in an environment whose variables must not be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WATCHED = {"BROKER", "REDIS_URL", "LOG_LEVEL", "DEBUG", "WORKER_CONCURRENCY"}
 
 
 class Watched(dict[str, str]):
-    """An environment whose variables of formrelay must not be read."""
+    """An environment that exits the program if a variable of formrelay is read."""
 
     def _get(self, name: str, *default: Any) -> Any:
         if name in WATCHED:
@@ -24,7 +24,7 @@ class Watched(dict[str, str]):
 if __name__ == "__main__":
     import formrelay.core.retry
 
-    # To replace it, not to clear it, is what this is for.
+    # Replaces os.environ on purpose, which B003 mistakes for an attempt to clear it.
     os.environ = Watched(os.environ, **dict.fromkeys(WATCHED, "x"))  # type: ignore[assignment]  # noqa: B003
     import formrelay.config
     import formrelay.config.report

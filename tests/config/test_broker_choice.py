@@ -27,7 +27,7 @@ def test_the_broker_is_named_or_follows_from_the_url_that_is_set(
     assert Settings.load(environ, env_file=None).broker.kind == kind
 
 
-def test_the_broker_is_found_by_the_url_in_a_file(tmp_path: Path) -> None:
+def test_a_url_in_a_file_decides_the_broker(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("amqp://h\n")
     settings = Settings.load({"RABBITMQ_URL_FILE": str(tmp_path / "url")}, env_file=None)
     assert settings.broker.kind == "rabbitmq"

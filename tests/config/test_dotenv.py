@@ -1,4 +1,4 @@
-"""The .env file behind the environment."""
+"""The .env file, which the environment overrides."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def fault(path: Path, text: str | bytes, **environ: str) -> str:
     return str(caught.value)
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     settings = load(
         tmp_path, "BROKER=embedded\nWORKER_PROCESSES=2\nWORKER_CONCURRENCY=3\n",
         WORKER_PROCESSES="5", WORKER_CONCURRENCY="",
     )  # fmt: skip
     assert settings.broker.kind == "embedded"
     assert settings.worker_processes == 5
-    assert settings.worker_concurrency == 3, "an empty variable is not set"
+    assert settings.worker_concurrency == 3, "an empty variable counts as not set"
 
 
-def test_the_file_is_looked_for_in_the_working_directory(
+def test_the_file_is_read_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("BROKER=embedded\n")
@@ -43,7 +43,7 @@ def test_the_file_is_looked_for_in_the_working_directory(
         Settings.load({}, env_file=None)
 
 
-def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_an_error(tmp_path: Path) -> None:
     assert Settings.load({"BROKER": "embedded"}, env_file=tmp_path / ".env").worker_processes == 1
 
 
@@ -61,13 +61,13 @@ def test_quotes_and_comments_are_read_and_nothing_is_interpolated(
     assert settings.clickhouse.secret("password") == "a$b ${HOME} #c"
 
 
-def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_line_has_its_number(tmp_path: Path) -> None:
     said = fault(tmp_path, "BROKER=embedded\nAPI_TOKEN='hunter2\n")
     assert said.startswith("expected NAME=value in line 2 of ")
     assert "hunter2" not in said
 
 
-def test_a_file_that_is_not_utf_8_is_an_error_with_the_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf_8_is_an_error_with_the_line_number(tmp_path: Path) -> None:
     said = fault(tmp_path, b"BROKER=embedded\nEMAIL_QUEUE=caf\xe9\n")
     assert f"expected '{tmp_path / '.env'}' to be UTF-8 text, got other bytes in line 2" in said
 
@@ -77,7 +77,7 @@ def test_a_folder_or_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "closed").write_text("BROKER=embedded")
     (tmp_path / "closed").chmod(0)
-    # Root may read what is closed.
+    # Root may read any file.
     names = ["folder", "loop"] + (["closed"] if os.geteuid() else [])
     for name in names:
         with pytest.raises(ConfigError, match="to be a readable file of NAME=value lines"):
@@ -151,7 +151,7 @@ def test_a_misspelled_variable_is_an_error_with_the_right_name(
         "PATH",
     ],
 )
-def test_variables_of_django_and_others_in_a_shared_file_are_left_alone(
+def test_variables_of_other_programs_in_a_shared_file_are_ignored(
     tmp_path: Path, name: str
 ) -> None:
     load(tmp_path, f"BROKER=embedded\n{name}=x\n")

@@ -1,4 +1,4 @@
-"""Settings that a program gives itself (Django's FORMRELAY) win over the environment."""
+"""Settings given by the program (Django's FORMRELAY) override the environment."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_given_secret_or_secret_file_wins_over_the_environment(tmp_path: Path)
     ("name", "nearest"),
     [("API_TOKN", "API_TOKEN"), ("api_token", "API_TOKEN"), ("SMTP_HOST_NAME", None), (5, None)],
 )
-def test_an_unknown_key_is_an_error_that_names_the_nearest(name: str, nearest: str | None) -> None:
+def test_the_error_for_an_unknown_key_suggests_the_nearest(name: str, nearest: str | None) -> None:
     (line,) = lines({name: "x"})
     assert f"got {str(name)!r}: the nearest is " in line
     assert nearest is None or line.endswith(nearest)

@@ -1,4 +1,4 @@
-"""Settings are the only reader of the environment."""
+"""No code outside of config/ reads the environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READS = re.compile(r"\bos\.(environb?|getenvb?)\b|from os import .*\b(environ|ge
     "text",
     ["os.environ['X']", "os.getenv('X')", "from os import environ", "from os import path, getenv"],
 )
-def test_the_search_finds_what_it_is_for(text: str) -> None:
+def test_the_search_finds_reads_of_the_environment(text: str) -> None:
     assert READS.search(text)
 
 

@@ -1,4 +1,4 @@
-"""REDIS_URL and STATE_URL: each option works, or is refused by its name."""
+"""REDIS_URL and STATE_URL: each option is used, or refused by name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_certificate_requirements_are_read_in_any_spelling(text: str) -> None:
     assert read_redis_url(f"rediss://h?ssl_cert_reqs={text}").options["ssl_cert_reqs"] == "none"
 
 
-def test_options_have_their_types() -> None:
+def test_options_are_converted_to_their_types() -> None:
     query = "socket_timeout=2.5&max_connections=3&health_check_interval=0&socket_keepalive=no"
     found = read_redis_url(f"redis://h/0?{query}&client_name=web&decode_responses=no&protocol=2")
     assert found.options == {
@@ -93,7 +93,7 @@ def test_an_unusable_url_is_refused_in_one_line(
     assert "hunter2" not in line.lower()
 
 
-def test_state_may_be_kept_behind_sentinels() -> None:
+def test_state_url_may_name_sentinels() -> None:
     url = "rediss+sentinel://:pw@a,b/forms?sentinel_tls=true&ssl_cert_reqs=none"
     settings = Settings.load({"REDIS_URL": "redis://h", "STATE_URL": url}, env_file=None)
     assert settings.broker.secret("state_url") == url

@@ -19,7 +19,7 @@ def table(reading: Reading) -> dict[str, Row]:
     return {row.name: row for row in rows(reading)}
 
 
-def test_every_row_says_where_its_value_came_from(tmp_path: Path) -> None:
+def test_every_row_names_the_source_of_its_value(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WORKER_PROCESSES=2\nEMAIL_QUEUE=file\n")
     (tmp_path / "token").write_text("hunter2")
     environ = {

@@ -29,18 +29,18 @@ from tests.config.loading import line, load
         ),
     ],
 )
-def test_the_retry_variables_make_the_policy(environ: dict[str, str], backoff: object) -> None:
+def test_the_retry_variables_define_the_policy(environ: dict[str, str], backoff: object) -> None:
     assert load(**environ).emails.policy().backoff == backoff
 
 
-def test_retries_come_after_the_first_attempt() -> None:
+def test_max_attempts_is_one_more_than_max_retries() -> None:
     settings = load(EMAIL_MAX_RETRIES="0", EMAIL_RETRY_JITTER="0.5")
     assert settings.emails.policy().max_attempts == 1
     assert settings.emails.policy().jitter == 0.5
     assert settings.sheets.policy().max_attempts == 3
 
 
-def test_webhooks_follow_their_schedule_for_seven_attempts() -> None:
+def test_webhooks_have_seven_attempts_by_default() -> None:
     policy = load().webhooks.policy()
     assert policy.max_attempts == 7
     delays = [0, 30, 120, 600, 3600, 21600, 86400]

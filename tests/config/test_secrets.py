@@ -1,4 +1,4 @@
-"""Secrets: never shown, and read again when their file changes."""
+"""Secrets are never shown, and are read again when their file changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fault(**environ: str) -> str:
 
 
 def write(path: Path, text: str, at: int = LONG_AGO) -> None:
-    """Replace a file as careful writers do, with a stamp that leaves no doubt."""
+    """Replace a file atomically, with a modification time long ago."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text)
     os.utime(fresh, (at, at))
@@ -80,7 +80,7 @@ def test_a_secret_that_is_not_set_is_none() -> None:
         (b"hunter2" * 10_000, "to hold at most 65536 bytes"),
     ],
 )
-def test_a_file_that_holds_no_secret_is_an_error_with_variable_and_path(
+def test_a_file_without_a_valid_secret_is_an_error_with_variable_and_path(
     tmp_path: Path, content: bytes | None, said: str
 ) -> None:
     path = tmp_path / "t"
@@ -93,14 +93,14 @@ def test_a_file_that_holds_no_secret_is_an_error_with_variable_and_path(
     assert "hunter2" not in line
 
 
-def test_a_folder_or_a_pipe_is_not_a_file_with_a_secret(tmp_path: Path) -> None:
+def test_a_folder_or_a_pipe_is_refused_as_a_secret_file(tmp_path: Path) -> None:
     assert "API_TOKEN_FILE to name a regular file" in fault(API_TOKEN_FILE=str(tmp_path))
     os.mkfifo(tmp_path / "pipe")
     assert "API_TOKEN_FILE to name a regular file" in fault(API_TOKEN_FILE=str(tmp_path / "pipe"))
     assert "API_TOKEN_FILE to name a readable file" in fault(API_TOKEN_FILE="a\0b")
 
 
-def test_the_content_of_a_file_is_checked_like_the_variable(tmp_path: Path) -> None:
+def test_the_content_of_a_file_is_validated_like_the_variable(tmp_path: Path) -> None:
     path = tmp_path / "url"
     path.write_text("http://:hunter2@h")
     said = fault(REDIS_URL_FILE=str(path))
@@ -155,7 +155,7 @@ def test_a_second_write_with_the_same_modification_time_is_noticed(tmp_path: Pat
 
 
 class StoppedClock:
-    """A clock at a time long after the files' stamps."""
+    """A clock far ahead of the files' modification times."""
 
     def time(self) -> float:
         return LONG_AGO + 3.0

@@ -131,7 +131,7 @@ def test_a_variable_that_is_not_set_has_its_documented_default(path: str, value:
         ("LOG_LEVEL", "Error", "logging.level", "ERROR"),
     ],
 )
-def test_a_variable_reaches_its_field(variable: str, text: str, path: str, value: object) -> None:
+def test_each_variable_sets_its_field(variable: str, text: str, path: str, value: object) -> None:
     assert at(load(**{variable: text}), path) == value
 
 
@@ -157,7 +157,7 @@ def test_every_variable_may_be_empty() -> None:
     assert Settings.load(blank | REDIS, env_file=None) == load()
 
 
-def test_the_embedded_broker_brings_its_own_clickhouse(tmp_path: Path) -> None:
+def test_the_embedded_broker_has_its_own_clickhouse(tmp_path: Path) -> None:
     environ = {"BROKER": "embedded", "EMBEDDED_DATA_DIR": str(tmp_path)}
     settings = Settings.load(environ, env_file=None)
     assert settings.clickhouse.secret("url") == f"chdb://{tmp_path}/clickhouse"
@@ -166,7 +166,7 @@ def test_the_embedded_broker_brings_its_own_clickhouse(tmp_path: Path) -> None:
     assert load().clickhouse.secret("url") is None
 
 
-def test_a_relative_embedded_folder_is_not_read_as_a_host(
+def test_a_relative_embedded_folder_is_not_mistaken_for_a_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -200,7 +200,7 @@ def test_debug_patterns_that_match_workers_set_the_level_to_debug(
     assert load(DEBUG=patterns, LOG_LEVEL="error").logging.effective_level == level
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_immutable() -> None:
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
         settings.worker_concurrency = 1  # type: ignore[misc]
@@ -218,7 +218,7 @@ def test_without_an_argument_the_environment_of_this_process_is_read(
     assert Settings.load(REDIS, env_file=None).worker_processes == 1
 
 
-def test_a_section_made_in_code_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_created_in_code_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_QUEUE", "elsewhere")
     monkeypatch.setenv("queue", "elsewhere")
     section = formrelay.config.WebhookSettings(timeout=timedelta(seconds=1))
@@ -238,6 +238,6 @@ def test_the_public_names_are_sorted_and_complete() -> None:
     assert all(hasattr(formrelay.config, name) for name in names)
 
 
-def test_no_variable_fills_two_fields() -> None:
+def test_no_variable_sets_two_fields() -> None:
     fields = [name for kind in sections().values() for name in kind.model_fields]
-    assert len(variables()) == len(fields) - len(sections()) + 1  # without the groups themselves
+    assert len(variables()) == len(fields) - len(sections()) + 1  # without the sections themselves

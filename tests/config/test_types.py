@@ -29,12 +29,12 @@ WAITS = st.timedeltas(timedelta(0), timedelta(hours=24))
 
 
 def written(**environ: str) -> dict[str, str]:
-    """The text of each variable after its value has been read."""
+    """Variable -> its value as the settings table shows it."""
     return {row.name: row.value for row in rows(read_settings(REDIS | environ, env_file=None))}
 
 
 @given(st.lists(WAITS, min_size=1))
-def test_delays_written_and_read_are_the_same(delays: list[timedelta]) -> None:
+def test_written_delays_are_read_back_unchanged(delays: list[timedelta]) -> None:
     texts = ",".join(f"{delay.total_seconds():f}" for delay in delays)
     read = Settings.load(REDIS | {"EMAIL_RETRY_DELAYS": texts}, env_file=None)
     assert read.emails.retry_delays == tuple(delays)
@@ -60,7 +60,7 @@ def test_delays_written_and_read_are_the_same(delays: list[timedelta]) -> None:
         ("WEBHOOK_PERMANENT_STATUSES", "400,422"),
     ],
 )
-def test_a_value_is_written_as_it_was_read(name: str, text: str) -> None:
+def test_values_are_shown_as_they_were_given(name: str, text: str) -> None:
     assert written(**{name: text})[name] == text
 
 
@@ -71,7 +71,7 @@ def test_a_value_is_written_as_it_was_read(name: str, text: str) -> None:
         min_size=1,
     )
 )
-def test_tables_written_and_read_are_the_same(tables: dict[str, str]) -> None:
+def test_written_mappings_are_read_back_unchanged(tables: dict[str, str]) -> None:
     text = ",".join("=".join(pair) for pair in tables.items())
     read = Settings.load(REDIS | {"EVENT_TABLES": text}, env_file=None)
     assert read.events.tables == tuple(tables.items())
@@ -79,7 +79,7 @@ def test_tables_written_and_read_are_the_same(tables: dict[str, str]) -> None:
 
 
 @given(st.sampled_from(list(variables())), st.text(min_size=1) | st.from_regex(r"-?[0-9.e,/:]+"))
-def test_any_text_is_read_or_refused_in_one_line(name: str, text: str) -> None:
+def test_any_text_is_accepted_or_refused_in_one_line(name: str, text: str) -> None:
     error = read_settings({"BROKER": "embedded", name: text}, env_file=None).error
     if error is not None:
         assert f"expected {name} to " in str(error)

@@ -1,4 +1,4 @@
-"""The exponential back-off that remembers its failures."""
+"""BackoffTimer: a back-off that counts its failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_failure_doubles_the_wait_until_a_reset() -> None:
     assert timer.fail(BACKOFF) == timedelta(seconds=1)
 
 
-def test_the_other_side_may_ask_for_a_longer_wait_up_to_the_cap() -> None:
+def test_at_least_lengthens_the_wait_up_to_the_cap() -> None:
     timer = BackoffTimer(ManualClock())
     assert timer.fail(BACKOFF, at_least=timedelta(seconds=3)) == timedelta(seconds=3)
     assert timer.fail(BACKOFF, at_least=timedelta(hours=1)) == BACKOFF.cap

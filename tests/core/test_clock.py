@@ -1,4 +1,4 @@
-"""Time as text and as the brokers keep it."""
+"""Times as text and as milliseconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from formrelay.core.clock import SYSTEM_CLOCK, iso, to_millis
 
-#: From 1970 to 2262.
+#: Seconds: from 1970 to 2262.
 SECONDS = st.floats(min_value=0, max_value=2**33, allow_nan=False)
 
 
@@ -24,31 +24,31 @@ SECONDS = st.floats(min_value=0, max_value=2**33, allow_nan=False)
         (1_709_164_800, "2024-02-29T00:00:00.000Z"),
     ],
 )
-def test_a_time_is_written_in_utc_with_milliseconds(seconds: float, text: str) -> None:
+def test_times_are_written_in_utc_with_milliseconds(seconds: float, text: str) -> None:
     assert iso(seconds) == text
 
 
 @given(SECONDS)
-def test_what_is_written_can_be_read_again_to_the_millisecond(seconds: float) -> None:
+def test_written_times_are_read_back_to_the_millisecond(seconds: float) -> None:
     read = datetime.fromisoformat(iso(seconds))
     assert read.tzinfo == UTC
     assert -0.000_01 <= seconds - read.timestamp() < 0.001_01
 
 
 @given(SECONDS, SECONDS)
-def test_texts_of_times_sort_as_the_times_do(one: float, other: float) -> None:
+def test_written_times_sort_chronologically(one: float, other: float) -> None:
     first, second = sorted((one, other))
     assert iso(first) <= iso(second)
 
 
 @given(SECONDS)
-def test_milliseconds_are_whole_and_never_later_than_the_time(seconds: float) -> None:
+def test_milliseconds_are_rounded_down(seconds: float) -> None:
     millis = to_millis(seconds)
     assert isinstance(millis, int)
     assert 0 <= seconds - millis / 1000 < 0.001_01
 
 
-def test_the_system_clock_is_the_machines() -> None:
+def test_the_system_clock_returns_the_time_of_the_machine() -> None:
     before = time.time(), time.monotonic()
     now = SYSTEM_CLOCK.time(), SYSTEM_CLOCK.monotonic()
     after = time.time(), time.monotonic()

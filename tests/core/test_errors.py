@@ -1,4 +1,4 @@
-"""The tree of errors: its messages are safe to write anywhere."""
+"""The tree of errors, and their messages without values."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def needs_arguments(kind: type[FormrelayError]) -> bool:
     return any(one.default is one.empty for one in named)
 
 
-#: Those with an argument of their own say more than their docstring.
+#: Errors whose default message is their docstring: they need no arguments.
 PLAIN = [kind for kind in tree(FormrelayError) if not needs_arguments(kind)]
 
 
-def test_the_tree_has_what_the_other_packages_add_to_it() -> None:
+def test_the_tree_includes_the_errors_of_other_packages() -> None:
     assert {
         Undecodable,
         SignatureInvalid,
@@ -66,24 +66,24 @@ def test_the_default_message_is_the_first_line_of_the_docstring(
     assert str(kind("another")) == "another"
 
 
-def test_not_now_says_how_long_to_leave_it() -> None:
+def test_not_now_has_a_default_message_and_a_wait() -> None:
     error = NotNow(after=timedelta(seconds=3))
     assert (str(error), error.after) == ("The job cannot be tried now.", timedelta(seconds=3))
 
 
-def test_a_sink_error_carries_what_the_other_side_said() -> None:
+def test_sink_errors_have_the_code_and_retry_after_of_the_response() -> None:
     error = SinkTransient("busy", code=503, retry_after=timedelta(seconds=7))
     assert (str(error), error.code, error.retry_after) == ("busy", 503, timedelta(seconds=7))
     assert (SinkPermanent().code, SinkPermanent().retry_after) == (None, None)
 
 
-def test_a_sink_that_is_away_is_a_transient_failure_and_a_refusal_is_not() -> None:
+def test_unavailable_is_transient_and_permanent_is_not() -> None:
     assert issubclass(SinkUnavailable, SinkTransient)
     assert issubclass(SinkTransient, SinkError)
     assert not issubclass(SinkPermanent, SinkTransient)
 
 
-def test_failed_parts_are_counted_and_their_texts_left_out() -> None:
+def test_parts_failed_counts_its_parts_and_omits_their_messages() -> None:
     given = {2: ValueError(SECRET), 5: SinkPermanent("refused")}
     error = PartsFailed(given)
     assert str(error) == "2 parts of the batch failed"
@@ -93,7 +93,7 @@ def test_failed_parts_are_counted_and_their_texts_left_out() -> None:
 
 
 class Foreign(Exception):
-    """An exception of somebody else."""
+    """An exception of another package."""
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ class Foreign(Exception):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_a_foreign_exception_is_described_by_its_type_alone(
+def test_exceptions_of_other_packages_are_described_by_their_type_alone(
     error: BaseException, text: str
 ) -> None:
     assert describe(error) == text
 
 
-def test_a_reworded_error_keeps_its_type_and_what_it_carries() -> None:
+def test_a_reworded_error_keeps_its_type_and_attributes() -> None:
     error = PartlyRefused("two were refused", [1, 3], 5)
     error.reword("the transaction is committed, but two were refused")
     assert str(error) == error.message == "the transaction is committed, but two were refused"

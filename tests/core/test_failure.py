@@ -1,4 +1,4 @@
-"""The record of a failure: complete, safe, and the same after a journey as JSON."""
+"""The failure record: complete, without values, and unchanged by JSON."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ FAILURES = st.builds(
 
 
 def caught(error: BaseException, *, deep: int = 0) -> BaseException:
-    """``error`` as it is once it was raised ``deep`` calls down."""
+    """Raise and catch ``error``, ``deep`` calls below."""
 
-    def fall(levels: int) -> None:
+    def descend(levels: int) -> None:
         if levels:
-            fall(levels - 1)
+            descend(levels - 1)
         raise error
 
     try:
-        fall(deep)
-    except BaseException as raised:  # whatever it is
+        descend(deep)
+    except BaseException as raised:
         return raised
     raise AssertionError
 
 
 @given(FAILURES)
-def test_a_record_is_the_same_after_json(failure: Failure) -> None:
+def test_a_record_is_unchanged_by_json(failure: Failure) -> None:
     assert Failure.from_json(failure.to_json()) == failure
     assert Failure.from_json(orjson.loads(orjson.dumps(failure.to_json()))) == failure
 
 
-def test_its_json_is_made_of_plain_values() -> None:
+def test_the_json_of_a_record_has_only_plain_values() -> None:
     data = Failure.of(SinkPermanent("no"), reason=Reason.PERMANENT, attempt=1, now=0).to_json()
     assert {key: type(value) for key, value in data.items()} == {
         "reason": str,
@@ -67,7 +67,7 @@ def test_its_json_is_made_of_plain_values() -> None:
     }
 
 
-def test_a_record_of_an_earlier_version_without_code_and_place_is_read() -> None:
+def test_records_of_earlier_versions_without_code_and_frames_are_read() -> None:
     data = Failure.of(SinkPermanent("no"), reason=Reason.PERMANENT, attempt=1, now=0).to_json()
     del data["code"], data["where"]
     assert Failure.from_json(data).where == ()
@@ -84,7 +84,7 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("data", [None, [], "text", {}, {**GOOD, "reason": {}}])
-def test_what_is_no_record_is_refused_with_an_ordinary_error(data: Any) -> None:
+def test_invalid_records_raise_a_type_value_or_key_error(data: Any) -> None:
     with pytest.raises((TypeError, ValueError, KeyError)):
         Failure.from_json(data)
 
@@ -101,7 +101,7 @@ def test_what_is_no_record_is_refused_with_an_ordinary_error(data: Any) -> None:
     ],
     ids=str,
 )
-def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(
+def test_unknown_fields_and_values_of_newer_versions_are_ignored(
     changes: dict[str, Any], found: dict[str, Any]
 ) -> None:
     known = Failure(**{**GOOD, "reason": Reason.PERMANENT})
@@ -115,7 +115,7 @@ def test_a_record_without_a_field_keeps_the_others(missing: str) -> None:
     assert not getattr(read, missing)
 
 
-def test_a_record_says_why_when_where_and_after_how_many_attempts() -> None:
+def test_a_record_has_reason_time_place_and_attempt() -> None:
     error = caught(SinkTransient("the receiver answered 503", code=503))
     failure = Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=7, now=1_769_851_800.125)
     assert failure.reason is Reason.ATTEMPTS_EXHAUSTED
@@ -124,10 +124,10 @@ def test_a_record_says_why_when_where_and_after_how_many_attempts() -> None:
     assert failure.at == "2026-01-31T09:30:00.125Z"
     assert (failure.attempt, failure.code) == (7, 503)
     assert failure.worker == worker_name() == f"{socket.gethostname()}:{os.getpid()}"
-    assert failure.where[-1].endswith(" fall")
+    assert failure.where[-1].endswith(" descend")
 
 
-def test_the_text_of_a_foreign_exception_is_nowhere_in_the_record() -> None:
+def test_a_record_has_no_text_of_other_packages_exceptions() -> None:
     error = caught(ValueError(SECRET))
     error.__cause__ = RuntimeError(SECRET)
     error.add_note(SECRET)
@@ -137,8 +137,8 @@ def test_the_text_of_a_foreign_exception_is_nowhere_in_the_record() -> None:
     assert (failure.error, failure.message, failure.code) == ("ValueError", "ValueError", None)
 
 
-def test_a_code_of_a_foreign_exception_is_not_taken_for_an_answer() -> None:
-    error = caught(SystemExit(SECRET))  # its .code is whatever it was given
+def test_the_code_attribute_of_other_packages_exceptions_is_ignored() -> None:
+    error = caught(SystemExit(SECRET))  # its .code may be any object
     assert Failure.of(error, reason=Reason.PERMANENT, attempt=1, now=0).code is None
 
 
@@ -147,11 +147,11 @@ def test_frames_are_the_innermost_six_without_any_absolute_path(deep: int) -> No
     found = frames(caught(ValueError(SECRET), deep=deep))
     assert len(found) == min(deep + 2, 6)
     for frame in found:
-        assert re.fullmatch(r"core/test_failure\.py:\d+ (fall|caught)", frame), frame
-    assert found[-1].endswith(" fall")
+        assert re.fullmatch(r"core/test_failure\.py:\d+ (descend|caught)", frame), frame
+    assert found[-1].endswith(" descend")
 
 
-def test_frames_of_libraries_name_no_folder_of_the_machine() -> None:
+def test_frames_of_libraries_have_no_absolute_path() -> None:
     error = caught_from(lambda: orjson.loads("{"))
     assert all(not frame.startswith(("/", "\\")) for frame in frames(error))
     assert all(frame.count("/") <= 1 for frame in frames(error))

@@ -1,4 +1,4 @@
-"""Host names in ASCII, as browsers spell them."""
+"""Host names in ASCII, spelled as in browsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from formrelay.core.hosts import InvalidHost, ascii_host
 
-# Of the tests of UTS 46 (IdnaTestV2.txt, non-transitional) and of the URL standard.
+# From the tests of UTS 46 (IdnaTestV2.txt, non-transitional) and of the URL standard.
 GOOD = [
     ("example.com", "example.com"),
     ("EXAMPLE.com", "example.com"),
@@ -51,10 +51,10 @@ BAD = [
     "ü@b",
     "ü／b.example",  # a full-width slash
     "ü？.example",
-    "a\u200cb.example",  # a joiner that joins nothing
+    "a\u200cb.example",  # a joiner without characters to join
     "a\u200db.example",
     "\u0301a.example",
-    "aא.example",  # left to right and right to left in one label
+    "aא.example",  # left-to-right and right-to-left letters in one label
     "\ud800.example",
     "ü\u2028.example",
     "xn--.example",
@@ -64,7 +64,7 @@ BAD = [
     "xn--fa-HI\u212a.de\u0000",
     "xn--1ug.example",  # a joiner alone
     "xn--Ü.example",
-    "xn--a-ecp.ru",  # decodes to what would have been mapped
+    "xn--a-ecp.ru",  # decodes to a character that UTS 46 would have mapped
     "a" * 64 + ".example",
     ("a" * 60 + ".") * 5,
     "ü" * 64,
@@ -74,20 +74,20 @@ BAD = [
 
 
 @pytest.mark.parametrize(("host", "spelled"), GOOD)
-def test_a_name_is_spelled_as_browsers_spell_it(host: str, spelled: str) -> None:
+def test_a_host_is_spelled_as_in_browsers(host: str, spelled: str) -> None:
     assert ascii_host(host) == spelled
     assert ascii_host(spelled) == spelled
 
 
 @pytest.mark.parametrize("host", BAD)
-def test_a_name_that_cannot_be_one_is_refused_and_not_quoted(host: str) -> None:
+def test_an_invalid_host_is_refused_without_quoting_it(host: str) -> None:
     with pytest.raises(InvalidHost) as caught:
         ascii_host(host)
     assert len(host) < 3 or host not in str(caught.value)
 
 
 @given(st.text(max_size=40))
-def test_what_comes_out_is_ascii_and_stays_as_it_is(host: str) -> None:
+def test_the_result_is_ascii_and_is_its_own_result(host: str) -> None:
     try:
         spelled = ascii_host(host)
     except InvalidHost:

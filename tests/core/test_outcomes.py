@@ -1,4 +1,4 @@
-"""classify: every kind of error, attempt and policy, as one table."""
+"""classify: a table of errors, attempts and policies, and their outcomes."""
 
 from __future__ import annotations
 
@@ -51,46 +51,46 @@ def away(seconds: float | None = None) -> SinkUnavailable:
 @pytest.mark.parametrize(
     ("error", "attempt", "policy", "expected"),
     [
-        # It worked.
+        # Success.
         (None, 1, THREE, DONE),
         (None, 99, ONE, DONE),
         (None, 1, NEVER, DONE),
-        # Transient: retried while there are attempts, by the backoff.
+        # Transient errors are retried after the back-off until the attempts are used up.
         (transient(), 1, THREE, 10 * S),
         (transient(), 2, THREE, 20 * S),
         (transient(), 3, THREE, EXHAUSTED),
         (transient(), 10**30, THREE, EXHAUSTED),
         (transient(), 1, ONE, EXHAUSTED),
-        # Retry-After: the longer of the two, a day at most.
+        # Retry-After replaces a shorter back-off, up to a day.
         (transient(15), 1, THREE, 15 * S),
         (transient(15), 2, THREE, 20 * S),
         (transient(0), 1, THREE, 10 * S),
         (transient(10**7), 1, THREE, LONGEST_WAIT),
         (transient(15), 3, THREE, EXHAUSTED),
-        # Anything foreign is taken for transient.
+        # Exceptions of other packages count as transient.
         (ValueError(SECRET), 1, THREE, 10 * S),
         (ValueError(SECRET), 3, THREE, EXHAUSTED),
         (KeyboardInterrupt(), 1, THREE, 10 * S),
         (SystemExit(1), 3, THREE, EXHAUSTED),
-        # So are ours that say nothing else.
+        # So do our errors without another rule.
         (FormrelayError(), 1, THREE, 10 * S),
         (SinkError(retry_after=15 * S), 1, THREE, 15 * S),
         (ConfigError(), 2, THREE, 20 * S),
         (BrokerError(), 1, THREE, 10 * S),
         (PartsFailed({0: ValueError(SECRET)}), 1, THREE, 10 * S),
-        # Permanent and invalid: dead at once, whatever the policy says.
+        # Permanent and invalid errors are dead at once with any policy.
         (SinkPermanent("no", code=400), 1, THREE, PERMANENT),
         (SinkPermanent("no", code=400), 1, ALWAYS, PERMANENT),
         (SinkPermanent("no", code=400), 1, PATIENT, PERMANENT),
         (InvalidJob("no"), 1, THREE, INVALID),
         (InvalidJob("no"), 1, ALWAYS, INVALID),
-        # Not now: no attempt is used up, however many there were.
+        # NotNow never uses an attempt.
         (NotNow("busy", after=5 * S), 1, THREE, ("busy", 5 * S)),
         (NotNow("busy", after=5 * S), 99, ONE, ("busy", 5 * S)),
         (NotNow("busy", after=5 * S), 1, NEVER, ("busy", 5 * S)),
         (NotNow("busy", after=timedelta.max), 1, THREE, ("busy", LONGEST_WAIT)),
         (NotNow("busy", after=0 * S), 1, THREE, ("busy", 0 * S)),
-        # Out of reach: an attempt like any other, unless the policy waits for the sink.
+        # An unavailable sink uses an attempt, unless the policy waits for the sink.
         (away(), 1, THREE, 10 * S),
         (away(), 3, THREE, EXHAUSTED),
         (away(), 1, PATIENT, ("away", 10 * S)),
@@ -98,17 +98,17 @@ def away(seconds: float | None = None) -> SinkUnavailable:
         (away(15), 1, PATIENT, ("away", 15 * S)),
         (away(10**7), 1, PATIENT, ("away", LONGEST_WAIT)),
         (away(), 99, PATIENT.but(should_retry=NEVER.should_retry), ("away", 600 * S)),
-        # Only out of reach: an answer that is a failure counts with such a policy too.
+        # With such a policy, other errors still use an attempt.
         (transient(), 3, PATIENT, EXHAUSTED),
         (transient(), 1, PATIENT, 10 * S),
-        # should_retry: can end it, cannot prolong it.
+        # should_retry can end the retries early but cannot add attempts.
         (transient(), 1, NEVER, EXHAUSTED),
         (transient(), 1, FIRST_ONLY, 10 * S),
         (transient(), 2, FIRST_ONLY, EXHAUSTED),
         (transient(), 3, ALWAYS, EXHAUSTED),
     ],
 )
-def test_the_table(
+def test_each_error_has_one_outcome(
     error: BaseException | None,
     attempt: int,
     policy: RetryPolicy,
@@ -129,7 +129,7 @@ def test_the_table(
             assert done is expected
 
 
-def test_the_failure_has_the_code_that_was_answered() -> None:
+def test_the_failure_record_has_the_code_of_the_response() -> None:
     for error, attempt in ((transient(), 1), (transient(), 3)):
         outcome = classify(error, attempt=attempt, policy=THREE, now=NOW)
         assert isinstance(outcome, Retry | Dead)
@@ -142,7 +142,7 @@ ERRORS = st.sampled_from(
 
 
 @given(ERRORS, st.integers(1, 10), st.integers(1, 10))
-def test_a_policy_never_allows_more_attempts_than_it_says(
+def test_no_job_is_retried_after_max_attempts(
     error: BaseException, attempt: int, most: int
 ) -> None:
     outcome = classify(error, attempt=attempt, policy=THREE.but(max_attempts=most), now=NOW)
@@ -160,29 +160,29 @@ def test_no_outcome_waits_longer_than_a_day(
         assert timedelta(0) <= outcome.after <= LONGEST_WAIT
 
 
-def test_an_outcome_cannot_be_changed_once_decided() -> None:
+def test_outcomes_are_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         Defer(S, "why").after = 2 * S  # type: ignore[misc]
 
 
-# -- a decision that cannot be made ----------------------------------------------------------
+# -- outcomes that cannot be decided ---------------------------------------------------------
 
 
 class Mute(SinkTransient):
-    """Its text cannot be had."""
+    """An error whose text raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
 
 class Bare(SinkTransient):
-    """Somebody's own, which does not call __init__ of its base."""
+    """A subclass that does not call __init__ of its base."""
 
     def __init__(self) -> None:
         """Set nothing."""
 
 
-def test_an_attempt_whose_outcome_cannot_be_decided_has_failed_with_both_errors() -> None:
+def test_an_undecided_attempt_counts_as_failed_with_both_errors() -> None:
     policy = RetryPolicy(max_attempts=2, backoff=Schedule((timedelta(seconds=7),)), jitter=0)
     found = undecided(KeyError("x"), TypeError("y"), attempt=1, now=0.0, policy=policy)
     assert isinstance(found, Retry)
@@ -194,7 +194,7 @@ def test_an_attempt_whose_outcome_cannot_be_decided_has_failed_with_both_errors(
     assert last.failure.attempt == 2
 
 
-def test_without_any_policy_the_default_one_counts_and_never_without_end() -> None:
+def test_undecided_attempts_use_the_default_policy_and_end_after_twenty() -> None:
     fault = TypeError()
     kinds = [type(undecided(None, fault, attempt=n, now=0.0)) for n in (1, 2, 3)]
     assert kinds == [Retry, Retry, Dead]
@@ -204,7 +204,7 @@ def test_without_any_policy_the_default_one_counts_and_never_without_end() -> No
 
 
 @pytest.mark.parametrize("error", [Mute(), Bare()], ids=["no text", "no attributes"])
-def test_an_error_that_is_made_badly_has_a_record_nevertheless(error: BaseException) -> None:
+def test_errors_without_text_or_attributes_have_a_failure_record(error: BaseException) -> None:
     found = undecided(error, TypeError(), attempt=1, now=0.0)
     assert found.failure.error.endswith(type(error).__name__)
     assert "the outcome could not be decided: TypeError" in found.failure.message

@@ -1,4 +1,4 @@
-"""The thread that calls a function at an interval."""
+"""Periodic: a thread that calls a function at an interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from formrelay.core.periodic import Periodic
 from tests.support.waiting import wait_until
 
 
-def test_it_calls_from_start_to_stop_and_again_after_another_start() -> None:
+def test_the_function_is_called_between_start_and_stop_repeatedly() -> None:
     calls: list[int] = []
     periodic = Periodic("test", timedelta(milliseconds=1), lambda: calls.append(1))
     assert not periodic.stop()
@@ -23,7 +23,7 @@ def test_it_calls_from_start_to_stop_and_again_after_another_start() -> None:
         wait_until(lambda: not [t for t in threading.enumerate() if t.name == "formrelay-test"])
 
 
-def test_an_error_does_not_end_it() -> None:
+def test_an_error_does_not_end_the_calls() -> None:
     calls: list[int] = []
 
     def fail() -> None:

@@ -1,4 +1,4 @@
-"""What is shown holds nothing that a terminal obeys, and ids can be read back."""
+"""Printed text contains no control characters, and printed ids can be read back."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ANYTHING = st.text(st.characters()) | st.binary().map(
         ("\udcff\U000e0041", r"\udcff\U000e0041"),
     ],
 )
-def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @given(ANYTHING)
-def test_nothing_hidden_is_left(text: str) -> None:
+def test_no_control_or_format_character_is_left(text: str) -> None:
     shown = printable(text)
     kinds = {unicodedata.category(one) for one in shown if one not in "\u200c\u200d"}
     assert not kinds & {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -41,17 +41,17 @@ def test_nothing_hidden_is_left(text: str) -> None:
 
 
 @given(ANYTHING)
-def test_an_id_is_read_as_it_was_before_it_was_shown(id: str) -> None:
+def test_printed_ids_are_read_back_unchanged(id: str) -> None:
     assert read_id(shown_id(id)) == id
 
 
 @pytest.mark.parametrize("text", ["a\\b", "\\", "\\x1", "\\u12", "\\Uffffffff", "\\q\\"])
-def test_a_backslash_that_begins_no_escape_is_a_backslash(text: str) -> None:
+def test_a_backslash_that_starts_no_escape_is_literal(text: str) -> None:
     assert read_id(text) == text
 
 
 @given(st.dictionaries(ANYTHING, ANYTHING))
-def test_json_stays_the_same_json(value: dict[str, str]) -> None:
+def test_escaped_json_has_the_same_value(value: dict[str, str]) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=2)
     for shown in (printable_json(text), ascii_json(text)):
         assert json.loads(shown) == json.loads(json.dumps(value))

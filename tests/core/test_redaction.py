@@ -1,4 +1,4 @@
-"""What is not to be in a text is not in it, however it was written there."""
+"""redacted: values are removed from a text in every encoding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def leaves(value: Any) -> list[str]:
 
 
 @given(VALUES, st.booleans())
-def test_an_echo_in_json_says_nothing(value: Any, is_ascii: bool) -> None:
+def test_values_echoed_as_json_are_removed(value: Any, is_ascii: bool) -> None:
     echo = json.dumps({"you sent": value}, ensure_ascii=is_ascii)
     found = redacted(echo, [value], most=100_000)
     for leaf in leaves(value):
@@ -36,7 +36,7 @@ def test_an_echo_in_json_says_nothing(value: Any, is_ascii: bool) -> None:
 
 
 @given(st.text(min_size=40, max_size=200, alphabet="abcdefgh"), st.integers(10, 100))
-def test_a_value_that_the_end_cuts_off_is_found_by_its_beginning(value: str, before: int) -> None:
+def test_a_value_cut_off_at_the_end_is_removed(value: str, before: int) -> None:
     text = "." * before + value
     found = redacted(text, [value], most=before + 36)
     assert value[:32] not in found
@@ -61,11 +61,11 @@ def test_a_value_that_the_end_cuts_off_is_found_by_its_beginning(value: str, bef
         ('{"a": "d\\u00e9j\\u00e0 vu"}', ["déjà vu"], '{"a": "[…]"}'),
     ],
 )
-def test_examples(text: str, values: list[Any], expected: str) -> None:
+def test_values_are_replaced_by_an_ellipsis(text: str, values: list[Any], expected: str) -> None:
     assert redacted(text, values, most=2048) == expected
 
 
-def test_a_long_echo_leaves_no_end_of_what_it_repeats() -> None:
+def test_no_part_of_a_long_value_is_left() -> None:
     answer = "the quick brown fox jumps over " * 200
     for before in range(0, 80, 7):
         found = redacted("x" * before + json.dumps(answer), [answer], most=2048)
@@ -73,5 +73,5 @@ def test_a_long_echo_leaves_no_end_of_what_it_repeats() -> None:
         assert "quick" not in found
 
 
-def test_it_is_cut() -> None:
+def test_the_text_is_cut_to_the_maximum_length() -> None:
     assert redacted("x" * 5000, ["secret"], most=2048) == "x" * 2048

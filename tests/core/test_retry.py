@@ -1,4 +1,4 @@
-"""Retry policies: bounded, growing, and never shorter than what was asked for."""
+"""Retry policies: waits grow, have a maximum and respect Retry-After."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from formrelay.core.retry import (
 ZERO = timedelta(0)
 DURATIONS = st.timedeltas(ZERO, timedelta(days=3))
 ANY_DURATION = st.timedeltas(ZERO, timedelta.max)
-#: From wrong ones (0, negative) to more than any float holds.
+#: Attempt numbers, from invalid ones (0, negative) to numbers beyond the range of floats.
 ATTEMPTS = st.integers(-5, 100) | st.sampled_from([2**31, 2**63, 2**64, 10**400])
 EXPONENTIALS = st.builds(Exponential, base=DURATIONS, cap=DURATIONS)
 LINEARS = st.builds(Linear, step=DURATIONS, cap=DURATIONS)
@@ -47,19 +47,19 @@ def test_linear_waits_grow_by_a_step_up_to_the_cap() -> None:
     assert seconds(backoff, 2, 3, 4, 5) == [5, 10, 12, 12]
 
 
-def test_a_schedule_is_read_by_attempt_and_repeats_its_last() -> None:
+def test_a_schedule_has_a_delay_for_each_attempt_and_repeats_the_last() -> None:
     backoff = Schedule(tuple(timedelta(seconds=n) for n in (0, 30, 120, 600)))
     assert seconds(backoff, 1, 2, 3, 4, 5, 1000, 10**400) == [0, 30, 120, 600, 600, 600, 600]
     assert seconds(backoff, 0, -7) == [0, 0]
 
 
 @given(SCHEDULES, ATTEMPTS)
-def test_a_schedule_only_ever_gives_its_own_entries(backoff: Schedule, attempt: int) -> None:
+def test_a_schedule_returns_only_its_delays(backoff: Schedule, attempt: int) -> None:
     assert backoff.wait(attempt) in backoff.delays
 
 
 @given(SCHEDULES, st.integers(0, 10**20))
-def test_past_its_end_a_schedule_gives_its_last(backoff: Schedule, past: int) -> None:
+def test_after_its_end_a_schedule_returns_the_last_delay(backoff: Schedule, past: int) -> None:
     assert backoff.wait(len(backoff.delays) + past) == backoff.delays[-1]
 
 
@@ -74,7 +74,7 @@ def test_no_wait_is_negative_or_above_the_cap(backoff: Exponential | Linear, att
 
 
 @given(EXPONENTIALS | LINEARS, ATTEMPTS, ATTEMPTS)
-def test_without_jitter_a_later_attempt_never_waits_less(
+def test_without_jitter_a_later_attempt_waits_at_least_as_long(
     backoff: Exponential | Linear, one: int, other: int
 ) -> None:
     earlier, later = sorted((one, other))
@@ -82,13 +82,13 @@ def test_without_jitter_a_later_attempt_never_waits_less(
 
 
 @given(EXPONENTIALS | LINEARS)
-def test_the_wait_reaches_the_cap_if_it_grows_at_all(backoff: Exponential | Linear) -> None:
+def test_a_growing_wait_reaches_the_cap(backoff: Exponential | Linear) -> None:
     grows = backoff.wait(2) > ZERO
     assert backoff.wait(10**400) == (backoff.cap if grows else ZERO) or not grows
 
 
 @given(BACKOFFS, JITTERS, SHARES, ATTEMPTS, st.none() | ANY_DURATION)
-def test_jitter_only_adds_and_at_most_its_share_and_never_beyond_a_day(
+def test_jitter_adds_at_most_its_share_and_no_wait_exceeds_a_day(
     backoff: Backoff, jitter: float, share: float, attempt: int, asked: timedelta | None
 ) -> None:
     policy = RetryPolicy(backoff=backoff, jitter=jitter)
@@ -102,9 +102,7 @@ def test_jitter_only_adds_and_at_most_its_share_and_never_beyond_a_day(
 
 
 @given(BACKOFFS, JITTERS, ATTEMPTS)
-def test_the_real_source_of_jitter_stays_in_bounds(
-    backoff: Backoff, jitter: float, attempt: int
-) -> None:
+def test_random_jitter_stays_within_bounds(backoff: Backoff, jitter: float, attempt: int) -> None:
     policy = RetryPolicy(backoff=backoff, jitter=jitter)
     bare = min(backoff.wait(attempt), LONGEST_WAIT)
     wait = policy.wait_before(attempt)
@@ -112,7 +110,7 @@ def test_the_real_source_of_jitter_stays_in_bounds(
 
 
 @given(BACKOFFS, JITTERS, ATTEMPTS, ANY_DURATION)
-def test_what_the_other_side_asked_for_wins_when_it_is_longer_up_to_a_day(
+def test_retry_after_lengthens_the_wait_up_to_a_day(
     backoff: Backoff, jitter: float, attempt: int, asked: timedelta
 ) -> None:
     policy = RetryPolicy(backoff=backoff, jitter=jitter)
@@ -125,7 +123,7 @@ def test_the_longest_wait_is_a_day() -> None:
     assert timedelta(hours=24) == LONGEST_WAIT
 
 
-def test_jitter_is_really_random_by_default() -> None:
+def test_jitter_is_random_by_default() -> None:
     policy = RetryPolicy(backoff=Exponential(base=timedelta(seconds=10)), jitter=0.5)
     assert len({policy.wait_before(2) for _ in range(50)}) > 10
 
@@ -134,13 +132,11 @@ def test_jitter_is_really_random_by_default() -> None:
     ("attempt", "most", "another"),
     [(1, 3, True), (2, 3, True), (3, 3, False), (4, 3, False), (10**400, 3, False), (1, 1, False)],
 )
-def test_there_are_as_many_attempts_as_the_policy_allows(
-    attempt: int, most: int, another: bool
-) -> None:
+def test_max_attempts_limits_the_attempts(attempt: int, most: int, another: bool) -> None:
     assert RetryPolicy(max_attempts=most).allows_another(attempt, ValueError()) is another
 
 
-def test_should_retry_has_the_last_word_and_sees_error_and_attempt() -> None:
+def test_should_retry_gets_error_and_attempt_and_can_end_retries() -> None:
     seen: list[tuple[BaseException, int]] = []
 
     def should_retry(error: BaseException, attempt: int) -> bool:
@@ -159,7 +155,7 @@ def test_should_retry_cannot_add_attempts() -> None:
     assert not policy.allows_another(3, ValueError())
 
 
-def test_but_changes_what_is_named_and_nothing_else() -> None:
+def test_but_changes_only_the_named_fields() -> None:
     policy = RetryPolicy(max_attempts=7, jitter=0.3)
     changed = policy.but(max_attempts=2)
     assert (changed.max_attempts, changed.jitter, changed.backoff) == (2, 0.3, policy.backoff)
@@ -170,7 +166,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Own:
-    """A backoff of somebody's own, which is wrong when it is asked."""
+    """A custom backoff that returns an invalid wait."""
 
     def __init__(self, wait: object) -> None:
         self._wait = wait
@@ -218,12 +214,12 @@ async def an_async_function(error: BaseException, attempt: int) -> bool:
         (lambda: RetryPolicy().but(max_attempts="2"), "max_attempts to be a whole number"),
     ],
 )
-def test_a_wrong_policy_is_refused_when_it_is_made(make: Callable[[], object], said: str) -> None:
+def test_an_invalid_policy_is_refused(make: Callable[[], object], said: str) -> None:
     with pytest.raises(InvalidPolicy, match=said):
         make()
 
 
-def test_a_schedule_may_be_given_as_a_list_that_nobody_changes_afterwards() -> None:
+def test_a_schedule_copies_a_list_of_delays() -> None:
     delays = [SECOND, 2 * SECOND]
     backoff = Schedule(delays)  # type: ignore[arg-type]
     delays.clear()
@@ -232,6 +228,6 @@ def test_a_schedule_may_be_given_as_a_list_that_nobody_changes_afterwards() -> N
 
 
 @pytest.mark.parametrize("wait", [5, None, -SECOND, "1s", float("nan")], ids=repr)
-def test_what_a_backoff_of_ones_own_returns_is_checked(wait: object) -> None:
+def test_the_wait_of_a_custom_backoff_is_checked(wait: object) -> None:
     with pytest.raises(InvalidPolicy, match="expected the wait before attempt 2 to be"):
         RetryPolicy(backoff=Own(wait)).wait_before(2)

@@ -1,4 +1,4 @@
-"""Signatures as Standard Webhooks and Stripe have them, checked against their own libraries."""
+"""Signatures of Standard Webhooks and Stripe, checked against their official libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from formrelay.core.errors import InvalidJob
 from formrelay.core.signing import TOLERANCE, SignatureInvalid, sign, sign_like_stripe, verify
 
-# The vector that the specification's libraries publish.
+# The test vector published with the libraries of the specification.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ID = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 TIMESTAMP = 1614265330
@@ -25,7 +25,7 @@ SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 KEYS = st.binary(min_size=1, max_size=64)
 BODIES = st.binary(max_size=200)
-# Printable ASCII without the dot.
+# Printable ASCII characters except the dot.
 IDS = st.from_regex(r"[!-\-/-~]{1,40}", fullmatch=True)
 TEXT_BODIES = st.text(max_size=200)
 
@@ -46,7 +46,7 @@ def fits(headers: dict[str, str], *, secret: str = SECRET, body: bytes = BODY, n
     return True
 
 
-def test_the_published_vector_comes_out() -> None:
+def test_the_published_vector_is_reproduced() -> None:
     assert signed() == {
         "webhook-id": ID,
         "webhook-timestamp": str(TIMESTAMP),
@@ -55,14 +55,14 @@ def test_the_published_vector_comes_out() -> None:
 
 
 @given(KEYS, IDS, TEXT_BODIES)
-def test_what_we_sign_their_library_verifies(key: bytes, webhook_id: str, text: str) -> None:
+def test_their_library_verifies_our_signature(key: bytes, webhook_id: str, text: str) -> None:
     body, now = text.encode(), int(time.time())
     headers = sign([whsec(key)], webhook_id=webhook_id, timestamp=now, body=body)
     standardwebhooks.Webhook(whsec(key)).verify(body, headers, json_parse=False)
 
 
 @given(KEYS, IDS, TEXT_BODIES, st.integers(0, 2**32))
-def test_what_their_library_signs_we_verify(
+def test_we_verify_a_signature_of_their_library(
     key: bytes, webhook_id: str, text: str, timestamp: int
 ) -> None:
     theirs = standardwebhooks.Webhook(whsec(key)).sign(
@@ -77,7 +77,7 @@ def test_what_their_library_signs_we_verify(
 
 
 @given(KEYS, IDS, TEXT_BODIES)
-def test_what_we_sign_svix_verifies_by_its_library(key: bytes, webhook_id: str, text: str) -> None:
+def test_the_svix_library_verifies_our_signature(key: bytes, webhook_id: str, text: str) -> None:
     body, now = text.encode(), int(time.time())
     headers = sign([whsec(key)], webhook_id=webhook_id, timestamp=now, body=body)
     theirs = {name.replace("webhook-", "svix-"): value for name, value in headers.items()}
@@ -89,8 +89,8 @@ SECRETS = st.text(min_size=1, max_size=40).filter(str.strip)
 
 
 @given(st.lists(SECRETS, min_size=1, max_size=3), TEXT_BODIES)
-@example(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "{}")  # as the text that it is
-def test_what_we_sign_like_stripe_its_library_verifies(secrets: list[str], text: str) -> None:
+@example(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "{}")  # Stripe uses the secret as plain text
+def test_the_stripe_library_verifies_our_stripe_signature(secrets: list[str], text: str) -> None:
     body, now = text.encode(), int(time.time())
     header = sign_like_stripe(secrets, timestamp=now, body=body)["stripe-signature"]
     for secret in secrets:
@@ -100,13 +100,13 @@ def test_what_we_sign_like_stripe_its_library_verifies(secrets: list[str], text:
 
 
 @pytest.mark.parametrize("secrets", [[], [""], [" \r\n"], ["whsec_x", ""]])
-def test_nothing_is_signed_like_stripe_without_a_secret(secrets: list[str]) -> None:
+def test_without_a_secret_there_is_no_stripe_signature(secrets: list[str]) -> None:
     with pytest.raises(InvalidJob, match="secret"):
         sign_like_stripe(secrets, timestamp=1, body=b"")
 
 
 @given(st.lists(KEYS, min_size=1, max_size=4), BODIES)
-def test_each_of_several_secrets_verifies_what_all_signed(keys: list[bytes], body: bytes) -> None:
+def test_with_several_secrets_each_verifies_the_signatures(keys: list[bytes], body: bytes) -> None:
     secrets = [whsec(key) for key in keys]
     headers = signed(*secrets, body=body)
     assert len(headers["webhook-signature"].split(" ")) == len(secrets)
@@ -115,7 +115,7 @@ def test_each_of_several_secrets_verifies_what_all_signed(keys: list[bytes], bod
 
 
 @given(KEYS, KEYS)
-def test_another_secret_does_not_fit(key: bytes, other: bytes) -> None:
+def test_another_secret_does_not_verify(key: bytes, other: bytes) -> None:
     assume(key.ljust(64, b"\0") != other.ljust(64, b"\0"))  # HMAC pads short keys with zeros
     assert not fits(signed(whsec(key)), secret=whsec(other), now=TIMESTAMP)
 
@@ -124,19 +124,19 @@ def test_another_secret_does_not_fit(key: bytes, other: bytes) -> None:
     ("late", "good"),
     [(0, True), (300, True), (-300, True), (300.5, False), (-300.5, False), (10**9, False)],
 )
-def test_the_timestamp_may_be_five_minutes_off_either_way(late: float, good: bool) -> None:
+def test_the_timestamp_may_differ_by_five_minutes(late: float, good: bool) -> None:
     assert timedelta(minutes=5) == TOLERANCE
     assert fits(signed(), now=TIMESTAMP + late) is good
 
 
-def test_the_tolerance_can_be_chosen() -> None:
+def test_the_tolerance_can_be_set() -> None:
     short = timedelta(seconds=1)
     verify(SECRET, headers=signed(), body=BODY, now=TIMESTAMP + 1, tolerance=short)
     with pytest.raises(SignatureInvalid, match="too far"):
         verify(SECRET, headers=signed(), body=BODY, now=TIMESTAMP + 2, tolerance=short)
 
 
-def test_every_changed_byte_of_the_body_breaks_it() -> None:
+def test_every_changed_byte_of_the_body_is_detected() -> None:
     headers = signed()
     for index in range(len(BODY)):
         changed = bytearray(BODY)
@@ -147,7 +147,7 @@ def test_every_changed_byte_of_the_body_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_every_changed_character_of_a_header_breaks_it(name: str) -> None:
+def test_every_changed_character_of_a_header_is_detected(name: str) -> None:
     value = signed()[name]
     for index in range(len(value)):
         for mask in (1, 2, 32):
@@ -163,8 +163,8 @@ def test_a_missing_header_is_named(name: str) -> None:
         verify(SECRET, headers=headers, body=BODY, now=TIMESTAMP)
 
 
-def test_the_border_between_id_timestamp_and_body_cannot_be_moved() -> None:
-    # "id.1614265330.1614265331.5" could be read with either number as the timestamp.
+def test_the_boundary_between_id_timestamp_and_body_cannot_be_moved() -> None:
+    # In "id.1614265330.1614265331.5" either number could be the timestamp.
     headers = sign([SECRET], webhook_id="id", timestamp=TIMESTAMP, body=b"1614265331.5")
     moved = {**headers, "webhook-id": f"id.{TIMESTAMP}", "webhook-timestamp": "1614265331"}
     assert not fits(moved, body=b"5", now=TIMESTAMP)
@@ -212,7 +212,7 @@ def test_each_malformed_header_is_an_invalid_signature(name: str, value: str) ->
 
 
 @given(ODD, ODD, ODD, st.floats())
-def test_malformed_headers_are_an_invalid_signature_and_nothing_else(
+def test_malformed_headers_raise_only_signature_invalid(
     webhook_id: str, stamp: str, signature: str, now: float
 ) -> None:
     for headers in (
@@ -224,23 +224,23 @@ def test_malformed_headers_are_an_invalid_signature_and_nothing_else(
         assert not fits(headers, now=now)
 
 
-def test_only_the_signature_that_fits_counts_among_many() -> None:
+def test_one_matching_signature_among_several_is_enough() -> None:
     headers = {**signed(), "webhook-signature": f"v2,x v1,AAAA {SIGNATURE} v1,é"}
     assert fits(headers, now=TIMESTAMP)
 
 
-def test_header_names_are_taken_in_any_case() -> None:
+def test_header_names_are_case_insensitive() -> None:
     headers = {name.title(): value for name, value in signed().items()}
     assert fits(headers, now=TIMESTAMP)
 
 
-def test_a_plain_secret_is_used_as_its_utf8_bytes() -> None:
+def test_a_secret_without_prefix_is_used_as_utf8_bytes() -> None:
     key = "ein Schlüssel"
     assert signed(key) == signed(whsec(key.encode()))
     assert fits(signed(key), secret=key, now=TIMESTAMP)
 
 
-def test_a_secret_without_its_padding_is_the_same_secret() -> None:
+def test_a_base64_secret_may_lack_its_padding() -> None:
     padded = whsec(b"12345")
     assert padded.endswith("=")
     assert signed(padded.rstrip("=")) == signed(padded)
@@ -261,7 +261,7 @@ def test_a_secret_without_its_padding_is_the_same_secret() -> None:
         ([SECRET], "a.b"),
     ],
 )
-def test_a_wrong_secret_or_id_is_an_invalid_job_that_quotes_neither(
+def test_an_invalid_secret_or_id_is_an_invalid_job_that_quotes_neither(
     secrets: list[str], webhook_id: str
 ) -> None:
     with pytest.raises(InvalidJob, match="expected") as caught:

@@ -1,4 +1,4 @@
-"""How much a sink takes at present."""
+"""Throttle: pauses and batch sizes for a sink that is unavailable or busy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_nothing_is_held_at_first(throttle: Throttle) -> None:
 
 
 @pytest.mark.parametrize("kind", [SinkUnavailable, SinkBusy, SinkUnready])
-def test_a_sink_that_takes_nothing_is_left_alone_then_asked_with_one_message(
+def test_an_unavailable_sink_pauses_ever_longer_then_gets_one_message(
     throttle: Throttle, clock: ManualClock, kind: type[SinkTransient]
 ) -> None:
     waits = []
@@ -52,20 +52,18 @@ def test_a_sink_that_takes_nothing_is_left_alone_then_asked_with_one_message(
     assert throttle.open_for() == timedelta(seconds=1)
 
 
-def test_what_fails_while_it_is_held_makes_it_no_longer(
-    throttle: Throttle, clock: ManualClock
-) -> None:
-    for _ in range(5):  # batches that were under way when it was found out
+def test_failures_during_a_pause_do_not_lengthen_it(throttle: Throttle, clock: ManualClock) -> None:
+    for _ in range(5):  # batches that were in flight when the pause began
         throttle.note(SinkUnavailable())
     assert throttle.open_for() == timedelta(seconds=1)
 
 
-def test_a_sink_that_says_how_long_is_left_alone_for_that(throttle: Throttle) -> None:
+def test_retry_after_sets_the_pause(throttle: Throttle) -> None:
     throttle.note(SinkBusy(retry_after=timedelta(seconds=10)))
     assert throttle.open_for() == timedelta(seconds=10)
 
 
-def test_batches_of_a_busy_sink_grow_and_shrink_again(
+def test_batches_for_a_busy_sink_grow_and_later_shrink(
     throttle: Throttle, clock: ManualClock
 ) -> None:
     sizes = []
@@ -81,7 +79,7 @@ def test_batches_of_a_busy_sink_grow_and_shrink_again(
     assert throttle.stretch == 1
 
 
-SAYS_NOTHING = [
+NOT_ABOUT_THE_SINK = [
     SinkTransient(),
     InvalidJob(),
     NotNow(after=timedelta(0)),
@@ -89,8 +87,8 @@ SAYS_NOTHING = [
 ]
 
 
-@pytest.mark.parametrize("error", SAYS_NOTHING, ids=repr)
-def test_what_says_nothing_of_the_sink_changes_nothing(
+@pytest.mark.parametrize("error", NOT_ABOUT_THE_SINK, ids=repr)
+def test_errors_that_do_not_concern_the_sink_change_nothing(
     throttle: Throttle, clock: ManualClock, error: Exception
 ) -> None:
     throttle.note(error)
@@ -102,7 +100,7 @@ def test_what_says_nothing_of_the_sink_changes_nothing(
 
 
 @pytest.mark.parametrize("error", [SinkPermanent(), PartsFailed({0: SinkPermanent()})], ids=repr)
-def test_a_sink_that_refuses_a_job_works(
+def test_a_sink_that_refuses_a_job_is_available(
     throttle: Throttle, clock: ManualClock, error: Exception
 ) -> None:
     throttle.note(SinkUnavailable())
@@ -111,10 +109,10 @@ def test_a_sink_that_refuses_a_job_works(
     assert throttle.allowance is None
 
 
-def test_an_attempt_that_was_begun_before_ends_no_hold(
+def test_a_success_that_started_before_a_pause_does_not_end_it(
     throttle: Throttle, clock: ManualClock
 ) -> None:
-    # Eight threads and TOO_MANY_PARTS: some inserts pass while others are refused.
+    # With eight threads and TOO_MANY_PARTS, some inserts succeed while others are refused.
     throttle.note(SinkBusy())
     throttle.note(None)
     assert throttle.allowance == 0
@@ -127,13 +125,13 @@ def test_an_attempt_that_was_begun_before_ends_no_hold(
     assert throttle.allowance is None
 
 
-def test_a_sink_that_goes_away_in_the_middle_of_a_batch_is_left_alone(throttle: Throttle) -> None:
+def test_a_sink_that_fails_during_a_batch_pauses(throttle: Throttle) -> None:
     later = NotNow(after=timedelta(seconds=1))
     throttle.note(PartsFailed({3: SinkUnavailable(), 4: later, 5: later}))
     assert throttle.allowance == 0
 
 
-def test_parts_that_were_not_tried_say_nothing(throttle: Throttle, clock: ManualClock) -> None:
+def test_parts_without_an_attempt_end_no_pause(throttle: Throttle, clock: ManualClock) -> None:
     throttle.note(SinkUnavailable())
     clock.now += 1
     throttle.note(PartsFailed({0: NotNow(after=timedelta(0)), 1: InvalidJob()}))
@@ -143,7 +141,7 @@ def test_parts_that_were_not_tried_say_nothing(throttle: Throttle, clock: Manual
 @pytest.mark.parametrize(
     ("error", "parts", "works"),
     [
-        (TypeError("of the actor, before it asked anybody"), 1, False),
+        (TypeError("raised before the sink was called"), 1, False),
         (SinkTransient(), 1, False),
         (SinkPermanent(), 1, True),
         (PartsFailed({5: InvalidJob()}), 10, True),
@@ -152,7 +150,7 @@ def test_parts_that_were_not_tried_say_nothing(throttle: Throttle, clock: Manual
     ],
     ids=repr,
 )
-def test_only_who_had_an_answer_knows_that_it_works(
+def test_only_a_response_of_the_sink_ends_a_pause(
     throttle: Throttle, clock: ManualClock, error: Exception, parts: int, works: bool
 ) -> None:
     throttle.note(SinkUnavailable())
@@ -161,7 +159,7 @@ def test_only_who_had_an_answer_knows_that_it_works(
     assert throttle.is_tripped is not works
 
 
-def test_batches_shrink_again_though_each_has_an_invalid_part(
+def test_batches_shrink_even_if_each_has_an_invalid_part(
     throttle: Throttle, clock: ManualClock
 ) -> None:
     throttle.note(SinkBusy())

@@ -1,4 +1,4 @@
-"""A real broker and worker for the middleware: the embedded one, started once."""
+"""An embedded broker for the tests of middleware, started once a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An embedded broker for a session's tests, gone when they are over."""
+"""Starts an embedded broker for a test session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 @contextmanager
 def embedded_server(folder: Path) -> Iterator[str]:
-    """The URL of a server in ``folder``. Ended at once: its keeper would wait some seconds."""
+    """URL of a server in ``folder``, killed at the end (its keeper would wait for seconds)."""
     url = ensure_running(folder)
     yield url
     release(folder)

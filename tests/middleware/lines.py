@@ -1,4 +1,4 @@
-"""What is logged, all of it, as an operator would see it."""
+"""Captures all log lines in their final format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from formrelay.ops.logs import setup_logging
 
 
 class Lines(logging.Handler):
-    """Every log line of the process, as an operator would see it: JSON by our formatter."""
+    """Every log line of the process, formatted as JSON for operators."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -28,18 +28,18 @@ class Lines(logging.Handler):
         return "\n".join(self.texts)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """The one wide line of each attempt."""
+        """The lines that log an attempt."""
         return self.of("attempt")
 
     def of(self, message: str) -> list[dict[str, Any]]:
-        """The lines with this message."""
+        """The lines with a message."""
         lines = [orjson.loads(text) for text in list(self.texts)]
         return [line for line in lines if line["message"] == message]
 
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """All that is logged, Dramatiq's own loggers at DEBUG included."""
+    """All log lines, including those of Dramatiq, at level DEBUG."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     handler = Lines()

@@ -1,4 +1,4 @@
-"""A message that may have killed its worker is counted on the broker before it runs again."""
+"""A suspect (its worker may have been killed by it) is counted on the broker before it runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def broker(middleware_broker_url: str) -> RedisBroker:
     return RedisBroker(middleware_broker_url)
 
 
-def test_an_ordinary_message_is_let_through_and_its_start_noted(broker: RedisBroker) -> None:
+def test_the_start_of_an_ordinary_message_is_recorded(broker: RedisBroker) -> None:
     one = delivery()
     assert one.started is None
     Admission().before_process_message(broker, one)
@@ -51,7 +51,7 @@ def test_a_suspect_is_counted_before_it_runs(broker: RedisBroker) -> None:
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("away"), BrokerRefused("read-only")])
-def test_a_suspect_that_cannot_be_counted_is_put_off_and_does_not_run(
+def test_a_suspect_that_cannot_be_counted_is_deferred_and_does_not_run(
     broker: RedisBroker, error: BrokerError
 ) -> None:
     def away() -> None:
@@ -79,16 +79,16 @@ def test_a_batch_without_a_suspect_is_none(broker: RedisBroker) -> None:
     assert Batch.of([delivery(0), delivery(1)]).count_quarantine_run is None
 
 
-def test_messages_of_other_brokers_are_left_alone(broker: RedisBroker) -> None:
+def test_messages_of_other_brokers_are_ignored(broker: RedisBroker) -> None:
     Admission().before_process_message(broker, dramatiq.MessageProxy(delivery().message))
 
 
-# -- through a worker: what a dead worker leaves behind ------------------------------------
+# -- through a worker: messages of a dead worker --------------------------------------------
 
 
 @pytest.fixture
 def quick(harness: Harness) -> Harness:
-    """The harness, where a worker is dead after a second without a sign of life."""
+    """The harness, with a heartbeat timeout of one second."""
     assert isinstance(harness.broker, RedisBroker)
     harness.broker.options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
     harness.broker.commands.heartbeat_timeout = timedelta(seconds=1)
@@ -100,7 +100,7 @@ LeaveInFlight = Callable[[dramatiq.Actor[..., object], int], None]
 
 @pytest.fixture
 def leave_in_flight(middleware_broker_url: str, quick: Harness) -> Iterator[LeaveInFlight]:
-    """Leaves messages as a worker that took them and was killed."""
+    """A function that leaves messages in flight, as a killed worker does."""
     dead = RedisBroker(middleware_broker_url)
     dead.commands.worker_id = NOBODY
 
@@ -111,13 +111,13 @@ def leave_in_flight(middleware_broker_url: str, quick: Harness) -> Iterator[Leav
         consumer = dead.consume(quick.queue, prefetch=count, timeout=0)
         inner = getattr(consumer, "_inner", consumer)
         assert inner.receive(0) is not None
-        dead.client.zadd(dead.keys.heartbeats(), {NOBODY: 1})  # last heard of in 1970
+        dead.client.zadd(dead.keys.heartbeats(), {NOBODY: 1})  # last heartbeat in 1970
 
     yield leave
     dead.close()
 
 
-def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(
+def test_suspects_of_a_batch_actor_run_and_are_settled(
     quick: Harness, leave_in_flight: LeaveInFlight
 ) -> None:
     done: list[int] = []
@@ -134,7 +134,7 @@ def test_the_suspects_of_a_batch_actor_are_counted_worked_off_and_let_go(
     assert quick.dead() == []
 
 
-def test_a_message_of_a_batch_actor_whose_workers_all_died_is_a_crash_loop(
+def test_a_message_of_a_batch_actor_that_killed_all_workers_is_a_crash_loop(
     quick: Harness,
     leave_in_flight: LeaveInFlight,
 ) -> None:

@@ -1,4 +1,4 @@
-"""One wide log line an attempt, and nothing in any line that somebody filled in."""
+"""Each attempt is one log line, and no log line contains a payload value."""
 
 from __future__ import annotations
 
@@ -100,20 +100,20 @@ def test_an_attempt_is_one_line_with_everything_but_the_payload(
         assert line["message_id"] == sent.message_id
         assert (line["formId"], line["submissionId"]) == ("form-1", "sub-1")
         assert 0 <= line["took_ms"] < 5000
-    # Dramatiq's own line about a failure would say less, twice.
+    # Dramatiq's own lines about a failure are suppressed.
     assert "Failed to process" not in lines.text
-    # Nowhere: not in Dramatiq's lines, not at DEBUG, not in a traceback.
+    # In no line: not in Dramatiq's, not at DEBUG, not in a traceback.
     assert SECRET not in lines.text
 
 
-def test_a_delivery_prints_itself_without_its_arguments() -> None:
+def test_the_repr_of_a_delivery_omits_its_arguments() -> None:
     one = Delivery(Message("q", "act", (SECRET,), {"payload": SECRET}, {}, "id-1", 1), "tag")
     for text in (str(one), repr(one), f"{one}", repr([one]), str(Batch.of([one]))):
         assert SECRET not in text
     assert str(one) == repr(one) == "act(id-1)"
 
 
-def test_a_deferral_says_why_and_for_how_long(harness: Harness, lines: Lines) -> None:
+def test_a_deferral_logs_its_reason_and_wait(harness: Harness, lines: Lines) -> None:
     error = NotNow("the endpoint is busy", after=timedelta(milliseconds=50))
     harness.actor(raiser(error, once=True), actor_name="act", policy=AT_ONCE).send(SECRET)
     work_off(harness)
@@ -124,7 +124,9 @@ def test_a_deferral_says_why_and_for_how_long(harness: Harness, lines: Lines) ->
     assert SECRET not in lines.text
 
 
-def test_a_dead_line_has_the_reason_and_our_own_message(harness: Harness, lines: Lines) -> None:
+def test_the_line_of_a_dead_letter_has_the_reason_and_our_message(
+    harness: Harness, lines: Lines
+) -> None:
     error = SinkPermanent("the receiver answered 410", code=410)
     harness.actor(raiser(error), actor_name="act").send(SECRET)
     work_off(harness)
@@ -139,7 +141,9 @@ def test_a_dead_line_has_the_reason_and_our_own_message(harness: Harness, lines:
     [None, SECRET, [SECRET], {}, {"formId": [SECRET], "submissionId": {"a": SECRET}}, 5],
     ids=repr,
 )
-def test_odd_metadata_is_left_out(harness: Harness, lines: Lines, metadata: Any) -> None:
+def test_metadata_of_unexpected_types_is_omitted(
+    harness: Harness, lines: Lines, metadata: Any
+) -> None:
     harness.actor(raiser(None), actor_name="act").send(SECRET, metadata=metadata)
     work_off(harness)
     (line,) = lines.attempts()
@@ -147,9 +151,7 @@ def test_odd_metadata_is_left_out(harness: Harness, lines: Lines, metadata: Any)
     assert SECRET not in lines.text
 
 
-def test_a_chained_foreign_exception_shows_no_text_of_any_link(
-    harness: Harness, lines: Lines
-) -> None:
+def test_no_message_of_chained_exceptions_is_logged(harness: Harness, lines: Lines) -> None:
     def act(payload: Any) -> None:
         try:
             raise RuntimeError(SECRET)
@@ -163,8 +165,10 @@ def test_a_chained_foreign_exception_shows_no_text_of_any_link(
     assert SECRET not in repr([letter.failure for letter in harness.dead()])
 
 
-def test_what_dramatiq_itself_refuses_shows_no_argument(harness: Harness, lines: Lines) -> None:
-    """An unknown actor and a skipped message, of which Dramatiq's worker writes by itself."""
+def test_messages_refused_by_dramatiq_are_logged_without_arguments(
+    harness: Harness, lines: Lines
+) -> None:
+    """Dramatiq's worker logs unknown actors and skipped messages itself."""
     actor = harness.actor(raiser(None), actor_name="act", max_age=1000)
     harness.broker.enqueue(actor.message(SECRET).copy(actor_name="stranger"))
     old = actor.message(SECRET)
@@ -179,7 +183,7 @@ def test_what_dramatiq_itself_refuses_shows_no_argument(harness: Harness, lines:
     assert SECRET not in lines.text
 
 
-def test_bytes_that_cannot_be_decoded_are_logged_without_them(
+def test_undecodable_messages_are_logged_without_their_bytes(
     harness: Harness, lines: Lines
 ) -> None:
     harness.actor(raiser(None), actor_name="act")
@@ -189,7 +193,7 @@ def test_bytes_that_cannot_be_decoded_are_logged_without_them(
     assert SECRET not in lines.text
 
 
-def test_a_middleware_that_fails_shows_no_argument(harness: Harness, lines: Lines) -> None:
+def test_errors_of_middleware_are_logged_without_arguments(harness: Harness, lines: Lines) -> None:
     class Broken(dramatiq.Middleware):
         def before_process_message(self, broker: Any, message: Any) -> None:
             raise ValueError(str(message.kwargs) + SECRET)
@@ -221,7 +225,7 @@ def batch_actor(harness: Harness, failures: dict[int, BaseException]) -> dramati
     [({}, None), ({1: SinkPermanent("no")}, 1), ({0: ValueError(SECRET), 2: KeyError(SECRET)}, 2)],
     ids=["none", "one", "two"],
 )
-def test_a_batch_is_one_line_with_its_parts(
+def test_a_batch_is_one_line_with_the_counts_of_its_parts(
     harness: Harness, lines: Lines, failures: dict[int, BaseException], failed: int | None
 ) -> None:
     actor = batch_actor(harness, failures)
@@ -231,7 +235,7 @@ def test_a_batch_is_one_line_with_its_parts(
     assert line["parts"] == 3
     assert sorted(line["part_ids"]) == sorted(sent)
     assert line.get("parts_failed") == failed
-    # The gravest part is what the line is about: a dead letter is never told as a success.
+    # The line has the outcome of the worst part, so that no dead letter is logged as a success.
     assert (line["outcome"], line["level"]) == (("dead", "ERROR") if failed else ("done", "INFO"))
     dead = {letter.id for letter in harness.dead()}
     assert dead == set(line.get("failed_ids", ()))

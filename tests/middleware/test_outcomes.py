@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {"min_backoff": 1, "max_backoff": 20}
 
 
 class StoppedClock:
-    """Always the same time."""
+    """A clock that always returns the same time."""
 
     def time(self) -> float:
         return NOW
@@ -40,7 +40,7 @@ class StoppedClock:
 
 
 class Calls:
-    """Notes each attempt, then does what it was told."""
+    """An actor function that records each call, then raises the next error of a list."""
 
     def __init__(self, *errors: BaseException | None, always: BaseException | None = None) -> None:
         self.times: list[float] = []
@@ -57,7 +57,7 @@ class Calls:
 
 
 def run(harness: Harness, calls: Calls, **options: Any) -> list[Any]:
-    """The dead letters once one message was worked off for good."""
+    """Send a message and wait until it is settled for good; returns the dead letters."""
     harness.actor(calls, actor_name="act", **options).send()
     harness.start()
     wait_until(lambda: len(calls) and harness.is_empty())
@@ -79,7 +79,7 @@ def test_max_retries_counts_the_attempts_after_the_first(
     assert letter.failure.reason is Reason.ATTEMPTS_EXHAUSTED
 
 
-def test_backoff_in_milliseconds_is_waited(harness: Harness) -> None:
+def test_min_and_max_backoff_in_milliseconds_are_respected(harness: Harness) -> None:
     calls = Calls(ValueError(), ValueError(), ValueError())
     assert run(harness, calls, max_retries=5, min_backoff=100, max_backoff=200) == []
     first, second, third = (b - a for a, b in zip(calls.times, calls.times[1:], strict=False))
@@ -88,20 +88,20 @@ def test_backoff_in_milliseconds_is_waited(harness: Harness) -> None:
     assert 0.2 <= third < 0.4
 
 
-def test_what_throws_names_is_not_retried(harness: Harness) -> None:
+def test_errors_listed_in_throws_are_not_retried(harness: Harness) -> None:
     calls = Calls(always=KeyError("x"))
     (letter,) = run(harness, calls, max_retries=5, throws=KeyError, **QUICK)
     assert len(calls) == 1
     assert (letter.failure.error, letter.failure.attempt) == ("KeyError", 1)
 
 
-def test_what_throws_does_not_name_is_retried(harness: Harness) -> None:
+def test_errors_not_listed_in_throws_are_retried(harness: Harness) -> None:
     calls = Calls(ValueError(), ValueError())
     assert run(harness, calls, max_retries=5, throws=(KeyError, OSError), **QUICK) == []
     assert len(calls) == 3
 
 
-def test_retry_when_decides_with_stock_arguments_and_replaces_the_count(
+def test_retry_when_gets_stock_arguments_and_replaces_max_retries(
     harness: Harness,
 ) -> None:
     seen: list[tuple[int, str]] = []
@@ -135,21 +135,21 @@ def test_a_should_retry_that_always_fails_ends_in_the_dead_letters(harness: Harn
     assert (len(calls), letter.failure.error) == (2, "ValueError")
 
 
-def test_an_actor_that_asks_to_be_retried_gets_its_delay(harness: Harness) -> None:
+def test_the_delay_of_dramatiq_retry_is_respected(harness: Harness) -> None:
     calls = Calls(dramatiq.Retry("later", delay=300))
     assert run(harness, calls, max_retries=3, **QUICK) == []
     assert len(calls) == 2
     assert 0.3 <= calls.times[1] - calls.times[0] < 1.3
 
 
-def test_asking_to_be_retried_uses_attempts_up(harness: Harness) -> None:
+def test_dramatiq_retry_uses_attempts(harness: Harness) -> None:
     calls = Calls(always=dramatiq.Retry("later", delay=10))
     (letter,) = run(harness, calls, max_retries=2, **QUICK)
     assert len(calls) == 3
     assert letter.failure.message == "the actor asked to be retried"
 
 
-def test_a_message_that_is_too_old_is_dead_as_expired_and_never_ran(harness: Harness) -> None:
+def test_a_message_older_than_max_age_is_dead_lettered_without_running(harness: Harness) -> None:
     calls = Calls()
     actor = harness.actor(calls, actor_name="act", max_age=60_000)
     old = actor.message()
@@ -164,13 +164,13 @@ def test_a_message_that_is_too_old_is_dead_as_expired_and_never_ran(harness: Har
     assert len(calls) == 0
 
 
-def test_a_message_that_is_young_enough_runs(harness: Harness) -> None:
+def test_a_message_younger_than_max_age_runs(harness: Harness) -> None:
     calls = Calls()
     assert run(harness, calls, max_age=60_000) == []
     assert len(calls) == 1
 
 
-def test_a_worker_that_stops_hands_back_what_it_interrupts_without_an_attempt(
+def test_a_job_interrupted_by_shutdown_is_requeued_without_using_an_attempt(
     harness: Harness,
 ) -> None:
     started = threading.Event()
@@ -181,7 +181,7 @@ def test_a_worker_that_stops_hands_back_what_it_interrupts_without_an_attempt(
         try:
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
-                threading.Event().wait(0.01)  # an interrupt arrives between two bytecodes
+                threading.Event().wait(0.01)  # the interrupt is raised between two bytecodes
         except Shutdown:
             ends.append("interrupted")
             raise
@@ -215,12 +215,12 @@ def test_an_actor_over_its_time_limit_is_retried_like_any_failure(harness: Harne
     assert calls == [1]
 
 
-# -- the hooks by themselves: every end of an attempt --------------------------------------
+# -- the hooks without a worker: every end of an attempt -----------------------------------
 
 
 @pytest.fixture
 def broker(middleware_broker_url: str) -> RedisBroker:
-    """Never used as a server here: its actors are what the hooks look at."""
+    """A broker whose actors the hooks look up; its server is not used."""
     return RedisBroker(middleware_broker_url)
 
 
@@ -271,7 +271,7 @@ def test_the_end_of_an_attempt_has_one_outcome(
     assert getattr(outcome, "after", None) == after
 
 
-def test_a_dead_message_is_marked_as_failed_for_dramatiq_and_others_are_not(
+def test_only_dead_messages_are_marked_as_failed_for_dramatiq(
     broker: RedisBroker,
 ) -> None:
     dramatiq.actor(print, actor_name="act", broker=broker, queue_name="q", policy=POLICY)
@@ -346,11 +346,11 @@ def test_the_parts_of_a_batch_get_outcomes_of_their_own(broker: RedisBroker) -> 
     assert not one.failed
     assert whole.part_outcomes is not None
     kinds = [type(outcome) for outcome in whole.part_outcomes]
-    assert kinds == [type(DONE), Dead, Retry, Defer, Dead]  # the last one was tried before
+    assert kinds == [type(DONE), Dead, Retry, Defer, Dead]  # the last part had an attempt before
     assert whole.part_outcomes[4].failure.attempt == 3  # type: ignore[union-attr]
 
 
-def test_parts_of_a_stored_batch_have_the_count_of_the_batch(broker: RedisBroker) -> None:
+def test_parts_of_a_stored_batch_have_the_attempts_of_the_batch(broker: RedisBroker) -> None:
     whole = batch(0, 2, stored=True)
     assert whole.attempt == 3
     after(broker, whole, PartsFailed({0: ValueError()}))
@@ -360,7 +360,7 @@ def test_parts_of_a_stored_batch_have_the_count_of_the_batch(broker: RedisBroker
 @pytest.mark.parametrize(
     ("error", "kind"), [(None, type(DONE)), (ValueError(), Retry), (SinkPermanent(), Dead)]
 )
-def test_a_batch_that_fails_as_one_has_one_outcome(
+def test_a_batch_that_fails_as_a_whole_has_one_outcome(
     broker: RedisBroker, error: BaseException | None, kind: type
 ) -> None:
     one = after(broker, whole := batch(0, 0), error)
@@ -369,13 +369,13 @@ def test_a_batch_that_fails_as_one_has_one_outcome(
     assert one.failed is (kind is Dead)
 
 
-def test_a_skipped_message_that_did_not_fail_is_done(broker: RedisBroker) -> None:
+def test_a_skipped_message_without_an_error_is_done(broker: RedisBroker) -> None:
     one = delivery()
     Outcomes().after_skip_message(broker, one)
     assert one.outcome == DONE
 
 
-def test_an_outcome_that_stands_already_is_not_changed_by_a_skip(broker: RedisBroker) -> None:
+def test_a_skip_does_not_change_an_existing_outcome(broker: RedisBroker) -> None:
     one = delivery()
     one.outcome = Defer(timedelta(seconds=1), "broker away")
     one.fail()
@@ -383,7 +383,7 @@ def test_an_outcome_that_stands_already_is_not_changed_by_a_skip(broker: RedisBr
     assert one.outcome == Defer(timedelta(seconds=1), "broker away")
 
 
-def test_hooks_leave_the_messages_of_other_brokers_alone(broker: RedisBroker) -> None:
+def test_hooks_ignore_messages_of_other_brokers(broker: RedisBroker) -> None:
     stock = dramatiq.MessageProxy(delivery().message)
     middleware: list[Callable[..., None]] = [
         Outcomes().after_process_message,

@@ -1,4 +1,4 @@
-"""A decision that fails: the attempt has failed, is told so, and ends among the dead letters."""
+"""If an outcome cannot be decided, the attempt counts as failed and is logged."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.support.waiting import wait_until
 AT_ONCE = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0),)))
 
 
-class Own:
-    """A backoff that returns no wait, or raises."""
+class BrokenBackoff:
+    """A backoff that raises, or returns something else than a wait."""
 
     def __init__(self, wait: object) -> None:
         self._wait = wait
@@ -40,7 +40,7 @@ class Own:
 
 
 class Mute(SinkTransient):
-    """Its text cannot be had, nor what every error of a sink has."""
+    """An error whose text raises, and without the attributes of sink errors."""
 
     def __init__(self) -> None:
         """Set nothing."""
@@ -50,24 +50,24 @@ class Mute(SinkTransient):
 
 
 def raises(error: BaseException, attempt: int) -> bool:
-    raise RuntimeError("a bug in an actor's own decision")
+    raise RuntimeError("a bug in should_retry")
 
 
 @pytest.mark.parametrize(
     ("policy", "error", "fault"),
     [
         (
-            AT_ONCE.but(backoff=Own(5)),
+            AT_ONCE.but(backoff=BrokenBackoff(5)),
             ValueError(),
             "expected the wait before attempt 2 to be a timedelta, got int",
         ),
-        (AT_ONCE.but(backoff=Own(KeyError("x"))), ValueError(), "KeyError"),
+        (AT_ONCE.but(backoff=BrokenBackoff(KeyError("x"))), ValueError(), "KeyError"),
         (AT_ONCE.but(should_retry=raises), ValueError(), "RuntimeError"),
         (AT_ONCE, Mute(), "AttributeError"),
     ],
     ids=["no timedelta", "backoff raises", "should_retry raises", "a bad exception"],
 )
-def test_it_counts_as_an_attempt_and_ends_in_a_dead_letter_with_both_errors(
+def test_an_undecided_attempt_counts_and_its_dead_letter_has_both_errors(
     harness: Harness, lines: Lines, policy: RetryPolicy, error: Exception, fault: str
 ) -> None:
     calls = Calls(always=error)
@@ -92,7 +92,7 @@ def test_it_counts_as_an_attempt_and_ends_in_a_dead_letter_with_both_errors(
     )
 
 
-def test_the_parts_of_a_batch_are_decided_each_for_itself(harness: Harness) -> None:
+def test_the_outcomes_of_a_batchs_parts_are_independent(harness: Harness) -> None:
     from formrelay.core.errors import PartsFailed, SinkPermanent
 
     def collect(batch: list[Any]) -> None:
@@ -116,7 +116,7 @@ def test_the_parts_of_a_batch_are_decided_each_for_itself(harness: Harness) -> N
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_a_message_that_is_settled_without_an_outcome_counts_as_a_failed_attempt(
+def test_an_attempt_without_an_outcome_counts_as_failed(
     harness: Harness, lines: Lines, works: bool
 ) -> None:
     harness.broker.middleware = [
@@ -137,7 +137,7 @@ def test_a_message_that_is_settled_without_an_outcome_counts_as_a_failed_attempt
     }
 
 
-def test_a_hook_that_ends_the_thread_loses_neither_the_thread_nor_the_message(
+def test_a_hook_that_raises_system_exit_loses_neither_thread_nor_message(
     harness: Harness, lines: Lines
 ) -> None:
     class Exits(Middleware):
@@ -183,22 +183,22 @@ def test_stock_options_of_a_wrong_type_are_refused_when_the_actor_is_declared(
     assert "act" in str(caught.value)
 
 
-def test_a_message_that_a_middleware_takes_out_is_told_as_skipped(
+def test_a_message_skipped_by_a_middleware_is_logged_as_skipped(
     harness: Harness, lines: Lines
 ) -> None:
-    class TakesOut(Middleware):
+    class Skips(Middleware):
         def before_process_message(self, _broker: Any, message: Any) -> None:
             raise dramatiq.middleware.SkipMessage
 
     calls = Calls()
-    harness.broker.add_middleware(TakesOut())
+    harness.broker.add_middleware(Skips())
     harness.actor(calls, actor_name="act").send()
     harness.start()
     (line,) = wait_until(lines.attempts)
     assert (line["outcome"], line["is_skipped"], len(calls)) == ("done", True, 0)
 
 
-def test_a_middleware_of_the_host_program_that_refuses_with_an_error_has_it_decided(
+def test_an_error_of_another_middleware_counts_as_an_attempt(
     harness: Harness,
 ) -> None:
     class Refuses(Middleware):
@@ -214,18 +214,16 @@ def test_a_middleware_of_the_host_program_that_refuses_with_an_error_has_it_deci
     assert letter.failure.error.endswith("MiddlewareError")
 
 
-def ledger_that_raises(error: Exception) -> Callable[[], Any]:
+def store_that_raises(error: Exception) -> Callable[[], Any]:
     def store() -> Any:
         raise error
 
     return store
 
 
-def test_an_idempotency_store_that_is_broken_and_not_away_fails_the_attempt(
-    harness: Harness, lines: Lines
-) -> None:
+def test_a_bug_in_an_idempotency_store_fails_the_attempt(harness: Harness, lines: Lines) -> None:
     calls = Calls()
-    once = Once(lambda: "key", ledger_that_raises(TypeError()))
+    once = Once(lambda: "key", store_that_raises(TypeError()))
     harness.actor(calls, actor_name="act", policy=AT_ONCE, idempotency=once).send()
     harness.start()
     (letter,) = wait_until(harness.dead)
@@ -234,10 +232,10 @@ def test_an_idempotency_store_that_is_broken_and_not_away_fails_the_attempt(
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable(), ConfigError(), ConnectionError()])
-def test_an_idempotency_store_that_is_away_uses_no_attempt_up(
+def test_an_unavailable_idempotency_store_defers_the_job(
     harness: Harness, lines: Lines, error: Exception
 ) -> None:
-    once = Once(lambda: "key", ledger_that_raises(error))
+    once = Once(lambda: "key", store_that_raises(error))
     harness.actor(Calls(), actor_name="act", policy=AT_ONCE, idempotency=once).send()
     harness.start()
     (line,) = wait_until(lines.attempts)
@@ -251,7 +249,7 @@ def outcome_without_actor(harness: Harness, error: Exception | None) -> Outcome 
     return delivery.outcome
 
 
-def test_an_actor_that_is_gone_has_no_policy(harness: Harness) -> None:
+def test_a_message_without_an_actor_is_undecided(harness: Harness) -> None:
     found: Any = outcome_without_actor(harness, ValueError())
     assert found.failure.reason is Reason.UNDECIDED
     assert "ActorNotFound" in found.failure.message

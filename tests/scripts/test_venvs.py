@@ -18,7 +18,9 @@ def test_pins_are_the_lower_bounds_of_setup_cfg() -> None:
     assert (pins["dramatiq"], pins["redis"]) == ("1.18", "4.6")
 
 
-def test_a_missing_lower_bound_is_an_error_that_names_the_dependency(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_lower_bound_is_an_error_that_names_the_dependency(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = (ROOT / "setup.cfg").read_text().replace("pika>=1.3", "pika")
     with pytest.raises(SystemExit):
         oldest_pins(text)

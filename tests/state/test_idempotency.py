@@ -89,7 +89,7 @@ def test_a_result_after_an_expired_lock_is_stored_if_the_key_is_free(
 ) -> None:
     store.begin("a", "one", timedelta(milliseconds=1))
     store.begin("b", "one", timedelta(milliseconds=5))
-    wait_until(lambda: store.begin("b", "two", LONG) is None)  # so that of a has ended as well
+    wait_until(lambda: store.begin("b", "two", LONG) is None)  # and that of a expired before
     assert store.finish("a", "one", b"1", LONG)
     assert store.begin("a", "two", LONG) == Finished(b"1")
 
