@@ -1,7 +1,7 @@
-"""A process that uses an embedded broker until it is told to end.
+"""A process that uses an embedded broker until its standard input is closed.
 
-``python embedded_user.py FOLDER NAME`` writes its name to the server, prints the server's process
-id, and ends with its standard input.
+``python embedded_user.py FOLDER NAME`` writes its name to the server and prints the server's
+process id.
 """
 
 from __future__ import annotations

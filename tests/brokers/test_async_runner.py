@@ -1,6 +1,6 @@
-"""What becomes of an attempt in the event loop whose outcome the broker does not take.
+"""AsyncRunner with outcomes that the broker refuses, and with messages that are requeued.
 
-Of one broker alone, and with a consumer that stands in: no broker refuses one outcome of many.
+Uses a fake consumer, since no real broker refuses a single outcome.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 
 
 class Picky(RelayConsumer):
-    """Takes every outcome but that of ``refused``, until it is told to."""
+    """A consumer that refuses the outcome of message ``refused`` until the test accepts it."""
 
     def __init__(self, broker: RedisBroker, refused: str) -> None:
         super().__init__(broker, "q", prefetch=1, timeout_ms=100)
@@ -41,14 +41,14 @@ class Picky(RelayConsumer):
         return None
 
     def apply(self, settlement: Any, delivery: Delivery) -> None:
-        """Nothing comes here."""
+        """Receive nothing."""
 
     def requeue(self, messages: Any) -> None:
-        """Nothing is handed back."""
+        """Requeue nothing."""
 
 
-def test_an_outcome_that_is_not_taken_holds_up_no_other_and_is_offered_again() -> None:
-    broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
+def test_a_refused_outcome_blocks_no_other_and_is_offered_again() -> None:
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never called
     dramatiq.actor(lambda: None, actor_name="work", broker=broker, queue_name="q", in_flight=5)
     consumer = Picky(broker, refused="id_0")
     for number in range(50):
@@ -62,9 +62,9 @@ def test_an_outcome_that_is_not_taken_holds_up_no_other_and_is_offered_again() -
     broker.close()
 
 
-def test_handing_back_and_beginning_never_take_the_same_message() -> None:
-    """The loop's thread begins messages while the consumer's thread hands them back."""
-    broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
+def test_a_message_is_never_both_started_and_requeued() -> None:
+    """The event loop starts messages while the consumer's thread requeues them."""
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never called
     begun: list[str] = []
     failed: list[BaseException] = []
 

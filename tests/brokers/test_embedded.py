@@ -1,4 +1,4 @@
-"""The embedded broker: a real server that comes and goes with its users."""
+"""The embedded broker: a server that starts with its first user and stops with its last."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USER = str(Path(__file__).with_name("embedded_user.py"))
 
 
 class User:
-    """A process that uses the server until it is told to end."""
+    """A process that uses the server until the test ends it."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.process = subprocess.Popen(
@@ -46,12 +46,12 @@ class User:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    # Whatever a test left: with its users gone the server must go as well.
+    # Also after a failed test: without users the server has to stop.
     wait_until(lambda: not answers(tmp_path))
 
 
 def answers(folder: Path) -> bool:
-    # By hand: redis-py would try for seconds before it says no.
+    # With a plain socket, because redis-py retries for seconds.
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(folder / "valkey" / "valkey.sock"))
@@ -68,7 +68,7 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
 
 
-def test_users_that_start_together_share_one_server(folder: Path) -> None:
+def test_users_that_start_at_once_share_one_server(folder: Path) -> None:
     users = [User(folder, str(number)) for number in range(4)]
     assert len({user.server_pid() for user in users}) == 1
     for user in users:
@@ -76,12 +76,12 @@ def test_users_that_start_together_share_one_server(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_server_stops_when_its_last_user_is_gone_and_keeps_the_data(folder: Path) -> None:
+def test_the_server_stops_after_its_last_user_and_keeps_the_data(folder: Path) -> None:
     first, second = User(folder, "a"), User(folder, "b")
     pid = first.server_pid()
     assert second.server_pid() == pid
     first.end()
-    second.kill()  # a user that says no good-bye counts as gone all the same
+    second.kill()  # a killed user counts as gone too
     wait_until(lambda: not is_alive(pid))
     third = User(folder, "c")
     assert third.server_pid() != pid
@@ -91,7 +91,7 @@ def test_the_server_stops_when_its_last_user_is_gone_and_keeps_the_data(folder: 
     third.end()
 
 
-def test_a_killed_server_is_started_again_by_the_next_user_without_loss(folder: Path) -> None:
+def test_the_next_user_restarts_a_killed_server_without_loss(folder: Path) -> None:
     first = User(folder, "a")
     pid = first.server_pid()
     os.kill(pid, signal.SIGKILL)
@@ -114,7 +114,7 @@ def is_free(lock: Path) -> bool:
     return True
 
 
-def test_a_server_whose_keeper_was_killed_is_adopted(folder: Path) -> None:
+def test_a_server_whose_keeper_was_killed_gets_another_keeper(folder: Path) -> None:
     first = User(folder, "a")
     pid = first.server_pid()
     keeper = int(Path(f"/proc/{pid}/stat").read_text().split(") ")[1].split()[1])  # its parent
@@ -128,7 +128,7 @@ def test_a_server_whose_keeper_was_killed_is_adopted(folder: Path) -> None:
     wait_until(lambda: not is_alive(pid))
 
 
-def test_a_folder_too_deep_for_a_socket_works_all_the_same(tmp_path: Path) -> None:
+def test_a_folder_whose_path_is_too_long_for_a_socket_works(tmp_path: Path) -> None:
     before = set(Path(tempfile.gettempdir()).glob("formrelay-*"))
     user = User(tmp_path.joinpath(*["a-rather-long-folder-name"] * 6), "a")
     user.server_pid()
@@ -139,13 +139,13 @@ def test_a_folder_too_deep_for_a_socket_works_all_the_same(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["with space", 'with "quote', "with 100%41 & ü"])
-def test_any_name_will_do_for_the_folder(tmp_path: Path, name: str) -> None:
+def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     user = User(tmp_path / name, "a")
     assert user.server_pid()
     user.end()
 
 
-def test_the_folder_is_closed_to_other_users(folder: Path) -> None:
+def test_other_users_have_no_access_to_the_folder(folder: Path) -> None:
     user = User(folder, "a")
     user.server_pid()
     assert (folder / "valkey").stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""encode and decode: nothing is changed on the way without a word, and nothing else is raised."""
+"""encode and decode: messages are unchanged or refused, and only documented errors are raised."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECRET = "SECRET-VALUE"
 JOB_TYPES = {"greeting.send": "greet", "event.record": "record"}
 FAILURE = Failure.of(Undecodable("odd"), reason=Reason.UNDECODABLE, attempt=0, now=0)
 
-# What JSON can hold; text without lone surrogates, integers of 64 bit.
+# Values that JSON can represent: text without lone surrogates, integers of 64 bits.
 TEXT = st.text(max_size=20)
 NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
@@ -46,7 +46,7 @@ JSON = st.recursive(
     max_leaves=15,
 )
 OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
-#: Options that no worker takes for its own.
+#: Options without a meaning for workers.
 OPTIONS = OBJECTS.map(
     lambda options: {k: v for k, v in options.items() if k not in ("throws", "frozen")}
 )
@@ -71,7 +71,7 @@ def message(*args: Any, options: dict[str, Any] | None = None, **kwargs: Any) ->
 
 
 def exactly(value: Any) -> Any:
-    """``value`` so that 1, 1.0 and True, and 0.0 and -0.0, are not equal to each other."""
+    """``value`` in a form that distinguishes 1, 1.0 and True, and 0.0 and -0.0."""
     if isinstance(value, dict):
         return {key: exactly(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -85,7 +85,7 @@ def nested(levels: int, inner: Any = SECRET) -> Any:
     return inner
 
 
-# -- the identity -----------------------------------------------------------------------
+# -- round trip ------------------------------------------------------------------------
 
 
 @given(MESSAGES)
@@ -97,13 +97,13 @@ def test_decode_after_encode_is_the_identity(given_message: Message[Any]) -> Non
 
 
 @given(MESSAGES)
-def test_a_stock_consumer_reads_what_we_write(given_message: Message[Any]) -> None:
+def test_stock_dramatiq_decodes_our_messages(given_message: Message[Any]) -> None:
     theirs = Message.decode(encode(given_message))
     assert exactly(theirs.asdict()) == exactly(given_message.asdict())
 
 
 @given(MESSAGES)
-def test_we_read_what_a_stock_producer_writes(given_message: Message[Any]) -> None:
+def test_we_decode_messages_of_stock_dramatiq(given_message: Message[Any]) -> None:
     assert exactly(read(given_message.encode()).asdict()) == exactly(given_message.asdict())
 
 
@@ -112,11 +112,11 @@ def test_a_tuple_comes_back_as_a_list_as_in_stock_dramatiq() -> None:
     assert Message.decode(message((1, 2)).encode()).args == ([1, 2],)
 
 
-def test_the_queue_is_the_one_it_came_off_whatever_it_says() -> None:
+def test_the_queue_is_the_one_it_was_received_from() -> None:
     assert decode(encode(message()), queue_name="other", job_types={}).queue_name == "other"
 
 
-# -- what is refused when it is sent -----------------------------------------------------
+# -- refused when sent -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,14 @@ def test_the_queue_is_the_one_it_came_off_whatever_it_says() -> None:
     ],
     ids=["args", "in an object", "in a tuple", "options"],
 )
-def test_what_would_not_come_back_the_same_is_refused(value: Any, wrap: Any) -> None:
+def test_values_that_json_would_change_are_refused(value: Any, wrap: Any) -> None:
     with pytest.raises(InvalidJob, match="expected arguments that JSON can hold"):
         encode(wrap(value))
 
 
 @given(JSON, st.sampled_from([math.nan, math.inf, -math.inf]), st.data())
-def test_a_number_that_is_not_finite_is_found_wherever_it_stands(
-    value: Any, odd: float, data: st.DataObject
-) -> None:
-    """orjson would write null in its place."""
+def test_nan_and_infinity_are_found_anywhere(value: Any, odd: float, data: st.DataObject) -> None:
+    """orjson would encode them as null."""
     places = list(containers(holder := {"top": value}))
     place = data.draw(st.sampled_from(places))
     if isinstance(place, dict):
@@ -189,7 +187,7 @@ def test_arguments_nested_too_deeply_are_refused() -> None:
         encode(message(nested(MAX_LEVELS)))
 
 
-# -- what is not decoded -----------------------------------------------------------------
+# -- undecodable bytes -------------------------------------------------------------------
 
 GOOD: dict[str, Any] = {
     "queue_name": "q",
@@ -248,9 +246,7 @@ def changed(**changes: Any) -> bytes:
         (b'{"type": null}', "expected a known job type"),
     ],
 )
-def test_what_cannot_be_decoded_says_what_was_expected_and_quotes_nothing(
-    data: bytes, text: str
-) -> None:
+def test_the_error_says_what_was_expected_and_quotes_nothing(data: bytes, text: str) -> None:
     with pytest.raises(Undecodable) as caught:
         read(data)
     assert text in str(caught.value)
@@ -294,7 +290,7 @@ def test_any_depth_is_decoded_or_undecodable(levels: int, kind: str) -> None:
 
 
 def decodes_or_says_so(data: bytes) -> None:
-    """And what is decoded can be written again, or its settlement would be stuck."""
+    """Decode data; a decoded message can also be encoded, which its settlement needs."""
     try:
         decoded = read(data)
     except Undecodable:
@@ -314,16 +310,16 @@ def decodes_or_says_so(data: bytes) -> None:
         )
 
 
-def test_falsy_throws_are_harmless_and_let_through() -> None:
+def test_falsy_throws_are_accepted() -> None:
     assert read(changed(options={"throws": None})).options == {"throws": None}
 
 
 @pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 1e300, 1.2345678901234567e-300])
-def test_a_long_number_that_fits_is_read_as_it_is(number: float) -> None:
+def test_a_long_number_within_the_limits_is_decoded_exactly(number: float) -> None:
     assert exactly(read(changed(args=[number])).args) == exactly((number,))
 
 
-def test_long_digits_in_a_text_are_no_number() -> None:
+def test_long_digits_in_a_string_are_not_a_number() -> None:
     assert read(changed(args=["9" * 50])).args == ("9" * 50,)
 
 
@@ -361,7 +357,7 @@ def batch_of(messages: list[Message[Any]]) -> Batch:
 def test_a_frozen_batch_keeps_its_parts_their_order_and_their_options(
     messages: list[Message[Any]],
 ) -> None:
-    # One batch is of one actor.
+    # All messages of a batch are for one actor.
     messages = [one.copy(actor_name="act") for one in messages]
     batch = batch_of(messages)
     stored = read(encode(encode_batch(batch, {"retries": 2})))
@@ -372,7 +368,7 @@ def test_a_frozen_batch_keeps_its_parts_their_order_and_their_options(
     ]
     assert exactly(again.kwargs[BATCH]) == exactly(batch.kwargs[BATCH])
     assert (again.was_stored, again.attempt, again.actor_name) == (True, 3, "act")
-    # Frozen again, it is the same.
+    # Freezing it again changes nothing.
     twice = decode_batch(read(encode(encode_batch(again, {}))), "tag")
     assert twice.kwargs == again.kwargs
     assert [part.message for part in twice.parts] == [part.message for part in again.parts]
@@ -387,7 +383,7 @@ def test_the_deepest_message_can_still_be_frozen() -> None:
     assert decode_batch(stored, "tag").parts[0].message == deepest
 
 
-def test_a_message_of_the_limits_of_the_frozen_but_not_frozen_is_undecodable() -> None:
+def test_only_frozen_batches_may_use_the_limits_of_frozen_batches() -> None:
     with pytest.raises(Undecodable, match="levels"):
         read(changed(args=nested(MAX_LEVELS + 2)))
 
@@ -419,7 +415,7 @@ PART: dict[str, Any] = {
         {BATCH: [{**PART, "options": {"throws": "x"}}]},
     ],
 )
-def test_what_only_says_that_it_is_a_frozen_batch_is_undecodable(kwargs: dict[str, Any]) -> None:
+def test_an_invalid_frozen_batch_is_undecodable(kwargs: dict[str, Any]) -> None:
     with pytest.raises(Undecodable, match="expected a frozen batch with its parts"):
         decode_batch(message(options={"frozen": True}, **kwargs), "tag")
 
@@ -427,7 +423,7 @@ def test_what_only_says_that_it_is_a_frozen_batch_is_undecodable(kwargs: dict[st
 @pytest.mark.parametrize(
     ("frozen", "expected"), [(True, True), (1, False), ("true", False), (None, False), ({}, False)]
 )
-def test_only_the_true_flag_makes_a_frozen_batch(frozen: Any, expected: bool) -> None:
+def test_only_the_flag_true_marks_a_frozen_batch(frozen: Any, expected: bool) -> None:
     assert is_frozen(message(options={"frozen": frozen})) is expected
 
 
@@ -435,10 +431,10 @@ def test_only_the_true_flag_makes_a_frozen_batch(frozen: Any, expected: bool) ->
 
 
 @given(st.binary(max_size=500))
-def test_quarantined_bytes_come_back_as_they_were(data: bytes) -> None:
+def test_quarantined_bytes_are_restored_unchanged(data: bytes) -> None:
     dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
     assert encode_for_replay(dead) == data
-    # Also after the journey to the dead letters and back.
+    # Also after encoding and decoding.
     assert encode_for_replay(read(encode(dead))) == data
 
 
@@ -449,7 +445,7 @@ def test_a_quarantined_message_has_its_failure_and_its_id() -> None:
 
 
 @given(MESSAGES)
-def test_a_revived_message_starts_again_and_is_otherwise_the_same(
+def test_a_revived_message_has_no_attempts_and_is_otherwise_unchanged(
     given_message: Message[Any],
 ) -> None:
     dead = given_message.copy(
@@ -465,7 +461,7 @@ def test_a_revived_message_starts_again_and_is_otherwise_the_same(
 
 
 @pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)
-def test_somebody_elses_message_under_the_name_of_the_quarantine_is_kept(raw: Any) -> None:
+def test_a_message_of_another_program_for_the_quarantine_actor_is_kept(raw: Any) -> None:
     odd = Message("q", QUARANTINE, (1,), {}, {"raw": raw}, "id-1", 1)
     assert read(encode_for_replay(odd)) == odd
 
@@ -480,12 +476,12 @@ def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
     [
         (b'{"type": "unknown", "payload": "\xc3\xa9"}' * 5_000, True),
         (b"\xff" * 100_000, False),
-        (b'"' * 100_000, False),  # as text it would be longer
+        (b'"' * 100_000, False),  # longer as text
         (b'{"type": "unknown"}', False),
     ],
     ids=["large text", "large and binary", "all escaped", "small"],
 )
-def test_large_undecodable_text_is_kept_as_text_and_comes_back_as_it_was(
+def test_large_undecodable_text_is_stored_as_text_and_restored_unchanged(
     data: bytes, is_text: bool
 ) -> None:
     dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
@@ -495,12 +491,12 @@ def test_large_undecodable_text_is_kept_as_text_and_comes_back_as_it_was(
 
 
 def hidden(levels: int) -> bytes:
-    """So many levels, with brackets in texts that would undo those of the levels."""
+    """JSON nested ``levels`` deep, with closing brackets in strings."""
     before, after = b'{"a":"}","b":', b',"c":"{\\\\"}'
     return before * levels + b"1" + after * levels
 
 
-def test_brackets_in_texts_hide_no_depth() -> None:
+def test_brackets_in_strings_do_not_reduce_the_depth() -> None:
     for levels in (MAX_LEVELS + 1, 230, 900):
         data = changed(kwargs={}).replace(b'"kwargs":{}', b'"kwargs":' + hidden(levels))
         orjson.loads(data)
@@ -508,7 +504,7 @@ def test_brackets_in_texts_hide_no_depth() -> None:
             decode(data, queue_name="q", job_types={})
 
 
-def test_many_brackets_in_texts_are_no_depth() -> None:
+def test_brackets_in_strings_do_not_add_depth() -> None:
     text = {"text": "[{" * 400, "other": ["\\", '"[[', {"a": "}]" * 300}] * 50}
     data = changed(kwargs=text)
     assert decode(data, queue_name="q", job_types={}).kwargs == text

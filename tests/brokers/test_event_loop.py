@@ -1,4 +1,4 @@
-"""The thread of the event loop: calls, errors, forks, its end."""
+"""EventLoopThread: calls, errors, forks and its end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def ident() -> int:
     return threading.get_ident()
 
 
-def test_calls_are_made_in_their_order_by_one_thread(thread: EventLoopThread) -> None:
+def test_calls_run_in_order_in_one_thread(thread: EventLoopThread) -> None:
     seen: list[tuple[int, int]] = []
     for number in range(1000):
         thread.call(lambda number=number: seen.append((number, threading.get_ident())))
@@ -35,7 +35,7 @@ def test_calls_are_made_in_their_order_by_one_thread(thread: EventLoopThread) ->
 
 
 @pytest.mark.parametrize("error", [ValueError(), SystemExit(), KeyboardInterrupt()])
-def test_what_a_call_or_a_task_raises_ends_nothing(
+def test_errors_of_calls_and_tasks_do_not_end_the_loop(
     thread: EventLoopThread, error: BaseException
 ) -> None:
     async def fail() -> None:
@@ -53,7 +53,9 @@ def test_what_a_call_or_a_task_raises_ends_nothing(
     assert asyncio.run_coroutine_threadsafe(ident(), thread.loop).result(30) == before
 
 
-def test_it_ends_its_tasks_and_its_thread_and_starts_again(thread: EventLoopThread) -> None:
+def test_stop_cancels_tasks_and_ends_the_thread_and_a_call_restarts_it(
+    thread: EventLoopThread,
+) -> None:
     ended: list[str] = []
     begun = threading.Event()
 
@@ -62,7 +64,7 @@ def test_it_ends_its_tasks_and_its_thread_and_starts_again(thread: EventLoopThre
         try:
             await asyncio.sleep(60)
         finally:
-            await asyncio.sleep(0)  # an actor may take its time to clean up
+            await asyncio.sleep(0)  # an actor may need time to clean up
             ended.append("in order")
 
     thread.call(lambda: asyncio.ensure_future(wait()))
@@ -78,7 +80,7 @@ def test_it_ends_its_tasks_and_its_thread_and_starts_again(thread: EventLoopThre
     assert thread.run(ident())
 
 
-def test_a_forked_process_has_a_loop_of_its_own(thread: EventLoopThread) -> None:
+def test_a_forked_process_has_its_own_loop(thread: EventLoopThread) -> None:
     ours = thread.loop
     child = os.fork()
     if child == 0:
@@ -93,7 +95,7 @@ def test_a_forked_process_has_a_loop_of_its_own(thread: EventLoopThread) -> None
     assert thread.run(ident())
 
 
-def test_it_is_that_of_uvloop_where_that_is_installed(
+def test_the_loop_is_uvloops_if_installed(
     thread: EventLoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("uvloop")
@@ -103,7 +105,7 @@ def test_it_is_that_of_uvloop_where_that_is_installed(
     assert thread.loop is made
 
 
-def test_it_knows_its_own_thread(thread: EventLoopThread) -> None:
+def test_the_loop_recognizes_its_own_thread(thread: EventLoopThread) -> None:
     async def ask() -> bool:
         return thread.is_current()
 

@@ -1,4 +1,4 @@
-"""What a filter looks at in a message; no broker is needed for that."""
+"""Fields of a message that filters use, without a broker."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def message(*args: Any, **kwargs: Any) -> Message[Any]:
         (message({"formId": "a"}, {"formId": "b"}), {"a", "b"}),
         (message(payload=[{"formId": "a"}, {"formId": "b"}, 3]), {"a", "b"}),
         (message(payload={"body": {"formId": "a"}}), {"a"}),
-        (message(payload={"answers": {"formId": "a"}}), set()),  # somebody's answer
+        (message(payload={"answers": {"formId": "a"}}), set()),  # a value of a payload
         (message(payload={"formId": ["a"]}, metadata=None, batch=5), set()),
         (message(payload={"formId": 5}, batch=[1, {"kwargs": 2, "args": 3}]), set()),
     ],
     ids=str,
 )
-def test_the_forms_that_a_message_is_about(one: Message[Any], expected: set[str]) -> None:
+def test_form_ids_are_read_from_payload_and_metadata(one: Message[Any], expected: set[str]) -> None:
     assert form_ids(one) == expected
 
 
-def test_a_frozen_batch_is_about_the_forms_of_its_parts() -> None:
+def test_a_frozen_batch_has_the_form_ids_of_its_parts() -> None:
     parts = [message(payload={"formId": "a"}), message({"formId": "b"})]
     batch = Batch.of([Delivery(part, None) for part in parts])
     assert form_ids(encode_batch(batch, {})) == {"a", "b"}

@@ -1,6 +1,6 @@
-"""Error reports of one attempt carry nothing of another: with the real sentry-sdk.
+"""Sentry's error report of an attempt contains no payload of another attempt.
 
-On one broker alone: the contract's test_contexts.py says the same of each, without sentry.
+Runs on one broker only; the contract's test_contexts.py tests all brokers, without Sentry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger("formrelay.tests.sentry")
 
 
 class Reports(Transport):
-    """Keeps what would be sent."""
+    """A transport that keeps the reports instead of sending them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def reports() -> Iterator[Reports]:
     )
     yield reports
     sentry_sdk.get_client().close()
-    sentry_sdk.get_global_scope().set_client(None)  # what it has patched does nothing now
+    sentry_sdk.get_global_scope().set_client(None)  # its patches do nothing without a client
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_report_has_the_payload_of_its_own_attempt_alone(
     harness: Harness, reports: Reports, kind: str
 ) -> None:
     secrets = [f"secret-{number:02}" for number in range(30)]
-    replies = [Reply() for _ in secrets]  # nothing that names all: reports have local variables
+    replies = [Reply() for _ in secrets]  # no list of secrets: reports contain local variables
 
     def begin(secret: str) -> None:
         sentry_sdk.set_tag("customer", secret)
@@ -87,7 +87,7 @@ def test_a_report_has_the_payload_of_its_own_attempt_alone(
         actor.send(secret)
     harness.start(threads=2)
     if kind == "async":
-        for reply in replies:  # all have begun before the first fails
+        for reply in replies:  # all have started before the first fails
             assert reply.is_awaited.wait(60)
         for reply in replies:
             reply.give()

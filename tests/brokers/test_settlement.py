@@ -1,4 +1,4 @@
-"""settle: every outcome of every kind of delivery, as one table of operations."""
+"""settle: the operations for every outcome of every kind of delivery."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def single(**options: Any) -> Delivery:
 
 
 def fresh() -> Batch:
-    """Three messages fetched one by one; the second was tried before."""
+    """A batch of three messages fetched one by one; the second had an attempt before."""
     parts = [message(0), message(1, retries=4), message(2)]
     return Batch.of([Delivery(one, f"tag-{n}") for n, one in enumerate(parts)])
 
 
 def stored() -> Batch:
-    """The same as one message, as it comes back from the broker."""
+    """The same batch stored as one message, as received from the broker."""
     frozen = encode_batch(fresh(), {"retries": 4}).copy(message_id="batch-1")
     return decode_batch(decode(encode(frozen), queue_name="q", job_types={}), "tag-batch")
 
@@ -55,7 +55,7 @@ def read(write: Write) -> Message[Any]:
 
 
 def summary(settlement: Settlement) -> dict[str, Any]:
-    """What is done, and of each replacement its tags and its writes: id and due time."""
+    """Tags that are done, and the tags and writes (id, due time) of each replacement."""
     return {
         "replace": [
             (list(one.tags), [(write.message_id, write.due) for write in one.writes])
@@ -87,7 +87,7 @@ def test_a_message_is_settled_by_one_operation_on_itself(
     settlement = settlement_of(single(), outcome, NOW)
     assert summary(settlement) == expected
     assert list(settled_tags(settlement)) == ["tag-0"]
-    # It is the same message: it keeps the id by which the broker knows it.
+    # It keeps its id on the broker.
     assert all(write.keeps_id for write in writes(settlement))
 
 
@@ -99,25 +99,25 @@ def test_a_message_is_settled_by_one_operation_on_itself(
         (DEAD, {"mine": 1, "retries": 2, "failure": FAILURE.to_json()}),
     ],
 )
-def test_what_is_written_is_the_message_with_its_count_and_cause(
+def test_a_message_is_written_with_its_attempts_and_failure(
     outcome: Outcome, options: dict[str, Any]
 ) -> None:
     delivery = single(mine=1, retries=2, failure="earlier")
     settlement = settlement_of(delivery, outcome, NOW)
     (write,) = writes(settlement)
     assert read(write) == Message("q", "act", (), {"number": 0}, options, "id-0", 1)
-    # The delivery itself is as it was: its consumer may have to settle it again.
+    # The delivery is unchanged, because its consumer may have to settle it again.
     assert delivery.options == {"mine": 1, "retries": 2, "failure": "earlier"}
 
 
-def test_an_attempt_is_counted_by_a_retry_and_not_by_a_deferral() -> None:
+def test_a_retry_counts_an_attempt_and_a_deferral_does_not() -> None:
     for outcome, attempt in ((RETRY, 3), (DEFER, 2)):
         (write,) = writes(settlement_of(single(retries=1), outcome, NOW))
         assert Delivery(read(write), "tag").attempt == attempt
 
 
 @pytest.mark.parametrize("retries", ["x", -1, None, 1.5, []], ids=repr)
-def test_a_count_that_is_none_starts_at_one(retries: Any) -> None:
+def test_an_invalid_attempt_count_starts_at_one(retries: Any) -> None:
     (write,) = writes(settlement_of(single(retries=retries), RETRY, NOW))
     assert read(write).options["retries"] == 1
 
@@ -127,12 +127,12 @@ def test_a_count_that_is_none_starts_at_one(retries: Any) -> None:
 ALL_REMOVED = ["tag-0", "tag-1", "tag-2"]
 
 
-def test_a_fresh_batch_that_is_done_removes_each_part() -> None:
+def test_a_finished_batch_removes_each_part() -> None:
     settlement = settlement_of(fresh(), DONE, NOW)
     assert summary(settlement) == {"replace": [], "done": ALL_REMOVED}
 
 
-def test_a_fresh_batch_that_is_dead_buries_each_part_by_itself() -> None:
+def test_a_dead_batch_dead_letters_each_part() -> None:
     settlement = settlement_of(fresh(), DEAD, NOW)
     parts = [([f"tag-{n}"], [(f"id-{n}", None)]) for n in range(3)]
     assert summary(settlement) == {"replace": parts, "done": []}
@@ -141,7 +141,7 @@ def test_a_fresh_batch_that_is_dead_buries_each_part_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "due", "attempt"), [(RETRY, IN_30_S, 6), (DEFER, IN_5_S, 5)])
-def test_a_fresh_batch_that_is_tried_again_is_frozen_and_its_parts_removed(
+def test_a_retried_batch_is_frozen_and_its_parts_are_removed(
     outcome: Outcome, due: int, attempt: int
 ) -> None:
     batch = fresh()
@@ -155,7 +155,7 @@ def test_a_fresh_batch_that_is_tried_again_is_frozen_and_its_parts_removed(
     again = decode_batch(read(write), "tag")
     assert [part.message for part in again.parts] == [part.message for part in batch.parts]
     assert again.message_id == write.message_id
-    # The most tried part counts, or a batch could be retried for ever.
+    # The highest number of attempts counts, or a batch could be retried for ever.
     assert again.attempt == attempt
     assert list(settled_tags(settlement)) == ALL_REMOVED
 
@@ -165,11 +165,11 @@ def test_two_frozen_batches_never_share_an_id() -> None:
     assert len(ids) == 20
 
 
-def test_the_parts_of_a_fresh_batch_are_settled_each_by_its_own_outcome() -> None:
+def test_each_part_of_a_batch_is_settled_by_its_own_outcome() -> None:
     batch = fresh()
     batch.part_outcomes = [DONE, RETRY, DEAD]
     settlement = settlement_of(batch, DONE, NOW)
-    # Each by itself: where another worker has taken one over, the others are settled.
+    # Separate operations: if another worker has taken over a part, the others are settled.
     assert summary(settlement) == {
         "replace": [(["tag-1"], [("id-1", IN_30_S)]), (["tag-2"], [("id-2", None)])],
         "done": ["tag-0"],
@@ -182,14 +182,14 @@ def test_the_parts_of_a_fresh_batch_are_settled_each_by_its_own_outcome() -> Non
     }
 
 
-def test_the_parts_outcomes_go_before_that_of_the_whole() -> None:
+def test_outcomes_of_parts_override_that_of_the_batch() -> None:
     for whole in (RETRY, DEFER, DEAD):
         batch = fresh()
         batch.part_outcomes = [DONE, DONE, DONE]
         assert settlement_of(batch, whole, NOW).done == ALL_REMOVED
 
 
-def test_an_outcome_too_few_is_an_error_and_not_a_lost_part() -> None:
+def test_a_missing_outcome_of_a_part_is_an_error() -> None:
     batch = fresh()
     batch.part_outcomes = [DONE, DONE]
     with pytest.raises(ValueError, match="zip"):
@@ -199,7 +199,7 @@ def test_an_outcome_too_few_is_an_error_and_not_a_lost_part() -> None:
 # -- a batch that was stored as one message --------------------------------------------------
 
 
-def test_a_stored_batch_that_is_done_is_removed_as_one() -> None:
+def test_a_finished_stored_batch_is_removed_as_one_message() -> None:
     assert summary(settlement_of(stored(), DONE, NOW)) == {
         "replace": [],
         "done": ["tag-batch"],
@@ -207,9 +207,7 @@ def test_a_stored_batch_that_is_done_is_removed_as_one() -> None:
 
 
 @pytest.mark.parametrize(("outcome", "due", "attempt"), [(RETRY, IN_30_S, 6), (DEFER, IN_5_S, 5)])
-def test_a_stored_batch_that_is_tried_again_replaces_itself(
-    outcome: Outcome, due: int, attempt: int
-) -> None:
+def test_a_retried_stored_batch_replaces_itself(outcome: Outcome, due: int, attempt: int) -> None:
     batch = stored()
     settlement = settlement_of(batch, outcome, NOW)
     assert summary(settlement) == {
@@ -221,7 +219,7 @@ def test_a_stored_batch_that_is_tried_again_replaces_itself(
     assert again.attempt == attempt
 
 
-def test_a_stored_batch_that_is_dead_is_buried_part_by_part_before_it_is_removed() -> None:
+def test_a_dead_stored_batch_is_dead_lettered_part_by_part_before_its_removal() -> None:
     settlement = settlement_of(stored(), DEAD, NOW)
     assert summary(settlement) == {
         "replace": [(["tag-batch"], [("id-0", None), ("id-1", None), ("id-2", None)])],
@@ -233,7 +231,7 @@ def test_a_stored_batch_that_is_dead_is_buried_part_by_part_before_it_is_removed
     assert not any(write.keeps_id for write in writes(settlement))
 
 
-def test_the_parts_of_a_stored_batch_go_their_own_ways() -> None:
+def test_each_part_of_a_stored_batch_is_settled_by_its_own_outcome() -> None:
     batch = stored()
     batch.part_outcomes = [RETRY, DONE, DEAD]
     settlement = settlement_of(batch, DONE, NOW)
@@ -244,7 +242,7 @@ def test_the_parts_of_a_stored_batch_go_their_own_ways() -> None:
     assert list(settled_tags(settlement)) == ["tag-batch"]
 
 
-def test_positional_arguments_of_a_part_survive_every_way() -> None:
+def test_positional_arguments_of_a_part_survive_every_settlement() -> None:
     odd = Message("q", "act", ("positional",), {}, {}, "id-9", 1)
     batch = Batch.of([Delivery(odd, "tag-9")])
     (write,) = writes(settlement_of(batch, RETRY, NOW))
@@ -257,7 +255,7 @@ def test_positional_arguments_of_a_part_survive_every_way() -> None:
 # -- the settlement itself -------------------------------------------------------------------
 
 
-def test_an_empty_settlement_is_false_and_each_kind_of_work_makes_it_true() -> None:
+def test_a_settlement_is_false_only_if_it_is_empty() -> None:
     assert not Settlement()
     replaced = Settlement()
     replaced.replace("tag", Write("id", b"{}"))
@@ -266,7 +264,7 @@ def test_an_empty_settlement_is_false_and_each_kind_of_work_makes_it_true() -> N
         assert list(settled_tags(settlement)) == ["tag"]
 
 
-def test_a_settlement_is_added_to_another_in_order() -> None:
+def test_settlements_are_added_in_order() -> None:
     first = settlement_of(single(), RETRY, NOW)
     second = settlement_of(fresh(), DONE, NOW)
     first.add(second)
@@ -276,7 +274,7 @@ def test_a_settlement_is_added_to_another_in_order() -> None:
 
 
 @pytest.mark.parametrize(("given", "kept"), [(9, 9), (0, 0), (None, None), (10, None), ("9", None)])
-def test_a_message_that_is_tried_again_keeps_its_priority(given: Any, kept: Any) -> None:
+def test_a_retried_message_keeps_its_priority(given: Any, kept: Any) -> None:
     for outcome in (RETRY, DEFER):
         (write,) = writes(settlement_of(single(broker_priority=given), outcome, NOW))
         assert write.priority == kept
@@ -301,7 +299,7 @@ def test_a_settlement_is_due_with_the_first_message_that_it_schedules() -> None:
     assert settlement_of(single(), DONE, NOW).due is None
 
 
-def test_a_buried_message_is_itself_with_the_record_of_why() -> None:
+def test_a_dead_letter_is_the_message_with_its_failure() -> None:
     before = message(7, mine=1)
     dead = as_dead_letter(before, FAILURE)
     assert dead.options == {"mine": 1, "failure": FAILURE.to_json()}

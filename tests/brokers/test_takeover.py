@@ -1,7 +1,7 @@
-"""Two workers on one queue, of which any may stand still while the other takes its messages over.
+"""Two workers on a queue: a worker may be frozen while the other takes over its messages.
 
-Whatever they do in whatever order, a message that was accepted is done, waiting, scheduled, in
-flight or dead: it is gone only if some worker has said Done for it.
+In any order of events, every accepted message is done, waiting, scheduled, in flight or dead. It
+disappears only after a worker has settled it as done.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ RETRY, DEFER, DEAD = Retry(NOW, FAILURE), Defer(NOW, "busy"), Dead(FAILURE)
 OUTCOMES = st.sampled_from([DONE, RETRY, DEFER, DEAD])
 PLACES = st.integers(0, 7)
 WORKERS = st.sampled_from([0, 1])
-#: Of messages with ids of their own, or all of one id.
+#: Messages with different ids, or all with one id.
 IDS = st.sampled_from(["", "same"])
 
 
 def numbers_in(bodies: Iterable[bytes]) -> Counter[int]:
-    """The numbers of the messages in some bodies, frozen batches taken apart."""
+    """Numbers of the messages in bodies, including the parts of frozen batches."""
     found: Counter[int] = Counter()
     for body in bodies:
         message = decode(body, queue_name="q", job_types={})
@@ -80,7 +80,7 @@ class Site(ABC):
 
     @abstractmethod
     def clear(self) -> None:
-        """Leave nothing of the example before."""
+        """Remove everything of the previous example."""
 
     def begin(self, *, batches: bool) -> None:
         self.batches = batches
@@ -121,15 +121,15 @@ class Site(ABC):
         """The quarantine run of a suspect has begun."""
 
     def flush(self, worker: int) -> None:  # noqa: B027 - nothing to do on RabbitMQ
-        """Send what a worker has settled."""
+        """Send a worker's settlements to the broker."""
 
     @abstractmethod
     def freeze(self, worker: int, *, notices: bool) -> None:
-        """Let a worker stand still for so long that others take its messages over."""
+        """Freeze a worker for so long that other workers recover its messages."""
 
     @abstractmethod
     def lose_answer(self, worker: int) -> None:
-        """Let a worker not get the next answer of the broker, which has done what it was told."""
+        """Lose the broker's next reply to a worker, after the broker has executed the call."""
 
     def settle(self, worker: int, delivery: Delivery, outcome: Outcome) -> None:
         while True:
@@ -140,12 +140,12 @@ class Site(ABC):
             return
 
     def check(self) -> Counter[int] | None:
-        """All that is there, where it can be looked at; what is wrong with it is an error."""
+        """Numbers of all messages on the broker; fails if its keys are inconsistent."""
         return None
 
     @abstractmethod
     def drain(self) -> Counter[int]:
-        """All that is there, when both workers are gone."""
+        """Numbers of all messages on the broker after both workers have ended."""
 
     def close(self) -> None:
         for broker in (self.sender, *self.brokers):
@@ -163,7 +163,7 @@ class RedisSite(Site):
         broker, other = self.brokers[worker], self.brokers[1 - worker]
         broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
         other.commands.recover(self.queue)
-        if notices:  # a suspended machine's clock may stand still too
+        if notices:  # the clock of a suspended machine may stop too
             self.inner(worker)._exchanged_at = float("-inf")
 
     def flush(self, worker: int) -> None:
@@ -191,7 +191,7 @@ class RedisSite(Site):
             index.update(client.lrange(list_, 0, -1))
         for one in self.brokers:
             index |= client.smembers(keys.in_flight(one.commands.worker_id, queue))
-        assert bodies.keys() <= index, "a body that nothing leads to"
+        assert bodies.keys() <= index, "a body without a reference"
         found = numbers_in(bodies.values())
         for ids, hash_ in (
             (keys.scheduled(queue), keys.scheduled_bodies(queue)),
@@ -201,7 +201,7 @@ class RedisSite(Site):
             assert others.keys() == set(client.zrange(ids, 0, -1))
             found += numbers_in(others.values())
         live = bodies.keys() | client.hkeys(keys.scheduled_bodies(queue))
-        assert set(client.hkeys(keys.priorities(queue))) <= live, "a priority of nothing"
+        assert set(client.hkeys(keys.priorities(queue))) <= live, "a priority without a message"
         return found
 
     def drain(self) -> Counter[int]:
@@ -261,7 +261,7 @@ class RabbitSite(Site):
         client.publish = publish
 
     def refuse(self, worker: int) -> None:
-        """Let RabbitMQ refuse the first of the next messages that a worker writes."""
+        """Let RabbitMQ refuse the first of the next messages that a worker publishes."""
         client = self.brokers[worker].client
 
         def publish(messages: Any) -> None:
@@ -298,14 +298,14 @@ def parts_of(delivery: Delivery) -> Sequence[Delivery]:
 
 
 class Takeover(RuleBasedStateMachine):
-    """See the module."""
+    """The state machine: operations on both workers, and the invariant after each."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site = site
         self.in_hand: list[list[Delivery]] = [[], []]
         self.accepted: set[int] = set()
-        self.gone: set[int] = set()  # Done was said for it, or it was purged
+        self.gone: set[int] = set()  # settled as done, or purged
 
     @initialize(batches=st.booleans(), id=IDS, worker=WORKERS)
     def begin(self, batches: bool, id: str, worker: int) -> None:
@@ -315,7 +315,7 @@ class Takeover(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4), id=IDS, level=st.sampled_from([0, 9]))
     def send(self, count: int, id: str, level: int) -> None:
-        """Messages with ids of their own, or all under one id."""
+        """Send messages with different ids, or all with one id."""
         for _ in range(count):
             number = len(self.accepted)
             options = {"broker_priority": level} if level else {}
@@ -356,11 +356,11 @@ class Takeover(RuleBasedStateMachine):
         self.settle(place, outcomes, at_once)
 
     def settle(self, place: int, outcomes: list[Outcome], at_once: bool) -> None:
-        """Settle one of the deliveries in hand.
+        """Settle a delivery that was fetched.
 
         Args:
-            outcomes: one of the whole, or one for each part of a batch.
-            at_once: also send it, as worker threads do while there is nothing to fetch.
+            outcomes: one for the message, or one for each part of a batch.
+            at_once: send it immediately, as worker threads do while there is nothing to fetch.
         """
         every = [(worker, one) for worker in (0, 1) for one in self.in_hand[worker]]
         worker, delivery = every[place % len(every)]
@@ -424,10 +424,10 @@ def test_no_message_is_lost_on_rabbitmq(rabbitmq_url: str, unique: str) -> None:
 
 
 def explore(machine: Callable[[], Takeover], *, examples: int, steps: int) -> None:
-    """Try ``examples`` orders of things that happen.
+    """Run ``examples`` random sequences of operations.
 
     A real broker on a busy machine may deliver earlier in one run than in the next. Hypothesis then
-    gives up without a violation found; the search begins anew, at most twice.
+    reports flaky data without having found a violation; the search is repeated at most twice.
     """
     attempts = 3
     while attempts:

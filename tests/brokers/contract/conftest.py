@@ -1,4 +1,4 @@
-"""Every test here runs against every broker: the contract is one."""
+"""Fixtures of the contract: every test in this folder runs on every broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``async`` actors of users: they await anything of asyncio, and can be cancelled."""
+"""``async`` actors: they can await anything of asyncio, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_actor_awaits_anything_of_asyncio(harness: Harness) -> None:
     wait_until(harness.is_empty)
 
 
-def test_two_hundred_are_in_flight_at_once(harness: Harness) -> None:
+def test_two_hundred_jobs_run_at_once(harness: Harness) -> None:
     count = 0
     all_begun = asyncio.Event()
 
@@ -90,7 +90,7 @@ def test_two_hundred_are_in_flight_at_once(harness: Harness) -> None:
     assert count == 200
 
 
-def test_no_more_run_than_in_flight_says_and_none_is_forgotten(harness: Harness) -> None:
+def test_no_more_jobs_run_than_in_flight_and_all_run(harness: Harness) -> None:
     now = most = count = 0
 
     async def work() -> None:
@@ -109,7 +109,7 @@ def test_no_more_run_than_in_flight_says_and_none_is_forgotten(harness: Harness)
     wait_until(harness.is_empty)
 
 
-def test_ten_times_as_many_may_wait_for_long_and_no_more(
+def test_at_most_ten_times_in_flight_jobs_wait_for_long(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("formrelay.brokers.async_attempts.LONG_AFTER", 0.1)
@@ -133,7 +133,7 @@ def test_ten_times_as_many_may_wait_for_long_and_no_more(
     assert sorted(begun) == list(range(30))
 
 
-def test_one_over_its_time_limit_is_cancelled_and_failed_for_that(harness: Harness) -> None:
+def test_a_job_over_its_time_limit_is_cancelled_and_fails(harness: Harness) -> None:
     raised: list[type[BaseException]] = []
 
     async def work() -> None:
@@ -141,7 +141,7 @@ def test_one_over_its_time_limit_is_cancelled_and_failed_for_that(harness: Harne
             await asyncio.sleep(60)
         except BaseException as error:
             raised.append(type(error))
-            await asyncio.sleep(0.01)  # it may take its time to clean up
+            await asyncio.sleep(0.01)  # it may need time to clean up
             raise
 
     awaiting(harness, work, policy=ONCE, time_limit=300).send()
@@ -152,7 +152,7 @@ def test_one_over_its_time_limit_is_cancelled_and_failed_for_that(harness: Harne
     wait_until(harness.is_empty)
 
 
-def test_a_wrong_time_limit_of_a_message_concerns_no_other(harness: Harness) -> None:
+def test_an_invalid_time_limit_of_a_message_affects_no_other(harness: Harness) -> None:
     done: list[str] = []
 
     async def work(name: str) -> None:
@@ -182,7 +182,7 @@ def test_one_that_is_cancelled_by_its_own_doing_has_failed(harness: Harness) -> 
 def test_a_worker_that_stops_cancels_and_hands_back_what_takes_too_long(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, is_notified: bool
 ) -> None:
-    """At once where the actor wants to be notified, else when it has waited long enough."""
+    """At once if the actor has `notify_shutdown`, else after the grace period."""
     if not is_notified:
         monkeypatch.setattr(consumer, "_FINISH_SECONDS", 0.5)
     seen: Counter[str] = Counter()
@@ -205,10 +205,10 @@ def test_a_worker_that_stops_cancels_and_hands_back_what_takes_too_long(
     wait_until(lambda: seen["done"], timeout=20)
     wait_until(harness.is_empty)
     assert seen == {"begun": 2, "cancelled": 1, "done": 1}
-    assert harness.dead() == []  # the one attempt that it has was not used up
+    assert harness.dead() == []  # its only attempt was not used
 
 
-def test_what_hooks_and_tasks_raise_ends_no_other_attempt(harness: Harness) -> None:
+def test_errors_of_hooks_and_tasks_affect_no_other_attempt(harness: Harness) -> None:
     done: list[int] = []
 
     class Exits(Middleware):
@@ -239,7 +239,7 @@ def test_what_hooks_and_tasks_raise_ends_no_other_attempt(harness: Harness) -> N
     assert reasons[1] is Reason.UNDECIDED
     assert set(done) == {0, 1, 2, 4, 5, 6, 7}
     wait_until(harness.is_empty)
-    # Or asyncio logs the exception whenever the task is collected, in the middle of another test.
+    # Otherwise asyncio logs the exception when the task is collected, perhaps in another test.
     assert isinstance(background[0].exception(), KeyboardInterrupt)
 
 
@@ -259,8 +259,8 @@ def test_an_actor_may_await_another_actor(harness: Harness) -> None:
     wait_until(lambda: found == [42])
 
 
-def test_without_in_flight_an_async_actor_runs_as_dramatiq_says(harness: Harness) -> None:
-    """In a worker thread that waits for it, with Dramatiq's own AsyncIO."""
+def test_without_in_flight_an_async_actor_runs_in_dramatiqs_asyncio(harness: Harness) -> None:
+    """A worker thread waits for it, as with Dramatiq's AsyncIO middleware."""
     found: list[str] = []
 
     async def one() -> None:
@@ -280,7 +280,7 @@ def test_without_in_flight_an_async_actor_runs_as_dramatiq_says(harness: Harness
     wait_until(harness.is_empty)
 
 
-def test_the_threads_end_with_the_broker(harness: Harness) -> None:
+def test_closing_the_broker_ends_its_threads(harness: Harness) -> None:
     async def work() -> None:
         await asyncio.sleep(0)
 
@@ -312,7 +312,7 @@ def _ours(before: set[threading.Thread]) -> list[threading.Thread]:
     ],
     ids=["zero", "a bool", "text", "both", "an age as text", "an age below zero"],
 )
-def test_limits_that_cannot_work_are_refused_at_the_declaration(
+def test_invalid_limits_are_refused_at_the_declaration(
     harness: Harness, options: dict[str, Any], message: str
 ) -> None:
     async def work() -> None: ...

@@ -1,4 +1,4 @@
-"""Actors that wait in the event loop, and keep no thread."""
+"""``async`` actors wait in the event loop without occupying a worker thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(0), tim
 
 
 class Reply:
-    """What an actor of these tests awaits: the test gives it, in any thread."""
+    """An awaitable that a test completes from any thread."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[str] | None = None
@@ -52,7 +52,7 @@ def awaiting(
     return harness.actor(function, in_flight=in_flight, **options)
 
 
-def test_one_thread_begins_many_and_each_is_settled_when_it_is_over(harness: Harness) -> None:
+def test_one_thread_starts_many_jobs_and_each_is_settled_at_its_end(harness: Harness) -> None:
     replies = [Reply() for _ in range(40)]
     done: list[int] = []
 
@@ -73,7 +73,7 @@ def test_one_thread_begins_many_and_each_is_settled_when_it_is_over(harness: Har
     wait_until(harness.is_empty)
 
 
-def test_what_it_raises_after_it_has_waited_decides_like_any_other_error(harness: Harness) -> None:
+def test_errors_after_an_await_are_classified_like_any_error(harness: Harness) -> None:
     tries: list[str] = []
 
     async def fail(kind: str) -> None:
@@ -100,7 +100,7 @@ def test_what_it_raises_after_it_has_waited_decides_like_any_other_error(harness
     assert (tries.count("permanent"), tries.count("twice")) == (1, 2)
 
 
-def test_it_may_wait_several_times_or_not_at_all_or_fail_at_once(harness: Harness) -> None:
+def test_an_actor_may_await_several_times_or_never_or_fail_at_once(harness: Harness) -> None:
     done: list[str] = []
 
     async def wait(times: int) -> None:
@@ -121,7 +121,7 @@ def test_it_may_wait_several_times_or_not_at_all_or_fail_at_once(harness: Harnes
     wait_until(harness.is_empty)
 
 
-def test_middleware_hears_of_the_outcome_when_there_is_one(harness: Harness) -> None:
+def test_after_process_message_runs_after_the_coroutine(harness: Harness) -> None:
     reply = Reply()
     heard: list[str] = []
 
@@ -143,14 +143,14 @@ def test_middleware_hears_of_the_outcome_when_there_is_one(harness: Harness) -> 
     awaiting(harness, fail).send()
     harness.start(threads=1)
     assert reply.is_awaited.wait(60)
-    # Its thread belongs to the next message now.
+    # By now the worker thread runs the next message.
     awaiting(harness, at_once).send()
     wait_until(lambda: heard == ["at once", "NoneType"])
     reply.give()
     wait_until(lambda: heard == ["at once", "NoneType", "SinkPermanent"])
 
 
-def test_a_worker_that_stops_finishes_what_was_begun_and_hands_the_rest_back(
+def test_a_stopping_worker_finishes_started_jobs_and_requeues_the_others(
     harness: Harness,
 ) -> None:
     begun: list[int] = []
@@ -171,11 +171,11 @@ def test_a_worker_that_stops_finishes_what_was_begun_and_hands_the_rest_back(
     harness.stop()
     assert sorted(done) == sorted(begun)
     assert len(begun) < 200
-    # RabbitMQ counts what is handed back a moment later.
+    # RabbitMQ counts requeued messages a moment later.
     wait_until(lambda: harness.broker.counts(harness.queue).waiting == 200 - len(done))
 
 
-def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) -> None:
+def test_jobs_that_wait_for_long_do_not_delay_others(harness: Harness) -> None:
     begun: list[str] = []
     replies: list[Reply] = []
 
@@ -198,7 +198,7 @@ def test_those_that_wait_for_long_do_not_hold_up_the_others(harness: Harness) ->
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_called_directly_it_waits(harness: Harness, number: int) -> None:
+def test_a_direct_call_returns_the_result(harness: Harness, number: int) -> None:
     async def wait() -> int:
         for _ in range(number):
             await asyncio.sleep(0.02)

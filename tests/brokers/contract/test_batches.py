@@ -1,4 +1,4 @@
-"""Coalescing: many messages, one call; each part settled on its own."""
+"""Batches: one call for many messages, each settled by its own outcome."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def batch_actor(
     return harness.actor(collect, **{**defaults, **options})
 
 
-def test_a_full_batch_goes_at_once_and_the_rest_after_its_wait(harness: Harness) -> None:
+def test_a_full_batch_runs_at_once_and_the_last_after_batch_wait(harness: Harness) -> None:
     batches: list[list[int]] = []
     actor = batch_actor(harness, batches.append)
     for number in range(25):
@@ -45,7 +45,7 @@ def test_a_full_batch_goes_at_once_and_the_rest_after_its_wait(harness: Harness)
     assert len(batches) <= 5
 
 
-def test_a_batch_is_full_by_what_its_messages_weigh(harness: Harness) -> None:
+def test_a_batch_is_full_by_the_weight_of_its_messages(harness: Harness) -> None:
     batches: list[list[int]] = []
     actor = batch_actor(harness, batches.append, batch_weight=lambda kwargs: kwargs["number"])
     sent = [4, 4, 4, 2, 3, 25, 1, 10, 9, 2]
@@ -55,13 +55,13 @@ def test_a_batch_is_full_by_what_its_messages_weigh(harness: Harness) -> None:
     wait_until(lambda: sum(map(len, batches)) == len(sent))
     wait_until(harness.is_empty)
     assert sorted(number for batch in batches for number in batch) == sorted(sent)
-    # None is over 10, but for the one that is so by itself.
+    # No batch weighs over 10, except a single message that does.
     assert [batch for batch in batches if sum(batch) > 10] == [[25]]
-    # Full ones do not wait, and one that does not fit in begins the next.
+    # Full batches do not wait, and a message that does not fit starts the next batch.
     assert len(batches) <= 8
 
 
-def test_a_retried_batch_is_frozen_same_parts_same_order(harness: Harness) -> None:
+def test_a_retried_batch_has_the_same_parts_in_the_same_order(harness: Harness) -> None:
     batches: list[list[int]] = []
 
     def fail_twice(batch: list[int]) -> None:
@@ -74,7 +74,7 @@ def test_a_retried_batch_is_frozen_same_parts_same_order(harness: Harness) -> No
         actor.send(number=number)
     harness.start()
     wait_until(lambda: len(batches) >= 1)
-    actor.send(number=99)  # comes too late for the frozen one
+    actor.send(number=99)  # sent too late for the frozen batch
     wait_until(lambda: [99] in batches and len(batches) == 4)
     wait_until(harness.is_empty)
     frozen = [batch for batch in batches if 99 not in batch]
@@ -83,7 +83,7 @@ def test_a_retried_batch_is_frozen_same_parts_same_order(harness: Harness) -> No
     assert harness.dead() == []
 
 
-def test_a_batch_out_of_attempts_dies_part_by_part(harness: Harness) -> None:
+def test_a_batch_without_attempts_left_is_dead_lettered_part_by_part(harness: Harness) -> None:
     def fail(batch: list[int]) -> None:
         raise SinkTransient("away")
 
@@ -96,7 +96,7 @@ def test_a_batch_out_of_attempts_dies_part_by_part(harness: Harness) -> None:
     wait_until(harness.is_empty)
 
 
-def test_the_failed_parts_of_a_batch_are_settled_alone(harness: Harness) -> None:
+def test_failed_parts_of_a_batch_are_settled_separately(harness: Harness) -> None:
     done: list[int] = []
     tried: list[int] = []
 
@@ -125,7 +125,7 @@ def test_the_failed_parts_of_a_batch_are_settled_alone(harness: Harness) -> None
     assert (letter.failure.reason, letter.failure.code) == (Reason.PERMANENT, 53)
 
 
-def test_a_stopped_worker_hands_back_what_it_was_collecting(harness: Harness) -> None:
+def test_a_stopping_worker_requeues_an_unfinished_batch(harness: Harness) -> None:
     batches: list[list[int]] = []
     actor = batch_actor(harness, batches.append, batch_wait=timedelta(seconds=30))
     for number in range(4):
@@ -138,7 +138,7 @@ def test_a_stopped_worker_hands_back_what_it_was_collecting(harness: Harness) ->
 
 
 def let_three_be_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the message of number 3 cannot be written, for whatever reason."""
+    """Make the message with number 3 impossible to encode."""
     from formrelay.brokers import settlement
 
     real = settlement.encode
@@ -152,7 +152,7 @@ def let_three_be_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settlement, "encode", encode)
 
 
-def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
+def test_a_part_that_cannot_be_encoded_does_not_affect_the_others(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[int] = []
@@ -174,7 +174,7 @@ def test_a_part_that_cannot_be_written_again_takes_no_other_with_it(
     assert letter.failure.reason is Reason.UNDECODABLE
 
 
-def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
+def test_a_part_that_cannot_be_encoded_changes_no_outcome_of_others(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[int] = []
@@ -190,7 +190,7 @@ def test_a_part_that_cannot_be_written_changes_no_outcome_of_another(
     for number in range(6):
         actor.send(number=number)
     harness.start()
-    wait_until(lambda: sorted(done) == [-1, 0])  # the others were done at the first time
+    wait_until(lambda: sorted(done) == [-1, 0])  # the others were done at the first attempt
     wait_until(harness.is_empty)
     (letter,) = wait_until(harness.dead)
     assert letter.failure.reason is Reason.UNDECODABLE
@@ -207,14 +207,14 @@ def test_an_idle_worker_keeps_no_payload_of_its_last_batches(harness: Harness, f
         actor.send(number=number)
     harness.start()
     wait_until(harness.is_empty)
-    # Dramatiq's worker threads still refer to the batches themselves.
+    # Dramatiq's worker threads still refer to the batches, but not to their payloads.
     queue = harness.queue
     wait_until(lambda: not [batch for batch in _batches(queue) if batch.parts or batch.raw])
     assert all(batch.kwargs == batch.message.kwargs == {"batch": []} for batch in _batches(queue))
 
 
 def _batches(queue: str) -> list[Batch]:
-    """The batches of a queue that anything still refers to; tests before may have left others."""
-    # isinstance() asks an object for its class, and Django's lazy settings answer with an error.
+    """Batches of a queue that are still in memory; earlier tests may have left others."""
+    # isinstance() reads `__class__`, which raises for Django's lazy settings.
     every = [found for found in gc.get_objects() if type(found) is Batch]
     return [batch for batch in every if batch.queue_name == queue]

@@ -1,4 +1,4 @@
-"""Each attempt has a contextvars context of its own, from its first hook to its last."""
+"""Each attempt has its own contextvars context, from its first hook to its last."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOSE: ContextVar[str] = ContextVar("WHOSE")
 
 
 class Hooks(Middleware):
-    """Sets a variable in the first hook and notes in all others what it is."""
+    """Sets a variable in the first hook and records its value in all others."""
 
     def __init__(self) -> None:
         self.found_at_first: list[str | None] = []
@@ -60,7 +60,7 @@ def is_mine() -> bool:
     return message is not None and WHOSE.get() == message.message_id
 
 
-def test_an_attempt_in_a_thread_sees_nothing_of_the_one_before_it(harness: Harness) -> None:
+def test_an_attempt_in_a_thread_sees_no_variable_of_the_previous_attempt(harness: Harness) -> None:
     hooks = hooks_of(harness)
     mine: list[bool] = []
 
@@ -79,7 +79,7 @@ def test_an_attempt_in_a_thread_sees_nothing_of_the_one_before_it(harness: Harne
     assert mine == [True] * 20
 
 
-def test_attempts_that_wait_in_the_loop_see_nothing_of_each_other(harness: Harness) -> None:
+def test_concurrent_attempts_in_the_loop_see_no_variable_of_each_other(harness: Harness) -> None:
     hooks = hooks_of(harness)
     replies = [Reply() for _ in range(20)]
     mine: list[bool] = []
@@ -95,18 +95,18 @@ def test_attempts_that_wait_in_the_loop_see_nothing_of_each_other(harness: Harne
     for number in range(20):
         actor.send(number)
     harness.start(threads=1)
-    for reply in replies:  # all have begun before the first goes on
+    for reply in replies:  # all have started before the first continues
         assert reply.is_awaited.wait(60)
     for reply in replies:
         reply.give()
     wait_until(lambda: len(hooks.over) == 20)
     assert hooks.found_at_first == [None] * 20
     assert hooks.wrong == []
-    assert mine == [True] * 40  # the message too, after each wait
+    assert mine == [True] * 40  # Dramatiq's current message too, after each await
 
 
-def test_an_attempt_that_goes_through_the_slow_thread_keeps_its_context(harness: Harness) -> None:
-    """As its hooks may send messages, it begins and ends there and waits in the loop."""
+def test_an_attempt_keeps_its_context_in_the_thread_of_slow_hooks(harness: Harness) -> None:
+    """Hooks that may send messages run in that thread; the coroutine runs in the loop."""
     hooks = hooks_of(harness)
     told: list[int] = []
     mine: list[bool] = []
@@ -131,7 +131,7 @@ def test_an_attempt_that_goes_through_the_slow_thread_keeps_its_context(harness:
     assert mine == [True] * 80
 
 
-def test_an_attempt_in_a_thread_sees_what_was_set_when_the_thread_started(
+def test_an_attempt_in_a_thread_sees_variables_set_at_the_start_of_the_thread(
     harness: Harness,
 ) -> None:
     class Boot(Middleware):

@@ -1,4 +1,4 @@
-"""Dead letters by id and by filter: found, replayed, deleted."""
+"""Dead letters are found, replayed and deleted by id or by filter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import wait_until
 
 ONCE = RetryPolicy(max_attempts=1)
 
-#: The arithmetic of filters is the same everywhere; what acts by them is tried on each broker.
+#: Filters that only differ in their comparison are tested on one broker.
 everywhere_but_rabbitmq = pytest.mark.parametrize(
     "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
 )
@@ -43,7 +43,7 @@ def fail(**_: object) -> None:
 
 
 def buried(harness: Harness) -> dict[str, str]:
-    """Four dead letters, of two actors about two forms; their ids by name."""
+    """Four dead letters of two actors and two forms: name -> id."""
     one = harness.actor(refuse, actor_name="refuse")
     two = harness.actor(fail, actor_name="fail", policy=ONCE)
     sent = {
@@ -81,7 +81,7 @@ def buried(harness: Harness) -> dict[str, str]:
     ids=str,
 )
 @everywhere_but_rabbitmq
-def test_dead_letters_are_found_by_what_is_known_of_them(
+def test_dead_letters_are_found_by_each_filter(
     harness: Harness, inspector: Inspector, fields: dict[str, Any], expected: set[str]
 ) -> None:
     names = {id: name for name, id in buried(harness).items()}
@@ -92,7 +92,7 @@ def test_dead_letters_are_found_by_what_is_known_of_them(
     assert len(harness.dead()) == 4
 
 
-def test_a_filter_replays_and_deletes_what_it_means_and_nothing_else(
+def test_a_filter_replays_and_deletes_only_matching_dead_letters(
     harness: Harness, inspector: Inspector
 ) -> None:
     before = time.time()
@@ -108,7 +108,7 @@ def test_a_filter_replays_and_deletes_what_it_means_and_nothing_else(
     assert [letter.id for letter in harness.dead()] == [names["refused"]]
 
 
-def test_ids_replay_and_delete_those_that_there_are(harness: Harness, inspector: Inspector) -> None:
+def test_replay_and_delete_by_id_ignore_unknown_ids(harness: Harness, inspector: Inspector) -> None:
     names = buried(harness)
     given = [names["failed"], names["refused"], names["failed"], "none such"]
     assert inspector.replay(given, dry_run=True) == 2
@@ -119,22 +119,22 @@ def test_ids_replay_and_delete_those_that_there_are(harness: Harness, inspector:
     assert [letter.id for letter in harness.dead()] == [names["failed too"]]
 
 
-def test_the_beginning_of_an_id_finds_it(harness: Harness, inspector: Inspector) -> None:
+def test_a_unique_prefix_finds_an_id(harness: Harness, inspector: Inspector) -> None:
     actor = harness.actor(refuse)
     for id in ("ab-1", "ab-2", "ab", "b*1", "b[1"):
         harness.broker.enqueue(actor.message().copy(message_id=id))
     harness.start()
     wait_until(lambda: len(harness.dead()) == 5)
     assert inspector.dead_ids("ab-2") == [(harness.queue, "ab-2")]
-    assert inspector.dead_ids("ab") == [(harness.queue, "ab")]  # the id itself is meant
+    assert inspector.dead_ids("ab") == [(harness.queue, "ab")]  # an exact id is not a prefix
     assert sorted(id for _, id in inspector.dead_ids("a")) == ["ab", "ab-1", "ab-2"]
     assert len(inspector.dead_ids("a", limit=2)) == 2
-    assert inspector.dead_ids("b*") == [(harness.queue, "b*1")]  # no pattern
+    assert inspector.dead_ids("b*") == [(harness.queue, "b*1")]  # not a pattern
     assert inspector.dead_ids("c") == []
     assert inspector.dead_letter(harness.queue, "ab-9") is None
 
 
-def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) -> None:
+def test_dead_letters_are_browsed_and_found_by_id(harness: Harness, inspector: Inspector) -> None:
     names = buried(harness)
     pages = browse_all(harness, State.DEAD, limit=3)
     assert sorted(ids(pages)) == sorted(names.values())
@@ -151,12 +151,12 @@ def test_the_dead_are_browsed_and_found(harness: Harness, inspector: Inspector) 
 # -- many -----------------------------------------------------------------------------------
 
 
-def test_the_newest_dead_come_first(harness: Harness, inspector: Inspector) -> None:
+def test_the_newest_dead_letters_come_first(harness: Harness, inspector: Inspector) -> None:
     assert inspector.newest_dead(harness.queue) == []
     actor = harness.actor(refuse, actor_name="refuse")
     harness.start()
     sent = []
-    for count in range(1, 5):  # one by one: of one moment any may be the first
+    for count in range(1, 5):  # one by one, since the order within a millisecond is undefined
         sent.append(actor.send().message_id)
         wait_until(lambda: harness.broker.counts(harness.queue).dead == count)  # noqa: B023
     harness.stop()
@@ -168,7 +168,7 @@ def test_the_newest_dead_come_first(harness: Harness, inspector: Inspector) -> N
     assert inspector.newest_dead(harness.queue, limit=0) == []
 
 
-def test_many_are_replayed_once_each_though_they_die_again_meanwhile(
+def test_each_dead_letter_is_replayed_once_even_if_it_fails_again_meanwhile(
     harness: Harness, inspector: Inspector, broker: RelayBroker
 ) -> None:
     ran: list[int] = []
@@ -178,7 +178,7 @@ def test_many_are_replayed_once_each_though_they_die_again_meanwhile(
         raise SinkPermanent
 
     actor = harness.actor(refuse_again)
-    many = 1_200  # in chunks of 500, or of 200 on RabbitMQ
+    many = 1_200  # chunks of 500, on RabbitMQ of 200
     broker.enqueue_many(actor.message(number) for number in range(many))
     harness.start()
     wait_until(lambda: broker.counts(harness.queue).dead == many)
@@ -197,7 +197,7 @@ def test_many_are_replayed_once_each_though_they_die_again_meanwhile(
 
 
 def calls(broker: RelayBroker) -> int:
-    """How often Redis was asked to run a script."""
+    """Number of scripts that Redis has run."""
     if not isinstance(broker, RedisBroker):
         return 0
     return int(broker.client.info("commandstats")["cmdstat_evalsha"]["calls"])
@@ -215,7 +215,9 @@ def test_a_replayed_message_keeps_its_priority(harness: Harness, inspector: Insp
     assert ids(browse_all(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
 
 
-def test_two_who_replay_at_once_replay_each_once(harness: Harness, inspector: Inspector) -> None:
+def test_concurrent_replays_replay_each_dead_letter_once(
+    harness: Harness, inspector: Inspector
+) -> None:
     actor = harness.actor(refuse)
     many = 2_000
     harness.broker.enqueue_many(actor.message(number=number) for number in range(many))

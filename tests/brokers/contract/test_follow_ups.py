@@ -1,4 +1,4 @@
-"""Messages that follow a job and can never be sent: the job is never done in silence."""
+"""Follow-up messages (pipelines, callbacks); a job whose follow-up cannot be sent fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
 
-def test_a_pipeline_goes_on_and_on_success_is_sent(harness: Harness) -> None:
+def test_the_next_job_of_a_pipeline_and_on_success_are_sent(harness: Harness) -> None:
     seen: list[Any] = []
     add = harness.actor(lambda one, other: one + other, actor_name="add")
     harness.actor(lambda total: seen.append(total), actor_name="keep")
@@ -38,7 +38,7 @@ def test_a_pipeline_goes_on_and_on_success_is_sent(harness: Harness) -> None:
     ],
     ids=["too large", "no JSON"],
 )
-def test_a_job_whose_next_message_cannot_be_sent_is_dead_with_that_cause(
+def test_a_job_whose_next_message_cannot_be_sent_is_dead_lettered(
     harness: Harness, result: Any, said: str
 ) -> None:
     told: list[str] = []
@@ -58,13 +58,13 @@ def test_a_job_whose_next_message_cannot_be_sent_is_dead_with_that_cause(
     (letter,) = wait_until(harness.dead)
     assert letter.failure.reason is Reason.FOLLOW_UP
     assert letter.failure.message.startswith(said)
-    wait_until(lambda: told == ["failure"])  # the hooks after it hear of a failed job
+    wait_until(lambda: told == ["failure"])  # later hooks see a failed job
     wait_until(harness.is_empty)
     assert ran == [1]
 
 
 @pytest.mark.parametrize("kind", ["thread", "async at once", "async"])
-def test_a_job_whose_on_success_names_nobody_is_dead_with_that_cause(
+def test_a_job_whose_on_success_actor_is_unknown_is_dead_lettered(
     harness: Harness, kind: str
 ) -> None:
     async def work() -> None:
@@ -73,7 +73,7 @@ def test_a_job_whose_on_success_names_nobody_is_dead_with_that_cause(
             threading.Timer(0.01, reply.give).start()
             await reply
 
-    # As an actor's option, which nobody sees in the message.
+    # As an option of the actor, which is not in the message.
     if kind == "thread":
         actor = harness.actor(lambda: None, actor_name="work", on_success="nobody")
     else:
@@ -88,7 +88,7 @@ def test_a_job_whose_on_success_names_nobody_is_dead_with_that_cause(
     wait_until(harness.is_empty)
 
 
-def test_a_failed_job_whose_on_failure_cannot_be_sent_is_tried_again_and_dead_for_its_own_cause(
+def test_a_failed_job_whose_on_failure_cannot_be_sent_is_retried_and_keeps_its_own_error(
     harness: Harness,
 ) -> None:
     ran: list[int] = []
@@ -104,7 +104,7 @@ def test_a_failed_job_whose_on_failure_cannot_be_sent_is_tried_again_and_dead_fo
     assert letter.failure.reason is Reason.ATTEMPTS_EXHAUSTED
 
 
-def test_what_a_middleware_of_the_host_program_cannot_send_counts_too(harness: Harness) -> None:
+def test_a_message_that_another_middleware_cannot_send_fails_the_job(harness: Harness) -> None:
     class Audit(Middleware):
         def after_process_message(self, *_: Any, **__: Any) -> None:
             raise MessageTooLarge
@@ -122,7 +122,7 @@ def test_what_a_middleware_of_the_host_program_cannot_send_counts_too(harness: H
     wait_until(harness.is_empty)
 
 
-def test_a_sender_that_fails_for_an_unknown_reason_fails_the_attempt(harness: Harness) -> None:
+def test_an_unknown_error_of_a_sending_hook_fails_the_attempt(harness: Harness) -> None:
     class FailsOnce(dramatiq.middleware.Pipelines):
         failures = 0
 
@@ -140,7 +140,7 @@ def test_a_sender_that_fails_for_an_unknown_reason_fails_the_attempt(harness: Ha
     assert harness.dead() == []
 
 
-def test_hooks_that_may_send_do_not_run_in_the_loops_thread(harness: Harness) -> None:
+def test_hooks_that_may_send_do_not_run_in_the_event_loop(harness: Harness) -> None:
     threads: dict[str, str] = {}
 
     class Listener(Middleware):
@@ -154,7 +154,7 @@ def test_hooks_that_may_send_do_not_run_in_the_loops_thread(harness: Harness) ->
         await later()
 
     async def by_actor_at_once() -> None:
-        """Wait for nothing."""
+        """Return at once."""
 
     async def by_message() -> None:
         await later()

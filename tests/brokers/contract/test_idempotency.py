@@ -1,4 +1,4 @@
-"""A job of one key runs once."""
+"""Jobs with the same idempotency key run once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SOON = RetryPolicy(max_attempts=2, jitter=0, backoff=Schedule((timedelta(millise
 
 @pytest.fixture
 def store(harness: Harness) -> IdempotencyStore:
-    """As configured where no STATE_URL is set."""
+    """The store that is used if STATE_URL is not set."""
     broker = harness.broker
     if isinstance(broker, RedisBroker):
         return RedisIdempotencyStore(broker.client, broker.where)
@@ -64,7 +64,7 @@ def test_a_job_that_is_sent_many_times_runs_once(
     assert sum(one.get("is_repeat", False) for one in attempts) == 8
 
 
-def test_those_that_come_while_it_runs_wait_for_it(
+def test_duplicates_of_a_running_job_wait_for_its_result(
     harness: Harness, once: Callable[..., Once], lines: Lines
 ) -> None:
     ran: list[str] = []
@@ -87,7 +87,7 @@ def test_those_that_come_while_it_runs_wait_for_it(
     assert harness.dead() == []
 
 
-def test_one_that_failed_runs_again(harness: Harness, once: Callable[..., Once]) -> None:
+def test_a_failed_job_runs_again(harness: Harness, once: Callable[..., Once]) -> None:
     ran: list[str] = []
 
     def work(name: str) -> None:
@@ -102,15 +102,13 @@ def test_one_that_failed_runs_again(harness: Harness, once: Callable[..., Once])
     harness.start()
     wait_until(lambda: ran == ["a", "a"])
     wait_until(harness.is_empty)
-    for count in (3, 4):  # nothing is known of one that has died: a replay runs it
+    for count in (3, 4):  # a dead letter leaves no result, so that its replay runs
         actor.send("b")
         wait_until(lambda count=count: len(ran) == count)  # type: ignore[misc]
     wait_until(lambda: len(harness.dead()) == 2)
 
 
-def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
-    harness: Harness, store: IdempotencyStore
-) -> None:
+def test_jobs_without_a_key_run_like_any_other(harness: Harness, store: IdempotencyStore) -> None:
     ran: list[Any] = []
     once = Once(lambda order: order["id"], lambda: store)
     actor = harness.actor(lambda order: ran.append(order), actor_name="w", idempotency=once)
@@ -124,7 +122,7 @@ def test_a_job_without_a_key_and_one_of_another_shape_run_as_any_other(
     assert len(ran) == 5
 
 
-def test_a_repeat_has_the_first_one_s_result_for_the_job_after_it(
+def test_a_duplicate_passes_the_first_result_to_the_next_job_of_its_pipeline(
     harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[Any] = []
@@ -170,7 +168,7 @@ def test_a_lock_is_renewed_while_its_job_runs(
     for _ in range(2):
         actor.send("a")
     harness.start()
-    wait_until(lambda: len(renewed) >= 4)  # half a second each: twice its length
+    wait_until(lambda: len(renewed) >= 4)  # half a second each, together twice as long as the lock
     assert ran == ["a"]
     is_over.set()
     wait_until(harness.is_empty)
@@ -181,7 +179,7 @@ def test_a_lock_is_renewed_while_its_job_runs(
     assert len(renewed) <= count + 1
 
 
-def test_a_lock_whose_worker_is_gone_ends_by_itself(
+def test_the_lock_of_a_dead_worker_expires(
     harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     ran: list[str] = []
@@ -204,7 +202,7 @@ def claim_key(harness: Harness, actor: str, key: str) -> str:
     return hashlib.sha256(f"{actor}\n{key}".encode()).hexdigest()
 
 
-def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
+def test_an_unavailable_store_defers_jobs_without_using_an_attempt(
     harness: Harness, store: IdempotencyStore, lines: Lines
 ) -> None:
     is_back = Event()
@@ -231,7 +229,7 @@ def test_a_ledger_that_is_away_puts_jobs_off_and_uses_no_attempt(
     wait_until(harness.is_empty)
 
 
-def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
+def test_a_job_is_done_even_if_the_store_fails_while_it_runs(
     harness: Harness, store: IdempotencyStore, lines: Lines
 ) -> None:
     ran: list[str] = []
@@ -259,7 +257,7 @@ def test_a_ledger_that_goes_away_while_a_job_runs_has_it_done_all_the_same(
     assert harness.dead() == []
 
 
-def test_a_result_that_is_no_json_is_kept_as_null(
+def test_a_result_that_json_cannot_represent_is_stored_as_null(
     harness: Harness, store: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: {1, 2}, actor_name="work", idempotency=once())
@@ -271,7 +269,7 @@ def test_a_result_that_is_no_json_is_kept_as_null(
     assert store.begin(key, "x", timedelta(seconds=1)) == Finished(b"null")
 
 
-def test_no_key_of_a_person_stands_in_the_store(
+def test_the_store_contains_only_hashes_of_keys(
     harness: Harness, store: IdempotencyStore, once: Callable[..., Once], lines: Lines
 ) -> None:
     actor = harness.actor(lambda name: None, actor_name="work", idempotency=once())
@@ -297,7 +295,7 @@ def test_a_batch_has_no_key(harness: Harness, once: Callable[..., Once]) -> None
         )
 
 
-def test_its_lock_is_let_go_of_where_the_last_check_puts_it_off(
+def test_the_lock_is_released_if_a_later_check_defers_the_job(
     harness: Harness, store: IdempotencyStore, once: Callable[..., Once]
 ) -> None:
     from formrelay.middleware.delivery import Delivery

@@ -1,4 +1,4 @@
-"""What an operator may ask, and that looking changes nothing."""
+"""Inspection by operators, which changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-#: AMQP has no way to look at what is not dead; see the test of what is not available there.
+#: AMQP cannot list messages that are not dead letters; the last test covers these errors.
 everywhere_but_rabbitmq = pytest.mark.parametrize(
     "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
 )
@@ -41,7 +41,7 @@ def refuse() -> None:
 
 
 @everywhere_but_rabbitmq
-def test_the_waiting_are_browsed_in_the_order_in_which_they_will_run(harness: Harness) -> None:
+def test_waiting_messages_are_browsed_in_the_order_of_running(harness: Harness) -> None:
     ran: list[str] = []
     actor = harness.actor(lambda number: ran.append(number), actor_name="note")
     sent = [actor.message(number) for number in range(25)]
@@ -62,7 +62,7 @@ def test_the_waiting_are_browsed_in_the_order_in_which_they_will_run(harness: Ha
 
 
 @everywhere_but_rabbitmq
-def test_what_is_fetched_between_two_pages_makes_none_skip_or_repeat(
+def test_messages_fetched_between_two_pages_cause_no_gap_or_repetition(
     harness: Harness, inspector: Inspector, broker: RedisBroker
 ) -> None:
     actor = harness.actor(print, actor_name="note")
@@ -72,10 +72,10 @@ def test_what_is_fetched_between_two_pages_makes_none_skip_or_repeat(
     page = inspector.browse(harness.queue, State.WAITING, limit=5)
     assert ids(page.entries) == every[:5]
     key = broker.keys.waiting(harness.queue)
-    broker.client.lpop(key, 3)  # the last one seen stands further to the left
+    broker.client.lpop(key, 3)  # the last message seen has moved
     second = inspector.browse(harness.queue, State.WAITING, limit=5, cursor=page.cursor)
     assert ids(second.entries) == every[5:10]
-    broker.client.lpop(key, 9)  # the last one seen has gone, and two that were not seen
+    broker.client.lpop(key, 9)  # the last message seen is gone, and so are two that were not seen
     third = inspector.browse(harness.queue, State.WAITING, limit=5, cursor=second.cursor)
     assert ids(third.entries) == every[12:17]
     broker.enqueue(actor.message(20))
@@ -85,7 +85,7 @@ def test_what_is_fetched_between_two_pages_makes_none_skip_or_repeat(
 
 
 @everywhere_but_rabbitmq
-def test_the_scheduled_are_browsed_by_due_time_however_many_are_due_at_once(
+def test_scheduled_messages_are_browsed_by_due_time_even_if_many_are_equal(
     harness: Harness, inspector: Inspector, broker: RedisBroker
 ) -> None:
     actor = harness.actor(print, actor_name="note")
@@ -107,7 +107,9 @@ def test_the_scheduled_are_browsed_by_due_time_however_many_are_due_at_once(
 
 
 @everywhere_but_rabbitmq
-def test_what_is_in_flight_is_shown_with_its_worker(harness: Harness, inspector: Inspector) -> None:
+def test_messages_in_flight_are_shown_with_their_worker(
+    harness: Harness, inspector: Inspector
+) -> None:
     begun, finish = [Event() for _ in range(3)], Event()
 
     def work(number: int) -> None:
@@ -138,7 +140,7 @@ def test_what_is_in_flight_is_shown_with_its_worker(harness: Harness, inspector:
 
 
 @everywhere_but_rabbitmq
-def test_what_several_workers_hold_is_shown_once_each(
+def test_messages_in_flight_on_several_workers_are_shown_once(
     harness: Harness, broker: RedisBroker
 ) -> None:
     actor, keys = harness.actor(print, actor_name="note"), broker.keys
@@ -155,7 +157,7 @@ def test_what_several_workers_hold_is_shown_once_each(
 
 
 @everywhere_but_rabbitmq
-def test_a_job_is_found_where_it_is(harness: Harness, inspector: Inspector) -> None:
+def test_a_job_is_found_in_every_state(harness: Harness, inspector: Inspector) -> None:
     actor = harness.actor(refuse)
     now, later = actor.send(), actor.send_with_options(delay=3_600_000)
     waiting, scheduled = inspector.find(now.message_id), inspector.find(later.message_id)
@@ -173,7 +175,7 @@ def test_a_job_is_found_where_it_is(harness: Harness, inspector: Inspector) -> N
 
 
 @everywhere_but_rabbitmq
-def test_what_cannot_be_decoded_is_shown_as_such(harness: Harness, inspector: Inspector) -> None:
+def test_undecodable_messages_are_marked_as_such(harness: Harness, inspector: Inspector) -> None:
     harness.actor(print, actor_name="note").send()
     harness.inject(b"\xff no JSON")
     good, bad = browse_all(harness, State.WAITING)
@@ -187,7 +189,9 @@ def test_what_cannot_be_decoded_is_shown_as_such(harness: Harness, inspector: In
 
 
 @everywhere_but_rabbitmq
-def test_jobs_of_other_publishers_wait_behind_ours(harness: Harness, broker: RedisBroker) -> None:
+def test_jobs_in_the_inbox_are_listed_after_the_queue(
+    harness: Harness, broker: RedisBroker
+) -> None:
     actor = harness.actor(print, actor_name="note", job_type="a.b")
     ours = actor.send()
     for number in range(5):
@@ -201,7 +205,7 @@ def test_jobs_of_other_publishers_wait_behind_ours(harness: Harness, broker: Red
 
 @pytest.mark.parametrize("cursor", ["", "x", "d,1,x", "w,a,b,x", "w,1,x", "s,nan,x", "s,x,\udcff"])
 @everywhere_but_rabbitmq
-def test_a_cursor_of_another_question_is_refused(inspector: Inspector, cursor: str) -> None:
+def test_a_cursor_of_another_query_is_refused(inspector: Inspector, cursor: str) -> None:
     state = State.WAITING if cursor.startswith("w") else State.SCHEDULED
     with pytest.raises(UnknownCursor, match="start without a cursor"):
         inspector.browse("q", state, cursor=cursor)
@@ -210,7 +214,7 @@ def test_a_cursor_of_another_question_is_refused(inspector: Inspector, cursor: s
 # -- pausing, purging, ages -----------------------------------------------------------------
 
 
-def test_a_pause_is_told_and_ends(harness: Harness, inspector: Inspector) -> None:
+def test_a_pause_is_visible_until_it_is_ended(harness: Harness, inspector: Inspector) -> None:
     assert not inspector.is_paused(harness.queue)
     inspector.pause(harness.queue)
     assert inspector.is_paused(harness.queue)
@@ -220,7 +224,7 @@ def test_a_pause_is_told_and_ends(harness: Harness, inspector: Inspector) -> Non
     assert inspector.counts(harness.queue).paused is False
 
 
-def test_a_paused_queue_is_left_alone_by_every_worker_until_it_is_resumed(
+def test_no_worker_runs_messages_of_a_paused_queue_until_it_is_resumed(
     harness: Harness, inspector: Inspector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "formrelay")
@@ -232,9 +236,9 @@ def test_a_paused_queue_is_left_alone_by_every_worker_until_it_is_resumed(
     )
 
     def until_looked(workers: int) -> None:
-        if isinstance(harness.broker, RabbitBroker):  # others ask with each fetch
+        if isinstance(harness.broker, RabbitBroker):  # Redis workers check with each fetch
             wait_until(lambda: [one.message for one in caplog.records].count("paused") == workers)
-        for number in range(20):  # what is not paused goes on meanwhile
+        for number in range(20):  # queues that are not paused continue meanwhile
             other.send(number)
             wait_until(lambda number=number: beside[-1:] == [number])  # type: ignore[misc]
 
@@ -242,14 +246,14 @@ def test_a_paused_queue_is_left_alone_by_every_worker_until_it_is_resumed(
     another = Worker(harness.broker, worker_timeout=200, worker_threads=1)
     another.start()
     inspector.pause(harness.queue)
-    inspector.pause(harness.queue)  # that it is paused already is no error
+    inspector.pause(harness.queue)  # to pause it again is not an error
     until_looked(2)
     harness.broker.enqueue_many(actor.message(number) for number in range(50))
     until_looked(2)
     assert ran == []
     assert inspector.counts(harness.queue).waiting == 50
     harness.stop()
-    harness.start()  # one that begins while it is paused
+    harness.start()  # a worker started during the pause
     until_looked(3)
     assert ran == []
     inspector.resume(harness.queue)
@@ -261,7 +265,7 @@ def test_a_paused_queue_is_left_alone_by_every_worker_until_it_is_resumed(
 
 
 @everywhere_but_rabbitmq
-def test_the_oldest_waiting_tells_its_age_whatever_its_priority(
+def test_the_age_of_the_oldest_waiting_message_ignores_priorities(
     harness: Harness, inspector: Inspector
 ) -> None:
     actor = harness.actor(print, actor_name="note")
@@ -281,7 +285,9 @@ def test_the_oldest_waiting_tells_its_age_whatever_its_priority(
 
 
 @everywhere_but_rabbitmq
-def test_a_purge_counts_and_drops_all_but_the_dead(harness: Harness, inspector: Inspector) -> None:
+def test_a_purge_deletes_all_but_dead_letters_and_returns_their_number(
+    harness: Harness, inspector: Inspector
+) -> None:
     actor = harness.actor(refuse)
     actor.send()
     harness.start()
@@ -296,13 +302,13 @@ def test_a_purge_counts_and_drops_all_but_the_dead(harness: Harness, inspector: 
     assert len(harness.dead()) == 1
 
 
-# -- where it cannot be told ----------------------------------------------------------
+# -- not available on RabbitMQ --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)], indirect=True
 )
-def test_what_rabbitmq_cannot_tell_is_said_and_not_guessed(
+def test_queries_that_rabbitmq_cannot_answer_are_errors(
     harness: Harness, inspector: Inspector
 ) -> None:
     harness.actor(print, actor_name="note").send()

@@ -1,4 +1,4 @@
-"""Ids that are not UTF-8, as other publishers give them: nothing is lost, all can be listed."""
+"""Ids that are not UTF-8, from other publishers: no message is lost, all can be listed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID = b"\xff\xc3id\x1b[31m"
 
 
 def id_of(harness: Harness) -> str:
-    """As the broker's inspector names it. Redis finds a message by its very bytes."""
+    """The id as the broker's inspector shows it."""
     is_redis = isinstance(harness.broker, RedisBroker)
     return ID.decode(errors="surrogateescape" if is_redis else "backslashreplace")
 
@@ -62,9 +62,7 @@ def message(harness: Harness, actor: str) -> bytes:
 
 
 @pytest.mark.parametrize("body", [b"\xff{ not JSON", b'{"type": "unknown"}'])
-def test_one_that_cannot_be_decoded_is_dead_lettered_under_its_id(
-    harness: Harness, body: bytes
-) -> None:
+def test_an_undecodable_message_is_dead_lettered_with_its_id(harness: Harness, body: bytes) -> None:
     seen: list[int] = []
     actor = harness.actor(seen.append, actor_name="add")
     publish(harness, body)
@@ -73,7 +71,7 @@ def test_one_that_cannot_be_decoded_is_dead_lettered_under_its_id(
     wait_until(lambda: harness.is_empty() and seen)
     (letter,) = wait_until(harness.dead)
     assert letter.id == (id := id_of(harness))
-    # Replayed, it comes back as it was; deleted, it is gone.
+    # A replay returns the same bytes.
     inspector = harness.broker.inspector
     assert inspector.dead_ids(id[:2], harness.queue) == [(harness.queue, id)]
     assert inspector.dead_letter(harness.queue, id) is not None
@@ -106,7 +104,7 @@ def test_a_plain_job_runs_and_its_dead_letter_can_be_found(harness: Harness) -> 
     assert inspector.delete_dead([letter.id], queue=harness.queue) == 1
 
 
-def test_a_message_of_dramatiqs_runs_and_is_settled(harness: Harness) -> None:
+def test_a_message_in_dramatiqs_format_runs_and_is_settled(harness: Harness) -> None:
     seen: list[int] = []
     harness.actor(lambda: seen.append(1), actor_name="once")
     publish(harness, message(harness, "once"))

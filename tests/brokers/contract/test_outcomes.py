@@ -1,4 +1,4 @@
-"""One outcome a message: done, retried, deferred, dead; settled where it belongs."""
+"""Each message has one outcome: done, retry, defer or dead letter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOON = RetryPolicy(
 )
 
 
-def test_what_is_sent_is_run_once_and_gone(harness: Harness) -> None:
+def test_a_message_runs_once_and_is_removed(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
     for number in range(50):
@@ -33,7 +33,7 @@ def test_what_is_sent_is_run_once_and_gone(harness: Harness) -> None:
     assert harness.dead() == []
 
 
-def test_a_failure_is_retried_and_then_works(harness: Harness) -> None:
+def test_a_failed_job_is_retried_until_it_succeeds(harness: Harness) -> None:
     attempts: list[float] = []
 
     def fail_twice() -> None:
@@ -50,7 +50,7 @@ def test_a_failure_is_retried_and_then_works(harness: Harness) -> None:
     assert attempts[2] - attempts[1] >= 0.1
 
 
-def test_the_last_failed_attempt_makes_a_dead_letter_that_says_why(harness: Harness) -> None:
+def test_the_last_failed_attempt_makes_a_dead_letter_with_the_failure(harness: Harness) -> None:
     def fail(answer: str) -> None:
         raise ValueError(f"no good: {answer}")
 
@@ -70,7 +70,7 @@ def test_the_last_failed_attempt_makes_a_dead_letter_that_says_why(harness: Harn
     assert ":" in failure.worker
 
 
-def test_a_permanent_failure_is_not_tried_again(harness: Harness) -> None:
+def test_a_permanent_failure_is_not_retried(harness: Harness) -> None:
     attempts: list[int] = []
 
     def refuse() -> None:
@@ -84,7 +84,7 @@ def test_a_permanent_failure_is_not_tried_again(harness: Harness) -> None:
     assert attempts == [1]
 
 
-def test_a_deferred_message_comes_back_without_using_an_attempt(harness: Harness) -> None:
+def test_a_deferred_message_runs_again_without_using_an_attempt(harness: Harness) -> None:
     seen: list[object] = []
 
     def not_now() -> None:
@@ -92,7 +92,7 @@ def test_a_deferred_message_comes_back_without_using_an_attempt(harness: Harness
         if len(seen) < 6:
             raise NotNow("the endpoint is busy", after=timedelta(milliseconds=100))
 
-    # Six runs with three attempts allowed: five of them did not count.
+    # Six runs with three attempts allowed: five runs did not count.
     harness.actor(not_now, policy=SOON).send()
     harness.start()
     wait_until(lambda: len(seen) == 6)
@@ -100,7 +100,7 @@ def test_a_deferred_message_comes_back_without_using_an_attempt(harness: Harness
     assert harness.dead() == []
 
 
-def test_a_message_for_an_unknown_actor_is_kept_with_its_cause(harness: Harness) -> None:
+def test_a_message_for_an_unknown_actor_is_dead_lettered(harness: Harness) -> None:
     ran: list[int] = []
     known = harness.actor(ran.append, actor_name="known")
     stranger = known.message(0).copy(actor_name="stranger")
@@ -124,7 +124,7 @@ def test_a_message_for_an_unknown_actor_is_kept_with_its_cause(harness: Harness)
         b' "message_id": "1", "message_timestamp": 1}',
     ],
 )
-def test_undecodable_bytes_are_quarantined_whole_and_their_neighbours_run(
+def test_undecodable_bytes_are_quarantined_unchanged_and_other_messages_run(
     harness: Harness, data: bytes
 ) -> None:
     ran: list[int] = []
@@ -137,14 +137,14 @@ def test_undecodable_bytes_are_quarantined_whole_and_their_neighbours_run(
     wait_until(lambda: sorted(ran) == [1, 2])
     wait_until(harness.is_empty)
     assert letter.failure.reason is Reason.UNDECODABLE
-    # Replayed, they are the same bytes again, and are quarantined again.
+    # A replay restores the same bytes, which are quarantined again.
     first_death = letter.failure.at
     assert harness.broker.replay(harness.queue, letter.id)
     (again,) = wait_until(lambda: [one for one in harness.dead() if one.failure.at != first_death])
     assert again.message.options["raw"] == letter.message.options["raw"]
 
 
-def test_a_replayed_dead_letter_starts_again_with_its_attempts_at_zero(harness: Harness) -> None:
+def test_a_replayed_dead_letter_starts_with_zero_attempts(harness: Harness) -> None:
     attempts: list[int] = []
     works = False
 
@@ -167,7 +167,7 @@ def test_a_replayed_dead_letter_starts_again_with_its_attempts_at_zero(harness: 
     assert not harness.broker.replay(harness.queue, letter.id)
 
 
-def test_a_deleted_dead_letter_is_gone_and_its_neighbour_is_not(harness: Harness) -> None:
+def test_deleting_a_dead_letter_keeps_the_others(harness: Harness) -> None:
     def refuse() -> None:
         raise SinkPermanent
 
@@ -180,7 +180,7 @@ def test_a_deleted_dead_letter_is_gone_and_its_neighbour_is_not(harness: Harness
     assert [letter.id for letter in harness.dead()] == [second.message_id]
 
 
-def test_flushing_the_waiting_never_touches_the_dead(harness: Harness) -> None:
+def test_flush_keeps_dead_letters(harness: Harness) -> None:
     def refuse() -> None:
         raise SinkPermanent
 
@@ -196,7 +196,7 @@ def test_flushing_the_waiting_never_touches_the_dead(harness: Harness) -> None:
     assert len(harness.dead()) == 1
 
 
-def test_a_paused_worker_settles_what_it_had_begun_and_goes_on_when_resumed(
+def test_a_paused_worker_settles_running_jobs_and_continues_when_resumed(
     harness: Harness,
 ) -> None:
     begun, finish = Event(), Event()
@@ -225,14 +225,14 @@ def test_a_paused_worker_settles_what_it_had_begun_and_goes_on_when_resumed(
     wait_until(harness.is_empty)
 
 
-def test_what_an_actor_does_to_its_arguments_does_not_reach_the_next_attempt(
+def test_changes_of_an_actor_to_its_arguments_do_not_reach_the_next_attempt(
     harness: Harness,
 ) -> None:
     seen: list[dict[str, object]] = []
 
     def spoil(answers: dict[str, object]) -> None:
         seen.append(dict(answers))
-        answers["added"] = object()  # no JSON either
+        answers["added"] = object()  # not even JSON
         raise SinkTransient
 
     actor = harness.actor(spoil, policy=SOON)
@@ -244,7 +244,7 @@ def test_what_an_actor_does_to_its_arguments_does_not_reach_the_next_attempt(
     wait_until(harness.is_empty)
 
 
-def test_a_policy_that_is_none_is_found_when_the_actor_is_declared(harness: Harness) -> None:
+def test_an_invalid_policy_is_refused_at_the_declaration(harness: Harness) -> None:
     with pytest.raises(InvalidPolicy, match="act"):
         harness.actor(print, actor_name="act", max_retries="5")
     with pytest.raises(InvalidPolicy, match="expected the policy of act to be a RetryPolicy"):

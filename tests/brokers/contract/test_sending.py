@@ -1,4 +1,4 @@
-"""What ``send()`` promises, and what it refuses."""
+"""``send()`` and ``enqueue_many()``: delays, order, and messages that they refuse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_delayed_message_runs_when_it_is_due(harness: Harness) -> None:
     actor.send(0)
     wait_until(lambda: 0 in ran)
     start = time.monotonic()
-    # The long one first: it must not stand in the way of the short ones.
+    # The longest delay first: it must not block the shorter delays.
     for delay_ms in (1500, 700, 100):
         actor.send_with_options(args=(delay_ms,), delay=delay_ms)
     wait_until(lambda: len(ran) == 4)
@@ -35,7 +35,7 @@ def test_a_delayed_message_runs_when_it_is_due(harness: Harness) -> None:
         assert delay_ms / 1000 <= took < delay_ms / 1000 + 1, f"{delay_ms} ms: {took:.3f} s"
 
 
-def test_the_eta_of_a_stock_producer_is_honoured(harness: Harness) -> None:
+def test_the_eta_of_a_stock_producer_is_respected(harness: Harness) -> None:
     ran: list[float] = []
     actor = harness.actor(lambda: ran.append(time.time()), actor_name="note")
     due = time.time() + 0.8
@@ -47,7 +47,7 @@ def test_the_eta_of_a_stock_producer_is_honoured(harness: Harness) -> None:
     wait_until(harness.is_empty)
 
 
-def test_enqueue_many_takes_a_generator_and_keeps_the_order(harness: Harness) -> None:
+def test_enqueue_many_accepts_a_generator_and_keeps_the_order(harness: Harness) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="collect")
 
@@ -69,7 +69,9 @@ def test_a_message_over_the_limit_is_refused_and_nothing_is_enqueued(harness: Ha
 
 
 @pytest.mark.parametrize("argument", [{1, 2}, object(), "\ud800"], ids=["set", "object", "lone"])
-def test_an_argument_that_json_cannot_hold_is_refused(harness: Harness, argument: object) -> None:
+def test_an_argument_that_json_cannot_represent_is_refused(
+    harness: Harness, argument: object
+) -> None:
     actor = harness.actor(print, actor_name="odd")
     with pytest.raises(InvalidJob, match="expected arguments that JSON can hold"):
         actor.send(argument)
@@ -98,13 +100,13 @@ def test_a_plain_job_of_another_publisher_reaches_its_actor(harness: Harness) ->
     wait_until(lambda: ran == [({"to": "you"}, {"a": 1})])
 
 
-def test_a_queue_with_a_concurrency_never_has_more_in_flight(harness: Harness) -> None:
+def test_no_more_messages_are_in_flight_than_the_concurrency_of_the_queue(harness: Harness) -> None:
     from dataclasses import replace
     from threading import Event, Lock
 
     harness.broker.options = replace(harness.broker.options, concurrency={harness.queue: 3})
     lock, gate = Lock(), Event()
-    running: list[int] = [0, 0, 0]  # now, most, done
+    running: list[int] = [0, 0, 0]  # running, maximum running, done
 
     def work() -> None:
         with lock:

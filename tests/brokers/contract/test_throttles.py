@@ -1,4 +1,4 @@
-"""A sink that is away: its queue is left alone, and drains by itself afterwards."""
+"""If a sink is unavailable, its queue pauses, and continues by itself afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Sink:
-    """What an actor calls; it takes nothing until it is back."""
+    """A sink that raises an error until the test makes it available."""
 
     def __init__(self, error: SinkTransient) -> None:
         self.error = error
@@ -47,7 +47,9 @@ class Sink:
         self.taken += numbers
 
 
-def test_a_queue_whose_sink_is_away_is_left_alone_and_then_drained(harness: Harness) -> None:
+def test_a_queue_pauses_while_its_sink_is_unavailable_and_drains_afterwards(
+    harness: Harness,
+) -> None:
     sink = Sink(SinkUnavailable())
     throttle = Throttle("sink")
 
@@ -60,7 +62,7 @@ def test_a_queue_whose_sink_is_away_is_left_alone_and_then_drained(harness: Harn
     wait_until(lambda: throttle.is_tripped)
     for number in range(1, 101):
         actor.send(number=number)
-    # After each hold one message finds out whether it is back; all others stay where they are.
+    # After each pause one message probes the sink; all others keep waiting.
     wait_until(lambda: len(sink.asked) == 3)
     assert harness.broker.counts(harness.queue).waiting >= 98
     sink.is_back.set()
@@ -69,7 +71,7 @@ def test_a_queue_whose_sink_is_away_is_left_alone_and_then_drained(harness: Harn
     assert harness.dead() == []
 
 
-def test_batches_of_a_busy_sink_grow(harness: Harness) -> None:
+def test_batches_for_a_busy_sink_grow(harness: Harness) -> None:
     sink = Sink(SinkBusy())
     throttle = Throttle("sink")
 
@@ -97,7 +99,7 @@ def test_batches_of_a_busy_sink_grow(harness: Harness) -> None:
 
 
 class Skips(Middleware):
-    """How many messages were given out and not tried."""
+    """Counts messages that a worker got but did not run."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -107,7 +109,7 @@ class Skips(Middleware):
         self.number = next(self._numbers)
 
 
-def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harness) -> None:
+def test_prefetched_messages_do_not_run_during_a_pause(harness: Harness) -> None:
     sink = Sink(SinkUnavailable())
     throttle = Throttle("sink")
     skips = Skips()
@@ -115,7 +117,7 @@ def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harn
     began = Event()
 
     def work(number: int) -> None:
-        began.wait(10)  # until the others have been fetched
+        began.wait(10)  # until the others are prefetched
         sink.take([number])
 
     actor = harness.actor(work, policy=SOON, throttle=throttle)
@@ -126,14 +128,14 @@ def test_what_was_fetched_before_it_was_found_out_is_not_given_out(harness: Harn
     began.set()
     wait_until(lambda: throttle.is_tripped)
     wait_until(lambda: len(sink.asked) >= 3)
-    # Those that Dramatiq's own queue held already, twice the threads of them and a few.
+    # Messages that were already in Dramatiq's queue: twice the number of threads, and a few.
     assert skips.number <= 20
     sink.is_back.set()
     wait_until(lambda: sorted(sink.taken) == list(range(300)))
     wait_until(harness.is_empty)
 
 
-def test_a_batch_that_was_fetched_before_it_was_found_out_is_not_given_out(
+def test_prefetched_batches_do_not_run_during_a_pause(
     harness: Harness,
 ) -> None:
     sink = Sink(SinkUnavailable())
@@ -156,8 +158,8 @@ def test_a_batch_that_was_fetched_before_it_was_found_out_is_not_given_out(
     wait_until(lambda: harness.broker.counts(harness.queue).waiting < 2_000)
     began.set()
     wait_until(lambda: throttle.is_tripped)
-    wait_until(lambda: len(sink.asked) >= 4)  # two that find it out, then one at a time
-    # Two at work, and what Dramatiq's own queue held: twice the threads.
+    wait_until(lambda: len(sink.asked) >= 4)  # two batches that fail, then one probe at a time
+    # Two running, and those in Dramatiq's queue: twice the number of threads.
     assert harness.broker.counts(harness.queue).waiting >= 2_000 - 10 * 10
     sink.is_back.set()
     wait_until(lambda: sorted(sink.taken) == list(range(2_000)))

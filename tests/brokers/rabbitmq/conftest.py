@@ -1,4 +1,4 @@
-"""Fixtures of the tests for RabbitMQ only, beside the contract of all brokers."""
+"""Fixtures of the tests that need RabbitMQ."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def harness(make_harness: MakeHarness) -> Harness:
 
 @pytest.fixture
 def channel(rabbitmq_url: str) -> Iterator[Any]:
-    """A channel of another program, with confirms."""
+    """A channel with confirms on a separate connection, as another program has it."""
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -60,7 +60,9 @@ def consumer_of(harness: Harness) -> RabbitConsumer:
     def connected() -> Any:
         assert harness.worker is not None
         consumer = harness.worker.consumers[harness.queue].consumer
-        consumer = getattr(consumer, "_inner", consumer)  # of a coalescing consumer
+        consumer = getattr(
+            consumer, "_inner", consumer
+        )  # the consumer behind a coalescing consumer
         return consumer if getattr(consumer, "_subscription", None) is not None else None
 
     found: RabbitConsumer = wait_until(connected)

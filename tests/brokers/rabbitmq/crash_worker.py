@@ -1,4 +1,4 @@
-"""A worker process to be killed: ``python crash_worker.py URL QUEUE QUEUE_TYPE FILE``.
+"""A worker process that tests kill: ``python crash_worker.py URL QUEUE QUEUE_TYPE FILE``.
 
 Like ``tests/support/fault_worker.py``, with the type of the queue.
 """
@@ -22,8 +22,8 @@ def main() -> None:
     url, queue, queue_type, file = sys.argv[1:]
     broker = RabbitBroker(url, options=OPTIONS, queue_type=queue_type)
     fault_worker.declare(broker, queue, file)
-    # Waited for, not handled: a test may send it while this thread is about to wait, and an
-    # Event that is set by a handler just then is never set.
+    # sigwait instead of a handler that sets an Event: if the signal arrives while this thread is
+    # about to wait for the Event, the handler blocks for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     worker = Worker(broker, worker_timeout=50, worker_threads=4)
     worker.start()

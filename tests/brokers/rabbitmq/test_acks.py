@@ -1,4 +1,4 @@
-"""Acknowledgements are combined, and never include a message that is not settled."""
+"""Acknowledgements are combined, and never include an unsettled message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from formrelay.brokers.rabbitmq import codec
 from formrelay.brokers.rabbitmq.subscription import Acks, Subscription
 
 
-def test_numbers_in_a_row_are_one_acknowledgement() -> None:
+def test_consecutive_tags_are_one_acknowledgement() -> None:
     acks = Acks()
     for number in (2, 3, 1):
         acks.add(number)
@@ -19,19 +19,19 @@ def test_numbers_in_a_row_are_one_acknowledgement() -> None:
     assert acks.frames(all=True) == b""
 
 
-def test_a_number_behind_a_gap_waits_until_all_are_asked_for() -> None:
+def test_a_tag_after_a_gap_waits_until_all_are_requested() -> None:
     acks = Acks()
     acks.add(3)
     assert acks.frames(all=False) == b""
     assert acks.frames(all=True) == codec.acknowledge(3)
     acks.add(1)
     acks.add(2)
-    # Not 3: it is settled, and RabbitMQ would close the channel.
+    # Not 3: it is settled already, and RabbitMQ would close the channel.
     assert acks.frames(all=False) == codec.acknowledge(2, multiple=True)
 
 
 @given(st.integers(1, 300), st.randoms(use_true_random=False), st.integers(1, 40))
-def test_each_number_is_acknowledged_once_and_none_before_it_is_added(
+def test_each_tag_is_acknowledged_once_and_not_before_it_is_added(
     count: int, chance: random.Random, step: int
 ) -> None:
     numbers = list(range(1, count + 1))
@@ -82,7 +82,7 @@ def test_a_requeued_message_is_never_acknowledged(
     unsettled, done = set(range(1, len(requeued) + 1)), set[int]()
     for settled in codec.FrameParser().feed(sent.data):
         upto = {number for number in unsettled if number <= settled.delivery_tag}
-        assert settled.delivery_tag in unsettled  # or RabbitMQ would close the channel
+        assert settled.delivery_tag in unsettled  # otherwise RabbitMQ would close the channel
         now = upto if settled.multiple else {settled.delivery_tag}
         unsettled -= now
         if settled.taken:

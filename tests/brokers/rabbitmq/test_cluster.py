@@ -111,7 +111,7 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
         send(jobs, 1)
         send(jobs, 2, delay=100)
         send(here, 3)
-        # RabbitMQ cannot tell whether this one was paused before, so that it runs.
+        # RabbitMQ cannot tell whether this queue was paused before, so it runs.
         late.start()
         send(lates, 4)
         wait_until(lambda: sorted(ran) == [0, 1, 2, 3, 4])
@@ -121,7 +121,7 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
         inspector.pause("jobs")
         wait_until(lambda: consumer_of(worker)._pause.is_paused)
         send(jobs, -4)
-        # A process that is started now finds it all as well.
+        # A process that is started now finds the same.
         another = harness_on(cluster, "%2F", "jobs")
         another.actor(note, actor_name="jobs")
         another.start()
@@ -132,7 +132,7 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
         another.close()
         wait_until(lambda: len(list(inspector.dead_letters(DeadFilter("jobs")))) == 1)
 
-        # Paused before the change of versions, on the node that is lost: still paused.
+        # Paused before the upgrade, on the lost node: still paused.
         assert paused.broker.inspector.is_paused("was-paused")
         assert 100 not in ran
         paused.broker.inspector.resume("was-paused")

@@ -39,7 +39,7 @@ def test_short_jobs_are_prefetched_and_each_runs_once(
     assert subscription is not None
     wait_until(lambda: subscription.is_busy)
     wait_until(lambda: len(ran) >= 5_000)
-    wait_until(lambda: not subscription.is_busy)  # and no more once the queue is empty
+    wait_until(lambda: not subscription.is_busy)  # after the queue is empty
     harness.stop()
     assert Counter(ran) == dict.fromkeys(range(5_000), 1)
     assert harness.is_empty()
@@ -172,7 +172,7 @@ def test_an_idle_worker_starts_a_job_at_once(harness: Harness) -> None:
         actor.send()
         wait_until(lambda count=count: len(started) == count)
         waits.append(started[-1] - sent)
-    assert sorted(waits)[5] < 0.05  # on a busy machine, not each
+    assert sorted(waits)[5] < 0.05  # a busy machine delays some
 
 
 def test_higher_priorities_run_first(make_harness: MakeHarness) -> None:
@@ -204,7 +204,7 @@ def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel
     actor = harness.actor(fail, policy=policy)
     harness.start()
     actor.send_with_options(broker_priority=7)
-    # It waits on one of the rungs of the ladder.
+    # It waits in one of the delay queues.
     rungs = [topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES)]
 
     def waiting() -> Any:
@@ -253,7 +253,7 @@ def test_a_batch_queue_prefetches_fewer_large_messages(harness: Harness) -> None
     harness.start(threads=2)
     subscription = consumer_of(harness)._subscription
     assert subscription is not None
-    # 32 MiB of them, beside those that had come while their size was not known.
+    # 32 MiB, and those that were received while their size was unknown.
     wait_until(lambda: subscription.connection.delivered >= 200)
     assert harness.broker.counts(harness.queue).waiting >= 800 - 200 - 200
     is_over.set()

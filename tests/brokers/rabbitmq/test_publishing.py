@@ -99,7 +99,7 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_silently(
 
     def is_dropped() -> bool:
         readable, _, _ = select.select([connection._socket], [], [], 0)
-        # Heartbeats have come meanwhile; looked at, they stay.
+        # Heartbeats have arrived meanwhile; the check leaves them unread.
         return bool(readable) and _ends(connection._socket)
 
     wait_until(is_dropped)

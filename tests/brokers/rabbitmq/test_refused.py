@@ -208,7 +208,7 @@ def test_a_message_of_a_lost_connection_settles_none_of_the_next_connection(
     consumer: Any = harness.broker.consume(harness.queue, prefetch=1, timeout=100)
     early = wait_until(lambda: consumer.receive(0.1))
     consumer._subscription.connection._socket.shutdown(2)
-    # Another worker takes it over and has done it.
+    # Another worker takes it over and finishes it.
     wait_until(lambda: channel.basic_get(harness.queue, auto_ack=True)[0])
     actor.send(2)
     late = wait_until(lambda: consumer.receive(0.1))

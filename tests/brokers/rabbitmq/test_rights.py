@@ -134,7 +134,7 @@ def test_a_worker_without_rights_to_configure_works_and_names_weaker_promises(
     actor.send(1)
     harness.start()
     assert begun.wait(60)
-    cut(harness)  # RabbitMQ delivers it again, as one that may have killed its worker
+    cut(harness)  # RabbitMQ redelivers it, now as a suspect
     go_on.set()
     wait_until(lambda: ran == [1, 1])
     assert "cannot count the workers that a message kills" in caplog.text

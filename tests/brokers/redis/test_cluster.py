@@ -1,4 +1,4 @@
-"""A Redis Cluster is refused in one line wherever it is met."""
+"""A Redis Cluster is refused with an error of one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAYS = "got a node of a Redis Cluster: use a server without cluster mode"
 
 
 class ClusterNode(RedisServer):
-    """One node, which serves no slot at first."""
+    """A node of a cluster, without slots at first."""
 
     settings: ClassVar[dict[str, str]] = {"cluster-enabled": "yes"}
 
@@ -42,7 +42,7 @@ def test_a_cluster_is_refused_by_every_command_and_call(node: ClusterNode, tmp_p
     broker = RedisBroker(node.url)
     client = connect_redis(node.url, timeout=timedelta(seconds=1))
     message = Message[None]("events", "record_events", (), {}, {})
-    with pytest.raises(BrokerRefused, match=SAYS):  # CLUSTERDOWN: it serves no slot
+    with pytest.raises(BrokerRefused, match=SAYS):  # CLUSTERDOWN: the node has no slots
         broker.enqueue(message)
     client.execute_command("CLUSTER", "ADDSLOTS", *range(8_192))
     wait_until(lambda: broker.client.cluster("INFO"))

@@ -1,4 +1,4 @@
-"""Ways to a Redis: TLS, Sentinels, passwords with special characters."""
+"""Connections to Redis: TLS, Sentinels, passwords with special characters."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.redis,
-    # The oldest redis-py asks for the argument that the newest no longer takes.
+    # An argument that the oldest redis-py requires and the newest no longer accepts.
     pytest.mark.filterwarnings("ignore:Call to 'get_connection'"),
 ]
 
 
 @contextmanager
 def server(redis_server: RedisServer, folder: Path, *options: str) -> Iterator[None]:
-    """Another process of the same program, with options of its own."""
-    del redis_server  # asked for so that a missing program is a skip, or a failure in CI
+    """Start another process of the same program with other options."""
+    del redis_server  # the fixture skips the test if the program is missing
     program = RedisServer.program()
     assert program is not None
     process = subprocess.Popen([program, *options], cwd=folder, stdout=subprocess.DEVNULL)
@@ -48,7 +48,7 @@ def server(redis_server: RedisServer, folder: Path, *options: str) -> Iterator[N
 
 
 def works(broker: RedisBroker, queue: str) -> None:
-    """A job goes through it."""
+    """Run a job through the broker."""
     ran: list[int] = []
     harness = Harness(broker, queue)
     try:
@@ -83,8 +83,8 @@ def test_a_password_may_hold_any_character(
         assert "nonsense" not in str(refused.value)
 
 
-def test_arguments_that_redis_quotes_are_in_no_error(redis_url: str) -> None:
-    """As it does where a command was renamed away."""
+def test_errors_omit_arguments_that_redis_quotes(redis_url: str) -> None:
+    """Redis quotes the arguments of an unknown command, for example a renamed one."""
     broker = RedisBroker(redis_url)
     with (
         pytest.raises(BrokerRefused, match="unknown command") as refused,
@@ -94,7 +94,9 @@ def test_arguments_that_redis_quotes_are_in_no_error(redis_url: str) -> None:
     assert "jane" not in str(refused.value)
 
 
-def test_tls_is_checked_and_used(redis_server: RedisServer, tmp_path: Path, unique: str) -> None:
+def test_tls_certificates_are_verified(
+    redis_server: RedisServer, tmp_path: Path, unique: str
+) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -106,13 +108,13 @@ def test_tls_is_checked_and_used(redis_server: RedisServer, tmp_path: Path, uniq
     options += ["--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"]
     with server(redis_server, tmp_path, *options):
         works(RedisBroker(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"), unique)
-        # Without that authority the certificate is anybody's.
+        # Without the authority, the certificate is not trusted.
         with pytest.raises(BrokerUnavailable, match="certificate"):
             RedisBroker(f"rediss://127.0.0.1:{port}/0").ping()
 
 
 @pytest.mark.slow
-def test_a_failover_of_sentinels_is_followed(
+def test_clients_follow_a_failover_of_sentinels(
     redis_server: RedisServer, tmp_path: Path, unique: str
 ) -> None:
     master, replica, sentinel = free_port(), free_port(), free_port()
@@ -150,7 +152,7 @@ def knows_replica(port: int) -> bool:
         return bool(client.execute_command("SENTINEL", "REPLICAS", "forms"))
 
 
-def test_sentinels_without_a_service_are_a_clear_error() -> None:
+def test_sentinels_without_a_service_name_are_an_error() -> None:
     with pytest.raises(ConfigError, match="like redis\\+sentinel://host:26379/mymaster, got none"):
         RedisBroker("redis+sentinel://127.0.0.1:26379")
 
@@ -159,7 +161,7 @@ def test_sentinels_without_a_service_are_a_clear_error() -> None:
 def tls_server(
     redis_server: RedisServer, folder: Path, *options: str
 ) -> Iterator[tuple[int, Path]]:
-    """A server with TLS alone and a certificate for localhost; its port, and the authority."""
+    """A server that accepts only TLS; returns its port and the certificate authority."""
     authority = Authority(folder)
     authority.server_side("server")
     port = free_port()
@@ -171,14 +173,14 @@ def tls_server(
         yield port, authority.certificate
 
 
-def test_the_options_of_tls_are_taken(
+def test_tls_options_of_the_url_are_used(
     redis_server: RedisServer, tmp_path: Path, unique: str
 ) -> None:
     with tls_server(redis_server, tmp_path) as (port, authority):
         works(RedisBroker(f"REDISS://localhost:{port}/0?ssl_ca_certs={authority}"), unique)
         works(RedisBroker(f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=CERT_NONE"), unique)
         checked = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={authority}"
-        # The certificate is localhost's.
+        # The certificate is for localhost only.
         with pytest.raises(BrokerUnavailable, match=r"certificate|mismatch"):
             RedisBroker(checked).ping()
         works(RedisBroker(f"{checked}&ssl_check_hostname=false"), unique)
@@ -203,7 +205,7 @@ def test_sentinels_and_servers_with_passwords_and_tls(
             both.write_text(authority.read_text() + other.read_text())
             address = f"127.0.0.1:{sentinel}/forms/0"
             user = f"rediss+sentinel://:{quote(password, safe='')}@"
-            # localhost is not whom Sentinels name.
+            # Sentinels name the server by address, which the certificate does not contain.
             trust = f"ssl_ca_certs={both}&ssl_check_hostname=no&sentinel_tls=yes"
             url = f"{user}{address}?{trust}&socket_timeout=5&max_connections=20"
             works(RedisBroker(f"{url}&sentinel_password={quote(theirs)}"), unique)
@@ -222,7 +224,7 @@ def works_as_state(url: str) -> None:
     assert isinstance(store.begin("key", "you", lock), Running)
 
 
-def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> None:
+def test_threads_wait_for_the_only_connection_of_a_pool(redis_url: str, unique: str) -> None:
     works(RedisBroker(f"{redis_url}?max_connections=1"), unique)
     broker = RedisBroker(f"{redis_url}?max_connections=2&socket_timeout=0.5")
     pool = broker.client.connection_pool
@@ -231,7 +233,7 @@ def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> 
         broker.ping()
     pool.release(taken.pop())
     broker.ping()
-    # A forked child has a pool of its own.
+    # A forked child has its own pool.
     child = os.fork()
     if not child:
         os._exit(0 if pings(broker) else 1)
@@ -239,7 +241,7 @@ def test_a_pool_of_one_connection_is_waited_for(redis_url: str, unique: str) -> 
     broker.close()
 
 
-def test_a_short_time_for_answers_does_not_end_an_idle_wait(redis_url: str, unique: str) -> None:
+def test_a_short_socket_timeout_does_not_end_an_idle_wait(redis_url: str, unique: str) -> None:
     broker = RedisBroker(f"{redis_url}?socket_timeout=0.2&health_check_interval=0")
     began = time.monotonic()
     broker.commands.wait_for_work(unique, 5)
@@ -247,7 +249,7 @@ def test_a_short_time_for_answers_does_not_end_an_idle_wait(redis_url: str, uniq
     broker.close()
 
 
-def test_what_answers_is_no_redis(rabbitmq_url: str) -> None:
+def test_a_server_that_is_not_redis_is_named_in_the_error(rabbitmq_url: str) -> None:
     parts = urlsplit(rabbitmq_url)
     broker = RedisBroker(f"redis://{parts.hostname}:{parts.port}/0?socket_timeout=2")
     with pytest.raises(BrokerUnavailable):

@@ -1,4 +1,4 @@
-"""Connections that a balancer or NAT has dropped while they were idle: nobody has to see it."""
+"""Idle connections dropped by a load balancer or NAT are replaced without errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.proxy import Proxy
 
 pytestmark = [
     pytest.mark.redis,
-    # The oldest redis-py asks for the argument that the newest no longer takes.
+    # An argument that the oldest redis-py requires and the newest no longer accepts.
     pytest.mark.filterwarnings("ignore:Call to 'get_connection'"),
 ]
 
@@ -48,7 +48,7 @@ def actor(broker: RedisBroker, unique: str) -> dramatiq.Actor[..., Any]:
 
 
 def open_connections(broker: RedisBroker, count: int) -> None:
-    """Leave some idle connections in the pool."""
+    """Leave ``count`` idle connections in the pool."""
     pool = broker.client.connection_pool
     taken = [pool.get_connection("PING") for _ in range(count)]
     for connection in taken:
@@ -57,21 +57,21 @@ def open_connections(broker: RedisBroker, count: int) -> None:
 
 @pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "closed"])
 @pytest.mark.parametrize("is_old", [True, False], ids=["checked", "unchecked"])
-def test_a_send_over_dropped_connections_is_repeated_on_a_new_one(
+def test_a_send_over_a_dropped_connection_is_repeated_on_a_new_one(
     broker: RedisBroker, proxy: Proxy, actor: Any, is_reset: bool, is_old: bool
 ) -> None:
     open_connections(broker, 5)
     proxy.forget(is_reset=is_reset)
-    if is_old:  # idle for so long that each is checked by PING before it is used
+    if is_old:  # idle for so long that each is checked with PING before its next use
         for connection in broker.client.connection_pool._available_connections:
             connection.next_health_check = -1
     for _ in range(3):
         actor.send()
     assert broker.counts(actor.queue_name).waiting == 3
-    assert proxy.accepted == 6, "the idle connections are dropped together"
+    assert proxy.accepted == 6, "all idle connections are closed at once"
 
 
-def test_a_command_that_must_not_be_repeated_goes_over_a_checked_connection(
+def test_a_command_that_cannot_be_repeated_uses_a_checked_connection(
     broker: RedisBroker, proxy: Proxy, unique: str
 ) -> None:
     open_connections(broker, 2)
@@ -83,7 +83,7 @@ def test_a_command_that_must_not_be_repeated_goes_over_a_checked_connection(
 
 
 @pytest.mark.parametrize("delay", [None, 60_000], ids=["now", "later"])
-def test_a_send_whose_answer_is_lost_leaves_one_message(
+def test_a_send_whose_reply_is_lost_enqueues_one_message(
     broker: RedisBroker, proxy: Proxy, actor: Any, delay: int | None
 ) -> None:
     actor.send()
@@ -96,7 +96,7 @@ def test_a_send_whose_answer_is_lost_leaves_one_message(
 
 
 @pytest.mark.parametrize("state", ["in flight", "dead"])
-def test_a_repetition_finds_its_message_wherever_it_is(
+def test_a_repeated_send_finds_its_message_in_any_state(
     broker: RedisBroker, actor: Any, unique: str, state: str
 ) -> None:
     sent = actor.send()
@@ -109,14 +109,14 @@ def test_a_repetition_finds_its_message_wherever_it_is(
         client.hset(keys.dead_bodies(unique), id, body)
     broker.commands.run("enqueue", unique, [0, 1, id, "", "", body])
     assert client.llen(keys.waiting(unique)) == 0
-    # Another body under the same id is another message; so is the same in a call of its own.
+    # Another body with the same id is another message, and so is the same body in a new call.
     broker.commands.run("enqueue", unique, [0, 1, id, "", "", body + b" "])
     assert client.llen(keys.waiting(unique)) == 1
     broker.commands.run("enqueue", unique, [0, 0, id, "", "", body])
     assert client.llen(keys.waiting(unique)) == 2
 
 
-def test_a_lost_call_with_one_message_twice_is_written_once_as_it_was(
+def test_a_repeated_call_with_duplicate_messages_enqueues_each_once(
     broker: RedisBroker, proxy: Proxy, actor: Any
 ) -> None:
     message = actor.message()
@@ -131,7 +131,7 @@ def test_a_lost_call_with_one_message_twice_is_written_once_as_it_was(
     assert broker.counts(actor.queue_name).waiting == 27
 
 
-def test_a_chunk_of_several_queues_whose_answer_is_lost_is_there_once(
+def test_a_chunk_of_several_queues_whose_reply_is_lost_is_enqueued_once(
     broker: RedisBroker, proxy: Proxy, actor: Any, unique: str
 ) -> None:
     other = dramatiq.actor(print, broker=broker, queue_name=f"{unique}-2", actor_name="other")
@@ -142,9 +142,7 @@ def test_a_chunk_of_several_queues_whose_answer_is_lost_is_there_once(
     assert [broker.counts(one.queue_name).waiting for one in (actor, other)] == [20, 20]
 
 
-def test_a_send_into_a_black_hole_says_so_and_the_next_one_works(
-    redis_url: str, unique: str
-) -> None:
+def test_a_send_without_a_reply_fails_and_the_next_send_works(redis_url: str, unique: str) -> None:
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(urlsplit(redis_url).port or 0))
         url = f"redis://127.0.0.1:{proxy.port}/0?socket_timeout=0.3"
@@ -156,12 +154,12 @@ def test_a_send_into_a_black_hole_says_so_and_the_next_one_works(
         with pytest.raises(BrokerUnavailable, match="Timeout"):
             actor.send()
         idle = broker.client.connection_pool._available_connections
-        assert [one for one in idle if one._sock is not None] == [], "each would take its time-out"
+        assert [one for one in idle if one._sock is not None] == [], "each would time out"
         actor.send()
         assert broker.counts(unique).waiting == 1
 
 
-def test_a_repetition_that_finds_no_server_raises(
+def test_a_repeated_send_without_a_server_raises(
     broker: RedisBroker, proxy: Proxy, actor: Any
 ) -> None:
     actor.send()
@@ -171,7 +169,7 @@ def test_a_repetition_that_finds_no_server_raises(
         actor.send()
 
 
-def test_threads_that_send_at_one_time_all_find_a_new_connection(
+def test_concurrent_senders_all_get_a_new_connection(
     broker: RedisBroker, proxy: Proxy, actor: Any
 ) -> None:
     open_connections(broker, 8)
@@ -196,7 +194,7 @@ def test_threads_that_send_at_one_time_all_find_a_new_connection(
     assert broker.counts(actor.queue_name).waiting == 40
 
 
-def test_a_forked_child_and_its_parent_both_find_a_new_connection(
+def test_a_forked_child_and_its_parent_both_get_a_new_connection(
     broker: RedisBroker, proxy: Proxy, actor: Any
 ) -> None:
     open_connections(broker, 3)
@@ -214,7 +212,7 @@ def test_a_forked_child_and_its_parent_both_find_a_new_connection(
 
 
 def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
-    """Questions of everybody who shares the client."""
+    """Call everything that shares the broker's Redis client."""
     records = RedisRegistry(broker.client, "here")
     store = RedisIdempotencyStore(broker.client, "here")
     second = timedelta(seconds=30)
@@ -242,7 +240,7 @@ def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
     ]
 
 
-def test_everybody_who_asks_over_a_dropped_connection_gets_an_answer(
+def test_every_read_over_a_dropped_connection_is_repeated(
     broker: RedisBroker, proxy: Proxy, actor: Any
 ) -> None:
     for ask in ask_state(broker):
@@ -251,11 +249,11 @@ def test_everybody_who_asks_over_a_dropped_connection_gets_an_answer(
         ask()
 
 
-def test_the_ledger_says_the_same_when_its_answer_is_lost(
+def test_the_idempotency_store_returns_the_same_after_a_lost_reply(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
     store, second = RedisIdempotencyStore(broker.client, "here"), timedelta(seconds=30)
-    assert store.begin("other", "me", second) is None  # the server knows the script
+    assert store.begin("other", "me", second) is None  # the server has the script in its cache
     proxy.lose_reply_to(b"begin")
     assert store.begin("key", "me", second) is None
     proxy.lose_reply_to(b"finish")
@@ -264,7 +262,7 @@ def test_the_ledger_says_the_same_when_its_answer_is_lost(
     assert not store.finish("other", "you", b"1", second)
 
 
-def test_disabling_an_endpoint_over_a_dropped_connection_is_told_as_new(
+def test_disabling_an_endpoint_after_a_lost_reply_is_reported_as_new(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
     records = RedisRegistry(broker.client, "here")
@@ -280,7 +278,7 @@ def test_the_usual_send_is_one_call(broker: RedisBroker, actor: Any, redis_url: 
     before = int(broker.client.info("stats")["total_commands_processed"])
     actor.send()
     after = int(broker.client.info("stats")["total_commands_processed"])
-    # INFO, EVALSHA, and what the script calls.
+    # INFO, EVALSHA, and the commands of the script.
     calls = broker.client.info("commandstats")
     assert calls["cmdstat_evalsha"]["calls"] >= 2
     assert after - before < 20

@@ -1,4 +1,4 @@
-"""``enqueue_many`` and replicas on Redis: a chunk is there whole or not at all."""
+"""``enqueue_many`` and replicas on Redis: a chunk is enqueued completely or not at all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def actors_of(broker: RedisBroker, *queues: str) -> list[Any]:
     ]
 
 
-def test_large_messages_go_out_a_megabyte_at_a_time(broker: RedisBroker, unique: str) -> None:
+def test_large_messages_are_sent_in_chunks_of_a_megabyte(broker: RedisBroker, unique: str) -> None:
     (actor,) = actors_of(broker, unique)
     sizes: list[int] = []
     put = broker._put
@@ -53,12 +53,12 @@ def test_large_messages_go_out_a_megabyte_at_a_time(broker: RedisBroker, unique:
     tracemalloc.stop()
     assert max(sizes) <= 1024 * 1024
     assert len(sizes) == 62
-    # orjson asks for eight times the size of a long text while it writes it.
+    # orjson allocates eight times the size of a long string while it encodes.
     assert peak < 40_000_000, f"{peak / 1e6:.0f} MB"
     assert broker.counts(unique).waiting == 660
 
 
-def test_a_chunk_over_several_queues_is_refused_whole(
+def test_a_chunk_over_several_queues_is_refused_completely(
     redis_server: RedisServer, unique: str
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as admin:
@@ -76,14 +76,16 @@ def test_a_chunk_over_several_queues_is_refused_whole(
             broker.enqueue_many([good.message(1), bad.message(2)])
         admin.config_set("maxmemory", 0)
         assert [broker.counts(queue).waiting for queue in ("good", "bad")] == [0, 0]
-        # Redis undoes nothing; a key of a wrong type is the one thing that parts a chunk.
+        # Redis has no rollback; only a key of a wrong type can split a chunk.
         admin.set("dramatiq:bad.msgs", "no hash")
         with pytest.raises(BrokerRefused, match="1 messages for other queues are enqueued"):
             broker.enqueue_many([good.message(1), bad.message(2)])
         broker.close()
 
 
-def test_the_error_says_how_many_are_enqueued_for_certain(broker: RedisBroker, unique: str) -> None:
+def test_the_error_has_the_number_of_messages_certainly_enqueued(
+    broker: RedisBroker, unique: str
+) -> None:
     (actor,) = actors_of(broker, unique)
 
     def messages() -> Iterator[Message[Any]]:
@@ -104,9 +106,7 @@ def replica_of(master: RedisServer) -> RedisServer:
     return replica
 
 
-def test_send_waits_for_replicas_where_that_is_asked_for(
-    redis_server: RedisServer, unique: str
-) -> None:
+def test_send_waits_for_replicas_if_configured(redis_server: RedisServer, unique: str) -> None:
     def make(**options: Any) -> RedisBroker:
         return RedisBroker(redis_server.url, options=BrokerOptions(), **options)
 

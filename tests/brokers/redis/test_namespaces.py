@@ -1,4 +1,4 @@
-"""Two environments in one Redis see nothing of each other, and the keys of older versions."""
+"""Namespaces isolate two environments in one Redis; keys of older versions are migrated."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def section(url: str, namespace: str, state_url: str | None = None) -> BrokerSet
 
 
 class Environment:
-    """A broker and the state beside it, in one namespace."""
+    """A broker and its state store in a namespace."""
 
     def __init__(self, url: str, namespace: str, queue: str) -> None:
         self.broker = RedisBroker(url, options=OPTIONS, namespace=namespace)
@@ -70,7 +70,7 @@ def production(redis_url: str, unique: str) -> Iterator[Environment]:
 
 @pytest.fixture
 def staging(redis_url: str, unique: str) -> Iterator[Environment]:
-    # Also the first part of the names that older versions used.
+    # This namespace is also the prefix of keys of older versions.
     found = Environment(redis_url, "formrelay", unique)
     yield found
     found.harness.close()
@@ -80,7 +80,7 @@ def job(payload: str) -> bytes:
     return json.dumps({"type": "a.b", "payload": payload}).encode()
 
 
-def test_two_environments_in_one_redis_see_nothing_of_each_other(
+def test_two_environments_in_one_redis_are_isolated(
     production: Environment, staging: Environment
 ) -> None:
     queue, keys = staging.harness.queue, staging.broker.keys
@@ -117,7 +117,7 @@ def test_two_environments_in_one_redis_see_nothing_of_each_other(
     assert {key.partition(b":")[0] for key in client.keys("*")} == {b"dramatiq", b"formrelay"}
 
 
-def test_the_state_in_a_redis_of_its_own_lies_under_the_namespace_too(redis_url: str) -> None:
+def test_a_separate_state_store_uses_the_namespace_too(redis_url: str) -> None:
     state_url = redis_url.removesuffix("0") + "1"
     client = connect_redis(state_url, timeout=timedelta(seconds=1))
     client.flushdb()
@@ -133,7 +133,7 @@ def test_the_state_in_a_redis_of_its_own_lies_under_the_namespace_too(redis_url:
 # -- keys of older versions -----------------------------------------------------------------
 
 
-def test_the_default_namespace_alone_takes_the_old_inbox(
+def test_only_the_default_namespace_reads_the_old_inbox(
     production: Environment, staging: Environment
 ) -> None:
     queue = production.harness.queue
@@ -152,7 +152,7 @@ def test_the_default_namespace_alone_takes_the_old_inbox(
     assert staging.ran == []
 
 
-def test_without_a_right_to_the_old_keys_all_works_and_nothing_else_is_touched(
+def test_a_user_without_rights_to_the_old_keys_can_work(
     redis_server: RedisServer, unique: str
 ) -> None:
     admin = connect_redis(redis_server.url, timeout=timedelta(seconds=1))
@@ -205,7 +205,7 @@ def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
 
 
 def old_state(redis_url: str) -> None:
-    """What an older version left."""
+    """State as an older version stored it."""
     client = connect_redis(redis_url, timeout=timedelta(seconds=1))
     client.set(f"{OLD_PREFIX}done", b"r1", px=60_000)
     client.set(f"{OLD_PREFIX}runs", b"lolder", px=60_000)
@@ -217,7 +217,7 @@ def old_state(redis_url: str) -> None:
     client.set(f"{OLD_DELIVERED}msg_1", b"{}", px=60_000)
 
 
-def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) -> None:
+def test_the_default_namespace_uses_the_state_of_an_older_version(redis_url: str) -> None:
     old_state(redis_url)
     client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
     store = RedisIdempotencyStore(client, where)
@@ -230,13 +230,13 @@ def test_the_default_namespace_knows_what_an_older_version_knew(redis_url: str) 
     assert {one.id: one.failures for one in endpoints.all()} == {"gone": 0, "failing": 7}
     assert endpoints.kept("msg_1") == b"{}"
     assert not client.exists(OLD_RECORDS)
-    assert 0 < client.ttl(OLD_DISABLED) <= 3_600  # older workers still read it
-    # An operator enables it, and it stays enabled for processes that start later.
+    assert 0 < client.ttl(OLD_DISABLED) <= 3_600  # workers of the older version still read it
+    # After an operator enables it, it stays enabled for processes that start later.
     assert endpoints.enable("gone")
     assert RedisRegistry(client, where).disabled() == frozenset()
 
 
-def test_a_worker_of_an_older_version_disables_an_endpoint_that_has_a_record_here(
+def test_an_endpoint_disabled_by_a_worker_of_an_older_version_is_disabled(
     redis_url: str,
 ) -> None:
     client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
@@ -247,9 +247,7 @@ def test_a_worker_of_an_older_version_disables_an_endpoint_that_has_a_record_her
     assert (found.failures, found.why) == (1, "9 failed")
 
 
-def test_another_namespace_takes_old_keys_over_by_a_command_that_says_what_it_moved(
-    redis_url: str, tmp_path: Path
-) -> None:
+def test_a_command_moves_old_keys_into_another_namespace(redis_url: str, tmp_path: Path) -> None:
     old_state(redis_url)
     client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
     client.rpush("formrelay:inbox:webhooks", b"1", b"2")

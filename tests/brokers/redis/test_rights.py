@@ -1,4 +1,4 @@
-"""The rights of a Redis user: the documented ones are enough; ping() says what is missing."""
+"""Rights of a Redis user: the documented rights suffice, and ping() names a missing right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENT = ROOT / "docs" / "brokers.md"
 
 
 def documented(user: str = "formrelay") -> list[str]:
-    """The rules of a user as the documents give them, quoted for a shell."""
+    """ACL rules of a user from the documents, where they are quoted for a shell."""
     found = re.search(rf"^ACL SETUSER {user} (.+)$", DOCUMENT.read_text(), re.MULTILINE)
     assert found is not None
     return shlex.split(found[1])
@@ -33,7 +33,7 @@ def documented(user: str = "formrelay") -> list[str]:
 def broker_of(
     server: RedisServer, queue: str, *rules: str, namespace: str = "dramatiq"
 ) -> RedisBroker:
-    """A broker as a user with some rules."""
+    """A broker that connects as a user with the given ACL rules."""
     with redis.Redis.from_url(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", "me", "reset", "on", ">secret", *rules)
     url = f"redis://me:secret@127.0.0.1:{server.port}/0"
@@ -46,7 +46,7 @@ def with_password(rules: list[str]) -> list[str]:
     return [rule for rule in rules if rule not in ("on",) and not rule.startswith(">")]
 
 
-def test_the_documented_rights_are_enough_to_send_and_to_work(
+def test_the_documented_rights_suffice_to_send_and_to_work(
     redis_server: RedisServer, unique: str
 ) -> None:
     broker = broker_of(redis_server, unique, *with_password(documented()))
@@ -78,7 +78,7 @@ def test_the_documented_rights_are_enough_to_send_and_to_work(
         harness.close()
 
 
-def test_a_worker_of_one_queue_needs_the_keys_of_that_queue_alone(
+def test_a_worker_of_one_queue_needs_only_the_keys_of_that_queue(
     redis_server: RedisServer, unique: str
 ) -> None:
     rules = [rule for rule in with_password(documented()) if not rule.startswith("~")]
@@ -109,7 +109,9 @@ smismember scard zpopmin
 
 
 @pytest.mark.parametrize("command", COMMANDS.split())
-def test_ping_misses_every_right(redis_server: RedisServer, unique: str, command: str) -> None:
+def test_ping_names_each_missing_command(
+    redis_server: RedisServer, unique: str, command: str
+) -> None:
     with redis.Redis.from_url(redis_server.url) as admin:
         admin.script_flush()
     broker = broker_of(redis_server, unique, "~*", "+@all", f"-{command}")
@@ -126,7 +128,9 @@ def test_ping_misses_every_right(redis_server: RedisServer, unique: str, command
     [["~dramatiq:other*"], ["~dramatiq:{q}"], ["~dramatiq:{q}*"], ["%R~*"]],
     ids=["another queue", "the list alone", "no common keys", "read only"],
 )
-def test_ping_misses_keys(redis_server: RedisServer, unique: str, keys: list[str]) -> None:
+def test_ping_names_missing_rights_to_keys(
+    redis_server: RedisServer, unique: str, keys: list[str]
+) -> None:
     rules = [rule.replace("{q}", unique) for rule in keys]
     broker = broker_of(redis_server, unique, "+@all", *rules)
     with pytest.raises(BrokerRefused, match=r"key|NOPERM"):
@@ -134,7 +138,9 @@ def test_ping_misses_keys(redis_server: RedisServer, unique: str, keys: list[str
     broker.close()
 
 
-def test_ping_finds_a_replica_and_a_renamed_command(redis_server: RedisServer, unique: str) -> None:
+def test_ping_reports_a_replica_and_a_renamed_command(
+    redis_server: RedisServer, unique: str
+) -> None:
     broker = broker_of(redis_server, unique, "+@all", "~*")
     with redis.Redis.from_url(redis_server.url) as admin:
         admin.config_set("replica-serve-stale-data", "yes")
@@ -153,7 +159,7 @@ def test_ping_finds_a_replica_and_a_renamed_command(redis_server: RedisServer, u
     broker.close()
 
 
-def test_ping_leaves_nothing_and_touches_no_job(redis_url: str, unique: str) -> None:
+def test_ping_changes_no_key_and_no_job(redis_url: str, unique: str) -> None:
     broker = RedisBroker(redis_url, options=BrokerOptions())
     actor: Any = dramatiq.actor(print, broker=broker, queue_name=unique)
     broker.ping()
@@ -173,7 +179,7 @@ def test_ping_leaves_nothing_and_touches_no_job(redis_url: str, unique: str) -> 
     before = everything()
     broker.ping()
     after = everything()
-    # A number that is never given twice.
+    # A counter whose values are never used twice.
     assert int(broker.client.get(broker.keys.sequence())) >= 5
     sequence = broker.keys.sequence().encode()
     del before[sequence], after[sequence]

@@ -48,7 +48,7 @@ def refuse_without_replicas(broker: RedisBroker) -> Callable[[], None]:
 
 @pytest.mark.parametrize("refuse", [refuse_with_read_only, refuse_without_replicas])
 @pytest.mark.parametrize("batches", [False, True], ids=["plain", "batches"])
-def test_while_redis_refuses_nothing_is_lost_and_afterwards_all_is_settled(
+def test_settlements_that_redis_refuses_are_repeated_without_loss(
     redis_server: RedisServer,
     unique: str,
     refuse: Callable[[RedisBroker], Callable[[], None]],
@@ -86,7 +86,7 @@ def test_while_redis_refuses_nothing_is_lost_and_afterwards_all_is_settled(
         harness.close()
 
 
-def test_a_worker_that_was_away_too_long_does_not_take_itself_for_dead(
+def test_a_worker_suspended_for_long_does_not_recover_its_own_messages(
     harness: Harness, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -96,7 +96,7 @@ def test_a_worker_that_was_away_too_long_does_not_take_itself_for_dead(
     keys = broker.keys
     consumer = broker.consume(harness.queue, prefetch=5, timeout=100)
     first: Any = next(iter(consumer))
-    # As if it had been stopped since its last sign of life.
+    # As if the process had been suspended since its last heartbeat.
     broker.client.zadd(keys.heartbeats(), {broker.commands.worker_id: 1})
     assert broker.commands.recover(harness.queue)[0] == 0
     assert broker.client.scard(keys.in_flight(broker.commands.worker_id, harness.queue)) == 5
@@ -104,7 +104,7 @@ def test_a_worker_that_was_away_too_long_does_not_take_itself_for_dead(
     consumer.close()
 
 
-def test_a_large_backlog_comes_in_answers_of_bounded_size(
+def test_a_large_backlog_is_fetched_in_replies_of_bounded_size(
     harness: Harness, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -118,13 +118,13 @@ def test_a_large_backlog_comes_in_answers_of_bounded_size(
     assert broker.counts(harness.queue).waiting == 8 - len(fetched)
     run_exchange(broker.commands, harness.queue, 0, Settlement(), [id for id, _, _ in fetched])
     harness.start(threads=1)
-    wait_until(lambda: ran == list(range(8)))  # and none was lost or turned round
+    wait_until(lambda: ran == list(range(8)))  # none was lost or reordered
 
 
 # -- one id, several messages -------------------------------------------------------------------
 
 
-def test_two_messages_of_one_id_are_both_retried_and_both_die(
+def test_two_messages_with_one_id_are_both_retried_and_dead_lettered(
     harness: Harness, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -145,8 +145,8 @@ def test_two_messages_of_one_id_are_both_retried_and_both_die(
 # -- outcomes ------------------------------------------------------------------------------
 
 
-def test_one_outcome_is_sent_at_once_although_no_other_comes(harness: Harness) -> None:
-    """While a full queue waits behind threads that are all busy."""
+def test_a_single_outcome_is_sent_at_once(harness: Harness) -> None:
+    """All threads are busy and the prefetch is full, so no fetch would take the outcome along."""
     go_on = threading.Event()
 
     def work(number: int) -> None:
@@ -167,10 +167,10 @@ def test_one_outcome_is_sent_at_once_although_no_other_comes(harness: Harness) -
     wait_until(harness.is_empty)
 
 
-def test_outcomes_of_slow_jobs_go_together(
+def test_outcomes_of_slow_jobs_are_sent_together(
     harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call for each would cost as much as the jobs' own work."""
+    """A call for each outcome would cost as much as the jobs."""
     calls: list[str] = []
     real = QueueCommands.run
 
@@ -181,7 +181,7 @@ def test_outcomes_of_slow_jobs_go_together(
     monkeypatch.setattr(QueueCommands, "run", run)
     never, one_by_one = threading.Event(), threading.Lock()
 
-    def ask() -> None:  # an API, say
+    def ask() -> None:  # as a call of an API
         with one_by_one:
             never.wait(0.0015)
 
@@ -192,10 +192,10 @@ def test_outcomes_of_slow_jobs_go_together(
     assert calls.count("exchange") < 300
 
 
-def test_suspects_do_not_wait_for_outcomes_that_cannot_come(
+def test_outcomes_of_suspects_are_sent_at_once(
     harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run one at a time, so that no second outcome comes before the next has begun."""
+    """Suspects run one at a time, so no other outcome can join."""
     monkeypatch.setattr("formrelay.brokers.redis.consumer._LINGER_SECONDS", 600)
     ran: list[int] = []
     actor = harness.actor(ran.append)
@@ -207,7 +207,7 @@ def test_suspects_do_not_wait_for_outcomes_that_cannot_come(
     assert ran == list(range(30))
 
 
-def test_a_batch_takes_in_what_waits_though_fetching_it_takes_longer_than_its_wait(
+def test_a_batch_includes_all_waiting_messages_if_fetching_is_slower_than_batch_wait(
     harness: Harness, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("formrelay.brokers.coalescing._MAX_WAIT_FACTOR", 100_000)
@@ -224,7 +224,7 @@ def test_a_batch_takes_in_what_waits_though_fetching_it_takes_longer_than_its_wa
     assert batches == [5_000]
 
 
-def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_value(
+def test_large_undecodable_bytes_near_the_limit_of_redis_are_dead_lettered(
     harness: Harness, broker: RedisBroker
 ) -> None:
     client, keys = broker.client, broker.keys
@@ -238,7 +238,7 @@ def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_v
         actor.send()
         harness.start()
         (letter,) = wait_until(harness.dead)
-        assert ran.wait(60)  # its neighbour goes on
+        assert ran.wait(60)  # the next message runs
         assert letter.failure.reason is Reason.UNDECODABLE
         assert client.hget(keys.dead_bodies(harness.queue), letter.id) == data
         harness.stop()
@@ -248,7 +248,7 @@ def test_large_undecodable_bytes_are_dead_lettered_where_redis_takes_no_larger_v
         client.config_set("proto-max-bulk-len", limit)
 
 
-def test_a_message_whose_outcome_redis_refuses_holds_up_no_other(
+def test_a_message_whose_outcome_redis_refuses_blocks_no_other(
     harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, keys, queue = broker.client, broker.keys, harness.queue
@@ -265,14 +265,14 @@ def test_a_message_whose_outcome_redis_refuses_holds_up_no_other(
         actor.send(number)
     harness.start(threads=2)
     wait_until(lambda: len(ran) == 10)
-    # Those that are done are removed, and what comes later runs.
+    # Finished messages are removed, and later messages run.
     wait_until(lambda: client.hlen(keys.bodies(queue)) == 5)
     for number in range(10, 30, 2):
         actor.send(number)
     wait_until(lambda: len(ran) == 20)
     wait_until(lambda: client.hlen(keys.bodies(queue)) == 5)
     assert client.zcard(keys.dead(queue)) == 0
-    # A second of refusals is a line, not a line a call.
+    # One line a second, not one for each refused call.
     assert caplog.text.count("refused settled messages") <= 2
     client.delete(keys.dead_bodies(queue))
     wait_until(harness.is_empty)
@@ -280,7 +280,7 @@ def test_a_message_whose_outcome_redis_refuses_holds_up_no_other(
     assert len(ran) == 20
 
 
-def test_a_worker_that_ends_gives_back_the_message_whose_outcome_redis_refuses(
+def test_a_stopping_worker_requeues_a_message_whose_outcome_redis_refuses(
     harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, keys, queue = broker.client, broker.keys, harness.queue
@@ -294,16 +294,16 @@ def test_a_worker_that_ends_gives_back_the_message_whose_outcome_redis_refuses(
     harness.start(threads=1)
     wait_until(lambda: "refused settled messages" in caplog.text)
     harness.stop()
-    # It waits as it was, and no death is counted against it.
+    # The message waits unchanged, and is not counted as a suspect.
     assert client.llen(keys.waiting(queue)) == 1
     assert client.hlen(keys.suspects(queue)) == 0
     assert client.zcard(keys.heartbeats()) == 0
 
 
-def test_the_callback_of_a_group_that_redis_refused_is_sent_once_it_takes_it(
+def test_a_group_callback_refused_by_redis_is_sent_later(
     harness: Harness, broker: RedisBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The group's barrier counts each job once, so that its hook cannot be called again."""
+    """The group's barrier counts each job once, so the hook cannot run a second time."""
     broker.add_middleware(GroupCallbacks(StubBackend()))
     called: list[str] = []
 

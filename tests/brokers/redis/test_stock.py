@@ -1,4 +1,4 @@
-"""Stock Dramatiq beside us on Redis: its real broker and worker, in both directions."""
+"""Stock Dramatiq and formrelay on the same Redis, and migrations in both directions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LATER = RetryPolicy(max_attempts=3, backoff=Schedule((timedelta(hours=1),)))
 
 
 class Stock:
-    """A stock broker on the same queue; each command does maintenance where it is asked for."""
+    """A stock broker on the same queue, whose maintenance runs when the test wants it."""
 
     def __init__(self, url: str, queue: str) -> None:
         self.queue = queue
@@ -44,7 +44,7 @@ class Stock:
         return make(function, broker=self.broker, queue_name=self.queue, actor_name=name)
 
     def maintain(self) -> None:
-        """What each command of a stock process does by chance."""
+        """Run the maintenance that stock Dramatiq does in a random one of 1,000 commands."""
         self.broker.maintenance_chance = 1_000_000
         self.broker.do_fetch(self.queue, 0)
 
@@ -70,10 +70,10 @@ def stock(redis_url: str, unique: str) -> Iterator[Stock]:
     stock.close()
 
 
-# -- stock beside us ----------------------------------------------------------------------------
+# -- stock Dramatiq and formrelay side by side --------------------------------------------------
 
 
-def test_a_stock_producer_sends_and_delays_whatever_we_have_scheduled(
+def test_messages_of_a_stock_producer_run_beside_our_scheduled_messages(
     harness: Harness, stock: Stock
 ) -> None:
     ran: list[str] = []
@@ -89,7 +89,7 @@ def test_a_stock_producer_sends_and_delays_whatever_we_have_scheduled(
     assert harness.broker.counts(harness.queue).scheduled == 1
 
 
-def test_many_delayed_messages_of_a_stock_producer_are_adopted_some_at_a_time(
+def test_delayed_messages_of_a_stock_producer_are_adopted_in_chunks(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -104,7 +104,7 @@ def test_many_delayed_messages_of_a_stock_producer_are_adopted_some_at_a_time(
     assert sorted(ran) == list(range(2_500))
 
 
-def test_a_worker_does_not_sleep_before_all_are_adopted(
+def test_a_worker_does_not_sleep_until_all_are_adopted(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     harness.actor(print, actor_name="note")
@@ -118,7 +118,7 @@ def test_a_worker_does_not_sleep_before_all_are_adopted(
     assert broker.client.zcard(broker.keys.scheduled(harness.queue)) == 1_100
 
 
-def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
+def test_stock_maintenance_changes_no_dead_letter_and_no_message_in_flight(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     def refuse() -> None:
@@ -136,7 +136,7 @@ def test_stock_maintenance_touches_no_dead_letter_and_nothing_in_flight(
     broker.client.zadd(keys.dead(queue), {letter.id: long_ago})
     broker.client.zadd(
         keys.heartbeats(), {broker.commands.worker_id: long_ago}
-    )  # a worker long silent
+    )  # a worker without a heartbeat for long
     stock.maintain()
     assert [one.id for one in harness.dead()] == [letter.id]
     assert broker.client.llen(keys.waiting(queue)) == 0
@@ -147,7 +147,7 @@ def exchange(broker: RedisBroker, queue: str) -> Any:
     return run_exchange(broker.commands, queue, 10, Settlement())[:2]
 
 
-def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) -> None:
+def test_a_stock_process_is_not_listed_as_a_worker(harness: Harness, stock: Stock) -> None:
     harness.actor(print, actor_name="note")
     stock.actor(print, "note").send(1)
     assert harness.broker.inspector.workers() == []
@@ -156,7 +156,7 @@ def test_a_stock_process_is_no_worker_of_ours(harness: Harness, stock: Stock) ->
     assert worker.id == harness.broker.commands.worker_id  # type: ignore[attr-defined]
 
 
-def test_what_a_dead_stock_worker_held_comes_back(
+def test_messages_of_a_dead_stock_worker_are_recovered(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[str] = []
@@ -177,7 +177,7 @@ def test_what_a_dead_stock_worker_held_comes_back(
     wait_until(harness.is_empty)
 
 
-def test_dead_letters_of_a_stock_worker_are_seen_replayed_and_kept(
+def test_dead_letters_of_a_stock_worker_are_listed_replayed_and_kept(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[str] = []
@@ -189,7 +189,7 @@ def test_dead_letters_of_a_stock_worker_are_seen_replayed_and_kept(
         stock.broker.do_nack(queue, id)
     assert broker.counts(queue).dead == 2
     letters = list(broker.inspector.dead_letters(DeadFilter(queue)))
-    # Both may have died in the same millisecond.
+    # Both may have been dead-lettered in the same millisecond.
     assert sorted(one.message.args for one in letters) == [("first",), ("second",)]
     long_ago = time.time() * 1000 - 8 * 24 * HOUR
     broker.client.zadd(broker.keys.dead(queue), {letters[0].id: long_ago})
@@ -202,7 +202,7 @@ def test_dead_letters_of_a_stock_worker_are_seen_replayed_and_kept(
 # -- an older formrelay -------------------------------------------------------------------------
 
 
-def test_what_an_older_version_wrote_is_adopted_while_it_goes_on_writing(
+def test_messages_of_an_older_version_are_adopted_while_it_still_sends(
     harness: Harness, broker: RedisBroker
 ) -> None:
     ran: list[str] = []
@@ -226,7 +226,7 @@ def test_what_an_older_version_wrote_is_adopted_while_it_goes_on_writing(
     assert client.zrange(keys.scheduled(queue), 0, -1) == [b"far off"]
 
 
-def test_the_messages_of_a_dead_worker_of_an_older_version_come_back(
+def test_messages_of_a_dead_worker_of_an_older_version_are_recovered(
     harness: Harness, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -243,10 +243,10 @@ def test_the_messages_of_a_dead_worker_of_an_older_version_come_back(
     assert client.zcard(keys.stock_heartbeats()) == 0
 
 
-# -- and back to stock --------------------------------------------------------------------------
+# -- migration back to stock Dramatiq ----------------------------------------------------------
 
 
-def test_a_stock_worker_runs_all_that_we_give_back(
+def test_a_stock_worker_runs_all_messages_that_are_given_back(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[Any] = []
@@ -284,7 +284,7 @@ def test_a_stock_worker_runs_all_that_we_give_back(
 
 
 def dead_worker(broker: RedisBroker, queue: str) -> int:
-    """A worker of ours that has fetched some messages and died; returns how many."""
+    """Fetch messages as a formrelay worker that then dies; returns their number."""
     other = RedisBroker(f"redis://{broker.where}/0")
     _, fetched = exchange(other, queue)
     broker.client.zadd(
@@ -294,7 +294,7 @@ def dead_worker(broker: RedisBroker, queue: str) -> int:
     return len(fetched)
 
 
-def test_frozen_batches_are_taken_apart_and_quarantined_bytes_stay_dead(
+def test_frozen_batches_are_split_and_quarantined_bytes_stay_dead_letters(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[int] = []
@@ -336,7 +336,7 @@ def test_frozen_batches_are_taken_apart_and_quarantined_bytes_stay_dead(
     assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 1
 
 
-def test_what_was_given_back_can_be_taken_over_again(harness: Harness, broker: RedisBroker) -> None:
+def test_messages_given_back_can_be_adopted_again(harness: Harness, broker: RedisBroker) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="note")
     actor.send(1)
@@ -349,7 +349,7 @@ def test_what_was_given_back_can_be_taken_over_again(harness: Harness, broker: R
     wait_until(harness.is_empty)
 
 
-def test_giving_back_can_be_stopped_anywhere_and_run_again(
+def test_giving_back_can_be_interrupted_anywhere_and_repeated(
     harness: Harness, stock: Stock, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[int] = []

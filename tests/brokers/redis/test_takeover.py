@@ -1,4 +1,4 @@
-"""Redis: what a worker may still decide about messages that another worker has taken over."""
+"""Redis: outcomes of a worker whose messages another worker has taken over."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.redis
 
 
 def fetched_by(broker: RedisBroker, queue: str) -> tuple[Any, list[Any]]:
-    """A consumer, and what it has fetched."""
+    """A consumer and the deliveries that it has fetched."""
     consumer = broker.consume(queue, prefetch=10, timeout=100)
     return consumer, list(iter(lambda: consumer.receive(0), None))
 
 
 def take_over(broker: RedisBroker, other: RedisBroker, queue: str) -> None:
-    """As if the worker of ``broker`` had stood still: ``other`` puts its messages back."""
+    """Let ``other`` recover the messages of ``broker``, as if the latter's worker were frozen."""
     broker.client.zadd(broker.keys.heartbeats(), {broker.commands.worker_id: 1}, xx=True)
     other.commands.recover(queue)
 
@@ -45,14 +45,14 @@ RETRY_AT_ONCE = Retry(
 )
 
 
-def test_a_done_message_that_was_taken_over_is_removed_but_not_another_of_its_id(
+def test_done_removes_a_message_that_was_taken_over_but_not_another_with_its_id(
     harness: Harness, broker: RedisBroker, other: RedisBroker
 ) -> None:
     actor = harness.actor(lambda _: None, actor_name="note")
     sent = {m.message_id: m for m in (broker.enqueue(actor.message(n)) for n in (1, 2))}
     consumer, ours = fetched_by(broker, harness.queue)
     take_over(broker, other, harness.queue)
-    # The other worker has done one of them, and somebody has sent another under its id.
+    # The other worker has finished one of them, and another was sent with its id.
     other.declare_queue(harness.queue)
     theirs, (found,) = fetched_by(other, harness.queue)  # suspects come one at a time
     theirs.settle(found, DONE)
@@ -63,16 +63,16 @@ def test_a_done_message_that_was_taken_over_is_removed_but_not_another_of_its_id
     consumer._flush()
     left = broker.client.hkeys(broker.keys.bodies(harness.queue))
     assert left == [found.message_id.encode()]
-    # The id of the one that is gone still waits, and does no harm.
+    # The id of the removed message still waits, which is harmless.
     (late,) = fetched_by(broker, harness.queue)[1]
     assert late.args == (3,)
 
 
 @pytest.mark.parametrize("outcome", [DONE, RETRY_AT_ONCE], ids=["done", "retry"])
-def test_an_earlier_delivery_of_an_id_decides_nothing_about_a_later_one(
+def test_the_outcome_of_an_earlier_delivery_does_not_settle_a_later_one(
     harness: Harness, broker: RedisBroker, other: RedisBroker, outcome: Outcome
 ) -> None:
-    """Both by the same worker: the message was taken over, and came back to it."""
+    """Both deliveries are to the same worker: its message was taken over and came back."""
     actor = harness.actor(lambda _: None, actor_name="note")
     sent = broker.enqueue(actor.message(1))
     consumer, (early,) = fetched_by(broker, harness.queue)
@@ -94,7 +94,7 @@ def test_an_earlier_delivery_of_an_id_decides_nothing_about_a_later_one(
     theirs.close()
 
 
-def test_what_is_left_of_a_batch_that_was_taken_over_in_part_goes_back_unchanged(
+def test_parts_of_a_batch_that_were_not_taken_over_are_requeued_unchanged(
     harness: Harness, broker: RedisBroker, other: RedisBroker
 ) -> None:
     actor = harness.actor(
@@ -113,7 +113,7 @@ def test_what_is_left_of_a_batch_that_was_taken_over_in_part_goes_back_unchanged
     assert not client.exists(keys.scheduled(harness.queue), in_flight)
 
 
-def test_an_id_without_a_body_is_skipped_and_whatever_gets_that_id_later_is_kept(
+def test_an_id_without_a_body_is_skipped_and_a_later_message_with_it_is_kept(
     harness: Harness, broker: RedisBroker
 ) -> None:
     keys, client = broker.keys, broker.client
@@ -129,9 +129,7 @@ def test_an_id_without_a_body_is_skipped_and_whatever_gets_that_id_later_is_kept
     consumer.close()
 
 
-def test_settling_frees_memory_where_redis_has_none_left(
-    harness: Harness, broker: RedisBroker
-) -> None:
+def test_settling_works_when_redis_is_out_of_memory(harness: Harness, broker: RedisBroker) -> None:
     actor = harness.actor(lambda _: None, actor_name="note")
     actor.send(1)
     consumer, (delivery,) = fetched_by(broker, harness.queue)
@@ -148,7 +146,7 @@ def test_settling_frees_memory_where_redis_has_none_left(
 # -- priorities ----------------------------------------------------------------------------------
 
 
-def test_a_message_of_an_id_that_is_taken_keeps_its_own_priority(
+def test_a_message_with_an_id_in_use_keeps_its_own_priority(
     harness: Harness, broker: RedisBroker
 ) -> None:
     """Also where one of them is scheduled."""
@@ -163,7 +161,7 @@ def test_a_message_of_an_id_that_is_taken_keeps_its_own_priority(
     wait_until(lambda: client.zcount(keys.scheduled(queue), 0, time.time() * 1000 - 5) == 2)
     consumer, found = fetched_by(broker, queue)
     assert [one.args[0] for one in found] == [2, 3, 1]
-    # And tried again, whatever has that id by now.
+    # And when it is retried, whichever message has that id by now.
     for one in found:
         consumer.settle(one, RETRY_AT_ONCE)
     again = list(iter(lambda: consumer.receive(0), None))
@@ -175,7 +173,7 @@ def test_a_message_of_an_id_that_is_taken_keeps_its_own_priority(
     consumer.close()
 
 
-def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, unique: str) -> None:
+def test_a_call_executed_late_strands_no_message(redis_url: str, unique: str) -> None:
     options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
     harness = Harness(RedisBroker(redis_url, options=options), unique)
     broker, ran = harness.broker, []
@@ -185,7 +183,7 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     wait_until(lambda: ran == [1])
     broker.inspector.pause(unique)
     late = actor.send(2)
-    # As the fetch of a lost call does it, after this worker has asked what it has in flight.
+    # As a lost fetch does that Redis executes after the worker has listed its messages in flight.
     client, keys = broker.client, broker.keys
     client.lrem(keys.waiting(unique), 1, late.message_id)
     client.sadd(keys.in_flight(broker.commands.worker_id, unique), late.message_id)
@@ -195,7 +193,7 @@ def test_a_call_that_is_carried_out_late_strands_no_message(redis_url: str, uniq
     harness.close()
 
 
-def test_a_done_batch_that_was_taken_over_is_not_run_again(
+def test_a_finished_batch_that_was_taken_over_does_not_run_again(
     harness: Harness, broker: RedisBroker, other: RedisBroker
 ) -> None:
     actor = harness.actor(
@@ -214,7 +212,7 @@ def test_a_done_batch_that_was_taken_over_is_not_run_again(
     assert broker.client.hlen(broker.keys.bodies(harness.queue)) == 0
 
 
-def test_a_worker_that_stood_still_is_no_death_of_its_messages(
+def test_a_frozen_worker_does_not_count_as_killed_by_its_messages(
     harness: Harness, broker: RedisBroker, other: RedisBroker
 ) -> None:
     actor = harness.actor(lambda _: None, actor_name="note")
@@ -225,7 +223,7 @@ def test_a_worker_that_stood_still_is_no_death_of_its_messages(
     take_over(broker, other, harness.queue)
     other.commands.count_death(harness.queue, ours.tag)
     assert broker.client.hgetall(suspects) == {ours.tag: b"2"}
-    for _ in range(2):  # the second time nothing more is taken back
-        consumer._exchanged_at -= 3_600  # it stood still
+    for _ in range(2):  # the second time there is nothing to take back
+        consumer._exchanged_at -= 3_600  # it was frozen
         consumer.receive(0)
         assert broker.client.hgetall(suspects) == {ours.tag: b"1"}

@@ -36,7 +36,7 @@ def count(channel: Any) -> Callable[[str], int]:
     return count
 
 
-# -- a queue that is gone when its messages are due ----------------------------------------
+# -- a queue that was deleted when its messages are due ------------------------------------
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
@@ -88,7 +88,7 @@ def test_messages_due_without_a_dead_letter_queue_go_to_the_unclaimed_queue(
     wait_until(lambda: count(topology.UNCLAIMED) == 1)
 
 
-# -- dead letters that were made otherwise, and looked at often -------------------------------
+# -- dead letter queues with other arguments --------------------------------------------------
 
 
 def test_another_retention_logs_a_warning_and_work_goes_on(
@@ -220,9 +220,9 @@ def test_dead_letters_refused_by_a_full_queue_are_written_soon_after_it_has_room
         )
         return refused in caplog.text
 
-    wait_until(is_refused)  # the limit is in force by and by
+    wait_until(is_refused)  # the limit takes effect after a while
     number = len(sent)
-    # Nobody else is held up.
+    # Other messages are not blocked.
     actor.send(-1)
     wait_until(lambda: -1 in ran)
     api(base, policy, method="DELETE")

@@ -67,10 +67,10 @@ def test_replays_find_their_dead_letters_while_another_process_lists_them(
     inspector = harness.broker.inspector
     for number, id in enumerate(ids[:30]):
         so_far = len(listed)
-        wait_until(lambda: len(listed) > so_far)  # noqa: B023  # the next look has begun
+        wait_until(lambda: len(listed) > so_far)  # noqa: B023  # the next listing has started
         act = inspector.replay if number < 25 else inspector.delete_dead
         assert act([id], queue=harness.queue) == 1, f"number {number}"
-    # Whatever was listed in between is all that there was at that moment.
+    # Each listing has all dead letters of its moment.
     assert listed == sorted(listed, reverse=True)
     assert listed[0] == 40
     assert [one.id for one in look(DeadFilter(harness.queue))] == ids[30:]
@@ -110,7 +110,7 @@ def test_a_reader_whose_process_died_blocks_no_other_reader(make_harness: MakeHa
     reader.__enter__()
     assert [len(found) for found in reader.fetch()] == [3]
     reader._connection.abort()
-    reader._control.abort()  # as the system closes the connections of a process that is killed
+    reader._control.abort()  # as the system does for a killed process
     assert [one.id for one in other.dead()] == ids
 
 
