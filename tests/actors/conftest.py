@@ -1,7 +1,7 @@
-"""The actors of one process: declared once, on the embedded broker, with short waits.
+"""Fixtures: the actors, declared once a session on the embedded broker, with short waits.
 
-Importing :mod:`formrelay.actors` binds them to the settings in force, so nothing here imports
-it before the session's settings are; tests get the actors from `site`.
+The first use of an actor binds all actors to the settings in force, so tests get the actors from
+`site`, which sets the session's settings first.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ ENVIRON = {
     "WEBHOOK_ALLOW_HTTP": "true",
     "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
     "WEBHOOK_TIMEOUT_SECONDS": "5",
-    "WEBHOOK_DELIVERY_LOG": "false",  # likewise
-    "WEBHOOK_BREAKER_FAILURES": "50",  # those that are about it say so
+    "WEBHOOK_DELIVERY_LOG": "false",  # as above
+    "WEBHOOK_BREAKER_FAILURES": "50",  # tests of the circuit breaker set their own
 }
 
 
 class Site:
-    """The actors, their broker, and a worker for all of their queues."""
+    """The actors, their broker, and a worker for their queues."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         assert "broker" not in vars(actors.record_events), "the actors are bound to other settings"
@@ -75,7 +75,7 @@ class Site:
         self.worker: Worker | None = None
 
     def start(self, *queues: str) -> None:
-        """A worker for the queues (all of them when none is named)."""
+        """Start a worker for the queues (default: all queues)."""
         chosen = set(queues) or None
         self.worker = Worker(self.broker, queues=chosen, worker_timeout=50, worker_threads=4)
         self.worker.start()
@@ -86,13 +86,13 @@ class Site:
             self.worker = None
 
     def work_off(self, *queues: str) -> None:
-        """Work until nothing is left on the queues, scheduled messages included."""
+        """Run a worker until the queues are empty, including scheduled messages."""
         self.start(*queues)
         wait_until(lambda: self.is_idle(*queues))
         self.stop()
 
     def inject(self, queue: str, *bodies: bytes) -> None:
-        """Put raw bytes on a queue, as a foreign publisher would."""
+        """Put raw bytes on a queue, as other publishers may."""
         keys, client = self.broker.keys, self.broker.client  # type: ignore[attr-defined]
         with client.pipeline(transaction=False) as pipeline:
             for body in bodies:
@@ -105,7 +105,7 @@ class Site:
         return list(self.broker.dead_letters(queue))
 
     def use(self, **sections: dict[str, Any]) -> None:
-        """Put other addresses in force for the sinks, which read them late."""
+        """Change sections of the settings; the sinks are created again at their next use."""
         update = {
             name: getattr(self.settings, name).model_copy(update=changes)
             for name, changes in sections.items()
@@ -114,7 +114,7 @@ class Site:
         self._forget_sinks()
 
     def use_clickhouse(self, url: str, database: str) -> Any:
-        """Point the events at a migrated database; returns the client."""
+        """Migrate a database and use it for events; returns its client."""
         from formrelay.sinks.clickhouse import migrate
 
         self.use(clickhouse={"url": SecretStr(url), "database": database})
@@ -123,17 +123,17 @@ class Site:
         return client
 
     def waiting(self, *names: str) -> int:
-        """How many messages wait on the queues (all of them when none is named)."""
+        """Number of waiting messages on the queues (default: all queues)."""
         return sum(self.broker.counts(name).waiting for name in names or self.broker.queues)
 
     def messages(self, name: str) -> list[dict[str, Any]]:
-        """The waiting messages of a queue as they are on the wire, in order."""
+        """The waiting messages of a queue as stored, decoded from JSON, in order."""
         keys, client = self.broker.keys, self.broker.client  # type: ignore[attr-defined]
         ids = client.lrange(keys.waiting(name), 0, -1)
         return [orjson.loads(client.hget(keys.bodies(name), id)) for id in ids]
 
     def is_idle(self, *queues: str) -> bool:
-        """Whether the queues (all of them when none is named) have nothing left to do."""
+        """Whether no message waits, is scheduled or in flight on the queues (default: all)."""
         return all(Harness(self.broker, name).is_empty() for name in queues or self.broker.queues)
 
     def reset(self) -> None:
@@ -172,7 +172,7 @@ def site(session_site: Site) -> Iterator[Site]:
 
 @pytest.fixture
 def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink that failed is left alone for 0.25, 0.5 and 1 s instead of 1, 2 and 4 s."""
+    """Pause after failures of a sink for 0.25, 0.5 and 1 s instead of 1, 2 and 4 s."""
     monkeypatch.setattr(throttle, "_BACKOFF", Exponential(base=timedelta(seconds=0.25)))
 
 

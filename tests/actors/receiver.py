@@ -1,4 +1,4 @@
-"""A real HTTP server on a local port that notes what it gets and answers as it is told."""
+"""A local HTTP server that records requests and answers as the test demands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import orjson
 
 @dataclass(frozen=True)
 class Request:
-    """One request; header names in lower case, a repeated one joined by ", "."""
+    """A request. Header names are in lower case; repeated headers are joined with ", "."""
 
     method: str
     path: str
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer, after how many seconds."""
+    """A response, sent after ``after`` seconds."""
 
     status: int = 200
     body: Any = None
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Receiver:
-    """Answers the requests of a path from its script, then with the path's standing answer."""
+    """Answers the requests to each path from a list, then with a default answer."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -54,7 +54,7 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}"
 
     def answers(self, path: str, *script: Answer, then: Answer | None = None) -> None:
-        """Answer ``path`` with each of ``script`` once, then always with ``then``."""
+        """Answer ``path`` with each answer of ``script`` once, then always with ``then``."""
         self._scripts[path] = list(script)
         if then is not None:
             self._standing[path] = then
@@ -71,7 +71,7 @@ class Receiver:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A receiver, answering as long as the block lasts."""
+    """A receiver that runs until the end of the block."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,11 +97,11 @@ def receiving() -> Iterator[Receiver]:
         do_PUT = do_GET = do_PATCH = do_POST
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        # Of five, some of ten that knock at one time would come again a second later.
+        # With the default of five, some of ten simultaneous connections would retry after a second.
         request_queue_size = 128
 
     server = Server(("127.0.0.1", 0), Handler)

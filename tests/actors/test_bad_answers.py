@@ -1,4 +1,4 @@
-"""An API that answers badly for a while, between the workers and the Django site."""
+"""The workers and the Django site, with a proxy between them that gives invalid answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.middleware.lines import Lines
 from tests.support.certificates import Authority
-from tests.support.front import Front, front_of
+from tests.support.http_proxy import HttpProxy, http_proxy
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
@@ -37,15 +37,15 @@ def django() -> Iterator[DjangoSite]:
 
 
 @pytest.fixture
-def front(site: Site, django: DjangoSite) -> Iterator[Front]:
-    with front_of(django.port) as front:
-        site.use(api={"url": front.url, "token": SecretStr(django.token)})
-        yield front
+def proxy(site: Site, django: DjangoSite) -> Iterator[HttpProxy]:
+    with http_proxy(django.port) as proxy:
+        site.use(api={"url": proxy.url, "token": SecretStr(django.token)})
+        yield proxy
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of job: how one is sent, and what the site says of it when it was done."""
+    """A kind of job: how to send it, and how to ask the site whether it was done."""
 
     queue: str
     writes: str
@@ -106,12 +106,12 @@ EXPECTED = {"submission": {"name": SECRET}, "payment": "completed", "partial": 3
 
 
 class Jobs:
-    """Jobs of one kind, on their way to the site through the front."""
+    """Jobs of one kind, sent to the site through the proxy."""
 
-    def __init__(self, name: str, site: Site, front: Front, django: DjangoSite) -> None:
+    def __init__(self, name: str, site: Site, proxy: HttpProxy, django: DjangoSite) -> None:
         self.kind, self._expected = KINDS[name], EXPECTED[name]
         self._is_payment = name == "payment"
-        self._site, self._front, self._django = site, front, django
+        self._site, self._proxy, self._django = site, proxy, django
         self._path = "partials" if name == "partial" else "submissions"
         self.ids: list[str] = []
 
@@ -128,19 +128,19 @@ class Jobs:
             self.ids.append(id)
 
     def methods(self) -> list[str]:
-        """What the front was asked for, in order."""
-        return [request.split()[0] for request in self._front.requests]
+        """Methods of the requests to the proxy, in order."""
+        return [request.split()[0] for request in self._proxy.requests]
 
     def are_saved(self) -> bool:
-        """Whether the site has them all as they were sent, and none died."""
+        """Whether the site has all jobs unchanged and there is no dead letter."""
         found = [ask(self._django, "GET", f"{self._path}/{id}/") for id in self.ids]
         assert self._site.dead(self.queue) == []
         return [self.kind.found(one) for one in found] == [self._expected] * len(self.ids)
 
 
 @pytest.fixture(params=KINDS)
-def jobs(request: pytest.FixtureRequest, site: Site, front: Front, django: DjangoSite) -> Jobs:
-    return Jobs(request.param, site, front, django)
+def jobs(request: pytest.FixtureRequest, site: Site, proxy: HttpProxy, django: DjangoSite) -> Jobs:
+    return Jobs(request.param, site, proxy, django)
 
 
 def http(status: str, *headers: str, body: bytes = b"", length: int | None = None) -> bytes:
@@ -164,10 +164,10 @@ ONCE = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-def test_what_answers_badly_once_is_asked_again(
-    name: str, site: Site, front: Front, jobs: Jobs, lines: Lines
+def test_a_single_invalid_answer_is_retried(
+    name: str, site: Site, proxy: HttpProxy, jobs: Jobs, lines: Lines
 ) -> None:
-    front.says_once(ONCE[name])
+    proxy.answer_once(ONCE[name])
     jobs.send()
     site.work_off(jobs.queue)
     assert jobs.are_saved()
@@ -177,24 +177,24 @@ def test_what_answers_badly_once_is_asked_again(
     assert site.settings.api.secret("token") not in lines.text
 
 
-def test_an_outcome_that_half_an_answer_leaves_open_is_looked_up_before_a_second_write(
-    site: Site, front: Front, jobs: Jobs
+def test_after_a_truncated_answer_the_outcome_is_looked_up_before_a_second_write(
+    site: Site, proxy: HttpProxy, jobs: Jobs
 ) -> None:
-    front.says_once(HALF, is_passed_on=True)
+    proxy.answer_once(HALF, is_forwarded=True)
     jobs.send()
     site.work_off(jobs.queue)
     assert jobs.are_saved()
-    # A payment and a partial change nothing when they are written again.
+    # Payments and partials are idempotent, so they are written again without a look-up.
     again = "GET" if jobs.kind.writes == "POST" else jobs.kind.writes
     assert jobs.methods()[:2] == [jobs.kind.writes, again]
     assert jobs.methods().count("POST") <= 1
     assert len(site.messages("webhooks")) == (jobs.kind.writes == "POST")
 
 
-def test_a_page_that_stays_makes_dead_letters_that_say_so_and_hold_the_job(
-    site: Site, front: Front, jobs: Jobs, lines: Lines
+def test_lasting_html_answers_make_dead_letters_with_error_and_job(
+    site: Site, proxy: HttpProxy, jobs: Jobs, lines: Lines
 ) -> None:
-    front.says(MAINTENANCE)
+    proxy.answer_all(MAINTENANCE)
     jobs.send()
     site.work_off(jobs.queue)
     (letter,) = site.dead(jobs.queue)
@@ -203,19 +203,19 @@ def test_a_page_that_stays_makes_dead_letters_that_say_so_and_hold_the_job(
     assert letter.failure.message.startswith("expected JSON with 200 from the API, got text/html")
     assert SECRET not in repr(letter.failure)
     assert SECRET not in lines.text
-    front.says(None)
+    proxy.answer_all(None)
     assert site.broker.replay(jobs.queue, letter.message.message_id)
     site.work_off(jobs.queue)
     assert jobs.are_saved()
 
 
-def held(lines: Lines) -> dict[str, Any]:
+def pause_line(lines: Lines) -> dict[str, Any]:
     (line,) = wait_until(lambda: lines.of(HELD))
     return line
 
 
-def until_over(site: Site, jobs: Jobs, lines: Lines) -> None:
-    """Until all went through: no attempt was used up, and nobody was alerted twice."""
+def wait_until_done(site: Site, jobs: Jobs, lines: Lines) -> None:
+    """Wait until all jobs are done; no attempt was used and there was one alert only."""
     wait_until(lambda: site.is_idle(jobs.queue))
     assert jobs.are_saved()
     assert {line["attempt"] for line in lines.attempts()} == {1}
@@ -231,27 +231,27 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_a_person_has_to_mend_holds_the_queue_and_uses_no_attempt(
-    name: str, site: Site, front: Front, jobs: Jobs, lines: Lines
+def test_answers_that_an_operator_has_to_fix_pause_the_queue_without_using_attempts(
+    name: str, site: Site, proxy: HttpProxy, jobs: Jobs, lines: Lines
 ) -> None:
     data, code, says = REFUSED[name]
-    front.says(data)
+    proxy.answer_all(data)
     jobs.send(20)
-    front.requests.clear()
+    proxy.requests.clear()
     site.start(jobs.queue)
-    line = held(lines)
+    line = pause_line(lines)
     assert (line["level"], line["sink"], line["code"]) == ("ERROR", "api", code)
     assert says in line["error_message"]
-    # One alone finds out whether it is over, after each hold; four had begun.
+    # Four jobs had started; after each pause, a single job probes the API.
     wait_until(lambda: len(lines.attempts()) > 1 and site.waiting(jobs.queue))
-    assert len(front.requests) <= 6
-    front.says(None)
-    until_over(site, jobs, lines)
+    assert len(proxy.requests) <= 6
+    proxy.answer_all(None)
+    wait_until_done(site, jobs, lines)
 
 
-def test_a_certificate_that_expired_holds_the_queue_until_it_is_renewed(
+def test_an_expired_certificate_pauses_the_queue_until_it_is_renewed(
     site: Site,
-    front: Front,
+    proxy: HttpProxy,
     django: DjangoSite,
     jobs: Jobs,
     lines: Lines,
@@ -260,13 +260,13 @@ def test_a_certificate_that_expired_holds_the_queue_until_it_is_renewed(
 ) -> None:
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", os.fspath(authority.certificate))
-    front.tls = authority.server_side("expired", ends=-timedelta(hours=1))
-    site.use(api={"url": front.url, "token": SecretStr(django.token)})
+    proxy.tls = authority.server_side("expired", ends=-timedelta(hours=1))
+    site.use(api={"url": proxy.url, "token": SecretStr(django.token)})
     jobs.send(5)
     site.start(jobs.queue)
-    line = held(lines)
+    line = pause_line(lines)
     assert (line["level"], line["sink"]) == ("ERROR", "api")
     assert "certificate has expired" in line["error_message"]
-    assert front.requests == []
-    front.tls = authority.server_side("renewed")
-    until_over(site, jobs, lines)
+    assert proxy.requests == []
+    proxy.tls = authority.server_side("renewed")
+    wait_until_done(site, jobs, lines)

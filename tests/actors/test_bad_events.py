@@ -1,4 +1,4 @@
-"""Bad events: a clear error where they are sent; from another publisher they die alone."""
+"""Invalid events: an error at ``send()``; from other publishers, only they are dead-lettered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.actors.conftest import Site
 from tests.actors.test_events import AT, counted, event, plain
 from tests.middleware.lines import Lines
 
-#: Raw, since not every JSON writer would write them all.
+#: Raw JSON, since some JSON encoders refuse these values.
 DEEP = b'{"type":"t","formId":"f","properties":{"a":' + b"[" * 1000 + b"]" * 1000 + b"}}"
 SURROGATE = b'{"type":"t","formId":"f","properties":{"a":"\\ud800"}}'
 
@@ -25,7 +25,7 @@ def deep() -> Any:
     return value
 
 
-#: What is sent, and what the error says.
+#: Payload -> text of the error.
 BAD = {
     "a bad timestamp": (event(occurredAt="yesterday"), "occurredAt"),
     "no type": ({"formId": "f"}, "type: field required"),
@@ -45,7 +45,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("bad", "says"), BAD.values(), ids=BAD)
-def test_a_bad_event_is_refused_where_it_is_sent(site: Site, bad: Any, says: str) -> None:
+def test_an_invalid_event_is_refused_at_send(site: Site, bad: Any, says: str) -> None:
     with pytest.raises(FormrelayError) as refused:
         site.actors.record_events.send(bad)
     assert says in str(refused.value)
@@ -53,13 +53,13 @@ def test_a_bad_event_is_refused_where_it_is_sent(site: Site, bad: Any, says: str
     assert site.waiting() == 0
 
 
-def test_a_backslash_before_u0000_is_no_nul(site: Site, clickhouse_url: str) -> None:
+def test_an_escaped_backslash_before_u0000_is_not_a_nul(site: Site, clickhouse_url: str) -> None:
     site.actors.record_events.send(event(properties={"a": "\\u0000", "b": "\\\\u0000"}))
     assert site.waiting("events") == 1
 
 
 def foreign() -> list[bytes]:
-    """The same as another publisher may write them."""
+    """The same events as other publishers may write them."""
     sendable = [
         plain(bad) for name, (bad, _) in BAD.items() if "levels" not in name and "lone" not in name
     ]
@@ -67,7 +67,7 @@ def foreign() -> list[bytes]:
     return [*sendable, *raw]
 
 
-def test_among_ten_thousand_the_bad_ones_die_alone(
+def test_of_ten_thousand_events_only_the_invalid_are_dead_lettered(
     site: Site,
     clickhouse_url: str,
     clickhouse_database: str,
@@ -90,7 +90,7 @@ def test_among_ten_thousand_the_bad_ones_die_alone(
     assert counted(client) == (count, count, count)
     letters = site.dead("events")
     assert len(letters) == len(bad)
-    # Each says why, and all that could be read were in a batch with the good ones.
+    # Each has its cause, and all readable events were in a batch with valid events.
     assert {letter.failure.reason.value for letter in letters} == {"invalid", "undecodable"}
     failed = [line for line in lines.attempts() if line.get("parts_failed")]
     assert sum(line["parts_failed"] for line in failed) == len(bad) - 2

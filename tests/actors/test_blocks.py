@@ -1,4 +1,4 @@
-"""Rows of many jobs as blocks: sorted, split by months, and halved to find what is refused."""
+"""Blocks of rows: sorted, split by months, and bisected to find the rows that are refused."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ COLUMNS = ("form_id", "at", "id")
 
 
 class RefusingClickHouse:
-    """A stand-in that refuses a block for one of its rows; a real one does so in test_events.py.
+    """A fake that refuses blocks with an invalid row; test_events.py uses a real server.
 
     Attributes:
-        taken: the blocks that were taken, each as rows.
+        taken: blocks that were inserted, each as rows.
     """
 
     def __init__(self, bad: set[UUID]) -> None:
@@ -57,7 +57,7 @@ def table(site: Site) -> Any:
     return insert.Table("t", COLUMNS, time=1)
 
 
-#: Rows as (form, days, id): the same forms and days often, each id once.
+#: Rows as (form, days, id): forms and days repeat, ids do not.
 ROWS = st.lists(
     st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 10_000)),
     min_size=1,
@@ -78,7 +78,7 @@ def test_a_block_is_sorted_by_the_key_of_its_table(site: Site, table: Any, found
 
 @same_site
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.data())
-def test_exactly_the_refused_are_named_and_all_others_are_inserted(
+def test_exactly_the_refused_rows_are_reported_and_all_others_inserted(
     site: Site, table: Any, sizes: list[int], data: st.DataObject
 ) -> None:
     jobs: list[list[Any]] = []
@@ -98,10 +98,12 @@ def test_one_bad_row_among_ten_thousand_takes_few_inserts(site: Site, table: Any
     client = RefusingClickHouse({UUID(int=7_777)})
     failures = insert.insert(client, table, [[row(n)] for n in range(10_000)])
     assert set(failures) == {7_777}
-    assert client.asked < 35  # twice the logarithm, the whole, and one that is looked at
+    assert client.asked < 35  # twice the logarithm, the whole block, and a single row
 
 
-def test_a_table_that_takes_nothing_is_found_out_by_ten_inserts(site: Site, table: Any) -> None:
+def test_a_table_that_refuses_everything_is_detected_after_ten_inserts(
+    site: Site, table: Any
+) -> None:
     jobs = [[row(n)] for n in range(10_000)]
     client = RefusingClickHouse({job[0][2] for job in jobs})
     with pytest.raises(SinkUnready, match="formrelay migrate"):
@@ -109,12 +111,12 @@ def test_a_table_that_takes_nothing_is_found_out_by_ten_inserts(site: Site, tabl
     assert client.asked <= 11
 
 
-def test_a_few_that_are_taken_among_many_that_are_not_are_found_in_the_end(
+def test_a_few_valid_rows_among_many_refused_are_inserted_in_the_end(
     site: Site, table: Any
 ) -> None:
     jobs = [[row(n)] for n in range(30)]
     client = RefusingClickHouse({job[0][2] for job in jobs} - {UUID(int=1), UUID(int=3)})
-    for _ in range(60):  # attempts of one batch; each finds one of the two with 0.56
+    for _ in range(60):  # attempts; each finds one of the two valid rows with p = 0.56
         try:
             failures = insert.insert(client, table, jobs)
         except SinkUnready:

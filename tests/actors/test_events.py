@@ -1,4 +1,4 @@
-"""Events through a worker into a real ClickHouse: counted once, and none kept by another."""
+"""Events through a worker into a real ClickHouse: counted once, and independent of each other."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 def plain(payload: Any, **more: Any) -> bytes:
-    """A job as a publisher in another language writes it."""
+    """A plain job, as publishers in other languages write it."""
     return orjson.dumps({"type": "event.record", "payload": payload, **more})
 
 
-# -- the pure parts ------------------------------------------------------------------------
+# -- without ClickHouse --------------------------------------------------------------------
 
 
-def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
+def test_an_event_becomes_a_row(site: Site) -> None:
     found = events.event_row(
         events.Event(
             event_id=UUID(int=7),
@@ -68,7 +68,7 @@ def test_an_event_becomes_a_row_of_the_columns(site: Site) -> None:
     assert row["occurred_at"].tzinfo is UTC
 
 
-#: Every time that the schema takes, in every zone.
+#: Every time that the schema accepts, in every time zone.
 TIMES = st.datetimes(
     min_value=datetime(1970, 1, 2),
     max_value=datetime(2105, 12, 30),
@@ -78,7 +78,7 @@ TIMES = st.datetimes(
 
 @same_site
 @given(TIMES)
-def test_every_time_that_is_taken_has_a_row(site: Site, at: datetime) -> None:
+def test_every_valid_time_becomes_a_row(site: Site, at: datetime) -> None:
     event = events.Event(type="t", form_id="f", occurred_at=at)
     row = events.event_row(event)
     assert row[routing.COLUMNS.index("occurred_at")] == at
@@ -92,7 +92,7 @@ def rows(site: Site, *ids: int) -> list[tuple[Any, ...]]:
 
 @same_site
 @given(st.lists(st.integers(0, 2**64), unique=True, min_size=1, max_size=8), st.data())
-def test_a_token_is_that_of_the_same_rows_in_the_same_order(
+def test_only_the_same_rows_in_the_same_order_have_the_same_token(
     site: Site, ids: list[int], data: st.DataObject
 ) -> None:
     token = partial(insert.token, routing.Router(()).tables["events"])
@@ -103,7 +103,7 @@ def test_a_token_is_that_of_the_same_rows_in_the_same_order(
 
 
 def test_the_token_does_not_change_between_versions(site: Site) -> None:
-    # A batch that was frozen by one version is inserted again by the next one.
+    # A batch frozen by one version may be inserted again by the next version.
     expected = "27d5afe15883f93730a6f30762e800c9dc0352f64cbf96e7a1af10a9c9c5aa26"
     table = routing.Router(()).tables["events"]
     assert insert.token(table, rows(site, 0)) == expected
@@ -118,7 +118,7 @@ def client(site: Site, clickhouse_url: str, clickhouse_database: str) -> Any:
 
 
 def counted(client: Any) -> tuple[int, int, int]:
-    """By FINAL, by the view, and by distinct id."""
+    """Number of events, counted with FINAL, in the view, and by distinct id."""
     ((final,),) = client.query("SELECT count() FROM events FINAL")
     ((once,),) = client.query("SELECT count() FROM events_once")
     ((distinct,),) = client.query("SELECT uniqExact(event_id) FROM events")
@@ -126,7 +126,7 @@ def counted(client: Any) -> tuple[int, int, int]:
 
 
 def thousand() -> list[Any]:
-    """1,000 events in 200 payloads: single ones, and lists of several sizes."""
+    """1,000 events in 200 payloads: single events and lists of several sizes."""
     events = [event(properties={"n": n}) for n in range(1000)]
     payloads: list[Any] = list(events[:150])
     rest = events[150:]
@@ -150,14 +150,14 @@ def test_a_thousand_events_sent_once_or_thrice_are_counted_once(
     numbers = client.query("SELECT properties FROM events_once")
     assert sorted(orjson.loads(text)["n"] for (text,) in numbers) == list(range(1000))
     assert site.dead("events") == []
-    # Many messages a block: 200 in batches of 40.
+    # Many messages in a block: 200 in batches of 40.
     attempts = lines.attempts()
     assert sum(line["parts"] for line in attempts) == 200 * times
-    # A batch is full at 40 events; a list of 17 that does not fit in begins the next one.
+    # A batch is full at 40 events; a list of 17 that does not fit starts the next batch.
     assert len(attempts) <= math.ceil(1000 * times / 24) + 2 * times
 
 
-def test_what_is_stored_is_what_was_sent(site: Site, client: Any) -> None:
+def test_events_are_stored_unchanged(site: Site, client: Any) -> None:
     site.actors.record_events.send(
         event(
             eventId=str(UUID(int=7)),
@@ -210,7 +210,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("bad", FOREIGN.values(), ids=FOREIGN)
-def test_a_bad_event_of_a_foreign_publisher_dies_alone(
+def test_an_invalid_event_of_another_publisher_is_dead_lettered_alone(
     site: Site, client: Any, lines: Lines, bad: bytes
 ) -> None:
     good = [plain(event()) for _ in range(6)]
@@ -222,14 +222,14 @@ def test_a_bad_event_of_a_foreign_publisher_dies_alone(
     assert letter.failure.message.startswith("record_events: ")
     assert SECRET not in repr(letter.failure)
     assert SECRET not in lines.text
-    # It was one batch: the bad one had neighbours.
+    # It was one batch: the invalid event was not alone in it.
     assert [line["parts"] for line in lines.attempts()] == [7]
     assert [line["parts_failed"] for line in lines.attempts()] == [1]
-    # The letter keeps what came, for a person to mend.
+    # The dead letter has the original payload, so that an operator can correct it.
     assert SECRET in repr(letter.message) or SECRET.encode() not in bad
 
 
-def test_a_stock_producers_positional_arguments_are_taken(site: Site, client: Any) -> None:
+def test_positional_arguments_of_a_stock_producer_are_accepted(site: Site, client: Any) -> None:
     message = {
         "queue_name": "events", "actor_name": "record_events",
         "args": [event(), {"formId": "form-1"}], "kwargs": {}, "options": {},
@@ -242,7 +242,7 @@ def test_a_stock_producers_positional_arguments_are_taken(site: Site, client: An
 
 
 def tighten(client: Any, form_id: str = "FixedString(8)") -> None:
-    """A schema that somebody tightened: what ours takes and the server does not."""
+    """Add a constraint that refuses events which the actor accepts."""
     for table in ("events_daily_feed", "events_once", "events"):
         client.command(f"DROP TABLE {table}")
     client.command(
@@ -252,10 +252,10 @@ def tighten(client: Any, form_id: str = "FixedString(8)") -> None:
     )
 
 
-def test_a_row_that_the_server_refuses_dies_alone(site: Site, client: Any) -> None:
+def test_a_row_that_the_server_refuses_is_dead_lettered_alone(site: Site, client: Any) -> None:
     tighten(client)
     bad = {3, 11}
-    # Before them one of another fault, so that a place among the good is none in the batch.
+    # An event with another error comes first, so that indexes of rows and of messages differ.
     site.inject("events", plain({"formId": "form-1"}))
     sent = [
         site.actors.record_events.send(event(formId="too long for it" if n in bad else "form-1"))
@@ -270,7 +270,7 @@ def test_a_row_that_the_server_refuses_dies_alone(site: Site, client: Any) -> No
     assert refused == {sent[n].message_id for n in bad}
 
 
-def test_a_table_that_is_missing_is_told_and_waited_for_and_uses_no_attempt(
+def test_a_missing_table_is_logged_and_pauses_the_queue_without_using_attempts(
     site: Site, client: Any, lines: Lines
 ) -> None:
     client.command("RENAME TABLE events TO hidden")
@@ -278,7 +278,7 @@ def test_a_table_that_is_missing_is_told_and_waited_for_and_uses_no_attempt(
     (wire,) = site.messages("events")
     (sent,) = wire["kwargs"]["payload"]
     site.start("events")
-    # More often than the three attempts that the policy allows would take it.
+    # More often than the three attempts of the policy.
     wait_until(lambda: len(lines.attempts()) >= 2)
     (alert,) = lines.of("pausing consumption: ClickHouse is unavailable")
     assert (alert["level"], alert["code"]) == ("ERROR", 60)
@@ -287,14 +287,14 @@ def test_a_table_that_is_missing_is_told_and_waited_for_and_uses_no_attempt(
     wait_until(lambda: site.is_idle("events"))
     assert {(line["attempt"], line["outcome"]) for line in lines.attempts()[:2]} == {(1, "defer")}
     assert site.dead("events") == []
-    # The id and time given at sending are those of every attempt.
+    # Every attempt has the id and the time that were set at send().
     ((found, at),) = client.query("SELECT event_id, toUnixTimestamp(occurred_at) FROM events")
     assert str(found) == sent["eventId"]
     assert at == int(datetime.fromisoformat(sent["occurredAt"]).timestamp())
 
 
 @pytest.mark.slow
-def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_back(
+def test_a_queue_pauses_while_clickhouse_is_unavailable_and_then_drains(
     site: Site, lines: Lines, clickhouse_server: ClickHouseServer
 ) -> None:
     client = site.use_clickhouse(clickhouse_server.url, "outage")
@@ -306,7 +306,7 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
     assert line["level"] == "WARNING"
     for _ in range(300):
         site.actors.record_events.send(event())
-    # It is asked again after 1, 2 and 4 s, each time with a single message.
+    # A single message probes it after 1, 2 and 4 s.
     wait_until(lambda: len(lines.attempts()) >= 3)
     assert [one["parts"] for one in lines.attempts()[:3]] == [1, 1, 1]
     assert site.waiting("events") >= 297
@@ -333,7 +333,7 @@ def test_a_queue_whose_clickhouse_is_away_is_left_alone_and_drains_when_it_is_ba
         ("form_viewed", "events"),
     ],
 )
-def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
+def test_an_event_goes_into_the_table_of_the_first_matching_rule(
     site: Site, type: str, table: str
 ) -> None:
     rules = [("payment.*", "payments"), ("webhook.endpoint_disabled", "ops"), ("pay*", "events")]
@@ -342,7 +342,7 @@ def test_an_event_goes_into_the_table_of_the_first_rule_that_fits(
 
 @pytest.fixture
 def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of a ClickHouse where payments have a table of their own."""
+    """A client of a ClickHouse with a separate table for payments."""
     from formrelay.sinks.clickhouse import Schema, migrate
 
     rules = [("payment.*", "payments")]
@@ -359,7 +359,7 @@ def in_tables(client: Any) -> tuple[int, int]:
     )
 
 
-def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -> None:
+def test_a_batch_is_one_block_for_each_table(site: Site, payments: Any, lines: Lines) -> None:
     types = ["form_viewed", "payment.made", "payment.failed"]
     for n in range(12):
         site.actors.record_events.send(event(type=types[n % 3]))
@@ -374,7 +374,7 @@ def test_a_batch_is_one_block_a_table(site: Site, payments: Any, lines: Lines) -
     assert [line["parts"] for line in lines.attempts()] == [13]
 
 
-def test_a_missing_table_holds_up_no_event_of_another(
+def test_a_missing_table_does_not_delay_events_of_another_table(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routing, "BACKOFF", Exponential(base=timedelta(seconds=0.3)))
@@ -398,7 +398,7 @@ def test_a_missing_table_holds_up_no_event_of_another(
 # -- odd blocks ----------------------------------------------------------------------------
 
 
-def test_events_of_more_months_than_a_block_may_have_are_inserted(site: Site, client: Any) -> None:
+def test_events_of_more_months_than_a_block_allows_are_inserted(site: Site, client: Any) -> None:
     for n in range(130):
         at = f"{1990 + n // 12}-{n % 12 + 1:02}-15T00:00:00Z"
         site.actors.record_events.send(event(occurredAt=at))
@@ -406,9 +406,7 @@ def test_events_of_more_months_than_a_block_may_have_are_inserted(site: Site, cl
     assert counted(client) == (130, 130, 130)
 
 
-def test_of_a_list_the_server_refuses_one_row_of_the_others_are_inserted(
-    site: Site, client: Any
-) -> None:
+def test_if_one_row_of_a_list_is_refused_the_others_are_inserted(site: Site, client: Any) -> None:
     tighten(client)
     ids = ["form-1"] * 9
     ids[3] = "too long for it"
@@ -419,7 +417,7 @@ def test_of_a_list_the_server_refuses_one_row_of_the_others_are_inserted(
     assert letter.failure.message.startswith("item 4 of 9: ClickHouse refused the rows")
 
 
-def test_a_table_that_takes_no_row_at_all_is_told_and_nothing_is_given_up(
+def test_a_table_that_refuses_every_row_is_logged_and_no_event_is_lost(
     site: Site, client: Any, lines: Lines
 ) -> None:
     tighten(client, "FixedString(1)")
@@ -433,15 +431,13 @@ def test_a_table_that_takes_no_row_at_all_is_told_and_nothing_is_given_up(
     assert site.dead("events") == []
 
 
-def test_an_event_of_another_publisher_without_an_id_has_the_same_at_each_attempt(
-    site: Site, client: Any
-) -> None:
+def test_an_event_without_an_id_gets_the_same_id_at_each_attempt(site: Site, client: Any) -> None:
     at = {"type": "form_viewed", "formId": "form-1", "occurredAt": AT}
     site.inject("events", plain([at, at]))
     site.work_off("events")
     made = {str(id) for (id,) in client.query("SELECT event_id FROM events")}
     assert len(made) == 2
-    # The same message delivered again, as after its worker was killed.
+    # The same message is delivered again, as after a kill of its worker.
     keys, redis = site.broker.keys, site.broker.client  # type: ignore[attr-defined]
     redis.hset(keys.bodies("events"), "one", plain([at, at]))
     for _ in range(2):
@@ -451,8 +447,8 @@ def test_an_event_of_another_publisher_without_an_id_has_the_same_at_each_attemp
     assert counted(client) == (4, 4, 4)
 
 
-def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
-    # A server that began anew, or a publisher that counts its messages from 1 at each start.
+def test_two_events_with_the_same_message_id_are_both_counted(site: Site, client: Any) -> None:
+    # As from an emptied server, or from a publisher that numbers its messages from 1 at each start.
     keys, redis = site.broker.keys, site.broker.client  # type: ignore[attr-defined]
     for form in ("form-1", "form-2"):
         body = plain({"type": "form_viewed", "formId": form, "occurredAt": AT})
@@ -462,7 +458,7 @@ def test_two_events_of_one_message_id_are_two(site: Site, client: Any) -> None:
     assert counted(client) == (2, 2, 2)
 
 
-def test_other_content_under_the_same_ids_has_another_token(site: Site) -> None:
+def test_other_content_with_the_same_ids_has_another_token(site: Site) -> None:
     table = routing.Router(()).tables["events"]
     one, other = rows(site, 1, 2), rows(site, 1, 2)
     other[1] = (*other[1][:-1], '{"a":1}')
@@ -480,7 +476,7 @@ ODD_SPELLINGS = [
 
 
 @pytest.mark.parametrize("odd", ODD_SPELLINGS, ids=str)
-def test_a_key_that_is_spelled_twice_harms_no_neighbour(
+def test_a_duplicate_key_in_an_event_affects_no_other_event(
     site: Site, client: Any, odd: dict[str, Any]
 ) -> None:
     site.inject("events", plain(event()), plain(event(**odd)), plain(event()))
@@ -491,7 +487,7 @@ def test_a_key_that_is_spelled_twice_harms_no_neighbour(
 
 
 @pytest.mark.parametrize("odd", ODD_SPELLINGS, ids=str)
-def test_a_key_that_is_spelled_twice_is_sent_or_refused(site: Site, odd: dict[str, Any]) -> None:
+def test_a_duplicate_key_is_accepted_or_refused_at_send(site: Site, odd: dict[str, Any]) -> None:
     try:
         site.actors.record_events.send(event(**odd))
     except InvalidJob:
@@ -503,7 +499,7 @@ def test_a_key_that_is_spelled_twice_is_sent_or_refused(site: Site, odd: dict[st
     assert datetime.fromisoformat(sent["occurredAt"])
 
 
-def test_a_server_that_is_away_for_one_table_keeps_the_batch_as_it_is(
+def test_a_batch_is_retried_unchanged_if_the_server_fails_for_one_table(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken: list[tuple[str, str]] = []
@@ -521,14 +517,14 @@ def test_a_server_that_is_away_for_one_table_keeps_the_batch_as_it_is(
     for n in range(6):
         site.actors.record_events.send(event(type="payment.made" if n % 2 else "form_viewed"))
     site.work_off("events")
-    assert len(set(broken)) == 1  # the same rows in the same order, under the same token
+    assert len(set(broken)) == 1  # the same rows in the same order, with the same token
     assert in_tables(payments) == (3, 3)
 
 
-def test_a_table_that_is_missing_holds_no_queue_though_nothing_else_comes(
+def test_a_missing_table_pauses_no_queue_even_without_other_events(
     site: Site, payments: Any, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As with little traffic, where a batch is one message.
+    # As with little traffic, when a batch is a single message.
     payments.command("RENAME TABLE payments TO hidden")
     site.start("events")
     for count in range(1, 4):
@@ -542,7 +538,7 @@ def test_a_table_that_is_missing_holds_no_queue_though_nothing_else_comes(
     site.stop()
 
 
-def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_failure(
+def test_a_table_that_is_back_is_logged_and_each_failure_lengthens_the_wait(
     site: Site, lines: Lines
 ) -> None:
     clock = ManualClock()
@@ -563,7 +559,7 @@ def test_a_table_that_is_back_is_said_to_be_and_a_longer_wait_begins_with_each_f
 
 
 @pytest.mark.parametrize("with_id", [True, False])
-def test_an_event_without_a_time_has_the_same_at_each_attempt(
+def test_an_event_without_a_time_gets_the_same_time_at_each_attempt(
     site: Site, client: Any, monkeypatch: pytest.MonkeyPatch, with_id: bool
 ) -> None:
     sink = resources.clickhouse()
@@ -573,7 +569,7 @@ def test_an_event_without_a_time_has_the_same_at_each_attempt(
     def insert(table: str, columns: Any, data: Any, **options: Any) -> None:
         real(table, columns, data, **options)
         came.append(data[list(columns).index("occurred_at")])
-        if len(came) == 1:  # it is in, and nobody knows; an old ClickHouse keeps whole seconds
+        if len(came) == 1:  # inserted, but the answer is lost; seconds are stored
             raise SinkTransient("no answer in time", retry_after=timedelta(seconds=1.1))
 
     monkeypatch.setattr(sink, "insert", insert)

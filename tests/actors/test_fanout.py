@@ -1,4 +1,4 @@
-"""What follows a saved submission, partial or payment: no bad job among it harms another."""
+"""Webhooks after a submission, partial or payment: an invalid webhook affects no other."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def by_submission(site: Site, api: Receiver, endpoints: list[Any]) -> str:
 
 
 def by_api(site: Site, api: Receiver, endpoints: list[Any]) -> str:
-    """A submission whose endpoints the API names."""
+    """A submission whose endpoints the API returns."""
     saved = {"id": "sub-1", "status": "completed", "webhooks": endpoints}
     api.answers(PATH, then=Answer(201, saved))
     api.answers(f"{PATH}sub-1/", then=Answer(200, saved))
@@ -81,7 +81,7 @@ def by_payment(site: Site, api: Receiver, endpoints: list[Any]) -> str:
 
 
 def by_partial(site: Site, api: Receiver, endpoints: list[Any]) -> str:
-    """Partials with one endpoint each."""
+    """A partial for each endpoint."""
     for number, one in enumerate(endpoints):
         api.answers(f"/api/v1/partials/p{number}/", then=Answer(200, {}))
         site.actors.save_partial.send(
@@ -102,7 +102,7 @@ every_sender = pytest.mark.parametrize(
     "send", [by_submission, by_api, by_payment, by_partial], ids=lambda send: send.__name__
 )
 
-#: What is wrong with an endpoint, and what its dead letter says.
+#: Invalid endpoint -> text of its dead letter.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "scheme": ({"url": f"ftp://example.com/{SECRET}"}, "deliver_webhook: payload.url"),
     "user": ({"url": f"https://user:{SECRET}@example.com/"}, "deliver_webhook: payload.url"),
@@ -116,7 +116,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def limit(site: Site, monkeypatch: pytest.MonkeyPatch, most: int = 2_000) -> None:
-    """From now on no larger message is taken; what is on its queue already is."""
+    """Refuse larger messages from now on; messages that are already on a queue still run."""
     options = dataclasses.replace(site.broker.options, max_message_bytes=most)
     monkeypatch.setattr(site.broker, "options", options)
 
@@ -180,7 +180,9 @@ def test_a_malformed_endpoint_of_the_api_is_dead_lettered_alone(
     assert letter.failure.message.startswith("deliver_webhook: payload")
 
 
-def test_too_deep_for_any_of_its_webhooks(site: Site, api: Receiver) -> None:
+def test_a_submission_too_deep_for_its_webhooks_makes_dead_letters(
+    site: Site, api: Receiver
+) -> None:
     deep: Any = "x"
     for _ in range(195):
         deep = [deep]
@@ -195,7 +197,7 @@ def test_too_deep_for_any_of_its_webhooks(site: Site, api: Receiver) -> None:
 
 
 @every_sender
-def test_a_broker_that_is_away_in_the_middle_tells_all_under_the_same_ids(
+def test_webhooks_are_sent_again_with_the_same_ids_after_a_broker_failure(
     site: Site, api: Receiver, monkeypatch: pytest.MonkeyPatch, send: Sender
 ) -> None:
     monkeypatch.setattr("formrelay.brokers.base.CHUNK", 1)
@@ -218,10 +220,12 @@ def test_a_broker_that_is_away_in_the_middle_tells_all_under_the_same_ids(
     payloads = [message["kwargs"]["payload"] for message in site.messages("webhooks")]
     ids = {(one["endpointId"], one["id"]) for one in payloads}
     assert sorted(name for name, _ in ids) == sorted(names)
-    assert len(payloads) == 4  # the first endpoint was told before, under the same id
+    assert len(payloads) == 4  # the first webhook was sent before, with the same id
 
 
-def test_a_webhook_refused_by_a_setting_is_delivered_by_a_replay(site: Site, api: Receiver) -> None:
+def test_a_webhook_refused_by_a_setting_is_delivered_by_a_later_replay(
+    site: Site, api: Receiver
+) -> None:
     settings = get_settings()
     strict = settings.webhooks.model_copy(update={"allow_http": False})
     use_settings(settings.model_copy(update={"webhooks": strict}))

@@ -1,4 +1,4 @@
-"""Forms of any shape: no field is known beforehand, and what is stored is what was sent."""
+"""Forms with arbitrary questions and answers are stored unchanged."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def forms(site: Site, django: DjangoSite) -> Forms:
 
 
 class Forms:
-    """Sends answers as a submission and as a partial, and finds them in the database."""
+    """Sends answers as a submission and as a partial, and reads them from the database."""
 
     def __init__(self, site: Site, django: DjangoSite) -> None:
         self._site, self._django = site, django
@@ -80,7 +80,7 @@ class Forms:
         return id
 
     def stored(self, *ids: str) -> dict[str, tuple[str, str]]:
-        """When all are done, by id: the answers of the submission and those of the partial."""
+        """Wait for the jobs; returns id -> answers of the submission and of the partial."""
         self._site.work_off("submissions", "partials")
         assert [*self._site.dead("submissions"), *self._site.dead("partials")] == []
         with closing(sqlite3.connect(self._django.data_dir / "site.sqlite3")) as database:
@@ -114,11 +114,11 @@ def partial(id: str, answers: Any) -> dict[str, Any]:
 
 
 def spelled(answers: Any) -> str:
-    """So that 1, 1.0, True and -0.0 differ, and the order of questions counts."""
+    """JSON that distinguishes 1, 1.0, True and -0.0, and the order of questions."""
     return json.dumps(answers)
 
 
-def test_any_form_is_stored_as_it_was_sent(forms: Forms) -> None:
+def test_forms_of_many_shapes_are_stored_unchanged(forms: Forms) -> None:
     sent = {forms.send(answers): name for name, answers in FORMS.items()}
     stored = forms.stored(*sent)
     for id, name in sent.items():
@@ -144,9 +144,7 @@ ANSWERS = st.dictionaries(TEXTS, VALUES, max_size=6)
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(many=st.lists(ANSWERS, min_size=1, max_size=8))
-def test_forms_that_nobody_thought_of_are_stored_as_they_were_sent(
-    forms: Forms, many: list[dict[str, Any]]
-) -> None:
+def test_random_forms_are_stored_unchanged(forms: Forms, many: list[dict[str, Any]]) -> None:
     sent = {forms.send(answers): answers for answers in many}
     stored = forms.stored(*sent)
     assert stored == {id: (spelled(answers),) * 2 for id, answers in sent.items()}
@@ -172,7 +170,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_could_not_arrive_as_it_is_is_refused_where_it_is_sent(name: str, site: Site) -> None:
+def test_answers_that_json_would_change_are_refused_at_send(name: str, site: Site) -> None:
     value, says = BAD[name]
     for send in (
         lambda: site.actors.save_submission.send(submission("x", {"q": value})),
@@ -185,9 +183,7 @@ def test_what_could_not_arrive_as_it_is_is_refused_where_it_is_sent(name: str, s
 
 
 @pytest.mark.parametrize("id", ["a b", "é", "a\r\nb", "a\n", ".", "..", ""])
-def test_an_id_that_the_api_could_not_be_asked_by_is_refused_where_it_is_sent(
-    id: str, site: Site
-) -> None:
+def test_an_id_that_cannot_be_part_of_a_url_is_refused_at_send(id: str, site: Site) -> None:
     actors, event = site.actors, {"id": "evt_1", "type": "charge.refunded", "created": 1}
     paid = {"object": {"metadata": {"submissionId": id}}}
     for send in (
@@ -201,37 +197,37 @@ def test_an_id_that_the_api_could_not_be_asked_by_is_refused_where_it_is_sent(
 
 
 @pytest.mark.parametrize("extra", [{"\ud800": 1}, {"a": "\ud800"}], ids=["key", "text"])
-def test_unknown_keys_too_arrive_as_they_are_or_are_refused(site: Site, extra: Any) -> None:
+def test_unknown_keys_arrive_unchanged_or_are_refused(site: Site, extra: Any) -> None:
     with pytest.raises(InvalidJob, match="surrogates"):
         site.actors.save_submission.send({**submission("x", {}), "more": extra})
     assert site.waiting() == 0
 
 
-def test_a_webhook_is_not_sent_with_null_for_what_is_no_number(site: Site) -> None:
+def test_a_webhook_with_nan_is_refused_and_not_sent_with_null(site: Site) -> None:
     with pytest.raises(InvalidJob, match="not finite"):
         site.actors.deliver_webhook.send(
             {"url": "https://example.com/", "body": {"x": math.nan}, "secret": "s"}
         )
 
 
-def test_the_question_is_named_whose_answer_could_not_arrive(site: Site) -> None:
+def test_the_error_names_the_question_whose_answer_is_refused(site: Site) -> None:
     with pytest.raises(InvalidJob, match=r"payload\.answers\.remark: expected text without NUL"):
         site.actors.save_submission.send(submission("x", {"name": "Ann", "remark": "a\0"}))
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", 7], ids=ascii)
-def test_a_question_that_could_not_arrive_is_refused(site: Site, key: Any) -> None:
+def test_an_invalid_question_is_refused(site: Site, key: Any) -> None:
     with pytest.raises(InvalidJob, match=r"save_submission: payload\.answers\."):
         site.actors.save_submission.send(submission("x", {key: 1}))
 
 
 @pytest.mark.parametrize("answers", [None, [], "text", 7, [["q", "a"]]], ids=repr)
-def test_answers_are_an_object(site: Site, answers: Any) -> None:
+def test_answers_that_are_not_an_object_are_refused(site: Site, answers: Any) -> None:
     with pytest.raises(InvalidJob, match=r"save_submission: payload\.answers"):
         site.actors.save_submission.send(submission("x", answers))
 
 
-def test_a_nul_of_another_publisher_makes_a_dead_letter_that_holds_it(
+def test_a_nul_from_another_publisher_makes_a_dead_letter_with_the_payload(
     site: Site, forms: Forms
 ) -> None:
     good = forms.send({"q": "a"})

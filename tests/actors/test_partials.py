@@ -33,7 +33,7 @@ def django() -> Iterator[DjangoSite]:
 
 
 class Api:
-    """The site by plain HTTP, to look at what it keeps, and how often it was asked."""
+    """Reads the site's data by HTTP, and counts the worker's requests."""
 
     def __init__(self, django: DjangoSite) -> None:
         self._django = django
@@ -81,7 +81,7 @@ def payloads(site: Site, queue: str) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_of_autosaves_that_wait_together_the_newest_is_written(
+def test_of_waiting_autosaves_only_the_newest_is_written(
     site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -96,19 +96,17 @@ def test_of_autosaves_that_wait_together_the_newest_is_written(
     random.Random(7).shuffle(saves)
     site.actors.enqueue_many(site.actors.save_partial, ({"payload": one} for one in saves))
     site.work_off("partials")
-    assert len(asked) <= 600  # of 500 sessions, in one batch or, where it began early, two
+    assert len(asked) <= 600  # 500 sessions, in one or two batches
     for n in range(0, 500, 37):
         assert api("GET", f"partials/p{n}/")["revision"] == 19
     assert site.dead("partials") == []
-    # Each that was kept is one event, and the same event if it is told again.
+    # Each written revision is an event, which has the same id if it is sent again.
     events = [event for payload in payloads(site, "events") for event in payload]
     assert {event["properties"]["revision"] for event in events} >= {19}
     assert len({event["eventId"] for event in events}) == len(events) <= 600
 
 
-def test_an_older_revision_that_comes_later_changes_nothing_and_tells_nobody(
-    site: Site, api: Api
-) -> None:
+def test_an_older_revision_changes_nothing_and_sends_no_webhook(site: Site, api: Api) -> None:
     for revision in (5, 3):
         site.actors.save_partial.send(partial("late", revision, webhook=ENDPOINT))
         site.work_off("partials")
@@ -119,7 +117,7 @@ def test_an_older_revision_that_comes_later_changes_nothing_and_tells_nobody(
     assert site.dead("partials") == []
 
 
-def test_a_repeat_is_the_same_webhook(site: Site, api: Api) -> None:
+def test_a_repeated_revision_sends_the_same_webhook_id(site: Site, api: Api) -> None:
     for _ in range(2):
         site.actors.save_partial.send(partial("again", 1, webhook=ENDPOINT))
         site.work_off("partials")
@@ -127,7 +125,7 @@ def test_a_repeat_is_the_same_webhook(site: Site, api: Api) -> None:
     assert one["id"] == other["id"]
 
 
-def test_one_that_the_api_refuses_dies_alone(site: Site) -> None:
+def test_a_partial_that_the_api_refuses_is_dead_lettered_alone(site: Site) -> None:
     def answering(wire: Wire, connection: socket.socket) -> bool:
         status = 422 if b"/refused/" in wire.requests[-1] else 200
         return answer(status, b"{}")(wire, connection)
@@ -145,7 +143,7 @@ def test_one_that_the_api_refuses_dies_alone(site: Site) -> None:
     assert "refused" in str(letter.message.kwargs)
 
 
-def test_an_api_that_is_away_or_refuses_the_token_uses_no_attempt(
+def test_an_unavailable_api_or_a_refused_token_uses_no_attempt(
     site: Site, api: Api, django: DjangoSite, lines: Lines
 ) -> None:
     site.use(api={"url": django.url, "token": SecretStr("being-rotated")})
@@ -200,7 +198,7 @@ def hooked(api: Api) -> Api:
     return api
 
 
-def test_a_submission_is_completed_by_its_payment_and_then_told(site: Site, hooked: Api) -> None:
+def test_a_payment_completes_its_submission_and_sends_its_webhooks(site: Site, hooked: Api) -> None:
     submit(site, "sub-1")
     site.work_off("submissions")
     assert payloads(site, "webhooks") == []
@@ -216,20 +214,20 @@ def test_a_submission_is_completed_by_its_payment_and_then_told(site: Site, hook
     }
 
 
-def test_events_twice_late_and_in_the_wrong_order_tell_of_it_once(site: Site, hooked: Api) -> None:
+def test_duplicate_late_and_reordered_events_send_one_webhook(site: Site, hooked: Api) -> None:
     submit(site, "sub-2")
     site.work_off("submissions")
     for type, created in ((PAID, 20), (FAILED, 10), (PAID, 20), (REFUNDED, 30), (PAID, 20)):
         site.actors.update_payment.send(stripe("sub-2", type, created))
         site.work_off("submissions")
     assert hooked.status("sub-2") == "refunded"
-    # The event that came twice told it twice, under one id; after the refund nobody was told.
+    # The duplicate event sent a duplicate with the same id; the refund sent no webhook.
     ids = [webhook["id"] for webhook in payloads(site, "webhooks")]
     assert len(set(ids)) == 1
     assert site.dead("submissions") == []
 
 
-def test_a_payment_that_comes_before_its_submission_waits_for_it(
+def test_a_payment_before_its_submission_waits_for_it(
     site: Site, hooked: Api, lines: Lines
 ) -> None:
     site.actors.update_payment.send(stripe("sub-3", PAID, 10))
@@ -249,7 +247,7 @@ def test_a_payment_that_comes_before_its_submission_waits_for_it(
         (REFUNDED, {"refunded": False}),
     ],
 )
-def test_an_event_that_changes_nothing_asks_for_nothing(
+def test_an_event_that_changes_nothing_makes_no_request(
     site: Site, hooked: Api, type: str, about: dict[str, Any]
 ) -> None:
     id = f"sub-{type}"
@@ -269,7 +267,7 @@ def test_an_event_that_changes_nothing_asks_for_nothing(
     ],
     ids=["type", "submission", "created", "data"],
 )
-def test_what_is_no_event_of_a_payment_is_refused(site: Site, bad: Any) -> None:
+def test_an_event_that_is_not_about_a_payment_is_refused(site: Site, bad: Any) -> None:
     with pytest.raises(InvalidJob, match="update_payment: payload"):
         site.actors.update_payment.send(bad)
     assert site.waiting() == 0
@@ -284,7 +282,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
-def test_an_odd_autosave_is_refused_where_it_is_sent_and_dies_alone(
+def test_an_invalid_autosave_is_refused_at_send_or_dead_lettered_alone(
     site: Site, api: Api, odd: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidJob):
@@ -302,7 +300,7 @@ def test_an_odd_autosave_is_refused_where_it_is_sent_and_dies_alone(
     assert {one["properties"]["partialId"] for one in events} == {ids[0], ids[2]}
 
 
-def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
+def test_an_api_that_fails_during_a_batch_pauses_the_queue(
     site: Site, api: Api, django: DjangoSite, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = sink.Api.save_partial
@@ -327,7 +325,7 @@ def test_an_api_that_goes_away_in_the_middle_of_a_batch_is_left_alone(
     assert site.dead("partials") == []
 
 
-def test_an_autosave_too_deep_for_its_webhook_keeps_no_other(site: Site, api: Api) -> None:
+def test_an_autosave_too_deep_for_its_webhook_affects_no_other(site: Site, api: Api) -> None:
     deep: Any = "x"
     for _ in range(195):
         deep = [deep]
@@ -335,7 +333,7 @@ def test_an_autosave_too_deep_for_its_webhook_keeps_no_other(site: Site, api: Ap
         answers = {"a": deep} if id == "deep" else {"n": 1}
         site.actors.save_partial.send(partial(id, 1, answers=answers, webhook=ENDPOINT))
     site.work_off("partials")
-    assert site.dead("partials") == []  # it is saved
+    assert site.dead("partials") == []  # saved nevertheless
     found = payloads(site, "webhooks")
     told = {webhook["body"]["data"]["partialId"] for webhook in found if "body" in webhook}
     assert told == {"fine-1", "fine-2"}
@@ -343,7 +341,7 @@ def test_an_autosave_too_deep_for_its_webhook_keeps_no_other(site: Site, api: Ap
     assert "at most 200 levels" in refused["cause"]
 
 
-def test_of_a_newest_revision_that_is_refused_the_one_before_is_written(
+def test_if_the_newest_revision_is_refused_the_previous_is_written(
     site: Site, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = sink.Api.save_partial

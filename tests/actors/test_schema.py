@@ -1,4 +1,4 @@
-"""``formrelay schema`` says of a job what the actors say."""
+"""The JSON Schemas of ``formrelay schema`` accept the jobs that the actors accept."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ GOOD = [
     ("deliver_webhook", but(WEBHOOK, headers={"X-Te": "é\t", "hosts": "", "te-x": "1", "X~": "2"})),
 ]  # fmt: skip
 
-#: What the actors alone can tell.
+#: Jobs that only the actors can refuse.
 BEYOND = [
     ("deliver_webhook", but(WEBHOOK, headers={"X": SECRET, "x": SECRET})),
     ("deliver_webhook", but(WEBHOOK, url="https://!/")),
 ]
-#: What they take besides.
+#: Jobs that only the actors accept.
 LENIENT = [
     ("record_events", {"type": "a", "form_id": "snake"}),
     ("record_events", but(EVENT, occurredAt=1_700_000_000)),
@@ -90,7 +90,7 @@ def wire(actor: str, payload: Any, **more: Any) -> dict[str, Any]:
 
 
 class Schemas:
-    """The document of each type, and the one for all."""
+    """The schema of each job type, and the schema for all types."""
 
     def __init__(self) -> None:
         from formrelay.ops.cli.schema import catalogue, document, job_types
@@ -123,18 +123,22 @@ def _actor_accepts(site: Site, actor: str, payload: Any, **more: Any) -> bool:
     return True
 
 
-def test_every_job_type_has_its_document(schemas: Schemas) -> None:
+def test_every_job_type_has_a_schema(schemas: Schemas) -> None:
     assert sorted(schemas.one) == sorted(TYPES.values())
 
 
 @pytest.mark.parametrize(("actor", "payload"), GOOD)
-def test_a_good_job_is_good_to_both(site: Site, schemas: Schemas, actor: str, payload: Any) -> None:
+def test_valid_jobs_are_accepted_by_schema_and_actor(
+    site: Site, schemas: Schemas, actor: str, payload: Any
+) -> None:
     assert _actor_accepts(site, actor, payload, metadata=METADATA)
     assert schemas.accept(wire(actor, payload, metadata=METADATA, anything=1))
 
 
 @pytest.mark.parametrize(("actor", "payload"), REFUSED)
-def test_a_bad_job_is_bad_to_both(site: Site, schemas: Schemas, actor: str, payload: Any) -> None:
+def test_invalid_jobs_are_refused_by_schema_and_actor(
+    site: Site, schemas: Schemas, actor: str, payload: Any
+) -> None:
     assert not _actor_accepts(site, actor, payload)
     assert not schemas.accept(wire(actor, payload))
 
@@ -146,13 +150,15 @@ def test_most_of_the_table_is_compared() -> None:
 @pytest.mark.parametrize(
     "metadata", ["f", [], 5, {"version": 0}, {"formId": 5}, {"retryCount": "many"}]
 )
-def test_bad_metadata_is_bad_to_both(site: Site, schemas: Schemas, metadata: Any) -> None:
+def test_invalid_metadata_is_refused_by_schema_and_actor(
+    site: Site, schemas: Schemas, metadata: Any
+) -> None:
     assert not _actor_accepts(site, "record_events", EVENT, metadata=metadata)
     assert not schemas.accept(wire("record_events", EVENT, metadata=metadata))
 
 
 @pytest.mark.parametrize(("actor", "payload"), BEYOND)
-def test_what_the_actors_alone_can_tell(
+def test_some_jobs_are_refused_only_by_the_actor(
     site: Site, schemas: Schemas, actor: str, payload: Any
 ) -> None:
     assert not _actor_accepts(site, actor, payload)
@@ -160,14 +166,14 @@ def test_what_the_actors_alone_can_tell(
 
 
 @pytest.mark.parametrize(("actor", "payload"), LENIENT)
-def test_where_the_actors_are_more_lenient(
+def test_some_jobs_are_accepted_only_by_the_actor(
     site: Site, schemas: Schemas, actor: str, payload: Any
 ) -> None:
     assert _actor_accepts(site, actor, payload)
     assert not schemas.accept(wire(actor, payload))
 
 
-def test_another_type_or_none_is_refused(schemas: Schemas) -> None:
+def test_an_unknown_or_missing_type_is_refused(schemas: Schemas) -> None:
     for job in ({"type": "event.recrod", "payload": EVENT}, {"payload": EVENT}, [], "x"):
         assert not schemas.all.is_valid(job)
     for name, validator in schemas.one.items():
@@ -175,7 +181,7 @@ def test_another_type_or_none_is_refused(schemas: Schemas) -> None:
         assert not validator.is_valid({"type": f"{name}s", "payload": EVENT})
 
 
-def test_fields_have_titles_and_jobs_descriptions(schemas: Schemas) -> None:
+def test_fields_have_titles_and_jobs_have_descriptions(schemas: Schemas) -> None:
     definitions = schemas.all.schema["$defs"]
     for name in TYPES.values():
         assert definitions[name]["description"]
@@ -193,12 +199,12 @@ def test_the_command_needs_no_configuration_and_starts_nothing(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_type_it_is_one_document_for_all(tmp_path: Path) -> None:
+def test_without_a_type_the_command_prints_one_schema_for_all(tmp_path: Path) -> None:
     printed = json.loads(run("schema", cwd=tmp_path, env={}).stdout)
     assert set(TYPES.values()) < set(printed["$defs"])
 
 
-def test_into_a_folder_a_file_a_type(tmp_path: Path) -> None:
+def test_the_command_writes_a_file_for_each_type_into_a_folder(tmp_path: Path) -> None:
     done = run("schema", "--out", "made/schemas", cwd=tmp_path, env={})
     names = [f"{name}.schema.json" for name in sorted(TYPES.values())]
     assert done.stdout.splitlines() == [f"made/schemas/{name}" for name in names]
@@ -209,7 +215,7 @@ def test_into_a_folder_a_file_a_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["webhook.sned"], ["--out", "file"]])
-def test_wrong_use_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+def test_wrong_use_is_an_error_of_one_line(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "file").touch()
     done = run("schema", *arguments, cwd=tmp_path, env={})
     assert (done.returncode, done.stdout) == (2, "")

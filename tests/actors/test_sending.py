@@ -1,4 +1,4 @@
-"""What the actors take at ``send()``, what they refuse, and what stands on the wire."""
+"""Jobs that ``send()`` accepts or refuses, and the messages that it writes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ LOOP: dict[str, Any] = {"answer": SECRET}
 LOOP["loop"] = LOOP
 
 BAD = [
-    # Of every actor: what is no object at all.
+    # For every actor: a payload that is not an object.
     *((name, bad, "payload") for name in ("save_submission", "deliver_webhook")
       for bad in (None, SECRET, 5, [SECRET], [], object())),
     *((name, {SECRET: SECRET}, "payload.") for name in GOOD),
@@ -181,7 +181,7 @@ BAD = [
 @pytest.mark.parametrize(
     ("actor", "payload", "field"), BAD, ids=[f"{a}-{f}-{n}" for n, (a, _, f) in enumerate(BAD)]
 )
-def test_a_bad_payload_is_refused_by_name_and_nothing_is_enqueued(
+def test_the_error_for_an_invalid_payload_names_the_field_and_nothing_is_enqueued(
     site: Site, lines: Lines, actor: str, payload: Any, field: str
 ) -> None:
     for send in (
@@ -195,7 +195,7 @@ def test_a_bad_payload_is_refused_by_name_and_nothing_is_enqueued(
         assert text.startswith(f"{actor}: {field}"), text
         assert SECRET not in text
         assert len(text) < 1000
-        # Nor does it travel along where a traceback would print it.
+        # It is not attached to the error either, where a traceback would print it.
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
     assert site.waiting() == 0
@@ -215,7 +215,9 @@ def test_a_bad_payload_is_refused_by_name_and_nothing_is_enqueued(
         ({"note": object()}, "metadata.note"),
     ],
 )
-def test_bad_metadata_is_refused_by_name(site: Site, actor: str, metadata: Any, field: str) -> None:
+def test_the_error_for_invalid_metadata_names_the_field(
+    site: Site, actor: str, metadata: Any, field: str
+) -> None:
     with pytest.raises(InvalidJob) as caught:
         getattr(site.actors, actor).send(GOOD[actor], metadata)
     assert str(caught.value).startswith(f"{actor}: {field}")
@@ -233,7 +235,7 @@ def test_bad_metadata_is_refused_by_name(site: Site, actor: str, metadata: Any, 
         ((), {"batch": [EVENT]}, "got batch as well"),
     ],
 )
-def test_other_arguments_are_refused_by_name(
+def test_the_error_for_other_arguments_names_them(
     site: Site, args: tuple[Any, ...], kwargs: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(InvalidJob, match=text):
@@ -248,13 +250,11 @@ def test_a_number_that_is_not_finite_or_too_large_is_refused(site: Site) -> None
     assert site.waiting() == 0
 
 
-# -- what is on the wire -------------------------------------------------------------------
+# -- the stored message --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("actor", GOOD)
-def test_the_wire_has_the_job_on_its_queue_in_the_format_of_dramatiq(
-    site: Site, actor: str
-) -> None:
+def test_the_stored_message_has_dramatiqs_format(site: Site, actor: str) -> None:
     sent = getattr(site.actors, actor).send(GOOD[actor], {"formId": "form-1"})
     (message,) = site.messages(QUEUES[actor])
     assert message["message_id"] == sent.message_id
@@ -271,8 +271,8 @@ def snake(name: str) -> str:
 
 @pytest.mark.parametrize(
     "actor", [name for name in GOOD if name != "update_payment"]
-)  # whose names are Stripe's
-def test_snake_case_is_taken_and_camel_case_is_written(site: Site, actor: str) -> None:
+)  # its field names are Stripe's
+def test_snake_case_is_accepted_and_camel_case_is_written(site: Site, actor: str) -> None:
     fixed = {
         "record_events": {"eventId": str(UUID(int=7)), "occurredAt": AT, "sessionId": "s"},
         "save_submission": {"webhooks": [{**ENDPOINT, "id": "e"}]},
@@ -290,7 +290,7 @@ def test_snake_case_is_taken_and_camel_case_is_written(site: Site, actor: str) -
     assert "_" not in "".join(first["metadata"])
 
 
-def test_optional_fields_that_are_not_given_are_not_written(site: Site) -> None:
+def test_missing_optional_fields_are_not_written(site: Site) -> None:
     site.actors.record_events.send(but(EVENT, submissionId=None))
     site.actors.save_submission.send(SUBMISSION)
     (events,) = site.messages("events")
@@ -298,7 +298,7 @@ def test_optional_fields_that_are_not_given_are_not_written(site: Site) -> None:
     assert "webhooks" not in site.messages("submissions")[0]["kwargs"]["payload"]
 
 
-def test_a_body_that_is_null_is_written_since_it_must_be_given(site: Site) -> None:
+def test_a_null_body_is_written_because_it_is_required(site: Site) -> None:
     site.actors.deliver_webhook.send(but(WEBHOOK, body=None))
     (message,) = site.messages("webhooks")
     assert message["kwargs"]["payload"]["body"] is None
@@ -311,7 +311,7 @@ def test_unknown_keys_are_kept_in_payload_and_metadata(site: Site) -> None:
     assert message["kwargs"]["metadata"] == {"tenant": "t", "x": [1], "version": 1}
 
 
-def test_defaults_are_those_of_the_moment_of_sending(site: Site) -> None:
+def test_defaults_are_set_at_send(site: Site) -> None:
     before = datetime.now(UTC)
     site.actors.record_events.send([EVENT, EVENT])
     after = datetime.now(UTC)
@@ -322,13 +322,13 @@ def test_defaults_are_those_of_the_moment_of_sending(site: Site) -> None:
     assert before <= datetime.fromisoformat(one["occurredAt"]) <= after
 
 
-def test_one_event_is_a_list_of_one(site: Site) -> None:
+def test_a_single_event_is_written_as_a_list(site: Site) -> None:
     site.actors.record_events.send(EVENT)
     (message,) = site.messages("events")
     assert isinstance(message["kwargs"]["payload"], list)
 
 
-def test_a_payload_survives_the_wire_and_a_second_check_unchanged(site: Site) -> None:
+def test_a_payload_is_unchanged_by_storage_and_a_second_validation(site: Site) -> None:
     for actor, payload in GOOD.items():
         first = getattr(site.actors, actor).message(payload)
         again = getattr(site.actors, actor).message(**json.loads(encode(first))["kwargs"])
@@ -341,10 +341,10 @@ def test_options_of_dramatiq_still_work(site: Site) -> None:
     assert site.waiting() == 0
 
 
-# -- many at once --------------------------------------------------------------------------
+# -- enqueue_many --------------------------------------------------------------------------
 
 
-def test_enqueue_many_takes_a_generator_and_says_how_many(site: Site) -> None:
+def test_enqueue_many_accepts_a_generator_and_returns_the_number(site: Site) -> None:
     def jobs() -> Iterator[dict[str, Any]]:
         for number in range(1300):
             yield {"payload": but(EVENT, properties={"n": number}), "metadata": {"n": number}}
@@ -354,23 +354,23 @@ def test_enqueue_many_takes_a_generator_and_says_how_many(site: Site) -> None:
     assert [one["kwargs"]["metadata"]["n"] for one in messages] == list(range(1300))
 
 
-def test_enqueue_many_of_nothing_is_nothing(site: Site) -> None:
+def test_enqueue_many_of_no_jobs_returns_zero(site: Site) -> None:
     assert site.actors.enqueue_many(site.actors.record_events, []) == 0
 
 
-def test_an_invalid_job_in_the_middle_stops_there_and_the_chunks_before_are_sent(
+def test_an_invalid_job_ends_enqueue_many_after_the_chunks_before_it(
     site: Site,
 ) -> None:
     def jobs() -> Iterator[dict[str, Any]]:
         for number in range(2000):
             bad = number == 1234
             yield {"payload": drop(EVENT, "type") if bad else EVENT, "metadata": {"n": number}}
-            assert number <= 1234, "read on after the invalid one"
+            assert number <= 1234, "read on after the invalid job"
 
     with pytest.raises(InvalidJob, match=r"payload\.0\.type"):
         site.actors.enqueue_many(site.actors.record_events, jobs())
     sent = [one["kwargs"]["metadata"]["n"] for one in site.messages("events")]
-    # Whole chunks, in order, without a gap.
+    # Complete chunks, in order, without a gap.
     assert sent == list(range(len(sent)))
     assert 0 < len(sent) <= 1234
     assert len(sent) % 500 == 0
@@ -383,6 +383,6 @@ def test_a_job_without_its_payload_is_invalid(site: Site, job: dict[str, Any]) -
     assert site.waiting() == 0
 
 
-def test_calling_an_actor_directly_checks_the_job_too(site: Site) -> None:
+def test_a_direct_call_of_an_actor_validates_the_job(site: Site) -> None:
     with pytest.raises(InvalidJob, match=r"save_submission: payload\.status"):
         site.actors.save_submission(payload=drop(SUBMISSION, "status"))

@@ -1,4 +1,4 @@
-"""Submissions through a worker into a small API, and the webhooks that they set off."""
+"""Submissions through a worker into a fake API, and the webhooks that follow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def endpoint(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def webhooks(site: Site) -> list[dict[str, Any]]:
-    """The payloads of the webhooks that wait to be sent."""
+    """Payloads of the waiting webhooks."""
     return [message["kwargs"]["payload"] for message in site.messages("webhooks")]
 
 
@@ -83,7 +83,7 @@ def test_the_secrets_of_the_endpoints_are_not_sent_to_the_api(site: Site, api: R
 
 
 @pytest.mark.parametrize("code", [200, 201])
-def test_the_endpoints_that_the_api_returns_are_told(site: Site, api: Receiver, code: int) -> None:
+def test_endpoints_returned_by_the_api_get_webhooks(site: Site, api: Receiver, code: int) -> None:
     api.answers(PATH, saved("completed", endpoint(1), endpoint(2, method="PUT"), code=code))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
@@ -104,7 +104,7 @@ def test_the_endpoints_that_the_api_returns_are_told(site: Site, api: Receiver, 
     }
 
 
-def test_the_jobs_own_endpoints_go_before_those_of_the_api(site: Site, api: Receiver) -> None:
+def test_endpoints_of_the_job_override_those_of_the_api(site: Site, api: Receiver) -> None:
     api.answers(PATH, then=saved("completed", endpoint(9)))
     site.actors.save_submission.send({**SUBMISSION, "webhooks": [endpoint(1)]})
     site.actors.save_submission.send({**SUBMISSION, "webhooks": []})
@@ -112,10 +112,10 @@ def test_the_jobs_own_endpoints_go_before_those_of_the_api(site: Site, api: Rece
     assert [one["endpointId"] for one in webhooks(site)] == ["end-1"]
 
 
-def test_the_id_of_a_webhook_is_made_of_submission_and_endpoint(site: Site, api: Receiver) -> None:
+def test_the_webhook_id_depends_on_submission_and_endpoint(site: Site, api: Receiver) -> None:
     api.answers(PATH, then=saved("completed", endpoint(1), endpoint(2)))
     other = {**SUBMISSION, "submissionId": "sub-2"}
-    # The same submission twice, as after a lost answer; then another one.
+    # The same submission twice, as after a lost answer; then another submission.
     for submission in (SUBMISSION, SUBMISSION, other):
         site.actors.save_submission.send(submission)
         site.work_off("submissions")
@@ -125,7 +125,7 @@ def test_the_id_of_a_webhook_is_made_of_submission_and_endpoint(site: Site, api:
     assert all(id.startswith("sub_") and "." not in id for id in ids)
 
 
-def test_endpoints_without_an_id_are_told_apart_by_their_url(site: Site, api: Receiver) -> None:
+def test_endpoints_without_an_id_are_identified_by_their_url(site: Site, api: Receiver) -> None:
     bare = [{"url": f"https://example.com/{n}", "secret": KEY} for n in range(2)]
     site.actors.save_submission.send({**SUBMISSION, "webhooks": bare})
     site.work_off("submissions")
@@ -133,7 +133,7 @@ def test_endpoints_without_an_id_are_told_apart_by_their_url(site: Site, api: Re
 
 
 @pytest.mark.parametrize("status", ["draft", "pending_payment"])
-def test_what_is_not_completed_is_told_to_nobody(site: Site, api: Receiver, status: str) -> None:
+def test_an_incomplete_submission_sends_no_webhook(site: Site, api: Receiver, status: str) -> None:
     api.answers(PATH, then=saved(status, endpoint(1)))
     site.actors.save_submission.send({**SUBMISSION, "status": status, "webhooks": [endpoint(2)]})
     site.work_off("submissions")
@@ -142,7 +142,7 @@ def test_what_is_not_completed_is_told_to_nobody(site: Site, api: Receiver, stat
     assert site.dead("submissions") == []
 
 
-def test_a_refusal_is_dead_at_once_with_the_fields_and_without_their_values(
+def test_a_refused_submission_is_dead_lettered_with_field_names_and_no_values(
     site: Site, api: Receiver, lines: Lines
 ) -> None:
     api.answers(PATH, then=Answer(400, {"answers": [f"{SECRET} is no name"]}))
@@ -158,7 +158,9 @@ def test_a_refusal_is_dead_at_once_with_the_fields_and_without_their_values(
 
 
 @pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
-def test_what_may_pass_is_retried_with_the_same_key(site: Site, api: Receiver, code: int) -> None:
+def test_transient_errors_are_retried_with_the_same_idempotency_key(
+    site: Site, api: Receiver, code: int
+) -> None:
     api.answers(PATH, Answer(code, {"detail": "no"}), then=saved("completed", endpoint(1)))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
@@ -170,7 +172,7 @@ def test_what_may_pass_is_retried_with_the_same_key(site: Site, api: Receiver, c
     assert len(webhooks(site)) == 1
 
 
-def test_retry_after_is_honoured(site: Site, api: Receiver) -> None:
+def test_retry_after_is_respected(site: Site, api: Receiver) -> None:
     api.answers(PATH, Answer(503, headers={"Retry-After": "1"}))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
@@ -178,9 +180,7 @@ def test_retry_after_is_honoured(site: Site, api: Receiver) -> None:
     assert 1 <= second.at - first.at < 2.2
 
 
-def test_an_api_that_keeps_failing_makes_a_dead_letter_after_the_last_attempt(
-    site: Site, api: Receiver
-) -> None:
+def test_the_last_failed_attempt_makes_a_dead_letter(site: Site, api: Receiver) -> None:
     api.answers(PATH, then=Answer(500))
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
@@ -189,10 +189,8 @@ def test_an_api_that_keeps_failing_makes_a_dead_letter_after_the_last_attempt(
     assert (letter.failure.attempt, len(api.of(PATH))) == (3, 3)
 
 
-def test_an_outcome_that_is_not_known_is_looked_up_before_it_is_written_again(
-    site: Site, api: Receiver
-) -> None:
-    api.answers(PATH, then=Answer(500))  # it was saved, and the answer lost
+def test_an_unknown_outcome_is_looked_up_before_a_second_write(site: Site, api: Receiver) -> None:
+    api.answers(PATH, then=Answer(500))  # saved, but the answer was lost
     there = {"id": "sub-1", "status": "completed", "webhooks": [endpoint(1)]}
     api.answers(f"{PATH}sub-1/", then=Answer(200, there))
     site.actors.save_submission.send(SUBMISSION)
@@ -202,7 +200,7 @@ def test_an_outcome_that_is_not_known_is_looked_up_before_it_is_written_again(
     assert site.dead("submissions") == []
 
 
-def test_a_wrong_submission_of_a_foreign_publisher_is_dead_as_invalid_and_not_sent(
+def test_an_invalid_submission_of_another_publisher_is_dead_lettered_without_a_request(
     site: Site, api: Receiver, lines: Lines
 ) -> None:
     site.inject("submissions", b'{"type": "submission.save", "payload": {"id": "SECRET-VALUE"}}')
@@ -219,7 +217,7 @@ def test_a_wrong_submission_of_a_foreign_publisher_is_dead_as_invalid_and_not_se
     assert SECRET not in lines.text
 
 
-def test_from_the_form_to_the_receiver(site: Site, api: Receiver) -> None:
+def test_a_submission_reaches_the_receiver_of_its_webhook(site: Site, api: Receiver) -> None:
     api.answers(PATH, then=saved("completed", endpoint(1, url=f"{api.url}/hook")))
     site.actors.save_submission.send(SUBMISSION)
     site.start()
@@ -230,7 +228,7 @@ def test_from_the_form_to_the_receiver(site: Site, api: Receiver) -> None:
     assert hook.headers["x-number"] == "1"
 
 
-def test_two_jobs_of_one_idempotency_key_are_one_call(site: Site, api: Receiver) -> None:
+def test_two_jobs_with_one_idempotency_key_make_one_request(site: Site, api: Receiver) -> None:
     for _ in range(2):
         site.actors.save_submission.send(SUBMISSION, {"idempotencyKey": "form-1/sub-1"})
     body = {"type": "submission.save", "payload": SUBMISSION}
@@ -239,14 +237,14 @@ def test_two_jobs_of_one_idempotency_key_are_one_call(site: Site, api: Receiver)
     )
     site.work_off("submissions")
     assert len(api.of(PATH)) == 1
-    # Of another actor it is another key, and one without runs as ever.
+    # For another actor it is another key, and a job without a key runs as usual.
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
     assert len(api.of(PATH)) == 2
 
 
 @pytest.mark.parametrize("key", [7, "", "x" * 201, ["a"]], ids=repr)
-def test_an_idempotency_key_that_is_none_is_refused(site: Site, api: Receiver, key: Any) -> None:
+def test_an_invalid_idempotency_key_is_refused(site: Site, api: Receiver, key: Any) -> None:
     with pytest.raises(InvalidJob, match=r"metadata\.idempotencyKey"):
         site.actors.save_submission.send(SUBMISSION, {"idempotencyKey": key})
     body = {"type": "submission.save", "payload": SUBMISSION, "metadata": {"idempotencyKey": key}}

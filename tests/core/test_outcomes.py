@@ -194,7 +194,7 @@ def test_an_undecided_attempt_counts_as_failed_with_both_errors() -> None:
     assert last.failure.attempt == 2
 
 
-def test_undecided_attempts_use_the_default_policy_and_end_after_twenty() -> None:
+def test_undecided_attempts_use_the_default_policy_and_have_a_limit() -> None:
     fault = TypeError()
     kinds = [type(undecided(None, fault, attempt=n, now=0.0)) for n in (1, 2, 3)]
     assert kinds == [Retry, Retry, Dead]

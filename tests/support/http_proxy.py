@@ -1,4 +1,4 @@
-"""A server in front of another one, like an operator's proxy, that can answer in its place."""
+"""An HTTP reverse proxy that can answer instead of its server."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ _OF_A_CONNECTION = {"connection", "transfer-encoding", "host"}
 
 
 @dataclass(frozen=True)
-class Instead:
-    """Bytes in the place of the answer; whether the request reaches the other server at all."""
+class CannedAnswer:
+    """Bytes sent instead of the server's answer. If is_forwarded, the server gets the request."""
 
     data: bytes
-    is_passed_on: bool = False
+    is_forwarded: bool = False
 
 
-class Front:
-    """Passes requests on to 127.0.0.1:``port``, unless it is told to answer otherwise."""
+class HttpProxy:
+    """Forwards requests to 127.0.0.1:``port``, unless a test has set another answer."""
 
     def __init__(self, port: int) -> None:
         self.site_port = port
         self.port = 0
-        #: The method and path of each request.
+        #: Method and path of each request.
         self.requests: list[str] = []
-        #: TLS of the connections that come from now on.
+        #: TLS context for new connections.
         self.tls: ssl.SSLContext | None = None
-        self._once: list[Instead] = []
-        self._always: Instead | None = None
+        self._once: list[CannedAnswer] = []
+        self._always: CannedAnswer | None = None
 
     @property
     def url(self) -> str:
         host = "http://127.0.0.1" if self.tls is None else "https://localhost"
         return f"{host}:{self.port}"
 
-    def says_once(self, data: bytes, *, is_passed_on: bool = False) -> None:
+    def answer_once(self, data: bytes, *, is_forwarded: bool = False) -> None:
         """Answer the next request with ``data`` and close its connection."""
-        self._once.append(Instead(data, is_passed_on))
+        self._once.append(CannedAnswer(data, is_forwarded))
 
-    def says(self, data: bytes | None) -> None:
-        """Answer every request with ``data`` from now on; None: pass them on again."""
-        self._always = None if data is None else Instead(data)
+    def answer_all(self, data: bytes | None) -> None:
+        """Answer every request with ``data`` from now on; None forwards them again."""
+        self._always = None if data is None else CannedAnswer(data)
 
-    def take(self, request: str) -> Instead | None:
+    def take(self, request: str) -> CannedAnswer | None:
         self.requests.append(request)
         return self._once.pop(0) if self._once else self._always
 
 
 @contextmanager
-def front_of(port: int) -> Iterator[Front]:
-    """A front of the server on that port, for as long as the block lasts."""
-    front = Front(port)
+def http_proxy(port: int) -> Iterator[HttpProxy]:
+    """A proxy for the server on a port, until the end of the block."""
+    proxy = HttpProxy(port)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
-            if front.tls is not None:
-                self.request = front.tls.wrap_socket(self.request, server_side=True)
+            if proxy.tls is not None:
+                self.request = proxy.tls.wrap_socket(self.request, server_side=True)
             super().setup()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            instead = front.take(f"{self.command} {self.path}")
-            if instead is None or instead.is_passed_on:
+            canned = proxy.take(f"{self.command} {self.path}")
+            if canned is None or canned.is_forwarded:
                 status, data = self._ask(body)
-            if instead is not None:
+            if canned is not None:
                 self.close_connection = True
-                self.wfile.write(instead.data)
+                self.wfile.write(canned.data)
                 return
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -85,28 +85,28 @@ def front_of(port: int) -> Iterator[Front]:
 
         def _ask(self, body: bytes) -> tuple[int, bytes]:
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_A_CONNECTION}
-            site = http.client.HTTPConnection("127.0.0.1", front.site_port, timeout=30)
+            site = http.client.HTTPConnection("127.0.0.1", proxy.site_port, timeout=30)
             with contextlib.closing(site):
                 site.request(self.command, self.path, body, headers)
                 answer = site.getresponse()
                 return answer.status, answer.read()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Quiet: clients that trust no expired certificate, or read no 10 MB."""
+            """Log nothing: some tests make clients refuse a certificate or a large body."""
 
     server = Server(("127.0.0.1", 0), Handler)
-    front.port = server.server_address[1]
+    proxy.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield front
+        yield proxy
     finally:
         server.shutdown()
         server.server_close()
