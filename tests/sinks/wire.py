@@ -1,4 +1,4 @@
-"""A real server on a local port whose answers are written byte by byte."""
+"""A local server whose answers are raw bytes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-#: Takes the connection and answers one request; returns whether it stays open.
+#: Answers a request on a connection; returns whether the connection stays open.
 Answer = Callable[["Wire", socket.socket], bool]
 
 
 @dataclass
 class Wire:
-    """What a server saw."""
+    """The requests that a server received."""
 
     port: int = 0
     accepted: int = 0
@@ -39,7 +39,7 @@ class Wire:
 
 
 def answer(status: int, body: bytes = b"", *headers: str, kind: str = "application/json") -> Answer:
-    """An ordinary answer with its length; the connection stays open."""
+    """A complete answer with its length; the connection stays open."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *headers]
     if body:
         lines.append(f"Content-Type: {kind}")
@@ -55,7 +55,7 @@ def raw(data: bytes, *, keep: bool = True) -> Answer:
 
 
 def drip(start: bytes, piece: bytes = b"x", every: float = 0.05) -> Answer:
-    """``start`` at once, then a piece at a time until the server is stopped."""
+    """Send ``start``, then a piece at a time until the server is stopped."""
 
     def send(wire: Wire, connection: socket.socket) -> bool:
         connection.sendall(start)
@@ -67,7 +67,7 @@ def drip(start: bytes, piece: bytes = b"x", every: float = 0.05) -> Answer:
 
 
 def flood(start: bytes, size: int) -> Answer:
-    """``start``, then ``size`` bytes as fast as they are taken."""
+    """Send ``start``, then ``size`` bytes as fast as the client reads."""
 
     def send(wire: Wire, connection: socket.socket) -> bool:
         connection.sendall(start)
@@ -91,7 +91,7 @@ def reset(wire: Wire, connection: socket.socket) -> bool:
 
 @contextmanager
 def serving(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
-    """A server that gives ``answers`` one after the other; the last one repeats."""
+    """A server that gives ``answers`` in order, then repeats the last answer."""
     wire = Wire()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         wire.port = listener.getsockname()[1]

@@ -179,7 +179,7 @@ def test_one_that_is_cancelled_by_its_own_doing_has_failed(harness: Harness) -> 
 
 
 @pytest.mark.parametrize("is_notified", [True, False])
-def test_a_worker_that_stops_cancels_and_hands_back_what_takes_too_long(
+def test_a_stopping_worker_cancels_and_requeues_slow_jobs(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, is_notified: bool
 ) -> None:
     """At once if the actor has `notify_shutdown`, else after the grace period."""

@@ -1,4 +1,4 @@
-"""The Django API's client against real servers."""
+"""The client of the Django API against real servers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_saved_submission_is_returned_with_its_endpoints(status: int) -> None:
     assert "whsec_x" not in repr(result)
 
 
-def test_a_submission_is_looked_up_by_its_quoted_id() -> None:
+def test_ids_are_quoted_in_urls() -> None:
     with serving(saved(SAVED | {"webhooks": None}, 200)) as wire:
         assert api(wire.url).get_submission("a/b?c").webhooks == ()
     assert wire.headers()[0] == "GET /api/v1/submissions/a%2Fb%3Fc/ HTTP/1.1"
@@ -84,7 +84,7 @@ STATUSES: list[tuple[int, type[SinkError]]] = [
 
 
 @pytest.mark.parametrize(("status", "error"), STATUSES)
-def test_each_status_has_one_meaning(status: int, error: type[SinkError]) -> None:
+def test_each_status_is_one_error(status: int, error: type[SinkError]) -> None:
     with serving(answer(status, b"", "Location: /elsewhere")) as wire:
         with pytest.raises(error) as caught:
             api(wire.url).save_submission(PAYLOAD)
@@ -184,7 +184,7 @@ def test_an_unusual_response_is_transient_in_bounded_time(answering: Answer) -> 
         with pytest.raises(SinkTransient) as caught:
             api(wire.url).save_submission(PAYLOAD)
         assert time.monotonic() - started < 10
-        assert type(caught.value) is SinkTransient  # something may have been saved
+        assert type(caught.value) is SinkTransient  # the submission may have been saved
         assert "ann" not in str(caught.value)
         assert wire.bytes_sent < 64 * 1024 * 1024
         assert len(wire.requests) == 1
@@ -216,7 +216,7 @@ def test_an_untrusted_certificate_is_refused_before_the_token_is_sent(tls: ssl.S
         assert wire.requests == []
 
 
-def test_the_deadline_holds_over_tls_too(
+def test_the_timeout_also_applies_to_tls(
     tls: ssl.SSLContext,
     certificate: os.PathLike[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -231,7 +231,7 @@ def test_the_deadline_holds_over_tls_too(
         with pytest.raises(SinkTransient, match="in time"):
             client.save_submission(PAYLOAD)
         assert time.monotonic() - started < 10
-        assert wire.accepted == 1  # the second request went over the first one's connection
+        assert wire.accepted == 1  # the second request used the connection of the first
 
 
 def test_proxies_and_netrc_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def client(url: str, timeout: float = 2.0) -> Api:
 
 
 def fails(api: Api, call: Call) -> SinkError:
-    """The error of a call, which quotes neither the token nor a person."""
+    """Call the API and return the error, which contains neither the token nor a value."""
     with pytest.raises(SinkError) as caught:
         call(api)
     assert WHO not in repr(caught.value)
@@ -54,7 +54,7 @@ def fails(api: Api, call: Call) -> SinkError:
     return caught.value
 
 
-#: The answer, the class of its error, what its text says.
+#: Name -> (answer, class of the error, text of the error).
 ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "HTML": (
         answer(200, PAGE, kind="text/html; charset=utf-8"),
@@ -139,7 +139,7 @@ def test_a_redirect_is_never_followed(status: int, to: str, call: Call) -> None:
         }[to]
         with serving(answer(status, b"", f"Location: {location}"), answer(200, SAVED)) as wire:
             error = fails(client(wire.url), call)
-            # 303 says that it was taken; of the others nothing was, and a person has to act.
+            # 303 means that the request was processed; the others mean that an operator has to act.
             assert type(error) is (SinkTransient if status == 303 else SinkUnready)
             shown = "" if to.startswith("/") else " to http"
             assert str(error) == (
@@ -160,7 +160,7 @@ def test_little_of_a_large_error_response_is_kept(call: Call) -> None:
             fails(api, call)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert most < 3 << 20  # of the ten; what a connection keeps is about one
+    assert most < 3 << 20  # of ten; the buffers of a connection hold about one
 
 
 def test_unread_bytes_of_a_response_are_not_read_as_the_next_response(call: Call) -> None:
@@ -169,7 +169,7 @@ def test_unread_bytes_of_a_response_are_not_read_as_the_next_response(call: Call
 
     def late(wire: Wire, connection: socket.socket) -> bool:
         connection.sendall(OK + b"Content-Length: 20\r\n\r\n" + SAVED[:20])
-        wire.stopping.wait(0.1)  # when the next request has found the connection free
+        wire.stopping.wait(0.1)  # after the next request has taken the idle connection
         connection.sendall(more)
         return True
 
@@ -211,7 +211,7 @@ def test_an_expired_certificate_is_reported_and_nothing_is_sent(
         "expected the API's TLS certificate to be valid, it is not (certificate has expired): "
         "nothing was sent"
     )
-    assert error.__suppress_context__  # a log line has no stack of four libraries
+    assert error.__suppress_context__  # no chain of the exceptions of four libraries in a log line
 
 
 def test_without_a_common_tls_version_the_api_is_unavailable(
@@ -219,7 +219,7 @@ def test_without_a_common_tls_version_the_api_is_unavailable(
 ) -> None:
     tls = trusted.server_side("old")
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
-    tls.set_ciphers("AES256-SHA")  # of keys of another kind than the certificate's
+    tls.set_ciphers("AES256-SHA")  # ciphers for another type of key than the certificate's
     with serving(answer(200, SAVED), tls=tls) as wire:
         error = fails(client(f"https://localhost:{wire.port}"), call)
         assert wire.requests == []

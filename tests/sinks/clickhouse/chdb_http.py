@@ -1,10 +1,9 @@
-"""A modern ClickHouse engine (chdb) behind the HTTP interface, as a program of its own.
+"""An HTTP server for a modern ClickHouse engine (chdb).
 
-Debian's server is too old for clickhouse-connect, and no newer one can be
-installed, so the little of ClickHouse's HTTP interface that the driver uses is
-put in front of the engine: queries, commands, Native inserts, error codes.
+Debian's ClickHouse is too old for clickhouse-connect. This program implements the part of the HTTP
+interface that the driver uses: queries, commands, Native inserts, error codes.
 
-    python chdb_http.py FOLDER [CERTIFICATE]     # prints its port; with one, by TLS
+    python chdb_http.py FOLDER [CERTIFICATE]     # prints its port; TLS if there is a certificate
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import lz4.frame  # type: ignore[import-untyped]
 
 CREDENTIALS = {"default": "", "relay": "relay-secret"}
 _INSERT = re.compile(rb"\s*INSERT INTO (.+?) FORMAT Native\n", re.DOTALL)
-#: With what they are where an insert names them not.
+#: Settings of an insert, with their defaults.
 _SETTINGS = {
     "insert_deduplication_token": "",
     "deduplicate_blocks_in_dependent_materialized_views": "1",
@@ -34,9 +33,9 @@ _SETTINGS = {
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two packets: 40 ms a request with it
+    disable_nagle_algorithm = True  # it would delay the body by 40 ms
     engine: Any = None
-    # One query at a time: USE and SET belong to the engine's one connection.
+    # One query at a time, because USE and SET affect the engine's only connection.
     turn = threading.Lock()
 
     def do_POST(self) -> None:

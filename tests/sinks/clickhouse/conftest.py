@@ -43,7 +43,7 @@ def open_clickhouse(url: str, database: str, **changes: Any) -> ClickHouse:
 
 @contextmanager
 def modern_http(folder: Path, *certificate: Path) -> Iterator[int]:
-    """A modern engine behind HTTP, in a process of its own, by its port; see chdb_http.py."""
+    """Start chdb_http.py with a modern engine; returns its port."""
     program = Path(__file__).with_name("chdb_http.py")
     command = [sys.executable, *map(str, (program, folder, *certificate))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -54,16 +54,16 @@ def modern_http(folder: Path, *certificate: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def modern_http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A modern engine behind HTTP."""
+    """URL of a modern engine with the HTTP interface."""
     with modern_http(tmp_path_factory.mktemp("chdb_http") / "data") as port:
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
 def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A folder for the engine in this process, open as long as the module's tests run.
+    """URL of an embedded engine, which stays open during the tests of a module.
 
-    The engine takes one folder a process and 0.5 s to open.
+    A process can open only one folder, which takes 0.5 s.
     """
     url = f"chdb://{tmp_path_factory.mktemp('chdb')}/a%20folder/data"
     keeper = open_clickhouse(url, "keeper")
@@ -81,17 +81,17 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def empty(url: str, unique: str) -> Iterator[ClickHouse]:
-    """A ClickHouse without our database."""
+    """A client of a ClickHouse without formrelay's database."""
     client = open_clickhouse(url, unique)
     yield client
-    client.create_database()  # so that it can be dropped, whatever the test did
+    client.create_database()  # so that the database can be dropped
     client.command(f"DROP DATABASE {unique}")
     client.close()
 
 
 @pytest.fixture
 def clickhouse(empty: ClickHouse) -> ClickHouse:
-    """A ClickHouse with our schema."""
+    """A client of a ClickHouse with formrelay's schema."""
     migrate.apply(empty)
     return empty
 
@@ -108,9 +108,9 @@ def count(client: ClickHouse, table: str) -> int:
 
 @contextmanager
 def inserting(client: ClickHouse, *, start: int) -> Iterator[Callable[[], int]]:
-    """Events numbered from ``start`` go in without a pause; gives the number after the last one.
+    """Insert events numbered from ``start`` continuously; yields the number after the last event.
 
-    As the queue does it: what failed in a way that may pass is sent again.
+    Retries transient failures, as the queue does.
     """
     ended, errors = threading.Event(), list[BaseException]()
     number = start
@@ -119,7 +119,7 @@ def inserting(client: ClickHouse, *, start: int) -> Iterator[Callable[[], int]]:
         nonlocal number
         try:
             while not ended.is_set():
-                # 18.16 knows a view a moment before it has it, and then refuses the insert.
+                # While 18.16 creates a view, it refuses inserts for a moment.
                 with suppress(SinkTransient):
                     client.insert("events", COLUMNS, rows(5, start=number))
                     number += 5

@@ -34,12 +34,12 @@ def error_of(work: Callable[[], object]) -> str:
 
 
 def ping(url: str) -> None:
-    """Print the error, if there is one."""
+    """Ping the engine and print the error, if any."""
     print(error_of(open_(url).ping))
 
 
 def two_processes(url: str) -> None:
-    """A second process pings while the first has the folder."""
+    """Ping from a second process while the first has the folder open."""
     client = open_(url)
     client.ping()
     second = subprocess.run(
@@ -50,7 +50,7 @@ def two_processes(url: str) -> None:
 
 
 def killed_child(url: str) -> None:
-    """Open the folder after a child that had it was killed."""
+    """Open the folder after a child that had it open was killed."""
     child = os.fork()
     if child == 0:
         open_(url).ping()
@@ -60,7 +60,7 @@ def killed_child(url: str) -> None:
 
 
 def made_before_a_fork(url: str) -> None:
-    """A client is made before a fork, and opened in the child, then in the parent."""
+    """Create a client before a fork, and use it in the child, then in the parent."""
     client = open_(url)
     child = os.fork()
     if child == 0:
@@ -72,7 +72,7 @@ def made_before_a_fork(url: str) -> None:
 
 
 def opened_before_a_fork(url: str, in_child: str) -> None:
-    """In the child of a process that has the folder, use its client, or a new one."""
+    """Use the parent's client, or a new client, in the child of a process with the folder open."""
     client = open_(url)
     client.ping()
     child = os.fork()
@@ -87,7 +87,7 @@ def opened_before_a_fork(url: str, in_child: str) -> None:
 
 
 def two_folders(url: str) -> None:
-    """Open a second folder before and after each user of the first has closed it."""
+    """Open a second folder before and after all clients of the first are closed."""
     one, two = open_(url + "/a"), open_(url + "/b")
     again = open_(url + "/a/../a", database="other")
     one.ping()
@@ -100,7 +100,7 @@ def two_folders(url: str) -> None:
 
 
 def write(url: str) -> None:
-    """Add a row, print how many there are."""
+    """Insert a row and print the number of rows."""
     client = open_(url)
     client.command("CREATE TABLE IF NOT EXISTS t (a UInt8) ENGINE = MergeTree ORDER BY a")
     client.insert("t", ("a",), [[1]])

@@ -1,6 +1,6 @@
 """A cluster of two of Debian's servers that are replicas, with a ZooKeeper.
 
-Not in the contract: no newer server can be had that keeps replicas.
+Not in the contract, because chdb, the newer engine of the tests, has no replicas.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WITH_PAYMENTS = Schema(event_tables=("events", "payments"), cluster=ClickHouseCl
 
 @contextmanager
 def database_of_our_own(cluster: ClickHouseCluster) -> Iterator[Nodes]:
-    """A client of each node, with a database that nobody else has and that is not made yet."""
+    """A client of each node, for a database of this test that does not exist yet."""
     name = "t" + secrets.token_hex(4)
     first, second = (open_clickhouse(node.url, name) for node in cluster.nodes)
     yield first, second
@@ -41,15 +41,15 @@ def database_of_our_own(cluster: ClickHouseCluster) -> Iterator[Nodes]:
 def nodes(
     clickhouse_cluster: ClickHouseCluster, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Nodes]:
-    """The two nodes without our database."""
-    monkeypatch.setattr(migrate, "_GRACE", timedelta(0))  # for the one test that is about it
+    """Clients of both nodes, without formrelay's database."""
+    monkeypatch.setattr(migrate, "_GRACE", timedelta(0))  # for the test that needs it
     with database_of_our_own(clickhouse_cluster) as nodes:
         yield nodes
 
 
 @pytest.fixture(scope="module")
 def migrated(clickhouse_cluster: ClickHouseCluster) -> Iterator[Nodes]:
-    """The two nodes after a migration on the first one."""
+    """Clients of both nodes, after a migration on the first node."""
     with database_of_our_own(clickhouse_cluster) as nodes:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(migrate, "_GRACE", timedelta(0))

@@ -88,7 +88,7 @@ def test_unacceptable_rows_are_permanent_not_quoted_and_insert_nothing(
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert "s3cr3t" not in caplog.text
     assert count(clickhouse, "events") == 0
-    clickhouse.insert("events", COLUMNS, rows(2))  # the connection is none the worse
+    clickhouse.insert("events", COLUMNS, rows(2))  # the connection still works
     assert count(clickhouse, "events") == 2
 
 
@@ -108,7 +108,7 @@ def test_a_foreign_schema_is_transient_and_says_what_to_run(
         clickhouse.insert(table, columns, [["x"]])
 
 
-def test_a_missing_database_is_transient_and_says_what_to_run(empty: ClickHouse) -> None:
+def test_a_missing_database_is_a_transient_error_that_says_what_to_run(empty: ClickHouse) -> None:
     empty.create_database()
     empty.ping()
     empty.command(f"DROP DATABASE {empty.database}")

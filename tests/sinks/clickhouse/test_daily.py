@@ -1,4 +1,4 @@
-"""The roll-ups by day: each event counts once, however often and in whatever blocks it comes."""
+"""Daily roll-ups count each event once, even if it is inserted again in other blocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_events_and_sessions_are_counted_by_form_type_and_day(clickhouse: ClickH
             (1, "view", "f", "s1", WHEN),
             (2, "view", "f", "s1", late),
             (3, "view", "f", "s2", WHEN),
-            (4, "view", "f", "", WHEN),  # of no session
+            (4, "view", "f", "", WHEN),  # without a session
             (5, "submit", "f", "s1", WHEN),
             (6, "view", "g", "", WHEN),
             (7, "view", "f", "s1", next_day),
@@ -86,7 +86,7 @@ def test_a_block_that_failed_before_the_roll_up_is_counted_when_retried(
 
 
 def without_daily(client: ClickHouse) -> None:
-    """As a server was before there were roll-ups."""
+    """Remove the roll-ups, as on a server of an earlier version."""
     for name in ("events_daily", "events_daily_feed", "events_daily_states"):
         client.command(f"DROP TABLE {name}")
     client.command("DROP TABLE formrelay_migrations")
@@ -105,7 +105,7 @@ def test_events_from_before_the_migration_are_counted_in_every_month(
     assert counted == [(1, 2, 1), *((month, 1, 1) for month in range(2, 13))]
 
 
-def test_a_migration_that_runs_twice_counts_nothing_twice(clickhouse: ClickHouse) -> None:
+def test_a_repeated_migration_counts_each_event_once(clickhouse: ClickHouse) -> None:
     clickhouse.insert("events", COLUMNS, rows(5))
     clickhouse.command("DROP TABLE formrelay_migrations")
     assert "0003_events_daily" in migrate.apply(clickhouse)

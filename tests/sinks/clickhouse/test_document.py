@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
 
 @pytest.fixture
 def filled(clickhouse: ClickHouse) -> ClickHouse:
-    """Two events of the form signup, of which one is of a plan with seats."""
+    """Two events of the form signup; one has the properties plan and seats."""
     data: list[list[Any]] = rows(2)
     data[COLUMNS.index("form_id")] = ["signup", "signup"]
     data[COLUMNS.index("properties")] = ['{"plan":"pro","seats":3}', "{}"]
@@ -26,7 +26,7 @@ def filled(clickhouse: ClickHouse) -> ClickHouse:
     return clickhouse
 
 
-def test_a_form_is_counted_by_day_and_values_are_taken_from_properties(
+def test_queries_by_day_and_by_property(
     filled: ClickHouse,
 ) -> None:
     selects = [block for block in BLOCKS if "SELECT" in block]
@@ -54,5 +54,5 @@ def test_a_month_is_dropped_as_documented(filled: ClickHouse) -> None:
 
 
 def _until_planned(client: ClickHouse) -> None:
-    # A server deletes in the background, and 18.16 has no way to wait for it.
+    # The server deletes in the background, and 18.16 cannot wait for it.
     wait_until(lambda: migrate.plan(client))

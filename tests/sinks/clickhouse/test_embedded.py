@@ -15,7 +15,7 @@ PROGRAMS = str(Path(__file__).with_name("embedded_programs.py"))
 
 
 def run(program: str, url: str, *arguments: str, cwd: Path | None = None) -> str:
-    """The output of a process of its own; a hang is a failure."""
+    """Run a program in a new process; returns its output. Fails if it hangs."""
     done = subprocess.run(
         [sys.executable, PROGRAMS, program, url, *arguments],
         capture_output=True,
@@ -45,7 +45,7 @@ def test_the_folder_is_unlocked_when_its_process_is_killed(url: str) -> None:
     run("killed_child", url)
 
 
-def test_a_client_made_before_a_fork_and_opened_after_it_works(url: str) -> None:
+def test_a_client_created_before_a_fork_and_used_after_it_works(url: str) -> None:
     run("made_before_a_fork", url)
 
 

@@ -29,7 +29,7 @@ CODES: list[tuple[int, type[SinkError], str]] = [
     *((code, SinkBusy, f"code {code}") for code in (252, 241, 242, 202, 243)),
     *((code, SinkUnready, "CLICKHOUSE_PASSWORD") for code in (192, 193, 194, 516)),
     *((code, TableUnready, "formrelay migrate") for code in (60, 16, 47)),
-    (81, SinkUnready, "formrelay migrate"),  # of a database all of its tables are missing
+    (81, SinkUnready, "formrelay migrate"),  # the whole database is missing
     *((code, SinkPermanent, f"code {code}") for code in (53, 6, 27, 117, 26, 70, 349, 131)),
     (497, SinkUnready, "grants"),
     (9999, SinkTransient, "unexpected"),
@@ -37,7 +37,7 @@ CODES: list[tuple[int, type[SinkError], str]] = [
 
 
 @pytest.mark.parametrize(("code", "error", "says"), CODES)
-def test_each_code_has_one_meaning(code: int, error: type[SinkError], says: str) -> None:
+def test_each_code_is_one_error(code: int, error: type[SinkError], says: str) -> None:
     found = by_code(code, user="relay")
     assert type(found) is error
     assert found.code == code
@@ -105,7 +105,7 @@ def test_an_exception_without_a_code_is_classified_by_type_and_phase(
     assert "s3cr3t" not in str(found)
 
 
-def test_the_drivers_log_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_drivers_log_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     hush_drivers()
     hush_drivers()
     logger = logging.getLogger("clickhouse_connect.driver.transform")

@@ -24,14 +24,14 @@ Pair = tuple[ClickHouseServer, ClickHouseServer]
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Pair]:
-    """Two servers that know nothing of each other."""
+    """Two independent servers."""
     with own(ClickHouseServer) as first, own(ClickHouseServer) as second:
         yield first, second
 
 
 @pytest.fixture
 def pair(servers: Pair) -> Iterator[Pair]:
-    """Both, running again after the test."""
+    """Both servers, started again after the test."""
     yield servers
     for server in servers:
         if server.running:
@@ -46,7 +46,7 @@ def both(pair: Pair) -> str:
 
 @pytest.fixture
 def client(pair: Pair, unique: str) -> Iterator[ClickHouse]:
-    """A client of both, each with our tables."""
+    """A client of both servers, which have formrelay's tables."""
     alone = [open_clickhouse(server.url, unique) for server in pair]
     for one in alone:
         migrate.apply(one)
@@ -71,16 +71,14 @@ def test_the_first_host_is_used_while_it_answers(pair: Pair, client: ClickHouse)
     assert (rows_on(pair[0], client), rows_on(pair[1], client)) == (6, 0)
 
 
-def test_rows_go_to_the_second_host_when_the_first_was_killed(
-    pair: Pair, client: ClickHouse
-) -> None:
+def test_rows_go_to_the_second_host_if_the_first_was_killed(pair: Pair, client: ClickHouse) -> None:
     client.insert("events", COLUMNS, rows(3))
     pair[0].kill()
     client.insert("events", COLUMNS, rows(3, start=3))
     assert client.query("SELECT count() FROM events_once") == [(3,)]
     pair[0].start()
     client.ping()
-    # It stays with the one that works, and comes back only when that one fails.
+    # It stays with the second host, and returns to the first only if the second fails.
     client.insert("events", COLUMNS, rows(3, start=6))
     assert rows_on(pair[1], client) == 6
     pair[1].kill()
@@ -103,7 +101,7 @@ def test_a_hanging_host_costs_one_time_out(
 def test_a_host_that_hangs_within_a_call_is_tried_last_from_then_on(
     pair: Pair, client: ClickHouse
 ) -> None:
-    # What was sent may have arrived: this call is for the queue to try again, under its token.
+    # The rows may have been inserted: the call fails, and the queue retries it with its token.
     with pytest.raises(SinkTransient, match="in time") as caught:
         client.query("SELECT sleep(2) SETTINGS interactive_delay = 10000000")
     assert not isinstance(caught.value, SinkUnavailable)

@@ -14,7 +14,7 @@ from formrelay.sinks.clickhouse import migrate
 
 
 class Racing:
-    """A server on which each statement loses its race ``times`` before it works."""
+    """A fake server on which each statement loses a race ``times`` before it succeeds."""
 
     database = "db"
 

@@ -1,6 +1,6 @@
-"""The native protocol: connections that break, hang, are refused or inherited.
+"""The native protocol: connections that break, hang, are refused or inherited by a fork.
 
-Not in the contract: HTTP has a pool of urllib3's for this, chdb no connection.
+Not in the contract: HTTP uses urllib3's pool, and chdb has no connections.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def test_a_slow_query_is_transient_and_the_next_query_works(
 )
 def test_a_server_with_another_greeting_is_unavailable(answering: object) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # The greeting is binary and has no end that the wire's parser would see: one
-        # answer to each connection, whatever was asked.
+        # wire.py parses HTTP requests, but the native greeting is binary. So this server answers
+        # once on each connection, without parsing.
         port = listener.getsockname()[1]
         stop = threading.Event()
 

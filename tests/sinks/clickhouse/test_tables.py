@@ -49,12 +49,12 @@ def ttl(client: ClickHouse, table: str) -> str:
     return next(one.ttl for one in read_retentions(client, Schema()) if one.table == table)
 
 
-#: The server that is native here may be too old to have any: its own tests are further down.
+#: Debian's native server is too old for TTL; it has tests of its own below.
 with_ttl = pytest.mark.parametrize("url", ["http", "embedded"], indirect=True)
 
 
 def old_and_new(client: ClickHouse) -> None:
-    """One row that is 40 days old and one of now, as parts of their own."""
+    """A row that is 40 days old and a new row, in separate parts."""
     now = datetime.now(UTC)
     for number, when in enumerate((now - timedelta(days=40), now)):
         data: list[list[Any]] = rows(1, start=number)
@@ -160,7 +160,7 @@ def test_rows_are_partitioned_by_month_and_the_roll_up_by_year(clickhouse: Click
 
 
 class _Parsing:
-    """A modern server that reads what it is told to do on a cluster, which it has not."""
+    """A modern server without a cluster, which only parses `ON CLUSTER` statements."""
 
     def __init__(self, client: ClickHouse) -> None:
         self._client = client

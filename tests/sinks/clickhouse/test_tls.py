@@ -24,7 +24,7 @@ _MORE = """    <tcp_port_secure>{port}</tcp_port_secure>
 
 @pytest.fixture(scope="module")
 def native_port(certificate: Path) -> Iterator[int]:
-    """The TLS port of a server of the native protocol."""
+    """TLS port of a native server."""
     server = own(ClickHouseServer)
     port = free_port()
     server.configure(_MORE.format(port=port, certificate=certificate))
@@ -34,7 +34,7 @@ def native_port(certificate: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def http_port(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The TLS port of a server of HTTP."""
+    """TLS port of an HTTP server."""
     with modern_http(tmp_path_factory.mktemp("chdb_https") / "data", certificate) as port:
         yield port
 
@@ -43,7 +43,7 @@ def http_port(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     params=[pytest.param("clickhouses", marks=pytest.mark.clickhouse), "https"],
 )
 def secure_url(request: pytest.FixtureRequest) -> str:
-    """By the name that the certificate is for."""
+    """URL with the host of the certificate."""
     name = "native_port" if request.param == "clickhouses" else "http_port"
     return f"{request.param}://localhost:{request.getfixturevalue(name)}"
 
