@@ -1,4 +1,4 @@
-"""Workers that are killed and servers that are stopped while they work."""
+"""Fixtures of the tests that kill workers and stop servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 
 class Site:
-    """A queue on a broker, its worker processes, and the file in which they say what they did."""
+    """A queue, its worker processes, and the file into which they write each job they did."""
 
     def __init__(self, url: str, queue: str, file: Path) -> None:
         self.url, self.queue, self.file = url, queue, file
@@ -45,7 +45,7 @@ class Site:
         return self.file.read_text().split() if self.file.exists() else []
 
     def wait_for(self, numbers: range, *, timeout: float = 30) -> None:
-        """Until each of ``numbers`` was done at least once."""
+        """Wait until each of ``numbers`` was done at least once."""
         wanted = {str(number) for number in numbers}
         wait_until(lambda: wanted <= set(self.lines()), timeout=timeout)
 

@@ -1,4 +1,4 @@
-"""Programs that send jobs from a process of their own: ``python senders.py NAME ARGUMENTS``."""
+"""Programs that send jobs: ``python senders.py NAME ARGUMENTS``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formrelay.actors import (
 
 
 def events(count: str) -> None:
-    """Send the same events three times, each in a message of its own, in three orders."""
+    """Send each event three times in separate messages, in three different orders."""
     begin = datetime(2026, 10, 25, tzinfo=UTC)
     found = [
         {
@@ -36,7 +36,7 @@ def events(count: str) -> None:
 
 
 def submissions(form: str, count: str) -> None:
-    """Send so many submissions of one form."""
+    """Send ``count`` submissions of a form."""
     payloads = (
         {
             "submissionId": f"sub-{number}",
@@ -51,7 +51,7 @@ def submissions(form: str, count: str) -> None:
 
 
 def webhooks(url: str, count: str) -> None:
-    """Send so many webhooks, in order, to 20 endpoints."""
+    """Send ``count`` webhooks to 20 endpoints in turn."""
     payloads = (
         {
             "url": f"{url}/{number % 20}",
@@ -65,7 +65,7 @@ def webhooks(url: str, count: str) -> None:
 
 
 def jobs(file: str) -> None:
-    """Send the submissions and partials of a file that has one, with its kind, in each line."""
+    """Send the jobs in a file with a kind (submission or partial) and a payload in each line."""
     for kind, actor in {"submission": save_submission, "partial": save_partial}.items():
         with open(file, encoding="utf-8") as lines:
             of_a_kind = (payload for to, payload in map(json.loads, lines) if to == kind)

@@ -1,4 +1,4 @@
-"""A broker that is killed and comes back: the workers go on by themselves, nothing is lost."""
+"""A broker is killed and restarted: workers continue by themselves, no message is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def restart(server: RedisServer | RabbitServer, tmp_path: Path, unique: str) -> 
         site.start_worker()
         wait_until(lambda: len(site.lines()) >= 20)
         if isinstance(server, RabbitServer):
-            # Not ours to mend: RabbitMQ 3.10 forgets a queue that it made within the last second.
+            # RabbitMQ 3.10 loses a queue that was declared within the last second.
             rungs = (topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES))
             server.wait_on_disk(site.queue, f"dlq.{site.queue}", *rungs)
         server.kill()

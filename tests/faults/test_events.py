@@ -1,4 +1,4 @@
-"""Events while their workers are killed: each is counted once, however often it was sent."""
+"""Workers of events are killed: each event is counted once, even if it was sent several times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 COUNT = 10_000
 
 DISTINCT = "SELECT uniqExact(event_id) FROM events"
-#: Rows as they were inserted, whether or not parts have been merged since.
+#: Inserted rows, independent of later merges.
 ROWS = (
     "SELECT sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'events'"
     " AND level = 0"
@@ -70,10 +70,10 @@ def test_events_sent_thrice_to_workers_that_are_killed_count_once(
             worker = stack.enter_context(workers.one())
             wait_until(lambda rows=rows: number(client, ROWS) >= rows)  # type: ignore[misc]
             kill(worker)
-            assert number(client, ROWS) < 3 * COUNT, "it was not killed in the middle"
+            assert number(client, ROWS) < 3 * COUNT, "the worker was killed too late"
         wait_until(lambda: number(client, DISTINCT) == COUNT)
         assert number(client, "SELECT count() FROM events_once") == COUNT
-        # Nor do those that come later change it.
+        # Later events do not change it.
         wait_until(lambda: number(client, ROWS) >= 3 * COUNT)
     assert number(client, "SELECT count() FROM events_once") == COUNT
     assert number(client, "SELECT sum(events) FROM events_daily") == COUNT

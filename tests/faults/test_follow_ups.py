@@ -1,4 +1,4 @@
-"""The broker is away at the moment at which a job ends: what follows the job is sent later."""
+"""The broker is down when a job ends: the follow-up messages are sent later."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = BrokerOptions(
 
 
 class Site:
-    """Two jobs that kill the broker when both are at their end: one in a thread, one without."""
+    """Two jobs that kill the broker at their end: one in a worker thread, one in the event loop."""
 
     def __init__(self, server: RedisServer | RabbitServer, queue: str) -> None:
         self.server = server
@@ -45,7 +45,7 @@ class Site:
             await reply
             self._end("wait")
 
-        # The one has its on_success in the message, the other in the actor.
+        # One has its on_success in the message, the other in the actor.
         work = self.harness.actor(lambda: self._end("work"), actor_name="work")
         for message in (
             work.message_with_options(on_success="tell"),
@@ -70,7 +70,7 @@ class Site:
         self.seen.append(f"success {message['actor_name']}")
 
     def start(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Start a worker, and wait until neither job can send what follows it."""
+        """Start a worker, and wait until both jobs fail to send their follow-up messages."""
         self.harness.start()
         wait_until(lambda: caplog.text.count("the job is not settled yet") == 2)
         assert self.seen == []
@@ -91,30 +91,30 @@ class Site:
 def site(request: pytest.FixtureRequest, unique: str) -> Iterator[Site]:
     site = Site(request.getfixturevalue(request.param), unique)
     yield site
-    if not site.server.running:  # else closing takes as long as nobody answers
+    if not site.server.running:  # otherwise closing waits for a timeout
         site.server.start()
     site.harness.close()
 
 
 @pytest.mark.slow
-def test_what_follows_a_job_is_sent_once_the_broker_is_back(
+def test_follow_up_messages_are_sent_after_the_broker_is_back(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.send()
     site.start(caplog)
-    served = threading.Event()  # the loop's thread waits for no broker
+    served = threading.Event()  # the event loop does not wait for the broker
     site.harness.broker.async_runner.loop.call_soon_threadsafe(served.set)
     assert served.wait(0.5)
     site.server.start()
     site.wait_for_all()
     if isinstance(site.server, RedisServer):
-        # RabbitMQ delivers again what was in flight when its connection was lost.
+        # RabbitMQ redelivers messages that were in flight when the connection was lost.
         assert sorted(site.runs) == ["wait", "work"]
         assert sorted(site.seen) == EACH_ONCE
 
 
 @pytest.mark.slow
-def test_a_job_whose_worker_stops_before_what_follows_is_sent_comes_back(
+def test_a_job_is_requeued_if_its_worker_stops_before_its_follow_up_is_sent(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.send()

@@ -1,4 +1,4 @@
-"""A worker that stands still with a batch while another takes its messages over: none is lost."""
+"""A worker is frozen with a batch while another recovers its messages: none is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 50
 
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A sink that takes connections and does not answer by itself."""
+    """A sink that accepts connections and answers only when the test wants it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("FORMRELAY_TEST_SINK", str(listener.getsockname()[1]))
         yield listener
@@ -37,27 +37,25 @@ def site(
 ) -> Iterator[Site]:
     url = request.getfixturevalue(request.param)
     if url.startswith("amqp"):
-        url += "?heartbeat=1"  # RabbitMQ ends the connection of a process that stands still
+        url += "?heartbeat=1"  # RabbitMQ closes the connection of a frozen process
     site = Site(url, unique, tmp_path / "done")
     yield site
     site.close()
 
 
-def test_a_batch_in_flight_outlives_a_worker_that_stands_still(
-    site: Site, sink: socket.socket
-) -> None:
+def test_a_batch_in_flight_survives_a_frozen_worker(site: Site, sink: socket.socket) -> None:
     collect = site.broker.actors["collect"]
     for number in range(COUNT):
         collect.send(number=number)
     frozen = site.start_worker()
     batch, _ = sink.accept()
     wait_until(lambda: len(batch.recv(4096, socket.MSG_PEEK).split()) == COUNT)
-    # What another worker takes over waits: the queue is paused.
+    # The recovered messages wait, because the queue is paused.
     site.broker.inspector.pause(site.queue)
     site.start_worker()
     frozen.send_signal(signal.SIGSTOP)
     wait_until(lambda: site.broker.counts(site.queue).waiting == COUNT)
-    # It goes on, finds the sink gone, and settles its batch.
+    # The worker resumes, finds the sink closed, and settles its batch.
     batch.close()
     frozen.send_signal(signal.SIGCONT)
     wait_until(lambda: "away" in site.lines())

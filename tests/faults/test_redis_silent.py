@@ -1,4 +1,4 @@
-"""A worker whose Redis takes connections and never answers: it ends all the same."""
+"""A worker stops in time even if Redis accepts connections and never answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.mark.slow
-def test_a_worker_ends_in_time_while_redis_does_not_answer(tmp_path: Path, redis_url: str) -> None:
+def test_a_worker_stops_in_time_while_redis_does_not_answer(tmp_path: Path, redis_url: str) -> None:
     queues = ("SUBMISSION_QUEUE", "PARTIAL_QUEUE", "WEBHOOK_QUEUE")
     with Proxy(urlsplit(redis_url).port or 0) as proxy, redis.Redis.from_url(redis_url) as client:
         workers = Workers(

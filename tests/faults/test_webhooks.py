@@ -1,4 +1,4 @@
-"""Webhooks while their workers are killed: each endpoint hears of each, by its webhook-id."""
+"""Workers of webhooks are killed or stopped: each endpoint gets every webhook-id."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ids(receiver: Receiver) -> Counter[str]:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) -> None:
+def test_a_killed_worker_loses_no_webhook_and_repeats_few(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))
@@ -49,13 +49,12 @@ def test_a_worker_that_is_killed_loses_none_and_repeats_few(workers: Workers) ->
             wait_until(lambda: len(ids(receiver)) == COUNT)
         found = ids(receiver)
     assert sorted(found) == sorted(f"id_{number}" for number in range(COUNT))
-    # Those that the killed one had under way, eight, and those that it had delivered in its last
-    # moment and not settled yet.
+    # Repeated are the eight webhooks in flight, and those that were delivered but not yet settled.
     assert sum(found.values()) - COUNT <= 24
 
 
 @pytest.mark.slow
-def test_a_worker_that_stops_repeats_none(workers: Workers) -> None:
+def test_a_stopped_worker_repeats_no_webhook(workers: Workers) -> None:
     with receiving() as receiver:
         for path in range(20):
             receiver.answers(f"/{path}", then=Answer(200, after=0.05))

@@ -1,4 +1,4 @@
-"""A worker may end at any moment: nothing that was accepted is lost."""
+"""Workers are killed or stopped at any moment: no accepted message is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_killed_worker_loses_nothing(site: Site) -> None:
     assert list(site.broker.dead_letters(site.queue)) == []
 
 
-def test_a_purge_takes_nothing_from_a_worker_that_is_killed_after_it(site: Site) -> None:
+def test_messages_in_flight_survive_a_purge_and_a_kill(site: Site) -> None:
     site.send(range(1), milliseconds=1_000)
     victim = site.start_worker()
     wait_until(lambda: site.broker.counts(site.queue).waiting == 0)
@@ -40,7 +40,7 @@ def test_a_purge_takes_nothing_from_a_worker_that_is_killed_after_it(site: Site)
     assert site.lines() == ["0"]
 
 
-def test_a_terminated_worker_finishes_or_hands_back_and_repeats_nothing(site: Site) -> None:
+def test_a_terminated_worker_finishes_or_requeues_its_jobs_and_repeats_none(site: Site) -> None:
     site.send(range(200), milliseconds=5)
     first = site.start_worker()
     wait_until(lambda: len(site.lines()) >= 40)
@@ -53,7 +53,7 @@ def test_a_terminated_worker_finishes_or_hands_back_and_repeats_nothing(site: Si
     assert set(Counter(site.lines()).values()) == {1}
 
 
-def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
+def test_two_workers_share_a_queue_and_repeat_no_job(site: Site) -> None:
     site.start_worker()
     site.start_worker()
     site.send(range(300), milliseconds=1)
@@ -63,8 +63,10 @@ def test_two_workers_share_a_queue_and_repeat_nothing(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_a_message_with_a_key_that_kills_three_workers_dies_too(site: Site, redis_url: str) -> None:
-    # Its key is still locked for the dead when it comes to the next one.
+def test_a_message_with_an_idempotency_key_that_kills_three_workers_is_dead_lettered(
+    site: Site, redis_url: str
+) -> None:
+    # The next worker gets it while its key is still locked by the killed worker.
     poison = site.broker.actors["poison_once"].send()
     site.send(range(20))
     for _ in range(3):
@@ -76,12 +78,12 @@ def test_a_message_with_a_key_that_kills_three_workers_dies_too(site: Site, redi
     assert letter.failure is not None
     assert letter.failure.reason is Reason.CRASH_LOOP
     site.wait_for(range(20))
-    # Once a second while it waits, and not as fast as it can.
+    # It is retried once a second, not in a busy loop.
     assert site.lines().count("asked") < 60
 
 
 @pytest.mark.slow
-def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: Site) -> None:
+def test_a_message_that_kills_three_workers_is_dead_lettered_and_others_run(site: Site) -> None:
     poison = site.broker.actors["poison"].send()
     site.send(range(20))
     for _ in range(3):
@@ -97,9 +99,9 @@ def test_a_message_that_kills_three_workers_dies_and_its_neighbours_live(site: S
     assert site.lines().count("poison") == 3
 
 
-# Redis alone: RabbitMQ knows of every delivery whether the consumer ever saw it.
+# Redis only: RabbitMQ redelivers messages whose delivery the consumer never received.
 @pytest.mark.redis
-def test_messages_of_an_answer_that_never_came_are_handed_back(
+def test_messages_of_a_lost_reply_are_recovered(
     redis_url: str, unique: str, tmp_path: Path
 ) -> None:
     with Proxy(urlsplit(redis_url).port or 6379) as proxy:
@@ -110,8 +112,8 @@ def test_messages_of_an_answer_that_never_came_are_handed_back(
             harness.start()
             direct.send(range(5))
             direct.wait_for(range(5))
-            # The next fetch: Redis puts the messages in flight for this worker, and its answer
-            # is lost. The worker lives, so recovery will never look at them.
+            # The next fetch: Redis marks the messages as in flight for this worker, but its reply is
+            # lost. The worker is alive, so the recovery of dead workers does not find them.
             proxy.lose_reply_to(b"EVALSHA")
             direct.send(range(5, 10))
             assert proxy.lost.wait(60)

@@ -1,4 +1,4 @@
-"""Workers as people run them, in processes of their own, to be killed and stopped."""
+"""Worker processes that tests kill and stop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support.command import clean_environment, run_python
 
 
 class Workers:
-    """Workers in processes of their own, for some queues of one broker.
+    """Worker processes for some queues of a broker.
 
     Args:
-        queues: the variables that name them: WEBHOOK_QUEUE.
-        env: what else they are told.
+        queues: variables of the queues, for example WEBHOOK_QUEUE.
+        env: further variables.
     """
 
     def __init__(self, folder: Path, broker: str, *queues: str, **env: str) -> None:
@@ -32,13 +32,13 @@ class Workers:
         )
 
     def send(self, *arguments: str) -> None:
-        """Run one of the programs in senders.py in the workers' environment."""
+        """Run a program of senders.py in the workers' environment."""
         program = str(Path(__file__).with_name("senders.py"))
         run_python(program, *arguments, env=self._env, cwd=self._folder).check_returncode()
 
     @contextmanager
     def one(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker: Dramatiq's process and those that it forks, in a group of their own."""
+        """A worker: Dramatiq's process and its forks, in a process group."""
         with (self._folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "formrelay", "worker", *self._options],
@@ -57,6 +57,6 @@ class Workers:
 
 
 def kill(worker: subprocess.Popen[bytes]) -> None:
-    """Kill a worker with all of its processes."""
+    """Kill all processes of a worker."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()

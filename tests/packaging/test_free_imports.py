@@ -1,4 +1,4 @@
-"""Importing a module of formrelay does nothing but define things, whichever comes first."""
+"""Importing any module of formrelay, in any order, has no side effects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.support import checkout
 
-#: Programs, and modules of a Django project: importing these is starting something.
+#: Programs, and modules of a Django project, whose import has side effects on purpose.
 PROGRAMS = ("formrelay.__main__", "formrelay.worker", "formrelay.djangoapp", "formrelay.examples")
 
 
 def modules() -> list[str]:
-    """Every module of the package that is there to be imported."""
+    """Names of all modules of the package, except :data:`PROGRAMS`."""
     names = (path.removesuffix(".py") for path in checkout.installed_files() if path[-3:] == ".py")
     dotted = (name.removesuffix("/__init__").replace("/", ".") for name in names)
     return sorted(name for name in dotted if not name.startswith(PROGRAMS))
@@ -40,7 +40,7 @@ def test_importing_reads_no_configuration_makes_no_broker_and_starts_no_thread(
 
 
 def test_an_actor_is_declared_once_however_many_threads_use_it_first(tmp_path: Path) -> None:
-    unused = "redis://127.0.0.1:1/0"  # nothing is sent
+    unused = "redis://127.0.0.1:1/0"  # no server listens there
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.first_use"],
         env={

@@ -1,9 +1,8 @@
-"""No folder of the package is imported by its bare name.
+"""No module imports a folder of the package without `formrelay.` in front.
 
-The checkout is on sys.path under pytest and `python -m`, so `import actors.events`
-would find a second copy of the module, and an actor would register twice. Ruff's
-banned-api cannot hold this: it reads a relative import inside `actors/` as one of
-`actors`.
+The checkout is on sys.path under pytest and `python -m`, so `import actors.events` would import a
+second copy of the module, and an actor would be declared twice. Ruff's banned-api cannot check
+this, because it takes a relative import inside `actors/` for an import of `actors`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""setup.cfg names every package by hand; a folder it forgets is missing from the wheel."""
+"""setup.cfg lists every package; a package that it omits would be missing from the wheel."""
 
 from __future__ import annotations
 
 from tests.support import checkout
 
 
-def test_packages_are_the_folders_that_hold_python_files() -> None:
+def test_the_package_list_has_every_folder_with_python_files() -> None:
     assert sorted(checkout.listed_packages()) == sorted(checkout.packages_on_disk())
 
 

@@ -1,7 +1,7 @@
-"""What formrelay uses of other packages' private parts: in one file each, with tested versions.
+"""Private parts of other packages: each is used in one file, with tested versions only.
 
-Where this fails after an upgrade: read the file that is named, see whether the package still works
-that way or has a public way now, and add the version here.
+If this fails after an upgrade, read the file that is named. Check whether the package still works
+in that way or has a public way now, and add the version here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support import checkout
 
 
 class PrivatePart(NamedTuple):
-    """A private part of a package, and the one file that relies on it."""
+    """A private part of a package, and the only file that uses it."""
 
     name: str
     file: str
@@ -24,13 +24,13 @@ class PrivatePart(NamedTuple):
 
 
 PRIVATE_PARTS = [
-    # Django keeps the callbacks of a transaction there, and tells nobody which a rollback dropped.
+    # Callbacks of a transaction; no public way tells which of them a rollback has dropped.
     PrivatePart("run_on_commit", "djangoapp/commit.py", "Django", {4, 5, 6}),
-    # A libcurl handle that a forked process frees closes the connection of its parent.
+    # A forked process that frees a libcurl handle closes its parent's connection.
     PrivatePart("Py_IncRef", "sinks/http/curl.py", "pycurl", {7}),
-    # Typer may bring a click of its own, so the class of usage errors is taken from Typer's.
+    # Typer may contain its own copy of click, so the class of usage errors is taken from there.
     PrivatePart("BadParameter.__mro__", "ops/cli/app.py", "typer", {0}),
-    # The logger of a worker thread, whose lines the attempts replace.
+    # The logger of worker threads, whose lines are replaced by those of attempts.
     PrivatePart("dramatiq.worker.WorkerThread", "middleware/attempts.py", "dramatiq", {1, 2}),
 ]
 

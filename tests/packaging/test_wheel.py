@@ -1,4 +1,4 @@
-"""The wheel, built from a copy of the checkout and installed away from it."""
+"""The wheel: its contents, and the package installed from it outside of the checkout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import checkout
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without isolation, so that no test needs the network."""
+    """A wheel built from a copy of the checkout, without isolation (no test needs the network)."""
     source = tmp_path_factory.mktemp("source")
     for path in checkout.files():
         target = source / path
@@ -32,18 +32,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def contents(wheel: Path) -> set[str]:
-    """The paths in the wheel."""
+    """Paths in the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a fresh environment with the wheel in it.
+    """The bin folder of a new virtual environment with the wheel.
 
-    The dependencies are the ones of the environment that runs the tests. The
-    editable install that is there too stays out: Python does not read the .pth files
-    of a folder that itself came in by one.
+    Its dependencies are those of the environment that runs the tests, added by a .pth file. The
+    editable install of that environment has no effect: Python does not read .pth files of a folder
+    that was added by a .pth file.
     """
     home = tmp_path_factory.mktemp("venv")
     venv.create(home, with_pip=False)
@@ -55,7 +55,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.parent
 
 
-def test_wheel_holds_every_file_of_the_package_and_no_other(contents: set[str]) -> None:
+def test_the_wheel_has_exactly_the_files_of_the_package(contents: set[str]) -> None:
     package = {name for name in contents if name.startswith("formrelay/")}
     expected = set(checkout.installed_files())
     assert {
@@ -67,7 +67,7 @@ def test_wheel_holds_every_file_of_the_package_and_no_other(contents: set[str]) 
     }
 
 
-def test_nothing_lands_in_site_packages_but_formrelay(contents: set[str]) -> None:
+def test_only_formrelay_is_installed_into_site_packages(contents: set[str]) -> None:
     top = {name.split("/")[0] for name in contents}
     (metadata,) = (name for name in top if name.endswith(".dist-info"))
     assert top == {"formrelay", metadata}
@@ -80,7 +80,7 @@ def test_licence_is_in_the_wheel(wheel: Path, contents: set[str]) -> None:
 
 
 @pytest.mark.parametrize("package", sorted(checkout.packages_on_disk()))
-def test_package_can_be_imported_away_from_the_checkout(
+def test_the_package_can_be_imported_outside_of_the_checkout(
     package: str, installed: Path, tmp_path: Path
 ) -> None:
     code = f"import {package}; print({package}.__file__)"
@@ -89,7 +89,7 @@ def test_package_can_be_imported_away_from_the_checkout(
 
 
 @pytest.mark.parametrize("command", [["python", "-m", "formrelay"], ["formrelay"]])
-def test_command_line_answers_from_the_wheel(
+def test_the_commands_work_from_the_wheel(
     command: list[str], installed: Path, tmp_path: Path
 ) -> None:
     program, *arguments = command
@@ -97,7 +97,7 @@ def test_command_line_answers_from_the_wheel(
 
 
 def _run(argv: list[str], cwd: Path) -> str:
-    # Importing the actors makes the broker, which must be named; nothing is connected to.
+    # The actors need a broker's URL, but connect to it only when they are used.
     environment = {**os.environ, "BROKER": "redis", "REDIS_URL": "redis://127.0.0.1:1/0"}
     done = subprocess.run(
         argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False
