@@ -1,4 +1,4 @@
-"""A demo of one answer whose receiver expects signatures by another secret."""
+"""Runs a demo of one answer whose receiver expects another signing secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo as a user runs it, and every way in which it must not succeed."""
+"""The demo as users run it: success, failures, and no process left behind."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from formrelay.ops.demo.report import DemoResult, Number
 from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
 from tests.support.waiting import wait_until
 
-#: In the environment of everything that a demo starts, so that it can be found.
+#: Variable in the environment of all processes of a demo, by which the test finds them.
 MARK = "FORMRELAY_TEST_DEMO"
 DEMO = ["-m", "formrelay", "demo"]
 
 
 @dataclass(frozen=True)
 class Home:
-    """A folder of a demo's own, and an environment that would lead it astray if it got in."""
+    """A folder for a demo, with an environment and a .env whose settings the demo must ignore."""
 
     folder: Path
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -50,7 +50,7 @@ class Home:
         }
 
     def left_running(self) -> list[str]:
-        """The command lines of processes that the demo has started."""
+        """Command lines of running processes that the demo has started."""
         return left_running(self.mark)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -60,14 +60,14 @@ class Home:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell starts what is in its background with SIGINT ignored.
+            # A shell starts background jobs with SIGINT ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A demo that has run to its end."""
+    """Result of a demo that has ended."""
 
     home: Home
     status: int
@@ -77,14 +77,14 @@ class Finished:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    # Not tmp_path: the path of a socket is 107 bytes at most.
+    # Not tmp_path: the path of a socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="demo") as folder:
         yield Home(Path(folder))
 
 
 @pytest.fixture(scope="module")
 def finished() -> Iterator[dict[str, Finished]]:
-    """Two whole demos, beside each other for the sake of time."""
+    """Two complete demos, run in parallel to save time."""
     wrong = str(Path(__file__).with_name("demo_with_wrong_secret.py"))
     commands = {"right": [*DEMO, "--limit", "60", "--json"], "wrong": [wrong]}
     with tempfile.TemporaryDirectory(prefix="demo") as folder:
@@ -101,7 +101,7 @@ def finished() -> Iterator[dict[str, Finished]]:
 
 
 def left_running(mark: str) -> list[str]:
-    """The command lines of processes that a demo has started."""
+    """Command lines of running processes with the mark of a demo."""
     found = []
     wanted = f"{MARK}={mark}".encode()
     for process in Path("/proc").iterdir():
@@ -109,18 +109,18 @@ def left_running(mark: str) -> list[str]:
             if process.name.isdigit() and wanted in (process / "environ").read_bytes().split(b"\0"):
                 found.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
-            continue  # it has ended meanwhile, or is another user's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def left_running_after(home: Home, seconds: float) -> list[str]:
-    """What still runs when some time is over, or as soon as nothing does."""
+    """Command lines of processes that still run after some seconds; returns early if none does."""
     with contextlib.suppress(AssertionError):
         wait_until(lambda: not home.left_running(), timeout=seconds)
     return home.left_running()
 
 
-def test_sixty_answers_arrive_once_and_nothing_stays_behind(
+def test_sixty_answers_arrive_once_and_no_process_stays_behind(
     finished: dict[str, Finished],
 ) -> None:
     done = finished["right"]
@@ -155,13 +155,13 @@ def test_a_receiver_that_refuses_every_signature_makes_the_demo_fail(
     done = finished["wrong"]
 
     assert done.status == 1
-    assert "\x1b" not in done.output, "no control characters where there is no terminal"
+    assert "\x1b" not in done.output, "no control characters without a terminal"
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     assert "✓ Submissions saved once 1 read back from the API" in lines
     assert "✗ Webhooks delivered 0 expected 1" in lines
     assert "✗ Dead-lettered 1 expected 0" in lines
     (kept,) = done.home.folder.iterdir()
-    assert str(kept) in done.output, "its logs say why, so they are kept"
+    assert str(kept) in done.output, "the logs of a failed demo are kept"
     assert left_running_after(done.home, 2) == []
 
 
@@ -202,8 +202,8 @@ def test_nothing_is_left_running_when_it_is_stopped(home: Home, signum: signal.S
         assert list(home.folder.iterdir()) == []
         assert left_running_after(home, 1) == []
     else:
-        # Nobody was left to end them: the workers finish what they are at, and the
-        # embedded broker waits some seconds for users, as it always does.
+        # After SIGKILL nothing ends the children: workers finish their jobs, and the embedded
+        # broker waits for users for some seconds, as always.
         assert left_running_after(home, 20) == []
 
 
@@ -211,7 +211,7 @@ NUMBERS = [Number("sent", "Sent", 3, 3), Number("saved", "Saved", 3, 3)]
 
 
 @pytest.mark.parametrize("actual", [2, 4, 0, None])
-def test_one_wrong_number_makes_the_whole_report_wrong(actual: int | None) -> None:
+def test_one_wrong_number_makes_the_report_fail(actual: int | None) -> None:
     right = DemoResult(NUMBERS, seconds=1, by_type={})
     wrong = DemoResult([*NUMBERS, Number("rows", "Rows", 3, actual)], seconds=1, by_type={})
 
@@ -219,11 +219,11 @@ def test_one_wrong_number_makes_the_whole_report_wrong(actual: int | None) -> No
     assert wrong.to_json()["numbers"]["rows"] == actual
 
 
-def test_right_numbers_of_a_run_that_was_stopped_are_not_right() -> None:
+def test_a_stopped_run_fails_even_with_correct_numbers() -> None:
     assert not DemoResult(NUMBERS, seconds=1, by_type={}, problem="nothing moves").right
 
 
-def test_the_survey_is_944_answers_with_ids_that_stay_the_same() -> None:
+def test_the_survey_has_944_answers_with_stable_ids() -> None:
     first, again = answers(read_rows()), answers(read_rows())
 
     assert first == again
@@ -239,7 +239,7 @@ def test_the_survey_is_944_answers_with_ids_that_stay_the_same() -> None:
 
 
 @pytest.mark.parametrize("columns", [{}, {"a": "1"}, {"b": "2.5", "c": "yes"}])
-def test_any_columns_make_a_survey(columns: dict[str, str]) -> None:
+def test_a_survey_may_have_any_columns(columns: dict[str, str]) -> None:
     (answer,) = answers([columns])
 
     assert list(answer.submission["payload"]["answers"]) == list(columns)

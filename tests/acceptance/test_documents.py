@@ -1,4 +1,4 @@
-"""What the documents say is true: their examples run, their links lead somewhere."""
+"""The examples of the documents run, their links work, their commands exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.checkout import ROOT
 from tests.support.command import clean_environment
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
-#: Whole examples; parts of a program that is not here are marked ``py``.
+#: Complete examples. Fragments are marked ``py`` in the documents.
 PYTHON = [
     pytest.param(block, id=f"{document.name}-{number}")
     for document in DOCUMENTS
@@ -41,7 +41,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_link_to_a_file_leads_to_one(document: Path) -> None:
+def test_links_to_files_work(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
     here = [link for link in links if "://" not in link]
     assert [link for link in here if not (document.parent / link).exists()] == []

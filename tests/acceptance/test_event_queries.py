@@ -1,4 +1,4 @@
-"""The SQL of docs/events.md, each block on an old and a new ClickHouse."""
+"""The SQL of docs/events.md: each block on an old and a new ClickHouse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from formrelay.sinks.clickhouse import ClickHouse, connect, migrate
 from tests.ops.form_events import FORM, Expected, Happened, insert, make, quantile
 from tests.support.checkout import ROOT
 
-#: How a block begins that is for newer ones alone.
+#: First line of a block that needs a newer ClickHouse.
 NEWER = "-- ClickHouse 20 and newer"
 TEXT = (ROOT / "docs" / "events.md").read_text()
 BLOCKS = [
@@ -27,7 +27,7 @@ EVENTS = make(NOW)
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
-    """The engine in this process: one folder at a time, so it is closed after this module."""
+    """A new ClickHouse, embedded; closed after this module, since a process opens one folder."""
     client = _open(f"chdb://{tmp_path_factory.mktemp('chdb')}/data", "queries")
     _fill(client)
     yield client
@@ -60,7 +60,7 @@ def _fill(client: ClickHouse) -> None:
 
 
 def expected(heading: str) -> list[tuple[Any, ...]]:
-    """The rows that the queries below this heading are to give."""
+    """Expected rows of the queries below a heading."""
     ours = Expected(EVENTS, NOW)
     if heading == "Views, starts, completions and conversion by day":
         return list(ours.days())
@@ -95,7 +95,7 @@ def _activity(form: str) -> tuple[Any, ...]:
         if engine == "newer" or not block[1].startswith(NEWER)
     ],
 )
-def test_a_query_says_what_was_counted_by_hand(
+def test_a_query_returns_the_independent_count(
     engine: str, heading: str, sql: str, request: pytest.FixtureRequest
 ) -> None:
     client: ClickHouse = request.getfixturevalue(engine)
@@ -107,18 +107,18 @@ def _aware(value: Any) -> Any:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
 
 
-def test_every_query_asks_for_events_that_stand_once() -> None:
-    # Most count sessions, in which a repeated event changes nothing; yours may not.
+def test_every_query_counts_each_event_once() -> None:
+    # Queries of sessions give the same without it, but readers may change them.
     assert [sql for _, sql in BLOCKS if re.search(r"FROM events\b(?!_once)", sql)] == []
 
 
-def test_every_block_of_sql_is_among_them_and_most_are_for_both() -> None:
+def test_every_block_of_sql_is_tested_and_most_on_both_versions() -> None:
     assert len(BLOCKS) == TEXT.count("```sql")
     assert len(BLOCKS) >= 7
     assert sum(sql.startswith(NEWER) for _, sql in BLOCKS) == 2
 
 
-def test_the_events_are_such_that_a_wrong_query_shows() -> None:
+def test_the_sample_events_reveal_wrong_queries() -> None:
     ours = Expected(EVENTS, NOW)
     viewed, started, completed = ours.funnel()
     assert viewed > started > completed > 20
@@ -131,7 +131,7 @@ def test_the_events_are_such_that_a_wrong_query_shows() -> None:
 
 
 def _in_one_second(events: list[Happened]) -> int:
-    """Sessions that started in the second in which they saw the form."""
+    """Number of sessions that started in the same second as their view."""
     first = {one.who: one.at for one in events if one.type == "form_viewed"}
     return len(
         {one.who for one in events if one.type == "form_started" and one.at == first[one.who]}

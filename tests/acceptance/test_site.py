@@ -1,4 +1,4 @@
-"""From a browser to the database, ClickHouse and a webhook: the site, its workers, real servers."""
+"""End to end: a browser, the Django site, workers, ClickHouse and a receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Form.objects.create(id="signup", title="Sign up", questions=questions)
 
 
 class Place:
-    """A site, its broker and its workers, and what they write to."""
+    """The site, its broker, its workers and its ClickHouse."""
 
     def __init__(self, site: DjangoSite, clickhouse: ClickHouse) -> None:
         self.site = site
         self.clickhouse = clickhouse
-        # The workers write to the site whose settings they have.
+        # Workers and site have the same settings.
         self.env = site.env(API_URL=site.url)
 
     def run(self, *command: str) -> None:
@@ -44,7 +44,7 @@ class Place:
 
     @contextmanager
     def workers(self) -> Iterator[None]:
-        """Workers until the block ends, which they must do well."""
+        """Run workers until the end of the block, and check their exit status."""
         command = [sys.executable, str(SITE / "manage.py"), "formrelay_worker"]
         file = self.site.data_dir / "workers.log"
         with file.open("wb") as log:
@@ -103,7 +103,7 @@ def place(clickhouse_url: str, clickhouse_database: str) -> Iterator[Place]:
 
 
 @pytest.mark.slow
-def test_what_is_typed_in_a_browser_arrives_everywhere_once(
+def test_answers_typed_in_a_browser_arrive_everywhere_once(
     place: Place, receiver: Receiver
 ) -> None:
     endpoint = {"id": "e1", "url": f"{receiver.url}/hook", "secret": KEY, "method": "POST"}

@@ -1,4 +1,4 @@
-"""The 944 survey answers as forms and as autosaves, through workers into the Django site."""
+"""The 944 survey answers as submissions and as autosaves, through workers into the Django site."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REMARKS = (
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent: submissions by id, and of partials the newest revisions by theirs."""
+    """Sent data: id -> submission, and id -> newest revision of a partial."""
 
     submissions: dict[str, dict[str, Any]]
     autosaves: list[dict[str, Any]]
@@ -42,7 +42,7 @@ class Sent:
 
 
 def survey(seed: int) -> Sent:
-    """All rows; each as a submission, and as the autosaves until its person broke off."""
+    """All rows, each as a submission and as the autosaves of a person who breaks off."""
     rng = random.Random(seed)
     submissions, autosaves, newest = {}, [], {}
     for number, answer in enumerate(answers(read_rows())):
@@ -57,14 +57,14 @@ def survey(seed: int) -> Sent:
 
 
 def with_gaps(given: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """Some questions without an answer, some with an empty one, and a remark."""
+    """Remove some answers, empty some, and add a remark."""
     kept = {name: value for name, value in given.items() if rng.random() > 0.05}
     kept |= {name: None for name in kept if rng.random() < 0.05}
     return {**kept, "Remarks (if any)": rng.choice(REMARKS)}
 
 
 def autosaves_of(id: str, filled: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
-    """Several, each with more answers than the one before, the last at a random question."""
+    """Autosaves with more and more answers, up to a random question."""
     questions = list(filled["answers"].items())
     ends = sorted(rng.sample(range(len(questions) + 1), k=rng.randint(2, 6)))
     return [
@@ -81,7 +81,7 @@ def autosaves_of(id: str, filled: dict[str, Any], rng: random.Random) -> list[di
 
 
 class Site:
-    """The Django site, asked by HTTP and looked at in its database."""
+    """The Django site, with access by HTTP and to its database."""
 
     def __init__(self, django: DjangoSite) -> None:
         self.django = django
@@ -111,12 +111,12 @@ def site() -> Iterator[Site]:
 
 
 def spelled(answers: Any) -> str:
-    """So that 1, 1.0 and True differ, and the order of questions counts."""
+    """JSON that distinguishes 1, 1.0 and True, and the order of questions."""
     return json.dumps(answers)
 
 
 def stored_time(text: str) -> str:
-    """As SQLite has a time of Django's."""
+    """A time as Django stores it in SQLite."""
     return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -145,7 +145,7 @@ def expected_partials(sent: Sent) -> dict[str, tuple[Any, ...]]:
         pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
     ],
 )
-def test_the_survey_is_in_the_database_as_it_was_sent(
+def test_the_survey_is_stored_unchanged(
     request: pytest.FixtureRequest, tmp_path: Path, site: Site, broker: str
 ) -> None:
     sent = survey(seed=1996)
@@ -175,14 +175,14 @@ def test_the_survey_is_in_the_database_as_it_was_sent(
             wait_until(lambda: len(receiver.of("/hook")) >= len(told))
             wait_until(lambda: site.partials() == expected_partials(sent), timeout=60, every=0.2)
             wait_until(lambda: len(site.submissions()) == 944, timeout=60, every=0.2)
-        # The worker has ended what it had begun.
+        # The worker has finished its running jobs.
         assert site.submissions() == expected_submissions(sent)
         assert site.partials() == expected_partials(sent)
         heard_of_each_once(receiver, told)
 
 
 def heard_of_each_once(receiver: Receiver, told: list[dict[str, Any]]) -> None:
-    """One webhook for each completed submission of the form that has an endpoint."""
+    """Check that each completed submission of the form with an endpoint had one webhook."""
     hooks = receiver.of("/hook")
     assert len({hook.headers["webhook-id"] for hook in hooks}) == len(hooks)
     heard = sorted(

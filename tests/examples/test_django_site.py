@@ -1,4 +1,4 @@
-"""The API of examples/django_site: everything once, whatever comes twice, late or at a time."""
+"""The API of examples/django_site: duplicate, late and concurrent requests are applied once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT = "2026-01-31T09:30:00Z"
 
 
 class Client:
-    """The API by plain HTTP."""
+    """A client of the API."""
 
     def __init__(self, site: DjangoSite) -> None:
         self.site = site
@@ -69,14 +69,14 @@ def api(site: DjangoSite) -> Client:
     return Client(site)
 
 
-def test_without_a_known_token_nobody_comes_in(api: Client) -> None:
+def test_requests_without_a_valid_token_are_refused(api: Client) -> None:
     for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}):
         answer = api("GET", "submissions/", headers=headers)
         assert answer.status_code == 401
         assert "Bearer" in answer.headers["WWW-Authenticate"]
 
 
-def test_a_token_of_the_admin_is_taken_until_it_is_switched_off(
+def test_a_token_created_in_the_admin_is_valid_until_it_is_disabled(
     site: DjangoSite, api: Client
 ) -> None:
     script = (
@@ -92,7 +92,7 @@ def test_a_token_of_the_admin_is_taken_until_it_is_switched_off(
     assert api("GET", "submissions/", headers=headers).status_code == 401
 
 
-def test_a_submission_is_saved_once_by_its_key(api: Client) -> None:
+def test_a_submission_is_saved_once_for_its_idempotency_key(api: Client) -> None:
     first, again = api.save("once"), api.save("once")
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
@@ -103,13 +103,13 @@ def test_a_submission_is_saved_once_by_its_key(api: Client) -> None:
     assert one["answers"] == {"näme": "Ann", "n": None}
 
 
-def test_of_many_requests_at_a_time_one_saves_it(api: Client) -> None:
+def test_of_concurrent_requests_one_saves_the_submission(api: Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: api.save("race").status_code, range(16)))
     assert sorted(answers) == [200] * 15 + [201]
 
 
-def test_a_list_has_pages(api: Client) -> None:
+def test_lists_are_paginated(api: Client) -> None:
     for number in range(105):
         assert api.save(f"page-{number}", formId="paged").status_code == 201
     first = api("GET", "submissions/", params={"formId": "paged"}).json()
@@ -128,15 +128,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "field"), BAD, ids=lambda one: str(one))
-def test_what_does_not_fit_is_told_by_field(
-    api: Client, changes: dict[str, Any], field: str
-) -> None:
+def test_validation_errors_name_the_field(api: Client, changes: dict[str, Any], field: str) -> None:
     answer = api.save("bad", **changes)
     assert answer.status_code == 400
     assert set(answer.json()["errors"]) == {field}
 
 
-def test_a_body_that_is_no_json_is_told(api: Client) -> None:
+def test_a_body_that_is_not_json_is_an_error(api: Client) -> None:
     for body in (b"{", b"[]", b"\xff", b"[" * 100_000):
         answer = api("POST", "submissions/", data=body)
         assert (answer.status_code, set(answer.json()["errors"])) == (400, {"body"})
@@ -145,20 +143,18 @@ def test_a_body_that_is_no_json_is_told(api: Client) -> None:
 @pytest.mark.parametrize(
     "order", [[1, 2, 3], [3, 2, 1], [2, 3, 1, 2], [1, 3, 3, 2]], ids=lambda one: str(one)
 )
-def test_the_newest_payment_event_stays_in_whatever_order_they_come(
-    api: Client, order: list[int]
-) -> None:
+def test_the_newest_payment_event_wins_in_any_order(api: Client, order: list[int]) -> None:
     id = "paid-" + "".join(map(str, order))
     assert api.save(id, status="pending_payment").status_code == 201
     says = {1: "payment_failed", 2: "completed", 3: "refunded"}
     for created in order:
         assert api.pay(id, says[created], created).status_code == 200
     assert api("GET", f"submissions/{id}/").json()["status"] == "refunded"
-    # What was sent first is still the same submission.
+    # A repetition of the first request still returns this submission.
     assert api.save(id, status="pending_payment").json()["status"] == "refunded"
 
 
-def test_of_two_events_in_one_second_the_later_in_life_stays(api: Client) -> None:
+def test_of_two_payment_events_in_one_second_the_later_status_wins(api: Client) -> None:
     for order in (["payment_failed", "completed"], ["completed", "payment_failed"]):
         id = f"second-{order[0]}"
         api.save(id, status="pending_payment")
@@ -167,18 +163,18 @@ def test_of_two_events_in_one_second_the_later_in_life_stays(api: Client) -> Non
         assert api("GET", f"submissions/{id}/").json()["status"] == "completed"
 
 
-def test_a_payment_of_no_submission_is_not_found(api: Client) -> None:
+def test_a_payment_without_a_submission_is_not_found(api: Client) -> None:
     assert api.pay("nobody", "completed", 1).status_code == 404
 
 
-def test_the_newest_revision_of_a_partial_stays(api: Client) -> None:
+def test_the_newest_revision_of_a_partial_wins(api: Client) -> None:
     answers = [api.autosave("p", revision).status_code for revision in (3, 3, 1, 7, 5)]
     assert answers == [200, 200, 409, 200, 409]
     assert api("GET", "partials/p/").json()["answers"] == {"n": 7}
     assert api("GET", "partials/nobody/").status_code == 404
 
 
-def test_of_many_revisions_at_a_time_the_newest_stays(api: Client) -> None:
+def test_of_concurrent_revisions_the_newest_wins(api: Client) -> None:
     revisions = [n * 7 % 40 for n in range(40)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: api.autosave("many", n).status_code, revisions))
@@ -186,7 +182,7 @@ def test_of_many_revisions_at_a_time_the_newest_stays(api: Client) -> None:
     assert api("GET", "partials/many/").json()["revision"] == 39
 
 
-def test_endpoints_of_a_form_are_set_as_a_whole_and_given_with_its_submissions(
+def test_endpoints_of_a_form_are_replaced_as_a_list_and_returned_with_submissions(
     api: Client,
 ) -> None:
     endpoints = [
@@ -206,7 +202,9 @@ def test_endpoints_of_a_form_are_set_as_a_whole_and_given_with_its_submissions(
     "answers",
     [r'{"a": "b\u0000c"}', r'{"a\u0000": 1}', r'{"a": ["\ud800"]}', '{"a": NaN}', '{"a": 1e999}'],
 )
-def test_what_no_database_keeps_is_refused_by_name(api: Client, answers: str) -> None:
+def test_values_that_databases_cannot_store_are_refused_with_the_question(
+    api: Client, answers: str
+) -> None:
     rest = {"submissionId": "odd", "formId": "f", "status": "completed", "submittedAt": AT}
     body = f'{json.dumps(rest)[:-1]}, "answers": {answers}}}'
     answer = api("POST", "submissions/", data=body, headers={"Idempotency-Key": "odd"})
@@ -214,7 +212,7 @@ def test_what_no_database_keeps_is_refused_by_name(api: Client, answers: str) ->
     assert api("GET", "submissions/odd/").status_code == 404
 
 
-def test_what_looks_like_a_nul_and_is_none_is_kept(api: Client) -> None:
+def test_an_escaped_backslash_before_u0000_is_stored(api: Client) -> None:
     odd = {"a": "\\u0000", "b\\\\u0000": "\\\\\\u0000", "n": 2**80, "f": -0.5, "e": "\x01\x7f"}
     assert api.save("backslashes", answers=odd).status_code == 201
     assert api("GET", "submissions/backslashes/").json()["answers"] == odd

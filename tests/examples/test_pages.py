@@ -1,5 +1,4 @@
-"""The pages of examples/django_site: what people fill in reaches the queues, once, and when it
-is committed."""
+"""The pages of examples/django_site: answers are enqueued once, when they are committed."""
 
 from __future__ import annotations
 
@@ -65,7 +64,7 @@ def site(running: DjangoSite, client: Any) -> DjangoSite:
 
 
 def jobs(client: Any, queue: str) -> list[dict[str, Any]]:
-    """The payloads that wait on a queue, in order."""
+    """Payloads of the waiting jobs of a queue, in order."""
     bodies = [
         client.hget(f"dramatiq:{queue}.msgs", id)
         for id in client.lrange(f"dramatiq:{queue}", 0, -1)
@@ -78,7 +77,7 @@ def events(client: Any) -> list[str]:
 
 
 class Visitor:
-    """Somebody without JavaScript."""
+    """A visitor without JavaScript."""
 
     def __init__(self, site: DjangoSite, form: str = "signup") -> None:
         self.session = requests.Session()
@@ -99,9 +98,7 @@ class Visitor:
         return self.session.post(f"{self.url}autosave/", json=body, headers=headers, timeout=30)
 
 
-def test_a_form_that_is_sent_is_one_submission_and_its_events(
-    site: DjangoSite, client: Any
-) -> None:
+def test_sending_a_form_enqueues_a_submission_and_its_events(site: DjangoSite, client: Any) -> None:
     visitor = Visitor(site)
     assert "Sign &lt;up&gt;" in visitor.page.text
     assert "Your &lt;story&gt;" in visitor.page.text
@@ -118,7 +115,7 @@ def test_a_form_that_is_sent_is_one_submission_and_its_events(
     assert events(client) == ["form_viewed", "form_submitted"]
 
 
-def test_a_form_that_is_sent_twice_is_one_submission(site: DjangoSite, client: Any) -> None:
+def test_sending_a_form_twice_enqueues_one_submission(site: DjangoSite, client: Any) -> None:
     visitor = Visitor(site)
     assert [visitor.send().status_code for _ in range(3)] == [302] * 3
     assert len(jobs(client, "submissions")) == 1
@@ -126,7 +123,7 @@ def test_a_form_that_is_sent_twice_is_one_submission(site: DjangoSite, client: A
     assert jobs(client, "partials") == []
 
 
-def test_what_is_required_is_asked_for_again_and_nothing_is_lost(
+def test_a_missing_required_answer_shows_the_form_again_with_all_answers(
     site: DjangoSite, client: Any
 ) -> None:
     answer = Visitor(site).send(name="Ann", story="")
@@ -136,7 +133,9 @@ def test_what_is_required_is_asked_for_again_and_nothing_is_lost(
     assert jobs(client, "submissions") == []
 
 
-def test_autosaves_count_up_and_the_first_one_is_the_start(site: DjangoSite, client: Any) -> None:
+def test_autosaves_have_increasing_revisions_and_the_first_is_the_start_event(
+    site: DjangoSite, client: Any
+) -> None:
     visitor = Visitor(site)
     for number in range(1, 4):
         answer = visitor.autosave({"name": "A" * number, "size": "", "story": 5, "x": "y"})
@@ -163,7 +162,7 @@ def test_autosaves_count_up_and_the_first_one_is_the_start(site: DjangoSite, cli
     ],
     ids=repr,
 )
-def test_an_autosave_that_is_none_is_said_to_be_and_counts_nothing(
+def test_an_invalid_autosave_is_an_error_and_uses_no_revision(
     site: DjangoSite, client: Any, body: bytes
 ) -> None:
     visitor = Visitor(site)
@@ -174,17 +173,19 @@ def test_an_autosave_that_is_none_is_said_to_be_and_counts_nothing(
     assert jobs(client, "partials") == []
 
 
-def test_an_autosave_that_no_job_can_carry_counts_nothing(site: DjangoSite, client: Any) -> None:
+def test_an_autosave_that_cannot_be_enqueued_uses_no_revision(
+    site: DjangoSite, client: Any
+) -> None:
     visitor = Visitor(site)
     answer = visitor.autosave({"name": "\ud800"})
     assert answer.status_code == 400
-    # The transaction was rolled back, and with it its number.
+    # The transaction was rolled back, including the revision.
     assert visitor.autosave({"name": "A"}).json() == {"revision": 1}
     assert [one["revision"] for one in jobs(client, "partials")] == [1]
     assert events(client) == ["form_viewed", "form_started"]
 
 
-def test_another_form_s_entry_is_not_taken(site: DjangoSite, client: Any) -> None:
+def test_an_entry_of_another_form_is_refused(site: DjangoSite, client: Any) -> None:
     site.manage(
         "shell",
         "-c",
@@ -197,7 +198,7 @@ def test_another_form_s_entry_is_not_taken(site: DjangoSite, client: Any) -> Non
     assert [one["formId"] for one in jobs(client, "partials")] == ["signup"]
 
 
-def test_a_broker_that_is_away_is_said_and_the_form_can_be_sent_again(
+def test_an_unavailable_broker_is_an_error_and_the_form_can_be_sent_again(
     site: DjangoSite, server: RedisServer, client: Any
 ) -> None:
     visitor = Visitor(site)
@@ -222,7 +223,7 @@ def test_only_forms_with_questions_have_a_page(site: DjangoSite) -> None:
     assert requests.get(f"{site.url}/f/none/", timeout=30).status_code == 404
 
 
-def test_a_page_from_elsewhere_cannot_send(site: DjangoSite, client: Any) -> None:
+def test_a_page_of_another_site_cannot_send_a_form(site: DjangoSite, client: Any) -> None:
     visitor = Visitor(site)
     visitor.token = "x" * 64
     assert visitor.send().status_code == 403
@@ -236,7 +237,7 @@ def page() -> Iterator[Page]:
         yield found.new_page()
 
 
-def test_a_browser_saves_what_is_typed_and_what_is_left(
+def test_a_browser_autosaves_while_typing_and_when_the_page_is_left(
     site: DjangoSite, client: Any, page: Page
 ) -> None:
     errors: list[str] = []
@@ -248,7 +249,7 @@ def test_a_browser_saves_what_is_typed_and_what_is_left(
     (first,) = jobs(client, "partials")
     assert first["answers"] == {"name": "Ann", "size": "M"}
     page.get_by_label("Your <story>").fill("half a sto")
-    page.goto(f"{site.url}/")  # before the second is over
+    page.goto(f"{site.url}/")  # within a second
     wait_until(lambda: len(jobs(client, "partials")) == 2)
     assert jobs(client, "partials")[1]["answers"]["story"] == "half a sto"
     page.go_back()
@@ -260,7 +261,7 @@ def test_a_browser_saves_what_is_typed_and_what_is_left(
     assert errors == []
 
 
-def test_a_browser_says_what_is_not_saved_and_saves_it_later(
+def test_a_browser_shows_that_answers_are_not_saved_and_saves_them_later(
     site: DjangoSite, server: RedisServer, client: Any, page: Page
 ) -> None:
     page.goto(f"{site.url}/f/signup/")

@@ -112,8 +112,8 @@ def test_messages_of_a_lost_reply_are_recovered(
             harness.start()
             direct.send(range(5))
             direct.wait_for(range(5))
-            # The next fetch: Redis marks the messages as in flight for this worker, but its reply is
-            # lost. The worker is alive, so the recovery of dead workers does not find them.
+            # The next fetch: Redis marks the messages as in flight for this worker, but its reply
+            # is lost. The worker is alive, so the recovery of dead workers does not find them.
             proxy.lose_reply_to(b"EVALSHA")
             direct.send(range(5, 10))
             assert proxy.lost.wait(60)

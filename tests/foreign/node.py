@@ -1,4 +1,4 @@
-"""The publishers of examples/publishers, run by the machine's Node."""
+"""Runs the publishers of examples/publishers with Node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = FOLDER / "node_modules"
 
 @functools.cache
 def install() -> str:
-    """The packages, installed unless they are there; the error where that is not possible."""
+    """Install the npm packages unless they are present; returns the error, if any."""
     for program, package in (("node", "nodejs"), ("npm", "npm")):
         if shutil.which(program) is None:
             return f"{program} is not installed: apt-get install {package}"
@@ -29,7 +29,7 @@ def install() -> str:
     stamp = MODULES / ".formrelay"
     wanted = hashlib.sha256((FOLDER / "package.json").read_bytes()).hexdigest()
     with (MODULES / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run in this checkout may do the same
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test run in this checkout may install too
         if stamp.exists() and stamp.read_text() == wanted:
             return ""
         done = subprocess.run(
@@ -50,10 +50,10 @@ def install() -> str:
 def publish(
     url: str, queue: str, lines: Iterable[Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the publisher that fits the URL.
+    """Run the publisher for the broker of the URL.
 
     Args:
-        lines: jobs for its standard input (a text goes as it is); None: its own example.
+        lines: jobs for its standard input (strings are sent unchanged); None: its own example.
     """
     wrong = install()
     if wrong:

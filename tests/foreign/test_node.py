@@ -1,4 +1,4 @@
-"""Jobs of the publishers in Node: to the right actor, as they were written, each once."""
+"""Jobs of the Node publishers reach the right actor, unchanged and once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _broker(url: str) -> RelayBroker:
 
 
 class Site:
-    """A broker whose actors note what they get: ``(actor, payload, metadata)``."""
+    """A broker whose actors record their calls as ``(actor, payload, metadata)``."""
 
     def __init__(self, url: str, queue: str) -> None:
         self.url, self.queue = url, queue
@@ -57,7 +57,7 @@ class Site:
         self.got: list[tuple[str, Any, Any]] = []
         for job_type, name in ACTORS.items():
             self.harness.actor(self._noting(name), actor_name=name, job_type=job_type)
-        self.harness.broker.counts(queue)  # as a worker that was here once: the queue exists
+        self.harness.broker.counts(queue)  # declares the queue
 
     def _noting(self, name: str) -> Any:
         def note(payload: Any, metadata: Any) -> None:
@@ -71,7 +71,7 @@ class Site:
         assert done.stdout == f"{len(lines)} sent to {self.queue}\n"
 
     def work(self, *, until: int, timeout: float = 20, threads: int = 4) -> None:
-        """Work until so many jobs ran or died, and nothing is left."""
+        """Run a worker until ``until`` jobs ran or were dead-lettered, and the queue is empty."""
         self.harness.start(threads=threads)
         wait_until(
             lambda: len(self.got) + len(self.harness.dead()) >= until and self.harness.is_empty(),
@@ -86,7 +86,7 @@ def site(url: str, unique: str) -> Iterator[Site]:
     site.harness.close()
 
 
-def test_each_type_reaches_its_actor_with_payload_and_metadata_as_written(site: Site) -> None:
+def test_each_job_type_reaches_its_actor_with_unchanged_payload_and_metadata(site: Site) -> None:
     jobs = [
         {
             "type": "event.record",
@@ -107,7 +107,7 @@ def test_each_type_reaches_its_actor_with_payload_and_metadata_as_written(site: 
     assert site.harness.dead() == []
 
 
-def test_what_is_no_job_dies_with_its_cause_and_its_neighbours_run(site: Site) -> None:
+def test_invalid_jobs_are_dead_lettered_and_others_run(site: Site) -> None:
     good = [{"type": "event.record", "payload": {"n": number}} for number in range(4)]
     bad = [
         ('{"type": "event.recrod", "payload": {}}', "expected a known job type"),
@@ -130,20 +130,20 @@ def test_what_is_no_job_dies_with_its_cause_and_its_neighbours_run(site: Site) -
     assert len(dead) == len(bad)
 
 
-def test_a_thousand_jobs_arrive_each_once(site: Site) -> None:
+def test_a_thousand_jobs_arrive_once_each(site: Site) -> None:
     site.publish(*({"type": "event.record", "payload": {"n": n}} for n in range(1_000)))
     site.work(until=1_000, threads=32)
     assert Counter(payload["n"] for _, payload, _ in site.got) == Counter(range(1_000))
     assert site.harness.dead() == []
 
 
-def test_redis_an_inbox_is_worked_off_without_a_pause(redis_url: str, unique: str) -> None:
-    # Redis alone: RabbitMQ has no inbox beside its queue.
+def test_redis_an_inbox_is_drained_without_pauses(redis_url: str, unique: str) -> None:
+    # Redis only: RabbitMQ has no inbox.
     site = Site(redis_url, unique)
     site.publish(*({"type": "event.record", "payload": {"n": n}} for n in range(1_000)))
     site.harness.start()
     try:
-        wait_until(lambda: len(site.got) == 1_000, timeout=20)  # 125 pauses of 0.2 s are more
+        wait_until(lambda: len(site.got) == 1_000, timeout=20)  # 125 pauses take 25 s
     finally:
         site.harness.close()
 
@@ -154,7 +154,7 @@ def test_an_idle_worker_starts_a_new_job_at_once(site: Site) -> None:
     wait_until(lambda: site.got, timeout=5)
 
 
-def test_the_publishers_own_example_is_an_event(url: str) -> None:
+def test_the_example_of_the_publisher_is_an_event(url: str) -> None:
     site = Site(url, "events")
     try:
         done = publish(url, "events")
@@ -170,7 +170,7 @@ def test_the_publishers_own_example_is_an_event(url: str) -> None:
         site.harness.close()
 
 
-def test_a_broker_that_is_away_is_tried_again_and_then_said() -> None:
+def test_an_unavailable_broker_is_retried_and_then_an_error() -> None:
     def send(url: str) -> subprocess.CompletedProcess[str]:
         return publish(url, "q", [{"type": "event.record", "payload": {}}])
 
@@ -182,23 +182,21 @@ def test_a_broker_that_is_away_is_tried_again_and_then_said() -> None:
         assert "0 were sent" in done.stderr
 
 
-def test_no_queue_or_no_address_is_wrong_use() -> None:
+def test_a_missing_queue_or_url_is_wrong_use() -> None:
     assert publish("redis://127.0.0.1:1/0", "").returncode == 2
     assert publish("", "q").returncode == 2
 
 
-def test_rabbitmq_a_queue_that_is_not_there_is_an_error_and_no_loss(rabbitmq_url: str) -> None:
-    # RabbitMQ alone: on Redis a list needs no declaration.
+def test_rabbitmq_a_missing_queue_is_an_error(rabbitmq_url: str) -> None:
+    # RabbitMQ only: a list in Redis needs no declaration.
     done = publish(rabbitmq_url, "nobody", [{"type": "event.record", "payload": {}}])
     assert (done.returncode, done.stdout) == (1, "")
     assert 'there is no queue "nobody"' in done.stderr
     assert "trying again" not in done.stderr
 
 
-def test_rabbitmq_what_is_published_is_kept_on_disk_and_has_an_id(
-    rabbitmq_url: str, unique: str
-) -> None:
-    # RabbitMQ alone: on Redis there is nothing but the list.
+def test_rabbitmq_messages_are_persistent_and_have_an_id(rabbitmq_url: str, unique: str) -> None:
+    # RabbitMQ only: on Redis a job has no properties.
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()
         channel.queue_declare(unique, durable=True)
@@ -209,7 +207,7 @@ def test_rabbitmq_what_is_published_is_kept_on_disk_and_has_an_id(
     assert len({one.message_id for one in got} - {None}) == 2
 
 
-# -- the actors themselves --------------------------------------------------------------------
+# -- with formrelay's actors ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -244,7 +242,7 @@ def worker(url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(timeout=20)
 
 
-def test_the_actors_take_camel_case_and_snake_case_and_say_what_is_wrong(
+def test_the_actors_accept_camel_case_and_snake_case_and_report_errors(
     url: str, worker: subprocess.Popen[bytes], receiver: Receiver
 ) -> None:
     receiver.answers("/hook", then=Answer(204))
@@ -260,8 +258,8 @@ def test_the_actors_take_camel_case_and_snake_case_and_say_what_is_wrong(
         job(id="broken", body=None, url=7),
         job(id="snake", endpoint_id="e2"),
     ]
-    # On RabbitMQ the worker that starts declares the queue; until then this is the error of
-    # the test above.
+    # On RabbitMQ the starting worker declares the queue; until then, publishing fails as in the
+    # test above.
     wait_until(lambda: publish(url, "webhooks", jobs).returncode == 0)
     try:
         wait_until(lambda: len(receiver.of("/hook")) == 2)

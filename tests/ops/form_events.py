@@ -1,6 +1,6 @@
-"""Events of people who fill in forms, with all that goes wrong in them; and what they add up to.
+"""Sample events of people who fill in forms, including anomalies, and their expected statistics.
 
-Counted here in Python, event by event, with nothing of what the package asks ClickHouse.
+The statistics are computed in Python, event by event, independently of the SQL of the package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORM = "signup"
 STARTED = ("form_started", "field_answered")
 USUAL: tuple[tuple[str, ...], ...] = (("form_viewed",), STARTED, ("form_submitted",))
 FIELDS = ("email", 'it\'s "quoted" \\ é☃', "company", "budget", "[bold]phone", "notes")
-#: As `now() - INTERVAL 30 DAY` in the queries; nothing lies within a day of its beginning.
+#: As `now() - INTERVAL 30 DAY` in the queries. No event is within a day of its start.
 DAYS = 30
 
 
@@ -41,7 +41,7 @@ class Happened:
 
 
 def make(now: datetime, *, seed: int = 7) -> list[Happened]:
-    """Some two hundred sessions: in whole seconds, for an old ClickHouse keeps no more."""
+    """About two hundred sessions. Times are whole seconds, since old ClickHouse stores no others."""
     chance = random.Random(seed)
     now = now.replace(microsecond=0)
     found: list[Happened] = []
@@ -52,18 +52,18 @@ def make(now: datetime, *, seed: int = 7) -> list[Happened]:
 
 
 def _session(chance: random.Random, session: str, begin: datetime) -> list[Happened]:
-    """One that goes as it should, up to where it is left."""
+    """Events of an ordinary session, up to the step at which the person leaves."""
     found = [Happened("form_viewed", begin, session)]
     if chance.random() < 0.3:
         return found
-    # Often within the second of the view.
+    # Often in the same second as the view.
     at = begin + timedelta(seconds=chance.randrange(3))
-    if chance.random() < 0.8:  # a form need not say so
+    if chance.random() < 0.8:  # forms may omit it
         found.append(Happened("form_started", at, session))
     for name in FIELDS:
         if chance.random() < 0.12:
             return found
-        if chance.random() < 0.2:  # left out
+        if chance.random() < 0.2:  # no answer
             continue
         at += timedelta(seconds=chance.randrange(1, 50))
         said = {"field": name, "value": {"field": "of the answer's own"}}
@@ -79,7 +79,7 @@ def _odd_ones(now: datetime, chance: random.Random) -> list[Happened]:
         return {"at": now - timedelta(hours=hours), **more}
 
     found = [
-        # In the wrong order; and again in the right one.
+        # In the wrong order, then in the right order.
         *(Happened("form_submitted", **ago(50, session=f"back{n}")) for n in range(4)),
         *(Happened("form_started", **ago(49, session=f"back{n}")) for n in range(4)),
         *(Happened("form_viewed", **ago(48, session=f"back{n}")) for n in range(4)),
@@ -87,12 +87,12 @@ def _odd_ones(now: datetime, chance: random.Random) -> list[Happened]:
             Happened(kind, **ago(47, session="back0"))
             for kind in ("form_started", "form_submitted")
         ),
-        # Sent, and only then begun.
+        # Submitted before it was started.
         *(
             Happened(kind, **ago(35 - n, session="rash"))
             for n, kind in enumerate(("form_viewed", "form_submitted", "form_started"))
         ),
-        # No session; neither session nor submission.
+        # Without a session; without session and submission.
         *(
             Happened(kind, **ago(30, submission="sub1"))
             for kind in ("form_viewed", "form_submitted")
@@ -103,9 +103,9 @@ def _odd_ones(now: datetime, chance: random.Random) -> list[Happened]:
         Happened("field_answered", **ago(33), properties={"field": "budget"}),
         *(Happened("form_viewed", **ago(30 + n)) for n in range(5)),
         *(Happened("form_submitted", **ago(40 + n)) for n in range(3)),
-        # Completed on a day on which nobody saw the form.
+        # Completed on a day without a view of the form.
         Happened("form_submitted", **ago(29 * 24 + 4, session="unseen")),
-        # Seen and completed many times; over midnight; an answer without the field's name.
+        # Viewed and completed several times; across midnight; an answer without a field name.
         *(Happened("form_viewed", **ago(90 - n, session="again")) for n in range(3)),
         Happened("field_answered", **ago(88.5, session="again"), properties={"field": "email"}),
         *(Happened("form_submitted", **ago(80 - n, session="again")) for n in range(3)),
@@ -113,7 +113,7 @@ def _odd_ones(now: datetime, chance: random.Random) -> list[Happened]:
         Happened("field_answered", **ago(160, session="long"), properties={"field": "budget"}),
         Happened("form_viewed", **ago(60, session="nameless")),
         Happened("field_answered", **ago(59, session="nameless"), properties={"other": 1}),
-        # Of the system, of another form, and too long ago.
+        # System events, events of another form, and events before the period.
         Happened("webhook.endpoint_disabled", **ago(20)),
         *(Happened("form_viewed", **ago(20 + n, session="s1", form="other")) for n in range(9)),
         Happened("form_submitted", **ago(10, session="s1", form="other")),
@@ -130,7 +130,7 @@ def _odd_ones(now: datetime, chance: random.Random) -> list[Happened]:
 
 
 def _hasty(common: dict[str, Any], names: Sequence[str], *, is_sent: bool) -> list[Happened]:
-    """An answer a second, without a view."""
+    """A session with an answer each second, without a view."""
     at = common.pop("at")
     kinds: list[tuple[str, dict[str, Any]]]
     kinds = [("field_answered", {"field": name}) for name in names]
@@ -142,7 +142,7 @@ def _hasty(common: dict[str, Any], names: Sequence[str], *, is_sent: bool) -> li
 
 
 def insert(client: ClickHouse, events: Sequence[Happened]) -> None:
-    """All of them, and a fifth of them again, as a worker that was killed would."""
+    """Insert all events, and a fifth of them again, as after a kill of a worker."""
     for part in (events, [replace(one) for one in events[::5]]):
         columns = {
             "event_id": [one.id for one in part],
@@ -159,7 +159,7 @@ def insert(client: ClickHouse, events: Sequence[Happened]) -> None:
 def sessions(
     events: Iterable[Happened], form: str, since: datetime, kinds: Collection[str]
 ) -> dict[str, list[Happened]]:
-    """By session, what counts; the earliest first."""
+    """Session -> its events of the given kinds, earliest first."""
     found: defaultdict[str, list[Happened]] = defaultdict(list)
     for one in sorted(events, key=lambda one: one.at):
         if one.form == form and one.at >= since and one.type in kinds:
@@ -168,7 +168,7 @@ def sessions(
 
 
 def times(session: Sequence[Happened], steps: Sequence[Collection[str]]) -> list[datetime]:
-    """When a session took each step after the one before, as far as it came."""
+    """Times at which a session reached each step in order, up to its last step."""
     found: list[datetime] = []
     for kinds in steps:
         later = [
@@ -186,7 +186,7 @@ def quantile(values: Iterable[float], level: float) -> float:
 
 
 class Expected:
-    """What is to come out for one form."""
+    """Expected statistics of a form."""
 
     def __init__(self, events: Iterable[Happened], now: datetime, form: str = FORM) -> None:
         self.steps = USUAL
@@ -207,7 +207,7 @@ class Expected:
         ]
 
     def seconds(self, first: int) -> list[float]:
-        """From a step to the last, of those that took all of them."""
+        """Durations from a step to the last, of sessions that took all steps."""
         return [
             (took[-1] - took[first]).total_seconds()
             for took in self.times.values()
@@ -215,12 +215,12 @@ class Expected:
         ]
 
     def seconds_of_start(self) -> list[float]:
-        """From the start to the completion, seen or not."""
+        """Durations from start to completion, with or without a view."""
         took = [times(its, USUAL[1:]) for its in self.sessions.values()]
         return [(both[1] - both[0]).total_seconds() for both in took if len(both) == 2]
 
     def left(self) -> dict[str, list[Happened]]:
-        """The sessions that did not complete."""
+        """Sessions without a completion."""
         return {
             who: its
             for who, its in self.sessions.items()
@@ -228,7 +228,7 @@ class Expected:
         }
 
     def fields(self) -> list[tuple[str, int, int]]:
-        """Name, sessions that left after it, sessions that answered it."""
+        """(name, sessions that left after it, sessions that answered it) for each field."""
         answered: defaultdict[str, int] = defaultdict(int)
         left: defaultdict[str, int] = defaultdict(int)
         leavers = self.left()

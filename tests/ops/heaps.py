@@ -1,4 +1,4 @@
-"""Allocates in eight threads at a time and prints what malloc has made of it.
+"""Allocates memory in eight threads at once and prints malloc's statistics.
 
 ``python heaps.py limited`` limits the number of heaps first.
 """

@@ -1,7 +1,7 @@
-"""Runs many commands in children of one process that has imported what they need.
+"""Runs many commands in forks of a process that has imported their modules.
 
 The imports take most of a command's time. ``python many_commands.py piped|terminal`` reads the
-arguments of the commands as JSON and prints what each has written.
+arguments of the commands as JSON and prints the output of each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from formrelay.ops.cli import main
 
 
 def run(arguments: list[str]) -> NoReturn:
-    """Be the command."""
+    """Run the command in this process."""
     sys.argv = ["formrelay", *arguments]
     status = 1
     try:
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> NoReturn:
 
 
 def piped(arguments: list[str]) -> Iterator[str]:
-    """What a command writes to its standard output, and to its standard error."""
+    """Run a command with pipes; returns its standard output and standard error."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         if os.fork() == 0:
             os.dup2(out.fileno(), 1)
@@ -54,7 +54,7 @@ def piped(arguments: list[str]) -> Iterator[str]:
 
 
 def on_a_terminal(arguments: list[str]) -> Iterator[str]:
-    """What a command writes to its terminal."""
+    """Run a command on a terminal; returns its output."""
     child, terminal = pty.fork()
     if child == 0:
         run(arguments)
@@ -63,7 +63,7 @@ def on_a_terminal(arguments: list[str]) -> Iterator[str]:
         while piece := os.read(terminal, 65536):
             said += piece
     except OSError:
-        pass  # the child has closed it
+        pass  # the child has closed the terminal
     os.wait()
     os.close(terminal)
     yield said.hex()

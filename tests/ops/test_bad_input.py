@@ -1,4 +1,4 @@
-"""What a user got wrong is one readable line and an exit status, never a traceback."""
+"""Wrong input and configuration: an error of one line and an exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOWHERE = "127.0.0.1:1"  # nothing listens on port 1
         ({"RABBITMQ_URL": "redis://x"}, 2, "expected RABBITMQ_URL to be a URL that starts with"),
         ({"REDIS_URL": f"redis://{NOWHERE}"}, 1, f"expected Redis at {NOWHERE} to answer"),
         ({"RABBITMQ_URL": f"amqp://{NOWHERE}"}, 1, f"expected RabbitMQ at {NOWHERE} to answer"),
-        # /proc takes no folder, whoever asks: the tests may run as root.
+        # Even root cannot create a folder in /proc.
         (
             {"BROKER": "embedded", "EMBEDDED_DATA_DIR": "/proc/formrelay"},
             1,
@@ -41,7 +41,7 @@ def test_a_wrong_or_unreachable_broker_is_one_line(
     assert done.returncode == status
 
 
-def test_dramatiqs_own_command_says_the_same(tmp_path: Path) -> None:
+def test_the_dramatiq_command_prints_the_same_error(tmp_path: Path) -> None:
     env = {"REDIS_URL": f"redis://{NOWHERE}"}
     arguments = ("formrelay.worker", "--processes", "1")
     done = run(*arguments, program="dramatiq", cwd=tmp_path, env=env)
@@ -50,7 +50,7 @@ def test_dramatiqs_own_command_says_the_same(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_every_wrong_variable_is_named_at_once(tmp_path: Path) -> None:
+def test_one_error_names_every_wrong_variable(tmp_path: Path) -> None:
     env = {"BROKER": "embedded", "WORKER_CONCURRENCY": "many", "HEARTBEAT_TIMEOUT": "-1"}
     done = run("config", cwd=tmp_path, env=env)
     first, second = sorted(done.stderr.splitlines())
@@ -118,7 +118,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         (["record_events", "{}", "--metadata", "5"], "record_events: "),
     ],
 )
-def test_a_wrong_job_is_one_line_and_is_not_sent(
+def test_an_invalid_job_is_an_error_of_one_line_and_is_not_sent(
     tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     env = {"BROKER": "embedded"}
@@ -130,7 +130,7 @@ def test_a_wrong_job_is_one_line_and_is_not_sent(
     assert '"waiting": 1' not in queues.stdout
 
 
-def test_an_embedded_clickhouse_is_for_one_process(tmp_path: Path) -> None:
+def test_a_second_process_cannot_use_an_embedded_clickhouse(tmp_path: Path) -> None:
     env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
     done = run("worker", "--processes", "2", cwd=tmp_path, env=env)
     (line,) = done.stderr.splitlines()
@@ -156,7 +156,9 @@ def test_a_worker_of_submissions_without_an_api_does_not_start(
         ["dlq", "list", "--queue", "nope"],
     ],
 )
-def test_an_unknown_queue_is_named_with_those_that_are(tmp_path: Path, command: list[str]) -> None:
+def test_the_error_for_an_unknown_queue_lists_the_queues(
+    tmp_path: Path, command: list[str]
+) -> None:
     done = run(*command, cwd=tmp_path, env={"BROKER": "embedded"})
     assert "expected a queue (events, partials, submissions, webhooks), got 'nope'" in done.stderr
     assert done.returncode == 2

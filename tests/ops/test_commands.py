@@ -1,4 +1,4 @@
-"""The commands of an operator, from a job sent to a dead letter replayed."""
+"""Commands for operators, from sending a job to replaying a dead letter."""
 
 from __future__ import annotations
 
@@ -60,22 +60,22 @@ def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(shell: She
     assert "whsec_" not in log
 
 
-def test_a_job_can_be_sent_for_later(shell: Shell) -> None:
+def test_a_job_can_be_sent_with_a_delay(shell: Shell) -> None:
     event = '{"type": "form.viewed", "formId": "f"}'
     shell("send", "record_events", event, "--delay", "3600")
     assert shell.queue("events")["scheduled"] == 1
     assert shell.queue("events")["waiting"] == 0
 
 
-def test_what_was_sent_outlives_the_embedded_server(shell: Shell) -> None:
+def test_sent_jobs_survive_a_stop_of_the_embedded_server(shell: Shell) -> None:
     shell("send", "record_events", '{"type": "form.viewed", "formId": "f"}')
     keeper = shell.folder / ".formrelay" / "valkey" / "valkey.sock"
-    # With no user left the server stops by itself, and the file keeps what it held.
+    # Without users the server stops by itself; its data is in the file.
     wait_until(lambda: not keeper.exists())
     assert shell.queue("events")["waiting"] == 1
 
 
-def test_config_shows_what_is_in_force_and_no_secret(shell: Shell) -> None:
+def test_config_shows_settings_in_force_and_no_secret(shell: Shell) -> None:
     shell.env["API_TOKEN"] = "a-very-secret-token"
     found = {row["name"]: row for row in shell.json("config")}
     assert found["BROKER"]["value"] == "embedded"
@@ -84,14 +84,14 @@ def test_config_shows_what_is_in_force_and_no_secret(shell: Shell) -> None:
     assert "a-very-secret-token" not in shell("config").stdout
 
 
-def test_migrate_says_what_it_would_do_does_it_and_does_it_once(shell: Shell) -> None:
+def test_migrate_prints_its_plan_applies_it_and_applies_it_once(shell: Shell) -> None:
     planned = shell.json("migrate", "--dry-run")["migrations"]
     assert planned[0] == "0001_events"
     assert shell.json("migrate")["migrations"] == planned
     assert shell.json("migrate")["migrations"] == []
 
 
-def test_migrate_makes_the_tables_that_are_configured_and_follows_what_changes(
+def test_migrate_creates_configured_tables_and_applies_changes(
     shell: Shell,
 ) -> None:
     shell("migrate")

@@ -1,4 +1,4 @@
-"""The doctor: what is weak is named with what to do, what is broken ends in status 1."""
+"""``formrelay doctor``: weaknesses with advice; exit status 1 for errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
         ({"appendonly": "no"}, "appendonly is off"),
     ],
 )
-def test_a_redis_that_may_lose_jobs_is_named(
+def test_a_redis_that_may_lose_jobs_is_reported(
     tmp_path: Path, redis_server: RedisServer, settings: dict[str, str], said: str
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
@@ -49,7 +49,7 @@ def test_a_redis_that_may_lose_jobs_is_named(
 
 @pytest.mark.redis
 @pytest.mark.clickhouse
-def test_a_clickhouse_without_its_tables_is_not_fine(
+def test_a_clickhouse_without_tables_is_an_error(
     tmp_path: Path, redis_url: str, clickhouse_url: str, clickhouse_database: str
 ) -> None:
     env = {
@@ -62,6 +62,6 @@ def test_a_clickhouse_without_its_tables_is_not_fine(
     assert ("clickhouse", "bad") not in findings(tmp_path, 0, **env)
 
 
-def test_a_broker_that_is_away_is_not_fine(tmp_path: Path) -> None:
+def test_an_unavailable_broker_is_an_error(tmp_path: Path) -> None:
     found = findings(tmp_path, 1, REDIS_URL="redis://127.0.0.1:1")
     assert "expected Redis at 127.0.0.1:1 to answer" in found["broker", "bad"]

@@ -1,4 +1,4 @@
-"""``formrelay events stats`` as somebody of a product team runs it."""
+"""``formrelay events stats``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.command import run
 
 NOW = datetime.now(UTC)
 EVENTS = make(NOW)
-#: The command needs no broker: nothing listens there.
+#: The command needs no broker; no server listens there.
 NO_BROKER = {"REDIS_URL": "redis://127.0.0.1:1"}
 AWAY = {**NO_BROKER, "CLICKHOUSE_URL": "clickhouse://127.0.0.1:1"}
 LATER = NOW - timedelta(hours=1)
-#: A form with names of its own, and text that a terminal would obey.
+#: A form with its own event names, and with control characters in texts.
 QUIZ = [
     *(Happened("quiz_seen", LATER, f"q{n}", form="quiz") for n in range(4)),
     *(Happened("quiz_begun", LATER, f"q{n}", form="quiz") for n in range(2)),
@@ -30,7 +30,7 @@ QUIZ = [
     Happened("quiz_done", LATER, "q0", form="quiz"),
 ]
 LONG = "What would you say if somebody asked you "
-#: Everybody answers the first field and leaves after one of fifteen others.
+#: A form in which every session answers the first field and leaves after one of fifteen others.
 WIDE = [
     Happened(
         "field_answered",
@@ -46,7 +46,7 @@ WIDE = [
 
 @dataclass(frozen=True)
 class Command:
-    """``formrelay events stats`` beside a ClickHouse that has the events."""
+    """Runs ``formrelay events stats`` with a ClickHouse that has the events."""
 
     folder: Path
     env: dict[str, str]
@@ -62,7 +62,7 @@ class Command:
         return json.loads(self(*arguments, "--json").stdout)
 
     def drawn(self, *arguments: str, columns: int = 80) -> list[str]:
-        """The lines on a terminal, without their colours."""
+        """Lines of the output on a terminal, without colours."""
         text = self(*arguments, FORCE_COLOR="1", COLUMNS=str(columns)).stdout
         return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
 
@@ -79,7 +79,7 @@ def _command(folder: Path, url: str, database: str) -> Command:
     )
     migrate.apply(client)
     insert(client, [*EVENTS, *QUIZ, *WIDE])
-    client.close()  # an embedded one is the command's now
+    client.close()  # an embedded ClickHouse allows only one process
     env = {**NO_BROKER, "CLICKHOUSE_URL": url, "CLICKHOUSE_DATABASE": database}
     return Command(folder, env)
 
@@ -95,7 +95,7 @@ def newer(tmp_path: Path) -> Command:
 
 
 @pytest.mark.parametrize("engine", ["stats", "newer"])
-def test_every_figure_is_what_was_counted_by_hand(
+def test_every_figure_equals_the_independent_count(
     engine: str, request: pytest.FixtureRequest
 ) -> None:
     found = request.getfixturevalue(engine).json(FORM)
@@ -129,7 +129,7 @@ def test_every_figure_is_what_was_counted_by_hand(
         assert one["p90_s"] == quantile(ours.seconds(step), 0.9)
 
 
-def test_since_leaves_out_what_was_before(stats: Command) -> None:
+def test_since_omits_earlier_events(stats: Command) -> None:
     since = NOW - timedelta(days=3)
     recent = Expected([one for one in EVENTS if one.at >= since], NOW)
     for text in ("3d", "72h", since.isoformat()):
@@ -138,11 +138,11 @@ def test_since_leaves_out_what_was_before(stats: Command) -> None:
     everything = Expected(EVENTS, NOW)
     assert recent.funnel() != everything.funnel()
     assert stats.json(FORM, "--since", "9999999w")["steps"][0]["sessions"] == (
-        everything.funnel()[0] + 6  # of forty days ago
+        everything.funnel()[0] + 6  # from forty days ago
     )
 
 
-def test_steps_fields_and_their_names_are_the_forms_own(stats: Command) -> None:
+def test_event_names_and_fields_can_be_those_of_the_form(stats: Command) -> None:
     mine = ("--steps", "quiz_seen, quiz_begun|quiz_resumed ,quiz_done")
     found = stats.json("quiz", *mine, "--answered", "answer", "--field", "question")
     assert [(one["step"], one["types"], one["sessions"]) for one in found["steps"]] == [
@@ -155,13 +155,13 @@ def test_steps_fields_and_their_names_are_the_forms_own(stats: Command) -> None:
     assert found["drop_off"]["not_completed"] == 3
 
 
-def test_who_answers_a_field_has_started_whatever_that_event_is_called(stats: Command) -> None:
+def test_a_session_that_answers_a_field_counts_as_started(stats: Command) -> None:
     (_, started, _) = stats.json("quiz", "--answered", "answer")["steps"]
     assert started["types"] == ["form_started", "answer"]
     assert started["outside"] == 1
 
 
-def test_a_terminal_shows_bars_no_wider_than_it_is(stats: Command) -> None:
+def test_bars_are_no_wider_than_the_terminal(stats: Command) -> None:
     ours = Expected(EVENTS, NOW)
     for columns in (80, 120):
         lines = stats.drawn(FORM, columns=columns)
@@ -177,13 +177,13 @@ def test_a_terminal_shows_bars_no_wider_than_it_is(stats: Command) -> None:
         for length, percent in bars.values():
             assert abs(length - bars["viewed"][0] * percent / 100) <= 1
         assert "Not counted:" in text
-        assert "…" not in text  # there is room for all of it
+        assert "…" not in text  # wide enough for everything
         for name, left, _ in ours.fields():
             assert (name or "(no name)") in text or not left
         assert "Time until completed" in text
 
 
-def test_long_names_are_cut_and_many_fields_are_summed_up(stats: Command) -> None:
+def test_long_names_are_cut_and_many_fields_are_summarized(stats: Command) -> None:
     lines = stats.drawn("wide")
     assert max(map(len, lines)) <= 80
     drawn = [line for line in lines if line.startswith(" What would you say ")]
@@ -192,12 +192,12 @@ def test_long_names_are_cut_and_many_fields_are_summed_up(stats: Command) -> Non
         assert re.fullmatch(
             r" What would you say .*…   █{14,}      1          1        100\.0%", line
         )
-    assert not [line for line in lines if line.startswith(" first")]  # nobody left there
+    assert not [line for line in lines if line.startswith(" first")]  # no session left there
     assert " and 3 sessions after 3 other fields: see --json" in lines
     assert len(stats.json("wide")["drop_off"]["fields"]) == 16
 
 
-def test_names_of_fields_give_a_terminal_no_orders(stats: Command) -> None:
+def test_control_characters_in_names_of_fields_are_escaped(stats: Command) -> None:
     arguments = ("quiz", "--steps", "quiz_seen,quiz_done", "--answered", "answer")
     raw = stats(*arguments, "--field", "question", FORCE_COLOR="1", COLUMNS="80").stdout
     assert "\x1b[31m[" not in raw
@@ -205,7 +205,7 @@ def test_names_of_fields_give_a_terminal_no_orders(stats: Command) -> None:
     assert "\x1b" not in stats(*arguments, "--field", "question").stdout
 
 
-def test_a_pipe_gets_a_line_a_row_and_the_notes_beside_them(stats: Command) -> None:
+def test_a_pipe_gets_a_line_for_each_row_and_notes_on_standard_error(stats: Command) -> None:
     done = stats(FORM)
     ours = Expected(EVENTS, NOW)
     steps, fields, durations = done.stdout.split("\n\n")
@@ -217,14 +217,14 @@ def test_a_pipe_gets_a_line_a_row_and_the_notes_beside_them(stats: Command) -> N
             ("viewed", "started", "completed"), ours.funnel(), ours.outside(), strict=True
         )
     ]
-    assert len(fields.splitlines()) == 1 + len(FIELDS) + 1  # the one without a name
+    assert len(fields.splitlines()) == 1 + len(FIELDS) + 1  # the field without a name
     assert len(durations.splitlines()) == 3
     assert "█" not in done.stdout
     assert "Not counted" in done.stderr
     assert "Not counted" not in done.stdout
 
 
-def test_an_unknown_form_is_an_error_that_names_those_there_are(stats: Command) -> None:
+def test_the_error_for_an_unknown_form_lists_the_forms(stats: Command) -> None:
     done = stats("sign-up", status=1)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -233,7 +233,7 @@ def test_an_unknown_form_is_an_error_that_names_those_there_are(stats: Command) 
     assert "quiz" in line
 
 
-def test_a_form_with_other_names_says_which(stats: Command) -> None:
+def test_a_form_with_other_event_names_lists_them(stats: Command) -> None:
     done = stats("quiz")
     assert "No events of type form_viewed, form_started or field_answered, form_submitted." in (
         done.stderr
@@ -242,11 +242,11 @@ def test_a_form_with_other_names_says_which(stats: Command) -> None:
     assert [one["sessions"] for one in stats.json("quiz")["steps"]] == [0, 0, 0]
 
 
-def test_a_form_that_is_no_longer_used_says_since_when(stats: Command) -> None:
+def test_a_form_without_recent_events_shows_the_time_of_its_last(stats: Command) -> None:
     done = stats("forgotten")
     last = f"{NOW - timedelta(days=40):%Y-%m-%d}"
     assert f"No events in this period; the last event was at {last}" in done.stderr
-    assert "–" in done.stdout  # no share of nothing
+    assert "–" in done.stdout  # no percentage of zero
 
 
 @pytest.mark.parametrize(
@@ -273,14 +273,14 @@ def test_wrong_use_says_what_was_expected(
     assert re.search(expected.replace("|", r"\|"), said), said
 
 
-def test_a_clickhouse_that_is_away_is_said_to_be(tmp_path: Path) -> None:
+def test_an_unavailable_clickhouse_is_an_error(tmp_path: Path) -> None:
     command = Command(tmp_path, AWAY)
     done = command(FORM, "--json", status=1)
     assert "formrelay: expected to connect to ClickHouse, could not" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_clickhouse_without_our_tables_says_what_to_run(
+def test_the_error_for_missing_tables_says_what_to_run(
     tmp_path: Path, clickhouse_url: str, clickhouse_database: str
 ) -> None:
     env = {"CLICKHOUSE_URL": clickhouse_url, "CLICKHOUSE_DATABASE": clickhouse_database}
@@ -290,7 +290,7 @@ def test_a_clickhouse_without_our_tables_says_what_to_run(
     )
 
 
-def test_events_is_among_the_commands(tmp_path: Path) -> None:
+def test_help_lists_events_and_stats(tmp_path: Path) -> None:
     text = run("--help", cwd=tmp_path, env={}).stdout
     assert re.search(r"│ events +Show analytics of a form\. +│", text)
     assert "stats" in run("events", "--help", cwd=tmp_path, env={}).stdout

@@ -1,4 +1,4 @@
-"""The picture, its bars and durations."""
+"""Drawing of the funnel: bars and durations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTHS = st.integers(1, 60)
 
 
 @given(COUNTS, COUNTS, WIDTHS)
-def test_a_longer_bar_never_means_less(a: int, b: int, width: int) -> None:
+def test_bars_grow_with_their_value(a: int, b: int, width: int) -> None:
     small, large = sorted((a, b))
     lengths = [_eighths(bar(value, large, width)) for value in (small, large)]
     assert lengths[0] <= lengths[1]
@@ -27,13 +27,13 @@ def test_a_longer_bar_never_means_less(a: int, b: int, width: int) -> None:
 
 
 @given(COUNTS, COUNTS, WIDTHS)
-def test_a_bar_is_right_to_an_eighth_of_a_character(a: int, b: int, width: int) -> None:
+def test_bars_are_accurate_to_an_eighth_of_a_character(a: int, b: int, width: int) -> None:
     small, large = sorted((a, b))
     exact = 8 * width * small / large if large else 0
     assert abs(_eighths(bar(small, large, width)) - exact) <= 1
 
 
-def test_one_of_a_million_is_seen_and_none_is_not() -> None:
+def test_one_of_a_million_is_visible_and_zero_is_not() -> None:
     assert bar(1, 1_000_000, 40) == "▏"
     assert bar(0, 1_000_000, 40) == bar(0, 0, 40) == ""
 
@@ -56,11 +56,11 @@ def _eighths(drawn: str) -> int:
         (86_400 * 3 + 3_600 * 4, "3 d 4 h"),
     ],
 )
-def test_a_duration_is_told_in_two_units(seconds: float, text: str) -> None:
+def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_the_picture_in_the_document_is_what_is_drawn() -> None:
+def test_the_drawing_in_the_document_is_current() -> None:
     viewed, started, completed = default_steps()
     funnel = Funnel(
         FunnelQuery("signup", int(datetime(2026, 3, 1, 9, 30, tzinfo=UTC).timestamp())),

@@ -1,4 +1,4 @@
-"""Every command that lists something, with text in every field that a terminal would obey."""
+"""Every command that lists data, with control characters and markup in every field."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from formrelay.sinks.clickhouse import connect, migrate
 from tests.ops.form_events import Happened, insert
 from tests.support.command import clean_environment
 
-# Colours that rich never uses here, a title, C1, DEL, directions, separators, markup, emoji codes.
+# Colours, a window title, C1, DEL, text directions, separators, markup, emoji codes.
 EVIL = (
     "\x1b[95;5mPWN\x1b]0;title\x07\x9b2J\x7f\u202e\u2066\u200f\u2028\x85\r\n\t\u200b\U000e0041"
     "[red]x[/red][/nope] \\[b] :boom: [link=https://evil.example]y[/link]"
 )
-#: The same as an id, and not in UTF-8.
+#: The same as an id that is not UTF-8.
 EVIL_ID = EVIL.encode() + b"\xff\xc3\\"
-#: What rich may write on a terminal: colours and weights, the cursor shown again, a line cleared.
+#: Sequences that rich itself writes: colours and weights, show the cursor, clear a line.
 RICH = re.compile(r"\x1b\[(?:0|1|2|3|2;3|1;3[16]|3[1-6])m|\x1b\[\?25[lh]|\x1b\[[12]?K|\x1b\[1A|\r")
 FAILURE = {
     "reason": "permanent",
@@ -70,7 +70,7 @@ class Commands:
     env: dict[str, str]
 
     def many(self, how: str, commands: list[tuple[str, ...]]) -> list[list[bytes]]:
-        """What each of many commands writes: to its pipes, or to a terminal."""
+        """Output of each command, written to pipes or to a terminal."""
         done = subprocess.run(
             [sys.executable, str(MANY), how],
             cwd=self.folder,
@@ -109,7 +109,7 @@ def fill_redis(broker: RedisBroker, url: str) -> None:
         client.hset(keys.dead_bodies(queue), EVIL_ID, message())
         client.hset(keys.dead_bodies(queue), b"raw" + EVIL_ID, EVIL_ID)
         client.zadd(keys.dead(queue), {EVIL_ID: seconds * 1000, b"raw" + EVIL_ID: seconds * 1000})
-        # Fields of a kind and size that nobody expects.
+        # Fields of unexpected types and sizes.
         odd = message(failure={**FAILURE, "error": 1, "where": "x"}).replace(
             b"1769851800000", b"9" * 18
         )
@@ -171,7 +171,7 @@ def fill_clickhouse(url: str, database: str) -> None:
     client.close()
 
 
-#: Each with what it has to show: as a table, and as JSON where it has that.
+#: Commands, each with a text that its table, and its JSON if it has any, must contain.
 LISTINGS: list[tuple[str, ...]] = [
     ("queues",),
     ("workers",),
@@ -189,7 +189,7 @@ LISTINGS: list[tuple[str, ...]] = [
     ("events", "stats", EVIL),
     ("events", "stats", EVIL, "--steps", f"form_viewed,{EVIL.replace(',', '')}"),
 ]
-#: Whose output is JSON whatever is asked, and those that fail or do something.
+#: Commands that always print JSON, that fail, or that change something.
 OTHERS: list[tuple[str, ...]] = [
     ("dlq", "show", shown_id(EVIL_ID.decode(errors="surrogateescape"))),
     ("jobs", "show", shown_id("held" + EVIL_ID.decode(errors="surrogateescape"))),
@@ -216,14 +216,14 @@ OTHERS: list[tuple[str, ...]] = [
 
 
 def hidden_in(said: bytes) -> set[str]:
-    """The characters in an output that a terminal would obey or hide."""
+    """Control and invisible characters in an output."""
     text = said.decode(errors="surrogateescape")
     kinds = {"Cc", "Cf", "Cs", "Zl", "Zp"}
     return {one for one in text if unicodedata.category(one) in kinds and one != "\n"}
 
 
 @pytest.mark.slow
-def test_no_command_passes_on_what_a_terminal_would_obey(commands: Commands) -> None:
+def test_no_command_prints_control_characters_of_data(commands: Commands) -> None:
     every = [*LISTINGS, *((*each, "--json") for each in LISTINGS), *OTHERS]
     for arguments, (out, err) in zip(every, commands.many("piped", every), strict=True):
         assert b"Traceback" not in err, (arguments, err)
@@ -234,7 +234,9 @@ def test_no_command_passes_on_what_a_terminal_would_obey(commands: Commands) -> 
 
 
 @pytest.mark.slow
-def test_nor_on_a_terminal_where_nothing_is_markup(commands: Commands) -> None:
+def test_on_a_terminal_control_characters_are_escaped_and_markup_is_literal(
+    commands: Commands,
+) -> None:
     every = [*LISTINGS, *OTHERS]
     marked = 0
     for arguments, (said,) in zip(every, commands.many("terminal", every), strict=True):
@@ -249,7 +251,7 @@ def test_nor_on_a_terminal_where_nothing_is_markup(commands: Commands) -> None:
     assert marked > 10
 
 
-def test_an_id_that_is_shown_can_be_given_back(commands: Commands) -> None:
+def test_a_printed_id_can_be_used_as_an_argument(commands: Commands) -> None:
     (out, _), *_ = commands.many("piped", [("dlq", "list", "--json")])
     ids = [one["id"] for one in json.loads(out)]
     first, second, third = ids

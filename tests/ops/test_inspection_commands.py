@@ -1,4 +1,4 @@
-"""The commands that look at queues, and those that act on what was found."""
+"""Commands that inspect queues, jobs, workers, dead letters and endpoints, and act on them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
     assert shell.queue("events")["waiting"] == 0
 
 
-def test_queues_are_given_back_to_stock_dramatiq(shell: Shell) -> None:
+def test_queues_are_migrated_to_stock_dramatiq(shell: Shell) -> None:
     shell("send", "record_events", EVENT)
     shell("send", "record_events", EVENT, "--delay", "3600")
     shell("queues", "pause", "events")
@@ -88,7 +88,7 @@ def test_queues_are_given_back_to_stock_dramatiq(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "purge", "to-stock"])
-def test_a_queue_that_is_none_of_ours_is_wrong_use(shell: Shell, command: str) -> None:
+def test_an_unknown_queue_is_wrong_use(shell: Shell, command: str) -> None:
     assert "expected a queue (events," in shell("queues", command, "evnts", status=2).stderr
 
 
@@ -144,13 +144,13 @@ def unwrapped(text: str) -> str:
 # -- workers --------------------------------------------------------------------------------
 
 
-def test_no_worker_is_not_fine(shell: Shell) -> None:
+def test_without_workers_the_exit_status_is_1(shell: Shell) -> None:
     assert shell("workers", status=1).stdout == "no workers\n"
     assert shell.json("workers", status=1) == []
 
 
 @pytest.mark.slow
-def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
+def test_a_running_worker_is_listed(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
     def found() -> Any:
         done = run("workers", "--json", cwd=shell.folder, env=shell.env)
         return json.loads(done.stdout) if done.returncode == 0 else None
@@ -167,12 +167,12 @@ def test_a_worker_is_shown_while_it_lives(shell: Shell, worker: subprocess.Popen
 # -- dead letters ---------------------------------------------------------------------------
 
 
-def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
+def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
     shell: Shell, worker: subprocess.Popen[bytes]
 ) -> None:
     first, second, third = (send(shell, form) for form in ("f1", "f2", "f2"))
     wait_until(lambda: shell.queue("webhooks")["dead"] == 3)
-    shell("queues", "pause", "webhooks")  # what is replayed stays where it can be seen
+    shell("queues", "pause", "webhooks")  # replayed messages stay on the queue
 
     def listed(*options: str) -> set[str]:
         return {letter["id"] for letter in shell.json("dlq", "list", *options)}
@@ -186,7 +186,7 @@ def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     assert listed("--until", "1h") == set()
     assert listed("--since", "2026-01-01", "--actor", "record_events") == set()
     limited = shell("dlq", "list", "--limit", "2")
-    assert len(limited.stdout.splitlines()) == 3  # a row is a line in a pipe, whatever its length
+    assert len(limited.stdout.splitlines()) == 3  # in a pipe, a row is a line of any length
     assert limited.stderr == "more results: raise --limit above 2\n"
 
     dry = shell("dlq", "replay", "--form", "f2", "--dry-run")
@@ -202,7 +202,7 @@ def test_dead_letters_by_filter_and_by_the_beginning_of_their_ids(
     assert "no dead letter" in shell("dlq", "delete", first[:8], status=1).stderr
 
 
-def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> None:
+def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None:
     folder = shell.folder / ".formrelay"
     try:
         with redis.Redis.from_url(ensure_running(folder)) as client:
@@ -226,18 +226,18 @@ def test_endpoints_that_fail_are_listed_disabled_and_enabled(shell: Shell) -> No
         release(folder)
 
 
-def test_endpoints_that_nobody_shares_are_not_listed_as_if_there_were_none(shell: Shell) -> None:
+def test_without_a_shared_store_listing_endpoints_is_an_error(shell: Shell) -> None:
     environ = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
     done = run("webhooks", "endpoints", cwd=shell.folder, env=environ)
     assert (done.returncode, done.stdout) == (1, "")
     assert "set STATE_URL to a Redis" in done.stderr
 
 
-def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) -> None:
+def test_an_ambiguous_prefix_lists_the_ids_and_changes_nothing(shell: Shell) -> None:
     folder = shell.folder / ".formrelay"
     try:
         with redis.Redis.from_url(ensure_running(folder)) as client:
-            for id in ("ab-1", "ab-2", "cd-1"):  # buried by something else than formrelay
+            for id in ("ab-1", "ab-2", "cd-1"):  # dead-lettered by another program
                 client.hset("dramatiq:events.XQ.msgs", id, b"no message")
                 client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
         queue = "events"
@@ -266,7 +266,7 @@ def test_an_id_that_begins_several_names_them_and_nothing_is_done(shell: Shell) 
         (("list", "--reason", "bad luck"), "is not one of"),
     ],
 )
-def test_what_is_not_clear_is_wrong_use(
+def test_contradictory_options_are_wrong_use(
     shell: Shell, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert expected in unwrapped(shell("dlq", *arguments, status=2).stderr)

@@ -1,4 +1,4 @@
-"""A worker's threads share few heaps of malloc."""
+"""The threads of a worker share two heaps of malloc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file prints, and the others ask it to."""
+"""Only one module prints; all others call it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from formrelay.ops import output
 from tests.support.checkout import ROOT
 
-#: Whose code ends up on an operator's terminal.
+#: Folders whose code prints on an operator's terminal.
 FOLDERS = ("actors", "brokers", "config", "core", "djangoapp", "endpoints", "middleware")
 FOLDERS += ("ops", "sinks", "src", "state")
 THE_ONE = Path("ops/output.py")
-#: Ways to print: functions by their last name, and streams by theirs.
+#: Ways to print: the last part of the names of functions and streams.
 PRINTERS = {"print", "pprint", "echo", "secho", "Console", "print_exc", "print_exception"}
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 
 
 def printing(tree: ast.AST) -> Iterator[int]:
-    """The lines of a file that print."""
+    """Numbers of the lines that print."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -30,14 +30,14 @@ def printing(tree: ast.AST) -> Iterator[int]:
         name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
         owner = getattr(called, "value", None)
         if name in ("print",) and isinstance(owner, ast.Name) and owner.id == "console":
-            continue  # one of make_console's
+            continue  # made by make_console
         if name in PRINTERS:
             yield node.lineno
         if name in ("write", "writelines") and getattr(owner, "attr", "") in STREAMS:
             yield node.lineno
 
 
-def test_nothing_prints_beside_it() -> None:
+def test_no_other_module_prints() -> None:
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 150
     found = [
@@ -49,13 +49,13 @@ def test_nothing_prints_beside_it() -> None:
     assert found == []
 
 
-def test_the_search_finds_what_prints() -> None:
+def test_the_search_finds_code_that_prints() -> None:
     code = "print(1)\nsys.stdout.write('')\ntyper.echo('')\nConsole()\nconsole.print('')"
     assert list(printing(ast.parse(code))) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_stream_that_lacks_letters_gets_escapes(
+def test_characters_that_a_stream_cannot_encode_are_escaped(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = io.BytesIO()

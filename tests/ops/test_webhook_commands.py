@@ -1,4 +1,4 @@
-"""``formrelay webhooks attempts`` and ``resend``, beside a worker that delivers."""
+"""``formrelay webhooks attempts`` and ``resend``, with a worker that delivers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.mark.slow
-def test_attempts_are_listed_by_either_id(
+def test_attempts_are_listed_by_webhook_id_and_message_id(
     tmp_path: Path, receiver: Receiver, clickhouse_url: str, clickhouse_database: str
 ) -> None:
     env = {"CLICKHOUSE_URL": clickhouse_url, "CLICKHOUSE_DATABASE": clickhouse_database}
@@ -54,7 +54,7 @@ def test_attempts_are_listed_by_either_id(
     assert "nope is recorded" in shell("webhooks", "attempts", "nope", status=1).stdout
 
 
-def test_a_dead_one_one_that_waits_and_one_that_was_delivered_are_sent_again(
+def test_dead_waiting_and_delivered_webhooks_are_sent_again(
     tmp_path: Path, receiver: Receiver
 ) -> None:
     env = {"WEBHOOK_KEEP_DELIVERED_DAYS": "1", "WEBHOOK_DELIVERY_LOG": "false"}

@@ -1,4 +1,4 @@
-"""What the command can do before any variable is set."""
+"""Commands that work without any variable set."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from tests.support.command import run
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The words of each command and of each group of commands."""
+    """Words of each command and of each group of commands."""
     yield path
     for name, child in getattr(command, "commands", {}).items():
         yield from commands(child, (*path, name))
 
 
 @pytest.mark.parametrize("words", list(commands(typer.main.get_command(app))), ids=" ".join)
-def test_every_help_works(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_works_for_every_command(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> None:
         raise AssertionError("help must not read the configuration")
 
@@ -35,7 +37,7 @@ def test_every_help_works(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatc
     assert "Usage: " in done.stdout
 
 
-def test_config_shows_every_variable_and_then_that_the_broker_is_missing(tmp_path: Path) -> None:
+def test_config_lists_every_variable_and_reports_the_missing_broker(tmp_path: Path) -> None:
     env = {"API_URL": "https://api.example", "API_TOKEN": "hunter2"}
     done = run("config", cwd=tmp_path, env=env)
     assert done.returncode == 1
@@ -49,7 +51,7 @@ def test_config_shows_every_variable_and_then_that_the_broker_is_missing(tmp_pat
     assert found["WORKER_CONCURRENCY"] == ("8", "default")
 
 
-def test_config_shows_what_is_valid_beside_what_is_not(tmp_path: Path) -> None:
+def test_config_lists_valid_values_and_reports_invalid_ones(tmp_path: Path) -> None:
     env = {"BROKER": "kafka", "EMAIL_QUEUE": "mails", "API_TIMEOUT_SECONDS": "soon"}
     done = run("config", "--json", cwd=tmp_path, env=env)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
@@ -58,6 +60,6 @@ def test_config_shows_what_is_valid_beside_what_is_not(tmp_path: Path) -> None:
     assert found["EMAIL_QUEUE"] == ("mails", "environment")
 
 
-def test_schema_and_the_example_file_need_no_variable(tmp_path: Path) -> None:
+def test_schema_and_env_example_need_no_variable(tmp_path: Path) -> None:
     assert '"webhook.send"' in run("schema", cwd=tmp_path, env={}).stdout
     assert "#REDIS_URL=" in run("config", "--example", cwd=tmp_path, env={}).stdout

@@ -1,7 +1,6 @@
-"""dramatiq-dashboard 0.4.0, the last one, shows our queues on Redis.
+"""dramatiq-dashboard 0.4.0, its last release, works with formrelay's queues on Redis.
 
-Its own WSGI application answers real requests. It can be installed beside dramatiq 1
-and redis 4 only, so this runs in `.venv-oldest` (scripts/test-range).
+It requires dramatiq 1 and redis 4, so these tests run in `.venv-oldest` (scripts/test-range).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ dashboard = pytest.importorskip("dramatiq_dashboard")
 
 
 class Site:
-    """A broker of ours, and the dashboard on stock Dramatiq's broker beside it."""
+    """A formrelay broker, and the dashboard with a stock broker on the same Redis."""
 
     def __init__(self, url: str, queue: str) -> None:
         from dramatiq.brokers.redis import RedisBroker as StockBroker
@@ -39,7 +38,7 @@ class Site:
         self.app = dashboard.DashboardApp(self.stock, "/drama")
 
     def get(self, path: str, **form: str) -> str:
-        """The page, at the end of all redirections; with a form it is a POST."""
+        """Get a page, following redirects; with a form, POST it."""
         if form:
             form["__dd_csrf"] = "t"
         body = urlencode(form).encode()
@@ -86,7 +85,7 @@ def declared(site: Site, function: Callable[..., Any] = refuse) -> Any:
     return site.harness.actor(function, actor_name="refuse")
 
 
-def test_it_counts_and_lists_what_waits_is_scheduled_and_is_dead(site: Site) -> None:
+def test_waiting_scheduled_and_dead_messages_are_counted_and_listed(site: Site) -> None:
     actor = declared(site)
     dead = actor.send("dead")
     site.harness.start()
@@ -104,8 +103,8 @@ def test_it_counts_and_lists_what_waits_is_scheduled_and_is_dead(site: Site) -> 
     assert "it will not have it" in site.get(f"/queues/{site.queue}/failed/{dead.message_id}")
 
 
-def test_it_shows_what_is_in_flight_and_no_worker_of_ours(site: Site) -> None:
-    # Its list of workers is stock's, whose maintenance takes the messages of the silent ones.
+def test_messages_in_flight_are_listed_and_our_workers_are_not(site: Site) -> None:
+    # It lists stock workers only, because stock maintenance takes the messages of silent workers.
     go, begun = threading.Event(), threading.Event()
 
     def work(answer: str) -> None:
@@ -122,7 +121,7 @@ def test_it_shows_what_is_in_flight_and_no_worker_of_ours(site: Site) -> None:
         go.set()
 
 
-def test_it_deletes_and_requeues_and_our_worker_runs_what_it_requeued(site: Site) -> None:
+def test_messages_are_deleted_and_requeued_and_our_worker_runs_them(site: Site) -> None:
     actor = declared(site)
     kept, gone = actor.send("kept"), actor.send("gone")
     site.harness.start()
@@ -135,17 +134,17 @@ def test_it_deletes_and_requeues_and_our_worker_runs_what_it_requeued(site: Site
     site.get("/requeue-message", queue=failed, id=kept.message_id)
     assert site.counts()[2] == 0
     site.harness.start()
-    wait_until(site.harness.dead)  # refused anew: it ran
+    wait_until(site.harness.dead)  # dead-lettered again, so it ran
     assert site.counts() == (0, 0, 1)
 
 
-def test_it_deletes_a_scheduled_message(site: Site) -> None:
+def test_a_scheduled_message_is_deleted(site: Site) -> None:
     message = declared(site).send_with_options(args=("later",), delay=timedelta(hours=1))
     site.get("/delete-message", queue=f"{site.queue}.DQ", id=message.message_id)
     assert site.harness.is_empty()
 
 
-def test_quarantined_bytes_are_a_page_and_no_error(site: Site) -> None:
+def test_quarantined_bytes_are_shown_without_an_error(site: Site) -> None:
     declared(site)
     site.harness.inject(b"\x00 no message")
     site.harness.start()
@@ -155,11 +154,11 @@ def test_quarantined_bytes_are_a_page_and_no_error(site: Site) -> None:
     assert "formrelay:quarantine" in site.get(f"/queues/{site.queue}/failed/{letter.id}")
 
 
-def test_its_known_limit_a_job_of_another_publisher_that_is_in_flight_breaks_that_tab(
+def test_known_limit_a_plain_job_in_flight_breaks_the_tab_of_its_queue(
     site: Site,
 ) -> None:
-    # It reads every body in the hash as Dramatiq's own message. A plain job of the inbox is
-    # stored as it came until it is settled; the start page and the other tabs are not touched.
+    # It decodes every body in the hash as a Dramatiq message. A plain job of the inbox is stored
+    # unchanged until it is settled. The start page and other tabs still work.
     site.harness.broker.client.hset(f"dramatiq:{site.queue}.msgs", "inbox-1", b'{"type": "a"}')
     with pytest.raises(DecodeError):
         site.tab("standard")
