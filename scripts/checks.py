@@ -47,7 +47,7 @@ _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range"]
 #: broker, because it is a Redis; the tests with Django are those that send and run jobs.
 OLDEST_IN_BRIEF = [
     *("tests/brokers/contract", *_ON_THE_OLDEST),
-    *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "beside")),
+    *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "django_dramatiq")),
     *("-m", "not embedded"),
 ]
 #: Tests on the oldest dependencies in scripts/test-range.
@@ -116,7 +116,7 @@ def main() -> int:
         if arguments[:1] == ["--quick"]:
             # Servers are not prepared, so this needs neither root nor Debian.
             quick = Step("quick tests", [PYTHON, "-m", "pytest", *arguments])
-            return run_steps([quick]) if arguments[1:] else run_steps(STATIC, beside=[quick])
+            return run_steps([quick]) if arguments[1:] else run_steps(STATIC, in_parallel=[quick])
         prepare_servers()
         if arguments[:1] == ["--oldest"]:
             return run_steps(
@@ -129,18 +129,18 @@ def main() -> int:
         oldest = Step("oldest", [sys.executable, __file__, "--oldest", *OLDEST_IN_BRIEF])
         with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
             first, *others = shared_steps(claims)
-            return run_steps([*STATIC, first], beside=[*others, oldest])
+            return run_steps([*STATIC, first], in_parallel=[*others, oldest])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
 
 
-def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
+def run_steps(steps: Sequence[Step], in_parallel: Sequence[Step] = ()) -> int:
     """Run all steps even if a step fails, then print a summary.
 
     Args:
         steps: run one after the other.
-        beside: run in parallel with the steps; their output is printed afterwards.
+        in_parallel: run at the same time with the steps; their output is printed afterwards.
 
     Returns:
         0 if all steps passed, else 1.
@@ -149,7 +149,7 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
     run = Run()
     try:
         start = time.monotonic()
-        begun_beside = [(step, _begin(run, step)) for step in beside]
+        started = [(step, _begin(run, step)) for step in in_parallel]
         for step in steps:
             print(f"\n== {step.name}", flush=True)
             begun = time.monotonic()
@@ -159,7 +159,7 @@ def run_steps(steps: Sequence[Step], beside: Sequence[Step] = ()) -> int:
                 print(f"{error.filename} is missing; remove .venv and run this again")
                 status = 127
             results.append((step.name, status, time.monotonic() - begun))
-        for step, process in begun_beside:
+        for step, process in started:
             print(f"\n== {step.name} (in parallel)", flush=True)
             status = process.wait()
             print(_output(run, step).read_text(errors="replace"), flush=True)

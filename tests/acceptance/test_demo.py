@@ -30,7 +30,7 @@ DEMO = ["-m", "formrelay", "demo"]
 
 @dataclass(frozen=True)
 class Home:
-    """A folder for a demo, with an environment and a .env whose settings the demo must ignore."""
+    """A folder for a demo, and an environment whose settings the demo must ignore."""
 
     folder: Path
     mark: str = field(default_factory=lambda: secrets.token_hex(8))

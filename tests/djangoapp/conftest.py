@@ -1,4 +1,4 @@
-"""A host project on each broker."""
+"""Fixtures: the host project on each broker."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.djangoapp.host import Host
             pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
 )  # fmt: skip
 def broker(request: pytest.FixtureRequest) -> dict[str, str]:
-    """FORMRELAY with each broker in turn."""
+    """Settings FORMRELAY for each broker."""
     kind = str(request.param)
     return {f"{kind.upper()}_URL": request.getfixturevalue(f"{kind}_url")}
 
 
 @pytest.fixture
 def host(tmp_path: Path, broker: dict[str, str]) -> Host:
-    """The project on each broker, migrated."""
+    """The migrated host project on each broker."""
     return Host(tmp_path, settings={"FORMRELAY": broker}).migrated()

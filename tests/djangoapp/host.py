@@ -1,4 +1,4 @@
-"""The host project of these tests, in processes of its own: Django's settings are global."""
+"""The host project, which runs in separate processes because Django's settings are global."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.support.servers.base import Server
 from tests.support.servers.run import Run, current_run
 
 PROJECT = Path(__file__).resolve().parent / "project"
-#: Apps and settings that some tests add to the project.
+#: Apps and settings modules that some tests add to the project.
 APPS = PROJECT.with_name("apps")
 ROOT = PROJECT.parents[2]
 
 
 class Host:
-    """The project with a database of its own.
+    """The host project with its own database.
 
     Args:
-        settings: what is set in its settings.py; FORMRELAY among it.
+        settings: values for its settings.py, including FORMRELAY.
         env: formrelay's variables in the environment.
     """
 
@@ -41,12 +41,12 @@ class Host:
         self.folder = folder
         self.settings = dict(settings or {})
         self.variables = dict(env or {})
-        #: The settings; another one may stand in the folder.
+        #: The settings module; a test may set another module.
         self.module = "hostsite.settings"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of its processes."""
+        """Environment of the project's processes."""
         return clean_environment(
             **self.variables,
             DJANGO_SETTINGS_MODULE=self.module,
@@ -56,19 +56,19 @@ class Host:
         )
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of manage.py, run to its end in an empty folder."""
+        """Run a command of manage.py to its end in an empty folder."""
         return self._run(str(PROJECT / "manage.py"), *arguments)
 
     def check(self, *arguments: str) -> tuple[int, str]:
-        """Exit status of `manage.py check`, and what it says of formrelay."""
+        """Run `manage.py check`; returns its exit status and its messages about formrelay."""
         done = self.manage("check", *arguments)
         assert "Traceback" not in done.stderr, done.stderr
-        # Django's own checks of a deployment are not what this is about.
+        # Without the messages of Django's own deployment checks.
         blocks = done.stderr.split("\n?: ")
         return done.returncode, "\n".join(block for block in blocks if "formrelay." in block)
 
     def migrated(self) -> Host:
-        """As after `migrate`, with a copy of a database that is made once for a test run."""
+        """Migrate the project: copies a database that is created once a test run."""
         made = current_run().folder / "host.sqlite3"
         database = self.folder / "host.sqlite3"
         if not made.exists():
@@ -78,21 +78,21 @@ class Host:
         return self
 
     def migrate(self) -> Host:
-        """Make the tables and two users: `staff` and `other`, their names as passwords."""
+        """Create the tables and two users, `staff` and `other`, whose passwords are their names."""
         done = self.manage("migrate", "-v0")
         assert done.returncode == 0, done.stderr
         self.call("project.add_users")
         return self
 
     def call(self, name: str, *arguments: object) -> Any:
-        """What a function of programs/ returns in the project: `module.function`."""
+        """Call `module.function` of programs/ in a process of the project; returns its result."""
         words = [*name.split("."), json.dumps(arguments)]
         done = self._run("-m", "tests.djangoapp.programs", *words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
     def notes(self) -> list[tuple[str, bool]]:
-        """What stands in the project's table, and whether it was written by a fresh connection."""
+        """Notes in the project's table: (text, whether a new database connection wrote it)."""
         with sqlite3.connect(self.folder / "host.sqlite3") as database:
             rows = database.execute("SELECT text, was_fresh FROM shop_note ORDER BY id").fetchall()
         database.close()
@@ -103,7 +103,7 @@ class Host:
 
 
 class HostSite(Server):
-    """The project behind a WSGI server."""
+    """The host project behind a WSGI server."""
 
     kind: ClassVar[str] = "host_site"
     package: ClassVar[str] = "waitress (pip)"
@@ -114,23 +114,23 @@ class HostSite(Server):
 
     @classmethod
     def program(cls) -> str | None:
-        """`waitress-serve` of this environment."""
+        """Path of `waitress-serve` in this virtual environment."""
         found = Path(sys.executable).with_name("waitress-serve")
         return str(found) if found.exists() else None
 
     @property
     def url(self) -> str:
-        """Where the site is."""
+        """URL of the site."""
         return f"http://127.0.0.1:{self.port}"
 
     def launch(self) -> None:
-        """Start the server."""
+        """Start the WSGI server."""
         program = self._require_program()
         argv = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
         self._process = self._spawn([*argv, "hostsite.wsgi:application"], self._host.env)
 
     def _answers(self) -> bool:
-        # Whatever it says of the broker.
+        # Any answer will do, whatever the state of the broker.
         try:
             answer = requests.get(f"{self.url}/api/v1/workers/health", timeout=10)
         except requests.ConnectionError:
@@ -138,11 +138,11 @@ class HostSite(Server):
         return answer.status_code in (200, 503)
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """A page, as nobody in particular."""
+        """Get a page without a login."""
         return requests.get(f"{self.url}/{path}", timeout=30, allow_redirects=False, **options)
 
     def session(self, user: str) -> requests.Session:
-        """Somebody who is logged in."""
+        """An HTTP session of a logged-in user."""
         key = self._host.call("project.log_in", user)
         session = requests.Session()
         session.cookies.set("sessionid", key)

@@ -23,7 +23,7 @@ def host_with(folder: Path, env: dict[str, str] | None = None, **formrelay: Any)
     return Host(folder, settings={"FORMRELAY": formrelay}, env=env)
 
 
-def test_formrelay_wins_over_the_environment_variable_by_variable(tmp_path: Path) -> None:
+def test_each_key_of_formrelay_overrides_its_environment_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("of-a-file")
     env = {
         "REDIS_URL": "redis://elsewhere",
@@ -41,13 +41,13 @@ def test_formrelay_wins_over_the_environment_variable_by_variable(tmp_path: Path
     assert found == ["redis://elsewhere", 3, "http://api.example", "of-a-file", 5]
 
 
-def test_values_may_be_of_any_plain_type(tmp_path: Path) -> None:
+def test_values_may_be_strings_numbers_booleans_or_paths(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.module = "typed"
     assert host.call("configuration.of_plain_types") == [True, False, 1.5, "/x/y", None]
 
 
-def test_each_wrong_value_is_an_error_of_the_check_and_no_secret_is_in_it(tmp_path: Path) -> None:
+def test_each_wrong_value_is_a_check_error_without_secrets(tmp_path: Path) -> None:
     host = host_with(
         tmp_path,
         REDIS_URL="http://:hush@host",
@@ -66,14 +66,14 @@ def test_each_wrong_value_is_an_error_of_the_check_and_no_secret_is_in_it(tmp_pa
     assert "HINT: Correct it in the setting FORMRELAY" in said
 
 
-def test_a_formrelay_that_is_no_dictionary_is_an_error_of_the_check(tmp_path: Path) -> None:
+def test_a_formrelay_setting_that_is_not_a_dictionary_is_a_check_error(tmp_path: Path) -> None:
     status, said = Host(tmp_path, settings={"FORMRELAY": [NOWHERE]}).check()
     assert (status, said.count("formrelay.E001")) == (1, 1)
     assert "to be a dictionary" in said
 
 
 @pytest.mark.parametrize("formrelay", [{}, {"BROKER": "redis"}], ids=["nothing", "no url"])
-def test_without_a_broker_a_project_migrates_and_hears_of_it(
+def test_a_project_without_a_broker_migrates_and_gets_a_check_message(
     tmp_path: Path, formrelay: dict[str, str]
 ) -> None:
     host = host_with(tmp_path, **formrelay).migrate()
@@ -87,12 +87,12 @@ def test_without_a_broker_a_project_migrates_and_hears_of_it(
     assert "REDIS_URL" in error[1]
 
 
-def test_a_project_that_is_wrong_configured_still_answers_its_health(tmp_path: Path) -> None:
+def test_the_health_view_works_with_a_wrong_configuration(tmp_path: Path) -> None:
     host = host_with(tmp_path, WORKER_PROCESSES="many")
     assert host.call("project.ask_health") == [503, {"status": "down"}]
 
 
-def test_a_token_that_is_missing_beside_an_api_is_a_warning(tmp_path: Path) -> None:
+def test_a_missing_token_for_a_configured_api_is_a_warning(tmp_path: Path) -> None:
     host = host_with(tmp_path, REDIS_URL=NOWHERE, API_URL="http://api.example")
     status, said = host.check()
     assert (status, "formrelay.W002" in said) == (0, True)
@@ -101,7 +101,7 @@ def test_a_token_that_is_missing_beside_an_api_is_a_warning(tmp_path: Path) -> N
     assert host.check() == (0, "")
 
 
-def test_only_a_check_of_the_deployment_asks_the_broker(tmp_path: Path) -> None:
+def test_only_check_deploy_connects_to_the_broker(tmp_path: Path) -> None:
     host = host_with(tmp_path, REDIS_URL=NOWHERE)
     assert host.check() == (0, "")
     status, said = host.check("--deploy")
@@ -112,9 +112,7 @@ def test_only_a_check_of_the_deployment_asks_the_broker(tmp_path: Path) -> None:
 
 
 @pytest.mark.rabbitmq
-def test_a_rabbitmq_that_is_there_passes_and_one_that_is_away_does_not(
-    tmp_path: Path, rabbitmq_url: str
-) -> None:
+def test_check_deploy_fails_if_rabbitmq_is_unavailable(tmp_path: Path, rabbitmq_url: str) -> None:
     assert host_with(tmp_path, RABBITMQ_URL=rabbitmq_url).check("--deploy") == (0, "")
     status, said = host_with(tmp_path, RABBITMQ_URL="amqp://127.0.0.1:1/").check("--deploy")
     assert (status, "formrelay.E003" in said) == (1, True)
@@ -122,16 +120,14 @@ def test_a_rabbitmq_that_is_there_passes_and_one_that_is_away_does_not(
 
 @pytest.fixture
 def lossy(redis_server: RedisServer) -> str:
-    """A Redis that may throw jobs away, and writes nothing to disk."""
+    """A Redis that may evict jobs and writes nothing to disk."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("appendonly", "no")
     return redis_server.url
 
 
-def test_each_weakness_of_the_broker_is_a_warning_with_what_to_do(
-    tmp_path: Path, lossy: str
-) -> None:
+def test_each_weakness_of_the_broker_is_a_warning_with_advice(tmp_path: Path, lossy: str) -> None:
     status, said = host_with(tmp_path, REDIS_URL=lossy).check("--deploy")
     assert (status, said.count("formrelay.W004")) == (0, 2)
     assert "maxmemory-policy is allkeys-lru" in said
@@ -157,14 +153,14 @@ def test_a_broker_that_hangs_is_an_error_within_seconds(
     assert (status, "formrelay.E003" in said) == (1, True)
 
 
-def test_nothing_is_asked_of_the_host_project(tmp_path: Path) -> None:
+def test_the_app_has_no_models_and_needs_no_migration(tmp_path: Path) -> None:
     host = host_with(tmp_path, REDIS_URL=NOWHERE)
     done = host.manage("makemigrations", "--check", "--dry-run")
     assert (done.returncode, done.stdout.strip()) == (0, "No changes detected")
     assert host.call("configuration.app") == ["formrelay.djangoapp", "formrelay", []]
 
 
-def test_settings_that_were_read_too_early_are_told(tmp_path: Path) -> None:
+def test_reading_settings_too_early_is_an_error(tmp_path: Path) -> None:
     host = host_with(tmp_path, {"REDIS_URL": NOWHERE}, API_TOKEN="t")
     host.module = "hasty"
     status, said = host.check()
@@ -199,7 +195,7 @@ def test_importing_the_app_needs_no_configuration_and_no_models(tmp_path: Path) 
     assert json.loads(done.stdout) == [False, False, False]
 
 
-def test_nothing_else_of_formrelay_needs_django(tmp_path: Path) -> None:
+def test_all_other_packages_of_formrelay_work_without_django(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / "imports_without_django.py")],
         cwd=tmp_path,

@@ -13,7 +13,7 @@ from formrelay.djangoapp.shared_call import SharedCall
 from tests.support.waiting import wait_until
 
 
-def test_a_crowd_asks_one_question_and_the_next_one_comes_after_it() -> None:
+def test_concurrent_callers_share_one_call_and_a_later_caller_starts_another() -> None:
     asked: list[int] = []
     answer = Event()
 
@@ -31,7 +31,7 @@ def test_a_crowd_asks_one_question_and_the_next_one_comes_after_it() -> None:
     assert call() == len(asked) <= 3
 
 
-def test_a_question_without_an_answer_ends_in_time_and_is_not_asked_twice() -> None:
+def test_callers_of_a_call_that_hangs_time_out_and_start_no_second_call() -> None:
     asked: list[int] = []
     answer = Event()
 
@@ -51,7 +51,7 @@ def test_a_question_without_an_answer_ends_in_time_and_is_not_asked_twice() -> N
     wait_until(lambda: call() == "late")
 
 
-def test_what_the_question_raises_reaches_the_caller() -> None:
+def test_an_error_of_the_call_reaches_the_caller() -> None:
     def function() -> None:
         raise BrokerUnavailable("gone")
 

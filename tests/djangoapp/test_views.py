@@ -20,13 +20,13 @@ HEALTH, DASHBOARD = "api/v1/workers/health", "formrelay/"
 
 
 def numbers(page: str) -> set[int]:
-    """Of the dead letters on a page."""
+    """Numbers of the dead letters on a page."""
     return {int(number) for number in re.findall(r"alert\((\d+)\)", page)}
 
 
 @pytest.fixture
 def full(host: Host) -> Host:
-    """With a project whose queue `dying` has 62 dead letters."""
+    """A site whose queue `dying` has 62 dead letters."""
     assert host.call("dead_letters.make", 62) == 62
     host.settings["FIRST_APPS"] = ["dying"]
     return host
@@ -44,7 +44,9 @@ def full_site(full: Host) -> Iterator[HostSite]:
         yield site
 
 
-def test_health_tells_everybody_one_word_and_staff_the_rest(site: HostSite, host: Host) -> None:
+def test_health_shows_one_word_to_everybody_and_details_to_staff(
+    site: HostSite, host: Host
+) -> None:
     nobody = site.get(HEALTH)
     assert (nobody.status_code, nobody.json()) == (200, {"status": "ok"})
     assert "no-store" in nobody.headers["Cache-Control"]
@@ -59,12 +61,12 @@ def test_health_tells_everybody_one_word_and_staff_the_rest(site: HostSite, host
     queues = {one["queue"]: one for one in told["queues"]}
     assert {"events", "submissions", "partials", "webhooks", "notes"} <= queues.keys()
     assert queues["notes"]["waiting"] == 1
-    unknown = kind == "rabbitmq"  # without its management API it cannot tell
+    unknown = kind == "rabbitmq"  # RabbitMQ without its management API cannot list workers
     assert (queues["notes"]["scheduled"] is None) is unknown
     assert told["workers"] == (None if unknown else [])
 
 
-def test_health_takes_no_other_method(site: HostSite) -> None:
+def test_health_refuses_other_methods(site: HostSite) -> None:
     assert requests.post(f"{site.url}/{HEALTH}", timeout=30).status_code in (403, 405)
     assert requests.head(f"{site.url}/{HEALTH}", timeout=30).status_code == 200
 
@@ -86,7 +88,7 @@ def check_down(site: HostSite, staff: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_broker_that_hangs_or_is_gone_is_told_in_time(
+def test_health_reports_a_hanging_or_stopped_broker_in_time(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
@@ -104,7 +106,7 @@ def test_a_broker_that_hangs_or_is_gone_is_told_in_time(
         check_down(site, staff)
 
 
-def test_the_dashboard_is_for_staff_alone(site: HostSite, host: Host) -> None:
+def test_only_staff_can_see_the_dashboard(site: HostSite, host: Host) -> None:
     for answer in (
         site.get(DASHBOARD),
         site.session("other").get(f"{site.url}/{DASHBOARD}", timeout=30, allow_redirects=False),
@@ -116,7 +118,7 @@ def test_the_dashboard_is_for_staff_alone(site: HostSite, host: Host) -> None:
     assert "submissions" in staff.text
 
 
-def test_without_the_admin_others_are_sent_to_login_url(tmp_path: Path) -> None:
+def test_without_the_admin_visitors_are_redirected_to_login_url(tmp_path: Path) -> None:
     host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}}).migrated()
     host.settings["LOGIN_URL"] = "/enter/"
     host.module = "bare"
@@ -141,7 +143,7 @@ def test_the_dashboard_shows_queues_and_dead_letters_and_no_payload(full_site: H
     assert "default-src 'none'; style-src 'sha256-" in answer.headers["Content-Security-Policy"]
 
 
-def test_one_queue_has_pages_and_the_refresh_can_be_paused(full_site: HostSite) -> None:
+def test_the_view_of_a_queue_has_pages_and_a_pausable_refresh(full_site: HostSite) -> None:
     staff = full_site.session("staff")
 
     def page(query: str) -> str:
@@ -163,7 +165,7 @@ def test_one_queue_has_pages_and_the_refresh_can_be_paused(full_site: HostSite) 
     assert ">first page</a>" in second
 
 
-def test_a_queue_that_is_not_there_and_a_cursor_of_nowhere_are_not_found(site: HostSite) -> None:
+def test_an_unknown_queue_and_an_invalid_cursor_are_not_found(site: HostSite) -> None:
     staff = site.session("staff")
     for query in ("queue=nope", "queue=notes&cursor=nonsense", "queue=%00%ff"):
         answer = staff.get(f"{site.url}/{DASHBOARD}?{query}", timeout=30)

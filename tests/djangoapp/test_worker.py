@@ -1,4 +1,4 @@
-"""``manage.py formrelay_worker``: our jobs and the project's, with the project's settings."""
+"""``manage.py formrelay_worker`` runs jobs of formrelay and of the project."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 @contextmanager
 def worker(host: Host, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker, started from a folder that is not the project's."""
+    """A worker, started in another folder than the project's."""
     with (host.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "manage.py"), "formrelay_worker", *options],
             cwd=host.folder,
-            # The project is found as manage.py finds it.
+            # PYTHONPATH leads to the project, as with manage.py.
             env=host.env | {"PYTHONPATH": str(APPS)},
             stdout=log,
             stderr=log,
@@ -61,14 +61,14 @@ def working(host: Host) -> Host:
     return host
 
 
-def test_a_worker_runs_our_jobs_and_those_of_the_project_until_it_is_told_to_stop(
+def test_a_worker_runs_jobs_of_formrelay_and_of_the_project_until_sigterm(
     working: Host, receiver: Receiver
 ) -> None:
     working.call("project.send_webhook_and_notes", f"{receiver.url}/hook", KEY)
     options = ["-q", "webhooks", "--queue", "notes", "--processes", "1", "--threads", "1"]
     with worker(working, *options) as process:
         wait_until(lambda: receiver.of("/hook") and len(working.notes()) == 2)
-        # Each began without the connection of the one before (CONN_MAX_AGE is 0).
+        # Each job started without the connection of the previous job (CONN_MAX_AGE is 0).
         assert working.notes() == [("one", True), ("two", True)]
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -85,12 +85,12 @@ def refused(host: Host, *options: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_worker_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_prints_an_error_of_one_line(tmp_path: Path) -> None:
     nowhere: dict[str, Any] = {"REDIS_URL": "redis://:hush@127.0.0.1:1/0"}
     host = Host(tmp_path, settings={"FORMRELAY": nowhere})
     status, said = refused(host, "--queue", "nope")
     assert (status, "expected a queue (" in said) == (2, True)
-    assert "notes" in said, "the project's own queue is one as well"
+    assert "notes" in said, "the project's own queue is listed too"
     status, said = refused(host, "--queue", "notes")
     assert (status, "127.0.0.1:1" in said, "hush" in said) == (1, True, False)
     status, said = refused(host, "--threads", "0")

@@ -41,7 +41,7 @@ class Happened:
 
 
 def make(now: datetime, *, seed: int = 7) -> list[Happened]:
-    """About two hundred sessions. Times are whole seconds, since old ClickHouse stores no others."""
+    """About two hundred sessions, at whole seconds, since old ClickHouse stores no others."""
     chance = random.Random(seed)
     now = now.replace(microsecond=0)
     found: list[Happened] = []

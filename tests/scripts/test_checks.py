@@ -18,7 +18,7 @@ def test_parallel_steps_are_printed_last_and_count_for_the_exit_status(
     first = f"until [ -e '{sign}' ]; do sleep 0.01; done; exit {statuses[0]}"
     second = f"touch '{sign}'; echo here; exit {statuses[1]}"
     result = run_steps(
-        [Step("first", ["sh", "-c", first])], beside=[Step("second", ["sh", "-c", second])]
+        [Step("first", ["sh", "-c", first])], in_parallel=[Step("second", ["sh", "-c", second])]
     )
     assert result == int(statuses != (0, 0))
     output = capfd.readouterr().out

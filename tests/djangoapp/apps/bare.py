@@ -1,4 +1,4 @@
-"""Settings without the admin."""
+"""Settings of a project without the admin."""
 
 from hostsite.settings import *
 from hostsite.settings import INSTALLED_APPS

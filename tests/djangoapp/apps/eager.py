@@ -1,4 +1,4 @@
-"""Settings that import the actors."""
+"""Settings that import formrelay's actors."""
 
 from hostsite.settings import *
 

@@ -1,4 +1,4 @@
-"""Settings that read formrelay's before FORMRELAY is there."""
+"""Settings that read formrelay's settings before they define FORMRELAY."""
 
 from hostsite.settings import *
 

@@ -1,4 +1,4 @@
-"""Settings with values of each plain type."""
+"""Settings whose FORMRELAY has values of several types."""
 
 from pathlib import Path
 

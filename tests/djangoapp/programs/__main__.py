@@ -1,6 +1,6 @@
-"""``python -m tests.djangoapp.programs MODULE FUNCTION ARGUMENTS``: a function, in the project.
+"""Calls a function in the project: ``python -m tests.djangoapp.programs MODULE FUNCTION JSON``.
 
-Its arguments are a list in JSON, and what it returns is printed as JSON.
+JSON is the list of arguments; the result is printed as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What formrelay made of the project's settings."""
+"""Reads formrelay's settings in the project."""
 
 from __future__ import annotations
 

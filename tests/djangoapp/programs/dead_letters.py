@@ -1,4 +1,4 @@
-"""Makes dead letters whose error is HTML."""
+"""Creates dead letters whose error contains HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 
 def make(count: int) -> int:
-    """How many there are."""
+    """Create ``count`` dead letters; returns the number on the queue."""
     broker = get_broker()
 
     @dramatiq.actor(queue_name="dying", broker=broker)
@@ -25,7 +25,7 @@ def make(count: int) -> int:
 
     worker = Worker(broker, queues={"dying"}, worker_threads=1)
     worker.start()
-    for numbers in (range(count - 5), range(count - 5, count)):  # the newest are the last five
+    for numbers in (range(count - 5), range(count - 5, count)):  # the last five are the newest
         for number in numbers:
             die.send(number, "PAYLOAD")
         wait_until(lambda numbers=numbers: dead() == numbers.stop)

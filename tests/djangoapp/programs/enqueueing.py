@@ -1,4 +1,4 @@
-"""Jobs that are sent in transactions. Jobs have numbers; `calls` are those that were sent."""
+"""Sends numbered jobs in transactions; `calls` records the numbers that the broker got."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def waiting(queue: str = "submissions") -> int:
 
 @contextmanager
 def rolled_back() -> Iterator[None]:
-    """A transaction, or a savepoint, that is rolled back."""
+    """Roll back a transaction or a savepoint."""
     with suppress(RuntimeError), transaction.atomic():
         yield
         raise RuntimeError
@@ -204,7 +204,7 @@ def broker_is_away() -> list[Any]:
 
 
 class Captured(TestCase):
-    """A test of the project, in a transaction that nobody commits."""
+    """A test of the project, in a transaction that is never committed."""
 
     def setUp(self) -> None:
         send(1)

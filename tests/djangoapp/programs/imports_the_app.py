@@ -1,4 +1,4 @@
-"""Imports the app where nothing is configured and a connection is an error."""
+"""Imports the app without any configuration; connections are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports the rest of formrelay where Django cannot be imported."""
+"""Imports formrelay without its Django app, as if Django were not installed."""
 
 from __future__ import annotations
 

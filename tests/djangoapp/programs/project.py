@@ -1,4 +1,4 @@
-"""Users, sessions, requests and jobs of the project."""
+"""Creates users and sessions of the project, and sends requests and jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_users() -> None:
 
 
 def log_in(name: str) -> str:
-    """The key of a session."""
+    """Log a user in; returns the key of the session."""
     client = Client()
     client.login(username=name, password=name)
     key: str = client.session.session_key
@@ -29,7 +29,7 @@ def write_note() -> None:
 
 
 def write_note_first() -> int:
-    """Where no actor has been imported."""
+    """Send the job before its actor was imported."""
     write_note()
     from formrelay.brokers import get_broker
 

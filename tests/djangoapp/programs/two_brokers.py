@@ -1,4 +1,4 @@
-"""Jobs for django-dramatiq's broker and for formrelay's, in one transaction."""
+"""Sends jobs to django-dramatiq's broker and to formrelay's in one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The actor whose messages are dead: its queue is one of the project's."""
+"""An actor whose messages are dead-lettered, so that its queue is among the project's."""
 
 import dramatiq
 

@@ -1,4 +1,4 @@
-"""Imports the actors while Django loads its apps."""
+"""Imports formrelay's actors while Django loads its apps."""
 
 from formrelay.actors import save_submission
 

@@ -1,4 +1,4 @@
-"""An actor of django-dramatiq's broker beside one of formrelay's."""
+"""An actor on django-dramatiq's broker and an actor on formrelay's."""
 
 import dramatiq
 from shop.models import Note

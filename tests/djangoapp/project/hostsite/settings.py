@@ -1,4 +1,4 @@
-"""A project as small as it can be; what a test changes comes as JSON in HOST_SETTINGS."""
+"""A minimal Django project; tests override settings with JSON in HOST_SETTINGS."""
 
 import json
 import os

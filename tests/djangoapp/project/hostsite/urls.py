@@ -1,4 +1,4 @@
-"""formrelay's views, the admin, where the project has it, and a view that sends a job."""
+"""formrelay's views, a view that sends a job, and the admin if it is installed."""
 
 from django.conf import settings
 from django.contrib import admin

@@ -1,4 +1,4 @@
-"""The project's own job: a plain actor, that knows nothing of formrelay."""
+"""The project's own actor: plain Dramatiq, without formrelay."""
 
 import dramatiq
 from django.db import connection

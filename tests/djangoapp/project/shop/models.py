@@ -1,13 +1,13 @@
-"""What the project's own jobs and views write."""
+"""The table that jobs and views of the project write to."""
 
 from django.db import models
 
 
 class Note(models.Model):
-    """Something that was done.
+    """A record of a job or a request.
 
     Attributes:
-        was_fresh: whether its job began without an old database connection.
+        was_fresh: the job started without an open database connection.
     """
 
     text = models.CharField(max_length=100)

@@ -1,4 +1,4 @@
-"""A request that writes and sends; with ATOMIC_REQUESTS both or neither."""
+"""A view that writes to the database and sends a job; ATOMIC_REQUESTS makes it all or nothing."""
 
 from django.http import HttpRequest, HttpResponse
 
@@ -7,7 +7,7 @@ from shop.models import Note
 
 
 def submit(request: HttpRequest) -> HttpResponse:
-    """`?then=fail` raises behind it, `?then=refuse` sends what can never be sent."""
+    """Write and send. `?then=fail` raises afterwards, `?then=refuse` sends an invalid job."""
     then = request.GET.get("then")
     Note.objects.create(text="submitted")
     answers = {} if then != "refuse" else []

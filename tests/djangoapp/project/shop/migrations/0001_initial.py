@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """See the module."""
+    """Create the table of notes."""
 
     initial = True
     dependencies = []

@@ -1,4 +1,4 @@
-"""Beside django-dramatiq, which has a broker and tasks of its own."""
+"""formrelay together with django-dramatiq, which has its own broker and tasks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_each_broker_keeps_its_own_actors(tmp_path: Path, redis_url: str, first:
     host = Host(tmp_path, settings=settings)
     host.migrate()
     assert host.call("two_brokers.send") == ["StubBroker", True, True, True, 1, 1, 1]
-    # The worker takes ours, and django-dramatiq's broker is none of its business.
+    # The worker runs formrelay's jobs and ignores django-dramatiq's broker.
     with worker(host, "--queue", "ours", "--processes", "1", "--threads", "1"):
         wait_until(lambda: host.notes() == [("b", True)])
     assert host.manage("makemigrations", "--check", "--dry-run").returncode == 0
