@@ -31,7 +31,7 @@ from tests.support.servers.django_site import DjangoSite
 _SCRIPT = Path(__file__).with_name("submit.lua")
 _ID = "SUBMISSION-ID"
 #: Concurrencies to try: connections of wrk, threads of the worker.
-_AT_A_TIME = (2, 4, 8, 16)
+_CONCURRENCIES = (2, 4, 8, 16)
 
 
 def payload(id: str) -> dict[str, Any]:
@@ -82,9 +82,9 @@ def submit(contender: str, *, queue: str, count: int, server: str) -> Any:
     with _SITES[server]() as site:
         _warm_up(site)
         if contender == "limit":
-            return _best(_wrk(site, connections, 4) for connections in _AT_A_TIME)
+            return _best(_wrk(site, connections, 4) for connections in _CONCURRENCIES)
         broker = _ours(site, SUBMISSION_QUEUE=queue)
-        return _best(_drain(site, broker, queue, count, threads) for threads in _AT_A_TIME)
+        return _best(_drain(site, broker, queue, count, threads) for threads in _CONCURRENCIES)
 
 
 def _best(found: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -144,7 +144,7 @@ def _drain(site: Site, broker: Any, queue: str, count: int, threads: int) -> dic
         "per_second": count / seconds,
         "cpu_us": used / count * 1e6,
         "site_cpu_us": of_site / count * 1e6,
-        "at_a_time": float(threads),
+        "concurrency": float(threads),
     }
 
 
@@ -170,7 +170,7 @@ def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
         "per_second": requests / micros * 1e6,
         "cpu_us": 0.0,
         "site_cpu_us": used,
-        "at_a_time": float(connections),
+        "concurrency": float(connections),
     }
 
 

@@ -115,7 +115,7 @@ def latency(
     time.sleep(2)  # webhooks that arrive later count as missing
     found = receiver.end()
     expected = sent * (endpoints - hanging) // endpoints
-    return {"p99_ms": found["p99_ms"], "not_there_percent": 100 - 100 * found["arrived"] / expected}
+    return {"p99_ms": found["p99_ms"], "missing_percent": 100 - 100 * found["arrived"] / expected}
 
 
 def load(_contender: str, *, queue: str, seconds: int, rate: int, urls: list[str]) -> Any:

@@ -1,11 +1,11 @@
-// What both publishers share: which jobs to send, and what to do when that fails.
+// Code that both publishers share: reading jobs, batches, retries, exit status.
 import { randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
 
 const TRIES = 5;
 
-// Without the argument '-', a single event, so that there is something to see at once.
-// With it, one job a line from standard input, already as JSON.
+// With the argument '-', yields the jobs on standard input, one JSON object per line.
+// Without it, yields one sample event.
 export async function* jobs(queue) {
   if (process.argv[3] === '-') {
     for await (const line of createInterface({ input: process.stdin })) {
@@ -14,12 +14,12 @@ export async function* jobs(queue) {
     return;
   }
   if (queue !== 'events') {
-    throw new Error(`the job made here is for the queue "events", not "${queue}"; give others with -`);
+    throw new Error(`the sample event is for "events", got "${queue}"; use - to read jobs`);
   }
   yield JSON.stringify({
     type: 'event.record',
     payload: {
-      // Made here, once: sent twice by a retry below, the event still counts once.
+      // Created once, so that the event counts once even if a retry sends it twice.
       eventId: randomUUID(),
       type: 'form_viewed',
       formId: 'signup',
@@ -41,22 +41,22 @@ export async function* inBatches(items, size) {
   if (batch.length) yield batch;
 }
 
-// A batch whose answer was lost is sent again, so a job may arrive twice and is never lost.
-// That is why a job carries an id of its own: eventId, submissionId, the id of a webhook.
-export async function withRetries(what) {
+// Sends a batch again if it failed or its answer was lost, so no job is lost, but it may
+// arrive twice. Therefore each job has its own id: eventId, submissionId, or the id of a webhook.
+export async function withRetries(send) {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await what();
+      return await send();
     } catch (error) {
       if (error.permanent || attempt === TRIES) throw error;
       const wait = 100 * 2 ** attempt;
-      console.error(`${error.message}; trying again in ${wait} ms`);
+      console.error(`${error.message}; retrying in ${wait} ms`);
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
 }
 
-// Exit status: 0 when the broker has all of them, 1 when it may not have all, 2 for wrong use.
+// Exit status: 0 the broker has all jobs, 1 it may lack some, 2 wrong use.
 export async function run(variable, publish) {
   const url = process.env[variable];
   const queue = process.argv[2];

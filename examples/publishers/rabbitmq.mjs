@@ -9,15 +9,15 @@ class Publisher {
     this.queue = queue;
   }
 
-  // One connection for all batches; another one after an error.
+  // One connection for all batches; a new connection after an error.
   async channel() {
     if (this.open) return this.open;
     this.connection = await amqp.connect(this.url, { timeout: 10_000 });
-    // Without a listener Node ends the process; the waiting confirm fails by itself.
+    // Without a listener, Node would end the process. The pending confirm fails by itself.
     this.connection.on('error', () => {});
     const channel = await this.connection.createConfirmChannel();
     channel.on('error', () => {});
-    // 'mandatory': what no queue took comes back here, before its confirm.
+    // Because of 'mandatory', a message without a queue is returned before its confirm.
     channel.on('return', () => { this.returned += 1; });
     return (this.open = channel);
   }
@@ -27,22 +27,22 @@ class Publisher {
     try {
       const channel = await this.channel();
       for (const [body, messageId] of batch) {
-        // The default exchange leads to the queue of that name. The queue is the workers' to
-        // declare: they know its arguments, and a publisher that gets one wrong is cut off.
+        // The default exchange routes to the queue of that name. The workers declare it: they know
+        // its arguments, and RabbitMQ closes the channel of a publisher that declares others.
         channel.sendToQueue(this.queue, Buffer.from(body), {
           persistent: true,
           mandatory: true,
-          messageId, // the job's id from here on: in the logs, among the dead letters
+          messageId, // becomes the job's id, in logs and dead letters
           contentType: 'application/json',
         });
       }
-      await channel.waitForConfirms(); // on disk (a quorum queue: of most nodes)
+      await channel.waitForConfirms(); // written to disk, for a quorum queue on most nodes
     } catch (error) {
       await this.close();
       throw error;
     }
     if (this.returned) {
-      const error = new Error(`there is no queue "${this.queue}": start a worker once, it makes it`);
+      const error = new Error(`there is no queue "${this.queue}": start a worker, which declares it`);
       error.permanent = true;
       throw error;
     }
@@ -52,7 +52,7 @@ class Publisher {
   async close() {
     const connection = this.connection;
     this.connection = this.open = undefined;
-    await connection?.close().catch(() => {}); // it may be what broke
+    await connection?.close().catch(() => {}); // it may be broken
   }
 }
 
@@ -60,7 +60,7 @@ await run('RABBITMQ_URL', async function* (url, queue) {
   const publisher = new Publisher(url, queue);
   try {
     for await (const batch of inBatches(jobs(queue), 200)) {
-      // The ids are made outside of the retry, so that a job has the same one each time.
+      // The ids are created outside of the retry, so that a job always has the same id.
       const named = batch.map((body) => [body, randomUUID()]);
       yield await withRetries(() => publisher.send(named));
     }

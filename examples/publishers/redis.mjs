@@ -2,7 +2,7 @@
 import Redis from 'ioredis';
 import { inBatches, jobs, run, withRetries } from './jobs.mjs';
 
-// BROKER_NAMESPACE of the workers.
+// The same as the workers' BROKER_NAMESPACE.
 const namespace = process.env.BROKER_NAMESPACE ?? 'dramatiq';
 
 await run('REDIS_URL', async function* (url, queue) {
@@ -10,17 +10,16 @@ await run('REDIS_URL', async function* (url, queue) {
     lazyConnect: true,
     connectTimeout: 10_000,
     commandTimeout: 10_000,
-    maxRetriesPerRequest: 0, // what failed is tried again below, where it can be seen
-    retryStrategy: () => 100, // ms; ioredis connects again by itself
+    maxRetriesPerRequest: 0, // withRetries() retries, and logs it
+    retryStrategy: () => 100, // milliseconds until ioredis reconnects
   });
-  redis.on('error', () => {}); // each command fails with it as well
+  redis.on('error', () => {}); // the commands fail with the same error
   try {
     for await (const batch of inBatches(jobs(queue), 200)) {
       yield await withRetries(async () => {
-        // One RPUSH, all or nothing. The worker takes it from there and gives each job an id.
-        // The wake-up is optional: an idle worker looks into its inbox every second anyway;
-        // with it, it starts at once. It is one member that is written over and over, so it
-        // does not grow. In MULTI the two arrive together.
+        // One RPUSH writes all jobs or none; the worker gives each job an id. ZADD is optional: it
+        // wakes an idle worker at once, which otherwise checks the inbox every second. It always
+        // writes the same member, so the key does not grow. MULTI runs both together.
         const replies = await redis
           .multi()
           .rpush(`${namespace}:${queue}.inbox`, ...batch)

@@ -178,7 +178,7 @@ def test_an_unavailable_broker_is_retried_and_then_an_error() -> None:
         tried = list(side_by_side.map(send, ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1/"]))
     for done in tried:
         assert done.returncode == 1
-        assert done.stderr.count("trying again") == 4
+        assert done.stderr.count("retrying in") == 4
         assert "0 were sent" in done.stderr
 
 
@@ -192,7 +192,7 @@ def test_rabbitmq_a_missing_queue_is_an_error(rabbitmq_url: str) -> None:
     done = publish(rabbitmq_url, "nobody", [{"type": "event.record", "payload": {}}])
     assert (done.returncode, done.stdout) == (1, "")
     assert 'there is no queue "nobody"' in done.stderr
-    assert "trying again" not in done.stderr
+    assert "retrying in" not in done.stderr
 
 
 def test_rabbitmq_messages_are_persistent_and_have_an_id(rabbitmq_url: str, unique: str) -> None:

@@ -47,5 +47,5 @@ class ApiTokenAdmin(admin.ModelAdmin):
         if not change:
             made, token = ApiToken.make(obj.name)
             obj.digest = made.digest
-            messages.success(request, f"The token, shown this once: {token}")
+            messages.success(request, f"New token, shown only once: {token}")
         super().save_model(request, obj, form, change)  # type: ignore[arg-type]

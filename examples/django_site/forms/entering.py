@@ -76,7 +76,7 @@ def submit(form: Form, id: UUID, answers: dict[str, str]) -> str:
     return submission
 
 
-def take_back(id: UUID) -> None:
+def reopen(id: UUID) -> None:
     """Allow sending an entry again after its jobs could not be sent."""
     Entry.objects.filter(pk=id).update(submitted_at=None)
 

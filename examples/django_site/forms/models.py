@@ -12,7 +12,7 @@ class Form(models.Model):
 
     id = models.CharField(primary_key=True, max_length=200)
     title = models.CharField(max_length=200, blank=True)
-    #: What the page asks for; the API takes any answers, whatever stands here.
+    #: Questions on the page. The API accepts any answers.
     questions = models.JSONField(
         default=list,
         blank=True,
@@ -63,9 +63,9 @@ class Submission(models.Model):
     status = models.CharField(max_length=20, choices=Status)
     answers = models.JSONField()
     submitted_at = models.DateTimeField()
-    #: Of what was sent: the same key with other content is a mistake of the sender's.
+    #: Hash of the content: the same id with other content is an error of the client.
     digest = models.CharField(max_length=64, editable=False)
-    #: When the payment provider made the event that set the status, in its seconds; 0 for none.
+    #: Unix time at which the payment provider created the event that set the status; 0 for none.
     payment_created = models.BigIntegerField(default=0)
     payment_event = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -96,7 +96,7 @@ class Entry(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     form = models.ForeignKey(Form, on_delete=models.CASCADE, related_name="entries")
-    #: Of the last autosave: counted here, so that two windows give no number twice.
+    #: Revision of the last autosave, counted here so that two windows never use the same number.
     revision = models.BigIntegerField(default=0)
     submitted_at = models.DateTimeField(null=True)
     began_at = models.DateTimeField(auto_now_add=True)

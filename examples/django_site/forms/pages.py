@@ -36,7 +36,7 @@ def form(request: HttpRequest, form_id: str) -> HttpResponseBase:
     try:
         entering.viewed(found, entry)
     except FormrelayError as error:  # show the page even if the view is not counted
-        logger.warning("a view is not counted: %s", error)
+        logger.warning("view not counted: %s", error)
     return _page(request, found, entry)
 
 
@@ -53,12 +53,12 @@ def autosave(request: HttpRequest, form_id: str) -> HttpResponseBase:
     try:
         return JsonResponse({"revision": entering.autosave(found, entry, answers)})
     except (entering.AlreadySubmitted, IntegrityError):
-        return JsonResponse({"error": "it has been sent"}, status=409)
+        return JsonResponse({"error": "this form was already sent"}, status=409)
     except InvalidJob as error:
         return JsonResponse({"error": str(error)}, status=400)
     except FormrelayError as error:
-        logger.error("an autosave is not handed on: %s", error)
-        return JsonResponse({"error": "it is not saved now"}, status=503)
+        logger.error("autosave not enqueued: %s", error)
+        return JsonResponse({"error": "not saved: the broker is unavailable"}, status=503)
 
 
 @require_GET
@@ -80,13 +80,13 @@ def _submit(request: HttpRequest, form: Form) -> HttpResponseBase:
     try:
         entering.submit(form, entry, answers)
     except (entering.AlreadySubmitted, IntegrityError):
-        pass  # the button was pressed twice
+        pass  # sent twice
     except InvalidJob as wrong:
-        return _page(request, form, entry, answers, f"We cannot take this: {wrong}", status=400)
+        return _page(request, form, entry, answers, f"An answer is invalid: {wrong}", status=400)
     except FormrelayError as error:
-        logger.error("a submission is not handed on: %s", error)
-        entering.take_back(entry)
-        error_text = "We could not take it right now. Nothing is lost: please send it again."
+        logger.error("submission not enqueued: %s", error)
+        entering.reopen(entry)
+        error_text = "We could not send your answers. They are still here: please try again."
         return _page(request, form, entry, answers, error_text, status=503)
     return redirect("forms:thanks", form_id=form.id)
 

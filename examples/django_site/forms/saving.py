@@ -33,7 +33,7 @@ def save_submission(
     """Save a submission once; return it, and whether it is new.
 
     Raises:
-        Conflict: one of this id with other content is there.
+        Conflict: a submission with this id and other content is stored.
     """
     mark = digest(
         {"form": form_id, "status": status, "answers": answers, "at": submitted_at.isoformat()}
@@ -62,7 +62,7 @@ def update_payment(id: str, *, status: str, event_id: str, created: int) -> Subm
     """Apply a payment event to a submission; an older event changes nothing.
 
     Returns:
-        The submission as it is then; None where there is none.
+        The updated submission; None if there is none.
     """
     older = Q(payment_created__lt=created)
     # The provider's times are whole seconds: within one second, the order of the states decides.
@@ -87,7 +87,7 @@ def save_partial(
     """Store a revision of a partial unless a newer revision is stored.
 
     Raises:
-        Conflict: a newer one is stored.
+        Conflict: a newer revision is stored.
     """
     values = {
         "form_id": form(form_id).pk,
@@ -111,6 +111,8 @@ def save_partial(
 def set_webhooks(form_id: str, endpoints: list[dict[str, Any]]) -> None:
     """Replace the webhook endpoints of a form."""
     with transaction.atomic():
-        of = form(form_id)
-        of.webhooks.all().delete()
-        WebhookEndpoint.objects.bulk_create(WebhookEndpoint(form=of, **one) for one in endpoints)
+        owner = form(form_id)
+        owner.webhooks.all().delete()
+        WebhookEndpoint.objects.bulk_create(
+            WebhookEndpoint(form=owner, **endpoint) for endpoint in endpoints
+        )

@@ -23,7 +23,7 @@ def read(request: HttpRequest, checks: dict[str, Check]) -> dict[str, Any]:
     """Validate the fields of a JSON object; unknown fields are dropped.
 
     Raises:
-        Wrong: it is no JSON object, or a field does not fit.
+        Wrong: the body is not a JSON object, or a field is invalid.
     """
     try:
         data = json.loads(request.body, parse_constant=_no_number)
@@ -62,7 +62,7 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-#: As it stands in JSON; a backslash before it would be an escaped one.
+#: An escaped NUL in JSON, unless its backslash is itself escaped.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -84,7 +84,7 @@ def a_dict(value: Any) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def a_time(value: Any) -> Any:

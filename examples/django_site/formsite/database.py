@@ -7,10 +7,10 @@ import django
 
 
 def from_url(url: str) -> dict[str, Any]:
-    """``sqlite:////absolute/file`` or ``postgres://user:password@host:5432/name``.
+    """Convert ``sqlite:////absolute/file`` or ``postgres://user:password@host:5432/name``.
 
     Raises:
-        ValueError: it is of another kind. The message does not quote it.
+        ValueError: the URL has another scheme. The message does not quote the URL.
     """
     parts = urlsplit(url)
     if parts.scheme == "sqlite":

@@ -8,10 +8,10 @@ from .database import from_url
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = os.environ.get("SITE_DEBUG", "").lower() in ("1", "true", "yes")
-# Of a site that is only tried out. A real one sets it, or sessions end at each restart.
+# Without SECRET_KEY, sessions end at each restart, so set it in production.
 SECRET_KEY = os.environ.get("SECRET_KEY") or os.urandom(32).hex()
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
-#: A token that the API takes beside those of the admin.
+#: A token that the API accepts, in addition to the tokens created in the admin.
 API_TOKEN = os.environ.get("API_TOKEN", "")
 
 INSTALLED_APPS = [
@@ -55,5 +55,5 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "/static/"
 LOGIN_URL = "admin:login"
-#: One answer may be a long text; a form of them is still no upload.
+#: Enough for long answers, too small for uploads.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024

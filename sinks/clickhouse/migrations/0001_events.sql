@@ -1,5 +1,5 @@
--- Events, one row each, in each table of events. A repeated event (same event_id, hence same sort key)
--- is replaced when parts merge; the view {table}_once shows it once at any time.
+-- A table of events with one row for each event. An event that is inserted again (same event_id,
+-- hence same sort key) is replaced when parts merge. The view {table}_once always shows it once.
 CREATE TABLE IF NOT EXISTS {database}.{table}{on_cluster}
 (
     event_id UUID,

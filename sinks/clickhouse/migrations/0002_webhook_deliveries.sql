@@ -1,5 +1,5 @@
--- Every attempt to deliver a webhook, one row each; an attempt that is inserted again (same
--- attempt_id, hence same sort key) is replaced when parts merge.
+-- The delivery log: one row for each attempt to deliver a webhook. An attempt that is inserted
+-- again (same attempt_id, hence same sort key) is replaced when parts merge.
 CREATE TABLE IF NOT EXISTS {database}.webhook_deliveries{on_cluster}
 (
     attempt_id UUID,

@@ -1,7 +1,8 @@
--- How many events and sessions a form had of a type on a day (UTC): the view {table}_daily.
--- The same event may come twice, in one block or in two, so that nothing is summed: the states are
--- sets, to which a repeated event adds nothing. Hence the rows of before may be added here while
--- others come in, and added again. toString, since 18.16 has no hash of a UUID.
+-- The view {table}_daily has the number of events and sessions by form, type and day (UTC).
+-- An event may be inserted twice, in one block or in two. Therefore the states are sets, which a
+-- repeated event does not change, and not sums. For the same reason this migration can add the
+-- existing rows while new rows are inserted, and can run again. toString() is needed because 18.16
+-- cannot hash a UUID.
 CREATE TABLE IF NOT EXISTS {database}.{table}_daily_states{on_cluster}
 (
     form_id String,

@@ -1,10 +1,10 @@
-// Sends what is filled in so far, a second after the last change and when the page is left.
+// Autosaves the answers, a second after the last change and when the page is left.
 "use strict";
 
 const form = document.querySelector("form[data-autosave]");
 const status = form.querySelector("[data-status]");
 const PAUSE_MS = 1000;
-const LATER_MS = 5000;
+const RETRY_MS = 5000;
 let timer = null;
 let isDirty = false;
 let isSending = false;
@@ -14,7 +14,7 @@ function answers() {
   return Object.fromEntries(Array.from(fields, (field) => [field.name, field.value]));
 }
 
-function later(milliseconds) {
+function saveIn(milliseconds) {
   clearTimeout(timer);
   timer = setTimeout(save, milliseconds);
 }
@@ -26,7 +26,7 @@ async function save() {
   try {
     const answer = await fetch(form.dataset.autosave, {
       method: "POST",
-      keepalive: true, // also of a page that is being left
+      keepalive: true, // also while the page is being left
       headers: {
         "Content-Type": "application/json",
         "X-CSRFToken": form.elements.csrfmiddlewaretoken.value,
@@ -34,9 +34,9 @@ async function save() {
       body: JSON.stringify({ entry: form.elements.entry.value, answers: answers() }),
     });
     if (answer.status === 409) {
-      status.textContent = "This has been sent.";
+      status.textContent = "This form was already sent.";
     } else if (answer.status === 400) {
-      status.textContent = "Not saved: something in it cannot be taken.";
+      status.textContent = "Not saved: an answer is invalid.";
     } else if (!answer.ok) {
       throw new Error(answer.statusText);
     } else {
@@ -47,21 +47,21 @@ async function save() {
     isDirty = true;
   }
   isSending = false;
-  if (isDirty) later(status.textContent === "Not saved yet." ? LATER_MS : PAUSE_MS);
+  if (isDirty) saveIn(status.textContent === "Not saved yet." ? RETRY_MS : PAUSE_MS);
 }
 
 form.addEventListener("input", () => {
   isDirty = true;
   status.textContent = "";
-  later(PAUSE_MS);
+  saveIn(PAUSE_MS);
 });
 form.addEventListener("submit", () => {
   clearTimeout(timer);
   isDirty = false;
-  form.querySelector("button").disabled = true; // a second press would only be a second request
+  form.querySelector("button").disabled = true; // prevents a second request
 });
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "hidden") save();
 });
-// A page that comes back from the browser's history may be sent again.
+// A page restored from the browser's history can be sent again.
 window.addEventListener("pageshow", () => { form.querySelector("button").disabled = false; });
