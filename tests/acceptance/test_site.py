@@ -21,11 +21,7 @@ from tests.support.servers.django_site import SITE, DjangoSite
 from tests.support.waiting import wait_until
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-MAKE = """
-from forms.models import Form
-questions = [{"name": "name", "label": "Your name"}, {"name": "why", "kind": "textarea"}]
-Form.objects.create(id="signup", title="Sign up", questions=questions)
-"""
+QUESTIONS = [{"name": "name", "label": "Your name"}, {"name": "why", "kind": "textarea"}]
 
 
 class Place:
@@ -87,7 +83,7 @@ def place(clickhouse_url: str, clickhouse_database: str) -> Iterator[Place]:
             "WEBHOOK_ALLOWED_PRIVATE_CIDRS": "127.0.0.0/8",
         }
         with DjangoSite(**variables) as site:
-            site.manage("shell", "-c", MAKE)
+            site.call("make_form", "signup", "Sign up", QUESTIONS)
             client = connect(
                 clickhouse_url,
                 database=clickhouse_database,

@@ -171,7 +171,7 @@ def site(session_site: Site) -> Iterator[Site]:
 
 
 @pytest.fixture
-def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause after failures of a sink for 0.25, 0.5 and 1 s instead of 1, 2 and 4 s."""
     monkeypatch.setattr(throttle, "_BACKOFF", Exponential(base=timedelta(seconds=0.25)))
 

@@ -22,7 +22,7 @@ from tests.support.http_proxy import HttpProxy, http_proxy
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("short_holds")
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 AT = "2026-01-31T09:30:00Z"
 SECRET = "SECRET-VALUE"

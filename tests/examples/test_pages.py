@@ -26,16 +26,6 @@ QUESTIONS = [
     {"name": "a.b c", "kind": "number"},
     17,
 ]
-MAKE = """
-from forms.models import Form
-Form.objects.update_or_create(id="signup", defaults={"title": "Sign <up>", "questions": %s})
-Form.objects.update_or_create(id="api-only")
-"""
-
-MAKE_OTHER = """
-from forms.models import Form
-Form.objects.update_or_create(id="other", defaults={"questions": ["name"]})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +37,8 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def running(server: RedisServer) -> Iterator[DjangoSite]:
     with DjangoSite(REDIS_URL=server.url, BROKER_CONNECT_TIMEOUT_SECONDS="1") as site:
-        site.manage("shell", "-c", MAKE % repr(QUESTIONS))
+        site.call("make_form", "signup", "Sign <up>", QUESTIONS)
+        site.call("make_form", "api-only")
         yield site
 
 
@@ -186,11 +177,7 @@ def test_an_autosave_that_cannot_be_enqueued_uses_no_revision(
 
 
 def test_an_entry_of_another_form_is_refused(site: DjangoSite, client: Any) -> None:
-    site.manage(
-        "shell",
-        "-c",
-        MAKE_OTHER,
-    )
+    site.call("make_form", "other", "", ["name"])
     visitor, other = Visitor(site), Visitor(site, "other")
     visitor.autosave({"name": "A"})
     other.entry = visitor.entry

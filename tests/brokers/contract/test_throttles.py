@@ -26,7 +26,7 @@ SOON = RetryPolicy(
 
 
 @pytest.fixture(autouse=True)
-def short_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The circuit of a failed sink stays open for 0.2, 0.4 and 0.8 s instead of 1, 2 and 4 s."""
     monkeypatch.setattr(throttles, "_BACKOFF", Exponential(base=timedelta(seconds=0.2)))
 

@@ -106,7 +106,7 @@ def test_an_adopted_queue_is_used_unchanged_with_its_own_dead_letter_exchange(
     (letter,) = wait_until(harness.dead)
     wait_until(lambda: sorted(ran) == [1, 2, 3])
     assert letter.message.args == (2,)
-    # The older system's own queue of dead letters gets it as ever.
+    # The older system's own dead letter queue still gets it.
     wait_until(lambda: channel.queue_declare("their.dead", passive=True).method.message_count == 1)
 
 

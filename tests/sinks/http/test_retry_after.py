@@ -24,7 +24,7 @@ CASES: list[tuple[str | None, timedelta | None]] = [
     ("9" * 5000, LONGEST_WAIT),
     ("-5", None),
     ("1.5", None),
-    ("١٢", None),  # digits, but not ASCII ones
+    ("١٢", None),  # digits that are not ASCII
     ("soon", None),
     ("Sun, 06 Nov 1994 08:49:37 GMT", timedelta(seconds=60)),
     ("Sunday, 06-Nov-94 08:49:37 GMT", timedelta(seconds=60)),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tests.support.command import run_python
 from tests.support.servers.base import Server
 from tests.support.servers.run import Run
 
 SITE = Path(__file__).resolve().parents[3] / "examples" / "django_site"
+_PROGRAMS = Path(__file__).with_name("site_programs.py")
 
 
 class DjangoSite(Server):
@@ -54,8 +56,14 @@ class DjangoSite(Server):
 
     def manage(self, *arguments: str) -> str:
         """Run a command of manage.py; returns its output."""
-        manage = str(SITE / "manage.py")
-        done = run_python(manage, *arguments, cwd=self.data_dir, env=self.env())
+        return self._run(SITE / "manage.py", *arguments)
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call a function of site_programs.py in a process of the site; returns its result."""
+        return json.loads(self._run(_PROGRAMS, function, json.dumps(arguments)))
+
+    def _run(self, program: Path, *arguments: str) -> str:
+        done = run_python(str(program), *arguments, cwd=self.data_dir, env=self.env())
         assert done.returncode == 0, done.stderr
         return done.stdout
 
