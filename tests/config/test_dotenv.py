@@ -154,4 +154,4 @@ def test_a_misspelled_variable_is_an_error_with_the_right_name(
 def test_variables_of_other_programs_in_a_shared_file_are_ignored(
     tmp_path: Path, name: str
 ) -> None:
-    load(tmp_path, f"BROKER=embedded\n{name}=x\n")
+    assert load(tmp_path, f"BROKER=embedded\n{name}=x\n").broker.kind == "embedded"

@@ -193,7 +193,7 @@ def test_an_unavailable_broker_is_an_error_and_the_form_can_be_sent_again(
     assert requests.get(visitor.url, timeout=30).status_code == 200
     answer = visitor.send(name="Ann")
     assert answer.status_code == 503
-    assert "please send it again" in answer.text
+    assert "please try again" in answer.text
     assert 'value="Ann"' in answer.text
     assert visitor.autosave({"name": "A"}).status_code == 503
     server.start()

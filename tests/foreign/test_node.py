@@ -87,7 +87,7 @@ def site(url: str, unique: str) -> Iterator[Site]:
 
 
 def test_each_job_type_reaches_its_actor_with_unchanged_payload_and_metadata(site: Site) -> None:
-    jobs = [
+    jobs: list[dict[str, Any]] = [
         {
             "type": "event.record",
             "payload": [{"type": ODD, "n": 2**53}],

@@ -20,7 +20,8 @@ from formrelay.core.failure import Reason
 from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry
 from formrelay.core.retry import LONGEST_WAIT, Exponential, RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch, Delivery
-from formrelay.middleware.outcomes import Outcomes, policy_of
+from formrelay.middleware.outcomes import Outcomes
+from formrelay.middleware.policies import policy_of
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 

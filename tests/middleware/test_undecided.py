@@ -11,13 +11,12 @@ import pytest
 from dramatiq.middleware import Middleware
 
 from formrelay.brokers.errors import BrokerUnavailable
-from formrelay.core.errors import ConfigError, SinkTransient
+from formrelay.core.errors import ConfigError, InvalidPolicy, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.outcomes import Outcome
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Delivery
 from formrelay.middleware.outcomes import Outcomes
-from formrelay.middleware.policies import InvalidPolicy
 from formrelay.state.idempotency import Once
 from tests.middleware.lines import Lines
 from tests.middleware.test_outcomes import Calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_characters_that_a_stream_cannot_encode_are_escaped(
     output.say("ä ☃")
     output.print_json({"a": "ä ☃ 👩"})
     output.print_table("", ["a"], [["☃"]], empty="")
-    output.sys.stdout.flush()
+    sys.stdout.flush()
     said = raw.getvalue().decode(encoding)
     if encoding == "utf-8":
         assert said == 'ä ☃\n{\n  "a": "ä ☃ 👩"\n}\na\n☃\n'

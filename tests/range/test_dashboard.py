@@ -31,7 +31,8 @@ class Site:
     def __init__(self, url: str, queue: str) -> None:
         from dramatiq.brokers.redis import RedisBroker as StockBroker
 
-        self.harness = Harness(RedisBroker(url, options=BrokerOptions()), queue)
+        broker = RedisBroker(url, options=BrokerOptions())
+        self.harness, self.client = Harness(broker, queue), broker.client
         self.queue = queue
         self.stock = StockBroker(url=url)
         self.stock.declare_queue(queue)
@@ -159,7 +160,7 @@ def test_known_limit_a_plain_job_in_flight_breaks_the_tab_of_its_queue(
 ) -> None:
     # It decodes every body in the hash as a Dramatiq message. A plain job of the inbox is stored
     # unchanged until it is settled. The start page and other tabs still work.
-    site.harness.broker.client.hset(f"dramatiq:{site.queue}.msgs", "inbox-1", b'{"type": "a"}')
+    site.client.hset(f"dramatiq:{site.queue}.msgs", "inbox-1", b'{"type": "a"}')
     with pytest.raises(DecodeError):
         site.tab("standard")
     assert site.queue in site.get("/")

@@ -140,8 +140,7 @@ def test_a_stopping_worker_requeues_an_unfinished_batch(harness: Harness) -> Non
 def let_three_be_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the message with number 3 impossible to encode."""
     from formrelay.brokers import settlement
-
-    real = settlement.encode
+    from formrelay.brokers.envelope import encode as real
 
     def encode(message: Any) -> bytes:
         data = real(message)

@@ -8,10 +8,9 @@ from threading import Event
 
 import pytest
 
-from formrelay.core.errors import NotNow, SinkPermanent, SinkTransient
+from formrelay.core.errors import InvalidPolicy, NotNow, SinkPermanent, SinkTransient
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
-from formrelay.middleware.policies import InvalidPolicy
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 

@@ -77,7 +77,7 @@ def test_a_worker_logs_it_once_a_minute_and_continues_when_it_is_fixed(
         wait_until(lambda: _failures(thread.consumer) >= 4)
     said = [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert len(said) == 1
-    assert "with other arguments than expected" in said[0].error_message
+    assert "with other arguments than expected" in vars(said[0])["error_message"]
     channel.queue_delete(unique)
     actor.send(1)
     wait_until(lambda: ran == [1])

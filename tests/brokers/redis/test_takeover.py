@@ -175,8 +175,8 @@ def test_a_message_with_an_id_in_use_keeps_its_own_priority(
 
 def test_a_call_executed_late_strands_no_message(redis_url: str, unique: str) -> None:
     options = BrokerOptions(heartbeat_timeout=timedelta(seconds=1))
-    harness = Harness(RedisBroker(redis_url, options=options), unique)
-    broker, ran = harness.broker, []
+    broker, ran = RedisBroker(redis_url, options=options), list[int]()
+    harness = Harness(broker, unique)
     actor = harness.actor(lambda number: ran.append(number), actor_name="note")
     harness.start()
     actor.send(1)

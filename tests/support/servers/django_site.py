@@ -56,13 +56,13 @@ class DjangoSite(Server):
 
     def manage(self, *arguments: str) -> str:
         """Run a command of manage.py; returns its output."""
-        return self._run(SITE / "manage.py", *arguments)
+        return self._python(SITE / "manage.py", *arguments)
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Call a function of site_programs.py in a process of the site; returns its result."""
-        return json.loads(self._run(_PROGRAMS, function, json.dumps(arguments)))
+        return json.loads(self._python(_PROGRAMS, function, json.dumps(arguments)))
 
-    def _run(self, program: Path, *arguments: str) -> str:
+    def _python(self, program: Path, *arguments: str) -> str:
         done = run_python(str(program), *arguments, cwd=self.data_dir, env=self.env())
         assert done.returncode == 0, done.stderr
         return done.stdout
