@@ -246,7 +246,9 @@ def test_a_job_kept_by_a_newer_version_can_be_resent(site: Site, receiver: Recei
     assert sent["kwargs"]["metadata"]["formId"] == "f1"
 
 
-def test_an_attempt_of_a_newer_version_is_recorded_and_shown(site: Site, client: Any) -> None:
+def test_an_attempt_recorded_by_a_newer_version_is_stored_and_listed(
+    site: Site, client: Any
+) -> None:
     attempt = attempt_json(1, outcome="postponed", fieldOfTomorrow={"x": 1})
     site.broker.enqueue(delivery_log.record_attempts.message_of([attempt, attempt_json(2)]))
     site.work_off("events")

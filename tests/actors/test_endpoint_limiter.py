@@ -26,7 +26,7 @@ def clock() -> ManualClock:
 
 
 class Delivery:
-    """A delivery to an endpoint that goes on until the test ends it."""
+    """A delivery that lasts until the test ends it."""
 
     def __init__(self, limiter: EndpointLimiter, id: str = "a") -> None:
         self.has_started = False
@@ -182,7 +182,7 @@ def test_a_waiting_delivery_does_not_start_if_its_endpoint_is_disabled(
     assert not waiting.has_started
 
 
-def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(
+def test_consecutive_failures_open_the_breaker_and_one_probe_closes_it(
     limiter: EndpointLimiter, clock: ManualClock
 ) -> None:
     fail(limiter, 2)
@@ -214,7 +214,7 @@ def test_deliveries_in_flight_when_the_circuit_opens_are_no_probes(clock: Manual
     before = Delivery(limiter)
     fail(limiter, 3)
     before.end(SinkTransient(code=500))
-    assert wait_of(limiter) <= timedelta(seconds=45)  # not opened twice, for twice as long
+    assert wait_of(limiter) <= timedelta(seconds=45)  # not opened again for twice as long
     clock.now += 30
     for _ in range(16):
         deliver(limiter)
@@ -286,13 +286,13 @@ def test_a_disabled_endpoint_gets_no_delivery(limiter: EndpointLimiter) -> None:
     deliver(limiter, "b")
 
 
-def test_a_busy_endpoint_is_judged_by_its_latest_results(clock: ManualClock) -> None:
+def test_the_failure_rate_of_a_busy_endpoint_counts_its_latest_results(clock: ManualClock) -> None:
     limiter = EndpointLimiter(LIMITS, clock=clock)
     for _ in range(1000):
         deliver(limiter)
 
     def fail_every_second_time() -> None:
-        for _ in range(150):  # in the same minute
+        for _ in range(150):  # within a minute
             deliver(limiter)
             fail(limiter, 1)
 

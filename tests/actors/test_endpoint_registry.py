@@ -192,7 +192,7 @@ def client(redis_url: str) -> redis.Redis:
 
 
 @pytest.mark.redis
-def test_a_second_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
+def test_a_sync_without_changes_reads_no_endpoint(client: redis.Redis) -> None:
     registry = RedisRegistry(client, "Redis")
     registry.report([report(1, id=f"e{number}", gone=True) for number in range(500)], RULES)
     worker = make_sync(registry, ManualClock())
@@ -380,6 +380,6 @@ def test_records_of_other_versions_are_readable(
     assert registry.enable("a")
 
 
-def test_a_record_comes_back_as_it_was_stored() -> None:
+def test_a_stored_record_is_read_unchanged() -> None:
     stored = EndpointRecord("a", "h", 3, 1.5, 500, 2, 3.0, "why", "form-1")
     assert EndpointRecord.from_json("a", orjson.dumps(stored.to_json())) == stored

@@ -1,4 +1,4 @@
-"""No endpoint harms another: through a worker, to real receivers."""
+"""Endpoints do not affect each other: through a worker, to real receivers."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def id_of(site: Site, url: str) -> str:
     return str(webhooks.endpoint_of(webhooks.Webhook(url=url, body=1, secret=SECRET)))
 
 
-def test_all_spellings_of_a_host_are_one_endpoint(site: Site) -> None:
+def test_all_spellings_of_a_host_have_one_endpoint_id(site: Site) -> None:
     spelled = ["faß.de", "FAẞ.de", "faß．de", "xn--fa-hia.de", "XN--FA-HIA.de."]
     assert len({id_of(site, f"https://{one}/hook?a={one}") for one in spelled}) == 1
     assert id_of(site, "https://fass.de/hook") != id_of(site, "https://faß.de/hook")

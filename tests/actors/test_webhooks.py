@@ -1,4 +1,4 @@
-"""Webhooks through a worker to a real receiver, verified by the specification's library."""
+"""Webhooks through a worker to a real receiver, verified by the library of the specification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.middleware.lines import Lines
 SECRET = "SECRET-VALUE"
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW_KEY = "whsec_bmV3IGtleSBvZiBhIHJvdGF0aW9u"
-#: The schedule of the tests' settings: the wait before each attempt.
+#: Seconds before each attempt, in the settings of the tests.
 SCHEDULE = (0, 0.1, 0.2, 1.1)
 
 
@@ -40,7 +40,9 @@ def deliver(site: Site, payload: dict[str, Any]) -> Any:
     return sent
 
 
-def test_a_webhook_arrives_signed_and_whole(site: Site, receiver: Receiver, lines: Lines) -> None:
+def test_a_webhook_arrives_signed_and_complete(
+    site: Site, receiver: Receiver, lines: Lines
+) -> None:
     payload = webhook(receiver)
     sent = deliver(site, payload)
     (request,) = hooks(receiver)
@@ -57,13 +59,13 @@ def test_a_webhook_arrives_signed_and_whole(site: Site, receiver: Receiver, line
 
 
 @pytest.mark.parametrize("body", [None, "text ü", 0, [], {}, [{"a": None}], 1.5, True], ids=repr)
-def test_any_json_is_a_body(site: Site, receiver: Receiver, body: Any) -> None:
+def test_the_body_may_be_any_json(site: Site, receiver: Receiver, body: Any) -> None:
     deliver(site, webhook(receiver, body=body))
     (request,) = hooks(receiver)
     assert standardwebhooks.Webhook(KEY).verify(request.body, request.headers) == body
 
 
-def test_the_callers_method_headers_and_id_are_used(site: Site, receiver: Receiver) -> None:
+def test_method_headers_and_id_of_the_job_are_used(site: Site, receiver: Receiver) -> None:
     headers = {"X-Token": SECRET, "Authorization": "Bearer them", "User-Agent": "caller"}
     deliver(site, webhook(receiver, method="PUT", headers=headers, id="order_17"))
     (request,) = hooks(receiver)
@@ -155,7 +157,7 @@ def test_a_transient_status_is_retried(site: Site, receiver: Receiver, status: i
     assert site.dead("webhooks") == []
 
 
-def test_retry_after_is_honoured(site: Site, receiver: Receiver) -> None:
+def test_retry_after_is_respected(site: Site, receiver: Receiver) -> None:
     receiver.answers(f"/hook?token={SECRET}", Answer(429, headers={"Retry-After": "1"}))
     deliver(site, webhook(receiver))
     first, second = hooks(receiver)

@@ -1,4 +1,4 @@
-"""A program with two threads that have connections to the API at ``argv[1]``, and forks."""
+"""A program whose two threads have connections to the API at ``argv[1]``, and that forks."""
 
 from __future__ import annotations
 

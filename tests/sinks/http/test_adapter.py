@@ -70,7 +70,7 @@ def test_a_closed_connection_is_found_before_a_request_is_sent() -> None:
         assert len(wire.requests) == wire.accepted == 5
 
 
-def test_a_connection_is_used_again_by_all_methods() -> None:
+def test_all_methods_reuse_a_connection() -> None:
     with serving(answer(200, SAVED)) as wire, closing(CurlAdapter()) as adapter:
         for body in (b"{}", None, b"{}", None):
             assert ask(adapter, wire.url, body).body == SAVED
@@ -80,7 +80,7 @@ def test_a_connection_is_used_again_by_all_methods() -> None:
         assert wire.accepted == 1
 
 
-def test_an_adapter_serves_a_session_of_requests() -> None:
+def test_the_adapter_works_in_a_session_of_requests() -> None:
     with (
         serving(answer(200, SAVED, "X-One: a", "x-two:  b ")) as wire,
         requests.Session() as session,

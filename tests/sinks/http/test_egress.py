@@ -44,7 +44,7 @@ def egress(**changes: Any) -> Sender:
     return Sender(Egress(**(options | changes)))
 
 
-def test_a_request_arrives_as_it_was_given() -> None:
+def test_a_request_arrives_unchanged() -> None:
     with serving(answer(200, b'{"ok":1}', "X-One: a", "x-one: b")) as wire:
         response = egress().send("PUT", wire.url + "/a?b=c", {"webhook-id": "m1", "x-e": ""}, b"{}")
     assert response.status == 200

@@ -126,7 +126,7 @@ STATUSES: list[tuple[int, type[SinkError] | None]] = [
 
 
 @pytest.mark.parametrize(("status", "error"), STATUSES)
-def test_each_status_has_one_meaning(status: int, error: type[SinkError] | None) -> None:
+def test_each_status_is_one_error(status: int, error: type[SinkError] | None) -> None:
     if error is None:
         raise_for_status(status, {}, 0.0)
         return
@@ -137,7 +137,7 @@ def test_each_status_has_one_meaning(status: int, error: type[SinkError] | None)
     assert caught.value.retry_after == asked
 
 
-def test_a_redirect_says_that_it_is_never_followed() -> None:
+def test_the_error_for_a_redirect_says_that_it_is_not_followed() -> None:
     with pytest.raises(SinkTransient, match="a redirect is never followed"):
         raise_for_status(302, {}, 0.0)
 

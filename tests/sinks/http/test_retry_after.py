@@ -1,4 +1,4 @@
-"""Retry-After, in every form that servers send."""
+"""Retry-After in every format that servers send."""
 
 from __future__ import annotations
 

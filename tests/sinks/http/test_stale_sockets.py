@@ -1,4 +1,4 @@
-"""Which sockets of kept connections are stale."""
+"""Detection of stale sockets of idle connections."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def test_a_socket_belongs_to_its_last_destination() -> None:
         kept.add("b", number)
         assert not kept.has_stale("a", set())
         assert kept.has_stale("b", set())
-    assert not kept.has_stale("b", set())  # this process has closed it
+    assert not kept.has_stale("b", set())  # closed by this process
