@@ -103,5 +103,5 @@ def test_any_text_is_accepted_or_refused_in_one_line(name: str, text: str) -> No
         (Path, Field(), "valid"),
     ],
 )
-def test_a_field_alone_says_what_its_variable_takes(kind: Any, field: Any, said: str) -> None:
+def test_errors_of_a_field_say_what_its_variable_accepts(kind: Any, field: Any, said: str) -> None:
     assert expectation(Annotated[kind, field, *field.metadata]).startswith(said)

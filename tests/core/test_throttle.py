@@ -30,7 +30,7 @@ def throttle(clock: ManualClock) -> Throttle:
     return Throttle("clickhouse", clock=clock)
 
 
-def test_nothing_is_held_at_first(throttle: Throttle) -> None:
+def test_a_new_throttle_does_not_pause(throttle: Throttle) -> None:
     assert (throttle.allowance, throttle.open_for(), throttle.stretch) == (None, timedelta(0), 1)
 
 

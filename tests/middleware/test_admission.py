@@ -75,7 +75,7 @@ def test_every_suspect_in_a_batch_is_counted(broker: RedisBroker) -> None:
     assert counted == ["first", "third"]
 
 
-def test_a_batch_without_a_suspect_is_none(broker: RedisBroker) -> None:
+def test_a_batch_without_suspects_is_not_a_suspect(broker: RedisBroker) -> None:
     assert Batch.of([delivery(0), delivery(1)]).count_quarantine_run is None
 
 
@@ -170,4 +170,4 @@ def test_a_quarantine_run_is_counted_on_the_broker_while_it_runs(
     (seen,) = wait_until(lambda: counts)
     wait_until(quick.is_empty)
     assert list(seen.values()) == [2], json.dumps(seen)  # the dead worker's, and this run
-    assert client.hlen(key) == 0  # it was innocent
+    assert client.hlen(key) == 0  # it did not kill this worker

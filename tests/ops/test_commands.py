@@ -27,8 +27,8 @@ def worker(shell: Shell) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("worker")
-def test_a_job_is_sent_counted_worked_on_and_its_dead_letter_replayed(shell: Shell) -> None:
-    # A private address is refused for good, so this one dies at its first attempt.
+def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) -> None:
+    # A private address is a permanent error, so the job is dead-lettered at its first attempt.
     sent = shell("send", "deliver_webhook", "-", stdin=json.dumps(WEBHOOK)).stdout.strip()
     (letter,) = wait_until(lambda: shell.json("dlq", "list"))
     assert letter["id"] == sent

@@ -113,7 +113,7 @@ def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
     assert shell("jobs", "list", "-q", "webhooks", "--state", "in-flight").stdout == "none\n"
 
 
-def test_a_job_is_shown_whole_in_whatever_state(shell: Shell) -> None:
+def test_a_job_is_shown_completely_in_every_state(shell: Shell) -> None:
     id = send(shell, "f1", "--delay", "3600")
     shown = json.loads(shell("jobs", "show", id).stdout)
     assert (shown["state"], shown["queue"], shown["actor"]) == (

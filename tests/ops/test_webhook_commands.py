@@ -80,7 +80,7 @@ def test_dead_waiting_and_delivered_webhooks_are_sent_again(
         wait_until(lambda: len(receiver.of("/named")) == 2)
     for path in ("/fine", "/later", "/dead", "/named"):
         ids = {request.headers["webhook-id"] for request in receiver.of(path)}
-        assert len(ids) == 1  # the same webhook, to a receiver that drops repetitions
+        assert len(ids) == 1  # the same webhook-id, so that receivers can drop duplicates
     error = shell("webhooks", "resend", "nope", status=1).stderr
     assert "there is no webhook 'nope'" in error
     assert "WEBHOOK_KEEP_DELIVERED_DAYS" in error

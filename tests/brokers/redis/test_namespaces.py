@@ -179,7 +179,7 @@ def test_a_user_without_rights_to_the_old_keys_can_work(
         found.harness.close()
 
 
-def test_a_right_to_look_into_the_old_inbox_alone_keeps_no_worker_busy(
+def test_a_user_who_may_only_read_the_old_inbox_causes_no_busy_loop(
     redis_server: RedisServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin = connect_redis(redis_server.url, timeout=timedelta(seconds=1))

@@ -55,7 +55,7 @@ def test_every_key_of_a_queue_is_reserved(broker: RedisBroker) -> None:
 # -- priorities, pause, inbox ---------------------------------------------------------------
 
 
-def test_the_highest_priority_goes_first_and_equals_in_their_order(harness: Harness) -> None:
+def test_higher_priorities_run_first_and_equal_ones_in_order(harness: Harness) -> None:
     ran: list[tuple[int, int]] = []
     actor = harness.actor(lambda level, number: ran.append((level, number)), actor_name="note")
     for number in range(3):
@@ -82,7 +82,7 @@ def test_a_retried_message_keeps_its_priority(harness: Harness, broker: RedisBro
     harness.stop()
     for number in range(20):
         actor.send(f"plain {number}")
-    until = time.monotonic() + 0.2  # by then it is due, whether it waits already or not
+    until = time.monotonic() + 0.2  # due by then
     wait_until(lambda: time.monotonic() > until)
     harness.start(threads=1)
     wait_until(lambda: len(ran) == 22)
@@ -99,9 +99,7 @@ def test_a_priority_out_of_range_is_refused(harness: Harness, level: object) -> 
     assert harness.is_empty()
 
 
-def test_a_paused_queue_is_left_alone_by_every_worker(
-    harness: Harness, broker: RedisBroker
-) -> None:
+def test_no_worker_fetches_from_a_paused_queue(harness: Harness, broker: RedisBroker) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="note")
     harness.start()
@@ -110,7 +108,7 @@ def test_a_paused_queue_is_left_alone_by_every_worker(
     calls, began = commands(broker), time.monotonic()
     wait_until(lambda: time.monotonic() > began + 0.6)
     assert ran == []
-    # It sleeps, and does not go round and round.
+    # The consumer sleeps instead of polling.
     assert commands(broker) - calls < 500 * (time.monotonic() - began)
     broker.inspector.resume(harness.queue)
     wait_until(lambda: ran == [1])
@@ -154,10 +152,10 @@ def test_a_plain_job_keeps_its_id_through_its_attempts(
     assert ids == [letter.id] * 3
 
 
-def test_the_ids_of_plain_jobs_do_not_begin_again_with_an_empty_server(
+def test_ids_of_plain_jobs_do_not_repeat_after_a_flush_of_redis(
     harness: Harness, broker: RedisBroker
 ) -> None:
-    # An event without an id is known by that of its job.
+    # An event without an id gets the id of its job.
     from dramatiq.middleware import CurrentMessage
 
     ids: list[str] = []
@@ -184,7 +182,7 @@ def test_the_ids_of_plain_jobs_do_not_begin_again_with_an_empty_server(
 # -- purge ----------------------------------------------------------------------------------
 
 
-def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
+def test_a_purge_deletes_all_messages_but_those_in_flight_with_their_keys(
     harness: Harness, broker: RedisBroker
 ) -> None:
     actor = harness.actor(print, actor_name="note")
@@ -207,13 +205,13 @@ def test_a_purge_drops_what_is_there_in_every_place_and_leaves_no_trace(
     assert broker.counts(queue).waiting == 1
 
 
-def test_a_purge_drops_nothing_that_comes_after_it_began_and_one_that_was_killed_is_ended(
+def test_a_purge_keeps_later_messages_and_an_interrupted_purge_is_finished(
     harness: Harness, broker: RedisBroker
 ) -> None:
     actor = harness.actor(print, actor_name="note")
     broker.enqueue_many(actor.message(number) for number in range(3_000))
     first = broker.commands.run("flush", harness.queue, [1])
-    assert first == [1, 1, 3_000]  # and then it was killed
+    assert first == [1, 1, 3_000]  # and then its process was killed
     actor.send("after it")
     counts = broker.counts(harness.queue)
     assert (counts.waiting, counts.in_flight) == (1, 0)
@@ -226,7 +224,7 @@ def test_a_purge_drops_nothing_that_comes_after_it_began_and_one_that_was_killed
 # -- producers of stock Dramatiq --------------------------------------------------------------
 
 
-def test_what_a_stock_producer_sends_is_run_when_it_is_due(
+def test_delayed_messages_of_a_stock_producer_run_when_due(
     harness: Harness, redis_url: str
 ) -> None:
     ran: list[tuple[str, float]] = []
@@ -234,7 +232,7 @@ def test_what_a_stock_producer_sends_is_run_when_it_is_due(
     stock = StockBroker(url=redis_url)
     stock.enqueue(actor.message("now"))
     sent = time.time()
-    stock.enqueue(actor.message("later"), delay=700)  # a list where we keep a sorted set
+    stock.enqueue(actor.message("later"), delay=700)  # a list, where formrelay has a sorted set
     harness.start()
     wait_until(lambda: len(ran) == 2)
     assert [name for name, _ in ran] == ["now", "later"]
@@ -242,7 +240,7 @@ def test_what_a_stock_producer_sends_is_run_when_it_is_due(
     wait_until(harness.is_empty)
 
 
-def test_an_id_that_is_no_text_is_as_good_as_any(harness: Harness, broker: RedisBroker) -> None:
+def test_ids_that_are_not_utf_8_work(harness: Harness, broker: RedisBroker) -> None:
     ran: list[int] = []
     actor = harness.actor(ran.append, actor_name="note")
     keys, queue = broker.keys, harness.queue

@@ -33,7 +33,7 @@ SOON = RetryPolicy(
 )
 
 
-# -- what a server may answer -------------------------------------------------------------------
+# -- errors of the server -----------------------------------------------------------------------
 
 
 def refuse_with_read_only(broker: RedisBroker) -> Callable[[], None]:
@@ -121,7 +121,7 @@ def test_a_large_backlog_is_fetched_in_replies_of_bounded_size(
     wait_until(lambda: ran == list(range(8)))  # none was lost or reordered
 
 
-# -- one id, several messages -------------------------------------------------------------------
+# -- several messages with one id ---------------------------------------------------------------
 
 
 def test_two_messages_with_one_id_are_both_retried_and_dead_lettered(

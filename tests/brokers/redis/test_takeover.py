@@ -219,7 +219,7 @@ def test_a_frozen_worker_does_not_count_as_killed_by_its_messages(
     actor.send(1)
     consumer, (ours,) = fetched_by(broker, harness.queue)
     suspects = broker.keys.suspects(harness.queue)
-    broker.inspector.pause(harness.queue)  # nobody fetches it anew
+    broker.inspector.pause(harness.queue)  # no worker fetches it again
     take_over(broker, other, harness.queue)
     other.commands.count_death(harness.queue, ours.tag)
     assert broker.client.hgetall(suspects) == {ours.tag: b"2"}

@@ -164,7 +164,7 @@ def test_little_of_a_large_error_response_is_kept(call: Call) -> None:
 
 
 def test_unread_bytes_of_a_response_are_not_read_as_the_next_response(call: Call) -> None:
-    """An answer says that it is shorter than it is, and its rest looks like another one."""
+    """The answer is longer than its Content-Length, and its rest looks like another answer."""
     more = answer_bytes(b'{"id": "of another", "status": "completed"}')
 
     def late(wire: Wire, connection: socket.socket) -> bool:

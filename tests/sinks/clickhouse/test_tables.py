@@ -40,7 +40,7 @@ def test_the_next_migration_creates_a_table_configured_later(
     assert migrate.plan(clickhouse, WITH_PAYMENTS) == later
     assert migrate.apply(clickhouse, WITH_PAYMENTS) == later
     assert migrate.plan(clickhouse, WITH_PAYMENTS) == []
-    # And one that is configured no longer stays.
+    # A table that is no longer configured stays.
     assert migrate.apply(clickhouse) == []
     assert count(clickhouse, "payments") == 0
 
@@ -188,7 +188,7 @@ class _Parsing:
 
 
 def test_a_modern_server_parses_every_statement_for_a_cluster(embedded_url: str) -> None:
-    # No modern server that keeps replicas can be had here; test_cluster.py has an old one.
+    # chdb has no replicas; test_cluster.py runs the statements on an old server.
     client = open_clickhouse(embedded_url, "default")
     parsing: Any = _Parsing(client)
     migrate.apply(parsing, Schema(keep_events=timedelta(days=30), cluster="pair"))
