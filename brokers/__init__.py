@@ -2,7 +2,7 @@
 
 The steps of a message, and the files that implement them (docs/message.md has all of them)::
 
-    send      base.py, then redis/enqueue.py or rabbitmq/publisher.py
+    send      base.py, then redis/enqueue.py or rabbitmq/client.py
     consume   redis/consumer.py, rabbitmq/consumer.py
     decode    consumer.py with envelope.py; undecodable bytes are quarantined
     admit     ../middleware/throttling.py, idempotency.py, admission.py

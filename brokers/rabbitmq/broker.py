@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 
 from pika import spec
 
@@ -13,10 +14,12 @@ from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions, Envelope
+from ..errors import BrokerRefused
 from ..inspector import Inspector
-from .access import try_access
 from .client import RabbitClient
+from .connection import ACCESS_REFUSED, ChannelClosed
 from .consumer import RabbitConsumer
+from .declarations import check_rights
 from .inspector import Management, RabbitInspector
 from .topology import Topology
 
@@ -104,10 +107,23 @@ class RabbitBroker(RelayBroker):
     # -- operations ----------------------------------------------------------------------
 
     def ping(self, queues: Collection[str] | None = None) -> None:
-        self.client.ping(self.queues if queues is None else queues)
+        declared = self.client.declared
+        with closing(self.client.connect()) as connection:
+            declared.forget()
+            declared.ensure(connection, sorted(self.queues if queues is None else queues))
 
     def try_access(self) -> list[str]:
-        return try_access(self.client, self.queues)
+        queues = sorted(self.queues)
+        try:
+            with self.client.connection(queues) as connection:
+                return check_rights(connection, self.client.topology, queues)
+        except ChannelClosed as error:
+            if error.code != ACCESS_REFUSED:
+                raise
+            raise BrokerRefused(
+                f"expected the right to send, fetch and settle, got: {error.text}; docs/brokers.md "
+                "says which rights a user needs"
+            ) from None
 
     def drop_waiting(self, queue_name: str) -> int:
         """Drop the waiting messages of a queue, but no dead letters.
@@ -117,8 +133,7 @@ class RabbitBroker(RelayBroker):
         Returns:
             Number of messages dropped.
         """
-        with self.client.control() as connection:
-            self.client.declared.ensure(connection, [queue_name])
+        with self.client.connection([queue_name]) as connection:
             return int(connection.call(spec.Queue.Purge(queue=queue_name)).message_count)
 
     @property

@@ -1,51 +1,66 @@
 """One connection to RabbitMQ with one channel.
 
 A refused operation closes its channel, and :class:`Connection` then closes the connection.
-Operations that may be refused therefore run on a second channel (:meth:`Connection.try_call`),
+Operations that may be refused therefore run on a second channel (:meth:`Connection.try_calls`),
 which is opened when it is needed.
 
 It reads a plain socket with a deadline, without an event loop, a thread or a lock. So every wait is
 bounded, and threads can use a connection one after the other. pika provides the protocol's methods
-(see :mod:`.codec`), the parsing of URLs and the credentials.
+(see :mod:`.codec`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import select
 import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import pika
 from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
-from .errors import ChannelClosed, NoAnswer, PublishersBlocked, login_refused
-from .servers import address, client_properties, dial
+from .servers import address, client_properties, dial, login_refused, no_answer
 
+#: AMQP's reply codes.
+ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED = 403, 404, 405, 406
 _RECEIVE_BYTES = 256 * 1024
 #: Number of bytes sent before the socket is read: if both sides only wrote, both would block.
 _CHUNK_BYTES = 256 * 1024
 _FRAME_OVERHEAD = 8
+#: A routing key for which no exchange of formrelay has a binding.
+_UNROUTABLE = "formrelay.nowhere"
 
 
-#: Opens a connection that only the caller uses.
-Connect = Callable[[], "Connection"]
+class PublishersBlocked(BrokerUnavailable):
+    """RabbitMQ takes no messages for now, because it is out of memory or disk."""
 
 
-class Waker(Protocol):
-    """A file descriptor that another thread makes readable."""
+class ChannelClosed(BrokerRefused):
+    """RabbitMQ refused an operation and closed the channel.
 
-    def fileno(self) -> int: ...
+    Attributes:
+        code: AMQP's reply code (404 not found, 406 precondition failed, …).
+        text: the error text of the server.
+        where: the server's host and port.
+    """
 
-    def clear(self) -> None:
-        """Make the file descriptor not readable again."""
+    def __init__(self, where: str, code: int, text: str) -> None:
+        super().__init__(f"RabbitMQ at {where} refused: {text}")
+        self.where = where
+        self.code = code
+        self.text = text
+
+    @property
+    def is_node_down(self) -> bool:
+        """Whether a durable classic queue is on a node that is down."""
+        return self.code == NOT_FOUND and "down or inaccessible" in self.text
 
 
 class Connection:
@@ -61,6 +76,10 @@ class Connection:
         blocked_by: why the server blocks publishers; None if it does not.
         is_cancelled: whether a queue that is consumed here was deleted.
         max_frame_body: maximum number of bytes of a message body in one frame.
+
+    Raises:
+        BrokerUnavailable: the server does not answer.
+        BrokerRefused: the server refused the certificate, user, password or virtual host.
     """
 
     def __init__(self, server: pika.URLParameters) -> None:
@@ -78,9 +97,9 @@ class Connection:
         self._parser = codec.FrameParser()
         self._heartbeat = 0.0
         self._has_side_channel = False
-        self._waker: Waker | None = None
+        self._waker: socket.socket | None = None
         self.received_at = self._sent_at = time.monotonic()
-        self._socket = self._connect(server)
+        self._socket = dial(server)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         try:
@@ -89,22 +108,8 @@ class Connection:
             self.abort()
             raise
 
-    # -- opening -------------------------------------------------------------------
-
-    def _connect(self, server: pika.URLParameters) -> socket.socket:
-        try:
-            return dial(server)
-        except ssl.SSLCertVerificationError as error:
-            raise BrokerRefused(
-                f"expected RabbitMQ at {self.where} to present a trusted certificate, got: "
-                f"{error.verify_message}; name its certificate authority with ?cafile=… in "
-                "RABBITMQ_URL"
-            ) from None
-        except OSError as error:
-            raise self._lost(error) from None
-
     def _handshake(self, server: pika.URLParameters) -> None:
-        self._write(codec.GREETING)
+        self.send(codec.GREETING)
         start = self._reply()
         mechanism, response = server.credentials.response_for(start)
         if mechanism is None:
@@ -113,7 +118,7 @@ class Connection:
                 f"{start.mechanisms}; enable it on the server"
             )
         start_ok = spec.Connection.StartOk(client_properties(), mechanism, response, "en_US")
-        self._write(codec.method(start_ok, channel=0))
+        self.send(codec.method(start_ok, channel=0))
         tune = self._reply()
         wanted = server.heartbeat
         self._heartbeat = float(tune.heartbeat if wanted is None else wanted)
@@ -121,7 +126,7 @@ class Connection:
         self.max_frame_body = frame_max - _FRAME_OVERHEAD
         tune_ok = spec.Connection.TuneOk(tune.channel_max, frame_max, int(self._heartbeat))
         open = spec.Connection.Open(server.virtual_host, insist=True)
-        self._write(codec.method(tune_ok, channel=0) + codec.method(open, channel=0))
+        self.send(codec.method(tune_ok, channel=0) + codec.method(open, channel=0))
         self._reply()
         self.calls([spec.Channel.Open()])
 
@@ -138,7 +143,7 @@ class Connection:
             ChannelClosed: a method was refused, and the connection is closed.
             BrokerUnavailable, BrokerRefused
         """
-        self._write(b"".join(map(codec.method, methods)))
+        self.send(b"".join(map(codec.method, methods)))
         return [self._reply() for _ in methods]
 
     def _reply(self) -> Any:
@@ -174,7 +179,7 @@ class Connection:
         data = [codec.method(method, channel=codec.SIDE_CHANNEL) for method in methods]
         if not self._has_side_channel:
             data.insert(0, codec.method(spec.Channel.Open(), channel=codec.SIDE_CHANNEL))
-        self._write(b"".join(data))
+        self.send(b"".join(data))
         if not self._has_side_channel:
             self._reply()
             self._has_side_channel = True
@@ -183,10 +188,29 @@ class Connection:
             reply = self._reply()
             if isinstance(reply, codec.Refusal):
                 self._has_side_channel = False
-                self._write(codec.method(spec.Channel.CloseOk(), channel=codec.SIDE_CHANNEL))
+                self.send(codec.method(spec.Channel.CloseOk(), channel=codec.SIDE_CHANNEL))
                 return answers, ChannelClosed(self.where, reply.code, reply.text)
             answers.append(reply)
         return answers, None
+
+    def find(self, declaration: Any) -> Any:
+        """Call a passive declaration; returns the answer, or None if there is no such queue.
+
+        Raises:
+            ChannelClosed: it was refused for another reason; the connection stays open.
+            BrokerUnavailable, BrokerRefused
+        """
+        answers, refusal = self.try_calls([declaration])
+        if refusal is None:
+            return answers[0]
+        if refusal.code != NOT_FOUND or refusal.is_node_down:
+            raise refusal
+        return None
+
+    def consume(self, queue: str, tag: str, prefetch: int) -> None:
+        """Start a consumer; prefetch 0: no limit."""
+        qos = spec.Basic.Qos(prefetch_count=prefetch)
+        self.calls([qos, spec.Basic.Consume(queue=queue, consumer_tag=tag)])
 
     def fence(self) -> None:
         """Wait until RabbitMQ has processed everything sent before; it answers in order."""
@@ -195,27 +219,18 @@ class Connection:
 
     # -- publishing --------------------------------------------------------------------
 
-    def confirm(self) -> None:
-        """Turn on publisher confirms."""
-        self.call(spec.Confirm.Select())
-
-    def check(self) -> None:
-        """Publish a message that no queue takes, to test whether the server accepts publishes.
+    def probe(self, exchanges: Sequence[str]) -> None:
+        """Publish a message that no queue takes to each exchange, and wait for the confirms.
 
         A server that is short of memory reports it only to a client that publishes, stops reading
-        in the middle of that message and takes the message hours later. The test also detects a
-        server that hangs and a connection that is lost.
+        in the middle of that message and takes the message hours later. The probe also detects a
+        server that hangs, a connection that is lost and a missing right to write.
 
         Raises:
-            PublishersBlocked, BrokerUnavailable
+            PublishersBlocked, BrokerUnavailable, ChannelClosed
         """
-        self.publish(
-            [
-                codec.publish(
-                    "", "formrelay.nowhere", codec.properties("check"), b"?", self.max_frame_body
-                )
-            ]
-        )
+        head, size = codec.properties("check"), self.max_frame_body
+        self.publish([codec.publish(name, _UNROUTABLE, head, b"?", size) for name in exchanges])
         number = self.published
         deadline = time.monotonic() + self.timeout
         while not any(confirm.delivery_tag >= number for confirm in self.confirms):
@@ -232,10 +247,10 @@ class Connection:
             piece.append(message)
             size += len(message)
             if size >= _CHUNK_BYTES:
-                self._write(b"".join(piece))
+                self.send(b"".join(piece))
                 self.read(0)
                 piece, size = [], 0
-        self._write(b"".join(piece))
+        self.send(b"".join(piece))
 
     def wait(self, deadline: float, *, at_most: float = math.inf) -> None:
         """Wait until the server sends something, at most ``at_most`` seconds.
@@ -261,8 +276,8 @@ class Connection:
 
     # -- reading and writing -------------------------------------------------------------
 
-    def set_waker(self, waker: Waker) -> None:
-        """Let ``waker`` end a wait too."""
+    def wake_by(self, waker: socket.socket) -> None:
+        """Let a socket that becomes readable end a wait too; it is emptied then."""
         self._waker = waker
         self._poll.register(waker, select.POLLIN)
 
@@ -308,7 +323,8 @@ class Connection:
         is_readable = False
         for descriptor, _ in events:
             if self._waker is not None and descriptor == self._waker.fileno():
-                self._waker.clear()
+                with suppress(OSError):
+                    self._waker.recv(4096)
             else:
                 is_readable = True
         return is_readable
@@ -322,7 +338,7 @@ class Connection:
         left = self._sent_at + self._heartbeat / 2 - now
         if left > 0:
             return left
-        self._write(codec.HEARTBEAT)
+        self.send(codec.HEARTBEAT)
         return self._heartbeat / 2
 
     def _dispatch(self, found: Any) -> None:
@@ -352,9 +368,6 @@ class Connection:
         Raises:
             BrokerUnavailable: the connection is lost.
         """
-        self._write(data)
-
-    def _write(self, data: bytes) -> None:
         if not self.is_open:
             raise self._lost(ConnectionError("closed"))
         try:
@@ -365,34 +378,22 @@ class Connection:
 
     def _lost(self, error: OSError) -> BrokerUnavailable:
         self.abort()
-        is_timeout = isinstance(error, TimeoutError)
-        cause = error.strerror or str(error) or type(error).__name__
-        if is_timeout:
-            cause = f"nothing within {self.timeout:g} s"
-        return (NoAnswer if is_timeout else BrokerUnavailable)(
-            f"expected RabbitMQ at {self.where} to answer, got {cause}; check that it runs and "
-            "that RABBITMQ_URL is right"
-        )
+        return no_answer(self.where, self.timeout, error)
 
     # -- closing -----------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the connection with AMQP's closing handshake; never raises."""
-        if self.is_open:
-            with contextlib.suppress(BrokerUnavailable, BrokerRefused):
-                self._write(codec.method(spec.Connection.Close(200, "", 0, 0), channel=0))
-                deadline = time.monotonic() + min(self.timeout, 1.0)
-                while not any(
-                    isinstance(reply, spec.Connection.CloseOk) for reply in self._replies
-                ):
-                    if time.monotonic() > deadline:
-                        break
-                    self.read(deadline - time.monotonic())
+        with suppress(BrokerUnavailable, BrokerRefused):
+            self.send(codec.method(spec.Connection.Close(200, "", 0, 0), channel=0))
+            deadline = time.monotonic() + min(self.timeout, 1.0)
+            while (left := deadline - time.monotonic()) > 0 and not any(
+                isinstance(reply, spec.Connection.CloseOk) for reply in self._replies
+            ):
+                self.read(left)
         self.abort()
 
     def abort(self) -> None:
         """Close the socket without the closing handshake."""
         self.is_open = False
-        connection: socket.socket | None = getattr(self, "_socket", None)
-        if connection is not None:
-            connection.close()
+        self._socket.close()

@@ -31,7 +31,7 @@ from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient
 from .crash_loops import Quarantine
-from .pauses import PauseMonitor
+from .pauses import Pause
 from .settling import Settler, Tag, Unacked
 from .subscription import MAX_PREFETCH, MeanSize, Subscription
 
@@ -46,6 +46,7 @@ _COUNT_BYTES_ABOVE = 1_000
 #: Seconds that a connection stays open after its last acknowledgements: while its queue is slow,
 #: RabbitMQ's channel delays acknowledgements, and loses them when the connection ends.
 _CLOSE_AFTER = 0.5
+_NO_LIMITS = (None, None, None)
 #: Seconds that a stopping worker waits for the thread that drains a consumer closed by a pause.
 _DRAIN_SECONDS = 2.0
 
@@ -79,11 +80,10 @@ class RabbitConsumer(RelayConsumer):
         self._final_runs = self._quarantine.final_runs
         # Used by the receiving thread alone:
         self._subscription: Subscription | None = None
-        self._subscriptions = 0
         self._reconnect = Reconnect(queue_name, broker.clock)
         self._connected_at, self._released_before = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = PauseMonitor(queue_name, broker.clock, client.connect)
+        self._pause = Pause(client, queue_name)
         self._drainer: Thread | None = None
         # Shared by the threads:
         self._unacked = Unacked()
@@ -149,22 +149,15 @@ class RabbitConsumer(RelayConsumer):
         """Whether no message may be delivered now."""
         if self.is_closing or self.broker.is_stopping:
             return True
-        sink_limit = self.sink_limit()
-        if (
-            self._limit is None
-            and sink_limit is None
-            and self._unacked.alone is None
-            and not self._final_runs
-        ):
+        unacked, sink_limit = self._unacked, self.sink_limit()
+        # A final run starts when no other message is in flight.
+        limits = (self._limit, sink_limit, 1 if self._final_runs else None)
+        if limits == _NO_LIMITS and unacked.alone is None:
             return False
-        self._unacked.collect(self._subscription)
-        if sink_limit is not None and self._unacked.count >= sink_limit:
-            return True
-        if self._unacked.alone is not None:
-            return True
-        if self._final_runs:  # starts when no other message is in flight
-            return self._unacked.count > 0
-        return self._limit is not None and self._unacked.count >= self._limit
+        unacked.collect()
+        return unacked.alone is not None or any(
+            limit is not None and unacked.count >= limit for limit in limits
+        )
 
     def _take(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
         if self._mean_size is not None:
@@ -179,7 +172,7 @@ class RabbitConsumer(RelayConsumer):
         return self._decode(subscription, content)
 
     def _decode(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
-        tag = Tag(self._unacked, subscription.number, content.delivery_tag)
+        tag = Tag(self._unacked, subscription, content.delivery_tag)
         id = content.message_id or f"amqp-{uuid4()}"
         delivery = self.decoded(content.body, tag, id)
         if isinstance(delivery, Settlement):
@@ -194,21 +187,18 @@ class RabbitConsumer(RelayConsumer):
             return False
         connection = self._client.connect()
         try:
-            if self._subscriptions or self._reconnect.failures:
+            if self._connected_at or self._reconnect.failures:
                 self._client.declared.forget()  # the server may have lost its queues
             self._client.declared.ensure(connection, [self.queue_name])
-            self._subscriptions += 1
-            subscription = Subscription(
-                connection, self.queue_name, number=self._subscriptions, prefetch=self.prefetch
-            )
+            subscription = Subscription(connection, self.queue_name, prefetch=self.prefetch)
             self._pause.check(connection)
             self._apply_prefetch(subscription)
             self._quarantine.attach(subscription)
-            connection.set_waker(self._unacked)
+            connection.wake_by(self._unacked.wakes)
         except BaseException:
             connection.abort()
             raise
-        self._subscription, self._unacked.live = subscription, subscription.number
+        self._subscription = subscription
         self._connected_at = self.broker.clock.monotonic()
         self._released_before = self._unacked.released
         return True
@@ -240,8 +230,8 @@ class RabbitConsumer(RelayConsumer):
         """Stop consuming, and requeue the messages that no worker thread has."""
         for delivery_tag in self._quarantine.forget():
             subscription.requeue(delivery_tag)
-        self._unacked.collect(subscription)
-        self._unacked.requeue_due(subscription, math.inf)
+        self._unacked.collect()
+        self._unacked.requeue_due(math.inf)
         subscription.stop()
 
     def _send_and_receive(self, timeout: float) -> None:
@@ -249,13 +239,14 @@ class RabbitConsumer(RelayConsumer):
         subscription = self._subscription
         assert subscription is not None
         clock = self.broker.clock
-        self._dead_letter_poison()
+        for delivery, deaths in self._quarantine.poison_messages():
+            self._settler.apply_later(self.crash_loop(delivery, deaths))
         if self._pause.check_at <= clock.monotonic():
             self._pause.check(subscription.connection)
         self._apply_prefetch(subscription)
-        self._unacked.collect(subscription)
-        self._unacked.requeue_due(subscription, clock.monotonic())
-        self._settler.write_pending(subscription)
+        self._unacked.collect()
+        self._unacked.requeue_due(clock.monotonic())
+        self._settler.write_pending()
         for due in (
             self._quarantine.next_check(),
             self._pause.check_at,
@@ -278,14 +269,8 @@ class RabbitConsumer(RelayConsumer):
                 "was deleted; it is declared again"
             )
 
-    def _dead_letter_poison(self) -> None:
-        check_at = self._quarantine.next_check()
-        if check_at is not None and check_at <= self.broker.clock.monotonic():
-            for delivery, deaths in self._quarantine.poison_messages():
-                self._settler.apply_later(self.crash_loop(delivery, deaths))
-
     def _sleep(self, subscription: Subscription, timeout: float) -> None:
-        self._unacked.collect(subscription)
+        self._unacked.collect()
         subscription.flush(all=True)
         if self._has_work():
             return
@@ -308,7 +293,7 @@ class RabbitConsumer(RelayConsumer):
         )
         if subscription is not None and not subscription.connection.is_open:
             # RabbitMQ redelivers every message that was not acknowledged.
-            self._subscription, self._unacked.live = None, 0
+            self._subscription = None
             self._quarantine.forget()
             self._unacked.alone = None
         if was_successful:
@@ -361,7 +346,7 @@ class RabbitConsumer(RelayConsumer):
             self._unacked.close()  # RabbitMQ redelivers every message in flight
             return
         self._subscription = subscription
-        self._unacked.collect(self._subscription)
+        self._unacked.collect()
         if self._unacked.count:
             self._drainer = Thread(target=self._drain, name="formrelay-drain", daemon=True)
             self._drainer.start()
@@ -377,8 +362,8 @@ class RabbitConsumer(RelayConsumer):
                 self._quarantine.take_copies(subscription)
                 while subscription.connection.contents:
                     subscription.requeue(subscription.connection.contents.popleft().delivery_tag)
-                self._unacked.collect(self._subscription)
-            self._settler.write_pending(subscription, is_last=True)
+                self._unacked.collect()
+            self._settler.write_pending(is_last=True)
             subscription.flush(all=True)
             if self._drainer is not None:
                 Event().wait(_CLOSE_AFTER)

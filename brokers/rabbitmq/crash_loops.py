@@ -39,7 +39,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from threading import Event
 from typing import Any
 from uuid import uuid4
@@ -50,15 +51,13 @@ from ...middleware.delivery import Delivery
 from ..contract import BrokerOptions
 from ..errors import BrokerUnavailable
 from . import codec
-from .client import RabbitClient
-from .errors import ChannelClosed
-from .publisher import Publication
+from .client import Publication, RabbitClient
+from .connection import ACCESS_REFUSED, ChannelClosed
 from .settling import Tag
 from .subscription import QUARANTINE_TAG, Subscription
 
 logger = logging.getLogger("formrelay.brokers")
 
-_ACCESS_REFUSED = 403
 #: Seconds until a new quorum queue survives a server that is killed: RabbitMQ writes its name to
 #: disk about one second late. No quarantine run starts before.
 _REGISTERED_AFTER = 2.0
@@ -89,12 +88,6 @@ class Suspect:
     give_up_at: float = 0.0
 
 
-@dataclass(slots=True)
-class _AwaitedCopy:
-    tag: Tag
-    arrived: Event = field(default_factory=Event)
-
-
 class Quarantine:
     """The suspects of one consumer.
 
@@ -110,7 +103,8 @@ class Quarantine:
         self._options = options
         self._work_queue = queue
         self._max_deaths = options.max_crash_deliveries
-        self._awaited: dict[str, _AwaitedCopy] = {}
+        #: The tag of each original whose copy a thread waits for, by the copy's correlation id.
+        self._awaited: dict[str, tuple[Tag, Event]] = {}
         self._is_declared = False
         self._is_forbidden = False
         self._safe_at = 0.0
@@ -155,7 +149,7 @@ class Quarantine:
             self._names.append(self._new_name())
             raise
         except ChannelClosed as error:
-            if error.code != _ACCESS_REFUSED:
+            if error.code != ACCESS_REFUSED:
                 raise
             self._is_forbidden = True
             logger.warning(
@@ -243,14 +237,10 @@ class Quarantine:
 
     def _is_consumed(self, queue: str) -> bool:
         """Whether a live process consumes a quarantine queue."""
-        connection = self._client.connect()
-        try:
-            found = connection.call(spec.Queue.Declare(queue=queue, passive=True))
-        except ChannelClosed:  # the queue is gone, and so is its process
-            return False
-        finally:
-            connection.close()
-        return bool(found.consumer_count)
+        with closing(self._client.connect()) as connection:
+            answers, _ = connection.try_calls([spec.Queue.Declare(queue=queue, passive=True)])
+        # No answer: the queue is gone, and so is its process.
+        return any(answer.consumer_count for answer in answers)
 
     def forget(self) -> list[int]:
         """Forget the suspects that have not started to run; returns their delivery tags."""
@@ -279,13 +269,13 @@ class Quarantine:
         headers |= {DEATHS_HEADER: suspect.deaths + 1, QUARANTINE_HEADER: self.queue}
         key = uuid4().hex
         properties.headers, properties.correlation_id, properties.delivery_mode = headers, key, 2
-        awaited = self._awaited[key] = _AwaitedCopy(tag)
+        _, has_arrived = self._awaited[key] = tag, Event()
         copy = Publication(
             self._work_queue, "", self.queue, codec.encoded(properties), suspect.content.body
         )
         try:
             self._client.publish([copy])
-            if not awaited.arrived.wait(self._options.connect_timeout.total_seconds()):
+            if not has_arrived.wait(self._options.connect_timeout.total_seconds()):
                 raise BrokerUnavailable(
                     f"expected RabbitMQ to deliver a message that it confirmed to {self.queue!r}, "
                     "got nothing"
@@ -306,12 +296,13 @@ class Quarantine:
         if content.consumer != QUARANTINE_TAG.encode():
             return False
         awaited = self._awaited.get(content.properties.correlation_id or "")
-        if awaited is None or awaited.tag.subscription != subscription.number:
+        if awaited is None or awaited[0].subscription is not subscription:
             return False
-        subscription.acknowledge(awaited.tag.delivery_tag)
+        tag, has_arrived = awaited
+        subscription.acknowledge(tag.delivery_tag)
         # The actor must not start before RabbitMQ has the acknowledgement: if the process died at
         # once, the original would be redelivered beside its copy, after every crash.
         subscription.synchronise()
-        awaited.tag.replace(content.delivery_tag)
-        awaited.arrived.set()
+        tag.replace(content.delivery_tag)
+        has_arrived.set()
         return True

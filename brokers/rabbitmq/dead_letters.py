@@ -21,21 +21,20 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import orjson
-from dramatiq import Message
 from pika import spec
 
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
-from ..envelope import decode_or_quarantine, encode_for_replay
+from ..envelope import decode_or_quarantine, encode_for_replay, priority_in
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import as_dead_letter
 from . import codec
-from .client import FAILURE_HEADER, RabbitClient
-from .connection import Connection
-from .publisher import Publication
+from .client import FAILURE_HEADER, Publication, RabbitClient
+from .connection import ACCESS_REFUSED, RESOURCE_LOCKED, Connection
 from .subscription import MAX_PREFETCH
+from .topology import OWN_PREFIX
 
 #: Number of dead letters per chunk.
 _CHUNK = 200
@@ -45,7 +44,6 @@ _MAX_BUFFERED_BYTES = 32 * 1024 * 1024
 _RETURN_TIMEOUT, _LOCK_TIMEOUT = 1.0, 30.0
 #: Seconds. A count of 0 that took longer may be a timeout inside RabbitMQ, not the real count.
 _SLOW_ANSWER = 0.2
-_ACCESS_REFUSED, _RESOURCE_LOCKED = 403, 405
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,7 @@ class DeadLetterReader:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._control = stack.enter_context(self._client.control())
-            self._client.declared.ensure(self._control, [self._queue])
+            self._control = stack.enter_context(self._client.connection([self._queue]))
             stack.enter_context(_exclusive_access(self._control, self._queue))
             self._connection = self._client.connect()
             stack.callback(self._return_letters)
@@ -158,7 +155,10 @@ class DeadLetterReader:
         deadline = time.monotonic() + connection.timeout
         while not connection.contents:
             if self._prefetch_left <= 0:
-                self._consume(min(left, MAX_PREFETCH))
+                # Another consumer: the prefetch of the earlier consumers is used up.
+                self._consumers += 1
+                self._prefetch_left = min(left, MAX_PREFETCH)
+                connection.consume(self._name, f"look-{self._consumers}", self._prefetch_left)
             connection.wait(deadline, at_most=0.05)
             if not connection.contents and not ready_count(self._control, self._name):
                 connection.fence()  # messages on their way arrive before its answer
@@ -170,29 +170,18 @@ class DeadLetterReader:
         self._prefetch_left -= len(found)
         return found
 
-    def _consume(self, prefetch: int) -> None:
-        """Start another consumer: the prefetch of earlier consumers is used up."""
-        self._consumers += 1
-        self._prefetch_left = prefetch
-        self._connection.calls(
-            [
-                spec.Basic.Qos(prefetch_count=prefetch),
-                spec.Basic.Consume(queue=self._name, consumer_tag=f"look-{self._consumers}"),
-            ]
-        )
-
     def replay(self, letters: Iterable[DeadDelivery]) -> None:
         """Put dead letters back on the work queue, with no attempts, and delete them here.
 
         A crash in between leaves the messages on both queues.
         """
         letters = list(letters)
-        client, queue = self._client, self._queue
-        bodies = [(letter.entry.id, encode_for_replay(letter.entry.message)) for letter in letters]
-        client.publish(
-            [Publication(queue, "", queue, client.head(id, body), body) for id, body in bodies]
-        )
+        self._client.publish([self._replayed(letter.entry) for letter in letters])
         self.delete(letters)
+
+    def _replayed(self, entry: Entry) -> Publication:
+        head = self._client.head(entry.id, priority_in(entry.message.options))
+        return Publication(self._queue, "", self._queue, head, encode_for_replay(entry.message))
 
     def delete(self, letters: Iterable[DeadDelivery]) -> None:
         """Delete dead letters."""
@@ -205,20 +194,7 @@ class DeadLetterReader:
 
     def entry(self, content: codec.Content) -> Entry:
         """Decode a dead letter."""
-        properties = content.properties
-        id, headers = content.message_id, properties.headers or {}
-        message = self._message(content, id, headers)
-        retries = message.options.get(RETRIES)
-        attempt = retries if isinstance(retries, int) else 0
-        # RabbitMQ's header first: the message may also carry the failure of an earlier attempt.
-        cause = death_in(headers, attempt=attempt) or failure_in(message)
-        id = id or message.message_id
-        return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
-
-    def _message(
-        self, content: codec.Content, id: str | None, headers: Mapping[str, Any]
-    ) -> Message[Any]:
-        """Decode the message of a dead letter, with its failure record."""
+        id, headers = content.message_id, content.properties.headers or {}
         failure = _recorded_failure(headers)
         message = decode_or_quarantine(
             content.body,
@@ -228,7 +204,14 @@ class DeadLetterReader:
             now=self._client.clock.time(),
             failure=failure,
         )
-        return message if failure is None else as_dead_letter(message, failure)
+        if failure is not None:
+            message = as_dead_letter(message, failure)
+        retries = message.options.get(RETRIES)
+        attempt = retries if isinstance(retries, int) else 0
+        # RabbitMQ's header first: the message may also carry the failure of an earlier attempt.
+        cause = death_in(headers, attempt=attempt) or failure_in(message)
+        id = id or message.message_id
+        return Entry(self._queue, id, State.DEAD, message, failure=cause, died=died_at(cause))
 
 
 def _recorded_failure(headers: Mapping[str, Any]) -> Failure | None:
@@ -262,12 +245,12 @@ def _claim(connection: Connection, name: str, queue: str, deadline: float) -> No
     claim = spec.Queue.Declare(queue=name, exclusive=True, arguments={"x-queue-type": "classic"})
     pause = 0.01
     while (refusal := connection.try_calls([claim])[1]) is not None:
-        if refusal.code == _ACCESS_REFUSED:
+        if refusal.code == ACCESS_REFUSED:
             raise BrokerRefused(
                 f"expected the right to configure {name!r}, the lock for reading dead letters, "
                 f"got: {refusal.text}; give the user that right (see docs/brokers.md)"
             )
-        if refusal.code != _RESOURCE_LOCKED:
+        if refusal.code != RESOURCE_LOCKED:
             raise refusal
         if time.monotonic() > deadline:
             raise BrokerUnavailable(
@@ -307,8 +290,6 @@ _REASONS = {
     "maxlen": (Reason.MAXLEN, "the queue was longer than its maximum length"),
     "rejected": (Reason.REJECTED, "rejected by a consumer"),
 }
-#: Prefix of the delay queues and quarantine queues, which a message passes before its work queue.
-_OWN_PREFIX = "formrelay."
 
 
 def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
@@ -321,7 +302,7 @@ def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
     """
     for death in _deaths(headers):
         queue, count, time = death.get("queue"), death.get("count"), death.get("time")
-        if isinstance(queue, str) and queue.startswith(_OWN_PREFIX):
+        if isinstance(queue, str) and queue.startswith(OWN_PREFIX):
             # A delay queue: the message was due, and no work queue took it.
             reason, text = Reason.UNDELIVERABLE, "its queue did not exist when it was due"
             queue = None
@@ -347,7 +328,7 @@ def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     found = headers.get("x-death")
     deaths = found if isinstance(found, list) else []
     deaths = [death for death in deaths if isinstance(death, Mapping)]
-    yield from sorted(deaths, key=lambda death: str(death.get("queue", "")).startswith(_OWN_PREFIX))
+    yield from sorted(deaths, key=lambda death: str(death.get("queue", "")).startswith(OWN_PREFIX))
 
 
 def _iso(time: object) -> str:

@@ -15,21 +15,20 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
+from uuid import uuid4
 
 from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
-from .connection import Connect, Connection
-from .errors import ChannelClosed, NoAnswer
-from .topology import Topology, delay_bindings, delay_declarations
+from .connection import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, Connection
+from .servers import NoAnswer
+from .topology import DELAY_QUEUES, Topology, delay_name
 
 logger = logging.getLogger("formrelay.brokers")
 
-_ACCESS_REFUSED, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
 #: Arguments that may differ in an existing queue.
-_TOLERATED = ("x-message-ttl", "x-delivery-limit")
-#: Part of RabbitMQ's error text (404) for a durable classic queue whose node is down.
-_NODE_IS_DOWN = "down or inaccessible"
+_TOLERATED = {"x-message-ttl", "x-delivery-limit"}
+_BINDINGS = spec.Queue.Bind | spec.Exchange.Bind
 #: Seconds until RabbitMQ is asked again to declare a queue for which it did not answer.
 _SKIP_SECONDS = 30.0
 
@@ -37,9 +36,8 @@ _SKIP_SECONDS = 30.0
 class Declared:
     """Remembers which parts of the topology exist on the server, and declares the others."""
 
-    def __init__(self, topology: Topology, connect: Connect) -> None:
+    def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._connect = connect
         self._ready: set[str] = set()
         self._logged: set[str] = set()
         self._has_delays = False
@@ -64,81 +62,64 @@ class Declared:
         missing = [queue for queue in queues if queue not in ready]
         if self._has_delays and not missing:
             return
+        topology = self._topology
         with self._lock:
             if not self._has_delays:
-                delays = delay_declarations(queue_type=self._topology.queue_type)
-                self._declare(connection, delays, delay_bindings())
+                self._declare(connection, topology.of_delays())
                 self._has_delays = True
             for queue in missing:
-                self._declare_queue(connection, queue)
+                exchange, *others = topology.of_queue(queue)
+                # A foreign exchange may be of any type.
+                is_known = topology.is_foreign_exchange(queue) and connection.find(
+                    _as_passive(exchange)
+                )
+                self._declare(connection, others if is_known else [exchange, *others], needed=queue)
                 ready.add(queue)
 
-    def _declare_queue(self, connection: Connection, queue: str) -> None:
-        topology = self._topology
-        declarations = [
-            topology.exchange_declaration(queue),
-            topology.dead_declaration(queue),
-            topology.work_declaration(queue),
-        ]
-        if topology.is_foreign_exchange(queue) and self._has_exchange(connection, queue):
-            del declarations[0]  # it may be of any type
-        self._declare(connection, declarations, topology.bindings(queue), needed=queue)
-
-    def _has_exchange(self, connection: Connection, queue: str) -> bool:
-        try:
-            connection.try_call(_as_passive(self._topology.exchange_declaration(queue)))
-        except ChannelClosed as error:
-            if error.code != _NOT_FOUND:
-                raise
-            return False
-        return True
-
     def _declare(
-        self,
-        connection: Connection,
-        wanted: list[Any],
-        bindings: list[Any],
-        *,
-        needed: str | None = None,
+        self, connection: Connection, parts: Sequence[Any], *, needed: str | None = None
     ) -> None:
         """Declare queues and exchanges, then bind them.
 
         Args:
+            parts: declarations and bindings.
             needed: the queue whose node must not be down.
         """
         now = time.monotonic()
         skipped = {name for name, until in self._unanswered.items() if until > now} - {needed}
-        left = [declaration for declaration in wanted if _name(declaration) not in skipped]
-        originals: dict[int, Any] = {}
+        bindings = [part for part in parts if isinstance(part, _BINDINGS)]
+        left = [
+            part for part in parts if not isinstance(part, _BINDINGS) and _name(part) not in skipped
+        ]
+        may_configure = True
         while left:
+            methods = left if may_configure else list(map(_as_passive, left))
             try:
-                answers, refusal = connection.try_calls(left)
+                answers, refusal = connection.try_calls(methods)
             except NoAnswer:
                 # RabbitMQ 4 does not answer for a classic queue whose node is down.
                 self._unanswered |= dict.fromkeys(map(_name, left), now + _SKIP_SECONDS)
                 raise
-            for _ in answers:
-                if originals.pop(len(left), None) is not None:
-                    skipped.add(_name(left[0]))
-                del left[0]
+            found, left = left[: len(answers)], left[len(answers) :]
+            if not may_configure:  # whoever declared these has bound them
+                skipped |= {_name(declaration) for declaration in found if not declaration.passive}
             if refusal is None:
                 break
-            first, original = left[0], originals.pop(len(left), None)
-            if refusal.code == _ACCESS_REFUSED and original is None and not first.passive:
-                _make_passive(left, originals)
-            elif _is_down(refusal) and _name(first) != needed:
+            first = left[0]
+            if refusal.code == ACCESS_REFUSED and may_configure and not first.passive:
+                may_configure = False
+                continue
+            del left[0]
+            if refusal.is_node_down and _name(first) != needed:
                 self._log_down(refusal)
                 skipped.add(_name(first))
-                del left[0]
-            elif _is_down(refusal):
-                raise BrokerUnavailable(f"{refusal.message}; start that node") from None
-            elif refusal.code == _NOT_FOUND and original is not None:
-                self._declare_missing(connection, original)
-                del left[0]
+            elif refusal.is_node_down:
+                raise BrokerUnavailable(f"{refusal.message}; start that node")
+            elif refusal.code == NOT_FOUND and not first.passive:
+                self._declare_missing(connection, first)
             else:
-                left[0] = self._fit(first, refusal, wanted)
-        bindings = [one for one in bindings if _destination(one) not in skipped]
-        connection.calls(bindings)
+                self._fit(connection, first, refusal)
+        connection.calls([one for one in bindings if _destination(one) not in skipped])
 
     def _declare_missing(self, connection: Connection, declaration: Any) -> None:
         """Declare a missing queue or exchange; the user may have the right for this name."""
@@ -151,35 +132,67 @@ class Declared:
                 "'formrelay queues' (docs/brokers.md says which rights are needed)"
             ) from None
 
-    def _fit(self, declaration: Any, error: ChannelClosed, wanted: Sequence[Any]) -> Any:
-        """Return a declaration that fits the existing queue.
+    def _fit(self, connection: Connection, declaration: Any, refusal: ChannelClosed) -> None:
+        """Use an existing queue unchanged, if it differs only in tolerated arguments.
+
+        RabbitMQ names only the first difference. So the declaration is repeated with the queue's
+        own value of that argument until RabbitMQ accepts it, which changes nothing on the server.
 
         Raises:
-            BrokerRefused: an adopted queue is missing, or a queue differs in another argument.
+            BrokerRefused: an adopted queue is missing, or a queue differs in other arguments.
         """
-        if error.code == _NOT_FOUND:
+        where = f"RabbitMQ at {refusal.where}"
+        if refusal.code == NOT_FOUND:
             raise BrokerRefused(
-                f"expected the adopted queues to exist on RabbitMQ at {error.where}, got: "
-                f"{error.text}; create them, or remove them from RABBITMQ_ADOPT_QUEUES"
-            ) from None
-        if error.code != _PRECONDITION_FAILED:
-            raise error
-        found = fitted(declaration, error, _TOLERATED)
-        if found is None or found.arguments == declaration.arguments:
-            raise differences_of(error, wanted, self._connect) from None
-        wanted_ttl, kept_ttl = (one.arguments.get("x-message-ttl") for one in (declaration, found))
-        if kept_ttl != wanted_ttl and found.queue not in self._logged:
+                f"expected the adopted queues to exist on {where}, got: {refusal.text}; create "
+                "them, or remove them from RABBITMQ_ADOPT_QUEUES"
+            )
+        if refusal.code != PRECONDITION_FAILED:
+            raise refusal
+        found = _INEQUIVALENT.search(refusal.text)
+        if found is None or found["kind"] != "queue":
+            raise BrokerRefused(
+                f"{refusal.message}; delete it if no other program uses it, or adopt its queue by "
+                "name"
+            )
+        fitted, differences = declaration, dict[str, str]()
+        again: ChannelClosed | None = refusal
+        while again is not None:
+            found = _INEQUIVALENT.search(again.text)
+            if found is None or found["name"] in differences:  # an unknown error text
+                differences[again.text] = again.text
+                break
+            name = found["name"]
+            like = (fitted.arguments or {}).get(name)
+            asked, current = (_parse(found[place], like) for place in ("asked", "current"))
+            differences[name] = (
+                f"{name} expected {_shown(name, asked)}, got {_shown(name, current)}"
+            )
+            if name != "durable" and not name.startswith("x-"):
+                break
+            fitted = _with_argument(fitted, name, current)
+            again = connection.try_calls([fitted])[1]
+        if not differences.keys() <= _TOLERATED:
+            raise BrokerRefused(
+                f"{where} has a queue {declaration.queue!r} with other arguments than expected: "
+                f"{'; '.join(differences.values())}. Restore the setting, adopt the queue by name, "
+                "drain and delete it, or choose another queue name"
+            )
+        self._log_retention(declaration, fitted)
+
+    def _log_retention(self, wanted: Any, found: Any) -> None:
+        asked, kept = (one.arguments.get("x-message-ttl") for one in (wanted, found))
+        if asked != kept and found.queue not in self._logged:
             self._logged.add(found.queue)
             logger.warning(
                 "dead letters are kept for a different time than configured, because their queue "
                 "already exists: see docs/brokers.md",
                 extra={
                     "queue": found.queue,
-                    "asked_days": _days(wanted_ttl),
-                    "kept_days": _days(kept_ttl),
+                    "asked_days": _days(asked),
+                    "kept_days": _days(kept),
                 },
             )
-        return found
 
     def _log_down(self, refusal: ChannelClosed) -> None:
         if refusal.text not in self._logged:
@@ -207,21 +220,11 @@ def _as_passive(declaration: Any) -> Any:
     return spec.Exchange.Declare(exchange=name, type=declaration.type, passive=True)
 
 
-def _make_passive(left: list[Any], originals: dict[int, Any]) -> None:
-    """Make declarations passive; keep the originals, by distance from the end of the list."""
-    for place, declaration in enumerate(left):
-        if not declaration.passive:
-            originals[len(left) - place] = declaration
-            left[place] = _as_passive(declaration)
-
-
-def _is_down(refusal: ChannelClosed) -> bool:
-    return refusal.code == _NOT_FOUND and _NODE_IS_DOWN in refusal.text
-
-
 def _days(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else round(milliseconds / 86_400_000, 3)
 
+
+# -- differences of an existing queue ------------------------------------------------------
 
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for (?P<kind>queue|exchange) '(?P<what>.+)' in vhost "
@@ -231,100 +234,19 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type '(?P<type>\w+)'
 _INTEGERS = ("byte", "short", "signedint", "int", "long", "longlong", "timestamp")
 
 
-def differences_of(
-    error: ChannelClosed, declarations: Sequence[Any], connect: Connect
-) -> BrokerRefused:
-    """The error for a refused declaration, with every argument that differs.
-
-    RabbitMQ names only the first difference. So the declaration is repeated with the queue's own
-    value of that argument until RabbitMQ accepts it, which changes nothing on the server.
-    """
-    found = _INEQUIVALENT.search(error.text)
-    if found is None or found["kind"] != "queue":
-        return BrokerRefused(
-            f"{error.message}; delete it if no other program uses it, or adopt its queue by name"
-        )
-    name = found["what"]
-    (declared,) = [
-        one for one in declarations if isinstance(one, spec.Queue.Declare) and one.queue == name
-    ]
-    where = error.message.split(" refused", 1)[0]
-    listed = "; ".join(_differences(error, declared, connect))
-    return BrokerRefused(
-        f"{where} has a queue {name!r} with other arguments than expected: {listed}. Restore the "
-        "setting, adopt the queue by name, drain and delete it, or choose another queue name"
-    )
+def _with_argument(declaration: Any, name: str, value: Any) -> Any:
+    """Return the declaration with another value of one argument; None: without the argument."""
+    durable, arguments = declaration.durable, dict(declaration.arguments or {})
+    if name == "durable":
+        durable = not durable
+    else:
+        arguments.pop(name, None)
+        if value is not None:
+            arguments[name] = value
+    return spec.Queue.Declare(queue=declaration.queue, durable=durable, arguments=arguments)
 
 
-def fitted(declared: Any, error: ChannelClosed, tolerated: Sequence[str]) -> Any:
-    """Return the declaration with the queue's own value of the argument that was refused.
-
-    Returns:
-        None if the argument is not in ``tolerated``.
-    """
-    found = _INEQUIVALENT.search(error.text)
-    if found is None or found["kind"] != "queue" or found["name"] not in tolerated:
-        return None
-    arguments = dict(declared.arguments or {})
-    asked = arguments.pop(found["name"], None)
-    current = _parse_value(found["current"], asked)
-    if current is not None:
-        arguments[found["name"]] = current
-    return spec.Queue.Declare(queue=declared.queue, durable=True, arguments=arguments)
-
-
-def _refusal(declared: Any, connect: Connect) -> ChannelClosed | None:
-    connection = connect()  # a refusal closes the channel
-    try:
-        connection.call(declared)
-    except ChannelClosed as error:
-        return error
-    finally:
-        connection.close()
-    return None
-
-
-def _differences(error: ChannelClosed, declared: Any, connect: Connect) -> list[str]:
-    differences = []
-    arguments = dict(declared.arguments or {})
-    durable = declared.durable
-    seen: set[str] = set()
-    while True:
-        found = _INEQUIVALENT.search(error.text)
-        if found is None or found["name"] in seen:  # an unknown error text
-            differences.append(error.text)
-            break
-        seen.add(found["name"])
-        asked = arguments.get(found["name"])
-        differences.append(_difference(found["name"], found["asked"], found["current"], asked))
-        if found["name"] == "durable":
-            durable = not durable
-        elif found["name"].startswith("x-"):
-            current = _parse_value(found["current"], asked)
-            arguments.pop(found["name"], None)
-            if current is not None:
-                arguments[found["name"]] = current
-        else:
-            break
-        again = spec.Queue.Declare(queue=declared.queue, durable=durable, arguments=arguments)
-        refusal = _refusal(again, connect)
-        if refusal is None:
-            break
-        error = refusal
-    return differences
-
-
-def _difference(name: str, asked: str, current: str, like: Any) -> str:
-    def plain(text: str) -> str:
-        value = _parse_value(text, like)
-        if value is None and name == "x-queue-type":
-            value = "classic"  # the server's default
-        return "none" if value is None else repr(value)
-
-    return f"{name} expected {plain(asked)}, got {plain(current)}"
-
-
-def _parse_value(text: str, like: Any) -> Any:
+def _parse(text: str, like: Any) -> Any:
     """Parse a value; RabbitMQ names its type only if it differs from the type of ``like``."""
     found = _VALUE.fullmatch(text.strip().strip('"'))
     if found is None:
@@ -334,3 +256,59 @@ def _parse_value(text: str, like: Any) -> Any:
     if is_integer and re.fullmatch(r"-?\d+", value):
         return int(value)
     return {"true": True, "false": False}.get(value, value)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None and name == "x-queue-type":
+        value = "classic"  # the server's default
+    return "none" if value is None else repr(value)
+
+
+# -- rights ----------------------------------------------------------------------------------
+
+
+def check_rights(connection: Connection, topology: Topology, queues: Iterable[str]) -> list[str]:
+    """Try to read each queue and to write to each exchange, without leaving a trace.
+
+    Args:
+        connection: with confirms.
+        queues: work queues that are declared.
+
+    Returns:
+        For each missing right without which a promise is weaker: a sentence about it.
+
+    Raises:
+        ChannelClosed: a right is missing without which workers or publishers fail.
+        BrokerUnavailable
+    """
+    for queue in queues:
+        # RabbitMQ refuses the invalid argument after it has checked the right.
+        consume = spec.Basic.Consume(queue=queue, arguments={"x-priority": "none"})
+        _, refusal = connection.try_calls([consume])
+        if refusal is not None and refusal.code == ACCESS_REFUSED:
+            raise refusal
+    weaknesses = _check_quarantine(connection, topology, queues)
+    delays = [delay_name(bit) for bit in range(DELAY_QUEUES)]
+    # A foreign exchange may be of a type that routes the message to its queues all the same.
+    ours = [queue for queue in queues if not topology.is_foreign_exchange(queue)]
+    connection.probe(["", *delays, *map(topology.dead_exchange, ours)])
+    return weaknesses
+
+
+def _check_quarantine(
+    connection: Connection, topology: Topology, queues: Iterable[str]
+) -> list[str]:
+    """Declare and delete a quarantine queue (see :mod:`.crash_loops`) for each queue."""
+    for queue in queues:
+        name = topology.quarantine_queue(queue, f"doctor-{uuid4().hex[:12]}")
+        try:
+            connection.try_call(topology.quarantine_declaration(queue, name))
+        except ChannelClosed as error:
+            if error.code != ACCESS_REFUSED:
+                raise
+            return [
+                f"a message that kills its workers is retried forever: {error.text}; give the user "
+                "that right"
+            ]
+        connection.try_call(spec.Queue.Delete(queue=name))
+    return []

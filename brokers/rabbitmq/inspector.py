@@ -11,7 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -32,11 +32,12 @@ from ..inspection import (
     WorkerInfo,
 )
 from ..inspector import Inspector, Progress
-from . import pauses
 from .client import RabbitClient
 from .connection import Connection
 from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
+from .pauses import Pause
 from .servers import PRODUCT
+from .topology import OWN_PREFIX
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -60,12 +61,12 @@ class RabbitInspector(Inspector):
     # -- inspection --------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        with self._client.control() as connection:
-            self._client.declared.ensure(connection, [queue])
+        with self._client.connection([queue]) as connection:
             waiting = ready_count(connection, queue)
             dead = self._dead_count(connection, queue)
+            is_paused: bool | None
             try:
-                is_paused = pauses.is_paused(connection, queue, self._client.connect)
+                is_paused = self._read_pause(connection, queue)
             except BrokerRefused:
                 is_paused = None
         return QueueCounts(
@@ -123,30 +124,28 @@ class RabbitInspector(Inspector):
         raise NotAvailable("running a scheduled job at once")
 
     def workers(self) -> list[WorkerInfo]:
-        management = self._management
-        if management is None:
+        if self._management is None:
             raise NotAvailable("listing workers without RABBITMQ_API_URL")
-        queues: defaultdict[str, set[str]] = defaultdict(set)
-        for consumer in management.consumers():
-            queues[consumer.process].add(consumer.queue)
-        return [
-            WorkerInfo(process, None, tuple(sorted(names)), name=process)
-            for process, names in sorted(queues.items())
-        ]
+        return self._management.workers()
 
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        with self._client.control() as connection:
-            pauses.pause(connection, queue)
+        with self._client.connection() as connection:
+            Pause(self._client, queue).set(connection, is_paused=True)
 
     def resume(self, queue: str) -> None:
-        with self._client.control() as connection:
-            pauses.resume(connection, queue, self._client.connect)
+        with self._client.connection() as connection:
+            Pause(self._client, queue).set(connection, is_paused=False)
 
     def is_paused(self, queue: str) -> bool:
-        with self._client.control() as connection:
-            return pauses.is_paused(connection, queue, self._client.connect)
+        with self._client.connection() as connection:
+            return self._read_pause(connection, queue)
+
+    def _read_pause(self, connection: Connection, queue: str) -> bool:
+        pause = Pause(self._client, queue)
+        pause.read(connection)
+        return pause.is_paused
 
     # -- dead letters ------------------------------------------------------------------
 
@@ -201,31 +200,13 @@ class RabbitInspector(Inspector):
             with DeadLetterReader(self._client, name, self._broker.job_types) as reader:
                 for chunk in reader.chunks():
                     found = [letter for letter in chunk if matches(letter.entry)]
-                    if not dry_run:
+                    if found and not dry_run:
                         change(reader, found)
                     count += len(found)
                     progress(count)
                     if count == max_count:
                         return count
         return count
-
-
-#: Prefix of formrelay's internal queues, which are no work queues.
-_OWN_PREFIX = "formrelay."
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumingProcess:
-    """A worker process that consumes a queue.
-
-    Attributes:
-        connection: RabbitMQ's name of its connection.
-        process: ``host:pid``.
-    """
-
-    queue: str
-    connection: str
-    process: str
 
 
 class Management:
@@ -256,8 +237,8 @@ class Management:
         found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
         return int(found.get("messages_unacknowledged", 0))
 
-    def consumers(self) -> Iterator[ConsumingProcess]:
-        """Yield the worker processes, once for each queue that they consume."""
+    def workers(self) -> list[WorkerInfo]:
+        """List the worker processes, ``host:pid``, with the queues that they consume."""
         connections = self._get(
             f"vhosts/{self._virtual_host}/connections", columns="name,client_properties"
         )
@@ -266,11 +247,16 @@ class Management:
             for connection in connections
             if connection.get("client_properties", {}).get("product") == PRODUCT
         }
+        queues: defaultdict[str, set[str]] = defaultdict(set)
         for consumer in self._get(f"consumers/{self._virtual_host}"):
             queue = consumer["queue"]["name"]
             connection = consumer["channel_details"].get("connection_name")
-            if connection in ours and not queue.startswith(_OWN_PREFIX):
-                yield ConsumingProcess(queue, connection, ours[connection])
+            if connection in ours and not queue.startswith(OWN_PREFIX):
+                queues[ours[connection]].add(queue)
+        return [
+            WorkerInfo(process, None, tuple(sorted(names)), name=process)
+            for process, names in sorted(queues.items())
+        ]
 
     def _get(self, path: str, **query: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Parses RABBITMQ_URL: hosts, credentials and TLS options."""
+"""The servers of RABBITMQ_URL: hosts, credentials, TLS, and the errors of connecting to them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from datetime import timedelta
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import pika
+from pika import spec
 
 from ...core.errors import ConfigError
 from ...core.failure import worker_name
+from ..errors import BrokerRefused, BrokerUnavailable
 
 #: The product name by which RabbitMQ lists our connections.
 PRODUCT = "formrelay"
 #: Query options that are parsed here; pika parses all others.
 _TLS_OPTIONS = ("cafile", "certfile", "keyfile")
+_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+
+
+class NoAnswer(BrokerUnavailable):
+    """RabbitMQ did not answer in time."""
 
 
 def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
@@ -97,20 +104,29 @@ def dial(server: pika.URLParameters) -> socket.socket:
     """Open a TCP connection to a server, with TLS if its URL says so.
 
     Raises:
-        OSError: also if the server's certificate is not trusted.
+        BrokerUnavailable: the server does not answer.
+        BrokerRefused: the server's certificate is not trusted.
     """
-    plain = socket.create_connection((server.host, server.port), server.socket_timeout)
     try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        tls = server.ssl_options
-        if tls is None:
-            return plain
-        context: ssl.SSLContext = tls.context
-        return context.wrap_socket(plain, server_hostname=tls.server_hostname or server.host)
-    except BaseException:
-        plain.close()
-        raise
+        plain = socket.create_connection((server.host, server.port), server.socket_timeout)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            tls = server.ssl_options
+            if tls is None:
+                return plain
+            context: ssl.SSLContext = tls.context
+            return context.wrap_socket(plain, server_hostname=tls.server_hostname or server.host)
+        except BaseException:
+            plain.close()
+            raise
+    except ssl.SSLCertVerificationError as error:
+        raise BrokerRefused(
+            f"expected RabbitMQ at {address(server)} to present a trusted certificate, got: "
+            f"{error.verify_message}; name its certificate authority with ?cafile=… in RABBITMQ_URL"
+        ) from None
+    except OSError as error:
+        raise no_answer(address(server), server.socket_timeout, error) from None
 
 
 def client_properties() -> dict[str, object]:
@@ -127,3 +143,30 @@ def client_properties() -> dict[str, object]:
             "publisher_confirms": True,
         },
     }
+
+
+def no_answer(where: str, timeout: float, error: OSError) -> BrokerUnavailable:
+    """The error for a server that cannot be reached, or not any more."""
+    is_timeout = isinstance(error, TimeoutError)
+    cause = error.strerror or str(error) or type(error).__name__
+    if is_timeout:
+        cause = f"nothing within {timeout:g} s"
+    return (NoAnswer if is_timeout else BrokerUnavailable)(
+        f"expected RabbitMQ at {where} to answer, got {cause}; check that it runs and that "
+        "RABBITMQ_URL is right"
+    )
+
+
+def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | None:
+    """The error for a connection that the server closed; None if it did not refuse the user."""
+    if close.reply_code == _ACCESS_REFUSED:
+        return BrokerRefused(
+            f"expected RabbitMQ at {where} to accept our user and password, it refused them: "
+            "check RABBITMQ_URL"
+        )
+    if close.reply_code == _NOT_ALLOWED:
+        return BrokerRefused(
+            f"expected RabbitMQ at {where} to let our user into the virtual host, it refused "
+            f"({close.reply_text}): check the path of RABBITMQ_URL and the user's permissions"
+        )
+    return None

@@ -13,7 +13,6 @@ if it sleeps.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +22,7 @@ from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Refused
 from ..settlement import Replacement, Settlement, Write
-from .client import RabbitClient
-from .errors import PartlyRefused, PublishInterrupted
+from .client import PartlyRefused, PublishInterrupted, RabbitClient
 from .subscription import Subscription
 
 #: Splits or shrinks a replacement that is too large.
@@ -68,21 +66,22 @@ class Settler:
         Raises:
             BrokerUnavailable: no delivery was acknowledged; call this method again.
         """
-        live = [one for one in settlement.replacements if _is_live(one)]
-        lost = [one for one in settlement.replacements if not _is_live(one)]
-        refused = self._write(live)
-        for replacement in live:
-            if id(replacement) in refused:
-                rest, error = refused[id(replacement)]
-                self._new += self._smaller(_Pending(rest, delivery), error)
-                for tag in replacement.tags:
-                    tag.keep()
-            else:
-                for tag in replacement.tags:
-                    tag.acknowledge()
-        for replacement in lost:
-            for tag in replacement.tags:
-                tag.requeue()
+        if settlement.replacements:
+            live: list[_Pending] = []
+            lost: list[_Pending] = []
+            for replacement in settlement.replacements:
+                one = _Pending(replacement, delivery)
+                (live if _is_live(replacement) else lost).append(one)
+            for pending, left in zip(live, self._write(live)[0], strict=True):
+                self._new += left or ()
+                for tag in pending.replacement.tags:
+                    if left is None:
+                        tag.acknowledge()
+                    else:
+                        tag.keep()
+            for pending in lost:
+                for tag in pending.replacement.tags:
+                    tag.requeue()
         for tag in settlement.done:
             tag.acknowledge()
 
@@ -94,7 +93,7 @@ class Settler:
         """When to call :meth:`write_pending`, monotonic seconds; None if nothing is pending."""
         return 0.0 if self._new else self._refused.next_due()
 
-    def write_pending(self, subscription: Subscription, *, is_last: bool = False) -> None:
+    def write_pending(self, *, is_last: bool = False) -> None:
         """Write the pending replacements that are due.
 
         Args:
@@ -107,22 +106,44 @@ class Settler:
         if not pending:
             return
         try:
-            refused = self._write([one.replacement for one in pending])
+            left, refusal = self._write(pending)
         except BrokerUnavailable as error:
             self._refused.add(pending, error)
             return
-        left: list[_Pending] = []
-        for one in pending:
-            if id(one.replacement) not in refused:
-                for tag in one.replacement.tags:
-                    subscription.acknowledge(tag.delivery_tag)
-                continue
-            rest, error_of_rest = refused[id(one.replacement)]
-            left += self._smaller(replace(one, replacement=rest), error_of_rest)
-        if left:
-            self._refused.add(left, next(iter(refused.values()))[1])
-        else:
+        for one in (one for one, rest in zip(pending, left, strict=True) if rest is None):
+            for tag in one.replacement.tags:
+                tag.subscription.acknowledge(tag.delivery_tag)
+        if refusal is None:
             self._refused.settled()
+        else:
+            self._refused.add([one for rest in left for one in rest or ()], refusal)
+
+    def _write(
+        self, pending: Sequence[_Pending]
+    ) -> tuple[list[list[_Pending] | None], BrokerRefused | None]:
+        """Publish the messages of replacements.
+
+        Returns:
+            For each replacement: what to write next time, None if all of it was written. And the
+            first error.
+
+        Raises:
+            BrokerUnavailable
+        """
+        writes = [write for one in pending for write in one.replacement.writes]
+        errors = self._publish(writes) if writes else {}
+        left: list[list[_Pending] | None] = []
+        first = 0
+        for one in pending:
+            places = range(first, first + len(one.replacement.writes))
+            first = places.stop
+            refused = [place for place in places if place in errors]
+            if refused:
+                rest = replace(one.replacement, writes=[writes[place] for place in refused])
+                left.append(self._smaller(_Pending(rest, one.delivery), errors[refused[0]]))
+            else:
+                left.append(None)
+        return left, next(iter(errors.values()), None)
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
         """Return what to write next time: smaller replacements if this one was too large."""
@@ -131,33 +152,6 @@ class Settler:
             return [pending]
         smaller = self._shrink(pending.replacement, delivery, error)
         return [_Pending(one, None if of is delivery else of) for one, of in smaller]
-
-    # -- publish -----------------------------------------------------------------------
-
-    def _write(
-        self, replacements: Sequence[Replacement]
-    ) -> dict[int, tuple[Replacement, BrokerRefused]]:
-        """Publish the messages of replacements.
-
-        Returns:
-            For each refused replacement, by its ``id()``: its unwritten messages and the error.
-
-        Raises:
-            BrokerUnavailable
-        """
-        writes = [write for one in replacements for write in one.writes]
-        errors = self._publish(writes) if writes else {}
-        refused: dict[int, tuple[Replacement, BrokerRefused]] = {}
-        if errors:
-            first = 0
-            for one in replacements:
-                places = range(first, first + len(one.writes))
-                first = places.stop
-                left = [place for place in places if place in errors]
-                if left:
-                    rest = replace(one, writes=[writes[place] for place in left])
-                    refused[id(one)] = rest, errors[left[0]]
-        return refused
 
     def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
         """Publish; returns the error of each refused write, by its index."""
@@ -186,7 +180,7 @@ _GATHER_SECONDS = 0.002
 
 
 class Tag:
-    """A delivery tag, with the number of the subscription in which it is valid.
+    """A delivery tag, with the subscription in which it is valid.
 
     Every method may be called by any thread.
 
@@ -196,7 +190,7 @@ class Tag:
 
     __slots__ = ("awaits_quarantine_run", "delivery_tag", "subscription", "unacked")
 
-    def __init__(self, unacked: Unacked, subscription: int, delivery_tag: int) -> None:
+    def __init__(self, unacked: Unacked, subscription: Subscription, delivery_tag: int) -> None:
         self.unacked = unacked
         self.subscription = subscription
         self.delivery_tag = delivery_tag
@@ -205,7 +199,7 @@ class Tag:
     @property
     def is_live(self) -> bool:
         """Whether its connection is still open; if not, RabbitMQ redelivers the message."""
-        return self.subscription == self.unacked.live
+        return self.subscription.connection.is_open
 
     def acknowledge(self) -> None:
         """Acknowledge the message."""
@@ -235,33 +229,23 @@ class Unacked:
     Attributes:
         count: number of messages that worker threads have, as of the last :meth:`collect`.
         released: number of tags released since the start.
-        live: number of the open subscription; 0 if there is none.
         alone: the tag of a final quarantine run, beside which no message may be delivered.
+        wakes: becomes readable when a sleeping receiving thread has tags to collect.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.released = 0
-        self.live = 0
         self.alone: Tag | None = None
         self._is_asleep = False
         #: The tag, its delivery tag when it was released (negative: requeue; 0: keep), and the
         #: monotonic seconds before which it is not requeued.
         self._released: deque[tuple[Tag, int, float]] = deque()
         #: The messages to requeue later; used by the receiving thread alone.
-        self._to_requeue: list[tuple[float, Tag, int]] = []
-        self._wakes, self._waker = socket.socketpair()
-        self._wakes.setblocking(False)
+        self._to_requeue: list[tuple[float, Subscription, int]] = []
+        self.wakes, self._waker = socket.socketpair()
+        self.wakes.setblocking(False)
         self._waker.setblocking(False)
-
-    def fileno(self) -> int:
-        """File descriptor that becomes readable when a sleeping thread has tags to collect."""
-        return self._wakes.fileno()
-
-    def clear(self) -> None:
-        """Make the file descriptor not readable again."""
-        with contextlib.suppress(OSError):
-            os.read(self._wakes.fileno(), 4096)
 
     def _release(self, tag: Tag, number: int, at: float = 0.0) -> None:
         self._released.append((tag, number, at))
@@ -270,8 +254,11 @@ class Unacked:
             with contextlib.suppress(OSError):
                 self._waker.send(b"!")
 
-    def collect(self, subscription: Subscription | None) -> None:
-        """Acknowledge or requeue the released tags; called by the receiving thread."""
+    def collect(self) -> None:
+        """Acknowledge or requeue the released tags; called by the receiving thread.
+
+        Tags of lost connections have no effect.
+        """
         released = self._released
         while released:
             tag, number, at = released.popleft()
@@ -279,30 +266,25 @@ class Unacked:
             self.released += 1
             if tag is self.alone:
                 self.alone = None
-            if subscription is None or tag.subscription != subscription.number:
-                continue
             if number > 0:
-                subscription.acknowledge(number)
-            elif number == 0:
-                continue
-            elif at:
-                self._to_requeue.append((at, tag, -number))
-            else:
-                subscription.requeue(-number)
+                tag.subscription.acknowledge(number)
+            elif number < 0 and at:
+                self._to_requeue.append((at, tag.subscription, -number))
+            elif number < 0:
+                tag.subscription.requeue(-number)
 
     def next_due(self) -> float | None:
         """When to call :meth:`requeue_due`, monotonic seconds; None if not at all."""
         return min((at for at, _, _ in self._to_requeue), default=None)
 
-    def requeue_due(self, subscription: Subscription, now: float) -> None:
+    def requeue_due(self, now: float) -> None:
         """Requeue the messages that were to stay unacknowledged until ``now``."""
         if not self._to_requeue:
             return
-        due = [one for one in self._to_requeue if one[0] <= now]
-        self._to_requeue = [one for one in self._to_requeue if one[0] > now]
-        for _, tag, number in due:
-            if tag.subscription == subscription.number:
+        for at, subscription, number in self._to_requeue:
+            if at <= now:
                 subscription.requeue(number)
+        self._to_requeue = [one for one in self._to_requeue if one[0] > now]
 
     def sleep(self, subscription: Subscription, seconds: float) -> None:
         """Wait until the server sends something or a tag is released, at most ``seconds``."""
@@ -320,6 +302,5 @@ class Unacked:
 
     def close(self) -> None:
         """Close the wake-up sockets; tags that are released later have no effect."""
-        self.live = 0
-        self._wakes.close()
+        self.wakes.close()
         self._waker.close()

@@ -38,7 +38,7 @@ _MAX_WAITING = 64
 
 @dataclass(slots=True)
 class Acks:
-    """Acknowledgements that are combined before they are sent.
+    """The requeues and acknowledgements of a connection; acknowledgements are combined.
 
     Attributes:
         lowest: every delivery up to this tag is acknowledged.
@@ -47,12 +47,13 @@ class Acks:
     lowest: int = 0
     _waiting: set[int] = field(default_factory=set)
     _sent: set[int] = field(default_factory=set)
+    _requeued: list[int] = field(default_factory=list)
 
     def add(self, delivery_tag: int) -> None:
         self._waiting.add(delivery_tag)
 
-    def mark_requeued(self, delivery_tag: int) -> None:
-        """Treat a delivery as settled without acknowledging it."""
+    def requeue(self, delivery_tag: int) -> None:
+        self._requeued.append(delivery_tag)
         self._sent.add(delivery_tag)
 
     def sent_after(self, delivery_tag: int) -> int:
@@ -67,8 +68,13 @@ class Acks:
             all: also acknowledge deliveries that wait for the tags before them.
         """
         waiting, sent = self._waiting, self._sent
+        frames = b""
+        if self._requeued:
+            # First: an acknowledgement of several tags would acknowledge these messages too.
+            frames = b"".join(map(codec.requeue, self._requeued))
+            self._requeued.clear()
         if not waiting:
-            return b""
+            return frames
         lowest, last = self.lowest, 0
         while True:
             following = lowest + 1
@@ -81,7 +87,8 @@ class Acks:
                 break
             lowest = following
         self.lowest = lowest
-        frames = codec.acknowledge(last, multiple=True) if last else b""
+        if last:
+            frames += codec.acknowledge(last, multiple=True)
         if waiting and (all or len(waiting) > _MAX_WAITING):
             frames += b"".join(map(codec.acknowledge, sorted(waiting)))
             sent |= waiting
@@ -93,49 +100,38 @@ class Subscription:
     """The subscription of one connection to one queue. Used by the receiving thread alone.
 
     Attributes:
-        number: distinguishes its delivery tags from the tags of earlier subscriptions.
         prefetch: takes effect at the next :meth:`start`.
         is_started: whether the queue is consumed.
         has_quarantine: whether the quarantine queue is consumed as well.
     """
 
-    def __init__(self, connection: Connection, queue: str, *, number: int, prefetch: int) -> None:
+    def __init__(self, connection: Connection, queue: str, *, prefetch: int) -> None:
         self.connection = connection
-        self.number = number
         self.prefetch = prefetch
         self.is_started = False
         self.has_quarantine = False
         self._queue = queue
         self._acks = Acks()
-        self._requeued: list[int] = []
         self._level = 0
         self._count = 0
         self._adjust_at = 0.0
 
     def start(self) -> None:
         """Consume the queue."""
-        self._subscribe(0)
+        self._start(0)
         self.is_started = True
 
-    def _subscribe(self, level: int) -> None:
+    def _start(self, level: int) -> None:
         self._count += 1
         self._tag = f"{WORK_TAG}-{self._count}"
         self._consumer_prefetch = min(self.prefetch + _LEVELS[level][1], MAX_PREFETCH)
         self._delivered_before = self.connection.delivered
         self._level = level
-        self._consume(self._queue, self._tag, self._consumer_prefetch)
-
-    def _consume(self, queue: str, tag: str, prefetch: int) -> None:
-        self.connection.calls(
-            [
-                spec.Basic.Qos(prefetch_count=prefetch),
-                spec.Basic.Consume(queue=queue, consumer_tag=tag),
-            ]
-        )
+        self.connection.consume(self._queue, self._tag, self._consumer_prefetch)
 
     def subscribe_quarantine(self, queue: str) -> None:
         """Consume the quarantine queue of this process too, with no prefetch limit."""
-        self._consume(queue, QUARANTINE_TAG, 0)
+        self.connection.consume(queue, QUARANTINE_TAG, 0)
         self.has_quarantine = True
 
     def adjust_prefetch(self, rate: float) -> None:
@@ -149,29 +145,23 @@ class Subscription:
             return
         if time.monotonic() < self._adjust_at:
             return
-        is_full = self._is_full() or (level > self._level and self._wait_until_full())
-        if is_full or self._is_idle(rate):
+        # After a rate of 0 no message is most likely on its way.
+        is_idle = rate == 0 and self._unsettled() == 0
+        if is_idle or self._is_full(_FULL_WITHIN if level > self._level else 0):
             self._cancel()
-            self._subscribe(level)
+            self._start(level)
         else:
             self._adjust_at = time.monotonic() + _RETRY_AFTER
 
-    def _wait_until_full(self) -> bool:
-        """Wait until the consumer has its whole prefetch; False if that takes too long."""
-        deadline = time.monotonic() + _FULL_WITHIN
-        while not self._is_full():
+    def _is_full(self, seconds: float) -> bool:
+        """Whether the consumer has its whole prefetch; waits for it up to ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self._unsettled() < self._consumer_prefetch:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             self.connection.read(left)
         return True
-
-    def _is_full(self) -> bool:
-        return self._unsettled() >= self._consumer_prefetch
-
-    def _is_idle(self, rate: float) -> bool:
-        """Whether the queue was empty recently, so that most likely no message is on its way."""
-        return rate == 0 and self._unsettled() == 0
 
     def _unsettled(self) -> int:
         """Number of messages that the consumer has, as RabbitMQ counts them."""
@@ -192,8 +182,7 @@ class Subscription:
 
     def requeue(self, delivery_tag: int) -> None:
         """Requeue a delivery with the next :meth:`flush`."""
-        self._requeued.append(delivery_tag)
-        self._acks.mark_requeued(delivery_tag)
+        self._acks.requeue(delivery_tag)
 
     def flush(self, *, all: bool) -> None:
         """Send the requeues and acknowledgements.
@@ -201,13 +190,7 @@ class Subscription:
         Args:
             all: also acknowledge deliveries that wait for the tags before them.
         """
-        data = b""
-        if self._requeued:
-            # First: an acknowledgement of several tags would acknowledge these messages too.
-            data = b"".join(map(codec.requeue, self._requeued))
-            self._requeued.clear()
-        data += self._acks.frames(all=all)
-        if data:
+        if data := self._acks.frames(all=all):
             self.connection.send(data)
 
     def synchronise(self) -> None:

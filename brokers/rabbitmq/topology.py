@@ -33,29 +33,31 @@ from pika import spec
 from ..errors import BrokerRefused
 
 #: Without these arguments RabbitMQ may drop a message that it dead-letters from a quorum queue.
-AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+_AT_LEAST_ONCE = {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
 
 #: By default RabbitMQ 4 dead-letters or drops a message that was requeued 20 times. formrelay
 #: requeues a dead letter each time it is listed, and a job when its worker stops or its queue is
 #: paused. RabbitMQ's value for "no limit", -1, makes RabbitMQ 3.10 drop the message at once.
-NO_DELIVERY_LIMIT = {"x-delivery-limit": 2**31 - 1}
+_NO_DELIVERY_LIMIT = {"x-delivery-limit": 2**31 - 1}
 
 #: 25 bits of 100 ms are 38 days.
-DELAY_UNIT_MS = 100
+_DELAY_UNIT_MS = 100
 DELAY_QUEUES = 25
-MAX_DELAY_MS = (2**DELAY_QUEUES - 1) * DELAY_UNIT_MS
+_MAX_DELAY_MS = (2**DELAY_QUEUES - 1) * _DELAY_UNIT_MS
 
-_DELAY = "formrelay.delay"
-DELIVERY = f"{_DELAY}.delivery"
+#: Prefix of the names of formrelay's own queues, through which messages reach the work queues.
+OWN_PREFIX = "formrelay."
+_DELAY = f"{OWN_PREFIX}delay"
+_DELIVERY = f"{_DELAY}.delivery"
 #: The exchange for due messages that no work queue takes, and the exchange and queue for messages
 #: that no dead-letter queue takes either.
-UNDELIVERED = f"{_DELAY}.undelivered"
+_UNDELIVERED = f"{_DELAY}.undelivered"
 UNCLAIMED = f"{_DELAY}.unclaimed"
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Builds the declarations of work queues and their dead-letter queues.
+    """The names, declarations and bindings of queues and exchanges.
 
     Attributes:
         queue_type: ``quorum`` (replicated) or ``classic``.
@@ -79,81 +81,82 @@ class Topology:
     def dead_queue(self, queue: str) -> str:
         return f"dlq.{queue}"
 
-    def quarantine_queue(self, queue: str, process: str) -> str:
-        """Name of the quarantine queue of a process; "trial" is the word of earlier versions."""
-        return f"formrelay.trial.{queue}.{process}"
-
     def is_foreign_exchange(self, queue: str) -> bool:
         """Whether the dead-letter exchange belongs to another system; it may be of any type."""
         return self.adopted.get(queue) is not None
 
-    def dead_declaration(self, queue: str) -> Any:
-        """Return the declaration of the dead-letter queue of a work queue."""
+    def of_queue(self, queue: str) -> list[Any]:
+        """Return the declarations and bindings of a work queue and its dead-letter queue."""
+        exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
+        retention = {"x-message-ttl": int(self.retention / timedelta(milliseconds=1))}
         arguments: dict[str, Any] = {
-            "x-queue-type": self.queue_type,
-            "x-message-ttl": int(self.retention / timedelta(milliseconds=1)),
-        }
-        if self.queue_type == "quorum":
-            arguments |= NO_DELIVERY_LIMIT
-        return self._queue(self.dead_queue(queue), arguments)
-
-    def work_declaration(self, queue: str) -> Any:
-        """Return the declaration of a work queue."""
-        arguments: dict[str, Any] = {
-            "x-queue-type": "classic" if self.max_priority else self.queue_type,
-            "x-dead-letter-exchange": self.dead_exchange(queue),
+            "x-dead-letter-exchange": exchange,
             "x-dead-letter-routing-key": queue,
         }
         if self.max_priority:
-            arguments["x-max-priority"] = self.max_priority
-        elif self.queue_type == "quorum":
-            arguments |= AT_LEAST_ONCE | NO_DELIVERY_LIMIT
-        return self._queue(queue, arguments)
-
-    def bindings(self, queue: str) -> list[Any]:
-        """Return the bindings of a work queue and its dead-letter queue."""
-        exchange, dead = self.dead_exchange(queue), self.dead_queue(queue)
+            arguments |= {"x-queue-type": "classic", "x-max-priority": self.max_priority}
+        due = f"#.{_routing_word(queue)}"
         return [
+            spec.Exchange.Declare(exchange=exchange, type="direct", durable=True),
+            self._queue(dead, retention, quorum=_NO_DELIVERY_LIMIT),
+            self._queue(queue, arguments, quorum=_AT_LEAST_ONCE | _NO_DELIVERY_LIMIT),
             spec.Queue.Bind(queue=dead, exchange=exchange, routing_key=queue),
-            *_delivery_bindings(queue, dead),
+            spec.Queue.Bind(queue=queue, exchange=_DELIVERY, routing_key=due),
+            spec.Queue.Bind(queue=dead, exchange=_UNDELIVERED, routing_key=due),
         ]
 
-    def exchange_declaration(self, queue: str) -> Any:
-        """Return the declaration of the dead-letter exchange of a work queue."""
-        name = self.dead_exchange(queue)
-        return spec.Exchange.Declare(exchange=name, type="direct", durable=True)
+    def quarantine_queue(self, queue: str, process: str) -> str:
+        """Name of the quarantine queue of a process; "trial" is the word of earlier versions."""
+        return f"{OWN_PREFIX}trial.{queue}.{process}"
 
     def quarantine_declaration(self, queue: str, name: str) -> Any:
         """Return the declaration of a quarantine queue (see :mod:`.crash_loops`)."""
-        arguments: dict[str, Any] = {
-            "x-queue-type": self.queue_type,
+        arguments = {
             "x-message-ttl": 1_000,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue,
             # Long after RabbitMQ has moved a dead process's messages back to their queue.
             "x-expires": 24 * 3_600_000,
         }
-        if self.queue_type == "quorum":
-            arguments |= AT_LEAST_ONCE | NO_DELIVERY_LIMIT
-        return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
+        return self._queue(name, arguments, quorum=_AT_LEAST_ONCE | _NO_DELIVERY_LIMIT)
 
-    def _queue(self, name: str, arguments: dict[str, Any]) -> Any:
+    def of_delays(self) -> list[Any]:
+        """Return the declarations and bindings of the delays, the same for all work queues."""
+        found: list[Any] = [
+            spec.Exchange.Declare(exchange=UNCLAIMED, type="fanout", durable=True),
+            self._queue(UNCLAIMED, {}, quorum=_NO_DELIVERY_LIMIT),
+            spec.Queue.Bind(queue=UNCLAIMED, exchange=UNCLAIMED),
+            _topic_exchange(_UNDELIVERED, otherwise=UNCLAIMED),
+            _topic_exchange(_DELIVERY, otherwise=_UNDELIVERED),
+        ]
+        after = _DELIVERY
+        for bit in range(DELAY_QUEUES):
+            name, before = delay_name(bit), "*." * (DELAY_QUEUES - 1 - bit)
+            arguments = {
+                "x-message-ttl": _DELAY_UNIT_MS * 2**bit,
+                "x-dead-letter-exchange": after,
+            }
+            found += [
+                _topic_exchange(name),
+                self._queue(name, arguments, quorum=_AT_LEAST_ONCE),
+                spec.Queue.Bind(queue=name, exchange=name, routing_key=f"{before}1.#"),
+                spec.Exchange.Bind(destination=after, source=name, routing_key=f"{before}0.#"),
+            ]
+            after = name
+        return found
+
+    def _queue(self, name: str, arguments: dict[str, Any], *, quorum: dict[str, Any]) -> Any:
+        """Declare a queue.
+
+        Args:
+            quorum: further arguments if it is a quorum queue.
+        """
         if name in self.adopted:
             return spec.Queue.Declare(queue=name, passive=True)
+        arguments = {"x-queue-type": self.queue_type, **arguments}
+        if arguments["x-queue-type"] == "quorum":
+            arguments |= quorum
         return spec.Queue.Declare(queue=name, durable=True, arguments=arguments)
-
-
-# -- delays ------------------------------------------------------------------------------
-
-
-def delay_name(bit: int) -> str:
-    """Name of the delay exchange and the delay queue of a bit; bit 0 waits one unit."""
-    return f"{_DELAY}.{bit:02d}"
-
-
-def next_exchange(bit: int) -> str:
-    """Name of the exchange after the delay queue of a bit."""
-    return delay_name(bit - 1) if bit > 0 else DELIVERY
 
 
 def delay_route(queue: str, delay_ms: float) -> tuple[str, str]:
@@ -162,16 +165,21 @@ def delay_route(queue: str, delay_ms: float) -> tuple[str, str]:
     The delay is rounded up to the next unit, so that no message is early.
 
     Raises:
-        BrokerRefused: the delay exceeds :data:`MAX_DELAY_MS`.
+        BrokerRefused: the delay is longer than the delay queues reach.
     """
-    if delay_ms > MAX_DELAY_MS:
-        days = MAX_DELAY_MS // 86_400_000
+    if delay_ms > _MAX_DELAY_MS:
+        days = _MAX_DELAY_MS // 86_400_000
         raise BrokerRefused(
             f"expected a delay of at most {days} days on RabbitMQ, got {delay_ms / 86_400_000:.0f}"
         )
-    units = max(1, math.ceil(delay_ms / DELAY_UNIT_MS))
+    units = max(1, math.ceil(delay_ms / _DELAY_UNIT_MS))
     bits = f"{units:0{DELAY_QUEUES}b}"
     return delay_name(units.bit_length() - 1), ".".join(bits) + "." + _routing_word(queue)
+
+
+def delay_name(bit: int) -> str:
+    """Name of the delay exchange and the delay queue of a bit; bit 0 waits one unit."""
+    return f"{_DELAY}.{bit:02d}"
 
 
 def _routing_word(queue: str) -> str:
@@ -179,60 +187,6 @@ def _routing_word(queue: str) -> str:
     return queue.replace(".", "~")
 
 
-def delay_declarations(*, queue_type: str) -> list[Any]:
-    """Return the declarations of the delay exchanges and delay queues.
-
-    Args:
-        queue_type: ``quorum`` or ``classic``.
-    """
-    kept: dict[str, Any] = {"x-queue-type": queue_type}
-    if queue_type == "quorum":
-        kept |= NO_DELIVERY_LIMIT
-    found: list[Any] = [
-        spec.Exchange.Declare(exchange=UNCLAIMED, type="fanout", durable=True),
-        spec.Queue.Declare(queue=UNCLAIMED, durable=True, arguments=kept),
-        _delay_exchange(UNDELIVERED, otherwise=UNCLAIMED),
-        _delay_exchange(DELIVERY, otherwise=UNDELIVERED),
-    ]
-    for bit in range(DELAY_QUEUES):
-        name = delay_name(bit)
-        arguments = {
-            "x-queue-type": queue_type,
-            "x-message-ttl": DELAY_UNIT_MS * 2**bit,
-            "x-dead-letter-exchange": next_exchange(bit),
-        }
-        if queue_type == "quorum":
-            arguments |= AT_LEAST_ONCE
-        found += [
-            _delay_exchange(name),
-            spec.Queue.Declare(queue=name, durable=True, arguments=arguments),
-        ]
-    return found
-
-
-def delay_bindings() -> list[Any]:
-    """Return the bindings of the delay queues and of the queue of unclaimed messages."""
-    found: list[Any] = [spec.Queue.Bind(queue=UNCLAIMED, exchange=UNCLAIMED)]
-    for bit in range(DELAY_QUEUES):
-        name, before = delay_name(bit), "*." * (DELAY_QUEUES - 1 - bit)
-        found += [
-            spec.Queue.Bind(queue=name, exchange=name, routing_key=f"{before}1.#"),
-            spec.Exchange.Bind(
-                destination=next_exchange(bit), source=name, routing_key=f"{before}0.#"
-            ),
-        ]
-    return found
-
-
-def _delivery_bindings(queue: str, dead_queue: str) -> list[Any]:
-    """Return the bindings for due messages and for due messages that no work queue took."""
-    pattern = f"#.{_routing_word(queue)}"
-    return [
-        spec.Queue.Bind(queue=queue, exchange=DELIVERY, routing_key=pattern),
-        spec.Queue.Bind(queue=dead_queue, exchange=UNDELIVERED, routing_key=pattern),
-    ]
-
-
-def _delay_exchange(name: str, *, otherwise: str | None = None) -> Any:
+def _topic_exchange(name: str, *, otherwise: str | None = None) -> Any:
     arguments = {"alternate-exchange": otherwise} if otherwise else None
     return spec.Exchange.Declare(exchange=name, type="topic", durable=True, arguments=arguments)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import dramatiq
+import pika
 import redis
 from dramatiq import Worker
 
 from formrelay.brokers.base import RelayBroker
+from formrelay.brokers.rabbitmq import codec
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.client import Publication
 from formrelay.brokers.redis.broker import RedisBroker
 
 T = TypeVar("T")
@@ -50,7 +53,8 @@ class Harness:
             client.rpush(keys.waiting(self.queue), "injected")
         elif isinstance(self.broker, RabbitBroker):
             self.broker.counts(self.queue)  # declares the queue
-            self.broker.client.publisher.publish("", self.queue, data, None)
+            head = codec.encoded(pika.BasicProperties(delivery_mode=2))
+            self.broker.client.publish([Publication(self.queue, "", self.queue, head, data)])
 
     def dead(self) -> list[Any]:
         return list(self.broker.dead_letters(self.queue))

@@ -71,7 +71,7 @@ def test_a_requeued_message_is_never_acknowledged(
     requeued: list[bool], chance: random.Random
 ) -> None:
     sent = Sent()
-    subscription = Subscription(sent, "jobs", number=1, prefetch=8)  # type: ignore[arg-type]
+    subscription = Subscription(sent, "jobs", prefetch=8)  # type: ignore[arg-type]
     numbers = list(enumerate(requeued, 1))
     chance.shuffle(numbers)
     for number, is_requeued in numbers:

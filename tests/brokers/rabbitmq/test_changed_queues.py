@@ -13,7 +13,7 @@ import pytest
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import publisher, topology
+from formrelay.brokers.rabbitmq import client, topology
 from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
 from tests.support.waiting import wait_until
@@ -149,8 +149,8 @@ def test_listing_keeps_dead_letters_although_the_server_limits_deliveries(
 ) -> None:
     """RabbitMQ 4 limits deliveries by default; here an argument of the queue does."""
     harness = make_harness()
-    declared = harness.broker.client.topology.dead_declaration(harness.queue)  # type: ignore[attr-defined]
-    assert declared.arguments["x-delivery-limit"] == 2**31 - 1
+    _, dead, *_ = harness.broker.client.topology.of_queue(harness.queue)  # type: ignore[attr-defined]
+    assert dead.arguments["x-delivery-limit"] == 2**31 - 1
     actor = harness.actor(_fail)
     harness.start()
     actor.send(1)
@@ -168,11 +168,11 @@ def test_connections_of_a_burst_are_closed_when_they_are_idle(
     harness = make_harness()
     actor = harness.actor(print, actor_name="collect")
     actor.send(0)
-    idle = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    idle = harness.broker.client._idle  # type: ignore[attr-defined]
     together = threading.Barrier(20)
 
     def send() -> None:
-        with harness.broker.client.publisher.connection():  # type: ignore[attr-defined]
+        with harness.broker.client.connection():  # type: ignore[attr-defined]
             together.wait(10)
 
     threads = [threading.Thread(target=send) for _ in range(20)]
@@ -181,7 +181,7 @@ def test_connections_of_a_burst_are_closed_when_they_are_idle(
     for thread in threads:
         thread.join()
     assert len(idle) == 20
-    monkeypatch.setattr(publisher, "_CLOSE_AFTER", 0.0)
+    monkeypatch.setattr(client, "_CLOSE_AFTER", 0.0)
     for number in range(25):
         actor.send(number)
     assert len(idle) == 1

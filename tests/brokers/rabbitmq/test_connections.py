@@ -17,8 +17,8 @@ import pytest
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
-from formrelay.brokers.rabbitmq import publisher
-from formrelay.brokers.rabbitmq.errors import PublishersBlocked
+from formrelay.brokers.rabbitmq import client
+from formrelay.brokers.rabbitmq.connection import PublishersBlocked
 from formrelay.brokers.rabbitmq.servers import servers
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
@@ -168,7 +168,7 @@ def test_a_connection_names_its_process(make_harness: MakeHarness, own_server: T
 @pytest.fixture
 def never_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let publishers check every connection before they use it."""
-    monkeypatch.setattr(publisher, "_CHECK_AFTER", -1.0)
+    monkeypatch.setattr(client, "_CHECK_AFTER", -1.0)
 
 
 def test_a_server_that_blocks_publishers_is_an_error_and_nothing_is_enqueued(

@@ -11,7 +11,7 @@ import pytest
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import topology
-from formrelay.brokers.rabbitmq.errors import PartlyRefused
+from formrelay.brokers.rabbitmq.client import PartlyRefused
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
 from tests.support.threads import at_once
@@ -83,9 +83,9 @@ def test_a_forked_child_and_its_parent_use_different_connections(harness: Harnes
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
-    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client._idle  # type: ignore[attr-defined]
     actor.send(3)
-    assert list(harness.broker.client.publisher._idle) == [connection]  # type: ignore[attr-defined]
+    assert list(harness.broker.client._idle) == [connection]  # type: ignore[attr-defined]
     assert harness.broker.counts(harness.queue).waiting == 3
 
 
@@ -95,7 +95,7 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_silently(
     harness = make_harness(url=f"{rabbitmq_url}?heartbeat=1")
     actor = harness.actor(print, actor_name="collect")
     actor.send(1)
-    (connection,) = harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    (connection,) = harness.broker.client._idle  # type: ignore[attr-defined]
 
     def is_dropped() -> bool:
         readable, _, _ = select.select([connection._socket], [], [], 0)
@@ -105,7 +105,7 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_silently(
     wait_until(is_dropped)
     actor.send(2)
     assert harness.broker.counts(harness.queue).waiting == 2
-    assert connection not in harness.broker.client.publisher._idle  # type: ignore[attr-defined]
+    assert connection not in harness.broker.client._idle  # type: ignore[attr-defined]
 
 
 def _ends(connection: Any) -> bool:
@@ -140,7 +140,7 @@ def test_returned_messages_do_not_block_the_publisher(
     harness = make_harness()
     harness.actor(print, actor_name="collect")
     from formrelay.brokers.rabbitmq import codec
-    from formrelay.brokers.rabbitmq.publisher import Publication
+    from formrelay.brokers.rabbitmq.client import Publication
 
     body = b"x" * 200_000
     lost = [
