@@ -5,8 +5,8 @@ A lost connection is replaced here, because Dramatiq would wait longer before it
 Threads: the receiving thread calls ``receive`` and uses the connection of the consumer. It is
 Dramatiq's consumer thread, or after :meth:`RabbitConsumer.close` the thread that drains the
 consumer. Dramatiq's worker threads and the async runner call ``apply``. They publish the messages
-that are retried, deferred or dead-lettered on connections of the publisher and wait for the
-confirms. They leave the acknowledgements to the receiving thread (:mod:`.settling`), which
+that are retried, deferred or dead-lettered on connections of the client and wait for the
+confirms. They leave the acknowledgements to the receiving thread (:mod:`.subscription`), which
 combines them.
 """
 
@@ -32,8 +32,8 @@ from . import codec
 from .client import RabbitClient
 from .crash_loops import Quarantine
 from .pauses import Pause
-from .settling import Settler, Tag, Unacked
-from .subscription import MAX_PREFETCH, MeanSize, Subscription
+from .settling import Settler
+from .subscription import MAX_PREFETCH, MeanSize, Subscription, Tag, Unacked
 
 logger = logging.getLogger("formrelay.brokers")
 

@@ -53,8 +53,7 @@ from ..errors import BrokerUnavailable
 from . import codec
 from .client import Publication, RabbitClient
 from .connection import ACCESS_REFUSED, ChannelClosed
-from .settling import Tag
-from .subscription import QUARANTINE_TAG, Subscription
+from .subscription import QUARANTINE_TAG, Subscription, Tag
 
 logger = logging.getLogger("formrelay.brokers")
 

@@ -4,16 +4,10 @@ A crash in between repeats messages and loses none. RabbitMQ may refuse a write:
 queue is full, the message is too large, or the user has no right to write. The message then stays
 in flight and the receiving thread publishes it again with back-off; other settlements do not wait
 for it.
-
-Worker threads (or the async runner) append the delivery tags that they have settled to a deque,
-without a lock. The receiving thread of the consumer empties the deque in each pass, and is woken
-if it sleeps.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +17,6 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Refused
 from ..settlement import Replacement, Settlement, Write
 from .client import PartlyRefused, PublishInterrupted, RabbitClient
-from .subscription import Subscription
 
 #: Splits or shrinks a replacement that is too large.
 Shrink = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]
@@ -173,134 +166,3 @@ class Settler:
 
 def _is_live(replacement: Replacement) -> bool:
     return all(tag.is_live for tag in replacement.tags)
-
-
-#: Seconds for which acknowledgements are gathered while jobs are short.
-_GATHER_SECONDS = 0.002
-
-
-class Tag:
-    """A delivery tag, with the subscription in which it is valid.
-
-    Every method may be called by any thread.
-
-    Attributes:
-        awaits_quarantine_run: the message is a suspect whose quarantine run is not counted yet.
-    """
-
-    __slots__ = ("awaits_quarantine_run", "delivery_tag", "subscription", "unacked")
-
-    def __init__(self, unacked: Unacked, subscription: Subscription, delivery_tag: int) -> None:
-        self.unacked = unacked
-        self.subscription = subscription
-        self.delivery_tag = delivery_tag
-        self.awaits_quarantine_run = False
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its connection is still open; if not, RabbitMQ redelivers the message."""
-        return self.subscription.connection.is_open
-
-    def acknowledge(self) -> None:
-        """Acknowledge the message."""
-        self.unacked._release(self, self.delivery_tag)
-
-    def keep(self) -> None:
-        """Leave the message unacknowledged, though no thread works on it any more."""
-        self.unacked._release(self, 0)
-
-    def requeue(self, at: float = 0.0) -> None:
-        """Put the message back on its queue.
-
-        Args:
-            at: monotonic seconds before which the message stays unacknowledged.
-        """
-        self.unacked._release(self, -self.delivery_tag, at)
-
-    def replace(self, delivery_tag: int) -> None:
-        """Refer to another delivery of the same message, the counted copy of a suspect."""
-        self.delivery_tag = delivery_tag
-        self.awaits_quarantine_run = False
-
-
-class Unacked:
-    """The messages of one consumer that worker threads have, and the tags that they released.
-
-    Attributes:
-        count: number of messages that worker threads have, as of the last :meth:`collect`.
-        released: number of tags released since the start.
-        alone: the tag of a final quarantine run, beside which no message may be delivered.
-        wakes: becomes readable when a sleeping receiving thread has tags to collect.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.released = 0
-        self.alone: Tag | None = None
-        self._is_asleep = False
-        #: The tag, its delivery tag when it was released (negative: requeue; 0: keep), and the
-        #: monotonic seconds before which it is not requeued.
-        self._released: deque[tuple[Tag, int, float]] = deque()
-        #: The messages to requeue later; used by the receiving thread alone.
-        self._to_requeue: list[tuple[float, Subscription, int]] = []
-        self.wakes, self._waker = socket.socketpair()
-        self.wakes.setblocking(False)
-        self._waker.setblocking(False)
-
-    def _release(self, tag: Tag, number: int, at: float = 0.0) -> None:
-        self._released.append((tag, number, at))
-        if self._is_asleep:
-            self._is_asleep = False  # it has to be woken only once
-            with contextlib.suppress(OSError):
-                self._waker.send(b"!")
-
-    def collect(self) -> None:
-        """Acknowledge or requeue the released tags; called by the receiving thread.
-
-        Tags of lost connections have no effect.
-        """
-        released = self._released
-        while released:
-            tag, number, at = released.popleft()
-            self.count -= 1
-            self.released += 1
-            if tag is self.alone:
-                self.alone = None
-            if number > 0:
-                tag.subscription.acknowledge(number)
-            elif number < 0 and at:
-                self._to_requeue.append((at, tag.subscription, -number))
-            elif number < 0:
-                tag.subscription.requeue(-number)
-
-    def next_due(self) -> float | None:
-        """When to call :meth:`requeue_due`, monotonic seconds; None if not at all."""
-        return min((at for at, _, _ in self._to_requeue), default=None)
-
-    def requeue_due(self, now: float) -> None:
-        """Requeue the messages that were to stay unacknowledged until ``now``."""
-        if not self._to_requeue:
-            return
-        for at, subscription, number in self._to_requeue:
-            if at <= now:
-                subscription.requeue(number)
-        self._to_requeue = [one for one in self._to_requeue if one[0] > now]
-
-    def sleep(self, subscription: Subscription, seconds: float) -> None:
-        """Wait until the server sends something or a tag is released, at most ``seconds``."""
-        if subscription.is_busy and self.count:
-            # With thousands of messages a second, being woken for each message costs more time
-            # than the message itself.
-            subscription.connection.read(min(seconds, _GATHER_SECONDS))
-            return
-        self._is_asleep = True
-        try:
-            # A tag that was released just before the flag was set does not wake this thread.
-            subscription.connection.read(0 if self._released else seconds)
-        finally:
-            self._is_asleep = False
-
-    def close(self) -> None:
-        """Close the wake-up sockets; tags that are released later have no effect."""
-        self.wakes.close()
-        self._waker.close()

@@ -1,4 +1,4 @@
-"""The subscription of one connection to one queue: its prefetch and its acknowledgements.
+"""The subscription of one connection to one queue: its prefetch, and the messages in flight.
 
 A consumer's prefetch cannot be changed, and quorum queues ignore the prefetch of a channel. So
 when jobs turn out to be short, the consumer is cancelled and replaced by a consumer with a larger
@@ -8,11 +8,18 @@ lost.
 
 Each consumer has a tag of its own: RabbitMQ 3.10 closes a connection that uses a tag again while
 messages of the earlier consumer are in flight.
+
+Worker threads (or the async runner) append the delivery tags that they have settled to a deque,
+without a lock. The receiving thread of the consumer empties the deque in each pass, and is woken
+if it sleeps.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from pika import spec
@@ -32,6 +39,8 @@ MAX_PREFETCH = 65_535
 _FULL_WITHIN = 0.02
 #: Seconds until the next attempt to replace the consumer.
 _RETRY_AFTER = 1.0
+#: Seconds for which acknowledgements are gathered while jobs are short.
+_GATHER_SECONDS = 0.002
 #: Number of acknowledgements that may wait for the delivery tags between them.
 _MAX_WAITING = 64
 
@@ -208,6 +217,133 @@ class Subscription:
             self.requeue(content.delivery_tag)
         self.connection.contents.clear()
         self.flush(all=True)
+
+
+class Tag:
+    """A delivery tag, with the subscription in which it is valid.
+
+    Every method may be called by any thread.
+
+    Attributes:
+        awaits_quarantine_run: the message is a suspect whose quarantine run is not counted yet.
+    """
+
+    __slots__ = ("awaits_quarantine_run", "delivery_tag", "subscription", "unacked")
+
+    def __init__(self, unacked: Unacked, subscription: Subscription, delivery_tag: int) -> None:
+        self.unacked = unacked
+        self.subscription = subscription
+        self.delivery_tag = delivery_tag
+        self.awaits_quarantine_run = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its connection is still open; if not, RabbitMQ redelivers the message."""
+        return self.subscription.connection.is_open
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message."""
+        self.unacked._release(self, self.delivery_tag)
+
+    def keep(self) -> None:
+        """Leave the message unacknowledged, though no thread works on it any more."""
+        self.unacked._release(self, 0)
+
+    def requeue(self, at: float = 0.0) -> None:
+        """Put the message back on its queue.
+
+        Args:
+            at: monotonic seconds before which the message stays unacknowledged.
+        """
+        self.unacked._release(self, -self.delivery_tag, at)
+
+    def replace(self, delivery_tag: int) -> None:
+        """Refer to another delivery of the same message, the counted copy of a suspect."""
+        self.delivery_tag = delivery_tag
+        self.awaits_quarantine_run = False
+
+
+class Unacked:
+    """The messages of one consumer that worker threads have, and the tags that they released.
+
+    Attributes:
+        count: number of messages that worker threads have, as of the last :meth:`collect`.
+        released: number of tags released since the start.
+        alone: the tag of a final quarantine run, beside which no message may be delivered.
+        wakes: becomes readable when a sleeping receiving thread has tags to collect.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.released = 0
+        self.alone: Tag | None = None
+        self._is_asleep = False
+        #: The tag, its delivery tag when it was released (negative: requeue; 0: keep), and the
+        #: monotonic seconds before which it is not requeued.
+        self._released: deque[tuple[Tag, int, float]] = deque()
+        #: The messages to requeue later; used by the receiving thread alone.
+        self._to_requeue: list[tuple[float, Subscription, int]] = []
+        self.wakes, self._waker = socket.socketpair()
+        self.wakes.setblocking(False)
+        self._waker.setblocking(False)
+
+    def _release(self, tag: Tag, number: int, at: float = 0.0) -> None:
+        self._released.append((tag, number, at))
+        if self._is_asleep:
+            self._is_asleep = False  # it has to be woken only once
+            with contextlib.suppress(OSError):
+                self._waker.send(b"!")
+
+    def collect(self) -> None:
+        """Acknowledge or requeue the released tags; called by the receiving thread.
+
+        Tags of lost connections have no effect.
+        """
+        released = self._released
+        while released:
+            tag, number, at = released.popleft()
+            self.count -= 1
+            self.released += 1
+            if tag is self.alone:
+                self.alone = None
+            if number > 0:
+                tag.subscription.acknowledge(number)
+            elif number < 0 and at:
+                self._to_requeue.append((at, tag.subscription, -number))
+            elif number < 0:
+                tag.subscription.requeue(-number)
+
+    def next_due(self) -> float | None:
+        """When to call :meth:`requeue_due`, monotonic seconds; None if not at all."""
+        return min((at for at, _, _ in self._to_requeue), default=None)
+
+    def requeue_due(self, now: float) -> None:
+        """Requeue the messages that were to stay unacknowledged until ``now``."""
+        if not self._to_requeue:
+            return
+        for at, subscription, number in self._to_requeue:
+            if at <= now:
+                subscription.requeue(number)
+        self._to_requeue = [one for one in self._to_requeue if one[0] > now]
+
+    def sleep(self, subscription: Subscription, seconds: float) -> None:
+        """Wait until the server sends something or a tag is released, at most ``seconds``."""
+        if subscription.is_busy and self.count:
+            # With thousands of messages a second, being woken for each message costs more time
+            # than the message itself.
+            subscription.connection.read(min(seconds, _GATHER_SECONDS))
+            return
+        self._is_asleep = True
+        try:
+            # A tag that was released just before the flag was set does not wake this thread.
+            subscription.connection.read(0 if self._released else seconds)
+        finally:
+            self._is_asleep = False
+
+    def close(self) -> None:
+        """Close the wake-up sockets; tags that are released later have no effect."""
+        self.wakes.close()
+        self._waker.close()
 
 
 #: About how many bytes of messages may be fetched and not yet settled.
