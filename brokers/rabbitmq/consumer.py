@@ -46,7 +46,6 @@ _COUNT_BYTES_ABOVE = 1_000
 #: Seconds that a connection stays open after its last acknowledgements: while its queue is slow,
 #: RabbitMQ's channel delays acknowledgements, and loses them when the connection ends.
 _CLOSE_AFTER = 0.5
-_NO_LIMITS = (None, None, None)
 #: Seconds that a stopping worker waits for the thread that drains a consumer closed by a pause.
 _DRAIN_SECONDS = 2.0
 
@@ -150,11 +149,11 @@ class RabbitConsumer(RelayConsumer):
         if self.is_closing or self.broker.is_stopping:
             return True
         unacked, sink_limit = self._unacked, self.sink_limit()
-        # A final run starts when no other message is in flight.
-        limits = (self._limit, sink_limit, 1 if self._final_runs else None)
-        if limits == _NO_LIMITS and unacked.alone is None:
+        if sink_limit is None and not (self._limit or unacked.alone or self._final_runs):
             return False
         unacked.collect()
+        # A final run starts when no other message is in flight.
+        limits = (self._limit, sink_limit, 1 if self._final_runs else None)
         return unacked.alone is not None or any(
             limit is not None and unacked.count >= limit for limit in limits
         )
