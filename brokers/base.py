@@ -25,8 +25,8 @@ from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
 from .async_runner import AsyncRunner
-from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions, Envelope
-from .envelope import encode
+from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions
+from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
 from .inspection import DeadFilter, Entry, QueueCounts

@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Any
 
 import dramatiq
-from dramatiq import Message
 from dramatiq.middleware import Middleware
 
 from ..core.clock import Clock
+from .envelope import Envelope
 
 #: Maximum delay of a message; RabbitMQ's delay queues end soon after.
 LONGEST_DELAY = timedelta(days=30)
@@ -59,22 +59,6 @@ class Batching:
     size: int
     wait: timedelta
     weight: Callable[[Mapping[str, Any]], int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A message to enqueue.
-
-    Attributes:
-        body: the message, encoded by ``envelope.py``.
-        due: unix milliseconds; None: now.
-        priority: 0 to 9, the highest first; None: 0.
-    """
-
-    message: Message[Any]
-    body: bytes
-    due: int | None
-    priority: int | None
 
 
 class BrokerContract(dramatiq.Broker, ABC):

@@ -14,6 +14,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +44,22 @@ _LONG_NUMBER = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 # Times and dataclasses are refused, since decode() would return another type.
 _STRICT = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message to enqueue.
+
+    Attributes:
+        body: the message, as :func:`encode` returns it.
+        due: unix milliseconds; None: now.
+        priority: 0 to 9, the highest first; None: 0.
+    """
+
+    message: Message[Any]
+    body: bytes
+    due: int | None
+    priority: int | None
 
 
 class Undecodable(BrokerError):

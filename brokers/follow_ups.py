@@ -28,7 +28,8 @@ from ..core.outcomes import Dead, Defer, Outcome
 from ..middleware import OF_THE_THREAD, Delivery
 from ..middleware.delivery import Batch
 from ..middleware.outcomes import Outcomes, decide
-from .contract import BrokerContract, Envelope
+from .contract import BrokerContract
+from .envelope import Envelope
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 
 logger = logging.getLogger("formrelay.brokers")

@@ -13,7 +13,8 @@ from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer
 from ..consumer import RelayConsumer
-from ..contract import BrokerOptions, Envelope
+from ..contract import BrokerOptions
+from ..envelope import Envelope
 from ..errors import BrokerRefused
 from ..inspector import Inspector
 from .client import RabbitClient

@@ -29,7 +29,7 @@ from pika import spec
 from ...core.clock import Clock
 from ...core.errors import BrokerError
 from ...core.failure import Failure
-from ..contract import Envelope
+from ..envelope import Envelope
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Write
 from . import codec

@@ -10,7 +10,7 @@ import redis
 
 from ...state.redis.client import repeated
 from ...state.redis.connection import answer_timeout, translated
-from ..contract import Envelope
+from ..envelope import Envelope
 from ..errors import BrokerRefused, NotReplicated
 from .commands import QueueCommands
 
