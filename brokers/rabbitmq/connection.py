@@ -194,7 +194,7 @@ class Connection:
         return answers, None
 
     def find(self, declaration: Any) -> Any:
-        """Call a passive declaration; returns the answer, or None if there is no such queue.
+        """Call a passive declaration; returns the answer, None if the queue or exchange is missing.
 
         Raises:
             ChannelClosed: it was refused for another reason; the connection stays open.

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formrelay.brokers.contract import BrokerOptions
+from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq import subscription as subscriptions
 from formrelay.brokers.rabbitmq import topology
 from formrelay.brokers.rabbitmq.subscription import MAX_BYTES, MeanSize
@@ -204,12 +205,11 @@ def test_a_retried_message_keeps_its_priority(make_harness: MakeHarness, channel
     actor = harness.actor(fail, policy=policy)
     harness.start()
     actor.send_with_options(broker_priority=7)
-    # It waits in one of the delay queues.
-    rungs = [topology.delay_name(rung) for rung in range(topology.DELAY_QUEUES)]
+    delay_queues = [topology.delay_name(bit) for bit in range(topology.DELAY_QUEUES)]
 
     def waiting() -> Any:
-        for rung in rungs:
-            method, properties, _ = channel.basic_get(rung, auto_ack=True)
+        for delay_queue in delay_queues:
+            method, properties, _ = channel.basic_get(delay_queue, auto_ack=True)
             if method is not None:
                 return properties
         return None
@@ -225,8 +225,6 @@ def test_a_dead_letter_that_is_refused_is_written_later(harness: Harness) -> Non
     write, failures = harness.broker.client.write, [2]  # type: ignore[attr-defined]
 
     def write_later(*arguments: Any) -> None:
-        from formrelay.brokers.errors import BrokerUnavailable
-
         if failures[0]:
             failures[0] -= 1
             raise BrokerUnavailable("not now")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import struct
+import termios
 from typing import Any
 
 import pytest
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
-from formrelay.brokers.rabbitmq import topology
-from formrelay.brokers.rabbitmq.client import PartlyRefused
+from formrelay.brokers.rabbitmq import codec, topology
+from formrelay.brokers.rabbitmq.client import PartlyRefused, Publication
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
 from tests.support.threads import at_once
@@ -109,10 +112,6 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_silently(
 
 
 def _ends(connection: Any) -> bool:
-    import fcntl
-    import struct
-    import termios
-
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     unread = struct.unpack("i", fcntl.ioctl(connection, termios.FIONREAD, b"\0" * 4))[0]
@@ -139,9 +138,6 @@ def test_returned_messages_do_not_block_the_publisher(
     channel.exchange_declare("nowhere", exchange_type="fanout", durable=True)
     harness = make_harness()
     harness.actor(print, actor_name="collect")
-    from formrelay.brokers.rabbitmq import codec
-    from formrelay.brokers.rabbitmq.client import Publication
-
     body = b"x" * 200_000
     lost = [
         Publication(unique, "nowhere", unique, codec.properties(str(number)), body)

@@ -152,7 +152,7 @@ def test_a_missing_queue_that_may_not_be_declared_is_named(
         BrokerRefused, match=f"expected 'dlx.{unique}' to exist, or the right to declare"
     ):
         actor.send(1)
-    # It may declare its own queues, and no other.
+    # The user may declare its own queues, and no others.
     own = rf"^(dlx\.|dlq\.|formrelay\.(trial|running|paused)\.)?{unique}(\..*)?$"
     harness = make_harness(url=login("own", (own, ".*", ".*")))
     harness.actor(print, actor_name="job").send(1)
