@@ -216,17 +216,17 @@ class AsyncRunner:
             if not attempt.is_performed:
                 await self._perform(attempt)
             while delivery.carry_on and not await self._in_thread(attempt, delivery.carry_on):
-                await asyncio.sleep(_RETRY_SECONDS)
-        except asyncio.CancelledError:  # the event loop stops
-            raise
+                await self._pause()
         except BaseException as error:  # raised by a hook, such as SystemExit
+            if self._is_cancellation_of_stop(error):
+                raise
             delivery.outcome, delivery.failed = None, False
             self._say(attempt, "a hook ended an attempt", error)
         delivery.carry_on = None
         try:
             if not (attempt.consumer.settles_at_once(delivery) and self._settle(attempt)):
                 while not await self._in_thread(attempt, partial(self._settle, attempt)):
-                    await asyncio.sleep(_RETRY_SECONDS)
+                    await self._pause()
         except BaseException as error:
             # The broker delivers the message again after this process has ended.
             self._say(attempt, "an attempt was not settled", error)
@@ -293,7 +293,28 @@ class AsyncRunner:
             is_left.wait()
             return attempt.context.run(do)
 
-        return await loop.run_in_executor(executor or self._settling, call)
+        return await self._finish(loop.run_in_executor(executor or self._settling, call))
+
+    async def _pause(self) -> None:
+        """Wait until the next try to reach the broker."""
+        await self._finish(asyncio.ensure_future(asyncio.sleep(_RETRY_SECONDS)))
+
+    async def _finish(self, step: asyncio.Future[Any]) -> Any:
+        """Await a step of the runner, which only the end of the event loop cancels.
+
+        The actor, or a task or timer that it left behind, may cancel the task of the attempt after
+        the actor has ended. That must not prevent the settlement.
+        """
+        while not step.done():
+            try:
+                await asyncio.wait([step])
+            except asyncio.CancelledError as error:
+                if self._is_cancellation_of_stop(error):
+                    raise
+        return step.result()
+
+    def _is_cancellation_of_stop(self, error: BaseException) -> bool:
+        return self._is_stopping and isinstance(error, asyncio.CancelledError)
 
     def _settle(self, attempt: AsyncAttempt) -> bool:
         """Settle the delivery of an attempt; returns False if the broker is unavailable."""

@@ -208,6 +208,54 @@ def test_a_stopping_worker_cancels_and_requeues_slow_jobs(
     assert harness.dead() == []  # its only attempt was not used
 
 
+@pytest.mark.parametrize("sends", [True, False], ids=["with a callback", "without a callback"])
+@pytest.mark.parametrize("kind", ["returns", "raises"])
+def test_a_cancellation_left_behind_does_not_prevent_the_settlement(
+    harness: Harness, kind: str, sends: bool
+) -> None:
+    """The actor cancels its own task, and ends before the cancellation arrives."""
+    done: list[str] = []
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if kind == "raises":
+            raise ValueError
+
+    async def note(_message: Any, _result: Any) -> None:
+        done.append("followed")
+
+    awaiting(harness, note)
+    options = {"on_success": "note", "on_failure": "note"} if sends else {}
+    awaiting(harness, work, policy=ONCE, **options).send()
+    harness.start(threads=1, timeout=2000)
+    if kind == "raises":
+        (letter,) = wait_until(harness.dead)
+        assert letter.failure.error.endswith("ValueError")
+    wait_until(harness.is_empty)
+    wait_until(lambda: len(done) == sends)
+    assert harness.broker.async_runner.running(harness.queue) == 0
+
+
+def test_a_hook_that_raises_cancelled_error_ends_no_attempt_without_settling(
+    harness: Harness,
+) -> None:
+    class Cancels(Middleware):
+        def after_process_message(self, _broker: Any, _message: Any, **_: Any) -> None:
+            raise asyncio.CancelledError
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    harness.broker.add_middleware(Cancels())
+    awaiting(harness, work, policy=ONCE).send()
+    harness.start(threads=1)
+    (letter,) = wait_until(harness.dead)
+    assert letter.failure.reason is Reason.UNDECIDED
+    wait_until(lambda: harness.broker.async_runner.running(harness.queue) == 0)
+
+
 def test_errors_of_hooks_and_tasks_affect_no_other_attempt(harness: Harness) -> None:
     done: list[int] = []
 
