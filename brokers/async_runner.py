@@ -92,10 +92,14 @@ class AsyncRunner:
             except IndexError:
                 return found
 
-    def running(self, queue_name: str) -> int:
-        """Number of attempts that are started or performed, and not yet settled."""
-        queue = self._queue(queue_name)
-        return len(queue.performed) + queue.running
+    def running(self, queue_name: str | None = None) -> int:
+        """Number of attempts of a queue that are started or performed, and not yet settled.
+
+        Args:
+            queue_name: None for the attempts of all queues.
+        """
+        queues = list(self._queues.values()) if queue_name is None else [self._queue(queue_name)]
+        return sum([len(queue.performed) + queue.running for queue in queues])
 
     def long(self, queue_name: str) -> int:
         """Number of running attempts that no longer count against the concurrency limit."""

@@ -91,6 +91,8 @@ class RelayBroker(BrokerContract):
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal in ("worker_boot", "worker_shutdown"):
             self.is_stopping = signal == "worker_shutdown"
+        if signal == "consumer_thread_shutdown" and args[0].consumer is not None:
+            args[0].consumer.finish()
         for middleware in self._listeners(f"before_{signal}", args):
             try:
                 getattr(middleware, f"before_{signal}")(self, *args, **kwargs)

@@ -135,13 +135,17 @@ class CoalescingConsumer(RelayConsumer):
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         self._inner.requeue(_parts(messages))
 
-    def close(self) -> None:
-        """Requeue the messages of open batches, then close."""
+    def finish(self) -> None:
+        """Requeue the messages of open batches, then finish."""
         waiting = [part for batch in self._open.values() for part in batch.parts]
         waiting += self._received
         self._open.clear()
         self._received.clear()
         self._inner.requeue(waiting)
+        self._inner.finish()
+
+    def close(self) -> None:
+        self.finish()
         self._inner.close()
 
 

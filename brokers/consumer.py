@@ -9,6 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import timedelta
+from threading import Lock
 from typing import Any
 
 import dramatiq
@@ -53,6 +54,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         #: Whether the consumer is closing: it delivers no more messages, and still settles.
         self.is_closing = False
         self._throttles = broker.throttles(queue_name)
+        self._finish_lock = Lock()
+        #: When running attempts are interrupted, monotonic seconds; None before :meth:`finish`.
+        self._finish_until: float | None = None
 
     def __next__(self) -> MessageProxy | None:
         delivery = self.receive(self.timeout)
@@ -88,21 +92,34 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def finish(self) -> None:
         """Stop delivering messages, and settle until no attempt of an ``async`` actor runs.
 
-        Attempts that still run after 60 s are interrupted.
+        Attempts that still run after 60 s are interrupted. When the worker stops, the consumer
+        threads of all queues call this at the same time and wait for the attempts of all queues:
+        Dramatiq closes the consumers one after the other, and until then each must keep its
+        connection alive and send its settlements. The call by ``close()`` then finds nothing to
+        wait for.
         """
-        runner = self.broker.async_runner
-        self.is_closing = True
-        self.requeue(runner.take_back(self.queue_name))
-        deadline = self.broker.clock.monotonic() + _FINISH_SECONDS
-        while count := runner.running(self.queue_name):
+        with self._finish_lock:  # close() may come while the consumer thread is in here
+            self.is_closing = True
+            self.requeue(self.broker.async_runner.take_back(self.queue_name))
             now = self.broker.clock.monotonic()
-            if now > deadline:
+            if self._finish_until is None:
+                self._finish_until = now + _FINISH_SECONDS
+                self._wait_for_attempts(self._finish_until, of_all_queues=self.broker.is_stopping)
+            elif now <= self._finish_until + _INTERRUPT_SECONDS:
+                self._wait_for_attempts(self._finish_until)
+
+    def _wait_for_attempts(self, until: float, *, of_all_queues: bool = False) -> None:
+        runner = self.broker.async_runner
+        while runner.running(None if of_all_queues else self.queue_name):
+            now = self.broker.clock.monotonic()
+            if now > until:
                 runner.interrupt(self.queue_name)
-            if now > deadline + _INTERRUPT_SECONDS:
-                logger.error(
-                    "closed while attempts were running; their messages will run again",
-                    extra={"queue": self.queue_name, "attempts": count},
-                )
+            if now > until + _INTERRUPT_SECONDS:
+                if count := runner.running(self.queue_name):
+                    logger.error(
+                        "closed while attempts were running; their messages will run again",
+                        extra={"queue": self.queue_name, "attempts": count},
+                    )
                 return
             self.receive(0.1)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq.middleware import AsyncIO, Middleware
 
@@ -254,6 +256,39 @@ def test_a_hook_that_raises_cancelled_error_ends_no_attempt_without_settling(
     (letter,) = wait_until(harness.dead)
     assert letter.failure.reason is Reason.UNDECIDED
     wait_until(lambda: harness.broker.async_runner.running(harness.queue) == 0)
+
+
+def test_a_stopping_worker_waits_for_all_queues_at_the_same_time(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dramatiq closes the consumers one after the other."""
+    monkeypatch.setattr(consumer, "_FINISH_SECONDS", 1.0)
+    begun: list[int] = []
+    cancelled: list[float] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(time.monotonic())
+            raise
+
+    for number in range(3):
+        dramatiq.actor(
+            work,
+            actor_name=f"work{number}",
+            broker=harness.broker,
+            queue_name=f"{harness.queue}.{number}",
+            in_flight=2,
+        ).send(number)
+    harness.start(threads=1)
+    wait_until(lambda: len(begun) == 3)
+    since = time.monotonic()
+    harness.stop()
+    assert len(cancelled) == 3
+    assert max(cancelled) - min(cancelled) < 0.9
+    assert time.monotonic() - since < 10
 
 
 def test_errors_of_hooks_and_tasks_affect_no_other_attempt(harness: Harness) -> None:
