@@ -37,6 +37,7 @@ another final run.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -60,6 +61,8 @@ logger = logging.getLogger("formrelay.brokers")
 #: Seconds until a new quorum queue survives a server that is killed: RabbitMQ writes its name to
 #: disk about one second late. No quarantine run starts before.
 _REGISTERED_AFTER = 2.0
+#: Seconds between two checks, while a thread waits for a copy, whether the connection is lost.
+_CHECK_LIVE_SECONDS = 0.1
 DEATHS_HEADER = "x-formrelay-deaths"
 QUARANTINE_HEADER = "x-formrelay-trial"
 #: Headers that RabbitMQ adds to a message that passes through the quarantine queue.
@@ -261,6 +264,7 @@ class Quarantine:
             BrokerUnavailable, BrokerRefused: the message must not run.
         """
         Event().wait(max(0.0, self._safe_at - self._client.clock.monotonic()))
+        _check_live(tag)
         properties = suspect.content.properties
         headers = dict(properties.headers or {})
         for name in _RABBITMQ_HEADERS:
@@ -274,11 +278,14 @@ class Quarantine:
         )
         try:
             self._client.publish([copy])
-            if not has_arrived.wait(self._options.connect_timeout.total_seconds()):
-                raise BrokerUnavailable(
-                    f"expected RabbitMQ to deliver a message that it confirmed to {self.queue!r}, "
-                    "got nothing"
-                )
+            deadline = time.monotonic() + self._options.connect_timeout.total_seconds()
+            while not has_arrived.wait(_CHECK_LIVE_SECONDS):
+                _check_live(tag)
+                if time.monotonic() >= deadline:
+                    raise BrokerUnavailable(
+                        "expected RabbitMQ to deliver a message that it confirmed to "
+                        f"{self.queue!r}, got nothing"
+                    )
         finally:
             self._awaited.pop(key, None)
 
@@ -305,3 +312,15 @@ class Quarantine:
         tag.replace(content.delivery_tag)
         has_arrived.set()
         return True
+
+
+def _check_live(tag: Tag) -> None:
+    """Check that the connection of a suspect is open; its copy could not replace it otherwise.
+
+    Raises:
+        BrokerUnavailable: the connection was lost, and RabbitMQ redelivers the message.
+    """
+    if not tag.is_live:
+        raise BrokerUnavailable(
+            "the connection to RabbitMQ was lost before the message could run; it is redelivered"
+        )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ import pika
 import pytest
 from dramatiq.middleware import Middleware
 
+from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEADER
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
@@ -309,3 +311,17 @@ def test_a_suspect_that_waits_for_its_queue_delays_no_other_settlement(
     wait_until(lambda: len(events) == 2)
     assert events == ["fail is settled", "suspect runs"]
     wait_until(harness.is_empty)
+
+
+def test_a_suspect_of_a_lost_connection_publishes_no_copy(
+    harness: Harness, rabbitmq_url: str
+) -> None:
+    """Otherwise each suspect would wait for its copy until the time-out."""
+    send_suspect(harness, rabbitmq_url, harness.actor(lambda: None, actor_name="work"))
+    consumer = harness.broker.consume(harness.queue, prefetch=1, timeout=200)
+    suspect = wait_until(lambda: next(consumer))
+    consumer._subscription.connection._socket.shutdown(2)
+    wait_until(lambda: next(consumer) is not None)  # redelivered on another connection
+    with pytest.raises(BrokerUnavailable, match="redelivered"):
+        suspect.count_quarantine_run()
+    consumer.close()
