@@ -237,7 +237,7 @@ def test_a_cancellation_left_behind_does_not_prevent_the_settlement(
         assert letter.failure.error.endswith("ValueError")
     wait_until(harness.is_empty)
     wait_until(lambda: len(done) == sends)
-    assert harness.broker.async_runner.running(harness.queue) == 0
+    wait_until(lambda: harness.broker.async_runner.running(harness.queue) == 0)
 
 
 def test_a_hook_that_raises_cancelled_error_ends_no_attempt_without_settling(

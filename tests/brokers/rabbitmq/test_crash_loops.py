@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -318,7 +317,7 @@ def test_a_suspect_of_a_lost_connection_publishes_no_copy(
 ) -> None:
     """Otherwise each suspect would wait for its copy until the time-out."""
     send_suspect(harness, rabbitmq_url, harness.actor(lambda: None, actor_name="work"))
-    consumer = harness.broker.consume(harness.queue, prefetch=1, timeout=200)
+    consumer: Any = harness.broker.consume(harness.queue, prefetch=1, timeout=200)
     suspect = wait_until(lambda: next(consumer))
     consumer._subscription.connection._socket.shutdown(2)
     wait_until(lambda: next(consumer) is not None)  # redelivered on another connection
