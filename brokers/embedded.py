@@ -204,6 +204,8 @@ def _start_server(home: Path, socket: Path, port: int | None) -> None:
         # A killed server loses no job; a power failure loses the jobs of at most one second.
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
+        # A title would overwrite the environment, by which tools find servers of killed keepers.
+        "set-proc-title": "no",
     }
     server = subprocess.Popen(  # noqa: S603 - the program of the package
         [get_binary_path(), "-"], stdin=subprocess.PIPE, stdout=sys.stderr, stderr=sys.stderr
