@@ -1,6 +1,6 @@
 """Publishes with confirms, on a pool of connections that all threads of a process share.
 
-The errors that callers handle in different ways::
+The errors that callers handle in different ways (from servers.py, connection.py and this file)::
 
     BrokerUnavailable
         NoAnswer            RabbitMQ did not answer in time
@@ -163,7 +163,10 @@ class RabbitClient:
         idle = self._idle
         idle.append(connection)
         # Close one connection at a time, so that no send waits for many to close.
-        oldest = idle.popleft()
+        try:
+            oldest = idle.popleft()
+        except IndexError:  # another thread has taken it meanwhile
+            return
         if oldest is not connection and time.monotonic() - oldest.received_at > _CLOSE_AFTER:
             oldest.close()
         else:
