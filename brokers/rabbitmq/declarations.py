@@ -5,6 +5,8 @@
 - A classic delay queue or dead-letter queue is on a node that is down: all other queues are
   declared, and RabbitMQ refuses writes to that queue. RabbitMQ 4 does not even answer the
   declaration.
+
+:func:`check_rights` finds out whether the user may also send, fetch and settle.
 """
 
 from __future__ import annotations
@@ -58,16 +60,18 @@ class Declared:
             BrokerRefused: an existing queue or exchange differs; the text names the differences.
             BrokerUnavailable
         """
-        ready = self._ready
-        missing = [queue for queue in queues if queue not in ready]
+        missing = [queue for queue in queues if queue not in self._ready]
         if self._has_delays and not missing:
             return
         topology = self._topology
         with self._lock:
+            ready = self._ready
             if not self._has_delays:
                 self._declare(connection, topology.of_delays())
                 self._has_delays = True
             for queue in missing:
+                if queue in ready:  # another thread has declared it meanwhile
+                    continue
                 exchange, *others = topology.of_queue(queue)
                 # A foreign exchange may be of any type.
                 is_known = topology.is_foreign_exchange(queue) and connection.find(
