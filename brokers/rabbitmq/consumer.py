@@ -368,5 +368,5 @@ class RabbitConsumer(RelayConsumer):
                 Event().wait(_CLOSE_AFTER)
             self._quarantine.detach(subscription)
         self._subscription = None
+        subscription.connection.close()  # before the wake-up sockets, which it polls
         self._unacked.close()
-        subscription.connection.close()
