@@ -51,6 +51,7 @@ class NativeClickHouse(HostClickHouse):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._driver = import_driver("clickhouse_driver", extra="clickhouse")
+        import_driver("lz4", extra="clickhouse")  # the driver needs it to compress blocks
         self._local = threading.local()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
