@@ -287,7 +287,11 @@ class AsyncRunner:
         do: Callable[[], Any],
         executor: ThreadPoolExecutor | None = None,
     ) -> Any:
-        """Call ``do``, which may block, in the settling thread and the context of the attempt."""
+        """Call ``do``, which may block, in another thread and in the context of the attempt.
+
+        Args:
+            executor: the thread; None: the settling thread.
+        """
         loop = self.loop
         is_left = threading.Event()
         # A context cannot be entered twice: the thread waits until the task has left it.
