@@ -118,12 +118,14 @@ class InFlight:
         self.bytes -= pending.bytes
         self.forget(settled_tags(pending.settlement))
         self.forget(pending.requeued)
-        self.tags.update((id, id) for id, _, _ in fetched)
         if taken_over:
             self._taken_over |= bodies_of(pending.deliveries, taken_over)
         if self._taken_over:
+            # If this raises, the fetched messages are lost here: they have no tags yet, so that
+            # the consumer finds them in Redis and requeues them.
             self._commands.remove_done(self._queue, self._taken_over)
             self._taken_over = {}
+        self.tags.update((id, id) for id, _, _ in fetched)
         return wait, fetched
 
     def _send(self, pending: Pending, limit: int) -> tuple[int, list[Fetched], list[bytes]]:
