@@ -31,7 +31,7 @@ class RedisBroker(RelayBroker):
     """Queues in a Redis (or Valkey) server.
 
     Args:
-        url: as in :func:`.connection.connect_redis`.
+        url: see :func:`~formrelay.state.redis.connection.connect_redis`.
         namespace: the prefix of every key; stock Dramatiq uses ``dramatiq``.
         wait_replicas: number of replicas that must have a message before ``send()`` returns.
         wait_timeout: how long ``send()`` waits for the replicas.
