@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from pika import spec
 
+from ...core.process import current_pid
 from ..errors import BrokerRefused, BrokerUnavailable
 from .connection import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, Connection
 from .servers import NoAnswer
@@ -47,6 +48,7 @@ class Declared:
         self._unanswered: dict[str, float] = {}
         # RabbitMQ declares slowly: threads that send at the same time declare each queue once.
         self._lock = threading.RLock()
+        self._pid = current_pid()
 
     def forget(self) -> None:
         """Declare everything again next time: the server may have lost its queues."""
@@ -64,6 +66,8 @@ class Declared:
         if self._has_delays and not missing:
             return
         topology = self._topology
+        if self._pid != current_pid():  # after a fork, during which a thread may have held the lock
+            self._lock, self._pid = threading.RLock(), current_pid()
         with self._lock:
             ready = self._ready
             if not self._has_delays:
