@@ -73,16 +73,19 @@ def one_for_each_host(url: str) -> list[str]:
 def _check_parts(text: str, scheme: str, *, plain: bool) -> None:
     parts = _split(text)
     if parts is None or re.search(r"\s", text):
+        is_path = scheme in _HOSTLESS
         raise Expected(
-            f"be a URL like {scheme}://user:password@host:port",
+            f"be a URL like {scheme}://{'/path' if is_path else 'user:password@host:port'}",
             got="a URL that cannot be parsed",
-            advice="percent-encode special characters in its user and password",
+            advice="percent-encode special characters in its "
+            + ("path" if is_path else "user and password"),
         )
     # A '${HOST}' that nobody filled in is no host either.
     host = parts.hostname or ""
     if scheme not in _HOSTLESS and not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+(%\w+)?", host):
         raise Expected("be a URL with a host name", got="none", advice="name the host")
-    if plain and (parts.username is not None or parts.query or parts.fragment):
+    # Also an empty query or fragment: a path is appended to the URL.
+    if plain and (parts.username is not None or re.search("[?#]", text)):
         raise Expected(
             "be a URL without user, password, query and fragment",
             got="one of them",
