@@ -117,7 +117,7 @@ class RabbitInspector(Inspector):
             if (found := self.dead_letter(name, id)) is not None:
                 return found
         raise NotAvailable(
-            f"finding a job that is no dead letter ({id!r} is not among the dead letters)"
+            f"finding a job that is not dead-lettered ({id!r} is not among the dead letters)"
         )
 
     def run_now(self, queue: str, id: str) -> bool:

@@ -117,8 +117,8 @@ class Settler:
         """Publish the messages of replacements.
 
         Returns:
-            For each replacement: what to write next time, None if all of it was written. And the
-            first error.
+            For each replacement, the replacements to write next time, or None if all its messages
+            are written; and the first error, None if there is none.
 
         Raises:
             BrokerUnavailable
@@ -139,7 +139,7 @@ class Settler:
         return left, next(iter(errors.values()), None)
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
-        """Return what to write next time: smaller replacements if this one was too large."""
+        """Return the replacements to write next time, smaller if this replacement was too large."""
         delivery = pending.delivery
         if delivery is None or not (isinstance(error, PublishInterrupted) and error.is_too_large):
             return [pending]
