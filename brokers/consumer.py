@@ -171,9 +171,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:
             all_done = not isinstance(delivery, Batch) or delivery.part_outcomes is None
-            if not (all_done and isinstance(outcome, Done)):
-                delivery = self._decode_again(delivery)
-            return settlement_of(delivery, outcome, self.broker.clock.time())
+            is_done = all_done and isinstance(outcome, Done)
+            fresh = delivery if is_done else self._decode_again(delivery)
+            return settlement_of(fresh, outcome, self.broker.clock.time())
         except Exception as error:
             if not isinstance(delivery, Batch) or delivery.was_stored:
                 return self._settle_raw(delivery, error)
