@@ -67,6 +67,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("API_URL", "http://", "a URL with a host name"),
     ("API_URL", "https://u:hunter2@h", "without user, password, query and fragment"),
     ("API_URL", "https://h/?key=hunter2", "without user, password, query and fragment"),
+    ("API_URL", "https://h/a?", "without user, password, query and fragment"),
 ]  # fmt: skip
 
 

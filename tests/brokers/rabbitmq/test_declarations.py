@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
 
 from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.rabbitmq.connection import Connection
 from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.waiting import wait_until
@@ -117,3 +119,29 @@ def test_a_missing_adopted_queue_is_an_error(make_harness: MakeHarness, unique: 
         BrokerRefused, match=f"expected the adopted queues to exist .* no queue '{unique}'"
     ):
         harness.broker.ping()
+
+
+def test_threads_that_send_at_the_same_time_declare_a_queue_once(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_harness()
+    actor = harness.actor(lambda: None, actor_name="work")
+    declared: list[str] = []
+    declare = Connection.try_calls
+
+    def counted(connection: Connection, methods: Any) -> Any:
+        declared.extend(
+            method.queue for method in methods if getattr(method, "queue", "") == harness.queue
+        )
+        return declare(connection, methods)
+
+    monkeypatch.setattr(Connection, "try_calls", counted)
+    threads = [threading.Thread(target=actor.send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    once = len(declared)
+    harness.broker.client.declared.forget()
+    actor.send()
+    assert once == len(declared) - once > 0
