@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any
 
 from pydantic import (
     Field,
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
+    model_validator,
 )
 
 from ..config import WorkerSettings, get_settings
@@ -14,9 +20,11 @@ from ..core.errors import InvalidJob, SinkTransient
 from ..core.retry import RetryPolicy
 from ..sinks.api import SavedSubmission
 from .job import job_actor
-from .model import ApiId, Job, JobModel
+from .model import ApiId, Job, JobModel, only
 from .resources import api, api_throttle
 from .submissions import Submission, tell_of
+
+logger = logging.getLogger("formrelay.payments")
 
 #: About an hour: an event may arrive before its submission is saved.
 _ATTEMPTS = 60
@@ -24,59 +32,113 @@ _ATTEMPTS = 60
 _STATUS = {
     "payment_intent.succeeded": "completed",
     "checkout.session.completed": "completed",
+    "checkout.session.async_payment_succeeded": "completed",
+    "checkout.session.async_payment_failed": "payment_failed",
     "payment_intent.payment_failed": "payment_failed",
     "charge.refunded": "refunded",
 }
 
 
-class PaymentMetadata(JobModel):
+def _plain(value: Any) -> Any:
+    """Convert the objects of the package ``stripe`` to dictionaries, in all its versions.
+
+    Until version 12 they are dictionaries of a class of their own, later no dictionaries. Other
+    values are returned unchanged.
+    """
+    if type(value) is not dict and hasattr(type(value), "to_dict"):
+        value = value.to_dict()
+    match value:
+        case Mapping():
+            return {name: _plain(item) for name, item in value.items()}
+        case list():
+            return [_plain(item) for item in value]
+        case Decimal():  # the package makes it of a text
+            return str(value)
+        case datetime():
+            return value.isoformat()
+    return value
+
+
+class StripeModel(JobModel):
+    """The base of the parts of an event, which may be objects of the package ``stripe``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_objects_of_stripe(cls, value: Any) -> Any:
+        is_stripes = type(value) is not dict and hasattr(type(value), "to_dict")
+        return _plain(value) if is_stripes else value
+
+
+class PaymentMetadata(StripeModel):
     """The metadata that the form platform set on the payment."""
 
-    submission_id: ApiId
+    submission_id: ApiId | None = None
 
 
-class PaymentObject(JobModel):
+class PaymentObject(StripeModel):
     """The payment intent, checkout session or charge of an event."""
 
-    metadata: PaymentMetadata
+    metadata: PaymentMetadata | None = None
 
     def unchecked(self, name: str) -> Any:
         """A field of Stripe's that the schema does not check; None if it is missing."""
         return (self.model_extra or {}).get(name)
 
 
-class EventData(JobModel):
+class EventData(StripeModel):
     """The field ``data`` of an event."""
 
     object: PaymentObject
 
 
-class StripeEvent(JobModel):
+class StripeEvent(StripeModel):
     """An event of Stripe (https://docs.stripe.com/api/events/object)."""
 
     id: str = Field(min_length=1, max_length=200)
-    type: Literal[
-        "payment_intent.succeeded",
-        "payment_intent.payment_failed",
-        "checkout.session.completed",
-        "charge.refunded",
-    ]
+    type: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[a-z0-9_.]+$",
+        json_schema_extra={**only("a-z0-9_.")},
+        description="Any type of Stripe's; events of other types than those of payments are "
+        "ignored.",
+    )
     created: int = Field(ge=0, lt=2**63, description="Unix seconds.")
     data: EventData
 
+    @property
+    def submission_id(self) -> str | None:
+        """The submission that is paid; None if the metadata names none."""
+        metadata = self.data.object.metadata
+        return None if metadata is None else metadata.submission_id
 
-def status_of(event: StripeEvent) -> str | None:
-    """The payment status that an event sets on its submission; None for no change.
 
-    A checkout may be completed while its payment is pending (``payment_status`` is ``unpaid``, for
-    example for a bank transfer), and a charge may be refunded in part.
-    """
+def why_ignored(event: StripeEvent) -> str | None:
+    """Why an event changes no submission; None if it does."""
     about = event.data.object
+    if event.type not in _STATUS:
+        return "not a payment event that formrelay uses"
+    if event.submission_id is None:
+        return "no submissionId in the metadata"
     if event.type == "checkout.session.completed" and about.unchecked("payment_status") == "unpaid":
-        return None
+        # For example a bank transfer: another event reports its payment.
+        return "payment pending"
     if event.type == "charge.refunded" and about.unchecked("refunded") is False:
-        return None
-    return _STATUS[event.type]
+        return "refunded in part"
+    return None
+
+
+@cache
+def _warn_of_missing_id(event_type: str) -> None:
+    """Log once a process that events of a type name no submission.
+
+    That is usual for payments of another product in the same account. Otherwise it is a mistake of
+    the program that made the payment, and the submission would stay unpaid.
+    """
+    logger.warning(
+        "payment event without a submission: expected metadata.submissionId",
+        extra={"event_type": event_type},
+    )
 
 
 class SubmissionMissing(SinkTransient):
@@ -102,14 +164,18 @@ def _policy(worker: WorkerSettings) -> RetryPolicy:
 def update_payment(job: Job[StripeEvent]) -> None:
     """Report the status to the API, and send webhooks when the submission is completed.
 
-    The API ignores older events. An event that arrives twice sends the webhooks twice, with the
-    same webhook-ids.
+    Other events are done and change nothing; the line of the attempt says why. The API ignores
+    older events. An event that arrives twice sends the webhooks twice, with the same webhook-ids.
     """
-    event = job.payload
-    status = status_of(event)
-    if status is None:
+    event, id = job.payload, job.payload.submission_id
+    job.fields["event_type"] = event.type
+    why = why_ignored(event)
+    if why is not None or id is None:
+        job.fields["ignored"] = why
+        if event.type in _STATUS and id is None:
+            _warn_of_missing_id(event.type)
         return
-    id = event.data.object.metadata.submission_id
+    status = _STATUS[event.type]
     saved = api().update_payment(id, status=status, event_id=event.id, created=event.created)
     if saved is None:
         raise SubmissionMissing(f"expected the API to have the submission of {event.type}, got 404")

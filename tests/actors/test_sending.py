@@ -141,7 +141,11 @@ BAD = [
       for name in ("id", "type", "created", "data")),
     ("update_payment", but(PAYMENT, type=SECRET), "payload.type"),
     ("update_payment", but(PAYMENT, created=-1), "payload.created"),
-    ("update_payment", but(PAYMENT, data={"object": {"metadata": {}}}), "payload.data"),
+    ("update_payment", but(PAYMENT, type=""), "payload.type"),
+    ("update_payment", but(PAYMENT, data={"object": [SECRET]}), "payload.data"),
+    ("update_payment", but(PAYMENT, data={"object": {"metadata": SECRET}}), "payload.data"),
+    ("update_payment", but(PAYMENT, data={"object": {"metadata": {"submissionId": "a b"}}}),
+     "payload.data"),
     # Webhooks.
     ("deliver_webhook", drop(WEBHOOK, "url"), "payload.url"),
     ("deliver_webhook", drop(WEBHOOK, "body"), "payload.body"),
