@@ -19,6 +19,7 @@ from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
 from ..state import once
 from .model import Job, JobModel, Metadata, invalid
+from .spelling import refuse_misspelled, warn_of_misspelled
 
 P = TypeVar("P")
 
@@ -141,6 +142,7 @@ class JobActor(dramatiq.Actor[..., None]):
     ) -> Message[None]:
         self.declare()
         payload, metadata = self._checked(args, kwargs or {})
+        refuse_misspelled(self.actor_name, payload, metadata)
         if self.to_wire is not None:
             sent = self.to_wire(payload, args[0] if args else (kwargs or {}).get("payload"))
         else:
@@ -181,6 +183,8 @@ class JobActor(dramatiq.Actor[..., None]):
 
     def _run_batch(self, batch: Sequence[dict[str, Any]]) -> None:
         jobs, failures = self._jobs_of(batch)
+        for job in jobs.values():
+            warn_of_misspelled(self.actor_name, job.payload, job.metadata)
         places = list(jobs)  # the index in the batch of each valid job
         if jobs:
             try:
@@ -244,6 +248,7 @@ class JobActor(dramatiq.Actor[..., None]):
         delivery: Delivery | None = None,
     ) -> Job[Any]:
         payload, metadata = self._checked(args, kwargs)
+        warn_of_misspelled(self.actor_name, payload, metadata)
         if delivery is None:
             return Job(payload, metadata)
         sent_at = delivery.message.message_timestamp

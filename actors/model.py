@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import orjson
 from pydantic import (
@@ -153,6 +153,9 @@ class JobModel(BaseModel):
         # Keep NaN, so that the envelope refuses it; otherwise it would be sent as null.
         ser_json_inf_nan="constants",
     )
+
+    #: Whether unknown keys are another program's, so that none can be a misspelled field.
+    has_foreign_keys: ClassVar[bool] = False
 
     # Unknown keys must be JSON too. (No default: pydantic before 2.8 accepts none.)
     __pydantic_extra__: dict[str, JsonValue]

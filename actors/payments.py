@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import (
     Field,
@@ -61,6 +61,8 @@ def _plain(value: Any) -> Any:
 
 class StripeModel(JobModel):
     """The base of the parts of an event, which may be objects of the package ``stripe``."""
+
+    has_foreign_keys: ClassVar[bool] = True
 
     @model_validator(mode="before")
     @classmethod

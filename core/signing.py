@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
@@ -22,6 +23,10 @@ from .errors import FormrelayError, InvalidJob
 TOLERANCE = timedelta(minutes=5)
 
 _PREFIX = "whsec_"
+#: A text that begins in this way is a secret of another kind or with a misspelled prefix. As a
+#: plain text it would give signatures that its owner cannot verify.
+_LOOKS_ENCODED = re.compile(r"v1a?,|wh(?:sec|sk|pk)[_-]", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class SignatureInvalid(FormrelayError):
@@ -32,14 +37,15 @@ def sign(secrets: Sequence[str], *, webhook_id: str, timestamp: int, body: bytes
     """Make the three headers of a signed webhook.
 
     Args:
-        secrets: one secret, or several while a key is rotated: ``whsec_`` and base64, or any
-            other text, whose UTF-8 bytes are the key.
+        secrets: one secret, or several while a key is rotated: ``whsec_`` and base64, also after
+            ``v1,``; or any other text, whose UTF-8 bytes are the key.
         webhook_id: the same at every attempt; without ``.``.
         timestamp: unix seconds of this attempt.
         body: the exact bytes that are sent.
 
     Raises:
-        InvalidJob: there is no secret, a secret is empty, or the id contains ``.``.
+        InvalidJob: there is no secret, no receiver could use a secret (see :func:`check_secrets`),
+            or the id contains ``.``.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
@@ -57,7 +63,8 @@ def check_secrets(secrets: Sequence[str]) -> None:
     """Check that :func:`sign` can sign with these secrets.
 
     Raises:
-        InvalidJob: there is no secret, a secret is blank, or is not base64 after ``whsec_``.
+        InvalidJob: there is no secret, or a secret is blank, has outer spaces or control
+            characters, is not base64 after ``whsec_``, or has the prefix of another kind of key.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
@@ -137,23 +144,41 @@ def _signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
 
 
 def _key(secret: str) -> bytes:
-    if not secret.startswith(_PREFIX):
-        key = _text(secret)
-    else:
-        encoded = secret.removeprefix(_PREFIX)
-        try:
-            # Some issuers omit the padding.
-            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except ValueError:  # binascii.Error, or a character outside ASCII
-            raise InvalidJob("expected base64 after 'whsec_' in a signing secret") from None
+    # Supabase and others store a secret together with the version of the signature.
+    encoded = secret.removeprefix("v1,")
+    if not encoded.startswith(_PREFIX):
+        if unusable := _LOOKS_ENCODED.match(secret):
+            raise InvalidJob(
+                f"expected a signing secret that begins with '{_PREFIX}', or any text, got "
+                f"'{unusable[0]}…', which no receiver could verify{_hint(unusable[0].lower())}"
+            )
+        return _text(secret)
+    encoded = encoded.removeprefix(_PREFIX)
+    try:
+        # Some issuers omit the padding.
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:  # binascii.Error, or a character outside ASCII
+        raise InvalidJob("expected base64 after 'whsec_' in a signing secret") from None
     if not key:
         raise InvalidJob("expected a signing secret, got an empty one")
     return key
 
 
+def _hint(prefix: str) -> str:
+    if prefix.startswith(("whsk", "whpk", "v1a")):
+        return ": it is a key for asymmetric signatures (v1a), which formrelay does not make"
+    return ": check its prefix"
+
+
 def _text(secret: str) -> bytes:
     if not secret.strip():
         raise InvalidJob("expected a signing secret, got an empty one")
+    if secret != secret.strip() or _CONTROL.search(secret):
+        # Often the line end of a file, which the receiver does not have in its secret.
+        raise InvalidJob(
+            "expected a signing secret without outer spaces, line ends and control characters, "
+            "got one: remove them"
+        )
     try:
         return secret.encode()
     except UnicodeEncodeError:

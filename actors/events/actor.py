@@ -27,6 +27,7 @@ from ...sinks.clickhouse import TableUnready
 from ..job import job_actor
 from ..model import AS_IT_IS, Id, Job, Name, When, has_nul, name_in_error
 from ..resources import clickhouse, clickhouse_throttle, per_process
+from ..spelling import nearest, unknown_key
 from .insert import Row, insert
 from .routing import Router, TableBackoffs
 
@@ -137,16 +138,23 @@ def _placed(place: int, error: InvalidJob) -> InvalidJob:
     return InvalidJob(f"record_events: payload.{place}.{error}")
 
 
-_SPELLINGS = frozenset(
-    name for field in fields(Event) for name in (field.name, to_camel(field.name))
-)
+_FIELDS = tuple(to_camel(field.name) for field in fields(Event))
+#: All names of the fields in JSON, with the name that is sent.
+_SPELLINGS = {
+    name: to_camel(field.name)
+    for field in fields(Event)
+    for name in (field.name, to_camel(field.name))
+}
 
 
 def _unknown_keys(item: Any) -> dict[str, Any]:
-    if not isinstance(item, dict) or item.keys() <= _SPELLINGS:
+    if not isinstance(item, dict) or item.keys() <= _SPELLINGS.keys():
         return {}
     unknown = {name: value for name, value in item.items() if name not in _SPELLINGS}
+    given = {_SPELLINGS[name] for name in item if name in _SPELLINGS}
     for name, value in unknown.items():
+        if (meant := nearest(str(name), _FIELDS, given)) is not None:
+            raise InvalidJob(unknown_key(name_in_error(name), meant))
         try:
             orjson.dumps(value, option=AS_IT_IS)
         except TypeError as error:

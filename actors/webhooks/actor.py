@@ -164,9 +164,9 @@ async def deliver_webhook(job: Job[Webhook]) -> None:
 async def _deliver(job: Job[Webhook]) -> None:
     webhook = job.payload
     body = orjson.dumps(webhook.body)
-    # In lower case: otherwise a caller's Content-Type would be sent in addition to ours.
+    # In lower case: otherwise a caller's header could be sent in addition to ours.
     custom = check_headers(webhook.headers)
-    headers = {**custom, "content-type": "application/json", **signatures(job, body)}
+    headers = {"content-type": "application/json", **custom, **signatures(job, body)}
     started_at = SYSTEM_CLOCK.monotonic()
     response: Response | None = None
     try:

@@ -32,9 +32,14 @@ URL: JsonDict = {
 
 HEADERS_HELP = (
     "Additional headers. Refused: hop-by-hop headers, `content-encoding`, `content-length`, "
-    "`expect`, `host`, `webhook-*`, and names that differ only in case."
+    "`expect`, `host`, `webhook-*`, and names that differ only in case. A "
+    "`content-type` must be JSON: `application/json`, or a type that ends in `+json`."
 )
 _RESERVED = "|".join(_ignoring_case(name) for name in sorted(RESERVED_HEADERS))
+_JSON_TYPE = (
+    rf"^[ \t]*({_ignoring_case('application')}|{_ignoring_case('text')})/"
+    rf"([A-Za-z0-9!#$&^_.+-]+\+)?{_ignoring_case('json')}[ \t]*(;|$)"
+)
 HEADERS: JsonDict = {
     "maxProperties": 64,
     "propertyNames": {
@@ -45,14 +50,26 @@ HEADERS: JsonDict = {
             {"not": {"pattern": f"^{_ignoring_case('webhook-')}"}},
         ],
     },
+    "patternProperties": {
+        f"^{_ignoring_case('content-type')}$": {
+            "type": "string",
+            **only(r"\t\x20-\x7e\x80-\xff"),
+            "allOf": [{"pattern": _JSON_TYPE}],
+        }
+    },
     "additionalProperties": {"type": "string", **only(r"\t\x20-\x7e\x80-\xff")},
 }
 
 _BASE64 = "[A-Za-z0-9+/]"
+#: Not the start of a text: it is another kind of key, or a misspelled prefix.
+_ENCODED = (
+    f"({_ignoring_case('v1')}[aA]?,|{_ignoring_case('whsec')}[_-]|{_ignoring_case('whsk')}[_-]"
+    f"|{_ignoring_case('whpk')}[_-])"
+)
 _KEY: JsonDict = {
     "minLength": 1,
-    "pattern": r"^(?!whsec_)[\s\S]*\S|"
-    f"^whsec_(?!$)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
+    "pattern": rf"^(?!{_ENCODED})(?![\s\S]*[\x00-\x1f\x7f])(?!\s)(?![\s\S]*\s$)[\s\S]|"
+    rf"^(v1,)?whsec_(?!$)(?![\s\S]*\n)({_BASE64}{{4}})*({_BASE64}{{2}}(==)?|{_BASE64}{{3}}=?)?$",
 }
 SECRET_HELP = "`whsec_` and base64, or any text: its UTF-8 bytes are the key."  # noqa: S105 - no secret
 SECRET: JsonDict = _KEY

@@ -19,6 +19,8 @@ _MAX_HEADER_BYTES = 16 * 1024
 # int() raises an error for too many digits. Ten digits are 317 years in seconds.
 _MAX_DIGITS = 10
 
+_JSON_TYPE = re.compile(r"(application|text)/([a-z0-9!#$&^_.+-]+\+)?json\Z")
+
 #: Hop-by-hop headers (RFC 9110, section 7.6.1), and headers that formrelay or libcurl sets.
 RESERVED_HEADERS = frozenset(
     {
@@ -62,8 +64,8 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
 
     Raises:
         InvalidJob: too many headers or bytes, a repeated name, an invalid name or value, a header
-            of :data:`RESERVED_HEADERS`, or ``webhook-*``, which only formrelay sets. The message
-            never quotes a value.
+            of :data:`RESERVED_HEADERS`, ``webhook-*``, which only formrelay sets, or a Content-Type
+            that is not JSON. The message never quotes a value.
     """
     if not custom:
         return {}
@@ -75,12 +77,27 @@ def check_headers(custom: Mapping[str, str]) -> dict[str, str]:
         lowered = name.lower()
         if lowered in RESERVED_HEADERS or lowered.startswith("webhook-"):
             raise InvalidJob(f"expected no reserved header, got '{lowered}'")
+        if lowered == "content-type" and not _is_json(value):
+            raise InvalidJob(
+                "expected a JSON type in header 'content-type', because the body is JSON, got "
+                "another: write application/json or a type that ends in +json, without a charset "
+                "or with utf-8"
+            )
         if lowered in checked:
             raise InvalidJob(f"expected each header once, got '{lowered}' twice")
         checked[lowered] = value.strip(" \t")
     if sum(len(name) + len(value) for name, value in checked.items()) > _MAX_HEADER_BYTES:
         raise InvalidJob(f"expected headers of at most {_MAX_HEADER_BYTES} bytes in all")
     return checked
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether a Content-Type is right for JSON in UTF-8, the only body that is sent."""
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip(' \t"').lower() != "utf-8":
+            return False
+    return bool(_JSON_TYPE.match(media_type(content_type)))
 
 
 def check_header(name: str, value: str) -> None:

@@ -56,6 +56,10 @@ GOOD = [
     ("deliver_webhook", but(drop(WEBHOOK, "secret"), secrets=["a", "whsec_c2VjcmV0"])),
     ("deliver_webhook", but(WEBHOOK, secret=None, secrets=["é"])),
     ("deliver_webhook", but(WEBHOOK, secret="whsec_c2VjcmV0cw")),  # without its padding
+    ("deliver_webhook", but(WEBHOOK, secret="v1,whsec_c2VjcmV0")),
+    ("deliver_webhook", but(WEBHOOK, secret="whsecret v1 whsk")),
+    ("deliver_webhook", but(WEBHOOK, headers={"content-type": "application/json;charset=UTF-8"})),
+    ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": "Application/Cloudevents+JSON"})),
     ("deliver_webhook", but(WEBHOOK, url="HTTPS://[2001:db8::1]:8443?a=b#c")),
     ("deliver_webhook", but(WEBHOOK, url="https://bücher.example/ü?q=ü ü")),
     ("deliver_webhook", but(WEBHOOK, headers={"X-Te": "é\t", "hosts": "", "te-x": "1", "X~": "2"})),
@@ -65,6 +69,8 @@ GOOD = [
 BEYOND = [
     ("deliver_webhook", but(WEBHOOK, headers={"X": SECRET, "x": SECRET})),
     ("deliver_webhook", but(WEBHOOK, url="https://!/")),
+    ("deliver_webhook", but(WEBHOOK, metod="PUT")),
+    ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": "text/json; charset=latin-1"})),
 ]
 #: Jobs that only the actors accept.
 LENIENT = [

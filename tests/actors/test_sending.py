@@ -153,6 +153,11 @@ BAD = [
     ("deliver_webhook", but(WEBHOOK, secret=""), "payload"),
     ("deliver_webhook", but(WEBHOOK, secret=f"whsec_{SECRET}"), "payload"),
     ("deliver_webhook", but(WEBHOOK, secret="whsec_é" + SECRET), "payload"),
+    *(
+        ("deliver_webhook", but(WEBHOOK, secret=bad), "payload")
+        for bad in (f"{SECRET}\n", f" {KEY}", f"{KEY} ", f"{SECRET}\0", f"whsk_{SECRET}",
+                    f"v1a,whsk_{SECRET}", f"WHSEC_{SECRET}", f"v1,{SECRET}", f"v1,whsec_{SECRET}")
+    ),
     ("deliver_webhook", but(WEBHOOK, secrets=[SECRET]), "payload"),
     ("deliver_webhook", but(drop(WEBHOOK, "secret"), secrets=[]), "payload"),
     ("deliver_webhook", but(WEBHOOK, url=SECRET), "payload.url"),
@@ -177,6 +182,11 @@ BAD = [
     ("deliver_webhook", but(WEBHOOK, headers={"X": f"{SECRET}\r\nHost: x"}), "payload.headers"),
     ("deliver_webhook", but(WEBHOOK, headers={"X": f"{SECRET}\0"}), "payload.headers"),
     ("deliver_webhook", but(WEBHOOK, headers={"X": f"{SECRET} €"}), "payload.headers"),
+    *(
+        ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": kind}), "payload.headers")
+        for kind in (SECRET, "", f"text/plain; {SECRET}", "application/x-www-form-urlencoded",
+                     "application/jsonp", "application/json, text/plain")
+    ),
     ("deliver_webhook", but(WEBHOOK, headers={"X": SECRET, "x": SECRET}), "payload.headers"),
     ("deliver_webhook", but(WEBHOOK, headers={"X": 5}), "payload.headers"),
 ]  # fmt: skip

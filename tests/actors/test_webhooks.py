@@ -77,10 +77,16 @@ def test_method_headers_and_id_of_the_job_are_used(site: Site, receiver: Receive
     standardwebhooks.Webhook(KEY).verify(request.body, request.headers)
 
 
-def test_a_callers_content_type_is_replaced(site: Site, receiver: Receiver) -> None:
-    deliver(site, webhook(receiver, headers={"Content-Type": "application/x-odd"}))
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
+@pytest.mark.parametrize(
+    "kind", ["application/cloudevents+json", "application/json; charset=utf-8", "text/json"]
+)
+def test_a_callers_json_content_type_is_sent_once(
+    site: Site, receiver: Receiver, name: str, kind: str
+) -> None:
+    deliver(site, webhook(receiver, headers={name: kind}))
     (request,) = hooks(receiver)
-    assert request.headers["content-type"] == "application/json"
+    assert request.headers["content-type"] == kind
 
 
 def test_during_a_key_rotation_both_keys_verify(site: Site, receiver: Receiver) -> None:

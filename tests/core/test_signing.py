@@ -14,7 +14,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from formrelay.core.errors import InvalidJob
-from formrelay.core.signing import TOLERANCE, SignatureInvalid, sign, sign_like_stripe, verify
+from formrelay.core.signing import (
+    TOLERANCE,
+    SignatureInvalid,
+    check_secrets,
+    sign,
+    sign_like_stripe,
+    verify,
+)
 
 # The test vector published with the libraries of the specification.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -85,7 +92,15 @@ def test_the_svix_library_verifies_our_signature(key: bytes, webhook_id: str, te
     svix.webhooks.Webhook(whsec(key)).verify(body, theirs)
 
 
-SECRETS = st.text(min_size=1, max_size=40).filter(str.strip)
+def is_usable(secret: str) -> bool:
+    try:
+        check_secrets([secret])
+    except InvalidJob:
+        return False
+    return True
+
+
+SECRETS = st.text(min_size=1, max_size=40).filter(is_usable)
 
 
 @given(st.lists(SECRETS, min_size=1, max_size=3), TEXT_BODIES)
@@ -238,6 +253,63 @@ def test_a_secret_without_prefix_is_used_as_utf8_bytes() -> None:
     key = "ein Schlüssel"
     assert signed(key) == signed(whsec(key.encode()))
     assert fits(signed(key), secret=key, now=TIMESTAMP)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.builds(
+            "".join,
+            st.tuples(
+                st.sampled_from(["", "v1,", "v1a,", "V1,", " "]),
+                st.sampled_from(["whsec_", "whsec-", "WHSEC_", "whsk_", "whpk_", ""]),
+                st.one_of(st.binary(max_size=40).map(lambda key: whsec(key)[6:]), st.text()),
+                st.sampled_from(["", "\n", " "]),
+            ),
+        ),
+    ),
+    TEXT_BODIES,
+)
+@example("v1,whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "{}")
+@example("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", "{}")
+def test_a_secret_is_refused_or_its_owner_can_verify_with_the_specifications_library(
+    secret: str, text: str
+) -> None:
+    if not is_usable(secret):
+        return
+    # As its owner sees it: Supabase's documentation has "v1," removed, files lose their line end.
+    owned = secret.strip().removeprefix("v1,")
+    key: str | bytes = owned if owned.startswith("whsec_") else owned.encode()
+    body, now = text.encode(), int(time.time())
+    headers = sign([secret], webhook_id=ID, timestamp=now, body=body)
+    standardwebhooks.Webhook(key).verify(body, headers, json_parse=False)
+
+
+def test_the_version_before_a_secret_is_no_part_of_its_key() -> None:
+    assert signed(f"v1,{SECRET}") == signed()
+    assert fits(signed(), secret=f"v1,{SECRET}", now=TIMESTAMP)
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [
+        (f" {SECRET}", "outer spaces"),
+        ("a secret from a file\n", "line ends"),
+        ("a\tb", "control characters"),
+        (SECRET.upper(), "begins with 'whsec_', or any text, got 'WHSEC_…'.*check its prefix"),
+        (SECRET.replace("_", "-"), "got 'whsec-…'"),
+        (f"v1a,{SECRET}", "asymmetric"),
+        (f"v1,{SECRET[6:]}", "check its prefix"),
+        ("whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==",
+         "asymmetric"),
+        ("whpk_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "asymmetric"),
+    ],
+)  # fmt: skip
+def test_the_error_for_an_unusable_secret_says_what_is_wrong(secret: str, said: str) -> None:
+    with pytest.raises(InvalidJob, match=said) as caught:
+        signed(secret)
+    assert secret not in str(caught.value)
+    assert SECRET[6:] not in str(caught.value)
 
 
 def test_a_base64_secret_may_lack_its_padding() -> None:
