@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from .workers import (
     SubmissionSettings,
     WebhookSettings,
 )
+
+logger = logging.getLogger("formrelay.config")
 
 
 class Settings(Section):
@@ -58,6 +61,8 @@ class Settings(Section):
     ) -> Settings:
         """Read the settings from the environment and, behind it, a ``.env`` file.
 
+        Logs each warning once a process.
+
         Args:
             environ: the environment; None is the environment of this process.
             env_file: the file; None reads none, and it need not exist.
@@ -68,6 +73,8 @@ class Settings(Section):
             ConfigError: one line for each invalid variable, without secrets.
         """
         reading = read_settings(environ, env_file, given)
+        for line in reading.warnings:
+            _warn(line)
         if reading.error is not None:
             raise reading.error
         return reading.settings
@@ -160,12 +167,14 @@ class Reading:
         given: the variables that are set, by name.
         invalid: names of the variables without a valid value.
         error: the error that :meth:`Settings.load` raises; None if everything is valid.
+        warnings: a line for each thing that is allowed but probably not meant.
     """
 
     settings: Settings
     given: Mapping[str, Given]
     invalid: frozenset[str]
     error: ConfigError | None
+    warnings: tuple[str, ...] = ()
 
 
 def read_settings(
@@ -207,7 +216,13 @@ def read_settings(
         settings = Settings(**fields)
     if "BROKER" not in wrong:
         settings = settings._with_embedded_clickhouse()
-    return Reading(settings, found, frozenset(wrong), _joined(errors))
+    warnings = tuple(sources.misspelled(known_names()))
+    return Reading(settings, found, frozenset(wrong), _joined(errors), warnings)
+
+
+@cache
+def _warn(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def _joined(errors: list[ConfigError]) -> ConfigError | None:

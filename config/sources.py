@@ -97,21 +97,26 @@ class Sources:
         return None
 
     def unknown(self, known: set[str]) -> Iterator[str]:
-        """Return an error line for each name that is unknown and was meant for formrelay.
-
-        In FORMRELAY that is every unknown name. In the file it is a name close to a known one:
-        a ``.env`` is often shared with Django, whose EMAIL_HOST and REDIS_HOST are no mistakes.
-        The environment belongs to other programs too, and is not checked.
-        """
-        for name in self._dotenv:
-            if name not in known and (closest := _closest(name, known)):
-                yield f"expected a known variable in the .env file, got {name}: write {closest}"
+        """Return an error line for each key of FORMRELAY that is unknown."""
         for name in self._given:
             if name not in known:
                 (nearest,) = get_close_matches(name.upper(), known, n=1, cutoff=0)
                 yield (
                     f"expected the keys of FORMRELAY to be formrelay's variables, got {name!r}: "
                     f"the nearest is {nearest}"
+                )
+
+    def misspelled(self, known: set[str]) -> Iterator[str]:
+        """Return a warning for each name in the file that is close to a known name.
+
+        No error: a ``.env`` is often shared, and REDIS_URI may be another program's variable.
+        The environment belongs to other programs too, and is not checked.
+        """
+        for name in self._dotenv:
+            if name not in known and (closest := _closest(name, known)):
+                yield (
+                    f"{name} in the .env file is no variable of formrelay and is ignored: "
+                    f"write {closest} if it is meant for formrelay"
                 )
 
     def _texts(self, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from dramatiq.middleware import Middleware
 
 from ..actors import declare_actors
 from ..brokers import RelayBroker, get_broker
-from ..config import get_settings
+from ..config import LoggingSettings, get_settings
 from ..core.errors import (
     ConfigError,
     FormrelayError,
@@ -56,6 +56,7 @@ def exit_status(error: FormrelayError) -> int:
 def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
     with one_line_errors():
+        setup_logging(LoggingSettings())  # the format of warnings about the settings
         setup_logging(get_settings().logging)
         declare()
         broker = get_broker()

@@ -34,6 +34,8 @@ def config(
     else:
         table = [(row.name, row.value, row.source) for row in found]
         print_table("Configuration", ["variable", "value", "source"], table, empty="")
+    for line in reading.warnings:
+        say_error(f"formrelay: warning: {line}")
     if isinstance(reading.error, NotConfigured):
         say_error(f"formrelay: {reading.error}")
         raise typer.Exit(NOT_FINE)

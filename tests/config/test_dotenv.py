@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from formrelay.config import Settings
+from formrelay.config import Settings, settings
 from formrelay.core.errors import ConfigError
 
 
@@ -100,15 +100,35 @@ def test_a_folder_or_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
         ("WORKER_CONCURENCY", "WORKER_CONCURRENCY"),
         ("WORKERS_CONCURRENCY", "WORKER_CONCURRENCY"),
         ("LOGLEVEL", "LOG_LEVEL"),
+        ("CLICKHOUSE_USERNAME", "CLICKHOUSE_USER"),
     ],
 )
-def test_a_misspelled_variable_is_an_error_with_the_right_name(
-    tmp_path: Path, slip: str, meant: str
+def test_a_variable_of_a_similar_name_is_warned_of_once_and_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, slip: str, meant: str
 ) -> None:
-    said = fault(tmp_path, f"BROKER=embedded\n{slip}=hunter2\n")
-    assert said == f"expected a known variable in the .env file, got {slip}: write {meant}"
+    settings._warn.cache_clear()
+    for _ in range(2):
+        loaded = load(tmp_path, f"BROKER=embedded\n{slip}=hunter2\n")
+        assert loaded == load(tmp_path, "BROKER=embedded\n")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("formrelay.config", "WARNING")
+    assert record.getMessage() == (
+        f"{slip} in the .env file is no variable of formrelay and is ignored: "
+        f"write {meant} if it is meant for formrelay"
+    )
     # Other programs use the environment too.
     assert load(tmp_path, "", BROKER="embedded", **{slip: "x"})
+    assert len(caplog.records) == 1
+
+
+def test_a_missing_broker_is_an_error_after_the_warning_of_its_misspelled_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings._warn.cache_clear()
+    said = fault(tmp_path, "REDIS_URI=redis://hunter2@h\n")
+    assert said.startswith("expected BROKER, REDIS_URL or RABBITMQ_URL to be set, got none")
+    assert "write REDIS_URL if" in caplog.text
+    assert "hunter2" not in caplog.text + said
 
 
 @pytest.mark.parametrize(
@@ -151,7 +171,9 @@ def test_a_misspelled_variable_is_an_error_with_the_right_name(
         "PATH",
     ],
 )
-def test_variables_of_other_programs_in_a_shared_file_are_ignored(
-    tmp_path: Path, name: str
+def test_variables_of_other_programs_in_a_shared_file_are_ignored_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    settings._warn.cache_clear()
     assert load(tmp_path, f"BROKER=embedded\n{name}=x\n").broker.kind == "embedded"
+    assert caplog.records == []
