@@ -10,11 +10,12 @@ from collections.abc import Callable
 from threading import RLock
 from typing import Generic, TypeVar
 
-from ..config import get_settings
+from ..config import ApiSettings, WebhookSettings, get_settings
 from ..core.errors import ConfigError
 from ..core.throttle import Throttle
 from ..sinks.api import Api
 from ..sinks.clickhouse import ClickHouse, Schema, connect
+from ..sinks.http import ClientCertificate
 
 T = TypeVar("T")
 
@@ -106,4 +107,16 @@ def api() -> Api:
         token=lambda: section.secret("token"),
         connect_timeout=section.connect_timeout,
         timeout=section.timeout,
+        certificate=client_certificate(section),
+    )
+
+
+def client_certificate(section: ApiSettings | WebhookSettings) -> ClientCertificate | None:
+    """The client certificate of a section of the settings; None for none."""
+    if section.client_cert_file is None:
+        return None
+    return ClientCertificate(
+        section.client_cert_file,
+        section.client_key_file,
+        lambda: section.secret("client_key_password"),
     )

@@ -36,6 +36,14 @@ class Section(BaseModel):
         del texts  # most groups have no contradictions
         return iter(())
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Return variable and error line for values that are valid alone, but not together."""
+        return iter(())
+
+    def warnings(self) -> Iterator[str]:
+        """Return a line for each value that is valid, but probably not meant."""
+        return iter(())
+
     def secret(self, name: str) -> str | None:
         """Return the current value of a secret field.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BeforeValidator, SecretStr
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from .base import Expected
+from .base import Expected, shown
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class FileSecret(SecretStr):
     def _read(self) -> tuple[Signature | None, str]:
         """Return the signature and the content; None for the signature of a young file."""
         # The signature is older than the content: a write in between is noticed at the next use.
-        signature, content = _content(self._file)
+        signature, content = read_content(self._file.path)
         try:
             text = content.decode().rstrip("\r\n")
             if not text:
@@ -123,19 +123,24 @@ class FileSecret(SecretStr):
         return len(self.get_secret_value())
 
 
-def _content(file: FilePath) -> tuple[Signature, bytes]:
-    if "\0" in str(file.path):
+def read_content(path: Path) -> tuple[Signature, bytes]:
+    """Read a file that a variable names.
+
+    Raises:
+        Expected: the path is not a regular file, or the file is unreadable or too large.
+    """
+    if "\0" in str(path):
         raise Expected("name a readable file")
     try:
         # Checked before opening, which would block on a pipe.
-        if not stat.S_ISREG(os.stat(file.path).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise Expected("name a regular file", advice="a secret is read again when it changes")
-        with open(file.path, "rb") as stream:
+        with open(path, "rb") as stream:
             signature = _signature(os.fstat(stream.fileno()))
             content = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         why = error.strerror or type(error).__name__
-        raise Expected("name a readable file", got=f"'{file.path}' ({why})") from None
+        raise Expected("name a readable file", got=f"{shown(str(path))} ({why})") from None
     if len(content) > _MAX_BYTES:
         raise Expected(f"hold at most {_MAX_BYTES} bytes", got="more", inside=True)
     return signature, content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -216,8 +216,20 @@ def read_settings(
         settings = Settings(**fields)
     if "BROKER" not in wrong:
         settings = settings._with_embedded_clickhouse()
-    warnings = tuple(sources.misspelled(known_names()))
-    return Reading(settings, found, frozenset(wrong), _joined(errors), warnings)
+    groups = _valid_groups(settings, wrong)
+    for group in groups:
+        for name, line in group.faults():
+            wrong[name] = line
+            errors.append(ConfigError(line))
+    warnings = [*sources.misspelled(known_names())]
+    warnings += (line for group in groups for line in group.warnings())
+    return Reading(settings, found, frozenset(wrong), _joined(errors), tuple(warnings))
+
+
+def _valid_groups(settings: Settings, wrong: Collection[str]) -> list[Section]:
+    """The groups of settings without an invalid variable."""
+    faulty = {variables()[name].section for name in wrong}
+    return [getattr(settings, name) for name in sections() if name and name not in faulty]
 
 
 @cache

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from .base import Expected, Section
+from .certificates import (
+    CERT_HELP,
+    KEY_HELP,
+    PASSWORD_HELP,
+    CertificateFile,
+    KeyFile,
+    certificate_faults,
+    certificate_warnings,
+)
 from .secrets import secret
 from .types import Seconds, Takes
 from .urls import url_check
@@ -23,6 +33,7 @@ def _token_check(text: str) -> str:
 check_api_url = url_check("http", "https", advice="write https://host", plain=True)
 ApiUrl = Annotated[str, AfterValidator(check_api_url)]
 Token = Annotated[SecretStr, secret(_token_check)]
+Password = Annotated[SecretStr, secret()]
 
 check_clickhouse_url = url_check(
     *("clickhouse", "clickhouses", "http", "https", "chdb"),
@@ -45,6 +56,20 @@ class ApiSettings(Section):
     timeout: Seconds = Field(
         timedelta(seconds=30), description="Seconds after which a request fails."
     )
+    client_cert_file: CertificateFile | None = Field(
+        None, description=CERT_HELP.format("an API that asks for one")
+    )
+    client_key_file: KeyFile | None = Field(None, description=KEY_HELP)
+    client_key_password: Password | None = Field(None, description=PASSWORD_HELP)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        password = self.secret("client_key_password")
+        return certificate_faults(
+            self.prefix, self.client_cert_file, self.client_key_file, password
+        )
+
+    def warnings(self) -> Iterator[str]:
+        return certificate_warnings(self.prefix, self.client_cert_file)
 
 
 class ClickhouseSettings(Section):
@@ -76,9 +101,7 @@ class ClickhouseSettings(Section):
         "replicated tables.",
     )
     user: str = Field("default", description="User, if the URL names none.")
-    password: Annotated[SecretStr, secret()] | None = Field(
-        None, description="Password, if the URL has none."
-    )
+    password: Password | None = Field(None, description="Password, if the URL has none.")
     timeout: Seconds = Field(
         timedelta(seconds=30), description="Seconds after which an insert fails."
     )

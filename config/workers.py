@@ -11,6 +11,15 @@ from pydantic import Field, SecretStr, model_validator
 from ..core.errors import ConfigError
 from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
 from .base import Section, shown
+from .certificates import (
+    CERT_HELP,
+    KEY_HELP,
+    PASSWORD_HELP,
+    CertificateFile,
+    KeyFile,
+    certificate_faults,
+    certificate_warnings,
+)
 from .secrets import secret
 from .types import (
     AnyCase,
@@ -35,6 +44,7 @@ BackoffName = Annotated[Literal["exponential", "linear", "schedule"], AnyCase]
 ProxyUrl = Annotated[
     SecretStr, secret(url_check("http", "https", "socks5h", advice="write http://host:3128"))
 ]
+Password = Annotated[SecretStr, secret()]
 
 _QUEUE = "Name of the queue."
 _MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
@@ -194,6 +204,11 @@ class WebhookSettings(WorkerSettings):
         description="Proxy for all webhooks, which then decides what may be reached: http://, "
         "https:// or socks5h://. HTTP_PROXY and the like are ignored.",
     )
+    client_cert_file: CertificateFile | None = Field(
+        None, description=CERT_HELP.format("endpoints that ask for one")
+    )
+    client_key_file: KeyFile | None = Field(None, description=KEY_HELP)
+    client_key_password: Password | None = Field(None, description=PASSWORD_HELP)
     timeout: Seconds = Field(
         timedelta(seconds=20), description="Seconds after which a delivery fails."
     )
@@ -246,6 +261,15 @@ class WebhookSettings(WorkerSettings):
         description="Days without a successful delivery after which a failing endpoint is "
         "disabled.",
     )
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        password = self.secret("client_key_password")
+        return certificate_faults(
+            self.prefix, self.client_cert_file, self.client_key_file, password
+        )
+
+    def warnings(self) -> Iterator[str]:
+        return certificate_warnings(self.prefix, self.client_cert_file)
 
 
 class EmailSettings(WorkerSettings):

@@ -172,7 +172,9 @@ async def _deliver(job: Job[Webhook]) -> None:
     try:
         response = await egress().send(webhook.method, webhook.url, headers, body)
         now, permanent = SYSTEM_CLOCK.time(), get_settings().webhooks.permanent_statuses
-        raise_for_status(response.status, response.headers, now, permanent=permanent)
+        raise_for_status(
+            response.status, response.headers, now, permanent=permanent, body=response.body
+        )
     except BaseException as error:
         # A stopping worker cancels its deliveries and defers their jobs: no endpoint has failed.
         if not (isinstance(error, CancelledError) and get_broker().is_stopping):

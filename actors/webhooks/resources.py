@@ -10,7 +10,7 @@ from ...core.errors import BrokerError
 from ...sinks.http import Egress
 from ...state import StateRedis
 from ..events import record_events
-from ..resources import per_process
+from ..resources import client_certificate, per_process
 from .endpoint_state import EndpointLimits
 from .limiter import EndpointLimiter
 from .registry import DisableRules, EndpointRecord, EndpointRegistry, MemoryRegistry
@@ -81,6 +81,7 @@ def egress() -> Egress:
         allowed_private=section.allowed_private_cidrs,
         concurrency=max_deliveries_in_flight(settings),
         proxy=section.secret("proxy"),
+        certificate=client_certificate(section),
     )
 
 

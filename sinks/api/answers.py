@@ -21,8 +21,9 @@ from ...core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
-from ..http.adapter import MAX_BYTES, CurlResponse, NotSent
+from ..http.adapter import MAX_BYTES, ClientCertificateError, CurlResponse, NotSent
 from ..http.headers import known_media_type, parse_retry_after
+from ..http.tls import certificate_hint
 
 _PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
 #: The API is overloaded and did not accept the request.
@@ -82,6 +83,8 @@ def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> Non
             code=status,
             retry_after=_retry_after(response),
         )
+    if wants := certificate_hint(status, response.body, "API_CLIENT_CERT_FILE"):
+        raise SinkUnready(f"the API answered {status}: {wants}", code=status)
     if status in _PERMANENT:
         fields = _fields(response.body, sent or {})
         raise SinkPermanent(f"the API answered {status}{fields}", code=status)
@@ -137,6 +140,8 @@ def _wrong_shape() -> SinkTransient:
 def connection_error(error: requests.RequestException) -> SinkError:
     """The error for a request without a response, or with a part of one."""
     match error:
+        case ClientCertificateError():
+            return SinkUnready(f"expected to connect to the API, could not: {error}")
         case requests.exceptions.SSLError():  # a person has to renew the certificate
             return SinkUnready(
                 f"expected the API's TLS certificate to be valid, it is not ({error}): "

@@ -17,6 +17,7 @@ from ...config.base import Expected
 from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from ...core.process import current_pid
+from ..http import ClientCertificate
 from ..http.adapter import CurlAdapter
 from .answers import SavedSubmission, connection_error, parse_json, parse_submission, refuse
 
@@ -32,6 +33,7 @@ class Api:
         token: returns the token, or None for none; called for each request, since secrets rotate.
         connect_timeout: time-out of connecting, TLS included.
         timeout: time-out of the whole request after connecting.
+        certificate: client certificate, if the API asks for one.
 
     Raises:
         ConfigError: ``url`` is malformed.
@@ -43,11 +45,13 @@ class Api:
         token: Callable[[], str | None],
         connect_timeout: timedelta,
         timeout: timedelta,
+        certificate: ClientCertificate | None = None,
     ) -> None:
         self._url = _ascii(url).rstrip("/")
         self._token = token
         self._connect_timeout = connect_timeout
         self._timeout = timeout
+        self._certificate = certificate
         self._local = threading.local()
 
     def save_submission(self, payload: Mapping[str, Any]) -> SavedSubmission:
@@ -145,7 +149,7 @@ class Api:
         adapter: CurlAdapter | None = getattr(self._local, "adapter", None)
         if adapter is None or self._local.pid != current_pid():
             # A forked child makes its own: the connections are still its parent's.
-            adapter = self._local.adapter = CurlAdapter()
+            adapter = self._local.adapter = CurlAdapter(self._certificate)
             self._local.pid = current_pid()
         return adapter
 

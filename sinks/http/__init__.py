@@ -6,15 +6,17 @@ blocked addresses, and :mod:`.transfers` runs all requests in the asyncio event 
 
 The API: :mod:`.adapter` is a transport adapter for the package ``requests``.
 
-Both use the libcurl handles of :mod:`.curl`.
+Both use the libcurl handles of :mod:`.curl` and the client certificates of :mod:`.tls`.
 """
 
 from .egress import Egress, Response, raise_for_status
 from .headers import RESERVED_HEADERS, check_headers, known_media_type
+from .tls import ClientCertificate
 from .url import check_url
 
 __all__ = [
     "RESERVED_HEADERS",
+    "ClientCertificate",
     "Egress",
     "Response",
     "check_headers",

@@ -26,16 +26,27 @@ from requests.structures import CaseInsensitiveDict
 
 from .curl import is_stale, milliseconds, new_curl, set_body, set_headers
 from .headers import media_type
+from .tls import (
+    ClientCertificate,
+    certificate_failure,
+    handshake_failure,
+    needs_http2,
+    server_certificate_error,
+)
 
 #: Maximum number of bytes read of a response body. libcurl before 8.4 reads chunked bodies whole.
 MAX_BYTES = 1024 * 1024
+#: Where a person sets the client certificate.
+_CERTIFICATE = "API_CLIENT_CERT_FILE"
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-#: Finds the reason in "SSL certificate problem: …", in newer versions "… verify result: … (10)".
-_TLS_REASON = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?\Z")
 
 
 class NotSent(ConnectionError):
     """No connection could be made, so nothing was sent."""
+
+
+class ClientCertificateError(SSLError):
+    """The API wants a client certificate, or refuses ours; it has done nothing."""
 
 
 class CurlResponse(requests.Response):
@@ -72,8 +83,9 @@ class CurlAdapter(BaseAdapter):
     swallow in a callback.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: ClientCertificate | None = None) -> None:
         super().__init__()
+        self._certificate = certificate
         self._curl: Any = None
 
     def request(
@@ -109,12 +121,14 @@ class CurlAdapter(BaseAdapter):
             timeout: (seconds to connect, TLS included; seconds for everything after that).
 
         Raises:
-            ConnectTimeout, SSLError, NotSent: nothing was sent.
+            ConnectTimeout, SSLError, NotSent: nothing was sent, or (ClientCertificateError) read.
             ReadTimeout, ConnectionError: sent at least in part; no complete response arrived.
             ChunkedEncodingError: the connection broke within the response.
         """
         curl, head, body = self._handle(), BytesIO(), BytesIO()
         _prepare(curl, request, *timeout)
+        if self._certificate is not None:
+            self._certificate.use(curl)
         curl.setopt(pycurl.HEADERFUNCTION, head.write)
         curl.setopt(pycurl.WRITEFUNCTION, body.write)
         is_whole = True
@@ -124,7 +138,7 @@ class CurlAdapter(BaseAdapter):
             code, text = error.args
             is_whole = False
             if code != pycurl.E_FILESIZE_EXCEEDED:
-                raise _failure(code, text, curl) from None
+                raise _failure(code, text, curl, self._certificate is not None) from None
         lines = head.getvalue()
         if _BLANK_LINE.split(lines)[-1].startswith(b"HTTP/"):
             # For libcurl, a connection closed within the headers is no error.
@@ -170,12 +184,18 @@ def _prepare(curl: Any, request: requests.PreparedRequest, connect: float, rest:
     set_headers(curl, request.headers)
 
 
-def _failure(code: int, text: str, curl: Any) -> requests.RequestException:
+def _failure(code: int, text: str, curl: Any, has_certificate: bool) -> requests.RequestException:
     """The error for a failed request, without libcurl's own text, which may quote the URL."""
+    why = certificate_failure(code, text, _CERTIFICATE, has_certificate=has_certificate)
+    if why is not None:
+        return ClientCertificateError(why)
+    why = handshake_failure(code, text, _CERTIFICATE, has_certificate=has_certificate)
+    if why is not None:
+        return NotSent(f"TLS handshake failed: {why}")
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
-        # OpenSSL's text names at most the host.
-        reason = _TLS_REASON.search(text)
-        return SSLError(reason[1] if reason else "not trusted")
+        return SSLError(server_certificate_error(text) or "not trusted")
+    if needs_http2(code, text):
+        return NotSent("it speaks only HTTP/2: allow HTTP/1.1")
     is_late = code == pycurl.E_OPERATION_TIMEDOUT
     if curl.getinfo(pycurl.REQUEST_SIZE) == 0:
         return ConnectTimeout() if is_late else NotSent(_REASONS.get(code, f"libcurl error {code}"))

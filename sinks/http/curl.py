@@ -36,7 +36,7 @@ _STATUS = re.compile(rb"[0-9]{3}\Z")
 
 
 def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
-    """Make an easy handle: HTTP/1.1, TLS 1.2 or newer, no redirects, no proxy.
+    """Make an easy handle: HTTP/1.1 (see :func:`set_http2`), TLS 1.2 or newer, no redirects, no proxy.
 
     Args:
         options: further options, which override these.
@@ -87,6 +87,18 @@ def set_body(curl: Any, body: bytes) -> None:
     curl.setopt(pycurl.POST, 1)
     curl.setopt(pycurl.POSTFIELDSIZE, len(body))
     curl.setopt(pycurl.READFUNCTION, BytesIO(body).read)
+
+
+def set_http2(curl: Any, *, is_on: bool) -> None:
+    """Use HTTP/2 for the next request, on a connection that no other request uses; or HTTP/1.1.
+
+    libcurl keeps an HTTP/2 connection after a time-out, and closes only the stream: on a connection
+    that is dead, all further requests would time out too. Requests that share a connection fail
+    together. So an HTTP/2 connection is closed after its request.
+    """
+    version = pycurl.CURL_HTTP_VERSION_2TLS if is_on else pycurl.CURL_HTTP_VERSION_1_1
+    curl.setopt(pycurl.HTTP_VERSION, version)
+    curl.setopt(pycurl.FORBID_REUSE, int(is_on))
 
 
 def milliseconds(seconds: float) -> int:

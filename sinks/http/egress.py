@@ -6,7 +6,7 @@ Each address is checked in libcurl's open-socket callback, when libcurl connects
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -17,11 +17,30 @@ import pycurl
 
 from ...core.errors import InvalidJob, SinkError, SinkPermanent, SinkTransient, SinkUnavailable
 from .addresses import Network, parse_address, why_blocked
-from .curl import MAX_HEADER_BYTES, Callbacks, Handle, milliseconds, new_curl, set_body, set_headers
+from .curl import (
+    MAX_HEADER_BYTES,
+    Callbacks,
+    Handle,
+    milliseconds,
+    new_curl,
+    set_body,
+    set_headers,
+    set_http2,
+)
 from .headers import check_header, parse_retry_after
 from .resolver import Resolver
+from .tls import (
+    TLS_ERRORS,
+    ClientCertificate,
+    certificate_failure,
+    certificate_hint,
+    handshake_failure,
+    lost_connection_hint,
+    needs_http2,
+    server_certificate_error,
+)
 from .transfers import Transfers
-from .url import check_url
+from .url import CheckedUrl, check_url
 
 METHODS = ("POST", "PUT")
 #: CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl lacks.
@@ -32,14 +51,11 @@ _PERMANENT = frozenset({400, 413, 414, 422, 501})
 #: HTTP status 410 (Gone), which is always permanent.
 _GONE = 410
 _DEFAULT_HEADERS = {"content-type": "application/json", "user-agent": "formrelay"}
-_TLS_ERRORS = {
-    pycurl.E_SSL_CONNECT_ERROR,
-    pycurl.E_SSL_CERTPROBLEM,
-    pycurl.E_SSL_CIPHER,
-    pycurl.E_SSL_ISSUER_ERROR,
-    pycurl.E_SSL_INVALIDCERTSTATUS,
-    pycurl.E_PEER_FAILED_VERIFICATION,
-}
+#: Where a person sets the client certificate.
+_CERTIFICATE = "WEBHOOK_CLIENT_CERT_FILE"
+_HAS_HTTP2 = bool(pycurl.version_info()[4] & pycurl.VERSION_HTTP2)
+#: Maximum number of receivers remembered that speak only HTTP/2.
+_MAX_HTTP2 = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,38 @@ class Response:
     duration: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A checked request.
+
+    Attributes:
+        addresses: of the host, as libcurl expects them; empty if no look-up is needed.
+        ends_at: when its time-out ends, monotonic seconds.
+    """
+
+    method: str
+    target: CheckedUrl
+    headers: Mapping[str, str]
+    body: bytes
+    addresses: str
+    ends_at: float
+
+    def prepare(self, curl: Any) -> None:
+        """Set the options of the request on an easy handle."""
+        curl.setopt(pycurl.URL, self.target.url)
+        curl.setopt(pycurl.CUSTOMREQUEST, self.method)
+        set_body(curl, self.body)
+        set_headers(curl, self.headers)
+        curl.setopt(pycurl.TIMEOUT_MS, milliseconds(self.ends_at - monotonic()))
+        if self.addresses:
+            host, port = self.target.host, self.target.port
+            curl.setopt(pycurl.RESOLVE, [f"+{host}:{port}:{self.addresses}"])
+
+
+class _NeedsHttp2(Exception):
+    """The receiver has refused the connection, because it speaks only HTTP/2. Nothing was sent."""
+
+
 class Egress:
     """Sends webhooks in any asyncio event loop, also in a forked process.
 
@@ -70,6 +118,7 @@ class Egress:
             addresses: with a proxy, only a host that is an IP address is checked here.
         max_response_bytes: maximum number of bytes read of a response body.
         ca_file: file of trusted certificates instead of the system's.
+        certificate: client certificate for receivers that ask for one; None for none.
     """
 
     def __init__(
@@ -82,7 +131,11 @@ class Egress:
         proxy: str | None = None,
         max_response_bytes: int = 64 * 1024,
         ca_file: str | None = None,
+        certificate: ClientCertificate | None = None,
     ) -> None:
+        self._certificate = certificate
+        #: Host and port of receivers that speak only HTTP/2.
+        self._http2: set[tuple[str, int]] = set()
         self._proxy = proxy
         self._timeout = timeout
         self._allow_http = allow_http
@@ -118,25 +171,39 @@ class Egress:
         # The look-up takes its time from the time-out of the request, but at most half of it.
         timeout = self._timeout.total_seconds()
         timeout -= min(monotonic() - started_at, timeout / 2)
+        request = _Request(method, target, all_headers, body, addresses, monotonic() + timeout)
+        receiver = (target.host, target.port)
+        try:
+            return await self._send(request, is_http2=receiver in self._http2)
+        except _NeedsHttp2:
+            if len(self._http2) >= _MAX_HTTP2:
+                self._http2.clear()
+            self._http2.add(receiver)
+            return await self._send(request, is_http2=True)
+
+    def _send(self, request: _Request, *, is_http2: bool) -> Coroutine[Any, Any, Response]:
+        """Send a request.
+
+        Raises:
+            _NeedsHttp2: nothing was sent; send it with ``is_http2``.
+        """
+        target = request.target
 
         def prepare(handle: Handle) -> None:
-            curl = handle.curl
-            curl.setopt(pycurl.URL, target.url)
-            curl.setopt(pycurl.CUSTOMREQUEST, method)
-            set_body(curl, body)
-            set_headers(curl, all_headers)
-            curl.setopt(pycurl.TIMEOUT_MS, milliseconds(timeout))
-            if addresses:
-                curl.setopt(pycurl.RESOLVE, [f"+{target.host}:{target.port}:{addresses}"])
+            request.prepare(handle.curl)
+            set_http2(handle.curl, is_on=is_http2)
+            if self._certificate is not None:
+                self._certificate.use(handle.curl)
 
         def finish(handle: Handle, code: int) -> Response:
-            return _response(handle, code, target.host)
+            if _HAS_HTTP2 and not is_http2 and needs_http2(code, handle.curl.errstr()):
+                raise _NeedsHttp2
+            return _response(handle, code, target.host, self._certificate is not None)
 
         # All requests through a proxy may share its connections.
         destination = (target.scheme, target.host, target.port) if self._proxy is None else None
-        return await self._transfers.send(
-            prepare, finish, destination=destination, needs_new=not body
-        )
+        needs_new = is_http2 or not request.body
+        return self._transfers.send(prepare, finish, destination=destination, needs_new=needs_new)
 
     async def _addresses(self, host: str) -> str:
         """The addresses of a host as libcurl expects them; empty if no look-up is needed."""
@@ -176,11 +243,17 @@ class Egress:
         return Handle(new_curl(options, ca_file=self._ca_file), callbacks)
 
 
-def _response(handle: Handle, code: int, host: str) -> Response:
+def _response(handle: Handle, code: int, host: str, has_certificate: bool) -> Response:
     """The response to a request; raises an error if there is none."""
     received = handle.callbacks
     if not received.is_complete:
-        raise _failure(code, handle.curl, received, host)
+        tls = _tls_failure(code, handle.curl.errstr(), host, has_certificate)
+        if tls is not None:
+            raise tls
+        hint = ""
+        if received.sockets and not received.status and handle.curl.getinfo(pycurl.APPCONNECT_TIME):
+            hint = lost_connection_hint(code, _CERTIFICATE, has_certificate=has_certificate)
+        raise _failure(code, handle.curl, received, host, hint)
     duration = timedelta(seconds=handle.curl.getinfo(pycurl.TOTAL_TIME))
     return Response(received.status, received.headers, bytes(received.body), duration)
 
@@ -191,6 +264,7 @@ def raise_for_status(
     now: float,
     *,
     permanent: Collection[int] = _PERMANENT,
+    body: bytes = b"",
 ) -> None:
     """Raise an error for any status but 2xx.
 
@@ -198,6 +272,7 @@ def raise_for_status(
         headers: response headers by lower-case name.
         now: unix time in seconds, for a Retry-After that is a date.
         permanent: statuses after which the request is not retried, in addition to 410.
+        body: the response's body, for a hint about client certificates.
 
     Raises:
         SinkPermanent: the status is permanent.
@@ -205,9 +280,9 @@ def raise_for_status(
     """
     if 200 <= status < 300:
         return
+    hint = _hint(status, body)
     if status == _GONE or status in permanent:
-        raise SinkPermanent(f"the receiver answered {status}", code=status)
-    hint = " (a redirect is never followed)" if 300 <= status < 400 else ""
+        raise SinkPermanent(f"the receiver answered {status}{hint}", code=status)
     raise SinkTransient(
         f"the receiver answered {status}{hint}",
         code=status,
@@ -215,7 +290,31 @@ def raise_for_status(
     )
 
 
-def _failure(code: int, curl: Any, received: Callbacks, host: str) -> SinkError:
+def _hint(status: int, body: bytes) -> str:
+    if 300 <= status < 400:
+        return " (a redirect is never followed)"
+    if status in (426, 505):
+        return " (it wants another version of HTTP)"
+    wants = certificate_hint(status, body, _CERTIFICATE)
+    return f" ({wants})" if wants else ""
+
+
+def _tls_failure(code: int, text: str, host: str, has_certificate: bool) -> SinkError | None:
+    """The error for a failure of TLS; None if the failure has another cause."""
+    why = certificate_failure(code, text, _CERTIFICATE, has_certificate=has_certificate)
+    why = why or handshake_failure(code, text, _CERTIFICATE, has_certificate=has_certificate)
+    if why is not None:
+        return SinkUnavailable(f"TLS: no connection to '{host}': {why}")
+    if needs_http2(code, text):
+        return SinkUnavailable(f"TLS: '{host}' speaks only HTTP/2, which this libcurl does not")
+    if code not in TLS_ERRORS:
+        return None
+    reason = server_certificate_error(text)
+    detail = f" ({reason})" if reason else ", or the handshake failed"
+    return SinkUnavailable(f"TLS: '{host}' has no trusted certificate{detail}")
+
+
+def _failure(code: int, curl: Any, received: Callbacks, host: str, hint: str) -> SinkError:
     """The error for a failed request, without libcurl's own text, which may quote the URL."""
     if received.has_too_many_headers:
         return SinkTransient(f"'{host}' sent more than {MAX_HEADER_BYTES} bytes of headers")
@@ -226,18 +325,20 @@ def _failure(code: int, curl: Any, received: Callbacks, host: str) -> SinkError:
         return SinkUnavailable(f"proxy: status {status} instead of a connection to '{host}'")
     if code == pycurl.E_COULDNT_RESOLVE_HOST:
         return SinkUnavailable(f"DNS: '{host}' was not found")
-    if code in _TLS_ERRORS:
-        return SinkUnavailable(f"TLS: '{host}' has no trusted certificate, or the handshake failed")
     if code == pycurl.E_OPERATION_TIMEDOUT:
         if curl.getinfo(pycurl.REQUEST_SIZE) > 0:
             return SinkTransient(f"time-out: '{host}' did not answer in time")
         return SinkUnavailable(f"time-out: could not connect to '{host}' in time")
     if code == pycurl.E_COULDNT_CONNECT:
         return SinkUnavailable(f"connect: '{host}' refused the connection or is unreachable")
+    if code == pycurl.E_UNSUPPORTED_PROTOCOL:  # libcurl reads it as HTTP/0.9
+        return SinkTransient(
+            f"the answer of '{host}' is not HTTP/1.1: it may speak only HTTP/2 or another protocol"
+        )
     if code == pycurl.E_URL_MALFORMAT:
         return SinkPermanent(f"URL: libcurl cannot parse the URL of '{host}'")
     # Without an error code: for libcurl, a connection closed within the headers is no error.
-    detail = f" (libcurl error {code})" if code else ""
+    detail = f" (libcurl error {code}{hint})" if code else ""
     return SinkTransient(f"connection lost: no complete response from '{host}'{detail}")
 
 

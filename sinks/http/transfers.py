@@ -91,6 +91,8 @@ class _Driver:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_new_due)
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_kept)
+        # No two requests on one HTTP/2 connection: they would fail together.
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
         loop.add_reader(self._selector.fileno(), self._on_events)
 
     def close(self) -> None:

@@ -140,7 +140,7 @@ def test_an_unchanged_file_is_not_read_again(
     path = tmp_path / "token"
     write(path, "one")
     api = load(API_TOKEN_FILE=str(path)).api
-    monkeypatch.setattr("formrelay.config.secrets._content", None)
+    monkeypatch.setattr("formrelay.config.secrets.read_content", None)
     assert api.secret("token") == "one"
 
 
@@ -173,11 +173,11 @@ def test_a_young_file_is_read_at_each_use(tmp_path: Path, monkeypatch: pytest.Mo
     }
     reads: list[Path] = []
 
-    def content(file: FilePath) -> tuple[tuple[int, int, int], bytes]:
-        reads.append(file.path)
+    def content(path: Path) -> tuple[tuple[int, int, int], bytes]:
+        reads.append(path)
         return (LONG_AGO * 10**9, 1, 0), b"x"
 
-    monkeypatch.setattr("formrelay.config.secrets._content", content)
+    monkeypatch.setattr("formrelay.config.secrets.read_content", content)
     for secret in made.values():
         secret.get_secret_value()
     assert [path.name for path in reads] == ["young"]

@@ -137,7 +137,7 @@ def _serve(
     connection.settimeout(10)
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         if tls is not None:
-            connection = tls.wrap_socket(connection, server_side=True)
+            connection = _with_tls(connection, tls)
         stack.callback(wire.closed.release)
         stack.callback(connection.close)
         while request := _request(connection):
@@ -145,6 +145,18 @@ def _serve(
             chosen = answers[min(len(wire.requests), len(answers)) - 1]
             if not chosen(wire, connection):
                 return
+
+
+def _with_tls(connection: socket.socket, tls: ssl.SSLContext) -> socket.socket:
+    secure = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    try:
+        secure.do_handshake()
+    except OSError:
+        # Closed with unread data, the connection would be reset, which may overtake the alert.
+        while socket.socket.recv(secure, 65536):
+            pass
+        raise
+    return secure
 
 
 def _request(connection: socket.socket) -> bytes:

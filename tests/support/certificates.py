@@ -39,6 +39,23 @@ class Authority:
 
     def server_side(self, name: str, *, ends: timedelta = timedelta(days=2)) -> ssl.SSLContext:
         """A server's TLS context; its certificate expires after ``ends`` (negative: expired)."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(name, ends=ends))
+        return context
+
+    def issue(
+        self,
+        name: str,
+        *,
+        ends: timedelta = timedelta(days=2),
+        lasts: timedelta = timedelta(days=10),
+    ) -> tuple[Path, Path]:
+        """The files of a new certificate for localhost and of its private key.
+
+        Args:
+            ends: time until it expires (negative: expired).
+            lasts: how long it is valid in all.
+        """
         key, asked = self._folder / f"{name}-key.pem", self._folder / f"{name}.csr"
         signed = self._folder / f"{name}.pem"
         subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
@@ -47,12 +64,10 @@ class Authority:
         _openssl(
             *("ca", "-batch", "-notext", "-config", str(self._config)),
             *("-cert", str(self.certificate), "-keyfile", str(self._key), "-in", str(asked)),
-            *("-startdate", _time(end - timedelta(days=10)), "-enddate", _time(end)),
+            *("-startdate", _time(end - lasts), "-enddate", _time(end)),
             *("-out", str(signed)),
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(signed, key)
-        return context
+        return signed, key
 
 
 def _openssl(*arguments: str) -> None:

@@ -60,7 +60,7 @@ FAILURES: list[tuple[str, Answer, type[SinkError], str]] = [
     ("resets", reset, SinkTransient, "lost"),
     ("closes", raw(b"", keep=False), SinkTransient, "lost"),
     ("closes in the headers", raw(OK + b"X: y\r\n", keep=False), SinkTransient, "lost"),
-    ("speaks no HTTP", raw(b"220 smtp ready\r\n", keep=False), SinkTransient, "lost"),
+    ("speaks no HTTP", raw(b"220 smtp ready\r\n", keep=False), SinkTransient, "is not HTTP/1.1"),
     ("floods headers", raw(BIG_HEADERS, keep=False), SinkTransient, "headers"),
     ("only ever continues", drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), SinkTransient, "time-out"),
 ]
