@@ -36,7 +36,7 @@ _STATUS = re.compile(rb"[0-9]{3}\Z")
 
 
 def new_curl(options: Mapping[int, Any], *, ca_file: str | None = None) -> Any:
-    """Make an easy handle: HTTP/1.1 (see :func:`set_http2`), TLS 1.2 or newer, no redirects, no proxy.
+    """Make an easy handle: HTTP/1.1, TLS 1.2 or newer, no redirects, no proxy.
 
     Args:
         options: further options, which override these.
