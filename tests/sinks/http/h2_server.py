@@ -15,14 +15,14 @@ const fs = require("fs"), http2 = require("http2"), https = require("https");
 const [folder, kind] = process.argv.slice(1);
 const read = name => fs.readFileSync(folder + "/" + name);
 const tls = {key: read("server-key.pem"), cert: read("server.pem")};
-let sessions = 0, requests = 0, hang = false;
+let sessions = 0, open = 0, requests = 0;
 const handle = (request, response) => {
   const chunks = [];
   request.on("data", chunk => chunks.push(chunk));
   request.on("end", () => {
     requests += 1;
     const body = JSON.stringify({
-      sessions, requests, path: request.url, version: request.httpVersion,
+      sessions, open, requests, path: request.url, version: request.httpVersion,
       headers: request.headers, body: Buffer.concat(chunks).toString().slice(0, 100),
     });
     if (request.url == "/hang") return;
@@ -40,7 +40,11 @@ const server = {
   h2: () => http2.createSecureServer(tls, handle),
   h2c: () => http2.createServer(handle),
 }[kind]();
-server.on("session", () => { sessions += 1; });
+server.on("session", session => {
+  sessions += 1;
+  open += 1;
+  session.on("close", () => { open -= 1; });
+});
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 """
 

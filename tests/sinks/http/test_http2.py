@@ -19,6 +19,7 @@ from tests.sinks.http.test_egress import Sender, egress
 from tests.sinks.wire import answer, serving
 from tests.support.certificates import Authority
 from tests.support.loop import run
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(
     not pycurl.version_info()[4] & pycurl.VERSION_HTTP2, reason="libcurl without HTTP/2"
@@ -92,9 +93,10 @@ def test_a_request_is_not_sent_twice_if_the_connection_breaks_or_hangs(
         sending.send("POST", url + path, {}, b"x" * size)
     assert type(caught.value) is SinkTransient  # the receiver may have acted on the request
     assert time.monotonic() - started < 10
-    # The broken connection is not used again.
+    # The broken connection is closed, and not used again.
     found = told(sending.send("POST", url, {}, b"{}"))
     assert (found["requests"], found["sessions"]) == (3, 3)
+    wait_until(lambda: told(sending.send("POST", url, {}, b"{}"))["open"] == 1)
 
 
 def test_a_cancelled_request_closes_its_connection(authority: Authority, url: str) -> None:
@@ -107,6 +109,7 @@ def test_a_cancelled_request_closes_its_connection(authority: Authority, url: st
         return await sending.egress.send("POST", url, {}, b"{}")
 
     assert told(run(cancel()))["sessions"] == 2
+    wait_until(lambda: told(sending.send("POST", url, {}, b"{}"))["open"] == 1)
 
 
 def test_a_receiver_that_speaks_both_gets_http_1_1_on_a_kept_connection(
