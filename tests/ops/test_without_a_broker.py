@@ -60,6 +60,16 @@ def test_config_lists_valid_values_and_reports_invalid_ones(tmp_path: Path) -> N
     assert found["EMAIL_QUEUE"] == ("mails", "environment")
 
 
+def test_config_warns_of_a_similar_name_in_a_shared_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BROKER=embedded\nREDIS_URI=redis://hunter2@h\n")
+    done = run("config", cwd=tmp_path, env={})
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("formrelay: warning: REDIS_URI in the .env file")
+    assert "write REDIS_URL if" in line
+    assert "hunter2" not in done.stdout + done.stderr
+
+
 def test_schema_and_env_example_need_no_variable(tmp_path: Path) -> None:
     assert '"webhook.send"' in run("schema", cwd=tmp_path, env={}).stdout
     assert "#REDIS_URL=" in run("config", "--example", cwd=tmp_path, env={}).stdout

@@ -13,6 +13,7 @@ import pycurl
 import pytest
 
 from formrelay.core.errors import SinkTransient, SinkUnavailable
+from formrelay.sinks.api import Api
 from formrelay.sinks.http import Response
 from tests.sinks.http.h2_server import node_server
 from tests.sinks.http.test_egress import Sender, egress
@@ -131,6 +132,17 @@ def test_without_http_2_in_libcurl_the_error_says_that_the_receiver_speaks_only_
     monkeypatch.setattr("formrelay.sinks.http.egress._HAS_HTTP2", False)
     with pytest.raises(SinkUnavailable, match="speaks only HTTP/2, which this libcurl does not"):
         sender(authority).send("POST", url, {}, b"{}")
+
+
+def test_the_api_must_speak_http_1_1_and_the_error_says_so(
+    authority: Authority, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "formrelay.sinks.http.curl.system_ca_file", lambda: str(authority.certificate)
+    )
+    wait = timedelta(seconds=5)
+    with pytest.raises(SinkUnavailable, match=r"it speaks only HTTP/2: allow HTTP/1\.1"):
+        Api(url, lambda: None, wait, wait).get_submission("s")
 
 
 def test_the_answer_of_an_http_2_server_without_tls_is_told_from_a_broken_one(
