@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
 from .contract import BrokerContract
-from .inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
+from .inspection import DeadFilter, Entry, NotAvailable, Page, QueueCounts, State, Which, WorkerInfo
 
 #: Called during a long operation with the number of messages processed so far.
 Progress: TypeAlias = Callable[[int], object]
@@ -20,11 +20,36 @@ def silent(_count: int) -> None:
 class Inspector(ABC):
     """Inspects queues without losing or reordering messages; pauses, purges and replays.
 
-    ``queue=None`` means every queue that is declared in this process.
+    ``queue=None`` means every queue of :meth:`queues`.
     """
 
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
+
+    # -- queues ------------------------------------------------------------------------
+
+    def queues(self) -> list[str]:
+        """Names of all queues: those declared in this process and, if the broker can list its
+        queues, those of :meth:`other_queues`."""
+        try:
+            others = self.other_queues()
+        except NotAvailable:
+            others = set()
+        return sorted(self._broker.queues | others)
+
+    @abstractmethod
+    def other_queues(self) -> set[str]:
+        """Names of the queues that the broker has and this process does not declare.
+
+        Redis has a queue while it has a message or is paused.
+
+        Raises:
+            NotAvailable: the broker does not list its queues.
+        """
+
+    def has_queue(self, name: str) -> bool:
+        """Whether a queue is declared in this process or exists on the broker."""
+        return name in self._broker.queues or name in self.queues()
 
     # -- looking -----------------------------------------------------------------------
 
@@ -129,6 +154,16 @@ class Inspector(ABC):
         If one of these ids equals ``prefix``, only that id is returned.
         """
 
+    def ids(
+        self, prefix: str, queue: str | None = None, *, limit: int = 10
+    ) -> list[tuple[str, str]]:
+        """Return queue and id of the messages in any state whose id begins with ``prefix``.
+
+        If one of these ids equals ``prefix``, only that id is returned. Where the broker lists
+        dead letters only, only these are searched.
+        """
+        return self.dead_ids(prefix, queue, limit=limit)
+
     def replay(
         self,
         which: Which,
@@ -172,4 +207,4 @@ class Inspector(ABC):
         """Replay or delete dead letters; return their number."""
 
     def _queues(self, queue: str | None) -> list[str]:
-        return [queue] if queue is not None else sorted(self._broker.queues)
+        return [queue] if queue is not None else self.queues()

@@ -127,7 +127,10 @@ def check_queues(queues: Collection[str] | None) -> None:
     known = get_broker().queues
     for queue in queues or ():
         if queue not in known:
-            raise ConfigError(f"expected a queue ({', '.join(sorted(known))}), got {queue!r}")
+            raise ConfigError(
+                f"expected a queue ({', '.join(sorted(known))}), got {queue!r}: name the module of "
+                "its actors with --import (dramatiq: after formrelay.worker)"
+            )
 
 
 def _check_clickhouse() -> None:
@@ -161,7 +164,7 @@ def is_embedded_clickhouse(url: str | None) -> bool:
 
 def become_workers(
     module: str,
-    *,
+    *others: str,
     queues: Sequence[str] | None = None,
     processes: int | None = None,
     threads: int | None = None,
@@ -171,7 +174,8 @@ def become_workers(
     """Check that workers can start, and replace this process with Dramatiq's.
 
     Args:
-        module: the module argument of ``dramatiq``.
+        module: the broker argument of ``dramatiq``.
+        others: further modules that the workers import.
         queues: queues to consume; None consumes all.
         processes: number of processes; None uses WORKER_PROCESSES.
         threads: threads for each process; None uses WORKER_CONCURRENCY.
@@ -197,7 +201,7 @@ def become_workers(
     get_broker().ping(queues or None)
     if not embedded:
         check_sinks(queues)
-    command = [sys.executable, "-m", "dramatiq", module]
+    command = [sys.executable, "-m", "dramatiq", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads or settings.worker_concurrency)]
     if queues:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
-from ..core.printable import ascii_json, printable, printable_json, shown_id
+from ..core.printable import ascii_json, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,8 +157,3 @@ def age(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f}{unit}"
     return f"{max(0, seconds):.0f}s"
-
-
-def short(id: str) -> str:
-    """Shorten an id on a terminal, where tables have little room; escape it everywhere."""
-    return shown_id(id[:13] if sys.stdout.isatty() else id)

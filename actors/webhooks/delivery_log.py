@@ -216,6 +216,21 @@ def attempts_of(id: str, *, limit: int) -> list[Attempt]:
     return [_from_row(row) for row in rows]
 
 
+def webhooks_like(prefix: str, *, limit: int) -> list[str]:
+    """The recorded webhook-ids that begin with a prefix, or whose message ids do.
+
+    Raises:
+        as :func:`attempts_of`.
+    """
+    rows = clickhouse().query(
+        f"SELECT DISTINCT webhook_id FROM {TABLE}_once "  # noqa: S608 - our own names
+        "WHERE startsWith(webhook_id, %(id)s) OR startsWith(webhook_id, %(webhook_id)s) "
+        "OR startsWith(message_id, %(id)s) ORDER BY webhook_id LIMIT %(limit)s",
+        {"id": prefix, "webhook_id": f"msg_{prefix}", "limit": limit},
+    )
+    return [str(webhook_id) for (webhook_id,) in rows]
+
+
 def _from_row(row: tuple[Any, ...]) -> Attempt:
     values = dict(zip(COLUMNS, row, strict=True))
     at = values["at"]

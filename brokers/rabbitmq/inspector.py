@@ -17,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
+from pika import spec
 
 from ..base import RelayBroker
 from ..errors import BrokerRefused, BrokerUnavailable
@@ -57,6 +58,27 @@ class RabbitInspector(Inspector):
         self._client = client
         self._management = management
         self._read = partial(read_dead_letters, client, job_types=broker.job_types)
+
+    # -- queues ------------------------------------------------------------------------
+
+    def other_queues(self) -> set[str]:
+        if self._management is None:
+            raise NotAvailable("listing queues without RABBITMQ_API_URL")
+        try:
+            names = self._management.queues()
+        except (BrokerUnavailable, BrokerRefused) as error:
+            raise NotAvailable(f"listing queues ({error})") from None
+        dead_queue = self._client.topology.dead_queue
+        return {name for name in names if dead_queue(name) in names} - self._broker.queues
+
+    def has_queue(self, name: str) -> bool:
+        if name in self._broker.queues:
+            return True
+        names = (name, self._client.topology.dead_queue(name))
+        with self._client.control() as connection:
+            return all(
+                connection.find(spec.Queue.Declare(queue=queue, passive=True)) for queue in names
+            )
 
     # -- inspection --------------------------------------------------------------------
 
@@ -236,6 +258,15 @@ class Management:
         """
         found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
         return int(found.get("messages_unacknowledged", 0))
+
+    def queues(self) -> set[str]:
+        """Names of all queues of the virtual host.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused
+        """
+        found = self._get(f"queues/{self._virtual_host}", columns="name")
+        return {str(queue["name"]) for queue in found}
 
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes, ``host:pid``, with the queues that they consume."""

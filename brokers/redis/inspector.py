@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import Literal
@@ -11,13 +11,25 @@ import orjson
 
 from ..contract import BrokerContract
 from ..envelope import encode_for_replay, priority_in
-from ..inspection import DeadFilter, Entry, Page, QueueCounts, State, Which, WorkerInfo
+from ..errors import BrokerRefused
+from ..inspection import (
+    DeadFilter,
+    Entry,
+    NotAvailable,
+    Page,
+    QueueCounts,
+    State,
+    Which,
+    WorkerInfo,
+)
 from ..inspector import Inspector, Progress
 from .commands import QueueCommands
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
 #: Maximum number of dead letters that are read, replayed or deleted in one call.
 _CHUNK = 500
+#: Number of keys that Redis looks at in one step of a scan.
+_SCANNED_PER_CALL = 5_000
 
 
 class RedisInspector(Inspector):
@@ -27,6 +39,19 @@ class RedisInspector(Inspector):
         super().__init__(broker)
         self._commands = commands
         self._pages = Pages(commands, broker.job_types)
+
+    # -- queues --------------------------------------------------------------------------
+
+    def other_queues(self) -> set[str]:
+        keys = self._commands.keys
+        try:
+            with self._commands.client_errors() as client:
+                # In steps, unlike KEYS: other clients are served in between.
+                scan = client.scan_iter(match=keys.queue_pattern(), count=_SCANNED_PER_CALL)
+                found = {keys.queue_in(to_text(key)) for key in scan}
+        except BrokerRefused as error:
+            raise NotAvailable(f"listing queues without the right to SCAN ({error})") from None
+        return {name for name in found if name is not None} - self._broker.queues
 
     # -- looking -------------------------------------------------------------------------
 
@@ -153,18 +178,36 @@ class RedisInspector(Inspector):
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
-        raw, keys = to_bytes(prefix), self._commands.keys
-        pattern = b"".join(b"\\" + raw[i : i + 1] for i in range(len(raw))) + b"*"
-        found: list[tuple[str, str]] = []
-        for name in self._queues(queue):
+        queues, keys = self._queues(queue), self._commands.keys
+        for name in queues:
             self._adopt_dead(name)
-            with self._commands.client_errors() as client:
-                if client.hexists(keys.dead_bodies(name), raw):
+        return self._ids(prefix, [(name, keys.dead_bodies(name)) for name in queues], limit)
+
+    def ids(
+        self, prefix: str, queue: str | None = None, *, limit: int = 10
+    ) -> list[tuple[str, str]]:
+        keys = self._commands.keys
+        kinds = (keys.bodies, keys.scheduled_bodies, keys.dead_bodies)
+        queues = self._queues(queue)
+        return self._ids(prefix, [(name, kind(name)) for name in queues for kind in kinds], limit)
+
+    def _ids(
+        self, prefix: str, hashes: Sequence[tuple[str, str]], limit: int
+    ) -> list[tuple[str, str]]:
+        """Return queue and id of the bodies in the hashes whose id begins with ``prefix``."""
+        raw = to_bytes(prefix)
+        pattern = b"".join(b"\\" + raw[i : i + 1] for i in range(len(raw))) + b"*"
+        found: dict[tuple[str, str], None] = {}  # a scan may return a key twice
+        with self._commands.client_errors() as client:
+            for name, bodies in hashes:
+                if client.hexists(bodies, raw):
                     return [(name, prefix)]
-                ids = client.zscan_iter(keys.dead(name), match=pattern, count=1000)
-                for id in islice((id for id, _ in ids), limit - len(found)):
-                    found.append((name, to_text(id)))  # noqa: PERF401 - one list for all queues
-        return found
+            for name, bodies in hashes:
+                for id, _ in client.hscan_iter(bodies, match=pattern, count=1000):
+                    found[name, to_text(id)] = None
+                    if len(found) == limit:
+                        return list(found)
+        return list(found)
 
     def _change(
         self,

@@ -17,6 +17,8 @@ from ...core.errors import ConfigError
 _RESERVED = re.compile(
     r"\A__|\.(DQ|XQ|msgs|scheduled|dead|wake|suspects|priorities|levels|p\d|paused|inbox|purged)\Z"
 )
+#: The keys by which a queue is found: bodies, plain jobs, the mark of a paused queue.
+_MARKS = re.compile(r"(?P<queue>.+?)(\.[DX]Q)?\.(msgs|inbox|paused)")
 
 
 def check_queue_name(name: str) -> None:
@@ -133,6 +135,18 @@ class Keys:
     def sequence(self) -> str:
         """Ours. Counter: makes unique ids for messages enqueued under an id that is taken."""
         return f"{self.namespace}:__sequence__"
+
+    def queue_pattern(self) -> str:
+        """Pattern for SCAN that matches the keys which :meth:`queue_in` knows, and few others."""
+        escaped = re.sub(r"([*?\[\]\\])", r"\\\1", self.namespace)
+        # Ends like .msgs, .inbox or .paused.
+        return f"{escaped}:*.[mip][sna][gbu][sos]*"
+
+    def queue_in(self, key: str) -> str | None:
+        """Name of the queue that a key belongs to; None if it is no key of a queue."""
+        name = key.removeprefix(f"{self.namespace}:")
+        found = _MARKS.fullmatch(name)
+        return None if found is None or name.startswith("__") else found["queue"]
 
     def of(self, queue: str) -> list[str]:
         """The keys of a queue, in the order in which ``common.lua`` names them."""

@@ -20,6 +20,7 @@ from .config import config
 from .demo import demo
 from .doctor import doctor
 from .migrate import migrate
+from .options import add_import_option, with_imports
 from .schema import schema
 from .send import send
 from .worker import worker
@@ -30,12 +31,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (worker, send, queues.workers, doctor, migrate, config, schema, demo):
+for _command in (worker, queues.workers, migrate, config, schema, demo):
     app.command()(_command)
+app.command()(with_imports(send))
+app.command()(with_imports(doctor))
 for _name, _group in (
-    ("queues", queues.app),
-    ("jobs", jobs.app),
-    ("dlq", dlq.app),
+    ("queues", add_import_option(queues.app)),
+    ("jobs", add_import_option(jobs.app)),
+    ("dlq", add_import_option(dlq.app)),
     ("webhooks", webhooks.app),
     ("events", events.app),
 ):

@@ -15,22 +15,21 @@ from ...brokers import DeadFilter, Entry, Inspector, get_broker
 from ...core.errors import FormrelayError
 from ...core.failure import Reason
 from ...core.printable import shown_id
-from ..output import age, counting, print_json, print_table, say, say_error, short
+from ..output import age, counting, print_json, print_table, say, say_error
 from .jobs import as_json, why, with_message
 from .options import (
+    CANDIDATES,
     DryRunOption,
     JsonOption,
     LimitOption,
     QueueOption,
+    check_unique,
     id_argument,
     open_inspector,
     time_option,
 )
 
 app = typer.Typer(help="List, show, replay and delete dead letters.", no_args_is_help=True)
-
-#: Number of ids that an error names where a prefix matches several dead letters.
-_CANDIDATES = 5
 
 
 class NoSuchDeadLetter(FormrelayError):
@@ -93,7 +92,7 @@ def list_dead_letters(which: DeadFilter, limit: LimitOption = 50, json: JsonOpti
 
 def _row(letter: Entry, now: float) -> tuple[Any, ...]:
     return (
-        short(letter.id),
+        shown_id(letter.id),
         letter.message.actor_name,
         None if letter.died is None else f"{age(now - letter.died)} ago",
         None if letter.failure is None else letter.failure.attempt,
@@ -131,10 +130,11 @@ def _add_command(name: str, done: str, help: str) -> None:
         json: JsonOption = False,
     ) -> None:
         is_filter = replace(which, queue=None) != DeadFilter()
+        # Deleting a queue's dead letters needs --all as well: it cannot be undone.
+        is_filter |= name == "replay" and which.queue is not None and not ids
         if bool(ids) + (every or is_filter) != 1:
-            raise typer.BadParameter(
-                "expected ids of dead letters, or a filter other than --queue, or --all"
-            )
+            other = "" if name == "replay" else " other than --queue"
+            raise typer.BadParameter(f"expected ids of dead letters, or a filter{other}, or --all")
         inspector = open_inspector(which.queue)
         action = inspector.replay if name == "replay" else inspector.delete_dead
         # Resolve every id first: if one is wrong, nothing is changed.
@@ -165,16 +165,10 @@ def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str
     """Return the queue and the whole id of the one dead letter whose id starts with ``id``."""
     if not id:  # an unset shell variable, which would match every dead letter
         raise typer.BadParameter("expected the id of a dead letter, got an empty text")
-    found = inspector.dead_ids(id, queue, limit=_CANDIDATES + 1)
+    found = inspector.dead_ids(id, queue, limit=CANDIDATES + 1)
     if not found:
         raise NoSuchDeadLetter(
             f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
         )
-    if len(found) > 1:
-        names = [f"{shown_id(whole)} ({where})" for where, whole in found[:_CANDIDATES]]
-        names += ["and more"] if len(found) > _CANDIDATES else []
-        raise typer.BadParameter(
-            f"expected the id of one dead letter, '{shown_id(id)}' matches several: "
-            f"{', '.join(names)}"
-        )
+    check_unique(id, "dead letter", found)
     return found[0]

@@ -11,8 +11,15 @@ from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
 from ...core.errors import FormrelayError
 from ...core.printable import shown_id
-from ..output import age, print_json, print_table, say_error, short
-from .options import JsonOption, QueueOption, id_argument, open_inspector
+from ..output import age, print_json, print_table, say_error
+from .options import (
+    CANDIDATES,
+    JsonOption,
+    QueueOption,
+    check_unique,
+    id_argument,
+    open_inspector,
+)
 
 app = typer.Typer(help="List the jobs of a queue in any state; show one.", no_args_is_help=True)
 
@@ -68,8 +75,7 @@ def list_jobs(
 
 
 def _row(entry: Entry, now: float) -> tuple[Any, ...]:
-    # A prefix is enough to find a dead job; the other states need the whole id.
-    id = short(entry.id) if entry.state is State.DEAD else shown_id(entry.id)
+    id = shown_id(entry.id)
     sent = age(now - entry.message.message_timestamp / 1000)
     return id or None, entry.message.actor_name, sent, _detail(entry, now)
 
@@ -94,17 +100,19 @@ def why(entry: Entry) -> str | None:
 
 @app.command("show")
 def show_job(
-    id: Annotated[str, id_argument("Job id; for a dead job also a unique prefix.")],
+    id: Annotated[str, id_argument("Job id or unique prefix.")],
     queue: QueueOption = None,
 ) -> None:
     """Show a job as JSON, with its payload, which may contain personal data."""
     inspector = open_inspector(queue)
-    found = inspector.find(id, queue)
+    if not id:  # an unset shell variable, which would match every job
+        raise typer.BadParameter("expected the id of a job, got an empty text")
+    matches = inspector.ids(id, queue, limit=CANDIDATES + 1)
+    check_unique(id, "job", matches)
+    where, whole = matches[0] if matches else (queue, id)
+    found = inspector.find(whole, where)
     if found is None:
-        dead = inspector.dead_ids(id, queue)
-        found = inspector.find(dead[0][1], dead[0][0]) if len(dead) == 1 else None
-    if found is None:
-        raise NoSuchJob(f"there is no job '{short(id)}', or it is done")
+        raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
     print_json(with_message(found))
 
 

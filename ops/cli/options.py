@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
 from ...actors import declare_actors
-from ...brokers import Inspector, get_broker
+from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.clock import SYSTEM_CLOCK
-from ...core.printable import read_id
-from ..boot import check_queues
+from ...core.errors import ConfigError
+from ...core.printable import read_id, shown_id
+from ..output import say_error
+from ..own_actors import import_actors
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DryRunOption = Annotated[
@@ -22,8 +27,18 @@ LimitOption = Annotated[int, typer.Option(min=1, help="Maximum number of results
 QueueOption = Annotated[
     str | None, typer.Option("--queue", "-q", help="Only this queue. Default: all queues.")
 ]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        help="Module with actors of your own, like myapp.actors. Can be repeated.",
+    ),
+]
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+#: Number of ids that an error names if a prefix matches several.
+CANDIDATES = 5
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -40,6 +55,24 @@ def _parse_id(text: str) -> str:
 def id_argument(help: str, metavar: str = "ID") -> Any:
     """Make an argument that takes an id as the tables print it."""
     return typer.Argument(parser=_parse_id, metavar=metavar, help=help)
+
+
+def check_unique(prefix: str, what: str, found: Sequence[tuple[str, str]]) -> None:
+    """Check that a prefix matches at most one id.
+
+    Args:
+        what: the kind of thing, for the error.
+        found: up to ``CANDIDATES + 1`` matches: where, and the whole id.
+    """
+    if len(found) <= 1:
+        return
+    names = [
+        f"{shown_id(id)} ({where})" if where else shown_id(id) for where, id in found[:CANDIDATES]
+    ]
+    names += ["and more"] if len(found) > CANDIDATES else []
+    raise typer.BadParameter(
+        f"expected the id of one {what}, '{shown_id(prefix)}' matches several: {', '.join(names)}"
+    )
 
 
 def time_option(help: str, **more: Any) -> Any:
@@ -68,15 +101,58 @@ def _parse_time(text: str) -> float:
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
 
 
+def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option ``--import`` to a command: the modules are imported before it runs."""
+    own = inspect.signature(command, eval_str=True)
+
+    @wraps(command)
+    def importing(*, imports: list[str] | None = None, **values: Any) -> Any:
+        if imports:
+            import_actors(imports)
+        return command(**values)
+
+    option = inspect.Parameter(
+        "imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ImportOption
+    )
+    keyword_only = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in own.parameters.values()
+    ]
+    importing.__signature__ = inspect.Signature([*keyword_only, option])  # type: ignore[attr-defined]
+    importing.__annotations__ = {**command.__annotations__, "imports": ImportOption}
+    return importing
+
+
+def add_import_option(group: typer.Typer) -> typer.Typer:
+    """Add the option ``--import`` to every command of a group; return the group."""
+    found = [*group.registered_commands, group.registered_callback]
+    for info in found:
+        if info is not None and info.callback is not None:
+            info.callback = with_imports(info.callback)
+    return group
+
+
 def open_inspector(queue: str | None = None) -> Inspector:
     """Declare the actors and return the broker's inspector.
 
     Args:
-        queue: a queue that must exist; None checks nothing.
+        queue: a queue that must exist; None is for all queues, and prints a note if the broker
+            cannot list them.
 
     Raises:
         ConfigError: the queue does not exist.
     """
     declare_actors()
-    check_queues([queue] if queue is not None else None)
-    return get_broker().inspector
+    inspector = get_broker().inspector
+    if queue is None:
+        try:
+            inspector.other_queues()
+        except NotAvailable as error:
+            say_error(f"note: queues of other actors are not shown without --import: {error}")
+    elif not inspector.has_queue(queue):
+        known = ", ".join(inspector.queues())
+        raise ConfigError(
+            f"expected a queue ({known}), got {queue!r}: for a queue without messages, name the "
+            "module of its actors with --import"
+        )
+    return inspector

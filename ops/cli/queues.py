@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ...actors import declare_actors
 from ...brokers import QueueCounts, get_broker
 from ...core.errors import ConfigError
-from ..boot import NOT_FINE, check_queues
+from ..boot import NOT_FINE
 from ..health import queue_to_json, worker_to_json
 from ..output import NOT_AVAILABLE, age, print_json, print_table, say, say_error
 from .options import DryRunOption, JsonOption, open_inspector
@@ -29,7 +28,7 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     if context.invoked_subcommand is not None:
         return
     inspector = open_inspector()
-    found = [inspector.counts(queue) for queue in sorted(get_broker().queues)]
+    found = [inspector.counts(queue) for queue in inspector.queues()]
     if json:
         print_json([queue_to_json(counts) for counts in found])
         return
@@ -98,9 +97,7 @@ def to_stock(
     from ...brokers.redis.broker import RedisBroker
     from ...brokers.redis.to_stock import Conversion, convert_queue, refuse_running_workers
 
-    declare_actors()
-    check_queues([queue] if queue else None)
-    broker = get_broker()
+    inspector, broker = open_inspector(queue), get_broker()
     if not isinstance(broker, RedisBroker):
         name = type(broker).__name__
         raise ConfigError(
@@ -108,7 +105,7 @@ def to_stock(
         )
     refuse_running_workers(broker)
     done = []
-    for name in [queue] if queue else sorted(broker.queues):
+    for name in [queue] if queue else inspector.queues():
         if dry_run:
             counts = broker.counts(name)
             live = counts.waiting + (counts.in_flight or 0)

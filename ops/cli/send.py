@@ -20,7 +20,11 @@ def send(
     metadata: Annotated[str, typer.Option(help="Metadata as JSON.")] = "{}",
     delay: Annotated[float, typer.Option(min=0, help="Seconds before the job may run.")] = 0,
 ) -> None:
-    """Send one job and print its id."""
+    """Send one job and print its id.
+
+    An actor of your own gets the payload as its argument, and the metadata,
+    if any, as the keyword metadata.
+    """
     from ...actors.job import JobActor
     from ...brokers import get_broker
 
@@ -30,11 +34,15 @@ def send(
         raise ConfigError(f"expected an actor ({', '.join(sorted(actors))}), got {actor!r}")
     text = sys.stdin.read() if payload == "-" else payload
     found = actors[actor]
-    assert isinstance(found, JobActor)
-    message = found.send_with_options(
-        kwargs={"payload": _json("payload", text), "metadata": _json("metadata", metadata)},
-        delay=int(timedelta(seconds=delay) / timedelta(milliseconds=1)) if delay else None,
-    )
+    job, about = _json("payload", text), _json("metadata", metadata)
+    later = int(timedelta(seconds=delay) / timedelta(milliseconds=1)) if delay else None
+    if isinstance(found, JobActor):
+        kwargs = {"payload": job, "metadata": about}
+        message = found.send_with_options(kwargs=kwargs, delay=later)
+    else:
+        # As enqueue() of the Django app does.
+        kwargs = {"metadata": about} if about else {}
+        message = found.send_with_options(args=(job,), kwargs=kwargs, delay=later)
     say(message.message_id)
 
 

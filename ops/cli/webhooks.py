@@ -19,7 +19,7 @@ from ...core.errors import ConfigError, FormrelayError, SinkError
 from ...core.printable import shown_id
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
-from .options import JsonOption, LimitOption, id_argument
+from .options import CANDIDATES, JsonOption, LimitOption, check_unique, id_argument
 
 if TYPE_CHECKING:
     from ...actors.webhooks.delivery_log import Attempt
@@ -32,8 +32,10 @@ endpoints_app = typer.Typer(
 )
 app.add_typer(endpoints_app, name="endpoints")
 
-IdArgument = Annotated[str, id_argument("Endpoint id, as listed by `webhooks endpoints`.")]
-WebhookArgument = Annotated[str, id_argument("Webhook id, or job id.")]
+IdArgument = Annotated[
+    str, id_argument("Endpoint id or unique prefix, as listed by `webhooks endpoints`.")
+]
+WebhookArgument = Annotated[str, id_argument("Webhook id, or job id; or a unique prefix.")]
 #: Maximum number of dead letters searched for an id that the publisher chose.
 _MAX_SEARCHED = 100_000
 
@@ -70,6 +72,7 @@ def endpoints(context: typer.Context, json: JsonOption = False) -> None:
 @endpoints_app.command()
 def enable(id: IdArgument) -> None:
     """Enable an endpoint again. Dead letters stay until you run `dlq replay`."""
+    id = _whole_endpoint_id(id)
     if not _registry().enable(id):
         raise NoSuchEndpoint(f"the endpoint '{shown_id(id)}' is neither failing nor disabled")
     say(f"enabled: {shown_id(id)}")
@@ -78,6 +81,7 @@ def enable(id: IdArgument) -> None:
 @endpoints_app.command()
 def disable(id: IdArgument) -> None:
     """Disable an endpoint: its webhooks are dead-lettered without an attempt."""
+    id = _whole_endpoint_id(id)
     is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
     say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
 
@@ -89,6 +93,8 @@ def attempts(id: WebhookArgument, limit: LimitOption = 100, json: JsonOption = F
     from ...actors.webhooks.delivery_log import attempts_of
 
     found = attempts_of(id, limit=limit)
+    if not found and (whole := _whole_webhook_id(id)) is not None:
+        found = attempts_of(whole, limit=limit)
     if json:
         print_json([attempt.wire() for attempt in found])
     else:
@@ -107,11 +113,38 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
     delivered within WEBHOOK_KEEP_DELIVERED_DAYS.
     """
     declare_actors()
-    done = _resend(id)
+    try:
+        done = _resend(id)
+    except NoSuchWebhook:
+        with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
+            if (whole := _whole_webhook_id(id)) is not None:
+                id = whole
+        done = _resend(id)
     if json:
         print_json({"id": shown_id(id), "done": done})
     else:
         say(f"{done}: {shown_id(id)}")
+
+
+def _whole_endpoint_id(prefix: str) -> str:
+    """Return the id of the one endpoint that begins with a prefix; the prefix if there is none."""
+    ids = [record.id for record in _registry().all()]
+    found = [id for id in ids if prefix and id.startswith(prefix)]
+    if prefix in found or not found:
+        return prefix
+    check_unique(prefix, "endpoint", [("", id) for id in found])
+    return found[0]
+
+
+def _whole_webhook_id(prefix: str) -> str | None:
+    """Return the webhook-id of the one recorded webhook that begins with a prefix."""
+    from ...actors.webhooks.delivery_log import webhooks_like
+
+    if not prefix:
+        return None
+    found = webhooks_like(prefix, limit=CANDIDATES + 1)
+    check_unique(prefix, "webhook", [("", id) for id in found])
+    return found[0] if found else None
 
 
 def _resend(id: str) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from ..boot import become_workers
+from ..own_actors import import_actors
+from .options import ImportOption
 
 
 def worker(
@@ -21,6 +23,14 @@ def worker(
         int | None,
         typer.Option(min=1, help="Threads for each process. Default: WORKER_CONCURRENCY."),
     ] = None,
+    imports: ImportOption = None,
 ) -> None:
     """Start workers with the dramatiq command line."""
-    become_workers("formrelay.worker", queues=queues, processes=processes, threads=threads)
+    become_workers(
+        "formrelay.worker",
+        *(imports or ()),
+        queues=queues,
+        processes=processes,
+        threads=threads,
+        declare=lambda: import_actors(imports or ()),
+    )

@@ -256,7 +256,7 @@ def test_an_ambiguous_prefix_lists_the_ids_and_changes_nothing(shell: Shell) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("replay",), "a filter other than --queue, or --all"),
+        (("replay",), "ids of dead letters, or a filter, or --all"),
         (("delete", "--queue", "webhooks"), "a filter other than --queue, or --all"),
         (("delete", "an-id", "--form", "f"), "a filter other than --queue, or --all"),
         (

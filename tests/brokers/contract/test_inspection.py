@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 from dramatiq import Worker
 
-from formrelay.brokers import Inspector, NotAvailable, State
+from formrelay.brokers import DeadFilter, Inspector, NotAvailable, State
 from formrelay.brokers.inspection import UnknownCursor
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
@@ -329,3 +329,38 @@ def test_queries_that_rabbitmq_cannot_answer_are_errors(
     assert inspector.purge(harness.queue, dry_run=True) == 1
     assert inspector.purge(harness.queue) == 1
     wait_until(lambda: inspector.counts(harness.queue).waiting == 0)
+
+
+# -- queues of other actors ------------------------------------------------------------------
+
+
+def test_a_queue_of_another_process_is_found_by_its_name(harness: Harness, unique: str) -> None:
+    """Redis also lists it; RabbitMQ does with its management API alone."""
+    actor = harness.actor(refuse, actor_name="note")
+    actor.send()
+    harness.start()
+    wait_until(harness.dead)
+    harness.stop()
+    harness.broker.queues.discard(harness.queue)  # as in a process that did not import the actor
+    inspector = harness.broker.inspector
+    assert inspector.has_queue(harness.queue)
+    assert not inspector.has_queue(f"{unique}x")
+    try:
+        assert harness.queue in inspector.other_queues()
+        assert harness.queue in inspector.queues()
+        assert inspector.replay(DeadFilter(actor="note")) == 1
+    except NotAvailable:
+        assert isinstance(harness.broker, RabbitBroker)
+
+
+@pytest.mark.embedded
+def test_queues_are_told_from_other_keys(embedded_url: str, unique: str) -> None:
+    """The keys of Redis alone have names that a scan could confuse."""
+    broker = RedisBroker(embedded_url, namespace=f"{unique}*")
+    for key in ("a.msgs", "b.DQ.msgs", "c.XQ.msgs", "d.paused", "e.inbox", "f.g.msgs"):
+        broker.client.set(f"{unique}*:{key}", "x")
+    for key in ("__once__.a.msgs", "msgs", "h.prioritiesx", "i.other"):
+        broker.client.set(f"{unique}*:{key}", "x")
+    broker.client.set(f"{unique}xy:z.msgs", "x")  # of a namespace that the pattern must not match
+    assert broker.inspector.queues() == ["a", "b", "c", "d", "e", "f.g"]
+    broker.close()

@@ -1,0 +1,193 @@
+"""Commands on queues of a user's own actors, with and without ``--import``."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from formrelay.brokers.embedded import ensure_running, release
+from tests.ops.shell import Shell
+from tests.support.command import clean_environment
+from tests.support.waiting import wait_until
+
+MODULE = """
+import dramatiq
+
+@dramatiq.actor(queue_name="notes", max_retries=0)
+def write_note(text, metadata=None):
+    raise RuntimeError("no paper")
+"""
+STRANGER = """
+import dramatiq
+from dramatiq.brokers.stub import StubBroker
+dramatiq.set_broker(StubBroker())
+"""
+
+
+@pytest.fixture(params=[pytest.param("rabbitmq", marks=pytest.mark.rabbitmq), "embedded"])
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
+    shell = Shell(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "actors.py").write_text(MODULE)
+    if request.param == "rabbitmq":
+        url = request.getfixturevalue("rabbitmq_url")
+        shell.env = {"RABBITMQ_URL": url, "API_URL": "http://127.0.0.1:1"}
+    return shell
+
+
+@pytest.fixture
+def dead(shell: Shell) -> str:
+    """Id of a dead letter on the queue ``notes``."""
+    sent = shell("send", "write_note", '"milk"', "--import", "mine.actors").stdout.strip()
+    with worker(shell, "--import", "mine.actors", "--queue", "notes"):
+        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"))
+    return sent
+
+
+def worker(shell: Shell, *options: str) -> subprocess.Popen[bytes]:
+    return _Worker(
+        [sys.executable, "-m", "formrelay", "worker", *options],
+        cwd=shell.folder,
+        env=clean_environment(**shell.env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+class _Worker(subprocess.Popen[bytes]):
+    def __exit__(self, *error: object) -> None:
+        self.terminate()
+        self.wait(60)
+
+
+@pytest.mark.slow
+def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead: str) -> None:
+    """On RabbitMQ without its management API, the queue must be named or imported."""
+    is_rabbit = "RABBITMQ_URL" in shell.env
+    plain = shell("dlq", "list", "--json")
+    if is_rabbit:
+        assert "not shown without --import" in plain.stderr
+        assert "RABBITMQ_API_URL" in plain.stderr
+    else:
+        assert dead in plain.stdout
+        assert plain.stderr == ""
+    for options in (["--import", "mine.actors"], ["--queue", "notes"]):
+        (letter,) = shell.json("dlq", "list", *options)
+        assert (letter["id"], letter["actor"], letter["queue"]) == (dead, "write_note", "notes")
+    assert shell("dlq", "replay", "--queue", "notes").stdout == "replayed: 1\n"
+    counts = shell.json("queues", "--import", "mine.actors")
+    (notes,) = [queue for queue in counts if queue["queue"] == "notes"]
+    assert (notes["waiting"], notes["dead"]) == (1, 0)
+    assert shell("queues", "purge", "notes").stdout == "dropped: 1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.rabbitmq
+def test_the_management_api_lists_the_queues_of_other_actors(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    api = os.environ.get("FORMRELAY_TEST_RABBITMQ_API_URL")
+    if api is None:
+        pytest.skip("needs FORMRELAY_TEST_RABBITMQ_API_URL")
+    shell = Shell(tmp_path)
+    shell.env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
+    (tmp_path / "mine.py").write_text(MODULE)
+    sent = shell("send", "write_note", '"milk"', "--import", "mine").stdout.strip()
+    with worker(shell, "--import", "mine", "--queue", "notes"):
+        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"))
+    shell.env["RABBITMQ_API_URL"] = api
+    found = wait_until(lambda: shell("dlq", "list", "--json"))
+    assert sent in found.stdout
+    assert found.stderr == ""
+    # The command works without the API, and says what it cannot show.
+    shell.env["RABBITMQ_API_URL"] = "http://127.0.0.1:1"
+    found = shell("dlq", "list")
+    assert found.stdout == "no dead letters\n"
+    assert "not shown without --import" in found.stderr
+
+
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("nowhere", "a module that can be imported"),
+        ("mine/actors.py", "the name of a module, like myapp.actors"),
+        ("broken", "got 'broken': No module named 'not_installed'"),
+        ("stranger", "got StubBroker as Dramatiq's broker"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_refused_in_one_line(
+    shell: Shell, module: str, expected: str
+) -> None:
+    (shell.folder / "broken.py").write_text("import not_installed")
+    (shell.folder / "stranger.py").write_text(STRANGER)
+    for command in ("queues", "worker"):
+        done = shell(command, "--import", module, status=2)
+        assert expected in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+def test_an_unknown_queue_is_wrong_use_and_names_the_option(shell: Shell) -> None:
+    for command in (["dlq", "list", "-q", "nots"], ["worker", "-q", "nots"]):
+        done = shell(*command, status=2)
+        assert "got 'nots'" in done.stderr
+        assert "--import" in done.stderr
+
+
+# -- ids ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(shell: Shell) -> Iterator[redis.Redis]:
+    """A Redis with a waiting and a scheduled message, both of ids that begin with ``ab-``."""
+    folder = shell.folder / ".formrelay"
+    with redis.Redis.from_url(ensure_running(folder)) as client:
+        body = b'{"queue_name":"notes","actor_name":"a","args":[],"kwargs":{},"options":{},'
+        body += b'"message_id":"%b","message_timestamp":1700000000000}'
+        client.rpush("dramatiq:notes", "ab-1")
+        client.hset("dramatiq:notes.msgs", "ab-1", body % b"ab-1")
+        client.zadd("dramatiq:notes.scheduled", {"ab-22": 4_000_000_000_000})
+        client.hset("dramatiq:notes.DQ.msgs", "ab-22", body % b"ab-22")
+        yield client
+    release(folder)
+
+
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+@pytest.mark.usefixtures("waiting")
+def test_a_job_in_any_state_is_found_by_a_unique_prefix(shell: Shell) -> None:
+    assert '"state": "scheduled"' in shell("jobs", "show", "ab-2").stdout
+    assert '"state": "waiting"' in shell("jobs", "show", "ab-1", "-q", "notes").stdout
+    several = shell("jobs", "show", "ab", status=2).stderr
+    assert "matches several: ab-1 (notes), ab-22 (notes)" in several
+    assert "an empty text" in shell("jobs", "show", "", status=2).stderr
+
+
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+@pytest.mark.usefixtures("waiting")
+def test_a_terminal_shows_whole_ids(shell: Shell) -> None:
+    id = "0" * 36
+    (shell.folder / "run").mkdir()
+    with redis.Redis.from_url(ensure_running(shell.folder / ".formrelay")) as client:
+        client.hset("dramatiq:events.XQ.msgs", id, b"no message")
+        client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
+    main, other = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "formrelay", "dlq", "list"],
+        cwd=shell.folder,
+        env=clean_environment(**shell.env, COLUMNS="100", TERM="xterm"),
+        stdout=other,
+        check=True,
+    )
+    os.close(other)
+    assert done.returncode == 0
+    assert id.encode() in os.read(main, 100_000)
+    os.close(main)
+    release(shell.folder / ".formrelay")
