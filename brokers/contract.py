@@ -33,6 +33,8 @@ class BrokerOptions:
         dead_letter_retention: how long dead letters are kept.
         connect_timeout: time-out of connecting, and of one answer.
         idempotency_keep: how long the result of a job with an idempotency key is kept.
+        consumer_timeout: time after which the server redelivers a message that is not settled,
+            although its worker is alive; None: never.
         concurrency: maximum number of messages that one process runs at a time, by queue name;
             other queues are limited by the number of threads.
     """
@@ -44,6 +46,7 @@ class BrokerOptions:
     connect_timeout: timedelta = timedelta(seconds=5)
     idempotency_keep: timedelta = timedelta(hours=24)
     concurrency: dict[str, int] | None = None
+    consumer_timeout: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ def make_broker(settings: Settings) -> RelayBroker:
             for worker in workers.values()
             if worker.worker_concurrency is not None
         },
+        consumer_timeout=broker.rabbitmq_consumer_timeout if broker.kind == "rabbitmq" else None,
     )
     try:
         made = _make(settings, options, {worker.queue: name for name, worker in workers.items()})

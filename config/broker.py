@@ -109,6 +109,11 @@ class BrokerSettings(Section):
         description="Management API, to show workers and jobs in flight: "
         "http://user:password@host:15672/api.",
     )
+    rabbitmq_consumer_timeout: Seconds = Field(
+        timedelta(minutes=30),
+        description="The server's consumer_timeout, which AMQP does not tell. doctor compares "
+        "time limits with it.",
+    )
     max_message_bytes: Count = Field(
         1_048_576, description="Maximum size of a message in bytes; sending a larger one fails."
     )

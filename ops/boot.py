@@ -26,6 +26,7 @@ from ..core.errors import (
     SinkUnavailable,
 )
 from .logs import setup_logging
+from .time_limits import exceeding_time_limits
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -74,6 +75,8 @@ class _WorkerBoot(Middleware):
             check_queues(worker.consumer_whitelist)
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
+        for problem in exceeding_time_limits(broker):
+            logger.warning("a job may run twice", extra={"why": problem})
         tune_garbage_collector()
         limit_malloc_arenas()
 

@@ -52,7 +52,14 @@ class ChannelClosed(BrokerRefused):
     """
 
     def __init__(self, where: str, code: int, text: str) -> None:
-        super().__init__(f"RabbitMQ at {where} refused: {text}")
+        says = f"RabbitMQ at {where} refused: {text}"
+        if code == PRECONDITION_FAILED and "acknowledgement" in text:
+            says = (
+                f"RabbitMQ at {where} redelivers the jobs in flight, which run a second time: a "
+                "job took longer than the server's consumer_timeout; lower the actor's time_limit, "
+                f"or raise consumer_timeout ({text})"
+            )
+        super().__init__(says)
         self.where = where
         self.code = code
         self.text = text

@@ -265,7 +265,8 @@ class RabbitConsumer(RelayConsumer):
             subscription.connection.abort()
             raise BrokerUnavailable(
                 f"the queue {self.queue_name!r} on RabbitMQ at {subscription.connection.where} "
-                "was deleted; it is declared again"
+                "was deleted, or a job took longer than consumer_timeout (RabbitMQ 4.3 and newer); "
+                "it is declared again"
             )
 
     def _sleep(self, subscription: Subscription, timeout: float) -> None:

@@ -75,7 +75,7 @@ class RabbitInspector(Inspector):
         if name in self._broker.queues:
             return True
         names = (name, self._client.topology.dead_queue(name))
-        with self._client.control() as connection:
+        with self._client.connection() as connection:
             return all(
                 connection.find(spec.Queue.Declare(queue=queue, passive=True)) for queue in names
             )

@@ -17,6 +17,7 @@ from ...config import get_settings
 from ...core.errors import FormrelayError
 from ..boot import NOT_FINE, is_embedded_clickhouse
 from ..output import print_json, print_table
+from ..time_limits import exceeding_time_limits
 from .options import JsonOption
 
 
@@ -64,6 +65,11 @@ def _broker() -> Iterator[Finding]:
     yield Finding("broker", "ok", says)
     for weakness in (*tried, *broker.weaknesses()):
         yield Finding("broker", "weak", weakness)
+
+
+def _time_limits() -> Iterator[Finding]:
+    for problem in exceeding_time_limits(get_broker()):
+        yield Finding("time limits", "bad", problem)
 
 
 def _old_keys() -> Iterator[Finding]:
@@ -125,4 +131,4 @@ def _endpoints() -> Iterator[Finding]:
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_CHECKS = (_broker, _old_keys, _clickhouse, _api, _endpoints)
+_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _endpoints)

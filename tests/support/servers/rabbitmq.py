@@ -26,17 +26,29 @@ class RabbitServer(Server):
 
     Args:
         management: add the HTTP API at `api_url`, which makes an orderly stop 5 s slower.
+        consumer_timeout_ms: RabbitMQ's `consumer_timeout`, enforced every second (otherwise every
+            minute); None keeps its default.
     """
 
     kind: ClassVar[str] = "rabbitmq"
     package: ClassVar[str] = "rabbitmq-server"
 
-    def __init__(self, run: Run | None = None, *, management: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run | None = None,
+        *,
+        management: bool = False,
+        consumer_timeout_ms: int | None = None,
+    ) -> None:
         super().__init__(run)
         self._epmd: subprocess.Popen[bytes] | None = None
         self._has_epmd_of_its_own = True
         self._epmd_port = free_port()
         self._api_port = free_port() if management else None
+        advanced = "[].\n"
+        if consumer_timeout_ms is not None:
+            ticks = f"{{channel_tick_interval, 1000}}, {{consumer_timeout, {consumer_timeout_ms}}}"
+            advanced = f"[{{rabbit, [{ticks}]}}].\n"
         plugins = "rabbitmq_management" if management else ""
         folder = self.data_dir
         self._env = {
@@ -50,7 +62,7 @@ class RabbitServer(Server):
             "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",  # instead of the configuration of the machine
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(write(folder / "advanced.config", "[].\n")),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(write(folder / "advanced.config", advanced)),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(write(folder / "plugins", f"[{plugins}].\n")),
             "RABBITMQ_CONFIG_FILE": str(write(folder / "rabbitmq.conf", self._config())),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
