@@ -5,6 +5,12 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line. Exits with 0 (fine), 1 (not fine) or 2 (wrong use)."""
-    from .app import run
+    import sys
 
-    run()
+    try:
+        from .app import run
+
+        run()
+    except KeyboardInterrupt:  # while modules are imported: nothing has been started
+        sys.stderr.write("formrelay: stopped by Ctrl-C\n")
+        sys.exit(130)

@@ -19,6 +19,7 @@ from ...config import Settings, use_settings
 from ...core.errors import FormrelayError
 from .client import Client, set_webhook
 from .environment import demo_variables, signing_secret, write_env_file
+from .errors import DemoFailed
 from .interrupts import ignore
 from .processes import Children, listen, port_of
 
@@ -115,7 +116,11 @@ def _configure(values: Mapping[str, str], folder: Path) -> Queues:
 
 
 def _shut_down(folder: Path) -> None:
-    """Stop the embedded broker now, without its idle time."""
+    """Stop the embedded broker now, without its idle time.
+
+    Raises:
+        DemoFailed: it still runs.
+    """
     deadline = time.monotonic() + _SHUTDOWN_SECONDS
     with suppress(OSError), (folder / "valkey" / "keeper.lock").open("a") as lock:
         while time.monotonic() < deadline:
@@ -133,3 +138,7 @@ def _shut_down(folder: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             time.sleep(_POLL_SECONDS)
+    raise DemoFailed(
+        f"the embedded broker in {folder} still runs after {_SHUTDOWN_SECONDS:g} s; it stops by "
+        "itself some seconds after its last user"
+    )

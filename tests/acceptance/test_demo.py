@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from formrelay.core.errors import BrokerError
 from formrelay.core.failure import Failure, Reason
+from formrelay.ops.demo import services
+from formrelay.ops.demo.errors import DemoFailed
 from formrelay.ops.demo.report import DemoResult, Number
 from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
 from tests.support.waiting import wait_until
@@ -181,6 +188,47 @@ def test_a_port_in_use_is_one_clear_line(home: Home, option: str) -> None:
     assert port in line
     assert option in line
     assert left_running_after(home, 2) == []
+
+
+@pytest.mark.slow
+def test_three_ctrl_c_in_a_terminal_leave_nothing_running(home: Home) -> None:
+    """They reach the demo three times; its children lead process groups of their own."""
+    output = _in_terminal(home, interrupts=3)
+    assert "stopped by Ctrl-C; nothing is left running" in output
+    assert "Traceback" not in output
+    assert home.left_running() == []
+    assert list(home.folder.iterdir()) == []
+    assert not re.search(r"-\d+/", output), "a progress bar counts from below 0"
+
+
+def test_a_broker_that_does_not_stop_is_not_said_to_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_SHUTDOWN_SECONDS", 0.1)
+    (tmp_path / "valkey").mkdir()
+    with (tmp_path / "valkey" / "keeper.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(services, "get_broker", lambda: (_ for _ in ()).throw(BrokerError()))
+        with pytest.raises(DemoFailed, match="still runs after"):
+            services._shut_down(tmp_path)
+
+
+def _in_terminal(home: Home, *, interrupts: int) -> str:
+    """Run the demo in a terminal, type Ctrl-C during its progress bars, and return its output."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(sys.executable, [sys.executable, *DEMO], home.environ)
+    output = b""
+    with contextlib.suppress(OSError):  # how Linux reports that the terminal is closed
+        while data := os.read(terminal, 65_536):
+            output += data
+            if interrupts and b"events recorded" in output:
+                os.write(terminal, b"\x03")
+                interrupts -= 1
+                time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
+    return output.decode(errors="replace")
 
 
 @pytest.mark.slow

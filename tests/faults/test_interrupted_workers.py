@@ -1,0 +1,98 @@
+"""Ctrl-C in the terminal of ``formrelay worker``, once or several times."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import clean_environment, run
+from tests.support.waiting import wait_until
+
+ACTORS = """
+import time
+
+import dramatiq
+
+@dramatiq.actor(queue_name="slow")
+def work(name):
+    with open("log", "a") as log:
+        log.write(name + "\\n")
+    while not __import__("os").path.exists("go"):
+        time.sleep(0.05)
+"""
+WORKER = ["-m", "formrelay", "worker", "--import", "mine", "-q", "slow", "--processes", "2"]
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes whose working directory is a folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and (process / "cwd").resolve() == folder.resolve():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+class Terminal:
+    """``formrelay worker`` in a terminal of its own, so that Ctrl-C reaches all its processes."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self.child, self._terminal = pty.fork()
+        if self.child == 0:
+            os.chdir(folder)
+            os.execve(sys.executable, [sys.executable, *WORKER], clean_environment(**env))
+
+    def interrupt(self, times: int) -> str:
+        """Type Ctrl-C some times, wait until the worker has ended, and return its output."""
+        for _ in range(times):
+            os.write(self._terminal, b"\x03")
+            time.sleep(0.2)
+        output = b""
+        with contextlib.suppress(OSError):  # how Linux reports that the terminal is closed
+            while data := os.read(self._terminal, 65_536):
+                output += data
+        os.close(self._terminal)
+        os.waitpid(self.child, 0)
+        return output.decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("redis_url", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
+    ],
+)
+def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
+    url: str, request: pytest.FixtureRequest, tmp_path: Path, unique: str
+) -> None:
+    (tmp_path / "mine.py").write_text(ACTORS)
+    env = {url.upper(): request.getfixturevalue(url), "HEARTBEAT_TIMEOUT": "2"}
+    if url == "redis_url":
+        env["BROKER_NAMESPACE"] = unique
+    run("send", "work", '"job"', "--import", "mine", cwd=tmp_path, env=env)
+    log = tmp_path / "log"
+
+    worker = Terminal(tmp_path, env)
+    wait_until(log.exists)
+    output = worker.interrupt(3)
+    assert "Killing worker process" in output
+    assert "Traceback" not in output
+    wait_until(lambda: processes_in(tmp_path) == [], timeout=5)
+
+    # One Ctrl-C lets the job end.
+    worker = Terminal(tmp_path, env)
+    wait_until(lambda: log.read_text().split() == ["job", "job"])
+    (tmp_path / "go").touch()
+    assert "Killing" not in worker.interrupt(1)
+    assert processes_in(tmp_path) == []
+    done = run("queues", "--import", "mine", "--json", cwd=tmp_path, env=env)
+    assert '"dead": 1' not in done.stdout
+    assert '"waiting": 1' not in done.stdout
