@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 
 class FormrelayError(Exception):
@@ -56,7 +57,13 @@ class ConfigError(FormrelayError):
 
 
 class NotConfigured(ConfigError):
-    """No broker is configured."""
+    """No broker is configured.
+
+    Attributes:
+        settings: the settings as far as they are set, to name other missing variables too.
+    """
+
+    settings: Any = None
 
 
 class InvalidPolicy(ConfigError, ValueError):

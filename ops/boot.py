@@ -16,11 +16,12 @@ from dramatiq.middleware import Middleware
 
 from ..actors import declare_actors
 from ..brokers import RelayBroker, get_broker
-from ..config import LoggingSettings, get_settings
+from ..config import LoggingSettings, Settings, get_settings
 from ..core.errors import (
     ConfigError,
     FormrelayError,
     InvalidJob,
+    NotConfigured,
     SinkBusy,
     SinkTransient,
     SinkUnavailable,
@@ -32,6 +33,7 @@ logger = logging.getLogger("formrelay.workers")
 
 #: Exit status of a command: the thing asked about is not fine; wrong use.
 NOT_FINE, WRONG_USE = 1, 2
+_OTHER_QUEUES = "name the queues of this worker (formrelay worker --queue, dramatiq --queues)"
 #: Parameter of glibc's ``mallopt``: maximum number of arenas.
 _M_ARENA_MAX = -8
 
@@ -113,12 +115,44 @@ def check_sinks(queues: Collection[str] | None) -> None:
         ConfigError: a sink is not configured, or rejects the credentials.
     """
     settings = get_settings()
-    if not queues or {settings.submissions.queue, settings.partials.queue} & set(queues):
-        from ..actors.resources import api
-
-        api()
-    if not queues or settings.events.queue in queues:
+    if missing := missing_sinks(settings, queues):
+        raise ConfigError("\n".join(missing))
+    if _takes_events(settings, queues):
         _check_clickhouse()
+
+
+def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[str]:
+    """Return a line for each sink of ``queues`` (None: all queues) that is not configured."""
+    found = []
+    forms = {settings.submissions.queue, settings.partials.queue}
+    if settings.api.url is None and (not queues or forms & set(queues)):
+        found.append(
+            "expected API_URL for the queue of submissions, got none: set it to "
+            f"https://your-django-site, or {_OTHER_QUEUES}"
+        )
+    if settings.clickhouse.url is None and _takes_events(settings, queues):
+        found.append(
+            f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {_OTHER_QUEUES}"
+        )
+    return found
+
+
+def _takes_events(settings: Settings, queues: Collection[str] | None) -> bool:
+    return not queues or settings.events.queue in queues
+
+
+def _settings_of_workers(queues: Collection[str] | None) -> Settings:
+    """Return the settings.
+
+    Raises:
+        ConfigError: a variable is invalid, or the broker is missing; then the message names the
+            missing sinks too.
+    """
+    try:
+        return get_settings()
+    except NotConfigured as error:
+        missing = missing_sinks(error.settings, queues) if error.settings is not None else []
+        raise NotConfigured("\n".join([str(error), *missing])) from None
 
 
 def check_queues(queues: Collection[str] | None) -> None:
@@ -142,11 +176,6 @@ def _check_clickhouse() -> None:
 
     settings = get_settings()
     url = settings.clickhouse.secret("url")
-    if url is None:
-        raise ConfigError(
-            "expected CLICKHOUSE_URL for the queue of events, got none: set it, or select other "
-            "queues for this worker (formrelay worker --queue, dramatiq --queues)"
-        )
     try:
         client = clickhouse()
         client.ping()
@@ -190,7 +219,7 @@ def become_workers(
         ConfigError: the configuration is wrong, or a queue does not exist.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    settings = get_settings()
+    settings = _settings_of_workers(queues)
     processes = processes or settings.worker_processes
     embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
     if embedded and processes > 1 and (not queues or settings.events.queue in queues):

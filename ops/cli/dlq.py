@@ -25,6 +25,7 @@ from .options import (
     QueueOption,
     check_unique,
     id_argument,
+    note_hidden_queues,
     open_inspector,
     time_option,
 )
@@ -77,7 +78,10 @@ def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
 @_with_filter
 def list_dead_letters(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
     """List dead letters with the reason, the oldest of each queue first."""
-    letters = list(open_inspector(which.queue).dead_letters(which, limit=limit + 1))
+    inspector = open_inspector(which.queue)
+    letters = list(inspector.dead_letters(which, limit=limit + 1))
+    if which.queue is None:
+        note_hidden_queues(inspector)
     if len(letters) > limit:
         letters.pop()
         say_error(f"more results: raise --limit above {limit}")
@@ -147,6 +151,8 @@ def _add_command(name: str, done: str, help: str) -> None:
                 count = sum(counts)
             else:
                 count = action(which, dry_run=dry_run, progress=progress)
+        if which.queue is None and not ids:
+            note_hidden_queues(inspector)
         if json:
             print_json({done: count, "dry_run": dry_run})
         else:
@@ -167,6 +173,8 @@ def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str
         raise typer.BadParameter("expected the id of a dead letter, got an empty text")
     found = inspector.dead_ids(id, queue, limit=CANDIDATES + 1)
     if not found:
+        if queue is None:
+            note_hidden_queues(inspector)
         raise NoSuchDeadLetter(
             f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
         )

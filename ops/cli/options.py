@@ -136,23 +136,25 @@ def open_inspector(queue: str | None = None) -> Inspector:
     """Declare the actors and return the broker's inspector.
 
     Args:
-        queue: a queue that must exist; None is for all queues, and prints a note if the broker
-            cannot list them.
+        queue: a queue that must exist; None checks nothing.
 
     Raises:
         ConfigError: the queue does not exist.
     """
     declare_actors()
     inspector = get_broker().inspector
-    if queue is None:
-        try:
-            inspector.other_queues()
-        except NotAvailable as error:
-            say_error(f"note: queues of other actors are not shown without --import: {error}")
-    elif not inspector.has_queue(queue):
+    if queue is not None and not inspector.has_queue(queue):
         known = ", ".join(inspector.queues())
         raise ConfigError(
             f"expected a queue ({known}), got {queue!r}: for a queue without messages, name the "
             "module of its actors with --import"
         )
     return inspector
+
+
+def note_hidden_queues(inspector: Inspector) -> None:
+    """Print a note if the broker may have queues that this command cannot list."""
+    try:
+        inspector.other_queues()
+    except NotAvailable as error:
+        say_error(f"note: queues of other actors are not shown without --import: {error}")

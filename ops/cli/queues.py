@@ -12,7 +12,7 @@ from ...core.errors import ConfigError
 from ..boot import NOT_FINE
 from ..health import queue_to_json, worker_to_json
 from ..output import NOT_AVAILABLE, age, print_json, print_table, say, say_error
-from .options import DryRunOption, JsonOption, open_inspector
+from .options import DryRunOption, JsonOption, note_hidden_queues, open_inspector
 
 app = typer.Typer(
     help="Show message counts for each queue; pause, resume or purge a queue.",
@@ -29,6 +29,7 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
         return
     inspector = open_inspector()
     found = [inspector.counts(queue) for queue in inspector.queues()]
+    note_hidden_queues(inspector)
     if json:
         print_json([queue_to_json(counts) for counts in found])
         return

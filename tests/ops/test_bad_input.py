@@ -30,11 +30,11 @@ NOWHERE = "127.0.0.1:1"  # nothing listens on port 1
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["queues", "worker"])
+@pytest.mark.parametrize("command", [["queues"], ["worker", "--queue", "webhooks"]], ids=" ".join)
 def test_a_wrong_or_unreachable_broker_is_one_line(
-    tmp_path: Path, command: str, env: dict[str, str], status: int, expected: str
+    tmp_path: Path, command: list[str], env: dict[str, str], status: int, expected: str
 ) -> None:
-    done = run(command, cwd=tmp_path, env=env)
+    done = run(*command, cwd=tmp_path, env=env)
     (line,) = done.stderr.splitlines()
     assert line.startswith("formrelay: ")
     assert expected in line

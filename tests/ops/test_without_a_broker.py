@@ -73,3 +73,17 @@ def test_config_warns_of_a_similar_name_in_a_shared_env_file(tmp_path: Path) -> 
 def test_schema_and_env_example_need_no_variable(tmp_path: Path) -> None:
     assert '"webhook.send"' in run("schema", cwd=tmp_path, env={}).stdout
     assert "#REDIS_URL=" in run("config", "--example", cwd=tmp_path, env={}).stdout
+
+
+def test_a_worker_names_all_missing_settings_at_once(tmp_path: Path) -> None:
+    done = run("worker", cwd=tmp_path, env={})
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.partition("expected ")[2].partition(" ")[0].strip(",") for line in lines] == [
+        "BROKER",
+        "API_URL",
+        "CLICKHOUSE_URL",
+    ]
+    # Only of the queues that it takes.
+    done = run("worker", "--queue", "webhooks", cwd=tmp_path, env={})
+    assert len(done.stderr.splitlines()) == 1
