@@ -1,14 +1,15 @@
 """The Django app: ``INSTALLED_APPS += ["formrelay.djangoapp"]``.
 
 Provides settings in ``FORMRELAY`` (:mod:`.conf`), jobs sent when the transaction commits
-(:func:`enqueue`), system checks (:mod:`.checks`), ``manage.py formrelay_worker``
-(:mod:`.worker`), a health view and a dashboard (:mod:`.urls`). It has no models.
+(:func:`enqueue`, :func:`aenqueue` in async views), system checks (:mod:`.checks`),
+``manage.py formrelay_worker`` (:mod:`.worker`), a health view
+and a dashboard (:mod:`.urls`). It has no models.
 
 Importing this package imports no model, reads no setting and connects to nothing.
 """
 
 from __future__ import annotations
 
-from .sending import enqueue
+from .sending import aenqueue, enqueue
 
-__all__ = ["enqueue"]
+__all__ = ["aenqueue", "enqueue"]

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import dramatiq
+from asgiref.sync import sync_to_async
+from django.utils.asyncio import async_unsafe
 from dramatiq import Message
 
 from ..brokers import RelayBroker, get_broker
@@ -15,7 +17,13 @@ from ..core.errors import InvalidJob
 from .commit import send_on_commit
 from .delivering import send_all
 
+_IN_EVENT_LOOP = (
+    "enqueue() cannot be called in an event loop, which it would block: await aenqueue(…), or call "
+    "enqueue() in the function of sync_to_async that has the transaction"
+)
 
+
+@async_unsafe(_IN_EVENT_LOOP)
 def enqueue(
     actor: dramatiq.Actor[..., Any] | str,
     payload: Any,
@@ -46,6 +54,7 @@ def enqueue(
         The message that is, or will be, sent.
 
     Raises:
+        SynchronousOnlyOperation: called in an event loop, for example in an async view (Django).
         InvalidJob, MessageTooLarge: the job can never be sent. Raised by this call.
         ConfigError: the configuration is wrong. Raised by this call.
         BrokerUnavailable, BrokerRefused: the broker did not accept the job. Raised at the end of
@@ -62,6 +71,24 @@ def enqueue(
     else:
         send_all(found.broker, [message])
     return message
+
+
+async def aenqueue(
+    actor: dramatiq.Actor[..., Any] | str,
+    payload: Any,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Message[Any]:
+    """Send a job from an async view: :func:`enqueue` in Django's thread for synchronous code.
+
+    Django has no transactions in async code, so the job is sent at once, unless the view runs in
+    the ``atomic`` block of synchronous code (a test). To send when a transaction commits, call
+    :func:`enqueue` inside the function of ``sync_to_async`` that has the transaction.
+
+    Args and raises: as :func:`enqueue`.
+    """
+    sent: Message[Any] = await sync_to_async(enqueue)(actor, payload, metadata, **options)
+    return sent
 
 
 def _actor_by_name(name: str) -> dramatiq.Actor[..., Any]:

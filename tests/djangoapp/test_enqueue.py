@@ -89,3 +89,12 @@ def test_with_atomic_requests_a_view_that_fails_sends_nothing(host: Host) -> Non
 
 def test_many_jobs_in_a_transaction_are_fast(host: Host) -> None:
     assert host.call("enqueueing.many") == [1, True, 3000]
+
+
+def test_async_views_send_with_aenqueue_and_enqueue_says_so(host: Host) -> None:
+    sent, invalid, blocked, rolled_back = host.call("async_views.visit")
+    assert (len(sent[0]), sent[1]) == (36, 1)
+    assert invalid == ["InvalidJob", 1]
+    assert blocked[0].count("await aenqueue(…)") == 2
+    assert blocked[1] == 1
+    assert rolled_back == ["rolled back", 1]

@@ -98,3 +98,10 @@ def test_a_worker_that_cannot_start_prints_an_error_of_one_line(tmp_path: Path) 
     host.settings = {}
     status, said = refused(host)
     assert (status, "REDIS_URL" in said) == (2, True)
+
+
+def test_actors_in_tasks_py_of_an_app_are_found_and_run(working: Host) -> None:
+    working.settings["FIRST_APPS"] = ["tasked"]
+    assert working.call("project.send_by_name", "file_note", "from tasks.py") == "filed"
+    with worker(working, "-q", "filed", "--processes", "1", "--threads", "1"):
+        wait_until(lambda: [text for text, _ in working.notes()] == ["from tasks.py"])

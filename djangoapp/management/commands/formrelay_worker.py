@@ -20,7 +20,10 @@ from ...discovery import declare_all
 class Command(BaseCommand):
     """Start formrelay's workers."""
 
-    help = "Start workers for formrelay's jobs and for the actors in actors.py of installed apps."
+    help = (
+        "Start workers for formrelay's jobs and for the actors in actors.py and tasks.py of "
+        "installed apps."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument

@@ -36,6 +36,12 @@ def write_note_first() -> int:
     return get_broker().counts("notes").waiting
 
 
+def send_by_name(actor: str, payload: Any) -> str:
+    """Send a job by the name of its actor; returns its queue."""
+    queue: str = enqueue(actor, payload).queue_name
+    return queue
+
+
 def send_webhook_and_notes(url: str, secret: str) -> None:
     hook = {"url": url, "body": {"a": 1}, "secret": secret}
     with transaction.atomic():
