@@ -13,7 +13,7 @@ from .types import LogLevel, Milliseconds
 
 
 class MonitoringSettings(Section):
-    """Monitoring"""
+    """Monitoring (coming)"""
 
     prefix: ClassVar[str] = "WORKER_MONITORING_"
 

@@ -273,7 +273,7 @@ class WebhookSettings(WorkerSettings):
 
 
 class EmailSettings(WorkerSettings):
-    """E-mail worker"""
+    """E-mail worker (coming)"""
 
     prefix: ClassVar[str] = "EMAIL_"
 
@@ -281,7 +281,7 @@ class EmailSettings(WorkerSettings):
 
 
 class SheetsSettings(WorkerSettings):
-    """Google Sheets worker"""
+    """Google Sheets worker (coming)"""
 
     prefix: ClassVar[str] = "SHEETS_"
 

@@ -121,6 +121,12 @@ def _api() -> Iterator[Finding]:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
 
+def _monitoring() -> Iterator[Finding]:
+    if get_settings().monitoring.enabled:
+        says = "WORKER_MONITORING_ENABLED has no effect yet: monitoring is coming"
+        yield Finding("monitoring", "weak", says)
+
+
 def _endpoints() -> Iterator[Finding]:
     registry = make_registry(get_broker().state)
     if isinstance(registry, MemoryRegistry):
@@ -131,4 +137,4 @@ def _endpoints() -> Iterator[Finding]:
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _endpoints)
+_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _endpoints, _monitoring)

@@ -27,6 +27,12 @@ def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
     assert ("broker", "weak") not in found
     assert found["clickhouse", "ok"].startswith("version ")
     assert "API_TOKEN is not set" in found["api", "weak"]
+    assert ("monitoring", "weak") not in found
+
+
+def test_a_setting_of_a_part_that_is_coming_is_reported(tmp_path: Path) -> None:
+    found = findings(tmp_path, 0, BROKER="embedded", WORKER_MONITORING_ENABLED="true")
+    assert "coming" in found["monitoring", "weak"]
 
 
 @pytest.mark.redis
