@@ -32,6 +32,7 @@ class FormrelayConfig(AppConfig):
 
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers them
+        from .outbox import watch_setting
 
         if dramatiq.broker.global_broker is None:
             # Without a global broker, the first plain @dramatiq.actor would create Dramatiq's
@@ -39,3 +40,4 @@ class FormrelayConfig(AppConfig):
             # because a project without a broker must be able to migrate.
             with suppress(FormrelayError):
                 get_broker()
+        watch_setting()

@@ -13,6 +13,7 @@ from ..brokers import RelayBroker, make_broker
 from ..config import Settings, get_settings
 from ..core.errors import ConfigError, FormrelayError, NotConfigured
 from ..core.printable import printable
+from .outbox import keeps_jobs
 from .shared_call import SharedCall
 
 _TAG = "formrelay"
@@ -27,6 +28,7 @@ _BROKER_HINT = (
     "FORMRELAY = {'REDIS_URL': 'redis://host:6379/0'} in settings.py, or REDIS_URL or "
     "RABBITMQ_URL in the environment."
 )
+_KEEP_HINT = "It is for tests: remove it from the settings of production."
 _ORDER_HINT = (
     "Do not call get_settings() or get_broker(), or send a job, in settings.py or before "
     "django.setup()."
@@ -53,6 +55,10 @@ def check_configuration(**_: Any) -> list[CheckMessage]:
             Error(printable(line), hint=_CORRECT_HINT, id="formrelay.E001")
             for line in str(error).split("\n")
         ]
+    try:
+        keeps_jobs()
+    except ConfigError as error:
+        return [Error(printable(str(error)), hint=_KEEP_HINT, id="formrelay.E001")]
     return list(_token(settings))
 
 
@@ -67,13 +73,18 @@ def _token(settings: Settings) -> Iterator[CheckMessage]:
 
 @register(_TAG, deploy=True)
 def check_broker(**_: Any) -> list[CheckMessage]:
-    """E001: no broker is configured. E003: it cannot be used. W004: a guarantee is weaker."""
+    """E001: no broker is configured. E003: it cannot be used. E008: jobs are kept.
+    W004: a guarantee is weaker.
+    """
     try:
         settings = get_settings()
     except NotConfigured as error:
         return [Error(printable(str(error)), hint=_BROKER_HINT, id="formrelay.E001")]
     except ConfigError:
         return []  # reported by check_configuration
+    if keeps_jobs():
+        text = "FORMRELAY_KEEP_JOBS is True: no job is sent"
+        return [Error(text, hint=_KEEP_HINT, id="formrelay.E008")]
     quick = {
         "connect_timeout": min(settings.broker.connect_timeout, timedelta(seconds=_CONNECT_TIMEOUT))
     }

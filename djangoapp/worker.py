@@ -13,6 +13,13 @@ django.setup()
 from ..ops.boot import boot  # noqa: E402 - the settings must be loaded first
 from .connections import DatabaseConnections  # noqa: E402
 from .discovery import declare_all  # noqa: E402
+from .outbox import check_sends_jobs  # noqa: E402
 
-broker = boot(declare_all)
+
+def _declare() -> None:
+    check_sends_jobs()
+    declare_all()
+
+
+broker = boot(_declare)
 broker.add_middleware(DatabaseConnections())

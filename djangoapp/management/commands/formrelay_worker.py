@@ -15,6 +15,7 @@ from ....core.errors import FormrelayError
 from ....core.printable import printable
 from ....ops.boot import become_workers, exit_status
 from ...discovery import declare_all
+from ...outbox import check_sends_jobs
 
 
 class Command(BaseCommand):
@@ -38,6 +39,7 @@ class Command(BaseCommand):
                     f"expected --{name} to be at least 1, got {options[name]}", returncode=2
                 )
         try:
+            check_sends_jobs()
             become_workers(
                 "formrelay.djangoapp.worker:broker",
                 queues=options["queue"],
