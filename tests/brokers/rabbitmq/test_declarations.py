@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from formrelay.brokers.errors import BrokerRefused
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.connection import Connection
 from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness
@@ -142,6 +143,7 @@ def test_threads_that_send_at_the_same_time_declare_a_queue_once(
     for thread in threads:
         thread.join()
     once = len(declared)
+    assert isinstance(harness.broker, RabbitBroker)
     harness.broker.client.declared.forget()
     actor.send()
     assert once == len(declared) - once > 0
