@@ -116,9 +116,10 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
     try:
         done = _resend(id)
     except NoSuchWebhook:
-        with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
-            if (whole := _whole_webhook_id(id)) is not None:
-                id = whole
+        whole = _whole_id(id)
+        if whole is None:
+            raise
+        id = whole
         done = _resend(id)
     if json:
         print_json({"id": shown_id(id), "done": done})
@@ -134,6 +135,20 @@ def _whole_endpoint_id(prefix: str) -> str:
         return prefix
     check_unique(prefix, "endpoint", [("", id) for id in found])
     return found[0]
+
+
+def _whole_id(prefix: str) -> str | None:
+    """Return the id of the one webhook that begins with a prefix: of its message, or recorded."""
+    name = prefix.removeprefix("msg_")
+    if name:
+        queue = get_settings().webhooks.queue
+        found = get_broker().inspector.ids(name, queue, limit=CANDIDATES + 1)
+        check_unique(prefix, "webhook", found)
+        if found:
+            return found[0][1]
+    with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
+        return _whole_webhook_id(prefix)
+    return None
 
 
 def _whole_webhook_id(prefix: str) -> str | None:

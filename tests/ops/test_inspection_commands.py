@@ -213,6 +213,8 @@ def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None
         assert (first["id"], first["host"]) == ("e2", "example.org")
         assert (first["why"], first["last_status"]) == ("the endpoint answered 410 (Gone)", 410)
         assert (second["id"], second["failures"], second["disabled_at"]) == ("e1", 3, None)
+        several = shell("webhooks", "endpoints", "disable", "e", status=2).stderr
+        assert "matches several: e2, e1" in several or "matches several: e1, e2" in several
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled: e1\n"
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "already disabled: e1\n"
         assert "2 are disabled" in shell("doctor").stdout

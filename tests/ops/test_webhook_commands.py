@@ -51,6 +51,9 @@ def test_attempts_are_listed_by_webhook_id_and_message_id(
     assert "the receiver answered 500" in first
     assert "(9 bytes of application/json)" in first
     assert "delivered" in second
+    by_prefix = shell("webhooks", "attempts", sent[:8]).stdout
+    assert by_prefix == shell("webhooks", "attempts", "order").stdout
+    assert by_prefix.splitlines()[2] == second
     assert "nope is recorded" in shell("webhooks", "attempts", "nope", status=1).stdout
 
 
@@ -72,7 +75,7 @@ def test_dead_waiting_and_delivered_webhooks_are_sent_again(
 
         assert shell("webhooks", "resend", f"msg_{dead}").stdout == f"replayed: msg_{dead}\n"
         assert shell("webhooks", "resend", "named_1").stdout == "replayed: named_1\n"
-        assert shell.json("webhooks", "resend", later) == {"id": later, "done": "tried now"}
+        assert shell.json("webhooks", "resend", later[:8]) == {"id": later, "done": "tried now"}
         wait_until(lambda: len(receiver.of("/later")) == 2)
         assert shell("webhooks", "resend", f"msg_{fine}").stdout == f"sent again: msg_{fine}\n"
         wait_until(lambda: len(receiver.of("/fine")) == 2)
