@@ -47,6 +47,14 @@ class Inspector(ABC):
             NotAvailable: the broker does not list its queues.
         """
 
+    def check_listing(self) -> None:
+        """Check that :meth:`other_queues` works.
+
+        Raises:
+            NotAvailable: the broker does not list its queues.
+        """
+        self.other_queues()
+
     def has_queue(self, name: str) -> bool:
         """Whether a queue is declared in this process or exists on the broker."""
         return name in self._broker.queues or name in self.queues()

@@ -44,14 +44,25 @@ class RedisInspector(Inspector):
 
     def other_queues(self) -> set[str]:
         keys = self._commands.keys
+        self.check_listing()
+        with self._commands.client_errors() as client:
+            # In steps, unlike KEYS: other clients are served in between.
+            scan = client.scan_iter(match=keys.queue_pattern(), count=_SCANNED_PER_CALL)
+            found = {keys.queue_in(to_text(key)) for key in scan}
+        return {name for name in found if name is not None} - self._broker.queues
+
+    def check_listing(self) -> None:
         try:
             with self._commands.client_errors() as client:
-                # In steps, unlike KEYS: other clients are served in between.
-                scan = client.scan_iter(match=keys.queue_pattern(), count=_SCANNED_PER_CALL)
-                found = {keys.queue_in(to_text(key)) for key in scan}
+                client.scan(count=1)
         except BrokerRefused as error:
             raise NotAvailable(f"listing queues without the right to SCAN ({error})") from None
-        return {name for name in found if name is not None} - self._broker.queues
+
+    def has_queue(self, name: str) -> bool:
+        if name in self._broker.queues:
+            return True
+        with self._commands.client_errors() as client:  # faster than a scan
+            return bool(client.exists(*self._commands.keys.marks(name)))
 
     # -- looking -------------------------------------------------------------------------
 

@@ -142,6 +142,11 @@ class Keys:
         # Ends like .msgs, .inbox or .paused.
         return f"{escaped}:*.[mip][sna][gbu][sos]*"
 
+    def marks(self, queue: str) -> list[str]:
+        """The keys by which :meth:`queue_in` finds a queue."""
+        bodies = (self.bodies(queue), self.scheduled_bodies(queue), self.dead_bodies(queue))
+        return [*bodies, self.inbox(queue), self.paused(queue)]
+
     def queue_in(self, key: str) -> str | None:
         """Name of the queue that a key belongs to; None if it is no key of a queue."""
         name = key.removeprefix(f"{self.namespace}:")

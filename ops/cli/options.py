@@ -155,6 +155,6 @@ def open_inspector(queue: str | None = None) -> Inspector:
 def note_hidden_queues(inspector: Inspector) -> None:
     """Print a note if the broker may have queues that this command cannot list."""
     try:
-        inspector.other_queues()
+        inspector.check_listing()
     except NotAvailable as error:
         say_error(f"note: queues of other actors are not shown without --import: {error}")

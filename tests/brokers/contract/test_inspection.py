@@ -363,4 +363,6 @@ def test_queues_are_told_from_other_keys(embedded_url: str, unique: str) -> None
         broker.client.set(f"{unique}*:{key}", "x")
     broker.client.set(f"{unique}xy:z.msgs", "x")  # of a namespace that the pattern must not match
     assert broker.inspector.queues() == ["a", "b", "c", "d", "e", "f.g"]
+    assert all(map(broker.inspector.has_queue, "abcde"))
+    assert not any(map(broker.inspector.has_queue, "hiz"))
     broker.close()

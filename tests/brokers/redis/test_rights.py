@@ -10,6 +10,7 @@ import dramatiq
 import pytest
 import redis
 
+from formrelay.brokers import NotAvailable
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.redis.broker import RedisBroker
@@ -185,4 +186,20 @@ def test_ping_changes_no_key_and_no_job(redis_url: str, unique: str) -> None:
     del before[sequence], after[sequence]
     assert before == after
     assert broker.inspector.workers() == []
+    broker.close()
+
+
+def test_queues_are_listed_with_the_documented_rights_and_not_without_scan(
+    redis_server: RedisServer, unique: str
+) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.hset("dramatiq:others.msgs", "id", "body")
+    broker = broker_of(redis_server, unique, *with_password(documented()))
+    assert broker.inspector.queues() == sorted([unique, "others"])
+    broker.close()
+    broker = broker_of(redis_server, unique, *with_password(documented()), "-scan")
+    with pytest.raises(NotAvailable, match="without the right to SCAN"):
+        broker.inspector.other_queues()
+    assert broker.inspector.queues() == [unique]
+    assert broker.inspector.has_queue("others")
     broker.close()
