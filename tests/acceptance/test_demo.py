@@ -198,7 +198,14 @@ def test_three_ctrl_c_in_a_terminal_leave_nothing_running(home: Home) -> None:
     assert "Traceback" not in output
     assert home.left_running() == []
     assert list(home.folder.iterdir()) == []
-    assert not re.search(r"-\d+/", output), "a progress bar counts from below 0"
+
+
+@pytest.mark.slow
+def test_progress_bars_count_from_0(home: Home) -> None:
+    output = _in_terminal(home)
+    assert re.search(r"\b0/12272", output)
+    assert "12272/12272" in output
+    assert not re.search(r"-\d+/", output)
 
 
 def test_a_broker_that_does_not_stop_is_not_said_to_be_stopped(
@@ -213,8 +220,9 @@ def test_a_broker_that_does_not_stop_is_not_said_to_be_stopped(
             services._shut_down(tmp_path)
 
 
-def _in_terminal(home: Home, *, interrupts: int) -> str:
+def _in_terminal(home: Home, *, interrupts: int = 0) -> str:
     """Run the demo in a terminal, type Ctrl-C during its progress bars, and return its output."""
+    status = 128 + signal.SIGINT if interrupts else 0
     child, terminal = pty.fork()
     if child == 0:
         os.execve(sys.executable, [sys.executable, *DEMO], home.environ)
@@ -227,7 +235,7 @@ def _in_terminal(home: Home, *, interrupts: int) -> str:
                 interrupts -= 1
                 time.sleep(0.05)
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
     return output.decode(errors="replace")
 
 
