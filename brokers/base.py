@@ -56,6 +56,7 @@ class RelayBroker(BrokerContract):
         self._state_lock = Lock()
         self._idempotency_store: IdempotencyStore | None = None
         self.job_types = {}
+        self.actor_finders = []
 
     @property
     def actor_options(self) -> set[str]:

@@ -71,6 +71,8 @@ class BrokerContract(dramatiq.Broker, ABC):
         queues: names of the queues that are declared in this process.
         is_stopping: whether the worker of this process is stopping and starts no more messages.
         job_types: actor name by job type, for plain jobs.
+        actor_finders: called with the name of an actor that is not declared, in order; each
+            declares and returns the actor, or returns None.
     """
 
     options: BrokerOptions
@@ -78,6 +80,19 @@ class BrokerContract(dramatiq.Broker, ABC):
     queues: set[str]
     is_stopping: bool
     job_types: dict[str, str]
+    actor_finders: list[Callable[[str], dramatiq.Actor[Any, Any] | None]]
+
+    def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
+        """Return an actor; one that is not declared is looked for with ``actor_finders``.
+
+        Raises:
+            ActorNotFound: there is no such actor.
+        """
+        actor = self.actors.get(actor_name)
+        if actor is None:
+            found = (find(actor_name) for find in self.actor_finders)
+            actor = next((each for each in found if each is not None), None)
+        return super().get_actor(actor_name) if actor is None else actor
 
     @abstractmethod
     def put_again(self, envelope: Envelope) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings as project_settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ..brokers import RelayBroker, make_broker
@@ -94,6 +95,17 @@ def check_broker(**_: Any) -> list[CheckMessage]:
     except FormrelayError as error:
         return [Error(printable(str(error)), hint=_START_HINT, id="formrelay.E003")]
     return [_weak(weakness) for weakness in weaknesses]
+
+
+@register(_TAG)
+def check_tasks(**_: Any) -> list[CheckMessage]:
+    """W007: the package of Django's Tasks API is not an installed app."""
+    if not getattr(project_settings, "TASKS", None):
+        return []
+    from .tasks.checks import check_package
+    from .tasks.discovery import task_backends
+
+    return list(check_package()) if task_backends() else []
 
 
 def _weaknesses(broker: RelayBroker) -> list[str]:

@@ -8,6 +8,7 @@ be rolled back separates them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import dramatiq
@@ -64,14 +65,17 @@ class JobGroup:
         send_all_committed(self.broker, [job.message for job in jobs])
         for job in jobs:
             job.is_sent = True
+        for job in jobs:
+            job.sent()
 
 
 class PendingJob:
-    """The commit callback of one job."""
+    """The commit callback of one job; ``sent`` is called when the broker has the message."""
 
-    def __init__(self, message: Message[Any], group: JobGroup) -> None:
+    def __init__(self, message: Message[Any], group: JobGroup, sent: Callable[[], object]) -> None:
         self.message = message
         self.group = group
+        self.sent = sent
         self.is_sent = False
 
     def __call__(self) -> None:
@@ -79,18 +83,37 @@ class PendingJob:
             self.group.send_from(self)
 
 
-def send_on_commit(broker: dramatiq.Broker, message: Message[Any], using: str | None) -> None:
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def send_on_commit(
+    broker: dramatiq.Broker,
+    message: Message[Any],
+    using: str | None,
+    *,
+    sent: Callable[[], object] = _nothing,
+) -> None:
     """Send a message when the transaction of a database commits; without a transaction, now.
 
     Args:
         using: alias of the database; None is the default database.
+        sent: called when the broker has the message; must not raise.
 
     Raises:
         TransactionManagementError: autocommit is off and there is no ``atomic`` block (Django).
     """
     connection = transaction.get_connection(using)
     if not connection.in_atomic_block:
-        transaction.on_commit(lambda: send_all(broker, [message]), using=using)
+
+        def send() -> None:
+            send_all(broker, [message])
+            sent()
+
+        if connection.connection is None and connection.settings_dict.get("AUTOCOMMIT", True):
+            send()  # Django would connect, or fail in a project without a database
+        else:
+            transaction.on_commit(send, using=using)
         return
     savepoints = _open_savepoints(connection)
     last = _last_callback(connection)
@@ -101,7 +124,7 @@ def send_on_commit(broker: dramatiq.Broker, message: Message[Any], using: str | 
         group = before.merged(savepoints)
     else:
         group = JobGroup(broker, savepoints, before)
-    job = PendingJob(message, group)
+    job = PendingJob(message, group, sent)
     group.jobs.append(job)
     transaction.on_commit(job, using=using)
 

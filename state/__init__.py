@@ -1,15 +1,15 @@
 """State that processes share, in Redis or, without Redis, in this process's memory.
 
 ``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
-locks and results of jobs by idempotency key. ``redis/`` is the Redis client, which the Redis
-broker uses too.
+locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
+``redis/`` is the Redis client, which the Redis broker uses too.
 """
 
 from __future__ import annotations
 
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore, Once, once
 from .redis import DEFAULT_NAMESPACE
-from .store import StateRedis, find_state, make_idempotency_store
+from .store import StateRedis, find_state, make_idempotency_store, make_result_store
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -19,5 +19,6 @@ __all__ = [
     "StateRedis",
     "find_state",
     "make_idempotency_store",
+    "make_result_store",
     "once",
 ]

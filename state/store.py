@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import BrokerSettings
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import DEFAULT_NAMESPACE
+
+if TYPE_CHECKING:
+    from .redis.results import RedisResultStore
 
 
 class StateRedis(NamedTuple):
@@ -60,3 +63,15 @@ def make_idempotency_store(redis: StateRedis | None) -> IdempotencyStore:
     from .redis.idempotency import RedisIdempotencyStore
 
     return RedisIdempotencyStore(*redis)
+
+
+def make_result_store(redis: StateRedis | None) -> RedisResultStore | None:
+    """Make the store of results in ``redis``; None without Redis, since others must read it.
+
+    Connects to no server.
+    """
+    if redis is None:
+        return None
+    from .redis.results import RedisResultStore
+
+    return RedisResultStore(*redis)
