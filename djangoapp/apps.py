@@ -6,6 +6,7 @@ from contextlib import suppress
 from types import ModuleType
 
 import dramatiq.broker
+from django import VERSION
 from django.apps import AppConfig
 
 from ..brokers import get_broker
@@ -33,6 +34,9 @@ class FormrelayConfig(AppConfig):
     def ready(self) -> None:
         from . import checks  # noqa: F401 - registers them
         from .outbox import watch_setting
+
+        if VERSION >= (6, 0):
+            import django.tasks  # noqa: F401 - registers Django's check of TASKS
 
         if dramatiq.broker.global_broker is None:
             # Without a global broker, the first plain @dramatiq.actor would create Dramatiq's
