@@ -8,17 +8,21 @@ from django.utils.module_loading import autodiscover_modules
 from ..actors import declare_actors
 
 
-def declare_all() -> None:
+def declare_all() -> set[str]:
     """Declare formrelay's actors, import each app's ``actors.py`` and ``tasks.py``, declare tasks.
 
     Tasks are those of ``TASKS``, if formrelay is a backend there (:mod:`.tasks`).
+
+    Returns:
+        The queues of ``TASKS``.
 
     Raises:
         ConfigError: the configuration is wrong.
     """
     declare_actors()  # first, so that plain actors use our broker if no other is set
     autodiscover_modules("actors", "tasks")  # tasks: the usual name in projects with Dramatiq
-    if getattr(settings, "TASKS", None):
-        from .tasks.discovery import declare_tasks
+    if not getattr(settings, "TASKS", None):
+        return set()
+    from .tasks.discovery import declare_tasks
 
-        declare_tasks()
+    return declare_tasks()

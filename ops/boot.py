@@ -56,7 +56,7 @@ def exit_status(error: FormrelayError) -> int:
     return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE
 
 
-def boot(declare: Callable[[], None] = declare_actors) -> RelayBroker:
+def boot(declare: Callable[[], object] = declare_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
     with one_line_errors():
         setup_logging(LoggingSettings())  # the format of warnings about the settings
@@ -200,7 +200,7 @@ def become_workers(
     queues: Sequence[str] | None = None,
     processes: int | None = None,
     threads: int | None = None,
-    declare: Callable[[], None] = declare_actors,
+    declare: Callable[[], object] = declare_actors,
     import_from: Sequence[str] = (),
 ) -> NoReturn:
     """Check that workers can start, and replace this process with Dramatiq's.

@@ -23,11 +23,14 @@ logger = logging.getLogger("formrelay.django")
 _OURS = "formrelay.djangoapp"
 
 
-def declare_tasks() -> None:
+def declare_tasks() -> set[str]:
     """Declare the queues of formrelay's task backends, and the tasks in every app's ``tasks.py``.
 
     Does nothing if no backend of ``TASKS`` is formrelay's. Tasks in other modules are imported
     when their first message arrives.
+
+    Returns:
+        The queues of the backends; of a backend without ``QUEUES``, those of the tasks found.
 
     Raises:
         ConfigError: the configuration is wrong.
@@ -35,16 +38,20 @@ def declare_tasks() -> None:
     """
     backends = task_backends()
     if not backends:
-        return
+        return set()
     actors = task_actors()
+    queues: set[str] = set()
     for backend in backends:
-        for queue in backend.queues or {api.DEFAULT_TASK_QUEUE_NAME}:
-            actors.broker.declare_queue(queue)
+        queues |= backend.queues or {api.DEFAULT_TASK_QUEUE_NAME}
     for app in apps.get_app_configs():
         module = _tasks_module(app)
         for task in _tasks_in(module) if module is not None else ():
             if isinstance(task.get_backend(), FormrelayBackend):
+                queues.add(task.queue_name)
                 actors.find(task.module_path)
+    for queue in queues:
+        actors.broker.declare_queue(queue)
+    return queues
 
 
 def task_backends() -> list[FormrelayBackend]:

@@ -20,7 +20,7 @@ BACKEND = "formrelay.djangoapp.tasks.FormrelayBackend"
 #: The app of Django's Tasks API, where Django does not have it.
 PACKAGE = [] if django.VERSION >= (6, 0) else ["django_tasks"]
 QUEUES = ["default", "slow"]
-ONE = ["-q", "default", "-q", "slow", "--processes", "1", "--threads", "4"]
+ONE = ["--tasks", "--processes", "1", "--threads", "4"]
 
 
 def tasked(host: Host, **options: Any) -> Host:
@@ -278,6 +278,34 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+@pytest.mark.rabbitmq
+def test_without_the_store_of_results_tasks_are_sent_and_run(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    settings = {"RABBITMQ_URL": rabbitmq_url, "STATE_URL": "redis://127.0.0.1:1/0"}
+    host = tasked(Host(tmp_path, settings={"FORMRELAY": settings}).migrated())
+    id = host.call("tasks.send", "note", "sent")
+    with worker(host, *ONE):
+        wait_until(lambda: texts(host) == ["sent"])
+        wait_until(lambda: signals(host, id)[-1] == ["finished", "SUCCESSFUL"])
+    assert host.call("tasks.result_error", id)[1].startswith("BrokerUnavailable: ")
+    assert "task results are not stored" in (host.folder / "worker.log").read_text()
+
+
+@pytest.mark.redis
+def test_a_project_without_a_database_can_enqueue(tmp_path: Path, redis_url: str) -> None:
+    settings = {"FORMRELAY": {"REDIS_URL": redis_url}, "DATABASES": {}}
+    host = tasked(Host(tmp_path, settings=settings))
+    id = host.call("tasks.without_database")
+    assert result(host, id)["status"] == "READY"
+
+
+def test_a_worker_for_tasks_needs_a_backend(tmp_path: Path) -> None:
+    host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}})
+    done = host.manage("formrelay_worker", "--tasks")
+    assert (done.returncode, "in the setting TASKS" in done.stderr) == (2, True)
 
 
 def test_a_wrong_backend_is_refused_by_name(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
         add("--queue", "-q", action="append", help="Consume only this queue. Can be repeated.")
+        add("--tasks", action="store_true", help="Consume the queues of TASKS. Adds to --queue.")
         add("--processes", type=int, help="Number of processes. Default: WORKER_PROCESSES.")
         add("--threads", type=int, help="Threads for each process. Default: WORKER_CONCURRENCY.")
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
             check_sends_jobs()
             become_workers(
                 "formrelay.djangoapp.worker:broker",
-                queues=options["queue"],
+                queues=_queues(options),
                 processes=options["processes"],
                 threads=options["threads"],
                 declare=declare_all,
@@ -52,6 +53,21 @@ class Command(BaseCommand):
             raise CommandError(
                 printable(str(error), keep="\n"), returncode=exit_status(error)
             ) from None
+
+
+def _queues(options: dict[str, Any]) -> list[str] | None:
+    """The queues to consume; None for all."""
+    queues: list[str] | None = options["queue"]
+    if not options["tasks"]:
+        return queues
+    found = declare_all()
+    if not found:
+        raise CommandError(
+            "expected a backend 'formrelay.djangoapp.tasks.FormrelayBackend' in the setting TASKS "
+            "for --tasks, got none: see docs/django.md",
+            returncode=2,
+        )
+    return sorted({*found, *(queues or ())})
 
 
 def _project_folders() -> Iterator[str]:

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from dramatiq import Message
 
-from formrelay.brokers import get_broker
+from formrelay.brokers import BrokerUnavailable, get_broker
 
 ALL = {name: value for name, value in vars(tasks).items() if hasattr(value, "enqueue")}
 ALL["far"] = elsewhere.far
@@ -164,6 +164,8 @@ def result_error(id: str) -> list[Any]:
         default_task_backend.get_result(id)
     except NotImplementedError as error:
         return [default_task_backend.supports_get_result, str(error)]
+    except BrokerUnavailable as error:
+        return [default_task_backend.supports_get_result, f"BrokerUnavailable: {error}"]
     return [default_task_backend.supports_get_result, ""]
 
 
