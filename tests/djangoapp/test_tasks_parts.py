@@ -1,0 +1,94 @@
+"""The parts of the task backend that need no server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import django
+import pytest
+from django.conf import settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formrelay.brokers.event_loop import EventLoopThread
+
+if not settings.configured:
+    settings.configure(DATABASES={}, USE_TZ=True)
+    django.setup()
+
+from formrelay.djangoapp.tasks.coroutine import run_coroutine
+from formrelay.djangoapp.tasks.message import broker_priority
+
+PRIORITIES = st.integers(-100, 100)
+
+
+@given(PRIORITIES, PRIORITIES)
+def test_a_higher_priority_is_never_a_lower_level(one: int, other: int) -> None:
+    low, high = sorted((one, other))
+    assert 0 <= broker_priority(low) <= broker_priority(high) <= 9
+
+
+def test_every_sign_of_a_priority_has_its_levels() -> None:
+    assert [broker_priority(each) for each in (-100, -1, 0, 1, 100)] == [0, 3, 4, 5, 9]
+    assert {broker_priority(each) for each in range(-100, 101)} == set(range(10))
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    thread = EventLoopThread()
+    yield thread.loop
+    thread.stop()
+
+
+def test_a_coroutine_runs_in_the_context_of_its_thread(loop: asyncio.AbstractEventLoop) -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+
+    async def read(more: str) -> str:
+        await asyncio.sleep(0)
+        return variable.get() + more
+
+    variable.set("of the attempt")
+    assert run_coroutine(loop, read, ", read") == "of the attempt, read"
+
+
+def test_an_error_of_a_coroutine_is_raised_in_the_thread(loop: asyncio.AbstractEventLoop) -> None:
+    async def fail() -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        run_coroutine(loop, fail)
+
+
+def test_an_interrupt_of_the_thread_cancels_the_coroutine_and_waits_for_its_end(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ctypes
+
+    class Interrupt(Exception):
+        pass
+
+    begun, log = threading.Event(), []
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            log.append("ended")
+
+    def interrupt(thread_id: int) -> None:
+        begun.wait()
+        target = ctypes.c_ulong(thread_id)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(Interrupt))
+
+    threading.Thread(target=interrupt, args=(threading.get_ident(),)).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupt):
+        run_coroutine(loop, wait)
+    assert log == ["ended"]
+    assert time.monotonic() - started < 10
