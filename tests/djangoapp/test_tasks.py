@@ -148,10 +148,10 @@ def test_the_time_limit_cancels_an_async_task(chores: Host) -> None:
     id = chores.call("tasks.send", "too_long")
     with worker(chores, *ONE):
         wait_until(lambda: result(chores, id)["is_finished"])
+        assert (chores.folder / "cancelled").exists()  # before the worker stops
     found = result(chores, id)
     assert (found["status"], found["errors"]) == ("FAILED", ["TimeLimitExceeded"])
     assert texts(chores) == ["begun"]
-    assert (chores.folder / "cancelled").exists()
 
 
 def test_a_task_is_sent_when_the_transaction_commits(chores: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -10,14 +11,18 @@ from contextvars import ContextVar
 
 import django
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import connection, connections
 from hypothesis import given
 from hypothesis import strategies as st
 
 from formrelay.brokers.event_loop import EventLoopThread
 
 if not settings.configured:
-    settings.configure(DATABASES={}, USE_TZ=True)
+    FILE = f"{tempfile.mkdtemp()}/parts.sqlite3"
+    DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": FILE}
+    settings.configure(DATABASES={"default": DATABASE}, USE_TZ=True)
     django.setup()
 
 from formrelay.djangoapp.tasks.coroutine import run_coroutine
@@ -61,6 +66,22 @@ def test_an_error_of_a_coroutine_is_raised_in_the_thread(loop: asyncio.AbstractE
 
     with pytest.raises(TimeoutError, match="its own"):
         run_coroutine(loop, fail)
+
+
+def test_a_coroutine_has_a_database_connection_of_its_own_that_is_closed(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    def connect() -> tuple[int, object]:
+        connection.ensure_connection()
+        return threading.get_ident(), connections["default"]
+
+    async def work() -> list[tuple[int, object]]:
+        return [await sync_to_async(connect)(), await sync_to_async(connect)()]
+
+    (one, first), (same, second) = run_coroutine(loop, work)
+    assert one == same != threading.get_ident()
+    assert first is second
+    assert first.connection is None
 
 
 def test_an_interrupt_of_the_thread_cancels_the_coroutine_and_waits_for_its_end(
