@@ -102,8 +102,8 @@ def check_tasks(**_: Any) -> list[CheckMessage]:
     """W007: the package of Django's Tasks API is not an installed app."""
     if not getattr(project_settings, "TASKS", None):
         return []
-    from .tasks.checks import check_package
-    from .tasks.discovery import task_backends
+    from .task_backend.checks import check_package
+    from .task_backend.discovery import task_backends
 
     return list(check_package()) if task_backends() else []
 

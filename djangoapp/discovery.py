@@ -11,7 +11,7 @@ from ..actors import declare_actors
 def declare_all() -> set[str]:
     """Declare formrelay's actors, import each app's ``actors.py`` and ``tasks.py``, declare tasks.
 
-    Tasks are those of ``TASKS``, if formrelay is a backend there (:mod:`.tasks`).
+    Tasks are those of ``TASKS``, if formrelay is a backend there (:mod:`.task_backend`).
 
     Returns:
         The queues of ``TASKS``.
@@ -23,6 +23,6 @@ def declare_all() -> set[str]:
     autodiscover_modules("actors", "tasks")  # tasks: the usual name in projects with Dramatiq
     if not getattr(settings, "TASKS", None):
         return set()
-    from .tasks.discovery import declare_tasks
+    from .task_backend.discovery import declare_tasks
 
     return declare_tasks()

@@ -13,6 +13,8 @@ from tests.support.waiting import wait_until
 
 pytest.importorskip("django_dramatiq", reason="pip install django-dramatiq")
 
+STUB = {"BROKER": "dramatiq.brokers.stub.StubBroker", "OPTIONS": {}, "MIDDLEWARE": []}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["listed before", "listed behind"])
@@ -20,11 +22,7 @@ def test_each_broker_keeps_its_own_actors(tmp_path: Path, redis_url: str, first:
     apps = ["mixed", "django_dramatiq"]
     settings: dict[str, Any] = {
         "FORMRELAY": {"REDIS_URL": redis_url},
-        "DRAMATIQ_BROKER": {
-            "BROKER": "dramatiq.brokers.stub.StubBroker",
-            "OPTIONS": {},
-            "MIDDLEWARE": [],
-        },
+        "DRAMATIQ_BROKER": STUB,
         "FIRST_APPS" if first else "LAST_APPS": apps,
     }
     host = Host(tmp_path, settings=settings)
@@ -34,3 +32,10 @@ def test_each_broker_keeps_its_own_actors(tmp_path: Path, redis_url: str, first:
     with worker(host, "--queue", "ours", "--processes", "1", "--threads", "1"):
         wait_until(lambda: host.notes() == [("b", True)])
     assert host.manage("makemigrations", "--check", "--dry-run").returncode == 0
+
+
+def test_rundramatiq_imports_no_tasks_api(tmp_path: Path) -> None:
+    settings = {"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}}
+    theirs = {"DRAMATIQ_BROKER": STUB, "LAST_APPS": ["django_dramatiq"]}
+    host = Host(tmp_path, settings=settings | theirs)
+    assert host.call("discovering.of_rundramatiq") == [["formrelay.djangoapp.tasks"], []]

@@ -53,6 +53,7 @@ def result(host: Host, id: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_tasks_run_in_a_worker_and_their_results_are_kept(chores: Host) -> None:
     plain = chores.call("tasks.send", "note", "plain")
     waiting = result(chores, plain)
@@ -82,6 +83,7 @@ def signals(host: Host, id: str) -> list[list[str]]:
     return [[name, status] for name, of, status in found if of == id]
 
 
+@pytest.mark.slow
 def test_a_task_is_retried_and_its_context_counts_the_attempts(chores: Host) -> None:
     id = chores.call("tasks.send", "attempts", 3)
     with worker(chores, *ONE):
@@ -95,6 +97,7 @@ def test_a_task_is_retried_and_its_context_counts_the_attempts(chores: Host) -> 
     assert signals(chores, id) == ends
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_is_killed_runs_again(chores: Host) -> None:
     chores.settings["FORMRELAY"] |= {"HEARTBEAT_TIMEOUT": 2}
     id = chores.call("tasks.send", "until_told", "killed")
@@ -116,6 +119,7 @@ def _first_pid(file: Path) -> int:
     return int(file.read_text().split()[0])
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_for_good_is_a_dead_letter_that_can_be_replayed(chores: Host) -> None:
     id = chores.call("tasks.send", "broken", "repaired")
     with worker(chores, *ONE):
@@ -134,6 +138,7 @@ def test_a_task_that_fails_for_good_is_a_dead_letter_that_can_be_replayed(chores
         wait_until(lambda: result(chores, id)["status"] == "SUCCESSFUL")
 
 
+@pytest.mark.slow
 def test_a_return_value_that_is_no_json_is_a_dead_letter_after_one_attempt(chores: Host) -> None:
     id = chores.call("tasks.send", "returns_what_is_no_json")
     with worker(chores, *ONE):
@@ -144,6 +149,7 @@ def test_a_return_value_that_is_no_json_is_a_dead_letter_after_one_attempt(chore
     assert chores.call("tasks.dead") == [["chores.tasks.returns_what_is_no_json", "invalid"]]
 
 
+@pytest.mark.slow
 def test_the_time_limit_cancels_an_async_task(chores: Host) -> None:
     id = chores.call("tasks.send", "too_long")
     with worker(chores, *ONE):
@@ -166,6 +172,7 @@ def test_a_task_is_sent_when_the_transaction_commits(chores: Host) -> None:
     assert names == ["enqueued"] * 3
 
 
+@pytest.mark.slow
 def test_a_task_enqueued_in_a_coroutine_with_a_time_runs_at_that_time(chores: Host) -> None:
     soon = chores.call("tasks.later", 5)
     chores.call("tasks.from_async")
@@ -209,6 +216,7 @@ def test_a_task_that_can_never_run_is_refused_when_it_is_enqueued(
         assert text in found[name][1], found[name]
 
 
+@pytest.mark.slow
 @pytest.mark.redis
 def test_tasks_run_in_the_order_of_their_priorities(tmp_path: Path, redis_url: str) -> None:
     host = tasked(Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": redis_url}}).migrated())
@@ -218,6 +226,7 @@ def test_tasks_run_in_the_order_of_their_priorities(tmp_path: Path, redis_url: s
     assert texts(host) == order
 
 
+@pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_on_rabbitmq_what_it_cannot_do_is_refused(tmp_path: Path, rabbitmq_url: str) -> None:
     host = tasked(Host(tmp_path, settings={"FORMRELAY": {"RABBITMQ_URL": rabbitmq_url}}))
@@ -235,6 +244,7 @@ def test_on_rabbitmq_what_it_cannot_do_is_refused(tmp_path: Path, rabbitmq_url: 
     assert host.call("tasks.priority_error") == [True, ""]
 
 
+@pytest.mark.slow
 def test_a_message_runs_only_tasks(chores: Host) -> None:
     names = chores.call("tasks.send_other_functions")
     with worker(chores, *ONE):
@@ -244,6 +254,7 @@ def test_a_message_runs_only_tasks(chores: Host) -> None:
     assert not (chores.folder / "x").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.redis
 def test_a_task_that_kills_its_workers_has_failed(tmp_path: Path, redis_url: str) -> None:
     settings = {"REDIS_URL": redis_url, "HEARTBEAT_TIMEOUT": 2, "MAX_CRASH_DELIVERIES": 1}
@@ -280,6 +291,7 @@ def _kill(pid: int) -> None:
         return
 
 
+@pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_without_the_store_of_results_tasks_are_sent_and_run(
     tmp_path: Path, rabbitmq_url: str

@@ -25,8 +25,8 @@ if not settings.configured:
     settings.configure(DATABASES={"default": DATABASE}, USE_TZ=True)
     django.setup()
 
-from formrelay.djangoapp.tasks.coroutine import run_coroutine
-from formrelay.djangoapp.tasks.message import broker_priority
+from formrelay.djangoapp.task_backend.coroutine import run_coroutine
+from formrelay.djangoapp.task_backend.message import broker_priority
 
 PRIORITIES = st.integers(-100, 100)
 
