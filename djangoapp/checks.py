@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.apps import apps
-from django.conf import settings as project_settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ..brokers import RelayBroker, make_broker
@@ -100,7 +99,9 @@ def check_broker(**_: Any) -> list[CheckMessage]:
 @register(_TAG)
 def check_tasks(**_: Any) -> list[CheckMessage]:
     """W007: the package of Django's Tasks API is not an installed app."""
-    if not getattr(project_settings, "TASKS", None):
+    from .discovery import may_use_tasks
+
+    if not may_use_tasks():
         return []
     from .task_backend.checks import check_package
     from .task_backend.discovery import task_backends

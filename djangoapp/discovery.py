@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from django import VERSION
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
@@ -21,8 +25,22 @@ def declare_all() -> set[str]:
     """
     declare_actors()  # first, so that plain actors use our broker if no other is set
     autodiscover_modules("actors", "tasks")  # tasks: the usual name in projects with Dramatiq
-    if not getattr(settings, "TASKS", None):
+    if not may_use_tasks():
         return set()
     from .task_backend.discovery import declare_tasks
 
     return declare_tasks()
+
+
+def may_use_tasks() -> bool:
+    """Whether formrelay can be a backend of ``TASKS``. Imports no Tasks API.
+
+    Without Django 6 and django-tasks, a project may have a setting of that name for itself.
+    """
+    backends = getattr(settings, "TASKS", None)
+    if not isinstance(backends, Mapping):
+        return False
+    paths = [each.get("BACKEND") for each in backends.values() if isinstance(each, Mapping)]
+    if any(str(path).startswith("formrelay.") for path in paths):
+        return True
+    return bool(paths) and (VERSION >= (6, 0) or find_spec("django_tasks") is not None)

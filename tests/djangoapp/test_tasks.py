@@ -338,3 +338,21 @@ def test_a_wrong_backend_is_refused_by_name(tmp_path: Path) -> None:
     if PACKAGE:
         host.settings["LAST_APPS"] = ["chores"]
         assert "formrelay.W007" in said()
+
+
+@pytest.mark.parametrize("theirs", [["a", "b"], {"sweep": "daily"}])
+def test_a_setting_of_the_same_name_is_left_alone(tmp_path: Path, theirs: Any) -> None:
+    if not PACKAGE:
+        pytest.skip("in Django 6 the setting is Django's")
+    host = Host(tmp_path, settings={"FORMRELAY": {"REDIS_URL": "redis://127.0.0.1:1/0"}})
+    host.settings["TASKS"] = theirs
+    assert host.check() == (0, "")
+    assert "dead letters" in host.manage("formrelay", "--help").stdout
+
+
+@pytest.mark.parametrize("name", ["config", "demo", "worker"])
+def test_commands_without_the_settings_of_the_project_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    done = Host(tmp_path).manage("formrelay", name)
+    assert (done.returncode, f"another command than '{name}'" in done.stderr) == (2, True)
