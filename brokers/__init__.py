@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from .base import RelayBroker
 from .contract import BrokerOptions
-from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
-from .factory import get_broker, make_broker
+from .errors import BrokerRefused, BrokerUnavailable, DeadLettered, MessageTooLarge
+from .factory import get_broker, make_broker, use_broker
 from .inspection import (
     DeadFilter,
     Entry,
@@ -34,6 +34,7 @@ __all__ = [
     "BrokerRefused",
     "BrokerUnavailable",
     "DeadFilter",
+    "DeadLettered",
     "Entry",
     "Inspector",
     "MessageTooLarge",
@@ -45,4 +46,5 @@ __all__ = [
     "WorkerInfo",
     "get_broker",
     "make_broker",
+    "use_broker",
 ]

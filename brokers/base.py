@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from threading import Lock
 from typing import Any
@@ -25,12 +25,12 @@ from ..middleware.idempotency import remember
 from ..middleware.policies import give_policy
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
 from .async_runner import AsyncRunner
-from .contract import LONGEST_DELAY, Batching, BrokerContract, BrokerOptions
+from .contract import LONGEST_DELAY, Batching, BrokerOptions
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .follow_ups import end_attempt, keep
-from .inspection import DeadFilter, Entry, QueueCounts
-from .inspector import Inspector
+from .inspection import DeadFilter, Entry
+from .joining import JoiningBroker
 
 #: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
 #: chunks would use more memory and block Redis.
@@ -39,11 +39,11 @@ CHUNK_BYTES = 1024 * 1024
 _LIMITS = ("in_flight", "batch_size")
 
 
-class RelayBroker(BrokerContract):
+class RelayBroker(JoiningBroker):
     """The base of the Redis and RabbitMQ brokers."""
 
     def __init__(self, options: BrokerOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__(middleware=default_middleware())
+        super().__init__(middleware=self._default_middleware(clock))
         self.options = options
         self.clock = clock
         self.queues = set()
@@ -57,6 +57,9 @@ class RelayBroker(BrokerContract):
         self._idempotency_store: IdempotencyStore | None = None
         self.job_types = {}
         self.actor_finders = []
+
+    def _default_middleware(self, clock: Clock) -> list[Middleware]:
+        return default_middleware(clock)
 
     @property
     def actor_options(self) -> set[str]:
@@ -87,6 +90,11 @@ class RelayBroker(BrokerContract):
         # Before the base class calls hooks of the middleware, which may emit signals.
         self._hooks: dict[tuple[str, bool], list[Middleware]] = {}
         super().add_middleware(middleware, **position)
+        self._hooks = {}
+
+    def remove_middleware(self, is_meant: Callable[[Any], bool]) -> None:
+        """Remove the middleware for which ``is_meant`` is true."""
+        self.middleware = [one for one in self.middleware if not is_meant(one)]
         self._hooks = {}
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
@@ -298,15 +306,6 @@ class RelayBroker(BrokerContract):
             BrokerUnavailable, BrokerRefused: the error says what to do.
         """
         return []
-
-    @property
-    @abstractmethod
-    def inspector(self) -> Inspector:
-        """The inspector of queues, workers and dead letters."""
-
-    def counts(self, queue: str) -> QueueCounts:
-        """Count the messages of a queue by state."""
-        return self.inspector.counts(queue)
 
     def dead_letters(self, queue: str, *, limit: int = 100) -> Iterator[Entry]:
         """Yield the dead letters of a queue, the oldest first."""

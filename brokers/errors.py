@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from ..core.broker_errors import BrokerRefused, BrokerUnavailable, MessageTooLarge, NotReplicated
+from ..core.broker_errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    DeadLettered,
+    MessageTooLarge,
+    NotReplicated,
+)
 
-__all__ = ["BrokerRefused", "BrokerUnavailable", "MessageTooLarge", "NotReplicated"]
+__all__ = [
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "DeadLettered",
+    "MessageTooLarge",
+    "NotReplicated",
+]

@@ -102,6 +102,24 @@ def get_broker() -> RelayBroker:
         return _broker
 
 
+def use_broker(broker: RelayBroker) -> None:
+    """Make a broker the broker of this process and Dramatiq's global broker.
+
+    Raises:
+        ConfigError: this process has another broker, for which actors are declared.
+    """
+    global _broker
+    with _lock:
+        for other in (_broker, dramatiq.broker.global_broker):
+            if other is not None and other is not broker and other.actors:
+                raise ConfigError(
+                    f"expected no actors before use_broker(), got {', '.join(other.actors)} on "
+                    f"{type(other).__name__}: call it before the modules with actors are imported"
+                )
+        _broker = broker
+        dramatiq.set_broker(broker)
+
+
 def _workers(settings: Settings) -> dict[str, WorkerSettings]:
     """Return the workers by the names in their dead-letter exchanges (``dlx.webhook``)."""
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .broker import BrokerSettings, EmbeddedSettings
 from .observability import LoggingSettings, MonitoringSettings
-from .settings import Settings, get_settings, use_settings, use_source
+from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sinks import ApiSettings, ClickhouseSettings
 from .workers import (
     EmailSettings,
@@ -35,6 +35,7 @@ __all__ = [
     "SubmissionSettings",
     "WebhookSettings",
     "WorkerSettings",
+    "allow_no_broker",
     "get_settings",
     "use_settings",
     "use_source",

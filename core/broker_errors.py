@@ -32,3 +32,7 @@ class BrokerRefused(BrokerError, DramatiqError):
 
 class MessageTooLarge(BrokerError, ValueError):
     """The message is larger than the broker's limit; nothing was enqueued."""
+
+
+class DeadLettered(BrokerError):
+    """A message was dead-lettered."""

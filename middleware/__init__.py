@@ -16,6 +16,7 @@ from dramatiq.middleware import (
     TimeLimit,
 )
 
+from ..core.clock import SYSTEM_CLOCK, Clock
 from .admission import Admission
 from .attempts import Attempts
 from .contexts import Contexts
@@ -39,7 +40,7 @@ __all__ = [
 OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 
-def default_middleware() -> list[Middleware]:
+def default_middleware(clock: Clock = SYSTEM_CLOCK) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
         Contexts(),  # runs each attempt in its own contextvars context
@@ -51,7 +52,7 @@ def default_middleware() -> list[Middleware]:
         Pipelines(),  # stock: pipelines
         CurrentMessage(),  # stock: gives an actor its message
         Throttling(),  # admit: defers messages while the sink is unavailable
-        Idempotency(),  # admit: one job for each idempotency key
+        Idempotency(clock=clock),  # admit: one job for each idempotency key
         Admission(),  # admit: starts the attempt
-        Outcomes(),  # classify: last in the list, so that its after_… hook runs first
+        Outcomes(clock=clock),  # classify: last in the list, so that its after_… hook runs first
     ]

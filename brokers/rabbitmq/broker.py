@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from weakref import WeakSet
 
 from pika import spec
 
@@ -20,9 +21,10 @@ from ..inspector import Inspector
 from .client import RabbitClient
 from .connection import ACCESS_REFUSED, ChannelClosed
 from .consumer import RabbitConsumer
+from .dead_letters import ready_count
 from .declarations import check_rights
 from .inspector import Management, RabbitInspector
-from .topology import Topology
+from .topology import DELAY_QUEUES, Topology, delay_name
 
 
 class RabbitBroker(RelayBroker):
@@ -42,6 +44,9 @@ class RabbitBroker(RelayBroker):
     Raises:
         ConfigError: the URL is invalid, or max_priority is not 1 to 255.
     """
+
+    #: A message between two queues, or on its way to this process, is in no count.
+    _looks = 3
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class RabbitBroker(RelayBroker):
             queue_type, workers or {}, self.options.dead_letter_retention, max_priority, adopted
         )
         self.client = RabbitClient(url, topology, timeout=self.options.connect_timeout, clock=clock)
+        self._consumers: WeakSet[RabbitConsumer] = WeakSet()
         self.management: Management | None = None
         if management_url is not None:
             self.management = Management(
@@ -103,7 +109,25 @@ class RabbitBroker(RelayBroker):
             limit=limit,
             fixed_prefetch=limit is not None or bool(batching),
         )
+        self._consumers.add(consumer)
         return CoalescingConsumer(consumer, batching) if batching else consumer
+
+    # -- join --------------------------------------------------------------------------
+
+    def is_drained(self, queue_name: str) -> bool:
+        """Whether no message of a queue is waiting or in flight in this process, and none is
+        scheduled.
+
+        The delay queues are shared, so that the scheduled messages of other queues count too.
+        Workers of other processes are seen only with ``management_url``.
+        """
+        if any(one.in_flight for one in list(self._consumers) if one.queue_name == queue_name):
+            return False
+        counts = self.counts(queue_name)
+        if counts.waiting or counts.in_flight:
+            return False
+        with self.client.connection([queue_name]) as connection:
+            return not any(ready_count(connection, delay_name(bit)) for bit in range(DELAY_QUEUES))
 
     # -- operations ----------------------------------------------------------------------
 

@@ -88,6 +88,13 @@ class RabbitConsumer(RelayConsumer):
         self._unacked = Unacked()
         self._settler = Settler(client, queue_name, self._shrink)
 
+    @property
+    def in_flight(self) -> int:
+        """Number of messages that this process has received and not settled."""
+        subscription = self._subscription
+        prefetched = 0 if subscription is None else len(subscription.connection.contents)
+        return self._unacked.count + prefetched + len(self._final_runs)
+
     # -- receive ---------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Delivery | None:

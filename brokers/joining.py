@@ -1,0 +1,115 @@
+"""``broker.join()``: waits in a test until the messages of a queue are processed."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from threading import Event
+
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+
+from .contract import BrokerContract
+from .errors import DeadLettered
+from .inspection import DeadFilter, Entry, QueueCounts
+from .inspector import Inspector
+
+
+class JoiningBroker(BrokerContract):
+    """A broker with Dramatiq's ``join()``.
+
+    Attributes:
+        fail_fast_default: whether ``join()`` raises if the queue has a dead letter.
+    """
+
+    fail_fast_default = False
+    #: How often in a row a queue must be found empty.
+    _looks = 1
+
+    @property
+    @abstractmethod
+    def inspector(self) -> Inspector:
+        """The inspector of queues, workers and dead letters."""
+
+    def counts(self, queue: str) -> QueueCounts:
+        """Count the messages of a queue by state."""
+        return self.inspector.counts(queue)
+
+    def is_drained(self, queue_name: str) -> bool:
+        """Whether no message of a queue is waiting, scheduled or in flight."""
+        counts = self.counts(queue_name)
+        return not (counts.waiting or counts.scheduled or counts.in_flight)
+
+    def join(
+        self,
+        queue_name: str,
+        *,
+        timeout: int | None = None,
+        fail_fast: bool | None = None,
+        interval: int = 100,
+    ) -> None:
+        """Wait until the messages of a queue are processed, scheduled messages included.
+
+        Args:
+            timeout: milliseconds; None waits without a limit.
+            fail_fast: whether to raise if the queue has a dead letter afterwards. None:
+                ``fail_fast_default``.
+            interval: milliseconds between two looks at the queue.
+
+        Raises:
+            QueueNotFound: the queue is not declared in this process.
+            QueueJoinTimeout: messages are left after ``timeout``.
+            DeadLettered: the queue has a dead letter.
+            BrokerUnavailable, BrokerRefused
+        """
+        self._check_declared(queue_name)
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        looks = 0
+        while looks < self._looks:
+            if self.is_drained(queue_name):
+                looks += 1
+                if looks == self._looks:
+                    break
+            else:
+                looks = 0
+            left = interval / 1000 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise self._timed_out(queue_name, timeout)
+            Event().wait(min(left, interval / 1000))
+        self._raise_dead(queue_name, fail_fast)
+
+    def _check_declared(self, queue_name: str) -> None:
+        if queue_name not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+
+    def _timed_out(
+        self, queue_name: str, timeout: float | None, advice: str = ""
+    ) -> QueueJoinTimeout:
+        counts = self.counts(queue_name)
+        named = {
+            "waiting": counts.waiting,
+            "scheduled": counts.scheduled,
+            "in flight": counts.in_flight,
+        }
+        found = ", ".join(f"{number} {name}" for name, number in named.items() if number)
+        return QueueJoinTimeout(  # type: ignore[no-untyped-call]
+            f"expected the queue {queue_name!r} to be empty within {timeout} ms, got "
+            f"{found or 'messages in flight or scheduled'}{advice}"
+        )
+
+    def _raise_dead(self, queue_name: str, fail_fast: bool | None) -> None:
+        """Raise the error of the oldest dead letter of a queue, if it has any."""
+        if fail_fast is None:
+            fail_fast = self.fail_fast_default
+        if fail_fast:
+            for letter in self.inspector.dead_letters(DeadFilter(queue_name), limit=1):
+                raise dead_lettered(letter)
+
+
+def dead_lettered(letter: Entry) -> DeadLettered:
+    """Make the error that describes a dead letter."""
+    failure, message = letter.failure, letter.message
+    text = f"{message.actor_name} ({letter.id}) was dead-lettered"
+    if failure is not None:
+        text += f" after attempt {failure.attempt} ({failure.reason}): {failure.error}"
+        text += f": {failure.message}" if failure.message else ""
+    return DeadLettered(text)
