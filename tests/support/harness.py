@@ -15,6 +15,7 @@ from formrelay.brokers.rabbitmq import codec
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.client import Publication
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.testing import MemoryBroker
 
 T = TypeVar("T")
 
@@ -55,6 +56,8 @@ class Harness:
             self.broker.counts(self.queue)  # declares the queue
             head = codec.encoded(pika.BasicProperties(delivery_mode=2))
             self.broker.client.publish([Publication(self.queue, "", self.queue, head, data)])
+        elif isinstance(self.broker, MemoryBroker):
+            self.broker.inject(self.queue, data)
 
     def dead(self) -> list[Any]:
         return list(self.broker.dead_letters(self.queue))

@@ -22,7 +22,7 @@ ONCE = RetryPolicy(max_attempts=1)
 
 #: Filters that only differ in their comparison are tested on one broker.
 everywhere_but_rabbitmq = pytest.mark.parametrize(
-    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
+    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded", "memory"], indirect=True
 )
 
 

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 #: AMQP cannot list messages that are not dead letters; the last test covers these errors.
 everywhere_but_rabbitmq = pytest.mark.parametrize(
-    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded"], indirect=True
+    "broker", [pytest.param("redis", marks=pytest.mark.redis), "embedded", "memory"], indirect=True
 )
 
 

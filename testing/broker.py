@@ -1,0 +1,228 @@
+"""The broker in memory: no server, no thread of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from weakref import WeakSet
+
+from dramatiq.middleware import Middleware
+
+from ..brokers.async_attempts import MAX_LONG
+from ..brokers.base import RelayBroker
+from ..brokers.consumer import RelayConsumer
+from ..brokers.contract import BrokerOptions
+from ..brokers.envelope import Envelope
+from ..core.clock import Clock
+from ..state import IdempotencyStore
+from ..state.idempotency import MemoryIdempotencyStore
+from .clock import MovableClock
+from .consumer import MemoryBatches, MemoryConsumer
+from .inspector import MemoryInspector
+from .limits import with_limits
+from .queues import MemoryQueues
+
+#: Seconds of each wait of ``join()``; settlements end a wait early.
+_LOOK = 0.02
+#: Seconds after which ``join()`` says that no worker takes the messages of its queue.
+_NO_WORKER = 5.0
+_ADVICE = ", and no worker: use the fixture formrelay_worker, or running_worker(broker)"
+#: Seconds by which the clock is moved beyond the time at which something is due.
+_BEYOND = 0.002
+
+
+class MemoryBroker(RelayBroker):
+    """Queues in the memory of this process, for tests.
+
+    Sending, middleware, retries, batches, async actors, settlement and dead letters are those of
+    the real brokers. ``join()`` moves the clock to the next retry instead of waiting for it.
+
+    Args:
+        options: as of the real brokers.
+        clock: the clock of delays, retries, ages and idempotency keys.
+        join_timeout: limit of a ``join()`` that names none, so that no test hangs.
+
+    Attributes:
+        clock: ``clock.move(timedelta(hours=1))`` makes the messages of the next hour due.
+        fail_fast_default: whether ``join()`` raises the exception of a dead-lettered job, as that
+            of Dramatiq's StubBroker does.
+    """
+
+    clock: MovableClock
+    fail_fast_default = True
+
+    def __init__(
+        self,
+        *,
+        options: BrokerOptions | None = None,
+        clock: MovableClock | None = None,
+        join_timeout: timedelta = timedelta(seconds=60),
+    ) -> None:
+        clock = clock or MovableClock()
+        super().__init__(options or BrokerOptions(), clock=clock)
+        self._join_timeout = join_timeout
+        self._memory = MemoryQueues(clock, self.options.dead_letter_retention)
+        clock.on_move = self._memory.wake
+        self._consumers: WeakSet[RelayConsumer] = WeakSet()
+
+    def _default_middleware(self, clock: Clock) -> list[Middleware]:
+        return with_limits(super()._default_middleware(clock), clock)
+
+    def idempotency_store(self) -> IdempotencyStore:
+        """Return the store of idempotency keys, whose keys expire by the broker's clock."""
+        with self._state_lock:
+            if self._idempotency_store is None:
+                self._idempotency_store = MemoryIdempotencyStore(clock=self.clock)
+            return self._idempotency_store
+
+    def reset(self) -> None:
+        """Delete every message, dead letter and idempotency key, and set the clock back.
+
+        Call it while no worker runs.
+        """
+        self._memory.clear()
+        with self._state_lock:
+            self._idempotency_store = None
+        self.clock.reset()
+
+    # -- send ------------------------------------------------------------------------
+
+    def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
+        with self._memory.changed:
+            for envelope in envelopes:
+                queue = self._memory[envelope.message.queue_name]
+                id = envelope.message.message_id
+                queue.add(id, envelope.body, envelope.due, envelope.priority)
+            self._memory.changed.notify_all()
+
+    def inject(self, queue_name: str, body: bytes, *, id: str = "injected") -> None:
+        """Put raw bytes on a queue, as a publisher in another language may."""
+        with self._memory.changed:
+            self._memory[queue_name].add(id, body, None, None)
+            self._memory.changed.notify_all()
+
+    # -- consume -----------------------------------------------------------------------
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RelayConsumer:
+        """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
+        batching = self.batching(queue_name)
+        if batching:
+            # One batch runs while the next batch is collected.
+            prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
+        limit = (self.options.concurrency or {}).get(queue_name)
+        async_limit = self.in_flight_limit(queue_name)
+        if async_limit is not None:
+            prefetch = max(prefetch, 2 * async_limit)
+        elif limit is not None and not batching:
+            prefetch = min(prefetch, limit)
+        consumer = MemoryConsumer(
+            self,
+            self._memory,
+            queue_name,
+            prefetch=prefetch,
+            timeout_ms=timeout,
+            collects=bool(batching),
+            max_long_runs=MAX_LONG * (async_limit or 0),
+        )
+        found = MemoryBatches(consumer, batching, self._memory) if batching else consumer
+        with self._memory.changed:
+            self._consumers.add(found)
+        return found
+
+    def consumed_queues(self) -> set[str]:
+        """Names of the queues whose messages a worker takes."""
+        with self._memory.changed:
+            return {one.queue_name for one in self._consumers if not one.is_closing}
+
+    # -- join --------------------------------------------------------------------------
+
+    def join(
+        self,
+        queue_name: str,
+        *,
+        timeout: int | None = None,
+        fail_fast: bool | None = None,
+        interval: int = 100,
+    ) -> None:
+        """Wait until the messages of a queue are processed, scheduled messages included.
+
+        While nothing runs and nothing waits, the clock is moved to the next scheduled message of
+        the queue, or to the end of a batch's wait. So retries after hours take no time.
+
+        Args:
+            timeout: milliseconds; None: the broker's ``join_timeout``.
+            fail_fast: whether to raise what the oldest dead letter of the queue has raised. None:
+                ``fail_fast_default``.
+            interval: not needed in memory.
+
+        Raises:
+            QueueNotFound: the queue is not declared in this process.
+            QueueJoinTimeout: messages are left after ``timeout``, or no worker takes them.
+            DeadLettered: the queue has a dead letter that raised nothing (undecodable bytes).
+            BaseException: the exception of the dead-lettered job.
+        """
+        self._check_declared(queue_name)
+        if timeout is None:
+            timeout = int(self._join_timeout.total_seconds() * 1000)
+        began = time.monotonic()
+        changed = self._memory.changed
+        with changed:
+            while self._memory[queue_name].live:
+                waited = time.monotonic() - began
+                if waited >= timeout / 1000:
+                    raise self._timed_out(queue_name, timeout)
+                if waited >= _NO_WORKER and queue_name not in self.consumed_queues():
+                    raise self._timed_out(queue_name, timeout, _ADVICE)
+                self._fast_forward(queue_name)
+                changed.wait(min(_LOOK, timeout / 1000 - waited))
+        self._raise_dead(queue_name, fail_fast)
+
+    def _fast_forward(self, queue_name: str) -> None:
+        """Move the clock to the next event of a queue, if nothing runs or can run now.
+
+        While a job runs, time passes as usual: otherwise a job that is deferred until another job
+        ends would move the clock on and on, and let that job's locks expire.
+        """
+        consumed = self.consumed_queues()
+        for queue in self._memory:
+            if any(stored.is_given for stored in queue.in_flight):
+                return
+            queue.move_due()
+            if queue.name in consumed and queue.waiting and not queue.is_paused:
+                return
+        due = [one[0] / 1000 - self.clock.time() for one in self._memory[queue_name].scheduled[:1]]
+        for consumer in self._consumers:
+            if isinstance(consumer, MemoryBatches) and consumer.queue_name == queue_name:
+                at = consumer.next_batch
+                due += [] if at is None else [at - self.clock.monotonic()]
+        if due:
+            self.clock.move(timedelta(seconds=max(0.0, min(due)) + _BEYOND))
+
+    def _raise_dead(self, queue_name: str, fail_fast: bool | None) -> None:
+        should_raise = self.fail_fast_default if fail_fast is None else fail_fast
+        with self._memory.changed:
+            letters = list(self._memory[queue_name].dead.values())
+        if should_raise and letters and letters[0].cause is not None:
+            raise letters[0].cause from None
+        super()._raise_dead(queue_name, fail_fast)
+
+    # -- operations ----------------------------------------------------------------------
+
+    def ping(self, queues: Collection[str] | None = None) -> None:
+        """Do nothing: there is no server."""
+
+    def drop_waiting(self, queue_name: str) -> int:
+        """Delete the waiting and scheduled messages of a queue; return their number."""
+        with self._memory.changed:
+            count = self._memory[queue_name].purge()
+            self._memory.changed.notify_all()
+            return count
+
+    @property
+    def inspector(self) -> MemoryInspector:
+        return MemoryInspector(self, self._memory, self.consumed_queues)
+
+    def close(self) -> None:
+        """End the event loop of ``async`` actors; the messages are kept."""
+        self.async_runner.stop()

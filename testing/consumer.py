@@ -1,0 +1,148 @@
+"""The consumer of one queue in memory: takes messages and applies settlements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from dramatiq import MessageProxy
+
+from ..brokers.base import RelayBroker
+from ..brokers.coalescing import CoalescingConsumer
+from ..brokers.consumer import RelayConsumer
+from ..brokers.contract import Batching
+from ..brokers.settlement import Settlement
+from ..core.errors import PartsFailed
+from ..middleware.delivery import Batch, Delivery
+from .queues import MemoryQueue, MemoryQueues, Stored
+
+
+class MemoryConsumer(RelayConsumer):
+    """Takes one message at a time, so that a message that did not start is still waiting.
+
+    Args:
+        collects: whether a :class:`MemoryBatches` collects its messages into batches.
+        max_long_runs: maximum number of long-running async attempts that do not count against
+            the prefetch limit.
+    """
+
+    def __init__(
+        self,
+        broker: RelayBroker,
+        queues: MemoryQueues,
+        queue_name: str,
+        *,
+        prefetch: int,
+        timeout_ms: int,
+        collects: bool,
+        max_long_runs: int,
+    ) -> None:
+        super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
+        self._queues = queues
+        self._collects = collects
+        self._max_long_runs = max_long_runs
+
+    @property
+    def _queue(self) -> MemoryQueue:
+        return self._queues[self.queue_name]
+
+    # -- receive -----------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> Delivery | None:
+        clock, changed = self.broker.clock, self._queues.changed
+        deadline = clock.monotonic() + timeout
+        with changed:
+            while True:
+                stored = self._queue.take() if self._may_take() else None
+                if stored is not None:
+                    delivery = self._decode(stored)
+                    if delivery is not None:
+                        stored.is_given = not self._collects
+                        return delivery
+                    continue
+                remaining = deadline - clock.monotonic()
+                if remaining <= 0 or self.broker.is_stopping:
+                    return None
+                scheduled = self._queue.scheduled
+                if scheduled:
+                    until_due = scheduled[0][0] / 1000 + 0.001 - clock.time()
+                    remaining = min(remaining, max(0.001, until_due))
+                changed.wait(remaining)
+
+    def _may_take(self) -> bool:
+        if self.is_closing or self.broker.is_stopping:
+            return False
+        in_flight = len(self._queue.in_flight)
+        sink_limit = self.sink_limit()
+        if sink_limit is not None:
+            return in_flight < sink_limit
+        if self._max_long_runs:
+            in_flight -= min(self._max_long_runs, self.broker.async_runner.long(self.queue_name))
+        return in_flight < self.prefetch * self.batch_scale()
+
+    def _decode(self, stored: Stored) -> Delivery | None:
+        delivery = self.decoded(stored.body, stored, stored.id)
+        if isinstance(delivery, Settlement):
+            self._queue.settle(delivery, {})
+            return None
+        return delivery
+
+    # -- settle ------------------------------------------------------------------------
+
+    def settles_at_once(self, delivery: Delivery) -> bool:
+        return True
+
+    def apply(self, settlement: Settlement, delivery: Delivery) -> None:
+        with self._queues.changed:
+            self._queue.settle(settlement, _causes(delivery))
+            self._queues.changed.notify_all()
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        with self._queues.changed:
+            for message in messages:
+                assert isinstance(message, Delivery)
+                self._queue.put_back(message.tag)
+            self._queues.changed.notify_all()
+
+    def close(self) -> None:
+        self.finish()
+
+
+class MemoryBatches(CoalescingConsumer):
+    """Collects messages into batches, and marks the messages of the batches that it delivers."""
+
+    def __init__(
+        self, inner: MemoryConsumer, batching: Mapping[str, Batching], queues: MemoryQueues
+    ) -> None:
+        super().__init__(inner, batching)
+        self._queues = queues
+
+    def receive(self, timeout: float) -> Delivery | None:
+        delivery = super().receive(timeout)
+        if delivery is not None:
+            with self._queues.changed:
+                for part in _deliveries(delivery):
+                    part.tag.is_given = True
+        return delivery
+
+    @property
+    def next_batch(self) -> float | None:
+        """Monotonic seconds at which the next open batch is delivered; None without any."""
+        return min((batch.due for batch in list(self._open.values())), default=None)
+
+
+def _deliveries(delivery: Delivery) -> Iterable[Delivery]:
+    """The deliveries that have a tag: those of the parts of a batch made in this process."""
+    if isinstance(delivery, Batch) and not delivery.was_stored:
+        return delivery.parts
+    return (delivery,)
+
+
+def _causes(delivery: Delivery) -> dict[str, BaseException | None]:
+    """What the attempt raised, by message id."""
+    error = delivery.exception
+    if not isinstance(delivery, Batch):
+        return {delivery.message_id: error}
+    failures = error.failures if isinstance(error, PartsFailed) else {}
+    return {
+        part.message_id: failures.get(index, error) for index, part in enumerate(delivery.parts)
+    }

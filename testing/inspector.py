@@ -1,0 +1,241 @@
+"""The inspector of queues in memory. Each answer is of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from itertools import islice
+from typing import Literal
+
+import orjson
+
+from ..brokers.contract import BrokerContract
+from ..brokers.envelope import decode_or_quarantine, encode_for_replay, priority_in
+from ..brokers.inspection import (
+    DeadFilter,
+    Entry,
+    Page,
+    QueueCounts,
+    State,
+    UnknownCursor,
+    Which,
+    WorkerInfo,
+    failure_in,
+)
+from ..brokers.inspector import Inspector, Progress
+from ..core.clock import to_millis
+from ..core.failure import worker_name
+from .queues import MemoryQueue, MemoryQueues, Stored
+
+#: Place of a message in the order of its state; a cursor is the last place of a page.
+_Place = tuple[float, int]
+
+
+class MemoryInspector(Inspector):
+    """Reads and changes the queues of one broker.
+
+    Args:
+        consumed: returns the names of the queues whose messages a worker takes.
+    """
+
+    def __init__(
+        self, broker: BrokerContract, queues: MemoryQueues, consumed: Callable[[], set[str]]
+    ) -> None:
+        super().__init__(broker)
+        self._stored = queues
+        self._consumed = consumed
+        self._clock = broker.clock
+
+    # -- looking -----------------------------------------------------------------------
+
+    def counts(self, queue: str) -> QueueCounts:
+        with self._stored.changed:
+            found = self._stored[queue]
+            found.move_due()
+            return QueueCounts(
+                queue,
+                len(found.waiting),
+                len(found.scheduled),
+                len(found.in_flight),
+                len(found.dead),
+                found.is_paused,
+                self._oldest_age(found),
+            )
+
+    def _oldest_age(self, queue: MemoryQueue) -> timedelta | None:
+        first: dict[int, tuple[int, Stored]] = {}
+        for priority, place, stored in queue.waiting:
+            if priority not in first or place < first[priority][0]:
+                first[priority] = (place, stored)
+        sent = [stamp for _, stored in first.values() if (stamp := _timestamp(stored.body))]
+        if not sent:
+            return None
+        return timedelta(milliseconds=max(0, to_millis(self._clock.time()) - min(sent)))
+
+    def browse(
+        self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
+    ) -> Page:
+        seen = _parse_cursor(state, cursor)
+        with self._stored.changed:
+            self._stored[queue].move_due()
+            every = sorted(_places(self._stored[queue], state), key=lambda entry: entry[0])
+        if seen is not None:
+            every = [entry for entry in every if entry[0] > seen]
+        page = every[:limit]
+        more = len(every) > limit and page
+        last = f"{state[0]},{page[-1][0][0]},{page[-1][0][1]}" if more else None
+        return Page([self._entry(queue, stored) for _, stored in page], last)
+
+    def find(self, id: str, queue: str | None = None) -> Entry | None:
+        for name in self._queues(queue):
+            with self._stored.changed:
+                found = self._stored[name]
+                found.move_due()
+                stored = found.live.get(id) or found.dead.get(id)
+            if stored is not None:
+                return self._entry(name, stored)
+        return None
+
+    def run_now(self, queue: str, id: str) -> bool:
+        with self._stored.changed:
+            stored = self._stored[queue].live.get(id)
+            if stored is None or stored.state is not State.SCHEDULED:
+                return False
+            self._stored[queue].run_now(stored)
+            self._stored.changed.notify_all()
+            return True
+
+    def workers(self) -> list[WorkerInfo]:
+        queues = sorted(self._consumed())
+        now, name = self._clock.time(), worker_name()
+        return [WorkerInfo(name, now, tuple(queues), name)] if queues else []
+
+    # -- pausing -----------------------------------------------------------------------
+
+    def pause(self, queue: str) -> None:
+        with self._stored.changed:
+            self._stored[queue].is_paused = True
+
+    def resume(self, queue: str) -> None:
+        with self._stored.changed:
+            self._stored[queue].is_paused = False
+            self._stored.changed.notify_all()
+
+    def is_paused(self, queue: str) -> bool:
+        with self._stored.changed:
+            return self._stored[queue].is_paused
+
+    # -- dead letters ------------------------------------------------------------------
+
+    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
+        for queue in self._queues(which.queue):
+            found = islice(filter(which.matches, self._letters(queue)), limit)
+            for letter in found:
+                limit -= 1
+                yield letter
+
+    def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
+        return self._letters(queue)[::-1][: min(limit, 50)]
+
+    def dead_letter(self, queue: str, id: str) -> Entry | None:
+        with self._stored.changed:
+            stored = self._stored[queue].dead.get(id)
+        return None if stored is None else self._entry(queue, stored)
+
+    def dead_ids(
+        self, prefix: str, queue: str | None = None, *, limit: int = 10
+    ) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        for name in self._queues(queue):
+            with self._stored.changed:
+                ids = list(self._stored[name].dead)
+            if prefix in ids:
+                return [(name, prefix)]
+            found += [(name, id) for id in ids if id.startswith(prefix)]
+        return found[:limit]
+
+    def _change(
+        self,
+        action: Literal["replay", "delete"],
+        which: Which,
+        queue: str | None,
+        dry_run: bool,
+        progress: Progress,
+    ) -> int:
+        matches: Callable[[Entry], bool]
+        if isinstance(which, DeadFilter):
+            queue, matches = which.queue, which.matches
+        else:
+            ids = set(which)
+            matches = lambda letter: letter.id in ids  # noqa: E731 - one of two conditions
+        count = 0
+        with self._stored.changed:
+            for name in self._queues(queue):
+                found = [letter for letter in self._letters(name) if matches(letter)]
+                for letter in [] if dry_run else found:
+                    del self._stored[name].dead[letter.id]
+                    if action == "replay":
+                        body = encode_for_replay(letter.message)
+                        priority = priority_in(letter.message.options)
+                        self._stored[name].add(letter.id, body, None, priority)
+                count += len(found)
+                progress(count)
+            self._stored.changed.notify_all()
+        return count
+
+    def _letters(self, queue: str) -> list[Entry]:
+        with self._stored.changed:
+            stored = list(self._stored[queue].dead.values())
+        return [self._entry(queue, letter) for letter in stored]
+
+    def _entry(self, queue: str, stored: Stored) -> Entry:
+        message = decode_or_quarantine(
+            stored.body,
+            queue_name=queue,
+            job_types=self._broker.job_types,
+            message_id=stored.id,
+            now=stored.died or self._clock.time(),
+        )
+        return Entry(
+            queue,
+            stored.id,
+            stored.state,
+            message,
+            due=stored.due / 1000 if stored.state is State.SCHEDULED else None,
+            worker=worker_name() if stored.state is State.IN_FLIGHT else None,
+            failure=failure_in(message),
+            died=stored.died if stored.state is State.DEAD else None,
+        )
+
+
+def _places(queue: MemoryQueue, state: State) -> Sequence[tuple[_Place, Stored]]:
+    """The messages in a state, each with its place in the order of that state."""
+    match state:
+        case State.WAITING:
+            return [((rank, place), stored) for rank, place, stored in queue.waiting]
+        case State.SCHEDULED:
+            return [((due, place), stored) for due, place, stored in queue.scheduled]
+        case State.IN_FLIGHT:
+            return [((0, stored.place), stored) for stored in queue.in_flight]
+        case State.DEAD:
+            return [((0, letter.place), letter) for letter in queue.dead.values()]
+
+
+def _parse_cursor(state: State, cursor: str | None) -> _Place | None:
+    if cursor is None:
+        return None
+    try:
+        of_state, first, second = cursor.split(",")
+        if of_state == state[0]:
+            return int(first), int(second)
+    except ValueError:
+        pass
+    raise UnknownCursor
+
+
+def _timestamp(body: bytes) -> int | None:
+    try:
+        stamp = orjson.loads(body)["message_timestamp"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None  # a plain job, or bytes that cannot be decoded
+    return stamp if isinstance(stamp, int) else None

@@ -1,0 +1,46 @@
+"""A pytest plugin: the broker in memory, emptied for each test, and a worker.
+
+``addopts = "-p formrelay.testing.plugin"`` in the configuration of pytest loads it before Django
+and before conftest.py. Projects without this line never import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+from dramatiq import Worker
+
+from .broker import MemoryBroker
+from .install import use_memory_broker
+from .workers import running_worker
+
+
+# A wrapper runs before the plugin of Django, which imports the project in the same hook.
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests() -> Generator[None, object, object]:
+    """Use the broker in memory before any module with actors is imported."""
+    use_memory_broker()
+    return (yield)
+
+
+def pytest_configure() -> None:
+    """Use the broker in memory if a conftest.py names this plugin."""
+    use_memory_broker()
+
+
+@pytest.fixture
+def formrelay_broker() -> Iterator[MemoryBroker]:
+    """The broker in memory, without messages, dead letters and idempotency keys."""
+    broker = use_memory_broker()
+    broker.reset()
+    yield broker
+    broker.close()
+    broker.reset()
+
+
+@pytest.fixture
+def formrelay_worker(formrelay_broker: MemoryBroker) -> Iterator[Worker]:
+    """A worker that runs the jobs of all queues during the test."""
+    with running_worker(formrelay_broker) as worker:
+        yield worker
