@@ -9,7 +9,6 @@ from weakref import WeakSet
 
 from dramatiq.middleware import Middleware
 
-from ..brokers.async_attempts import MAX_LONG
 from ..brokers.base import RelayBroker
 from ..brokers.consumer import RelayConsumer
 from ..brokers.contract import BrokerOptions
@@ -64,7 +63,7 @@ class MemoryBroker(RelayBroker):
         self._join_timeout = join_timeout
         self._memory = MemoryQueues(clock, self.options.dead_letter_retention)
         clock.on_move = self._memory.wake
-        self._consumers: WeakSet[RelayConsumer] = WeakSet()
+        self._consumers: WeakSet[MemoryBatches] = WeakSet()
 
     def _default_middleware(self, clock: Clock) -> list[Middleware]:
         return with_limits(super()._default_middleware(clock), clock)
@@ -106,26 +105,10 @@ class MemoryBroker(RelayBroker):
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RelayConsumer:
         """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
-        batching = self.batching(queue_name)
-        if batching:
-            # One batch runs while the next batch is collected.
-            prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
-        limit = (self.options.concurrency or {}).get(queue_name)
-        async_limit = self.in_flight_limit(queue_name)
-        if async_limit is not None:
-            prefetch = max(prefetch, 2 * async_limit)
-        elif limit is not None and not batching:
-            prefetch = min(prefetch, limit)
         consumer = MemoryConsumer(
-            self,
-            self._memory,
-            queue_name,
-            prefetch=prefetch,
-            timeout_ms=timeout,
-            collects=bool(batching),
-            max_long_runs=MAX_LONG * (async_limit or 0),
+            self, self._memory, queue_name, prefetch=prefetch, timeout_ms=timeout
         )
-        found = MemoryBatches(consumer, batching, self._memory) if batching else consumer
+        found = MemoryBatches(consumer, self._memory)
         with self._memory.changed:
             self._consumers.add(found)
         return found
@@ -193,7 +176,7 @@ class MemoryBroker(RelayBroker):
                 return
         due = [one[0] / 1000 - self.clock.time() for one in self._memory[queue_name].scheduled[:1]]
         for consumer in self._consumers:
-            if isinstance(consumer, MemoryBatches) and consumer.queue_name == queue_name:
+            if consumer.queue_name == queue_name:
                 at = consumer.next_batch
                 due += [] if at is None else [at - self.clock.monotonic()]
         if due:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from dramatiq import MessageProxy
 
+from ..brokers.async_attempts import MAX_LONG
 from ..brokers.base import RelayBroker
 from ..brokers.coalescing import CoalescingConsumer
 from ..brokers.consumer import RelayConsumer
@@ -19,8 +20,7 @@ from .queues import MemoryQueue, MemoryQueues, Stored
 class MemoryConsumer(RelayConsumer):
     """Takes one message at a time, so that a message that did not start is still waiting.
 
-    Args:
-        collects: whether a :class:`MemoryBatches` collects its messages into batches.
+    Attributes:
         max_long_runs: maximum number of long-running async attempts that do not count against
             the prefetch limit.
     """
@@ -33,13 +33,28 @@ class MemoryConsumer(RelayConsumer):
         *,
         prefetch: int,
         timeout_ms: int,
-        collects: bool,
-        max_long_runs: int,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
         self._queues = queues
-        self._collects = collects
-        self._max_long_runs = max_long_runs
+        self._smallest_prefetch = prefetch
+        self.max_long_runs = 0
+
+    def adapt(self, batching: Mapping[str, Batching]) -> None:
+        """Set the limits by the actors that are declared now."""
+        options = self.broker.options
+        limit = (options.concurrency or {}).get(self.queue_name)
+        async_limit = self.broker.in_flight_limit(self.queue_name)
+        self.prefetch = self._smallest_prefetch
+        if batching:
+            # One batch runs while the next batch is collected.
+            sizes = [batch.size for batch in batching.values()]
+            self.prefetch = max(self.prefetch, 2 * max(sizes))
+        if async_limit is not None:
+            self.prefetch = max(self.prefetch, 2 * async_limit)
+        elif limit is not None and not batching:
+            self.prefetch = min(self.prefetch, limit)
+        self.max_long_runs = MAX_LONG * (async_limit or 0)
+        self._throttles = self.broker.throttles(self.queue_name)
 
     @property
     def _queue(self) -> MemoryQueue:
@@ -56,7 +71,6 @@ class MemoryConsumer(RelayConsumer):
                 if stored is not None:
                     delivery = self._decode(stored)
                     if delivery is not None:
-                        stored.is_given = not self._collects
                         return delivery
                     continue
                 remaining = deadline - clock.monotonic()
@@ -75,8 +89,8 @@ class MemoryConsumer(RelayConsumer):
         sink_limit = self.sink_limit()
         if sink_limit is not None:
             return in_flight < sink_limit
-        if self._max_long_runs:
-            in_flight -= min(self._max_long_runs, self.broker.async_runner.long(self.queue_name))
+        if self.max_long_runs:
+            in_flight -= min(self.max_long_runs, self.broker.async_runner.long(self.queue_name))
         return in_flight < self.prefetch * self.batch_scale()
 
     def _decode(self, stored: Stored) -> Delivery | None:
@@ -108,21 +122,42 @@ class MemoryConsumer(RelayConsumer):
 
 
 class MemoryBatches(CoalescingConsumer):
-    """Collects messages into batches, and marks the messages of the batches that it delivers."""
+    """Collects the messages of batch actors, and marks the messages that it delivers.
 
-    def __init__(
-        self, inner: MemoryConsumer, batching: Mapping[str, Batching], queues: MemoryQueues
-    ) -> None:
-        super().__init__(inner, batching)
+    The actors of a test are often declared while its worker runs, so that batches and limits
+    are not those of the start.
+    """
+
+    def __init__(self, inner: MemoryConsumer, queues: MemoryQueues) -> None:
+        super().__init__(inner, {})
+        self._memory = inner
         self._queues = queues
+        self._known: list[object] = []
 
     def receive(self, timeout: float) -> Delivery | None:
+        self._adapt()
         delivery = super().receive(timeout)
         if delivery is not None:
             with self._queues.changed:
                 for part in _deliveries(delivery):
                     part.tag.is_given = True
         return delivery
+
+    def _add(self, delivery: Delivery, now: float) -> Delivery | None:
+        self._adapt()  # an actor may have been declared while receive() waited
+        return super()._add(delivery, now)
+
+    def _adapt(self) -> None:
+        actors: list[object] = list(self.broker.actors.values())
+        if actors != self._known:
+            self._known = actors
+            self._batching = self.broker.batching(self.queue_name)
+            self._throttles = self.broker.throttles(self.queue_name)
+            self._memory.adapt(self._batching)
+
+    def close(self) -> None:
+        self.is_closing = True
+        super().close()
 
     @property
     def next_batch(self) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from dramatiq import Worker
 
+from ..core.errors import ConfigError
 from .broker import MemoryBroker
 from .install import use_memory_broker
 from .workers import running_worker
@@ -20,13 +21,20 @@ from .workers import running_worker
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests() -> Generator[None, object, object]:
     """Use the broker in memory before any module with actors is imported."""
-    use_memory_broker()
+    _use()
     return (yield)
 
 
 def pytest_configure() -> None:
     """Use the broker in memory if a conftest.py names this plugin."""
-    use_memory_broker()
+    _use()
+
+
+def _use() -> None:
+    try:
+        use_memory_broker()
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture
