@@ -61,10 +61,8 @@ class AsyncAttempt:
 class AttemptQueue:
     """The attempts of one queue. Other threads change ``waiting`` and ``performed``.
 
-    Args:
-        limit: maximum number of running attempts that are not long.
-
     Attributes:
+        limit: maximum number of running attempts that are not long.
         waiting: attempts that have not started.
         performed: attempts from worker threads, to settle after their follow-up messages are sent.
         running: number of started attempts.
@@ -73,7 +71,7 @@ class AttemptQueue:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.waiting: deque[AsyncAttempt] = deque()
         self.performed: deque[AsyncAttempt] = deque()
         self.running = self.long = 0
@@ -82,7 +80,7 @@ class AttemptQueue:
 
     def take(self, *, is_stopping: bool) -> AsyncAttempt | None:
         """Take the next attempt to start and count it as running; None if none may start."""
-        count, limit = self.running, self._limit
+        count, limit = self.running, self.limit
         if self.performed:
             attempts = self.performed
         elif is_stopping or count - self.long >= limit or count >= MAX_LONG * limit:

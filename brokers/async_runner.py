@@ -105,6 +105,11 @@ class AsyncRunner:
         """Number of running attempts that no longer count against the concurrency limit."""
         return self._queue(queue_name).long
 
+    def set_limit(self, queue_name: str) -> None:
+        """Set the limit of a queue in use, because another actor of it was declared."""
+        if queue_name in self._queues:
+            self._queues[queue_name].limit = self._broker.in_flight_limit(queue_name) or 0
+
     def interrupt(self, queue_name: str) -> None:
         """Cancel the running actors of a stopping worker at the next sweep; defer their jobs."""
         self._queue(queue_name).is_ending = True

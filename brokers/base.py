@@ -169,6 +169,7 @@ class RelayBroker(JoiningBroker):
         if "in_flight" in actor.options:
             self.async_actors.add(actor.actor_name)
             actor.fn = self.async_runner.wrap(actor.fn)
+            self.async_runner.set_limit(actor.queue_name)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
 

@@ -42,7 +42,7 @@ from scripts.venvs import (
 )
 from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 
-_ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range"]
+_ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
 #: Tests on the oldest dependencies in a run of everything. The contract leaves out the embedded
 #: broker, because it is a Redis; the tests with Django are those that send and run jobs.
 OLDEST_IN_BRIEF = [

@@ -25,7 +25,7 @@ from .queues import MemoryQueues
 #: Seconds of each wait of ``join()``; settlements end a wait early.
 _LOOK = 0.02
 #: Seconds after which ``join()`` says that no worker takes the messages of its queue.
-_NO_WORKER = 5.0
+_NO_WORKER = 2.0
 _ADVICE = ", and no worker: use the fixture formrelay_worker, or running_worker(broker)"
 #: Seconds by which the clock is moved beyond the time at which something is due.
 _BEYOND = 0.002

@@ -231,6 +231,24 @@ def test_higher_priorities_run_first(broker: MemoryBroker) -> None:
     assert ran == ["high", "high too", "middle", "low"]
 
 
+def test_an_async_actor_that_is_declared_late_runs(broker: MemoryBroker) -> None:
+    actor(broker, print, actor_name="first")
+    worker = dramatiq.Worker(broker, worker_timeout=20)
+    worker.start()
+    worker.stop()
+    ran: list[int] = []
+
+    async def work(number: int) -> None:
+        ran.append(number)
+
+    late = actor(broker, work, in_flight=3)
+    for number in range(20):
+        late.send(number)
+    with running_worker(broker):
+        broker.join("q")
+    assert sorted(ran) == list(range(20))
+
+
 # -- the worker --------------------------------------------------------------------------------
 
 
