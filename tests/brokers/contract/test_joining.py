@@ -21,7 +21,7 @@ SOON = RetryPolicy(
 )
 
 
-def test_a_join_waits_for_running_and_retried_jobs(harness: Harness) -> None:
+def test_a_join_waits_for_running_retried_and_delayed_jobs(harness: Harness) -> None:
     done: list[str] = []
     tries: list[int] = []
 
@@ -43,9 +43,11 @@ def test_a_join_waits_for_running_and_retried_jobs(harness: Harness) -> None:
 
     for function in (slow, fail_twice, defer_once):
         harness.actor(function, policy=SOON).send()
+    late = harness.actor(lambda: done.append("late"), actor_name="late")
+    late.send_with_options(delay=2_000)
     harness.start()
     harness.broker.join(harness.queue, timeout=60_000, fail_fast=True)
-    assert sorted(done) == ["deferred", "done", "retried", "slow"]
+    assert sorted(done) == ["deferred", "done", "late", "retried", "slow"]
 
 
 def test_a_join_waits_for_async_jobs_and_batches(harness: Harness) -> None:
