@@ -73,9 +73,6 @@ class Settings(Section):
             ConfigError: one line for each invalid variable, without secrets.
         """
         reading = read_settings(environ, env_file, given)
-        if isinstance(reading.error, NotConfigured) and _may_lack_broker:
-            # An address that nobody connects to: the broker is in memory.
-            reading = read_settings(environ, env_file, {**(given or {}), "REDIS_URL": _NOWHERE})
         for line in reading.warnings:
             _warn(line)
         if isinstance(reading.error, NotConfigured):
@@ -228,7 +225,10 @@ def read_settings(
             errors.append(ConfigError(line))
     warnings = [*sources.misspelled(known_names())]
     warnings += (line for group in groups for line in group.warnings())
-    return Reading(settings, found, frozenset(wrong), _joined(errors), tuple(warnings))
+    joined = _joined(errors)
+    if _may_lack_broker and isinstance(joined, NotConfigured):
+        joined = None
+    return Reading(settings, found, frozenset(wrong), joined, tuple(warnings))
 
 
 def _valid_groups(settings: Settings, wrong: Collection[str]) -> list[Section]:
@@ -254,7 +254,6 @@ def _joined(errors: list[ConfigError]) -> ConfigError | None:
 _lock = Lock()
 _current: Settings | None = None
 _may_lack_broker = False
-_NOWHERE = "redis://broker-in-memory.invalid"
 _source: Callable[[], Settings] = Settings.load
 
 

@@ -48,6 +48,28 @@ class MemoryInspector(Inspector):
 
     # -- looking -----------------------------------------------------------------------
 
+    def other_queues(self) -> set[str]:
+        """Names of the queues that have a message and are not declared."""
+        with self._stored.changed:
+            used = {queue.name for queue in self._stored if queue.live or queue.dead}
+        return used - self._broker.queues
+
+    def ids(
+        self, prefix: str, queue: str | None = None, *, limit: int = 10
+    ) -> list[tuple[str, str]]:
+        """Return queue and id of the messages in any state whose id begins with ``prefix``.
+
+        If one of these ids equals ``prefix``, only that id is returned.
+        """
+        found: list[tuple[str, str]] = []
+        for name in self._queues(queue):
+            with self._stored.changed:
+                ids = [*self._stored[name].live, *self._stored[name].dead]
+            if prefix in ids:
+                return [(name, prefix)]
+            found += [(name, id) for id in ids if id.startswith(prefix)]
+        return found[:limit]
+
     def counts(self, queue: str) -> QueueCounts:
         with self._stored.changed:
             found = self._stored[queue]
