@@ -19,10 +19,10 @@ from ..envelope import Envelope
 from ..errors import BrokerRefused
 from ..inspector import Inspector
 from .client import RabbitClient
-from .connection import ACCESS_REFUSED, ChannelClosed
 from .consumer import RabbitConsumer
 from .dead_letters import ready_count
 from .declarations import check_rights
+from .errors import ACCESS_REFUSED, ChannelClosed
 from .inspector import Management, RabbitInspector
 from .topology import DELAY_QUEUES, Topology, delay_name
 

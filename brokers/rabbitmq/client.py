@@ -1,15 +1,4 @@
-"""Publishes with confirms, on a pool of connections that all threads of a process share.
-
-The errors that callers handle in different ways (from servers.py, connection.py and this file)::
-
-    BrokerUnavailable
-        NoAnswer            RabbitMQ did not answer in time
-        PublishersBlocked   RabbitMQ takes no messages for now
-    BrokerRefused
-        ChannelClosed       RabbitMQ refused an operation
-        PartlyRefused       some messages of a publish are not on their queues
-        PublishInterrupted  RabbitMQ refused a message of a publish and closed the channel
-"""
+"""Publishes with confirms, on a pool of connections that all threads of a process share."""
 
 from __future__ import annotations
 
@@ -33,9 +22,17 @@ from ..envelope import Envelope
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..settlement import Write
 from . import codec
-from .connection import NOT_FOUND, ChannelClosed, Connection, PublishersBlocked
+from .connection import Connection
 from .declarations import Declared
-from .servers import NoAnswer, address, servers
+from .errors import (
+    NOT_FOUND,
+    ChannelClosed,
+    NoAnswer,
+    PartlyRefused,
+    PublishersBlocked,
+    PublishInterrupted,
+)
+from .servers import address, servers
 from .topology import Topology, delay_route
 
 #: The header of a dead letter that holds its failure record if the body does not.
@@ -44,34 +41,6 @@ FAILURE_HEADER = "x-formrelay-failure"
 _CHECK_AFTER = 0.1
 #: Seconds after which an idle connection is closed.
 _CLOSE_AFTER = 30.0
-
-
-class PublishInterrupted(BrokerRefused):
-    """RabbitMQ refused one message of a publish and closed the channel.
-
-    Attributes:
-        unconfirmed: positions of the messages that RabbitMQ did not confirm.
-        is_too_large: whether it refused the message because of its size.
-    """
-
-    def __init__(self, message: str, cause: ChannelClosed, unconfirmed: Sequence[int]) -> None:
-        super().__init__(message)
-        self.unconfirmed = tuple(unconfirmed)
-        self.is_too_large = "message size" in cause.text
-
-
-class PartlyRefused(BrokerRefused):
-    """RabbitMQ refused some messages of a publish; the others are on their queues.
-
-    Attributes:
-        refused: positions of the refused messages in the call (``enqueue_many``: in its chunk).
-        count: number of messages in the call.
-    """
-
-    def __init__(self, message: str, refused: Sequence[int], count: int) -> None:
-        super().__init__(message)
-        self.refused = tuple(refused)
-        self.count = count
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,48 +26,15 @@ from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
+from .errors import NOT_FOUND, ChannelClosed, PublishersBlocked
 from .servers import address, client_properties, dial, login_refused, no_answer
 
-#: AMQP's reply codes.
-ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED = 403, 404, 405, 406
 _RECEIVE_BYTES = 256 * 1024
 #: Number of bytes sent before the socket is read: if both sides only wrote, both would block.
 _CHUNK_BYTES = 256 * 1024
 _FRAME_OVERHEAD = 8
 #: A routing key for which no exchange of formrelay has a binding.
 _UNROUTABLE = "formrelay.nowhere"
-
-
-class PublishersBlocked(BrokerUnavailable):
-    """RabbitMQ takes no messages for now, because it is out of memory or disk."""
-
-
-class ChannelClosed(BrokerRefused):
-    """RabbitMQ refused an operation and closed the channel.
-
-    Attributes:
-        code: AMQP's reply code (404 not found, 406 precondition failed, …).
-        text: the error text of the server.
-        where: the server's host and port.
-    """
-
-    def __init__(self, where: str, code: int, text: str) -> None:
-        says = f"RabbitMQ at {where} refused: {text}"
-        if code == PRECONDITION_FAILED and "acknowledgement" in text:
-            says = (
-                f"RabbitMQ at {where} redelivers the jobs in flight, which run a second time: a "
-                "job took longer than the server's consumer_timeout; lower the actor's time_limit, "
-                f"or raise consumer_timeout ({text})"
-            )
-        super().__init__(says)
-        self.where = where
-        self.code = code
-        self.text = text
-
-    @property
-    def is_node_down(self) -> bool:
-        """Whether a durable classic queue is on a node that is down."""
-        return self.code == NOT_FOUND and "down or inaccessible" in self.text
 
 
 class Connection:

@@ -53,7 +53,7 @@ from ..contract import BrokerOptions
 from ..errors import BrokerUnavailable
 from . import codec
 from .client import Publication, RabbitClient
-from .connection import ACCESS_REFUSED, ChannelClosed
+from .errors import ACCESS_REFUSED, ChannelClosed
 from .subscription import QUARANTINE_TAG, Subscription, Tag
 
 logger = logging.getLogger("formrelay.brokers")

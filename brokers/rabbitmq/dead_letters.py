@@ -32,7 +32,8 @@ from ..inspection import Entry, State, died_at, failure_in
 from ..settlement import as_dead_letter
 from . import codec
 from .client import FAILURE_HEADER, Publication, RabbitClient
-from .connection import ACCESS_REFUSED, RESOURCE_LOCKED, Connection
+from .connection import Connection
+from .errors import ACCESS_REFUSED, RESOURCE_LOCKED
 from .subscription import MAX_PREFETCH
 from .topology import OWN_PREFIX
 

@@ -23,8 +23,8 @@ from pika import spec
 
 from ...core.process import current_pid
 from ..errors import BrokerRefused, BrokerUnavailable
-from .connection import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, Connection
-from .servers import NoAnswer
+from .connection import Connection
+from .errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed, NoAnswer
 from .topology import DELAY_QUEUES, Topology, delay_name
 
 logger = logging.getLogger("formrelay.brokers")

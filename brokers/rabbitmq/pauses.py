@@ -19,8 +19,8 @@ from pika import spec
 
 from ..errors import BrokerRefused, BrokerUnavailable
 from .client import RabbitClient
-from .connection import ACCESS_REFUSED, Connection
-from .servers import NoAnswer
+from .connection import Connection
+from .errors import ACCESS_REFUSED, NoAnswer
 
 logger = logging.getLogger("formrelay.brokers")
 

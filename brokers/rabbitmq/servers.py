@@ -14,16 +14,12 @@ from pika import spec
 from ...core.errors import ConfigError
 from ...core.failure import worker_name
 from ..errors import BrokerRefused, BrokerUnavailable
+from .errors import ACCESS_REFUSED, NOT_ALLOWED, NoAnswer
 
 #: The product name by which RabbitMQ lists our connections.
 PRODUCT = "formrelay"
 #: Query options that are parsed here; pika parses all others.
 _TLS_OPTIONS = ("cafile", "certfile", "keyfile")
-_ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
-
-
-class NoAnswer(BrokerUnavailable):
-    """RabbitMQ did not answer in time."""
 
 
 def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
@@ -159,12 +155,12 @@ def no_answer(where: str, timeout: float, error: OSError) -> BrokerUnavailable:
 
 def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | None:
     """The error for a connection that the server closed; None if it did not refuse the user."""
-    if close.reply_code == _ACCESS_REFUSED:
+    if close.reply_code == ACCESS_REFUSED:
         return BrokerRefused(
             f"expected RabbitMQ at {where} to accept our user and password, it refused them: "
             "check RABBITMQ_URL"
         )
-    if close.reply_code == _NOT_ALLOWED:
+    if close.reply_code == NOT_ALLOWED:
         return BrokerRefused(
             f"expected RabbitMQ at {where} to let our user into the virtual host, it refused "
             f"({close.reply_text}): check the path of RABBITMQ_URL and the user's permissions"

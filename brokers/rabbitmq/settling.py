@@ -16,7 +16,8 @@ from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Refused
 from ..settlement import Replacement, Settlement, Write
-from .client import PartlyRefused, PublishInterrupted, RabbitClient
+from .client import RabbitClient
+from .errors import PartlyRefused, PublishInterrupted
 
 #: Splits or shrinks a replacement that is too large.
 Shrink = Callable[[Replacement, Delivery, BrokerRefused], Iterable[tuple[Replacement, Delivery]]]

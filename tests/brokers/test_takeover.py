@@ -35,7 +35,7 @@ from formrelay.brokers.envelope import decode, decode_batch, is_frozen
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import DeadFilter
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.client import PartlyRefused
+from formrelay.brokers.rabbitmq.errors import PartlyRefused
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason

@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers import errors as broker_errors
 from formrelay.brokers.envelope import Undecodable
-from formrelay.brokers.rabbitmq.client import PartlyRefused
+from formrelay.brokers.rabbitmq.errors import PartlyRefused
 from formrelay.core import errors
 from formrelay.core.errors import (
     FormrelayError,

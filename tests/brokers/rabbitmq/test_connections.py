@@ -18,7 +18,7 @@ import pytest
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import client
-from formrelay.brokers.rabbitmq.connection import PublishersBlocked
+from formrelay.brokers.rabbitmq.errors import PublishersBlocked
 from formrelay.brokers.rabbitmq.servers import servers
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
