@@ -1,12 +1,12 @@
 """AMQP's reply codes, and the errors that callers of RabbitMQ handle in different ways::
 
-    BrokerUnavailable
-        NoAnswer            RabbitMQ did not answer in time
-        PublishersBlocked   RabbitMQ takes no messages for now
-    BrokerRefused
-        ChannelClosed       RabbitMQ refused an operation
-        PartlyRefused       some messages of a publish are not on their queues
-        PublishInterrupted  RabbitMQ refused a message of a publish and closed the channel
+BrokerUnavailable
+    NoAnswer            RabbitMQ did not answer in time
+    PublishersBlocked   RabbitMQ takes no messages for now
+BrokerRefused
+    ChannelClosed       RabbitMQ refused an operation
+    PartlyRefused       some messages of a publish are not on their queues
+    PublishInterrupted  RabbitMQ refused a message of a publish and closed the channel
 """
 
 from __future__ import annotations

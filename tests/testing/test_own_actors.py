@@ -33,13 +33,6 @@ def command(beginning: str) -> list[str]:
     return [sys.executable, "-m", *line.split()]
 
 
-def has_import_option() -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "formrelay", "worker", "--help"], capture_output=True, text=True
-    )
-    return "--import" in done.stdout
-
-
 @contextmanager
 def worker(folder: Path, env: dict[str, str]) -> Iterator[Path]:
     """Run the documented worker; yields the file with its output."""
@@ -65,8 +58,6 @@ def run(arguments: list[str], folder: Path, env: dict[str, str]) -> str:
 
 @pytest.mark.slow
 def test_the_documented_commands_run_show_and_replay_jobs(redis_url: str, tmp_path: Path) -> None:
-    if not has_import_option():
-        pytest.skip("formrelay worker has no option --import yet")
     write_project(DOCUMENT, tmp_path)
     actors = tmp_path / "myapp" / "actors.py"
     actors.write_text(actors.read_text().replace("minutes=1", "milliseconds=50"))
