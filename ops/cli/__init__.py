@@ -12,5 +12,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:  # while modules are imported: nothing has been started
-        sys.stderr.write("formrelay: stopped by Ctrl-C\n")
+        from ..output import say_error
+
+        say_error("formrelay: stopped by Ctrl-C")
         sys.exit(130)
