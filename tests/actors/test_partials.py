@@ -260,12 +260,11 @@ def test_an_event_that_changes_nothing_makes_no_request(
 @pytest.mark.parametrize(
     "bad",
     [
-        stripe("sub-4", "invoice.paid", 1),
         stripe("", PAID, 1),
         {**stripe("sub-4", PAID, 1), "created": "yesterday"},
         {"id": "evt_1", "type": PAID, "created": 1},
     ],
-    ids=["type", "submission", "created", "data"],
+    ids=["submission", "created", "data"],
 )
 def test_an_event_that_is_not_about_a_payment_is_refused(site: Site, bad: Any) -> None:
     with pytest.raises(InvalidJob, match="update_payment: payload"):

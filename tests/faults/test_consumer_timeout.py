@@ -87,8 +87,10 @@ def test_doctor_refuses_a_time_limit_above_half_of_the_timeout(
 ) -> None:
     env = {"RABBITMQ_URL": server.url, "RABBITMQ_CONSUMER_TIMEOUT_SECONDS": "3600"}
     for minutes, status in ((31, 1), (30, 0)):
-        (tmp_path / "mine.py").write_text(ACTORS % (minutes * 60_000))
-        done = run("doctor", "--json", "--import", "mine", cwd=tmp_path, env=env)
+        # Another name each time: Python would load the compiled file of an equally long module.
+        module = f"mine{minutes}"
+        (tmp_path / f"{module}.py").write_text(ACTORS % (minutes * 60_000))
+        done = run("doctor", "--json", "--import", module, cwd=tmp_path, env=env)
         found = [one for one in json.loads(done.stdout) if one["what"] == "time limits"]
         assert done.returncode == status, done.stdout
         if status:
