@@ -83,7 +83,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     actor_finders: list[Callable[[str], dramatiq.Actor[Any, Any] | None]]
 
     def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
-        """Return an actor; one that is not declared is looked for with ``actor_finders``.
+        """Return an actor; ``actor_finders`` look for an undeclared actor.
 
         Raises:
             ActorNotFound: there is no such actor.

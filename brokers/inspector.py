@@ -29,8 +29,8 @@ class Inspector(ABC):
     # -- queues ------------------------------------------------------------------------
 
     def queues(self) -> list[str]:
-        """Names of all queues: those declared in this process and, if the broker can list its
-        queues, those of :meth:`other_queues`."""
+        """Names of the queues declared in this process, and of :meth:`other_queues` if the
+        broker can list its queues."""
         try:
             others = self.other_queues()
         except NotAvailable:

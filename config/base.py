@@ -74,7 +74,7 @@ class Expected(ValueError):
         self.inside = inside
 
     def line(self, name: str, *, raw: str, secret: bool) -> str:
-        """The error in one line: what was expected, what came, what to do.
+        """The error in one line: the expectation, the value, the advice.
 
         Args:
             name: name of the variable.

@@ -184,7 +184,7 @@ def read_settings(
     env_file: Path | None = Path(".env"),
     given: Mapping[str, object] | None = None,
 ) -> Reading:
-    """Read the settings as far as they are valid. The arguments are those of ``Settings.load``.
+    """Read the valid settings; takes the arguments of ``Settings.load``.
 
     Raises:
         ConfigError: the file exists and cannot be read.

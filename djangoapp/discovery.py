@@ -15,7 +15,7 @@ from ..actors import declare_actors
 def declare_all() -> set[str]:
     """Declare formrelay's actors, import each app's ``actors.py`` and ``tasks.py``, declare tasks.
 
-    Tasks are those of ``TASKS``, if formrelay is a backend there (:mod:`.task_backend`).
+    Declares tasks only if formrelay is a backend in ``TASKS`` (:mod:`.task_backend`).
 
     Returns:
         The queues of ``TASKS``.

@@ -22,7 +22,7 @@ _MARKS = re.compile(r"(?P<queue>.+?)(\.[DX]Q)?\.(msgs|inbox|paused)")
 
 
 def check_queue_name(name: str) -> None:
-    """Check that the keys of a queue are not those of another queue.
+    """Check that a queue shares no key with another queue.
 
     Raises:
         ConfigError: the name begins with ``__``, or ends like a key in :class:`Keys`.

@@ -2,7 +2,7 @@
 
 The steps of a task, and the files that implement them::
 
-    declare   task.py has the options of a task, options.py those of a backend
+    declare   task.py: options of a task; options.py: options of a backend
     enqueue   backend.py, with message.py; ../commit.py sends
     find      actors.py: one Dramatiq actor for each task; discovery.py for workers
     run       running.py, in a worker thread; coroutine.py for ``async`` tasks

@@ -143,7 +143,7 @@ class FormrelayBackend(api.BaseTaskBackend):
     def _add_dead_letter(self, result: Any) -> None:
         """Complete the result of a task that was dead-lettered without a worker's hook.
 
-        For example, one that kills its workers. Not on RabbitMQ, which has no look-up by id.
+        Example: a task that kills its workers. RabbitMQ has no look-up by id.
         """
         if get_settings().broker.kind == "rabbitmq":
             return

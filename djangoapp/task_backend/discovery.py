@@ -30,7 +30,7 @@ def declare_tasks() -> set[str]:
     when their first message arrives.
 
     Returns:
-        The queues of the backends; of a backend without ``QUEUES``, those of the tasks found.
+        The queues of the backends; a backend without ``QUEUES`` has the queues of its tasks.
 
     Raises:
         ConfigError: the configuration is wrong.

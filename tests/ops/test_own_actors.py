@@ -15,6 +15,7 @@ import redis
 from formrelay.brokers.embedded import ensure_running, release
 from tests.ops.shell import Shell
 from tests.support.command import clean_environment
+from tests.support.missing import skip_or_fail
 from tests.support.waiting import wait_until
 
 MODULE = """
@@ -95,7 +96,7 @@ def test_the_management_api_lists_the_queues_of_other_actors(
 ) -> None:
     api = os.environ.get("FORMRELAY_TEST_RABBITMQ_API_URL")
     if api is None:
-        pytest.skip("needs FORMRELAY_TEST_RABBITMQ_API_URL")
+        skip_or_fail("needs FORMRELAY_TEST_RABBITMQ_API_URL")
     shell = Shell(tmp_path)
     shell.env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
     (tmp_path / "mine.py").write_text(MODULE)
