@@ -24,10 +24,9 @@ from .options import BackendOptions
 from .results import add_failure
 from .task import FormrelayTask
 
-# The first sentences are those of Django's own backends.
-_NO_RESULTS = "This backend does not support retrieving or refreshing results."
+_NO_RESULTS = "expected a backend that keeps results of tasks."
 _NO_PRIORITY = (
-    "Backend does not support setting priority of tasks. On RabbitMQ, set RABBITMQ_MAX_PRIORITY=9."
+    "expected a task without priority: on RabbitMQ, set RABBITMQ_MAX_PRIORITY=9 to use priorities."
 )
 
 
