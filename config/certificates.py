@@ -10,12 +10,13 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator
 
 from ..core.clock import SYSTEM_CLOCK
-from .base import Expected, shown
+from .base import Section
+from .expected import Expected, shown
 from .secrets import read_content
 
 CERT_HELP = (
@@ -51,33 +52,52 @@ CertificateFile = Annotated[Path, _pem("CERTIFICATE")]
 KeyFile = Annotated[Path, _pem("PRIVATE KEY")]
 
 
-def certificate_faults(
-    prefix: str, cert: Path | None, key: Path | None, password: str | None
-) -> Iterator[tuple[str, str]]:
-    """Return the variable and the error line if a certificate and a key do not work together.
+class CertificateSection(Section):
+    """A group of settings with a client certificate, whose two files are checked together."""
 
-    Args:
-        prefix: start of the variables' names.
-        key: None if the key is in the file of the certificate.
-    """
-    names = {name: f"{prefix}CLIENT_{name}" for name in ("CERT_FILE", "KEY_FILE")}
-    if cert is None:
-        if key is not None:
-            yield (
-                names["CERT_FILE"],
-                f"expected {names['CERT_FILE']} to be set, because {names['KEY_FILE']} is, got "
-                "nothing: name the file of the certificate",
-            )
-        return
-    try:
-        # Without a password, OpenSSL would ask for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, lambda: password or "")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        variable = names["KEY_FILE"] if key is not None else names["CERT_FILE"]
-        yield variable, _why(prefix, variable, key or cert, error, password)
+    if TYPE_CHECKING:  # each group declares the fields at the place where the documents list them
+        client_cert_file: Path | None
+        client_key_file: Path | None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        names = {name: f"{self.prefix}CLIENT_{name}" for name in ("CERT_FILE", "KEY_FILE")}
+        cert, key = self.client_cert_file, self.client_key_file
+        if cert is None:
+            if key is not None:
+                yield (
+                    names["CERT_FILE"],
+                    f"expected {names['CERT_FILE']} to be set, because {names['KEY_FILE']} is, got "
+                    "nothing: name the file of the certificate",
+                )
+            return
+        password = self.secret("client_key_password") or ""
+        try:
+            # Without a password, OpenSSL would ask for one on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, lambda: password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            variable = names["KEY_FILE"] if key is not None else names["CERT_FILE"]
+            yield variable, _why(self.prefix, variable, key or cert, error, password)
+
+    def warnings(self) -> Iterator[str]:
+        cert = self.client_cert_file
+        if cert is None:
+            return
+        try:
+            found = _CERTIFICATE.search(read_content(cert)[1].decode("latin-1"))
+            begins, ends = validity(ssl.PEM_cert_to_DER_cert(found[0] if found else ""))
+        except (Expected, ValueError, IndexError):
+            return  # an error, if OpenSSL cannot read it either
+        now = datetime.fromtimestamp(SYSTEM_CLOCK.time(), UTC)
+        where = f"the client certificate of {self.prefix}CLIENT_CERT_FILE ({shown(str(cert))})"
+        if ends <= now:
+            yield f"{where} expired at {ends:%Y-%m-%d %H:%M} UTC: renew it"
+        elif ends - now < _SOON:
+            yield f"{where} expires at {ends:%Y-%m-%d %H:%M} UTC: renew it"
+        if now < begins:
+            yield f"{where} is not valid before {begins:%Y-%m-%d %H:%M} UTC: check the clock"
 
 
-def _why(prefix: str, variable: str, path: Path, error: Exception, password: str | None) -> str:
+def _why(prefix: str, variable: str, path: Path, error: Exception, password: str) -> str:
     """The error for a certificate and a key that OpenSSL does not load together."""
     reason = str(getattr(error, "reason", None) or "")
     if reason.endswith("_MISMATCH"):
@@ -101,25 +121,6 @@ def _why(prefix: str, variable: str, path: Path, error: Exception, password: str
         f"expected a certificate and a private key in PEM that OpenSSL accepts in "
         f"{prefix}CLIENT_CERT_FILE and {variable}, got: {reason or type(error).__name__}"
     )
-
-
-def certificate_warnings(prefix: str, cert: Path | None) -> Iterator[str]:
-    """Return a line if the certificate is expired, expires soon or is not valid yet."""
-    if cert is None:
-        return
-    try:
-        found = _CERTIFICATE.search(read_content(cert)[1].decode("latin-1"))
-        begins, ends = validity(ssl.PEM_cert_to_DER_cert(found[0] if found else ""))
-    except (Expected, ValueError, IndexError):
-        return  # an error, if OpenSSL cannot read it either
-    now = datetime.fromtimestamp(SYSTEM_CLOCK.time(), UTC)
-    where = f"the client certificate of {prefix}CLIENT_CERT_FILE ({shown(str(cert))})"
-    if ends <= now:
-        yield f"{where} expired at {ends:%Y-%m-%d %H:%M} UTC: renew it"
-    elif ends - now < _SOON:
-        yield f"{where} expires at {ends:%Y-%m-%d %H:%M} UTC: renew it"
-    if now < begins:
-        yield f"{where} is not valid before {begins:%Y-%m-%d %H:%M} UTC: check the clock"
 
 
 def validity(der: bytes) -> tuple[datetime, datetime]:

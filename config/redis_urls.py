@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from annotated_types import Ge, Gt
 from pydantic import BeforeValidator, Field
 
-from .base import Expected, shown
+from .expected import Expected, shown
 from .types import AnyCase, Count, Decimal, Takes, Whole, expectation, read
 from .urls import one_for_each_host, url_check
 

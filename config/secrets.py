@@ -8,11 +8,12 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from .base import Expected, shown
+from .expected import Expected, shown
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ def secret(check: Callable[[str], str] | None = None) -> BeforeValidator:
         return SecretStr(check_text(value)) if isinstance(value, str) else value
 
     return BeforeValidator(read)
+
+
+Password = Annotated[SecretStr, secret()]
 
 
 class FileSecret(SecretStr):

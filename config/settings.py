@@ -15,8 +15,9 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError
 
 from ..core.errors import ConfigError, NotConfigured
-from .base import Expected, Section
+from .base import Section
 from .broker import BrokerSettings, EmbeddedSettings
+from .expected import Expected
 from .observability import LoggingSettings, MonitoringSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from .base import Expected, Section
+from .base import Section
 from .certificates import (
     CERT_HELP,
     KEY_HELP,
     PASSWORD_HELP,
     CertificateFile,
+    CertificateSection,
     KeyFile,
-    certificate_faults,
-    certificate_warnings,
 )
-from .secrets import secret
+from .expected import Expected
+from .secrets import Password, secret
 from .types import Seconds, Takes
 from .urls import url_check
 
@@ -33,7 +32,6 @@ def _token_check(text: str) -> str:
 check_api_url = url_check("http", "https", advice="write https://host", plain=True)
 ApiUrl = Annotated[str, AfterValidator(check_api_url)]
 Token = Annotated[SecretStr, secret(_token_check)]
-Password = Annotated[SecretStr, secret()]
 
 check_clickhouse_url = url_check(
     *("clickhouse", "clickhouses", "http", "https", "chdb"),
@@ -43,7 +41,7 @@ check_clickhouse_url = url_check(
 ClickhouseUrl = Annotated[SecretStr, secret(check_clickhouse_url)]
 
 
-class ApiSettings(Section):
+class ApiSettings(CertificateSection):
     """API that stores submissions"""
 
     prefix: ClassVar[str] = "API_"
@@ -61,15 +59,6 @@ class ApiSettings(Section):
     )
     client_key_file: KeyFile | None = Field(None, description=KEY_HELP)
     client_key_password: Password | None = Field(None, description=PASSWORD_HELP)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        password = self.secret("client_key_password")
-        return certificate_faults(
-            self.prefix, self.client_cert_file, self.client_key_file, password
-        )
-
-    def warnings(self) -> Iterator[str]:
-        return certificate_warnings(self.prefix, self.client_cert_file)
 
 
 class ClickhouseSettings(Section):

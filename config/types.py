@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from ..core.retry import LONGEST_WAIT
-from .base import CONFIG, Expected, shown
+from .base import CONFIG
+from .expected import Expected, shown
 
 
 @dataclass(frozen=True)

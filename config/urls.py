@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 from ..core.hosts import InvalidHost, ascii_url
-from .base import Expected
+from .expected import Expected
 
 #: Schemes of URLs with a path or nothing, without a host.
 _HOSTLESS = {"unix", "chdb", "memory"}

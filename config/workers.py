@@ -10,17 +10,17 @@ from pydantic import Field, SecretStr, model_validator
 
 from ..core.errors import ConfigError
 from ..core.retry import Backoff, Exponential, Linear, RetryPolicy, Schedule
-from .base import Section, shown
+from .base import Section
 from .certificates import (
     CERT_HELP,
     KEY_HELP,
     PASSWORD_HELP,
     CertificateFile,
+    CertificateSection,
     KeyFile,
-    certificate_faults,
-    certificate_warnings,
 )
-from .secrets import secret
+from .expected import shown
+from .secrets import Password, secret
 from .types import (
     AnyCase,
     Count,
@@ -44,7 +44,6 @@ BackoffName = Annotated[Literal["exponential", "linear", "schedule"], AnyCase]
 ProxyUrl = Annotated[
     SecretStr, secret(url_check("http", "https", "socks5h", advice="write http://host:3128"))
 ]
-Password = Annotated[SecretStr, secret()]
 
 _QUEUE = "Name of the queue."
 _MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
@@ -178,7 +177,7 @@ class PartialSettings(WorkerSettings):
     )
 
 
-class WebhookSettings(WorkerSettings):
+class WebhookSettings(WorkerSettings, CertificateSection):
     """Webhooks worker"""
 
     prefix: ClassVar[str] = "WEBHOOK_"
@@ -261,15 +260,6 @@ class WebhookSettings(WorkerSettings):
         description="Days without a successful delivery after which a failing endpoint is "
         "disabled.",
     )
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        password = self.secret("client_key_password")
-        return certificate_faults(
-            self.prefix, self.client_cert_file, self.client_key_file, password
-        )
-
-    def warnings(self) -> Iterator[str]:
-        return certificate_warnings(self.prefix, self.client_cert_file)
 
 
 class EmailSettings(WorkerSettings):

@@ -13,7 +13,7 @@ import orjson
 import requests
 from requests.utils import requote_uri
 
-from ...config.base import Expected
+from ...config.expected import Expected
 from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from ...core.process import current_pid

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ...config.base import Expected
+from ...config.expected import Expected
 from ...config.sinks import check_clickhouse_url
 from ...config.urls import one_for_each_host
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnavailable

@@ -18,7 +18,7 @@ from redis.exceptions import AskError, ClusterCrossSlotError, ClusterDownError, 
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from ...config.base import Expected
+from ...config.expected import Expected
 from ...config.redis_urls import RedisAddress, read_redis_url
 from ...core.broker_errors import BrokerRefused, BrokerUnavailable
 from ...core.errors import ConfigError

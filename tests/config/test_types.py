@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -80,6 +80,7 @@ def test_written_mappings_are_read_back_unchanged(tables: dict[str, str]) -> Non
 
 @given(st.sampled_from(list(variables())), st.text(min_size=1) | st.from_regex(r"-?[0-9.e,/:]+"))
 def test_any_text_is_accepted_or_refused_in_one_line(name: str, text: str) -> None:
+    assume(name != "BROKER" or text.strip())  # an empty variable counts as not set
     error = read_settings({"BROKER": "embedded", name: text}, env_file=None).error
     if error is not None:
         assert f"expected {name} to " in str(error)
