@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+import orjson
 from dramatiq import Message
 
 from ..core.errors import BrokerError
@@ -191,3 +192,12 @@ def died_at(failure: Failure | None) -> float | None:
         return None if failure is None else datetime.fromisoformat(failure.at).timestamp()
     except (TypeError, ValueError):
         return None
+
+
+def timestamp_in(body: bytes | None) -> int | None:
+    """Return when the message in a body was first sent, unix milliseconds; None if unknown."""
+    try:
+        found = orjson.loads(body or b"")["message_timestamp"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None  # a plain job, or bytes that cannot be decoded
+    return found if isinstance(found, int) else None

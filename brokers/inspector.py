@@ -12,6 +12,8 @@ from .inspection import DeadFilter, Entry, NotAvailable, Page, QueueCounts, Stat
 #: Called during a long operation with the number of messages processed so far.
 Progress: TypeAlias = Callable[[int], object]
 
+Action: TypeAlias = Literal["replay", "delete"]
+
 
 def silent(_count: int) -> None:
     """Report no progress."""
@@ -191,7 +193,7 @@ class Inspector(ABC):
             dry_run: only count.
             progress: called with the number of dead letters so far.
         """
-        return self._change("replay", which, queue, dry_run, progress)
+        return _total(self._change("replay", which, queue, dry_run), progress)
 
     def delete_dead(
         self,
@@ -202,18 +204,21 @@ class Inspector(ABC):
         progress: Progress = silent,
     ) -> int:
         """Delete dead letters; return their number. Arguments as of :meth:`replay`."""
-        return self._change("delete", which, queue, dry_run, progress)
+        return _total(self._change("delete", which, queue, dry_run), progress)
 
     @abstractmethod
     def _change(
-        self,
-        action: Literal["replay", "delete"],
-        which: Which,
-        queue: str | None,
-        dry_run: bool,
-        progress: Progress,
-    ) -> int:
-        """Replay or delete dead letters; return their number."""
+        self, action: Action, which: Which, queue: str | None, dry_run: bool
+    ) -> Iterator[int]:
+        """Replay or delete dead letters in steps, or only count them; yield their numbers."""
 
     def _queues(self, queue: str | None) -> list[str]:
         return [queue] if queue is not None else self.queues()
+
+
+def _total(steps: Iterator[int], progress: Progress) -> int:
+    count = 0
+    for step in steps:
+        count += step
+        progress(count)
+    return count

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import Literal
-
-import orjson
 
 from ..brokers.contract import BrokerContract
-from ..brokers.envelope import decode_or_quarantine, encode_for_replay, priority_in
+from ..brokers.envelope import (
+    decode_or_quarantine,
+    encode_for_replay,
+    priority_in,
+)
 from ..brokers.inspection import (
     DeadFilter,
     Entry,
@@ -21,8 +22,9 @@ from ..brokers.inspection import (
     Which,
     WorkerInfo,
     failure_in,
+    timestamp_in,
 )
-from ..brokers.inspector import Inspector, Progress
+from ..brokers.inspector import Action, Inspector
 from ..core.clock import to_millis
 from ..core.failure import worker_name
 from .queues import MemoryQueue, MemoryQueues, Stored
@@ -49,7 +51,6 @@ class MemoryInspector(Inspector):
     # -- looking -----------------------------------------------------------------------
 
     def other_queues(self) -> set[str]:
-        """Names of the queues that have a message and are not declared."""
         with self._stored.changed:
             used = {queue.name for queue in self._stored if queue.live or queue.dead}
         return used - self._broker.queues
@@ -57,18 +58,7 @@ class MemoryInspector(Inspector):
     def ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
-        """Return queue and id of the messages in any state whose id begins with ``prefix``.
-
-        If one of these ids equals ``prefix``, only that id is returned.
-        """
-        found: list[tuple[str, str]] = []
-        for name in self._queues(queue):
-            with self._stored.changed:
-                ids = [*self._stored[name].live, *self._stored[name].dead]
-            if prefix in ids:
-                return [(name, prefix)]
-            found += [(name, id) for id in ids if id.startswith(prefix)]
-        return found[:limit]
+        return self._ids(prefix, queue, limit, lambda stored: [*stored.live, *stored.dead])
 
     def counts(self, queue: str) -> QueueCounts:
         with self._stored.changed:
@@ -89,7 +79,7 @@ class MemoryInspector(Inspector):
         for priority, place, stored in queue.waiting:
             if priority not in first or place < first[priority][0]:
                 first[priority] = (place, stored)
-        sent = [stamp for _, stored in first.values() if (stamp := _timestamp(stored.body))]
+        sent = [stamp for _, stored in first.values() if (stamp := timestamp_in(stored.body))]
         if not sent:
             return None
         return timedelta(milliseconds=max(0, to_millis(self._clock.time()) - min(sent)))
@@ -167,30 +157,33 @@ class MemoryInspector(Inspector):
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
+        return self._ids(prefix, queue, limit, lambda stored: list(stored.dead))
+
+    def _ids(
+        self,
+        prefix: str,
+        queue: str | None,
+        limit: int,
+        ids_of: Callable[[MemoryQueue], list[str]],
+    ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
             with self._stored.changed:
-                ids = list(self._stored[name].dead)
+                ids = ids_of(self._stored[name])
             if prefix in ids:
                 return [(name, prefix)]
             found += [(name, id) for id in ids if id.startswith(prefix)]
         return found[:limit]
 
     def _change(
-        self,
-        action: Literal["replay", "delete"],
-        which: Which,
-        queue: str | None,
-        dry_run: bool,
-        progress: Progress,
-    ) -> int:
+        self, action: Action, which: Which, queue: str | None, dry_run: bool
+    ) -> Iterator[int]:
         matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
             queue, matches = which.queue, which.matches
         else:
             ids = set(which)
             matches = lambda letter: letter.id in ids  # noqa: E731 - one of two conditions
-        count = 0
         with self._stored.changed:
             for name in self._queues(queue):
                 found = [letter for letter in self._letters(name) if matches(letter)]
@@ -200,10 +193,8 @@ class MemoryInspector(Inspector):
                         body = encode_for_replay(letter.message)
                         priority = priority_in(letter.message.options)
                         self._stored[name].add(letter.id, body, None, priority)
-                count += len(found)
-                progress(count)
+                yield len(found)
             self._stored.changed.notify_all()
-        return count
 
     def _letters(self, queue: str) -> list[Entry]:
         with self._stored.changed:
@@ -253,11 +244,3 @@ def _parse_cursor(state: State, cursor: str | None) -> _Place | None:
     except ValueError:
         pass
     raise UnknownCursor
-
-
-def _timestamp(body: bytes) -> int | None:
-    try:
-        stamp = orjson.loads(body)["message_timestamp"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None  # a plain job, or bytes that cannot be decoded
-    return stamp if isinstance(stamp, int) else None

@@ -8,12 +8,13 @@ listed: RabbitMQ would mark each of them as redelivered, and so as suspected of 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
@@ -32,7 +33,7 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
-from ..inspector import Inspector, Progress
+from ..inspector import Action, Inspector
 from .client import RabbitClient
 from .connection import Connection
 from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
@@ -117,7 +118,9 @@ class RabbitInspector(Inspector):
             return management.in_flight(queue)
         except (BrokerUnavailable, BrokerRefused) as error:
             # The other counts are still correct.
-            logger.warning("cannot count the messages in flight", extra={"error": error.message})
+            logger.warning(
+                "cannot count the messages in flight", extra={"error_message": error.message}
+            )
             return None
 
     def browse(
@@ -203,32 +206,25 @@ class RabbitInspector(Inspector):
         return found[:limit]
 
     def _change(
-        self,
-        action: Literal["replay", "delete"],
-        which: Which,
-        queue: str | None,
-        dry_run: bool,
-        progress: Progress,
-    ) -> int:
+        self, action: Action, which: Which, queue: str | None, dry_run: bool
+    ) -> Iterator[int]:
         change = DeadLetterReader.replay if action == "replay" else DeadLetterReader.delete
         matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
-            queue, matches, max_count = which.queue, which.matches, None
+            queue, matches, left = which.queue, which.matches, math.inf
         else:
             ids = set(which)
-            matches, max_count = (lambda letter: letter.id in ids), len(ids)
-        count = 0
+            matches, left = (lambda letter: letter.id in ids), len(ids)
         for name in self._queues(queue):
             with DeadLetterReader(self._client, name, self._broker.job_types) as reader:
                 for chunk in reader.chunks():
                     found = [letter for letter in chunk if matches(letter.entry)]
                     if found and not dry_run:
                         change(reader, found)
-                    count += len(found)
-                    progress(count)
-                    if count == max_count:
-                        return count
-        return count
+                    yield len(found)
+                    left -= len(found)
+                    if not left:
+                        return
 
 
 class Management:

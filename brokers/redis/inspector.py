@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
-from typing import Literal
-
-import orjson
 
 from ..contract import BrokerContract
 from ..envelope import encode_for_replay, priority_in
@@ -21,8 +18,9 @@ from ..inspection import (
     State,
     Which,
     WorkerInfo,
+    timestamp_in,
 )
-from ..inspector import Inspector, Progress
+from ..inspector import Action, Inspector
 from .commands import QueueCommands
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
@@ -79,7 +77,7 @@ class RedisInspector(Inspector):
                 pipeline.lindex(list_, 0)
             first = [id for id in pipeline.execute() if id is not None]
             bodies = client.hmget(keys.bodies(queue), first) if first else []
-        sent = [stamp for body in bodies if (stamp := _timestamp(body)) is not None]
+        sent = [stamp for body in bodies if (stamp := timestamp_in(body)) is not None]
         if not sent:
             return None
         return timedelta(milliseconds=max(0, self._commands.now() - min(sent)))
@@ -221,23 +219,15 @@ class RedisInspector(Inspector):
         return list(found)
 
     def _change(
-        self,
-        action: Literal["replay", "delete"],
-        which: Which,
-        queue: str | None,
-        dry_run: bool,
-        progress: Progress,
-    ) -> int:
+        self, action: Action, which: Which, queue: str | None, dry_run: bool
+    ) -> Iterator[int]:
         change = self._replay if action == "replay" else self._delete
         if isinstance(which, DeadFilter):
             pages = self._matching(which, _CHUNK)
         else:
             pages = self._by_ids(which, queue)
-        count = 0
         for page in filter(None, pages):
-            count += len(page) if dry_run else change(page[0].queue, page)
-            progress(count)
-        return count
+            yield len(page) if dry_run else change(page[0].queue, page)
 
     def _replay(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []
@@ -309,11 +299,3 @@ class RedisInspector(Inspector):
                 pipeline.sismember(self._commands.keys.in_flight(worker, queue), id)
             answers = pipeline.execute()
         return next((worker for worker, has in zip(workers, answers, strict=True) if has), None)
-
-
-def _timestamp(body: bytes | None) -> int | None:
-    try:
-        stamp = orjson.loads(body or b"")["message_timestamp"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None  # a plain job, or bytes that cannot be decoded
-    return stamp if isinstance(stamp, int) else None
