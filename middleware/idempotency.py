@@ -116,7 +116,8 @@ class Idempotency(Middleware):
         if now >= self._logged_at + _LOG_INTERVAL:
             self._logged_at = now
             logger.error(
-                "deferring jobs: the idempotency store is unavailable", extra={"error": why}
+                "deferring jobs: the idempotency store is unavailable",
+                extra={"error_message": why},
             )
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:

@@ -78,7 +78,7 @@ class _WorkerBoot(Middleware):
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         for problem in exceeding_time_limits(broker):
-            logger.warning("a job may run twice", extra={"why": problem})
+            logger.warning("a job may run twice", extra={"error_message": problem})
         tune_garbage_collector()
         limit_malloc_arenas()
 
@@ -183,7 +183,9 @@ def _check_clickhouse() -> None:
             # No other process can open it, so `formrelay migrate` cannot do this.
             migrate.apply(client, clickhouse_schema())
     except (SinkUnavailable, SinkBusy) as error:
-        logger.warning("sink unavailable", extra={"sink": "clickhouse", "why": str(error)})
+        logger.warning(
+            "sink unavailable", extra={"sink": "clickhouse", "error_message": str(error)}
+        )
     except SinkTransient as error:
         # It answered and rejected us, so starting is useless.
         raise ConfigError(str(error)) from None
