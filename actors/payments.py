@@ -102,8 +102,7 @@ class StripeEvent(StripeModel):
         max_length=200,
         pattern=r"^[a-z0-9_.]+$",
         json_schema_extra={**only("a-z0-9_.")},
-        description="Any type of Stripe's; events of other types than those of payments are "
-        "ignored.",
+        description="Event type of Stripe. Events that are not about payments are ignored.",
     )
     created: int = Field(ge=0, lt=2**63, description="Unix seconds.")
     data: EventData
