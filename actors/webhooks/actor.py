@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from asyncio import CancelledError
+from asyncio import CancelledError, to_thread
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, TypeVar
@@ -156,7 +156,8 @@ def _endpoint_id(url: str) -> str:
 async def deliver_webhook(job: Job[Webhook]) -> None:
     """Sign the body and send it once; defer the job while its endpoint is busy or failing."""
     sync = registry_sync()
-    sync.start()
+    if not sync.is_started:  # usually the worker has started it when it booted
+        await to_thread(sync.start)
     async with sync.limiter.delivery(endpoint_of(job.payload)):
         await _deliver(job)
 

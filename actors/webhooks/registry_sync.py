@@ -52,6 +52,7 @@ class RegistrySync:
         self._rules = rules
         self._on_disabled = on_disabled
         self._clock = clock
+        self._start_lock = threading.Lock()
         self._lock = threading.Lock()
         self._reports: dict[str, DeliveryReport] = {}
         self._sync_lock = threading.Lock()
@@ -62,10 +63,19 @@ class RegistrySync:
         self._is_unavailable = False
         self._syncing = Periodic("endpoints", interval, self.sync)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether this process has started the thread and synchronized once."""
+        return self._syncing.runs and not self._start_lock.locked()
+
     def start(self) -> None:
-        """Start the thread and synchronize now; does nothing if the thread runs already."""
-        if self._syncing.start():
-            self.sync()
+        """Start the thread and synchronize now; does nothing if :attr:`is_started`.
+
+        Waits for the registry, so never call it in an event loop.
+        """
+        with self._start_lock:
+            if self._syncing.start():
+                self.sync()
 
     def stop(self) -> None:
         """Stop the thread and send the last reports; :meth:`start` starts it again."""

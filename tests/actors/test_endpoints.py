@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from threading import Event
 from typing import Any
 
 import pytest
 import stripe
 
 from formrelay.actors.webhooks import resources as deliveries
+from formrelay.actors.webhooks.endpoint_state import EndpointLimits
+from formrelay.actors.webhooks.limiter import EndpointLimiter
+from formrelay.actors.webhooks.registry import Changes, DisableRules, MemoryRegistry, Position
+from formrelay.actors.webhooks.registry_sync import RegistrySync
 from formrelay.core.failure import Reason
 from tests.actors.conftest import Site
 from tests.actors.receiver import Answer, Receiver
@@ -100,6 +105,38 @@ def test_410_disables_an_endpoint_until_it_is_enabled(
     site.work_off("webhooks")
     assert len(receiver.of("/gone")) == 4
     assert site.dead("webhooks") == []
+
+
+class Stalled(MemoryRegistry):
+    """A registry that answers its first question when ``goes_on`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.goes_on = Event(), Event()
+
+    def changes(self, since: Position | None) -> Changes:
+        self.is_asked.set()
+        self.goes_on.wait(60)
+        return super().changes(since)
+
+
+def test_a_slow_registry_does_not_block_the_event_loop(site: Site, receiver: Receiver) -> None:
+    site.start("webhooks")
+    for started in deliveries.registry_sync.forget():
+        started.stop()
+    registry = Stalled()
+    limiter = EndpointLimiter(EndpointLimits(in_flight=1))
+    rules = DisableRules(failures=10, failing_for=timedelta(days=5))
+    deliveries.registry_sync.made.append(RegistrySync(limiter, registry, rules))
+    for _ in range(2):
+        site.actors.deliver_webhook.send(webhook(receiver, "/hook"))
+    assert registry.is_asked.wait(60)
+    loop_runs = Event()
+    site.broker.async_runner.loop.call_soon_threadsafe(loop_runs.set)  # type: ignore[attr-defined]
+    assert loop_runs.wait(30)
+    assert receiver.of("/hook") == []  # the endpoint may be disabled
+    registry.goes_on.set()
+    wait_until(lambda: len(receiver.of("/hook")) == 2)
 
 
 def test_the_stripe_style_adds_stripes_header(site: Site, receiver: Receiver) -> None:
