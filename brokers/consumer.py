@@ -112,7 +112,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         runner = self.broker.async_runner
         while runner.running(None if of_all_queues else self.queue_name):
             now = self.broker.clock.monotonic()
-            if now > until:
+            if now > until and self.broker.is_stopping:  # not when the worker pauses
                 runner.interrupt(self.queue_name)
             if now > until + _INTERRUPT_SECONDS:
                 if count := runner.running(self.queue_name):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import dramatiq
@@ -289,6 +290,44 @@ def test_a_stopping_worker_waits_for_all_queues_at_the_same_time(
     assert len(cancelled) == 3
     assert max(cancelled) - min(cancelled) < 0.9
     assert time.monotonic() - since < 10
+
+
+def test_a_long_pause_shortens_no_later_stop(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(consumer, "_INTERRUPT_SECONDS", 0.2)
+    begun: list[int] = []
+    may_end: set[int] = set()
+    cancelled: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        try:
+            while number not in may_end:
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+
+    actor = awaiting(harness, work)
+    actor.send(1)
+    harness.start(threads=1)
+    wait_until(lambda: 1 in begun)
+    assert harness.worker is not None
+    harness.worker.pause()
+    may_end.add(1)
+    harness.worker.resume()
+    monkeypatch.setattr(consumer, "_FINISH_SECONDS", 60.0)
+    actor.send(2)
+    wait_until(lambda: 2 in begun)
+    stopping = Thread(target=harness.stop)
+    stopping.start()
+    wait_until(lambda: harness.broker.is_stopping)
+    time.sleep(1.0)  # attempts are interrupted every 0.25 s
+    may_end.add(2)
+    stopping.join()
+    assert cancelled == []
 
 
 def test_errors_of_hooks_and_tasks_affect_no_other_attempt(harness: Harness) -> None:
