@@ -21,9 +21,9 @@ from ..inspector import Inspector
 from .client import RabbitClient
 from .consumer import RabbitConsumer
 from .dead_letters import ready_count
-from .declarations import check_rights
 from .errors import ACCESS_REFUSED, ChannelClosed
 from .inspector import Management, RabbitInspector
+from .rights import check_rights
 from .topology import DELAY_QUEUES, Topology, delay_name
 
 
