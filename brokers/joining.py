@@ -61,25 +61,22 @@ class JoiningBroker(BrokerContract):
             DeadLettered: the queue has a dead letter.
             BrokerUnavailable, BrokerRefused
         """
-        self._check_declared(queue_name)
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        looks = 0
-        while looks < self._looks:
-            if self.is_drained(queue_name):
-                looks += 1
-                if looks == self._looks:
-                    break
-            else:
-                looks = 0
-            left = interval / 1000 if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise self._timed_out(queue_name, timeout)
-            Event().wait(min(left, interval / 1000))
-        self._raise_dead(queue_name, fail_fast)
-
-    def _check_declared(self, queue_name: str) -> None:
         if queue_name not in self.queues:
             raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        self._wait_until_drained(queue_name, timeout, interval / 1000)
+        self._raise_dead(queue_name, self.fail_fast_default if fail_fast is None else fail_fast)
+
+    def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        looks = 0
+        while True:
+            looks = looks + 1 if self.is_drained(queue_name) else 0
+            if looks == self._looks:
+                return
+            left = interval if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise self._timed_out(queue_name, timeout)
+            Event().wait(min(left, interval))
 
     def _timed_out(
         self, queue_name: str, timeout: float | None, advice: str = ""
@@ -96,10 +93,8 @@ class JoiningBroker(BrokerContract):
             f"{found or 'messages in flight or scheduled'}{advice}"
         )
 
-    def _raise_dead(self, queue_name: str, fail_fast: bool | None) -> None:
-        """Raise the error of the oldest dead letter of a queue, if it has any."""
-        if fail_fast is None:
-            fail_fast = self.fail_fast_default
+    def _raise_dead(self, queue_name: str, fail_fast: bool) -> None:
+        """Raise the error of the oldest dead letter of a queue, if ``fail_fast`` and it has any."""
         if fail_fast:
             for letter in self.inspector.dead_letters(DeadFilter(queue_name), limit=1):
                 raise dead_lettered(letter)

@@ -120,32 +120,18 @@ class MemoryBroker(RelayBroker):
 
     # -- join --------------------------------------------------------------------------
 
-    def join(
-        self,
-        queue_name: str,
-        *,
-        timeout: int | None = None,
-        fail_fast: bool | None = None,
-        interval: int = 100,
-    ) -> None:
-        """Wait until the messages of a queue are processed, scheduled messages included.
+    def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
+        """Wait until the messages of a queue are processed.
 
         While nothing runs and nothing waits, the clock is moved to the next scheduled message of
         the queue, or to the end of a batch's wait. So retries after hours take no time.
 
         Args:
             timeout: milliseconds; None: the broker's ``join_timeout``.
-            fail_fast: whether to raise what the oldest dead letter of the queue has raised. None:
-                ``fail_fast_default``.
-            interval: not needed in memory.
 
         Raises:
-            QueueNotFound: the queue is not declared in this process.
             QueueJoinTimeout: messages are left after ``timeout``, or no worker takes them.
-            DeadLettered: the queue has a dead letter that raised nothing (undecodable bytes).
-            BaseException: the exception of the dead-lettered job.
         """
-        self._check_declared(queue_name)
         if timeout is None:
             timeout = int(self._join_timeout.total_seconds() * 1000)
         began = time.monotonic()
@@ -159,7 +145,6 @@ class MemoryBroker(RelayBroker):
                     raise self._timed_out(queue_name, timeout, _ADVICE)
                 self._fast_forward(queue_name)
                 changed.wait(min(_LOOK, timeout / 1000 - waited))
-        self._raise_dead(queue_name, fail_fast)
 
     def _fast_forward(self, queue_name: str) -> None:
         """Move the clock to the next event of a queue, if nothing runs or can run now.
@@ -182,11 +167,11 @@ class MemoryBroker(RelayBroker):
         if due:
             self.clock.move(timedelta(seconds=max(0.0, min(due)) + _BEYOND))
 
-    def _raise_dead(self, queue_name: str, fail_fast: bool | None) -> None:
-        should_raise = self.fail_fast_default if fail_fast is None else fail_fast
+    def _raise_dead(self, queue_name: str, fail_fast: bool) -> None:
+        """Raise the exception of the oldest dead-lettered job; DeadLettered if it raised none."""
         with self._memory.changed:
             letters = list(self._memory[queue_name].dead.values())
-        if should_raise and letters and letters[0].cause is not None:
+        if fail_fast and letters and letters[0].cause is not None:
             raise letters[0].cause from None
         super()._raise_dead(queue_name, fail_fast)
 
