@@ -149,6 +149,11 @@ class CoalescingConsumer(RelayConsumer):
         self._inner.close()
 
 
+def batch_prefetch(batching: Mapping[str, Batching]) -> int:
+    """The prefetch with which one batch runs while the next batch is collected; 0 for no batch."""
+    return 2 * max((batch.size for batch in batching.values()), default=0)
+
+
 def _parts(messages: Iterable[MessageProxy]) -> Iterable[MessageProxy]:
     for message in messages:
         if isinstance(message, Batch) and not message.was_stored:

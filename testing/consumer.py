@@ -8,7 +8,7 @@ from dramatiq import MessageProxy
 
 from ..brokers.async_attempts import MAX_LONG
 from ..brokers.base import RelayBroker
-from ..brokers.coalescing import CoalescingConsumer
+from ..brokers.coalescing import CoalescingConsumer, batch_prefetch
 from ..brokers.consumer import RelayConsumer
 from ..brokers.contract import Batching
 from ..brokers.settlement import Settlement
@@ -44,11 +44,7 @@ class MemoryConsumer(RelayConsumer):
         options = self.broker.options
         limit = (options.concurrency or {}).get(self.queue_name)
         async_limit = self.broker.in_flight_limit(self.queue_name)
-        self.prefetch = self._smallest_prefetch
-        if batching:
-            # One batch runs while the next batch is collected.
-            sizes = [batch.size for batch in batching.values()]
-            self.prefetch = max(self.prefetch, 2 * max(sizes))
+        self.prefetch = max(self._smallest_prefetch, batch_prefetch(batching))
         if async_limit is not None:
             self.prefetch = max(self.prefetch, 2 * async_limit)
         elif limit is not None and not batching:

@@ -12,7 +12,7 @@ from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
 from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
-from ..coalescing import CoalescingConsumer
+from ..coalescing import CoalescingConsumer, batch_prefetch
 from ..consumer import RelayConsumer
 from ..contract import BrokerOptions
 from ..envelope import Envelope
@@ -87,9 +87,7 @@ class RabbitBroker(RelayBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> RelayConsumer:
         """Return a consumer of a queue; it collects batches if the queue has a batch actor."""
         batching = self.batching(queue_name)
-        if batching:
-            # One batch runs while the next batch is collected.
-            prefetch = max(prefetch, 2 * max(batch.size for batch in batching.values()))
+        prefetch = max(prefetch, batch_prefetch(batching))
         limit = (self.options.concurrency or {}).get(queue_name)
         async_limit = self.in_flight_limit(queue_name)
         if async_limit is not None:
