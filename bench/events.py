@@ -6,7 +6,6 @@ blocks of the same size.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -14,9 +13,10 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from ours import configure
 
 BLOCK = 10_000
 _TYPES = ("form.viewed", "form.started", "question.answered", "form.completed")
@@ -164,21 +164,11 @@ def _stock(queue: str, number: int, _many: int) -> Any:
 
 
 def _settings(queue: str, *, clickhouse: str | None = None) -> None:
-    os.environ.update(
-        BROKER="redis",
-        REDIS_URL=os.environ["FORMRELAY_TEST_REDIS_URL"],
-        BROKER_NAMESPACE="ours",
+    configure(
         CLICKHOUSE_URL=clickhouse or os.environ["FORMRELAY_TEST_CLICKHOUSE_URL"],
         EVENT_QUEUE=queue,
         EVENT_BATCH_SIZE=str(BLOCK),
-        LOG_LEVEL="info",
     )
-    from formrelay.config import get_settings
-    from formrelay.ops.logs import setup_logging
-
-    root = logging.getLogger()
-    root.handlers[:] = [logging.StreamHandler(Path(os.devnull).open("w"))]  # noqa: SIM115
-    setup_logging(get_settings().logging)
 
 
 def _clickhouse() -> Any:

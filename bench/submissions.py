@@ -9,7 +9,6 @@ is a third slower and leaves one core free. Its database is SQLite with a write-
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import sqlite3
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dramatiq.middleware import Middleware
+from ours import configure
 
 from tests.support.servers.django_site import DjangoSite
 
@@ -175,24 +175,11 @@ def _wrk(site: Site, connections: int, seconds: int) -> dict[str, float]:
 
 
 def _ours(site: Site, **queues: str) -> Any:
-    os.environ.update(
-        BROKER="redis",
-        REDIS_URL=os.environ["FORMRELAY_TEST_REDIS_URL"],
-        BROKER_NAMESPACE="ours",
-        API_URL=site.url,
-        API_TOKEN=site.token,
-        LOG_LEVEL="info",
-        **queues,
-    )
+    configure(API_URL=site.url, API_TOKEN=site.token, **queues)
     from formrelay.actors import declare_actors
     from formrelay.brokers import get_broker
-    from formrelay.config import get_settings
     from formrelay.ops.boot import tune_garbage_collector
-    from formrelay.ops.logs import setup_logging
 
-    root = logging.getLogger()
-    root.handlers[:] = [logging.StreamHandler(Path(os.devnull).open("w"))]  # noqa: SIM115
-    setup_logging(get_settings().logging)
     declare_actors()
     tune_garbage_collector()  # as a worker does when it starts
     return get_broker()

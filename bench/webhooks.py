@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import itertools
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from ours import configure
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - an example
 BODY = {"answers": {f"question_{number}": "x" * 20 for number in range(7)}}
@@ -139,28 +140,18 @@ def addresses(url: str, endpoints: int, hanging: int) -> list[str]:
 
 
 def _ours(queue: str, count: int, urls: list[str], threads: int) -> tuple[Any, Any]:
-    os.environ.update(
-        BROKER="redis",
-        REDIS_URL=os.environ["FORMRELAY_TEST_REDIS_URL"],
-        BROKER_NAMESPACE="ours",
+    configure(
         WORKER_CONCURRENCY=str(threads),
         WEBHOOK_QUEUE=queue,
         WEBHOOK_ALLOW_HTTP="true",
         WEBHOOK_ALLOWED_PRIVATE_CIDRS="127.0.0.0/8",
         # The delivery log enqueues events, which no worker handles here.
         WEBHOOK_DELIVERY_LOG="true",
-        LOG_LEVEL="info",
     )
     from formrelay.actors import deliver_webhook
     from formrelay.brokers import get_broker
-    from formrelay.config import get_settings
     from formrelay.ops.boot import tune_garbage_collector
-    from formrelay.ops.logs import setup_logging
 
-    root = logging.getLogger()
-    log = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
-    root.handlers[:] = [logging.StreamHandler(log)]
-    setup_logging(get_settings().logging)
     tune_garbage_collector()  # as a worker does when it starts
     jobs = (
         {"url": urls[number % len(urls)], "body": BODY, "secret": SECRET} for number in range(count)
