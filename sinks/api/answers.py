@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 import orjson
-import requests
+import pycurl
 
 from ...core.errors import (
     SinkBusy,
@@ -21,15 +21,29 @@ from ...core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
-from ..http.adapter import MAX_BYTES, ClientCertificateError, CurlResponse, NotSent
+from ..http.blocking import MAX_BYTES, BlockingResponse, RequestFailed
 from ..http.headers import known_media_type, parse_retry_after
-from ..http.tls import certificate_hint
+from ..http.tls import (
+    certificate_failure,
+    certificate_hint,
+    handshake_failure,
+    needs_http2,
+    server_certificate_error,
+)
 
 _PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
 #: The API is overloaded and did not accept the request.
 _BUSY = frozenset({425, 429, 503})
 #: A redirect: the API did not accept the request. (With 303 it did.)
 _MOVED = frozenset({301, 302, 307, 308})
+#: Where a person sets the client certificate.
+_CERTIFICATE = "API_CLIENT_CERT_FILE"
+#: Why nothing was sent, by libcurl's error code.
+_REASONS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "host name not found",
+    pycurl.E_COULDNT_CONNECT: "connection refused or host unreachable",
+    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake failed",
+}
 _MAX_FIELDS = 10
 _FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 #: The parts of ``answers.q1`` and ``answers[q1]``.
@@ -64,7 +78,7 @@ class SavedSubmission:
     answers: dict[str, Any] | None = field(default=None, repr=False)
 
 
-def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> None:
+def refuse(response: BlockingResponse, sent: Mapping[str, Any] | None = None) -> None:
     """Raise for any status other than 200 and 201.
 
     Args:
@@ -74,7 +88,7 @@ def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> Non
     Raises:
         SinkError: the request was refused or failed.
     """
-    status = response.status_code
+    status = response.status
     if status in (200, 201):
         return
     if status in (401, 403):
@@ -83,7 +97,7 @@ def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> Non
             code=status,
             retry_after=_retry_after(response),
         )
-    if wants := certificate_hint(status, response.body, "API_CLIENT_CERT_FILE"):
+    if wants := certificate_hint(status, response.body, _CERTIFICATE):
         raise SinkUnready(f"the API answered {status}: {wants}", code=status)
     if status in _PERMANENT:
         fields = _fields(response.body, sent or {})
@@ -96,13 +110,13 @@ def refuse(response: CurlResponse, sent: Mapping[str, Any] | None = None) -> Non
     raise kind(f"the API answered {status}", code=status, retry_after=_retry_after(response))
 
 
-def parse_json(response: CurlResponse) -> dict[str, Any]:
+def parse_json(response: BlockingResponse) -> dict[str, Any]:
     """The JSON object of a response with status 200 or 201.
 
     Raises:
         SinkTransient: the body is not a JSON object. Whether anything was saved is unknown.
     """
-    code = response.status_code
+    code = response.status
     if not response.is_whole:
         raise SinkTransient(
             f"expected an answer of at most {MAX_BYTES} bytes with {code} from the API, "
@@ -137,36 +151,45 @@ def _wrong_shape() -> SinkTransient:
     )
 
 
-def connection_error(error: requests.RequestException) -> SinkError:
+def connection_error(error: RequestFailed, *, has_certificate: bool) -> SinkError:
     """The error for a request without a response, or with a part of one."""
-    match error:
-        case ClientCertificateError():
-            return SinkUnready(f"expected to connect to the API, could not: {error}")
-        case requests.exceptions.SSLError():  # a person has to renew the certificate
-            return SinkUnready(
-                f"expected the API's TLS certificate to be valid, it is not ({error}): "
-                "nothing was sent"
-            )
-        case requests.exceptions.ConnectTimeout():
-            return SinkUnavailable("expected to connect to the API in time, could not")
-        case NotSent():
-            return SinkUnavailable(f"expected to connect to the API, could not ({error})")
-        case requests.exceptions.Timeout():
-            return SinkTransient("expected the API to answer in time, it did not")
-        case requests.exceptions.ConnectionError():
-            return SinkTransient("the connection to the API broke before its answer")
-    return SinkTransient(f"the answer of the API broke off ({error})")
+    code, text = error.code, error.text
+    if why := certificate_failure(code, text, _CERTIFICATE, has_certificate=has_certificate):
+        return SinkUnready(f"expected to connect to the API, could not: {why}")
+    if why := handshake_failure(code, text, _CERTIFICATE, has_certificate=has_certificate):
+        return _unavailable(f"TLS handshake failed: {why}")
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:  # a person has to renew the certificate
+        return SinkUnready(
+            "expected the API's TLS certificate to be valid, it is not "
+            f"({server_certificate_error(text) or 'not trusted'}): nothing was sent"
+        )
+    if needs_http2(code, text):
+        return _unavailable("it speaks only HTTP/2: allow HTTP/1.1")
+    is_late = code == pycurl.E_OPERATION_TIMEDOUT
+    if not error.was_sent and is_late:
+        return SinkUnavailable("expected to connect to the API in time, could not")
+    if not error.was_sent:
+        return _unavailable(_REASONS.get(code, f"libcurl error {code}"))
+    if is_late:
+        return SinkTransient("expected the API to answer in time, it did not")
+    if error.has_status:
+        return SinkTransient(f"the answer of the API broke off (libcurl error {code})")
+    return SinkTransient("the connection to the API broke before its answer")
 
 
-def _redirect(response: CurlResponse) -> str:
+def _unavailable(why: str) -> SinkUnavailable:
+    return SinkUnavailable(f"expected to connect to the API, could not ({why})")
+
+
+def _redirect(response: BlockingResponse) -> str:
     """The scheme of a redirect's target; the rest may contain payload values."""
-    scheme, colon, _ = response.headers.get("Location", "").strip().lower().partition(":")
+    scheme, colon, _ = response.headers.get("location", "").strip().lower().partition(":")
     to = f" to {scheme}" if colon and scheme in ("http", "https") else ""
     return f", a redirect{to}, which is never followed: check API_URL"
 
 
-def _retry_after(response: CurlResponse) -> timedelta | None:
-    return parse_retry_after(response.headers.get("Retry-After"), now=time.time())
+def _retry_after(response: BlockingResponse) -> timedelta | None:
+    return parse_retry_after(response.headers.get("retry-after"), now=time.time())
 
 
 def _fields(body: bytes, sent: Mapping[str, Any]) -> str:

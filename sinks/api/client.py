@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-import requests
 from requests.utils import requote_uri
 
 from ...config.expected import Expected
@@ -18,7 +17,7 @@ from ...config.sinks import check_api_url
 from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnready
 from ...core.process import current_pid
 from ..http import ClientCertificate
-from ..http.adapter import CurlAdapter
+from ..http.blocking import BlockingClient, RequestFailed
 from .answers import SavedSubmission, connection_error, parse_json, parse_submission, refuse
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -129,29 +128,30 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """The JSON object of a response with status 200 or 201."""
-        adapter = self._adapter()
+        client = self._client()
         headers = self._headers() | dict(headers or {})
         body = None if payload is None else _encode(payload)
         timeouts = (self._connect_timeout.total_seconds(), self._timeout.total_seconds())
         try:
-            response = adapter.request(method, self._url + path, headers, body, timeouts)
-        except requests.RequestException as error:
-            raise connection_error(error) from None
+            response = client.request(method, self._url + path, headers, body, timeouts)
+        except RequestFailed as error:
+            has_certificate = self._certificate is not None
+            raise connection_error(error, has_certificate=has_certificate) from None
         refuse(response, payload)
         try:
             return parse_json(response)
         except SinkTransient:
             # The rest of the response must not be read as the next response.
-            adapter.close()
+            client.close()
             raise
 
-    def _adapter(self) -> CurlAdapter:
-        adapter: CurlAdapter | None = getattr(self._local, "adapter", None)
-        if adapter is None or self._local.pid != current_pid():
+    def _client(self) -> BlockingClient:
+        client: BlockingClient | None = getattr(self._local, "client", None)
+        if client is None or self._local.pid != current_pid():
             # A forked child makes its own: the connections are still its parent's.
-            adapter = self._local.adapter = CurlAdapter(self._certificate)
+            client = self._local.client = BlockingClient(self._certificate)
             self._local.pid = current_pid()
-        return adapter
+        return client
 
     def _headers(self) -> dict[str, str]:
         headers = {

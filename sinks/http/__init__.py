@@ -4,7 +4,7 @@ Webhooks: :mod:`.egress` sends a request, only to allowed addresses. :mod:`.url`
 :mod:`.headers` check the request, :mod:`.resolver` looks up the host, :mod:`.addresses` lists the
 blocked addresses, and :mod:`.transfers` runs all requests in the asyncio event loop.
 
-The API: :mod:`.adapter` is a transport adapter for the package ``requests``.
+The API: :mod:`.blocking` sends its requests, one at a time in each thread.
 
 Both use the libcurl handles of :mod:`.curl` and the client certificates of :mod:`.tls`.
 """

@@ -1,10 +1,9 @@
-"""Connections of the adapter: kept, broken, forked and interrupted; limits of a response."""
+"""The blocking client: kept, broken, forked and interrupted connections; limits of a response."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import socket
 import ssl
@@ -17,12 +16,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pycurl
 import pytest
-import requests
 
 from formrelay.core.errors import SinkTransient
 from formrelay.sinks.api import Api
-from formrelay.sinks.http.adapter import MAX_BYTES, CurlAdapter, CurlResponse, NotSent
+from formrelay.sinks.http.blocking import (
+    MAX_BYTES,
+    BlockingClient,
+    BlockingResponse,
+    RequestFailed,
+)
 from tests.sinks.wire import Wire, answer, raw, serving, silence
 from tests.support.waiting import wait_until
 
@@ -35,8 +39,8 @@ def api(url: str) -> Api:
     return Api(url, lambda: "t0ken", timedelta(seconds=1), timedelta(seconds=5))
 
 
-def ask(adapter: CurlAdapter, url: str, body: bytes | None = b"{}") -> CurlResponse:
-    return adapter.request("POST" if body else "GET", url, HEADERS, body, (1.0, 5.0))
+def ask(client: BlockingClient, url: str, body: bytes | None = b"{}") -> BlockingResponse:
+    return client.request("POST" if body else "GET", url, HEADERS, body, (1.0, 5.0))
 
 
 WRITES: dict[str, Callable[[Api], Any]] = {
@@ -63,46 +67,40 @@ def test_a_request_is_not_sent_twice_if_a_kept_connection_breaks(method: str) ->
 
 def test_a_closed_connection_is_found_before_a_request_is_sent() -> None:
     hangs_up = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", keep=False)
-    with serving(hangs_up) as wire, closing(CurlAdapter()) as adapter:
+    with serving(hangs_up) as wire, closing(BlockingClient()) as client:
         for _ in range(5):
-            assert ask(adapter, wire.url).status_code == 200
+            assert ask(client, wire.url).status == 200
             assert wire.closed.acquire(timeout=5)
         assert len(wire.requests) == wire.accepted == 5
 
 
 def test_all_methods_reuse_a_connection() -> None:
-    with serving(answer(200, SAVED)) as wire, closing(CurlAdapter()) as adapter:
+    with serving(answer(200, SAVED)) as wire, closing(BlockingClient()) as client:
         for body in (b"{}", None, b"{}", None):
-            assert ask(adapter, wire.url, body).body == SAVED
+            assert ask(client, wire.url, body).body == SAVED
         first = [wire.headers(n)[0].split()[0] for n in range(4)]
         assert first == ["POST", "GET", "POST", "GET"]
         assert [wire.body(n) for n in range(4)] == [b"{}", b"", b"{}", b""]
         assert wire.accepted == 1
 
 
-def test_the_adapter_works_in_a_session_of_requests() -> None:
+def test_a_response_has_its_headers_its_type_and_its_body() -> None:
     with (
         serving(answer(200, SAVED, "X-One: a", "x-two:  b ")) as wire,
-        requests.Session() as session,
+        closing(BlockingClient()) as client,
     ):
-        session.mount("http://", CurlAdapter())
-        found = session.post(wire.url, json={}, timeout=(1.0, 5.0))
-    assert isinstance(found, CurlResponse)
-    assert isinstance(found, requests.Response)
-    assert found.ok
-    assert (found.headers["x-one"], found.headers["X-TWO"]) == ("a", "b")
-    assert found.request.method == "POST"
-    assert found.json() == json.loads(SAVED)
+        found = ask(client, wire.url)
+    assert (found.headers["x-one"], found.headers["x-two"]) == ("a", "b")
     assert (found.media_type, found.body, found.is_whole) == ("application/json", SAVED, True)
 
 
 def test_the_headers_are_those_of_the_final_response() -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nX-One: a\r\n\r\n"
     last = b"HTTP/1.1 200 OK\r\nX-Two: b\r\nContent-Length: 2\r\n\r\n{}"
-    with serving(raw(interim + last)) as wire, closing(CurlAdapter()) as adapter:
-        found = ask(adapter, wire.url)
-    assert found.status_code == 200
-    assert dict(found.headers) == {"X-Two": "b", "Content-Length": "2"}
+    with serving(raw(interim + last)) as wire, closing(BlockingClient()) as client:
+        found = ask(client, wire.url)
+    assert found.status == 200
+    assert dict(found.headers) == {"x-two": "b", "content-length": "2"}
 
 
 @pytest.mark.parametrize("status", [b"404", b"503"])
@@ -110,19 +108,20 @@ def test_headers_cut_off_after_an_interim_response_are_an_error(status: bytes) -
     head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 %s Not\r\nContent-Le" % status
     with (
         serving(raw(head, keep=False)) as wire,
-        closing(CurlAdapter()) as adapter,
-        pytest.raises(requests.ConnectionError, match="head"),
+        closing(BlockingClient()) as client,
+        pytest.raises(RequestFailed) as caught,
     ):
-        ask(adapter, wire.url)
+        ask(client, wire.url)
+    assert (caught.value.was_sent, caught.value.has_status) == (True, False)
 
 
 def test_a_trailer_is_no_header() -> None:
     start = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n"
     with (
         serving(raw(start + b"0\r\nRetry-After: 77\r\n\r\n")) as wire,
-        closing(CurlAdapter()) as adapter,
+        closing(BlockingClient()) as client,
     ):
-        assert dict(ask(adapter, wire.url).headers) == {"Transfer-Encoding": "chunked"}
+        assert dict(ask(client, wire.url).headers) == {"transfer-encoding": "chunked"}
 
 
 @pytest.mark.parametrize("status", [b"HTTP/1.1 500 No\r\n", b"HTTP/1.1 200 OK\r\n"])
@@ -131,11 +130,11 @@ def test_at_most_one_megabyte_of_a_body_is_read(status: bytes, is_chunked: bool)
     body = b"x" * (10 << 20)
     page = status + b"Content-Length: %d\r\n\r\n" % len(body) + body
     served = raw(chunked(status, body) if is_chunked else page, keep=False)
-    with serving(served) as wire, closing(CurlAdapter()) as adapter:
-        ask(adapter, wire.url)
+    with serving(served) as wire, closing(BlockingClient()) as client:
+        ask(client, wire.url)
         before = resident()
         for _ in range(5):
-            found = ask(adapter, wire.url)
+            found = ask(client, wire.url)
             assert not found.is_whole
             assert len(found.body) <= MAX_BYTES
             gc.collect()  # an error and its frames reference each other
@@ -155,9 +154,11 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_refused_connection_raises_not_sent() -> None:
-    with closing(CurlAdapter()) as adapter, pytest.raises(NotSent, match="refused"):
-        ask(adapter, "http://127.0.0.1:1")
+def test_nothing_is_sent_if_the_connection_is_refused() -> None:
+    with closing(BlockingClient()) as client, pytest.raises(RequestFailed) as caught:
+        ask(client, "http://127.0.0.1:1")
+    assert caught.value.code == pycurl.E_COULDNT_CONNECT
+    assert not caught.value.was_sent
 
 
 def test_a_forked_child_does_not_use_its_parents_connection(
@@ -210,8 +211,8 @@ def test_an_exception_for_the_thread_is_raised_after_the_request() -> None:
 
     def work() -> None:
         try:
-            with closing(CurlAdapter()) as adapter:
-                ask(adapter, wire.url)
+            with closing(BlockingClient()) as client:
+                ask(client, wire.url)
         except BaseException as error:
             heard.append(error)
 
@@ -228,7 +229,9 @@ def test_an_exception_for_the_thread_is_raised_after_the_request() -> None:
 
 
 def test_a_request_has_one_time_out() -> None:
-    with serving(silence) as wire, closing(CurlAdapter()) as adapter:
-        with pytest.raises(requests.exceptions.ReadTimeout):
-            adapter.request("GET", wire.url, HEADERS, None, (0.2, 0.2))
+    with serving(silence) as wire, closing(BlockingClient()) as client:
+        with pytest.raises(RequestFailed) as caught:
+            client.request("GET", wire.url, HEADERS, None, (0.2, 0.2))
+        assert caught.value.code == pycurl.E_OPERATION_TIMEDOUT
+        assert caught.value.was_sent
         assert len(wire.requests) == 1
