@@ -23,10 +23,11 @@ from .options import (
     JsonOption,
     LimitOption,
     QueueOption,
-    check_unique,
     id_argument,
     note_hidden_queues,
+    only_match,
     open_inspector,
+    show_parameters,
     time_option,
 )
 
@@ -67,10 +68,8 @@ def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
         chosen = _filter(**{name: values.pop(name) for name in options})
         command(which=chosen, **values)
 
-    parameters = [*(own[name] for name in own if name != "which"), *options.values()]
-    keyword_only = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in parameters]
-    with_filter.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
-    with_filter.__annotations__ = {**_filter.__annotations__, **command.__annotations__}
+    others = (own[name] for name in own if name != "which")
+    show_parameters(with_filter, [*others, *options.values()])
     return with_filter
 
 
@@ -169,14 +168,11 @@ _add_command("delete", "deleted", help="Delete dead letters permanently, by id o
 
 def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
     """Return the queue and the whole id of the one dead letter whose id starts with ``id``."""
-    if not id:  # an unset shell variable, which would match every dead letter
-        raise typer.BadParameter("expected the id of a dead letter, got an empty text")
-    found = inspector.dead_ids(id, queue, limit=CANDIDATES + 1)
-    if not found:
+    found = only_match(id, "dead letter", inspector.dead_ids(id, queue, limit=CANDIDATES + 1))
+    if found is None:
         if queue is None:
             note_hidden_queues(inspector)
         raise NoSuchDeadLetter(
             f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
         )
-    check_unique(id, "dead letter", found)
-    return found[0]
+    return found

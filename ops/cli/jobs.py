@@ -16,8 +16,8 @@ from .options import (
     CANDIDATES,
     JsonOption,
     QueueOption,
-    check_unique,
     id_argument,
+    only_match,
     open_inspector,
 )
 
@@ -105,11 +105,8 @@ def show_job(
 ) -> None:
     """Show a job as JSON, with its payload, which may contain personal data."""
     inspector = open_inspector(queue)
-    if not id:  # an unset shell variable, which would match every job
-        raise typer.BadParameter("expected the id of a job, got an empty text")
-    matches = inspector.ids(id, queue, limit=CANDIDATES + 1)
-    check_unique(id, "job", matches)
-    where, whole = matches[0] if matches else (queue, id)
+    match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
+    where, whole = match or (queue, id)
     found = inspector.find(whole, where)
     if found is None:
         raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Annotated, Any
@@ -57,15 +57,17 @@ def id_argument(help: str, metavar: str = "ID") -> Any:
     return typer.Argument(parser=_parse_id, metavar=metavar, help=help)
 
 
-def check_unique(prefix: str, what: str, found: Sequence[tuple[str, str]]) -> None:
-    """Check that a prefix matches at most one id.
+def only_match(prefix: str, what: str, found: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return the one match of a prefix: where, and the whole id; None without a match.
 
     Args:
-        what: the kind of thing, for the error.
-        found: up to ``CANDIDATES + 1`` matches: where, and the whole id.
+        what: the kind of thing, for the error about several matches.
+        found: up to ``CANDIDATES + 1`` matches.
     """
+    if not prefix:  # an unset shell variable, which would match everything
+        raise typer.BadParameter(f"expected the id of a {what}, got an empty text")
     if len(found) <= 1:
-        return
+        return found[0] if found else None
     names = [
         f"{shown_id(id)} ({where})" if where else shown_id(id) for where, id in found[:CANDIDATES]
     ]
@@ -103,7 +105,7 @@ def _parse_time(text: str) -> float:
 
 def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option ``--import`` to a command: the modules are imported before it runs."""
-    own = inspect.signature(command, eval_str=True)
+    own = inspect.signature(command, eval_str=True).parameters
 
     @wraps(command)
     def importing(*, imports: list[str] | None = None, **values: Any) -> Any:
@@ -114,13 +116,15 @@ def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
     option = inspect.Parameter(
         "imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ImportOption
     )
-    keyword_only = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in own.parameters.values()
-    ]
-    importing.__signature__ = inspect.Signature([*keyword_only, option])  # type: ignore[attr-defined]
-    importing.__annotations__ = {**command.__annotations__, "imports": ImportOption}
+    show_parameters(importing, [*own.values(), option])
     return importing
+
+
+def show_parameters(wrapper: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> None:
+    """Let Typer read these parameters, all keyword-only, from the wrapper of a command."""
+    shown = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    wrapper.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {each.name: each.annotation for each in shown}
 
 
 def add_import_option(group: typer.Typer) -> typer.Typer:

@@ -19,7 +19,7 @@ from ...core.errors import ConfigError, FormrelayError, SinkError
 from ...core.printable import shown_id
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
-from .options import CANDIDATES, JsonOption, LimitOption, check_unique, id_argument
+from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
 
 if TYPE_CHECKING:
     from ...actors.webhooks.delivery_log import Attempt
@@ -130,11 +130,11 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
 def _whole_endpoint_id(prefix: str) -> str:
     """Return the id of the one endpoint that begins with a prefix; the prefix if there is none."""
     ids = [record.id for record in _registry().all()]
-    found = [id for id in ids if prefix and id.startswith(prefix)]
-    if prefix in found or not found:
+    found = [("", id) for id in ids if prefix and id.startswith(prefix)]
+    if ("", prefix) in found:
         return prefix
-    check_unique(prefix, "endpoint", [("", id) for id in found])
-    return found[0]
+    match = only_match(prefix, "endpoint", found)
+    return match[1] if match else prefix
 
 
 def _whole_id(prefix: str) -> str | None:
@@ -143,9 +143,8 @@ def _whole_id(prefix: str) -> str | None:
     if name:
         queue = get_settings().webhooks.queue
         found = get_broker().inspector.ids(name, queue, limit=CANDIDATES + 1)
-        check_unique(prefix, "webhook", found)
-        if found:
-            return found[0][1]
+        if match := only_match(prefix, "webhook", found):
+            return match[1]
     with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
         return _whole_webhook_id(prefix)
     return None
@@ -157,9 +156,9 @@ def _whole_webhook_id(prefix: str) -> str | None:
 
     if not prefix:
         return None
-    found = webhooks_like(prefix, limit=CANDIDATES + 1)
-    check_unique(prefix, "webhook", [("", id) for id in found])
-    return found[0] if found else None
+    found = [("", id) for id in webhooks_like(prefix, limit=CANDIDATES + 1)]
+    match = only_match(prefix, "webhook", found)
+    return match[1] if match else None
 
 
 def _resend(id: str) -> str:
