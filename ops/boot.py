@@ -193,7 +193,7 @@ def _check_clickhouse() -> None:
 
 def is_embedded_clickhouse(url: str | None) -> bool:
     """Whether ClickHouse runs inside the process, and so in one process at a time."""
-    return (url or "").startswith("chdb://")
+    return (url or "").lower().startswith("chdb://")
 
 
 def become_workers(

@@ -44,7 +44,7 @@ def find_state(
     url = section.secret("state_url")
     if url is None:
         return of_broker
-    if url.startswith("memory:"):
+    if url.lower().startswith("memory:"):  # URLs have schemes in any case
         return None
     from .redis.connection import connect_redis, redis_address
 

@@ -130,8 +130,10 @@ def test_an_invalid_job_is_an_error_of_one_line_and_is_not_sent(
     assert '"waiting": 1' not in queues.stdout
 
 
-def test_a_second_process_cannot_use_an_embedded_clickhouse(tmp_path: Path) -> None:
-    env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1"}
+@pytest.mark.parametrize("scheme", ["chdb", "CHDB"])
+def test_a_second_process_cannot_use_an_embedded_clickhouse(tmp_path: Path, scheme: str) -> None:
+    url = f"{scheme}://{tmp_path}/events"
+    env = {"BROKER": "embedded", "API_URL": "http://127.0.0.1:1", "CLICKHOUSE_URL": url}
     done = run("worker", "--processes", "2", cwd=tmp_path, env=env)
     (line,) = done.stderr.splitlines()
     assert "only one process at a time can open chdb://" in line
