@@ -85,8 +85,8 @@ class CoalescingConsumer(RelayConsumer):
                     self._received.extend(self._inner.receive_buffered())
                 self._more_are_waiting = len(self._received) >= _LARGE_FETCH
                 if not self._received and now >= deadline:
-                    # Even while a batch is open: Dramatiq's thread checks whether it is to pause
-                    # or stop once a timeout.
+                    # Even while a batch is open: Dramatiq's thread checks once per timeout whether
+                    # it is to pause or stop.
                     return None
             while self._received:
                 ready = self._add(self._received.popleft(), now)

@@ -27,7 +27,6 @@ from .settlement import Replacement, Settlement, Write, rescheduled, settlement_
 
 logger = logging.getLogger("formrelay.brokers")
 
-
 #: Seconds for which a closing consumer waits for running attempts before it interrupts them, and
 #: for which it waits for interrupted attempts.
 _FINISH_SECONDS, _INTERRUPT_SECONDS = 60.0, 5.0
@@ -51,7 +50,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self.queue_name = queue_name
         self.prefetch = prefetch
         self.timeout = timeout_ms / 1000
-        #: Whether the consumer is closing: it delivers no more messages, and still settles.
+        #: Whether the consumer is closing: it delivers no more messages, but still settles.
         self.is_closing = False
         self._throttles = broker.throttles(queue_name)
         self._finish_lock = Lock()
@@ -98,7 +97,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         connection alive and send its settlements. The call by ``close()`` then finds nothing to
         wait for.
         """
-        with self._finish_lock:  # close() may come while the consumer thread is in here
+        with self._finish_lock:  # close() may run while the consumer thread runs this
             self.is_closing = True
             self.requeue(self.broker.async_runner.take_back(self.queue_name))
             now = self.broker.clock.monotonic()
@@ -161,8 +160,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """
         settlement = self._settlement(delivery, outcome)
         if isinstance(delivery, Batch):
-            # The consumer needs the parts until the settlement is applied; Dramatiq needs them
-            # no more.
+            # The consumer needs the parts until the settlement is applied; Dramatiq no longer
+            # needs them.
             self.apply(settlement, delivery.copy())
             delivery.release()
         else:
@@ -205,7 +204,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         return fresh
 
     def _settle_raw(self, delivery: Delivery, error: Exception) -> Settlement:
-        """Dead-letter the bytes as received: the message cannot be encoded again."""
+        """Dead-letter the bytes as received, because the message cannot be encoded again."""
         logger.critical(
             "could not encode a message; dead-lettered its bytes as received",
             extra={"queue": self.queue_name, "message_id": delivery.message_id},
@@ -253,7 +252,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Decode a message from the queue.
 
         Bytes that cannot be decoded are quarantined. A message with an ``eta`` in the future,
-        which only a stock producer writes, is scheduled for that time.
+        which only stock producers write, is scheduled for that time.
 
         Args:
             tag: the handle by which the consumer settles the delivery.

@@ -107,7 +107,7 @@ class BrokerContract(dramatiq.Broker, ABC):
         """Delete the waiting and scheduled messages of a queue; return their number."""
 
     def in_flight_limit(self, queue_name: str) -> int | None:
-        """Maximum messages in flight of ``async`` actors on a queue; None for no limit."""
+        """Maximum number of running messages of ``async`` actors on a queue; None: no limit."""
         numbers = [
             actor.options["in_flight"]
             for actor in self.actors.values()

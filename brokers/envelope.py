@@ -63,7 +63,7 @@ class Envelope:
 
 
 class Undecodable(BrokerError):
-    """The bytes are neither a message nor a job."""
+    """The bytes are neither a message nor a plain job."""
 
 
 def encode(message: Message[Any]) -> bytes:
@@ -73,7 +73,7 @@ def encode(message: Message[Any]) -> bytes:
 
     Raises:
         InvalidJob: an argument is not JSON (a set, a time, NaN, a lone surrogate), contains an
-            integer of more than 64 bit, or is nested too deeply.
+            integer of more than 64 bits, or is nested too deeply.
     """
     fields = message.asdict()
     try:
@@ -252,7 +252,7 @@ def decode_or_quarantine(
 
     Args:
         now: unix time in seconds, for the failure.
-        failure: why the message was dead-lettered, if that is stored beside the body.
+        failure: why the message was dead-lettered, if that is stored next to the body.
     """
     if failure is None or failure.reason is not Reason.UNDECODABLE:
         try:
@@ -305,7 +305,7 @@ def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
     """Check that :func:`encode` can encode the decoded fields again without loss.
 
     Raises:
-        Undecodable: an integer has more than 64 bit (orjson reads a float), or the fields are
+        Undecodable: an integer has more than 64 bits (orjson reads a float), or the fields are
             nested too deeply.
     """
     if _may_be_deeper(data, MAX_LEVELS) and (
@@ -317,7 +317,9 @@ def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:
         try:
             json.loads(data, parse_int=_check_integer)
         except ValueError:
-            raise Undecodable("expected integers of at most 64 bit, got a larger integer") from None
+            raise Undecodable(
+                "expected integers of at most 64 bits, got a larger integer"
+            ) from None
 
 
 def _check_integer(text: str) -> None:

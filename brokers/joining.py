@@ -22,8 +22,8 @@ class JoiningBroker(BrokerContract):
     """
 
     fail_fast_default = False
-    #: How often in a row a queue must be found empty.
-    _looks = 1
+    #: Number of consecutive checks that must find the queue empty.
+    _empty_checks = 1
 
     @property
     @abstractmethod
@@ -53,7 +53,7 @@ class JoiningBroker(BrokerContract):
             timeout: milliseconds; None waits without a limit.
             fail_fast: whether to raise if the queue has a dead letter afterwards. None:
                 ``fail_fast_default``.
-            interval: milliseconds between two looks at the queue.
+            interval: milliseconds between two checks of the queue.
 
         Raises:
             QueueNotFound: the queue is not declared in this process.
@@ -68,10 +68,10 @@ class JoiningBroker(BrokerContract):
 
     def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        looks = 0
+        checks = 0
         while True:
-            looks = looks + 1 if self.is_drained(queue_name) else 0
-            if looks == self._looks:
+            checks = checks + 1 if self.is_drained(queue_name) else 0
+            if checks == self._empty_checks:
                 return
             left = interval if deadline is None else deadline - time.monotonic()
             if left <= 0:

@@ -63,7 +63,7 @@ class Delivery(MessageProxy):
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)
-        # Copied: MessageProxy.__getattr__ is ten times slower and used ten times a message.
+        # Copied: MessageProxy.__getattr__ is ten times slower and used ten times per message.
         self.queue_name = message.queue_name
         self.actor_name = message.actor_name
         self.args = message.args

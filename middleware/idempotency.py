@@ -111,7 +111,7 @@ class Idempotency(Middleware):
             logger.warning("could not store the result under its idempotency key", extra=about)
 
     def _alert(self, why: str) -> None:
-        """Log that jobs wait for the store, once per interval."""
+        """Log that jobs wait for the store, at most once per interval."""
         now = self._clock.monotonic()
         if now >= self._logged_at + _LOG_INTERVAL:
             self._logged_at = now
@@ -133,7 +133,7 @@ def remember(actor: dramatiq.Actor[Any, Any]) -> None:
     """Make an actor with the option ``idempotency`` return a stored result instead of running.
 
     Raises:
-        ValueError: the actor takes batches, or is asynchronous.
+        ValueError: the actor also has ``batch_size`` or ``in_flight``.
     """
     if actor.options.get("idempotency") is None:
         return

@@ -45,8 +45,8 @@ class RabbitBroker(RelayBroker):
         ConfigError: the URL is invalid, or max_priority is not 1 to 255.
     """
 
-    #: A message between two queues, or on its way to this process, is in no count.
-    _looks = 3
+    # A message between two queues, or on its way to this process, is in no count.
+    _empty_checks = 3
 
     def __init__(
         self,
@@ -149,12 +149,12 @@ class RabbitBroker(RelayBroker):
             ) from None
 
     def drop_waiting(self, queue_name: str) -> int:
-        """Drop the waiting messages of a queue, but no dead letters.
+        """Delete the waiting messages of a queue, but no dead letters.
 
-        Scheduled messages are not dropped, because all queues share the delay queues.
+        Scheduled messages are kept, because all queues share the delay queues.
 
         Returns:
-            Number of messages dropped.
+            Number of messages deleted.
         """
         with self.client.connection([queue_name]) as connection:
             return int(connection.call(spec.Queue.Purge(queue=queue_name)).message_count)

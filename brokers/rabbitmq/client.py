@@ -337,7 +337,7 @@ class _Call:
                     self.nacked.append(position)
 
     def with_counts(self, error: BrokerUnavailable | ChannelClosed) -> BrokerError:
-        """The error, extended by how many messages are on their queues."""
+        """Return the error, with the number of messages that are on their queues in its text."""
         taken = self._count - len(self.waiting) - len(self.nacked)
         text = "; nothing was enqueued"
         if self.is_sent:

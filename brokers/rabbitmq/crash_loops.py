@@ -258,7 +258,7 @@ class Quarantine:
         """Replace the message by a copy that counts this run.
 
         Called by the worker thread that is about to run the message, or by the async runner's
-        thread for calls that wait.
+        quarantine thread.
 
         Raises:
             BrokerUnavailable, BrokerRefused: the message must not run.
@@ -307,7 +307,7 @@ class Quarantine:
         tag, has_arrived = awaited
         subscription.acknowledge(tag.delivery_tag)
         # The actor must not start before RabbitMQ has the acknowledgement: if the process died at
-        # once, the original would be redelivered beside its copy, after every crash.
+        # once, the original would be redelivered in addition to its copy, after every crash.
         subscription.synchronise()
         tag.replace(content.delivery_tag)
         has_arrived.set()

@@ -302,7 +302,7 @@ def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
         attempt: number of attempts before.
     """
     for death in _deaths(headers):
-        queue, count, time = death.get("queue"), death.get("count"), death.get("time")
+        queue, count, at = death.get("queue"), death.get("count"), death.get("time")
         if isinstance(queue, str) and queue.startswith(OWN_PREFIX):
             # A delay queue: the message was due, and no work queue took it.
             reason, text = Reason.UNDELIVERABLE, "its queue did not exist when it was due"
@@ -317,7 +317,7 @@ def death_in(headers: Mapping[str, Any], *, attempt: int) -> Failure | None:
             reason=reason,
             error="RabbitMQ",
             message=f"dead-lettered by RabbitMQ{where}: {text}{times}",
-            at=_iso(time),
+            at=_iso(at),
             attempt=attempt,
             worker="rabbitmq",
         )
@@ -332,7 +332,7 @@ def _deaths(headers: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from sorted(deaths, key=lambda death: str(death.get("queue", "")).startswith(OWN_PREFIX))
 
 
-def _iso(time: object) -> str:
-    if not isinstance(time, datetime):
+def _iso(at: object) -> str:
+    if not isinstance(at, datetime):
         return ""
-    return iso((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+    return iso((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())

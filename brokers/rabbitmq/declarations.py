@@ -106,7 +106,7 @@ class Declared:
                 self._unanswered |= dict.fromkeys(map(_name, left), now + _SKIP_SECONDS)
                 raise
             found, left = left[: len(answers)], left[len(answers) :]
-            if not may_configure:  # whoever declared these has bound them
+            if not may_configure:  # the user that declared these has bound them
                 skipped |= {_name(declaration) for declaration in found if not declaration.passive}
             if refusal is None:
                 break

@@ -45,7 +45,7 @@ logger = logging.getLogger("formrelay.brokers")
 
 #: Seconds to wait until no process reads the dead letters, before they are counted.
 _COUNT_TIMEOUT = 2.0
-#: Maximum number of older dead letters to read for the newest.
+#: Maximum number of older dead letters to read in order to find the newest.
 _MAX_SCANNED = 500
 
 
@@ -118,9 +118,8 @@ class RabbitInspector(Inspector):
             return management.in_flight(queue)
         except (BrokerUnavailable, BrokerRefused) as error:
             # The other counts are still correct.
-            logger.warning(
-                "cannot count the messages in flight", extra={"error_message": error.message}
-            )
+            extra = {"queue": queue, "error_message": error.message}
+            logger.warning("cannot count the messages in flight", extra=extra)
             return None
 
     def browse(

@@ -20,7 +20,7 @@ def check_rights(connection: Connection, topology: Topology, queues: Iterable[st
         queues: work queues that are declared.
 
     Returns:
-        For each missing right without which a promise is weaker: a sentence about it.
+        One line for each missing right without which a promise is weaker.
 
     Raises:
         ChannelClosed: a right is missing without which workers or publishers fail.

@@ -142,7 +142,7 @@ def client_properties() -> dict[str, object]:
 
 
 def no_answer(where: str, timeout: float, error: OSError) -> BrokerUnavailable:
-    """The error for a server that cannot be reached, or not any more."""
+    """The error for a server that does not answer, or no longer answers."""
     is_timeout = isinstance(error, TimeoutError)
     cause = error.strerror or str(error) or type(error).__name__
     if is_timeout:
@@ -157,12 +157,12 @@ def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | N
     """The error for a connection that the server closed; None if it did not refuse the user."""
     if close.reply_code == ACCESS_REFUSED:
         return BrokerRefused(
-            f"expected RabbitMQ at {where} to accept our user and password, it refused them: "
-            "check RABBITMQ_URL"
+            f"expected RabbitMQ at {where} to accept the user and password of RABBITMQ_URL, it "
+            "refused them: check both"
         )
     if close.reply_code == NOT_ALLOWED:
         return BrokerRefused(
-            f"expected RabbitMQ at {where} to let our user into the virtual host, it refused "
+            f"expected RabbitMQ at {where} to let the user into the virtual host, it refused "
             f"({close.reply_text}): check the path of RABBITMQ_URL and the user's permissions"
         )
     return None

@@ -29,8 +29,8 @@ from .connection import Connection
 
 #: Consumer tags.
 WORK_TAG, QUARANTINE_TAG = "work", "trial"
-#: Messages per second, and the number added to the prefetch from that rate on (30 to 100 ms of
-#: work).
+#: A rate in messages per second, and the number that is added to the prefetch at that rate and
+#: above (30 to 100 ms of work).
 _LEVELS = ((0, 0), (1_000, 64), (4_000, 400))
 #: The largest prefetch that AMQP can express.
 MAX_PREFETCH = 65_535
@@ -269,7 +269,7 @@ class Unacked:
     Attributes:
         count: number of messages that worker threads have, as of the last :meth:`collect`.
         released: number of tags released since the start.
-        alone: the tag of a final quarantine run, beside which no message may be delivered.
+        alone: the tag of a final quarantine run, during which no other message may be delivered.
         wakes: becomes readable when a sleeping receiving thread has tags to collect.
     """
 

@@ -100,7 +100,7 @@ class QueueCommands:
     # -- consuming ---------------------------------------------------------------------
 
     def remove_done(self, queue: str, bodies: dict[bytes, bytes]) -> None:
-        """Remove messages that this worker has done and another worker has taken over.
+        """Remove messages that this worker has finished and another worker has taken over.
 
         Args:
             bodies: body by id, as this worker received it. A message that now has another body

@@ -276,7 +276,7 @@ class RedisInspector(Inspector):
                 died = [{"died": None if score is None else score / 1000} for score in scores]
                 yield self._pages.entries(name, State.DEAD, chunk, bodies, died)
 
-    # -- helpers ---------------------------------------------------------------------------
+    # -- internal --------------------------------------------------------------------------
 
     def _adopt_dead(self, queue: str) -> None:
         """Adopt the dead letters of stock workers and older versions.

@@ -69,7 +69,7 @@ def test_a_wrong_rabbitmq_password_is_one_line_without_it(
     url = f"amqp://guest:a-wrong-one@{parts.hostname}:{parts.port}{parts.path}"
     done = run("queues", cwd=tmp_path, env={"RABBITMQ_URL": url})
     (line,) = done.stderr.splitlines()
-    assert "refused them: check RABBITMQ_URL" in line
+    assert "accept the user and password of RABBITMQ_URL, it refused them" in line
     assert "a-wrong-one" not in done.stderr
     assert done.returncode == 1
 

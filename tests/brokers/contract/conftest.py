@@ -18,7 +18,7 @@ from tests.support.harness import Harness, flush_embedded
 from tests.support.waiting import wait_until
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), max_message_bytes=10_000)
-#: Tests that the broker in memory cannot have, by name or file, each with the reason. Tests of
+#: Tests that the in-memory broker cannot have, by name or file, each with the reason. Tests of
 #: restarts, dead workers and connections are in ``../redis`` and ``../rabbitmq``.
 NOT_IN_MEMORY = {
     "test_odd_ids.py": "other programs cannot write to it, and its ids are text",
@@ -30,7 +30,7 @@ NOT_IN_MEMORY = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that the broker in memory cannot have."""
+    """Deselect the tests that the in-memory broker cannot have."""
     left_out = [item for item in items if _is_not_in_memory(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

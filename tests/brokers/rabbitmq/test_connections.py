@@ -115,11 +115,11 @@ def test_user_and_password_may_contain_any_character(
             harness = make_harness(url=f"amqp://{user}:{written}@{place}/{unique}")
             harness.broker.ping()
         harness = make_harness(url=f"amqp://{user}:wrong@{place}/{unique}")
-        with pytest.raises(BrokerRefused, match="accept our user and password") as raised:
+        with pytest.raises(BrokerRefused, match="accept the user and password") as raised:
             harness.broker.ping()
         assert "wrong" not in str(raised.value)
         harness = make_harness(url=f"amqp://{user}:{encoded}@{place}/not-there")
-        with pytest.raises(BrokerRefused, match="let our user into the virtual host"):
+        with pytest.raises(BrokerRefused, match="let the user into the virtual host"):
             harness.broker.ping()
     finally:
         api(base, f"users/{user}", method="DELETE")

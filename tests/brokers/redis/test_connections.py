@@ -211,7 +211,7 @@ def test_sentinels_and_servers_with_passwords_and_tls(
             works(RedisBroker(f"{url}&sentinel_password={quote(theirs)}"), unique)
             works_as_state(f"{url}&sentinel_password={quote(theirs)}")
             for wrong in (url, f"{url}&sentinel_password=hunter2"):
-                with pytest.raises(BrokerUnavailable, match="take our user and password") as said:
+                with pytest.raises(BrokerUnavailable, match="accept the user and password") as said:
                     RedisBroker(wrong).ping()
                 assert "hunter2" not in str(said.value)
 
