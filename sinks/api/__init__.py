@@ -1,6 +1,6 @@
 """The client of the Django API, which saves submissions, partials and payments."""
 
-from .answers import SavedSubmission, SubmissionWebhook
 from .client import Api
+from .responses import SavedSubmission, SubmissionWebhook
 
 __all__ = ["Api", "SavedSubmission", "SubmissionWebhook"]

@@ -18,7 +18,7 @@ from ...core.errors import ConfigError, SinkPermanent, SinkTransient, SinkUnread
 from ...core.process import current_pid
 from ..http import ClientCertificate
 from ..http.blocking import BlockingClient, RequestFailed
-from .answers import SavedSubmission, connection_error, parse_json, parse_submission, refuse
+from .responses import SavedSubmission, connection_error, parse_json, parse_submission, refuse
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")

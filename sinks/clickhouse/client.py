@@ -51,7 +51,7 @@ class ClickHouse(ABC):
         Args:
             table: name of the table.
             columns: names of the columns, in the order of ``data``.
-            data: one sequence of values a column, all of the same length; times are aware
+            data: one sequence of values per column, all of the same length; times are aware
                 datetimes.
             token: deduplication token: the server drops a second block with the same token.
                 Not sent to servers before :data:`MODERN`, which have no tokens.
@@ -198,7 +198,7 @@ def parse_targets(url: str, defaults: Target) -> list[Target]:
 
     Args:
         url: see :func:`.connect`.
-        defaults: whatever the URL does not contain.
+        defaults: the values of parts that the URL does not contain.
 
     Raises:
         ConfigError: the URL or the database's name is malformed. The message does not quote the

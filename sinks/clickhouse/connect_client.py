@@ -19,7 +19,7 @@ from .client import (
     parse_version,
     token_settings,
 )
-from .errors import hush_drivers, sink_error
+from .errors import filter_driver_logs, sink_error
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class ConnectClickHouse(HostClickHouse):
     def __init__(self, target: Target, *, extra: str) -> None:
         super().__init__(target)
         self._connect = import_driver("clickhouse_connect", extra=extra)
-        hush_drivers()
+        filter_driver_logs()
 
     @abstractmethod
     def _client(self) -> Any:

@@ -106,7 +106,7 @@ def _acquire(path: str) -> None:
             raise _forked(_opened.path, _opened.pid)
         elif _opened.path != path:
             raise ConfigError(
-                f"expected one chdb:// folder a process, got '{path}' while '{_opened.path}' "
+                f"expected one chdb:// folder per process, got '{path}' while '{_opened.path}' "
                 "is open: close that folder first, or use a ClickHouse server"
             )
         else:
@@ -161,6 +161,6 @@ def _in_use(path: str, owner: str = "") -> SinkUnavailable:
     """The error for a folder that another process has open."""
     return SinkUnavailable(
         f"chdb:// folder '{path}' is in use by another process{f' ({owner})' if owner else ''}: "
-        "chdb:// allows one process a folder. Run one worker process (--processes 1), give the "
+        "chdb:// allows one process per folder. Run one worker process (--processes 1), give the "
         "other a folder of its own, or use a ClickHouse server"
     )

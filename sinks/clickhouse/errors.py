@@ -68,7 +68,7 @@ BUSY = {
     364: "RECEIVED_ERROR_TOO_MANY_REQUESTS",
     999: "KEEPER_EXCEPTION",
 }
-#: The server is slow or the connection broke: whether it has inserted the rows is unknown.
+#: The server is slow or the connection broke: it is unknown whether it has inserted the rows.
 BROKEN_OFF = {
     3: "UNEXPECTED_END_OF_FILE",
     32: "ATTEMPT_TO_READ_AFTER_EOF",
@@ -112,7 +112,7 @@ BAD_ROWS = {
     441: "CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING",
     469: "VIOLATED_CONSTRAINT",
 }
-#: What the codes mean: their names, the error, and its message.
+#: The groups of codes: code by name, class of the error, and its message.
 MEANINGS: tuple[tuple[dict[int, str], type[SinkError], str], ...] = (
     (
         REFUSED_USER,
@@ -203,7 +203,7 @@ class WithoutTraceback(logging.Filter):
         return True
 
 
-def hush_drivers() -> None:
+def filter_driver_logs() -> None:
     """Keep payload values out of the drivers' log records. Idempotent."""
     for name in ("clickhouse_driver.connection", *_CONNECT_LOGGERS):
         logger = logging.getLogger(name)

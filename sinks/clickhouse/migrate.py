@@ -106,7 +106,7 @@ def _names(missing: list[Migration], retentions: list[Retention]) -> list[str]:
 
 
 def notes(client: ClickHouse, schema: Schema | None = None) -> list[str]:
-    """Describe settings that are not applied, or not safely, a line each.
+    """Describe settings that are not applied, or are unsafe; one line for each.
 
     Raises:
         SinkError: a query failed.

@@ -22,7 +22,7 @@ from .client import (
     parse_version,
     token_settings,
 )
-from .errors import hush_drivers, sink_error
+from .errors import filter_driver_logs, sink_error
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class NativeClickHouse(HostClickHouse):
         self._local = threading.local()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
-        hush_drivers()
+        filter_driver_logs()
 
     def _insert(
         self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str | None

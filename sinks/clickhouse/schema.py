@@ -160,15 +160,15 @@ def check_cluster(client: ClickHouse, schema: Schema) -> None:
     lacking = _MACROS - {name for (name,) in client.query("SELECT macro FROM system.macros")}
     if lacking:
         raise ConfigError(
-            f"expected ClickHouse to have the macros shard and replica for CLICKHOUSE_CLUSTER, got "
-            f"none of the name {' and '.join(sorted(lacking))}: add <macros> to its configuration"
+            "expected ClickHouse to have the macros shard and replica for CLICKHOUSE_CLUSTER, it "
+            f"lacks {' and '.join(sorted(lacking))}: add <macros> to its configuration"
         )
     for table, engine in _engines(client, schema):
         if not engine.startswith(("Replicated", "Shared")):
             raise ConfigError(
                 f"expected {table} to be replicated, because CLICKHOUSE_CLUSTER is set, got "
-                f"{engine}: it was made without. Unset CLICKHOUSE_CLUSTER, or take another "
-                "CLICKHOUSE_DATABASE and copy the rows (docs/clickhouse.md)"
+                f"{engine}: it was created without a cluster. Unset CLICKHOUSE_CLUSTER, or set "
+                "another CLICKHOUSE_DATABASE and copy the rows (docs/clickhouse.md)"
             )
 
 
@@ -178,14 +178,15 @@ def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
         return
     if isinstance(client, FailoverClickHouse):
         yield (
-            "CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER no cluster: the tables are "
-            "made on one host alone, unless they are one host or the database replicates itself"
+            "CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER is not set: the tables are "
+            "created on one host only, unless all names are one host or the database replicates "
+            "itself"
         )
     for table, engine in _engines(client, schema):
         if engine.startswith("Replicated"):
             yield (
                 f"{table} is replicated ({engine}) and CLICKHOUSE_CLUSTER is not set: new tables "
-                "are made on one host alone; set it to the name of the cluster"
+                "are created on one host only; set it to the name of the cluster"
             )
             return
 

@@ -1,4 +1,4 @@
-"""libcurl handles: options, requests, responses, and how a forked process treats them.
+"""libcurl handles: options, requests, responses, and handles in a forked process.
 
 If a kept connection breaks before a response, libcurl sends the request again on a new connection,
 although the receiver may have acted on the first request. Two measures prevent that:
@@ -121,8 +121,8 @@ def is_stale(sockets: Iterable[int]) -> bool:
 class Callbacks:
     """The callbacks of one handle, which collect the response of one request at a time.
 
-    libcurl calls them several times a request and blocks the event loop meanwhile, so they do only
-    what cannot wait until the request has ended.
+    libcurl calls them several times per request and blocks the event loop meanwhile, so they do
+    only what cannot wait until the request has ended.
 
     Attributes:
         status: HTTP status of the last status line; 0 if there is no valid status line.

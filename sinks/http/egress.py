@@ -51,7 +51,7 @@ _PERMANENT = frozenset({400, 413, 414, 422, 501})
 #: HTTP status 410 (Gone), which is always permanent.
 _GONE = 410
 _DEFAULT_HEADERS = {"content-type": "application/json", "user-agent": "formrelay"}
-#: Where a person sets the client certificate.
+#: The variable of the client certificate, for error texts.
 _CERTIFICATE = "WEBHOOK_CLIENT_CERT_FILE"
 _HAS_HTTP2 = bool(pycurl.version_info()[4] & pycurl.VERSION_HTTP2)
 #: Maximum number of receivers remembered that speak only HTTP/2.

@@ -31,7 +31,7 @@ class Resolver:
     """Resolves host names. Safe to share between threads; a forked process starts without a cache.
 
     Args:
-        timeout: maximum wait for a look-up. Its thread goes on until the system gives up.
+        timeout: maximum wait for a look-up. Its thread continues until the system gives up.
     """
 
     def __init__(self, *, timeout: timedelta) -> None:

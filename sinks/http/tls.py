@@ -1,4 +1,4 @@
-"""Client certificates, and what a failed TLS connection means.
+"""Client certificates, and the causes of failed TLS connections.
 
 libcurl reports many different failures with the same number, so the cause is found in its text
 (OpenSSL's and GnuTLS's names of TLS alerts, RFC 8446, section 6.2). The text itself is not passed
@@ -62,9 +62,9 @@ _SERVER_CERTIFICATE = re.compile(r"(?:problem|verify result): (.+?)(?: \(\d+\))?
 
 
 def certificate_hint(status: int, body: bytes, variable: str) -> str:
-    """What nginx says of client certificates, which it asks for before it reads the request.
+    """Explain a response of nginx about client certificates; empty for any other response.
 
-    Empty for any other response.
+    nginx sends it before the request reaches the application.
     """
     if status != 400:  # nginx's own 495 and 496 are sent as 400
         return ""
@@ -95,7 +95,7 @@ def needs_http2(code: int, text: str) -> bool:
 def certificate_failure(
     code: int, text: str, variable: str, *, has_certificate: bool
 ) -> str | None:
-    """What is wrong with our client certificate; None if the failure has another cause.
+    """The problem with our client certificate; None if the failure has another cause.
 
     After this failure, the server has done nothing with the request.
 
@@ -122,7 +122,7 @@ def certificate_failure(
 
 
 def handshake_failure(code: int, text: str, variable: str, *, has_certificate: bool) -> str | None:
-    """The causes of TLS 1.2's alert for two of them; None if the failure is another."""
+    """The two possible causes of TLS 1.2's handshake alert; None for any other failure."""
     if code != pycurl.E_SSL_CONNECT_ERROR or "alert handshake failure" not in text.lower():
         return None
     if has_certificate:
@@ -131,9 +131,9 @@ def handshake_failure(code: int, text: str, variable: str, *, has_certificate: b
 
 
 def lost_connection_hint(code: int, variable: str, *, has_certificate: bool) -> str:
-    """What a connection with TLS that broke while it was new may mean besides a broken network.
+    """A hint for a new TLS connection that broke: the receiver may miss a client certificate.
 
-    The reset of a closed connection overtakes the alert that tells the cause.
+    The reset of a closed connection may overtake the alert that tells the cause.
     """
     if code not in _AFTER_HANDSHAKE:
         return ""

@@ -1,7 +1,7 @@
 """Runs webhook requests in an asyncio event loop, through libcurl's multi interface.
 
 libcurl's sockets are registered with a separate selector, and the event loop watches only that
-selector. libcurl changes the events of its sockets four times a request: with ``add_reader`` and
+selector. libcurl changes the events of its sockets four times per request: with ``add_reader`` and
 ``add_writer``, these changes would take a tenth of the CPU time of a request (docs/adr/0011).
 """
 
@@ -148,7 +148,7 @@ class _Driver:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        # Callers keep a timer that fires earlier, because libcurl changes the time twice a request.
+        # Callers keep a timer that fires earlier: libcurl changes the time twice per request.
         # That timer is set again when it fires.
         if self._timer is not None:
             self._timer.cancel()

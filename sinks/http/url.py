@@ -47,7 +47,9 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
     if len(url) > _MAX_CHARACTERS:
         raise InvalidJob(f"expected a url of at most {_MAX_CHARACTERS} characters")
     if _CONTROL.search(url) or "\\" in url or url != url.strip():
-        raise InvalidJob("expected a url without control characters, backslashes or outer spaces")
+        raise InvalidJob(
+            "expected a url without control characters, backslashes, leading or trailing spaces"
+        )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -37,7 +37,7 @@ def test_a_second_process_gets_an_error_with_the_pid_of_the_first(url: str) -> N
     pid, _, rest = run("two_processes", url).partition(" ")
     assert rest.startswith("SinkUnavailable: ")
     assert f"in use by another process ({pid})" in rest
-    assert "one process a folder" in rest
+    assert "one process per folder" in rest
     assert len(rest.splitlines()) == 1
 
 
@@ -60,7 +60,7 @@ def test_a_second_folder_is_an_error_until_the_first_is_closed(
     tmp_path: Path,
 ) -> None:
     first, second, third = run("two_folders", f"chdb://{tmp_path}").splitlines()
-    assert first.startswith("ConfigError: expected one chdb:// folder a process")
+    assert first.startswith("ConfigError: expected one chdb:// folder per process")
     assert second == "ConfigError"
     assert third == "no error"
 

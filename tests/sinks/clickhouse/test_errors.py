@@ -20,7 +20,7 @@ from formrelay.sinks.clickhouse.errors import (
     MEANINGS,
     TableUnready,
     by_code,
-    hush_drivers,
+    filter_driver_logs,
     sink_error,
 )
 
@@ -106,8 +106,8 @@ def test_an_exception_without_a_code_is_classified_by_type_and_phase(
 
 
 def test_drivers_log_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    hush_drivers()
-    hush_drivers()
+    filter_driver_logs()
+    filter_driver_logs()
     logger = logging.getLogger("clickhouse_connect.driver.transform")
     assert len(logger.filters) == 1
     try:

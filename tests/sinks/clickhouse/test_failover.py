@@ -181,5 +181,5 @@ def test_a_read_only_replica_is_skipped(pair: Pair, client: ClickHouse) -> None:
 
 def test_several_hosts_without_a_cluster_are_reported(client: ClickHouse) -> None:
     [note] = migrate.notes(client)
-    assert note.startswith("CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER no cluster")
+    assert note.startswith("CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER is not set")
     assert migrate.notes(client, Schema(cluster="pair")) == []
