@@ -1,4 +1,4 @@
-"""Enqueues what follows a saved submission, partial or payment: its webhooks and its event."""
+"""Enqueues the webhooks and the event of a saved submission, partial or payment."""
 
 from __future__ import annotations
 

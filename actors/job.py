@@ -30,7 +30,6 @@ _EMPTY: tuple[Any, ...] = ({}, _NO_METADATA.wire())
 _PARTS = ("payload", "metadata")
 _NAMES = frozenset(_PARTS)
 
-
 #: The actors of this package, in import order.
 _actors: list[JobActor] = []
 _declaring = RLock()

@@ -1,4 +1,4 @@
-"""What the schemas of all jobs share: models, types of fields, errors."""
+"""Models, types of fields and errors that the schemas of all jobs share."""
 
 from __future__ import annotations
 

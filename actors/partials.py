@@ -42,7 +42,9 @@ class Partial(JobModel):
     revision: int = Field(ge=0, lt=2**63, description="Grows with each autosave.")
     answers: Answers
     updated_at: When = Field(description="ISO 8601 with an offset, from 1971 to 2104.")
-    webhook: WebhookEndpoint | None = Field(None, description="Is told of each kept revision.")
+    webhook: WebhookEndpoint | None = Field(
+        None, description="Gets a webhook for each kept revision."
+    )
 
 
 def newest(jobs: Sequence[Job[Partial]]) -> dict[str, list[int]]:
@@ -77,8 +79,8 @@ def partial_event(partial: Partial) -> dict[str, Any]:
 
 def partial_webhook(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
     """The webhook of a revision; its id is a digest of partial, revision and endpoint."""
-    whom = endpoint.id or endpoint.url
-    name = f"{partial.partial_id}\n{partial.revision}\n{whom}"
+    receiver = endpoint.id or endpoint.url
+    name = f"{partial.partial_id}\n{partial.revision}\n{receiver}"
     data = partial.wire()
     data.pop("webhook", None)
     return Outgoing(
@@ -96,7 +98,7 @@ def partial_webhook(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
     )
 
 
-#: How long partials are deferred that were not tried because the API failed for others.
+#: How long untried partials are deferred, because the API failed for other partials.
 _DEFER = timedelta(seconds=1)
 
 

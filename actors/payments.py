@@ -22,7 +22,7 @@ from ..sinks.api import SavedSubmission
 from .job import job_actor
 from .model import ApiId, Job, JobModel, only
 from .resources import api, api_throttle
-from .submissions import Submission, tell_of
+from .submissions import Submission, send_webhooks
 
 logger = logging.getLogger("formrelay.payments")
 
@@ -42,8 +42,8 @@ _STATUS = {
 def _plain(value: Any) -> Any:
     """Convert the objects of the package ``stripe`` to dictionaries, in all its versions.
 
-    Until version 12 they are dictionaries of a class of their own, later no dictionaries. Other
-    values are returned unchanged.
+    Up to version 12 they are instances of a subclass of dict, in later versions they are not.
+    Other values are returned unchanged.
     """
     if type(value) is not dict and hasattr(type(value), "to_dict"):
         value = value.to_dict()
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
             return {name: _plain(item) for name, item in value.items()}
         case list():
             return [_plain(item) for item in value]
-        case Decimal():  # the package makes it of a text
+        case Decimal():  # the package parses decimal texts
             return str(value)
         case datetime():
             return value.isoformat()
@@ -83,7 +83,7 @@ class PaymentObject(StripeModel):
     metadata: PaymentMetadata | None = None
 
     def unchecked(self, name: str) -> Any:
-        """A field of Stripe's that the schema does not check; None if it is missing."""
+        """The value of a field that the schema does not check; None if it is missing."""
         return (self.model_extra or {}).get(name)
 
 
@@ -131,7 +131,7 @@ def why_ignored(event: StripeEvent) -> str | None:
 
 @cache
 def _warn_of_missing_id(event_type: str) -> None:
-    """Log once a process that events of a type name no submission.
+    """Log once per process that events of a type name no submission.
 
     That is usual for payments of another product in the same account. Otherwise it is a mistake of
     the program that made the payment, and the submission would stay unpaid.
@@ -183,7 +183,7 @@ def update_payment(job: Job[StripeEvent]) -> None:
     if status == saved.status == "completed":
         whole = saved if saved.answers is not None else api().get_submission(id)
         if whole is not None:
-            tell_of(_submission(whole), saved.webhooks)
+            send_webhooks(_submission(whole), saved.webhooks)
 
 
 def _submission(saved: SavedSubmission) -> Submission:

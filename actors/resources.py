@@ -1,4 +1,4 @@
-"""The clients of outside systems, made from the settings once a process, at first use.
+"""The clients of outside systems, made from the settings once per process, at first use.
 
 Not earlier, because Dramatiq forks its workers: sockets and the embedded ClickHouse must not be
 shared with a parent process.
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class per_process(Generic[T]):
-    """Calls a function once a process, also when several threads call it first.
+    """Calls a function once per process, also when several threads call it first.
 
     (functools.cache would call it once for each of these threads.)
     """

@@ -46,7 +46,7 @@ def unknown_key(key: object, name: str) -> str:
 
 
 def warn_of_misspelled(actor_name: str, payload: Any, metadata: Any) -> None:
-    """Warn of such keys in a job that is about to run, once a process for each key.
+    """Warn of such keys in a job that is about to run, once per process for each key.
 
     Not an error: the job may be from a newer version or from a publisher in another language,
     whose jobs would all be dead-lettered.

@@ -21,7 +21,7 @@ from .webhooks import deliver_webhook
 
 
 class WebhookEndpoint(JobModel):
-    """An endpoint that is told of a submission or partial."""
+    """An endpoint that gets the webhook of a submission or partial."""
 
     url: str
     id: str | None = Field(None, description="The id of the endpoint, part of the webhook-id.")
@@ -42,7 +42,8 @@ class Submission(JobModel):
     )
     webhooks: list[WebhookEndpoint] | None = Field(
         None,
-        description="Endpoints to tell when it is completed; default: from the API.",
+        description="Endpoints that get a webhook when it is completed; default: the endpoints in "
+        "the API's response.",
     )
 
 
@@ -51,8 +52,8 @@ def webhook_job(submission: Submission, endpoint: WebhookEndpoint | SubmissionWe
 
     Its id is a digest of both, so a repetition has the same webhook-id.
     """
-    whom = endpoint.id or endpoint.url
-    digest = hashlib.sha256(f"{submission.submission_id}\n{whom}".encode()).hexdigest()
+    name = endpoint.id or endpoint.url
+    digest = hashlib.sha256(f"{submission.submission_id}\n{name}".encode()).hexdigest()
     return Outgoing(
         deliver_webhook,
         {
@@ -91,18 +92,18 @@ def save_submission(job: Job[Submission]) -> None:
     saved = api().get_submission(submission.submission_id) if job.attempt > 1 else None
     saved = saved or api().save_submission(data)
     if saved.status == "completed":
-        tell_of(submission, saved.webhooks)
+        send_webhooks(submission, saved.webhooks)
 
 
-def tell_of(submission: Submission, named: Sequence[SubmissionWebhook]) -> None:
+def send_webhooks(submission: Submission, from_api: Sequence[SubmissionWebhook]) -> None:
     """Send the webhooks of a completed submission.
 
     Args:
         submission: the completed submission.
-        named: the endpoints of the API's response, for a submission that names none.
+        from_api: the endpoints in the API's response, for a submission that names none.
 
     Raises:
-        BrokerUnavailable, BrokerRefused: some endpoints may have been told.
+        BrokerUnavailable, BrokerRefused: some webhooks may have been sent.
     """
-    endpoints = named if submission.webhooks is None else submission.webhooks
+    endpoints = from_api if submission.webhooks is None else submission.webhooks
     fan_out(webhook_job(submission, endpoint) for endpoint in endpoints)

@@ -3,7 +3,7 @@
 ::
 
     FormrelayError
-    ├── ConfigError             an environment variable is wrong
+    ├── ConfigError             a variable or an option of an actor is wrong
     │   ├── NotConfigured       no broker is configured
     │   └── InvalidPolicy       a retry policy is wrong
     ├── InvalidJob              a job does not fit its schema; nothing was enqueued
@@ -13,7 +13,7 @@
     │   ├── SinkTransient       it may accept the job later
     │   │   ├── SinkUnavailable no connection could be made; nothing was sent
     │   │   ├── SinkBusy        it is overloaded and accepted nothing
-    │   │   └── SinkUnready     a person has to act: a table, a permission or a password is missing
+    │   │   └── SinkUnready     an operator has to act: a table, permission or password is missing
     │   └── SinkPermanent       it will never accept this job
     └── PartsFailed             some parts of a batch failed, each with its own error
 
@@ -75,7 +75,7 @@ class InvalidJob(FormrelayError):
 
 
 class BrokerError(FormrelayError):
-    """The broker did not do what was asked."""
+    """The broker did not execute an operation."""
 
 
 class NotNow(FormrelayError):
@@ -123,7 +123,7 @@ class SinkBusy(SinkTransient):
 
 
 class SinkUnready(SinkTransient):
-    """An outside system is not set up: a person has to act."""
+    """An outside system is not set up: an operator has to act."""
 
 
 class SinkPermanent(SinkError):

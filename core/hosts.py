@@ -101,7 +101,7 @@ def _check_unicode_label(label: str) -> None:
         is_valid = False
     if not is_valid:
         raise InvalidHost(
-            "expected a host name whose labels are valid by UTS 46, got one with a misplaced "
+            "expected a host name whose labels are valid by UTS 46, got a misplaced "
             "joiner, combining mark or writing direction"
         )
 

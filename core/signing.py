@@ -63,8 +63,9 @@ def check_secrets(secrets: Sequence[str]) -> None:
     """Check that :func:`sign` can sign with these secrets.
 
     Raises:
-        InvalidJob: there is no secret, or a secret is blank, has outer spaces or control
-            characters, is not base64 after ``whsec_``, or has the prefix of another kind of key.
+        InvalidJob: there is no secret, or a secret is blank, has leading or trailing
+            spaces or control characters, is not base64 after ``whsec_``, or has the prefix of
+            another kind of key.
     """
     if not secrets:
         raise InvalidJob("expected at least one signing secret, got none")
@@ -176,8 +177,8 @@ def _text(secret: str) -> bytes:
     if secret != secret.strip() or _CONTROL.search(secret):
         # Often the line end of a file, which the receiver does not have in its secret.
         raise InvalidJob(
-            "expected a signing secret without outer spaces, line ends and control characters, "
-            "got one: remove them"
+            "expected a signing secret without leading or trailing spaces, line ends and control "
+            "characters, got one with them: remove them"
         )
     try:
         return secret.encode()

@@ -28,8 +28,8 @@ logger = logging.getLogger("formrelay.workers")
 _BACKOFF = Exponential(base=timedelta(seconds=1), cap=timedelta(seconds=30))
 #: Maximum factor for the size and the wait of a batch.
 _MAX_STRETCH = 8
-#: Successful batches in a row after which the factor is halved.
-_CALM = 20
+#: Number of successful batches in a row after which the factor is halved.
+_SUCCESSES_TO_SHRINK = 20
 
 
 class Throttle:
@@ -44,12 +44,12 @@ class Throttle:
         self.title = title or sink
         #: The factor for the size and the wait of a batch.
         self.stretch = 1
-        #: Whether the last attempt failed. Consumers read this first, once a message.
+        #: Whether the last attempt failed. Consumers read this first, once per message.
         self.is_tripped = False
         self._sink = sink
         self._lock = Lock()
         self._timer = BackoffTimer(clock)
-        self._calm = 0
+        self._successes = 0
 
     @property
     def allowance(self) -> int | None:
@@ -86,10 +86,10 @@ class Throttle:
                 return  # this attempt was under way when the circuit opened
             self._timer.fail(_BACKOFF, at_least=error.retry_after)
             if isinstance(error, SinkBusy):
-                self.stretch, self._calm = min(2 * self.stretch, _MAX_STRETCH), 0
+                self.stretch, self._successes = min(2 * self.stretch, _MAX_STRETCH), 0
             is_first, self.is_tripped = not self.is_tripped, True
         if is_first:
-            # An error if a person has to act; a warning if the failure may pass by itself.
+            # An error if an operator has to act; a warning if the failure may pass by itself.
             level = logging.ERROR if isinstance(error, SinkUnready) else logging.WARNING
             about = {"sink": self._sink, "error_message": str(error), "code": error.code}
             logger.log(level, "pausing consumption: %s is unavailable", self.title, extra=about)
@@ -102,9 +102,9 @@ class Throttle:
                 return  # this attempt began before the circuit opened
             was_tripped, self.is_tripped = self.is_tripped, False
             self._timer.reset()
-            self._calm += 1
-            if self._calm >= _CALM:
-                self.stretch, self._calm = max(1, self.stretch // 2), 0
+            self._successes += 1
+            if self._successes >= _SUCCESSES_TO_SHRINK:
+                self.stretch, self._successes = max(1, self.stretch // 2), 0
         if was_tripped:
             about = {"sink": self._sink}
             logger.info("resuming consumption: %s is available", self.title, extra=about)

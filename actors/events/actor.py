@@ -1,4 +1,4 @@
-"""``event.record``: inserts analytics events into ClickHouse, many messages a block."""
+"""``event.record``: inserts analytics events into ClickHouse, many messages per block."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ _backoffs = TableBackoffs()
     throttle=clickhouse_throttle,
 )
 def record_events(jobs: list[Job[list[Event]]]) -> None:
-    """Insert the events of all jobs, a block a table. A refused row fails its own job only."""
+    """Insert the events of all jobs, one block per table. A refused row fails its own job only."""
     blocks: defaultdict[str, dict[int, list[Row]]] = defaultdict(dict)  # by table and job
     router = _router()
     failures: dict[int, BaseException] = {}

@@ -8,7 +8,7 @@
   older versions.
 - ``registry_sync.py``: synchronizes limiter and registry once a second.
 - ``delivery_log.py``: records every attempt in ClickHouse.
-- ``resources.py``: makes these objects from the settings, once a process.
+- ``resources.py``: makes these objects from the settings, once per process.
 """
 
 from __future__ import annotations

@@ -44,7 +44,6 @@ from .resources import egress, max_deliveries_in_flight, registry_sync
 _MAX_RESPONSE_CHARACTERS = 2048
 _URL_SEPARATORS = re.compile("[/?&=]")
 
-
 T = TypeVar("T")
 
 

@@ -293,7 +293,7 @@ def test_the_version_before_a_secret_is_no_part_of_its_key() -> None:
 @pytest.mark.parametrize(
     ("secret", "said"),
     [
-        (f" {SECRET}", "outer spaces"),
+        (f" {SECRET}", "leading or trailing spaces"),
         ("a secret from a file\n", "line ends"),
         ("a\tb", "control characters"),
         (SECRET.upper(), "begins with 'whsec_', or any text, got 'WHSEC_…'.*check its prefix"),
