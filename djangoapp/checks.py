@@ -28,7 +28,7 @@ _BROKER_HINT = (
     "FORMRELAY = {'REDIS_URL': 'redis://host:6379/0'} in settings.py, or REDIS_URL or "
     "RABBITMQ_URL in the environment."
 )
-_KEEP_HINT = "It is for tests: remove it from the settings of production."
+_KEEP_HINT = "It is for tests: remove it from the production settings."
 _ORDER_HINT = (
     "Do not call get_settings() or get_broker(), or send a job, in settings.py or before "
     "django.setup()."

@@ -1,7 +1,7 @@
 """Keeping jobs instead of sending them, for tests: ``FORMRELAY_KEEP_JOBS = True``.
 
-As Django keeps e-mail in ``django.core.mail.outbox``. Jobs are checked as usual, by ``enqueue`` and
-by ``send`` alike; no connection to the broker is made.
+Works like ``django.core.mail.outbox``. Jobs are checked as usual, by ``enqueue`` and by ``send``;
+no connection to the broker is made.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def check_sends_jobs() -> None:
     """
     if keeps_jobs():
         raise ConfigError(
-            f"expected {_SETTING} to be False for a worker, got True: its jobs could send no "
-            "others; the setting is for tests"
+            f"expected {_SETTING} to be False for a worker, got True: its jobs could not send "
+            "other jobs; the setting is for tests"
         )
 
 

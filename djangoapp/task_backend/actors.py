@@ -29,7 +29,7 @@ from .results import TaskResults
 from .running import call
 from .task import options_of
 
-logger = logging.getLogger("formrelay.django")
+logger = logging.getLogger("formrelay.djangoapp")
 
 _lock = RLock()
 _actors: TaskActors | None = None
@@ -113,7 +113,7 @@ class TaskActors:
             return None
         try:
             task = import_string(path)
-            # Never another function, which the writer of a message could choose.
+            # Never another function: the sender of a message must not choose what a worker calls.
             if not isinstance(task, api.Task) or task.module_path != path:
                 return None
             task = task.using(backend=alias) if alias else task

@@ -74,7 +74,7 @@ class FormrelayBackend(api.BaseTaskBackend):
         if not is_queue_name(task.queue_name):
             raise api.InvalidTask(
                 f"Queue {task.queue_name!r} is not valid for backend: expected letters, digits, "
-                "'.', '_' and '-', from a letter or '_' on."
+                "'.', '_' and '-', beginning with a letter or '_'."
             )
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -84,8 +84,8 @@ class FormrelayBackend(api.BaseTaskBackend):
             A task result; ``enqueued_at`` is None until the task is sent.
 
         Raises:
-            InvalidTask: the task cannot be run: its queue, priority or path, or it is due later
-                than in 30 days.
+            InvalidTask: the task cannot be run: its queue, priority or path is wrong, or it is
+                due in more than 30 days.
             NotJson, MessageTooLarge: the arguments are not JSON, or too large.
             ConfigError: the configuration is wrong.
             BrokerUnavailable, BrokerRefused: the broker did not accept the task.
@@ -140,7 +140,7 @@ class FormrelayBackend(api.BaseTaskBackend):
         yield from check_backend(self)
 
     def _add_dead_letter(self, result: Any) -> None:
-        """Complete the result of a task that was dead-lettered without a worker's hook.
+        """Complete the result of a task that was dead-lettered outside a worker's hooks.
 
         Example: a task that kills its workers. RabbitMQ has no look-up by id.
         """
@@ -196,5 +196,5 @@ def _check_queue(queue: str) -> None:
     settings = get_settings()
     if queue in own_queues(settings):
         raise api.InvalidTask(
-            f"expected a queue other than those of formrelay's own actors, got {queue!r}"
+            f"expected a queue other than the queues of formrelay's own actors, got {queue!r}"
         )

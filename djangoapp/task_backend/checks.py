@@ -21,12 +21,12 @@ def own_queues(settings: Settings) -> set[str]:
 
 
 def check_package() -> Iterator[CheckMessage]:
-    """W007: django-tasks is used and is no installed app."""
+    """W007: django-tasks is used, but is not an installed app."""
     if django.VERSION < (6, 0) and not apps.is_installed("django_tasks"):
         yield Warning(
-            "TASKS uses the package django-tasks, and 'django_tasks' is not in INSTALLED_APPS: "
+            "TASKS uses the package django-tasks, but 'django_tasks' is not in INSTALLED_APPS: "
             "its checks of TASKS do not run, and it logs nothing",
-            hint="Add it.",
+            hint="Add 'django_tasks' to INSTALLED_APPS.",
             id="formrelay.W007",
         )
 
@@ -36,7 +36,7 @@ def check_backend(backend: Any) -> Iterator[CheckMessage]:
     where = f"TASKS[{backend.alias!r}]"
     if not apps.is_installed("formrelay.djangoapp"):
         yield Error(
-            f"{where} uses formrelay, and 'formrelay.djangoapp' is not in INSTALLED_APPS",
+            f"{where} uses formrelay, but 'formrelay.djangoapp' is not in INSTALLED_APPS",
             hint="Add it: it reads the setting FORMRELAY and starts workers.",
             id="formrelay.E005",
         )

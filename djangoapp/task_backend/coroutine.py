@@ -11,23 +11,26 @@ from typing import Any
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
-#: Seconds after which a waiting thread looks whether it is interrupted (time limit, shutdown).
+#: Seconds between two checks of a waiting thread for an interrupt (time limit, shutdown).
 _CHECK_SECONDS = 0.2
 #: Maximum number of seconds that a cancelled task gets to end.
 _END_SECONDS = 5.0
 
 
 def run_coroutine(
-    loop: asyncio.AbstractEventLoop, start: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    loop: asyncio.AbstractEventLoop,
+    function: Callable[..., Awaitable[Any]],
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Run a coroutine function in an event loop; block until it returns.
 
     An interrupt of this thread (Dramatiq's ``TimeLimitExceeded`` or ``Shutdown``) cancels the
     coroutine and is raised when it has ended.
     """
-    attempt = _Attempt()
+    run = _CancellableRun()
     try:
-        future = asyncio.run_coroutine_threadsafe(attempt.run(start, args, kwargs), loop)
+        future = asyncio.run_coroutine_threadsafe(run.start(function, args, kwargs), loop)
         while True:
             try:
                 return future.result(timeout=_CHECK_SECONDS)
@@ -35,14 +38,14 @@ def run_coroutine(
                 if future.done():  # raised by the coroutine itself
                     raise
     except BaseException:
-        attempt.cancel(loop)
+        run.cancel(loop)
         raise
 
 
-class _Attempt:
+class _CancellableRun:
     """One run of a coroutine function, which another thread can cancel at any time.
 
-    Not by its future: an interrupt may come before the thread has the future.
+    Its future would not do: an interrupt may come before the thread has the future.
     """
 
     def __init__(self) -> None:
@@ -50,8 +53,8 @@ class _Attempt:
         self._is_cancelled = False
         self._task: asyncio.Task[Any] | None = None
 
-    async def run(
-        self, start: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    async def start(
+        self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run with a thread of its own for synchronous code, as Django runs an ASGI request.
 
@@ -63,14 +66,14 @@ class _Attempt:
                 raise asyncio.CancelledError
             async with ThreadSensitiveContext():
                 try:
-                    return await start(*args, **kwargs)
+                    return await function(*args, **kwargs)
                 finally:
                     await sync_to_async(connections.close_all)()
         finally:
             self._is_over.set()
 
     def cancel(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel it and wait until it has ended; does nothing if it has."""
+        """Cancel the run and wait until it has ended; does nothing if it has ended already."""
         if not self._is_over.is_set():
             self._is_cancelled = True
             loop.call_soon_threadsafe(self._cancel)

@@ -18,7 +18,7 @@ from . import api
 from .actors import task_actors
 from .backend import FormrelayBackend
 
-logger = logging.getLogger("formrelay.django")
+logger = logging.getLogger("formrelay.djangoapp")
 
 _OURS = "formrelay.djangoapp"
 

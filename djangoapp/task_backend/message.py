@@ -34,7 +34,7 @@ def is_queue_name(name: str) -> bool:
 def broker_priority(priority: int) -> int:
     """Map a task's priority (-100 to 100) to a message's (0 to 9).
 
-    0 is 4; each priority above 0 is more than that of 0, and each below 0 is less.
+    0 becomes 4, a negative priority 0 to 3, and a positive priority 5 to 9.
     """
     if priority > 0:
         return _MIDDLE + 1 + (priority - 1) * _LEVELS // 100
@@ -99,7 +99,7 @@ def make_message(result: Any, actor_name: str, *, has_priorities: bool) -> Messa
 
 
 def result_of(message: Any, declared: Any) -> Any:
-    """Make the result of a task that is sent, without what its earlier attempts have added.
+    """Make the result of a task that is sent, without the results of its earlier attempts.
 
     Args:
         message: a Dramatiq message, or a delivery.
@@ -134,13 +134,13 @@ def set_fields(result: Any, **fields: Any) -> None:
 
 
 def from_millis(millis: int) -> datetime:
-    """A time of Django's kind: aware if ``USE_TZ`` is set."""
+    """Convert unix milliseconds to a datetime, which is aware if ``USE_TZ`` is set."""
     at = datetime.fromtimestamp(millis / 1000, UTC)
     return at if settings.USE_TZ else timezone.make_naive(at)
 
 
 def due_at(run_after: datetime) -> float:
-    """The unix seconds of a time of Django's kind."""
+    """Convert a datetime, aware or in Django's time zone, to unix seconds."""
     return (
         run_after if timezone.is_aware(run_after) else timezone.make_aware(run_after)
     ).timestamp()

@@ -19,7 +19,7 @@ from ...state.redis.results import RedisResultStore
 from . import api
 from .message import TASK, new_result, sent_task, set_fields
 
-logger = logging.getLogger("formrelay.django")
+logger = logging.getLogger("formrelay.djangoapp")
 
 #: Minimum time for which the record of a task that is not finished is kept, from its due time.
 _UNFINISHED = timedelta(days=7)
@@ -61,7 +61,7 @@ class TaskResults:
         return _from_record(id, record, task)
 
     def put(self, result: Any, actor_name: str, keep: timedelta) -> None:
-        """Store a result; only logs that the store is unavailable, since the task goes on."""
+        """Store a result; only logs that the store is unavailable, since the task continues."""
         if not result.is_finished:
             keep = max(keep, _UNFINISHED) + _until(result.task.run_after)
         try:

@@ -1,4 +1,4 @@
-"""Runs one attempt of a task and keeps what it returned."""
+"""Runs one attempt of a task and keeps its return value."""
 
 from __future__ import annotations
 

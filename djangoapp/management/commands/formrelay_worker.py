@@ -22,8 +22,8 @@ class Command(BaseCommand):
     """Start formrelay's workers."""
 
     help = (
-        "Start workers for formrelay's jobs and for the actors in actors.py and tasks.py of "
-        "installed apps."
+        "Start workers for formrelay's jobs, and for the actors and tasks in actors.py and "
+        "tasks.py of installed apps."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def _queues(options: dict[str, Any]) -> list[str] | None:
     if not found:
         raise CommandError(
             "expected a backend 'formrelay.djangoapp.tasks.FormrelayBackend' in the setting TASKS "
-            "for --tasks, got none: see docs/django.md",
+            "for --tasks, got none: see docs/django-tasks.md",
             returncode=2,
         )
     return sorted({*found, *(queues or ())})
