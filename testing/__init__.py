@@ -1,4 +1,4 @@
-"""Tools for testing actors: a broker in memory, a clock that a test can move, a worker.
+"""Tools for testing actors: an in-memory broker, a clock that a test can move, a worker.
 
 :class:`MemoryBroker` keeps the semantics of the real brokers: decoding, middleware, retries,
 batches, async actors and settlement are the code of :mod:`formrelay.brokers`; only the queues are

@@ -1,4 +1,4 @@
-"""The broker in memory: no server, no thread of its own."""
+"""The in-memory broker: no server, no thread of its own."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from .inspector import MemoryInspector
 from .limits import with_limits
 from .queues import MemoryQueues
 
-#: Seconds of each wait of ``join()``; settlements end a wait early.
-_LOOK = 0.02
-#: Seconds after which ``join()`` says that no worker takes the messages of its queue.
-_NO_WORKER = 2.0
+#: Seconds between two checks of ``join()``; a change of the queues ends the wait early.
+_CHECK_SECONDS = 0.02
+#: Seconds after which ``join()`` raises because no worker takes the messages of its queue.
+_NO_WORKER_SECONDS = 2.0
 _ADVICE = ", and no worker: use the fixture formrelay_worker, or running_worker(broker)"
-#: Seconds by which the clock is moved beyond the time at which something is due.
-_BEYOND = 0.002
+#: Seconds by which the clock is moved beyond the time at which a message or batch is due.
+_MARGIN_SECONDS = 0.002
 
 
 class MemoryBroker(RelayBroker):
     """Queues in the memory of this process, for tests.
 
-    Sending, middleware, retries, batches, async actors, settlement and dead letters are those of
-    the real brokers. ``join()`` moves the clock to the next retry instead of waiting for it.
+    Sending, middleware, retries, batches, async actors, settlement and dead letters are the code
+    of the real brokers. ``join()`` moves the clock to the next retry instead of waiting for it.
 
     Args:
         options: as of the real brokers.
         clock: the clock of delays, retries, ages and idempotency keys.
-        join_timeout: limit of a ``join()`` that names none, so that no test hangs.
+        join_timeout: the ``timeout`` of a ``join()`` without one, so that no test hangs.
 
     Attributes:
         clock: ``clock.move(timedelta(hours=1))`` makes the messages of the next hour due.
-        fail_fast_default: whether ``join()`` raises the exception of a dead-lettered job, as that
-            of Dramatiq's StubBroker does.
+        fail_fast_default: whether ``join()`` raises the exception of a dead-lettered job, as
+            Dramatiq's StubBroker does.
     """
 
     clock: MovableClock
@@ -123,8 +123,8 @@ class MemoryBroker(RelayBroker):
     def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
         """Wait until the messages of a queue are processed.
 
-        While nothing runs and nothing waits, the clock is moved to the next scheduled message of
-        the queue, or to the end of a batch's wait. So retries after hours take no time.
+        While no job runs and none waits, the clock is moved to the next scheduled message of the
+        queue, or to the end of a batch's wait. So retries after hours take no time.
 
         Args:
             timeout: milliseconds; None: the broker's ``join_timeout``.
@@ -141,13 +141,13 @@ class MemoryBroker(RelayBroker):
                 waited = time.monotonic() - began
                 if waited >= timeout / 1000:
                     raise self._timed_out(queue_name, timeout)
-                if waited >= _NO_WORKER and queue_name not in self.consumed_queues():
+                if waited >= _NO_WORKER_SECONDS and queue_name not in self.consumed_queues():
                     raise self._timed_out(queue_name, timeout, _ADVICE)
                 self._fast_forward(queue_name)
-                changed.wait(min(_LOOK, timeout / 1000 - waited))
+                changed.wait(min(_CHECK_SECONDS, timeout / 1000 - waited))
 
     def _fast_forward(self, queue_name: str) -> None:
-        """Move the clock to the next event of a queue, if nothing runs or can run now.
+        """Move the clock to the next due time of a queue, if no job runs or can run now.
 
         While a job runs, time passes as usual: otherwise a job that is deferred until another job
         ends would move the clock on and on, and let that job's locks expire.
@@ -165,7 +165,7 @@ class MemoryBroker(RelayBroker):
                 at = consumer.next_batch
                 due += [] if at is None else [at - self.clock.monotonic()]
         if due:
-            self.clock.move(timedelta(seconds=max(0.0, min(due)) + _BEYOND))
+            self.clock.move(timedelta(seconds=max(0.0, min(due)) + _MARGIN_SECONDS))
 
     def _raise_dead(self, queue_name: str, fail_fast: bool) -> None:
         """Raise the exception of the oldest dead-lettered job; DeadLettered if it raised none."""

@@ -18,7 +18,7 @@ from .queues import MemoryQueue, MemoryQueues, Stored
 
 
 class MemoryConsumer(RelayConsumer):
-    """Takes one message at a time, so that a message that did not start is still waiting.
+    """Takes one message at a time: a message that has not started is still waiting.
 
     Attributes:
         max_long_runs: maximum number of long-running async attempts that do not count against
@@ -110,7 +110,7 @@ class MemoryConsumer(RelayConsumer):
         with self._queues.changed:
             for message in messages:
                 assert isinstance(message, Delivery)
-                self._queue.put_back(message.tag)
+                self._queue.requeue(message.tag)
             self._queues.changed.notify_all()
 
     def close(self) -> None:
@@ -120,13 +120,13 @@ class MemoryConsumer(RelayConsumer):
 class MemoryBatches(CoalescingConsumer):
     """Collects the messages of batch actors, and marks the messages that it delivers.
 
-    The actors of a test are often declared while its worker runs, so that batches and limits
-    are not those of the start.
+    The actors of a test are often declared while its worker runs, so batches and limits are
+    updated then.
     """
 
     def __init__(self, inner: MemoryConsumer, queues: MemoryQueues) -> None:
         super().__init__(inner, {})
-        self._memory = inner
+        self._memory_consumer = inner
         self._queues = queues
         self._known: list[object] = []
 
@@ -149,7 +149,7 @@ class MemoryBatches(CoalescingConsumer):
             self._known = actors
             self._batching = self.broker.batching(self.queue_name)
             self._throttles = self.broker.throttles(self.queue_name)
-            self._memory.adapt(self._batching)
+            self._memory_consumer.adapt(self._batching)
 
     def close(self) -> None:
         self.is_closing = True
@@ -169,7 +169,7 @@ def _deliveries(delivery: Delivery) -> Iterable[Delivery]:
 
 
 def _causes(delivery: Delivery) -> dict[str, BaseException | None]:
-    """What the attempt raised, by message id."""
+    """The exception of the attempt, by message id."""
     error = delivery.exception
     if not isinstance(delivery, Batch):
         return {delivery.message_id: error}

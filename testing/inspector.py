@@ -1,4 +1,4 @@
-"""The inspector of queues in memory. Each answer is of one moment."""
+"""The inspector of queues in memory. Each result is a consistent snapshot."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class MemoryInspector(Inspector):
         self, broker: BrokerContract, queues: MemoryQueues, consumed: Callable[[], set[str]]
     ) -> None:
         super().__init__(broker)
-        self._stored = queues
+        self._memory = queues
         self._consumed = consumed
         self._clock = broker.clock
 
     # -- looking -----------------------------------------------------------------------
 
     def other_queues(self) -> set[str]:
-        with self._stored.changed:
-            used = {queue.name for queue in self._stored if queue.live or queue.dead}
+        with self._memory.changed:
+            used = {queue.name for queue in self._memory if queue.live or queue.dead}
         return used - self._broker.queues
 
     def ids(
@@ -61,8 +61,8 @@ class MemoryInspector(Inspector):
         return self._ids(prefix, queue, limit, lambda stored: [*stored.live, *stored.dead])
 
     def counts(self, queue: str) -> QueueCounts:
-        with self._stored.changed:
-            found = self._stored[queue]
+        with self._memory.changed:
+            found = self._memory[queue]
             found.move_due()
             return QueueCounts(
                 queue,
@@ -88,9 +88,9 @@ class MemoryInspector(Inspector):
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
     ) -> Page:
         seen = _parse_cursor(state, cursor)
-        with self._stored.changed:
-            self._stored[queue].move_due()
-            every = sorted(_places(self._stored[queue], state), key=lambda entry: entry[0])
+        with self._memory.changed:
+            self._memory[queue].move_due()
+            every = sorted(_places(self._memory[queue], state), key=lambda entry: entry[0])
         if seen is not None:
             every = [entry for entry in every if entry[0] > seen]
         page = every[:limit]
@@ -100,8 +100,8 @@ class MemoryInspector(Inspector):
 
     def find(self, id: str, queue: str | None = None) -> Entry | None:
         for name in self._queues(queue):
-            with self._stored.changed:
-                found = self._stored[name]
+            with self._memory.changed:
+                found = self._memory[name]
                 found.move_due()
                 stored = found.live.get(id) or found.dead.get(id)
             if stored is not None:
@@ -109,12 +109,12 @@ class MemoryInspector(Inspector):
         return None
 
     def run_now(self, queue: str, id: str) -> bool:
-        with self._stored.changed:
-            stored = self._stored[queue].live.get(id)
+        with self._memory.changed:
+            stored = self._memory[queue].live.get(id)
             if stored is None or stored.state is not State.SCHEDULED:
                 return False
-            self._stored[queue].run_now(stored)
-            self._stored.changed.notify_all()
+            self._memory[queue].run_now(stored)
+            self._memory.changed.notify_all()
             return True
 
     def workers(self) -> list[WorkerInfo]:
@@ -125,17 +125,17 @@ class MemoryInspector(Inspector):
     # -- pausing -----------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:
-        with self._stored.changed:
-            self._stored[queue].is_paused = True
+        with self._memory.changed:
+            self._memory[queue].is_paused = True
 
     def resume(self, queue: str) -> None:
-        with self._stored.changed:
-            self._stored[queue].is_paused = False
-            self._stored.changed.notify_all()
+        with self._memory.changed:
+            self._memory[queue].is_paused = False
+            self._memory.changed.notify_all()
 
     def is_paused(self, queue: str) -> bool:
-        with self._stored.changed:
-            return self._stored[queue].is_paused
+        with self._memory.changed:
+            return self._memory[queue].is_paused
 
     # -- dead letters ------------------------------------------------------------------
 
@@ -150,8 +150,8 @@ class MemoryInspector(Inspector):
         return self._letters(queue)[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        with self._stored.changed:
-            stored = self._stored[queue].dead.get(id)
+        with self._memory.changed:
+            stored = self._memory[queue].dead.get(id)
         return None if stored is None else self._entry(queue, stored)
 
     def dead_ids(
@@ -168,8 +168,8 @@ class MemoryInspector(Inspector):
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         for name in self._queues(queue):
-            with self._stored.changed:
-                ids = ids_of(self._stored[name])
+            with self._memory.changed:
+                ids = ids_of(self._memory[name])
             if prefix in ids:
                 return [(name, prefix)]
             found += [(name, id) for id in ids if id.startswith(prefix)]
@@ -184,21 +184,21 @@ class MemoryInspector(Inspector):
         else:
             ids = set(which)
             matches = lambda letter: letter.id in ids  # noqa: E731 - one of two conditions
-        with self._stored.changed:
+        with self._memory.changed:
             for name in self._queues(queue):
                 found = [letter for letter in self._letters(name) if matches(letter)]
                 for letter in [] if dry_run else found:
-                    del self._stored[name].dead[letter.id]
+                    del self._memory[name].dead[letter.id]
                     if action == "replay":
                         body = encode_for_replay(letter.message)
                         priority = priority_in(letter.message.options)
-                        self._stored[name].add(letter.id, body, None, priority)
+                        self._memory[name].add(letter.id, body, None, priority)
                 yield len(found)
-            self._stored.changed.notify_all()
+            self._memory.changed.notify_all()
 
     def _letters(self, queue: str) -> list[Entry]:
-        with self._stored.changed:
-            stored = list(self._stored[queue].dead.values())
+        with self._memory.changed:
+            stored = list(self._memory[queue].dead.values())
         return [self._entry(queue, letter) for letter in stored]
 
     def _entry(self, queue: str, stored: Stored) -> Entry:

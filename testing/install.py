@@ -1,4 +1,4 @@
-"""Makes a broker in memory the broker of this process."""
+"""Makes a :class:`.MemoryBroker` the broker of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _broker: MemoryBroker | None = None
 
 
 def use_memory_broker() -> MemoryBroker:
-    """Make a broker in memory the broker of this process; return it.
+    """Make a :class:`.MemoryBroker` the broker of this process, and return it.
 
     Call it before the modules with actors are imported. ``get_broker()`` then returns it, plain
     ``@dramatiq.actor`` uses it, and the settings need no broker. Further calls return the same

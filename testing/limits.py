@@ -1,4 +1,4 @@
-"""Dramatiq's ``max_age`` and ``time_limit`` as a test needs them."""
+"""Dramatiq's middleware for ``max_age`` and ``time_limit``, adapted to tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MovableAgeLimit(AgeLimit):
 class StoppableTimeLimit(TimeLimit):
     """Checks time limits while a worker runs, in a thread that ends with the worker.
 
-    Dramatiq's thread is started by its command line alone, and never ends.
+    Dramatiq's own thread is started only by its command line, and never ends.
     """
 
     def __init__(self, time_limit: float) -> None:
@@ -60,7 +60,7 @@ class StoppableTimeLimit(TimeLimit):
 
 
 def with_limits(middleware: list[Middleware], clock: Clock) -> list[Middleware]:
-    """Replace Dramatiq's two middlewares in a list; their subclasses stay."""
+    """Replace Dramatiq's AgeLimit and TimeLimit in a list; subclasses of them stay."""
 
     def replaced(one: Any) -> Middleware:
         if type(one) is AgeLimit:

@@ -1,4 +1,4 @@
-"""A pytest plugin: the broker in memory, emptied for each test, and a worker.
+"""A pytest plugin: the in-memory broker, emptied for each test, and a worker.
 
 ``addopts = "-p formrelay.testing.plugin"`` in the configuration of pytest loads it before Django
 and before conftest.py. Projects without this line never import it.
@@ -20,13 +20,13 @@ from .workers import running_worker
 # A wrapper runs before the plugin of Django, which imports the project in the same hook.
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests() -> Generator[None, object, object]:
-    """Use the broker in memory before any module with actors is imported."""
+    """Use the in-memory broker before any module with actors is imported."""
     _use()
     return (yield)
 
 
 def pytest_configure() -> None:
-    """Use the broker in memory if a conftest.py names this plugin."""
+    """Use the in-memory broker if a conftest.py names this plugin."""
     _use()
 
 
@@ -39,7 +39,7 @@ def _use() -> None:
 
 @pytest.fixture
 def formrelay_broker() -> Iterator[MemoryBroker]:
-    """The broker in memory, without messages, dead letters and idempotency keys."""
+    """The in-memory broker, without messages, dead letters and idempotency keys."""
     broker = use_memory_broker()
     broker.reset()
     yield broker

@@ -1,4 +1,4 @@
-"""The queues of the broker in memory.
+"""The queues of the in-memory broker.
 
 The callers of every method hold :attr:`MemoryQueues.changed`.
 
@@ -92,8 +92,8 @@ class MemoryQueue:
         stored.place = next(self.places)
         self._push_again(stored)
 
-    def put_back(self, stored: Stored) -> None:
-        """Put a message in flight back at its old place."""
+    def requeue(self, stored: Stored) -> None:
+        """Put a message in flight back on the queue, at its old place."""
         if stored in self.in_flight:
             self.in_flight.discard(stored)
             stored.is_given = False
@@ -104,14 +104,14 @@ class MemoryQueue:
         heappush(self.waiting, (-stored.priority, stored.place, stored))
 
     def move_due(self) -> None:
-        """Make the scheduled messages wait that are due."""
+        """Move the scheduled messages that are due to the waiting messages."""
         now = to_millis(self.clock.time())
         # Not at the same millisecond: due times are rounded down, and no message may be early.
         while self.scheduled and self.scheduled[0][0] < now:
             self.push(heappop(self.scheduled)[2])
 
     def take(self) -> Stored | None:
-        """Take the next message; None if the queue is paused or nothing waits."""
+        """Take the next message; None if the queue is paused or no message waits."""
         self.move_due()
         if self.is_paused or not self.waiting:
             return None
@@ -138,13 +138,13 @@ class MemoryQueue:
         """Apply a settlement.
 
         Args:
-            causes: what the attempts raised, by message id.
+            causes: the exceptions of the attempts, by message id.
         """
         for replacement in settlement.replacements:
             ours = [tag for tag in replacement.tags if tag in self.in_flight]
             if len(ours) < len(replacement.tags):
                 for tag in ours:
-                    self.put_back(tag)
+                    self.requeue(tag)
                 continue
             self._remove(replacement.tags)
             for write in replacement.writes:
@@ -166,9 +166,9 @@ class MemoryQueue:
         if write.failure is not None:
             message = quarantine(body, queue_name=self.name, message_id=id, failure=write.failure)
             body = encode(message)
-        self.bury(id, body, cause)
+        self.add_dead(id, body, cause)
 
-    def bury(self, id: str, body: bytes, cause: BaseException | None = None) -> None:
+    def add_dead(self, id: str, body: bytes, cause: BaseException | None = None) -> None:
         """Add a dead letter, under another id if a dead letter has the id."""
         id = _free(id, self._dead, self.places)
         letter = Stored(id, body, place=next(self.places), state=State.DEAD, cause=cause)
@@ -204,7 +204,7 @@ class MemoryQueues:
             self.changed.notify_all()
 
     def wake(self) -> None:
-        """Let every waiting thread look again."""
+        """Wake every waiting thread, so that it checks the queues again."""
         with self.changed:
             self.changed.notify_all()
 

@@ -9,10 +9,10 @@ from dramatiq import Worker
 
 from ..brokers.base import RelayBroker
 
-#: Milliseconds of each wait of an idle thread; stopping takes about as long.
-_TIMEOUT = 20
+#: Milliseconds that an idle thread waits at a time; stopping takes about as long.
+_WAIT_MS = 20
 #: Milliseconds for running jobs to end when the worker stops.
-_STOP = 60_000
+_STOP_MS = 60_000
 
 
 @contextmanager
@@ -21,14 +21,14 @@ def running_worker(broker: RelayBroker, *, threads: int = 4) -> Iterator[Worker]
 
     Args:
         broker: any of formrelay's brokers.
-        threads: number of jobs that are not async and run at the same time.
+        threads: number of jobs that run at the same time; async actors need no thread.
     """
-    worker = Worker(broker, worker_timeout=_TIMEOUT, worker_threads=threads)
+    worker = Worker(broker, worker_timeout=_WAIT_MS, worker_threads=threads)
     try:
         worker.start()
         yield worker
     finally:
-        worker.stop(timeout=_STOP)
+        worker.stop(timeout=_STOP_MS)
         # Dramatiq leaves a middleware of the worker, which would start a consumer of the stopped
         # worker for each queue that is declared later.
         broker.remove_middleware(lambda one: getattr(one, "worker", None) is worker)

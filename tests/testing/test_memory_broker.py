@@ -1,4 +1,4 @@
-"""What the broker in memory has beyond the contract of all brokers: a clock, and ``join()``."""
+"""What the in-memory broker has beyond the contract of all brokers: a clock, and ``join()``."""
 
 from __future__ import annotations
 
