@@ -62,7 +62,7 @@ class Settings(Section):
     ) -> Settings:
         """Read the settings from the environment and, behind it, a ``.env`` file.
 
-        Logs each warning once a process.
+        Logs each warning once per process.
 
         Args:
             environ: the environment; None is the environment of this process.

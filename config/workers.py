@@ -57,7 +57,7 @@ _RETRY_DELAYS = (
 
 
 class WorkerSettings(Section):
-    """What every worker has."""
+    """The settings of every worker."""
 
     #: Whether an attempt counts if nothing was sent because the sink was unavailable.
     counts_unavailable: ClassVar[bool] = True

@@ -1,1 +1,1 @@
-"""What operators use: the command line, the worker's start, the demo."""
+"""For operators: the command line, the start of a worker, the demo."""

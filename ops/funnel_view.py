@@ -180,7 +180,7 @@ class _Bars:
         names = min(names, console.width // 3)
         texts = (self._headers, *(row[2] for row in self._rows))
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        # Three spaces separate two columns, and each edge has count space.
+        # Three spaces separate two columns, and each edge has one space.
         room = console.width - names - sum(widths) - 3 * (len(widths) + 1) - 2
         bar_width = max(_MIN_BAR_WIDTH, min(_MAX_BAR_WIDTH, room))
         table = _table()
@@ -202,7 +202,7 @@ def _table() -> Table:
 def bar(value: int, longest: int, width: int) -> str:
     """Return ``value`` as a bar of at most ``width`` characters, in eighths of a character.
 
-    The value ``longest`` has the full width. A value above 0 has at least count eighth.
+    The value ``longest`` has the full width. A value above 0 has at least one eighth.
     """
     if not value or not longest:
         return ""

@@ -29,6 +29,6 @@ def exceeding_time_limits(broker: RelayBroker) -> Iterator[str]:
             yield (
                 f"expected the time_limit of {name} to be at most {longest:g} s, half of "
                 f"RabbitMQ's consumer_timeout ({timeout.total_seconds():g} s), got {seconds:g} s: "
-                "a longer job runs a second time beside itself; lower time_limit, or raise "
+                "a longer job is started again while it still runs; lower time_limit, or raise "
                 "consumer_timeout on the server and RABBITMQ_CONSUMER_TIMEOUT_SECONDS"
             )

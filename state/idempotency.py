@@ -63,7 +63,7 @@ class Once:
 
     Attributes:
         key: makes the key from the message's arguments; None for a message that always runs.
-        store: returns the store, called once a message; None for the broker's store.
+        store: returns the store, called once per message; None for the broker's store.
         keep: how long a result is kept; None for ``IDEMPOTENCY_KEEP_HOURS``.
         lock: how long the lock of a dead worker lasts.
     """

@@ -24,7 +24,7 @@ from .interrupts import ignore
 from .processes import Children, listen, port_of
 
 _THREADS = 8
-#: Maximum wait for the embedded broker to stop; its supervisor checks it every 0.5 s.
+#: Maximum wait for the embedded broker to stop; its keeper checks it every 0.5 s.
 _SHUTDOWN_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 

@@ -179,8 +179,8 @@ def translated(where: str) -> Iterator[None]:
         yield
     except redis.AuthenticationError:
         raise BrokerRefused(
-            f"expected Redis at {where} to accept our user and password, it refused them: "
-            "check REDIS_URL"
+            f"expected Redis at {where} to accept the user and password of its URL, it refused "
+            "them: check REDIS_URL or STATE_URL"
         ) from None
     except NoConnectionFree as error:
         raise BrokerUnavailable(f"no connection to Redis at {where}: {error}") from None
@@ -188,7 +188,7 @@ def translated(where: str) -> Iterator[None]:
         # The error's own text contains the configuration of the Sentinels.
         raise BrokerUnavailable(
             f"expected the Sentinels to name a master for {where}, none did; check that they run, "
-            "watch that service, and take our user and password"
+            "watch that service, and accept the user and password"
         ) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise BrokerUnavailable(
