@@ -50,7 +50,8 @@ class JoiningBroker(BrokerContract):
         """Wait until the messages of a queue are processed, scheduled messages included.
 
         Args:
-            timeout: milliseconds; None waits without a limit.
+            timeout: milliseconds; None waits without a limit, on a ``MemoryBroker`` for its
+                ``join_timeout``.
             fail_fast: whether to raise if the queue has a dead letter afterwards. None:
                 ``fail_fast_default``.
             interval: milliseconds between two checks of the queue.

@@ -36,7 +36,7 @@ _PERMANENT = frozenset({400, 404, 409, 410, 413, 422})
 _BUSY = frozenset({425, 429, 503})
 #: A redirect: the API did not accept the request. (With 303 it did.)
 _MOVED = frozenset({301, 302, 307, 308})
-#: Where a person sets the client certificate.
+#: The setting of the client certificate, for errors.
 _CERTIFICATE = "API_CLIENT_CERT_FILE"
 #: Why nothing was sent, by libcurl's error code.
 _REASONS = {
@@ -119,7 +119,7 @@ def parse_json(response: BlockingResponse) -> dict[str, Any]:
     code = response.status
     if not response.is_whole:
         raise SinkTransient(
-            f"expected an answer of at most {MAX_BYTES} bytes with {code} from the API, "
+            f"expected a response of at most {MAX_BYTES} bytes with {code} from the API, "
             "got a larger one",
             code=code,
         )
@@ -158,7 +158,7 @@ def connection_error(error: RequestFailed, *, has_certificate: bool) -> SinkErro
         return SinkUnready(f"expected to connect to the API, could not: {why}")
     if why := handshake_failure(code, text, _CERTIFICATE, has_certificate=has_certificate):
         return _unavailable(f"TLS handshake failed: {why}")
-    if code == pycurl.E_PEER_FAILED_VERIFICATION:  # a person has to renew the certificate
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:  # an operator has to renew the certificate
         return SinkUnready(
             "expected the API's TLS certificate to be valid, it is not "
             f"({server_certificate_error(text) or 'not trusted'}): nothing was sent"
@@ -173,8 +173,8 @@ def connection_error(error: RequestFailed, *, has_certificate: bool) -> SinkErro
     if is_late:
         return SinkTransient("expected the API to answer in time, it did not")
     if error.has_status:
-        return SinkTransient(f"the answer of the API broke off (libcurl error {code})")
-    return SinkTransient("the connection to the API broke before its answer")
+        return SinkTransient(f"the response of the API broke off (libcurl error {code})")
+    return SinkTransient("the connection to the API broke before its response")
 
 
 def _unavailable(why: str) -> SinkUnavailable:

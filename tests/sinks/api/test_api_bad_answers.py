@@ -85,7 +85,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "10 MB of an answer": (
         flood(OK + b"Content-Length: 10485760\r\n\r\n", 10 << 20),
         SinkTransient,
-        "expected an answer of at most 1048576 bytes with 200 from the API, got a larger one",
+        "expected a response of at most 1048576 bytes with 200 from the API, got a larger one",
     ),
     "401": (
         answer(401, PAGE, "Retry-After: 60", kind="text/html"),
@@ -95,7 +95,7 @@ ANSWERS: dict[str, tuple[Answer, type[SinkError], str]] = {
     "shorter than its Content-Length": (
         raw(OK + b"Content-Length: 999\r\n\r\n" + SAVED, keep=False),
         SinkTransient,
-        "the answer of the API broke off",
+        "the response of the API broke off",
     ),
     "longer than its Content-Length": (
         raw(OK + b"Content-Length: 20\r\n\r\n" + SAVED),
