@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 import dramatiq
-from dramatiq import Message, MessageProxy
+from dramatiq import MessageProxy
 
 from ..core.errors import FormrelayError
 from ..core.failure import Failure, Reason
@@ -22,7 +22,7 @@ from ..middleware.delivery import Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
 from .base import RelayBroker
 from .contract import LONGEST_DELAY
-from .envelope import Undecodable, decode, decode_batch, is_frozen
+from .envelope import Undecodable, decode, decode_batch, is_frozen, without_options
 from .settlement import Replacement, Settlement, Write, rescheduled, settlement_of
 
 logger = logging.getLogger("formrelay.brokers")
@@ -283,7 +283,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                 later = Settlement()
                 later.replace(tag, rescheduled(message, due))
                 return later
-            return Delivery(_without_eta(delivery.message), tag, data)
+            # Dramatiq's worker keeps messages with an eta in memory until they are due.
+            return Delivery(without_options(delivery.message, "eta"), tag, data)
         return delivery
 
     def _read(self, data: bytes, tag: Any, message_id: str) -> Delivery:
@@ -313,9 +314,3 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
         return settlement
-
-
-def _without_eta(message: Message[Any]) -> Message[Any]:
-    # Dramatiq's worker keeps messages with an eta in memory until they are due.
-    options = {name: value for name, value in message.options.items() if name != "eta"}
-    return Message(**{**message.asdict(), "options": options})

@@ -292,13 +292,13 @@ def encode_for_replay(message: Message[Any]) -> bytes:
             return base64.b64decode(raw, validate=True)
         except ValueError:  # not from quarantine(): an ordinary message
             pass
-    options = {
-        name: value
-        for name, value in message.options.items()
-        if name not in (FAILURE, "retries", "eta")
-    }
-    # Message.copy could only add options.
-    return encode(Message(**{**message.asdict(), "options": options}))
+    return encode(without_options(message, FAILURE, "retries", "eta"))
+
+
+def without_options(message: Message[Any], *names: str) -> Message[Any]:
+    """Copy a message without some of its options; Message.copy could only add options."""
+    options = {name: value for name, value in message.options.items() if name not in names}
+    return Message(**{**message.asdict(), "options": options})
 
 
 def _check_can_be_written(fields: dict[str, Any], data: bytes) -> None:

@@ -9,6 +9,7 @@ import dramatiq
 from dramatiq import Message
 
 from ..brokers import RelayBroker
+from ..brokers.envelope import without_options
 from ..core.clock import SYSTEM_CLOCK, to_millis
 from ..core.errors import BrokerError
 
@@ -28,7 +29,7 @@ def send_all(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
             broker.enqueue(message)
         else:  # other brokers need the delay, or a worker holds the message in memory
             left = max(1, eta - to_millis(SYSTEM_CLOCK.time()))
-            broker.enqueue(_without_eta(message), delay=left)
+            broker.enqueue(without_options(message, "eta"), delay=left)
 
 
 def send_all_committed(broker: dramatiq.Broker, messages: Sequence[Message[Any]]) -> None:
@@ -57,8 +58,3 @@ def _committed_text(messages: Sequence[Message[Any]]) -> str:
         f"the transaction is committed, but not all of its {len(messages)} jobs were sent "
         f"({', '.join(names)}{more})"
     )
-
-
-def _without_eta(message: Message[Any]) -> Message[Any]:
-    options = {name: value for name, value in message.options.items() if name != "eta"}
-    return Message(**{**message.asdict(), "options": options})
