@@ -14,6 +14,7 @@ from dramatiq import Message
 from ..core.errors import BrokerError
 from ..core.failure import Failure, Reason
 from ..middleware.delivery import ARGS, BATCH, FAILURE
+from .envelope import encode_for_replay, priority_in
 
 
 class NotAvailable(BrokerError):
@@ -201,3 +202,16 @@ def timestamp_in(body: bytes | None) -> int | None:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None  # a plain job, or bytes that cannot be decoded
     return found if isinstance(found, int) else None
+
+
+def for_replay(message: Message[Any]) -> tuple[bytes, int | None]:
+    """Return the body of a dead letter for its replay, and its priority if it has one.
+
+    Bytes that cannot be decoded may be JSON with a priority all the same.
+    """
+    body = encode_for_replay(message)
+    try:
+        options = orjson.loads(body)["options"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body, None
+    return body, priority_in(options) if isinstance(options, Mapping) else None

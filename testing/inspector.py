@@ -7,11 +7,7 @@ from datetime import timedelta
 from itertools import islice
 
 from ..brokers.contract import BrokerContract
-from ..brokers.envelope import (
-    decode_or_quarantine,
-    encode_for_replay,
-    priority_in,
-)
+from ..brokers.envelope import decode_or_quarantine
 from ..brokers.inspection import (
     DeadFilter,
     Entry,
@@ -22,6 +18,7 @@ from ..brokers.inspection import (
     Which,
     WorkerInfo,
     failure_in,
+    for_replay,
     timestamp_in,
 )
 from ..brokers.inspector import Action, Inspector
@@ -190,8 +187,7 @@ class MemoryInspector(Inspector):
                 for letter in [] if dry_run else found:
                     del self._memory[name].dead[letter.id]
                     if action == "replay":
-                        body = encode_for_replay(letter.message)
-                        priority = priority_in(letter.message.options)
+                        body, priority = for_replay(letter.message)
                         self._memory[name].add(letter.id, body, None, priority)
                 yield len(found)
             self._memory.changed.notify_all()

@@ -26,9 +26,9 @@ from pika import spec
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
-from ..envelope import decode_or_quarantine, encode_for_replay, priority_in
+from ..envelope import decode_or_quarantine
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..inspection import Entry, State, died_at, failure_in
+from ..inspection import Entry, State, died_at, failure_in, for_replay
 from ..settlement import as_dead_letter
 from . import codec
 from .client import FAILURE_HEADER, Publication, RabbitClient
@@ -181,8 +181,9 @@ class DeadLetterReader:
         self.delete(letters)
 
     def _replayed(self, entry: Entry) -> Publication:
-        head = self._client.head(entry.id, priority_in(entry.message.options))
-        return Publication(self._queue, "", self._queue, head, encode_for_replay(entry.message))
+        body, priority = for_replay(entry.message)
+        head = self._client.head(entry.id, priority)
+        return Publication(self._queue, "", self._queue, head, body)
 
     def delete(self, letters: Iterable[DeadDelivery]) -> None:
         """Delete dead letters."""

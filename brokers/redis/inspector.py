@@ -7,7 +7,6 @@ from datetime import timedelta
 from itertools import islice
 
 from ..contract import BrokerContract
-from ..envelope import encode_for_replay, priority_in
 from ..errors import BrokerRefused
 from ..inspection import (
     DeadFilter,
@@ -18,6 +17,7 @@ from ..inspection import (
     State,
     Which,
     WorkerInfo,
+    for_replay,
     timestamp_in,
 )
 from ..inspector import Action, Inspector
@@ -232,8 +232,8 @@ class RedisInspector(Inspector):
     def _replay(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []
         for letter in letters:
-            priority = priority_in(letter.message.options) or ""
-            args += (to_bytes(letter.id), priority, encode_for_replay(letter.message))
+            body, priority = for_replay(letter.message)
+            args += (to_bytes(letter.id), priority or "", body)
         return int(self._commands.run("replay", queue, args))
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:

@@ -215,6 +215,18 @@ def test_a_replayed_message_keeps_its_priority(harness: Harness, inspector: Insp
     assert ids(browse_all(harness, State.WAITING)) == [urgent.message_id, plain.message_id]
 
 
+@everywhere_but_rabbitmq
+def test_undecodable_bytes_keep_their_priority_too(harness: Harness, inspector: Inspector) -> None:
+    actor = harness.actor(refuse)
+    harness.inject(b'{"actor_name": 5, "options": {"broker_priority": 9}}')
+    harness.start()
+    (letter,) = wait_until(harness.dead)
+    harness.stop()
+    plain = actor.send()
+    assert inspector.replay([letter.id]) == 1
+    assert ids(browse_all(harness, State.WAITING)) == [letter.id, plain.message_id]
+
+
 def test_concurrent_replays_replay_each_dead_letter_once(
     harness: Harness, inspector: Inspector
 ) -> None:
