@@ -34,7 +34,6 @@ class RegistrySync:
         registry: the registry of all processes.
         rules: when an endpoint is disabled.
         on_disabled: called with the record of each endpoint that a report has disabled.
-        interval: time between two synchronizations.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class RegistrySync:
         rules: DisableRules,
         *,
         on_disabled: Callable[[EndpointRecord], None] | None = None,
-        interval: timedelta = timedelta(seconds=1),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.limiter = limiter
@@ -61,7 +59,7 @@ class RegistrySync:
         #: Endpoints whose 410 is reported, until the changes are read.
         self._gone: set[str] = set()
         self._is_unavailable = False
-        self._syncing = Periodic("endpoints", interval, self.sync)
+        self._syncing = Periodic("endpoints", timedelta(seconds=1), self.sync)
 
     @property
     def is_started(self) -> bool:

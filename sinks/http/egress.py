@@ -46,6 +46,8 @@ METHODS = ("POST", "PUT")
 #: CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl lacks.
 _SUPPRESS_CONNECT_HEADERS = 265
 _MAX_CONNECT_TIME = timedelta(seconds=10)
+#: Maximum number of bytes read of a response body.
+_MAX_RESPONSE_BYTES = 64 * 1024
 #: Statuses after which the same request would get the same response.
 _PERMANENT = frozenset({400, 413, 414, 422, 501})
 #: HTTP status 410 (Gone), which is always permanent.
@@ -64,7 +66,7 @@ class Response:
 
     Attributes:
         headers: headers by lower-case name; values of repeated headers joined by ``, ``.
-        body: the first bytes, at most ``max_response_bytes``; as sent, not decompressed.
+        body: the first bytes, at most 64 KiB; as sent, not decompressed.
         duration: duration of the whole request.
     """
 
@@ -116,7 +118,6 @@ class Egress:
         concurrency: expected number of concurrent requests; twice as many connections are kept.
         proxy: URL of a proxy for all requests. The proxy resolves names and must check their
             addresses: with a proxy, only a host that is an IP address is checked here.
-        max_response_bytes: maximum number of bytes read of a response body.
         ca_file: file of trusted certificates instead of the system's.
         certificate: client certificate for receivers that ask for one; None for none.
     """
@@ -129,7 +130,6 @@ class Egress:
         allowed_private: Sequence[Network],
         concurrency: int = 10,
         proxy: str | None = None,
-        max_response_bytes: int = 64 * 1024,
         ca_file: str | None = None,
         certificate: ClientCertificate | None = None,
     ) -> None:
@@ -140,7 +140,6 @@ class Egress:
         self._timeout = timeout
         self._allow_http = allow_http
         self._allowed = tuple(allowed_private)
-        self._max_bytes = max_response_bytes
         self._ca_file = ca_file
         self._transfers = Transfers(self._make_handle, max_kept=max(16, 2 * concurrency))
         self._resolver = Resolver(timeout=min(timeout, _MAX_CONNECT_TIME))
@@ -225,7 +224,7 @@ class Egress:
 
     def _make_handle(self) -> Handle:
         """Make a handle with the options that all requests share."""
-        callbacks = Callbacks(self._allowed, self._max_bytes)
+        callbacks = Callbacks(self._allowed, _MAX_RESPONSE_BYTES)
         protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
         connect_timeout = min(self._timeout, _MAX_CONNECT_TIME)
         options = {
