@@ -1,4 +1,4 @@
-"""Restricting views to staff."""
+"""Restricts views to staff."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending the jobs of a transaction in groups, one call to the broker for each group.
+"""Sends the jobs of a transaction in groups, with one call to the broker for each group.
 
 On commit, Django runs the callbacks of a transaction in order, without those of rolled-back
 savepoints. Each job is a callback, and the first callback of a group sends the whole group. Jobs
@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from dramatiq import Message
 
-from .delivering import send_all, send_all_committed
+from .publishing import send_all, send_all_committed
 
 
 class JobGroup:

@@ -1,4 +1,4 @@
-"""Closing old database connections in workers, as Django does around each request."""
+"""Closes old database connections in workers, as Django does around each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Declaring formrelay's actors, the actors and tasks of each app, and Django's tasks."""
+"""Declares formrelay's actors, the actors and tasks of each app, and Django's tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping jobs instead of sending them, for tests: ``FORMRELAY_KEEP_JOBS = True``.
+"""Keeps jobs instead of sending them, for tests: ``FORMRELAY_KEEP_JOBS = True``.
 
 Works like ``django.core.mail.outbox``. Jobs are checked as usual, by ``enqueue`` and by ``send``;
 no connection to the broker is made.

@@ -1,4 +1,4 @@
-"""Send a job when the transaction commits."""
+"""Sends a job when the transaction commits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..brokers import RelayBroker, get_broker
 from ..core.clock import SYSTEM_CLOCK, to_millis
 from ..core.errors import InvalidJob
 from .commit import send_on_commit
-from .delivering import send_all
+from .publishing import send_all
 
 _IN_EVENT_LOOP = (
     "enqueue() cannot be called in an event loop, which it would block: await aenqueue(…), or call "

@@ -1,4 +1,4 @@
-"""Starting worker processes: check the configuration, the broker and the sinks first."""
+"""Starts worker processes, after checking the configuration, the broker and the sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Printing for commands: tables for people, JSON for programs.
+"""Prints for commands: tables for people, JSON for programs.
 
 Only this module prints (a test enforces it). Output may contain text from outside, such as a
 response, an id or an actor's name. So :mod:`..core.printable` escapes all output, on a terminal

@@ -1,4 +1,4 @@
-"""Importing the modules of a user's own actors, for ``--import MODULE``."""
+"""Imports the modules of a user's own actors, for ``--import MODULE``."""
 
 from __future__ import annotations
 

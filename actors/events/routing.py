@@ -1,4 +1,4 @@
-"""Routing by type: the table of each event, and the tables that accept no rows at present."""
+"""Routes events by type: the table of each event, and the tables that accept no rows at present."""
 
 from __future__ import annotations
 

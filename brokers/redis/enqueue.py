@@ -1,4 +1,4 @@
-"""Sending on Redis: one atomic call, repeated once if the connection was dropped."""
+"""Enqueues messages on Redis: one atomic call, repeated once if the connection was dropped."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ...config import Settings, get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
 from ..commit import send_on_commit
-from ..delivering import send_all
+from ..publishing import send_all
 from . import api
 from .actors import task_actors
 from .checks import check_backend, own_queues

@@ -1,4 +1,4 @@
-"""Starting and stopping the services of the demo: broker, API, receiver and workers."""
+"""Starts and stops the services of the demo: broker, API, receiver and workers."""
 
 from __future__ import annotations
 

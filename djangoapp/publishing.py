@@ -1,4 +1,4 @@
-"""Sending messages to formrelay's broker, or to another Dramatiq broker of the project."""
+"""Sends messages to formrelay's broker, or to another Dramatiq broker of the project."""
 
 from __future__ import annotations
 
