@@ -224,7 +224,9 @@ def is_frozen(message: Message[Any]) -> bool:
 def priority_in(options: Mapping[str, Any]) -> int | None:
     """Return the priority in the options of a message, 0 to 9; None without a valid priority."""
     priority = options.get("broker_priority")
-    return priority if isinstance(priority, int) and 0 <= priority <= 9 else None
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        return None
+    return priority if 0 <= priority <= 9 else None
 
 
 def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failure) -> Message[Any]:

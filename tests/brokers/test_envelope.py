@@ -26,6 +26,7 @@ from formrelay.brokers.envelope import (
     encode_batch,
     encode_for_replay,
     is_frozen,
+    priority_in,
     quarantine,
 )
 from formrelay.core.errors import InvalidJob
@@ -508,3 +509,13 @@ def test_brackets_in_strings_do_not_add_depth() -> None:
     text = {"text": "[{" * 400, "other": ["\\", '"[[', {"a": "}]" * 300}] * 50}
     data = changed(kwargs=text)
     assert decode(data, queue_name="q", job_types={}).kwargs == text
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"),
+    [(0, 0), (9, 9), (10, None), (-1, None), (None, None), ("9", None), (1.0, None), (True, None)],
+)
+def test_a_priority_of_another_producer_is_a_whole_number_or_none(
+    given: object, priority: int | None
+) -> None:
+    assert priority_in({"broker_priority": given}) is priority
