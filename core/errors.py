@@ -94,7 +94,7 @@ class SinkError(FormrelayError):
     """An outside system did not accept the job.
 
     Attributes:
-        code: the HTTP status or ClickHouse error code; None without an answer.
+        code: the HTTP status or ClickHouse error code; None without a response.
         retry_after: the wait that the system asked for (Retry-After); None if it did not.
     """
 

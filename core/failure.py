@@ -46,7 +46,7 @@ class Failure:
         at: time of the failure, ISO 8601 in UTC.
         attempt: number of the failed attempt, from 1; 0 if the message was never tried.
         worker: ``host:pid`` of the process.
-        code: HTTP status or ClickHouse error code; None without an answer.
+        code: HTTP status or ClickHouse error code; None without a response.
         where: innermost stack frames, ``file:line function``, without values.
     """
 

@@ -74,7 +74,7 @@ class Throttle:
             if isinstance(part_error, SinkUnavailable | SinkBusy | SinkUnready):
                 self._failed(part_error)
                 return
-        # Only an answer (success or refusal) shows that the system works. Any other error, like
+        # Only a response (success or refusal) shows that the system works. Any other error, like
         # an invalid job, says nothing about the system.
         some_succeeded = error is None or (isinstance(error, PartsFailed) and len(errors) < parts)
         if some_succeeded or any(isinstance(each, SinkPermanent) for each in errors):

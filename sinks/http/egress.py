@@ -332,7 +332,8 @@ def _failure(code: int, curl: Any, received: Callbacks, host: str, hint: str) ->
         return SinkUnavailable(f"connect: '{host}' refused the connection or is unreachable")
     if code == pycurl.E_UNSUPPORTED_PROTOCOL:  # libcurl reads it as HTTP/0.9
         return SinkTransient(
-            f"the answer of '{host}' is not HTTP/1.1: it may speak only HTTP/2 or another protocol"
+            f"the response of '{host}' is not HTTP/1.1: it may speak only HTTP/2 or another "
+            "protocol"
         )
     if code == pycurl.E_URL_MALFORMAT:
         return SinkPermanent(f"URL: libcurl cannot parse the URL of '{host}'")
