@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dramatiq import Message
 from pydantic import (
+    Field,
     JsonValue,  # noqa: F401 - pydantic before 2.8 looks for the base's names here
 )
 
 from ..brokers import MessageTooLarge, get_broker
 from ..core.errors import InvalidJob
+from ..sinks.api import SubmissionWebhook
 from .job import JobActor, job_actor
 from .model import Job, JobModel
+from .webhooks import deliver_webhook
 
 logger = logging.getLogger("formrelay.webhooks")
 
@@ -31,6 +35,47 @@ class Outgoing(NamedTuple):
     actor: JobActor
     payload: dict[str, Any]
     metadata: dict[str, Any]
+
+
+class WebhookEndpoint(JobModel):
+    """An endpoint that gets the webhook of a submission or partial."""
+
+    url: str
+    id: str | None = Field(None, description="The id of the endpoint, part of the webhook-id.")
+    secret: str = Field(repr=False, description="`whsec_` and base64, or any text.")
+    method: Literal["POST", "PUT"] = "POST"
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+def webhook_of(
+    kind: str,
+    subject: str,
+    endpoint: WebhookEndpoint | SubmissionWebhook,
+    body: dict[str, Any],
+    metadata: dict[str, Any],
+) -> Outgoing:
+    """Make the webhook of a subject for one endpoint.
+
+    Its id is a digest of both, so a repetition has the same webhook-id.
+
+    Args:
+        kind: start of its id.
+        subject: the id of the submission, or id and revision of the partial.
+    """
+    digest = hashlib.sha256(f"{subject}\n{endpoint.id or endpoint.url}".encode()).hexdigest()
+    return Outgoing(
+        deliver_webhook,
+        {
+            "id": f"{kind}_{digest[:32]}",
+            "url": endpoint.url,
+            "method": endpoint.method,
+            "headers": dict(endpoint.headers),
+            "secret": endpoint.secret,
+            "endpointId": endpoint.id or None,
+            "body": body,
+        },
+        metadata,
+    )
 
 
 class RefusedJob(JobModel):

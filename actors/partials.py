@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -25,12 +24,10 @@ from ..core.errors import (
     SinkUnready,
 )
 from .events import record_events
-from .fanout import Outgoing, fan_out
+from .fanout import Outgoing, WebhookEndpoint, fan_out, webhook_of
 from .job import job_actor
 from .model import Answers, ApiId, Job, JobModel, Name, When
 from .resources import api, api_throttle
-from .submissions import WebhookEndpoint
-from .webhooks import deliver_webhook
 
 
 class Partial(JobModel):
@@ -75,27 +72,6 @@ def partial_event(partial: Partial) -> dict[str, Any]:
             "answered": len(partial.answers),
         },
     }
-
-
-def partial_webhook(partial: Partial, endpoint: WebhookEndpoint) -> Outgoing:
-    """The webhook of a revision; its id is a digest of partial, revision and endpoint."""
-    receiver = endpoint.id or endpoint.url
-    name = f"{partial.partial_id}\n{partial.revision}\n{receiver}"
-    data = partial.wire()
-    data.pop("webhook", None)
-    return Outgoing(
-        deliver_webhook,
-        {
-            "id": f"par_{hashlib.sha256(name.encode()).hexdigest()[:32]}",
-            "url": endpoint.url,
-            "method": endpoint.method,
-            "headers": endpoint.headers,
-            "secret": endpoint.secret,
-            "endpointId": endpoint.id or None,
-            "body": {"type": "partial.saved", "timestamp": data["updatedAt"], "data": data},
-        },
-        {"formId": partial.form_id},
-    )
 
 
 #: How long untried partials are deferred, because the API failed for other partials.
@@ -150,4 +126,8 @@ def _follow_up(partial: Partial) -> Iterator[Outgoing]:
     if get_settings().clickhouse.url is not None:
         yield Outgoing(record_events, partial_event(partial), {})
     if partial.webhook is not None:
-        yield partial_webhook(partial, partial.webhook)
+        data = partial.wire()
+        del data["webhook"]
+        body = {"type": "partial.saved", "timestamp": data["updatedAt"], "data": data}
+        subject = f"{partial.partial_id}\n{partial.revision}"
+        yield webhook_of("par", subject, partial.webhook, body, {"formId": partial.form_id})

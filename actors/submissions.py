@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,21 +12,10 @@ from pydantic import (
 )
 
 from ..sinks.api import SubmissionWebhook
-from .fanout import Outgoing, fan_out
+from .fanout import WebhookEndpoint, fan_out, webhook_of
 from .job import job_actor
 from .model import OFFSET, Answers, ApiId, Job, JobModel
 from .resources import api, api_throttle
-from .webhooks import deliver_webhook
-
-
-class WebhookEndpoint(JobModel):
-    """An endpoint that gets the webhook of a submission or partial."""
-
-    url: str
-    id: str | None = Field(None, description="The id of the endpoint, part of the webhook-id.")
-    secret: str = Field(repr=False, description="`whsec_` and base64, or any text.")
-    method: Literal["POST", "PUT"] = "POST"
-    headers: dict[str, str] = Field(default_factory=dict)
 
 
 class Submission(JobModel):
@@ -44,36 +32,6 @@ class Submission(JobModel):
         None,
         description="Endpoints that get a webhook when it is completed; default: the endpoints in "
         "the API's response.",
-    )
-
-
-def webhook_job(submission: Submission, endpoint: WebhookEndpoint | SubmissionWebhook) -> Outgoing:
-    """Make the webhook of a submission for one endpoint.
-
-    Its id is a digest of both, so a repetition has the same webhook-id.
-    """
-    name = endpoint.id or endpoint.url
-    digest = hashlib.sha256(f"{submission.submission_id}\n{name}".encode()).hexdigest()
-    return Outgoing(
-        deliver_webhook,
-        {
-            "id": f"sub_{digest[:32]}",
-            "url": endpoint.url,
-            "method": endpoint.method,
-            "headers": dict(endpoint.headers),
-            "secret": endpoint.secret,
-            "endpointId": endpoint.id or None,
-            "body": {
-                "type": "submission.completed",
-                "timestamp": submission.wire()["submittedAt"],
-                "data": {
-                    "submissionId": submission.submission_id,
-                    "formId": submission.form_id,
-                    "answers": submission.answers,
-                },
-            },
-        },
-        {"formId": submission.form_id, "submissionId": submission.submission_id},
     )
 
 
@@ -106,4 +64,17 @@ def send_webhooks(submission: Submission, from_api: Sequence[SubmissionWebhook])
         BrokerUnavailable, BrokerRefused: some webhooks may have been sent.
     """
     endpoints = from_api if submission.webhooks is None else submission.webhooks
-    fan_out(webhook_job(submission, endpoint) for endpoint in endpoints)
+    if not endpoints:
+        return
+    form_id, submission_id = submission.form_id, submission.submission_id
+    body = {
+        "type": "submission.completed",
+        "timestamp": submission.wire()["submittedAt"],
+        "data": {
+            "submissionId": submission_id,
+            "formId": form_id,
+            "answers": submission.answers,
+        },
+    }
+    metadata = {"formId": form_id, "submissionId": submission_id}
+    fan_out(webhook_of("sub", submission_id, endpoint, body, metadata) for endpoint in endpoints)
