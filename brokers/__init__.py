@@ -21,13 +21,13 @@ from .factory import get_broker, make_broker, use_broker
 from .inspection import (
     DeadFilter,
     Entry,
+    Inspector,
     NotAvailable,
     Page,
     QueueCounts,
     State,
     WorkerInfo,
 )
-from .inspector import Inspector
 
 __all__ = [
     "BrokerOptions",

@@ -1,7 +1,7 @@
 """Base class of the brokers: checks and encodes messages, and calls the middleware.
 
 A subclass implements ``_put``, ``consume``, ``ping``, ``drop_waiting``, ``close`` and an
-:class:`.inspector.Inspector`.
+:class:`.inspection.Inspector`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 
 from .contract import BrokerContract
 from .errors import DeadLettered
-from .inspection import DeadFilter, Entry, QueueCounts
-from .inspector import Inspector
+from .inspection import DeadFilter, Entry, Inspector, QueueCounts
 
 
 class JoiningBroker(BrokerContract):

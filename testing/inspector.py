@@ -8,20 +8,19 @@ from itertools import islice
 
 from ..brokers.contract import BrokerContract
 from ..brokers.envelope import decode_or_quarantine
+from ..brokers.fields import failure_in, for_replay, timestamp_in
 from ..brokers.inspection import (
+    Action,
     DeadFilter,
     Entry,
+    Inspector,
     Page,
     QueueCounts,
     State,
     UnknownCursor,
     Which,
     WorkerInfo,
-    failure_in,
-    for_replay,
-    timestamp_in,
 )
-from ..brokers.inspector import Action, Inspector
 from ..core.clock import to_millis
 from ..core.failure import worker_name
 from .queues import MemoryQueue, MemoryQueues, Stored

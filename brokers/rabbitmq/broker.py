@@ -17,7 +17,7 @@ from ..consumer import RelayConsumer
 from ..contract import BrokerOptions
 from ..envelope import Envelope
 from ..errors import BrokerRefused
-from ..inspector import Inspector
+from ..inspection import Inspector
 from .client import RabbitClient
 from .consumer import RabbitConsumer
 from .dead_letters import ready_count

@@ -28,7 +28,8 @@ from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
 from ..envelope import decode_or_quarantine
 from ..errors import BrokerRefused, BrokerUnavailable
-from ..inspection import Entry, State, died_at, failure_in, for_replay
+from ..fields import died_at, failure_in, for_replay
+from ..inspection import Entry, State
 from ..settlement import as_dead_letter
 from . import codec
 from .client import FAILURE_HEADER, Publication, RabbitClient

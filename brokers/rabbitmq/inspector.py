@@ -23,8 +23,10 @@ from pika import spec
 from ..base import RelayBroker
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import (
+    Action,
     DeadFilter,
     Entry,
+    Inspector,
     NotAvailable,
     Page,
     QueueCounts,
@@ -33,7 +35,6 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
-from ..inspector import Action, Inspector
 from .client import RabbitClient
 from .connection import Connection
 from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count

@@ -8,19 +8,19 @@ from itertools import islice
 
 from ..contract import BrokerContract
 from ..errors import BrokerRefused
+from ..fields import for_replay, timestamp_in
 from ..inspection import (
+    Action,
     DeadFilter,
     Entry,
+    Inspector,
     NotAvailable,
     Page,
     QueueCounts,
     State,
     Which,
     WorkerInfo,
-    for_replay,
-    timestamp_in,
 )
-from ..inspector import Action, Inspector
 from .commands import QueueCommands
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from ..envelope import decode_or_quarantine
-from ..inspection import Entry, Page, State, UnknownCursor, failure_in
+from ..fields import failure_in
+from ..inspection import Entry, Page, State, UnknownCursor
 from .commands import MAX_ANSWER_BYTES, QueueCommands
 
 #: Maximum number of bodies read by one call that cannot limit their bytes.
@@ -23,7 +24,7 @@ class Pages:
         self._job_types = job_types
 
     def page(self, queue: str, state: State, limit: int, cursor: str | None) -> Page:
-        """Return one page, as :meth:`..inspector.Inspector.browse`."""
+        """Return one page, as :meth:`..inspection.Inspector.browse`."""
         seen = _parse_cursor(state, cursor)
         match state:
             case State.WAITING:

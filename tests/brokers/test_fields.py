@@ -8,7 +8,7 @@ import pytest
 from dramatiq import Message
 
 from formrelay.brokers.envelope import encode_batch
-from formrelay.brokers.inspection import form_ids
+from formrelay.brokers.fields import form_ids
 from formrelay.middleware.delivery import Batch, Delivery
 
 

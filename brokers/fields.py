@@ -1,0 +1,83 @@
+"""Reads the fields of a message that inspectors and filters need, whoever wrote the message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+from dramatiq import Message
+
+from ..core.failure import Failure
+from ..middleware.delivery import ARGS, BATCH, FAILURE
+from .envelope import encode_for_replay, priority_in
+
+
+def failure_in(message: Message[Any]) -> Failure | None:
+    """Return the record of the last failure that a message carries."""
+    try:
+        return Failure.from_json(message.options[FAILURE])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def form_ids(message: Message[Any]) -> set[str]:
+    """Return the ids of the forms in a message, or in the parts of a frozen batch."""
+    found: set[str] = set()
+    for arguments in _calls(message):
+        for part in arguments:
+            for one in part if isinstance(part, list) else [part]:
+                if isinstance(one, Mapping):
+                    found |= _form_ids_of(one)
+                    body = one.get("body")  # of a webhook
+                    found |= _form_ids_of(body) if isinstance(body, Mapping) else set()
+    return found
+
+
+def _calls(message: Message[Any]) -> Iterator[list[Any]]:
+    """Yield the payload and the metadata of each call in a message."""
+    parts = message.kwargs.get(BATCH)
+    calls: list[Any] = [{ARGS: message.args, "kwargs": message.kwargs}]
+    calls += parts if isinstance(parts, list) else []
+    for call in calls:
+        if not isinstance(call, Mapping):
+            continue
+        args, kwargs = call.get(ARGS, ()), call.get("kwargs", {})
+        named = kwargs.values() if isinstance(kwargs, Mapping) else ()
+        yield [*(args if isinstance(args, list | tuple) else ()), *named]
+
+
+def _form_ids_of(fields: Mapping[str, Any]) -> set[str]:
+    names = ("formId", "form_id")
+    return {value for name in names if isinstance(value := fields.get(name), str)}
+
+
+def died_at(failure: Failure | None) -> float | None:
+    """Return when a failure happened, Unix seconds."""
+    try:
+        return None if failure is None else datetime.fromisoformat(failure.at).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+def timestamp_in(body: bytes | None) -> int | None:
+    """Return when the message in a body was first sent, unix milliseconds; None if unknown."""
+    try:
+        found = orjson.loads(body or b"")["message_timestamp"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None  # a plain job, or bytes that cannot be decoded
+    return found if isinstance(found, int) else None
+
+
+def for_replay(message: Message[Any]) -> tuple[bytes, int | None]:
+    """Return the body of a dead letter for its replay, and its priority if it has one.
+
+    Bytes that cannot be decoded may be JSON with a priority all the same.
+    """
+    body = encode_for_replay(message)
+    try:
+        options = orjson.loads(body)["options"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return body, None
+    return body, priority_in(options) if isinstance(options, Mapping) else None
