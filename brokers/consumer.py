@@ -133,6 +133,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def ack(self, message: MessageProxy) -> None:
         """Settle a message by its outcome: done, retried or deferred."""
         assert isinstance(message, Delivery)
+        message.was_handed_back = True
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
         elif message.goes_back:
@@ -145,6 +146,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def nack(self, message: MessageProxy) -> None:
         """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
+        message.was_handed_back = True
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
             return

@@ -9,6 +9,8 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import Middleware
 
+from .delivery import Delivery
+
 logger = logging.getLogger("formrelay.workers")
 
 
@@ -34,5 +36,11 @@ class Contexts(Middleware):
                     extra={"actor": message.actor_name, "message_id": message.message_id},
                     exc_info=error,
                 )
+                if isinstance(message, Delivery) and not message.was_handed_back:
+                    # Raised by a hook before_ack or before_nack: otherwise the message would stay
+                    # in flight for as long as this worker lives.
+                    consumer = thread.consumers[message.queue_name].consumer
+                    (consumer.nack if message.failed else consumer.ack)(message)
+                    thread.work_queue.task_done()
 
         thread.process_message = in_context

@@ -46,6 +46,7 @@ class Delivery(MessageProxy):
         carry_on: set if a hook after the attempt could not send its message; to be called until
             it returns True, before the delivery is settled.
         goes_back: whether it returns to its queue instead of being settled.
+        was_handed_back: whether its consumer was told that it is processed.
         fields: the actor's fields for the log line of the attempt.
         claim: its claim on an idempotency key, if it has a key.
     """
@@ -58,6 +59,7 @@ class Delivery(MessageProxy):
     size = 1
     carry_on: Callable[[], bool] | None = None
     goes_back = False
+    was_handed_back = False
     fields: dict[str, Any] | None = None
     claim: Claim | None = None
 

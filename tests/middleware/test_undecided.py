@@ -155,6 +155,26 @@ def test_a_hook_that_raises_system_exit_loses_neither_thread_nor_message(
     assert len(lines.of("unexpected error in a worker thread; the thread continues")) == 6
 
 
+@pytest.mark.parametrize("hook", ["before_ack", "before_nack"])
+def test_a_message_is_settled_though_the_hook_before_it_exits(harness: Harness, hook: str) -> None:
+    class Exits(Middleware):
+        pass
+
+    def exits(*_: Any) -> None:
+        raise SystemExit
+
+    setattr(Exits, hook, exits)
+    harness.broker.add_middleware(Exits())
+    calls = Calls(always=None if hook == "before_ack" else ValueError())
+    harness.actor(calls, actor_name="act", policy=AT_ONCE).send()
+    harness.start(threads=1)
+    wait_until(lambda: calls and harness.is_empty())
+    assert bool(harness.dead()) is (hook == "before_nack")
+    assert harness.worker is not None
+    queue = harness.worker.work_queue
+    wait_until(lambda: queue.unfinished_tasks == 0)  # Worker.join() waits for this
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
