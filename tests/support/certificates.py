@@ -7,6 +7,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+# Python 3.13 checks certificates strictly, for instance that they have an authority key identifier.
 _CONFIG = """
 [ca]
 default_ca = ours
@@ -18,8 +19,13 @@ default_md = sha256
 policy = any
 unique_subject = no
 copy_extensions = copy
+x509_extensions = issued
 [any]
 commonName = supplied
+[issued]
+basicConstraints = critical,CA:FALSE
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 """
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
@@ -35,7 +41,9 @@ class Authority:
         (folder / "index").touch()
         (folder / "serial").write_text("01\n")
         made = ("-keyout", str(self._key), "-out", str(self.certificate))
-        _openssl("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=Authority of a test", *made)
+        subject = ("-subj", "/CN=Authority of a test")
+        signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        _openssl("req", "-x509", *_KEY, "-days", "2", *subject, *signs, *made)
 
     def server_side(self, name: str, *, ends: timedelta = timedelta(days=2)) -> ssl.SSLContext:
         """A server's TLS context; its certificate expires after ``ends`` (negative: expired)."""

@@ -58,10 +58,11 @@ def certify(folder: Path) -> None:
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
-    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    # Python 3.13 wants both the key identifier and the key usage.
+    (folder / "names").write_text("subjectAltName=DNS:localhost\nauthorityKeyIdentifier=keyid\n")
     new = ("req", "-newkey", "rsa:2048", "-nodes")
     openssl(*new, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem",
-            "-days", "2")  # fmt: skip
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-days", "2")  # fmt: skip
     openssl(*new, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
             "-CAcreateserial", "-extfile", "names", "-out", "server.pem",

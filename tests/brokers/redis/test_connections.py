@@ -100,6 +100,7 @@ def test_tls_certificates_are_verified(
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    names += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]  # for Python 3.13
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
     port = free_port()
