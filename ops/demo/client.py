@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 
 from .errors import DemoFailed
 
-#: The servers are local, so a longer wait means that a server hangs.
-_TIMEOUT_SECONDS = 10.0
+#: The servers are local, so a longer wait means that a server hangs. The first request also waits
+#: for the server's start, which takes 10 s on a busy machine.
+_TIMEOUT_SECONDS = 60.0
 
 
 class Client:
