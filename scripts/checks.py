@@ -5,12 +5,15 @@
     scripts/test --quick                      static checks, and tests without servers and processes
     scripts/test --quick tests/core           only these tests, without servers and processes
     scripts/test tests/core -k name           only pytest, with these arguments and with servers
-    scripts/test --oldest [tests/core …]      only the oldest dependencies (scripts/test-range)
+    scripts/test --oldest [tests/core …]      only the oldest dependencies, on the oldest Python
+    scripts/test --python 3.13 [tests/core …] only another Python, with the newest dependencies
+    scripts/test --range [tests/core …]       both, with every Python found (scripts/test-range)
 
-Creates `.venv` and `.venv-oldest`, and installs into them again after a change of setup.cfg or
-pyproject.toml. As root on Debian, it also installs missing packages of servers and Node. Elsewhere
-it prints what to install and skips the tests that need it; with CI=true these tests fail. Servers
-run only while pytest runs, even if it is interrupted or killed.
+Creates `.venv`, `.venv-oldest` and one for each other Python that it runs, and installs into them
+again after a change of setup.cfg or pyproject.toml. As root on Debian, it also installs missing
+packages of servers and Node. Elsewhere it prints what to install and skips the tests that need it;
+with CI=true these tests fail. Servers run only while pytest runs, even if it is interrupted or
+killed.
 
 Exit status: 0 all checks passed, 1 a check failed, 2 the checks could not start.
 """
@@ -30,15 +33,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.pythons import SUPPORTED, find_pythons
 from scripts.venvs import (
     OLDEST,
     PYTHON,
     ROOT,
     VENV,
+    other_pythons,
     prepare_oldest,
+    prepare_other,
     prepare_python,
     say,
     stop,
+    version_of,
 )
 from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 
@@ -52,6 +59,8 @@ OLDEST_IN_BRIEF = [
 ]
 #: Tests on the oldest dependencies in scripts/test-range.
 OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp", *_ON_THE_OLDEST]
+#: Tests on the newest Python in a run of everything, if `.venv` has another.
+NEWEST_IN_BRIEF = ["--quick"]
 #: Number of pytest processes that share a run of everything, beside the run on the oldest
 #: dependencies. Tests mostly wait: a process uses a fifth of a core, and so do its servers.
 PROCESSES = 3
@@ -83,6 +92,14 @@ def pytest_step(arguments: Sequence[str]) -> Step:
     return Step("pytest", [*servers, PYTHON, "-m", "pytest", *arguments])
 
 
+def newest_python() -> str | None:
+    """Say which Pythons were found; return the newest version unless `.venv` has it."""
+    found = ", ".join(f"Python {python}" for python in find_pythons())
+    say(f"found {found or 'no supported Python'}; .venv has Python {version_of(VENV)}")
+    newest = find_pythons()[-1:]
+    return newest[0].version if newest and newest[0] in other_pythons() else None
+
+
 def shared_steps(claims: str) -> list[Step]:
     """pytest processes that share all tests (tests/support/share.py)."""
     step = pytest_step([])
@@ -90,11 +107,50 @@ def shared_steps(claims: str) -> list[Step]:
     return [replace(step, name=name, env={"FORMRELAY_TEST_CLAIMS": claims}) for name in names]
 
 
+def step_with(python: Path, name: str, arguments: Sequence[str]) -> Step:
+    """pytest in another environment than `.venv`, with the servers running."""
+    servers = [] if "--quick" in arguments else [PYTHON, "scripts/servers.py", "run", "--"]
+    return Step(name, [*servers, str(python), "-m", "pytest", *arguments])
+
+
 def oldest_step(arguments: Sequence[str]) -> Step:
-    """pytest on the oldest dependencies that setup.cfg allows, with the servers running."""
-    servers = [PYTHON, "scripts/servers.py", "run", "--"]
-    python = str(OLDEST / "bin" / "python")
-    return Step("oldest", [*servers, python, "-m", "pytest", *arguments])
+    """pytest on the oldest dependencies that setup.cfg allows."""
+    return step_with(OLDEST / "bin" / "python", "oldest", arguments or OLDEST_TESTS)
+
+
+def python_step(version: str, arguments: Sequence[str]) -> Step:
+    """pytest on another Python of this machine, `3.13`, with the newest dependencies."""
+    others = {python.version: python for python in other_pythons()}
+    if version not in others:
+        found = ", ".join(others) or "none"
+        stop(f"expected --python with another Python of this machine than .venv's: {found}")
+    return step_with(prepare_other(others[version]), f"Python {version}", arguments)
+
+
+def run_range(arguments: Sequence[str]) -> int:
+    """Run the oldest dependencies and every other Python; say what was run and what was not."""
+    say("found " + ", ".join(f"Python {python} ({python.path})" for python in find_pythons()))
+    others = [python.version for python in other_pythons()]
+    ran, not_run = [], []
+    steps = []
+    if prepare_oldest():
+        steps.append(oldest_step(arguments))
+        ran.append(f"Python {version_of(OLDEST)} with the oldest dependencies")
+    else:
+        not_run.append("the oldest dependencies: no Python for them")
+    for version in others:
+        steps.append(python_step(version, arguments))
+        ran.append(f"Python {version} with the newest dependencies")
+    ours = version_of(VENV)
+    not_run.append(f"Python {ours} with the newest dependencies, which scripts/test runs")
+    missing = [version for version in SUPPORTED if version not in (ours, *others)]
+    not_run += [f"Python {version}, which was not found" for version in missing]
+    status = run_steps(steps[:1], in_parallel=steps[1:])
+    for line in ran:
+        say(f"ran {line}")
+    for line in not_run:
+        say(f"did not run {line}")
+    return status
 
 
 def main() -> int:
@@ -119,17 +175,22 @@ def main() -> int:
             return run_steps([quick]) if arguments[1:] else run_steps(STATIC, in_parallel=[quick])
         prepare_servers()
         if arguments[:1] == ["--oldest"]:
-            return run_steps(
-                [oldest_step(arguments[1:] or OLDEST_TESTS)] if prepare_oldest() else []
-            )
+            return run_steps([oldest_step(arguments[1:])] if prepare_oldest() else [])
+        if arguments[:1] == ["--python"]:
+            return run_steps([python_step("".join(arguments[1:2]), arguments[2:])])
+        if arguments[:1] == ["--range"]:
+            return run_range(arguments[1:])
         if arguments:
             # While somebody works on a test, static checks would only delay the result.
             return run_steps([pytest_step(arguments)])
-        # A process of its own, so that nothing waits for the installation of `.venv-oldest`.
-        oldest = Step("oldest", [sys.executable, __file__, "--oldest", *OLDEST_IN_BRIEF])
+        # Processes of their own, so that nothing waits for the installation of their environments.
+        beside = [Step("oldest", [sys.executable, __file__, "--oldest", *OLDEST_IN_BRIEF])]
+        if newer := newest_python():
+            command = [sys.executable, __file__, "--python", newer, *NEWEST_IN_BRIEF]
+            beside.append(Step(f"Python {newer}", command))
         with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
             first, *others = shared_steps(claims)
-            return run_steps([*STATIC, first], in_parallel=[*others, oldest])
+            return run_steps([*STATIC, first], in_parallel=[*others, *beside])
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum

@@ -1,4 +1,7 @@
-"""The virtual environments of scripts/test: `.venv`, and `.venv-oldest` for the oldest versions.
+"""The virtual environments of scripts/test.
+
+`.venv` has the newest dependencies, as have `.venv-3.12` and so on for other Pythons;
+`.venv-oldest` has the oldest dependencies and the oldest Python.
 
 uv installs the packages, in a tenth of pip's time; pip installs uv, and the packages if uv fails.
 uv does not read pip's configuration, so its environment repeats pip's indexes and constraints.
@@ -17,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scripts.pythons import Python, find_pythons, running_python
 from tests.support.servers import in_ci
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +28,8 @@ VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 OLDEST = ROOT / ".venv-oldest"
 STAMP = "formrelay-installed"
+#: pydantic 2.7 has no wheels for newer Pythons, and to build it takes Rust.
+_TOO_NEW_FOR_OLDEST = (3, 13)
 #: Dependencies that `.venv-oldest` has at their lower bounds in setup.cfg.
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
 #: Includes dramatiq-dashboard, which needs dramatiq < 2 and redis < 5.
@@ -48,7 +54,7 @@ _UV_VARIABLES = {
 
 def prepare_python() -> None:
     """Create `.venv` and install the package and its tools, unless this is up to date."""
-    _prepare(VENV, sys.executable, ["--editable", ".[dev]"])
+    _prepare(VENV, running_python(), ["--editable", ".[dev]"])
     # mypy derives the package's name from its folder, and a checkout may have any name.
     link = VENV / "formrelay" / "formrelay"
     if not link.is_symlink():
@@ -58,9 +64,7 @@ def prepare_python() -> None:
 
 def prepare_oldest() -> bool:
     """Create `.venv-oldest`, unless it is up to date. Returns whether it exists."""
-    # pydantic 2.7 has no wheels for newer Pythons, and to build it takes Rust.
-    pythons = [sys.executable] if sys.version_info < (3, 13) else ["python3.12", "python3.11"]
-    python = next(filter(None, map(shutil.which, pythons)), None)
+    python = next((one for one in find_pythons() if one.release < _TOO_NEW_FOR_OLDEST), None)
     if python is None:
         needed = "the oldest dependencies need Python 3.11 or 3.12 beside this one"
         if in_ci():
@@ -73,6 +77,22 @@ def prepare_oldest() -> bool:
     return True
 
 
+def other_pythons() -> list[Python]:
+    """The Pythons of this machine besides that of `.venv`, oldest first."""
+    return [python for python in find_pythons() if python.version != version_of(VENV)]
+
+
+def prepare_other(python: Python) -> Path:
+    """Create an environment with the newest dependencies, unless it is up to date.
+
+    Returns:
+        Its program.
+    """
+    venv = ROOT / f".venv-{python.version}"
+    _prepare(venv, python, ["--editable", ".[dev]"])
+    return venv / "bin" / "python"
+
+
 def oldest_pins(setup_cfg: str) -> list[str]:
     """Pins (`name==version`) to the lower bounds in setup.cfg of the tested dependencies."""
     bounds = re.findall(r"^\s+([\w-]+)>=([\d.]+)", setup_cfg, re.MULTILINE)
@@ -80,6 +100,16 @@ def oldest_pins(setup_cfg: str) -> list[str]:
     if pins.keys() != AT_THEIR_OLDEST:
         stop(f"setup.cfg gives no lower bound for {', '.join(AT_THEIR_OLDEST - pins.keys())}")
     return sorted(pins.values())
+
+
+def version_of(venv: Path) -> str | None:
+    """The version (`3.13`) of a virtual environment's Python; None if it does not exist."""
+    try:
+        config = (venv / "pyvenv.cfg").read_text()
+    except FileNotFoundError:
+        return None
+    found = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", config, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -99,13 +129,21 @@ def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str,
     return {**found, **environment}
 
 
-def _prepare(venv: Path, python: str, install: Sequence[str]) -> None:
-    """Create a virtual environment and install into it, unless it is up to date."""
+def _prepare(venv: Path, python: Python, install: Sequence[str]) -> None:
+    """Create a virtual environment and install into it, unless it is up to date.
+
+    Only `.venv`, which people also create themselves, keeps the Python that it has.
+    """
+    if venv != VENV and version_of(venv) not in (None, python.version):
+        say(f"removing {venv.name}, which does not have Python {python.version}")
+        shutil.rmtree(venv)
     if not (venv / "bin" / "python").exists():
         say(f"creating {venv.name}")
-        # The pip of `.venv` installs into both.
+        # The pip of `.venv` installs into all of them.
         without_pip = [] if venv == VENV else ["--without-pip"]
-        made = subprocess.run([python, "-m", "venv", *without_pip, str(venv)], check=False)
+        made = subprocess.run(
+            [str(python.path), "-m", "venv", *without_pip, str(venv)], check=False
+        )
         if made.returncode:
             shutil.rmtree(venv, ignore_errors=True)
             stop(f"could not create {venv.name} (on Debian: apt-get install python3-venv)")
