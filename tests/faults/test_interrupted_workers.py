@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -48,6 +50,15 @@ class Terminal:
             os.chdir(folder)
             os.execve(sys.executable, [sys.executable, *WORKER], clean_environment(**env))
 
+    def catches_ctrl_c(self) -> bool:
+        """Whether Dramatiq's first process no longer blocks SIGINT, as it does at its start.
+
+        While it blocks the signal, several count as one.
+        """
+        status = Path(f"/proc/{self.child}/status").read_text()
+        (blocked,) = re.findall(r"^SigBlk:\s*(\w+)", status, re.MULTILINE)
+        return not int(blocked, 16) >> (signal.SIGINT - 1) & 1
+
     def interrupt(self, times: int) -> str:
         """Type Ctrl-C some times, wait until the worker has ended, and return its output."""
         for _ in range(times):
@@ -82,6 +93,7 @@ def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
 
     worker = Terminal(tmp_path, env)
     wait_until(log.exists)
+    wait_until(worker.catches_ctrl_c)
     output = worker.interrupt(3)
     assert "Killing worker process" in output
     assert "Traceback" not in output
