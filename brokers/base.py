@@ -8,46 +8,50 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
 import dramatiq
 from dramatiq import Message
-from dramatiq.middleware import Middleware, MiddlewareError
+from dramatiq.middleware import Middleware
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
-from ..core.errors import ConfigError, FormrelayError, InvalidJob
+from ..core.errors import FormrelayError, InvalidJob
 from ..core.throttle import Throttle
-from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.idempotency import remember
-from ..middleware.policies import give_policy
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
 from .async_runner import AsyncRunner
 from .contract import LONGEST_DELAY, Batching, BrokerOptions
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
-from .follow_ups import end_attempt, keep
+from .follow_ups import keep
 from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
+from .options import check_actor, check_message
+from .signals import SignallingBroker
 
 #: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
 #: chunks would use more memory and block Redis.
 CHUNK = 500
 CHUNK_BYTES = 1024 * 1024
-_LIMITS = ("in_flight", "batch_size")
 
 
-class RelayBroker(JoiningBroker):
+class RelayBroker(SignallingBroker, JoiningBroker):
     """The base of the Redis and RabbitMQ brokers."""
 
-    def __init__(self, options: BrokerOptions, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__(middleware=self._default_middleware(clock))
+    def __init__(
+        self,
+        options: BrokerOptions,
+        *,
+        middleware: Iterable[Middleware] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(middleware, clock=clock)
         self.options = options
         self.clock = clock
         self.queues = set()
-        self.is_stopping = False
         #: The names of the ``async`` actors, and their runner.
         self.async_actors: set[str] = set()
         self.async_runner = AsyncRunner(self)
@@ -57,9 +61,6 @@ class RelayBroker(JoiningBroker):
         self._idempotency_store: IdempotencyStore | None = None
         self.job_types = {}
         self.actor_finders = []
-
-    def _default_middleware(self, clock: Clock) -> list[Middleware]:
-        return default_middleware(clock)
 
     @property
     def actor_options(self) -> set[str]:
@@ -84,61 +85,6 @@ class RelayBroker(JoiningBroker):
                 self._idempotency_store = make_idempotency_store(self.state)
             return self._idempotency_store
 
-    # -- signals ---------------------------------------------------------------
-
-    def add_middleware(self, middleware: Middleware, **position: Any) -> None:
-        # Before the base class calls hooks of the middleware, which may emit signals.
-        self._hooks: dict[tuple[str, bool], list[Middleware]] = {}
-        super().add_middleware(middleware, **position)
-        self._hooks = {}
-
-    def remove_middleware(self, is_meant: Callable[[Any], bool]) -> None:
-        """Remove the middleware for which ``is_meant`` is true."""
-        self.middleware = [one for one in self.middleware if not is_meant(one)]
-        self._hooks = {}
-
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        if signal in ("worker_boot", "worker_shutdown"):
-            self.is_stopping = signal == "worker_shutdown"
-        if signal == "consumer_thread_shutdown" and args[0].consumer is not None:
-            args[0].consumer.finish()
-        for middleware in self._listeners(f"before_{signal}", args):
-            try:
-                getattr(middleware, f"before_{signal}")(self, *args, **kwargs)
-            except MiddlewareError:
-                raise
-            except Exception:
-                self.log_hook_failure(f"before_{signal}", middleware)
-
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        hooks = self._listeners(f"after_{signal}", args)[::-1]
-        if signal == "process_message" and isinstance(args[0], Delivery):
-            end_attempt(self, args[0], hooks, kwargs)
-            return
-        for middleware in hooks:
-            try:
-                getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
-            except Exception:
-                self.log_hook_failure(f"after_{signal}", middleware)
-
-    def _listeners(self, hook: str, args: Sequence[Any]) -> list[Middleware]:
-        """Return the middleware that implements ``hook``, in order.
-
-        Dramatiq calls every hook of every middleware. Some forty empty calls took a third of the
-        time of a small message.
-        """
-        is_async = bool(args) and isinstance(args[0], Delivery) and args[0].is_async
-        found = self._hooks.get((hook, is_async))
-        if found is None:
-            nothing = getattr(Middleware, hook, None)
-            found = self._hooks[hook, is_async] = [
-                middleware
-                for middleware in self.middleware
-                if getattr(type(middleware), hook, None) is not nothing
-                and not (is_async and isinstance(middleware, OF_THE_THREAD))
-            ]
-        return found
-
     def get_declared_queues(self) -> set[str]:
         return set(self.queues)
 
@@ -157,13 +103,11 @@ class RelayBroker(JoiningBroker):
         """Declare an actor.
 
         Raises:
-            ConfigError: ``in_flight`` or ``batch_size`` is not a whole number from 1 on, the actor
-                has both, or ``max_age`` is not milliseconds.
+            ConfigError: an option is wrong, or two options exclude each other.
             InvalidPolicy: the options make no retry policy.
-            ValueError: idempotency= is used with an option that excludes it.
         """
-        _check_actor(actor)
-        give_policy(actor)
+        check_actor(actor)
+        self.outcomes.declare(actor)
         remember(actor)
         super().declare_actor(actor)
         if "in_flight" in actor.options:
@@ -248,7 +192,7 @@ class RelayBroker(JoiningBroker):
             yield chunk
 
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
-        self._check_options(message)
+        check_message(message, self.actors.get(message.actor_name))
         due = _due(message, delay, to_millis(self.clock.time()))
         body = encode(message)
         limit = self.options.max_message_bytes
@@ -258,18 +202,6 @@ class RelayBroker(JoiningBroker):
                 f"{len(body)}: send a reference to the data instead, or raise MAX_MESSAGE_BYTES"
             )
         return Envelope(message, body, due, _priority(message))
-
-    def _check_options(self, message: Message[Any]) -> None:
-        actor = self.actors.get(message.actor_name)
-        if actor is None or "batch_size" not in actor.options:
-            return
-        # Dramatiq reads these options from the message that runs, which here is the batch.
-        for name in ("pipe_target", "on_success", "on_failure", "max_age"):
-            if message.options.get(name) is not None:
-                raise InvalidJob(
-                    f"expected no {name} on a message of {message.actor_name!r}, which runs in "
-                    "batches, got one"
-                )
 
     @abstractmethod
     def _put(self, envelopes: Sequence[Envelope], *, is_repetition: bool = False) -> None:
@@ -345,26 +277,6 @@ class RelayBroker(JoiningBroker):
         actors = [actor for actor in self.actors.values() if actor.queue_name == queue_name]
         throttles = (actor.options.get("throttle") for actor in actors)
         return list(dict.fromkeys(throttle for throttle in throttles if throttle is not None))
-
-
-def _check_actor(actor: dramatiq.Actor[Any, Any]) -> None:
-    limits = {name: actor.options[name] for name in _LIMITS if name in actor.options}
-    for name, limit in limits.items():
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise ConfigError(
-                f"{actor.actor_name}: expected {name} to be a whole number from 1 on, got {limit!r}"
-            )
-    if len(limits) > 1:
-        raise ConfigError(
-            f"{actor.actor_name}: expected in_flight or batch_size, got both: an async actor takes "
-            "its jobs one by one"
-        )
-    age = actor.options.get("max_age")
-    is_number = isinstance(age, int | float) and not isinstance(age, bool)
-    if age is not None and not (is_number and 0 <= age < math.inf):
-        raise ConfigError(
-            f"{actor.actor_name}: expected max_age to be milliseconds, zero or more, got {age!r}"
-        )
 
 
 def _priority(message: Message[Any]) -> int | None:

@@ -23,7 +23,7 @@ from dramatiq import Message
 
 from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure, Reason
-from ..middleware.delivery import ARGS, BATCH, FAILURE, Batch, Delivery
+from ..middleware.delivery import ARGS, BATCH, FAILURE, REQUEUED, RETRIES, Batch, Delivery
 
 #: The actor name of quarantined bytes; no actor can have this name, so that they are never run.
 QUARANTINE = "formrelay:quarantine"
@@ -294,7 +294,7 @@ def encode_for_replay(message: Message[Any]) -> bytes:
             return base64.b64decode(raw, validate=True)
         except ValueError:  # not from quarantine(): an ordinary message
             pass
-    return encode(without_options(message, FAILURE, "retries", "eta"))
+    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, "eta"))
 
 
 def without_options(message: Message[Any], *names: str) -> Message[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -25,9 +25,9 @@ from dramatiq.middleware import Callbacks, GroupCallbacks, Middleware, Pipelines
 from ..core.errors import BrokerError, FormrelayError, InvalidJob, describe
 from ..core.failure import Failure, Reason
 from ..core.outcomes import Dead, Defer, Outcome
-from ..middleware import OF_THE_THREAD, Delivery
+from ..middleware import OF_THE_THREAD, Delivery, RetryExhausted
 from ..middleware.delivery import Batch
-from ..middleware.outcomes import Outcomes, decide
+from ..middleware.outcomes import Outcomes, decide, is_deferred
 from .contract import BrokerContract
 from .envelope import Envelope
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
@@ -35,9 +35,15 @@ from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 logger = logging.getLogger("formrelay.brokers")
 
 #: Middleware whose hook after an attempt only sends follow-up messages.
-_SENDERS = (Callbacks, Pipelines, GroupCallbacks)
+_SENDERS = (Callbacks, Pipelines, GroupCallbacks, RetryExhausted)
 #: Options of a message or its actor that make ``_SENDERS`` send messages.
-_OPTIONS = ("on_success", "on_failure", "pipe_target", "group_completion_callbacks")
+_OPTIONS = (
+    "on_success",
+    "on_failure",
+    "on_retry_exhausted",
+    "pipe_target",
+    "group_completion_callbacks",
+)
 #: Seconds between two log lines about one job.
 _LOG_INTERVAL = 30.0
 
@@ -70,14 +76,27 @@ def keep(envelope: Envelope) -> bool:
 
 
 def end_attempt(
-    broker: BrokerContract, delivery: Delivery, hooks: Sequence[Middleware], ended: dict[str, Any]
+    broker: BrokerContract,
+    delivery: Delivery,
+    listeners: Callable[[str], Sequence[Middleware]],
+    ended: dict[str, Any],
 ) -> None:
-    """Call the hooks after an attempt; set ``delivery.carry_on`` while a message is unsent.
+    """Decide the outcome of an attempt and call the hooks after it.
+
+    An attempt that was deferred has not failed: to the hooks it is a skipped message. Sets
+    ``delivery.carry_on`` while a follow-up message is unsent.
 
     Args:
-        hooks: the middleware whose ``after_process_message`` is called, in this order.
-        ended: the keyword argument of the hooks, ``result=`` or ``exception=``.
+        listeners: returns the middleware with a hook, in the order of the calls.
+        ended: the keyword argument of ``after_process_message``, ``result=`` or ``exception=``.
     """
+    hooks = listeners("after_process_message")
+    for middleware in hooks:
+        if isinstance(middleware, Outcomes):
+            middleware.after_process_message(broker, delivery, **ended)
+    if is_deferred(delivery):
+        broker.emit_after("skip_message", delivery)
+        return
     follow_up = FollowUp(broker, delivery, hooks, ended)
     if follow_up.carry_on():
         return
@@ -97,10 +116,9 @@ class FollowUp:
     ) -> None:
         self._broker = broker
         self.delivery = delivery
-        self._hooks = deque(hooks)
+        self._hooks = deque(hook for hook in hooks if not isinstance(hook, Outcomes))
         self._ended = ended
         self._unsent: list[Envelope] = []
-        self._is_decided = False
         self._logged_at = -_LOG_INTERVAL
 
     def carry_on(self) -> bool:
@@ -142,8 +160,6 @@ class FollowUp:
         return None
 
     def _call(self, middleware: Middleware) -> None:
-        if self._is_decided and isinstance(middleware, Outcomes):
-            return
         try:
             middleware.after_process_message(self._broker, self.delivery, **self._ended)
         except Exception as error:
@@ -196,7 +212,6 @@ class FollowUp:
         delivery.failed = isinstance(outcome, Dead)
         if isinstance(delivery, Batch):
             delivery.part_outcomes = None
-        self._is_decided = True
 
     def _log_fields(self) -> dict[str, Any]:
         delivery = self.delivery

@@ -22,7 +22,7 @@ from dramatiq import Message
 from ..core.clock import to_millis
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..middleware.delivery import FAILURE, RETRIES, Batch, Delivery
+from ..middleware.delivery import FAILURE, REQUEUED, RETRIES, Batch, Delivery
 from .envelope import encode, encode_batch, priority_in
 
 
@@ -157,7 +157,7 @@ def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Wr
         case Done():
             return None
         case Retry(after=after, failure=failure):
-            message = message.copy(options={RETRIES: attempt, FAILURE: failure.to_json()})
+            message = message.copy(options=_counted(attempt, failure, now))
             return _scheduled(message, now, after, keeps_id=not is_part)
         case Defer(after=after):
             return _scheduled(message, now, after, keeps_id=not is_part)
@@ -170,7 +170,7 @@ def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
     """Replace a batch by one message that keeps its parts and their order."""
     options: dict[str, Any] = {}
     if isinstance(outcome, Retry):
-        options = {RETRIES: batch.attempt, FAILURE: outcome.failure.to_json()}
+        options = _counted(batch.attempt, outcome.failure, now)
     message = encode_batch(batch, options)
     if batch.was_stored:
         return Replacement((batch.tag,), (_scheduled(message, now, outcome.after, keeps_id=True),))
@@ -181,6 +181,11 @@ def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
     message = message.copy(message_id=f"batch-{uuid4()}")
     write = _scheduled(message, now, outcome.after, keeps_id=False)
     return Replacement([part.tag for part in batch.parts], (write,))
+
+
+def _counted(attempt: int, failure: Failure, now: float) -> dict[str, Any]:
+    """Return the options of a message that is retried after ``attempt``."""
+    return {RETRIES: attempt, REQUEUED: to_millis(now), FAILURE: failure.to_json()}
 
 
 def _scheduled(message: Message[Any], now: float, after: timedelta, *, keeps_id: bool) -> Write:

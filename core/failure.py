@@ -18,12 +18,16 @@ class Reason(StrEnum):
     """Why a message is, or will be, dead-lettered."""
 
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    #: ``throws``, ``should_retry`` or ``retry_when`` ended the retries.
+    NOT_RETRIED = "not_retried"
     PERMANENT = "permanent"
     INVALID = "invalid"
     UNKNOWN_ACTOR = "unknown_actor"
     UNDECODABLE = "undecodable"
     CRASH_LOOP = "crash_loop"
     EXPIRED = "expired"
+    #: A middleware of the host program marked the message as failed.
+    MIDDLEWARE = "middleware"
     UNDECIDED = "undecided"
     FOLLOW_UP = "follow_up"
     #: A reason that only a newer version of formrelay knows.

@@ -56,7 +56,12 @@ _MAX_UNDECIDED = 21
 
 
 def classify(
-    error: BaseException | None, *, attempt: int, policy: RetryPolicy, now: float
+    error: BaseException | None,
+    *,
+    attempt: int,
+    policy: RetryPolicy,
+    now: float,
+    asked: timedelta | None = None,
 ) -> Outcome:
     """Decide the outcome of an attempt.
 
@@ -65,26 +70,34 @@ def classify(
         attempt: the number of this attempt, from 1.
         policy: the actor's retry policy.
         now: unix time in seconds.
+        asked: the wait that the actor asked for, instead of the policy's.
     """
+
+    def failure(reason: Reason) -> Failure:
+        assert error is not None
+        return Failure.of(error, reason=reason, attempt=attempt, now=now)
+
+    if error is None:
+        return DONE
+    if isinstance(error, policy.throws):
+        return Dead(failure(Reason.NOT_RETRIED))
     match error:
-        case None:
-            return DONE
         case NotNow():
             return Defer(min(error.after, LONGEST_WAIT), describe(error))
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
             return Defer(wait, describe(error))
         case InvalidJob():
-            return Dead(Failure.of(error, reason=Reason.INVALID, attempt=attempt, now=now))
+            return Dead(failure(Reason.INVALID))
         case SinkPermanent():
-            return Dead(Failure.of(error, reason=Reason.PERMANENT, attempt=attempt, now=now))
+            return Dead(failure(Reason.PERMANENT))
     if not policy.allows_another(attempt, error):
-        return Dead(Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=attempt, now=now))
-    asked = error.retry_after if isinstance(error, SinkError) else None
-    return Retry(
-        policy.wait_before(attempt + 1, at_least=asked),
-        Failure.of(error, reason=Reason.ATTEMPTS_EXHAUSTED, attempt=attempt, now=now),
-    )
+        is_last = attempt >= policy.max_attempts
+        return Dead(failure(Reason.ATTEMPTS_EXHAUSTED if is_last else Reason.NOT_RETRIED))
+    if asked is None:
+        at_least = error.retry_after if isinstance(error, SinkError) else None
+        asked = policy.wait_before(attempt + 1, at_least=at_least)
+    return Retry(asked, failure(Reason.ATTEMPTS_EXHAUSTED))
 
 
 def undecided(

@@ -14,8 +14,10 @@ from typing import Protocol
 
 from .errors import InvalidPolicy
 
-#: Maximum wait, whatever a policy or a Retry-After header asks for.
+#: Maximum wait that a Retry-After header can ask for. Jitter does not exceed it either.
 LONGEST_WAIT = timedelta(hours=24)
+#: Maximum wait that a policy can ask for, as in stock Dramatiq.
+LONGEST_BACKOFF = timedelta(days=7)
 
 
 class Backoff(Protocol):
@@ -96,6 +98,7 @@ class RetryPolicy:
             is subtracted, so a ``Retry-After`` is always respected.
         should_retry: called with the error and the attempt number; False ends the retries. Not
             called for permanent errors, which are never retried.
+        throws: types of errors that are never retried.
         count_unavailable: whether attempts count while the sink is unavailable, busy or not set
             up. If False, the job waits for the sink without using attempts.
 
@@ -109,6 +112,7 @@ class RetryPolicy:
     jitter: float = 0.1
     should_retry: Callable[[BaseException, int], bool] | None = None
     count_unavailable: bool = True
+    throws: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         most, jitter, decide = self.max_attempts, self.jitter, self.should_retry
@@ -130,6 +134,7 @@ class RetryPolicy:
                 "expected should_retry to be a function of (error, attempt) that is not async, "
                 f"got {decide!r}"
             )
+        check_throws(self.throws)
         if not isinstance(self.count_unavailable, bool):
             raise InvalidPolicy(
                 f"expected count_unavailable to be True or False, got {self.count_unavailable!r}"
@@ -148,11 +153,12 @@ class RetryPolicy:
         at_least: timedelta | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> timedelta:
-        """The wait before ``attempt`` including jitter, at most :data:`LONGEST_WAIT`.
+        """The wait before ``attempt`` including jitter, at most :data:`LONGEST_BACKOFF`.
 
         Args:
             attempt: the number of the next attempt (2 is the first retry).
-            at_least: the wait that the other side asked for (Retry-After).
+            at_least: the wait that the other side asked for (Retry-After); up to
+                :data:`LONGEST_WAIT` counts.
             uniform: the source of jitter, ``uniform(low, high)``.
 
         Raises:
@@ -161,10 +167,10 @@ class RetryPolicy:
         wait = self.backoff.wait(attempt)
         _check_wait(f"the wait before attempt {attempt}", wait)
         if at_least is not None:
-            wait = max(wait, at_least)
+            wait = max(wait, min(at_least, LONGEST_WAIT))
+        longest = LONGEST_WAIT if wait <= LONGEST_WAIT else LONGEST_BACKOFF
         # Limited before the product too, which would overflow for the longest timedelta.
-        wait = min(wait, LONGEST_WAIT) * (1 + uniform(0, self.jitter))
-        return min(wait, LONGEST_WAIT)
+        return min(min(wait, longest) * (1 + uniform(0, self.jitter)), longest)
 
     def but(self, **changes: object) -> RetryPolicy:
         """A copy of the policy with some fields changed."""
@@ -180,3 +186,16 @@ def _check_wait(name: str, value: object) -> None:
         )
     if value < timedelta(0):
         raise InvalidPolicy(f"expected {name} to be zero or more, got {value!r}")
+
+
+def check_throws(value: object) -> None:
+    """Check a tuple of exception classes.
+
+    Raises:
+        InvalidPolicy: it is something else.
+    """
+    kinds = value if isinstance(value, tuple) else (None,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise InvalidPolicy(
+            f"expected throws to be an exception class or a tuple of them, got {value!r}"
+        )

@@ -21,6 +21,7 @@ from .admission import Admission
 from .attempts import Attempts
 from .contexts import Contexts
 from .delivery import Batch, Delivery
+from .exhausted import RetryExhausted
 from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
@@ -30,6 +31,7 @@ __all__ = [
     "OF_THE_THREAD",
     "Batch",
     "Delivery",
+    "RetryExhausted",
     "default_middleware",
     "policy_of",
     "rejected",
@@ -40,7 +42,7 @@ __all__ = [
 OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 
-def default_middleware(clock: Clock = SYSTEM_CLOCK) -> list[Middleware]:
+def default_middleware(outcomes: Outcomes, clock: Clock = SYSTEM_CLOCK) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
         Contexts(),  # runs each attempt in its own contextvars context
@@ -50,9 +52,10 @@ def default_middleware(clock: Clock = SYSTEM_CLOCK) -> list[Middleware]:
         ShutdownNotifications(),  # stock: notify_shutdown
         Callbacks(),  # stock: on_success, on_failure
         Pipelines(),  # stock: pipelines
+        RetryExhausted(),  # on_retry_exhausted
         CurrentMessage(),  # stock: gives an actor its message
         Throttling(),  # admit: defers messages while the sink is unavailable
         Idempotency(clock=clock),  # admit: one job for each idempotency key
         Admission(),  # admit: starts the attempt
-        Outcomes(clock=clock),  # classify: last in the list, so that its after_… hook runs first
+        outcomes,  # classify: its hook after an attempt runs first, wherever it stands
     ]

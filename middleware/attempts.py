@@ -20,14 +20,16 @@ _MAX_IDS = 20
 
 
 class _DropFailureLine(logging.Filter):
-    """Drops the line of Dramatiq's worker about a failed message.
+    """Drops the line of Dramatiq's worker about a failed message of a formrelay broker.
 
     It contains the exception's text, which may quote a payload value. The line of
     :class:`Attempts` has more fields and no such text.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Failed to process message")
+        is_of_attempt = str(record.msg).startswith("Failed to process message")
+        about = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        return not (is_of_attempt and isinstance(about, Delivery))
 
 
 def _has_no_arguments(record: logging.LogRecord) -> bool:

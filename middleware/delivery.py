@@ -20,6 +20,9 @@ from ..state.idempotency import Claim
 RETRIES = "retries"
 #: The message option with the record of the last failure.
 FAILURE = "failure"
+#: The message options with the last failed attempt's traceback and time (unix milliseconds), as in
+#: stock Dramatiq.
+TRACEBACK, REQUEUED = "traceback", "requeue_timestamp"
 #: The keyword argument with which an actor gets a batch.
 BATCH = "batch"
 #: The key of the positional arguments of a batch part.
@@ -49,6 +52,7 @@ class Delivery(MessageProxy):
         was_handed_back: whether its consumer was told that it is processed.
         fields: the actor's fields for the log line of the attempt.
         claim: its claim on an idempotency key, if it has a key.
+        key_error: what the function that makes the key raised; the attempt fails with it.
     """
 
     outcome: Outcome | None = None
@@ -62,6 +66,7 @@ class Delivery(MessageProxy):
     was_handed_back = False
     fields: dict[str, Any] | None = None
     claim: Claim | None = None
+    key_error: Exception | None = None
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)
@@ -72,6 +77,8 @@ class Delivery(MessageProxy):
         self.kwargs = message.kwargs
         self.options = message.options
         self.message_id = message.message_id
+        #: The number of this attempt, from 1. Stored, since a failure counts in the options.
+        self.attempt = 1 + _retries(message.options) if message.options else 1
         self.tag = tag
         self.raw = raw
         #: The length of ``raw`` in bytes; 0 for a part of a stored batch.
@@ -112,12 +119,6 @@ class Delivery(MessageProxy):
         if not self._message.args:
             return self._message.kwargs
         return {**self._message.kwargs, ARGS: list(self._message.args)}
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        retries = self._message.options.get(RETRIES, 0)
-        return retries + 1 if isinstance(retries, int) and retries >= 0 else 1
 
     def clear_exception(self) -> None:
         # Dramatiq 1 deletes the attribute, which fails the second time.
@@ -202,3 +203,8 @@ class Batch(Delivery):
     def was_stored(self) -> bool:
         """Whether it came from the broker as one message, as a retried batch does."""
         return self.tag is not None
+
+
+def _retries(options: dict[str, Any]) -> int:
+    retries = options.get(RETRIES, 0)
+    return retries if isinstance(retries, int) and retries >= 0 else 0

@@ -54,7 +54,14 @@ class Idempotency(Middleware):
     def before_process_message(
         self, broker: dramatiq.Broker, message: dramatiq.MessageProxy
     ) -> None:
-        if not isinstance(message, Delivery) or (keyed := _keyed(broker, message)) is None:
+        if not isinstance(message, Delivery):
+            return
+        try:
+            keyed = _keyed(broker, message)
+        except Exception as error:
+            message.key_error = error
+            return
+        if keyed is None:
             return
         once, key = keyed
         try:
@@ -133,13 +140,19 @@ def remember(actor: dramatiq.Actor[Any, Any]) -> None:
     """Make an actor with the option ``idempotency`` return a stored result instead of running.
 
     Raises:
-        ValueError: the actor also has ``batch_size`` or ``in_flight``.
+        ConfigError: it is no :func:`once`, or the actor also has ``batch_size`` or
+            ``in_flight``.
     """
-    if actor.options.get("idempotency") is None:
+    option = actor.options.get("idempotency")
+    if option is None:
         return
+    if not isinstance(option, Once):
+        raise ConfigError(
+            f"{actor.actor_name}: expected idempotency to be once(key), got {option!r}"
+        )
     for other in ("batch_size", "in_flight"):
         if actor.options.get(other) is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"expected {actor.actor_name} to run one job at a time for idempotency=…, got "
                 f"{other} as well: remove one of the two options"
             )
@@ -148,11 +161,14 @@ def remember(actor: dramatiq.Actor[Any, Any]) -> None:
     @wraps(run)
     def run_or_remember(*args: Any, **kwargs: Any) -> Any:
         message = CurrentMessage.get_current_message()
-        claim = message.claim if isinstance(message, Delivery) else None
-        if claim is None or claim.result is None:
+        if not isinstance(message, Delivery):
+            return run(*args, **kwargs)
+        if message.key_error is not None:
+            raise message.key_error
+        if message.claim is None or message.claim.result is None:
             return run(*args, **kwargs)
         # Not skipped: the next job of its pipeline may not have been sent yet.
-        return orjson.loads(claim.result)
+        return orjson.loads(message.claim.result)
 
     actor.fn = run_or_remember
 
@@ -163,10 +179,7 @@ def _keyed(broker: dramatiq.Broker, message: Delivery) -> tuple[Once, str] | Non
     once: Once | None = actor.options.get("idempotency") if actor is not None else None
     if once is None:
         return None
-    try:
-        key = once.key(*message.args, **message.kwargs)
-    except Exception:
-        return None  # wrong arguments: the actor will raise the error
+    key = once.key(*message.args, **message.kwargs)
     if key is None:
         return None
     # A digest, because a key may be personal data.

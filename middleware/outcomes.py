@@ -6,26 +6,28 @@ Middleware that skips a message before its actor runs sets the outcome itself, u
 from __future__ import annotations
 
 import logging
+import traceback
 from datetime import timedelta
 from typing import Any, TypeGuard
 
 import dramatiq
-from dramatiq.errors import RateLimitExceeded
-from dramatiq.middleware import Middleware, Shutdown
+from dramatiq.middleware import AgeLimit, Retries, Shutdown
 
-from ..core.clock import SYSTEM_CLOCK, Clock
-from ..core.errors import FormrelayError, NotNow, PartsFailed, SinkTransient, describe
+from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
+from ..core.errors import FormrelayError, InvalidPolicy, PartsFailed, describe
 from ..core.failure import Failure, Reason
-from ..core.outcomes import DONE, Dead, Outcome, Retry, classify, undecided
-from ..core.retry import LONGEST_WAIT, RetryPolicy
-from .delivery import Batch, Delivery
-from .policies import policy_of
+from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry, classify, undecided
+from ..core.retry import RetryPolicy
+from .delivery import REQUEUED, RETRIES, TRACEBACK, Batch, Delivery
+from .policies import DEFAULTS, give_policy, policy_of
 
 logger = logging.getLogger("formrelay.workers")
 
 #: Longer than an idle thread of a stopping worker waits for messages (1 s by default). Otherwise
 #: the thread could take the job again, and nobody would interrupt it a second time.
 _AFTER_SHUTDOWN = timedelta(seconds=2)
+#: Maximum delay of ``dramatiq.Retry``; brokers keep no message longer.
+_LONGEST_DELAY = timedelta(days=30)
 
 
 class Expired(FormrelayError):
@@ -36,19 +38,25 @@ class UnknownActor(FormrelayError):
     """The message names an actor that this worker does not have."""
 
 
+class Rejected(FormrelayError):
+    """A middleware of the program marked the message as failed."""
+
+
 class NoOutcome(FormrelayError):
     """No middleware gave the attempt an outcome."""
 
 
-class Outcomes(Middleware):
-    """Sets the outcome of each delivery.
+class Outcomes(Retries):
+    """Sets the outcome of each delivery, instead of Dramatiq's Retries middleware.
 
-    Must be last in the list: Dramatiq runs ``after_…`` hooks from last to first, and the hooks of
-    other middleware read the outcome.
+    It is a Retries, so that ``add_middleware(…, before=Retries)`` finds it. Its hook after an
+    attempt is called before those of all other middleware, which read the outcome.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(**DEFAULTS)
         self._clock = clock
+        self._without_policy: list[dramatiq.Actor[Any, Any]] = []
 
     @property
     def actor_options(self) -> set[str]:
@@ -57,6 +65,24 @@ class Outcomes(Middleware):
         Without it, the options of stock Dramatiq's Retries middleware are used.
         """
         return {"policy", "max_retries", "min_backoff", "max_backoff", "retry_when", "throws"}
+
+    def declare(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        """Give an actor its retry policy.
+
+        Raises:
+            InvalidPolicy: an option is of the wrong type or out of range.
+        """
+        if actor.options.get("policy") is None:
+            self._without_policy.append(actor)
+        give_policy(actor, self)
+
+    def adopt(self, retries: Retries) -> None:
+        """Use the values of Dramatiq's Retries for actors without values of their own."""
+        self.max_retries, self.retry_when = retries.max_retries, retries.retry_when
+        self.min_backoff, self.max_backoff = retries.min_backoff, retries.max_backoff
+        for actor in self._without_policy:
+            actor.options.pop("policy", None)
+            give_policy(actor, self)
 
     def after_process_message(
         self,
@@ -78,8 +104,14 @@ class Outcomes(Middleware):
             message.outcome = DONE
         else:
             message.outcome = decide(broker, message, exception, now)
-        if isinstance(message.outcome, Dead):
-            message.fail()
+        if exception is not None:
+            if isinstance(message.outcome, Dead):
+                message.fail()
+            # Stock Dramatiq counts no failure for an error in the actor's throws.
+            actor = broker.actors.get(message.actor_name)
+            throws = () if actor is None else actor.options["policy"].throws
+            if not isinstance(exception, throws) and not is_deferred(message):
+                _count_failure(message, exception, now)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
         """Set the outcome of a message that another middleware skipped."""
@@ -87,6 +119,22 @@ class Outcomes(Middleware):
             return
         now = self._clock.time()
         message.outcome = rejected(broker, message, now) if message.failed else DONE
+
+
+def is_deferred(delivery: Delivery) -> bool:
+    """Whether an attempt ended without success and without failure."""
+    parts = delivery.part_outcomes if isinstance(delivery, Batch) else None
+    if parts is None:
+        return isinstance(delivery.outcome, Defer)
+    kinds = {type(outcome) for outcome in parts}
+    return Defer in kinds and kinds <= {Defer, Done}
+
+
+def _count_failure(delivery: Delivery, error: BaseException, now: float) -> None:
+    """Set the options by which stock Dramatiq tells hooks and callbacks of a failed attempt."""
+    text = "".join(traceback.format_exception(error, limit=30))
+    counted = {RETRIES: delivery.attempt, TRACEBACK: text, REQUEUED: to_millis(now)}
+    delivery.options.update(counted)
 
 
 def decide(
@@ -110,9 +158,12 @@ def decide(
     attempt = attempt or delivery.attempt
     policy: RetryPolicy | None = None
     try:
-        error = _translate(error)
-        policy = policy_of(broker, delivery.actor_name)
-        return classify(error, attempt=attempt, policy=policy, now=now)
+        policy = policy_of(broker, delivery.actor_name, delivery.options)
+        if isinstance(error, Shutdown) and not isinstance(error, policy.throws):
+            # The worker is stopping: defer the job without using an attempt.
+            return Defer(_AFTER_SHUTDOWN, "the worker was stopping")
+        asked = _asked_delay(error)
+        return classify(error, attempt=attempt, policy=policy, now=now, asked=asked)
     except Exception as fault:
         # For example, a custom backoff or should_retry raised. Logged without a traceback, which
         # would contain the text of the job's error.
@@ -149,30 +200,40 @@ def _names_parts(error: BaseException | None, batch: Batch) -> TypeGuard[PartsFa
 
 
 def rejected(broker: dramatiq.Broker, delivery: Delivery, now: float) -> Dead:
-    """Decide the outcome of a message that Dramatiq rejected before its actor ran."""
-    error: FormrelayError = Expired()
-    reason = Reason.EXPIRED
+    """Decide the outcome of a message that another middleware or Dramatiq marked as failed."""
     if delivery.actor_name not in broker.actors:
-        error = UnknownActor(f"no actor is called {delivery.actor_name!r} in this worker")
+        error: FormrelayError = UnknownActor(
+            f"no actor is called {delivery.actor_name!r} in this worker"
+        )
         reason = Reason.UNKNOWN_ACTOR
-    return Dead(Failure.of(error, reason=reason, attempt=delivery.attempt - 1, now=now))
+    elif delivery.started is None and _is_too_old(broker, delivery, now):
+        error, reason = Expired(), Reason.EXPIRED
+    else:
+        error, reason = Rejected(), Reason.MIDDLEWARE
+    attempt = delivery.attempt if delivery.started is not None else delivery.attempt - 1
+    return Dead(Failure.of(error, reason=reason, attempt=attempt, now=now))
 
 
-def _translate(error: BaseException) -> BaseException:
-    """Translate Dramatiq's exceptions to errors of :mod:`formrelay.core.errors`."""
-    match error:
-        case Shutdown():
-            # The worker is stopping: defer the job without using an attempt.
-            return NotNow("the worker was stopping", after=_AFTER_SHUTDOWN)
-        case RateLimitExceeded():
-            return NotNow("a rate limit was reached", after=timedelta(seconds=1))
-        case dramatiq.Retry(delay=int() as delay):
-            # Limited first: a huge integer overflows a timedelta.
-            longest = LONGEST_WAIT // timedelta(milliseconds=1)
-            asked = SinkTransient(
-                "the actor asked to be retried",
-                retry_after=timedelta(milliseconds=max(0, min(delay, longest))),
-            )
-            return asked.with_traceback(error.__traceback__)
-        case _:
-            return error
+def _is_too_old(broker: dramatiq.Broker, delivery: Delivery, now: float) -> bool:
+    limits = [one.max_age for one in broker.middleware if isinstance(one, AgeLimit)]
+    actor = broker.actors[delivery.actor_name]
+    limits += [delivery.options.get("max_age"), actor.options.get("max_age")]
+    age = to_millis(now) - delivery.message.message_timestamp
+    return any(isinstance(limit, int | float) and limit and age >= limit for limit in limits)
+
+
+def _asked_delay(error: BaseException) -> timedelta | None:
+    """The delay of ``dramatiq.Retry``; None for other errors and for a Retry without delay.
+
+    Raises:
+        InvalidPolicy: it is no number of milliseconds, or too long.
+    """
+    if not isinstance(error, dramatiq.Retry) or error.delay is None:
+        return None
+    delay, most = error.delay, _LONGEST_DELAY // timedelta(milliseconds=1)
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or not delay <= most:
+        raise InvalidPolicy(
+            f"expected the delay of dramatiq.Retry to be milliseconds, at most {most}, "
+            f"got {delay!r}"
+        )
+    return timedelta(milliseconds=max(0, delay))

@@ -10,6 +10,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 from ..core.outcomes import Defer
 from ..core.throttle import Throttle
 from .delivery import Batch, Delivery
+from .outcomes import is_deferred
 
 
 class Throttling(Middleware):
@@ -50,6 +51,11 @@ class Throttling(Middleware):
             return  # the result came from the idempotency store: the sink was not asked
         parts = len(message.parts) if isinstance(message, Batch) else 1
         throttle.note(exception, parts=parts)
+
+    def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        """Report an attempt that was deferred because of its error, as for an unavailable sink."""
+        if isinstance(message, Delivery) and is_deferred(message) and message.exception is not None:
+            self.after_process_message(broker, message, exception=message.exception)
 
 
 def _throttle_of(broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> Throttle | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import Any
 from weakref import WeakSet
 
 from dramatiq.middleware import Middleware
@@ -67,6 +68,12 @@ class MemoryBroker(RelayBroker):
 
     def _default_middleware(self, clock: Clock) -> list[Middleware]:
         return with_limits(super()._default_middleware(clock), clock)
+
+    def add_middleware(self, middleware: Middleware, **position: Any) -> None:
+        """Add a middleware; its limits of age and time go by the broker's clock."""
+        if hasattr(self, "clock"):  # False for the default middleware, which has its clock
+            (middleware,) = with_limits([middleware], self.clock)
+        super().add_middleware(middleware, **position)
 
     def idempotency_store(self) -> IdempotencyStore:
         """Return the store of idempotency keys, whose keys expire by the broker's clock."""

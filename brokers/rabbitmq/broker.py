@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from weakref import WeakSet
 
+from dramatiq.middleware import Middleware
 from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
@@ -40,6 +41,7 @@ class RabbitBroker(RelayBroker):
             also gives the dead-letter exchange of each.
         management_url: ``http://user:password@host:15672/api``, for the list of workers and the
             number of messages in flight, which AMQP does not report.
+        middleware: added to formrelay's middleware.
 
     Raises:
         ConfigError: the URL is invalid, or max_priority is not 1 to 255.
@@ -58,9 +60,10 @@ class RabbitBroker(RelayBroker):
         max_priority: int | None = None,
         adopt: Mapping[str, str | None] | Iterable[str] = (),
         management_url: str | None = None,
+        middleware: Iterable[Middleware] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(options or BrokerOptions(), clock=clock)
+        super().__init__(options or BrokerOptions(), middleware=middleware, clock=clock)
         if max_priority is not None and not 1 <= max_priority <= 255:
             raise ConfigError(f"expected max_priority to be 1 to 255, got {max_priority}")
         adopted = adopt if isinstance(adopt, Mapping) else dict.fromkeys(adopt)

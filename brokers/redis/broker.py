@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
+
+from dramatiq.middleware import Middleware
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...state import DEFAULT_NAMESPACE, StateRedis
@@ -35,6 +37,7 @@ class RedisBroker(RelayBroker):
         namespace: the prefix of every key; stock Dramatiq uses ``dramatiq``.
         wait_replicas: number of replicas that must have a message before ``send()`` returns.
         wait_timeout: how long ``send()`` waits for the replicas.
+        middleware: added to formrelay's middleware.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class RedisBroker(RelayBroker):
         namespace: str = DEFAULT_NAMESPACE,
         wait_replicas: int = 0,
         wait_timeout: timedelta = timedelta(seconds=1),
+        middleware: Iterable[Middleware] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(options or BrokerOptions(), clock=clock)
+        super().__init__(options or BrokerOptions(), middleware=middleware, clock=clock)
         self.client = connect_redis(url, timeout=self.options.connect_timeout)
         self.client.is_ending = lambda: self.is_stopping
         self.where = redis_address(url)

@@ -94,7 +94,15 @@ def test_a_message_is_settled_by_one_operation_on_itself(
 @pytest.mark.parametrize(
     ("outcome", "options"),
     [
-        (RETRY, {"mine": 1, "retries": 3, "failure": FAILURE.to_json()}),
+        (
+            RETRY,
+            {
+                "mine": 1,
+                "retries": 3,
+                "requeue_timestamp": int(NOW * 1000),
+                "failure": FAILURE.to_json(),
+            },
+        ),
         (DEFER, {"mine": 1, "retries": 2, "failure": "earlier"}),
         (DEAD, {"mine": 1, "retries": 2, "failure": FAILURE.to_json()}),
     ],

@@ -40,8 +40,12 @@ def needs_arguments(kind: type[FormrelayError]) -> bool:
     return any(one.default is one.empty for one in named)
 
 
-#: Errors whose default message is their docstring: they need no arguments.
-PLAIN = [kind for kind in tree(FormrelayError) if not needs_arguments(kind)]
+#: formrelay's errors whose default message is their docstring: they need no arguments.
+PLAIN = [
+    kind
+    for kind in tree(FormrelayError)
+    if kind.__module__.startswith("formrelay.") and not needs_arguments(kind)
+]
 
 
 def test_the_tree_includes_the_errors_of_other_packages() -> None:

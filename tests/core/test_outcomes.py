@@ -23,7 +23,7 @@ from formrelay.core.errors import (
 )
 from formrelay.core.failure import Reason
 from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry, classify, undecided
-from formrelay.core.retry import LONGEST_WAIT, Linear, RetryPolicy, Schedule
+from formrelay.core.retry import LONGEST_BACKOFF, LONGEST_WAIT, Linear, RetryPolicy, Schedule
 
 SECRET = "SECRET-VALUE"
 NOW = 1_769_851_800.0
@@ -37,6 +37,7 @@ ALWAYS = THREE.but(should_retry=lambda error, attempt: True)
 FIRST_ONLY = THREE.but(should_retry=lambda error, attempt: attempt == 1)
 
 EXHAUSTED, PERMANENT, INVALID = Reason.ATTEMPTS_EXHAUSTED, Reason.PERMANENT, Reason.INVALID
+NOT_RETRIED = Reason.NOT_RETRIED
 
 
 def transient(seconds: float | None = None) -> SinkTransient:
@@ -102,10 +103,14 @@ def away(seconds: float | None = None) -> SinkUnavailable:
         (transient(), 3, PATIENT, EXHAUSTED),
         (transient(), 1, PATIENT, 10 * S),
         # should_retry can end the retries early but cannot add attempts.
-        (transient(), 1, NEVER, EXHAUSTED),
+        (transient(), 1, NEVER, NOT_RETRIED),
         (transient(), 1, FIRST_ONLY, 10 * S),
-        (transient(), 2, FIRST_ONLY, EXHAUSTED),
+        (transient(), 2, FIRST_ONLY, NOT_RETRIED),
         (transient(), 3, ALWAYS, EXHAUSTED),
+        # throws: before anything else.
+        (transient(), 1, THREE.but(throws=(SinkTransient,)), NOT_RETRIED),
+        (NotNow("busy", after=S), 1, THREE.but(throws=(NotNow,)), NOT_RETRIED),
+        (transient(), 1, THREE.but(throws=(OSError,)), 10 * S),
     ],
 )
 def test_each_error_has_one_outcome(
@@ -151,13 +156,13 @@ def test_no_job_is_retried_after_max_attempts(
 
 
 @given(ERRORS, st.integers(1, 10**9), st.floats(0, 1))
-def test_no_outcome_waits_longer_than_a_day(
+def test_no_outcome_waits_longer_than_a_week(
     error: BaseException, attempt: int, jitter: float
 ) -> None:
     policy = RetryPolicy(max_attempts=2**31, jitter=jitter, backoff=Linear(S, 10**6 * S))
     outcome = classify(error, attempt=attempt, policy=policy, now=NOW)
     if isinstance(outcome, Retry | Defer):
-        assert timedelta(0) <= outcome.after <= LONGEST_WAIT
+        assert timedelta(0) <= outcome.after <= LONGEST_BACKOFF
 
 
 def test_outcomes_are_immutable() -> None:

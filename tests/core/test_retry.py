@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from formrelay.core.errors import InvalidPolicy
 from formrelay.core.retry import (
+    LONGEST_BACKOFF,
     LONGEST_WAIT,
     Backoff,
     Exponential,
@@ -97,16 +98,17 @@ def test_jitter_adds_at_most_its_share_and_no_wait_exceeds_a_day(
         attempt, at_least=asked, uniform=lambda low, high: low + (high - low) * share
     )
     most = policy.wait_before(attempt, at_least=asked, uniform=lambda low, high: high)
-    assert bare <= wait <= most <= LONGEST_WAIT
+    assert bare <= wait <= most <= LONGEST_BACKOFF
+    assert most <= LONGEST_WAIT or bare > LONGEST_WAIT
     assert most <= bare * (1 + jitter) + timedelta(microseconds=1)
 
 
 @given(BACKOFFS, JITTERS, ATTEMPTS)
 def test_random_jitter_stays_within_bounds(backoff: Backoff, jitter: float, attempt: int) -> None:
     policy = RetryPolicy(backoff=backoff, jitter=jitter)
-    bare = min(backoff.wait(attempt), LONGEST_WAIT)
+    bare = min(backoff.wait(attempt), LONGEST_BACKOFF)
     wait = policy.wait_before(attempt)
-    assert bare <= wait <= min(bare * (1 + jitter) + timedelta(microseconds=1), LONGEST_WAIT)
+    assert bare <= wait <= min(bare * (1 + jitter) + timedelta(microseconds=1), LONGEST_BACKOFF)
 
 
 @given(BACKOFFS, JITTERS, ATTEMPTS, ANY_DURATION)
@@ -115,12 +117,12 @@ def test_retry_after_lengthens_the_wait_up_to_a_day(
 ) -> None:
     policy = RetryPolicy(backoff=backoff, jitter=jitter)
     wait = policy.wait_before(attempt, at_least=asked)
-    assert wait >= min(max(asked, backoff.wait(attempt)), LONGEST_WAIT)
-    assert wait <= LONGEST_WAIT
+    assert wait >= max(min(asked, LONGEST_WAIT), min(backoff.wait(attempt), LONGEST_BACKOFF))
+    assert wait <= LONGEST_WAIT or backoff.wait(attempt) > LONGEST_WAIT
 
 
-def test_the_longest_wait_is_a_day() -> None:
-    assert timedelta(hours=24) == LONGEST_WAIT
+def test_the_other_side_can_ask_for_a_day_and_a_policy_for_a_week() -> None:
+    assert (timedelta(hours=24), timedelta(days=7)) == (LONGEST_WAIT, LONGEST_BACKOFF)
 
 
 def test_jitter_is_random_by_default() -> None:
