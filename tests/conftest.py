@@ -31,6 +31,7 @@ from tests.support.servers import (
     ZooKeeperServer,
     in_ci,
 )
+from tests.support.share import NAME as SHARE
 from tests.support.share import share_asked_for
 
 # Milliseconds until a paused worker, or a worker that lost its consumer, continues (default 3,000).
@@ -174,7 +175,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Quick(is_asked_for=is_quick))
     config.pluginmanager.register(RanCheck(config, required=in_ci()))
     if share := share_asked_for():
-        config.pluginmanager.register(share)
+        config.pluginmanager.register(share, SHARE)
 
 
 def _server_url(kind: str, variable: str) -> str:

@@ -1,19 +1,28 @@
 """Splits a run among several pytest processes, each with its own servers.
 
 Each process collects all tests. Before it runs a file, it claims the file in a shared folder, and
-it skips files that another process has claimed. So all processes end at about the same time. The
-unit is a file, because fixtures are often shared by the tests of a file.
+it skips files that another process has claimed. Files that take long come first, so that all
+processes end at about the same time. The unit is a file, because fixtures are often shared by the
+tests of a file.
 """
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.ran import KINDS
+
 VARIABLE = "FORMRELAY_TEST_CLAIMS"
+NAME = "share"
+"""Name of the plugin, registered in shared runs alone."""
+
+#: Marks -> about how many seconds a test with the mark takes.
+_SECONDS = {"slow": 15.0, "process": 0.3, **dict.fromkeys(KINDS, 0.2)}
 
 
 class Share:
@@ -32,7 +41,7 @@ class Share:
         """Do as pytest's own loop, with the claimed items."""
         if session.testsfailed or session.config.option.collectonly:
             return None
-        items = self._claimed(session.items)
+        items = self._claimed(longest_first(session.items))
         item = next(items, None)
         while item is not None:
             following = next(items, None)
@@ -57,6 +66,15 @@ class Share:
         except FileExistsError:
             return False
         return True
+
+
+def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The items ordered by how long their files take, judged by the marks of the tests."""
+    seconds: defaultdict[Path, float] = defaultdict(float)
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        seconds[item.path] += max((_SECONDS.get(mark, 0.0) for mark in marks), default=0.0)
+    return sorted(items, key=lambda item: -seconds[item.path])
 
 
 def share_asked_for() -> Share | None:

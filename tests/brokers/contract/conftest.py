@@ -15,6 +15,7 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.testing import MemoryBroker
 from tests.support.harness import Harness, flush_embedded
+from tests.support.share import NAME as SHARE
 from tests.support.waiting import wait_until
 
 OPTIONS = BrokerOptions(heartbeat_timeout=timedelta(seconds=1), max_message_bytes=10_000)
@@ -27,14 +28,27 @@ NOT_IN_MEMORY = {
     "test_messages_in_flight_on_several_workers_are_shown_once": "it has one process",
     "test_jobs_in_the_inbox_are_listed_after_the_queue": "it has no inbox",
 }
+#: Files that a run of everything runs on the embedded broker too, which is a Redis (Valkey): they
+#: call each Lua script. scripts/test-range and scripts/test FILES run all files on it.
+EMBEDDED_IN_BRIEF = {
+    *("test_outcomes.py", "test_sending.py", "test_follow_ups.py", "test_inspection.py"),
+}
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that the in-memory broker cannot have."""
+    """Deselect the tests that the in-memory broker cannot have, and most on the embedded broker."""
     left_out = [item for item in items if _is_not_in_memory(item)]
+    if config.pluginmanager.has_plugin(SHARE):
+        left_out += [item for item in items if _is_in_range_alone(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_in_range_alone(item: pytest.Item) -> bool:
+    is_embedded = item.get_closest_marker("embedded") is not None
+    return is_embedded and item.path.parent == HERE and item.path.name not in EMBEDDED_IN_BRIEF
 
 
 def _is_not_in_memory(item: pytest.Item) -> bool:
@@ -57,7 +71,7 @@ def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("rabbitmq", marks=pytest.mark.rabbitmq),
         pytest.param("embedded", marks=pytest.mark.embedded),
-        "memory",
+        pytest.param("memory", marks=pytest.mark.memory),
     ]
 )
 def broker(request: pytest.FixtureRequest) -> RelayBroker:
