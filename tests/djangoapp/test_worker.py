@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,23 +14,23 @@ import pytest
 
 from tests.actors.receiver import Receiver, receiving
 from tests.djangoapp.host import APPS, PROJECT, Host
+from tests.support.command import Program, start_python
 from tests.support.waiting import wait_until
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @contextmanager
-def worker(host: Host, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(host: Host, *options: str) -> Iterator[Program]:
     """A worker, started in another folder than the project's."""
-    with (host.folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "manage.py"), "formrelay_worker", *options],
-            cwd=host.folder,
-            # PYTHONPATH leads to the project, as with manage.py.
-            env=host.env | {"PYTHONPATH": str(APPS)},
-            stdout=log,
-            stderr=log,
-        )
+    process = start_python(
+        *(str(PROJECT / "manage.py"), "formrelay_worker", *options),
+        cwd=host.folder,
+        # PYTHONPATH leads to the project, as with manage.py.
+        env=host.env | {"PYTHONPATH": str(APPS)},
+        log=host.folder / "worker.log",
+        may_exec=True,
+    )
     try:
         yield process
     finally:

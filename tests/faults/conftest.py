@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from formrelay.brokers.base import RelayBroker
 from tests.support import fault_worker
+from tests.support.command import Program, start_python
 from tests.support.waiting import wait_until
 
 
@@ -19,21 +19,17 @@ class Site:
 
     def __init__(self, url: str, queue: str, file: Path) -> None:
         self.url, self.queue, self.file = url, queue, file
-        self.log = file.with_suffix(".log")
-        self.workers: list[subprocess.Popen[str]] = []
+        self.workers: list[Program] = []
         self.broker: RelayBroker = fault_worker.make_broker(url)
         fault_worker.declare(self.broker, queue, str(file))
 
-    def start_worker(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, fault_worker.__file__, self.url, self.queue, str(self.file)],
-            stdout=subprocess.PIPE,
-            stderr=self.log.open("ab"),
-            text=True,
-        )
+    def start_worker(self) -> Program:
+        log = self.file.with_suffix(f".{len(self.workers)}.log")
+        arguments = (fault_worker.__file__, self.url, self.queue, str(self.file))
+        process = start_python(*arguments, cwd=self.file.parent, env=os.environ, log=log)
         self.workers.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        wait_until(lambda: "ready\n" in log.read_text() or process.poll() is not None)
+        assert "ready\n" in log.read_text(), log.read_text()
         return process
 
     def send(self, numbers: range, *, milliseconds: int = 0, delay: int | None = None) -> None:
@@ -56,7 +52,7 @@ class Site:
     def close(self) -> None:
         for worker in self.workers:
             worker.kill()
-            worker.communicate()
+            worker.wait()
         self.broker.close()
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.command import clean_environment, run_python
+from tests.support.command import Program, clean_environment, run_python, start_python
 
 
 class Workers:
@@ -37,26 +35,25 @@ class Workers:
         run_python(program, *arguments, env=self._env, cwd=self._folder).check_returncode()
 
     @contextmanager
-    def one(self) -> Iterator[subprocess.Popen[bytes]]:
+    def one(self) -> Iterator[Program]:
         """A worker: Dramatiq's process and its forks, in a process group."""
-        with (self._folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "formrelay", "worker", *self._options],
-                cwd=self._folder,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait(timeout=40)
+        process = start_python(
+            *("-m", "formrelay", "worker", *self._options),
+            cwd=self._folder,
+            env=self._env,
+            log=self._folder / "worker.log",
+            in_session=True,
+            may_exec=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(timeout=40)
 
 
-def kill(worker: subprocess.Popen[bytes]) -> None:
+def kill(worker: Program) -> None:
     """Kill all processes of a worker."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()

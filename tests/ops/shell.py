@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import clean_environment, run
+from tests.support.command import Program, clean_environment, run, start_python
 
 
 class Shell:
@@ -46,19 +45,19 @@ class Shell:
         return dict(found)
 
     @contextmanager
-    def worker(self, *queues: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *queues: str, imports: str = "") -> Iterator[Program]:
         """A worker of these queues; of all queues if none is named."""
         options = [part for queue in queues for part in ("--queue", queue)]
-        with (self.folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "formrelay", "worker", *options],
-                cwd=self.folder,
-                env=clean_environment(**self.env),
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                yield process
-            finally:
-                process.terminate()
-                assert process.wait(60) == 0
+        options += ["--import", imports] if imports else []
+        process = start_python(
+            *("-m", "formrelay", "worker", *options),
+            cwd=self.folder,
+            env=clean_environment(**self.env),
+            log=self.folder / "worker.log",
+            may_exec=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0

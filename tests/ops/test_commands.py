@@ -30,7 +30,7 @@ def worker(shell: Shell) -> Iterator[None]:
 def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) -> None:
     # A private address is a permanent error, so the job is dead-lettered at its first attempt.
     sent = shell("send", "deliver_webhook", "-", stdin=json.dumps(WEBHOOK)).stdout.strip()
-    (letter,) = wait_until(lambda: shell.json("dlq", "list"))
+    (letter,) = wait_until(lambda: shell.json("dlq", "list"), every=0.3)
     assert letter["id"] == sent
     assert letter["failure"]["reason"] == "permanent"
     assert "127.0.0.1" in letter["failure"]["message"]
@@ -40,7 +40,9 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
     assert shell("dlq", "replay", "--all", "--dry-run").stdout == "would be replayed: 1\n"
     died = letter["failure"]["at"]
     assert shell("dlq", "replay", sent).stdout == "replayed: 1\n"
-    wait_until(lambda: [x for x in shell.json("dlq", "list") if x["failure"]["at"] != died])
+    wait_until(
+        lambda: [x for x in shell.json("dlq", "list") if x["failure"]["at"] != died], every=0.3
+    )
     assert shell("dlq", "delete", sent).stdout == "deleted: 1\n"
     assert shell.json("dlq", "list") == []
     assert shell.queue("webhooks") == {

@@ -171,7 +171,7 @@ def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
     shell: Shell, worker: subprocess.Popen[bytes]
 ) -> None:
     first, second, third = (send(shell, form) for form in ("f1", "f2", "f2"))
-    wait_until(lambda: shell.queue("webhooks")["dead"] == 3)
+    wait_until(lambda: shell.queue("webhooks")["dead"] == 3, every=0.3)
     shell("queues", "pause", "webhooks")  # replayed messages stay on the queue
 
     def listed(*options: str) -> set[str]:

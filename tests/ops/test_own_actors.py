@@ -47,25 +47,9 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
 def dead(shell: Shell) -> str:
     """Id of a dead letter on the queue ``notes``."""
     sent = shell("send", "write_note", '"milk"', "--import", "mine.actors").stdout.strip()
-    with worker(shell, "--import", "mine.actors", "--queue", "notes"):
-        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"))
+    with shell.worker("notes", imports="mine.actors"):
+        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"), every=0.3)
     return sent
-
-
-def worker(shell: Shell, *options: str) -> subprocess.Popen[bytes]:
-    return _Worker(
-        [sys.executable, "-m", "formrelay", "worker", *options],
-        cwd=shell.folder,
-        env=clean_environment(**shell.env),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-class _Worker(subprocess.Popen[bytes]):
-    def __exit__(self, *error: object) -> None:
-        self.terminate()
-        self.wait(60)
 
 
 @pytest.mark.slow
@@ -101,10 +85,10 @@ def test_the_management_api_lists_the_queues_of_other_actors(
     shell.env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
     (tmp_path / "mine.py").write_text(MODULE)
     sent = shell("send", "write_note", '"milk"', "--import", "mine").stdout.strip()
-    with worker(shell, "--import", "mine", "--queue", "notes"):
-        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"))
+    with shell.worker("notes", imports="mine"):
+        wait_until(lambda: shell.json("dlq", "list", "--queue", "notes"), every=0.3)
     shell.env["RABBITMQ_API_URL"] = api
-    found = wait_until(lambda: shell("dlq", "list", "--json"))
+    found = wait_until(lambda: shell("dlq", "list", "--json"), every=0.3)
     assert sent in found.stdout
     assert found.stderr == ""
     # The command works without the API, and says what it cannot show.

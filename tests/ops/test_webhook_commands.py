@@ -71,7 +71,7 @@ def test_dead_waiting_and_delivered_webhooks_are_sent_again(
         later = shell.send(f"{receiver.url}/later")
         fine = shell.send(f"{receiver.url}/fine")
         wait_until(lambda: len(receiver.requests) >= 4)
-        wait_until(lambda: len(shell.json("dlq", "list")) == 2)
+        wait_until(lambda: len(shell.json("dlq", "list")) == 2, every=0.3)
 
         assert shell("webhooks", "resend", f"msg_{dead}").stdout == f"replayed: msg_{dead}\n"
         assert shell("webhooks", "resend", "named_1").stdout == "replayed: named_1\n"

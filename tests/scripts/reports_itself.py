@@ -30,6 +30,10 @@ def main() -> None:
     match sys.argv[1]:
         case "exit":
             sys.exit(3)
+        case "text":
+            sys.exit("as requested")
+        case "interrupt":
+            raise KeyboardInterrupt
         case "raise":
             raise ValueError("as requested")
         case "kill":

@@ -4,10 +4,16 @@
 Python command line, an environment, a working directory and three file descriptors for the
 standard streams. A forked child runs the program; the answer is its process id, then its exit
 status.
+
+A program that replaces itself with another Python program (`os.execv`, as the commands that start
+workers do) keeps its process id: the child runs the program in a child of its own, and the program
+that follows in itself, where nothing of the first program is left.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import gc
 import json
 import os
@@ -15,20 +21,24 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
-_REQUEST_BYTES = 1_000_000
+_REQUEST_BYTES = 200_000  # the kernel's limit for a packet is a little more
+_PR_SET_PDEATHSIG = 1
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Modules that import without settings. Missing modules are skipped (`.venv-oldest` lacks some).
 _IMPORTS = (
     *(
         "formrelay.ops.cli.app",
+        "formrelay.brokers.embedded",
         "formrelay.brokers.redis.broker",
         "formrelay.brokers.rabbitmq.broker",
     ),
-    *("formrelay.sinks.api", "pycurl", "sqlite3"),
+    *("formrelay.sinks.api", "pycurl", "sqlite3", "dramatiq.cli", "rich.markdown", "rich.table"),
     *("django.core.management", "django.db.models", "django.test", "django.contrib.admin"),
 )
 
@@ -50,17 +60,57 @@ def _in_child(connection: socket.socket) -> dict[str, Any]:
     data, streams, _, _ = socket.recv_fds(connection, _REQUEST_BYTES, 3)
     child = os.fork()
     if child:
+        for stream in streams:  # the reader of a pipe waits until all its writers are closed
+            os.close(stream)
         connection.sendall(b"%d" % child)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with suppress(BrokenPipeError):  # the client has timed out
-            connection.sendall(b" %d" % status)
+            connection.sendall(b"%d" % status)
         os._exit(0)
     connection.close()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     found: dict[str, Any] = json.loads(data)
+    if found["in_session"]:
+        os.setsid()
+    return _followed(found) if found["may_exec"] else found
+
+
+def _followed(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a program in a child until it replaces itself; returns the request that follows.
+
+    Exits as the program does if it replaces itself with nothing. Signals reach the program.
+    """
+    reading, writing = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        os.execv = lambda _, argv: _hand_over(writing, argv)
+        return request
+    os.close(writing)
+    before = [signal.signal(sent, lambda got, _: os.kill(child, got)) for sent in _FORWARDED]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    with open(reading, "rb") as pipe:
+        following = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    for sent, handler in zip(_FORWARDED, before, strict=True):
+        signal.signal(sent, handler)
+    if not following:
+        _exit(os.waitstatus_to_exitcode(status))
+    found: dict[str, Any] = json.loads(following)
     return found
+
+
+def _hand_over(writing: int, argv: list[str]) -> NoReturn:
+    """Do as `os.execv` with a Python program: what is not in the request ends here."""
+    assert argv[0] == sys.executable, argv
+    request = {"arguments": argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}
+    os.write(writing, json.dumps(request).encode())
+    os._exit(0)
 
 
 def apply_request(request: dict[str, Any]) -> None:
@@ -70,6 +120,9 @@ def apply_request(request: dict[str, Any]) -> None:
     time.tzset()
     os.chdir(request["cwd"])
     sys.path[0:1] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    if os.environ.get("PYTHONUNBUFFERED"):
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
 
 
 def run(what: str, *arguments: str) -> None:
@@ -83,7 +136,35 @@ def run(what: str, *arguments: str) -> None:
         exec(code, {"__name__": "__main__"})
     else:
         sys.argv = [what, *arguments]
+        sys.path[0] = os.path.dirname(os.path.abspath(what))
         runpy.run_path(what, run_name="__main__")
+
+
+def _status(code: object) -> int:
+    """Exit status for `sys.exit(code)`."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _end(status: int) -> NoReturn:
+    """End as Python does, but without clearing all modules, which would copy their memory."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    """Exit with a status, or by a signal if it is negative."""
+    if status < 0:
+        with suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 if __name__ == "__main__":
@@ -91,10 +172,18 @@ if __name__ == "__main__":
         with suppress(ImportError):
             import_module(imported)
     gc.freeze()  # spares each exiting child a pass of the garbage collector over all modules
-    listener = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(sys.argv[1])
     listener.listen(64)
     print("ready", flush=True)
     request = serve(listener)
-    apply_request(request)
-    run(*request["arguments"])
+    status = 0
+    try:
+        apply_request(request)
+        run(*request["arguments"])
+    except SystemExit as ending:
+        status = _status(ending.code)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1 if isinstance(error, Exception) else -signal.SIGINT
+    _end(status)

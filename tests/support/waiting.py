@@ -15,7 +15,7 @@ def wait_until(condition: Callable[[], T], *, timeout: float = 60.0, every: floa
     Args:
         timeout: seconds; generous, because the machine may be busy. A test that promises a shorter
             time has to measure it.
-        every: seconds between two calls.
+        every: seconds between two calls; 0.3 or more if a call starts a process.
 
     Raises:
         AssertionError: no true value within ``timeout`` seconds.

@@ -29,7 +29,7 @@ NOT_IN_MEMORY = {
     "test_jobs_in_the_inbox_are_listed_after_the_queue": "it has no inbox",
 }
 #: Files that a run of everything runs on the embedded broker too, which is a Redis (Valkey): they
-#: call each Lua script. scripts/test-range and scripts/test FILES run all files on it.
+#: send, settle and list messages. scripts/test-range and scripts/test FILES run all files on it.
 EMBEDDED_IN_BRIEF = {
     *("test_outcomes.py", "test_sending.py", "test_follow_ups.py", "test_inspection.py"),
 }

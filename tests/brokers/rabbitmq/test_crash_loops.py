@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from tests.brokers.rabbitmq import crash_worker
 from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
+from tests.support.command import Program, start_python
 from tests.support.harness import Harness
 from tests.support.servers import RabbitServer, ServerError
 from tests.support.waiting import wait_until
@@ -38,22 +37,17 @@ class Workers:
 
     def __init__(self, harness: Harness, url: str, queue_type: str, file: Path) -> None:
         self.harness, self.file = harness, file
-        self._command = [sys.executable, crash_worker.__file__, url, harness.queue, queue_type]
-        self._log = file.with_suffix(".log")
-        self._workers: list[subprocess.Popen[str]] = []
+        self._command = [crash_worker.__file__, url, harness.queue, queue_type, str(file)]
+        self._workers: list[Program] = []
         fault_worker.declare(harness.broker, harness.queue, str(file))
 
-    def start(self) -> subprocess.Popen[str]:
-        worker = subprocess.Popen(
-            [*self._command, str(self.file)],
-            stdout=subprocess.PIPE,
-            stderr=self._log.open("ab"),
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+    def start(self) -> Program:
+        log = self.file.with_suffix(f".{len(self._workers)}.log")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        worker = start_python(*self._command, cwd=self.file.parent, env=env, log=log)
         self._workers.append(worker)
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n", self._log.read_text()
+        wait_until(lambda: "ready\n" in log.read_text() or worker.poll() is not None)
+        assert "ready\n" in log.read_text(), log.read_text()
         return worker
 
     def send(self, actor: str, *arguments: int) -> str:
@@ -65,7 +59,7 @@ class Workers:
     def close(self) -> None:
         for worker in self._workers:
             worker.kill()
-            worker.communicate()
+            worker.wait()
 
 
 @pytest.fixture(params=["quorum", "classic"])
