@@ -89,7 +89,8 @@ def prepare_other(python: Python) -> Path:
         Its program.
     """
     venv = ROOT / f".venv-{python.version}"
-    _prepare(venv, python, ["--editable", ".[dev]"])
+    # tests/packaging installs a wheel with pip.
+    _prepare(venv, python, ["--editable", ".[dev]", "pip"])
     return venv / "bin" / "python"
 
 
