@@ -72,6 +72,9 @@ class JobActor(dramatiq.Actor[..., None]):
         takes_many: whether the function gets a list of jobs.
     """
 
+    #: Its payloads are checked models, written as JSON; brokers need not check their types again.
+    sends_plain_json = True
+
     def __init__(
         self,
         name: str,

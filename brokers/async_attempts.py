@@ -13,10 +13,8 @@ from dramatiq import MessageProxy
 
 from ..middleware.delivery import Delivery
 
-#: Seconds after which a running attempt is long: it no longer counts against the limit.
+#: Seconds after which a running attempt is long: it counts against the total limit only.
 LONG_AFTER = 1.0
-#: Maximum number of running attempts, long attempts included, as a multiple of the limit.
-MAX_LONG = 10
 
 
 class SettlingConsumer(Protocol):
@@ -42,8 +40,9 @@ class AsyncAttempt:
         began: monotonic seconds when the attempt started.
         is_long: whether it has run for more than :data:`LONG_AFTER`.
         is_over: whether it has ended.
-        is_waiting: whether the actor's coroutine runs, so that the task may be cancelled.
+        is_waiting: whether the actor's coroutine runs in the task, which may be cancelled then.
         interrupt: the exception to raise instead of ``CancelledError``; None if not cancelled.
+        thread: the identifier of the thread in which the attempt runs; None in the event loop.
     """
 
     delivery: Delivery
@@ -56,6 +55,7 @@ class AsyncAttempt:
     is_waiting: bool = False
     task: asyncio.Task[None] | None = None
     interrupt: type[BaseException] | None = None
+    thread: int | None = None
 
 
 class AttemptQueue:
@@ -63,6 +63,7 @@ class AttemptQueue:
 
     Attributes:
         limit: maximum number of running attempts that are not long.
+        total: maximum number of running attempts, long attempts included.
         waiting: attempts that have not started.
         performed: attempts from worker threads, to settle after their follow-up messages are sent.
         running: number of started attempts.
@@ -70,8 +71,8 @@ class AttemptQueue:
         is_ending: whether the running attempts are to be cancelled.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, total: int) -> None:
+        self.limit, self.total = limit, total
         self.waiting: deque[AsyncAttempt] = deque()
         self.performed: deque[AsyncAttempt] = deque()
         self.running = self.long = 0
@@ -83,7 +84,7 @@ class AttemptQueue:
         count, limit = self.running, self.limit
         if self.performed:
             attempts = self.performed
-        elif is_stopping or count - self.long >= limit or count >= MAX_LONG * limit:
+        elif is_stopping or count - self.long >= limit or count >= self.total:
             return None
         else:
             attempts = self.waiting

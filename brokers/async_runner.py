@@ -3,7 +3,8 @@
 Messages of async actors do not go to Dramatiq's worker threads. Each attempt is one asyncio task
 with its own :mod:`contextvars` context. It calls the hooks and the actor and settles the message,
 in the same order as a worker thread. Steps that may wait for the broker run in other threads, so
-that they do not block the event loop.
+that they do not block the event loop. Whole attempts run in other threads if a package needs that
+(:mod:`.attempt_threads`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from functools import partial, wraps
-from inspect import isawaitable, iscoroutinefunction
+from functools import partial
+from inspect import isawaitable
 from time import monotonic
 from typing import Any
 
 from dramatiq import MessageProxy
-from dramatiq.asyncio import async_to_sync
 from dramatiq.middleware import (
     Middleware,
     Shutdown,
@@ -33,9 +33,10 @@ from dramatiq.middleware import (
 from ..core.process import current_pid
 from ..middleware.delivery import Delivery
 from .async_attempts import AsyncAttempt, AttemptQueue, SettlingConsumer
+from .attempt_threads import MAX_THREADS, AttemptThreads
 from .contract import BrokerContract
 from .errors import BrokerUnavailable
-from .event_loop import EventLoopThread
+from .event_loop import AsyncFunction, EventLoopThread, coroutine_function
 from .follow_ups import may_send
 
 logger = logging.getLogger("formrelay.brokers")
@@ -52,6 +53,7 @@ class AsyncRunner:
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
         self._thread = EventLoopThread()
+        self._attempt_threads = AttemptThreads(broker)
         self._reset()
 
     def _reset(self) -> None:
@@ -66,6 +68,8 @@ class AsyncRunner:
         #: The thread that begins the attempts of suspects. The first one of a process waits two
         #: seconds for its quarantine queue on RabbitMQ; settlements must not wait with it.
         self._quarantine = ThreadPoolExecutor(1, thread_name_prefix="formrelay-quarantine")
+        #: The threads of attempts that cannot run in the event loop.
+        self._attempts = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="formrelay-attempt")
 
     # -- called from any thread ----------------------------------------------------------
 
@@ -108,7 +112,9 @@ class AsyncRunner:
     def set_limit(self, queue_name: str) -> None:
         """Set the limit of a queue in use, because another actor of it was declared."""
         if queue_name in self._queues:
-            self._queues[queue_name].limit = self._broker.in_flight_limit(queue_name) or 0
+            queue = self._queues[queue_name]
+            queue.limit = self._broker.in_flight_limit(queue_name) or 0
+            queue.total = self._broker.in_flight_total(queue_name)
 
     def interrupt(self, queue_name: str) -> None:
         """Cancel the running actors of a stopping worker at the next sweep; defer their jobs."""
@@ -118,29 +124,13 @@ class AsyncRunner:
         """Cancel the running attempts and stop the threads."""
         self._is_stopping = True
         self._thread.stop()
-        for executor in (self._settling, self._quarantine):
+        for executor in (self._settling, self._quarantine, self._attempts):
             executor.shutdown(wait=False, cancel_futures=True)
         self._reset()
 
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap an actor's function so that every thread can call it.
-
-        Returns:
-            For a coroutine function: a function that returns the coroutine in the event loop's
-            thread, and waits for its result in any other thread. Any other function is returned
-            unchanged.
-        """
-        if getattr(function, "__code__", None) is _waits.__code__:
-            function = function.__wrapped__  # type: ignore[attr-defined]
-        if not iscoroutinefunction(function):
-            return function
-
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            coroutine = function(*args, **kwargs)
-            return coroutine if self._thread.is_current() else self._thread.run(coroutine)
-
-        return call
+    def wrap(self, function: Callable[..., Any]) -> AsyncFunction:
+        """Wrap a coroutine function of an actor so that every thread can call it."""
+        return AsyncFunction(coroutine_function(function) or function, self._thread)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -153,7 +143,8 @@ class AsyncRunner:
         queue = self._queues.get(name)
         if queue is None:
             limit = self._broker.in_flight_limit(name) or 0
-            queue = self._queues.setdefault(name, AttemptQueue(limit))
+            total = self._broker.in_flight_total(name)
+            queue = self._queues.setdefault(name, AttemptQueue(limit, total))
         return queue
 
     def _wake(self) -> None:
@@ -189,6 +180,8 @@ class AsyncRunner:
                     self._say(attempt, "an attempt has no time limit: its options are wrong", error)
                 if attempt.interrupt is not None and attempt.task is not None:
                     attempt.task.cancel()
+            elif attempt.thread is not None and attempt.interrupt is None:
+                self._interrupt_thread(attempt)
         for queue in list(self._queues.values()):
             queue.age()
         self._is_sweeping = bool(self._running)
@@ -219,6 +212,12 @@ class AsyncRunner:
                 return TimeLimitExceeded
         return None
 
+    def _interrupt_thread(self, attempt: AsyncAttempt) -> None:
+        """Interrupt an attempt in a thread when the time for a stop is over."""
+        if self._broker.is_stopping and self._queues[attempt.delivery.queue_name].is_ending:
+            attempt.interrupt = Shutdown
+            self._attempt_threads.interrupt(attempt, Shutdown)
+
     async def _run(self, attempt: AsyncAttempt, queue: AttemptQueue) -> None:
         delivery = attempt.delivery
         try:
@@ -247,6 +246,9 @@ class AsyncRunner:
     async def _perform(self, attempt: AsyncAttempt) -> None:
         """Call the hooks and the actor in the order of Dramatiq's worker thread."""
         broker, delivery = self._broker, attempt.delivery
+        if self._attempt_threads.are_needed(broker.get_actor(delivery.actor_name)):
+            await self._perform_in_thread(attempt)
+            return
         ended: dict[str, Any]
         try:
             if delivery.count_quarantine_run is None:
@@ -273,6 +275,15 @@ class AsyncRunner:
             await self._in_thread(attempt, end)
         else:
             broker.emit_after("process_message", delivery, **ended)
+
+    async def _perform_in_thread(self, attempt: AsyncAttempt) -> None:
+        attempt.delivery.is_async = (
+            False  # the hooks of Dramatiq's middleware for threads are called
+        )
+        process = partial(self._attempt_threads.process, attempt)
+        # In a copy of the context, since the task may have to enter its own meanwhile.
+        run = partial(attempt.context.copy().run, process)
+        await self._finish(self.loop.run_in_executor(self._attempts, run))
 
     async def _await(self, attempt: AsyncAttempt, result: Awaitable[Any]) -> Any:
         attempt.is_waiting = True
@@ -355,8 +366,3 @@ class AsyncRunner:
 
 def _find(broker: BrokerContract, kind: type[Middleware]) -> Any:
     return next((one for one in broker.middleware if isinstance(one, kind)), None)
-
-
-@async_to_sync
-async def _waits() -> None:
-    """Provides the code object by which Dramatiq's wrapper of async functions is recognised."""

@@ -22,10 +22,10 @@ from ..core.errors import FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware.idempotency import remember
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
-from .async_runner import AsyncRunner
 from .contract import LONGEST_DELAY, Batching, BrokerOptions
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
+from .exact_json import check_encoder, check_exact
 from .follow_ups import keep
 from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
@@ -52,9 +52,8 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self.options = options
         self.clock = clock
         self.queues = set()
-        #: The names of the ``async`` actors, and their runner.
+        #: The names of the ``async`` actors.
         self.async_actors: set[str] = set()
-        self.async_runner = AsyncRunner(self)
         #: The Redis that keeps shared state; None: this process keeps it in memory.
         self.state: StateRedis | None = None
         self._state_lock = Lock()
@@ -69,9 +68,10 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         ``batch_size`` and ``batch_wait`` (a timedelta) make the actor run in batches;
         ``batch_weight`` is the weight of one message in a batch (default 1); ``job_type`` names
         the job for publishers of plain jobs; ``in_flight`` is the maximum number of messages of
-        an ``async`` actor that run at a time.
+        an ``async`` actor that run at a time. Runs of more than a second count against
+        ``in_flight_total`` instead, if it is set.
         """
-        ours = {"batch_size", "batch_wait", "batch_weight", "in_flight"}
+        ours = {"batch_size", "batch_wait", "batch_weight", "in_flight", "in_flight_total"}
         return self._actor_options | ours | {"job_type", "broker_priority"}
 
     @actor_options.setter
@@ -109,10 +109,12 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         check_actor(actor)
         self.outcomes.declare(actor)
         remember(actor)
-        super().declare_actor(actor)
         if "in_flight" in actor.options:
             self.async_actors.add(actor.actor_name)
+            # Before middleware may wrap it again, expecting a function that ends with the job.
             actor.fn = self.async_runner.wrap(actor.fn)
+        super().declare_actor(actor)
+        if "in_flight" in actor.options:
             self.async_runner.set_limit(actor.queue_name)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
@@ -192,9 +194,13 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             yield chunk
 
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
-        check_message(message, self.actors.get(message.actor_name))
+        check_encoder()
+        actor = self.actors.get(message.actor_name)
+        check_message(message, actor)
         due = _due(message, delay, to_millis(self.clock.time()))
         body = encode(message)
+        if not getattr(actor, "sends_plain_json", False):
+            check_exact(message)
         limit = self.options.max_message_bytes
         if len(body) > limit:
             raise MessageTooLarge(

@@ -115,6 +115,14 @@ class BrokerContract(dramatiq.Broker, ABC):
         ]
         return sum(numbers) if numbers else None
 
+    def in_flight_total(self, queue_name: str) -> int:
+        """Maximum messages in flight of ``async`` actors on a queue, with the long runs."""
+        return sum(
+            actor.options.get("in_flight_total", actor.options["in_flight"])
+            for actor in self.actors.values()
+            if actor.queue_name == queue_name and "in_flight" in actor.options
+        )
+
     def log_hook_failure(self, hook: str, middleware: Middleware) -> None:
         """Log the exception that a hook of a middleware has just raised."""
         self.logger.critical("Unexpected failure in %s of %r.", hook, middleware, exc_info=True)

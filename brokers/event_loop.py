@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine
+from functools import update_wrapper
+from inspect import iscoroutinefunction
+from time import monotonic
 from typing import Any, TypeVar
+
+from dramatiq.asyncio import async_to_sync
+from dramatiq.middleware import Shutdown
+from dramatiq.threading import Interrupt
 
 from ..core.process import current_pid
 
@@ -16,6 +24,8 @@ logger = logging.getLogger("formrelay.brokers")
 
 #: Maximum number of seconds that :meth:`EventLoopThread.stop` waits for cancelled tasks.
 _STOP_SECONDS = 5.0
+#: Seconds after which a waiting thread raises what another thread has raised in it.
+_CHECK_SECONDS = 0.2
 
 
 class EventLoopThread:
@@ -32,10 +42,7 @@ class EventLoopThread:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop, whose thread is started if necessary."""
-        thread = self._thread
-        if thread is None or self._pid != current_pid():
-            thread = self._start()
-        return thread.loop
+        return self._running().loop
 
     def is_current(self) -> bool:
         """Whether the caller runs in the event loop's thread."""
@@ -46,8 +53,39 @@ class EventLoopThread:
         self.loop.call_soon_threadsafe(function)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the event loop; block this thread until it returns."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+        """Run a coroutine in the event loop; block this thread until it has ended.
+
+        What is raised in this thread meanwhile by Dramatiq (a time limit, the stop of the worker)
+        or by dramatiq-abort cancels the coroutine, and is raised when the coroutine has ended.
+
+        Raises:
+            Shutdown: the event loop was stopped, which cancelled the coroutine.
+        """
+        thread = self._running()
+        tasks: list[asyncio.Task[T]] = []
+        ended = threading.Event()
+
+        def begin() -> None:
+            tasks.append(thread.loop.create_task(coroutine))
+            tasks[0].add_done_callback(lambda _: ended.set())
+
+        def cancel() -> None:
+            tasks[0].cancel()
+
+        thread.loop.call_soon_threadsafe(begin)
+        try:
+            thread.wait_for(ended)
+        except Interrupt:
+            thread.loop.call_soon_threadsafe(cancel)
+            thread.wait_for(ended)
+            raise
+        # Popped: the traceback of an exception must not keep the task, which keeps the exception.
+        try:
+            return tasks.pop().result()
+        except asyncio.CancelledError as error:
+            if thread.is_stopping:
+                raise Shutdown from error
+            raise
 
     def stop(self) -> None:
         """Cancel all tasks and stop the thread."""
@@ -55,6 +93,12 @@ class EventLoopThread:
             thread, self._thread = self._thread, None
         if thread is not None and self._pid == current_pid():
             thread.stop()
+
+    def _running(self) -> _Thread:
+        thread = self._thread
+        if thread is None or self._pid != current_pid():
+            thread = self._start()
+        return thread
 
     def _start(self) -> _Thread:
         with self._lock:
@@ -65,20 +109,57 @@ class EventLoopThread:
             return self._thread
 
 
+class AsyncFunction:
+    """A coroutine function that every thread can call.
+
+    In the event loop's thread a call returns the coroutine; in any other thread it waits for the
+    result.
+    """
+
+    def __init__(self, function: Callable[..., Any], thread: EventLoopThread) -> None:
+        self.__wrapped__: Callable[..., Any] = function
+        update_wrapper(self, function)
+        self._thread = thread
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        coroutine = self.__wrapped__(*args, **kwargs)
+        return coroutine if self._thread.is_current() else self._thread.run(coroutine)
+
+
+def coroutine_function(function: Any) -> Callable[..., Any] | None:
+    """The coroutine function of an actor; None if its function is another or wrapped."""
+    # Dramatiq wraps it when the actor is made, and we do when the actor is declared.
+    if isinstance(function, AsyncFunction) or getattr(function, "__code__", None) is _WRAPPER:
+        function = function.__wrapped__
+    return function if iscoroutinefunction(function) else None
+
+
 class _Thread(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="formrelay-loop", daemon=True)
         self.loop = _new_loop()
-        self._is_stopping = False
+        self.is_stopping = False
+        self._stops_by = math.inf
+
+    def wait_for(self, event: threading.Event) -> None:
+        """Wait for an event of the loop, and not for ever if the loop is stopped.
+
+        Raises:
+            Shutdown: the loop was stopped, and the event did not come in time.
+        """
+        while not event.wait(_CHECK_SECONDS):
+            if monotonic() > self._stops_by:
+                raise Shutdown
 
     def stop(self) -> None:
-        self._is_stopping = True
+        self._stops_by = monotonic() + _STOP_SECONDS
+        self.is_stopping = True
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.join(_STOP_SECONDS)
 
     def run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        while not self._is_stopping:
+        while not self.is_stopping:
             try:
                 self.loop.run_forever()
             except BaseException as error:  # a task's SystemExit or KeyboardInterrupt
@@ -99,3 +180,11 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = new_event_loop()
     return loop
+
+
+@async_to_sync
+async def _waits() -> None:
+    """Provides the code by which Dramatiq's wrapper of coroutine functions is recognised."""
+
+
+_WRAPPER = _waits.__code__

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from threading import Lock
+from typing import Any
 
 import dramatiq
 import dramatiq.broker
+from dramatiq.middleware import Middleware
 
 from ..config import Settings, WorkerSettings, get_settings
 from ..core.errors import ConfigError
@@ -83,14 +86,31 @@ def _make(settings: Settings, options: BrokerOptions, workers: dict[str, str]) -
             return RedisBroker(url, options=options, namespace=broker.namespace)
 
 
-def get_broker() -> RelayBroker:
+def get_broker(*, middleware: Iterable[Middleware] = (), **options: Any) -> RelayBroker:
     """Return the broker of this process, made at the first call.
 
     It becomes Dramatiq's global broker, unless another broker was set before.
 
+    Args:
+        middleware: added to the broker. django-dramatiq calls this function with its
+            ``MIDDLEWARE`` if its ``BROKER`` is ``"formrelay.brokers.get_broker"``.
+        options: must be empty: the environment configures the broker.
+
     Raises:
         ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
     """
+    if options:
+        raise ConfigError(
+            "expected no OPTIONS for the broker formrelay.brokers.get_broker, which the "
+            f"environment configures (REDIS_URL, RABBITMQ_URL), got {', '.join(sorted(options))}"
+        )
+    broker = _get_broker()
+    for added in middleware:
+        broker.add_middleware(added)
+    return broker
+
+
+def _get_broker() -> RelayBroker:
     global _broker
     with _lock:
         if _broker is None:

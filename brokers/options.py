@@ -10,8 +10,9 @@ from dramatiq import Message
 
 from ..core.errors import ConfigError, InvalidJob, InvalidPolicy
 from ..middleware.policies import check_retry_options
+from .event_loop import coroutine_function
 
-_LIMITS = ("in_flight", "batch_size")
+_LIMITS = ("in_flight", "in_flight_total", "batch_size")
 #: Options that Dramatiq's middleware reads from the message that runs, which in a batch is none of
 #: the messages that were sent.
 _ONE_BY_ONE = (
@@ -43,7 +44,21 @@ def check_actor(actor: dramatiq.Actor[Any, Any]) -> None:
             raise ConfigError(
                 f"{name}: expected {limit} to be a whole number from 1 on, got {value!r}"
             )
-    if len(limits) > 1:
+    if "in_flight" in limits and coroutine_function(actor.fn) is None:
+        raise ConfigError(
+            f"{name}: expected an async def function with in_flight, got another: declare it as "
+            "async def, or remove in_flight (worker threads limit the jobs of other functions)"
+        )
+    if "in_flight" in limits and limits.get("in_flight_total", math.inf) < limits["in_flight"]:
+        raise ConfigError(
+            f"{name}: expected in_flight_total to be at least in_flight "
+            f"({limits['in_flight']}), got {limits['in_flight_total']}"
+        )
+    if "in_flight_total" in limits and "in_flight" not in limits:
+        raise ConfigError(
+            f"{name}: expected in_flight as well as in_flight_total, got no in_flight"
+        )
+    if "in_flight" in limits and "batch_size" in limits:
         raise ConfigError(
             f"{name}: expected in_flight or batch_size, got both: an async actor takes its jobs "
             "one by one"

@@ -20,6 +20,7 @@ from dramatiq.middleware import (
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
 from ..middleware.outcomes import Outcomes
+from .async_runner import AsyncRunner
 from .contract import BrokerContract
 from .follow_ups import end_attempt
 
@@ -39,6 +40,7 @@ class SignallingBroker(BrokerContract):
         self, middleware: Iterable[Middleware] | None = None, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.is_stopping = False
+        self.async_runner = AsyncRunner(self)
         self.outcomes = Outcomes(clock=clock)
         super().__init__(middleware=self._default_middleware(clock))
         for added in middleware or ():
@@ -61,15 +63,28 @@ class SignallingBroker(BrokerContract):
             self.outcomes.adopt(middleware)
             return
         # Before the base class calls hooks of the middleware, which may emit signals.
-        self._hooks: dict[tuple[str, bool, int], list[Middleware]] = {}
-        self._changing: list[dict[str, Any]] = []
+        self._hooks.clear()
+        self._changing.clear()
         index = self._remove_replaced(middleware)
         super().add_middleware(middleware, **position)
         if index is not None and not position:
             self.middleware.insert(index, self.middleware.pop())
-        # Hooks may be set on these objects later, as tests do.
-        self._changing = [vars(each) for each in self.middleware if _is_foreign(each)]
-        self._hooks = {}
+        self.middleware = self._middleware
+
+    @property
+    def middleware(self) -> list[Middleware]:
+        """The middleware, in order; Dramatiq's own list, which programs may change."""
+        return self._middleware
+
+    @middleware.setter
+    def middleware(self, middleware: list[Middleware]) -> None:
+        self._middleware = middleware
+        #: The middleware with each hook, for threads and for async attempts, while the middleware
+        #: and its attributes are as many as now.
+        self._hooks: dict[tuple[str, bool, int], list[Middleware]] = {}
+        self._changing: list[dict[str, Any]] = [
+            vars(each) for each in middleware if _is_foreign(each)
+        ]
 
     def _default_middleware(self, clock: Clock) -> list[Middleware]:
         return default_middleware(self.outcomes, clock)
@@ -77,7 +92,6 @@ class SignallingBroker(BrokerContract):
     def remove_middleware(self, is_meant: Callable[[Any], bool]) -> None:
         """Remove the middleware for which ``is_meant`` is true."""
         self.middleware = [one for one in self.middleware if not is_meant(one)]
-        self._hooks = {}
 
     def _remove_replaced(self, middleware: Middleware) -> int | None:
         """Remove the middleware that another one replaces; return its index, None if none is."""
@@ -118,7 +132,9 @@ class SignallingBroker(BrokerContract):
         time of a small message.
         """
         is_async = bool(args) and isinstance(args[0], Delivery) and args[0].is_async
-        size = sum(map(len, self._changing)) if self._changing else 0
+        size = len(self._middleware)
+        if self._changing:  # hooks may be set on objects
+            size += sum(map(len, self._changing))
         found = self._hooks.get((hook, is_async, size))
         if found is None:
             found = self._hooks[hook, is_async, size] = [

@@ -15,6 +15,9 @@ from .delivery import Batch, Delivery
 
 logger = logging.getLogger("formrelay.workers")
 
+#: The logger of Dramatiq's worker threads.
+WORKER_LOGGER = "dramatiq.worker.WorkerThread"
+
 #: Maximum number of ids of batch parts in a line.
 _MAX_IDS = 20
 
@@ -45,7 +48,7 @@ class Attempts(Middleware):
     """
 
     def __init__(self) -> None:
-        worker = logging.getLogger("dramatiq.worker.WorkerThread")
+        worker = logging.getLogger(WORKER_LOGGER)
         if not any(isinstance(each, _DropFailureLine) for each in worker.filters):
             worker.addFilter(_DropFailureLine())
 

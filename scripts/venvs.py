@@ -36,7 +36,7 @@ AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
 OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dramatiq-dashboard"
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
-    *("django-dramatiq>=0.13", "django-tasks>=0.12", "sentry-sdk>=2.20"),
+    *("django-dramatiq>=0.13", "django-tasks>=0.12", "dramatiq-abort>=1.2", "sentry-sdk>=2.20"),
 ]
 #: Option of pip, spelled as in its environment variables (`PIP_…`) -> variable of uv.
 _UV_VARIABLES = {

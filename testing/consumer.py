@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from dramatiq import MessageProxy
 
-from ..brokers.async_attempts import MAX_LONG
 from ..brokers.base import RelayBroker
 from ..brokers.coalescing import CoalescingConsumer, batch_prefetch
 from ..brokers.consumer import RelayConsumer
@@ -49,7 +48,7 @@ class MemoryConsumer(RelayConsumer):
             self.prefetch = max(self.prefetch, 2 * async_limit)
         elif limit is not None and not batching:
             self.prefetch = min(self.prefetch, limit)
-        self.max_long_runs = MAX_LONG * (async_limit or 0)
+        self.max_long_runs = self.broker.in_flight_total(self.queue_name) - (async_limit or 0)
         self._throttles = self.broker.throttles(self.queue_name)
 
     @property

@@ -149,7 +149,11 @@ def _endpoint_id(url: str) -> str:
     "webhook.send",
     schema=Webhook,
     worker=lambda settings: settings.webhooks,
-    options=lambda settings: {"in_flight": max_deliveries_in_flight(settings)},
+    options=lambda settings: {
+        "in_flight": max_deliveries_in_flight(settings),
+        # So that slow endpoints do not delay others.
+        "in_flight_total": 10 * max_deliveries_in_flight(settings),
+    },
     middleware=lambda: _WorkerHooks(),
 )
 async def deliver_webhook(job: Job[Webhook]) -> None:

@@ -11,7 +11,6 @@ from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
-from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer, batch_prefetch
 from ..consumer import RelayConsumer
@@ -94,9 +93,9 @@ class RabbitBroker(RelayBroker):
         limit = (self.options.concurrency or {}).get(queue_name)
         async_limit = self.in_flight_limit(queue_name)
         if async_limit is not None:
-            # Async attempts occupy no thread, and long waits do not count against the
-            # concurrency. RabbitMQ's prefetch counts both.
-            prefetch = max(prefetch, (2 + MAX_LONG) * async_limit)
+            # Async attempts occupy no thread, and long runs may not count against the limit.
+            # RabbitMQ's prefetch counts both.
+            prefetch = max(prefetch, async_limit + self.in_flight_total(queue_name))
         if batching or async_limit is not None:
             limit = None
         if limit is not None:

@@ -10,7 +10,6 @@ from dramatiq.middleware import Middleware
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...state import DEFAULT_NAMESPACE, StateRedis
 from ...state.redis.connection import connect_redis, no_cluster, redis_address, translated
-from ..async_attempts import MAX_LONG
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer, batch_prefetch
 from ..consumer import RelayConsumer
@@ -88,6 +87,9 @@ class RedisBroker(RelayBroker):
         if async_limit is not None:
             # Running attempts of async actors occupy no thread; as many messages are prefetched.
             prefetch, limit = max(prefetch, 2 * async_limit), None
+        max_long_runs = None
+        if async_limit is not None:
+            max_long_runs = max(0, self.in_flight_total(queue_name) - async_limit)
         if limit is not None and not batching:
             prefetch = min(prefetch, limit)
         if queue_name not in self._in_flight:
@@ -101,7 +103,7 @@ class RedisBroker(RelayBroker):
             timeout_ms=timeout,
             fixed_prefetch=limit is not None or bool(batching),
             coalesces=bool(batching),
-            max_long_runs=MAX_LONG * (async_limit or 0),
+            max_long_runs=max_long_runs,
         )
         return CoalescingConsumer(consumer, batching) if batching else consumer
 

@@ -52,7 +52,7 @@ class RedisConsumer(RelayConsumer):
         fixed_prefetch: whether to prefetch by ``prefetch`` alone, not by the rate of messages.
         coalesces: whether messages are collected into batches.
         max_long_runs: maximum number of long-running async attempts that do not count against
-            the prefetch limit; 0 for a queue without ``async`` actors.
+            the prefetch limit; None for a queue without ``async`` actors.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class RedisConsumer(RelayConsumer):
         timeout_ms: int,
         fixed_prefetch: bool = False,
         coalesces: bool = False,
-        max_long_runs: int = 0,
+        max_long_runs: int | None = None,
     ) -> None:
         super().__init__(broker, queue_name, prefetch=prefetch, timeout_ms=timeout_ms)
         self._commands = commands
@@ -173,7 +173,7 @@ class RedisConsumer(RelayConsumer):
     def _linger(self) -> None:
         """Wait a moment for settlements to send, while enough messages are prefetched."""
         limit = self._prefetch_limit()
-        if not self._max_long_runs:
+        if self._max_long_runs is None:
             # Suspects, and messages that test a sink, run one at a time: the next message needs
             # the settlement of the last at once.
             if self._fixed_prefetch or self._suspects or self.sink_limit() is not None:

@@ -32,6 +32,8 @@ PRIVATE_PARTS = [
     PrivatePart("BadParameter.__mro__", "ops/cli/app.py", "typer", {0}),
     # The logger of worker threads, whose lines are replaced by those of attempts.
     PrivatePart("dramatiq.worker.WorkerThread", "middleware/attempts.py", "dramatiq", {1, 2}),
+    # What a worker thread does with a message, which packages wrap.
+    PrivatePart("_WorkerThread.process_message", "brokers/attempt_threads.py", "dramatiq", {1, 2}),
 ]
 
 

@@ -112,7 +112,7 @@ def test_no_more_jobs_run_than_in_flight_and_all_run(harness: Harness) -> None:
     wait_until(harness.is_empty)
 
 
-def test_at_most_ten_times_in_flight_jobs_wait_for_long(
+def test_long_runs_count_against_the_total_instead_of_in_flight(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("formrelay.brokers.async_attempts.LONG_AFTER", 0.1)
@@ -123,7 +123,7 @@ def test_at_most_ten_times_in_flight_jobs_wait_for_long(
         begun.append(number)
         await may_end.wait()
 
-    actor = awaiting(harness, work, in_flight=2)
+    actor = awaiting(harness, work, in_flight=2, in_flight_total=20)
     for number in range(30):
         actor.send(number)
     harness.start(threads=1)

@@ -185,7 +185,7 @@ def test_jobs_that_wait_for_long_do_not_delay_others(harness: Harness) -> None:
             replies.append(Reply())
             await replies[-1]
 
-    actor = awaiting(harness, wait, in_flight=2)
+    actor = awaiting(harness, wait, in_flight=2, in_flight_total=20)
     for _ in range(8):
         actor.send("slow")
     actor.send("quick")

@@ -1,0 +1,175 @@
+"""Packages that wrap actors or worker threads, and packages that abort: also with async actors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import dramatiq
+import dramatiq.worker
+import dramatiq_abort
+import pytest
+from dramatiq.middleware import Middleware
+from dramatiq_abort.backends.stub import StubBackend
+
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+#: Seconds that a job takes.
+LONG = 0.3
+
+
+class Spans:
+    """Notes how long each named span lasted."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.ended[name] = time.monotonic() - began
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self(name):
+                return function(*args, **kwargs)
+
+        return wrapper
+
+
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_what_wraps_an_async_actor_ends_with_the_job(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = Spans()
+    threads, actors = dramatiq.worker._WorkerThread, dramatiq.Actor
+    for kind, name in ((threads, "process_message"), (actors, "__call__")):
+        monkeypatch.setattr(kind, name, spans.around(name, getattr(kind, name)))
+
+    class Wraps(Middleware):
+        def after_declare_actor(self, _broker: Any, actor: dramatiq.Actor[Any, Any]) -> None:
+            actor.fn = spans.around("fn", actor.fn)
+
+    harness.broker.add_middleware(Wraps())
+    harness.actor(sleep, in_flight=2).send(LONG)
+    harness.start()
+    wait_until(lambda: "process_message" in spans.ended)
+    wait_until(harness.is_empty)
+    assert spans.ended.keys() == {"process_message", "__call__", "fn"}
+    assert min(spans.ended.values()) >= LONG
+
+
+def test_hooks_and_the_actor_of_an_async_attempt_share_a_context(harness: Harness) -> None:
+    number: ContextVar[str] = ContextVar("number", default="none")
+    seen: list[tuple[str, str]] = []
+
+    class Sets(Middleware):
+        def before_process_message(self, _broker: Any, message: Any) -> None:
+            message.token = number.set(message.message_id)
+
+        def after_process_message(self, _broker: Any, message: Any, **_: Any) -> None:
+            seen.append((message.message_id, number.get()))
+            number.reset(message.token)
+
+    async def act() -> None:
+        await asyncio.sleep(0.05)
+        found.append(number.get())
+
+    found: list[str] = []
+    harness.broker.add_middleware(Sets())
+    actor = harness.actor(act, in_flight=20)
+    sent = {actor.send().message_id for _ in range(20)}
+    harness.start()
+    wait_until(lambda: len(seen) == 20)
+    assert {one for one, _ in seen} == sent == set(found)
+    assert all(own == given for own, given in seen)
+
+
+def test_an_async_actor_may_fail_and_retry_inside_its_wrapper(harness: Harness) -> None:
+    caught: list[str] = []
+
+    def retries(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper() -> Any:
+            try:
+                return function()
+            except ValueError as error:
+                caught.append(str(error))
+                return function()
+
+        return wrapper
+
+    class Wraps(Middleware):
+        def after_declare_actor(self, _broker: Any, actor: dramatiq.Actor[Any, Any]) -> None:
+            actor.fn = retries(actor.fn)
+
+    async def act() -> None:
+        await asyncio.sleep(0)
+        if not caught:
+            raise ValueError("first")
+        ran.append(1)
+
+    ran: list[int] = []
+    harness.broker.add_middleware(Wraps())
+    harness.actor(act, in_flight=1).send()
+    harness.start()
+    wait_until(lambda: ran)
+    assert (caught, ran) == (["first"], [1])
+    assert harness.dead() == []
+
+
+def test_in_flight_is_the_maximum_also_of_long_runs(harness: Harness) -> None:
+    running: list[int] = [0, 0]
+
+    async def act() -> None:
+        running[0] += 1
+        running[1] = max(running)
+        await asyncio.sleep(1.5)
+        running[0] -= 1
+
+    actor = harness.actor(act, in_flight=2)
+    for _ in range(6):
+        actor.send()
+    harness.start()
+    wait_until(harness.is_empty)
+    wait_until(lambda: running[0] == 0)
+    assert running[1] == 2
+
+
+def test_an_abort_cancels_its_async_attempt_and_no_other(harness: Harness) -> None:
+    abortable = dramatiq_abort.Abortable(backend=StubBackend())
+    harness.broker.add_middleware(abortable)
+    done: list[int] = []
+    ended: list[str] = []
+
+    async def act(number: int) -> None:
+        try:
+            begun.append(number)
+            await asyncio.sleep(3)
+            done.append(number)
+        except BaseException as error:
+            ended.append(type(error).__name__)
+            raise
+
+    begun: list[int] = []
+    actor = harness.actor(act, in_flight=10, max_retries=0)
+    sent = [actor.send(number) for number in range(4)]
+    harness.start()
+    wait_until(lambda: len(begun) == 4)
+    for message in (sent[1], sent[2]):
+        dramatiq_abort.abort(message.message_id, middleware=abortable)
+    wait_until(lambda: len(done) == 2 and len(harness.dead()) == 2)
+    assert (sorted(done), ended) == ([0, 3], ["CancelledError", "CancelledError"])
+    letters = {letter.id: letter.failure.error for letter in harness.dead()}
+    assert letters.keys() == {sent[1].message_id, sent[2].message_id}
+    assert all(error.endswith(".Abort") for error in letters.values())
