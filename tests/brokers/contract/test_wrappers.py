@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ import pytest
 from dramatiq.middleware import Middleware
 from dramatiq_abort.backends.stub import StubBackend
 
+from formrelay.core.errors import ConfigError
+from tests.brokers.contract import test_asyncio_actors as in_the_loop
+from tests.brokers.contract import test_awaiting
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -173,3 +178,96 @@ def test_an_abort_cancels_its_async_attempt_and_no_other(harness: Harness) -> No
     letters = {letter.id: letter.failure.error for letter in harness.dead()}
     assert letters.keys() == {sent[1].message_id, sent[2].message_id}
     assert all(error.endswith(".Abort") for error in letters.values())
+
+
+class ByThread(Middleware):
+    """A middleware that asks for a thread for each attempt."""
+
+    by_thread = True
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        in_the_loop.test_an_actor_awaits_anything_of_asyncio,
+        in_the_loop.test_two_hundred_jobs_run_at_once,
+        in_the_loop.test_no_more_jobs_run_than_in_flight_and_all_run,
+        in_the_loop.test_a_job_over_its_time_limit_is_cancelled_and_fails,
+        in_the_loop.test_one_that_is_cancelled_by_its_own_doing_has_failed,
+        test_awaiting.test_errors_after_an_await_are_classified_like_any_error,
+        test_awaiting.test_a_stopping_worker_finishes_started_jobs_and_requeues_the_others,
+    ],
+    ids=lambda test: test.__name__.removeprefix("test_"),
+)
+def test_in_threads_it_is_as_in_the_event_loop(
+    harness: Harness, test: Callable[[Harness], None]
+) -> None:
+    harness.broker.add_middleware(ByThread())
+    test(harness)
+
+
+@pytest.mark.parametrize("is_notified", [True, False])
+def test_the_stop_of_a_worker_interrupts_attempts_in_threads(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, is_notified: bool
+) -> None:
+    harness.broker.add_middleware(ByThread())
+    in_the_loop.test_a_stopping_worker_cancels_and_requeues_slow_jobs(
+        harness, monkeypatch, is_notified
+    )
+
+
+def test_one_line_says_why_the_jobs_of_an_actor_run_in_threads(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads: list[str] = []
+
+    class Notes(ByThread):
+        def before_process_message(self, _broker: Any, _message: Any) -> None:
+            threads.append(threading.current_thread().name)
+
+    caplog.set_level(logging.INFO, "formrelay.brokers")
+    harness.broker.add_middleware(Notes())
+    actor = harness.actor(sleep, in_flight=2)
+    for _ in range(3):
+        actor.send(0.01)
+    harness.start()
+    wait_until(harness.is_empty)
+    assert {name.partition("_")[0] for name in threads} == {"formrelay-attempt"}
+    lines = [record for record in caplog.records if "run in threads" in record.message]
+    assert [vars(line)["reason"] for line in lines] == ["the middleware Notes works by thread"]
+
+
+def test_attempts_run_in_the_event_loop_if_nothing_needs_a_thread(harness: Harness) -> None:
+    threads: list[str] = []
+
+    async def act() -> None:
+        threads.append(threading.current_thread().name)
+
+    class Notes(Middleware):
+        def before_process_message(self, _broker: Any, _message: Any) -> None:
+            threads.append(threading.current_thread().name)
+
+    harness.broker.add_middleware(Notes())
+    harness.actor(act, in_flight=2).send()
+    harness.start()
+    wait_until(harness.is_empty)
+    assert threads == ["formrelay-loop"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"in_flight": 2}, "expected an async def function with in_flight"),
+        ({"in_flight_total": 2}, "expected in_flight as well as in_flight_total"),
+    ],
+)
+def test_in_flight_of_a_plain_function_is_refused(
+    harness: Harness, options: dict[str, int], error: str
+) -> None:
+    with pytest.raises(ConfigError, match=error):
+        harness.actor(print, **options)
+
+
+def test_a_total_below_in_flight_is_refused(harness: Harness) -> None:
+    with pytest.raises(ConfigError, match="to be at least in_flight"):
+        harness.actor(sleep, in_flight=3, in_flight_total=2)
