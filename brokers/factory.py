@@ -92,17 +92,17 @@ def get_broker(*, middleware: Iterable[Middleware] = (), **options: Any) -> Rela
     It becomes Dramatiq's global broker, unless another broker was set before.
 
     Args:
-        middleware: added to the broker. django-dramatiq calls this function with its
-            ``MIDDLEWARE`` if its ``BROKER`` is ``"formrelay.brokers.get_broker"``.
-        options: must be empty: the environment configures the broker.
+        middleware: added to the broker.
+        options: must be empty, since the environment configures the broker. For libraries that
+            pass options to a broker's class.
 
     Raises:
         ConfigError, BrokerRefused, BrokerUnavailable: as :func:`make_broker`.
     """
     if options:
         raise ConfigError(
-            "expected no OPTIONS for the broker formrelay.brokers.get_broker, which the "
-            f"environment configures (REDIS_URL, RABBITMQ_URL), got {', '.join(sorted(options))}"
+            "expected no options for formrelay's broker, which the environment configures "
+            f"(REDIS_URL, RABBITMQ_URL), got {', '.join(sorted(options))}"
         )
     broker = _get_broker()
     for added in middleware:

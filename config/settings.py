@@ -285,13 +285,13 @@ def use_source(source: Callable[[], Settings]) -> bool:
     """Read the settings from ``source`` when they are first asked for.
 
     Returns:
-        False if the settings have been read or set before, so that ``source`` is ignored.
+        False if the settings have been read from elsewhere before, so that ``source`` is ignored.
     """
     global _source
     with _lock:
         if _current is None:
             _source = source
-        return _current is None
+        return _source is source
 
 
 def use_settings(settings: Settings) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from formrelay.brokers import get_broker
+from formrelay.core.errors import ConfigError
 from tests.djangoapp.host import Host
 from tests.djangoapp.test_worker import worker
 from tests.support.waiting import wait_until
@@ -39,3 +41,40 @@ def test_rundramatiq_imports_no_tasks_api(tmp_path: Path) -> None:
     theirs = {"DRAMATIQ_BROKER": STUB, "LAST_APPS": ["django_dramatiq"]}
     host = Host(tmp_path, settings=settings | theirs)
     assert host.call("discovering.of_rundramatiq") == [["formrelay.djangoapp.tasks"], []]
+
+
+#: The MIDDLEWARE of django-dramatiq's documentation.
+MIDDLEWARE = [
+    "dramatiq.middleware.AgeLimit",
+    "dramatiq.middleware.TimeLimit",
+    "dramatiq.middleware.Callbacks",
+    "dramatiq.middleware.Retries",
+    "django_dramatiq.middleware.DbConnectionsMiddleware",
+    "django_dramatiq.middleware.AdminMiddleware",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [True, False], ids=["listed before", "listed behind"])
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_its_tasks_can_run_on_our_broker(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str, first: bool
+) -> None:
+    url = request.getfixturevalue(f"{kind}_url")
+    settings: dict[str, Any] = {
+        "FORMRELAY": {f"{kind.upper()}_URL": url},
+        "DRAMATIQ_BROKER": {
+            "BROKER": "formrelay.djangoapp.dramatiq_broker",
+            "MIDDLEWARE": MIDDLEWARE,
+        },
+        "FIRST_APPS" if first else "LAST_APPS": ["mixed", "django_dramatiq"],
+    }
+    host = Host(tmp_path, settings=settings)
+    host.migrate()
+    # Dramatiq's Retries gives its default of 20 retries to tasks without one of their own.
+    assert host.call("one_broker.send_and_run") == [True, True, 1, 1, [1, 0, 1, 1], 21]
+
+
+def test_options_of_a_broker_of_the_environment_are_refused() -> None:
+    with pytest.raises(ConfigError, match="got url"):
+        get_broker(middleware=[], url="redis://127.0.0.1")
