@@ -95,11 +95,13 @@ class SignallingBroker(BrokerContract):
 
     def _remove_replaced(self, middleware: Middleware) -> int | None:
         """Remove the middleware that another one replaces; return its index, None if none is."""
-        if type(middleware) in _ONCE:
-            for index, each in enumerate(self.middleware):
-                if type(each) is type(middleware):
-                    del self.middleware[index]
-                    return index
+        kind = next((kind for kind in _ONCE if isinstance(middleware, kind)), None)
+        if kind is None:
+            return None
+        for index, each in enumerate(self.middleware):
+            if isinstance(each, kind):
+                del self.middleware[index]
+                return index
         return None
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:

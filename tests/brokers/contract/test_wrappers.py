@@ -203,6 +203,7 @@ def test_in_threads_it_is_as_in_the_event_loop(
     harness: Harness, test: Callable[[Harness], None]
 ) -> None:
     harness.broker.add_middleware(ByThread())
+    harness.broker.emit_after("process_boot")  # starts Dramatiq's checks of time limits
     test(harness)
 
 
