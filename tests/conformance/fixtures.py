@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import dramatiq
 import pytest
@@ -38,6 +39,8 @@ PARTS = {
 }
 KIND = os.environ.get("FORMRELAY_CONFORMANCE_BROKER", "redis")
 THREADS = 32
+#: Milliseconds that a test waits for an empty queue, unless it says how long.
+JOIN_MS = 20_000
 
 logging.basicConfig(level=logging.INFO)
 logging.getLogger("pika").setLevel(logging.WARNING)
@@ -64,6 +67,8 @@ def relay_broker(request: pytest.FixtureRequest) -> Iterator[RelayBroker]:
         broker = RedisBroker(request.getfixturevalue("redis_url"))
     else:
         broker = RabbitBroker(request.getfixturevalue("rabbitmq_url"), max_priority=10)
+    # Some tests join a queue whose job was deferred here, though it would have failed there.
+    broker.join = partial(broker.join, timeout=JOIN_MS)  # type: ignore[method-assign]
     broker.emit_after("process_boot")
     dramatiq.set_broker(broker)
     yield broker
