@@ -52,7 +52,7 @@ from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
 _ABOUT_HTTP = ("bad_answers", "client_certificates", "echoes", "endpoint_limiter", "hosts")
 #: Tests on the oldest dependencies in a run of everything. The contract leaves out the embedded
-#: broker, because it is a Redis, and the broker in memory, which uses none of these dependencies
+#: broker, because it is a Redis, and the in-memory broker, which uses none of these dependencies
 #: but Dramatiq (tests/testing has its tests). The tests of actors leave out files about HTTP, which
 #: use none of these dependencies. The tests with Django are those that send and run jobs.
 OLDEST_IN_BRIEF = [
