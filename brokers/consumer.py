@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
 import dramatiq
-from dramatiq import MessageProxy
+from dramatiq import Message, MessageProxy
+from dramatiq.middleware import MiddlewareError
 
 from ..core.errors import FormrelayError
 from ..core.failure import Failure, Reason
-from ..core.outcomes import Dead, Done, Outcome
-from ..middleware.delivery import Batch, Delivery
+from ..core.outcomes import Dead, Done, Outcome, Retry
+from ..middleware.delivery import RETRIES, Batch, Delivery
 from ..middleware.outcomes import rejected, without_outcome
 from .base import RelayBroker
 from .contract import LONGEST_DELAY
@@ -30,6 +32,7 @@ logger = logging.getLogger("formrelay.brokers")
 #: Seconds for which a closing consumer waits for running attempts before it interrupts them, and
 #: for which it waits for interrupted attempts.
 _FINISH_SECONDS, _INTERRUPT_SECONDS = 60.0, 5.0
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class CrashLoop(FormrelayError):
@@ -160,6 +163,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
         Never raises because of a message's content: the message would stay in flight for ever.
         """
+        may_retry = isinstance(outcome, Retry) or isinstance(delivery, Batch)
+        retried = _retried(delivery, outcome) if may_retry else ()
         settlement = self._settlement(delivery, outcome)
         if isinstance(delivery, Batch):
             # The consumer needs the parts until the settlement is applied; Dramatiq no longer
@@ -168,6 +173,12 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             delivery.release()
         else:
             self.apply(settlement, delivery)
+        for message, delay in retried:
+            # Dramatiq enqueues a message that is retried. Only its signals are repeated here, so
+            # what a hook changes in the message is not written, and a hook cannot refuse it.
+            with suppress(MiddlewareError):
+                self.broker.emit_before("enqueue", message, delay)
+            self.broker.emit_after("enqueue", message, delay)
 
     def _settlement(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         try:
@@ -316,3 +327,15 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
         return settlement
+
+
+def _retried(delivery: Delivery, outcome: Outcome) -> list[tuple[Message[Any], int]]:
+    """Return each message that is retried, with its delay in milliseconds."""
+    pairs: Iterable[tuple[Delivery, Outcome]] = [(delivery, outcome)]
+    if isinstance(delivery, Batch) and delivery.part_outcomes is not None:
+        pairs = zip(delivery.parts, delivery.part_outcomes, strict=True)
+    return [
+        (one.message.copy(options={RETRIES: one.attempt}), ending.after // _MILLISECOND)
+        for one, ending in pairs
+        if isinstance(ending, Retry)
+    ]

@@ -13,7 +13,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 
 from ...core.failure import worker_name
 from ...core.outcomes import Dead, Defer, Done
-from ...middleware.delivery import Delivery
+from ...middleware.delivery import RETRIES, Delivery
 from . import api
 from .message import path_of, result_of, set_fields
 from .results import TaskResults, add_failure
@@ -66,7 +66,8 @@ class TaskLifecycle(Middleware):
     # -- hooks ---------------------------------------------------------------------------
 
     def before_enqueue(self, broker: dramatiq.Broker, message: Any, delay: int | None) -> None:
-        if message.actor_name in self.tasks:
+        is_retry = RETRIES in message.options
+        if message.actor_name in self.tasks and not is_retry:
             self._store(message, result_of(message, self.tasks[message.actor_name]))
 
     def after_process_message(
