@@ -12,8 +12,10 @@ from dramatiq.middleware import Middleware
 from ..core.failure import Reason
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from .delivery import Batch, Delivery
+from .sentry_events import join_sentry
 
-logger = logging.getLogger("formrelay.workers")
+#: Its lines are those of attempts alone.
+logger = logging.getLogger("formrelay.workers.attempts")
 
 #: The logger of Dramatiq's worker threads.
 WORKER_LOGGER = "dramatiq.worker.WorkerThread"
@@ -51,6 +53,9 @@ class Attempts(Middleware):
         worker = logging.getLogger(WORKER_LOGGER)
         if not any(isinstance(each, _DropFailureLine) for each in worker.filters):
             worker.addFilter(_DropFailureLine())
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        join_sentry(broker, logger.name)
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[Any, Any]) -> None:
         actor.logger.addFilter(_has_no_arguments)

@@ -26,6 +26,7 @@ from ..core.errors import (
     SinkTransient,
     SinkUnavailable,
 )
+from .late_middleware import LateMiddleware
 from .logs import setup_logging
 from .time_limits import exceeding_time_limits
 
@@ -65,6 +66,7 @@ def boot(declare: Callable[[], object] = declare_actors) -> RelayBroker:
         broker = get_broker()
         broker.ping(())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
+    broker.add_middleware(LateMiddleware())
     return broker
 
 

@@ -95,7 +95,7 @@ def test_an_attempt_is_one_line_with_everything_but_the_payload(
     for line in attempts:
         extra = {"retry": {"retry_in_s"}, "dead": {"reason"}, "done": set[str]()}
         assert set(line) == FIELDS | more | extra[line["outcome"]]
-        assert line["logger"] == "formrelay.workers"
+        assert line["logger"] == "formrelay.workers.attempts"
         assert (line["actor"], line["queue"]) == ("act", harness.queue)
         assert line["message_id"] == sent.message_id
         assert (line["formId"], line["submissionId"]) == ("form-1", "sub-1")
