@@ -1,0 +1,1 @@
+"""Packages for Dramatiq with formrelay's brokers (docs/packages.md)."""
