@@ -21,7 +21,7 @@ class JoiningBroker(BrokerContract):
     """
 
     fail_fast_default = False
-    #: Number of consecutive checks that must find the queue empty.
+    #: Minimum number of consecutive checks that must find the queue empty.
     _empty_checks = 1
 
     @property
@@ -41,6 +41,8 @@ class JoiningBroker(BrokerContract):
     def join(
         self,
         queue_name: str,
+        min_successes: int = 1,
+        idle_time: int | None = None,
         *,
         timeout: int | None = None,
         fail_fast: bool | None = None,
@@ -49,6 +51,9 @@ class JoiningBroker(BrokerContract):
         """Wait until the messages of a queue are processed, scheduled messages included.
 
         Args:
+            min_successes: minimum number of consecutive checks that must find the queue empty. (A
+                parameter of Dramatiq's RabbitmqBroker, as ``idle_time``.)
+            idle_time: another name of ``interval``.
             timeout: milliseconds; None waits without a limit, on a ``MemoryBroker`` for its
                 ``join_timeout``.
             fail_fast: whether to raise if the queue has a dead letter afterwards. None:
@@ -63,15 +68,19 @@ class JoiningBroker(BrokerContract):
         """
         if queue_name not in self.queues:
             raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
-        self._wait_until_drained(queue_name, timeout, interval / 1000)
+        checks = max(min_successes, self._empty_checks)
+        seconds = (interval if idle_time is None else idle_time) / 1000
+        self._wait_until_drained(queue_name, timeout, seconds, checks)
         self._raise_dead(queue_name, self.fail_fast_default if fail_fast is None else fail_fast)
 
-    def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
+    def _wait_until_drained(
+        self, queue_name: str, timeout: int | None, interval: float, checks: int
+    ) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        checks = 0
+        successes = 0
         while True:
-            checks = checks + 1 if self.is_drained(queue_name) else 0
-            if checks == self._empty_checks:
+            successes = successes + 1 if self.is_drained(queue_name) else 0
+            if successes >= checks:
                 return
             left = interval if deadline is None else deadline - time.monotonic()
             if left <= 0:

@@ -127,7 +127,9 @@ class MemoryBroker(RelayBroker):
 
     # -- join --------------------------------------------------------------------------
 
-    def _wait_until_drained(self, queue_name: str, timeout: int | None, interval: float) -> None:
+    def _wait_until_drained(
+        self, queue_name: str, timeout: int | None, interval: float, checks: int
+    ) -> None:
         """Wait until the messages of a queue are processed.
 
         While no job runs and none waits, the clock is moved to the next scheduled message of the

@@ -96,6 +96,26 @@ def test_a_join_ends_at_its_timeout(harness: Harness) -> None:
     harness.broker.join(harness.queue, timeout=60_000)
 
 
+def test_join_takes_the_arguments_of_every_broker_of_dramatiq(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[bool] = []
+    is_drained = harness.broker.is_drained
+
+    def noted(queue_name: str) -> bool:
+        checks.append(is_drained(queue_name))
+        return checks[-1]
+
+    monkeypatch.setattr(harness.broker, "is_drained", noted)
+    harness.actor(print).send()
+    harness.start()
+    harness.broker.join(harness.queue, interval=10, timeout=60_000)
+    checks.clear()
+    harness.broker.join(harness.queue, min_successes=5, idle_time=10, timeout=60_000)
+    if not isinstance(harness.broker, MemoryBroker):  # which is told when its queue is empty
+        assert checks == [True] * 5
+
+
 def test_a_join_for_an_unknown_queue_is_refused(harness: Harness) -> None:
     with pytest.raises(QueueNotFound, match="no-such-queue"):
         harness.broker.join("no-such-queue")
