@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import isawaitable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from dramatiq import MessageProxy
 from dramatiq.middleware import (
@@ -38,6 +38,8 @@ from .contract import BrokerContract
 from .errors import BrokerUnavailable
 from .event_loop import AsyncFunction, EventLoopThread, coroutine_function
 from .follow_ups import may_send
+
+T = TypeVar("T")
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -131,6 +133,13 @@ class AsyncRunner:
     def wrap(self, function: Callable[..., Any]) -> AsyncFunction:
         """Wrap a coroutine function of an actor so that every thread can call it."""
         return AsyncFunction(coroutine_function(function) or function, self._thread)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the event loop for a thread, which waits until it has ended.
+
+        What is raised in the thread meanwhile cancels the coroutine.
+        """
+        return self._thread.run(coroutine)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

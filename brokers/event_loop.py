@@ -10,11 +10,10 @@ from collections.abc import Callable, Coroutine
 from functools import update_wrapper
 from inspect import iscoroutinefunction
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dramatiq.asyncio import async_to_sync
 from dramatiq.middleware import Shutdown
-from dramatiq.threading import Interrupt
 
 from ..core.process import current_pid
 
@@ -55,33 +54,24 @@ class EventLoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop; block this thread until it has ended.
 
-        What is raised in this thread meanwhile by Dramatiq (a time limit, the stop of the worker)
-        or by dramatiq-abort cancels the coroutine, and is raised when the coroutine has ended.
+        What is raised in this thread meanwhile (a time limit or the stop of a worker by Dramatiq,
+        an abort by dramatiq-abort) cancels the coroutine, and is raised when that has ended.
 
         Raises:
             Shutdown: the event loop was stopped, which cancelled the coroutine.
         """
         thread = self._running()
-        tasks: list[asyncio.Task[T]] = []
-        ended = threading.Event()
-
-        def begin() -> None:
-            tasks.append(thread.loop.create_task(coroutine))
-            tasks[0].add_done_callback(lambda _: ended.set())
-
-        def cancel() -> None:
-            tasks[0].cancel()
-
-        thread.loop.call_soon_threadsafe(begin)
+        run = _Run(coroutine)
         try:
-            thread.wait_for(ended)
-        except Interrupt:
-            thread.loop.call_soon_threadsafe(cancel)
-            thread.wait_for(ended)
+            thread.loop.call_soon_threadsafe(run.begin)
+            thread.wait_for(run.ended)
+        except BaseException:
+            if not thread.is_stopping:
+                thread.loop.call_soon_threadsafe(run.cancel)
+                thread.wait_for(run.ended)
             raise
-        # Popped: the traceback of an exception must not keep the task, which keeps the exception.
         try:
-            return tasks.pop().result()
+            return run.result()
         except asyncio.CancelledError as error:
             if thread.is_stopping:
                 raise Shutdown from error
@@ -132,6 +122,38 @@ def coroutine_function(function: Any) -> Callable[..., Any] | None:
     if isinstance(function, AsyncFunction) or getattr(function, "__code__", None) is _WRAPPER:
         function = function.__wrapped__
     return function if iscoroutinefunction(function) else None
+
+
+class _Run(Generic[T]):
+    """One run of a coroutine, for which another thread waits.
+
+    Its future would not do: an interrupt may come before the thread has the future.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.ended = threading.Event()
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+        self._task.add_done_callback(lambda _: self.ended.set())
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:  # interrupted before begin() was scheduled
+            self._coroutine.close()
+            self.ended.set()
+
+    def result(self) -> T:
+        # Without a reference here: the traceback of an error would keep the task, which keeps it.
+        task, self._task = self._task, None
+        assert task is not None
+        try:
+            return task.result()
+        finally:
+            del task
 
 
 class _Thread(threading.Thread):

@@ -22,7 +22,7 @@ from ...core.errors import describe
 from ...middleware.attempts import Attempts
 from ...state import make_result_store
 from . import api
-from .coroutine import run_coroutine
+from .coroutine import with_own_thread
 from .lifecycle import TaskLifecycle
 from .options import BackendOptions
 from .results import TaskResults
@@ -156,7 +156,7 @@ class TaskActors:
 
     def _execute(self, task: Any, *args: Any, **kwargs: Any) -> Any:
         if iscoroutinefunction(task.func):
-            return run_coroutine(self.broker.async_runner.loop, task.func, *args, **kwargs)
+            return self.broker.async_runner.run(with_own_thread(task.func, *args, **kwargs))
         return task.func(*args, **kwargs)
 
 

@@ -25,7 +25,7 @@ if not settings.configured:
     settings.configure(DATABASES={"default": DATABASE}, USE_TZ=True)
     django.setup()
 
-from formrelay.djangoapp.task_backend.coroutine import run_coroutine
+from formrelay.djangoapp.task_backend.coroutine import with_own_thread
 from formrelay.djangoapp.task_backend.message import broker_priority
 
 PRIORITIES = st.integers(-100, 100)
@@ -43,13 +43,13 @@ def test_every_sign_of_a_priority_has_its_levels() -> None:
 
 
 @pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
+def loop() -> Iterator[EventLoopThread]:
     thread = EventLoopThread()
-    yield thread.loop
+    yield thread
     thread.stop()
 
 
-def test_a_coroutine_runs_in_the_context_of_its_thread(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_coroutine_runs_in_the_context_of_its_thread(loop: EventLoopThread) -> None:
     variable: ContextVar[str] = ContextVar("variable", default="none")
 
     async def read(more: str) -> str:
@@ -57,19 +57,19 @@ def test_a_coroutine_runs_in_the_context_of_its_thread(loop: asyncio.AbstractEve
         return variable.get() + more
 
     variable.set("of the attempt")
-    assert run_coroutine(loop, read, ", read") == "of the attempt, read"
+    assert loop.run(with_own_thread(read, ", read")) == "of the attempt, read"
 
 
-def test_an_error_of_a_coroutine_is_raised_in_the_thread(loop: asyncio.AbstractEventLoop) -> None:
+def test_an_error_of_a_coroutine_is_raised_in_the_thread(loop: EventLoopThread) -> None:
     async def fail() -> None:
         raise TimeoutError("its own")
 
     with pytest.raises(TimeoutError, match="its own"):
-        run_coroutine(loop, fail)
+        loop.run(with_own_thread(fail))
 
 
 def test_a_coroutine_has_a_database_connection_of_its_own_that_is_closed(
-    loop: asyncio.AbstractEventLoop,
+    loop: EventLoopThread,
 ) -> None:
     def connect() -> tuple[int, object]:
         connection.ensure_connection()
@@ -78,14 +78,14 @@ def test_a_coroutine_has_a_database_connection_of_its_own_that_is_closed(
     async def work() -> list[tuple[int, object]]:
         return [await sync_to_async(connect)(), await sync_to_async(connect)()]
 
-    (one, first), (same, second) = run_coroutine(loop, work)
+    (one, first), (same, second) = loop.run(with_own_thread(work))
     assert one == same != threading.get_ident()
     assert first is second
     assert first.connection is None
 
 
 def test_an_interrupt_of_the_thread_cancels_the_coroutine_and_waits_for_its_end(
-    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+    loop: EventLoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ctypes
 
@@ -110,6 +110,6 @@ def test_an_interrupt_of_the_thread_cancels_the_coroutine_and_waits_for_its_end(
     threading.Thread(target=interrupt, args=(threading.get_ident(),)).start()
     started = time.monotonic()
     with pytest.raises(Interrupt):
-        run_coroutine(loop, wait)
+        loop.run(with_own_thread(wait))
     assert log == ["ended"]
     assert time.monotonic() - started < 10
