@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..config import WorkerSettings, get_settings
+from ..config import WorkerSettings
 from ..core.errors import InvalidJob, SinkTransient
 from ..core.retry import RetryPolicy
 from ..sinks.api import SavedSubmission
@@ -146,13 +146,8 @@ class SubmissionMissing(SinkTransient):
     """The API does not have the submission yet."""
 
 
-def _may_retry(error: BaseException, attempt: int) -> bool:
-    # Other errors have the usual number of attempts.
-    return isinstance(error, SubmissionMissing) or attempt <= get_settings().submissions.max_retries
-
-
 def _policy(worker: WorkerSettings) -> RetryPolicy:
-    return worker.policy().but(max_attempts=_ATTEMPTS, should_retry=_may_retry)
+    return worker.policy().but(attempts_by_error=((SubmissionMissing, _ATTEMPTS),))
 
 
 @job_actor(

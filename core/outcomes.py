@@ -92,7 +92,7 @@ def classify(
         case SinkPermanent():
             return Dead(failure(Reason.PERMANENT))
     if not policy.allows_another(attempt, error):
-        is_last = attempt >= policy.max_attempts
+        is_last = attempt >= policy.attempts_for(error)
         return Dead(failure(Reason.ATTEMPTS_EXHAUSTED if is_last else Reason.NOT_RETRIED))
     if asked is None:
         at_least = error.retry_after if isinstance(error, SinkError) else None

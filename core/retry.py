@@ -99,6 +99,8 @@ class RetryPolicy:
         should_retry: called with the error and the attempt number; False ends the retries. Not
             called for permanent errors, which are never retried.
         throws: types of errors that are never retried.
+        attempts_by_error: pairs of a type of error and a maximum that counts for such errors
+            instead of ``max_attempts``.
         count_unavailable: whether attempts count while the sink is unavailable, busy or not set
             up. If False, the job waits for the sink without using attempts.
 
@@ -113,14 +115,14 @@ class RetryPolicy:
     should_retry: Callable[[BaseException, int], bool] | None = None
     count_unavailable: bool = True
     throws: tuple[type[BaseException], ...] = ()
+    attempts_by_error: tuple[tuple[type[BaseException], int], ...] = ()
 
     def __post_init__(self) -> None:
-        most, jitter, decide = self.max_attempts, self.jitter, self.should_retry
-        # bool is a subclass of int, but not a number of attempts.
-        if isinstance(most, bool) or not isinstance(most, int):
-            raise InvalidPolicy(f"expected max_attempts to be a whole number, got {most!r}")
-        if most < 1:
-            raise InvalidPolicy(f"expected max_attempts to be at least 1, got {most}")
+        jitter, decide = self.jitter, self.should_retry
+        _check_attempts("max_attempts", self.max_attempts)
+        for kind, most in self.attempts_by_error:
+            check_throws((kind,))
+            _check_attempts("attempts_by_error", most)
         if isinstance(self.backoff, type) or not callable(getattr(self.backoff, "wait", None)):
             raise InvalidPolicy(
                 "expected backoff to be an object with a method wait(attempt), like "
@@ -140,9 +142,16 @@ class RetryPolicy:
                 f"expected count_unavailable to be True or False, got {self.count_unavailable!r}"
             )
 
+    def attempts_for(self, error: BaseException) -> int:
+        """The maximum number of attempts of a job that failed with ``error``."""
+        for kind, most in self.attempts_by_error:
+            if isinstance(error, kind):
+                return most
+        return self.max_attempts
+
     def allows_another(self, attempt: int, error: BaseException) -> bool:
         """Whether to try again after ``attempt``, which raised ``error``."""
-        if attempt >= self.max_attempts:
+        if attempt >= self.attempts_for(error):
             return False
         return self.should_retry is None or self.should_retry(error, attempt)
 
@@ -186,6 +195,14 @@ def _check_wait(name: str, value: object) -> None:
         )
     if value < timedelta(0):
         raise InvalidPolicy(f"expected {name} to be zero or more, got {value!r}")
+
+
+def _check_attempts(name: str, value: object) -> None:
+    # bool is a subclass of int, but not a number of attempts.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidPolicy(f"expected {name} to be a whole number, got {value!r}")
+    if value < 1:
+        raise InvalidPolicy(f"expected {name} to be at least 1, got {value}")
 
 
 def check_throws(value: object) -> None:

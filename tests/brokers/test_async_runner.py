@@ -20,6 +20,10 @@ from formrelay.middleware.delivery import Delivery
 from tests.support.waiting import wait_until
 
 
+async def nothing() -> None:
+    """Return at once."""
+
+
 class Picky(RelayConsumer):
     """A consumer that refuses the outcome of message ``refused`` until the test accepts it."""
 
@@ -49,7 +53,7 @@ class Picky(RelayConsumer):
 
 def test_a_refused_outcome_blocks_no_other_and_is_offered_again() -> None:
     broker = RedisBroker("redis://127.0.0.1:1/0")  # never called
-    dramatiq.actor(lambda: None, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    dramatiq.actor(nothing, actor_name="work", broker=broker, queue_name="q", in_flight=5)
     consumer = Picky(broker, refused="id_0")
     for number in range(50):
         message: Message[Any] = Message("q", "work", (), {}, {}, message_id=f"id_{number}")
@@ -68,7 +72,7 @@ def test_a_message_is_never_both_started_and_requeued() -> None:
     begun: list[str] = []
     failed: list[BaseException] = []
 
-    def work() -> None:
+    async def work() -> None:
         message = CurrentMessage.get_current_message()
         assert message is not None
         begun.append(message.message_id)
@@ -99,7 +103,7 @@ def test_a_message_is_never_both_started_and_requeued() -> None:
 def test_a_suspect_that_waits_for_the_broker_delays_no_settlement() -> None:
     """On RabbitMQ, the first suspect of a process waits two seconds for its quarantine queue."""
     broker = RedisBroker("redis://127.0.0.1:1/0")  # never asked
-    dramatiq.actor(lambda: None, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    dramatiq.actor(nothing, actor_name="work", broker=broker, queue_name="q", in_flight=5)
     consumer = Picky(broker, refused="")
     is_counted = threading.Event()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,12 +15,14 @@ from formrelay.core.errors import (
     ConfigError,
     FormrelayError,
     InvalidJob,
+    InvalidPolicy,
     NotNow,
     PartsFailed,
     SinkError,
     SinkPermanent,
     SinkTransient,
     SinkUnavailable,
+    SinkUnready,
 )
 from formrelay.core.failure import Reason
 from formrelay.core.outcomes import DONE, Dead, Defer, Outcome, Retry, classify, undecided
@@ -214,3 +217,22 @@ def test_errors_without_text_or_attributes_have_a_failure_record(error: BaseExce
     assert found.failure.error.endswith(type(error).__name__)
     assert "the outcome could not be decided: TypeError" in found.failure.message
     assert found.failure.to_json()["code"] is None
+
+
+def test_a_type_of_error_may_have_a_maximum_of_its_own() -> None:
+    policy = RetryPolicy(max_attempts=2, attempts_by_error=((SinkUnready, 5),))
+    reasons = {}
+    for error in (SinkUnready("away"), SinkTransient("odd")):
+        for attempt in (1, 2, 5):
+            outcome = classify(error, attempt=attempt, policy=policy, now=0.0)
+            failure = outcome.failure if isinstance(outcome, Dead) else None
+            reasons[type(error), attempt] = failure and failure.reason
+    exhausted = Reason.ATTEMPTS_EXHAUSTED
+    assert [reasons[SinkUnready, each] for each in (1, 2, 5)] == [None, None, exhausted]
+    assert [reasons[SinkTransient, each] for each in (1, 2, 5)] == [None, exhausted, exhausted]
+
+
+@pytest.mark.parametrize("pair", [(SinkUnready, 0), (SinkUnready, True), ("SinkUnready", 2)])
+def test_a_wrong_maximum_of_an_error_is_refused(pair: Any) -> None:
+    with pytest.raises(InvalidPolicy):
+        RetryPolicy(attempts_by_error=(pair,))

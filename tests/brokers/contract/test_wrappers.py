@@ -232,7 +232,7 @@ def test_one_line_says_why_the_jobs_of_an_actor_run_in_threads(
     for _ in range(3):
         actor.send(0.01)
     harness.start()
-    wait_until(harness.is_empty)
+    wait_until(lambda: len(threads) == 3)
     assert {name.partition("_")[0] for name in threads} == {"formrelay-attempt"}
     lines = [record for record in caplog.records if "run in threads" in record.message]
     assert [vars(line)["reason"] for line in lines] == ["the middleware Notes works by thread"]
@@ -251,7 +251,7 @@ def test_attempts_run_in_the_event_loop_if_nothing_needs_a_thread(harness: Harne
     harness.broker.add_middleware(Notes())
     harness.actor(act, in_flight=2).send()
     harness.start()
-    wait_until(harness.is_empty)
+    wait_until(lambda: len(threads) == 2)
     assert threads == ["formrelay-loop"] * 2
 
 
