@@ -161,6 +161,14 @@ class RabbitBroker(RelayBroker):
         with self.client.connection([queue_name]) as connection:
             return int(connection.call(spec.Queue.Purge(queue=queue_name)).message_count)
 
+    def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
+        """Count the waiting, scheduled and dead messages, as Dramatiq's RabbitmqBroker does.
+
+        The scheduled messages are those of all queues, which share the delay queues.
+        """
+        counts = self.counts(queue_name)
+        return counts.waiting, counts.scheduled or 0, counts.dead
+
     @property
     def inspector(self) -> Inspector:
         return RabbitInspector(self, self.client, self.management)

@@ -10,6 +10,7 @@ import pytest
 from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import pauses
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.inspector import Management
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
@@ -38,6 +39,8 @@ def dead(harness: Harness) -> list[str]:
 
 
 def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str]) -> None:
+    assert isinstance(harness.broker, RabbitBroker)
+    assert harness.broker.get_queue_message_counts(harness.queue) == (0, 0, 500)
     for limit in (200, 499, 1000):
         assert ids(browse_all(harness, State.DEAD, limit=limit)) == dead
     found = harness.broker.inspector.find(dead[300])
