@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from threading import Event
@@ -76,13 +77,13 @@ class JoiningBroker(BrokerContract):
     def _wait_until_drained(
         self, queue_name: str, timeout: int | None, interval: float, checks: int
     ) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        deadline = math.inf if timeout is None else time.monotonic() + timeout / 1000
         successes = 0
         while True:
             successes = successes + 1 if self.is_drained(queue_name) else 0
             if successes >= checks:
                 return
-            left = interval if deadline is None else deadline - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 raise self._timed_out(queue_name, timeout)
             Event().wait(min(left, interval))

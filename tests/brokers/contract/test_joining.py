@@ -116,6 +116,13 @@ def test_join_takes_the_arguments_of_every_broker_of_dramatiq(
         assert checks == [True] * 5
 
 
+def test_a_join_without_time_between_its_checks_has_no_limit(harness: Harness) -> None:
+    harness.actor(lambda: time.sleep(0.3), actor_name="slow").send()
+    harness.start()
+    harness.broker.join(harness.queue, idle_time=0)
+    assert harness.is_empty()
+
+
 def test_a_join_for_an_unknown_queue_is_refused(harness: Harness) -> None:
     with pytest.raises(QueueNotFound, match="no-such-queue"):
         harness.broker.join("no-such-queue")
