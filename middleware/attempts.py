@@ -71,7 +71,7 @@ class Attempts(Middleware):
         _log(message)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-        if isinstance(message, Delivery) and isinstance(message.outcome, Done):
+        if isinstance(message, Delivery) and isinstance(_worst(message), Done):
             # Done without running: a middleware of the host program skipped the message.
             message.fields = {**(message.fields or {}), "is_skipped": True}
         _log(message)

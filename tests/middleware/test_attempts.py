@@ -240,6 +240,21 @@ def test_a_batch_is_one_line_with_the_counts_of_its_parts(
     dead = {letter.id for letter in harness.dead()}
     assert dead == set(line.get("failed_ids", ()))
     assert len(dead) == (failed or 0)
+
+
+def test_a_batch_with_a_deferred_part_is_not_logged_as_skipped(
+    harness: Harness, lines: Lines
+) -> None:
+    failures: dict[int, BaseException] = {1: NotNow(after=timedelta(milliseconds=50))}
+    actor = batch_actor(harness, failures)
+    for _ in range(3):
+        actor.send(payload=SECRET)
+    harness.start()
+    wait_until(lambda: lines.attempts())
+    failures.clear()
+    harness.stop()
+    line = lines.attempts()[0]
+    assert (line["outcome"], "is_skipped" in line) == ("defer", False)
     assert SECRET not in lines.text
 
 
