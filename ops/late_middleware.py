@@ -22,6 +22,14 @@ class LateMiddleware(Middleware):
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if self._told is None:  # not a process of Dramatiq's command line
             return
-        for middleware in broker.middleware:
-            if not any(middleware is told for told in self._told):
+        for middleware in list(broker.middleware):
+            if any(middleware is told for told in self._told):
+                continue
+            self._told.append(middleware)  # first: a worker may be started again in this process
+            try:
                 middleware.after_process_boot(broker)
+            except Exception:
+                # As Dramatiq does, so that the others are told.
+                broker.logger.critical(
+                    "Unexpected failure in after_process_boot of %r.", middleware, exc_info=True
+                )
