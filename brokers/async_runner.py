@@ -286,13 +286,14 @@ class AsyncRunner:
             broker.emit_after("process_message", delivery, **ended)
 
     async def _perform_in_thread(self, attempt: AsyncAttempt) -> None:
-        attempt.delivery.is_async = (
-            False  # the hooks of Dramatiq's middleware for threads are called
-        )
-        process = partial(self._attempt_threads.process, attempt)
-        # In a copy of the context, since the task may have to enter its own meanwhile.
-        run = partial(attempt.context.copy().run, process)
-        await self._finish(self.loop.run_in_executor(self._attempts, run))
+        # So that the hooks of Dramatiq's middleware for threads are called.
+        attempt.delivery.is_async = False
+        # A copy, since the task may have to enter its own context meanwhile. The remaining hooks
+        # run in the copy too: it has the variables that the first hooks set.
+        context = attempt.context.copy()
+        process = partial(context.run, self._attempt_threads.process, attempt)
+        await self._finish(self.loop.run_in_executor(self._attempts, process))
+        attempt.context = context
 
     async def _await(self, attempt: AsyncAttempt, result: Awaitable[Any]) -> Any:
         attempt.is_waiting = True

@@ -15,9 +15,10 @@ import dramatiq
 import dramatiq.worker
 import dramatiq_abort
 import pytest
-from dramatiq.middleware import Middleware
+from dramatiq.middleware import Callbacks, Middleware
 from dramatiq_abort.backends.stub import StubBackend
 
+from formrelay.brokers import BrokerUnavailable
 from formrelay.core.errors import ConfigError
 from tests.brokers.contract import test_asyncio_actors as in_the_loop
 from tests.brokers.contract import test_awaiting
@@ -215,6 +216,36 @@ def test_the_stop_of_a_worker_interrupts_attempts_in_threads(
     in_the_loop.test_a_stopping_worker_cancels_and_requeues_slow_jobs(
         harness, monkeypatch, is_notified
     )
+
+
+def test_hooks_after_a_refused_follow_up_message_run_in_the_context_of_the_thread(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number: ContextVar[str] = ContextVar("number", default="none")
+    put, seen = harness.broker._put, list[tuple[str, str]]()
+    errors = [BrokerUnavailable("refused") for _ in range(2)]  # at once, and when it is repeated
+
+    class Sets(ByThread):
+        def before_process_message(self, _broker: Any, message: Any) -> None:
+            message.token = number.set(message.actor_name)
+
+        def after_process_message(self, _broker: Any, message: Any, **_: Any) -> None:
+            seen.append((message.actor_name, number.get()))
+            number.reset(message.token)
+
+    def refuse_twice(envelopes: Any, **options: Any) -> None:
+        if errors and envelopes[0].message.actor_name == "told":
+            raise errors.pop()
+        put(envelopes, **options)
+
+    monkeypatch.setattr(harness.broker, "_put", refuse_twice)
+    harness.broker.add_middleware(Sets(), before=Callbacks)
+    harness.actor(lambda *_: None, actor_name="told")
+    harness.actor(sleep, in_flight=2, on_success="told").send(0)
+    harness.start()
+    wait_until(lambda: len(seen) == 2)
+    wait_until(harness.is_empty)
+    assert (sorted(seen), errors) == ([("sleep", "sleep"), ("told", "told")], [])
 
 
 def test_one_line_says_why_the_jobs_of_an_actor_run_in_threads(
