@@ -16,10 +16,11 @@ from dramatiq.middleware import (
     ShutdownNotifications,
     TimeLimit,
 )
+from dramatiq.results import Results
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..middleware import OF_THE_THREAD, Delivery, default_middleware
-from ..middleware.outcomes import Outcomes
+from ..middleware.outcomes import Outcomes, is_deferred
 from .async_runner import AsyncRunner
 from .contract import BrokerContract
 from .follow_ups import end_attempt
@@ -121,7 +122,11 @@ class SignallingBroker(BrokerContract):
         if signal == "process_message" and isinstance(args[0], Delivery):
             end_attempt(self, args[0], lambda hook: self._listeners(hook, args)[::-1], kwargs)
             return
-        for middleware in self._listeners(f"after_{signal}", args)[::-1]:
+        listeners = self._listeners(f"after_{signal}", args)[::-1]
+        if signal == "skip_message" and isinstance(args[0], Delivery) and is_deferred(args[0]):
+            # Results would store None as the result of a job that is not over.
+            listeners = [one for one in listeners if not isinstance(one, Results)]
+        for middleware in listeners:
             try:
                 getattr(middleware, f"after_{signal}")(self, *args, **kwargs)
             except Exception:
