@@ -240,6 +240,7 @@ def test_a_batch_is_one_line_with_the_counts_of_its_parts(
     dead = {letter.id for letter in harness.dead()}
     assert dead == set(line.get("failed_ids", ()))
     assert len(dead) == (failed or 0)
+    assert SECRET not in lines.text
 
 
 def test_a_batch_with_a_deferred_part_is_not_logged_as_skipped(
