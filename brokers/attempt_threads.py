@@ -16,7 +16,7 @@ from typing import Any
 
 import dramatiq
 import dramatiq.worker
-from dramatiq.threading import raise_thread_exception
+from dramatiq.threading import Interrupt, raise_thread_exception
 
 from ..middleware.attempts import WORKER_LOGGER
 from .async_attempts import AsyncAttempt
@@ -76,6 +76,9 @@ class AttemptThreads:
         try:
             process_message: Any = dramatiq.worker._WorkerThread.process_message
             process_message(stand_in, attempt.delivery)
+        except Interrupt:
+            if attempt.delivery.outcome is None:
+                raise  # otherwise it came too late, after the hooks that decide the outcome
         finally:
             attempt.thread = None
         if stand_in.error is not None:  # which the worker thread's code has cleared

@@ -19,7 +19,7 @@ from ..core.failure import Failure, Reason
 from ..core.outcomes import DONE, Dead, Defer, Done, Outcome, Retry, classify, undecided
 from ..core.retry import RetryPolicy
 from .delivery import REQUEUED, RETRIES, TRACEBACK, Batch, Delivery
-from .policies import DEFAULTS, give_policy, policy_of
+from .policies import DEFAULTS, make_policy, policy_of
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -74,15 +74,19 @@ class Outcomes(Retries):
         """
         if actor.options.get("policy") is None:
             self._without_policy.append(actor)
-        give_policy(actor, self)
+        actor.options["policy"] = make_policy(actor, actor.options.get("policy"), self)
 
     def adopt(self, retries: Retries) -> None:
-        """Use the values of Dramatiq's Retries for actors without values of their own."""
+        """Use the values of Dramatiq's Retries for actors without values of their own.
+
+        Raises:
+            InvalidPolicy: a value is wrong; nothing has changed then.
+        """
+        policies = [make_policy(actor, None, retries) for actor in self._without_policy]
         self.max_retries, self.retry_when = retries.max_retries, retries.retry_when
         self.min_backoff, self.max_backoff = retries.min_backoff, retries.max_backoff
-        for actor in self._without_policy:
-            actor.options.pop("policy", None)
-            give_policy(actor, self)
+        for actor, policy in zip(self._without_policy, policies, strict=True):
+            actor.options["policy"] = policy
 
     def after_process_message(
         self,

@@ -54,18 +54,18 @@ def policy_of(
     return policy
 
 
-def give_policy(actor: dramatiq.Actor[Any, Any], retries: Retries) -> None:
-    """Set the option ``policy`` of an actor; without it, make one from Dramatiq's options.
-
-    Called when the actor is declared, so that a wrong option is found before a message fails.
+def make_policy(
+    actor: dramatiq.Actor[Any, Any], policy: RetryPolicy | None, retries: Retries
+) -> RetryPolicy:
+    """Make the policy of an actor, when it is declared, so that wrong options are found then.
 
     Args:
+        policy: the option ``policy``; None: it is made from Dramatiq's options.
         retries: its values count where the actor has none.
 
     Raises:
         InvalidPolicy: an option is of the wrong type or out of range.
     """
-    policy = actor.options.get("policy")
     try:
         throws = actor.options.get("throws")
         kinds = throws if isinstance(throws, tuple) else () if throws is None else (throws,)
@@ -84,7 +84,7 @@ def give_policy(actor: dramatiq.Actor[Any, Any], retries: Retries) -> None:
             f"expected the policy of {actor.actor_name} to be a RetryPolicy, "
             f"got {type(policy).__name__}"
         )
-    actor.options["policy"] = policy
+    return policy
 
 
 def _from_stock_options(options: dict[str, Any], retries: Retries) -> RetryPolicy:

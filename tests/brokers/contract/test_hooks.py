@@ -263,9 +263,10 @@ def test_the_retries_of_dramatiq_give_their_values_to_ours(harness: Harness) -> 
 
 
 def test_a_wrong_value_of_retries_is_refused(harness: Harness) -> None:
-    harness.actor(Failing(), actor_name="act")
+    actor = harness.actor(Failing(), actor_name="act")
     with pytest.raises(InvalidPolicy, match="max_retries to be a whole number"):
         harness.broker.add_middleware(Retries(max_retries="3"))  # type: ignore[arg-type]
+    assert actor.options["policy"].max_attempts == 3  # as before
 
 
 def test_default_middleware_that_is_added_again_takes_the_place_of_the_first(
