@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import update_wrapper
 from inspect import iscoroutinefunction
 from time import monotonic
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from dramatiq.asyncio import async_to_sync
 from dramatiq.middleware import Shutdown
+from dramatiq.threading import Interrupt
 
 from ..core.process import current_pid
 
@@ -66,9 +68,11 @@ class EventLoopThread:
             thread.loop.call_soon_threadsafe(run.begin)
             thread.wait_for(run.ended)
         except BaseException:
-            if not thread.is_stopping:
+            while not (thread.is_stopping or run.ended.is_set()):
                 thread.loop.call_soon_threadsafe(run.cancel)
-                thread.wait_for(run.ended)
+                # A coroutine may go on after a cancellation: the next interrupt cancels it again.
+                with suppress(Interrupt):
+                    thread.wait_for(run.ended)
             raise
         try:
             return run.result()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.threading import raise_thread_exception
 
 from formrelay.brokers.event_loop import EventLoopThread
 
@@ -111,3 +113,35 @@ def test_the_loop_recognizes_its_own_thread(thread: EventLoopThread) -> None:
 
     assert thread.run(ask())
     assert not thread.is_current()
+
+
+def test_each_interrupt_of_a_waiting_thread_cancels_and_none_ends_the_wait(
+    thread: EventLoopThread,
+) -> None:
+    log: list[str] = []
+    begun, cancelled = threading.Event(), threading.Event()
+    waiting = threading.get_ident()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            log.append("goes on")
+            cancelled.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            log.append("ended")
+
+    def interrupt() -> None:
+        for event in (begun, cancelled):
+            event.wait()
+            raise_thread_exception(waiting, TimeLimitExceeded)  # type: ignore[no-untyped-call]
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(TimeLimitExceeded):
+        thread.run(work())
+    interrupting.join()
+    assert log == ["goes on", "ended"]
