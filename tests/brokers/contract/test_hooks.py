@@ -6,9 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from enum import Enum, StrEnum
 from typing import Any
-from uuid import UUID
 
 import dramatiq
 import pytest
@@ -356,39 +354,6 @@ def test_a_batch_refuses_options_that_count_message_by_message(
     actor = harness.actor(print, batch_size=2, batch_wait=SOON)
     with pytest.raises(InvalidJob, match=f"expected no {option} on a message of 'print'"):
         actor.send_with_options(**{option: 1})
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-class Size(StrEnum):
-    LARGE = "large"
-
-
-@pytest.mark.parametrize("value", [UUID(int=5), Colour.RED, [{"a": UUID(int=5)}]], ids=repr)
-def test_an_argument_that_would_arrive_as_another_type_is_refused(
-    harness: Harness, value: Any
-) -> None:
-    with pytest.raises(InvalidJob, match="which would arrive as text"):
-        harness.actor(print).send(value)
-
-
-def test_text_of_an_enum_arrives_as_text(harness: Harness) -> None:
-    calls: list[Any] = []
-    harness.actor(calls.append, actor_name="act").send({"size": Size.LARGE})
-    work_off(harness, lambda: calls)
-    assert calls == [{"size": "large"}]
-
-
-def test_an_encoder_is_refused(harness: Harness) -> None:
-    actor = harness.actor(print)
-    dramatiq.set_encoder(dramatiq.PickleEncoder())
-    try:
-        with pytest.raises(ConfigError, match="expected Dramatiq's JSONEncoder, got Pickle"):
-            actor.send()
-    finally:
-        dramatiq.set_encoder(dramatiq.JSONEncoder())
 
 
 def test_a_key_that_cannot_be_made_fails_the_job(
