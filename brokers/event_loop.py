@@ -7,7 +7,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import update_wrapper
 from inspect import iscoroutinefunction
 from time import monotonic
@@ -68,11 +67,7 @@ class EventLoopThread:
             thread.loop.call_soon_threadsafe(run.begin)
             thread.wait_for(run.ended)
         except BaseException:
-            while not (thread.is_stopping or run.ended.is_set()):
-                thread.loop.call_soon_threadsafe(run.cancel)
-                # A coroutine may go on after a cancellation: the next interrupt cancels it again.
-                with suppress(Interrupt):
-                    thread.wait_for(run.ended)
+            thread.end(run)
             raise
         try:
             return run.result()
@@ -176,6 +171,20 @@ class _Thread(threading.Thread):
         while not event.wait(_CHECK_SECONDS):
             if monotonic() > self._stops_by:
                 raise Shutdown
+
+    def end(self, run: _Run[Any]) -> None:
+        """Cancel a run and wait for its end, unless the loop is stopped.
+
+        A coroutine may go on after a cancellation: each further interrupt cancels it again.
+        """
+        while True:
+            try:
+                while not (self.is_stopping or run.ended.is_set()):
+                    self.loop.call_soon_threadsafe(run.cancel)
+                    self.wait_for(run.ended)
+                return
+            except Interrupt:
+                continue
 
     def stop(self) -> None:
         self._stops_by = monotonic() + _STOP_SECONDS

@@ -17,6 +17,7 @@ from formrelay.state.redis.connection import connect_redis, redis_address
 from tests.support.command import run
 from tests.support.missing import skip_or_fail
 from tests.support.servers import RedisServer
+from tests.support.servers.base import free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.redis
@@ -27,7 +28,11 @@ SAYS = "got a node of a Redis Cluster: use a server without cluster mode"
 class ClusterNode(RedisServer):
     """A node of a cluster, without slots at first."""
 
-    settings: ClassVar[dict[str, str]] = {"cluster-enabled": "yes"}
+    # By default the second port is the first plus 10000, which a client may use.
+    settings: ClassVar[dict[str, str]] = {
+        "cluster-enabled": "yes",
+        "cluster-port": str(free_port()),
+    }
 
 
 @pytest.fixture(scope="module")
