@@ -137,7 +137,7 @@ class AsyncRunner:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop for a thread, which waits until it has ended.
 
-        What is raised in the thread meanwhile cancels the coroutine.
+        An exception that is raised in the thread meanwhile cancels the coroutine.
         """
         return self._thread.run(coroutine)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from inspect import iscoroutinefunction
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -36,7 +37,7 @@ class AttemptThreads:
 
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
-        #: For each actor: what was decided from, and the decision.
+        #: For each actor: the objects that the decision depends on, and the decision.
         self._decided: dict[str, tuple[tuple[Any, ...], bool]] = {}
 
     def are_needed(self, actor: dramatiq.Actor[Any, Any]) -> bool:
@@ -45,7 +46,7 @@ class AttemptThreads:
         middleware = self._broker.middleware
         found = (process_message, dramatiq.Actor.__call__, actor.fn, middleware, len(middleware))
         decided = self._decided.get(actor.actor_name)
-        if decided is not None and all(map(_is, decided[0], found)):
+        if decided is not None and all(map(is_, decided[0], found)):
             return decided[1]
         reason = self._reason(actor)
         if reason is not None:
@@ -115,10 +116,7 @@ class _WorkerThread:
         """Do nothing: there is no work queue."""
 
 
-def _is(one: object, other: object) -> bool:
-    return one is other
-
-
 def _is_replaced(function: Any, module: str) -> bool:
-    """Whether a function is not the one that ``module`` defines; a proxy of wrapt seems to be."""
+    """Whether a function is another than the function that ``module`` defines."""
+    # The type is checked because a proxy of wrapt has the attributes of the function it wraps.
     return type(function) is not FunctionType or function.__globals__["__name__"] != module

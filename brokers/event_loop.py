@@ -55,8 +55,9 @@ class EventLoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop; block this thread until it has ended.
 
-        What is raised in this thread meanwhile (a time limit or the stop of a worker by Dramatiq,
-        an abort by dramatiq-abort) cancels the coroutine, and is raised when that has ended.
+        An exception that is raised in this thread meanwhile (by Dramatiq for a time limit or a
+        shutdown, by dramatiq-abort for an abort) cancels the coroutine. This method raises the
+        exception when the coroutine has ended.
 
         Raises:
             Shutdown: the event loop was stopped, which cancelled the coroutine.

@@ -164,7 +164,7 @@ class RabbitBroker(RelayBroker):
     def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
         """Count the waiting, scheduled and dead messages, as Dramatiq's RabbitmqBroker does.
 
-        The scheduled messages are those of all queues, which share the delay queues.
+        The scheduled messages of all queues are counted, because all queues share the delay queues.
         """
         counts = self.counts(queue_name)
         return counts.waiting, counts.scheduled or 0, counts.dead
