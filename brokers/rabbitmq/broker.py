@@ -114,6 +114,10 @@ class RabbitBroker(RelayBroker):
 
     # -- join --------------------------------------------------------------------------
 
+    def in_flight(self, queue_name: str) -> int:
+        """Count the messages that this process has received of a queue and not settled."""
+        return sum(one.in_flight for one in list(self._consumers) if one.queue_name == queue_name)
+
     def is_drained(self, queue_name: str) -> bool:
         """Whether no message of a queue is waiting or in flight in this process, and none is
         scheduled.
@@ -121,7 +125,7 @@ class RabbitBroker(RelayBroker):
         The delay queues are shared, so that the scheduled messages of other queues count too.
         Workers of other processes are seen only with ``management_url``.
         """
-        if any(one.in_flight for one in list(self._consumers) if one.queue_name == queue_name):
+        if self.in_flight(queue_name):
             return False
         counts = self.counts(queue_name)
         if counts.waiting or counts.in_flight:

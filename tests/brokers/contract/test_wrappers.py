@@ -135,21 +135,22 @@ def test_an_async_actor_may_fail_and_retry_inside_its_wrapper(harness: Harness) 
 
 
 def test_in_flight_is_the_maximum_also_of_long_runs(harness: Harness) -> None:
-    running: list[int] = [0, 0]
+    running: set[int] = set()
+    together: list[int] = []
 
-    async def act() -> None:
-        running[0] += 1
-        running[1] = max(running)
+    async def act(number: int) -> None:
+        running.add(number)
+        together.append(len(running))
         await asyncio.sleep(1.5)
-        running[0] -= 1
+        running.remove(number)
 
     actor = harness.actor(act, in_flight=2)
-    for _ in range(6):
-        actor.send()
+    for number in range(6):
+        actor.send(number)
     harness.start()
+    wait_until(lambda: len(together) == 6)
     wait_until(harness.is_empty)
-    wait_until(lambda: running[0] == 0)
-    assert running[1] == 2
+    assert max(together) == 2
 
 
 def test_an_abort_cancels_its_async_attempt_and_no_other(harness: Harness) -> None:
