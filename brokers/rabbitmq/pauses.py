@@ -12,15 +12,14 @@ short of memory stops reading from clients that publish.
 from __future__ import annotations
 
 import logging
-from contextlib import closing, suppress
 from typing import Any
 
 from pika import spec
 
-from ..errors import BrokerRefused, BrokerUnavailable
+from ..errors import BrokerRefused
 from .client import RabbitClient
 from .connection import Connection
-from .errors import ACCESS_REFUSED, NoAnswer
+from .errors import ACCESS_REFUSED
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -54,10 +53,6 @@ class Pause:
         """Pause or resume the queue; no effect if it is paused or runs already."""
         # Declare first, so that there is always at least one marker.
         connection.calls([self._marker(is_paused), self._removal(not is_paused)])
-        if not is_paused:
-            with suppress(BrokerRefused, BrokerUnavailable):  # for workers of the previous version
-                if self._legacy_count() is not None:
-                    connection.try_call(spec.Queue.Delete(queue=self._legacy_queue))
 
     def read(self, connection: Connection) -> bool:
         """Update the state; returns whether a marker exchange says so.
@@ -71,15 +66,14 @@ class Pause:
             if connection.find(self._marker(is_paused, passive=True)):
                 self.is_paused = is_paused
                 return True
-        # The first check of this version; the previous version stored the state in another way.
-        is_paused = bool(self._legacy_count())
-        _, refusal = connection.try_calls([self._marker(is_paused)])
+        # The first check of a queue that has never been paused.
+        _, refusal = connection.try_calls([self._marker(False)])
         if refusal is not None and refusal.code != ACCESS_REFUSED:
             raise refusal
-        self.is_paused = is_paused
+        self.is_paused = False
         if refusal is not None:
             return False
-        if not is_paused and connection.find(self._marker(True, passive=True)):
+        if connection.find(self._marker(True, passive=True)):
             self.is_paused = True  # another process has paused it meanwhile
             connection.try_call(self._removal(False))
         return True
@@ -120,26 +114,3 @@ class Pause:
 
     def _removal(self, is_paused: bool) -> Any:
         return spec.Exchange.Delete(exchange=marker(self._queue, is_paused=is_paused))
-
-    # -- the previous version: a queue that holds a message while the work queue is paused ---------
-
-    @property
-    def _legacy_queue(self) -> str:
-        return f"formrelay.paused.{self._queue}"
-
-    def _legacy_count(self) -> int | None:
-        """Return the number of messages in that queue; None if it does not exist.
-
-        Uses a connection of its own, since RabbitMQ 4 does not answer while the queue's node is
-        down.
-
-        Raises:
-            BrokerRefused: RabbitMQ cannot tell.
-            BrokerUnavailable
-        """
-        with closing(self._client.connect()) as connection:
-            try:
-                found = connection.find(spec.Queue.Declare(queue=self._legacy_queue, passive=True))
-            except NoAnswer as error:
-                raise BrokerRefused(error.message) from None
-        return None if found is None else int(found.message_count)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import pika
 import pytest
 
 from formrelay.brokers import DeadFilter
@@ -59,15 +58,6 @@ def send(actor: Any, number: int, **options: Any) -> None:
                 raise
 
 
-def pause_as_before(node: RabbitServer, queue: str) -> None:
-    """Pause a queue as earlier versions did: with a message in a classic queue."""
-    with pika.BlockingConnection(pika.URLParameters(node.url)) as connection:
-        channel = connection.channel()
-        marker, arguments = f"formrelay.paused.{queue}", {"x-queue-type": "classic"}
-        channel.queue_declare(marker, durable=True, arguments=arguments | {"x-max-length": 1})
-        channel.basic_publish("", marker, b"", pika.BasicProperties(delivery_mode=2))
-
-
 @pytest.mark.slow
 def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
     cluster: RabbitCluster, caplog: pytest.LogCaptureFixture
@@ -76,16 +66,12 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
     cluster.nodes[1].ctl("add_vhost", "classic")
     cluster.nodes[1].ctl("set_permissions", "-p", "classic", "guest", ".*", ".*", ".*")
     declared_at(lost, "%2F", "jobs")
-    pause_as_before(lost, "was-paused")
-    # The first worker of this version starts when the node with the marker is lost.
-    declared_at(lost, "%2F", "upgraded-later")
-    pause_as_before(lost, "upgraded-later")
+    declared_at(lost, "%2F", "was-paused")
     # Classic queues: the delays and another queue are lost, this queue's node is not.
     declared_at(lost, "classic", "elsewhere", queue_type="classic")
     declared_at(kept, "classic", "here", queue_type="classic")
     worker = harness_on(cluster, "%2F", "jobs")
     paused = harness_on(cluster, "%2F", "was-paused")
-    late = harness_on(cluster, "%2F", "upgraded-later")
     classic = harness_on(cluster, "classic", "here", queue_type="classic")
     ran: list[int] = []
 
@@ -96,9 +82,9 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
 
     jobs = worker.actor(note, actor_name="jobs")
     others = paused.actor(note, actor_name="others")
-    lates = late.actor(note, actor_name="lates")
     here = classic.actor(note, actor_name="here")
     try:
+        paused.broker.inspector.pause("was-paused")
         for harness in (worker, classic, paused):
             harness.start()
             consumer_of(harness)
@@ -111,11 +97,7 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
         send(jobs, 1)
         send(jobs, 2, delay=100)
         send(here, 3)
-        # RabbitMQ cannot tell whether this queue was paused before, so it runs.
-        late.start()
-        send(lates, 4)
-        wait_until(lambda: sorted(ran) == [0, 1, 2, 3, 4])
-        assert "cannot tell whether the queue is paused" in caplog.text
+        wait_until(lambda: sorted(ran) == [0, 1, 2, 3])
 
         inspector = worker.broker.inspector
         inspector.pause("jobs")
@@ -126,17 +108,17 @@ def test_a_lost_node_stops_no_consumer_no_publisher_and_no_pause(
         another.actor(note, actor_name="jobs")
         another.start()
         assert consumer_of(another)._pause.is_paused
-        assert len(ran) == 5
+        assert len(ran) == 4
         inspector.resume("jobs")
         wait_until(lambda: -4 in ran)
         another.close()
         wait_until(lambda: len(list(inspector.dead_letters(DeadFilter("jobs")))) == 1)
 
-        # Paused before the upgrade, on the lost node: still paused.
+        # Paused before the node was lost: still paused.
         assert paused.broker.inspector.is_paused("was-paused")
         assert 100 not in ran
         paused.broker.inspector.resume("was-paused")
         wait_until(lambda: 100 in ran)
     finally:
-        for harness in (worker, paused, late, classic):
+        for harness in (worker, paused, classic):
             harness.close()
