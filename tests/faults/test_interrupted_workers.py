@@ -63,7 +63,7 @@ class Terminal:
         """Type Ctrl-C some times, wait until the worker has ended, and return its output."""
         for _ in range(times):
             os.write(self._terminal, b"\x03")
-            time.sleep(0.2)
+            time.sleep(0.2)  # signals that follow at once count as one
         output = b""
         with contextlib.suppress(OSError):  # how Linux reports that the terminal is closed
             while data := os.read(self._terminal, 65_536):

@@ -300,12 +300,14 @@ def test_a_long_pause_shortens_no_later_stop(
     begun: list[int] = []
     may_end: set[int] = set()
     cancelled: list[int] = []
+    steps: list[int] = []
 
     async def work(number: int) -> None:
         begun.append(number)
         try:
             while number not in may_end:
                 await asyncio.sleep(0.05)
+                steps.append(number)
         except asyncio.CancelledError:
             cancelled.append(number)
             raise
@@ -324,7 +326,9 @@ def test_a_long_pause_shortens_no_later_stop(
     stopping = Thread(target=harness.stop)
     stopping.start()
     wait_until(lambda: harness.broker.is_stopping)
-    time.sleep(1.0)  # attempts are interrupted every 0.25 s
+    # Attempts that must end are interrupted every 0.25 s: run on for at least 1 s.
+    enough = len(steps) + 20
+    wait_until(lambda: len(steps) >= enough or cancelled)
     may_end.add(2)
     stopping.join()
     assert cancelled == []
