@@ -14,7 +14,7 @@ from ..config import ApiSettings, WebhookSettings, get_settings
 from ..core.errors import ConfigError
 from ..core.throttle import Throttle
 from ..sinks.api import Api
-from ..sinks.clickhouse import ClickHouse, Schema, connect
+from ..sinks.clickhouse import ClickHouse, TableSchema, connect
 from ..sinks.http import ClientCertificate
 
 T = TypeVar("T")
@@ -69,11 +69,11 @@ def clickhouse() -> ClickHouse:
     )
 
 
-def clickhouse_schema() -> Schema:
+def clickhouse_schema() -> TableSchema:
     """The configured tables, ``events`` first."""
     settings = get_settings()
     tables = ("events", *(table for _, table in settings.events.tables))
-    return Schema(
+    return TableSchema(
         event_tables=tuple(dict.fromkeys(tables)),
         keep_events=settings.events.keep,
         keep_attempts=settings.webhooks.keep_attempts,

@@ -223,7 +223,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             extra={"queue": self.queue_name, "message_id": delivery.message_id},
             exc_info=error,
         )
-        return self._quarantined(delivery.raw or b"", delivery.tag, delivery.message_id, error)
+        return self._undecodable(delivery.raw or b"", delivery.tag, delivery.message_id, error)
 
     def _shrink(
         self, replacement: Replacement, delivery: Delivery, error: Exception
@@ -264,7 +264,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def decoded(self, data: bytes, tag: Any, message_id: str) -> Delivery | Settlement:
         """Decode a message from the queue.
 
-        Bytes that cannot be decoded are quarantined. A message with an ``eta`` in the future,
+        Bytes that cannot be decoded become dead letters. A message with an ``eta`` in the future,
         which only stock producers write, is scheduled for that time.
 
         Args:
@@ -285,7 +285,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                     "error_message": str(error),
                 },
             )
-            return self._quarantined(data, tag, message_id, error)
+            return self._undecodable(data, tag, message_id, error)
         eta = delivery.options.get("eta") if delivery.options else None
         if eta is not None:
             now = self.broker.clock.time() * 1000
@@ -322,7 +322,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         )
         return settlement_of(delivery, Dead(failure), now)
 
-    def _quarantined(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
+    def _undecodable(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
         failure = Failure.undecodable(error, now=self.broker.clock.time())
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))

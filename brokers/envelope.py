@@ -5,7 +5,7 @@ three other forms:
 
 - plain jobs, ``{"type", "payload", "metadata"}``, from publishers in other languages;
 - frozen batches: one message that contains the messages of a batch (:func:`encode_batch`);
-- quarantined bytes that cannot be decoded, kept in a dead letter (:func:`quarantine`).
+- bytes that cannot be decoded, kept in a dead letter (:func:`wrap_undecodable`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure, Reason
 from ..middleware.delivery import ARGS, BATCH, FAILURE, REQUEUED, RETRIES, Batch, Delivery
 
-#: The actor name of quarantined bytes; no actor can have this name, so that they are never run.
-QUARANTINE = "formrelay:quarantine"
+#: The actor name of undecodable bytes; no actor can have this name, so that they are never run.
+UNDECODABLE = "formrelay:quarantine"
 _RAW, _RAW_TEXT = "raw", "raw_text"
-#: Quarantined bytes above this size are kept as text if that is shorter than base64.
+#: Undecodable bytes above this size are kept as text if that is shorter than base64.
 _LARGE = 64 * 1024
 #: Maximum nesting of a message. orjson reads 1,024 levels and writes 254, and a message that is
 #: read must be writable again; a frozen batch adds a few levels.
@@ -229,11 +229,13 @@ def priority_in(options: Mapping[str, Any]) -> int | None:
     return priority if 0 <= priority <= 9 else None
 
 
-def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failure) -> Message[Any]:
+def wrap_undecodable(
+    data: bytes, *, queue_name: str, message_id: str, failure: Failure
+) -> Message[Any]:
     """Make a dead letter that contains bytes that cannot be decoded."""
     return Message(
         queue_name=queue_name,
-        actor_name=QUARANTINE,
+        actor_name=UNDECODABLE,
         args=(),
         kwargs={},
         options={**_kept(data), FAILURE: failure.to_json()},
@@ -241,7 +243,7 @@ def quarantine(data: bytes, *, queue_name: str, message_id: str, failure: Failur
     )
 
 
-def decode_or_quarantine(
+def decode_or_wrap(
     data: bytes,
     *,
     queue_name: str,
@@ -264,7 +266,7 @@ def decode_or_quarantine(
         except Undecodable as error:
             failure = failure or Failure.undecodable(error, now=now)
     id = message_id or "unknown"
-    return quarantine(data, queue_name=queue_name, message_id=id, failure=failure)
+    return wrap_undecodable(data, queue_name=queue_name, message_id=id, failure=failure)
 
 
 def _kept(data: bytes) -> dict[str, str]:
@@ -283,16 +285,16 @@ def _kept(data: bytes) -> dict[str, str]:
 def encode_for_replay(message: Message[Any]) -> bytes:
     """Encode a dead letter for its replay.
 
-    Quarantined bytes are returned unchanged; other messages lose their failure, their number of
+    Undecodable bytes are returned unchanged; other messages lose their failure, their number of
     attempts and their eta.
     """
     raw, text = message.options.get(_RAW), message.options.get(_RAW_TEXT)
-    if message.actor_name == QUARANTINE and isinstance(text, str):
+    if message.actor_name == UNDECODABLE and isinstance(text, str):
         return text.encode()
-    if message.actor_name == QUARANTINE and isinstance(raw, str):
+    if message.actor_name == UNDECODABLE and isinstance(raw, str):
         try:
             return base64.b64decode(raw, validate=True)
-        except ValueError:  # not from quarantine(): an ordinary message
+        except ValueError:  # not from wrap_undecodable(): an ordinary message
             pass
     return encode(without_options(message, FAILURE, RETRIES, REQUEUED, "eta"))
 

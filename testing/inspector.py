@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import islice
 
 from ..brokers.contract import BrokerContract
-from ..brokers.envelope import decode_or_quarantine
+from ..brokers.envelope import decode_or_wrap
 from ..brokers.fields import failure_in, for_replay, timestamp_in
 from ..brokers.inspection import (
     Action,
@@ -197,7 +197,7 @@ class MemoryInspector(Inspector):
         return [self._entry(queue, letter) for letter in stored]
 
     def _entry(self, queue: str, stored: Stored) -> Entry:
-        message = decode_or_quarantine(
+        message = decode_or_wrap(
             stored.body,
             queue_name=queue,
             job_types=self._broker.job_types,

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from threading import Condition, RLock
 
-from ..brokers.envelope import encode, quarantine
+from ..brokers.envelope import encode, wrap_undecodable
 from ..brokers.inspection import State
 from ..brokers.settlement import Settlement, Write
 from ..core.clock import Clock, to_millis
@@ -164,7 +164,9 @@ class MemoryQueue:
             return
         body = write.body
         if write.failure is not None:
-            message = quarantine(body, queue_name=self.name, message_id=id, failure=write.failure)
+            message = wrap_undecodable(
+                body, queue_name=self.name, message_id=id, failure=write.failure
+            )
             body = encode(message)
         self.add_dead(id, body, cause)
 

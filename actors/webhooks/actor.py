@@ -161,7 +161,7 @@ async def deliver_webhook(job: Job[Webhook]) -> None:
     sync = registry_sync()
     if not sync.is_started:  # usually the worker has started it when it booted
         await to_thread(sync.start)
-    async with sync.limiter.delivery(endpoint_of(job.payload)):
+    async with sync.limiter.webhook_delivery(endpoint_of(job.payload)):
         await _deliver(job)
 
 

@@ -43,7 +43,7 @@ _MAX_PENDING_ATTEMPTS = 20_000
 _MAX_PENDING_JOBS = 2_000
 
 
-class Attempt(JobModel):
+class DeliveryAttempt(JobModel):
     """One attempt to deliver one webhook, without the body, headers and secrets.
 
     Attributes:
@@ -75,11 +75,11 @@ class Attempt(JobModel):
 
 
 #: Columns of the table, the sorting key first.
-COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *Attempt.model_fields]))
+COLUMNS = tuple(dict.fromkeys(["webhook_id", "at", "attempt_id", *DeliveryAttempt.model_fields]))
 _TARGET = Table(TABLE, COLUMNS, time=COLUMNS.index("at"))
 
 
-def to_row(attempt: Attempt) -> Row:
+def to_row(attempt: DeliveryAttempt) -> Row:
     """The values of an attempt in the order of :data:`COLUMNS`."""
     values = attempt.__dict__ | {"at": attempt.at.astimezone(UTC)}
     return tuple(values[name] for name in COLUMNS)
@@ -87,12 +87,12 @@ def to_row(attempt: Attempt) -> Row:
 
 @job_actor(
     None,
-    schema=list[Attempt],
+    schema=list[DeliveryAttempt],
     worker=lambda settings: settings.events,
     batches=True,
     throttle=clickhouse_throttle,
 )
-def record_attempts(jobs: list[Job[list[Attempt]]]) -> None:
+def record_attempts(jobs: list[Job[list[DeliveryAttempt]]]) -> None:
     """Insert the attempts of all jobs as one block."""
     failures = insert(clickhouse(), _TARGET, [list(map(to_row, job.payload)) for job in jobs])
     if failures:
@@ -119,7 +119,7 @@ class DeliveryLog:
         """Collect an attempt; also its job if it was delivered and is kept for a resend.
 
         Args:
-            attempt: an :class:`Attempt` as JSON (camelCase keys), without ``attemptId``.
+            attempt: a :class:`DeliveryAttempt` as JSON (camelCase keys), without ``attemptId``.
         """
         if self._records_attempts:
             self._sending.start()
@@ -195,7 +195,7 @@ def delivery_log() -> DeliveryLog:
     return DeliveryLog(records_attempts=records_deliveries(), keep_delivered=keep_delivered)
 
 
-def attempts_of(id: str, *, limit: int) -> list[Attempt]:
+def attempts_of(id: str, *, limit: int) -> list[DeliveryAttempt]:
     """The recorded attempts of a webhook, oldest first.
 
     Args:
@@ -231,7 +231,7 @@ def webhooks_like(prefix: str, *, limit: int) -> list[str]:
     return [str(webhook_id) for (webhook_id,) in rows]
 
 
-def _from_row(row: tuple[Any, ...]) -> Attempt:
+def _from_row(row: tuple[Any, ...]) -> DeliveryAttempt:
     values = dict(zip(COLUMNS, row, strict=True))
     at = values["at"]
-    return Attempt(**values | {"at": at if at.tzinfo else at.replace(tzinfo=UTC)})
+    return DeliveryAttempt(**values | {"at": at if at.tzinfo else at.replace(tzinfo=UTC)})

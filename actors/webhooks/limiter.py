@@ -29,7 +29,7 @@ class EndpointDisabled(SinkPermanent):
     """Endpoint disabled: run formrelay webhooks endpoints enable ID, then formrelay dlq replay."""
 
 
-class _Delivery:
+class _WebhookDelivery:
     """Context manager of one delivery: waits if necessary, then is in flight.
 
     Attributes:
@@ -121,7 +121,7 @@ class EndpointLimiter:
             self._locally_disabled.difference_update(reported)
             return len(self._disabled) == changes.count
 
-    def delivery(self, id: str) -> _Delivery:
+    def webhook_delivery(self, id: str) -> _WebhookDelivery:
         """Context manager of a delivery to the endpoint ``id``.
 
         An error that leaves the context is the result of the delivery; no error means success.
@@ -130,13 +130,13 @@ class EndpointLimiter:
             EndpointDisabled: the endpoint is disabled.
             NotNow: the endpoint is too busy, throttled or failing.
         """
-        return _Delivery(self, id)
+        return _WebhookDelivery(self, id)
 
-    def enter(self, delivery: _Delivery) -> None:
+    def enter(self, delivery: _WebhookDelivery) -> None:
         """Start a delivery, or let it wait.
 
         Raises:
-            EndpointDisabled, NotNow: see :meth:`delivery`.
+            EndpointDisabled, NotNow: see :meth:`webhook_delivery`.
         """
         if self.is_disabled(delivery.id):
             raise EndpointDisabled
@@ -157,14 +157,14 @@ class EndpointLimiter:
             else:
                 raise endpoint.defer(now, ahead)
 
-    def refusal(self, delivery: _Delivery) -> NotNow:
+    def refusal(self, delivery: _WebhookDelivery) -> NotNow:
         """The error for a delivery that has waited and may not start."""
         now = self._clock.monotonic()
         with self._lock:
             endpoint = self._state_of(delivery.id, now)
             return endpoint.refusal(now) or endpoint.defer(now, len(endpoint.waiting or ()))
 
-    def withdraw(self, delivery: _Delivery) -> None:
+    def withdraw(self, delivery: _WebhookDelivery) -> None:
         """Remove a delivery that sends no request; the endpoint's failures do not change."""
         with self._lock:
             waiting = self._state_of(delivery.id, self._clock.monotonic()).waiting
@@ -173,7 +173,7 @@ class EndpointLimiter:
         if delivery.is_in_flight:
             self.leave(delivery, NotNow(after=timedelta(0)))
 
-    def leave(self, delivery: _Delivery, error: BaseException | None) -> None:
+    def leave(self, delivery: _WebhookDelivery, error: BaseException | None) -> None:
         """End a delivery, and start waiting deliveries."""
         now = self._clock.monotonic()
         with self._lock:
@@ -227,7 +227,7 @@ def _start_waiting(endpoint: EndpointState, now: float) -> None:
             delivery.turn.set_result(None)
 
 
-def _start(endpoint: EndpointState, delivery: _Delivery, now: float) -> None:
+def _start(endpoint: EndpointState, delivery: _WebhookDelivery, now: float) -> None:
     delivery.is_in_flight = True
     delivery.started_at = now
     delivery.is_probe = endpoint.enter(now)

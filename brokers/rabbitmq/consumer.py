@@ -31,7 +31,7 @@ from ..settlement import Settlement, settled_tags
 from . import codec
 from .client import RabbitClient
 from .crash_loops import Quarantine
-from .pauses import Pause
+from .pauses import QueuePause
 from .settling import Settler
 from .subscription import MAX_PREFETCH, MeanSize, Subscription, Tag, Unacked
 
@@ -82,7 +82,7 @@ class RabbitConsumer(RelayConsumer):
         self._reconnect = Reconnect(queue_name, broker.clock)
         self._connected_at, self._released_before = 0.0, 0
         self._measured_at, self._measured = 0.0, 0
-        self._pause = Pause(client, queue_name)
+        self._pause = QueuePause(client, queue_name)
         self._drainer: Thread | None = None
         # Shared by the threads:
         self._unacked = Unacked()
@@ -137,7 +137,7 @@ class RabbitConsumer(RelayConsumer):
         while not self._must_wait():
             if self._final_runs:
                 delivery = self._final_runs.popleft()
-                self._unacked.alone = delivery.tag
+                self._unacked.final_run = delivery.tag
             elif contents:
                 # Removed afterwards: :meth:`_take` may write, and the write may fail.
                 taken = self._take(subscription, contents[0])
@@ -156,12 +156,12 @@ class RabbitConsumer(RelayConsumer):
         if self.is_closing or self.broker.is_stopping:
             return True
         unacked, sink_limit = self._unacked, self.sink_limit()
-        if sink_limit is None and not (self._limit or unacked.alone or self._final_runs):
+        if sink_limit is None and not (self._limit or unacked.final_run or self._final_runs):
             return False
         unacked.collect()
         # A final run starts when no other message is in flight.
         limits = (self._limit, sink_limit, 1 if self._final_runs else None)
-        return unacked.alone is not None or any(
+        return unacked.final_run is not None or any(
             limit is not None and unacked.count >= limit for limit in limits
         )
 
@@ -302,7 +302,7 @@ class RabbitConsumer(RelayConsumer):
             # RabbitMQ redelivers every message that was not acknowledged.
             self._subscription = None
             self._quarantine.forget()
-            self._unacked.alone = None
+            self._unacked.final_run = None
         if was_successful:
             self._reconnect.succeeded()
         self._reconnect.failed(error)

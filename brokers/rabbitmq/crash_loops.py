@@ -7,7 +7,7 @@ died of another message, or have only prefetched this message. A suspect gets *q
 which are counted on the broker before the actor is called:
 
 1. A copy of the message, with ``x-formrelay-deaths`` increased by one, is published to the
-   *quarantine queue* of this process (``formrelay.trial.<queue>.<process>``), confirmed, and
+   *quarantine queue* of this process (``formrelay.quarantine.<queue>.<process>``), confirmed, and
    delivered back to this process, which now has both copies in flight.
 2. The original is acknowledged. The message is now only in the quarantine queue, in flight.
 3. The actor runs, and its outcome settles the copy like any message. A copy that is retried,
@@ -64,7 +64,7 @@ _REGISTERED_AFTER = 2.0
 #: Seconds between two checks, while a thread waits for a copy, whether the connection is lost.
 _CHECK_LIVE_SECONDS = 0.1
 DEATHS_HEADER = "x-formrelay-deaths"
-QUARANTINE_HEADER = "x-formrelay-trial"
+QUARANTINE_HEADER = "x-formrelay-quarantine"
 #: Headers that RabbitMQ adds to a message that passes through the quarantine queue.
 _RABBITMQ_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 

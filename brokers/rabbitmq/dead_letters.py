@@ -26,7 +26,7 @@ from pika import spec
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
-from ..envelope import decode_or_quarantine
+from ..envelope import decode_or_wrap
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..fields import died_at, failure_in, for_replay
 from ..inspection import Entry, State
@@ -199,7 +199,7 @@ class DeadLetterReader:
         """Decode a dead letter."""
         id, headers = content.message_id, content.properties.headers or {}
         failure = _recorded_failure(headers)
-        message = decode_or_quarantine(
+        message = decode_or_wrap(
             content.body,
             queue_name=self._queue,
             job_types=self._job_types,

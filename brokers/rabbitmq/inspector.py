@@ -38,7 +38,7 @@ from ..inspection import (
 from .client import RabbitClient
 from .connection import Connection
 from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
-from .pauses import Pause
+from .pauses import QueuePause
 from .servers import PRODUCT
 from .topology import OWN_PREFIX
 
@@ -157,18 +157,18 @@ class RabbitInspector(Inspector):
 
     def pause(self, queue: str) -> None:
         with self._client.connection() as connection:
-            Pause(self._client, queue).set(connection, is_paused=True)
+            QueuePause(self._client, queue).set(connection, is_paused=True)
 
     def resume(self, queue: str) -> None:
         with self._client.connection() as connection:
-            Pause(self._client, queue).set(connection, is_paused=False)
+            QueuePause(self._client, queue).set(connection, is_paused=False)
 
     def is_paused(self, queue: str) -> bool:
         with self._client.connection() as connection:
             return self._read_pause(connection, queue)
 
     def _read_pause(self, connection: Connection, queue: str) -> bool:
-        pause = Pause(self._client, queue)
+        pause = QueuePause(self._client, queue)
         pause.read(connection)
         return pause.is_paused
 

@@ -34,7 +34,7 @@ def marker(queue: str, *, is_paused: bool) -> str:
     return f"formrelay.{'paused' if is_paused else 'running'}.{queue}"
 
 
-class Pause:
+class QueuePause:
     """Whether one queue is paused. Used by one thread.
 
     Attributes:

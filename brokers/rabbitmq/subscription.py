@@ -28,7 +28,7 @@ from . import codec
 from .connection import Connection
 
 #: Consumer tags.
-WORK_TAG, QUARANTINE_TAG = "work", "trial"
+WORK_TAG, QUARANTINE_TAG = "work", "quarantine"
 #: A rate in messages per second, and the number that is added to the prefetch at that rate and
 #: above (30 to 100 ms of work).
 _LEVELS = ((0, 0), (1_000, 64), (4_000, 400))
@@ -269,14 +269,14 @@ class Unacked:
     Attributes:
         count: number of messages that worker threads have, as of the last :meth:`collect`.
         released: number of tags released since the start.
-        alone: the tag of a final quarantine run, during which no other message may be delivered.
+        final_run: the tag of a final quarantine run, during which no other message is delivered.
         wakes: becomes readable when a sleeping receiving thread has tags to collect.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.released = 0
-        self.alone: Tag | None = None
+        self.final_run: Tag | None = None
         self._is_asleep = False
         #: The tag, its delivery tag when it was released (negative: requeue; 0: keep), and the
         #: monotonic seconds before which it is not requeued.
@@ -304,8 +304,8 @@ class Unacked:
             tag, number, at = released.popleft()
             self.count -= 1
             self.released += 1
-            if tag is self.alone:
-                self.alone = None
+            if tag is self.final_run:
+                self.final_run = None
             if number > 0:
                 tag.subscription.acknowledge(number)
             elif number < 0 and at:

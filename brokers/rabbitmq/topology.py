@@ -106,8 +106,8 @@ class Topology:
         ]
 
     def quarantine_queue(self, queue: str, process: str) -> str:
-        """Name of the quarantine queue of a process; "trial" is the word of earlier versions."""
-        return f"{OWN_PREFIX}trial.{queue}.{process}"
+        """Name of the quarantine queue of a process."""
+        return f"{OWN_PREFIX}quarantine.{queue}.{process}"
 
     def quarantine_declaration(self, queue: str, name: str) -> Any:
         """Return the declaration of a quarantine queue (see :mod:`.crash_loops`)."""

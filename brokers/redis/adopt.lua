@@ -4,7 +4,7 @@
 local stock_delayed, stock_dead = scheduled_bodies:sub(1, -6), dead_bodies:sub(1, -6) -- '.msgs'
 local ADOPTED_BYTES = 1024 * 1024 -- limits the time of one call, which decodes each body
 
--- A body that cannot be decoded is due now, so that a worker quarantines it.
+-- A body that cannot be decoded is due now, so that a worker dead-letters it.
 local function due_of(body)
     local known, message = pcall(cjson.decode, body)
     if not known or type(message) ~= 'table' or type(message.options) ~= 'table' then return 0 end

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TypeAlias
 
 from ...middleware.delivery import Batch, Delivery
-from ..envelope import encode, quarantine
+from ..envelope import encode, wrap_undecodable
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Refused
 from ..settlement import Replacement, Settlement, Write, settled_tags
@@ -246,7 +246,7 @@ def _stored_body(write: Write, queue: str) -> bytes:
     if write.failure is None or len(body) > _MAX_QUARANTINED_BYTES:
         return body
     id, failure = write.message_id, write.failure
-    return encode(quarantine(body, queue_name=queue, message_id=id, failure=failure))
+    return encode(wrap_undecodable(body, queue_name=queue, message_id=id, failure=failure))
 
 
 def bodies_of(deliveries: Iterable[Delivery], ids: Iterable[bytes]) -> dict[bytes, bytes]:

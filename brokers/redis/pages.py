@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from ..envelope import decode_or_quarantine
+from ..envelope import decode_or_wrap
 from ..fields import failure_in
 from ..inspection import Entry, Page, State, UnknownCursor
 from .commands import MAX_ANSWER_BYTES, QueueCommands
@@ -137,11 +137,11 @@ class Pages:
         ]
 
     def entry(self, queue: str, state: State, id: bytes, body: bytes, **more: Any) -> Entry:
-        """Decode a message; bytes that cannot be decoded are shown as a quarantined message."""
+        """Decode a message; bytes that cannot be decoded are shown as a dead letter."""
         text = to_text(id)
         # The same id as in the consumer, which must be valid UTF-8 to be encoded.
         name = id.decode(errors="backslashreplace")
-        message = decode_or_quarantine(
+        message = decode_or_wrap(
             body,
             queue_name=queue,
             job_types=self._job_types,

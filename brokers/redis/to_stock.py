@@ -16,7 +16,7 @@ from dramatiq.common import dq_name
 from ...core.errors import InvalidJob
 from ...core.failure import Failure
 from ...middleware.delivery import RETRIES
-from ..envelope import Undecodable, decode, decode_batch, encode, is_frozen, quarantine
+from ..envelope import Undecodable, decode, decode_batch, encode, is_frozen, wrap_undecodable
 from ..errors import BrokerRefused
 from .broker import RedisBroker
 from .pages import BODIES_PER_CALL, to_bytes, to_text
@@ -159,7 +159,7 @@ class _Converter:
         except Undecodable as error:
             self._done.undecodable += 1
             failure = Failure.undecodable(error, now=self._commands.clock.time())
-            letter = quarantine(
+            letter = wrap_undecodable(
                 body, queue_name=self._queue, message_id=to_text(id), failure=failure
             )
             return _Item(id, True, [_encoded(letter, to_text(id), None)])

@@ -41,16 +41,16 @@ class JobType(NamedTuple):
     payload: TypeAdapter[Any]
 
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
 
 
-def document(job: JobType) -> Schema:
+def document(job: JobType) -> JsonSchema:
     """Return the self-contained schema of one job type."""
     bodies, definitions = _schemas([job])
     return {"$schema": DIALECT, **bodies[job.name], "$defs": definitions}
 
 
-def catalogue(jobs: Iterable[JobType]) -> Schema:
+def catalogue(jobs: Iterable[JobType]) -> JsonSchema:
     """Return one schema for all job types; its ``$defs`` holds each type under its name."""
     bodies, definitions = _schemas(list(jobs))
     return {
@@ -103,7 +103,7 @@ def schema(
         print_document(_text(catalogue(jobs) if type is None else document(chosen[0])))
 
 
-def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+def _schemas(jobs: list[JobType]) -> tuple[dict[str, JsonSchema], dict[str, JsonSchema]]:
     """Return the schema of each job by job type, and the definitions that they share."""
     from ...actors.model import Metadata
 
@@ -128,7 +128,7 @@ def _schemas(jobs: list[JobType]) -> tuple[dict[str, Schema], dict[str, Schema]]
         }
         for job in jobs
     }
-    definitions: dict[str, Schema] = shared.get("$defs", {})
+    definitions: dict[str, JsonSchema] = shared.get("$defs", {})
     for definition in definitions.values():
         for name, field in definition.get("properties", {}).items():
             # pydantic would make "Formid" of formId.
@@ -149,5 +149,5 @@ def _write(folder: Path, jobs: Iterable[JobType]) -> None:
         ) from None
 
 
-def _text(value: Schema) -> str:
+def _text(value: JsonSchema) -> str:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"

@@ -22,7 +22,7 @@ from ..output import age, print_json, print_table, say
 from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
 
 if TYPE_CHECKING:
-    from ...actors.webhooks.delivery_log import Attempt
+    from ...actors.webhooks.delivery_log import DeliveryAttempt
 
 app = typer.Typer(
     help="Show endpoints and delivery attempts; resend webhooks.", no_args_is_help=True
@@ -205,7 +205,7 @@ def _message_ids(id: str) -> Iterator[str]:
         yield from dict.fromkeys(attempt.message_id for attempt in attempts_of(id, limit=100))
 
 
-def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+def _attempt_row(attempt: DeliveryAttempt) -> tuple[Any, ...]:
     texts = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
     return (
         iso(attempt.at.timestamp()),

@@ -10,9 +10,9 @@ from datetime import timedelta
 
 from .client import MODERN, ClickHouse, FailoverClickHouse, Target, parse_targets
 from .errors import TableUnready
-from .schema import Schema
+from .schema import TableSchema
 
-__all__ = ["MODERN", "ClickHouse", "Schema", "TableUnready", "connect"]
+__all__ = ["MODERN", "ClickHouse", "TableSchema", "TableUnready", "connect"]
 
 
 def connect(

@@ -19,7 +19,7 @@ from .client import MODERN, ClickHouse, identifier
 from .errors import NO_DATABASE, NO_TABLE
 from .schema import (
     Retention,
-    Schema,
+    TableSchema,
     check_cluster,
     cluster_notes,
     explained_for_cluster,
@@ -56,7 +56,7 @@ class Migration:
     table: str = ""
 
 
-def plan(client: ClickHouse, schema: Schema | None = None) -> list[str]:
+def plan(client: ClickHouse, schema: TableSchema | None = None) -> list[str]:
     """List the missing migrations, then the missing changes of retention, in order.
 
     Changes nothing.
@@ -64,7 +64,7 @@ def plan(client: ClickHouse, schema: Schema | None = None) -> list[str]:
     Raises:
         SinkError: a query failed.
     """
-    schema = schema or Schema()
+    schema = schema or TableSchema()
     try:
         retentions = _differing(client, schema)
         missing = _missing(client, schema)
@@ -77,14 +77,14 @@ def plan(client: ClickHouse, schema: Schema | None = None) -> list[str]:
     return _names(missing, retentions)
 
 
-def apply(client: ClickHouse, schema: Schema | None = None) -> list[str]:
+def apply(client: ClickHouse, schema: TableSchema | None = None) -> list[str]:
     """Create the database and apply what :func:`plan` lists; returns that list.
 
     Raises:
         SinkError: a statement failed. Earlier changes stay, and another run continues.
         ConfigError: the cluster is unknown, or a table is not replicated.
     """
-    schema = schema or Schema()
+    schema = schema or TableSchema()
     with explained_for_cluster(schema):
         _patiently(lambda: client.create_database(schema.cluster))
         check_cluster(client, schema)
@@ -105,13 +105,13 @@ def _names(missing: list[Migration], retentions: list[Retention]) -> list[str]:
     return [*(one.name for one in missing), *(one.name for one in retentions)]
 
 
-def notes(client: ClickHouse, schema: Schema | None = None) -> list[str]:
+def notes(client: ClickHouse, schema: TableSchema | None = None) -> list[str]:
     """Describe settings that are not applied, or are unsafe; one line for each.
 
     Raises:
         SinkError: a query failed.
     """
-    schema = schema or Schema()
+    schema = schema or TableSchema()
     try:
         found = retention_notes(read_retentions(client, schema), client.version())
         return [*found, *cluster_notes(client, schema)]
@@ -135,7 +135,7 @@ class _Engine:
         return f"Replicated{family}('{path}', '{{replica}}')"
 
 
-def placeholders(client: ClickHouse, schema: Schema) -> dict[str, Any]:
+def placeholders(client: ClickHouse, schema: TableSchema) -> dict[str, Any]:
     """The values of ``{name}`` in a migration, for this server.
 
     Version 18.16 (Debian) has no DateTime64, no stable LowCardinality, and no deduplication in
@@ -156,7 +156,7 @@ def placeholders(client: ClickHouse, schema: Schema) -> dict[str, Any]:
     }
 
 
-def _migrations(schema: Schema) -> list[Migration]:
+def _migrations(schema: TableSchema) -> list[Migration]:
     """List all migrations; a migration of event tables occurs once for each table."""
     found = []
     for name, text in _files():
@@ -164,14 +164,14 @@ def _migrations(schema: Schema) -> list[Migration]:
             found.append(Migration(name, text))
             continue
         found += [
-            # Older versions, with one table only, recorded the name without a table.
+            # The migrations of the default table are named without the table.
             Migration(name if table == "events" else f"{name}:{table}", text, table)
             for table in schema.event_tables
         ]
     return found
 
 
-def _missing(client: ClickHouse, schema: Schema) -> list[Migration]:
+def _missing(client: ClickHouse, schema: TableSchema) -> list[Migration]:
     """List the migrations that are not recorded as applied."""
     try:
         done = {row[0] for row in client.query("SELECT name FROM formrelay_migrations")}
@@ -189,7 +189,7 @@ def _files() -> list[tuple[str, str]]:
 
 
 def _apply(
-    client: ClickHouse, schema: Schema, migration: Migration, values: dict[str, Any]
+    client: ClickHouse, schema: TableSchema, migration: Migration, values: dict[str, Any]
 ) -> None:
     for statement in _statements(migration.text, {**values, "table": migration.table}):
         months = [""]
@@ -202,7 +202,7 @@ def _apply(
             _patiently(lambda sql=sql: client.command(sql))  # type: ignore[misc]
 
 
-def _wait_for_inserts(client: ClickHouse, schema: Schema, table: str) -> None:
+def _wait_for_inserts(client: ClickHouse, schema: TableSchema, table: str) -> None:
     """Wait until every insert into ``table`` that is running now has ended.
 
     An insert fills the views that existed when it began, and its rows are visible when it ends.
@@ -256,13 +256,13 @@ def _months(client: ClickHouse, table: str) -> list[str]:
     return [str(partition) for (partition,) in rows]
 
 
-def _differing(client: ClickHouse, schema: Schema) -> list[Retention]:
+def _differing(client: ClickHouse, schema: TableSchema) -> list[Retention]:
     if client.version() < MODERN:
         return []
     return [one for one in read_retentions(client, schema) if one.differs]
 
 
-def _keep(client: ClickHouse, schema: Schema, one: Retention) -> None:
+def _keep(client: ClickHouse, schema: TableSchema, one: Retention) -> None:
     statement = one.statement(identifier(client.database), on_cluster(schema))
     try:
         _patiently(lambda: client.command(statement))
@@ -272,7 +272,7 @@ def _keep(client: ClickHouse, schema: Schema, one: Retention) -> None:
             raise
 
 
-def _record_table(client: ClickHouse, schema: Schema) -> str:
+def _record_table(client: ClickHouse, schema: TableSchema) -> str:
     engine = _Engine(client.database, replicated=bool(schema.cluster))
     return (
         f"CREATE TABLE IF NOT EXISTS {identifier(client.database)}.formrelay_migrations"

@@ -22,7 +22,7 @@ _TOO_LONG = 159
 
 
 @dataclass(frozen=True, slots=True)
-class Schema:
+class TableSchema:
     """The tables that :mod:`.migrate` creates.
 
     Attributes:
@@ -90,7 +90,7 @@ class Retention:
         return f"ALTER TABLE {database}.{identifier(self.table)}{clause} {change}"
 
 
-def read_retentions(client: ClickHouse, schema: Schema) -> list[Retention]:
+def read_retentions(client: ClickHouse, schema: TableSchema) -> list[Retention]:
     """Read the retention of each table.
 
     Raises:
@@ -103,7 +103,7 @@ def read_retentions(client: ClickHouse, schema: Schema) -> list[Retention]:
     return list_retentions(schema, {name: _ttl(engine) for name, engine in rows})
 
 
-def list_retentions(schema: Schema, ttls: Mapping[str, str]) -> list[Retention]:
+def list_retentions(schema: TableSchema, ttls: Mapping[str, str]) -> list[Retention]:
     """List the retention of each table.
 
     Args:
@@ -144,12 +144,12 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def on_cluster(schema: Schema) -> str:
+def on_cluster(schema: TableSchema) -> str:
     """The clause after a table's name in every statement that creates or changes it."""
     return f" ON CLUSTER {identifier(schema.cluster)}" if schema.cluster else ""
 
 
-def check_cluster(client: ClickHouse, schema: Schema) -> None:
+def check_cluster(client: ClickHouse, schema: TableSchema) -> None:
     """Check that the server supports replicated tables, and that existing tables are replicated.
 
     Raises:
@@ -172,7 +172,7 @@ def check_cluster(client: ClickHouse, schema: Schema) -> None:
             )
 
 
-def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
+def cluster_notes(client: ClickHouse, schema: TableSchema) -> Iterator[str]:
     """Describe unsafe combinations of hosts and tables, and what to do."""
     if schema.cluster:
         return
@@ -192,7 +192,7 @@ def cluster_notes(client: ClickHouse, schema: Schema) -> Iterator[str]:
 
 
 @contextmanager
-def explained_for_cluster(schema: Schema) -> Iterator[None]:
+def explained_for_cluster(schema: TableSchema) -> Iterator[None]:
     """Explain the failure of a statement that all hosts of a cluster run.
 
     Raises:
@@ -219,7 +219,7 @@ def explained_for_cluster(schema: Schema) -> Iterator[None]:
         raise
 
 
-def _engines(client: ClickHouse, schema: Schema) -> list[tuple[str, str]]:
+def _engines(client: ClickHouse, schema: TableSchema) -> list[tuple[str, str]]:
     rows = client.query(
         "SELECT name, engine FROM system.tables WHERE database = %(database)s ORDER BY name",
         {"database": client.database},

@@ -38,7 +38,7 @@ class Delivery:
 
     async def _deliver(self, limiter: EndpointLimiter, id: str) -> None:
         try:
-            async with limiter.delivery(id):
+            async with limiter.webhook_delivery(id):
                 self.has_started = True
                 await self._end
             self.after()  # the tasks that this wakes have not run yet
@@ -78,7 +78,7 @@ def limiter(clock: ManualClock) -> EndpointLimiter:
 
 def deliver(limiter: EndpointLimiter, id: str = "a", error: BaseException | None = None) -> None:
     async def delivery() -> None:
-        async with limiter.delivery(id):
+        async with limiter.webhook_delivery(id):
             if error is not None:
                 raise error
 

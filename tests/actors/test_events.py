@@ -343,12 +343,12 @@ def test_an_event_goes_into_the_table_of_the_first_matching_rule(
 @pytest.fixture
 def payments(site: Site, client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of a ClickHouse with a separate table for payments."""
-    from formrelay.sinks.clickhouse import Schema, migrate
+    from formrelay.sinks.clickhouse import TableSchema, migrate
 
     rules = [("payment.*", "payments")]
     monkeypatch.setattr(events, "_router", lambda: routing.Router(rules))
     monkeypatch.setattr(events, "_backoffs", routing.TableBackoffs())
-    migrate.apply(client, Schema(event_tables=("events", "payments")))
+    migrate.apply(client, TableSchema(event_tables=("events", "payments")))
     return client
 
 

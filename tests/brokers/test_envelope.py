@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from formrelay.brokers.envelope import (
     MAX_LEVELS,
-    QUARANTINE,
+    UNDECODABLE,
     Undecodable,
     decode,
     decode_batch,
@@ -27,7 +27,7 @@ from formrelay.brokers.envelope import (
     encode_for_replay,
     is_frozen,
     priority_in,
-    quarantine,
+    wrap_undecodable,
 )
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Failure, Reason
@@ -428,19 +428,19 @@ def test_only_the_flag_true_marks_a_frozen_batch(frozen: Any, expected: bool) ->
     assert is_frozen(message(options={"frozen": frozen})) is expected
 
 
-# -- quarantine and revival --------------------------------------------------------------
+# -- undecodable bytes --------------------------------------------------------------------
 
 
 @given(st.binary(max_size=500))
-def test_quarantined_bytes_are_restored_unchanged(data: bytes) -> None:
-    dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
+def test_undecodable_bytes_are_restored_unchanged(data: bytes) -> None:
+    dead = wrap_undecodable(data, queue_name="q", message_id="id-1", failure=FAILURE)
     assert encode_for_replay(dead) == data
     # Also after encoding and decoding.
     assert encode_for_replay(read(encode(dead))) == data
 
 
-def test_a_quarantined_message_has_its_failure_and_its_id() -> None:
-    dead = quarantine(b"odd", queue_name="q", message_id="id-1", failure=FAILURE)
+def test_an_undecodable_message_has_its_failure_and_its_id() -> None:
+    dead = wrap_undecodable(b"odd", queue_name="q", message_id="id-1", failure=FAILURE)
     assert Failure.from_json(dead.options["failure"]) == FAILURE
     assert dead.message_id == "id-1"
 
@@ -462,13 +462,13 @@ def test_a_revived_message_has_no_attempts_and_is_otherwise_unchanged(
 
 
 @pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)
-def test_a_message_of_another_program_for_the_quarantine_actor_is_kept(raw: Any) -> None:
-    odd = Message("q", QUARANTINE, (1,), {}, {"raw": raw}, "id-1", 1)
+def test_a_message_of_another_program_with_the_same_actor_name_is_kept(raw: Any) -> None:
+    odd = Message("q", UNDECODABLE, (1,), {}, {"raw": raw}, "id-1", 1)
     assert read(encode_for_replay(odd)) == odd
 
 
-def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
-    dead = quarantine(b"\xff\x00", queue_name="q", message_id="id-1", failure=FAILURE)
+def test_undecodable_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
+    dead = wrap_undecodable(b"\xff\x00", queue_name="q", message_id="id-1", failure=FAILURE)
     assert base64.b64decode(dead.options["raw"]) == b"\xff\x00"
 
 
@@ -485,7 +485,7 @@ def test_quarantined_bytes_are_base64_so_that_any_tool_can_read_them() -> None:
 def test_large_undecodable_text_is_stored_as_text_and_restored_unchanged(
     data: bytes, is_text: bool
 ) -> None:
-    dead = quarantine(data, queue_name="q", message_id="id-1", failure=FAILURE)
+    dead = wrap_undecodable(data, queue_name="q", message_id="id-1", failure=FAILURE)
     assert ("raw_text" in dead.options, "raw" in dead.options) == (is_text, not is_text)
     assert encode_for_replay(read(encode(dead))) == data
     assert len(encode(dead)) < 1.34 * len(data) + 1_000

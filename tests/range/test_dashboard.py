@@ -145,7 +145,7 @@ def test_a_scheduled_message_is_deleted(site: Site) -> None:
     assert site.harness.is_empty()
 
 
-def test_quarantined_bytes_are_shown_without_an_error(site: Site) -> None:
+def test_undecodable_bytes_are_shown_without_an_error(site: Site) -> None:
     declared(site)
     site.harness.inject(b"\x00 no message")
     site.harness.start()

@@ -123,7 +123,7 @@ def test_a_message_for_an_unknown_actor_is_dead_lettered(harness: Harness) -> No
         b' "message_id": "1", "message_timestamp": 1}',
     ],
 )
-def test_undecodable_bytes_are_quarantined_unchanged_and_other_messages_run(
+def test_undecodable_bytes_are_dead_lettered_unchanged_and_other_messages_run(
     harness: Harness, data: bytes
 ) -> None:
     ran: list[int] = []
@@ -136,7 +136,7 @@ def test_undecodable_bytes_are_quarantined_unchanged_and_other_messages_run(
     wait_until(lambda: sorted(ran) == [1, 2])
     wait_until(harness.is_empty)
     assert letter.failure.reason is Reason.UNDECODABLE
-    # A replay restores the same bytes, which are quarantined again.
+    # A replay restores the same bytes, which are dead-lettered again.
     first_death = letter.failure.at
     assert harness.broker.replay(harness.queue, letter.id)
     (again,) = wait_until(lambda: [one for one in harness.dead() if one.failure.at != first_death])

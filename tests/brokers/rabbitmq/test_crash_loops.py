@@ -176,9 +176,9 @@ def test_a_message_with_a_full_count_runs_if_its_last_process_is_alive(
 ) -> None:
     ran: list[int] = []
     harness.actor(ran.append, actor_name="collect")
-    channel.queue_declare("formrelay.trial.other")
-    channel.basic_consume("formrelay.trial.other", lambda *_: None)
-    publish_full_count(harness, channel, "formrelay.trial.other")
+    channel.queue_declare("formrelay.quarantine.other")
+    channel.basic_consume("formrelay.quarantine.other", lambda *_: None)
+    publish_full_count(harness, channel, "formrelay.quarantine.other")
     harness.start()
     wait_until(lambda: ran == [1])
     wait_until(harness.is_empty)
@@ -190,7 +190,7 @@ def test_a_message_with_a_full_count_is_dead_lettered_if_its_last_process_is_gon
 ) -> None:
     ran: list[int] = []
     harness.actor(ran.append, actor_name="collect")
-    id = publish_full_count(harness, channel, "formrelay.trial.gone")
+    id = publish_full_count(harness, channel, "formrelay.quarantine.gone")
     harness.start()
     (letter,) = wait_until(harness.dead)
     assert (letter.id, letter.failure.reason) == (id, Reason.CRASH_LOOP)
@@ -218,7 +218,7 @@ def test_the_final_run_has_no_other_message_beside_it(harness: Harness, channel:
     for number in range(1, 10):
         actor.send(number)
     message = actor.message(0)
-    headers = {DEATHS_HEADER: 2, QUARANTINE_HEADER: "formrelay.trial.gone"}
+    headers = {DEATHS_HEADER: 2, QUARANTINE_HEADER: "formrelay.quarantine.gone"}
     properties = pika.BasicProperties(message_id=message.message_id, headers=headers)
     channel.basic_publish("", harness.queue, message.encode(), properties, mandatory=True)
     for number in range(10, 20):

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from formrelay.brokers.contract import BrokerOptions
-from formrelay.brokers.envelope import encode, quarantine
+from formrelay.brokers.envelope import encode
 from formrelay.core.errors import SinkPermanent, SinkTransient
-from formrelay.core.failure import Failure, Reason
+from formrelay.core.failure import Reason
 from formrelay.core.outcomes import DONE, Defer, Outcome
 from formrelay.core.retry import RetryPolicy, Schedule
 from tests.brokers.rabbitmq.conftest import MakeHarness
@@ -74,19 +74,6 @@ def test_undecodable_bytes_are_dead_lettered_unchanged_with_the_failure_in_a_hea
     assert letter.failure.reason is Reason.UNDECODABLE
     assert harness.broker.replay(harness.queue, letter.id)
     assert channel.basic_get(harness.queue)[2] == data
-
-
-def test_dead_letters_of_earlier_versions_are_listed_and_replayed(
-    harness: Harness, channel: Any
-) -> None:
-    failure = Failure.of(ValueError(), reason=Reason.UNDECODABLE, attempt=0, now=0)
-    old = quarantine(b"\xff", queue_name=harness.queue, message_id="id-1", failure=failure)
-    harness.broker.counts(harness.queue)  # declares the queue
-    channel.basic_publish("", f"dlq.{harness.queue}", encode(old))
-    (letter,) = wait_until(harness.dead)
-    assert letter.failure == failure
-    assert harness.broker.replay(harness.queue, letter.id)
-    assert channel.basic_get(harness.queue)[2] == b"\xff"
 
 
 # -- too large -----------------------------------------------------------------------------------

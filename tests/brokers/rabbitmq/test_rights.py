@@ -25,8 +25,8 @@ pytestmark = pytest.mark.rabbitmq
 #: Configure, write, read, as docs/brokers.md has them.
 SENDS = ("^$", r"^(amq\.default|formrelay\.delay\..*)$", "^$")
 WORKS = (
-    r"^formrelay\.trial\..*$",
-    r"^(amq\.default|formrelay\.delay\..*|dlx\..*|formrelay\.trial\..*)$",
+    r"^formrelay\.quarantine\..*$",
+    r"^(amq\.default|formrelay\.delay\..*|dlx\..*|formrelay\.quarantine\..*)$",
     ".*",
 )
 OPERATES = (r"^formrelay\.(look|paused|running)\..*$", r"^amq\.default$", ".*")
@@ -130,7 +130,7 @@ def test_a_worker_without_rights_to_configure_works_and_names_weaker_promises(
     actor = harness.actor(job, actor_name="job")
     (weakness,) = harness.broker.try_access()
     assert "a message that kills its workers is retried forever" in weakness
-    assert "formrelay.trial." in weakness
+    assert "formrelay.quarantine." in weakness
     actor.send(1)
     harness.start()
     assert begun.wait(60)
@@ -153,7 +153,7 @@ def test_a_missing_queue_that_may_not_be_declared_is_named(
     ):
         actor.send(1)
     # The user may declare its own queues, and no others.
-    own = rf"^(dlx\.|dlq\.|formrelay\.(trial|running|paused)\.)?{unique}(\..*)?$"
+    own = rf"^(dlx\.|dlq\.|formrelay\.(quarantine|running|paused)\.)?{unique}(\..*)?$"
     harness = make_harness(url=login("own", (own, ".*", ".*")))
     harness.actor(print, actor_name="job").send(1)
     assert harness.broker.counts(unique).waiting == 1
@@ -186,7 +186,7 @@ def test_a_missing_right_is_named(
 def test_a_worker_of_one_queue_uses_only_that_queue(
     make_harness: MakeHarness, login: Login, unique: str
 ) -> None:
-    own = rf"(dlx\.|dlq\.|formrelay\.(trial|running|paused)\.)?{unique}(\..*)?"
+    own = rf"(dlx\.|dlq\.|formrelay\.(quarantine|running|paused)\.)?{unique}(\..*)?"
     shared = r"formrelay\.delay\..*|amq\.default"
     harness = make_harness(url=login("one", (f"^({own}|{shared})$", f"^({own}|{shared})$", ".*")))
     ran: list[Any] = []

@@ -294,7 +294,7 @@ def dead_worker(broker: RedisBroker, queue: str) -> int:
     return len(fetched)
 
 
-def test_frozen_batches_are_split_and_quarantined_bytes_stay_dead_letters(
+def test_frozen_batches_are_split_and_undecodable_bytes_stay_dead_letters(
     harness: Harness, stock: Stock, broker: RedisBroker
 ) -> None:
     ran: list[int] = []

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from formrelay.core.errors import ConfigError, SinkTransient
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse import ClickHouse, TableSchema, migrate
 from formrelay.sinks.clickhouse.schema import check_cluster
 from tests.sinks.clickhouse.conftest import COLUMNS, count, inserting, open_clickhouse, rows
 from tests.support.servers import ClickHouseCluster
@@ -21,8 +21,8 @@ from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
 Nodes = tuple[ClickHouse, ClickHouse]
-SCHEMA = Schema(cluster=ClickHouseCluster.name)
-WITH_PAYMENTS = Schema(event_tables=("events", "payments"), cluster=ClickHouseCluster.name)
+SCHEMA = TableSchema(cluster=ClickHouseCluster.name)
+WITH_PAYMENTS = TableSchema(event_tables=("events", "payments"), cluster=ClickHouseCluster.name)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def test_the_roll_up_counts_older_events_and_events_inserted_elsewhere_meanwhile
 
 def test_an_unknown_cluster_is_an_error_that_names_it(nodes: Nodes) -> None:
     with pytest.raises(ConfigError, match=r"CLICKHOUSE_CLUSTER .* got 'trio'"):
-        migrate.apply(nodes[0], Schema(cluster="trio"))
+        migrate.apply(nodes[0], TableSchema(cluster="trio"))
 
 
 def test_tables_created_without_the_cluster_are_refused(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from formrelay.core.errors import SinkPermanent, SinkTransient, SinkUnavailable
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse import ClickHouse, TableSchema, migrate
 from formrelay.sinks.clickhouse.client import FailoverClickHouse
 from tests.conftest import own
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
@@ -182,4 +182,4 @@ def test_a_read_only_replica_is_skipped(pair: Pair, client: ClickHouse) -> None:
 def test_several_hosts_without_a_cluster_are_reported(client: ClickHouse) -> None:
     [note] = migrate.notes(client)
     assert note.startswith("CLICKHOUSE_URL names several hosts and CLICKHOUSE_CLUSTER is not set")
-    assert migrate.notes(client, Schema(cluster="pair")) == []
+    assert migrate.notes(client, TableSchema(cluster="pair")) == []

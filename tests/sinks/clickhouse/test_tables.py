@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from formrelay.sinks.clickhouse import ClickHouse, Schema, migrate
+from formrelay.sinks.clickhouse import ClickHouse, TableSchema, migrate
 from formrelay.sinks.clickhouse.client import MODERN
 from formrelay.sinks.clickhouse.schema import read_retentions
 from tests.sinks.clickhouse.conftest import COLUMNS, count, open_clickhouse, rows
 from tests.support.threads import at_once
 
 FILES = ["0001_events", "0002_webhook_deliveries", "0003_events_daily"]
-WITH_PAYMENTS = Schema(event_tables=("events", "payments"))
+WITH_PAYMENTS = TableSchema(event_tables=("events", "payments"))
 
 
 def test_each_table_of_events_has_columns_views_and_a_roll_up(
@@ -46,7 +46,7 @@ def test_the_next_migration_creates_a_table_configured_later(
 
 
 def ttl(client: ClickHouse, table: str) -> str:
-    return next(one.ttl for one in read_retentions(client, Schema()) if one.table == table)
+    return next(one.ttl for one in read_retentions(client, TableSchema()) if one.table == table)
 
 
 #: Debian's native server is too old for TTL; it has tests of its own below.
@@ -67,7 +67,7 @@ def test_rows_older_than_the_retention_are_deleted_and_counts_stay(
     clickhouse: ClickHouse,
 ) -> None:
     old_and_new(clickhouse)
-    schema = Schema(keep_events=timedelta(days=30))
+    schema = TableSchema(keep_events=timedelta(days=30))
     assert migrate.plan(clickhouse, schema) == ["events: keep 30 days"]
     assert migrate.apply(clickhouse, schema) == ["events: keep 30 days"]
     clickhouse.command("OPTIMIZE TABLE events FINAL")
@@ -88,10 +88,10 @@ def test_a_changed_or_removed_retention_is_applied(
     empty: ClickHouse,
 ) -> None:
     migrate.apply(empty)
-    both = Schema(keep_events=timedelta(days=30), keep_attempts=timedelta(days=6.5))
+    both = TableSchema(keep_events=timedelta(days=30), keep_attempts=timedelta(days=6.5))
     assert migrate.apply(empty, both) == ["events: keep 30 days", "webhook_deliveries: keep 7 days"]
     assert ttl(empty, "webhook_deliveries") == "toDate(at) + toIntervalDay(7)"
-    longer = Schema(keep_events=timedelta(days=60), keep_attempts=timedelta(days=7))
+    longer = TableSchema(keep_events=timedelta(days=60), keep_attempts=timedelta(days=7))
     assert migrate.apply(empty, longer) == ["events: keep 60 days"]
     assert ttl(empty, "events") == "toDate(occurred_at) + toIntervalDay(60)"
     assert migrate.apply(empty) == [
@@ -102,7 +102,7 @@ def test_a_changed_or_removed_retention_is_applied(
 
 
 def test_retention_is_planned_before_the_tables_exist(empty: ClickHouse) -> None:
-    schema = Schema(event_tables=("events", "payments"), keep_events=timedelta(days=1))
+    schema = TableSchema(event_tables=("events", "payments"), keep_events=timedelta(days=1))
     planned = migrate.plan(empty, schema)
     assert planned[:3] == ["0001_events", "0001_events:payments", "0002_webhook_deliveries"]
     done = migrate.apply(empty, schema)
@@ -114,7 +114,7 @@ def test_retention_is_planned_before_the_tables_exist(empty: ClickHouse) -> None
 def test_a_server_without_ttl_gets_a_note_and_no_statement(
     clickhouse: ClickHouse,
 ) -> None:
-    schema = Schema(keep_events=timedelta(days=30))
+    schema = TableSchema(keep_events=timedelta(days=30))
     assert migrate.notes(clickhouse) == []
     migrate.apply(clickhouse, schema)
     notes = migrate.notes(clickhouse, schema)
@@ -128,7 +128,7 @@ def test_a_server_without_ttl_gets_a_note_and_no_statement(
 @with_ttl
 def test_a_foreign_ttl_is_not_changed_and_reported(clickhouse: ClickHouse) -> None:
     clickhouse.command("ALTER TABLE events MODIFY TTL toDateTime(received_at) + INTERVAL 3 YEAR")
-    for schema in (Schema(), Schema(keep_events=timedelta(days=30))):
+    for schema in (TableSchema(), TableSchema(keep_events=timedelta(days=30))):
         assert migrate.apply(clickhouse, schema) == []
         [note] = migrate.notes(clickhouse, schema)
         assert note.startswith("events has a TTL that formrelay did not set (toDateTime(received")
@@ -139,12 +139,12 @@ def test_simultaneous_runs_apply_the_same_retention(
     clickhouse: ClickHouse, url: str, keep: timedelta | None
 ) -> None:
     if keep is None:
-        migrate.apply(clickhouse, Schema(keep_events=timedelta(days=30)))
+        migrate.apply(clickhouse, TableSchema(keep_events=timedelta(days=30)))
     clients = [open_clickhouse(url, clickhouse.database) for _ in range(4)]
-    at_once(lambda client: migrate.apply(client, Schema(keep_events=keep)), clients)
+    at_once(lambda client: migrate.apply(client, TableSchema(keep_events=keep)), clients)
     for client in clients:
         client.close()
-    assert migrate.plan(clickhouse, Schema(keep_events=keep)) == []
+    assert migrate.plan(clickhouse, TableSchema(keep_events=keep)) == []
 
 
 def test_rows_are_partitioned_by_month_and_the_roll_up_by_year(clickhouse: ClickHouse) -> None:
@@ -191,7 +191,7 @@ def test_a_modern_server_parses_every_statement_for_a_cluster(embedded_url: str)
     # chdb has no replicas; test_cluster.py runs the statements on an old server.
     client = open_clickhouse(embedded_url, "default")
     parsing: Any = _Parsing(client)
-    migrate.apply(parsing, Schema(keep_events=timedelta(days=30), cluster="pair"))
+    migrate.apply(parsing, TableSchema(keep_events=timedelta(days=30), cluster="pair"))
     changes = [one for one in parsing.read if one.startswith(("CREATE", "ALTER"))]
     assert len(changes) == 9
     assert all(" ON CLUSTER `pair`" in one for one in changes)
