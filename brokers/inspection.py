@@ -193,6 +193,11 @@ class Inspector(ABC):
         """
         self.other_queues()
 
+    def scheduled_in_all(self) -> int | None:
+        """Number of scheduled messages of all queues together, if the broker cannot count the
+        scheduled messages of each; otherwise None."""
+        return None
+
     def has_queue(self, name: str) -> bool:
         """Whether a queue is declared in this process or exists on the broker."""
         return name in self._broker.queues or name in self.queues()

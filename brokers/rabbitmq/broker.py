@@ -20,11 +20,10 @@ from ..errors import BrokerRefused
 from ..inspection import Inspector
 from .client import RabbitClient
 from .consumer import RabbitConsumer
-from .dead_letters import ready_count
 from .errors import ACCESS_REFUSED, ChannelClosed
-from .inspector import Management, RabbitInspector
+from .inspector import Management, RabbitInspector, scheduled_count
 from .rights import check_rights
-from .topology import DELAY_QUEUES, Topology, delay_name
+from .topology import Topology
 
 
 class RabbitBroker(RelayBroker):
@@ -130,8 +129,7 @@ class RabbitBroker(RelayBroker):
         counts = self.counts(queue_name)
         if counts.waiting or counts.in_flight:
             return False
-        with self.client.connection([queue_name]) as connection:
-            return not any(ready_count(connection, delay_name(bit)) for bit in range(DELAY_QUEUES))
+        return not scheduled_count(self.client)
 
     # -- operations ----------------------------------------------------------------------
 
@@ -171,7 +169,7 @@ class RabbitBroker(RelayBroker):
         The scheduled messages of all queues are counted, because all queues share the delay queues.
         """
         counts = self.counts(queue_name)
-        return counts.waiting, counts.scheduled or 0, counts.dead
+        return counts.waiting, scheduled_count(self.client), counts.dead
 
     @property
     def inspector(self) -> Inspector:

@@ -40,7 +40,7 @@ from .connection import Connection
 from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
 from .pauses import QueuePause
 from .servers import PRODUCT
-from .topology import OWN_PREFIX
+from .topology import DELAY_QUEUES, OWN_PREFIX, delay_name
 
 logger = logging.getLogger("formrelay.brokers")
 
@@ -72,6 +72,9 @@ class RabbitInspector(Inspector):
             raise NotAvailable(f"listing queues ({error})") from None
         dead_queue = self._client.topology.dead_queue
         return {name for name in names if dead_queue(name) in names} - self._broker.queues
+
+    def scheduled_in_all(self) -> int:
+        return scheduled_count(self._client)
 
     def has_queue(self, name: str) -> bool:
         if name in self._broker.queues:
@@ -225,6 +228,12 @@ class RabbitInspector(Inspector):
                     left -= len(found)
                     if not left:
                         return
+
+
+def scheduled_count(client: RabbitClient) -> int:
+    """Count the scheduled messages of all queues, which share the delay queues."""
+    with client.connection() as connection:
+        return sum(ready_count(connection, delay_name(bit)) for bit in range(DELAY_QUEUES))
 
 
 class Management:

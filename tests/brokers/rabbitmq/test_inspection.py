@@ -41,6 +41,10 @@ def dead(harness: Harness) -> list[str]:
 def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str]) -> None:
     assert isinstance(harness.broker, RabbitBroker)
     assert harness.broker.get_queue_message_counts(harness.queue) == (0, 0, 500)
+    (actor,) = harness.broker.actors.values()
+    actor.send_with_options(args=(500,), delay=3_600_000)
+    assert harness.broker.get_queue_message_counts(harness.queue) == (0, 1, 500)
+    assert harness.broker.inspector.scheduled_in_all() == 1
     for limit in (200, 499, 1000):
         assert ids(browse_all(harness, State.DEAD, limit=limit)) == dead
     found = harness.broker.inspector.find(dead[300])
