@@ -48,11 +48,11 @@ class Publication:
     """A message to publish.
 
     Attributes:
-        queue: its work queue.
+        queue: its work queue, which is declared first; None if it goes to another queue.
         head: encoded properties.
     """
 
-    queue: str
+    queue: str | None
     exchange: str
     routing_key: str
     head: bytes
@@ -249,7 +249,7 @@ class RabbitClient:
         call = _Call(messages)
         for is_last in (False, True):
             try:
-                queues = {message.queue for message in call.waiting.values()}
+                queues = {one.queue for one in call.waiting.values() if one.queue is not None}
                 with self.connection(queues, to_publish=True) as connection:
                     call.send(connection)
                     if call.nacked:

@@ -181,7 +181,8 @@ class Declared:
             raise BrokerRefused(
                 f"{where} has a queue {declaration.queue!r} with other arguments than expected: "
                 f"{'; '.join(differences.values())}. Restore the setting, adopt the queue by name, "
-                "drain and delete it, or choose another queue name"
+                "drain and delete it, or choose another queue name; if it is stock Dramatiq's, run "
+                "'formrelay queues from-stock'"
             )
         self._log_retention(declaration, fitted)
 

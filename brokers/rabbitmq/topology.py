@@ -120,6 +120,10 @@ class Topology:
         }
         return self._queue(name, arguments, quorum=_AT_LEAST_ONCE | _NO_DELIVERY_LIMIT)
 
+    def staging_declaration(self, name: str) -> Any:
+        """Return the declaration of a staging queue (see :mod:`.from_stock`)."""
+        return self._queue(name, {}, quorum=_NO_DELIVERY_LIMIT)
+
     def of_delays(self) -> list[Any]:
         """Return the declarations and bindings of the delays, the same for all work queues."""
         found: list[Any] = [

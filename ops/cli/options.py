@@ -161,4 +161,4 @@ def note_hidden_queues(inspector: Inspector) -> None:
     try:
         inspector.check_listing()
     except NotAvailable as error:
-        say_error(f"note: queues of other actors are not shown without --import: {error}")
+        say_error(f"note: queues of actors that are not imported are not shown: {error}")

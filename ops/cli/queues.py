@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ...actors import declare_actors
 from ...brokers import QueueCounts, get_broker
 from ...core.errors import ConfigError
 from ..boot import NOT_FINE
@@ -38,6 +39,8 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     print_table("Queues", columns, rows, empty="no queue is declared")
     if any(NOT_AVAILABLE in row for row in rows):
         say_error(f"{NOT_AVAILABLE}: not available on this broker")
+    if scheduled := inspector.scheduled_in_all():
+        say_error(f"note: scheduled messages of all queues together: {scheduled}")
 
 
 def _row(counts: QueueCounts) -> tuple[Any, ...]:
@@ -121,12 +124,47 @@ def to_stock(
         return
     title = "To be converted for stock Dramatiq" if dry_run else "Converted for stock Dramatiq"
     columns = ["queue", "waiting", "scheduled", "dead", "split", "undecodable", "paused"]
-    rows = [list(counts.values()) for counts in done]
+    rows = [[*list(counts.values())[:-1], "yes" if counts["paused"] else "no"] for counts in done]
     print_table(title, columns, rows, empty="no queue is declared")
     if any(counts["dead"] for counts in done):
         say_error("note: stock Dramatiq deletes dead letters after 7 days")
     if any(counts["paused"] for counts in done):
         say_error("note: stock Dramatiq ignores that a queue is paused")
+
+
+@app.command()
+def from_stock(
+    queue: Annotated[
+        str | None, typer.Argument(metavar="QUEUE", help="Name of the queue. Default: all queues.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Take over the messages of stock Dramatiq on RabbitMQ, and delete its queues.
+
+    First stop every process that sends or runs messages with stock Dramatiq. Messages that wait,
+    are delayed or are dead are moved. On Redis, workers take them over without this command.
+    """
+    from ...brokers.rabbitmq.broker import RabbitBroker
+    from ...brokers.rabbitmq.from_stock import take_over_queue
+
+    declare_actors()
+    broker = get_broker()
+    if not isinstance(broker, RabbitBroker):
+        raise ConfigError(
+            f"expected a broker on RabbitMQ, got {type(broker).__name__}: on Redis, workers take "
+            "over the messages of stock Dramatiq when they start"
+        )
+    names = [queue] if queue else sorted(broker.queues)
+    taken = [take_over_queue(broker.client, name, dry_run=dry_run) for name in names]
+    done = [asdict(found) for found in taken if found is not None]
+    if json:
+        print_json({"dry_run": dry_run, "queues": done})
+        return
+    title = "To be taken over from stock Dramatiq" if dry_run else "Taken over from stock Dramatiq"
+    rows = [list(counts.values()) for counts in done]
+    columns = ["queue", "waiting", "scheduled", "dead"]
+    print_table(title, columns, rows, empty=f"no queue of stock Dramatiq for {', '.join(names)}")
 
 
 def workers(json: JsonOption = False) -> None:

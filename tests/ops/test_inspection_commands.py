@@ -77,7 +77,7 @@ def test_queues_are_migrated_to_stock_dramatiq(shell: Shell) -> None:
         assert found["dry_run"] is bool(options)
         assert found["queues"] == [{"queue": "events", **expected, "paused": True}]
     done = shell("queues", "to-stock")
-    assert done.stdout.splitlines()[1].split() == ["events", "1", "1", "0", "0", "0", "True"]
+    assert done.stdout.splitlines()[1].split() == ["events", "1", "1", "0", "0", "0", "yes"]
     assert "stock Dramatiq ignores that a queue is paused" in done.stderr
     url = ensure_running(shell.folder / ".formrelay")
     with redis.Redis.from_url(url) as client:
@@ -85,6 +85,10 @@ def test_queues_are_migrated_to_stock_dramatiq(shell: Shell) -> None:
         client.zadd("dramatiq:__workers__", {"lives": time.time() * 1000})
     release(shell.folder / ".formrelay")
     assert "expected no running worker" in shell("queues", "to-stock", status=1).stderr
+
+
+def test_queues_on_redis_are_not_taken_over_by_a_command(shell: Shell) -> None:
+    assert "expected a broker on RabbitMQ" in shell("queues", "from-stock", status=2).stderr
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "purge", "to-stock"])

@@ -58,7 +58,7 @@ def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead
     is_rabbit = "RABBITMQ_URL" in shell.env
     plain = shell("dlq", "list", "--json")
     if is_rabbit:
-        assert "not shown without --import" in plain.stderr
+        assert "not imported are not shown" in plain.stderr
         assert "RABBITMQ_API_URL" in plain.stderr
     else:
         assert dead in plain.stdout
@@ -71,6 +71,9 @@ def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead
     (notes,) = [queue for queue in counts if queue["queue"] == "notes"]
     assert (notes["waiting"], notes["dead"]) == (1, 0)
     assert shell("queues", "purge", "notes").stdout == "dropped: 1\n"
+    shell("send", "write_note", '"tea"', "--delay", "3600", "--import", "mine.actors")
+    listed = shell("queues", "--import", "mine.actors").stderr
+    assert ("scheduled messages of all queues together: 1" in listed) == is_rabbit
 
 
 @pytest.mark.slow
@@ -95,7 +98,7 @@ def test_the_management_api_lists_the_queues_of_other_actors(
     shell.env["RABBITMQ_API_URL"] = "http://127.0.0.1:1"
     found = shell("dlq", "list")
     assert found.stdout == "no dead letters\n"
-    assert "not shown without --import" in found.stderr
+    assert "not imported are not shown" in found.stderr
 
 
 @pytest.mark.parametrize("shell", ["embedded"], indirect=True)
