@@ -167,18 +167,25 @@ def test_a_running_stock_worker_is_refused(
     wait_until(refused)
 
 
-@pytest.mark.parametrize("calls", range(1, 6))
+@pytest.mark.parametrize("is_published", [True, False])
+@pytest.mark.parametrize("calls", [1, 3, 5])
 def test_an_interrupted_run_is_repeated_without_loss(
-    stock: Stock, take_over: Any, unique: str, monkeypatch: pytest.MonkeyPatch, calls: int
+    stock: Stock,
+    take_over: Any,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+    calls: int,
+    is_published: bool,
 ) -> None:
-    """The connection is lost after some chunks were published, and before they are acknowledged."""
+    """The connection is lost when a chunk is published, and before it is acknowledged."""
     stock.fill()
     stock.broker.close()
     publish, left = RabbitClient.publish, [calls]
 
     def interrupted(self: RabbitClient, messages: Any) -> None:
-        publish(self, messages)
         left[0] -= 1
+        if left[0] or is_published:
+            publish(self, messages)
         if not left[0]:
             raise BrokerUnavailable("the connection is lost")
 
