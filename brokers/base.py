@@ -29,7 +29,7 @@ from .exact_json import check_encoder, check_exact
 from .follow_ups import keep
 from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
-from .options import check_actor, check_message
+from .options import OF_RESULTS, check_actor, check_message, is_number
 from .signals import SignallingBroker
 
 #: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
@@ -72,7 +72,8 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         ``in_flight_total`` instead, if it is set.
         """
         ours = {"batch_size", "batch_wait", "batch_weight", "in_flight", "in_flight_total"}
-        return self._actor_options | ours | {"job_type", "broker_priority"}
+        # The last ones are known so that check_actor() can say why it refuses them.
+        return self._actor_options | ours | {"job_type"} | OF_RESULTS | {"broker_priority"}
 
     @actor_options.setter
     def actor_options(self, names: set[str]) -> None:
@@ -106,7 +107,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             ConfigError: an option is wrong, or two options exclude each other.
             InvalidPolicy: the options make no retry policy.
         """
-        check_actor(actor)
+        check_actor(actor, self)
         self.outcomes.declare(actor)
         remember(actor)
         if "in_flight" in actor.options:
@@ -196,7 +197,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
     def _envelope(self, message: Message[Any], delay: int | None) -> Envelope:
         check_encoder()
         actor = self.actors.get(message.actor_name)
-        check_message(message, actor)
+        check_message(message, self)
         due = _due(message, delay, to_millis(self.clock.time()))
         body = encode(message)
         if not getattr(actor, "sends_plain_json", False):
@@ -290,7 +291,7 @@ def _priority(message: Message[Any]) -> int | None:
     priority = message.options.get("broker_priority")
     if priority is None:
         return None
-    if not isinstance(priority, int) or not 0 <= priority <= 9:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9:
         raise InvalidJob(
             f"expected broker_priority to be a whole number from 0 to 9, got {priority!r}"
         )
@@ -302,11 +303,13 @@ def _due(message: Message[Any], delay: int | None, now: int) -> int | None:
     due: int | None = None
     eta = message.options.get("eta")
     if eta is not None:
-        if not isinstance(eta, int | float) or not math.isfinite(eta):
+        if not is_number(eta) or not math.isfinite(eta):
             raise InvalidJob(f"expected eta to be unix milliseconds, got {eta!r}")
         due = int(eta)
     if delay is not None:
-        due = now + delay
+        if not is_number(delay) or not math.isfinite(delay):
+            raise InvalidJob(f"expected delay to be milliseconds, got {delay!r}")
+        due = now + int(delay)
     if due is not None and due - now > LONGEST_DELAY / timedelta(milliseconds=1):
         days = (due - now) / 86_400_000
         raise InvalidJob(f"expected a delay of at most {LONGEST_DELAY.days} days, got {days:,.0f}")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import dramatiq
 from dramatiq import Message
+from dramatiq.results import Results
 
 from ..core.errors import ConfigError, InvalidJob, InvalidPolicy
+from ..middleware.exhausted import CALLBACKS, is_declared
 from ..middleware.policies import check_retry_options
+from .contract import BrokerContract
 from .event_loop import coroutine_function
 
+#: Options of actors that Dramatiq's Results middleware defines. Brokers know them without that
+#: middleware too, so that the check here says what to do.
+OF_RESULTS = frozenset(("store_results", "result_ttl"))
 _LIMITS = ("in_flight", "in_flight_total", "batch_size")
 #: Options that Dramatiq's middleware reads from the message that runs, which in a batch is none of
 #: the messages that were sent.
@@ -31,50 +38,18 @@ _ONE_BY_ONE = (
 )
 
 
-def check_actor(actor: dramatiq.Actor[Any, Any]) -> None:
+def check_actor(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) -> None:
     """Check the options of an actor, except those of its retry policy.
 
     Raises:
         ConfigError: an option is wrong, or two options exclude each other.
     """
-    options, name = actor.options, actor.actor_name
-    limits = {limit: options[limit] for limit in _LIMITS if limit in options}
-    for limit, value in limits.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(
-                f"{name}: expected {limit} to be a whole number from 1 on, got {value!r}"
-            )
-    if "in_flight" in limits and coroutine_function(actor.fn) is None:
-        raise ConfigError(
-            f"{name}: expected an async def function with in_flight, got another: declare it as "
-            "async def, or remove in_flight (worker threads limit the jobs of other functions)"
-        )
-    if "in_flight" in limits and limits.get("in_flight_total", math.inf) < limits["in_flight"]:
-        raise ConfigError(
-            f"{name}: expected in_flight_total to be at least in_flight "
-            f"({limits['in_flight']}), got {limits['in_flight_total']}"
-        )
-    if "in_flight_total" in limits and "in_flight" not in limits:
-        raise ConfigError(
-            f"{name}: expected in_flight as well as in_flight_total, got no in_flight"
-        )
-    if "in_flight" in limits and "batch_size" in limits:
-        raise ConfigError(
-            f"{name}: expected in_flight or batch_size, got both: an async actor takes its jobs "
-            "one by one"
-        )
-    if "batch_size" in limits and options.get("store_results"):
-        raise ConfigError(
-            f"{name}: expected no store_results on an actor that runs in batches: its result is "
-            "the batch's, not a message's"
-        )
-    age = options.get("max_age")
-    is_number = isinstance(age, int | float) and not isinstance(age, bool)
-    if age is not None and not (is_number and 0 <= age < math.inf):
-        raise ConfigError(f"{name}: expected max_age to be milliseconds, zero or more, got {age!r}")
+    wrong = _wrong_limit(actor) or _wrong_combination(actor, broker) or _wrong_option(actor.options)
+    if wrong is not None:
+        raise ConfigError(f"{actor.actor_name}: {wrong}")
 
 
-def check_message(message: Message[Any], actor: dramatiq.Actor[Any, Any] | None) -> None:
+def check_message(message: Message[Any], broker: BrokerContract) -> None:
     """Check the options of a message.
 
     Raises:
@@ -82,15 +57,94 @@ def check_message(message: Message[Any], actor: dramatiq.Actor[Any, Any] | None)
     """
     if not message.options:
         return
+    name, options = message.actor_name, message.options
     try:
         check_retry_options(message)
     except InvalidPolicy as error:
-        raise InvalidJob(f"{message.actor_name}: {error}") from None
+        raise InvalidJob(f"{name}: {error}") from None
+    if wrong := _wrong_option(options):
+        raise InvalidJob(f"{name}: {wrong}")
+    target = options.get("on_retry_exhausted")
+    if target and not is_declared(broker, target):
+        raise InvalidJob(
+            f"{name}: expected on_retry_exhausted to name an actor of this program, got "
+            f"{target!r}: import the module that declares it"
+        )
+    actor = broker.actors.get(name)
     if actor is None or "batch_size" not in actor.options:
         return
-    for name in _ONE_BY_ONE:
-        if message.options.get(name) is not None:
+    for option in _ONE_BY_ONE:
+        if options.get(option) is not None:
             raise InvalidJob(
-                f"expected no {name} on a message of {message.actor_name!r}, which runs in "
-                "batches, got one"
+                f"expected no {option} on a message of {name!r}, which runs in batches, got one"
             )
+
+
+def _wrong_limit(actor: dramatiq.Actor[Any, Any]) -> str | None:
+    """Describe what is wrong about ``in_flight``, ``in_flight_total`` and ``batch_size``."""
+    options = actor.options
+    limits = {limit: options[limit] for limit in _LIMITS if limit in options}
+    for limit, value in limits.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            return f"expected {limit} to be a whole number from 1 on, got {value!r}"
+    if "in_flight" in limits and coroutine_function(actor.fn) is None:
+        return (
+            "expected an async def function with in_flight, got another: declare it as "
+            "async def, or remove in_flight (worker threads limit the jobs of other functions)"
+        )
+    if "in_flight" in limits and limits.get("in_flight_total", math.inf) < limits["in_flight"]:
+        return (
+            "expected in_flight_total to be at least in_flight "
+            f"({limits['in_flight']}), got {limits['in_flight_total']}"
+        )
+    if "in_flight_total" in limits and "in_flight" not in limits:
+        return "expected in_flight as well as in_flight_total, got no in_flight"
+    return None
+
+
+def _wrong_combination(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) -> str | None:
+    """Describe options that exclude each other, or that an actor cannot have."""
+    options = actor.options
+    if not is_number(actor.priority):
+        return f"expected priority to be a number, got {actor.priority!r}"
+    if options.get("time_limit", 0) is None:
+        return "expected time_limit to be milliseconds, got None: float('inf') means no limit"
+    if "in_flight" in options and "batch_size" in options:
+        return (
+            "expected in_flight or batch_size, got both: an async actor takes its jobs one by one"
+        )
+    if "batch_size" in options and options.get("store_results"):
+        return (
+            "expected no store_results on an actor that runs in batches: its result is the "
+            "batch's, not a message's"
+        )
+    if "broker_priority" in options:
+        return "expected broker_priority on a message (send_with_options), got it on the actor"
+    of_results = sorted(OF_RESULTS.intersection(options))
+    if of_results and not any(isinstance(each, Results) for each in broker.middleware):
+        return (
+            f"expected Dramatiq's Results middleware on the broker for {of_results[0]}, got none: "
+            "call broker.add_middleware(Results(backend=...)) before the actor is declared"
+        )
+    return None
+
+
+def _wrong_option(options: Mapping[str, Any]) -> str | None:
+    """Describe the first wrong option of those that actors and messages may have."""
+    limit, age = options.get("time_limit"), options.get("max_age")
+    if limit is not None and not (is_number(limit) and limit > 0):
+        return f"expected time_limit to be milliseconds, more than zero, got {limit!r}"
+    if age is not None and not (is_number(age) and 0 <= age < math.inf):
+        return f"expected max_age to be milliseconds, zero or more, got {age!r}"
+    for name in CALLBACKS:
+        target = options.get(name)
+        if isinstance(target, dramatiq.Actor):
+            return f"expected {name} to be the name of an actor, got the actor: use its actor_name"
+        if target is not None and not isinstance(target, str):
+            return f"expected {name} to be the name of an actor, got {target!r}"
+    return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none, although they are integers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

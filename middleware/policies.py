@@ -46,7 +46,7 @@ def policy_of(
     policy: RetryPolicy = actor.options["policy"]
     if not options or _OF_MESSAGES.isdisjoint(options):
         return policy
-    if "max_retries" in options and "retry_when" not in actor.options:
+    if "max_retries" in options and not isinstance(policy.should_retry, _RetryWhen):
         policy = policy.but(max_attempts=_attempts(options["max_retries"]))
     if "min_backoff" in options or "max_backoff" in options:
         own = policy.backoff if isinstance(policy.backoff, Exponential) else _DEFAULT
@@ -107,10 +107,17 @@ def _from_stock_options(options: dict[str, Any], retries: Retries) -> RetryPolic
             "expected retry_when to be a function of (retries, error) that is not async, "
             f"got {retry_when!r}"
         )
-    # In stock Dramatiq it replaces max_retries.
-    return policy.but(
-        max_attempts=2**31, should_retry=lambda error, attempt: retry_when(attempt - 1, error)
-    )
+    return policy.but(max_attempts=2**31, should_retry=_RetryWhen(retry_when))
+
+
+class _RetryWhen:
+    """Decides by ``retry_when`` alone: as in stock Dramatiq, no ``max_retries`` counts."""
+
+    def __init__(self, retry_when: Callable[[int, BaseException], bool]) -> None:
+        self._retry_when = retry_when
+
+    def __call__(self, error: BaseException, attempt: int) -> bool:
+        return self._retry_when(attempt - 1, error)
 
 
 def _backoff(options: Mapping[str, Any], own: Exponential) -> Exponential:

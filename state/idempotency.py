@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from threading import Lock
 from typing import Protocol
 
 from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import ConfigError
 
 #: Maximum number of entries in memory; the oldest are dropped.
 _MAX_ENTRIES = 100_000
@@ -73,6 +75,16 @@ class Once:
     keep: timedelta | None = None
     lock: timedelta = timedelta(seconds=30)
 
+    def __post_init__(self) -> None:
+        if not callable(self.key) or iscoroutinefunction(self.key):
+            raise ConfigError(
+                "expected the key of once(key) to be a function of the job's arguments that is "
+                f"not async, got {self.key!r}"
+            )
+        _check_duration("lock", self.lock)
+        if self.keep is not None:
+            _check_duration("keep", self.keep)
+
 
 @dataclass(eq=False, slots=True)
 class Claim:
@@ -95,6 +107,13 @@ class Claim:
     result: bytes | None = None
 
 
+def _check_duration(name: str, value: object) -> None:
+    if not isinstance(value, timedelta) or value <= timedelta(0):
+        raise ConfigError(
+            f"expected {name} of once(...) to be a timedelta longer than zero, got {value!r}"
+        )
+
+
 def once(
     key: Callable[..., str | None],
     *,
@@ -111,6 +130,9 @@ def once(
         keep: how long a result is kept, as JSON, in the store of ``STATE_URL``; default:
             ``IDEMPOTENCY_KEEP_HOURS``.
         lock: how long a job waits for a job with the same key whose worker has died.
+
+    Raises:
+        ConfigError: an argument is of the wrong type, or a duration is not longer than zero.
     """
     return Once(key, None, keep, lock)
 
