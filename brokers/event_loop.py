@@ -134,10 +134,19 @@ class _Run(Generic[T]):
         self.ended = threading.Event()
         self._coroutine = coroutine
         self._task: asyncio.Task[T] | None = None
+        self._exit: BaseException | None = None
 
     def begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+        self._task = asyncio.get_running_loop().create_task(self._keep_exits())
         self._task.add_done_callback(lambda _: self.ended.set())
+
+    async def _keep_exits(self) -> T:
+        """Keep what a task must not raise, because asyncio would raise it in the loop's thread."""
+        try:
+            return await self._coroutine
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._exit = error
+            raise asyncio.CancelledError from None  # which result() does not raise
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -149,11 +158,14 @@ class _Run(Generic[T]):
     def result(self) -> T:
         # Without a reference here: the traceback of an error would keep the task, which keeps it.
         task, self._task = self._task, None
+        exit, self._exit = self._exit, None
         assert task is not None
         try:
+            if exit is not None:
+                raise exit
             return task.result()
         finally:
-            del task
+            del task, exit
 
 
 class _Thread(threading.Thread):
@@ -198,8 +210,14 @@ class _Thread(threading.Thread):
         while not self.is_stopping:
             try:
                 self.loop.run_forever()
-            except BaseException as error:  # a task's SystemExit or KeyboardInterrupt
-                logger.critical("event loop interrupted; it continues", exc_info=error)
+            except BaseException as error:
+                # A task that the actor started; whoever awaits the task gets the error as well.
+                # Without its text, which may quote a payload value.
+                logger.error(
+                    "a task of an async actor raised SystemExit or KeyboardInterrupt; the event "
+                    "loop continues",
+                    extra={"error": type(error).__name__},
+                )
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()

@@ -55,6 +55,37 @@ def test_errors_of_calls_and_tasks_do_not_end_the_loop(
     assert asyncio.run_coroutine_threadsafe(ident(), thread.loop).result(30) == before
 
 
+@pytest.mark.parametrize("error", [SystemExit("text"), KeyboardInterrupt("text")])
+def test_an_exit_of_a_run_reaches_its_thread_and_not_the_loop(
+    thread: EventLoopThread, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    before = thread.run(ident())
+    with pytest.raises(type(error), match="text"):
+        thread.run(fail())
+    assert thread.run(ident()) == before
+    assert caplog.records == []
+
+
+def test_an_exit_of_another_task_is_one_line_without_its_text(
+    thread: EventLoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise SystemExit("SECRET")
+
+    async def begin() -> None:
+        with pytest.raises(SystemExit):
+            await asyncio.create_task(fail())
+
+    thread.run(begin())
+    (line,) = caplog.records
+    assert (line.levelname, vars(line)["error"], line.exc_info) == ("ERROR", "SystemExit", None)
+    assert "SECRET" not in caplog.text
+
+
 def test_stop_cancels_tasks_and_ends_the_thread_and_a_call_restarts_it(
     thread: EventLoopThread,
 ) -> None:
