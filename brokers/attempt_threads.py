@@ -43,8 +43,8 @@ class AttemptThreads:
     def are_needed(self, actor: dramatiq.Actor[Any, Any]) -> bool:
         """Whether the attempts of an actor run in threads."""
         process_message = dramatiq.worker._WorkerThread.process_message
-        middleware = self._broker.middleware
-        found = (process_message, dramatiq.Actor.__call__, actor.fn, middleware, len(middleware))
+        version = self._broker.middleware_version
+        found = (process_message, dramatiq.Actor.__call__, actor.fn, version)
         decided = self._decided.get(actor.actor_name)
         if decided is not None and all(map(is_, decided[0], found)):
             return decided[1]

@@ -70,6 +70,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     Attributes:
         queues: names of the queues that are declared in this process.
         is_stopping: whether the worker of this process is stopping and starts no more messages.
+        middleware_version: another object after each change of the middleware.
         job_types: actor name by job type, for plain jobs.
         actor_finders: called with the name of an actor that is not declared, in order; each
             declares and returns the actor, or returns None.
@@ -79,6 +80,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     clock: Clock
     queues: set[str]
     is_stopping: bool
+    middleware_version: object
     job_types: dict[str, str]
     actor_finders: list[Callable[[str], dramatiq.Actor[Any, Any] | None]]
 

@@ -24,6 +24,7 @@ from ..middleware.outcomes import Outcomes, is_deferred
 from .async_runner import AsyncRunner
 from .contract import BrokerContract
 from .follow_ups import end_attempt
+from .middleware_list import MiddlewareList
 
 #: Middleware of Dramatiq that a formrelay broker has already, and that would act twice if there
 #: were two of its class.
@@ -63,29 +64,30 @@ class SignallingBroker(BrokerContract):
         if isinstance(middleware, Retries) and middleware is not self.outcomes:
             self.outcomes.adopt(middleware)
             return
-        # Before the base class calls hooks of the middleware, which may emit signals.
-        self._hooks.clear()
-        self._changing.clear()
         index = self._remove_replaced(middleware)
         super().add_middleware(middleware, **position)
         if index is not None and not position:
             self.middleware.insert(index, self.middleware.pop())
-        self.middleware = self._middleware
 
     @property
     def middleware(self) -> list[Middleware]:
-        """The middleware, in order; Dramatiq's own list, which programs may change."""
+        """The middleware, in order. Programs may change the list in place."""
         return self._middleware
 
     @middleware.setter
     def middleware(self, middleware: list[Middleware]) -> None:
-        self._middleware = middleware
-        #: The middleware with each hook, for threads and for async attempts, while the middleware
-        #: and its attributes are as many as now.
+        self._middleware = MiddlewareList(middleware, self._note_middleware)
+        self._note_middleware()
+
+    def _note_middleware(self) -> None:
+        """Find the hooks again, after each change of the middleware."""
+        #: The middleware with each hook, for threads and for async attempts, while objects have as
+        #: many attributes as now.
         self._hooks: dict[tuple[str, bool, int], list[Middleware]] = {}
         self._changing: list[dict[str, Any]] = [
-            vars(each) for each in middleware if _is_foreign(each)
+            vars(each) for each in self._middleware if _is_foreign(each)
         ]
+        self.middleware_version = object()
 
     def _default_middleware(self, clock: Clock) -> list[Middleware]:
         return default_middleware(self.outcomes, clock)
@@ -139,14 +141,14 @@ class SignallingBroker(BrokerContract):
         time of a small message.
         """
         is_async = bool(args) and isinstance(args[0], Delivery) and args[0].is_async
-        size = len(self._middleware)
-        if self._changing:  # hooks may be set on objects
-            size += sum(map(len, self._changing))
-        found = self._hooks.get((hook, is_async, size))
+        # Hooks may be set on objects.
+        size = sum(map(len, self._changing)) if self._changing else 0
+        hooks = self._hooks  # another thread may replace it
+        found = hooks.get((hook, is_async, size))
         if found is None:
-            found = self._hooks[hook, is_async, size] = [
+            found = hooks[hook, is_async, size] = [
                 middleware
-                for middleware in self.middleware
+                for middleware in self._middleware
                 if _implements(middleware, hook)
                 and not (is_async and isinstance(middleware, OF_THE_THREAD))
             ]
