@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from concurrent.futures import Future
 from contextvars import Context
 from dataclasses import dataclass
 from time import monotonic
@@ -43,6 +44,7 @@ class AsyncAttempt:
         is_waiting: whether the actor's coroutine runs in the task, which may be cancelled then.
         interrupt: the exception to raise instead of ``CancelledError``; None if not cancelled.
         thread: the identifier of the thread in which the attempt runs; None in the event loop.
+        start: the call that runs it in a thread; None in the event loop.
     """
 
     delivery: Delivery
@@ -56,6 +58,17 @@ class AsyncAttempt:
     task: asyncio.Task[None] | None = None
     interrupt: type[BaseException] | None = None
     thread: int | None = None
+    start: Future[None] | None = None
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether its message was taken back before a thread was free."""
+        return self.start is not None and self.start.cancelled()
+
+    def take_back(self) -> bool:
+        """Take the attempt back if it waits for a thread; it is not settled then."""
+        # Whether it started is decided by cancel(), in one atomic step.
+        return self.start is not None and not self.start.cancelled() and self.start.cancel()
 
 
 class AttemptQueue:

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import isawaitable
@@ -89,14 +90,14 @@ class AsyncRunner:
         self._wake()
 
     def take_back(self, queue_name: str) -> list[MessageProxy]:
-        """Remove and return the messages whose attempts have not started."""
+        """Remove and return the messages whose attempts have not started or wait for a thread."""
         found: list[MessageProxy] = []
         waiting = self._queue(queue_name).waiting
-        while True:  # the event loop may empty the deque at the same time
-            try:
+        with suppress(IndexError):  # the event loop may empty the deque at the same time
+            while True:
                 found.append(waiting.popleft().delivery)
-            except IndexError:
-                return found
+        running = [each for each in self._running.copy() if each.delivery.queue_name == queue_name]
+        return found + [each.delivery for each in running if each.take_back()]
 
     def running(self, queue_name: str | None = None) -> int:
         """Number of attempts of a queue that are started or performed, and not yet settled.
@@ -232,6 +233,9 @@ class AsyncRunner:
         try:
             if not attempt.is_performed:
                 await self._perform(attempt)
+            if attempt.is_taken_back:
+                self._end(attempt, queue)
+                return
             while delivery.carry_on and not await self._in_thread(attempt, delivery.carry_on):
                 await self._pause()
         except BaseException as error:  # raised by a hook, such as SystemExit
@@ -247,7 +251,10 @@ class AsyncRunner:
         except BaseException as error:
             # The broker delivers the message again after this process has ended.
             self._say(attempt, "an attempt was not settled", error)
-        delivery.clear_exception()
+        self._end(attempt, queue)
+
+    def _end(self, attempt: AsyncAttempt, queue: AttemptQueue) -> None:
+        attempt.delivery.clear_exception()
         self._running.discard(attempt)
         queue.end(attempt)
         self._begin_some(queue)
@@ -291,8 +298,13 @@ class AsyncRunner:
         # A copy, since the task may have to enter its own context meanwhile. The remaining hooks
         # run in the copy too: it has the variables that the first hooks set.
         context = attempt.context.copy()
-        process = partial(context.run, self._attempt_threads.process, attempt)
-        await self._finish(self.loop.run_in_executor(self._attempts, process))
+        start = self._attempts.submit(context.run, self._attempt_threads.process, attempt)
+        attempt.start = start
+        try:
+            await self._finish(asyncio.wrap_future(start))
+        except asyncio.CancelledError:
+            if not attempt.is_taken_back:
+                raise
         attempt.context = context
 
     async def _await(self, attempt: AsyncAttempt, result: Awaitable[Any]) -> Any:

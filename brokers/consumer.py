@@ -124,6 +124,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                     )
                 return
             self.receive(0.1)
+            # Attempts that were started meanwhile, and that wait for a thread.
+            if late := runner.take_back(self.queue_name):
+                self.requeue(late)
 
     @abstractmethod
     def settles_at_once(self, delivery: Delivery) -> bool:

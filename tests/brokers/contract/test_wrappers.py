@@ -209,6 +209,41 @@ def test_in_threads_it_is_as_in_the_event_loop(
     test(harness)
 
 
+def test_a_stopping_worker_requeues_attempts_that_wait_for_a_thread(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.brokers.async_runner.MAX_THREADS", 2)
+    harness.broker.async_runner._reset()
+    harness.broker.add_middleware(ByThread())
+    begun: list[int] = []
+    may_end = threading.Event()
+
+    async def act(number: int) -> None:
+        begun.append(number)
+        while not may_end.is_set():
+            await asyncio.sleep(0.02)
+
+    actor = harness.actor(act, in_flight=20)
+    for number in range(20):
+        actor.send(number)
+    harness.start(threads=1)
+    wait_until(lambda: len(begun) == 2 and harness.broker.async_runner.running() == 20)
+    stopping = threading.Thread(target=harness.stop)
+    stopping.start()
+    # The others are taken back while the two attempts still run.
+    wait_until(lambda: harness.broker.async_runner.running() == 2)
+    may_end.set()
+    stopping.join(60)
+    assert not stopping.is_alive()
+    assert len(begun) == 2
+    # RabbitMQ counts requeued messages a moment later.
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == 18)
+    harness.start(threads=1)
+    wait_until(lambda: len(begun) == 20)
+    wait_until(harness.is_empty)
+    assert sorted(begun) == list(range(20))
+
+
 @pytest.mark.parametrize("is_notified", [True, False])
 def test_the_stop_of_a_worker_interrupts_attempts_in_threads(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, is_notified: bool
