@@ -6,12 +6,14 @@ A subclass implements ``_put``, ``consume``, ``ping``, ``drop_waiting``, ``close
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import dramatiq
 from dramatiq import Message
@@ -22,7 +24,7 @@ from ..core.errors import FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware.idempotency import remember
 from ..state import IdempotencyStore, StateRedis, make_idempotency_store
-from .contract import LONGEST_DELAY, Batching, BrokerOptions
+from .contract import LONGEST_DELAY, Batching, BrokerOptions, QueueConsumer
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
 from .exact_json import check_encoder, check_exact
@@ -31,6 +33,8 @@ from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
 from .options import OF_RESULTS, check_actor, check_message, is_number
 from .signals import SignallingBroker
+
+logger = logging.getLogger("formrelay.brokers")
 
 #: Maximum number and bytes of the messages that ``enqueue_many`` writes in one round trip. Larger
 #: chunks would use more memory and block Redis.
@@ -60,6 +64,8 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self._idempotency_store: IdempotencyStore | None = None
         self.job_types = {}
         self.actor_finders = []
+        #: The consumers of this process, to tell them of actors that are declared later.
+        self.consumers: WeakSet[QueueConsumer] = WeakSet()
 
     @property
     def actor_options(self) -> set[str]:
@@ -114,11 +120,32 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             self.async_actors.add(actor.actor_name)
             # Before middleware may wrap it again, expecting a function that ends with the job.
             actor.fn = self.async_runner.wrap(actor.fn)
-        super().declare_actor(actor)
+        # Before the queue is declared: a running worker then consumes it, by the actor's options.
+        self.actors[actor.actor_name] = actor
+        try:
+            super().declare_actor(actor)
+        except BaseException:
+            del self.actors[actor.actor_name]
+            raise
         if "in_flight" in actor.options:
             self.async_runner.set_limit(actor.queue_name)
+        self._tell_consumers(actor)
         if "job_type" in actor.options:
             self.job_types[actor.options["job_type"]] = actor.actor_name
+
+    def _tell_consumers(self, actor: dramatiq.Actor[Any, Any]) -> None:
+        """Tell running consumers of an actor that was declared after its worker started."""
+        queue = actor.queue_name
+        for consumer in [each for each in list(self.consumers) if each.queue_name == queue]:
+            consumer.note_actors()
+            if "batch_size" in actor.options and not (
+                consumer.collects_batches or consumer.is_closing
+            ):
+                logger.warning(
+                    "a batch actor was declared after its worker had started: its messages run in "
+                    "batches of one until the worker is started again",
+                    extra={"actor": actor.actor_name, "queue": queue},
+                )
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Write a message to its queue; it is stored durably when this returns.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dramatiq import MessageProxy
 
 from ..middleware.delivery import Batch, Delivery
-from .consumer import RelayConsumer
+from .consumer import RelayConsumer, parts_of
 from .contract import Batching
 from .settlement import Settlement
 
@@ -52,6 +52,8 @@ class CoalescingConsumer(RelayConsumer):
     not fit starts the next batch. Messages of other actors on the queue are delivered unchanged.
     """
 
+    collects_batches = True
+
     def __init__(self, inner: RelayConsumer, batching: Mapping[str, Batching]) -> None:
         super().__init__(
             inner.broker,
@@ -60,11 +62,17 @@ class CoalescingConsumer(RelayConsumer):
             timeout_ms=int(inner.timeout * 1000),
         )
         self._inner = inner
+        inner.broker.consumers.discard(inner)  # told by note_actors() below
         self._batching = batching
         self._open: dict[str, _OpenBatch] = {}
         #: Messages that are not yet added to a batch.
         self._received: deque[Delivery] = deque()
         self._more_are_waiting = False
+
+    def note_actors(self) -> None:
+        super().note_actors()
+        self._inner.note_actors()
+        self._batching = self.broker.batching(self.queue_name)
 
     def receive(self, timeout: float) -> Delivery | None:
         clock = self.broker.clock
@@ -133,7 +141,7 @@ class CoalescingConsumer(RelayConsumer):
         self._inner.apply(settlement, delivery)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        self._inner.requeue(_parts(messages))
+        self._inner.requeue(parts_of(messages))
 
     def finish(self) -> None:
         """Requeue the messages of open batches, then finish."""
@@ -152,11 +160,3 @@ class CoalescingConsumer(RelayConsumer):
 def batch_prefetch(batching: Mapping[str, Batching]) -> int:
     """The prefetch with which one batch runs while the next batch is collected; 0 for no batch."""
     return 2 * max((batch.size for batch in batching.values()), default=0)
-
-
-def _parts(messages: Iterable[MessageProxy]) -> Iterable[MessageProxy]:
-    for message in messages:
-        if isinstance(message, Batch) and not message.was_stored:
-            yield from message.parts
-        else:
-            yield message

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
@@ -46,6 +46,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     call ``ack`` and ``nack``, so code that settles must be thread-safe.
     """
 
+    collects_batches = False
+
     def __init__(
         self, broker: RelayBroker, queue_name: str, *, prefetch: int, timeout_ms: int
     ) -> None:
@@ -56,15 +58,28 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         #: Whether the consumer is closing: it delivers no more messages, but still settles.
         self.is_closing = False
         self._throttles = broker.throttles(queue_name)
+        #: Batch actors that were declared after this consumer was made, which collects no batches.
+        self._late_batch_actors: Collection[str] = ()
         self._finish_lock = Lock()
         #: When running attempts are interrupted, monotonic seconds; None before :meth:`finish`.
         self._finish_until: float | None = None
+        broker.consumers.add(self)
+
+    def note_actors(self) -> None:
+        """Read the options of the queue's actors again, because an actor was declared."""
+        self._throttles = self.broker.throttles(self.queue_name)
+        if not self.collects_batches:
+            self._late_batch_actors = self.broker.batching(self.queue_name).keys()
 
     def __next__(self) -> MessageProxy | None:
         delivery = self.receive(self.timeout)
         if delivery is not None and delivery.actor_name in self.broker.async_actors:
             self.broker.async_runner.submit(delivery, self)
             return None
+        if self._late_batch_actors and delivery is not None and not isinstance(delivery, Batch):
+            return (
+                Batch.of([delivery]) if delivery.actor_name in self._late_batch_actors else delivery
+            )
         return delivery
 
     def sink_limit(self) -> int | None:
@@ -330,6 +345,15 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         settlement = Settlement()
         settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
         return settlement
+
+
+def parts_of(messages: Iterable[MessageProxy]) -> Iterator[MessageProxy]:
+    """Yield messages as the broker knows them: the parts of a batch made in this process."""
+    for message in messages:
+        if isinstance(message, Batch) and not message.was_stored:
+            yield from message.parts
+        else:
+            yield message
 
 
 def _retried(delivery: Delivery, outcome: Outcome) -> list[tuple[Message[Any], int]]:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import dramatiq
 from dramatiq.middleware import Middleware
@@ -62,6 +62,21 @@ class Batching:
     size: int
     wait: timedelta
     weight: Callable[[Mapping[str, Any]], int] | None = None
+
+
+class QueueConsumer(Protocol):
+    """A consumer, as the broker sees it when an actor is declared.
+
+    Attributes:
+        collects_batches: whether it can deliver batches.
+    """
+
+    queue_name: str
+    is_closing: bool
+    collects_batches: bool
+
+    def note_actors(self) -> None:
+        """Read the batches and throttles of the queue's actors again."""
 
 
 class BrokerContract(dramatiq.Broker, ABC):

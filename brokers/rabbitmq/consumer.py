@@ -24,7 +24,7 @@ from dramatiq import MessageProxy
 from ...core.outcomes import Done
 from ...middleware.delivery import Delivery
 from ..base import RelayBroker
-from ..consumer import RelayConsumer
+from ..consumer import RelayConsumer, parts_of
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Reconnect
 from ..settlement import Settlement, settled_tags
@@ -325,7 +325,7 @@ class RabbitConsumer(RelayConsumer):
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Put messages that were not started back on the queue."""
-        for message in messages:
+        for message in parts_of(messages):
             assert isinstance(message, Delivery)
             message.tag.requeue()
 

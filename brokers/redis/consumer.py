@@ -21,7 +21,7 @@ from dramatiq import MessageProxy
 
 from ...middleware.delivery import Batch, Delivery
 from ..base import RelayBroker
-from ..consumer import RelayConsumer
+from ..consumer import RelayConsumer, parts_of
 from ..errors import BrokerRefused, BrokerUnavailable
 from ..retrying import Reconnect
 from ..settlement import Settlement
@@ -344,7 +344,7 @@ class RedisConsumer(RelayConsumer):
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         with self._in_flight.sending:
-            for message in messages:
+            for message in parts_of(messages):
                 assert isinstance(message, Delivery)
                 if self._in_flight.is_current(message.tag):
                     self._in_flight.pending.requeued.append(message.tag)

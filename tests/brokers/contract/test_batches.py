@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import dramatiq
@@ -14,6 +15,7 @@ from formrelay.core.errors import InvalidJob, PartsFailed, SinkPermanent, SinkTr
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.middleware.delivery import Batch
+from formrelay.testing import MemoryBroker
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -29,7 +31,9 @@ def batch_actor(
         function([part["number"] for part in batch])
 
     defaults = {"batch_size": 10, "batch_wait": timedelta(milliseconds=300), "policy": SOON}
-    return harness.actor(collect, **{**defaults, **options})
+    return dramatiq.actor(
+        collect, broker=harness.broker, **{"queue_name": harness.queue, **defaults, **options}
+    )
 
 
 def test_a_full_batch_runs_at_once_and_the_last_after_batch_wait(harness: Harness) -> None:
@@ -217,3 +221,74 @@ def _batches(queue: str) -> list[Batch]:
     # isinstance() reads `__class__`, which raises for Django's lazy settings.
     every = [found for found in gc.get_objects() if type(found) is Batch]
     return [batch for batch in every if batch.queue_name == queue]
+
+
+def test_a_batch_actor_on_a_new_queue_of_a_running_worker_gets_batches(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    harness.start()
+    actor = batch_actor(harness, batches.append, queue_name=f"{harness.queue}_late")
+    for number in range(10):
+        actor.send(number=number)
+    wait_until(lambda: sum(map(len, batches)) == 10)
+    assert max(map(len, batches)) > 1
+
+
+def test_a_batch_actor_declared_late_on_a_queue_in_use_gets_batches_of_one(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[int] = []
+    first = harness.actor(lambda: ran.append(1), actor_name="first")
+    harness.start()
+    first.send()
+    wait_until(lambda: ran == [1])
+    batches: list[list[int]] = []
+    fails = [SinkTransient("busy")]
+
+    def collect(numbers: list[int]) -> None:
+        if numbers == [3] and fails:
+            raise fails.pop()
+        batches.append(numbers)
+
+    actor = batch_actor(harness, collect)
+    for number in range(5):
+        actor.send(number=number)
+    wait_until(lambda: sum(map(len, batches)) == 5)
+    wait_until(harness.is_empty)
+    assert sorted(number for batch in batches for number in batch) == list(range(5))
+    lines = [line for line in caplog.records if line.message.startswith("a batch actor was")]
+    if isinstance(harness.broker, MemoryBroker):  # its consumers can always collect batches
+        assert lines == []
+    else:
+        assert [vars(line)["actor"] for line in lines] == [actor.actor_name]
+        assert max(map(len, batches)) == 1
+
+
+def test_messages_of_a_late_batch_actor_are_requeued_when_the_worker_stops(
+    harness: Harness,
+) -> None:
+    batches: list[list[int]] = []
+    begun, may_end = Event(), Event()
+
+    def collect(numbers: list[int]) -> None:
+        begun.set()
+        assert may_end.wait(60)
+        batches.append(numbers)
+
+    harness.actor(lambda: None, actor_name="first").send()
+    harness.start(threads=1)
+    wait_until(harness.is_empty)
+    actor = batch_actor(harness, collect, batch_size=2, batch_wait=timedelta(milliseconds=1))
+    for number in range(6):
+        actor.send(number=number)
+    assert begun.wait(60)
+    stopping = Thread(target=harness.stop)
+    stopping.start()
+    wait_until(lambda: harness.broker.is_stopping)
+    may_end.set()
+    stopping.join(60)
+    left = 6 - sum(map(len, batches))
+    assert left > 0
+    wait_until(lambda: harness.broker.counts(harness.queue).waiting == left)
+    harness.start()
+    wait_until(lambda: sum(map(len, batches)) == 6)
+    wait_until(harness.is_empty)

@@ -68,6 +68,28 @@ def test_a_queue_pauses_while_its_sink_is_unavailable_and_drains_afterwards(
     sink.is_back.set()
     wait_until(lambda: sorted(sink.taken) == list(range(101)))
     wait_until(harness.is_empty)
+
+
+def test_a_queue_pauses_for_the_sink_of_an_actor_that_was_declared_late(harness: Harness) -> None:
+    sink, ran = Sink(SinkUnavailable()), list[int]()
+    throttle = Throttle("sink")
+    first = harness.actor(lambda: ran.append(1), actor_name="first")
+    harness.start()
+    first.send()
+    wait_until(lambda: ran == [1])
+
+    def work(number: int) -> None:
+        sink.take([number])
+
+    actor = harness.actor(work, policy=SOON, throttle=throttle)
+    actor.send(number=0)
+    wait_until(lambda: throttle.is_tripped)
+    for number in range(1, 101):
+        actor.send(number=number)
+    wait_until(lambda: len(sink.asked) == 3)
+    assert harness.broker.counts(harness.queue).waiting >= 98
+    sink.is_back.set()
+    wait_until(lambda: sorted(sink.taken) == list(range(101)))
     assert harness.dead() == []
 
 
