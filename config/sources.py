@@ -82,9 +82,10 @@ class Sources:
         if plain is None or file is None:
             return plain or file
         if (plain.origin == "FORMRELAY") == (file.origin == "FORMRELAY"):
+            where = " and ".join(dict.fromkeys((plain.origin, file.origin)))
             self.errors.append(
-                f"expected one of {plain.label} and {file.label} to be set,"
-                f" got both ({plain.origin} and {file.origin}): drop one"
+                f"expected one of {plain.label} and {file.label} to be set, got both ({where}): "
+                "drop one"
             )
         return plain if plain.origin == "FORMRELAY" else file
 

@@ -20,6 +20,8 @@ from .errors import ACCESS_REFUSED, NOT_ALLOWED, NoAnswer
 PRODUCT = "formrelay"
 #: Query options that are parsed here; pika parses all others.
 _TLS_OPTIONS = ("cafile", "certfile", "keyfile")
+#: OpenSSL's codes for a certificate, or a part of its chain, that no known authority has signed.
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 
 
 def servers(url: str, *, timeout: timedelta) -> list[pika.URLParameters]:
@@ -77,7 +79,8 @@ def _server(url: str, timeout: timedelta) -> pika.URLParameters:
     if tls and found.ssl_options is None:
         raise ConfigError(f"expected amqps:// with {', '.join(tls)}, got amqp://")
     if tls:
-        found.ssl_options = pika.SSLOptions(_context(tls))
+        kind = _TlsOptions if "cafile" in tls else pika.SSLOptions
+        found.ssl_options = kind(_context(tls))
     found.socket_timeout = timeout.total_seconds()
     return found
 
@@ -94,6 +97,19 @@ def _context(tls: dict[str, str]) -> ssl.SSLContext:
             f"expected {files} to be certificates in PEM, got: {error.strerror or error}"
         ) from None
     return context
+
+
+class _TlsOptions(pika.SSLOptions):
+    """TLS options with a certificate authority that the URL names."""
+
+
+def _advice(error: ssl.SSLCertVerificationError, tls: pika.SSLOptions | None) -> str:
+    """Say what to do about a certificate whose authority is not known; empty for other faults."""
+    if error.verify_code not in _UNKNOWN_AUTHORITY:
+        return ""
+    if isinstance(tls, _TlsOptions):
+        return "; the file of ?cafile= in RABBITMQ_URL has no certificate of its authority"
+    return "; name its certificate authority with ?cafile=… in RABBITMQ_URL"
 
 
 def dial(server: pika.URLParameters) -> socket.socket:
@@ -119,7 +135,7 @@ def dial(server: pika.URLParameters) -> socket.socket:
     except ssl.SSLCertVerificationError as error:
         raise BrokerRefused(
             f"expected RabbitMQ at {address(server)} to present a trusted certificate, got: "
-            f"{error.verify_message}; name its certificate authority with ?cafile=… in RABBITMQ_URL"
+            f"{error.verify_message}{_advice(error, server.ssl_options)}"
         ) from None
     except OSError as error:
         raise no_answer(address(server), server.socket_timeout, error) from None

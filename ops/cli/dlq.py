@@ -38,6 +38,14 @@ class NoSuchDeadLetter(FormrelayError):
     """There is no such dead letter."""
 
 
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text.replace("-", "_"))
+    except ValueError:
+        names = ", ".join(Reason)
+        raise typer.BadParameter(f"expected one of {names}, got {text!r}") from None
+
+
 def _filter(
     queue: QueueOption = None,
     actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
@@ -46,7 +54,9 @@ def _filter(
     ] = None,
     reason: Annotated[
         Reason | None,
-        typer.Option(metavar="REASON", help="Only this reason, for example crash_loop."),
+        typer.Option(
+            parser=_reason, metavar="REASON", help="Only this reason, for example crash_loop."
+        ),
     ] = None,
     since: Annotated[
         float | None,

@@ -100,11 +100,11 @@ def _steps(text: str) -> tuple[Step, ...]:
     kinds = [kind for step in steps for kind in step.types]
     problem = None
     if not all(kinds):
-        problem = "an empty one"
+        problem = "an empty event type"
     elif len(set(kinds)) < len(kinds):
-        problem = "a duplicate"
+        problem = "a duplicate event type"
     elif not 2 <= len(steps) <= _MAX_STEPS:
-        problem = "1" if len(steps) == 1 else f"{len(steps)}"
+        problem = "1 event type" if len(steps) == 1 else f"{len(steps)} event types"
     if problem is not None:
         raise typer.BadParameter(
             f"expected 2 to {_MAX_STEPS} different event types separated by commas, like "
@@ -133,4 +133,5 @@ def _hints(query: FunnelQuery, types: list[TypeCount]) -> list[str]:
     existing = ", ".join(
         f"{printable(kind.type)} ({kind.events:,})" for kind in recent[:_MAX_HINTS]
     )
-    return [f"No events of type {wanted}. This form has: {existing}. Choose types with --steps."]
+    noun = "type" if sum(len(step.types) for step in missing) == 1 else "types"
+    return [f"No events of {noun} {wanted}. This form has: {existing}. Choose types with --steps."]

@@ -10,6 +10,7 @@ from ...brokers import Entry, State, get_broker
 from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
 from ...core.errors import FormrelayError
+from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..output import age, print_json, print_table, say_error
 from .options import (
@@ -68,6 +69,8 @@ def list_jobs(
     now = get_broker().clock.time()
     column = {State.SCHEDULED: "due", State.IN_FLIGHT: "worker", State.DEAD: "why"}
     columns = ["id", "actor", "sent", column.get(state, "last failure")]
+    if state is State.SCHEDULED:
+        columns.append("last failure")
     rows = [_row(entry, now) for entry in page.entries]
     print_table(f"{queue}: {state.replace('_', ' ')}", columns, rows, empty="none")
     if page.cursor is not None:
@@ -77,7 +80,8 @@ def list_jobs(
 def _row(entry: Entry, now: float) -> tuple[Any, ...]:
     id = shown_id(entry.id)
     sent = age(now - entry.message.message_timestamp / 1000)
-    return id or None, entry.message.actor_name, sent, _detail(entry, now)
+    row = (id or None, entry.message.actor_name, sent, _detail(entry, now))
+    return (*row, why(entry)) if entry.state is State.SCHEDULED else row
 
 
 def _detail(entry: Entry, now: float) -> str | None:
@@ -95,7 +99,22 @@ def why(entry: Entry) -> str | None:
     failure = entry.failure
     if failure is None:
         return "dead-lettered outside formrelay" if entry.state is State.DEAD else None
+    if _is_retried(entry):
+        return f"attempt {failure.attempt}: {failure.message}"
     return f"{failure.reason.value}: {failure.message}"
+
+
+def _is_retried(entry: Entry) -> bool:
+    """Whether a job waits for its next attempt.
+
+    The reason in its record is then the one for which it would be dead-lettered after the last.
+    """
+    failure = entry.failure
+    return (
+        entry.state is not State.DEAD
+        and failure is not None
+        and failure.reason is Reason.ATTEMPTS_EXHAUSTED
+    )
 
 
 @app.command("show")
@@ -114,7 +133,13 @@ def show_job(
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON, without its payload."""
+    """Return an entry as JSON, without its payload.
+
+    The reason of a failure is null while the job is retried.
+    """
+    failure = None if entry.failure is None else entry.failure.to_json()
+    if failure is not None and _is_retried(entry):
+        failure = {**failure, "reason": None}
     return {
         "queue": entry.queue,
         "id": shown_id(entry.id),
@@ -124,7 +149,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "due": _iso(entry.due),
         "worker": entry.worker,
         "died_at": _iso(entry.died),
-        "failure": entry.failure.to_json() if entry.failure is not None else None,
+        "failure": failure,
     }
 
 

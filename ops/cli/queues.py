@@ -38,7 +38,10 @@ def queues(context: typer.Context, json: JsonOption = False) -> None:
     rows = [_row(counts) for counts in found]
     print_table("Queues", columns, rows, empty="no queue is declared")
     if any(NOT_AVAILABLE in row for row in rows):
-        say_error(f"{NOT_AVAILABLE}: not available on this broker")
+        hint = ""
+        if any(counts.in_flight is None for counts in found):
+            hint = "; RABBITMQ_API_URL adds the number of messages in flight"
+        say_error(f"{NOT_AVAILABLE}: not available on this broker{hint}")
     if scheduled := inspector.scheduled_in_all():
         say_error(f"note: scheduled messages of all queues together: {scheduled}")
 
@@ -76,10 +79,14 @@ def resume_queue(queue: QueueArgument) -> None:
 
 @app.command("purge")
 def purge_queue(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
-    """Delete the waiting and scheduled messages of a queue. Dead letters are kept."""
+    """Delete the waiting messages of a queue. Dead letters are kept.
+
+    On Redis, the scheduled messages too. On RabbitMQ they are kept, because all queues share the
+    queues for delays.
+    """
     inspector = open_inspector(queue)
     if inspector.counts(queue).scheduled is None:
-        say_error("scheduled messages: not available on this broker")
+        say_error("note: scheduled messages are kept: all queues of RabbitMQ share them")
     count = inspector.purge(queue, dry_run=dry_run)
     say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
 

@@ -49,7 +49,7 @@ def test_a_given_secret_or_secret_file_wins_over_the_environment(tmp_path: Path)
     (both,) = lines({"API_TOKEN": "given", "API_TOKEN_FILE": path})
     assert "FORMRELAY['API_TOKEN'] and FORMRELAY['API_TOKEN_FILE']" in both
     (both,) = lines({}, API_TOKEN="env", API_TOKEN_FILE=str(path))
-    assert "both (environment and environment)" in both
+    assert "to be set, got both (environment): drop one" in both
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_the_error_for_an_unknown_form_lists_the_forms(stats: Command) -> None:
 
 def test_a_form_with_other_event_names_lists_them(stats: Command) -> None:
     done = stats("quiz")
-    assert "No events of type form_viewed, form_started or field_answered, form_submitted." in (
+    assert "No events of types form_viewed, form_started or field_answered, form_submitted." in (
         done.stderr
     )
     assert "quiz_seen (4), " in done.stderr
@@ -256,11 +256,14 @@ def test_a_form_without_recent_events_shows_the_time_of_its_last(stats: Command)
             ["--since", "soon"],
             "expected a time like 2026-01-31T09:30, or an age like 2h or 3d, got 'soon'",
         ),
-        (["--steps", "form_viewed"], "expected 2 to 20 different event types .* got 1 in"),
-        (["--steps", "a,,b"], "got an empty one in 'a,,b'"),
-        (["--steps", "a,b|"], "got an empty one in 'a,b|'"),
-        (["--steps", "a,b|a"], "got a duplicate in 'a,b|a'"),
-        (["--steps", ",".join("abcdefghijklmnopqrstu")], "got 21 in"),
+        (
+            ["--steps", "form_viewed"],
+            "expected 2 to 20 different event types .* got 1 event type in",
+        ),
+        (["--steps", "a,,b"], "got an empty event type in 'a,,b'"),
+        (["--steps", "a,b|"], "got an empty event type in 'a,b|'"),
+        (["--steps", "a,b|a"], "got a duplicate event type in 'a,b|a'"),
+        (["--steps", ",".join("abcdefghijklmnopqrstu")], "got 21 event types in"),
         ([FORM], "unexpected extra argument"),
     ],
 )

@@ -114,6 +114,8 @@ def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
     (entry,) = shell.json("jobs", "list", "-q", "webhooks", "--state", "scheduled")["entries"]
     assert (entry["id"], entry["state"]) == (later, "scheduled")
     assert entry["due"] > entry["sent_at"]
+    header, _ = shell("jobs", "list", "-q", "webhooks", "-s", "scheduled").stdout.splitlines()
+    assert header.split() == ["id", "actor", "sent", "due", "last", "failure"]
     assert shell("jobs", "list", "-q", "webhooks", "--state", "in-flight").stdout == "none\n"
 
 
@@ -139,6 +141,15 @@ def test_a_job_is_shown_completely_in_every_state(shell: Shell) -> None:
 def test_a_wrong_option_is_wrong_use(shell: Shell, options: tuple[str, ...], expected: str) -> None:
     done = shell("jobs", "list", "--queue", "webhooks", *options, status=2)
     assert expected in unwrapped(done.stderr)
+
+
+def test_an_unknown_reason_is_wrong_use(shell: Shell) -> None:
+    done = shell("dlq", "list", "--reason", "foo", status=2)
+    text = unwrapped(done.stderr)
+    assert "expected one of attempts_exhausted, not_retried," in text
+    assert "got 'foo'" in text
+    assert "Value error" not in text
+    assert shell("dlq", "list", "--reason", "crash-loop").stdout == "no dead letters\n"
 
 
 def unwrapped(text: str) -> str:

@@ -76,6 +76,20 @@ def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead
     assert ("scheduled messages of all queues together: 1" in listed) == is_rabbit
 
 
+@pytest.mark.rabbitmq
+def test_rabbitmq_says_what_it_does_not_count_and_what_a_purge_keeps(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    shell = Shell(tmp_path)
+    shell.env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
+    assert "RABBITMQ_API_URL adds the number of messages in flight" in shell("queues").stderr
+    shell("send", "record_events", '{"type": "form.viewed", "formId": "f1"}')
+    done = shell("queues", "purge", "events")
+    assert done.stdout == "dropped: 1\n"
+    assert "scheduled messages are kept: all queues of RabbitMQ share them" in done.stderr
+    assert "On RabbitMQ they are kept" in shell("queues", "purge", "--help").stdout
+
+
 @pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_the_management_api_lists_the_queues_of_other_actors(

@@ -23,6 +23,7 @@ from formrelay.brokers.rabbitmq.servers import servers
 from formrelay.core.errors import ConfigError
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.support.certificates import Authority
 from tests.support.missing import skip_or_fail
 from tests.support.servers import RabbitServer
 from tests.support.servers.base import free_port
@@ -144,7 +145,7 @@ def test_a_url_is_parsed_as_by_pika() -> None:
 
 
 def test_tls_certificates_are_verified_with_a_private_authority(
-    make_harness: MakeHarness, own_server: TlsServer
+    make_harness: MakeHarness, own_server: TlsServer, tmp_path: Path
 ) -> None:
     ca, port = own_server.data_dir / "ca.pem", own_server.tls_port
     harness = make_harness(url=f"amqps://guest:guest@localhost:{port}/%2F?cafile={ca}")
@@ -153,10 +154,16 @@ def test_tls_certificates_are_verified_with_a_private_authority(
     harness.broker.enqueue_many(actor.message(number) for number in range(300))
     harness.start()
     wait_until(lambda: len(ran) == 300)
-    with pytest.raises(BrokerRefused, match="present a trusted certificate"):
+    refused = "present a trusted certificate, got: "
+    with pytest.raises(BrokerRefused, match=refused + ".*; name its certificate authority with"):
         make_harness(url=f"amqps://guest:guest@localhost:{port}").broker.ping()
     by_address = f"amqps://guest:guest@127.0.0.1:{port}/%2F?cafile={ca}"
-    with pytest.raises(BrokerRefused, match="present a trusted certificate"):
+    other = Authority(tmp_path).certificate
+    url = f"amqps://guest:guest@localhost:{port}/%2F?cafile={other}"
+    with pytest.raises(BrokerRefused, match=refused + r".*; the file of \?cafile= in RABBITMQ_URL"):
+        make_harness(url=url).broker.ping()
+    # No other authority would help.
+    with pytest.raises(BrokerRefused, match=refused + "IP address mismatch[^;]*$"):
         make_harness(url=by_address).broker.ping()
 
 
