@@ -62,6 +62,13 @@ def check_message(message: Message[Any], broker: BrokerContract) -> None:
         check_retry_options(message)
     except InvalidPolicy as error:
         raise InvalidJob(f"{name}: {error}") from None
+    actor = broker.actors.get(name)
+    if actor is not None and "batch_size" in actor.options:
+        for option in _ONE_BY_ONE:
+            if options.get(option) is not None:
+                raise InvalidJob(
+                    f"expected no {option} on a message of {name!r}, which runs in batches, got one"
+                )
     if wrong := _wrong_option(options):
         raise InvalidJob(f"{name}: {wrong}")
     target = options.get("on_retry_exhausted")
@@ -70,14 +77,6 @@ def check_message(message: Message[Any], broker: BrokerContract) -> None:
             f"{name}: expected on_retry_exhausted to name an actor of this program, got "
             f"{target!r}: import the module that declares it"
         )
-    actor = broker.actors.get(name)
-    if actor is None or "batch_size" not in actor.options:
-        return
-    for option in _ONE_BY_ONE:
-        if options.get(option) is not None:
-            raise InvalidJob(
-                f"expected no {option} on a message of {name!r}, which runs in batches, got one"
-            )
 
 
 def _wrong_limit(actor: dramatiq.Actor[Any, Any]) -> str | None:

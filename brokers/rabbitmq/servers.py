@@ -79,8 +79,8 @@ def _server(url: str, timeout: timedelta) -> pika.URLParameters:
     if tls and found.ssl_options is None:
         raise ConfigError(f"expected amqps:// with {', '.join(tls)}, got amqp://")
     if tls:
-        kind = _TlsOptions if "cafile" in tls else pika.SSLOptions
-        found.ssl_options = kind(_context(tls))
+        found.ssl_options = pika.SSLOptions(_context(tls))
+        found.ssl_options.names_authority = "cafile" in tls
     found.socket_timeout = timeout.total_seconds()
     return found
 
@@ -99,15 +99,11 @@ def _context(tls: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-class _TlsOptions(pika.SSLOptions):
-    """TLS options with a certificate authority that the URL names."""
-
-
 def _advice(error: ssl.SSLCertVerificationError, tls: pika.SSLOptions | None) -> str:
     """Say what to do about a certificate whose authority is not known; empty for other faults."""
     if error.verify_code not in _UNKNOWN_AUTHORITY:
         return ""
-    if isinstance(tls, _TlsOptions):
+    if getattr(tls, "names_authority", False):
         return "; the file of ?cafile= in RABBITMQ_URL has no certificate of its authority"
     return "; name its certificate authority with ?cafile=… in RABBITMQ_URL"
 
