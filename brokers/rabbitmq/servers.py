@@ -80,7 +80,6 @@ def _server(url: str, timeout: timedelta) -> pika.URLParameters:
         raise ConfigError(f"expected amqps:// with {', '.join(tls)}, got amqp://")
     if tls:
         found.ssl_options = pika.SSLOptions(_context(tls))
-        found.ssl_options.names_authority = "cafile" in tls
     found.socket_timeout = timeout.total_seconds()
     return found
 
@@ -89,6 +88,7 @@ def _context(tls: dict[str, str]) -> ssl.SSLContext:
     """A TLS context that verifies the certificate and the host name, as pika does by default."""
     try:
         context = ssl.create_default_context(cafile=tls.get("cafile"))
+        vars(context)["names_authority"] = "cafile" in tls  # read by _advice()
         if "certfile" in tls:
             context.load_cert_chain(tls["certfile"], tls.get("keyfile"))
     except OSError as error:
@@ -103,7 +103,7 @@ def _advice(error: ssl.SSLCertVerificationError, tls: pika.SSLOptions | None) ->
     """Say what to do about a certificate whose authority is not known; empty for other faults."""
     if error.verify_code not in _UNKNOWN_AUTHORITY:
         return ""
-    if getattr(tls, "names_authority", False):
+    if tls is not None and getattr(tls.context, "names_authority", False):
         return "; the file of ?cafile= in RABBITMQ_URL has no certificate of its authority"
     return "; name its certificate authority with ?cafile=… in RABBITMQ_URL"
 
