@@ -19,6 +19,17 @@ from tests.support.servers.run import Run
 from tests.support.waiting import wait_until
 
 _SCRIPTS = "/usr/lib/rabbitmq/bin"
+#: Erlang applications whose modules RabbitMQ loads one by one while it starts.
+_APPLICATIONS = (
+    *("rabbit", "rabbit_common", "rabbitmq_prelaunch", "cuttlefish", "ra", "osiris", "aten"),
+    *("amqp_client", "ranch", "sysmon_handler", "syslog", "observer_cli", "recon", "systemd"),
+    *("jsx", "credentials_obfuscation", "mnesia", "sasl", "os_mon", "ssl", "public_key", "inets"),
+    *("compiler", "xmerl", "tools", "syntax_tools"),
+)
+_MANAGEMENT = (
+    *("rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_web_dispatch"),
+    *("cowboy", "cowlib"),
+)
 
 
 class RabbitServer(Server):
@@ -50,6 +61,7 @@ class RabbitServer(Server):
             ticks = f"{{channel_tick_interval, 1000}}, {{consumer_timeout, {consumer_timeout_ms}}}"
             advanced = f"[{{rabbit, [{ticks}]}}].\n"
         plugins = "rabbitmq_management" if management else ""
+        self._preload = _preload(_APPLICATIONS + (_MANAGEMENT if management else ()))
         folder = self.data_dir
         self._env = {
             "HOME": str(folder),  # the folder of the Erlang cookie
@@ -115,7 +127,7 @@ class RabbitServer(Server):
         program = self._require_program()
         if self._epmd is None and self._has_epmd_of_its_own:
             self._start_epmd()
-        self._process = self._spawn([program], self._env)
+        self._process = self._spawn([program], {**self._env, "ERL_AFLAGS": self._preload})
 
     def close(self) -> None:
         """Kill the node and its epmd, and remove the data."""
@@ -203,6 +215,14 @@ class RabbitServer(Server):
         # The listener opens as the last step of the boot. A node that is ready answers the protocol
         # header with the method frame Connection.Start.
         return self._ask(b"AMQP\x00\x00\x09\x01").startswith(b"\x01")
+
+
+def _preload(applications: Sequence[str]) -> str:
+    """Erlang's arguments to load these applications' modules at once (saves 1.5 s of CPU)."""
+    folders = f"App <- [{','.join(applications)}], Folder <- [code:lib_dir(App)], is_list(Folder)"
+    files = 'File <- filelib:wildcard(filename:join([Folder, "ebin", "*.beam"]))'
+    names = f'list_to_atom(filename:basename(File, ".beam")) || {folders}, {files}'
+    return f"-eval 'code:ensure_modules_loaded([{names}]).'"
 
 
 class RabbitCluster:
