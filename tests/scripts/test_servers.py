@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,9 +16,17 @@ import pytest
 import redis
 
 from tests.support.missing import skip_or_fail
-from tests.support.servers import ClickHouseServer, RabbitServer, RedisServer, Server, ServerError
+from tests.support.servers import (
+    KINDS,
+    ClickHouseServer,
+    RabbitServer,
+    RedisServer,
+    ServerError,
+    base,
+    guard,
+)
 from tests.support.servers.guard import carriers, sweep
-from tests.support.servers.run import Run, current_run
+from tests.support.servers.run import Run
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,13 +92,15 @@ def test_clickhouse_keeps_its_tables_over_a_restart(clickhouse_server: ClickHous
         ask("SELECT 1", "?user=relay&password=wrong")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("server_class", [RedisServer, RabbitServer, ClickHouseServer])
-def test_guard_finds_each_server_by_its_environment(server_class: type[Server]) -> None:
-    if server_class.program() is None:
-        skip_or_fail(f"{server_class.kind} is not installed")
-    with server_class() as server:
-        assert server.pid in carriers(current_run().token)
+@pytest.mark.process  # a quick run has no servers
+@pytest.mark.parametrize("kind", KINDS)
+def test_guard_finds_each_shared_server_by_its_environment(kind: str) -> None:
+    pid = os.environ.get(f"FORMRELAY_TEST_{kind.upper()}_PID")
+    if not pid:
+        skip_or_fail(f"scripts/servers.py started no {kind}")
+    # The tests have the tokens of all runs around them, the last with a label.
+    token = os.environ[guard.TOKENS].split(":")[-1].partition(".")[0]
+    assert int(pid) in carriers(token)
 
 
 def test_sweep_finds_children_that_lost_their_environment() -> None:
@@ -146,6 +157,23 @@ def test_a_server_does_not_start_on_an_occupied_port() -> None:
         with pytest.raises(ServerError, match="something else listens on port"):
             second.start()
         assert first.running
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux alone")
+def test_a_port_that_another_process_has_claimed_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claim = "import sys; from tests.support.servers.base import free_port; print(free_port())"
+    command = [sys.executable, "-c", f"{claim}; sys.stdout.flush(); sys.stdin.read()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as other:
+        assert other.stdout is not None
+        claimed = int(other.stdout.readline())
+        ports = iter([claimed, free := base.free_port()])
+        base._used_ports.pop(free).close()
+        monkeypatch.setattr(random, "randrange", lambda *_: next(ports))
+        assert base.free_port() == free
+        other.communicate("")
 
 
 def test_a_missing_server_is_an_error_in_ci_and_skipped_elsewhere(tmp_path: Path) -> None:

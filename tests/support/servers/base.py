@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import os
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from tests.support.servers.run import Run, current_run
 from tests.support.waiting import wait_until
 
-_used_ports: set[int] = set()
+#: Claim of each port that this process uses.
+_used_ports: dict[int, socket.socket | None] = {}
 
 
 class ServerError(RuntimeError):
     """A test server did not start, or its program is missing."""
+
+
+class Process(Protocol):
+    """What a server needs of its process: `subprocess.Popen`, or a program of the fork server."""
+
+    pid: int
+    returncode: int | Any
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 class Server(abc.ABC):
@@ -41,7 +56,7 @@ class Server(abc.ABC):
         self.data_dir = self._run.folder / f"{self.kind}-{self.port}"
         self.data_dir.mkdir()
         self.log = self.data_dir / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @classmethod
     @abc.abstractmethod
@@ -210,9 +225,30 @@ def free_port() -> int:
     """
     while True:
         port = random.randrange(20_000, 32_000)
-        if port not in _used_ports and _is_free(port):
-            _used_ports.add(port)
+        if port in _used_ports or not _is_free(port):
+            continue
+        with contextlib.suppress(OSError):
+            _used_ports[port] = _claim(port)
             return port
+
+
+def _claim(port: int) -> socket.socket | None:
+    """Claim a port among all test processes of the machine, until this process ends.
+
+    RabbitMQ needs seconds until it listens, when another process may find the port free.
+
+    Raises:
+        OSError: another process has claimed it.
+    """
+    if sys.platform != "linux":  # which alone has names of sockets without files
+        return None
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0formrelay-test-port-{port}")
+    except OSError:
+        claim.close()
+        raise
+    return claim
 
 
 def _is_free(port: int) -> bool:
