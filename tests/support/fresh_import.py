@@ -1,11 +1,14 @@
 """Imports each module named on standard input in a process of its own.
 
 Prints a line of JSON for each module whose import reads the configuration, makes a broker, starts
-a thread, or fails. Third-party libraries are loaded once, before the first fork.
+a thread, or fails. Third-party libraries are loaded once, before the first fork. The lowest layers
+are loaded once before the forks for the modules above them, which they cannot import
+(`lint-imports` checks it).
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -13,6 +16,8 @@ import sys
 import threading
 
 import dramatiq.broker
+
+_LOWEST_LAYERS = ("formrelay.core", "formrelay.config")
 
 
 def effects_of(module: str) -> list[str]:
@@ -43,18 +48,29 @@ def load_libraries(modules: list[str]) -> None:
         del sys.modules[name]
 
 
-def main() -> None:
-    modules = sys.stdin.read().split()
-    load_libraries(modules)
+def print_effects(modules: list[str]) -> None:
+    """Import each module in a fork of this process; print the side effects."""
+    gc.freeze()
     for module in modules:
         pid = os.fork()
         if pid:
             os.waitpid(pid, 0)
             continue
+        gc.disable()
         effects = effects_of(module)
         if effects:
             print(json.dumps([module, effects]), flush=True)
         os._exit(0)
+
+
+def main() -> None:
+    modules = sys.stdin.read().split()
+    load_libraries(modules)
+    lowest = [module for module in modules if module.startswith(_LOWEST_LAYERS)]
+    print_effects(lowest)
+    for module in lowest:
+        importlib.import_module(module)
+    print_effects([module for module in modules if module not in lowest])
 
 
 if __name__ == "__main__":
