@@ -71,8 +71,16 @@ def redis_url() -> str:
 
 
 @pytest.fixture
-def rabbitmq_url(unique: str, vhost_remover: ThreadPoolExecutor) -> Iterator[str]:
-    """URL of the shared RabbitMQ, with a virtual host for this test alone."""
+def rabbitmq_url(
+    request: pytest.FixtureRequest, unique: str, vhost_remover: ThreadPoolExecutor
+) -> Iterator[str]:
+    """URL of the shared RabbitMQ, with a virtual host for this test alone.
+
+    In a file with the mark `shared_vhost`, it is `rabbitmq_url_of_module`.
+    """
+    if request.node.get_closest_marker("shared_vhost"):
+        yield request.getfixturevalue("rabbitmq_url_of_module")
+        return
     with _vhost(unique, vhost_remover) as url:
         yield url
 
@@ -82,7 +90,7 @@ def rabbitmq_url_of_module(vhost_remover: ThreadPoolExecutor) -> Iterator[str]:
     """URL of the shared RabbitMQ, with a virtual host that the tests of a file share.
 
     Tests use `unique` in queue names. The first message to a virtual host declares the delay
-    queues, which takes 0.6 s.
+    queues, which takes 0.6 s of the server's CPU, with their removal.
     """
     with _vhost("t" + secrets.token_hex(4), vhost_remover) as url:
         yield url

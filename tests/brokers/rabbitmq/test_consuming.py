@@ -24,7 +24,7 @@ from tests.brokers.rabbitmq.conftest import MakeHarness, consumer_of, cut
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 def test_short_jobs_are_prefetched_and_each_runs_once(

@@ -21,7 +21,7 @@ from tests.support.harness import Harness
 from tests.support.threads import at_once
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 def test_the_error_of_a_full_queue_names_the_refused_messages(

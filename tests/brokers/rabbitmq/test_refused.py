@@ -23,7 +23,7 @@ from tests.support.harness import Harness
 from tests.support.servers import RabbitServer
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 SOON = RetryPolicy(max_attempts=3, jitter=0, backoff=Schedule((timedelta(0),)))
 #: The largest message that the server of these tests takes.
