@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run, run_python
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 #: Complete examples. Fragments are marked ``py`` in the documents.
@@ -24,15 +22,7 @@ PYTHON = [
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON)
 def test_a_python_example_runs(block: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", block],
-        cwd=tmp_path,
-        env=clean_environment(BROKER="embedded"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python("-c", block, cwd=tmp_path, env=clean_environment(BROKER="embedded"))
     assert done.returncode == 0, done.stderr
 
 
@@ -47,10 +37,8 @@ def test_links_to_files_work(document: Path) -> None:
     assert [link for link in here if not (document.parent / link).exists()] == []
 
 
-def test_every_command_that_a_document_names_exists() -> None:
-    help_text = subprocess.run(
-        [sys.executable, "-m", "formrelay", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def test_every_command_that_a_document_names_exists(tmp_path: Path) -> None:
+    help_text = run("--help", cwd=tmp_path, env={}).stdout
     for document in DOCUMENTS:
         shell = "".join(re.findall(r"```sh\n(.*?)```", document.read_text(), re.S))
         for command in re.findall(r"^formrelay (\w+)", shell, re.M):

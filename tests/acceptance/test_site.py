@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +14,7 @@ import standardwebhooks
 from formrelay.sinks.clickhouse import ClickHouse, connect
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.support.browser import browser
+from tests.support.command import run_python, start_python
 from tests.support.servers import RedisServer
 from tests.support.servers.django_site import SITE, DjangoSite
 from tests.support.waiting import wait_until
@@ -34,24 +33,20 @@ class Place:
         self.env = site.env(API_URL=site.url)
 
     def run(self, *command: str) -> None:
-        subprocess.run(
-            [sys.executable, *command], env=self.env, cwd=self.site.data_dir, check=True, timeout=60
-        )
+        run_python(*command, env=self.env, cwd=self.site.data_dir).check_returncode()
 
     @contextmanager
     def workers(self) -> Iterator[None]:
         """Run workers until the end of the block, and check their exit status."""
-        command = [sys.executable, str(SITE / "manage.py"), "formrelay_worker"]
-        file = self.site.data_dir / "workers.log"
-        with file.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=self.env, stdout=log, stderr=log, cwd=self.site.data_dir
-            )
-            try:
-                yield
-            finally:
-                process.terminate()
-                assert process.wait(60) == 0, file.read_text()
+        command = (str(SITE / "manage.py"), "formrelay_worker")
+        folder = self.site.data_dir
+        log = folder / "workers.log"
+        process = start_python(*command, env=self.env, cwd=folder, log=log, may_exec=True)
+        try:
+            yield
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, log.read_text()
 
     def api(self, method: str, path: str, body: Any = None) -> requests.Response:
         url, headers = (

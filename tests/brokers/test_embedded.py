@@ -6,8 +6,6 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.command import Program, clean_environment
 from tests.support.waiting import wait_until
 
 USER = str(Path(__file__).with_name("embedded_user.py"))
@@ -24,23 +23,30 @@ class User:
     """A process that uses the server until the test ends it."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, USER, str(folder), name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        stdin, self._given = os.pipe()
+        printed, stdout = os.pipe()
+        arguments = [USER, str(folder), name]
+        streams = [stdin, stdout, 2]
+        self._process = Program(arguments, Path.cwd(), clean_environment(), streams)
+        for stream in (stdin, stdout):
+            os.close(stream)
+        self._printed = os.fdopen(printed)
 
     def server_pid(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+        return int(self._printed.readline())
 
     def end(self) -> None:
-        self.process.communicate("")
+        os.close(self._given)
+        self._wait()
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self._process.kill()
+        os.close(self._given)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._process.wait(60)
+        self._printed.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import requests
 
-from tests.support.command import clean_environment, run_python
+from tests.support.command import clean_environment, run_python, start_python
 from tests.support.servers.base import Server
 from tests.support.servers.run import Run, current_run
 
@@ -126,8 +126,10 @@ class HostSite(Server):
     def launch(self) -> None:
         """Start the WSGI server."""
         program = self._require_program()
-        argv = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
-        self._process = self._spawn([*argv, "hostsite.wsgi:application"], self._host.env)
+        command = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
+        command.append("hostsite.wsgi:application")
+        env = self._host.env
+        self._process = start_python(*command, cwd=self.data_dir, env=env, log=self.log)
 
     def _answers(self) -> bool:
         # Any answer will do, whatever the state of the broker.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ import django
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run_python, start_python
 from tests.support.waiting import wait_until
 
 TEXT = (ROOT / "docs/django.md").read_text()
@@ -40,14 +38,7 @@ def project(tmp_path: Path, redis_url: str) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(*arguments, cwd=folder, env=ENV)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -56,10 +47,7 @@ def run(folder: Path, *arguments: str) -> str:
 def running(folder: Path, *arguments: str) -> Iterator[Path]:
     """A program until the end of the block; its output."""
     output = folder / "output"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env=ENV, stdout=file, stderr=file
-        )
+    process = start_python(*arguments, cwd=folder, env=ENV, log=output, may_exec=True)
     try:
         yield output
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.failure import Reason
 from tests.actors.receiver import Answer, Receiver, receiving
 from tests.foreign.node import publish
-from tests.support.command import clean_environment
+from tests.support.command import Program, clean_environment, start_python
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -217,7 +216,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def worker(url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker(url: str, tmp_path: Path) -> Iterator[Program]:
     kind = "rabbitmq" if url.startswith("amqp") else "redis"
     environment = clean_environment(
         **{
@@ -228,22 +227,20 @@ def worker(url: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             "WEBHOOK_MAX_RETRIES": "0",
         }
     )
-    command = [sys.executable, "-m", "dramatiq", "formrelay.worker", "--processes", "1"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--threads", "4", "--queues", "webhooks"],
-            cwd=tmp_path,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-        yield process
-        process.terminate()
-        process.wait(timeout=20)
+    process = start_python(
+        *("-m", "dramatiq", "formrelay.worker", "--processes", "1"),
+        *("--threads", "4", "--queues", "webhooks"),
+        cwd=tmp_path,
+        env=environment,
+        log=tmp_path / "log",
+    )
+    yield process
+    process.terminate()
+    process.wait(timeout=20)
 
 
 def test_the_actors_accept_camel_case_and_snake_case_and_report_errors(
-    url: str, worker: subprocess.Popen[bytes], receiver: Receiver
+    url: str, worker: Program, receiver: Receiver
 ) -> None:
     receiver.answers("/hook", then=Answer(204))
     broker = _broker(url)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.printable import shown_id
 from formrelay.sinks.clickhouse import connect, migrate
 from tests.ops.form_events import Happened, insert
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run_python
 
 # Colours, a window title, C1, DEL, text directions, separators, markup, emoji codes.
 EVIL = (
@@ -71,15 +69,14 @@ class Commands:
 
     def many(self, how: str, commands: list[tuple[str, ...]]) -> list[list[bytes]]:
         """Output of each command, written to pipes or to a terminal."""
-        done = subprocess.run(
-            [sys.executable, str(MANY), how],
+        done = run_python(
+            *(str(MANY), how),
             cwd=self.folder,
             env=clean_environment(**self.env, TERM="xterm-256color", COLUMNS="500"),
-            input=json.dumps(commands).encode(),
-            capture_output=True,
+            stdin=json.dumps(commands),
             timeout=120,
-            check=True,
         )
+        done.check_returncode()
         return [[bytes.fromhex(text) for text in written] for written in json.loads(done.stdout)]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import redis
 
 from formrelay.brokers.embedded import ensure_running, release
 from tests.ops.shell import Shell
-from tests.support.command import clean_environment
+from tests.support.command import Program, clean_environment
 from tests.support.missing import skip_or_fail
 from tests.support.waiting import wait_until
 
@@ -181,15 +179,10 @@ def test_a_terminal_shows_whole_ids(shell: Shell) -> None:
         client.hset("dramatiq:events.XQ.msgs", id, b"no message")
         client.zadd("dramatiq:events.XQ", {id: 1_700_000_000_000})
     main, other = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-m", "formrelay", "dlq", "list"],
-        cwd=shell.folder,
-        env=clean_environment(**shell.env, COLUMNS="100", TERM="xterm"),
-        stdout=other,
-        check=True,
-    )
+    env = clean_environment(**shell.env, COLUMNS="100", TERM="xterm")
+    command = Program(("-m", "formrelay", "dlq", "list"), shell.folder, env, [other, other, 2])
     os.close(other)
-    assert done.returncode == 0
+    assert command.wait(60) == 0
     assert id.encode() in os.read(main, 100_000)
     os.close(main)
     release(shell.folder / ".formrelay")

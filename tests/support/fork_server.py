@@ -40,6 +40,9 @@ _IMPORTS = (
     ),
     *("formrelay.sinks.api", "pycurl", "sqlite3", "dramatiq.cli", "rich.markdown", "rich.table"),
     *("django.core.management", "django.db.models", "django.test", "django.contrib.admin"),
+    *("django.core.management.commands.migrate", "django.contrib.auth.checks"),
+    *("django.db.backends.sqlite3.base", "psycopg"),
+    *("clickhouse_driver", "waitress.server"),
 )
 
 

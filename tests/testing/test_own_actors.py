@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run_python, start_python
 from tests.support.waiting import wait_until
 from tests.testing.test_documents import write_project
 
@@ -30,28 +28,24 @@ def commands() -> list[str]:
 def command(beginning: str) -> list[str]:
     """Arguments of the first documented command that begins so."""
     line = next(line for line in commands() if line.startswith(beginning))
-    return [sys.executable, "-m", *line.split()]
+    return ["-m", *line.split()]
 
 
 @contextmanager
 def worker(folder: Path, env: dict[str, str]) -> Iterator[Path]:
     """Run the documented worker; yields the file with its output."""
     output = folder / "worker.out"
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            command("formrelay worker"), cwd=folder, env=env, stdout=file, stderr=file
-        )
-        try:
-            yield output
-        finally:
-            process.terminate()
-            process.wait(60)
+    arguments = command("formrelay worker")
+    process = start_python(*arguments, cwd=folder, env=env, log=output, may_exec=True)
+    try:
+        yield output
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def run(arguments: list[str], folder: Path, env: dict[str, str]) -> str:
-    done = subprocess.run(
-        arguments, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = run_python(*arguments, cwd=folder, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -63,7 +57,7 @@ def test_the_documented_commands_run_show_and_replay_jobs(redis_url: str, tmp_pa
     actors.write_text(actors.read_text().replace("minutes=1", "milliseconds=50"))
     env = clean_environment(REDIS_URL=redis_url, PYTHONUNBUFFERED="1")
     listing = [*command("formrelay dlq list"), "--json"]
-    run([sys.executable, "send.py"], tmp_path, env)
+    run(["send.py"], tmp_path, env)
     with worker(tmp_path, env) as output:
         wait_until(lambda: "sent the invoice of o-1" in output.read_text())
         # Two jobs: the second is dead-lettered after its five attempts.
@@ -71,9 +65,7 @@ def test_the_documented_commands_run_show_and_replay_jobs(redis_url: str, tmp_pa
     assert "invoices" in run(command("formrelay queues"), tmp_path, env)
     (letter,) = json.loads(run(listing, tmp_path, env))
     assert letter["id"]
-    dry_run, replay = (
-        [sys.executable, "-m", *line.split()] for line in commands() if " replay " in line
-    )
+    dry_run, replay = (["-m", *line.split()] for line in commands() if " replay " in line)
     run(dry_run, tmp_path, env)
     assert len(json.loads(run(listing, tmp_path, env))) == 1
     run(replay, tmp_path, env)

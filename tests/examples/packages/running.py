@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from dramatiq import Message
 from formrelay.brokers.base import RelayBroker
 from formrelay.brokers.inspection import Entry
 from tests.support.checkout import ROOT
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, start_python
 from tests.support.waiting import wait_until
 
 
@@ -56,14 +54,10 @@ class Program:
 
     def __init__(self, place: Place, *arguments: str, **variables: str) -> None:
         self._file = place.folder / f"output-{len(list(place.folder.iterdir()))}"
-        with self._file.open("wb") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=place.folder,
-                env=environment(place, **variables),
-                stdout=file,
-                stderr=file,
-            )
+        env = environment(place, **variables)
+        self._process = start_python(
+            *arguments, cwd=place.folder, env=env, log=self._file, may_exec=True
+        )
 
     @property
     def output(self) -> str:
@@ -89,10 +83,8 @@ class Program:
         self._process.terminate()
         try:
             self._process.wait(60)
-        except subprocess.TimeoutExpired:
+        finally:
             self._process.kill()
-            self._process.wait()
-            raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.support.command import run_python
+from tests.support.command import run_python, start_python
 from tests.support.servers.base import Server
 from tests.support.servers.run import Run
 
@@ -69,9 +69,9 @@ class DjangoSite(Server):
 
     def launch(self) -> None:
         """Migrate the database and start the server."""
-        argv = self.argv()
+        command = [*self.argv(), "formsite.wsgi:application"]
         self._migrate()
-        self._process = self._spawn([*argv, "formsite.wsgi:application"], self._env)
+        self._process = start_python(*command, cwd=self.data_dir, env=self.env(), log=self.log)
 
     def _migrate(self) -> None:
         """Migrate the database. An SQLite database is created once a run (2 s), then copied."""
