@@ -22,7 +22,7 @@ NAME = "share"
 """Name of the plugin, registered in shared runs alone."""
 
 #: Marks -> about how many seconds a test with the mark takes.
-_SECONDS = {"slow": 15.0, "process": 0.3, **dict.fromkeys(KINDS, 0.2)}
+_SECONDS = {"slow": 15.0, "process": 1.0, **dict.fromkeys(KINDS, 0.2)}
 
 
 class Share:
