@@ -67,7 +67,7 @@ OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp
 NEWEST_IN_BRIEF = ["--quick"]
 #: Number of pytest processes that share a run of everything, beside the run on the oldest
 #: dependencies. Tests mostly wait: a process and its servers use less than half a core.
-PROCESSES = 4
+PROCESSES = 5
 #: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
