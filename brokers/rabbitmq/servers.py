@@ -88,7 +88,6 @@ def _context(tls: dict[str, str]) -> ssl.SSLContext:
     """A TLS context that verifies the certificate and the host name, as pika does by default."""
     try:
         context = ssl.create_default_context(cafile=tls.get("cafile"))
-        vars(context)["names_authority"] = "cafile" in tls  # read by _advice()
         if "certfile" in tls:
             context.load_cert_chain(tls["certfile"], tls.get("keyfile"))
     except OSError as error:
@@ -99,13 +98,11 @@ def _context(tls: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _advice(error: ssl.SSLCertVerificationError, tls: pika.SSLOptions | None) -> str:
+def _advice(error: ssl.SSLCertVerificationError) -> str:
     """Say what to do about a certificate whose authority is not known; empty for other faults."""
     if error.verify_code not in _UNKNOWN_AUTHORITY:
         return ""
-    if tls is not None and getattr(tls.context, "names_authority", False):
-        return "; the file of ?cafile= in RABBITMQ_URL has no certificate of its authority"
-    return "; name its certificate authority with ?cafile=… in RABBITMQ_URL"
+    return "; the file of ?cafile= in RABBITMQ_URL must contain its certificate authority"
 
 
 def dial(server: pika.URLParameters) -> socket.socket:
@@ -131,7 +128,7 @@ def dial(server: pika.URLParameters) -> socket.socket:
     except ssl.SSLCertVerificationError as error:
         raise BrokerRefused(
             f"expected RabbitMQ at {address(server)} to present a trusted certificate, got: "
-            f"{error.verify_message}{_advice(error, server.ssl_options)}"
+            f"{error.verify_message}{_advice(error)}"
         ) from None
     except OSError as error:
         raise no_answer(address(server), server.socket_timeout, error) from None

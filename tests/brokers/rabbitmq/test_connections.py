@@ -155,12 +155,12 @@ def test_tls_certificates_are_verified_with_a_private_authority(
     harness.start()
     wait_until(lambda: len(ran) == 300)
     refused = "present a trusted certificate, got: "
-    with pytest.raises(BrokerRefused, match=refused + ".*; name its certificate authority with"):
+    with pytest.raises(BrokerRefused, match=refused + r".*; the file of \?cafile="):
         make_harness(url=f"amqps://guest:guest@localhost:{port}").broker.ping()
     by_address = f"amqps://guest:guest@127.0.0.1:{port}/%2F?cafile={ca}"
     other = Authority(tmp_path).certificate
     url = f"amqps://guest:guest@localhost:{port}/%2F?cafile={other}"
-    with pytest.raises(BrokerRefused, match=refused + r".*; the file of \?cafile= in RABBITMQ_URL"):
+    with pytest.raises(BrokerRefused, match=refused + r".*; the file of \?cafile="):
         make_harness(url=url).broker.ping()
     # No other authority would help.
     with pytest.raises(BrokerRefused, match=refused + "IP address mismatch[^;]*$"):
