@@ -341,7 +341,11 @@ class Unacked:
             self._is_asleep = False
 
     def close(self) -> None:
-        """Close the wake-up sockets; tags that are released later have no effect."""
+        """Close the wake-up sockets; tags that are released later have no effect.
+
+        RabbitMQ redelivers the messages that are left, so this process has none any more.
+        """
+        self.count = 0
         self.wakes.close()
         self._waker.close()
 
