@@ -181,7 +181,7 @@ def test_a_port_in_use_is_one_clear_line(home: Home, option: str) -> None:
         port = str(taken.getsockname()[1])
 
         demo = home.start(*DEMO, option, port)
-        output, errors = demo.communicate(timeout=60)
+        output, errors = demo.communicate(timeout=180)
 
     assert (demo.returncode, output) == (2, "")
     (line,) = errors.splitlines()

@@ -173,8 +173,8 @@ def test_the_survey_is_stored_unchanged(
         with workers.one():
             told = [one for one in sent.submissions.values() if one["formId"] == STEADY]
             wait_until(lambda: len(receiver.of("/hook")) >= len(told))
-            wait_until(lambda: site.partials() == expected_partials(sent), timeout=60, every=0.2)
-            wait_until(lambda: len(site.submissions()) == 944, timeout=60, every=0.2)
+            wait_until(lambda: site.partials() == expected_partials(sent), timeout=240, every=0.2)
+            wait_until(lambda: len(site.submissions()) == 944, timeout=240, every=0.2)
         # The worker has finished its running jobs.
         assert site.submissions() == expected_submissions(sent)
         assert site.partials() == expected_partials(sent)
