@@ -66,8 +66,8 @@ class Harness:
     def is_empty(self) -> bool:
         """Whether no message is waiting, scheduled or in flight.
 
-        RabbitMQ tells only how many wait. The others of a RabbitMQ queue are those of this process,
-        and one may be on its way to it: two checks must find none.
+        RabbitMQ counts only the waiting messages; this process counts those that it has received.
+        A message on its way is in neither number, so two checks must find none.
         """
         if not isinstance(self.broker, RabbitBroker):
             return self._counts_none()
