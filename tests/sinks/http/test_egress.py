@@ -37,7 +37,7 @@ class Sender:
 
 def egress(**changes: Any) -> Sender:
     options: dict[str, Any] = {
-        "timeout": timedelta(milliseconds=500),
+        "timeout": timedelta(seconds=10),
         "allow_http": True,
         "allowed_private": LOOPBACK,
     }

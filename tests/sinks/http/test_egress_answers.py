@@ -16,6 +16,7 @@ from tests.sinks.wire import Answer, answer, drip, flood, raw, reset, serving, s
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SECRET_PATH = "/hook?token=s3cr3t"
+SHORT = timedelta(milliseconds=500)
 CUT = 64 * 1024
 BIG_HEADERS = OK + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(200)) + b"\r\n"
 
@@ -50,7 +51,7 @@ def test_a_compressed_body_is_not_decompressed() -> None:
 )
 def test_a_response_with_a_broken_body_is_returned(end: Answer) -> None:
     with serving(end) as wire:
-        assert egress().send("POST", wire.url, {}, b"").status == 200
+        assert egress(timeout=SHORT).send("POST", wire.url, {}, b"").status == 200
 
 
 FAILURES: list[tuple[str, Answer, type[SinkError], str]] = [
@@ -75,7 +76,7 @@ def test_a_broken_response_is_a_transient_error_in_time(
     with serving(answering) as wire:
         started = time.monotonic()
         with pytest.raises(error, match=says) as caught:
-            egress().send("POST", wire.url + SECRET_PATH, {}, b"")
+            egress(timeout=SHORT).send("POST", wire.url + SECRET_PATH, {}, b"")
         assert time.monotonic() - started < 10
         assert type(caught.value) is error
         assert "s3cr3t" not in str(caught.value)
