@@ -80,7 +80,7 @@ def check_message(message: Message[Any], broker: BrokerContract) -> None:
 
 
 def _wrong_limit(actor: dramatiq.Actor[Any, Any]) -> str | None:
-    """Describe what is wrong about ``in_flight``, ``in_flight_total`` and ``batch_size``."""
+    """Describe the first wrong limit: ``in_flight``, ``in_flight_total`` or ``batch_size``."""
     options = actor.options
     limits = {limit: options[limit] for limit in _LIMITS if limit in options}
     for limit, value in limits.items():
@@ -129,7 +129,7 @@ def _wrong_combination(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) 
 
 
 def _wrong_option(options: Mapping[str, Any]) -> str | None:
-    """Describe the first wrong option of those that actors and messages may have."""
+    """Describe the first wrong option, of an actor or of a message."""
     limit, age = options.get("time_limit"), options.get("max_age")
     if limit is not None and not (is_number(limit) and limit > 0):
         return f"expected time_limit to be milliseconds, more than zero, got {limit!r}"

@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
+QueueOrAllArgument = Annotated[
+    str | None, typer.Argument(metavar="QUEUE", help="Name of the queue. Default: all queues.")
+]
 
 
 @app.callback()
@@ -93,9 +96,7 @@ def purge_queue(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
 
 @app.command()
 def to_stock(
-    queue: Annotated[
-        str | None, typer.Argument(metavar="QUEUE", help="Name of the queue. Default: all queues.")
-    ] = None,
+    queue: QueueOrAllArgument = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -141,16 +142,15 @@ def to_stock(
 
 @app.command()
 def from_stock(
-    queue: Annotated[
-        str | None, typer.Argument(metavar="QUEUE", help="Name of the queue. Default: all queues.")
-    ] = None,
+    queue: QueueOrAllArgument = None,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
     """Take over the messages of stock Dramatiq on RabbitMQ, and delete its queues.
 
-    First stop every process that sends or runs messages with stock Dramatiq. Messages that wait,
-    are delayed or are dead are moved. On Redis, workers take them over without this command.
+    First stop every process that uses stock Dramatiq.
+    Waiting, delayed and dead messages are moved.
+    On Redis, workers take them over without this command.
     """
     from ...brokers.rabbitmq.broker import RabbitBroker
     from ...brokers.rabbitmq.from_stock import take_over_queue
