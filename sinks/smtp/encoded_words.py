@@ -25,6 +25,9 @@ _NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-esc
 # C0, DEL and C1 (with NEL, U+0085), line and paragraph separator, and halves of surrogate pairs.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+#: Limits the work on words inside words.
+_MAX_ROUNDS = 10
+
 _START = "=?utf-8?"
 _OVERHEAD = len(_START) + len("q??=")
 #: Bytes that stand for themselves in a Q word, also inside a name (RFC 2047, section 5).
@@ -67,13 +70,19 @@ def decode(text: str) -> str:
 
     Words whose character set is unknown or whose text is damaged stay as they are. :func:`encode`
     encodes them, so that they are shown as written.
+
+    Raises:
+        InvalidJob: they are nested too deeply.
     """
-    while "=?" in text:
-        decoded = _WORD.sub(_decode_word, _BETWEEN_WORDS.sub("", text))
+    for _ in range(_MAX_ROUNDS):
+        decoded = _WORD.sub(_decode_word, _BETWEEN_WORDS.sub("", text)) if "=?" in text else text
         if decoded == text:
-            break
+            return text
         text = decoded
-    return text
+    raise InvalidJob(
+        f"expected at most {_MAX_ROUNDS} encoded words (=?…?=) inside each other, got more: "
+        "send plain text"
+    )
 
 
 def _decode_word(match: re.Match[str]) -> str:

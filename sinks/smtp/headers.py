@@ -145,10 +145,13 @@ def unsubscribe(url: str) -> list[Header]:
     """``List-Unsubscribe`` and ``List-Unsubscribe-Post`` (RFC 8058), never encoded or folded.
 
     Raises:
-        InvalidJob: the URL is not https, is invalid or too long. The message does not quote it.
+        InvalidJob: the URL is not https, has a fragment, is invalid or too long. The message does
+            not quote it.
     """
     if not isinstance(url, str) or not url.lower().startswith("https://"):
         raise InvalidJob("expected an unsubscribe url that begins with https://, got another")
+    if "#" in url:
+        raise InvalidJob("expected an unsubscribe url without '#', which no request contains")
     try:
         value = f"<{check_url(url).url}>"
     except InvalidJob as error:

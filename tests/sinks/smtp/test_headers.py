@@ -117,6 +117,18 @@ def test_a_subject_reads_back_as_it_was_given(text: str, expected: str) -> None:
     assert names(data) == PLAIN
 
 
+def test_words_inside_words_are_decoded_ten_times() -> None:
+    text = "a"
+    for depth in range(12):
+        if depth < 10:
+            assert text_of(write_with(subject=text), "Subject") == {"a"}
+        else:
+            with pytest.raises(InvalidJob, match="at most 10 encoded words"):
+                write_with(subject=text)
+        inner = text.replace("=", "=3D").replace("?", "=3F")
+        text = f"=?utf-8?q?{inner}?="
+
+
 @pytest.mark.parametrize("text", ["", "   ", "=?utf-8?q??=", "a" * 1001, "a" * 5000, None, 5])
 def test_a_subject_has_1_to_1000_characters(text: str) -> None:
     with pytest.raises(InvalidJob, match="expected a subject"):
@@ -265,6 +277,7 @@ def test_an_unsubscribe_url_is_neither_encoded_nor_folded(length: int) -> None:
         ("https://example.com/\r\nBcc: evil@x.y", "unsubscribe url"),
         ("https://example.com\\@evil.example", "unsubscribe url"),
         (" https://example.com", "begins with https"),
+        ("https://example.com/#/u?t=1", "without '#'"),
         ("https://example.com/" + "a" * 1000, "at most 978"),
         ("https://example.com/" + "ä" * 200, "at most 978"),
     ],
