@@ -184,15 +184,13 @@ def _load(pem: bytes, variable: str) -> Any:
 
 
 def _signed_headers(data: bytes) -> list[bytes]:
+    """Names of the headers to sign, each once more than it occurs."""
     head = data.partition(b"\r\n\r\n")[0]
-    present = [name.lower().decode("ascii") for name in _NAME.findall(head)]
-    names = [name.lower() for name in (*_ALWAYS, *_IF_PRESENT)]
-    always = {name.lower() for name in _ALWAYS}
-    counts = {
-        name: present.count(name) + (1 if name in always or name in present else 0)
-        for name in names
-    }
-    return [name.encode("ascii") for name, count in counts.items() for _ in range(count)]
+    present = [name.lower() for name in _NAME.findall(head)]
+    always = [name.lower().encode("ascii") for name in _ALWAYS]
+    others = [name.lower().encode("ascii") for name in _IF_PRESENT]
+    names = always + [name for name in others if name in present]
+    return [name for name in names for _ in range(present.count(name) + 1)]
 
 
 def _package(name: str) -> Any:
