@@ -1,5 +1,9 @@
 """E-mail over SMTP.
 
-Writing a message: :mod:`.message` makes the bytes from checked mailboxes (:mod:`.address`) and
+Writing: :mod:`.message` makes the bytes of an e-mail from checked mailboxes (:mod:`.address`) and
 headers (:mod:`.headers`), and :mod:`.dkim` signs them.
+
+Sending: :mod:`.pool` keeps the connections of an account (:mod:`.account`), :mod:`.session` opens
+one and logs in, :mod:`.transaction` sends a message over it, and :mod:`.replies` says what the
+server's replies mean.
 """

@@ -1,0 +1,284 @@
+"""A pool of SMTP connections.
+
+Threads share at most ``max_connections`` connections of a process. The connection used last is
+used next, so that the others can be closed when there is less to send.
+
+Dramatiq raises exceptions (time limit, shutdown) in a thread between any two instructions. So the
+pool counts nothing: it keeps a set of leases, and ``with`` on a built-in lock is the only lock,
+since no such exception can come between taking it and entering the block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+
+from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.errors import NotNow, SinkTransient, SinkUnavailable
+from ...core.process import current_pid
+from .account import Account
+from .replies import Reply, UnknownOutcome
+from .session import Closing, Session
+from .transaction import Delivery, LostAfterDot, deliver, make_delivery
+from .wire import Lost, TimedOut
+
+#: After a wait without a wake-up a thread looks by itself, in seconds.
+_LOOK_AGAIN = 0.5
+_BUSY_AFTER = timedelta(seconds=15)
+
+
+class _Lease:
+    """The right of a thread to one connection."""
+
+    __slots__ = ("is_clean", "session", "was_idle")
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.was_idle = False
+        self.is_clean = False
+
+
+class _State:
+    """The connections of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.leases: set[_Lease] = set()
+        self.idle: list[Session] = []
+        #: An entry wakes up one waiting thread.
+        self.freed: SimpleQueue[None] = SimpleQueue()
+        self.is_closed = False
+        self.reaper: threading.Thread | None = None
+        self.stopping = threading.Event()
+
+
+class Pool:
+    """Sends e-mails over the connections of an account. Thread-safe.
+
+    A forked process opens connections of its own.
+    """
+
+    def __init__(self, account: Account, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._account = account
+        self._clock = clock
+        self._states: dict[int, _State] = {}
+
+    def send(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        data: bytes,
+        *,
+        smtputf8: bool = False,
+        envid: str | None = None,
+        before_dot: Callable[[], None] = lambda: None,
+    ) -> list[Reply]:
+        """Send an e-mail and return the reply that decided about each recipient, in order.
+
+        If the server closes the connection (421, or a connection that was used before), and it has
+        accepted the e-mail for nobody, a new connection is tried once.
+
+        Args:
+            sender: the return path; empty for none.
+            recipients: addresses, with domains in ASCII.
+            data: the e-mail; lines end with CRLF.
+            smtputf8: whether it has headers outside ASCII.
+            envid: its id in delivery reports, where the server makes them.
+            before_dot: called immediately before the end of the e-mail is sent, once for each
+                transaction. Nothing is sent if it raises.
+
+        Raises:
+            InvalidJob: an address or the e-mail could be taken for a command.
+            UnknownOutcome: the connection was lost after the dot.
+            SinkUnavailable: no connection, or the server closes it (421); nothing was sent.
+            SinkUnready: an operator has to act: certificate, STARTTLS or login.
+            SinkTransient: the connection was lost before the dot; nobody got the e-mail.
+            NotNow: all connections stayed busy.
+        """
+        delivery = make_delivery(
+            sender, recipients, data, smtputf8=smtputf8, envid=envid, before_dot=before_dot
+        )
+        is_second = False
+        while delivery.pending:
+            lease, state = _Lease(), self._state()
+            try:
+                self._use(state, lease, delivery, is_fresh=is_second)
+            except LostAfterDot as lost:
+                raise self._unknown(delivery, lost) from None
+            except (Closing, Lost) as lost:
+                is_worth_it = isinstance(lost, Closing) or (
+                    lease.was_idle and not isinstance(lost, TimedOut)
+                )
+                if delivery.has_accepted or is_second or not is_worth_it:
+                    self._end(delivery, lost)
+                is_second = True
+            except SinkUnavailable as error:
+                if not delivery.has_accepted:
+                    raise
+                self._end(delivery, Lost(str(error)))
+            finally:
+                self._give_back_surely(state, lease)
+        return [reply for reply in delivery.replies if reply is not None]
+
+    def close(self) -> None:
+        """Close the idle connections now, and connections in use when they are given back."""
+        state = self._state()
+        with state.lock:
+            state.is_closed = True
+            sessions, state.idle = state.idle, []
+        state.stopping.set()
+        for session in sessions:
+            session.quit()
+
+    def _use(self, state: _State, lease: _Lease, delivery: Delivery, *, is_fresh: bool) -> None:
+        self._take(state, lease)
+        if is_fresh:
+            # A server that closes one connection often closes all: no other idle one is tried.
+            self._drop_idle(state)
+        while lease.session is None and (session := self._pop_idle(state, lease)) is not None:
+            if not session.is_usable():
+                session.close()
+                lease.session = None
+        if lease.session is None:
+            lease.was_idle = False
+            session = lease.session = Session(self._account, self._clock)
+            session.open()
+        deliver(lease.session, delivery)
+        lease.is_clean = True
+
+    def _take(self, state: _State, lease: _Lease) -> None:
+        """Wait for the right to a connection."""
+        deadline = self._clock.monotonic() + self._account.max_wait.total_seconds()
+        while True:
+            with state.lock:
+                if state.is_closed:
+                    raise SinkUnavailable("the SMTP connections are closed: the process is ending")
+                if len(state.leases) < self._account.max_connections:
+                    state.leases.add(lease)
+                    return
+            if self._clock.monotonic() >= deadline:
+                wait = self._account.max_wait.total_seconds()
+                raise NotNow(
+                    f"all {self._account.max_connections} SMTP connections were busy for "
+                    f"{wait:.0f} s",
+                    after=_BUSY_AFTER,
+                )
+            with suppress(Empty):
+                state.freed.get(timeout=_LOOK_AGAIN)
+
+    def _pop_idle(self, state: _State, lease: _Lease) -> Session | None:
+        with state.lock:
+            if state.idle:
+                # In this order, a session is always in one of both places.
+                lease.session, lease.was_idle = state.idle[-1], True
+                state.idle.pop()
+        return lease.session
+
+    def _drop_idle(self, state: _State) -> None:
+        with state.lock:
+            sessions, state.idle = state.idle, []
+        for session in sessions:
+            session.close()
+
+    def _give_back_surely(self, state: _State, lease: _Lease) -> None:
+        try:
+            self._give_back(state, lease)
+        except BaseException:
+            # An exception that Dramatiq raised in this thread just now.
+            lease.is_clean = False
+            self._give_back(state, lease)
+            raise
+
+    def _give_back(self, state: _State, lease: _Lease) -> None:
+        """Keep or close the connection of a lease. Can be repeated."""
+        session = lease.session
+        if session is not None:
+            if not lease.is_clean:
+                session.close()
+            elif session.is_spent or session.is_broken or state.is_closed:
+                session.quit()
+            session.touch()
+        with state.lock:
+            keep = session is not None and not session.is_broken and not state.is_closed
+            if keep and lease in state.leases and session not in state.idle:
+                assert session is not None
+                state.idle.append(session)
+            state.leases.discard(lease)
+        lease.session = None
+        state.freed.put(None)
+        if keep:
+            self._start_reaper(state)
+
+    def _unknown(self, delivery: Delivery, lost: Lost) -> UnknownOutcome:
+        return UnknownOutcome(
+            f"SMTP server {self._account.host}:{self._account.port}: {lost} after the e-mail was "
+            "sent: it may have been accepted",
+            replies=delivery.replies,
+        )
+
+    def _end(self, delivery: Delivery, lost: Closing | Lost) -> None:
+        """Decide the pending recipients after the connection is lost for good.
+
+        Raises:
+            SinkTransient: nobody got the e-mail.
+        """
+        if isinstance(lost, Closing):
+            if lost.reply.step == "lost" and not delivery.has_accepted:
+                raise lost  # before MAIL
+            delivery.decide(delivery.pending, lost.reply)
+        elif delivery.has_accepted:
+            delivery.decide(delivery.pending, Reply(421, "4.4.2", "connection lost", "lost"))
+        else:
+            raise SinkTransient(
+                f"SMTP server {self._account.host}:{self._account.port}: {lost} before the e-mail "
+                "was sent; nobody got it"
+            ) from None
+
+    def _state(self) -> _State:
+        pid = current_pid()
+        state = self._states.get(pid)
+        if state is None:
+            # setdefault is atomic: two threads of a new process get the same state.
+            state = self._states.setdefault(pid, _State())
+            self._leave_to_parent(pid)
+        return state
+
+    def _leave_to_parent(self, pid: int) -> None:
+        """In a forked child: close the child's copies of the connections, without a word."""
+        for other in [key for key in self._states if key != pid]:
+            # Its lock may be held by a thread that the child does not have.
+            if (state := self._states.pop(other, None)) is not None:
+                leased = [lease.session for lease in state.leases]
+                for session in [*state.idle, *filter(None, leased)]:
+                    session.close()
+
+    def _start_reaper(self, state: _State) -> None:
+        with state.lock:
+            if state.reaper is not None or state.is_closed:
+                return
+            state.reaper = thread = threading.Thread(
+                target=self._reap, args=(state,), name="formrelay-smtp-idle", daemon=True
+            )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending: the e-mail was sent nevertheless
+            state.reaper = None
+
+    def _reap(self, state: _State) -> None:
+        """Close connections that are idle for too long, until none is left."""
+        while True:
+            now = self._clock.monotonic()
+            with state.lock:
+                old = [session for session in state.idle if session.expires <= now]
+                state.idle = [session for session in state.idle if session.expires > now]
+                if not state.idle and not old:
+                    state.reaper = None
+                    return
+                pause = min((session.expires for session in state.idle), default=now) - now
+            for session in old:
+                session.quit()
+            if state.stopping.wait(max(pause, 0.01)):
+                return

@@ -1,0 +1,241 @@
+"""The pool: how many connections, for how long, and that none is ever lost."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from formrelay.core.errors import NotNow, SinkUnavailable
+from formrelay.sinks.smtp.pool import Pool
+from formrelay.sinks.smtp.replies import UnknownOutcome
+from tests.sinks.smtp.accounts import ANN, MESSAGE, SENDER, account, timeouts
+from tests.sinks.smtp.scripted import Scripted, close, scripted, stall, then_close
+from tests.support.threads import at_once
+from tests.support.waiting import wait_until
+
+
+def send(pool: Pool) -> str:
+    (reply,) = pool.send(SENDER, [ANN], MESSAGE)
+    return reply.kind
+
+
+def lose(pool: Pool) -> None:
+    with pytest.raises(UnknownOutcome):
+        send(pool)
+
+
+def test_threads_share_the_maximum_number_of_connections() -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port, max_connections=2))
+        at_once(lambda _: [send(pool) for _ in range(10)], range(6))
+        pool.close()
+    assert len(server.messages) == 60
+    assert len(server.talks) == 2
+    assert server.most_open == 2
+
+
+def test_a_connection_is_closed_after_its_maximum_number_of_messages() -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port, max_messages=3))
+        for _ in range(7):
+            send(pool)
+        pool.close()
+    counts = [talk.commands.count(".") for talk in server.talks]
+    assert counts == [3, 3, 1]
+    assert all(talk.commands[-1] == "QUIT" for talk in server.talks)
+
+
+def test_the_connection_used_last_is_used_next() -> None:
+    server = Scripted()
+    both = threading.Barrier(2)
+    with scripted(server):
+        pool = Pool(account(server.port, max_connections=2))
+
+        def meet(_: int) -> None:
+            pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda: both.wait(10) and None)
+
+        at_once(meet, range(2))
+        for _ in range(5):
+            send(pool)
+        assert sorted(talk.commands.count(".") for talk in server.talks) == [1, 6]
+        pool.close()
+
+
+def test_a_thread_that_waits_too_long_defers_its_job() -> None:
+    server = Scripted({"dot": [stall]})
+    with scripted(server):
+        pool = Pool(account(server.port, max_wait=timedelta(seconds=0.2)))
+        busy = threading.Thread(target=lose, args=(pool,))
+        busy.start()
+        wait_until(lambda: "." in server.commands)
+        with pytest.raises(NotNow, match="all 1 SMTP connections were busy"):
+            send(pool)
+        server.talks[0].socket.shutdown(2)
+        busy.join(30)
+        assert send(pool) == "accepted"
+        pool.close()
+
+
+def test_idle_connections_are_closed_after_a_time() -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port, idle=timedelta(seconds=0.3)))
+        send(pool)
+        assert server.open_now == 1
+        wait_until(lambda: not server.open_now)
+        assert server.commands[-1] == "QUIT"
+        assert send(pool) == "accepted"
+        pool.close()
+
+
+def test_a_connection_that_was_idle_is_tested_before_use() -> None:
+    server = Scripted({"NOOP": [None, b"500 no\r\n"]})
+    with scripted(server):
+        pool = Pool(account(server.port, check_after=timedelta(microseconds=1)))
+        for _ in range(3):
+            assert send(pool) == "accepted"
+        pool.close()
+    assert [talk.commands.count(".") for talk in server.talks] == [2, 1]
+
+
+@pytest.mark.parametrize("notice", [b"", b"421 4.4.2 idle for too long\r\n", b"250 what\r\n"])
+def test_a_connection_that_the_server_closed_is_not_used(notice: bytes) -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port))
+        send(pool)
+        server.talks[0].socket.sendall(notice)
+        server.talks[0].socket.shutdown(2)
+        assert send(pool) == "accepted"
+        pool.close()
+    assert len(server.talks) == 2
+
+
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+def test_a_used_connection_that_breaks_before_the_dot_is_replaced_once(step: str) -> None:
+    # SMTP2GO closes a connection after some 2,500 messages without a word.
+    server = Scripted({step: [None, close]})
+    with scripted(server):
+        pool = Pool(account(server.port))
+        assert send(pool) == "accepted"
+        assert send(pool) == "accepted"
+        pool.close()
+    assert len(server.messages) == len(server.talks) == 2
+
+
+def test_close_ends_idle_connections_now_and_others_when_they_are_given_back() -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port, max_connections=2))
+        send(pool)
+        pool.send(SENDER, [ANN], MESSAGE, before_dot=pool.close)
+        wait_until(lambda: not server.open_now)
+        with pytest.raises(SinkUnavailable, match="closed"):
+            send(pool)
+    assert all(talk.commands[-1] == "QUIT" for talk in server.talks)
+
+
+@pytest.mark.process
+def test_a_forked_process_opens_connections_of_its_own() -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port))
+        send(pool)
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                status = 0 if send(pool) == "accepted" else 2
+                pool.close()
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert send(pool) == "accepted"
+        pool.close()
+    first, second = server.talks
+    # The child has said nothing on its parent's connection.
+    assert first.commands.count(".") == 2
+    assert second.commands.count(".") == 1
+
+
+class Stopped(BaseException):
+    """Stands for Dramatiq's TimeLimitExceeded and Shutdown, which are raised in the same way."""
+
+
+def raise_in(thread: threading.Thread) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stopped)
+    )
+
+
+def test_an_exception_raised_in_a_thread_leaks_no_connection() -> None:
+    server = Scripted()
+    pauses = random.Random(7)
+    stopped = 0
+    with scripted(server):
+        pool = Pool(account(server.port, max_connections=1, timeouts=timeouts(10)))
+
+        def work() -> None:
+            nonlocal stopped
+            try:
+                while True:
+                    send(pool)
+            except Stopped:
+                stopped += 1
+
+        for _ in range(300):
+            thread = threading.Thread(target=work)
+            thread.start()
+            time.sleep(pauses.random() * 0.004)
+            raise_in(thread)
+            thread.join(30)
+            assert not thread.is_alive()
+        assert stopped == 300
+        assert send(pool) == "accepted"
+        wait_until(lambda: server.open_now == 1)
+        pool.close()
+        wait_until(lambda: not server.open_now)
+
+
+def test_an_exception_reaches_a_thread_that_waits_for_the_server() -> None:
+    # Dramatiq's exceptions cannot end a system call; a wait for the dot may take ten minutes.
+    server = Scripted({"dot": [stall]})
+    caught: list[BaseException] = []
+    with scripted(server):
+        pool = Pool(account(server.port, timeouts=timeouts(300)))
+
+        def work() -> None:
+            try:
+                send(pool)
+            except Stopped as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: "." in server.commands)
+        raise_in(thread)
+        thread.join(30)
+        assert len(caught) == 1
+        assert send(pool) == "accepted"
+        pool.close()
+
+
+def test_a_421_after_others_were_accepted_is_not_tried_again() -> None:
+    server = Scripted(
+        {"MAIL": [None, then_close(b"421 4.7.0 slow down\r\n")]},
+        {"EHLO": b"250-here\r\n250 LIMITS RCPTMAX=1\r\n"},
+    )
+    with scripted(server):
+        pool = Pool(account(server.port))
+        ann, ben = pool.send(SENDER, [ANN, "ben@there.example"], MESSAGE)
+        pool.close()
+    assert (ann.kind, ben.kind, ben.code) == ("accepted", "deferred", 421)
+    assert len(server.talks) == 1

@@ -1,0 +1,114 @@
+"""Replies as real servers send them: what they mean, and texts without addresses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formrelay.sinks.smtp.replies import Reply, clean, make_reply, xtext
+
+ANN = "Ann.Lee@there.example"
+
+
+def reply(text: str, *, is_about_recipient: bool = True, step: str = "rcpt") -> Reply:
+    """A reply to RCPT from its lines, as the server sends them."""
+    lines = [line[4:].encode() for line in text.splitlines()]
+    return make_reply(
+        int(text[:3]),
+        lines,
+        step=step,
+        secrets=["forms@here.example", ANN],
+        is_about_recipient=is_about_recipient,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "what"),
+    [
+        (
+            "550-5.1.1 The email account that you tried to reach does not exist. Please try\n"
+            "550-5.1.1 double-checking the recipient's email address\n"
+            "550 5.1.1  https://support.google.com/mail/?p=NoSuchUser a1-20020a0 - gsmtp",
+            "5.1.1",
+            "bad",
+        ),
+        ("550 5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient not found", "5.1.10", "bad"),
+        ("554 delivery error: dd This user doesn't have a yahoo.com account", "", "bad"),
+        ("550 5.1.1 <ann.lee@there.example>: Recipient address rejected", "5.1.1", "bad"),
+        ("550 Unrouteable address", "", "bad"),
+        ("550 Invalid recipient <ann.lee@there.example>", "", "bad"),
+        ("511 sorry, no mailbox here by that name (#5.1.1 - chkuser)", "", ""),
+        ("550 sorry, no mailbox here by that name. (#5.1.1)", "5.1.1", "bad"),
+        ("550 5.1.8 <forms@here.example>: Sender address rejected: Domain not found", "5.1.8", ""),
+        ("550 5.7.1 User unknown, blocked by policy", "5.7.1", "policy"),
+        ("554 rejected", "", "policy"),
+        ("550 5.7.30 Basic authentication is not supported", "5.7.30", "policy"),
+        ("550 relay not permitted, recipient unknown here", "", "policy"),
+        ("552 5.2.2 The email account that you tried to reach is over quota", "5.2.2", "full"),
+        ("452 4.2.2 The recipient's inbox is out of storage space", "4.2.2", "full"),
+        ("452 4.5.3 Too many recipients", "4.5.3", "more"),
+        ("552 too many recipients", "", "more"),
+        ("450 4.2.1 The user is receiving mail at a rate that prevents", "4.2.1", "throttled"),
+        ("421 4.7.28 Our system has detected an unusual rate", "4.7.28", "throttled policy"),
+        ("451 4.7.1 Greylisting in action, please come back later", "4.7.1", "policy"),
+        ("450 too many connections from your IP, rate limited", "", "throttled"),
+        ("250 5.1.1 odd", "", ""),  # the class does not fit the code
+    ],
+)
+def test_what_a_reply_means(text: str, status: str, what: str) -> None:
+    found = reply(text)
+    flags = {
+        "bad": found.is_address_bad,
+        "full": found.is_full,
+        "policy": found.is_policy,
+        "more": found.is_too_many_recipients,
+        "throttled": found.is_throttled,
+    }
+    assert found.status == status
+    assert {name for name, is_set in flags.items() if is_set} == set(what.split())
+    assert "ann" not in str(found).lower()
+
+
+def test_a_reply_to_mail_never_speaks_against_a_recipient() -> None:
+    found = reply("550 5.1.1 user unknown", is_about_recipient=False, step="mail")
+    assert not found.is_address_bad
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<ann.lee@there.example>: no",
+        "ANN.LEE@THERE.EXAMPLE no",
+        "no mailbox for ann.lee here",
+        "bounces+ann.lee=there.example@here.example no",
+        "ann.lee%40there.example no",
+        "ann+2Elee@there.example",
+        "an\x00n.lee@there.example",
+        "ann\u200b.lee@there.example",
+        '"ann lee"@there.example',
+        "someone.else@there.example is full",
+    ],
+)
+def test_texts_have_no_addresses(text: str) -> None:
+    found = clean(text, [ANN])
+    assert "ann" not in found.lower()
+    assert "@" not in found
+
+
+@given(st.text())
+def test_texts_are_short_and_printable(text: str) -> None:
+    found = clean(text, [ANN])
+    assert len(found) <= 300
+    assert found.isprintable()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_make_a_reply(line: bytes) -> None:
+    found = make_reply(550, [line, line], step="rcpt", secrets=[ANN])
+    assert found.kind == "refused"
+    assert str(found).isprintable()
+
+
+def test_xtext() -> None:
+    assert xtext("a+b=c d") == "a+2Bb+3Dc+20d"
