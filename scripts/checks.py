@@ -48,6 +48,7 @@ from scripts.venvs import (
     version_of,
 )
 from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
+from tests.support.servers.opensmtpd import UNPACKED as OPENSMTPD_FOLDER
 
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
 _ABOUT_HTTP = ("bad_answers", "client_certificates", "echoes", "endpoint_limiter", "hosts")
@@ -256,6 +257,7 @@ def prepare_servers() -> None:
         missing.append("clickhouse-client")
     missing += [package for name, package in PROGRAMS.items() if not shutil.which(name)]
     if not missing:
+        prepare_opensmtpd()
         return
     command = f"apt-get install --no-install-recommends {' '.join(missing)}"
     if os.geteuid() or not shutil.which("apt-get"):
@@ -266,7 +268,7 @@ def prepare_servers() -> None:
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with services_not_started():
-        for step in (["update"], ["install", "--no-install-recommends", *missing]):
+        for step in (["update"], ["install", "--no-remove", "--no-install-recommends", *missing]):
             done = subprocess.run(
                 [*apt, *step],
                 env=environment,
@@ -279,6 +281,24 @@ def prepare_servers() -> None:
             if done.returncode:
                 print(done.stdout)
                 say(f"apt-get {step[0]} failed with status {done.returncode}")
+    prepare_opensmtpd()
+
+
+def prepare_opensmtpd() -> None:
+    """Unpack OpenSMTPD beside the environments: Debian installs only one mail server."""
+    target = OPENSMTPD_FOLDER
+    if target.exists() or os.geteuid() or not shutil.which("apt-get"):
+        return
+    with tempfile.TemporaryDirectory(prefix="formrelay-debian-") as folder:
+        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "opensmtpd"]
+        done = subprocess.run(download, cwd=folder, capture_output=True, check=False)
+        packages = [*map(str, Path(folder).glob("*.deb"))]
+        if done.returncode or not packages:
+            say("apt-get download opensmtpd failed; the tests that need it are skipped")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["dpkg-deb", "-x", packages[0], f"{folder}/unpacked"], check=True)
+        shutil.move(f"{folder}/unpacked", target)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ import os
 from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
 from tests.support.servers.cluster import ClickHouseCluster
+from tests.support.servers.opensmtpd import OpenSmtpdServer
+from tests.support.servers.postfix import PostfixServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.rabbitmq import RabbitCluster, RabbitServer
 from tests.support.servers.redis import RedisServer
@@ -30,6 +32,8 @@ __all__ = [
     "ClickHouseCluster",
     "ClickHouseServer",
     "Interrupted",
+    "OpenSmtpdServer",
+    "PostfixServer",
     "PostgresServer",
     "RabbitCluster",
     "RabbitServer",
@@ -46,8 +50,8 @@ __all__ = [
 KINDS: dict[str, type[Server]] = {
     server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
 }
-#: Servers whose programs must be installed; tests that need ZooKeeper or PostgreSQL start them.
-ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer, PostgresServer)
+#: Servers whose programs must be installed; tests start those that not every run needs.
+ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer, PostgresServer, PostfixServer)
 
 
 def in_ci() -> bool:
