@@ -62,6 +62,7 @@ def comparisons() -> list[Comparison]:
         *_events(),
         *_event_resources(),
         *_submissions(),
+        *_emails(),
         *_depths(),
     ]
 
@@ -319,6 +320,22 @@ def _submissions() -> list[Comparison]:
         figure="calls",
     )
     return [*found, partials]
+
+
+def _emails() -> list[Comparison]:
+    sent = {"count": 1_000, "connections": 4}
+    return [
+        Comparison(
+            "emails",
+            "1,000 e-mails into Postfix with STARTTLS and a login, 4 connections: e-mails/s",
+            "emails",
+            (
+                Contender("formrelay", "ours", sent),
+                Contender("a connection each (smtplib)", "smtplib", sent, wanted=3),
+                Contender("nodemailer, pooled", "nodemailer", sent, wanted=1),
+            ),
+        )
+    ]
 
 
 def _depths() -> list[Comparison]:

@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from emails import emails
 from events import record, unavailable
 from submissions import autosave, submit
 from webhooks import deliver, latency, load
@@ -232,6 +233,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "unavailable": unavailable,
     "submit": submit,
     "autosave": autosave,
+    "emails": emails,
 }
 
 

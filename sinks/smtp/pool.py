@@ -120,7 +120,13 @@ class Pool:
                     raise
                 self._end(delivery, Lost(str(error)))
             finally:
-                self._give_back_surely(state, lease)
+                # Not in a function: an exception that Dramatiq raises could come at its start.
+                try:
+                    self._give_back(state, lease)
+                except BaseException:
+                    lease.is_clean = False
+                    self._give_back(state, lease)
+                    raise
         return [reply for reply in delivery.replies if reply is not None]
 
     def close(self) -> None:
@@ -182,15 +188,6 @@ class Pool:
             sessions, state.idle = state.idle, []
         for session in sessions:
             session.close()
-
-    def _give_back_surely(self, state: _State, lease: _Lease) -> None:
-        try:
-            self._give_back(state, lease)
-        except BaseException:
-            # An exception that Dramatiq raised in this thread just now.
-            lease.is_clean = False
-            self._give_back(state, lease)
-            raise
 
     def _give_back(self, state: _State, lease: _Lease) -> None:
         """Keep or close the connection of a lease. Can be repeated."""

@@ -75,12 +75,13 @@ def test_plain_text_behind_the_answer_to_starttls_is_refused(authority: Authorit
         (OFFER, then_close(b"421 4.3.2 bye\r\n"), "Closing"),
     ],
 )
+@pytest.mark.parametrize("user", [USER, None])
 def test_nothing_is_sent_unencrypted_when_starttls_fails(
-    offer: bytes, answer: Any, kind: str
+    offer: bytes, answer: Any, kind: str, user: str | None
 ) -> None:
     server = Scripted(always={"EHLO": offer, **({"STARTTLS": answer} if answer else {})})
     with scripted(server):
-        assert try_once(server, security="starttls").startswith(kind)
+        assert try_once(server, security="starttls", user=user).startswith(kind)
     assert not [each for each in server.commands if each.startswith(("AUTH", "MAIL", "HELO"))]
 
 
@@ -97,7 +98,7 @@ def test_what_was_offered_before_tls_does_not_count(authority: Authority) -> Non
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (b"535 5.7.8 wrong " + BOTH.encode() + b" " + PASSWORD.encode() + b"\r\n", "SinkUnready"),
+        (f"535 5.7.8 {BOTH} {PASSWORD} x{PASSWORD}x\r\n".encode(), "SinkUnready"),
         (b"535 5.7.139 SmtpClientAuthentication is disabled for the Tenant\r\n", "SinkUnready"),
         (b"550 5.7.30 Basic authentication is not supported\r\n", "SinkUnready"),
         (b"534 5.7.9 Application-specific password required\r\n", "SinkUnready"),

@@ -170,6 +170,7 @@ def test_threads_send_to_postfix_over_two_connections(
         wait_until(lambda count=count: count() == 20)
 
 
+@pytest.mark.slow
 def test_a_restarted_postfix_gets_a_new_connection(authority: Authority) -> None:
     require(PostfixServer)
     with PostfixServer(certificate=authority.issue("restarted")) as server:

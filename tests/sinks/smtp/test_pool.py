@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import linecache
 import os
 import random
+import sys
 import threading
 import time
 from datetime import timedelta
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from formrelay.core.errors import NotNow, SinkUnavailable
+from formrelay.core.errors import NotNow, SinkTransient, SinkUnavailable
 from formrelay.sinks.smtp.pool import Pool
 from formrelay.sinks.smtp.replies import UnknownOutcome
 from tests.sinks.smtp.accounts import ANN, MESSAGE, SENDER, account, timeouts
 from tests.sinks.smtp.scripted import Scripted, close, scripted, stall, then_close
 from tests.support.threads import at_once
 from tests.support.waiting import wait_until
+
+FILES = tuple(os.path.join("sinks", "smtp", name) for name in ("pool.py", "session.py"))
 
 
 def send(pool: Pool) -> str:
@@ -149,12 +156,15 @@ def test_a_forked_process_opens_connections_of_its_own() -> None:
     with scripted(server):
         pool = Pool(account(server.port))
         send(pool)
+        open_before = count_files()
         child = os.fork()
         if not child:
             status = 1
             try:
-                status = 0 if send(pool) == "accepted" else 2
+                is_sent = send(pool) == "accepted"
                 pool.close()
+                # A copy of the parent's connection would keep it open after the parent's end.
+                status = 0 if is_sent and count_files() == open_before - 1 else 2
             finally:
                 os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
@@ -164,6 +174,10 @@ def test_a_forked_process_opens_connections_of_its_own() -> None:
     # The child has said nothing on its parent's connection.
     assert first.commands.count(".") == 2
     assert second.commands.count(".") == 1
+
+
+def count_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 class Stopped(BaseException):
@@ -201,6 +215,56 @@ def test_an_exception_raised_in_a_thread_leaks_no_connection() -> None:
         assert stopped == 300
         assert send(pool) == "accepted"
         wait_until(lambda: server.open_now == 1)
+        pool.close()
+        wait_until(lambda: not server.open_now)
+
+
+class Interrupter:
+    """Raises an exception at the n-th line that a thread runs in the pool and its sessions.
+
+    As Dramatiq does it, but at every place in turn and not only where a test happens to hit.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.rest = at
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.endswith(FILES):
+            return None
+        # CPython raises such an exception only after a call, at the start of a function and at the
+        # end of a loop's body, so neither on the way into a "try" nor between the last line of a
+        # "with" and its end. A trace function would raise there too.
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not line.startswith(("with ", "try:", "finally:")):
+            self.rest -= 1
+            if not self.rest:
+                raise Stopped
+        return self
+
+
+@pytest.mark.parametrize("max_messages", [1, 100])
+def test_an_exception_at_any_line_leaks_no_connection(max_messages: int) -> None:
+    server = Scripted()
+    with scripted(server):
+        pool = Pool(account(server.port, max_messages=max_messages, max_wait=timedelta(seconds=1)))
+        for at in range(1, 5_000):
+            interrupter = Interrupter(at)
+            sys.settrace(interrupter)
+            try:
+                pool.send(SENDER, [ANN], MESSAGE)
+            except Stopped:
+                pass
+            finally:
+                sys.settrace(None)
+            assert send(pool) == "accepted", f"after an exception at line {at}"
+            if at % 3 == 0:  # the next one begins without a connection
+                server.answers["MAIL"] = [close]
+                with contextlib.suppress(SinkTransient):
+                    send(pool)
+            if interrupter.rest > 0:
+                break
+        assert at > 80
+        wait_until(lambda: server.open_now <= 1)
         pool.close()
         wait_until(lambda: not server.open_now)
 

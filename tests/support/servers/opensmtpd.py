@@ -19,7 +19,7 @@ from typing import ClassVar
 from tests.support.servers.base import Server, ServerError, find_program, write
 
 #: Where the package is unpacked.
-UNPACKED = Path(__file__).resolve().parents[3] / ".venv" / "debian" / "opensmtpd"
+UNPACKED = Path(__file__).resolve().parents[3] / ".servers" / "opensmtpd"
 _USERS = {"opensmtpd": 64_801, "opensmtpq": 64_802, "vmail": 64_803}
 _CONFIG = """table users {{ ann@there.example = vmail, ben@there.example = vmail, \
 cat@there.example = vmail }}

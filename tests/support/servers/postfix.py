@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 import subprocess
 from pathlib import Path
 from typing import ClassVar
 
 from tests.support.servers.base import Server, ServerError, find_program, write
 from tests.support.servers.run import Run
+from tests.support.waiting import wait_until
 
 _MASTER_PROGRAM = Path("/usr/lib/postfix/sbin/master")
 _OWNER = "postfix"  # a user of Debian's package
@@ -132,10 +134,16 @@ class PostfixServer(Server):
         self.stop()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Send SIGTERM, on which the master ends its services, and wait for the end."""
+        """Send SIGTERM, on which the master ends its services, and wait for the end of both."""
         if self._process is not None and self.running:
             self._process.terminate()
             self._process.wait(timeout)
+            wait_until(self._is_silent, timeout=timeout)
+
+    def _is_silent(self) -> bool:
+        # A service that has not ended yet keeps the port.
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) != 0
 
     def _configure(self) -> None:
         folder = self.data_dir
