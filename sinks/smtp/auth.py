@@ -9,7 +9,7 @@ from typing import Protocol
 from ...core.errors import SinkError, SinkUnavailable, SinkUnready
 from ...core.redaction import redacted
 from .account import Account
-from .replies import Reply, make_reply
+from .replies import Reply, make_reply, spellings
 
 #: Maximum length of an AUTH command with an initial response (RFC 4954, section 4: a longer
 #: response is sent as a line of its own).
@@ -116,7 +116,7 @@ def _login(connection: Connection, user: str, password: str) -> tuple[int, list[
 
 def _refusal(code: int, lines: Sequence[bytes], secrets: tuple[str, ...]) -> SinkError:
     text = redacted(b" ".join(lines).decode("utf-8", "replace"), secrets, most=500)
-    reply = make_reply(code, [text.encode()], step="check", secrets=secrets)
+    reply = make_reply(code, [text.encode()], step="check", hidden=spellings(secrets))
     if 400 <= code < 500 and code != 432:  # 432: the password has to be changed
         return SinkUnavailable(f"the server cannot log in now: {reply}", code=code)
     return SinkUnready(f"{_REFUSED}: {reply}{_hint(reply)}", code=code)

@@ -205,7 +205,8 @@ class Pool:
                 state.idle.append(session)
             state.leases.discard(lease)
         lease.session = None
-        state.freed.put(None)
+        if state.freed.qsize() < self._account.max_connections:  # else nobody waits
+            state.freed.put(None)
         if keep:
             self._start_reaper(state)
 

@@ -27,6 +27,8 @@ _MAX_TEXT = 300
 _SHORTEST = 3
 #: Addresses, also within <>, encoded (=40, %40) and in VERP form (ann=example.org@…).
 _ADDRESS = re.compile(r'"[^"]*"@[^\s<>()\[\],;]+|[^\s<>()\[\],;:"]*(?:@|=40|%40)[^\s<>()\[\],;"]+')
+#: Text that is its own xtext.
+_PLAIN = re.compile(r"[!-*,-<>-~]*\Z")
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?=[\s:;,)-]|\Z)")
 #: qmail puts the status at the end: "no mailbox here by that name. (#5.1.1)".
 _STATUS_AT_END = re.compile(r"\(#([245])\.(\d{1,3})\.(\d{1,3})\)")
@@ -101,7 +103,7 @@ class Reply:
         """Whether the mailbox of the recipient is full."""
         if not self.is_about_recipient or self.is_too_many_recipients:
             return False
-        return self.status in ("4.2.2", "5.2.2") or (self.code in (452, 552) and not self.status)
+        return self.status in ("4.2.2", "5.2.2") or (self.code == 552 and not self.status)
 
     @property
     def is_policy(self) -> bool:
@@ -153,14 +155,14 @@ def make_reply(
     lines: Sequence[bytes],
     *,
     step: Step,
-    secrets: Iterable[str] = (),
+    hidden: Iterable[str] = (),
     is_about_recipient: bool = False,
 ) -> Reply:
     """A reply of the server.
 
     Args:
         lines: the texts after the code, one for each line of the reply.
-        secrets: addresses of the envelope, which are removed from the text.
+        hidden: see :func:`spellings`; removed from the text.
         is_about_recipient: see :class:`Reply`.
     """
     status, texts = "", []
@@ -173,38 +175,45 @@ def make_reply(
         elif (found := _STATUS_AT_END.search(text)) and found[1] == str(code)[0]:
             status = status or _joined(found)
         texts.append(text)
-    return Reply(code, status, clean(" ".join(texts), secrets), step, is_about_recipient)
+    return Reply(code, status, clean(" ".join(texts), hidden), step, is_about_recipient)
 
 
-def clean(text: str, secrets: Iterable[str] = ()) -> str:
+def clean(text: str, hidden: Iterable[str] = ()) -> str:
     """Make a server's text fit for errors and logs.
 
-    Removes control characters and everything that looks like an address, and the addresses in
-    ``secrets`` and their local parts in any case. Cuts it to 300 characters.
+    Removes control characters, everything that looks like an address, and ``hidden``
+    (:func:`spellings`). Cuts it to 300 characters.
     """
-    # Cut first, to limit the work, and again afterwards. Any character that is not printable is
-    # replaced before the search, since "ann\x00@example.org" should be found too.
-    text = "".join(map(_visible, text[: 4 * _MAX_TEXT]))
-    for secret in sorted(_spellings(secrets), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _MARK, text, flags=re.IGNORECASE)
+    # Cut first, to limit the work, and again afterwards. Characters that are not printable are
+    # removed before the search, since "ann\x00@example.org" should be found too.
+    text = text[: 4 * _MAX_TEXT]
+    if not text.isprintable():
+        text = "".join(map(_visible, text))
+    lowered = text.lower()
+    found = [spelling for spelling in hidden if spelling in lowered]
+    for spelling in sorted(found, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", _MARK, text, flags=re.IGNORECASE)
     text = " ".join(_ADDRESS.sub(_MARK, text).split())
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
+def spellings(secrets: Iterable[str]) -> frozenset[str]:
+    """What servers make of addresses in their texts: in lower case, and their local parts."""
+    found = set()
+    for secret in secrets:
+        local = secret.rpartition("@")[0]
+        found |= {secret.lower(), xtext(secret).lower(), local.lower(), local.strip('"').lower()}
+    return frozenset(spelling for spelling in found if len(spelling) >= _SHORTEST)
+
+
 def xtext(text: str) -> str:
     """Encode as xtext (RFC 3461, section 4), for ``ENVID`` and ``ORCPT``."""
+    if _PLAIN.match(text):
+        return text
     encoded = text.encode("utf-8")
     return "".join(
         chr(byte) if 33 <= byte <= 126 and byte not in b"+=" else f"+{byte:02X}" for byte in encoded
     )
-
-
-def _spellings(secrets: Iterable[str]) -> set[str]:
-    found = set()
-    for secret in secrets:
-        local = secret.rpartition("@")[0]
-        found |= {secret, xtext(secret), local, local.strip('"')}
-    return {spelling for spelling in found if len(spelling) >= _SHORTEST}
 
 
 def _visible(character: str) -> str:

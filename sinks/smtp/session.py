@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -145,12 +145,12 @@ class Session:
         self._wire.send(data, timeout)
 
     def read(
-        self, timeout: timedelta, step: Step, secrets: Sequence[str], *, about_recipient: bool
+        self, timeout: timedelta, step: Step, hidden: Iterable[str], *, about_recipient: bool
     ) -> Reply:
         """Read the reply to a command of a transaction; :class:`Closing` for 421."""
         code, lines = self._wire.read_reply(timeout)
         reply = make_reply(
-            code, lines, step=step, secrets=secrets, is_about_recipient=about_recipient
+            code, lines, step=step, hidden=hidden, is_about_recipient=about_recipient
         )
         if code == 421:
             raise Closing(self._about(f"it closes the connection: {reply}"), reply)

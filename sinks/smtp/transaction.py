@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from ...core.errors import InvalidJob
-from .replies import Reply, xtext
+from .replies import Reply, spellings, xtext
 from .session import Closing, Session
 from .wire import Garbled, Lost
 
@@ -45,6 +45,7 @@ class Delivery:
         smtputf8: whether an address or a header needs SMTPUTF8.
         envid: the id in delivery reports (RFC 3461).
         before_dot: called before the end of the message is sent.
+        hidden: what is removed from the server's texts.
         replies: the deciding reply of each recipient; None: not decided yet.
     """
 
@@ -55,6 +56,7 @@ class Delivery:
     smtputf8: bool
     envid: str | None
     before_dot: Callable[[], None]
+    hidden: frozenset[str]
     replies: list[Reply | None]
 
     @property
@@ -64,10 +66,6 @@ class Delivery:
     @property
     def has_accepted(self) -> bool:
         return any(reply is not None and reply.kind == "accepted" for reply in self.replies)
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return (self.sender, *self.recipients)
 
     def decide(self, indexes: Sequence[int], reply: Reply) -> None:
         """Note the reply that decided about recipients."""
@@ -104,7 +102,7 @@ def make_delivery(
     stuffed = b"." + stuffed if stuffed.startswith(b".") else stuffed
     return Delivery(
         sender, tuple(recipients), stuffed, len(data), smtputf8, envid, before_dot,
-        [None] * len(recipients),
+        spellings([sender, *recipients]), [None] * len(recipients),
     )  # fmt: skip
 
 
@@ -164,7 +162,7 @@ class _Transaction:
         self._delivery = delivery
         self._group = group
         self._timeouts = session.account.timeouts
-        self._secrets = delivery.addresses
+        self._hidden = delivery.hidden
         self._mail: Reply | None = None
         self._rcpts: list[Reply] = []
         self._data: Reply | None = None
@@ -238,7 +236,7 @@ class _Transaction:
         return self._session.read(
             getattr(self._timeouts, step),
             step,  # type: ignore[arg-type]
-            self._secrets,
+            self._hidden,
             about_recipient=step == "rcpt",
         )
 
@@ -274,7 +272,7 @@ class _Transaction:
         try:
             self._session.write(b".\r\n", self._timeouts.dot)
             reply = self._session.read(
-                self._timeouts.dot, "dot", self._secrets, about_recipient=len(accepted) == 1
+                self._timeouts.dot, "dot", self._hidden, about_recipient=len(accepted) == 1
             )
         except Lost as lost:
             raise LostAfterDot(str(lost)) from None
@@ -288,7 +286,7 @@ class _Transaction:
             self._session.write(self._delivery.data, self._timeouts.block)
         except Lost:
             # A server that refuses a message in the middle may say so before it closes.
-            reply = self._session.read(_NOTHING, "data", self._secrets, about_recipient=False)
+            reply = self._session.read(_NOTHING, "data", self._hidden, about_recipient=False)
             self._session.is_broken = True
             if reply.kind == "accepted":
                 raise
