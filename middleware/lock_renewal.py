@@ -1,22 +1,49 @@
-"""Renews the idempotency locks of this process while their jobs are running."""
+"""Renews the locks of this process (idempotency, journal) while their jobs are running."""
 
 from __future__ import annotations
 
 import logging
 from datetime import timedelta
 from threading import Lock
+from typing import Protocol
 
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import describe
 from ..core.periodic import Periodic
 from ..core.process import current_pid
-from ..state.idempotency import Claim
 
 logger = logging.getLogger("formrelay.workers")
 
 _TICK = timedelta(milliseconds=500)
 #: The share of a lock's time after which it is renewed: two renewals may fail before it expires.
 _RENEW_AFTER = 1 / 4
+
+
+class Renewing(Protocol):
+    """A store whose locks are renewed."""
+
+    def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+        """Extend the owner's lock to ``lock`` from now; False if the owner has lost it."""
+
+
+class Held(Protocol):
+    """A lock that this process has: a ``Claim`` on an idempotency key, a ``Run`` of a journal."""
+
+    @property
+    def store(self) -> Renewing:
+        """The store that has the lock."""
+
+    @property
+    def key(self) -> str:
+        """What is locked."""
+
+    @property
+    def owner(self) -> str:
+        """Random id of the attempt."""
+
+    @property
+    def lock(self) -> timedelta:
+        """How long it lasts, unless it is renewed."""
 
 
 class LockRenewal:
@@ -26,10 +53,10 @@ class LockRenewal:
         self._clock = clock
         self._lock = Lock()
         self._pid = 0
-        self._due: dict[Claim, float] = {}
+        self._due: dict[Held, float] = {}
         self._renewing = Periodic("locks", _TICK, self.renew)
 
-    def add(self, claim: Claim) -> None:
+    def add(self, claim: Held) -> None:
         """Renew the lock of a claim from now on."""
         with self._lock:
             if self._pid != current_pid():
@@ -37,7 +64,7 @@ class LockRenewal:
             self._due[claim] = self._next(claim)
         self._renewing.start()
 
-    def remove(self, claim: Claim) -> None:
+    def remove(self, claim: Held) -> None:
         """Stop renewing the lock of a claim."""
         with self._lock:
             self._due.pop(claim, None)
@@ -60,10 +87,10 @@ class LockRenewal:
                     continue
             except Exception as error:
                 about = {"error_message": describe(error)}
-                logger.warning("could not renew an idempotency lock", extra=about)
+                logger.warning("could not renew a lock", extra=about)
             with self._lock:
                 if claim in self._due:
                     self._due[claim] = self._next(claim)
 
-    def _next(self, claim: Claim) -> float:
+    def _next(self, claim: Held) -> float:
         return self._clock.monotonic() + claim.lock.total_seconds() * _RENEW_AFTER

@@ -2,14 +2,26 @@
 
 ``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
 locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
-``redis/`` is the Redis client, which the Redis broker uses too.
+``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``journal.py`` and ``tokens.py`` serve
+e-mail and Sheets. ``redis/`` is the Redis client, which the Redis broker uses too, and the stores
+in Redis.
 """
 
 from __future__ import annotations
 
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore, Once, once
 from .redis import DEFAULT_NAMESPACE
-from .store import StateRedis, find_state, make_idempotency_store, make_result_store
+from .store import (
+    StateRedis,
+    find_state,
+    make_idempotency_store,
+    make_journal,
+    make_leases,
+    make_rate_limits,
+    make_result_store,
+    make_suppressions,
+    make_tokens,
+)
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -19,6 +31,11 @@ __all__ = [
     "StateRedis",
     "find_state",
     "make_idempotency_store",
+    "make_journal",
+    "make_leases",
+    "make_rate_limits",
     "make_result_store",
+    "make_suppressions",
+    "make_tokens",
     "once",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import BrokerSettings
@@ -10,7 +11,12 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
+    from .journal import Journal
+    from .leases import Leases
+    from .rate_limits import RateLimits
     from .redis.results import RedisResultStore
+    from .suppressions import Suppressions
+    from .tokens import Tokens
 
 
 class StateRedis(NamedTuple):
@@ -75,3 +81,90 @@ def make_result_store(redis: StateRedis | None) -> RedisResultStore | None:
     from .redis.results import RedisResultStore
 
     return RedisResultStore(*redis)
+
+
+def make_rate_limits(redis: StateRedis | None) -> RateLimits:
+    """Make the rate limits: shared in ``redis``, or of this process alone if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .rate_limits import MemoryRateLimits
+
+        return MemoryRateLimits()
+    from .redis.rate_limits import RedisRateLimits
+
+    return RedisRateLimits(*redis)
+
+
+def make_leases(redis: StateRedis | None) -> Leases:
+    """Make the leases: shared in ``redis``, or of this process alone if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .leases import MemoryLeases
+
+        return MemoryLeases()
+    from .redis.leases import RedisLeases
+
+    return RedisLeases(*redis)
+
+
+def make_suppressions(redis: StateRedis | None) -> Suppressions:
+    """Make the store of suppressed addresses: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .suppressions import MemorySuppressions
+
+        return MemorySuppressions()
+    from .redis.suppressions import RedisSuppressions
+
+    return RedisSuppressions(*redis)
+
+
+def make_journal(redis: StateRedis | None, *, keep: timedelta | None = None) -> Journal:
+    """Make the journal of jobs: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+
+    Args:
+        keep: how long a journal is kept after the last change: longer than dead letters, which
+            may be replayed. Default: 30 days.
+    """
+    from .journal import KEEP, MemoryJournal
+
+    keep = KEEP if keep is None else keep
+    if redis is None:
+        return MemoryJournal(keep=keep)
+    from .redis.journal import RedisJournal
+
+    return RedisJournal(*redis, keep=keep)
+
+
+def make_tokens(
+    redis: StateRedis | None, keys: Callable[[], str | None], locks: IdempotencyStore
+) -> Tokens:
+    """Make the store of OAuth tokens: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+
+    Args:
+        keys: returns ``STATE_KEY``, asked at each use; not needed in memory.
+        locks: the idempotency store of the same Redis.
+
+    Raises:
+        ConfigError: Redis without ``STATE_KEY``, or cryptography is not installed.
+    """
+    from .tokens import Tokens
+
+    if redis is None:
+        from .token_store import MemoryTokenStore
+
+        return Tokens(MemoryTokenStore(), locks, None)
+    from .key_ring import KeyRing
+    from .redis.tokens import RedisTokenStore
+
+    return Tokens(RedisTokenStore(*redis), locks, KeyRing(keys))

@@ -1,0 +1,346 @@
+"""The journal of jobs with several recipients: what happened to each recipient, over all attempts.
+
+It answers two questions after a crash: who has the e-mail already, and for whom nobody knows. A
+worker marks recipients as ``sending`` in the last moment before the other side may accept them. If
+it dies, the next attempt finds the marks as ``unknown``.
+
+Only the worker that has the job's claim may mark recipients. A broker may deliver a job again while
+a worker that seemed to be dead still runs it; then one of the two gets the claim.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import Literal, Protocol
+from uuid import uuid4
+
+from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import NotNow
+from .digests import digest
+from .idempotency import Running
+from .millis import from_millis
+
+State = Literal["waiting", "sending", "unknown", "deferred", "refused", "accepted"]
+
+#: How long a journal is kept after the last change.
+KEEP = timedelta(days=30)
+#: How long the claim of a worker lasts, unless it is renewed.
+LOCK = timedelta(seconds=30)
+#: Maximum length of a text and of a note.
+MAX_TEXT = 500
+_RETRY = timedelta(seconds=5)
+#: Maximum number of journals in memory; the oldest without a claim are dropped.
+_MAX_JOURNALS = 10_000
+
+
+class ClaimLost(NotNow):
+    """Another worker has taken over the job: this worker must not send."""
+
+    def __init__(self, message: str | None = None, *, after: timedelta = _RETRY) -> None:
+        super().__init__(message, after=after)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened to a recipient.
+
+    Attributes:
+        state: "waiting" (not tried), "sending" (a worker is at it), "unknown" (it may have been
+            accepted), "deferred", "refused" or "accepted".
+        text: the reply's code and enhanced status, such as ``550 5.1.1``. Not the reply's text,
+            which may quote the address.
+        at: when this was stored, UTC; set by the store.
+        unknowns: how often the outcome was unknown; set by the store.
+    """
+
+    state: State
+    text: str = ""
+    at: datetime | None = None
+    unknowns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord:
+    """The journal of a job.
+
+    Attributes:
+        recipients: the outcomes of the recipients that were asked for; others than those of the
+            job are absent.
+        counts: number of recipients in each state, of all recipients of the job.
+        notes: notes by name.
+        attempts: number of attempts that began.
+        began_at: when the first attempt began, UTC, in milliseconds.
+    """
+
+    recipients: Mapping[str, Outcome]
+    counts: Mapping[State, int]
+    notes: Mapping[str, str]
+    attempts: int
+    began_at: datetime | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """An attempt that has the claim on its job. ``LockRenewal`` renews it, like a ``Claim``.
+
+    Attributes:
+        store: the journal.
+        key: digest of the job.
+        owner: random id of this attempt.
+        lock: how long the claim lasts, unless it is renewed.
+        record: the journal when the attempt began.
+    """
+
+    store: Journal
+    key: str
+    owner: str
+    lock: timedelta
+    record: JournalRecord = field(repr=False)
+
+
+class Journal(Protocol):
+    """Journals by job. Each call is atomic. Recipients are stored as digests.
+
+    Raises (each method):
+        BrokerUnavailable, BrokerRefused: the store failed.
+    """
+
+    def begin(
+        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+    ) -> Run | Running:
+        """Claim a job; returns Running if another attempt has the claim.
+
+        Recipients that an earlier attempt left as "sending" become "unknown".
+
+        Args:
+            job: see :func:`job_key`.
+            recipients: all recipients of the job, in any spelling that stays the same.
+        """
+
+    def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+        """Extend the claim to ``lock`` from now; False if the owner has lost it."""
+
+    def sending(self, run: Run, recipients: Iterable[str]) -> None:
+        """Mark recipients, right before the other side may accept them.
+
+        Raises:
+            ClaimLost: another worker has the claim, or a recipient is accepted already. Nothing
+                was marked, and nothing may be sent.
+        """
+
+    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+        """Store outcomes, and remove the marks of these recipients.
+
+        "accepted" is stored in any case and never replaced. Other outcomes are stored only with
+        the claim. Each change to "unknown" counts up ``unknowns``.
+
+        Args:
+            end: give back the claim in the same step.
+
+        Returns:
+            False if another worker has taken over.
+        """
+
+    def note(self, run: Run, notes: Mapping[str, str]) -> None:
+        """Add notes, such as the digest of what is sent.
+
+        Raises:
+            ClaimLost: another worker has the claim.
+        """
+
+    def end(self, run: Run) -> None:
+        """Give back the claim, if this attempt has it. Its marks become "unknown"."""
+
+    def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
+        """Return the journal of a job; None if there is none, or no longer."""
+
+
+def job_key(queue: str, message_id: str) -> str:
+    """Name a job for its journal: a job that is sent again or replayed has the same name."""
+    return f"{queue}\n{message_id}"
+
+
+def new_run(store: Journal, key: str, lock: timedelta) -> Run:
+    """Make an attempt with an empty record."""
+    return Run(store, key, uuid4().hex, lock, JournalRecord({}, {}, {}, 0))
+
+
+def names_of(key: str, recipients: Iterable[str]) -> dict[str, str]:
+    """The digest of each recipient, different in each job."""
+    return {recipient: digest(key, recipient) for recipient in recipients}
+
+
+def check_text(text: str) -> str:
+    """Check a text or note.
+
+    Raises:
+        ValueError: it is too long or has more than one line.
+    """
+    if len(text) > MAX_TEXT or not text.isprintable():
+        raise ValueError(f"expected one line of at most {MAX_TEXT} characters")
+    return text
+
+
+def make_record(
+    stored: Mapping[str, Outcome],
+    names: Mapping[str, str],
+    notes: Mapping[str, str],
+    attempts: int,
+    began_at: datetime | None,
+) -> JournalRecord:
+    """Make a record of outcomes by digest.
+
+    Args:
+        names: the digests of the recipients that were asked for.
+    """
+    found = {recipient: stored[name] for recipient, name in names.items() if name in stored}
+    counts = Counter(one.state for one in stored.values())
+    return JournalRecord(found, counts, notes, attempts, began_at)
+
+
+@dataclass(slots=True)
+class _Entry:
+    owner: str = ""
+    claimed_until: float = 0.0
+    ends_at: float = 0.0
+    attempts: int = 0
+    began_at: datetime | None = None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def record(self, names: Mapping[str, str]) -> JournalRecord:
+        """The journal at this moment."""
+        notes = dict(self.notes)
+        return make_record(self.outcomes, names, notes, self.attempts, self.began_at)
+
+    def lose_marks(self) -> None:
+        """Turn marks into unknown outcomes."""
+        for name, one in self.outcomes.items():
+            if one.state == "sending":
+                self.outcomes[name] = replace(one, state="unknown", unknowns=one.unknowns + 1)
+
+
+class MemoryJournal:
+    """Journals in this process's memory. Thread-safe."""
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, keep: timedelta = KEEP) -> None:
+        self._clock = clock
+        self._keep = keep.total_seconds()
+        self._lock = Lock()
+        self._entries: dict[str, _Entry] = {}
+
+    def begin(
+        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+    ) -> Run | Running:
+        run = new_run(self, digest(job), lock)
+        names = names_of(run.key, recipients)
+        with self._lock:
+            now = self._clock.monotonic()
+            entry = self._find(run.key) or _Entry()
+            if entry.owner and entry.claimed_until > now:
+                return Running(timedelta(seconds=entry.claimed_until - now))
+            entry.lose_marks()
+            entry.owner, entry.claimed_until = run.owner, now + lock.total_seconds()
+            entry.attempts += 1
+            entry.began_at = entry.began_at or self._time()
+            for name in names.values():
+                entry.outcomes.setdefault(name, Outcome("waiting"))
+            self._put(run.key, entry)
+            run.record = entry.record(names)
+        return run
+
+    def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+        with self._lock:
+            entry = self._find(key)
+            if entry is None or entry.owner != owner:
+                return False
+            entry.claimed_until = self._clock.monotonic() + lock.total_seconds()
+            return True
+
+    def sending(self, run: Run, recipients: Iterable[str]) -> None:
+        names = names_of(run.key, recipients).values()
+        with self._lock:
+            entry = self._claimed(run)
+            if any(entry.outcomes.get(name, _WAITING).state == "accepted" for name in names):
+                raise ClaimLost
+            for name in names:
+                self._set(entry, name, Outcome("sending"))
+            self._put(run.key, entry)
+
+    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+        names = names_of(run.key, outcomes)
+        with self._lock:
+            entry = self._find(run.key) or _Entry()
+            is_ours = entry.owner == run.owner
+            for recipient, outcome in outcomes.items():
+                check_text(outcome.text)
+                if is_ours or outcome.state == "accepted":
+                    self._set(entry, names[recipient], outcome)
+            if is_ours and end:
+                entry.lose_marks()
+                entry.owner = ""
+            self._put(run.key, entry)
+            return is_ours
+
+    def note(self, run: Run, notes: Mapping[str, str]) -> None:
+        checked = {name: check_text(note) for name, note in notes.items()}
+        with self._lock:
+            entry = self._claimed(run)
+            entry.notes |= checked
+            self._put(run.key, entry)
+
+    def end(self, run: Run) -> None:
+        with self._lock:
+            entry = self._find(run.key)
+            if entry is not None and entry.owner == run.owner:
+                entry.lose_marks()
+                entry.owner = ""
+
+    def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
+        key = digest(job)
+        names = names_of(key, recipients)
+        with self._lock:
+            entry = self._find(key)
+            if entry is None:
+                return None
+            return entry.record(names)
+
+    def _set(self, entry: _Entry, name: str, outcome: Outcome) -> None:
+        old = entry.outcomes.get(name, _WAITING)
+        if old.state == "accepted":
+            return
+        unknowns = old.unknowns + (outcome.state == "unknown" != old.state)
+        entry.outcomes[name] = Outcome(outcome.state, outcome.text, self._time(), unknowns)
+
+    def _time(self) -> datetime:
+        return from_millis(int(self._clock.time() * 1000))
+
+    def _claimed(self, run: Run) -> _Entry:
+        entry = self._find(run.key)
+        if entry is None or entry.owner != run.owner:
+            raise ClaimLost
+        return entry
+
+    def _find(self, key: str) -> _Entry | None:
+        entry = self._entries.get(key)
+        if entry is not None and entry.ends_at <= self._clock.monotonic():
+            del self._entries[key]
+            return None
+        return entry
+
+    def _put(self, key: str, entry: _Entry) -> None:
+        entry.ends_at = self._clock.monotonic() + self._keep
+        self._entries.pop(key, None)
+        self._entries[key] = entry
+        if len(self._entries) > _MAX_JOURNALS:
+            oldest = next(iter(self._entries))
+            dropped = self._entries.pop(oldest)
+            if dropped.owner:  # its job may be running
+                self._entries[oldest] = dropped
+
+
+_WAITING = Outcome("waiting")

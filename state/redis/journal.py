@@ -1,0 +1,123 @@
+"""The journal of jobs in Redis, shared by all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any, cast
+
+from ..digests import digest
+from ..idempotency import Running
+from ..journal import (
+    KEEP,
+    LOCK,
+    ClaimLost,
+    JournalRecord,
+    Outcome,
+    Run,
+    State,
+    check_text,
+    make_record,
+    names_of,
+    new_run,
+)
+from ..millis import from_millis
+from . import DEFAULT_NAMESPACE
+from .client import repeated
+from .connection import translated
+
+#: Stands between the namespace and the digest of a job.
+PREFIX = ":__journal__."
+
+
+class RedisJournal:
+    """Journals of all processes, by the server's clock.
+
+    Args:
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys.
+        keep: how long a journal is kept after the last change.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        where: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        keep: timedelta = KEEP,
+    ) -> None:
+        self._client = client
+        self._where = where
+        self._prefix = namespace + PREFIX
+        self._keep = _millis(keep)
+        script = files(__package__).joinpath("journal.lua").read_text()
+        self._script = client.register_script(script)
+
+    def begin(
+        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+    ) -> Run | Running:
+        run = new_run(self, digest(job), lock)
+        names = names_of(run.key, recipients)
+        found = self._run("begin", run.key, run.owner, lock, *names.values())
+        if isinstance(found, int):
+            return Running(timedelta(milliseconds=found))
+        run.record = _record(dict(zip(found[::2], found[1::2], strict=True)), names)
+        return run
+
+    def renew(self, key: str, owner: str, lock: timedelta) -> bool:
+        return bool(self._run("renew", key, owner, lock))
+
+    def sending(self, run: Run, recipients: Iterable[str]) -> None:
+        names = names_of(run.key, recipients)
+        if not self._run("sending", run.key, run.owner, None, *names.values()):
+            raise ClaimLost
+
+    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+        names = names_of(run.key, outcomes)
+        args = [
+            part
+            for recipient, outcome in outcomes.items()
+            for part in (names[recipient], outcome.state, check_text(outcome.text))
+        ]
+        return bool(self._run("settle", run.key, run.owner, None, int(end), *args))
+
+    def note(self, run: Run, notes: Mapping[str, str]) -> None:
+        args = [part for name, note in notes.items() for part in (name, check_text(note))]
+        if not self._run("note", run.key, run.owner, None, *args):
+            raise ClaimLost
+
+    def end(self, run: Run) -> None:
+        self._run("end", run.key, run.owner, None)
+
+    def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
+        key = digest(job)
+        with translated(self._where):
+            found = self._client.hgetall(self._prefix + key)
+        return _record(found, names_of(key, recipients)) if found else None
+
+    def _run(self, what: str, key: str, owner: str, lock: timedelta | None, *args: Any) -> Any:
+        lasts = "" if lock is None else _millis(lock)
+        argv = [what, owner, lasts, self._keep, *args]
+        with translated(self._where):
+            return repeated(lambda _: self._script(keys=[self._prefix + key], args=argv))
+
+
+def _millis(duration: timedelta) -> int:
+    return max(1, duration // timedelta(milliseconds=1))
+
+
+def _record(found: Mapping[bytes, bytes], names: Mapping[str, str]) -> JournalRecord:
+    fields = {name.decode(): value.decode() for name, value in found.items()}
+    outcomes = {name[1:]: _outcome(text) for name, text in fields.items() if name[0] == "r"}
+    notes = {name[1:]: text for name, text in fields.items() if name[0] == "n"}
+    began = from_millis(int(fields["began"])) if "began" in fields else None
+    return make_record(outcomes, names, notes, int(fields.get("attempts", 0)), began)
+
+
+def _outcome(stored: str) -> Outcome:
+    state, unknowns, at, text = stored.split(" ", 3)
+    when = from_millis(int(at)) if at != "0" else None
+    return Outcome(cast(State, state), text, when, int(unknowns))

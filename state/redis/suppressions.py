@@ -1,0 +1,114 @@
+"""Suppressed addresses in Redis, shared by all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+
+from ..digests import digest
+from ..millis import from_millis, to_millis
+from ..suppressions import (
+    Page,
+    Reason,
+    Suppression,
+    check_address,
+    check_entry,
+)
+from . import DEFAULT_NAMESPACE
+from .client import repeated
+from .connection import translated
+
+#: Stands after the namespace.
+ENTRIES = ":__suppressed__"
+#: Stands between the namespace and the digest of an address.
+SOFT = ":__soft_bounces__."
+#: Number of addresses in a call, each of which blocks Redis for less than a millisecond or two.
+_CHUNK = 500
+#: One letter each, so that the letters of weightier reasons come first.
+_LETTERS = {reason: "abcde"[number] for number, reason in enumerate(Reason)}
+_REASONS = {letter.encode(): reason for reason, letter in _LETTERS.items()}
+
+
+class RedisSuppressions:
+    """Suppressed addresses of all processes, by the server's clock.
+
+    Args:
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys.
+    """
+
+    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
+        self._where = where
+        entries = namespace + ENTRIES
+        self._keys = [entries, f"{entries}.index", f"{entries}.ends"]
+        self._soft = namespace + SOFT
+        script = files(__package__).joinpath("suppressions.lua").read_text()
+        self._script = client.register_script(script)
+
+    def find(self, addresses: Iterable[str]) -> dict[str, Suppression]:
+        names = [check_address(address) for address in addresses]
+        found: dict[str, Suppression] = {}
+        for some in _chunks(names):
+            values = self._run("find", *map(str.encode, some))
+            pairs = zip(some, values, strict=True)
+            found |= {name: _parse(name, value) for name, value in pairs if value is not None}
+        return found
+
+    def add(self, entries: Iterable[Suppression]) -> int:
+        checked = [check_entry(entry) for entry in entries]
+        return sum(
+            int(self._run("add", *(part for entry in some for part in _parts(entry))))
+            for some in _chunks(checked)
+        )
+
+    def remove(self, addresses: Iterable[str]) -> int:
+        names = list(dict.fromkeys(check_address(address) for address in addresses))
+        removed = 0
+        for some in _chunks(names):
+            soft = [self._soft + digest(name) for name in some]
+            removed += int(self._run("remove", *map(str.encode, some), more=soft))
+        return removed
+
+    def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
+        letter = "" if reason is None else _LETTERS[reason]
+        has_more, next_after, found = self._run("page", after.encode(), limit, letter)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        entries = [_parse(name.decode(), value) for name, value in pairs]
+        return Page(entries, next_after.decode() if has_more else None)
+
+    def count(self) -> int:
+        return int(self._run("count"))
+
+    def note_soft_bounce(self, address: str, event: str, window: timedelta) -> int:
+        key = self._soft + digest(check_address(address))
+        milliseconds = max(1, window // timedelta(milliseconds=1))
+        return int(self._call([key], "soft", digest(event), milliseconds))
+
+    def _run(self, what: str, *args: Any, more: Sequence[str] = ()) -> Any:
+        return self._call([*self._keys, *more], what, *args)
+
+    def _call(self, keys: Sequence[str], *args: Any) -> Any:
+        with translated(self._where):
+            return repeated(lambda _: self._script(keys=keys, args=args))
+
+
+def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+
+
+def _parts(entry: Suppression) -> tuple[Any, ...]:
+    since = "" if entry.since is None else to_millis(entry.since)
+    expires = 0 if entry.expires is None else max(1, to_millis(entry.expires))
+    letter = _LETTERS[entry.reason]
+    return (entry.address.encode(), letter, since, expires, entry.count, entry.status)
+
+
+def _parse(address: str, value: bytes) -> Suppression:
+    letter, since, expires, count, status = value.split(b" ", 4)
+    ends = None if expires == b"0" else from_millis(int(expires))
+    return Suppression(
+        address, _REASONS[letter], from_millis(int(since)), ends, int(count), status.decode()
+    )

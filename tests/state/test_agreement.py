@@ -1,0 +1,203 @@
+"""Any calls have the same results in memory and in a real Redis."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from formrelay.state.idempotency import Running
+from formrelay.state.journal import ClaimLost, MemoryJournal, Outcome, Run
+from formrelay.state.redis.journal import RedisJournal
+from formrelay.state.redis.suppressions import RedisSuppressions
+from formrelay.state.redis.tokens import RedisTokenStore
+from formrelay.state.suppressions import MemorySuppressions, Reason, Suppression
+from formrelay.state.token_store import Facts, MemoryTokenStore, Pause, Stored
+from tests.state.stores import set_clock, state_of, use_clock
+from tests.support.clock import ManualClock
+
+pytestmark = pytest.mark.redis
+
+START = 1_800_000_000
+NAMES = ["ann@example.org", "bob@example.org", "jörg@xn--exmple-cua.com"]
+name = st.sampled_from(NAMES)
+names = st.lists(name, max_size=3)
+several = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def when(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(START + seconds, UTC)
+
+
+entries = st.builds(
+    lambda address, reason, since, expires, count: Suppression(
+        address, reason, when(since), when(expires), count, ""
+    ),
+    name,
+    st.sampled_from(list(Reason)),
+    st.none() | st.integers(-50, 50),
+    st.none() | st.integers(-10, 100),
+    st.integers(1, 3),
+)
+
+
+@several
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("pass"), st.integers(0, 40)),
+            st.tuples(st.just("add"), st.lists(entries, max_size=3)),
+            st.tuples(st.just("remove"), names),
+            st.tuples(st.just("find"), names),
+            st.tuples(
+                st.just("page"),
+                st.sampled_from(["", *NAMES]),
+                st.none() | st.sampled_from(list(Reason)),
+            ),
+            st.tuples(st.just("soft"), name, st.sampled_from("abc")),
+        ),
+        max_size=30,
+    )
+)
+def test_suppressions(redis_url: str, steps: list[Any]) -> None:
+    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemorySuppressions(clock=clock), RedisSuppressions(*state)
+    use_clock(shared, state.client, "suppressions.lua")
+    set_clock(state.client, clock.now)
+    for what, *arguments in steps:
+        if what == "pass":
+            clock.now += arguments[0]
+            set_clock(state.client, clock.now)
+            continue
+        found = []
+        for store in (memory, shared):
+            match what:
+                case "page":
+                    after, reason = arguments
+                    found.append(store.page(after, 2, reason=reason).entries)
+                case "soft":
+                    address, event = arguments
+                    found.append(store.note_soft_bounce(address, event, timedelta(seconds=30)))
+                case _:
+                    found.append(getattr(store, what)(arguments[0]))
+        assert found[0] == found[1], (what, arguments)
+        assert memory.count() == shared.count()
+    state.client.close()
+
+
+outcomes = st.builds(
+    Outcome, st.sampled_from(["accepted", "refused", "deferred", "unknown"]), st.just("550 5.1.1")
+)
+
+
+@several
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("pass"), st.integers(0, 40)),
+            st.tuples(st.just("begin"), names),
+            st.tuples(st.just("sending"), st.integers(0, 9), names),
+            st.tuples(
+                st.just("settle"), st.integers(0, 9), st.dictionaries(name, outcomes), st.booleans()
+            ),
+            st.tuples(st.just("renew"), st.integers(0, 9)),
+            st.tuples(st.just("end"), st.integers(0, 9)),
+        ),
+        max_size=30,
+    )
+)
+def test_journals(redis_url: str, steps: list[Any]) -> None:
+    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemoryJournal(clock=clock), RedisJournal(*state)
+    use_clock(shared, state.client, "journal.lua")
+    set_clock(state.client, clock.now)
+    runs: list[tuple[Run, Run]] = []
+    for what, *arguments in steps:
+        if what == "pass":
+            clock.now += arguments[0]
+            set_clock(state.client, clock.now)
+        elif what == "begin":
+            pair = [store.begin("job", arguments[0]) for store in (memory, shared)]
+            if isinstance(pair[0], Running):
+                assert pair[0] == pair[1]
+            else:
+                assert pair[0].record == pair[1].record
+                runs.append((pair[0], pair[1]))
+        elif runs:
+            index, *rest = arguments
+            found = [
+                _call(store, what, run, rest)
+                for store, run in zip((memory, shared), runs[index % len(runs)], strict=True)
+            ]
+            assert found[0] == found[1], (what, arguments)
+        assert memory.read("job", NAMES) == shared.read("job", NAMES)
+    state.client.close()
+
+
+def _call(store: Any, what: str, run: Run, rest: list[Any]) -> object:
+    try:
+        match what:
+            case "renew":
+                return store.renew(run.key, run.owner, run.lock)
+            case "settle":
+                return store.settle(run, rest[0], end=rest[1])
+            case _:
+                return getattr(store, what)(run, *rest)
+    except ClaimLost:
+        return "lost"
+
+
+@several
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["create", "put", "resume", "remove"])),
+            st.tuples(st.just("replace"), st.integers(0, 2)),
+            st.tuples(
+                st.just("pause"),
+                st.sampled_from(["operator", "provider"]),
+                st.none() | st.integers(0, 2),
+            ),
+            st.tuples(st.just("reseal"), st.booleans()),
+        ),
+        max_size=30,
+    )
+)
+def test_connections(redis_url: str, steps: list[Any]) -> None:
+    state = state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemoryTokenStore(), RedisTokenStore(*state)
+    for number, (what, *arguments) in enumerate(steps):
+        sealed, facts = f"sealed {number}".encode(), Facts("google", granted_at=float(number))
+        found = []
+        for store in (memory, shared):
+            current = store.load("c")
+            generation = 0 if current is None else current.generation
+            old = b"other" if current is None else current.sealed
+            stored = Stored("c", sealed, facts, generation)
+            match what:
+                case "create" | "put":
+                    found.append(getattr(store, what)(stored))
+                case "replace":
+                    behind = arguments[0]
+                    found.append(store.replace(Stored("c", sealed, facts, generation - behind)))
+                case "pause":
+                    by, behind = arguments
+                    at = None if behind is None else generation - behind
+                    found.append(store.pause("c", Pause(by, f"cause {number}", 1.0), at))
+                case "reseal":
+                    found.append(store.reseal("c", old if arguments[0] else b"wrong", sealed))
+                case _:
+                    found.append(getattr(store, what)("c"))
+        assert found[0] == found[1], (what, arguments)
+        pair = [_without_generation(store.load("c")) for store in (memory, shared)]
+        assert pair[0] == pair[1]
+        assert len(memory.all()) == len(shared.all())
+    state.client.close()
+
+
+def _without_generation(stored: Stored | None) -> Any:
+    return None if stored is None else (stored.sealed, stored.facts, stored.pause)

@@ -1,0 +1,85 @@
+"""The documented rights of a Redis user suffice for every store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from formrelay.brokers.errors import BrokerRefused
+from formrelay.state import (
+    make_idempotency_store,
+    make_journal,
+    make_leases,
+    make_rate_limits,
+    make_suppressions,
+)
+from formrelay.state.connections import Refreshed
+from formrelay.state.journal import Outcome, Run
+from formrelay.state.rate_limits import Limit
+from formrelay.state.redis.tokens import RedisTokenStore
+from formrelay.state.suppressions import Reason, Suppression
+from formrelay.state.tokens import Tokens
+from tests.brokers.redis.test_rights import documented, with_password
+from tests.state.stores import state_of
+from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.redis
+
+HOUR = timedelta(hours=1)
+ANN = "ann@example.org"
+
+
+def test_every_store_works_with_the_documented_rights(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url) as admin:
+        rules = with_password(documented())
+        admin.execute_command("ACL", "SETUSER", "me", "reset", "on", ">secret", *rules)
+    state = state_of(f"redis://me:secret@127.0.0.1:{redis_server.port}/0")
+
+    limits = make_rate_limits(state)
+    assert limits.take([("a", Limit(1, HOUR))]) is None
+    assert limits.take([("a", Limit(1, HOUR))]) is not None
+    limits.close_until("a", HOUR)
+    limits.reopen("a")
+
+    leases = make_leases(state)
+    assert leases.hold("a", "owner", 1, HOUR)
+    assert leases.held("a") == 1
+    leases.let_go("a", "owner")
+
+    suppressions = make_suppressions(state)
+    ends = datetime.now(UTC) + HOUR
+    assert suppressions.add([Suppression(ANN, Reason.FULL, None, ends)]) == 1
+    assert suppressions.find([ANN]).keys() == {ANN}
+    assert len(suppressions.page().entries) == suppressions.count() == 1
+    assert suppressions.note_soft_bounce(ANN, "event", HOUR) == 1
+    assert suppressions.remove([ANN]) == 1
+
+    journal = make_journal(state)
+    run = journal.begin("job", [ANN])
+    assert isinstance(run, Run)
+    journal.sending(run, [ANN])
+    journal.note(run, {"digest": "abc"})
+    assert journal.renew(run.key, run.owner, HOUR)
+    assert journal.settle(run, {ANN: Outcome("accepted")})
+    journal.end(run)
+    assert journal.read("job") is not None
+
+    tokens = Tokens(RedisTokenStore(*state), make_idempotency_store(state), None)
+    assert tokens.adopt("c", "R0", keep=HOUR)
+    assert tokens.access_token("c", lambda _: Refreshed("A1", HOUR, "R1")) == "A1"
+    assert tokens.pause("c", "why")
+    assert tokens.resume("c")
+    tokens.consent("c", "R2")
+    assert len(tokens.connections()) == 1
+    assert tokens.remove("c")
+
+
+def test_a_missing_right_is_an_error_that_names_it(redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(redis_server.url) as admin:
+        rules = ["~other:*", "+@all"]
+        admin.execute_command("ACL", "SETUSER", "me", "reset", "on", ">secret", *rules)
+    state = state_of(f"redis://me:secret@127.0.0.1:{redis_server.port}/0")
+    with pytest.raises(BrokerRefused, match=r"refused: .*(NOPERM|permission|key)"):
+        make_rate_limits(state).take([("a", Limit(1, HOUR))])
