@@ -7,6 +7,7 @@ broker (:func:`formrelay.brokers.get_broker`) at its first use or when a worker 
 from __future__ import annotations
 
 from .bulk import enqueue_many
+from .emails import send_email
 from .events import record_events
 from .job import declare_actors
 from .partials import save_partial
@@ -21,5 +22,6 @@ __all__ = [
     "record_events",
     "save_partial",
     "save_submission",
+    "send_email",
     "update_payment",
 ]

@@ -87,6 +87,9 @@ clickhouse_throttle = Throttle("clickhouse", title="ClickHouse")
 #: Pauses the queues of submissions and of partials.
 api_throttle = Throttle("api", title="the API")
 
+#: Pauses the queue of e-mails.
+smtp_throttle = Throttle("smtp", title="the SMTP server")
+
 
 @per_process
 def api() -> Api:

@@ -7,11 +7,11 @@ this package reads nothing.
 from __future__ import annotations
 
 from .broker import BrokerSettings, EmbeddedSettings
+from .emails import EmailSettings, SmtpSettings
 from .observability import LoggingSettings, MonitoringSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sinks import ApiSettings, ClickhouseSettings
 from .workers import (
-    EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
@@ -32,6 +32,7 @@ __all__ = [
     "PartialSettings",
     "Settings",
     "SheetsSettings",
+    "SmtpSettings",
     "SubmissionSettings",
     "WebhookSettings",
     "WorkerSettings",

@@ -17,13 +17,13 @@ from pydantic import Field, SecretStr, ValidationError
 from ..core.errors import ConfigError, NotConfigured
 from .base import Section
 from .broker import BrokerSettings, EmbeddedSettings
+from .emails import EmailSettings, SmtpSettings
 from .expected import Expected
 from .observability import LoggingSettings, MonitoringSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
 from .types import Count, Unit, parts, read
 from .workers import (
-    EmailSettings,
     EventSettings,
     PartialSettings,
     SheetsSettings,
@@ -46,6 +46,7 @@ class Settings(Section):
     partials: PartialSettings = Field(default_factory=PartialSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     emails: EmailSettings = Field(default_factory=EmailSettings)
+    smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     sheets: SheetsSettings = Field(default_factory=SheetsSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)

@@ -45,12 +45,14 @@ ProxyUrl = Annotated[
     SecretStr, secret(url_check("http", "https", "socks5h", advice="write http://host:3128"))
 ]
 
-_QUEUE = "Name of the queue."
-_MAX_RETRIES = "Maximum number of retries after the first attempt; then the job is dead-lettered."
-_RETRY_BACKOFF = (
+QUEUE_HELP = "Name of the queue."
+MAX_RETRIES_HELP = (
+    "Maximum number of retries after the first attempt; then the job is dead-lettered."
+)
+RETRY_BACKOFF_HELP = (
     "'exponential' or 'linear' delays from RETRY_BASE to RETRY_CAP, or the 'schedule' RETRY_DELAYS."
 )
-_RETRY_DELAYS = (
+RETRY_DELAYS_HELP = (
     "Seconds before each attempt (the first: 0), comma-separated; the last repeats. Implies "
     "'schedule'."
 )
@@ -62,19 +64,19 @@ class WorkerSettings(Section):
     #: Whether an attempt counts if nothing was sent because the sink was unavailable.
     counts_unavailable: ClassVar[bool] = True
 
-    queue: QueueName = Field(description=_QUEUE)
+    queue: QueueName = Field(description=QUEUE_HELP)
     worker_concurrency: Count | None = Field(
         None, description="Number of threads in a process. Default: WORKER_CONCURRENCY."
     )
-    max_retries: Whole = Field(2, ge=0, description=_MAX_RETRIES)
-    retry_backoff: BackoffName = Field("exponential", description=_RETRY_BACKOFF)
+    max_retries: Whole = Field(2, ge=0, description=MAX_RETRIES_HELP)
+    retry_backoff: BackoffName = Field("exponential", description=RETRY_BACKOFF_HELP)
     retry_base: Delay = Field(
         timedelta(seconds=1), description="Seconds before the first retry; later delays grow."
     )
     retry_cap: Delay = Field(
         timedelta(seconds=60), description="Maximum number of seconds that a delay grows to."
     )
-    retry_delays: Delays = Field((), description=_RETRY_DELAYS)
+    retry_delays: Delays = Field((), description=RETRY_DELAYS_HELP)
     retry_jitter: Decimal = Field(
         0.1, ge=0, le=1, description="Maximum share of a delay that is added at random: 0 to 1."
     )
@@ -132,7 +134,7 @@ class EventSettings(WorkerSettings):
     prefix: ClassVar[str] = "EVENT_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("events", description=_QUEUE)
+    queue: QueueName = Field("events", description=QUEUE_HELP)
     batch_size: Count = Field(10_000, description="Maximum number of rows in an insert.")
     batch_wait: MillisecondsOrZero = Field(
         timedelta(milliseconds=500),
@@ -156,7 +158,7 @@ class SubmissionSettings(WorkerSettings):
     prefix: ClassVar[str] = "SUBMISSION_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("submissions", description=_QUEUE)
+    queue: QueueName = Field("submissions", description=QUEUE_HELP)
 
 
 class PartialSettings(WorkerSettings):
@@ -165,7 +167,7 @@ class PartialSettings(WorkerSettings):
     prefix: ClassVar[str] = "PARTIAL_"
     counts_unavailable: ClassVar[bool] = False
 
-    queue: QueueName = Field("partials", description=_QUEUE)
+    queue: QueueName = Field("partials", description=QUEUE_HELP)
     batch_size: Count = Field(
         10_000,
         le=30_000,
@@ -182,17 +184,17 @@ class WebhookSettings(WorkerSettings, CertificateSection):
 
     prefix: ClassVar[str] = "WEBHOOK_"
 
-    queue: QueueName = Field("webhooks", description=_QUEUE)
+    queue: QueueName = Field("webhooks", description=QUEUE_HELP)
     worker_concurrency: Count | None = Field(
         None,
         description="Maximum number of deliveries in flight in a process. Default: "
         "WORKER_CONCURRENCY.",
     )
-    max_retries: Whole = Field(6, ge=0, description=_MAX_RETRIES)
-    retry_backoff: BackoffName = Field("schedule", description=_RETRY_BACKOFF)
+    max_retries: Whole = Field(6, ge=0, description=MAX_RETRIES_HELP)
+    retry_backoff: BackoffName = Field("schedule", description=RETRY_BACKOFF_HELP)
     retry_delays: Delays = Field(
         tuple(timedelta(seconds=n) for n in (0, 30, 120, 600, 3600, 21_600, 86_400)),
-        description=_RETRY_DELAYS,
+        description=RETRY_DELAYS_HELP,
     )
     allowed_private_cidrs: Networks = Field(
         (), description="Private networks that webhooks may reach, comma-separated: 10.0.0.0/8."
@@ -262,17 +264,9 @@ class WebhookSettings(WorkerSettings, CertificateSection):
     )
 
 
-class EmailSettings(WorkerSettings):
-    """E-mail worker (coming)"""
-
-    prefix: ClassVar[str] = "EMAIL_"
-
-    queue: QueueName = Field("emails", description=_QUEUE)
-
-
 class SheetsSettings(WorkerSettings):
     """Google Sheets worker (coming)"""
 
     prefix: ClassVar[str] = "SHEETS_"
 
-    queue: QueueName = Field("sheets", description=_QUEUE)
+    queue: QueueName = Field("sheets", description=QUEUE_HELP)

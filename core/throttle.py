@@ -48,7 +48,9 @@ class Throttle:
         self.is_tripped = False
         self._sink = sink
         self._lock = Lock()
+        self._clock = clock
         self._timer = BackoffTimer(clock)
+        self._paused_until = 0.0
         self._successes = 0
 
     @property
@@ -56,11 +58,26 @@ class Throttle:
         """Maximum number of messages in flight: None (no limit), 0 (open) or 1 (half-open)."""
         if not self.is_tripped:
             return None
-        return 0 if self.open_for() else 1
+        if self.open_for():
+            return 0
+        if self._timer.failures:
+            return 1
+        self.is_tripped = False  # it was only a pause
+        return None
 
     def open_for(self) -> timedelta:
         """The time until the next try; zero when messages may be tried now."""
-        return self._timer.remaining if self.is_tripped else timedelta(0)
+        if not self.is_tripped:
+            return timedelta(0)
+        pause = timedelta(seconds=max(0.0, self._paused_until - self._clock.monotonic()))
+        return max(self._timer.remaining, pause)
+
+    def pause(self, after: timedelta) -> None:
+        """Fetch no message for a while, because a limit is reached; the system itself works."""
+        with self._lock:
+            until = self._clock.monotonic() + after.total_seconds()
+            self._paused_until = max(self._paused_until, until)
+            self.is_tripped = True
 
     def note(self, error: BaseException | None, *, parts: int = 1) -> None:
         """Record the end of an attempt.
@@ -82,12 +99,13 @@ class Throttle:
 
     def _failed(self, error: SinkTransient) -> None:
         with self._lock:
-            if self.open_for():
+            if self._timer.remaining:
                 return  # this attempt was under way when the circuit opened
+            is_first = not self._timer.failures
             self._timer.fail(_BACKOFF, at_least=error.retry_after)
             if isinstance(error, SinkBusy):
                 self.stretch, self._successes = min(2 * self.stretch, _MAX_STRETCH), 0
-            is_first, self.is_tripped = not self.is_tripped, True
+            self.is_tripped = True
         if is_first:
             # An error if an operator has to act; a warning if the failure may pass by itself.
             level = logging.ERROR if isinstance(error, SinkUnready) else logging.WARNING
@@ -100,11 +118,11 @@ class Throttle:
         with self._lock:
             if self.open_for():
                 return  # this attempt began before the circuit opened
-            was_tripped, self.is_tripped = self.is_tripped, False
+            was_down, self.is_tripped = self._timer.failures > 0, False
             self._timer.reset()
             self._successes += 1
             if self._successes >= _SUCCESSES_TO_SHRINK:
                 self.stretch, self._successes = max(1, self.stretch // 2), 0
-        if was_tripped:
+        if was_down:
             about = {"sink": self._sink}
             logger.info("resuming consumption: %s is available", self.title, extra=about)

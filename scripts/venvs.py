@@ -33,7 +33,9 @@ _TOO_NEW_FOR_OLDEST = (3, 13)
 #: Dependencies that `.venv-oldest` has at their lower bounds in setup.cfg.
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
 #: Includes dramatiq-dashboard, which needs dramatiq < 2 and redis < 5.
-OLDEST_EXTRAS = "redis,rabbitmq,clickhouse,embedded,demo,django,dkim,email,sheets,dramatiq-dashboard"
+OLDEST_EXTRAS = (
+    "redis,rabbitmq,clickhouse,embedded,demo,django,dkim,email,sheets,dramatiq-dashboard"
+)
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
     "aiosmtpd>=1.4.6",

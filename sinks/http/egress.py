@@ -1,4 +1,4 @@
-"""Sends webhooks, only to allowed addresses.
+"""Sends webhooks and fetches files, only to and from allowed addresses.
 
 Each address is checked in libcurl's open-socket callback, when libcurl connects. So DNS rebinding
 (a name resolves to another address after the check) is not possible.
@@ -42,12 +42,12 @@ from .tls import (
 from .transfers import Transfers
 from .url import CheckedUrl, check_url
 
-METHODS = ("POST", "PUT")
+METHODS = ("POST", "PUT", "GET")
 #: CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl lacks.
 _SUPPRESS_CONNECT_HEADERS = 265
 _MAX_CONNECT_TIME = timedelta(seconds=10)
 #: Maximum number of bytes read of a response body.
-_MAX_RESPONSE_BYTES = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 #: Statuses after which the same request would get the same response.
 _PERMANENT = frozenset({400, 413, 414, 422, 501})
 #: HTTP status 410 (Gone), which is always permanent.
@@ -66,14 +66,16 @@ class Response:
 
     Attributes:
         headers: headers by lower-case name; values of repeated headers joined by ``, ``.
-        body: the first bytes, at most 64 KiB; as sent, not decompressed.
+        body: the first bytes, at most ``max_bytes``; as sent, not decompressed.
         duration: duration of the whole request.
+        is_whole: whether ``body`` is the whole body.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes = field(repr=False)
     duration: timedelta
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,10 @@ class _Request:
         """Set the options of the request on an easy handle."""
         curl.setopt(pycurl.URL, self.target.url)
         curl.setopt(pycurl.CUSTOMREQUEST, self.method)
-        set_body(curl, self.body)
+        if self.method == "GET":
+            curl.setopt(pycurl.HTTPGET, 1)
+        else:
+            set_body(curl, self.body)
         set_headers(curl, self.headers)
         curl.setopt(pycurl.TIMEOUT_MS, milliseconds(self.ends_at - monotonic()))
         if self.addresses:
@@ -120,6 +125,7 @@ class Egress:
             addresses: with a proxy, only a host that is an IP address is checked here.
         ca_file: file of trusted certificates instead of the system's.
         certificate: client certificate for receivers that ask for one; None for none.
+        max_bytes: maximum number of bytes read of a response body.
     """
 
     def __init__(
@@ -132,7 +138,9 @@ class Egress:
         proxy: str | None = None,
         ca_file: str | None = None,
         certificate: ClientCertificate | None = None,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> None:
+        self._max_bytes = max_bytes
         self._certificate = certificate
         #: Host and port of receivers that speak only HTTP/2.
         self._http2: set[tuple[str, int]] = set()
@@ -152,7 +160,7 @@ class Egress:
         A response without the end of its body is returned, if its status and headers are complete.
 
         Args:
-            method: ``POST`` or ``PUT``.
+            method: ``POST``, ``PUT`` or ``GET``.
             headers: all headers; first check a caller's headers with :func:`check_headers`.
 
         Raises:
@@ -163,7 +171,7 @@ class Egress:
         """
         target = check_url(url, allow_http=self._allow_http)
         if method not in METHODS:
-            raise InvalidJob("expected the method POST or PUT, got another method")
+            raise InvalidJob("expected the method POST, PUT or GET, got another method")
         all_headers = _with_defaults(headers)
         started_at = monotonic()
         addresses = await self._addresses(target.host)
@@ -224,7 +232,7 @@ class Egress:
 
     def _make_handle(self) -> Handle:
         """Make a handle with the options that all requests share."""
-        callbacks = Callbacks(self._allowed, _MAX_RESPONSE_BYTES)
+        callbacks = Callbacks(self._allowed, self._max_bytes)
         protocols = pycurl.PROTO_HTTPS | (pycurl.PROTO_HTTP if self._allow_http else 0)
         connect_timeout = min(self._timeout, _MAX_CONNECT_TIME)
         options = {
@@ -254,7 +262,8 @@ def _response(handle: Handle, code: int, host: str, has_certificate: bool) -> Re
             hint = lost_connection_hint(code, _CERTIFICATE, has_certificate=has_certificate)
         raise _failure(code, handle.curl, received, host, hint)
     duration = timedelta(seconds=handle.curl.getinfo(pycurl.TOTAL_TIME))
-    return Response(received.status, received.headers, bytes(received.body), duration)
+    body, is_whole = bytes(received.body), code == 0
+    return Response(received.status, received.headers, body, duration, is_whole)
 
 
 def raise_for_status(

@@ -74,7 +74,7 @@ class Pool:
         *,
         smtputf8: bool = False,
         envid: str | None = None,
-        before_dot: Callable[[], None] = lambda: None,
+        before_dot: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> list[Reply]:
         """Send an e-mail and return the reply that decided about each recipient, in order.
 
@@ -87,8 +87,8 @@ class Pool:
             data: the e-mail; lines end with CRLF.
             smtputf8: whether it has headers outside ASCII.
             envid: its id in delivery reports, where the server makes them.
-            before_dot: called immediately before the end of the e-mail is sent, once for each
-                transaction. Nothing is sent if it raises.
+            before_dot: called with the recipients that the server takes, immediately before the
+                end of the e-mail is sent; once for each transaction. Nothing is sent if it raises.
 
         Raises:
             InvalidJob: an address or the e-mail could be taken for a command.

@@ -44,7 +44,7 @@ class Delivery:
         size: its size without doubled dots.
         smtputf8: whether an address or a header needs SMTPUTF8.
         envid: the id in delivery reports (RFC 3461).
-        before_dot: called before the end of the message is sent.
+        before_dot: called with the recipients before the end of the message is sent.
         hidden: what is removed from the server's texts.
         replies: the deciding reply of each recipient; None: not decided yet.
     """
@@ -55,7 +55,7 @@ class Delivery:
     size: int
     smtputf8: bool
     envid: str | None
-    before_dot: Callable[[], None]
+    before_dot: Callable[[Sequence[str]], None]
     hidden: frozenset[str]
     replies: list[Reply | None]
 
@@ -80,7 +80,7 @@ def make_delivery(
     *,
     smtputf8: bool,
     envid: str | None,
-    before_dot: Callable[[], None],
+    before_dot: Callable[[Sequence[str]], None],
 ) -> Delivery:
     """Check the arguments of a delivery.
 
@@ -268,7 +268,7 @@ class _Transaction:
     def _send_data(self, accepted: list[int]) -> Reply:
         if (refusal := self._send_message()) is not None:
             return refusal
-        self._delivery.before_dot()
+        self._delivery.before_dot([self._delivery.recipients[index] for index in accepted])
         try:
             self._session.write(b".\r\n", self._timeouts.dot)
             reply = self._session.read(

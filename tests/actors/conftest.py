@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from formrelay import actors
 from formrelay.actors import resources, submissions
+from formrelay.actors.emails import resources as emails
 from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
 from formrelay.brokers import get_broker
@@ -51,6 +52,9 @@ ENVIRON = {
     "PARTIAL_MAX_RETRIES": "2",
     "PARTIAL_RETRY_DELAYS": "0,0.1",
     "PARTIAL_RETRY_JITTER": "0",
+    "EMAIL_MAX_RETRIES": "3",
+    "EMAIL_RETRY_DELAYS": "0,0.1",
+    "EMAIL_RETRY_JITTER": "0",
     "WEBHOOK_MAX_RETRIES": "3",
     "WEBHOOK_RETRY_DELAYS": "0,0.1,0.2,1.1",
     "WEBHOOK_RETRY_JITTER": "0",
@@ -148,8 +152,11 @@ class Site:
         for sync in deliveries.registry_sync.forget():
             sync.stop()
         delivery_log.delivery_log.forget()
+        for parts in emails.email_parts.forget():
+            parts.pool.close()
         resources.clickhouse_throttle.note(None)
         resources.api_throttle.note(None)
+        resources.smtp_throttle.note(None)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_the_connection_used_last_is_used_next() -> None:
         pool = Pool(account(server.port, max_connections=2))
 
         def meet(_: int) -> None:
-            pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda: both.wait(10) and None)
+            pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda _: both.wait(10) and None)
 
         at_once(meet, range(2))
         for _ in range(5):
@@ -143,7 +143,7 @@ def test_close_ends_idle_connections_now_and_others_when_they_are_given_back() -
     with scripted(server):
         pool = Pool(account(server.port, max_connections=2))
         send(pool)
-        pool.send(SENDER, [ANN], MESSAGE, before_dot=pool.close)
+        pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda _: pool.close())
         wait_until(lambda: not server.open_now)
         with pytest.raises(SinkUnavailable, match="closed"):
             send(pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def test_the_class_of_the_result_is_right_and_the_next_message_succeeds(
     server = Scripted({step: [FAULTS[fault]]}, {"EHLO": offer})
     with scripted(server):
         pool = Pool(account(server.port, timeouts=timeouts(0.4)))
-        found = outcome(pool, before_dot=lambda: dots.append("dot"))
+        found = outcome(pool, before_dot=lambda _: dots.append("dot"))
         assert found == expected(step, fault)
         was_sent = step == "dot" or found == ["accepted"]
         assert bool(dots) == was_sent
@@ -156,7 +157,7 @@ def test_no_message_is_sent_when_all_recipients_are_refused(offer: bytes) -> Non
     dots: list[int] = []
     with scripted(server):
         pool = Pool(account(server.port))
-        found = outcome(pool, ANN, BEN, before_dot=lambda: dots.append(1))
+        found = outcome(pool, ANN, BEN, before_dot=lambda _: dots.append(1))
         pool.close()
     assert found == ["refused", "deferred"]
     assert not dots
@@ -171,7 +172,7 @@ def test_a_354_to_a_pipelined_data_without_recipients_is_ended_with_a_lone_dot()
     )
     with scripted(server):
         pool = Pool(account(server.port))
-        (reply,) = pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda: dots.append(1))
+        (reply,) = pool.send(SENDER, [ANN], MESSAGE, before_dot=lambda _: dots.append(1))
         assert (reply.code, reply.is_address_bad) == (550, True)
         assert not dots
         assert server.commands[-2:] == [".", "RSET"]
@@ -190,7 +191,7 @@ def test_a_reply_that_comes_before_its_command_is_never_taken_for_the_answer(off
     dots: list[int] = []
     with scripted(server):
         pool = Pool(account(server.port))
-        assert outcome(pool, before_dot=lambda: dots.append(1)) is SinkTransient
+        assert outcome(pool, before_dot=lambda _: dots.append(1)) is SinkTransient
         pool.close()
     assert not dots
 
@@ -200,7 +201,9 @@ def test_before_dot_is_called_after_the_message_and_before_its_end() -> None:
     server = Scripted()
     with scripted(server):
         pool = Pool(account(server.port))
-        assert outcome(pool, before_dot=lambda: seen.append("." in server.commands)) == ["accepted"]
+        assert outcome(pool, before_dot=lambda _: seen.append("." in server.commands)) == [
+            "accepted"
+        ]
         assert seen == [False]
         pool.close()
 
@@ -210,7 +213,7 @@ def test_nothing_is_delivered_if_before_dot_fails() -> None:
     with scripted(server):
         pool = Pool(account(server.port))
 
-        def fail() -> None:
+        def fail(_: Sequence[str]) -> None:
             raise LookupError
 
         with pytest.raises(LookupError):

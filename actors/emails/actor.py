@@ -1,0 +1,44 @@
+"""``email.send``: the actor."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import dramatiq
+from dramatiq.middleware import Middleware
+
+from ...config import get_settings
+from ..job import job_actor
+from ..model import Job
+from ..resources import smtp_throttle
+from .schema import EmailJob, wire
+
+#: The server may take ten minutes to answer the end of an e-mail; until then four are allowed.
+_TIME_LIMIT = timedelta(seconds=890)
+
+
+@job_actor(
+    "email.send",
+    schema=EmailJob,
+    worker=lambda settings: settings.emails,
+    to_wire=wire,
+    throttle=smtp_throttle,
+    options=lambda _: {"time_limit": int(_TIME_LIMIT.total_seconds() * 1000)},
+    middleware=lambda: _WorkerHooks(),
+)
+def send_email(job: Job[EmailJob]) -> None:
+    """Send an e-mail to the recipients that do not have it yet."""
+    from .deliver import deliver, mail_key, recipients_of
+
+    deliver(job, recipients_of(job.payload), mail_key(job, get_settings().emails.queue))
+
+
+class _WorkerHooks(Middleware):
+    """Closes the connections when a worker has shut down."""
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        from .resources import email_parts
+
+        for parts in email_parts.forget():
+            parts.pool.close()
+            parts.renewal.stop()

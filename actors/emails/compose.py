@@ -1,0 +1,62 @@
+"""Makes the e-mail of a job: body, attachments, sender."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from ...core.clock import SYSTEM_CLOCK
+from ...core.errors import InvalidJob
+from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
+from ...sinks.smtp.message import Email
+from ..model import Job
+from .resources import EmailParts
+from .schema import EmailJob
+
+
+def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> Email:
+    """Make the e-mail of a job, the same at every attempt.
+
+    Args:
+        key: names the e-mail.
+
+    Raises:
+        InvalidJob: a template, its data, an attachment or the sender is wrong.
+        SinkTransient, SinkPermanent: an attachment cannot be read.
+    """
+    payload = job.payload
+    body = parts.templates.render(payload.template, payload.data)
+    return Email(
+        id=message_id(key),
+        date=date,
+        sender=_sender(payload, parts),
+        to=[parse_mailbox(each) for each in payload.to],
+        cc=[parse_mailbox(each) for each in payload.cc],
+        bcc=[parse_mailbox(each) for each in payload.bcc],
+        reply_to=[parse_mailbox(payload.reply_to)] if payload.reply_to else (),
+        subject=payload.subject,
+        text=body.text,
+        html=body.html,
+        attachments=parts.attachments.read(payload.attachments, SYSTEM_CLOCK.time()),
+        kind=payload.kind,
+        unsubscribe_url=payload.unsubscribe_url,
+        sign=parts.dkim_key,
+    )
+
+
+def message_id(key: str) -> str:
+    """The left part of the Message-ID of an e-mail, which reports about it quote."""
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _sender(payload: EmailJob, parts: EmailParts) -> Mailbox:
+    if payload.from_ is None:
+        if parts.sender is None:
+            raise InvalidJob("expected from, because EMAIL_FROM is not set, got none")
+        return parts.sender
+    sender = parse_mailbox(payload.from_)
+    address = normal(sender.address)
+    is_own = parts.sender is not None and normal(parts.sender.address) == address
+    if not is_own and not parts.allowed_from & {address, f"@{sender.domain}"}:
+        raise InvalidJob("expected from to be one of EMAIL_ALLOWED_FROM, got another")
+    return sender
