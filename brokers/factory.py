@@ -36,9 +36,9 @@ def make_broker(settings: Settings) -> RelayBroker:
         connect_timeout=broker.connect_timeout,
         idempotency_keep=broker.idempotency_keep,
         concurrency={
-            worker.queue: worker.worker_concurrency
+            worker.queue: limit
             for worker in workers.values()
-            if worker.worker_concurrency is not None
+            if (limit := worker.concurrency_of(settings.worker_concurrency)) is not None
         },
         consumer_timeout=broker.rabbitmq_consumer_timeout if broker.kind == "rabbitmq" else None,
     )

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr
 
+from ..core.retry import Backoff, Exponential
 from .base import Section
 from .expected import Expected
 from .secrets import Password, secret
@@ -84,10 +85,20 @@ class SmtpSettings(Section):
     )
     user: str | None = Field(None, description="User, if the URL names none.")
     password: Password | None = Field(None, description="Password, if the URL has none.")
-    connection: str | None = Field(
+    oauth_provider: Annotated[Literal["google", "microsoft"], AnyCase] | None = Field(
         None,
-        description="Name of the connection whose OAuth token logs in (XOAUTH2) instead of a "
+        description="'google' or 'microsoft': log in with an OAuth token (XOAUTH2) instead of a "
         "password.",
+    )
+    oauth_tenant: str = Field("common", description="Microsoft's directory (tenant) id.")
+    oauth_client_id: str | None = Field(None, description="Client id of your OAuth app.")
+    oauth_client_secret: Password | None = Field(
+        None, description="Client secret of your OAuth app."
+    )
+    oauth_refresh_token: Password | None = Field(
+        None,
+        description="Refresh token of the consent. Workers share the access tokens made from it; "
+        "Redis keeps them encrypted with STATE_KEY.",
     )
     ca_file: Path | None = Field(
         None, description="PEM file of the authorities to trust instead of the system's."
@@ -132,18 +143,26 @@ class SmtpSettings(Section):
         if self.url is None:
             return
         user, password = self.login()
-        if user is not None and password is None and self.connection is None:
+        if user is not None and password is None and self.oauth_provider is None:
             yield (
                 "SMTP_PASSWORD",
-                "expected SMTP_PASSWORD or SMTP_CONNECTION to be set, because the SMTP server has "
-                "a user, got neither",
+                "expected SMTP_PASSWORD or SMTP_OAUTH_PROVIDER to be set, because the SMTP server "
+                "has a user, got neither",
             )
-        if user is None and (password is not None or self.connection is not None):
+        if user is None and (password is not None or self.oauth_provider is not None):
             yield (
                 "SMTP_USER",
-                "expected SMTP_USER to be set, because there is a password or SMTP_CONNECTION, "
-                "got nothing",
+                "expected SMTP_USER to be set, because there is a password or "
+                "SMTP_OAUTH_PROVIDER, got nothing",
             )
+        for name in ("oauth_client_id", "oauth_refresh_token") if self.oauth_provider else ():
+            if getattr(self, name) is None:
+                variable = f"SMTP_{name.upper()}"
+                yield (
+                    variable,
+                    f"expected {variable} to be set, because SMTP_OAUTH_PROVIDER is set, got "
+                    "nothing",
+                )
 
 
 class EmailSettings(WorkerSettings):
@@ -151,6 +170,8 @@ class EmailSettings(WorkerSettings):
 
     prefix: ClassVar[str] = "EMAIL_"
     counts_unavailable: ClassVar[bool] = False
+    # Not retry_delays, which are for a server that refuses an e-mail for hours.
+    unavailable_backoff: ClassVar[Backoff | None] = Exponential()
 
     queue: QueueName = Field("emails", description=QUEUE_HELP)
     worker_concurrency: Count | None = Field(
@@ -216,3 +237,14 @@ class EmailSettings(WorkerSettings):
     dkim_key_file: Path | None = Field(
         None, description="PEM file of the private DKIM key. Default: e-mails are not signed."
     )
+
+    def concurrency_of(self, threads: int) -> int:
+        return self.worker_concurrency or max(1, threads // 2)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if (self.dkim_key_file is None) == (self.dkim_domain is None):
+            return
+        missing, given = "EMAIL_DKIM_DOMAIN", "EMAIL_DKIM_KEY_FILE"
+        if self.dkim_key_file is None:
+            missing, given = given, missing
+        yield missing, f"expected {missing} to be set, because {given} is set, got nothing"

@@ -63,6 +63,8 @@ class WorkerSettings(Section):
 
     #: Whether an attempt counts if nothing was sent because the sink was unavailable.
     counts_unavailable: ClassVar[bool] = True
+    #: The wait for the sink otherwise; None for that of a retry.
+    unavailable_backoff: ClassVar[Backoff | None] = None
 
     queue: QueueName = Field(description=QUEUE_HELP)
     worker_concurrency: Count | None = Field(
@@ -105,6 +107,10 @@ class WorkerSettings(Section):
                 " got nothing: give the seconds before each attempt, like 0,30,120"
             )
 
+    def concurrency_of(self, threads: int) -> int | None:
+        """Maximum number of jobs in progress in a process of ``threads``; None for no limit."""
+        return self.worker_concurrency
+
     def policy(self) -> RetryPolicy:
         """Return when a job of this worker is tried again.
 
@@ -116,6 +122,7 @@ class WorkerSettings(Section):
             backoff=self._backoff(),
             jitter=self.retry_jitter,
             count_unavailable=self.counts_unavailable,
+            unavailable_backoff=self.unavailable_backoff,
         )
 
     def _backoff(self) -> Backoff:

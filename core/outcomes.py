@@ -85,6 +85,8 @@ def classify(
         case NotNow():
             return Defer(min(error.after, LONGEST_WAIT), describe(error))
         case SinkUnavailable() | SinkBusy() | SinkUnready() if not policy.count_unavailable:
+            if policy.unavailable_backoff is not None:
+                policy = policy.but(backoff=policy.unavailable_backoff)
             wait = policy.wait_before(attempt + 1, at_least=error.retry_after)
             return Defer(wait, describe(error))
         case InvalidJob():

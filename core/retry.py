@@ -103,6 +103,7 @@ class RetryPolicy:
             instead of ``max_attempts``.
         count_unavailable: whether attempts count while the sink is unavailable, busy or not set
             up. If False, the job waits for the sink without using attempts.
+        unavailable_backoff: the wait for the sink in that case, if it is not ``backoff``.
 
     Raises:
         InvalidPolicy: a value has the wrong type or is out of range. The result of a custom
@@ -116,6 +117,7 @@ class RetryPolicy:
     count_unavailable: bool = True
     throws: tuple[type[BaseException], ...] = ()
     attempts_by_error: tuple[tuple[type[BaseException], int], ...] = ()
+    unavailable_backoff: Backoff | None = None
 
     def __post_init__(self) -> None:
         jitter, decide = self.jitter, self.should_retry

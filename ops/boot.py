@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -77,12 +78,45 @@ class _WorkerBoot(Middleware):
         assert isinstance(broker, RelayBroker)
         with one_line_errors():
             check_queues(worker.consumer_whitelist)
+            leave_out_emails(worker)
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         for problem in exceeding_time_limits(broker):
             logger.warning("a job may run twice", extra={"error_message": problem})
         tune_garbage_collector()
         limit_malloc_arenas()
+
+
+def leave_out_emails(worker: dramatiq.Worker) -> None:
+    """Let a worker of all queues leave out the queue of e-mails without SMTP_URL.
+
+    E-mail is optional: such a worker is no mistake. A worker that names the queue is refused.
+    """
+    settings = get_settings()
+    if settings.smtp.url is not None or worker.consumer_whitelist:
+        return
+    name = settings.emails.queue
+    known = get_broker().queues
+    if name not in known:
+        return
+    worker.consumer_whitelist = _AllBut(name)  # type: ignore[assignment]  # not a plain set
+    logger.info("e-mails are not sent: SMTP_URL is not set", extra={"queue": name})
+
+
+class _AllBut(AbstractSet[str]):
+    """Every queue but one, queues that are declared later included."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __contains__(self, queue: object) -> bool:
+        return queue != self._name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(get_broker().queues - {self._name})
+
+    def __len__(self) -> int:
+        return len(get_broker().queues)
 
 
 def tune_garbage_collector() -> None:
@@ -119,7 +153,9 @@ def check_sinks(queues: Collection[str] | None) -> None:
     settings = get_settings()
     if missing := missing_sinks(settings, queues):
         raise ConfigError("\n".join(missing))
-    if _takes_events(settings, queues):
+    if settings.smtp.url is not None and _takes(settings.emails.queue, queues):
+        _check_emails()
+    if _takes(settings.events.queue, queues):
         _check_clickhouse()
 
 
@@ -132,15 +168,20 @@ def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[st
             "expected API_URL for the queue of submissions, got none: set it to "
             f"https://your-django-site, or {_OTHER_QUEUES}"
         )
-    if settings.clickhouse.url is None and _takes_events(settings, queues):
+    if settings.clickhouse.url is None and _takes(settings.events.queue, queues):
         found.append(
             f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {_OTHER_QUEUES}"
+        )
+    if settings.smtp.url is None and queues and settings.emails.queue in queues:
+        found.append(
+            "expected SMTP_URL for the queue of e-mails, got none: set it to "
+            "smtp://user:password@host:587, and pip install 'formrelay[email]'"
         )
     return found
 
 
-def _takes_events(settings: Settings, queues: Collection[str] | None) -> bool:
-    return not queues or settings.events.queue in queues
+def _takes(queue: str, queues: Collection[str] | None) -> bool:
+    return not queues or queue in queues
 
 
 def _settings_of_workers(queues: Collection[str] | None) -> Settings:
@@ -170,6 +211,24 @@ def check_queues(queues: Collection[str] | None) -> None:
                 f"expected a queue ({', '.join(sorted(known))}), got {queue!r}: name the module of "
                 "its actors with --import (dramatiq: after formrelay.worker)"
             )
+
+
+def _check_emails() -> None:
+    """Check everything but the SMTP server, which may be unavailable."""
+    from ..actors.emails.resources import email_parts
+
+    email_parts()
+    if get_broker().state is not None:
+        return
+    if get_settings().emails.unknown_outcome == "dead":
+        raise ConfigError(
+            "expected STATE_URL to be set, because EMAIL_UNKNOWN_OUTCOME is 'dead', got nothing: "
+            "without it, the outcomes of e-mails are forgotten when a worker dies"
+        )
+    logger.warning(
+        "e-mails may be sent twice: set STATE_URL to a Redis URL",
+        extra={"queue": get_settings().emails.queue},
+    )
 
 
 def _check_clickhouse() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import puremagic
 
-from ...core.errors import InvalidJob, SinkTransient
+from ...core.errors import InvalidJob, SinkPermanent, SinkTransient
 from ...sinks.http import Egress, raise_for_status
 from ...sinks.smtp.message import Attachment
 from .schema import AttachmentFile
@@ -23,6 +23,8 @@ _ARCHIVES = ("application/zip", "application/x-zip-compressed", "application/oct
 _OFFICE = ("application/vnd.openxmlformats-", "application/vnd.oasis.", "application/epub+")
 #: Bytes of a file that decide about its type.
 _HEAD = 8192
+#: Statuses of a URL that has no file for us.
+_NO_FILE = (400, 401, 403, 404, 405)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,10 @@ class Attachments:
             now: unix time in seconds.
 
         Raises:
-            InvalidJob: a path is outside of the folder or no file, or they are too large.
-            SinkPermanent, SinkTransient, SinkUnavailable: a URL was not answered with a file.
+            InvalidJob: a path is outside of the folder or no file, a URL has no file, or they are
+                too large.
+            SinkTransient: a file cannot be read now. (Never SinkUnavailable or SinkPermanent:
+                these would be about the SMTP server.)
         """
         found: list[Attachment] = []
         left = self.max_bytes
@@ -78,8 +82,15 @@ class Attachments:
         return self._checked(content, left, where)
 
     def _fetch(self, url: str, left: int, where: str, now: float) -> bytes:
-        response = asyncio.run(self.egress.send("GET", url, {"accept": "*/*"}, b""))
-        raise_for_status(response.status, response.headers, now)
+        try:
+            response = asyncio.run(self.egress.send("GET", url, {"accept": "*/*"}, b""))
+            raise_for_status(response.status, response.headers, now, permanent=_NO_FILE)
+        except (InvalidJob, SinkPermanent) as error:
+            raise InvalidJob(f"{where}: {error}") from None
+        except SinkTransient as error:
+            raise SinkTransient(
+                f"{where}: {error}", code=error.code, retry_after=error.retry_after
+            ) from None
         if len(response.body) > left:
             raise InvalidJob(self._too_large(where))
         if not response.is_whole:
@@ -153,7 +164,10 @@ def _open_inside(folder: Path, path: str) -> int:
     if not real.is_relative_to(root) or real == root:
         raise ValueError("expected a file inside the folder of attachments, got a link out of it")
     *folders, name = real.relative_to(root).parts
-    inside = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        inside = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # perhaps not mounted, so nothing can be said about the file
+        raise OSError(errno.EIO, "the folder of attachments is missing") from None
     try:
         for part in folders:
             following = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
@@ -171,8 +185,8 @@ def _open_inside(folder: Path, path: str) -> int:
 
 def _unreadable(error: OSError, where: str) -> InvalidJob | SinkTransient:
     """The error for a file that cannot be read, without its path."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
         return InvalidJob(f"{where}: expected a file in the folder of attachments, got none")
     if error.errno == errno.ELOOP:
         return InvalidJob(f"{where}: expected a file, got a link that was made meanwhile")
-    return SinkTransient(f"{where}: cannot read the file: {os.strerror(error.errno or 0)}")
+    return SinkTransient(f"{where}: cannot read the file: {error.strerror}")

@@ -45,6 +45,10 @@ _SETTLE_FOR = timedelta(seconds=60)
 _CLAIMED = timedelta(seconds=5)
 _THROTTLED_FOR = timedelta(minutes=5)
 _QUOTA_FOR = timedelta(hours=1)
+#: How long nothing is sent after the server closed the transaction because it is busy.
+_BUSY_FOR = timedelta(minutes=1)
+#: Time from the start of an attempt to the end of the e-mail.
+_UNTIL_DOT = timedelta(seconds=240)
 #: End of the stored text of a recipient that was refused because of its address or mailbox.
 _ADDRESS = " address"
 #: The account has reached a limit, though the code is permanent (Google, Microsoft).
@@ -84,7 +88,7 @@ def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None
         SinkUnavailable, SinkUnready: no e-mail can be sent now.
     """
     parts = email_parts()
-    with _store_needed():
+    with _store_needed(parts):
         run = parts.journal.begin(key, [each.address for each in recipients])
     if isinstance(run, Running):
         raise NotNow("another worker sends this e-mail", after=min(run.ends_in, _CLAIMED))
@@ -98,11 +102,12 @@ def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None
 
 
 @contextmanager
-def _store_needed() -> Iterator[None]:
-    """Defer the job if the shared store fails: nothing is sent without it."""
+def _store_needed(parts: EmailParts) -> Iterator[None]:
+    """Defer the job if the shared store fails, and fetch no other: nothing is sent without it."""
     try:
         yield
     except BrokerError as error:
+        parts.throttle.pause(_STORE_AWAY)
         raise NotNow(f"the shared store failed: {describe(error)}", after=_STORE_AWAY) from None
 
 
@@ -118,40 +123,50 @@ class _Sending:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     suppressed: dict[str, str] = field(default_factory=dict)
     last: Reply | None = None
+    is_over_quota: bool = False
+    started_at: float = field(default_factory=SYSTEM_CLOCK.monotonic)
 
     def run(self) -> None:
         self.outcomes = dict(self.claim.record.recipients)
-        pending = self._without_suppressed(self._pending())
-        if pending:
-            self._send(pending)
-        send_events(self.job, self.key, self.recipients, self.outcomes, self.suppressed)
-        self._note_in_log()
+        try:
+            pending = self._without_suppressed(self._pending())
+            if pending:
+                self._send(pending)
+        finally:
+            self._note_in_log()
+        send_events(self.job, self._first_at, self.key, self.outcomes, self.suppressed)
         self._raise_outcome()
 
     # -- who gets it -----------------------------------------------------------------------
 
     def _pending(self) -> list[Mailbox]:
         """The recipients that are tried now."""
-        is_replayed = self.claim.record.notes.get(_GAVE_UP) == "1"
         found = []
         for each in self.recipients:
             outcome = self.outcomes[each.address]
             is_unknown = outcome.state == "unknown"
             if outcome.state in ("accepted", "refused"):
                 continue
-            if is_unknown and not is_replayed and outcome.unknowns > self.parts.resends:
+            if is_unknown and not self._is_replayed and outcome.unknowns > self.parts.resends:
                 continue
             found.append(each)
-        if is_replayed:
-            with _store_needed():
-                self.parts.journal.note(self.claim, {_GAVE_UP: "0"})
         return found
+
+    @property
+    def _is_replayed(self) -> bool:
+        """Whether the job was dead-lettered because of an unknown outcome, and is tried again."""
+        return self.claim.record.notes.get(_GAVE_UP) == "1"
+
+    @property
+    def _first_at(self) -> datetime:
+        """When the first attempt began: not when the job was sent, which may be weeks ago."""
+        return self.claim.record.began_at or datetime.now(UTC)
 
     def _without_suppressed(self, pending: Iterable[Mailbox]) -> list[Mailbox]:
         """Leave out recipients to whom nothing may be sent."""
         pending = list(pending)
         by_normal = {normal(each.address): each for each in pending}
-        with _store_needed():
+        with _store_needed(self.parts):
             for address, entry in self.parts.suppressions.find(by_normal).items():
                 self.suppressed[by_normal[address].address] = str(entry.reason)
             if self.job.payload.kind == "autoresponse":
@@ -170,17 +185,12 @@ class _Sending:
     # -- sending it ------------------------------------------------------------------------
 
     def _send(self, pending: Sequence[Mailbox]) -> None:
-        # Not when the job was sent, which may have been delayed for weeks.
-        date = self.claim.record.began_at or datetime.now(UTC)
-        email = compose(self.job, self.key, date, self.parts)
+        email = compose(self.job, self.key, self._first_at, self.parts)
         data = write(email)
-        with _store_needed():
-            wait = self.parts.take_limits(pending)
-        if wait is not None:
-            self.parts.pause(wait)
-            raise NotNow("a limit on e-mails is reached", after=wait)
         if get_broker().is_stopping:
             raise NotNow("the worker is stopping", after=timedelta(0))
+        with _store_needed(self.parts):
+            self.parts.take_limits(pending, f"{self.key}\n{self.job.attempt}")
         addresses = [each.address for each in pending]
         is_automatic = self.job.payload.kind == "autoresponse"
         try:
@@ -195,13 +205,24 @@ class _Sending:
             )
         except UnknownOutcome as error:
             replies = error.replies
+            logger.warning(
+                "the connection was lost before the last answer",
+                extra={"message_id": self.job.message_id, "error_message": str(error)},
+            )
         self._settle(dict(zip(addresses, replies, strict=True)))
         self._learn(pending, replies)
+        # The server works: a deferred recipient alone would not tell the circuit breaker.
+        self.parts.throttle.note(None)
 
     def _mark(self, recipients: Sequence[str]) -> None:
         if get_broker().is_stopping:  # a stopping worker is killed while it waits for the reply
             raise NotNow("the worker is stopping", after=timedelta(0))
-        with _store_needed():
+        if SYSTEM_CLOCK.monotonic() - self.started_at > _UNTIL_DOT.total_seconds():
+            # The actor's time limit would end while the server's last answer is waited for.
+            raise SinkTransient(f"the server took more than {_UNTIL_DOT.total_seconds():.0f} s")
+        with _store_needed(self.parts):
+            if self._is_replayed:
+                self.parts.journal.note(self.claim, {_GAVE_UP: "0"})
             self.parts.journal.sending(self.claim, recipients)
 
     def _settle(self, replies: dict[str, Reply | None]) -> None:
@@ -233,7 +254,10 @@ class _Sending:
             self.last = reply
             try:
                 if reply.status in _QUOTAS:
+                    self.is_over_quota = True
                     self.parts.close_account(_QUOTA_FOR)
+                elif reply.is_throttled and (reply.code == 421 or reply.step != "rcpt"):
+                    self.parts.close_account(_BUSY_FOR)
                 elif reply.is_throttled:
                     self.parts.close_domain(mailbox, _THROTTLED_FOR)
                 elif reply.is_address_bad or reply.is_full:
@@ -266,10 +290,12 @@ class _Sending:
             and each not in gave_up
             and address not in self.suppressed
         ]
+        if again and self.is_over_quota:
+            self.parts.wait_for_account(_QUOTA_FOR)
         if again:
             raise SinkTransient(f"{self._told()}; {len(again)} will be tried again")
         if gave_up:
-            with _store_needed():
+            with _store_needed(self.parts):
                 self.parts.journal.note(self.claim, {_GAVE_UP: "1"})
             raise SinkPermanent(
                 f"{self._told()}; the connection was lost before the server's last answer, so "

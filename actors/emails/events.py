@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from ...config import get_settings
-from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import BrokerError
-from ...sinks.smtp.address import Mailbox
 from ...state.journal import Outcome
 from ..events import record_events
 from ..fanout import Outgoing, fan_out
@@ -26,25 +24,31 @@ _TYPES = {"accepted": "email.sent", "refused": "email.bounced"}
 
 def send_events(
     job: Job[EmailJob],
+    first_at: datetime,
     key: str,
-    recipients: Sequence[Mailbox],
     outcomes: Mapping[str, Outcome],
     suppressed: Mapping[str, str],
 ) -> None:
     """Send an event for each recipient whose outcome is final, if events are recorded.
 
-    A repeated event has the same id. Events contain domains, but no addresses. They are not worth
-    an e-mail sent twice: if the broker fails, they are lost with a warning.
+    Events contain domains, but no addresses. They are not worth an e-mail sent twice: if the broker
+    fails, they are lost with a warning.
+
+    Args:
+        first_at: when the first attempt began. It is the time of all events, because a repeated
+            event replaces the former only if id and time are the same.
     """
     if get_settings().clickhouse.url is None:
         return
     found = []
-    for mailbox in recipients:
-        outcome = outcomes[mailbox.address]
-        why = suppressed.get(mailbox.address, "")
+    for address, outcome in outcomes.items():
+        why = suppressed.get(address, "")
         kind = "email.suppressed" if why else _TYPES.get(outcome.state)
         if kind is not None:
-            found.append(_event(job, key, mailbox, kind, why or outcome.text))
+            event_id = uuid5(_NAMESPACE, f"{key}\n{address}\n{kind}")
+            domain, status = address.rpartition("@")[2], why or outcome.text
+            properties = {"domain": domain, "status": status}
+            found.append(_event(job, event_id, kind, first_at, properties))
     try:
         fan_out(Outgoing(record_events, event, {}) for event in found)
     except BrokerError as error:
@@ -54,23 +58,18 @@ def send_events(
 
 
 def _event(
-    job: Job[EmailJob], key: str, mailbox: Mailbox, kind: str, status: str
+    job: Job[EmailJob], event_id: UUID, kind: str, at: datetime, properties: dict[str, str]
 ) -> dict[str, Any]:
     payload = job.payload
     return {
-        "eventId": str(uuid5(_NAMESPACE, f"{key}\n{mailbox.address}\n{kind}")),
+        "eventId": str(event_id),
         "type": kind,
         "formId": job.metadata.form_id or "unknown",
-        "occurredAt": _iso(SYSTEM_CLOCK.time()),
+        "occurredAt": at.astimezone(UTC).isoformat(timespec="milliseconds"),
         "properties": {
             "messageId": job.message_id,
             "template": payload.template,
             "kind": payload.kind,
-            "domain": mailbox.domain,
-            "status": status,
+            **properties,
         },
     }
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from ...brokers import get_broker
-from ...config import Settings, get_settings
-from ...core.errors import ConfigError
+from ...config import EmailSettings, Settings, get_settings
+from ...core.errors import ConfigError, InvalidJob, NotNow
+from ...core.throttle import Throttle
 from ...middleware.lock_renewal import LockRenewal
 from ...sinks.http import Egress
 from ...sinks.smtp.account import Account, Timeouts, make_tls_context
@@ -17,10 +22,11 @@ from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
 from ...sinks.smtp.dkim import DkimKey, load_key
 from ...sinks.smtp.pool import Pool
 from ...state import make_journal, make_rate_limits, make_suppressions
-from ...state.journal import Journal
+from ...state.journal import KEEP, Journal
 from ...state.rate_limits import Limit, RateLimits
 from ...state.suppressions import Suppressions
 from ..resources import per_process, smtp_throttle
+from .oauth import make_token
 
 if TYPE_CHECKING:
     from .attachments import Attachments
@@ -30,6 +36,14 @@ _MINUTE, _DAY = timedelta(minutes=1), timedelta(days=1)
 _ACCOUNT_MINUTE, _ACCOUNT_DAY = "email:account:minute", "email:account:day"
 #: The server's time for its last answer. A shorter time makes duplicates.
 _DOT = timedelta(minutes=10)
+#: A limit is asked again after this time, since an operator may have raised it.
+_ASK_AGAIN = timedelta(minutes=1)
+#: E-mails that wait for a limit of a domain come back within this time, not all at once.
+_SPREAD_SECONDS = 60
+#: How much longer outcomes are kept than dead letters, which may be replayed.
+_KEEP_LONGER = timedelta(days=7)
+
+logger = logging.getLogger("formrelay.emails")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +75,44 @@ class EmailParts:
     day: Limit | None
     domains: Mapping[str, Limit]
     autoresponses: Limit
-    pause: Callable[[timedelta], None]
+    throttle: Throttle
 
-    def take_limits(self, recipients: Sequence[Mailbox]) -> timedelta | None:
-        """Count an e-mail to these recipients; returns the wait if a limit is reached."""
-        by_domain: dict[str, int] = {}
-        for each in recipients:
-            by_domain[each.domain] = by_domain.get(each.domain, 0) + 1
-        wanted: list[tuple[str, Limit | None]] = [
-            (_ACCOUNT_MINUTE, self.minute),
-            (_ACCOUNT_DAY, self.day),
-        ]
-        costs = [1, _clipped(len(recipients), self.day)]
-        for domain, number in by_domain.items():
-            limit = self.domains.get(domain)
-            wanted.append((_domain_key(domain), limit))
-            costs.append(_clipped(number, limit))
-        return self.limits.take(wanted, costs)
+    def take_limits(self, recipients: Sequence[Mailbox], once: str) -> None:
+        """Count an e-mail to these recipients.
+
+        Args:
+            once: names the attempt. It counts once, however often it is deferred.
+
+        Raises:
+            NotNow: a limit is reached.
+        """
+        by_domain = Counter(each.domain for each in recipients)
+        limits = [self.domains.get(domain) for domain in by_domain]
+        wait = self.limits.take(
+            [(_domain_key(domain), limit) for domain, limit in zip(by_domain, limits, strict=True)],
+            [_clipped(cost, limit) for cost, limit in zip(by_domain.values(), limits, strict=True)],
+            once=f"{once}\ndomains",
+        )
+        if wait is not None:  # only e-mails to these domains wait
+            wait += timedelta(seconds=random.uniform(0, _SPREAD_SECONDS))  # noqa: S311
+            raise NotNow("a limit on e-mails to a domain is reached", after=wait)
+        wait = self.limits.take(
+            [(_ACCOUNT_MINUTE, self.minute), (_ACCOUNT_DAY, self.day)],
+            [1, _clipped(len(recipients), self.day)],
+            once=f"{once}\naccount",
+        )
+        if wait is not None:
+            self.wait_for_account(wait)
+
+    def wait_for_account(self, wait: timedelta) -> NoReturn:
+        """Defer an e-mail and fetch no other, so that they keep their order.
+
+        Raises:
+            NotNow: always.
+        """
+        wait = min(wait, _ASK_AGAIN)
+        self.throttle.pause(wait)
+        raise NotNow("a limit on e-mails of the account is reached", after=wait)
 
     def close_account(self, after: timedelta) -> None:
         """Send no e-mail for a while, on all workers."""
@@ -117,26 +152,26 @@ def email_parts() -> EmailParts:
     section = settings.emails
     try:
         from .attachments import Attachments
-        from .render import Templates
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"expected the package {error.name} for the queue of e-mails, got none: "
-            "pip install 'formrelay[email]'"
-        ) from None
+        raise missing_package(error) from None
     state = get_broker().state
     return EmailParts(
-        sender=None if section.sender is None else parse_mailbox(section.sender),
-        allowed_from=frozenset(_normal_sender(each) for each in section.allowed_from),
-        templates=Templates(section.templates_folder),
+        sender=_sender(section),
+        allowed_from=frozenset(_allowed_sender(each) for each in section.allowed_from),
+        templates=make_templates(section.templates_folder),
         attachments=Attachments(
-            section.attachments_folder, _egress(settings), section.max_attachment_bytes
+            _folder("EMAIL_ATTACHMENTS_FOLDER", section.attachments_folder),
+            _egress(settings),
+            section.max_attachment_bytes,
         ),
-        pool=Pool(_account(settings)),
-        journal=make_journal(state),
+        pool=Pool(make_account(settings)),
+        journal=make_journal(
+            state, keep=max(KEEP, settings.broker.dead_letter_retention + _KEEP_LONGER)
+        ),
         suppressions=make_suppressions(state),
         limits=make_rate_limits(state),
         renewal=LockRenewal(),
-        dkim_key=_dkim_key(settings),
+        dkim_key=make_dkim_key(section),
         resends=1 if section.unknown_outcome == "resend" else 0,
         null_sender=section.autoresponse_null_sender,
         minute=_limit(section.limit_per_minute, _MINUTE),
@@ -146,7 +181,7 @@ def email_parts() -> EmailParts:
             for domain, number in section.domain_limits
         },
         autoresponses=Limit(section.autoresponse_limit, _DAY),
-        pause=smtp_throttle.pause,
+        throttle=smtp_throttle,
     )
 
 
@@ -154,17 +189,62 @@ def _limit(number: int | None, per: timedelta) -> Limit | None:
     return None if number is None else Limit.at_most(number, per)
 
 
-def _normal_sender(text: str) -> str:
-    return text.lower() if text.startswith("@") else normal(text)
+def missing_package(error: ModuleNotFoundError) -> ConfigError:
+    """The error if a package of the extra is not installed."""
+    return ConfigError(
+        f"expected the package {error.name} for the queue of e-mails, got none: "
+        "pip install 'formrelay[email]'"
+    )
 
 
-def _account(settings: Settings) -> Account:
+def make_templates(folder: Path | None) -> Templates:
+    """The templates of a folder, and those that ship.
+
+    Raises:
+        ConfigError: the folder does not exist, or a package is not installed.
+    """
+    try:
+        from .render import Templates
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from None
+    return Templates(_folder("EMAIL_TEMPLATES_FOLDER", folder))
+
+
+def _folder(variable: str, folder: Path | None) -> Path | None:
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"expected {variable} to be a folder, got {str(folder)!r}")
+    return folder
+
+
+def _sender(section: EmailSettings) -> Mailbox | None:
+    return None if section.sender is None else _mailbox("EMAIL_FROM", section.sender)
+
+
+def _allowed_sender(text: str) -> str:
+    """An address in normal form, or a domain as ``@example.com``."""
+    if text.startswith("@"):
+        return f"@{_mailbox('EMAIL_ALLOWED_FROM', f'x{text}').domain}"
+    return normal(_mailbox("EMAIL_ALLOWED_FROM", text).address)
+
+
+def _mailbox(variable: str, text: str) -> Mailbox:
+    try:
+        return parse_mailbox(text)
+    except InvalidJob as error:
+        raise ConfigError(f"{variable}: {error}") from None
+
+
+def make_account(settings: Settings) -> Account:
+    """The account at the SMTP server.
+
+    Raises:
+        ConfigError: a variable is missing or wrong.
+    """
     section = settings.smtp
     if section.url is None:
         raise ConfigError(
             "expected SMTP_URL for the queue of e-mails, got none: set it to "
-            "smtp://user:password@host:587, or name the queues of this worker (formrelay worker "
-            "--queue, dramatiq --queues)"
+            "smtp://user:password@host:587, and pip install 'formrelay[email]'"
         )
     host, port, security = section.address
     user, _ = section.login()
@@ -175,6 +255,7 @@ def _account(settings: Settings) -> Account:
         security,
         user=user,
         password=lambda: section.login()[1],
+        token=make_token(settings),
         timeouts=Timeouts(
             **dict.fromkeys(("connect", "tls", "greeting", "login", "mail", "rcpt"), step),
             **dict.fromkeys(("data", "block"), step),
@@ -199,8 +280,24 @@ def _egress(settings: Settings) -> Egress:
     )
 
 
-def _dkim_key(settings: Settings) -> DkimKey | None:
-    section = settings.emails
+def make_dkim_key(section: EmailSettings) -> DkimKey | None:
+    """The key that signs e-mails; None without one.
+
+    Raises:
+        ConfigError: the key cannot be used, or does not fit the sender.
+    """
     if section.dkim_key_file is None or section.dkim_domain is None:
         return None
-    return load_key(section.dkim_key_file, section.dkim_domain, section.dkim_selector)
+    key = load_key(
+        section.dkim_key_file,
+        section.dkim_domain,
+        section.dkim_selector,
+        variable="EMAIL_DKIM_KEY_FILE",
+    )
+    sender = _sender(section)
+    if sender is not None and not key.is_aligned(sender.domain):
+        raise ConfigError(
+            f"expected EMAIL_DKIM_DOMAIN to fit the domain of EMAIL_FROM ({sender.domain}), got "
+            f"{section.dkim_domain}: receivers with DMARC would not accept the signature"
+        )
+    return key

@@ -15,7 +15,7 @@ import typer
 from ... import __version__
 from ..boot import NOT_FINE, one_line_errors
 from ..output import say, say_error
-from . import dlq, events, jobs, queues, webhooks
+from . import dlq, email, events, jobs, queues, webhooks
 from .config import config
 from .demo import demo
 from .doctor import doctor
@@ -41,6 +41,7 @@ for _name, _group in (
     ("dlq", add_import_option(dlq.app)),
     ("webhooks", webhooks.app),
     ("events", events.app),
+    ("email", email.app),
 ):
     app.add_typer(_group, name=_name)
 

@@ -121,6 +121,33 @@ def _api() -> Iterator[Finding]:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
 
+def _smtp() -> Iterator[Finding]:
+    settings = get_settings()
+    if settings.smtp.url is None:
+        says = "SMTP_URL is not set: e-mails are not sent, and workers leave their queue alone"
+        yield Finding("smtp", "weak", says)
+        return
+    from ...actors.emails.resources import email_parts, make_account
+    from ...sinks.smtp.probe import try_login
+
+    parts, account = email_parts(), make_account(settings)
+    *_, last = try_login(account)
+    server = f"{account.host}:{account.port}"
+    if last.is_ok:
+        login = "accepts the login" if account.user else "answers (no login is configured)"
+        yield Finding("smtp", "ok", f"{server} {login}")
+    else:
+        yield Finding("smtp", "bad", f"{last.name}: {last.says}")
+    if parts.sender is None:
+        yield Finding("smtp", "weak", "EMAIL_FROM is not set: each job has to name its sender")
+    if get_broker().state is None:
+        says = "e-mails may be sent twice, and limits hold in each process alone"
+        yield Finding("smtp", "weak", f"{says}: set STATE_URL to a Redis URL")
+    if parts.dkim_key is None:
+        says = "EMAIL_DKIM_KEY_FILE is not set: e-mails are signed only if the server does it"
+        yield Finding("smtp", "weak", says)
+
+
 def _monitoring() -> Iterator[Finding]:
     if get_settings().monitoring.enabled:
         says = "WORKER_MONITORING_ENABLED has no effect yet: monitoring is coming"
@@ -137,4 +164,4 @@ def _endpoints() -> Iterator[Finding]:
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _endpoints, _monitoring)
+_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _smtp, _endpoints, _monitoring)

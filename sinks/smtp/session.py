@@ -42,6 +42,7 @@ class Session:
         features: what the server offers, by keyword in upper case: the parameters, in upper case.
         sent: number of transactions begun.
         is_broken: the connection cannot be used any longer.
+        steps: what :meth:`open` did, for people: the step and the server's answer.
     """
 
     def __init__(self, account: Account, clock: Clock) -> None:
@@ -49,6 +50,7 @@ class Session:
         self.features: dict[str, str] = {}
         self.sent = 0
         self.is_broken = False
+        self.steps: list[tuple[str, str]] = []
         self._clock = clock
         self._wire = Wire()
         self._used = clock.monotonic()
@@ -80,6 +82,7 @@ class Session:
         code, lines = self._read(timeouts.greeting)
         if code != 220:
             raise SinkUnavailable(f"it refuses the connection: {_shown(code, lines)}", code=code)
+        self.steps.append(("connect", _shown(code, lines)))
         self._greet()
         if account.security == "starttls":
             if "STARTTLS" not in self.features:
@@ -93,11 +96,17 @@ class Session:
                 raise kind(f"it refuses STARTTLS: {_shown(code, lines)}", code=code)
             self._start_tls()
             self._greet()  # what was said unencrypted does not count
+        self.steps.append(("ehlo", " ".join(sorted(self.features)) or "no extensions"))
         log_in(self, account, self._mechanisms())
+        if account.user is not None:
+            self.steps.append(
+                ("login", f"accepted for {'a token' if account.token else 'a password'}")
+            )
 
     def _start_tls(self) -> None:
         context = self.account.tls_context or system_tls_context()
         self._wire.start_tls(context, self.account.host, self.account.timeouts.tls)
+        self.steps.append(("tls", self._wire.encryption))
 
     def _greet(self) -> None:
         """Say EHLO and note what the server offers; HELO to a server without EHLO."""

@@ -124,6 +124,21 @@ class Wire:
         return isinstance(self._socket, ssl.SSLSocket)
 
     @property
+    def encryption(self) -> str:
+        """TLS version, cipher and the server's certificate; empty without TLS."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return ""
+        cipher, certificate = self._socket.cipher(), self._socket.getpeercert() or {}
+        names = [str(name[1]) for name in certificate.get("subjectAltName", ())]
+        parts = (
+            self._socket.version(),
+            cipher and cipher[0],
+            f"certificate for {', '.join(names[:3])}" if names else "",
+            f"valid until {certificate.get('notAfter', 'unknown')}",
+        )
+        return "; ".join(part for part in parts if part)
+
+    @property
     def local_address(self) -> str:
         """The IP address of this side."""
         return str(self._open_socket().getsockname()[0])

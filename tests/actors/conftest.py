@@ -156,6 +156,7 @@ class Site:
             parts.pool.close()
         resources.clickhouse_throttle.note(None)
         resources.api_throttle.note(None)
+        resources.smtp_throttle._paused_until = 0.0  # a pause for a limit
         resources.smtp_throttle.note(None)
 
 

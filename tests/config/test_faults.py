@@ -126,7 +126,7 @@ def test_all_errors_are_reported_at_once() -> None:
         WORKER_CONCURRENCY="many",
         HEARTBEAT_TIMEOUT="x",
         API_TOKEN_FILE="/nowhere/token",
-        EMAIL_RETRY_BACKOFF="schedule",
+        SHEETS_RETRY_BACKOFF="schedule",
         WEBHOOK_QUEUE="1",
     )
     assert [one.split()[1] for one in found] == [
@@ -135,7 +135,7 @@ def test_all_errors_are_reported_at_once() -> None:
         "API_TOKEN_FILE",
         "WEBHOOK_QUEUE",
         "WORKER_CONCURRENCY",
-        "EMAIL_RETRY_DELAYS",
+        "SHEETS_RETRY_DELAYS",
     ]
 
 

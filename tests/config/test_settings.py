@@ -60,7 +60,7 @@ def at(settings: Settings, path: str) -> Any:
         ("webhooks.allow_http", False),
         ("webhooks.timeout", timedelta(seconds=20)),
         ("emails.queue", "emails"),
-        ("emails.max_retries", 2),
+        ("emails.max_retries", 8),
         ("emails.worker_concurrency", None),
         ("sheets.queue", "sheets"),
         ("worker_concurrency", 8),

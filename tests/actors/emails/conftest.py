@@ -76,10 +76,11 @@ def server() -> Iterator[MailServer]:
         started.set()
 
     def run() -> None:
-        loop.create_task(serve())
+        task = loop.create_task(serve())
         loop.run_forever()
+        task.cancel()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert started.wait(30)
     yield found

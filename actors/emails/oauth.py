@@ -1,0 +1,63 @@
+"""The access token that logs in at the SMTP server (XOAUTH2), shared by all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...brokers import get_broker
+from ...config import Settings
+from ...core.errors import ConfigError, SinkUnready
+from ...sinks.oauth import GOOGLE, OAuthClient, Provider, microsoft
+from ...state import make_tokens
+from ...state.connections import ConnectionPaused, connection_id
+
+
+def make_token(
+    settings: Settings, provider: Provider | None = None
+) -> Callable[[bool], str] | None:
+    """Return a function that returns the access token; None without OAuth.
+
+    Its argument asks for a new token, because the server refused the last one. It raises
+    SinkUnready if nobody can get a token until an operator acts.
+
+    Args:
+        provider: instead of the configured one.
+
+    Raises:
+        ConfigError: the tokens could not be stored encrypted.
+    """
+    section = settings.smtp
+    refresh_token = section.secret("oauth_refresh_token")
+    if section.oauth_provider is None:
+        return None
+    if section.oauth_client_id is None or refresh_token is None:
+        raise ConfigError("expected SMTP_OAUTH_CLIENT_ID and SMTP_OAUTH_REFRESH_TOKEN to be set")
+    broker = get_broker()
+    provider = provider or (
+        GOOGLE if section.oauth_provider == "google" else microsoft(section.oauth_tenant)
+    )
+    client = OAuthClient(
+        provider, section.oauth_client_id, lambda: section.secret("oauth_client_secret")
+    )
+    tokens = make_tokens(
+        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
+    )
+    # A new consent has another refresh token, so it is a new connection: it needs no resuming.
+    connection = connection_id("smtp", refresh_token)
+    last: list[str] = []
+
+    def token(is_new: bool) -> str:
+        tokens.adopt(connection, refresh_token, provider=provider.name)
+        refused = last[-1] if is_new and last else None
+        try:
+            found = tokens.access_token(connection, client.refresh, refused=refused)
+        except ConnectionPaused as error:
+            raise SinkUnready(
+                f"the OAuth token cannot be refreshed: {error.cause}; set "
+                "SMTP_OAUTH_REFRESH_TOKEN to the token of a new consent",
+                retry_after=error.after,
+            ) from None
+        last[:] = [found]
+        return found
+
+    return token

@@ -1,0 +1,96 @@
+"""Sends one e-mail on a connection of its own and tells what each step was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...core.clock import SYSTEM_CLOCK
+from ...core.errors import SinkError
+from .account import Account
+from .replies import Step, make_reply, spellings
+from .session import Session
+from .transaction import make_delivery
+from .wire import Lost
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """A step and its answer.
+
+    Attributes:
+        name: "connect", "tls", "ehlo", "login", "mail", "rcpt", "data" or "dot".
+        is_ok: whether the next step can follow.
+        says: the server's answer, or what went wrong.
+    """
+
+    name: str
+    is_ok: bool
+    says: str
+
+
+def try_login(account: Account) -> Iterator[ProbeStep]:
+    """Connect and log in; a failed step is the last."""
+    session = Session(account, SYSTEM_CLOCK)
+    yield from _open(session)
+    session.quit()
+
+
+def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> Iterator[ProbeStep]:
+    """Send an e-mail to one recipient; a failed step is the last.
+
+    Args:
+        data: the e-mail; lines end with CRLF.
+
+    Raises:
+        InvalidJob: an address or the e-mail could be taken for a command.
+    """
+    message = make_delivery(
+        sender, [recipient], data, smtputf8=False, envid=None, before_dot=lambda _: None
+    )
+    session = Session(account, SYSTEM_CLOCK)
+    is_open = True
+    for step in _open(session):
+        is_open = step.is_ok
+        yield step
+    if not is_open:
+        return
+    times = account.timeouts
+    utf8 = b"" if (sender + recipient).isascii() else b" SMTPUTF8"
+    commands = (
+        ("mail", b"MAIL FROM:<" + sender.encode() + b">" + utf8, times.mail, (250,)),
+        ("rcpt", b"RCPT TO:<" + recipient.encode() + b">", times.rcpt, (250, 251)),
+        ("data", b"DATA", times.data, (354,)),
+        ("dot", message.data + b".", times.dot, (250,)),
+    )
+    hidden = spellings([sender, recipient])
+    for name, line, timeout, expected in commands:
+        step_name: Step = name  # type: ignore[assignment]
+        try:
+            code, lines = session.command(line, timeout)
+        except (Lost, SinkError) as error:
+            yield ProbeStep(name, False, str(error))
+            break
+        reply = make_reply(code, lines, step=step_name, hidden=hidden)
+        yield ProbeStep(name, code in expected, str(reply))
+        if code not in expected:
+            break
+    session.quit()
+
+
+def _open(session: Session) -> Iterator[ProbeStep]:
+    """Open a session. The steps before a failure are told too."""
+    failure = ""
+    try:
+        session.open()
+    except SinkError as error:
+        failure = str(error)
+    yield from (ProbeStep(name, True, says) for name, says in session.steps)
+    if failure:
+        done = {name for name, _ in session.steps}
+        account = session.account
+        wanted = ["connect", *(["tls"] if account.security != "none" else []), "ehlo", "login"]
+        if account.security == "tls":
+            wanted[:2] = ["tls", "connect"]
+        yield ProbeStep(next(name for name in wanted if name not in done), False, failure)
+        session.close()
