@@ -14,6 +14,7 @@ from formrelay.actors import (
     record_events,
     save_partial,
     save_submission,
+    send_email,
 )
 
 
@@ -64,6 +65,20 @@ def webhooks(url: str, count: str) -> None:
     enqueue_many(deliver_webhook, ({"payload": payload} for payload in payloads))
 
 
+def emails(count: str) -> None:
+    """Send ``count`` e-mails to a recipient each."""
+    payloads = (
+        {
+            "to": [f"user-{number}@one.example"],
+            "subject": "Hello",
+            "template": "autoresponse",
+            "data": {"title": "Thanks", "message": "We have your answer."},
+        }
+        for number in range(int(count))
+    )
+    enqueue_many(send_email, ({"payload": payload} for payload in payloads))
+
+
 def jobs(file: str) -> None:
     """Send the jobs in a file with a kind (submission or partial) and a payload in each line."""
     for kind, actor in {"submission": save_submission, "partial": save_partial}.items():
@@ -74,6 +89,5 @@ def jobs(file: str) -> None:
 
 if __name__ == "__main__":
     _, name, *arguments = sys.argv
-    {"events": events, "submissions": submissions, "webhooks": webhooks, "jobs": jobs}[name](
-        *arguments
-    )
+    programs = (events, submissions, webhooks, emails, jobs)
+    {program.__name__: program for program in programs}[name](*arguments)
