@@ -8,6 +8,7 @@ from using up memory and time. Templates are not run in a process of their own.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ _INLINER = css_inline.CSSInliner(
 )
 _TEXT = ParserConfig(display_links=True, display_anchors=False)
 _QUOTED = re.compile("'([^']*)'")
+#: Maximum number of elements inside each other.
+_MAX_DEPTH = 1000
+_TAG = re.compile(r"<(/?)([a-z][^\s/>]*)")
+#: Elements without an end tag, and those whose end tag may be left out.
+_UNCLOSED = frozenset([
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
+    "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option",
+])  # fmt: skip
 #: A width in a format string; wider than any column of a text.
 _WIDE = re.compile(r"[0-9]{4,}|\*")
 
@@ -97,7 +106,13 @@ class Templates:
             InvalidJob: there is no such template, its data lacks a value, it is wrong, too long or
                 too slow.
         """
-        html = _INLINER.inline(self._render(name, "html", data))
+        html = self._render(name, "html", data)
+        if _is_deep(html):
+            raise InvalidJob(
+                f"expected the template {name!r} to make at most {_MAX_DEPTH} elements inside each "
+                "other, got more"
+            )
+        html = _INLINER.inline(html)
         try:
             text = self._render(name, "txt", data)
         except _NoSuchFile:
@@ -304,6 +319,26 @@ def _line(error: BaseException, template: jinja2.Template) -> str:
             line = frame.tb_lineno
         frame = frame.tb_next
     return f" (line {line})" if line else ""
+
+
+def _is_deep(html: str) -> bool:
+    """Whether elements are nested too deeply: the inliner would crash the process."""
+    depth, opened = 0, Counter[str]()
+    tags = _TAG.findall(html.lower())
+    # Inside of these, every element needs its end tag.
+    unclosed = frozenset() if {("", "svg"), ("", "math")} & {*tags} else _UNCLOSED
+    for is_end, name in tags:
+        if name in unclosed:
+            continue
+        if not is_end:
+            opened[name] += 1
+            depth += 1
+        elif opened[name]:
+            opened[name] -= 1
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def _tidy(text: str) -> str:

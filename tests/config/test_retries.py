@@ -15,22 +15,22 @@ from tests.config.loading import line, load
     [
         ({}, Exponential(timedelta(seconds=1), timedelta(seconds=60))),
         (
-            {"EMAIL_RETRY_BASE_SECONDS": "2", "EMAIL_RETRY_CAP_SECONDS": "9"},
+            {"SHEETS_RETRY_BASE_SECONDS": "2", "SHEETS_RETRY_CAP_SECONDS": "9"},
             Exponential(timedelta(seconds=2), timedelta(seconds=9)),
         ),
         (
-            {"EMAIL_RETRY_BACKOFF": "linear", "EMAIL_RETRY_BASE_SECONDS": "2"},
+            {"SHEETS_RETRY_BACKOFF": "linear", "SHEETS_RETRY_BASE_SECONDS": "2"},
             Linear(timedelta(seconds=2), timedelta(seconds=60)),
         ),
-        ({"EMAIL_RETRY_DELAYS": "0, 1.5"}, Schedule((timedelta(0), timedelta(seconds=1.5)))),
+        ({"SHEETS_RETRY_DELAYS": "0, 1.5"}, Schedule((timedelta(0), timedelta(seconds=1.5)))),
         (
-            {"EMAIL_RETRY_DELAYS": "0,5", "EMAIL_RETRY_BACKOFF": "schedule"},
+            {"SHEETS_RETRY_DELAYS": "0,5", "SHEETS_RETRY_BACKOFF": "schedule"},
             Schedule((timedelta(0), timedelta(seconds=5))),
         ),
     ],
 )
 def test_the_retry_variables_define_the_policy(environ: dict[str, str], backoff: object) -> None:
-    assert load(**environ).emails.policy().backoff == backoff
+    assert load(**environ).sheets.policy().backoff == backoff
 
 
 def test_max_attempts_is_one_more_than_max_retries() -> None:
@@ -38,6 +38,14 @@ def test_max_attempts_is_one_more_than_max_retries() -> None:
     assert settings.emails.policy().max_attempts == 1
     assert settings.emails.policy().jitter == 0.5
     assert settings.sheets.policy().max_attempts == 3
+
+
+def test_emails_have_nine_attempts_over_32_hours() -> None:
+    policy = load().emails.policy()
+    assert policy.max_attempts == 9
+    minutes = [0, 5, 15, 30, 60, 120, 240, 480, 960]
+    assert policy.backoff == Schedule(tuple(timedelta(minutes=n) for n in minutes))
+    assert policy.unavailable_backoff == Exponential()  # seconds, not minutes
 
 
 def test_webhooks_have_seven_attempts_by_default() -> None:
@@ -58,6 +66,7 @@ def test_an_unavailable_sink_uses_no_attempts_where_its_queue_pauses() -> None:
         "events",
         "submissions",
         "partials",
+        "emails",
     ]
 
 

@@ -236,3 +236,16 @@ def test_a_type_of_error_may_have_a_maximum_of_its_own() -> None:
 def test_a_wrong_maximum_of_an_error_is_refused(pair: Any) -> None:
     with pytest.raises(InvalidPolicy):
         RetryPolicy(attempts_by_error=(pair,))
+
+
+def test_the_wait_for_an_unavailable_sink_can_differ_from_that_of_a_retry() -> None:
+    policy = PATIENT.but(unavailable_backoff=Linear(2 * S, 600 * S))
+    found = classify(away(), attempt=1, policy=policy, now=0.0)
+    assert isinstance(found, Defer)
+    assert found.after == 2 * S
+    asked = classify(away(50), attempt=1, policy=policy, now=0.0)
+    assert isinstance(asked, Defer)
+    assert asked.after == 50 * S
+    again = classify(transient(), attempt=1, policy=policy, now=0.0)
+    assert isinstance(again, Retry)
+    assert again.after == 10 * S

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.actors.emails.conftest import MailServer, server
+from tests.ops.shell import Shell
 from tests.support.command import run
+from tests.support.waiting import wait_until
 
 __all__ = ["server"]
 
@@ -141,6 +143,22 @@ def test_doctor_tries_the_login(tmp_path: Path, server: MailServer) -> None:
     assert state == "bad"
     assert says.startswith("login: ")
     assert "secret" not in says
+
+
+def test_a_worker_without_a_server_leaves_the_queue_alone_and_works_for_the_others(
+    tmp_path: Path,
+) -> None:
+    # With a queue of submissions whose API is away: the job is tried, and waits.
+    shell = Shell(tmp_path, CLICKHOUSE_URL="http://127.0.0.1:1")
+    email = {"to": ["ann@one.example"], "subject": "Hello", "template": "autoresponse"}
+    shell("send", "send_email", json.dumps(email))
+    log = tmp_path / "worker.log"
+    with shell.worker() as process:
+        shell.send("https://127.0.0.1:1/")  # refused: dead-lettered at once
+        wait_until(lambda: shell.queue("webhooks")["dead"] == 1, timeout=60)
+        assert process.poll() is None
+    assert shell.queue("emails")["waiting"] == 1
+    assert log.read_text().count("e-mails are not sent: SMTP_URL is not set") == 1
 
 
 def worker(tmp_path: Path, *options: str, **env: str) -> str:

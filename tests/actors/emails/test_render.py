@@ -186,3 +186,18 @@ def test_arithmetic_works(tmp_path: Path) -> None:
 def test_an_error_in_a_template_names_its_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidJob, match=r"an error in line 2 of a\.html"):
         templates(tmp_path, a_html="\n{% if %}").render("a", {})
+
+
+@pytest.mark.parametrize("tags", ["<div>", "<b></div>", "<DIV a>", "<x/>"])
+def test_html_that_would_crash_the_inliner_is_refused(tmp_path: Path, tags: str) -> None:
+    found = templates(tmp_path, a_html="{{ x|safe }}")
+    with pytest.raises(InvalidJob, match="at most 1000 elements inside each other"):
+        found.render("a", {"x": tags * 1100})
+    with pytest.raises(InvalidJob, match="at most 1000 elements inside each other"):
+        found.render("a", {"x": "<svg>" + "<td>" * 1100})
+
+
+def test_html_without_end_tags_is_not_deep(tmp_path: Path) -> None:
+    found = templates(tmp_path, a_html="{{ x|safe }}")
+    text = found.render("a", {"x": "<p>a<br>" * 500 + "<ul>" + "<li>b" * 600 + "</ul>"}).text
+    assert text.count("b") == 600
