@@ -33,7 +33,9 @@ TYPES = {
     "save_partial": "partial.save",
     "update_payment": "payment.update",
     "deliver_webhook": "webhook.send",
+    "send_email": "email.send",
 }
+EMAIL: dict[str, Any] = {"to": ["a@b.example"], "subject": "Hello", "template": "digest"}
 METADATA: dict[str, Any] = {"formId": "f", "version": 2, "retryCount": 0, "anything": [1]}
 
 GOOD = [
@@ -64,6 +66,11 @@ GOOD = [
     ("deliver_webhook", but(WEBHOOK, url="HTTPS://[2001:db8::1]:8443?a=b#c")),
     ("deliver_webhook", but(WEBHOOK, url="https://bücher.example/ü?q=ü ü")),
     ("deliver_webhook", but(WEBHOOK, headers={"X-Te": "é\t", "hosts": "", "te-x": "1", "X~": "2"})),
+    ("send_email", EMAIL),
+    ("send_email", but(EMAIL, cc=["Ä <ä@ä.example>"], bcc=[], replyTo=None, data={"a": [1]})),
+    ("send_email", EMAIL | {"from": "a@b.example", "kind": "autoresponse", "id": "1"}),
+    ("send_email", but(EMAIL, attachments=[{"filename": "a", "path": "a/b"}])),
+    ("send_email", but(EMAIL, kind="list", unsubscribeUrl="https://b.example/u")),
 ]  # fmt: skip
 
 #: Jobs that only the actors can refuse.
@@ -71,6 +78,9 @@ BEYOND = [
     ("deliver_webhook", but(WEBHOOK, headers={"X": SECRET, "x": SECRET})),
     ("deliver_webhook", but(WEBHOOK, url="https://!/")),
     ("deliver_webhook", but(WEBHOOK, metod="PUT")),
+    ("send_email", but(EMAIL, to=["nobody"])),
+    ("send_email", but(EMAIL, subject="a\nBcc: b@c.example")),
+    ("send_email", but(EMAIL, kind="list")),
     ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": "text/json; charset=latin-1"})),
 ]
 #: Jobs that only the actors accept.
