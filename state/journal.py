@@ -35,6 +35,7 @@ MAX_TEXT = 500
 _RETRY = timedelta(seconds=5)
 #: Maximum number of journals in memory; the oldest without a claim are dropped.
 _MAX_JOURNALS = 10_000
+_NO_NOTES: Mapping[str, str] = {}
 
 
 class ClaimLost(NotNow):
@@ -110,7 +111,12 @@ class Journal(Protocol):
     """
 
     def begin(
-        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+        self,
+        job: str,
+        recipients: Iterable[str],
+        *,
+        lock: timedelta = LOCK,
+        notes: Mapping[str, str] = _NO_NOTES,
     ) -> Run | Running:
         """Claim a job; returns Running if another attempt has the claim.
 
@@ -118,7 +124,8 @@ class Journal(Protocol):
 
         Args:
             job: see :func:`job_key`.
-            recipients: all recipients of the job, in any spelling that stays the same.
+            recipients: all recipients of the job; upper and lower case are the same.
+            notes: notes to add, unless the journal has notes with these names.
         """
 
     def renew(self, key: str, owner: str, lock: timedelta) -> bool:
@@ -158,10 +165,21 @@ class Journal(Protocol):
     def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
         """Return the journal of a job; None if there is none, or no longer."""
 
+    def find(self, id: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
+        """Return the journal with an id (:func:`journal_id`), as ``read`` does."""
+
+    def mark(self, id: str, notes: Mapping[str, str]) -> None:
+        """Add notes without a claim, such as reports about an e-mail; nothing if it has ended."""
+
 
 def job_key(queue: str, message_id: str) -> str:
     """Name a job for its journal: a job that is sent again or replayed has the same name."""
     return f"{queue}\n{message_id}"
+
+
+def journal_id(job: str) -> str:
+    """The id of a job's journal, 32 hexadecimal digits, by which reports find it."""
+    return digest(job)
 
 
 def new_run(store: Journal, key: str, lock: timedelta) -> Run:
@@ -170,8 +188,13 @@ def new_run(store: Journal, key: str, lock: timedelta) -> Run:
 
 
 def names_of(key: str, recipients: Iterable[str]) -> dict[str, str]:
-    """The digest of each recipient, different in each job."""
-    return {recipient: digest(key, recipient) for recipient in recipients}
+    """The digest of each recipient in lower case, different in each job."""
+    return {recipient: digest(key, recipient.lower()) for recipient in recipients}
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be a note."""
+    return len(text) <= MAX_TEXT and text.isprintable()
 
 
 def check_text(text: str) -> str:
@@ -180,9 +203,14 @@ def check_text(text: str) -> str:
     Raises:
         ValueError: it is too long or has more than one line.
     """
-    if len(text) > MAX_TEXT or not text.isprintable():
+    if not is_text(text):
         raise ValueError(f"expected one line of at most {MAX_TEXT} characters")
     return text
+
+
+def check_notes(notes: Mapping[str, str]) -> dict[str, str]:
+    """Check notes, as :func:`check_text` does."""
+    return {name: check_text(note) for name, note in notes.items()}
 
 
 def make_record(
@@ -234,8 +262,14 @@ class MemoryJournal:
         self._entries: dict[str, _Entry] = {}
 
     def begin(
-        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+        self,
+        job: str,
+        recipients: Iterable[str],
+        *,
+        lock: timedelta = LOCK,
+        notes: Mapping[str, str] = _NO_NOTES,
     ) -> Run | Running:
+        checked = check_notes(notes)
         run = new_run(self, digest(job), lock)
         names = names_of(run.key, recipients)
         with self._lock:
@@ -249,6 +283,7 @@ class MemoryJournal:
             entry.began_at = entry.began_at or self._time()
             for name in names.values():
                 entry.outcomes.setdefault(name, Outcome("waiting"))
+            entry.notes = checked | entry.notes
             self._put(run.key, entry)
             run.record = entry.record(names)
         return run
@@ -287,7 +322,7 @@ class MemoryJournal:
             return is_ours
 
     def note(self, run: Run, notes: Mapping[str, str]) -> None:
-        checked = {name: check_text(note) for name, note in notes.items()}
+        checked = check_notes(notes)
         with self._lock:
             entry = self._claimed(run)
             entry.notes |= checked
@@ -301,13 +336,20 @@ class MemoryJournal:
                 entry.owner = ""
 
     def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
-        key = digest(job)
-        names = names_of(key, recipients)
+        return self.find(journal_id(job), recipients)
+
+    def find(self, id: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
+        names = names_of(id, recipients)
         with self._lock:
-            entry = self._find(key)
-            if entry is None:
-                return None
-            return entry.record(names)
+            entry = self._find(id)
+            return None if entry is None else entry.record(names)
+
+    def mark(self, id: str, notes: Mapping[str, str]) -> None:
+        checked = check_notes(notes)
+        with self._lock:
+            entry = self._find(id)
+            if entry is not None:
+                entry.notes |= checked
 
     def _set(self, entry: _Entry, name: str, outcome: Outcome) -> None:
         old = entry.outcomes.get(name, _WAITING)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import InvalidJob
 from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
 from ...sinks.smtp.message import Email
+from ...state.journal import journal_id
 from ..model import Job
 from .resources import EmailParts
 from .schema import EmailJob
@@ -45,8 +45,11 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
 
 
 def message_id(key: str) -> str:
-    """The left part of the Message-ID of an e-mail, which reports about it quote."""
-    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    """The left part of the Message-ID, and the ENVID, of an e-mail.
+
+    Reports about the e-mail quote it; it is the id of the e-mail's journal.
+    """
+    return journal_id(key)
 
 
 def _sender(payload: EmailJob, parts: EmailParts) -> Mailbox:

@@ -30,12 +30,12 @@ from ...sinks.smtp.message import write
 from ...sinks.smtp.replies import Reply, UnknownOutcome
 from ...state.idempotency import Running
 from ...state.journal import Outcome, Run, job_key
-from ...state.suppressions import note_bounce
 from ..model import Job
-from .compose import compose
-from .events import send_events
+from .compose import compose, message_id
+from .events import notes_of, send_events
 from .resources import EmailParts, email_parts
 from .schema import EmailJob
+from .suppress import suppress_bounced
 
 logger = logging.getLogger("formrelay.emails")
 
@@ -88,8 +88,9 @@ def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None
         SinkUnavailable, SinkUnready: no e-mail can be sent now.
     """
     parts = email_parts()
+    addresses = [each.address for each in recipients]
     with _store_needed(parts):
-        run = parts.journal.begin(key, [each.address for each in recipients])
+        run = parts.journal.begin(key, addresses, notes=notes_of(job))
     if isinstance(run, Running):
         raise NotNow("another worker sends this e-mail", after=min(run.ends_in, _CLAIMED))
     parts.renewal.add(run)
@@ -261,8 +262,10 @@ class _Sending:
                 elif reply.is_throttled:
                     self.parts.close_domain(mailbox, _THROTTLED_FOR)
                 elif reply.is_address_bad or reply.is_full:
-                    address, status = normal(mailbox.address), reply.status or "5.1.1"
-                    note_bounce(self.parts.suppressions, address, status, self.key)
+                    status = reply.status or ("5.2.2" if reply.is_full else "5.1.1")
+                    id = message_id(self.key)
+                    stores = self.parts.suppressions, self.parts.limits
+                    suppress_bounced(*stores, mailbox, status, id)
             except BrokerError as error:
                 extra = {"error_message": describe(error)}
                 logger.warning("could not store a limit or suppression", extra=extra)

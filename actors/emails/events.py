@@ -1,4 +1,7 @@
-"""Analytics events about e-mails: ``email.sent``, ``email.bounced``, ``email.suppressed``."""
+"""Analytics events about e-mails.
+
+``email.sent``, ``email.bounced``, ``email.complained``, ``email.suppressed``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from ...config import get_settings
 from ...core.errors import BrokerError
-from ...state.journal import Outcome
+from ...state.journal import JournalRecord, Outcome, is_text
 from ..events import record_events
 from ..fanout import Outgoing, fan_out
 from ..model import Job
@@ -48,7 +51,7 @@ def send_events(
             event_id = uuid5(_NAMESPACE, f"{key}\n{address}\n{kind}")
             domain, status = address.rpartition("@")[2], why or outcome.text
             properties = {"domain": domain, "status": status}
-            found.append(_event(job, event_id, kind, first_at, properties))
+            found.append(_event(notes_of(job), event_id, kind, first_at, properties))
     try:
         fan_out(Outgoing(record_events, event, {}) for event in found)
     except BrokerError as error:
@@ -57,19 +60,53 @@ def send_events(
         )
 
 
+def notes_of(job: Job[EmailJob]) -> dict[str, str]:
+    """What the journal keeps of a job, for the events of reports about its e-mail."""
+    found = {
+        "form": job.metadata.form_id or "",
+        "job": job.message_id,
+        "template": job.payload.template,
+        "kind": job.payload.kind,
+    }
+    return {name: text for name, text in found.items() if text and is_text(text)}
+
+
+def send_report_event(
+    record: JournalRecord, id: str, address: str, kind: str, status: str
+) -> None:
+    """Send the event of a report about an e-mail, if events are recorded.
+
+    Args:
+        record: the journal of the e-mail, whose id is ``id``.
+        kind: type of the event.
+
+    Raises:
+        BrokerError: the broker failed.
+    """
+    if get_settings().clickhouse.url is None:
+        return
+    event_id = uuid5(_NAMESPACE, f"{id}\n{address}\n{kind}")
+    properties = {"domain": address.rpartition("@")[2], "status": status}
+    at = record.began_at or datetime.now(UTC)
+    fan_out([Outgoing(record_events, _event(record.notes, event_id, kind, at, properties), {})])
+
+
 def _event(
-    job: Job[EmailJob], event_id: UUID, kind: str, at: datetime, properties: dict[str, str]
+    notes: Mapping[str, str],
+    event_id: UUID,
+    kind: str,
+    at: datetime,
+    properties: dict[str, str],
 ) -> dict[str, Any]:
-    payload = job.payload
     return {
         "eventId": str(event_id),
         "type": kind,
-        "formId": job.metadata.form_id or "unknown",
+        "formId": notes.get("form", "unknown"),
         "occurredAt": at.astimezone(UTC).isoformat(timespec="milliseconds"),
         "properties": {
-            "messageId": job.message_id,
-            "template": payload.template,
-            "kind": payload.kind,
+            "messageId": notes.get("job", ""),
+            "template": notes.get("template", ""),
+            "kind": notes.get("kind", ""),
             **properties,
         },
     }

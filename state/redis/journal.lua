@@ -50,9 +50,17 @@ if what == 'begin' then
         redis.call('hsetnx', key, 'began', string.format('%.0f', now))
     end
     take()
-    for i = 5, #ARGV do redis.call('hsetnx', key, 'r' .. ARGV[i], 'waiting 0 0 ') end
+    local after = 5 + 2 * tonumber(ARGV[5])
+    for i = 6, after, 2 do redis.call('hsetnx', key, 'n' .. ARGV[i], ARGV[i + 1]) end
+    for i = after + 1, #ARGV do redis.call('hsetnx', key, 'r' .. ARGV[i], 'waiting 0 0 ') end
     redis.call('pexpire', key, keep)
     return redis.call('hgetall', key)
+end
+
+if what == 'mark' then
+    if redis.call('exists', key) == 0 then return 0 end
+    for i = 5, #ARGV, 2 do redis.call('hset', key, 'n' .. ARGV[i], ARGV[i + 1]) end
+    return 1
 end
 
 local is_ours = held_by == owner

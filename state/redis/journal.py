@@ -17,7 +17,9 @@ from ..journal import (
     Outcome,
     Run,
     State,
+    check_notes,
     check_text,
+    journal_id,
     make_record,
     names_of,
     new_run,
@@ -29,6 +31,7 @@ from .connection import translated
 
 #: Stands between the namespace and the digest of a job.
 PREFIX = ":__journal__."
+_NO_NOTES: Mapping[str, str] = {}
 
 
 class RedisJournal:
@@ -57,11 +60,17 @@ class RedisJournal:
         self._script = client.register_script(script)
 
     def begin(
-        self, job: str, recipients: Iterable[str], *, lock: timedelta = LOCK
+        self,
+        job: str,
+        recipients: Iterable[str],
+        *,
+        lock: timedelta = LOCK,
+        notes: Mapping[str, str] = _NO_NOTES,
     ) -> Run | Running:
         run = new_run(self, digest(job), lock)
         names = names_of(run.key, recipients)
-        found = self._run("begin", run.key, run.owner, lock, *names.values())
+        args = [len(notes), *_pairs(notes), *names.values()]
+        found = self._run("begin", run.key, run.owner, lock, *args)
         if isinstance(found, int):
             return Running(timedelta(milliseconds=found))
         run.record = _record(dict(zip(found[::2], found[1::2], strict=True)), names)
@@ -85,24 +94,32 @@ class RedisJournal:
         return bool(self._run("settle", run.key, run.owner, None, int(end), *args))
 
     def note(self, run: Run, notes: Mapping[str, str]) -> None:
-        args = [part for name, note in notes.items() for part in (name, check_text(note))]
-        if not self._run("note", run.key, run.owner, None, *args):
+        if not self._run("note", run.key, run.owner, None, *_pairs(notes)):
             raise ClaimLost
 
     def end(self, run: Run) -> None:
         self._run("end", run.key, run.owner, None)
 
     def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
-        key = digest(job)
+        return self.find(journal_id(job), recipients)
+
+    def find(self, id: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
         with translated(self._where):
-            found = self._client.hgetall(self._prefix + key)
-        return _record(found, names_of(key, recipients)) if found else None
+            found = self._client.hgetall(self._prefix + id)
+        return _record(found, names_of(id, recipients)) if found else None
+
+    def mark(self, id: str, notes: Mapping[str, str]) -> None:
+        self._run("mark", id, "", None, *_pairs(notes))
 
     def _run(self, what: str, key: str, owner: str, lock: timedelta | None, *args: Any) -> Any:
         lasts = "" if lock is None else _millis(lock)
         argv = [what, owner, lasts, self._keep, *args]
         with translated(self._where):
             return repeated(lambda _: self._script(keys=[self._prefix + key], args=argv))
+
+
+def _pairs(notes: Mapping[str, str]) -> list[str]:
+    return [part for pair in check_notes(notes).items() for part in pair]
 
 
 def _millis(duration: timedelta) -> int:
