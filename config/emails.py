@@ -41,6 +41,15 @@ def _smtp_url(text: str) -> str:
 
 
 SmtpUrl = Annotated[SecretStr, secret(_smtp_url)]
+ImapUrl = Annotated[
+    SecretStr,
+    secret(
+        url_check(
+            *("imaps", "imap"),
+            advice="write imaps://user@host/INBOX (TLS) or imap://user@host/INBOX (STARTTLS)",
+        )
+    ),
+]
 #: The port of each scheme.
 _PORTS = {"smtp": 587, "smtps": 465, "smtp+none": 25}
 _SECURITY: dict[str, Literal["starttls", "tls", "none"]] = {
@@ -236,6 +245,19 @@ class EmailSettings(WorkerSettings):
     dkim_selector: str = Field("formrelay", description="Selector of the DKIM key in the DNS.")
     dkim_key_file: Path | None = Field(
         None, description="PEM file of the private DKIM key. Default: e-mails are not signed."
+    )
+    imap_url: ImapUrl | None = Field(
+        None,
+        description="Mailbox of reports for `formrelay bounces`: imaps://user:password@host/INBOX "
+        "(TLS), or imap:// (STARTTLS). Percent-encode special characters.",
+    )
+    imap_password: Password | None = Field(
+        None, description="Password of the mailbox of reports, if its URL has none."
+    )
+    imap_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities to trust for the mailbox of reports instead of "
+        "the system's.",
     )
 
     def concurrency_of(self, threads: int) -> int:

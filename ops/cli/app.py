@@ -15,7 +15,8 @@ import typer
 from ... import __version__
 from ..boot import NOT_FINE, one_line_errors
 from ..output import say, say_error
-from . import dlq, email, events, jobs, queues, webhooks
+from . import dlq, email, events, jobs, queues, suppressions, webhooks
+from .bounces import bounces
 from .config import config
 from .demo import demo
 from .doctor import doctor
@@ -35,6 +36,7 @@ for _command in (worker, queues.workers, migrate, config, schema, demo):
     app.command()(_command)
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))
+app.command()(with_imports(bounces))
 for _name, _group in (
     ("queues", add_import_option(queues.app)),
     ("jobs", add_import_option(jobs.app)),
@@ -42,6 +44,7 @@ for _name, _group in (
     ("webhooks", webhooks.app),
     ("events", events.app),
     ("email", email.app),
+    ("suppressions", suppressions.app),
 ):
     app.add_typer(_group, name=_name)
 

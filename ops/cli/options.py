@@ -40,6 +40,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 #: Number of ids that an error names if a prefix matches several.
 CANDIDATES = 5
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_LONGEST = 36_500 * 86_400
 
 
 def _parse_id(text: str) -> str:
@@ -101,6 +102,15 @@ def _parse_time(text: str) -> float:
             f"expected a time like 2026-01-31T09:30, or an age like 2h or 3d, got {text!r}"
         ) from None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration such as ``90s`` or ``30d``, at most 100 years, to seconds."""
+    found = _AGO.fullmatch(text)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found is not None else 0
+    if not 0 < seconds <= _LONGEST:
+        raise typer.BadParameter(f"expected a duration like 90s, 12h or 30d, got {text!r}")
+    return seconds
 
 
 def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:

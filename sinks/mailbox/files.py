@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mailbox
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def read_maildir(folder: Path, skipped: Collection[str] = ()) -> Iterator[Incomi
             yield Incoming(base, _content(path), lambda a=path, b=target: _move(a, b))  # type: ignore[misc]
 
 
-def read_mbox(path: Path) -> Iterator[Incoming]:
+def read_mbox(path: Path) -> Generator[Incoming, None, None]:
     """Yield the messages of an mbox file that are not marked as read.
 
     The file is locked meanwhile, by fcntl and a lock file. Messages that are done are marked as

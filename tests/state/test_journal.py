@@ -20,6 +20,7 @@ from formrelay.state.journal import (
     Outcome,
     Run,
     job_key,
+    journal_id,
 )
 from formrelay.state.redis.journal import RedisJournal
 from tests.state.stores import set_clock, state_of, use_clock
@@ -302,3 +303,27 @@ def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None
     ):
         with pytest.raises(BrokerUnavailable, match="expected Redis at"):
             call()
+
+
+def test_reports_find_a_journal_by_its_id_in_any_case(timed: Timed) -> None:
+    id = journal_id(JOB)
+    assert timed.store.find(id, ALL) is None
+    timed.store.mark(id, {"report 1": "bounce"})  # makes no journal
+    assert timed.store.find(id) is None
+    run = timed.store.begin(JOB, ALL, notes={"form": "f1"})
+    assert run.record.notes == {"form": "f1"}
+    timed.store.end(run)
+    again = timed.store.begin(JOB, ALL, notes={"form": "f2", "job": "j"})
+    timed.store.mark(id, {"report 1": "bounce"})  # while it is claimed
+    found = timed.store.find(id, [ANN.upper(), "eve@example.org"])
+    assert list(found.recipients) == [ANN.upper()]
+    assert found.notes == {"form": "f1", "job": "j", "report 1": "bounce"}
+    assert timed.store.settle(again, {ANN.upper(): ACCEPTED})
+    assert timed.states()[ANN] == "accepted"
+
+
+@pytest.mark.parametrize("note", ["x" * 501, "two\nlines"])
+def test_a_note_at_the_beginning_is_checked(timed: Timed, note: str) -> None:
+    with pytest.raises(ValueError, match="expected one line"):
+        timed.store.begin(JOB, ALL, notes={"form": note})
+    assert timed.store.read(JOB) is None
