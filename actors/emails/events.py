@@ -71,9 +71,7 @@ def notes_of(job: Job[EmailJob]) -> dict[str, str]:
     return {name: text for name, text in found.items() if text and is_text(text)}
 
 
-def send_report_event(
-    record: JournalRecord, id: str, address: str, kind: str, status: str
-) -> None:
+def send_report_event(record: JournalRecord, id: str, address: str, kind: str, status: str) -> None:
     """Send the event of a report about an e-mail, if events are recorded.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox
 import os
+import re
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import NamedTuple
 
 from ...core.errors import ConfigError, SinkUnavailable
 from .reports import MAX_MESSAGE
+
+_END_OF_HEADERS = re.compile(rb"\r?\n\r?\n")
+_IS_READ = re.compile(rb"^Status:[ \t]*\w*R", re.IGNORECASE | re.MULTILINE)
 
 
 class Incoming(NamedTuple):
@@ -78,14 +82,15 @@ def read_mbox(path: Path) -> Generator[Incoming, None, None]:
     done: list[str] = []
     try:
         for key in box.keys():  # noqa: SIM118 - iterating over a mailbox gives messages
-            if "R" in box.get_message(key).get_flags():
+            data = box.get_bytes(key)
+            if _IS_READ.search(_END_OF_HEADERS.split(data, maxsplit=1)[0]):
                 continue
-            yield Incoming("", box.get_bytes(key), lambda key=key: done.append(key))  # type: ignore[misc]
+            yield Incoming("", data, lambda key=key: done.append(key))  # type: ignore[misc]
     finally:
         try:
             for key in done:
                 # A message that the standard library cannot write is read again; nothing is lost.
-                with suppress(UnicodeError, ValueError):
+                with suppress(Exception):
                     message = box.get_message(key)
                     message.add_flag("R")
                     box[key] = message

@@ -17,6 +17,9 @@ from ..smtp.address import parse_mailbox
 #: Limits of the work on a message.
 _MAX_PARTS, _MAX_BLOCKS, _MAX_TEXT, _MAX_IDS = 50, 1000, 200_000, 5
 
+#: Codecs of Python that are no character sets of e-mail, and take long for long texts.
+_SLOW_CHARSETS = frozenset({"idna", "punycode"})
+
 _RETURNED = frozenset(
     {"message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers"}
 )
@@ -167,6 +170,9 @@ def _transfer_decoded(text: str, encoding: str) -> str:
 
 
 def _decoded(data: bytes, charset: str) -> str:
+    data = data[: 4 * _MAX_TEXT]
+    if charset.lower() in _SLOW_CHARSETS:
+        charset = "utf-8"
     try:
         return data.decode(charset, "replace")
     except (LookupError, ValueError):

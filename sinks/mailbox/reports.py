@@ -19,6 +19,7 @@ from .parts import parts_of
 
 #: Maximum size of a message, in bytes. Reports return an e-mail with its attachments at most.
 MAX_MESSAGE = 40_000_000
+_MAX_FREE_TEXT = 500_000
 
 
 def check_packages() -> None:
@@ -50,7 +51,7 @@ def read_report(data: bytes) -> Reading:
     readers: tuple[Callable[[], Reading | None], ...] = (
         lambda: read_delivery_status(parts),
         lambda: read_feedback(parts),
-        lambda: read_free_text(message, parts),
+        lambda: _read_free_text(data, message, parts),
         lambda: read_automatic(message, parts),
     )
     for read in readers:
@@ -61,6 +62,14 @@ def read_report(data: bytes) -> Reading:
             if found is not None:
                 return found
     return Unreadable()
+
+
+def _read_free_text(data: bytes, message: Message, parts: list[Message]) -> Reading | None:
+    """Read the words of a server. They come first, so the end of a large message is left out."""
+    if len(data) > _MAX_FREE_TEXT:
+        message = message_from_bytes(data[:_MAX_FREE_TEXT])
+        parts = list(parts_of(message))
+    return read_free_text(message, parts)
 
 
 def _digest(message: Message, report: Report) -> str:

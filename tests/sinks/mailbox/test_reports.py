@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_copies_of_a_report_have_one_digest_and_other_reports_another() -> None:
 
 def test_a_message_that_is_too_large_is_unreadable() -> None:
     assert read_report(content("qmail") + b"x" * MAX_MESSAGE) == Unreadable()
+
+
+def test_the_words_of_a_server_are_read_at_the_start_of_a_large_message() -> None:
+    found = read_report(content("qmail") + b"attachment\n" * 100_000)
+    assert isinstance(found, Report)
+    assert [each.status for each in found.recipients] == ["5.1.1"]
+
+
+def test_hostile_character_sets_take_no_time() -> None:
+    start = time.perf_counter()
+    text = b"Content-Type: text/plain; charset=punycode\n\nMessage-ID: " + b"a" * 3_000_000
+    assert read_report(text) == Unreadable()
+    assert time.perf_counter() - start < 20
 
 
 def test_a_deeply_nested_message_is_read_or_unreadable() -> None:
