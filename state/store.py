@@ -11,6 +11,7 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
+    from .claims import Claims
     from .journal import Journal
     from .leases import Leases
     from .rate_limits import RateLimits
@@ -168,3 +169,17 @@ def make_tokens(
     from .redis.tokens import RedisTokenStore
 
     return Tokens(RedisTokenStore(*redis), locks, KeyRing(keys))
+
+
+def make_claims(redis: StateRedis | None) -> Claims:
+    """Make the store of claims: shared in ``redis``, or of this process alone if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .claims import MemoryClaims
+
+        return MemoryClaims()
+    from .redis.claims import RedisClaims
+
+    return RedisClaims(*redis)

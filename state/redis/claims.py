@@ -1,0 +1,97 @@
+"""Claims in Redis, shared by all processes."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+
+from ..claims import (
+    FENCE,
+    KEEP_DONE,
+    KEEP_ENTRIES,
+    KEEP_OPEN,
+    MANY_OPEN,
+    MAX_EVICTED,
+    MAX_STALE,
+    Claim,
+)
+from . import DEFAULT_NAMESPACE
+from .client import repeated
+from .connection import translated
+
+#: Stands between the namespace and the digest of a spreadsheet's id.
+PREFIX = ":__claims__."
+
+
+class RedisClaims:
+    """Claims of all processes.
+
+    Args:
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys.
+        keep_open: how long a job without a known outcome is remembered.
+        keep_done: how long a job whose rows are written is remembered.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        where: str,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        keep_open: timedelta = KEEP_OPEN,
+        keep_done: timedelta = KEEP_DONE,
+    ) -> None:
+        self._where = where
+        self._prefix = namespace + PREFIX
+        self._times = [_milliseconds(time) for time in (keep_open, keep_done, FENCE)]
+        script = files(__package__).joinpath("claims.lua").read_text()
+        self._script = client.register_script(script)
+
+    def claim(self, sheet: str, token: str, jobs: Sequence[str]) -> Claim:
+        limits = [KEEP_ENTRIES, MAX_EVICTED, MANY_OPEN, MAX_STALE]
+        done, unknown, opened, evict = self._run(
+            sheet, ["claim", *self._times, *limits, token, *map(_digest, jobs)]
+        )
+        return Claim(
+            frozenset(jobs[index] for index in done),
+            frozenset(jobs[index] for index in unknown),
+            tuple(token.decode() for token in opened),
+            tuple(token.decode() for token in evict),
+        )
+
+    def settle(
+        self,
+        sheet: str,
+        *,
+        applied: Iterable[str] = (),
+        void: Iterable[str] = (),
+        refused: Iterable[str] = (),
+        done: Iterable[str] = (),
+        evicted: Iterable[str] = (),
+    ) -> None:
+        lists = [list(applied), list(void), list(refused), list(map(_digest, done)), list(evicted)]
+        if any(lists):
+            items = [item for each in lists for item in each]
+            self._run(sheet, ["settle", *self._times, *map(len, lists), *items])
+
+    def _run(self, sheet: str, args: Sequence[Any]) -> Any:
+        name = self._prefix + _digest(sheet)
+        keys = [name, *(f"{name}.{part}" for part in ("jobs", "open", "entries"))]
+        with translated(self._where):
+            return repeated(lambda _: self._script(keys=keys, args=args))
+
+
+def _digest(text: str) -> str:
+    """22 characters that stand for a job or spreadsheet."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _milliseconds(time: timedelta) -> int:
+    return max(1, time // timedelta(milliseconds=1))
