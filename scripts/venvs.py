@@ -38,7 +38,7 @@ OLDEST_EXTRAS = (
 )
 OLDEST_TOOLS = [
     *("pytest>=8", "hypothesis>=6.100", "jsonschema[format-nongpl]>=4.18", "waitress>=3"),
-    "aiosmtpd>=1.4.6",
+    *("aiosmtpd>=1.4.6", "google-api-python-client>=2.100"),
     *("django-dramatiq>=0.13", "django-tasks>=0.12", "dramatiq-abort>=1.2", "sentry-sdk>=2.20"),
 ]
 #: Option of pip, spelled as in its environment variables (`PIP_…`) -> variable of uv.

@@ -1,4 +1,4 @@
-"""A blocking HTTP client over libcurl, for the API.
+"""A blocking HTTP client over libcurl, for the API and for Google Sheets.
 
 The package ``requests`` (urllib3 and http.client) would take most of a worker's time for a
 submission, and has no time-out for a whole request (docs/adr/0008).
@@ -18,7 +18,8 @@ from .curl import is_stale, milliseconds, new_curl, set_body, set_headers
 from .headers import media_type
 from .tls import ClientCertificate
 
-#: Maximum number of bytes read of a response body. libcurl before 8.4 reads chunked bodies whole.
+#: Default maximum number of bytes read of a response body. libcurl before 8.4 reads chunked bodies
+#: whole.
 MAX_BYTES = 1024 * 1024
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
@@ -45,7 +46,7 @@ class BlockingResponse:
 
     Attributes:
         media_type: in lower case; empty without a Content-Type.
-        body: the body as sent, at most :data:`MAX_BYTES`.
+        body: the body as sent, at most the client's ``max_bytes``.
         is_whole: False if the body was longer than that.
         head: all header lines, with those of interim responses and trailers.
     """
@@ -70,13 +71,19 @@ class BlockingResponse:
 class BlockingClient:
     """Sends requests with one libcurl handle, which keeps its connection. Not thread-safe.
 
+    Args:
+        max_bytes: maximum number of bytes read of a response body.
+
     Uses no proxies, .netrc, cookies or redirects. libcurl writes responses into buffers without a
     Python callback: a stopping worker interrupts its threads with an exception, which libcurl would
     swallow in a callback.
     """
 
-    def __init__(self, certificate: ClientCertificate | None = None) -> None:
+    def __init__(
+        self, certificate: ClientCertificate | None = None, *, max_bytes: int = MAX_BYTES
+    ) -> None:
         self._certificate = certificate
+        self._max_bytes = max_bytes
         self._curl: Any = None
 
     def request(
@@ -134,7 +141,7 @@ class BlockingClient:
             if socket >= 0 and is_stale([socket]):
                 self.close()
         if self._curl is None:
-            self._curl = new_curl({pycurl.MAXFILESIZE: MAX_BYTES})
+            self._curl = new_curl({pycurl.MAXFILESIZE: self._max_bytes})
         return self._curl
 
     def close(self) -> None:

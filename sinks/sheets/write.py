@@ -1,0 +1,140 @@
+"""Writes the rows of many jobs into a spreadsheet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from ...core.errors import FormrelayError, InvalidJob, PartsFailed
+from ...state.claims import Claims
+from .attempt import Attempt
+from .client import SheetsClient
+from .errors import SheetRefused
+from .layout import Layouts
+from .rows import Rows, check_rows
+
+#: Size of a call, as Google recommends. A larger job has a call of its own.
+MAX_BYTES = 2_000_000
+#: Bytes of a cell in a request besides its value, and of a job besides its cells.
+_CELL_BYTES, _JOB_BYTES = 60, 400
+
+
+@dataclass(slots=True)
+class Written:
+    """The result of writing.
+
+    Attributes:
+        failures: the error of each job whose rows are not written, by its index.
+        rows: number of rows that are written, now or by an earlier call.
+    """
+
+    failures: dict[int, FormrelayError] = field(default_factory=dict)
+    rows: int = 0
+
+    def raise_failures(self, number: int) -> None:
+        """Raise the error of all ``number`` jobs if it is the same, otherwise ``PartsFailed``.
+
+        Raises:
+            PartsFailed: some jobs failed, or all with different errors.
+        """
+        errors = list(self.failures.values())
+        if errors and len(errors) == number and all(error is errors[0] for error in errors):
+            raise errors[0]
+        if errors:
+            raise PartsFailed(self.failures)
+
+
+class SheetWriter:
+    """Writes rows with the tokens of one connection. Thread-safe.
+
+    Args:
+        client: the client of that connection.
+        claims: the store of claims, which all workers share.
+        layouts: the layouts that this process knows.
+    """
+
+    def __init__(self, client: SheetsClient, claims: Claims, layouts: Layouts) -> None:
+        self._client, self._claims, self._layouts = client, claims, layouts
+
+    def write(self, spreadsheet: str, jobs: Sequence[Rows]) -> Written:
+        """Write the rows of jobs, those of jobs with the same key once.
+
+        Args:
+            spreadsheet: id of the spreadsheet.
+            jobs: any number. Jobs for several tabs need several calls.
+
+        Returns:
+            What is written, and the error of each other job: ``InvalidJob``, ``SheetRefused``,
+            ``QuotaExceeded``, another ``NotNow`` or another ``SinkError``.
+        """
+        written = Written()
+        leaders = _check(jobs, written)
+        queue = deque(_groups(jobs, list(dict.fromkeys(leaders.values()))))
+        while queue:
+            group = queue.popleft()
+            attempt = Attempt(
+                self._client, self._claims, self._layouts, spreadsheet, jobs, written.failures
+            )
+            try:
+                queue.extendleft(reversed(attempt.run(group)))
+            except FormrelayError as error:
+                left = list(attempt.waiting)
+                if not isinstance(error, SheetRefused):  # other groups would fail too
+                    left += [index for rest in queue for index in rest]
+                    queue.clear()
+                written.failures |= dict.fromkeys(left, error)
+        for index, leader in leaders.items():
+            if leader in written.failures:
+                written.failures[index] = written.failures[leader]
+            else:
+                written.rows += jobs[index].number
+        return written
+
+
+def _check(jobs: Sequence[Rows], written: Written) -> dict[int, int]:
+    """Check jobs. Returns, for each valid job, the first valid job with the same key."""
+    leaders: dict[int, int] = {}
+    first: dict[str, int] = {}
+    for index, job in enumerate(jobs):
+        try:
+            check_rows(job)
+        except InvalidJob as error:
+            written.failures[index] = error
+        else:
+            leaders[index] = first.setdefault(job.key, index)
+    return leaders
+
+
+def _groups(jobs: Sequence[Rows], indexes: Sequence[int]) -> Iterator[list[int]]:
+    """Groups of jobs for one call: of the same tab and headers, of a limited size."""
+    by_place: dict[tuple[str, int, int], list[int]] = {}
+    for index in indexes:
+        job = jobs[index]
+        place = (job.range.tab, job.header_row, job.first_column)
+        by_place.setdefault(place, []).append(index)
+    for place_indexes in by_place.values():
+        group: list[int] = []
+        size = 0
+        for index in place_indexes:
+            added = _size(jobs[index])
+            if group and size + added > MAX_BYTES:
+                yield group
+                group, size = [], 0
+            group.append(index)
+            size += added
+        yield group
+
+
+def _size(job: Rows) -> int:
+    """About the bytes of a job in a request."""
+    if job.answers is not None:
+        cells = len(job.answers)
+        values: object = dict(job.answers)
+    else:
+        cells = sum(map(len, job.values))
+        values = [list(line) for line in job.values]
+    data = orjson.dumps(values, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return len(data) + cells * _CELL_BYTES + _JOB_BYTES
