@@ -40,6 +40,8 @@ _MAX_CLAIM_AGE = 60.0
 #: Number of calls that other workers may spoil before the jobs are deferred.
 _MAX_ROUNDS = 10
 _WAIT = timedelta(seconds=5)
+#: Kinds of refusals that concern all jobs of a group.
+_OF_ALL = {"too_many_cells", "not_a_spreadsheet"}
 
 
 class Attempt:
@@ -62,6 +64,7 @@ class Attempt:
         self._client, self._claims, self._layouts = client, claims, layouts
         self._spreadsheet, self._jobs, self._failures = spreadsheet, jobs, failures
         self._can_evict = True
+        self._is_fresh = False
         #: Indexes of the jobs that are neither written nor wrong.
         self.waiting: list[int] = []
 
@@ -90,7 +93,7 @@ class Attempt:
         try:
             layout = self._layout()
             typed = self._typed(layout)
-            if typed is None:  # the token has claimed jobs that turned out to be wrong
+            if typed is None:  # the token must not claim jobs that turned out to be wrong
                 self._settle(refused=[token])
                 return []
             self._read_back(claim, layout, typed)
@@ -98,8 +101,10 @@ class Attempt:
                 self._settle(refused=[token])
                 return []
             requests, owners, binding = self._plan(token, claim, layout, typed)
-        except FormrelayError:
+        except FormrelayError as error:
             self._settle(refused=[token])  # nothing was sent
+            if isinstance(error, SheetRefused) and self._reread():
+                return []
             raise
         if _seconds() - claimed_at > _MAX_CLAIM_AGE:
             self._settle(refused=[token])
@@ -140,14 +145,28 @@ class Attempt:
         where = (self._spreadsheet, first.range.tab, first.header_row)
         return self._layouts.get(self._client, *where, fresh=fresh)
 
+    def _reread(self) -> bool:
+        """Read the layout again before jobs fail because of it; False if that was done before."""
+        if self._is_fresh:
+            return False
+        self._is_fresh = True
+        self._layout(fresh=True)
+        return True
+
     def _typed(self, layout: Layout) -> dict[int, Typed] | None:
-        """Convert the waiting jobs to cells; None if a job is wrong, which waits no longer."""
+        """Convert the waiting jobs to cells.
+
+        Returns:
+            The jobs by index; None to begin again, without the jobs that are wrong.
+        """
         zone = time_zone(layout.zone)
         typed: dict[int, Typed] = {}
         for index in self.waiting:
             job = self._jobs[index]
             try:
                 if job.is_update and (job.range.start_row or 0) + job.number > layout.rows:
+                    if self._reread():
+                        return None
                     raise SheetRefused("range")
                 typed[index] = make_typed(job, zone)
             except (InvalidJob, SheetRefused) as error:
@@ -232,7 +251,8 @@ class Attempt:
             return []
         if self._layout(fresh=True) != layout:
             return []
-        if error.kind != "request":
+        # Protection and size concern all jobs that append, but only one update.
+        if error.kind in _OF_ALL or (error.kind != "request" and not self._is_update()):
             raise error
         if error.index is not None and error.index not in owners:
             raise BadBatch("metadata")
@@ -243,6 +263,9 @@ class Attempt:
         self._failures[wrong] = error
         self.waiting.remove(wrong)
         return []
+
+    def _is_update(self) -> bool:
+        return self._jobs[self.waiting[0]].is_update
 
     def _look_up(self, token: str, claim: Claim) -> bool:
         """Ask for the entries of a refused call, and settle; False if there are none."""

@@ -6,6 +6,7 @@ serial numbers (days since 1899-12-30) with a number format.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -114,8 +115,16 @@ def _as_text(value: object) -> str:
     ):
         return ", ".join(_as_word(item) for item in value if item is not None)
     if isinstance(value, list | tuple | Mapping):
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return as_json(value)
     return str(value)
+
+
+def as_json(value: object) -> str:
+    """Convert any value to JSON; what JSON does not know becomes text."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # unpaired surrogates, or very large integers
+        return json.dumps(value, default=str)
 
 
 def _as_word(value: object) -> str:

@@ -43,9 +43,10 @@ def check_field(name: str) -> None:
     Raises:
         InvalidJob
     """
-    if not name.strip() or len(name) > _MAX_NAME:
+    is_text = name == name.encode("utf-8", "replace").decode()  # no unpaired surrogates
+    if not name.strip() or len(name) > _MAX_NAME or not is_text:
         raise InvalidJob(
-            f"expected names of answers with 1 to {_MAX_NAME} characters, got {len(name)}"
+            f"expected names of answers with 1 to {_MAX_NAME} valid characters, got {len(name)}"
         )
 
 

@@ -69,8 +69,8 @@ class Typed:
     """
 
     rows: Rows
-    by_field: dict[str, Cell]
-    lines: list[list[Cell]]
+    by_field: dict[str, Cell] = field(repr=False)
+    lines: list[list[Cell]] = field(repr=False)
     width: int
 
     def key_cell(self) -> Cell:

@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from ...core.errors import FormrelayError, InvalidJob, PartsFailed
 from ...state.claims import Claims
 from .attempt import Attempt
+from .cells import as_json
 from .client import SheetsClient
 from .errors import SheetRefused
 from .layout import Layouts
@@ -109,11 +108,11 @@ def _check(jobs: Sequence[Rows], written: Written) -> dict[int, int]:
 
 
 def _groups(jobs: Sequence[Rows], indexes: Sequence[int]) -> Iterator[list[int]]:
-    """Groups of jobs for one call: of the same tab and headers, of a limited size."""
-    by_place: dict[tuple[str, int, int], list[int]] = {}
+    """Groups of jobs for one call: of the same tab, headers and mode, of a limited size."""
+    by_place: dict[tuple[str, int, int, bool], list[int]] = {}
     for index in indexes:
         job = jobs[index]
-        place = (job.range.tab, job.header_row, job.first_column)
+        place = (job.range.tab, job.header_row, job.first_column, job.is_update)
         by_place.setdefault(place, []).append(index)
     for place_indexes in by_place.values():
         group: list[int] = []
@@ -136,5 +135,4 @@ def _size(job: Rows) -> int:
     else:
         cells = sum(map(len, job.values))
         values = [list(line) for line in job.values]
-    data = orjson.dumps(values, default=str, option=orjson.OPT_NON_STR_KEYS)
-    return len(data) + cells * _CELL_BYTES + _JOB_BYTES
+    return len(as_json(values).encode()) + cells * _CELL_BYTES + _JOB_BYTES

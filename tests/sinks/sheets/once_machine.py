@@ -58,10 +58,11 @@ class Once(RuleBasedStateMachine):
 
     make_claims: Callable[[], Claims]
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(refuses=st.booleans())
+    def start(self, refuses: bool) -> None:
         self.google = Google()
         self.book = self.google.books["book"] = Book("Answers")
+        self.book.refuses_empty_deletes = refuses
         claims = type(self).make_claims()
         self.workers = [Worker(self.google, claims) for _ in range(2)]
         self.acknowledged: set[str] = set()

@@ -91,6 +91,23 @@ def test_a_late_call_that_arrives_first_is_found(
     assert google.calls.total() == before
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_an_entry_stays_while_a_late_call_may_need_it(
+    google: Google, book: Book, make_writer: Callable[[], SheetWriter], refuses: bool
+) -> None:
+    book.refuses_empty_deletes = refuses
+    job = answers("a", key="a")
+    make_writer().write("book", [answers("x", key="x")])  # the tab has its columns
+    for _ in range(2):  # the second call fences the first
+        google.fates.append(Fate("late"))
+        make_writer().write("book", [job])
+    google.arrive(0)
+    assert make_writer().write("book", [job, answers("b", key="b")]).failures == {}
+    assert make_writer().write("book", [answers("c", key="c")]).failures == {}
+    google.arrive()
+    assert keys(book) == ["x", "a", "b", "c"]
+
+
 def test_without_fences_a_late_call_writes_rows_twice(
     google: Google,
     book: Book,

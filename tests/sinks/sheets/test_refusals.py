@@ -38,6 +38,11 @@ def write(writer: SheetWriter, *jobs: Any) -> dict[int, FormrelayError]:
     return writer.write("book", jobs).failures
 
 
+def kind_of(error: FormrelayError) -> str:
+    assert isinstance(error, SheetRefused)
+    return error.kind
+
+
 def column(book: Book) -> list[Any]:
     return [row[0] for row in book.tabs[0].values()]
 
@@ -63,6 +68,48 @@ def test_jobs_that_are_wrong_before_the_call_fail_alone(
     assert "xxx" not in str(failures[1])
     assert column(book) == ["name", "Ann", "Bob"]
     assert google.calls["spreadsheets.batchUpdate"] == 1
+
+
+def test_text_that_is_not_unicode_fails_nobody_else(writer: SheetWriter, book: Book) -> None:
+    failures = write(
+        writer,
+        answers("1", name="x\ud800", list={"a": "\ud800"}, number=10**30),
+        answers("2", **{"n\ud800": 1}),
+        answers("3", name="Bob"),
+    )
+    assert failures.keys() == {1}
+    assert isinstance(failures[1], InvalidJob)
+    assert column(book) == ["name", "x?", "Bob"]
+
+
+def test_a_protected_update_fails_alone(writer: SheetWriter, book: Book) -> None:
+    book.tabs[0].protected.append(Area(4, 5, 0, 1))
+    failures = write(
+        writer,
+        answers("1", name="Ann"),
+        values("2", ["x"], range="Answers!A5", is_update=True),
+        values("3", ["y"], range="Answers!A9", is_update=True),
+    )
+    assert failures.keys() == {1}
+    assert kind_of(failures[1]) == "protected"
+    assert book.tabs[0].values()[8] == ["y"]
+
+
+def test_a_grid_that_has_grown_since_is_read_again(
+    writer: SheetWriter, book: Book, google: Google
+) -> None:
+    tab = book.tabs[0]
+    tab.rows, tab.columns = 400_000, 1
+    book.tabs[1].rows = 1
+    write(writer, answers("1", name="Ann"))
+    tab.rows, tab.columns = 400_001, 25
+    update = values("2", ["x"], range="Answers!A400001", is_update=True)
+    assert write(writer, update) == {}
+    job = values("3", [1] * 26)  # would need 10,400,026 cells
+    assert kind_of(write(writer, job)[0]) == "too_many_cells"
+    tab.rows = 1000
+    del tab.cells[2:]
+    assert write(writer, values("4", [1] * 26)) == {}
 
 
 def test_a_replayed_job_that_was_wrong_is_not_taken_for_done(

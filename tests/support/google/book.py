@@ -110,6 +110,8 @@ class Book:
         self.entries: dict[int, Entry] = {}
         self.editors = editors
         self.viewers: set[str] = set()
+        #: Whether deleting entries that do not exist is an error: the reference does not say.
+        self.refuses_empty_deletes = True
 
     def tab(self, title: str | None) -> Tab | None:
         """The tab with a title; the first visible tab for None."""
@@ -144,6 +146,7 @@ class Book:
         other.tabs = [tab.copy() for tab in self.tabs]
         other.entries = dict(self.entries)
         other.viewers = self.viewers
+        other.refuses_empty_deletes = self.refuses_empty_deletes
         return other
 
     def replace(self, other: Book) -> None:

@@ -35,11 +35,11 @@ def _create_entry(book: Book, given: dict[str, Any]) -> dict[str, Any]:
 
 def _delete_entry(book: Book, given: dict[str, Any]) -> dict[str, Any]:
     found = matching(book, given["dataFilter"])
-    if not found:
+    if not found and book.refuses_empty_deletes:
         raise Refused("No developer metadata matches the filter.")
     for entry in found:
         del book.entries[entry["metadataId"]]
-    return {"deleteDeveloperMetadata": {"deletedDeveloperMetadata": found}}
+    return {"deleteDeveloperMetadata": {"deletedDeveloperMetadata": found} if found else {}}
 
 
 def _append_cells(book: Book, given: dict[str, Any]) -> None:
