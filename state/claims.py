@@ -10,7 +10,7 @@ jobs share a call, and however often a worker is killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
@@ -42,14 +42,17 @@ class Claim:
     Attributes:
         done: jobs whose rows are written. The token does not claim them.
         unknown: jobs that the store has never seen, or has forgotten.
-        open: tokens of other calls that may have written rows of these jobs, or may yet do so.
+        open: tokens of other calls that may have written rows of these jobs, or to these places,
+            or may yet do so.
         evict: tokens whose entries can be deleted.
+        newest: order of the newest job written to each place; 0 for none.
     """
 
     done: frozenset[str]
     unknown: frozenset[str]
     open: tuple[str, ...]
     evict: tuple[str, ...]
+    newest: Mapping[str, int] = field(default_factory=dict)
 
 
 class Claims(Protocol):
@@ -59,13 +62,17 @@ class Claims(Protocol):
         BrokerUnavailable, BrokerRefused: the store failed.
     """
 
-    def claim(self, sheet: str, token: str, jobs: Sequence[str]) -> Claim:
+    def claim(
+        self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
+    ) -> Claim:
         """Claim jobs for a call that has not been sent yet.
 
         Args:
             sheet: id of the spreadsheet.
             token: the call's token: random text without commas.
             jobs: keys of jobs, each once.
+            places: ranges that the call overwrites -> order of the newest of these jobs (a
+                positive number that grows). Unlike jobs, places are never done.
         """
 
     def settle(
@@ -98,9 +105,17 @@ class _Job:
 
 
 @dataclass(slots=True)
+class _Place:
+    ends_at: float
+    newest: int = 0
+    tokens: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Call:
     at: float
     jobs: list[str]
+    places: dict[str, int]
     #: Whether another call refers to its entry.
     is_fenced: bool = False
 
@@ -108,6 +123,7 @@ class _Call:
 @dataclass(slots=True)
 class _Sheet:
     jobs: dict[str, _Job] = field(default_factory=dict)
+    places: dict[str, _Place] = field(default_factory=dict)
     calls: dict[str, _Call] = field(default_factory=dict)
     #: Token with an entry in the spreadsheet -> time from which the entry can be deleted.
     entries: dict[str, float] = field(default_factory=dict)
@@ -133,7 +149,10 @@ class MemoryClaims:
         self._lock = Lock()
         self._sheets: dict[str, _Sheet] = {}
 
-    def claim(self, sheet: str, token: str, jobs: Sequence[str]) -> Claim:
+    def claim(
+        self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
+    ) -> Claim:
+        places = places or {}
         with self._lock:
             found = self._sheets.setdefault(sheet, _Sheet())
             now = self._clock.monotonic()
@@ -147,14 +166,22 @@ class MemoryClaims:
                 fenced.update(dict.fromkeys(entry.tokens))
                 entry.tokens.append(token)
                 entry.ends_at = now + self._open
+            newest = {
+                place: found.places[place].newest if place in found.places else 0
+                for place in places
+            }
             if mine:
-                found.calls[token] = _Call(now, mine)
+                for place in places:
+                    slot = found.places.setdefault(place, _Place(0))
+                    fenced.update(dict.fromkeys(slot.tokens))
+                    slot.tokens.append(token)
+                    slot.ends_at = now + self._open
+                found.calls[token] = _Call(now, mine, dict(places))
                 fenced.update(dict.fromkeys(_stale(found, token, now)))
             for other in fenced:
                 found.calls[other].is_fenced = True
-            return Claim(
-                frozenset(done), frozenset(unknown), tuple(fenced), tuple(_evictable(found, now))
-            )
+            evict = tuple(_evictable(found, now))
+            return Claim(frozenset(done), frozenset(unknown), tuple(fenced), evict, newest)
 
     def settle(
         self,
@@ -170,7 +197,11 @@ class MemoryClaims:
             found = self._sheets.setdefault(sheet, _Sheet())
             now = self._clock.monotonic()
             for token in applied:
-                call = found.calls.pop(token, None)
+                call = found.calls.get(token)
+                for place, order in call.places.items() if call else ():
+                    if place in found.places:
+                        found.places[place].newest = max(order, found.places[place].newest)
+                _forget(found, token)
                 for job in call.jobs if call else ():
                     found.jobs[job] = _Job(now + self._done, is_done=True)
                 waits = FENCE.total_seconds() if call is None or call.is_fenced else 0
@@ -188,6 +219,8 @@ class MemoryClaims:
     def _prune(self, sheet: _Sheet, now: float) -> None:
         for job in [job for job, entry in sheet.jobs.items() if entry.ends_at <= now]:
             del sheet.jobs[job]
+        for place in [place for place, slot in sheet.places.items() if slot.ends_at <= now]:
+            del sheet.places[place]
         for token in [token for token, call in sheet.calls.items() if call.at + self._open <= now]:
             _forget(sheet, token)
 
@@ -198,6 +231,10 @@ def _forget(sheet: _Sheet, token: str) -> None:
         entry = sheet.jobs.get(job)
         if entry is not None and token in entry.tokens:
             entry.tokens.remove(token)
+    for place in call.places if call else ():
+        slot = sheet.places.get(place)
+        if slot is not None and token in slot.tokens:
+            slot.tokens.remove(token)
 
 
 def _stale(sheet: _Sheet, token: str, now: float) -> Iterator[str]:

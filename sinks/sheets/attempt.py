@@ -21,6 +21,7 @@ from ...core.errors import (
     NotNow,
     SinkTransient,
     SinkUnavailable,
+    SinkUnready,
 )
 from ...state.claims import Claim, Claims
 from .cells import time_zone
@@ -40,6 +41,8 @@ _MAX_CLAIM_AGE = 60.0
 #: Number of calls that other workers may spoil before the jobs are deferred.
 _MAX_ROUNDS = 10
 _WAIT = timedelta(seconds=5)
+#: Transient errors of calls that were not sent, or refused.
+_WITHOUT_EFFECT = (SinkUnavailable, SinkUnready, TokenRefused)
 #: Kinds of refusals that concern all jobs of a group.
 _OF_ALL = {"too_many_cells", "not_a_spreadsheet"}
 
@@ -91,6 +94,9 @@ class Attempt:
         if not self.waiting:
             return []
         try:
+            if self._drop_superseded(claim):
+                self._settle(refused=[token])
+                return []
             layout = self._layout()
             typed = self._typed(layout)
             if typed is None:  # the token must not claim jobs that turned out to be wrong
@@ -124,13 +130,29 @@ class Attempt:
 
     def _claim(self, token: str) -> Claim:
         """Claim the waiting jobs; those that are done wait no longer."""
-        keys = [self._jobs[index].key for index in self.waiting]
+        # Of updates of the same range in one call, the newest comes last.
+        self.waiting.sort(key=lambda index: (self._jobs[index].order, index))
+        jobs = [self._jobs[index] for index in self.waiting]
+        places = {job.place: job.order for job in jobs if job.place}
         try:
-            claim = self._claims.claim(self._spreadsheet, token, keys)
+            claim = self._claims.claim(self._spreadsheet, token, [job.key for job in jobs], places)
         except BrokerError as error:
             raise NotNow(f"the shared store failed: {error}", after=_WAIT) from None
         self.waiting = [index for index in self.waiting if self._jobs[index].key not in claim.done]
         return claim
+
+    def _drop_superseded(self, claim: Claim) -> bool:
+        """Leave out updates of ranges to which a newer job has been written."""
+        old = [
+            index
+            for index in self.waiting
+            if claim.newest.get(self._jobs[index].place, 0) > self._jobs[index].order
+        ]
+        if old:
+            logger.info("updates of a newer job are in place", extra={"jobs": len(old)})
+            self._settle(done=[self._jobs[index].key for index in old])
+            self.waiting = [index for index in self.waiting if index not in old]
+        return bool(old)
 
     def _settle(self, **facts: Any) -> None:
         """Record facts; if the store fails, the next claim finds them out."""
@@ -254,9 +276,11 @@ class Attempt:
         # Protection and size concern all jobs that append, but only one update.
         if error.kind in _OF_ALL or (error.kind != "request" and not self._is_update()):
             raise error
-        if error.index is not None and error.index not in owners:
+        is_about_entry = error.index is not None and error.index not in owners
+        if is_about_entry and (not claim.open or len(self.waiting) == 1):
             raise BadBatch("metadata")
-        if error.index is None and len(self.waiting) > 1:
+        # Half of the jobs has fewer fences, which may fit into the space for entries.
+        if is_about_entry or (error.index is None and len(self.waiting) > 1):
             middle = len(self.waiting) // 2
             return [self.waiting[:middle], self.waiting[middle:]]
         wrong = self.waiting[0] if error.index is None else owners[error.index]
@@ -305,7 +329,7 @@ class Attempt:
 
 def _is_without_effect(error: FormrelayError) -> bool:
     """Whether a failed call has certainly written nothing."""
-    return not isinstance(error, SinkTransient) or isinstance(error, SinkUnavailable | TokenRefused)
+    return not isinstance(error, SinkTransient) or isinstance(error, _WITHOUT_EFFECT)
 
 
 def _seconds() -> float:

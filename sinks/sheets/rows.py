@@ -32,6 +32,8 @@ class Rows:
         is_update: write into ``range`` instead of appending.
         row_key: field, or index of the value, that identifies the row; None for none.
         is_doubtful: whether an earlier attempt may have written the rows.
+        order: when the job was sent, a number that grows. An update does not overwrite the update
+            of the same range by a job that was sent later. 0 if unknown: updates as they come.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Rows:
     is_update: bool = False
     row_key: str | int | None = None
     is_doubtful: bool = False
+    order: int = 0
 
     @property
     def header_row(self) -> int:
@@ -51,6 +54,13 @@ class Rows:
     def first_column(self) -> int:
         """Index of the first column of the range."""
         return self.range.start_column or 0
+
+    @property
+    def place(self) -> str:
+        """The range that an update overwrites; empty for an append."""
+        where = self.range
+        corners = (where.start_row, where.end_row, where.start_column, where.end_column)
+        return f"{where.tab}!{corners}" if self.is_update and self.order else ""
 
     @property
     def number(self) -> int:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ...core.errors import FormrelayError, InvalidJob, PartsFailed
+from ...core.errors import FormrelayError, InvalidJob, PartsFailed, SinkTransient
 from ...state.claims import Claims
 from .attempt import Attempt
 from .cells import as_json
@@ -19,6 +19,9 @@ from .rows import Rows, check_rows
 MAX_BYTES = 2_000_000
 #: Bytes of a cell in a request besides its value, and of a job besides its cells.
 _CELL_BYTES, _JOB_BYTES = 60, 400
+#: Number of groups in a row that may be refused while wrong jobs are searched by halving: one wrong
+#: job of 500 takes 10. Otherwise a whole refused batch would take 1,000 calls.
+_MAX_REFUSED = 25
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class SheetWriter:
         """
         written = Written()
         leaders = _check(jobs, written)
+        refused = 0
         queue = deque(_groups(jobs, list(dict.fromkeys(leaders.values()))))
         while queue:
             group = queue.popleft()
@@ -78,7 +82,12 @@ class SheetWriter:
                 self._client, self._claims, self._layouts, spreadsheet, jobs, written.failures
             )
             try:
-                queue.extendleft(reversed(attempt.run(group)))
+                halves = attempt.run(group)
+                queue.extendleft(reversed(halves))
+                is_refused = halves or all(index in written.failures for index in group)
+                refused = refused + 1 if is_refused else 0
+                if refused > _MAX_REFUSED and queue:
+                    raise SinkTransient(f"Google Sheets refused {refused} calls in a row", code=400)
             except FormrelayError as error:
                 left = list(attempt.waiting)
                 if not isinstance(error, SheetRefused):  # other groups would fail too

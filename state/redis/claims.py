@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any
@@ -53,16 +53,20 @@ class RedisClaims:
         script = files(__package__).joinpath("claims.lua").read_text()
         self._script = client.register_script(script)
 
-    def claim(self, sheet: str, token: str, jobs: Sequence[str]) -> Claim:
+    def claim(
+        self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
+    ) -> Claim:
+        places = places or {}
         limits = [KEEP_ENTRIES, MAX_EVICTED, MANY_OPEN, MAX_STALE]
-        done, unknown, opened, evict = self._run(
-            sheet, ["claim", *self._times, *limits, token, *map(_digest, jobs)]
-        )
+        orders = [part for place, order in places.items() for part in (_digest(place), order)]
+        what = ["claim", *self._times, *limits, token, len(places), *orders, *map(_digest, jobs)]
+        done, unknown, opened, evict, newest = self._run(sheet, what)
         return Claim(
             frozenset(jobs[index] for index in done),
             frozenset(jobs[index] for index in unknown),
             tuple(token.decode() for token in opened),
             tuple(token.decode() for token in evict),
+            dict(zip(places, map(int, newest), strict=True)),
         )
 
     def settle(

@@ -96,6 +96,23 @@ def test_jobs_that_were_found_are_done(store: Claims) -> None:
     assert claim.open == ()
 
 
+def test_a_place_has_open_tokens_and_the_order_of_its_newest_job(store: Claims) -> None:
+    assert store.claim("s", "t1", ["a"], {"r": 5}).newest == {"r": 0}
+    claim = store.claim("s", "t2", ["b"], {"r": 9, "q": 1})
+    assert (claim.open, claim.newest) == (("t1",), {"r": 0, "q": 0})
+    store.settle("s", applied=["t2"], void=["t1"])
+    claim = store.claim("s", "t3", ["a"], {"r": 5})
+    assert (claim.open, claim.newest) == ((), {"r": 9})
+    store.settle("s", applied=["t3"])
+    claim = store.claim("s", "t4", ["c"], {"r": 10})
+    assert (claim.open, claim.newest) == ((), {"r": 9})
+    store.settle("s", refused=["t4"])
+    assert store.claim("s", "t5", ["c"], {"r": 10, "q": 2}).newest == {"r": 9, "q": 1}
+    # A claim of jobs that are done leaves nothing behind.
+    assert store.claim("s", "t6", ["b"], {"q": 3}).done == {"b"}
+    assert store.claim("s", "t7", ["d"], {"q": 4}).open == ("t5",)
+
+
 def test_settling_twice_changes_nothing(store: Claims) -> None:
     store.claim("s", "t1", ["a"])
     for _ in range(2):
@@ -178,6 +195,8 @@ def test_a_repeated_claim_gets_the_same_answer(redis_url: str) -> None:
     store.claim("s", "t1", ["a"])
     first = store.claim("s", "t2", ["a", "b"])
     assert store.claim("s", "t2", ["a", "b"]) == first
+    first = store.claim("s", "t3", ["b"], {"r": 2})
+    assert store.claim("s", "t3", ["b"], {"r": 2}) == first
 
 
 def test_every_key_in_redis_expires_and_names_nothing(redis_url: str) -> None:

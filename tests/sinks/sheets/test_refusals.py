@@ -27,7 +27,7 @@ from formrelay.sinks.sheets import (
 )
 from formrelay.sinks.sheets.errors import parse_answer
 from tests.sinks.sheets.making import answers, values
-from tests.support.google import Book, Google
+from tests.support.google import Book, Fate, Google
 from tests.support.google import requests as stand_in
 from tests.support.google.a1 import Area
 from tests.support.google.book import Refused
@@ -146,6 +146,40 @@ def test_a_job_that_google_refuses_fails_alone(
         assert isinstance(error, BadBatch)
         assert "poison" not in str(error)
     assert sorted(column(book)[1:]) == sorted(f"n{n}" for n in range(16) if n not in (3, 11))
+
+
+def test_a_refusal_of_everything_does_not_use_up_the_quota(
+    writer: SheetWriter, google: Google, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_poison(monkeypatch, names_the_request=False)
+    failures = write(writer, *(answers(str(n), name="poison") for n in range(500)))
+    assert len(failures) == 500
+    assert {type(error) for error in failures.values()} == {BadBatch, SinkTransient}
+    assert google.calls["spreadsheets.batchUpdate"] < 40
+
+
+def test_full_space_for_metadata_is_a_clear_error(writer: SheetWriter, book: Book) -> None:
+    location = {"spreadsheet": True}
+    entry = {"metadataKey": "x", "metadataValue": "y" * 29_990, "location": location}
+    book.create_entry(entry | {"visibility": "PROJECT"})
+    failures = write(writer, answers("1", name="Ann"), answers("2", name="Bob"))
+    assert {kind_of(error) for error in failures.values()} == {"metadata"}
+
+
+def test_many_fences_are_spread_over_calls_if_the_space_is_short(
+    writer: SheetWriter, book: Book, google: Google
+) -> None:
+    jobs = [answers(str(n), name=n) for n in range(8)]
+    write(writer, answers("x", name="x"))
+    for job in jobs:
+        google.fates.append(Fate("dropped"))
+        write(writer, job)
+    location = {"spreadsheet": True}
+    entry = {"metadataKey": "x", "metadataValue": "y" * 29_850, "location": location}
+    book.create_entry(entry | {"visibility": "PROJECT"})
+    failures = write(writer, *jobs)
+    assert len(failures) < 8  # each call fits; the space of all of them does not
+    assert len(column(book)) == 2 + 8 - len(failures)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,36 @@ def test_an_update_writes_its_range_and_leaves_gaps(writer: SheetWriter, book: B
     assert tab.values()[4][0] == "typed later"
 
 
+def update(key: str, value: str, order: int) -> Any:
+    return values(key, [value], range="Answers!B2", is_update=True, order=order)
+
+
+def test_an_older_update_never_overwrites_a_newer_one(
+    google: Google, book: Book, make_writer: Callable[[], SheetWriter]
+) -> None:
+    google.fates.append(Fate("late"))
+    assert make_writer().write("book", [update("1", "old", 1)]).failures
+    put(make_writer(), update("2", "new", 2))
+    google.arrive()  # the call of the older job arrives at last
+    assert book.tabs[0].values()[1] == [None, "new"]
+    put(make_writer(), update("1", "old", 1))  # the older job is tried again
+    assert book.tabs[0].values()[1] == [None, "new"]
+    put(make_writer(), update("3", "newest", 4), update("4", "late", 3))
+    assert book.tabs[0].values()[1] == [None, "newest"]
+
+
+def test_a_newer_update_comes_after_an_older_one(
+    google: Google, book: Book, make_writer: Callable[[], SheetWriter]
+) -> None:
+    google.fates.append(Fate("lost"))
+    assert make_writer().write("book", [update("2", "new", 2)]).failures
+    put(make_writer(), update("1", "old", 1))
+    assert book.tabs[0].values()[1] == [None, "new"]
+    put(make_writer(), update("3", "newest", 3))
+    put(make_writer(), update("2", "new", 2))
+    assert book.tabs[0].values()[1] == [None, "newest"]
+
+
 def test_an_update_with_answers_writes_one_row(writer: SheetWriter, book: Book) -> None:
     tab = book.tabs[0]
     put(writer, answers("1", name="Ann", age=3), answers("2", name="Bob", age=4))
