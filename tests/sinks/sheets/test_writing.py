@@ -12,7 +12,7 @@ import pytest
 from formrelay.sinks.sheets import SheetWriter, attempt
 from formrelay.state.claims import MemoryClaims
 from tests.sinks.sheets.making import answers, values
-from tests.support.google import Book, Fate, Google
+from tests.support.google import Book, Fate, Google, Quotas
 
 
 def put(writer: SheetWriter, *jobs: Any) -> None:
@@ -129,9 +129,40 @@ def test_a_claim_that_became_too_old_is_made_again(
 ) -> None:
     times = iter([0.0, 3600.0])  # the machine slept between claim and call
     monkeypatch.setattr(attempt, "_seconds", lambda: next(times, 3600.0))
+    tokens = iter(["old", "new"])
+    monkeypatch.setattr(attempt, "new_token", lambda: next(tokens))
     put(writer, answers("1", name="Ann"))
     assert google.calls["spreadsheets.batchUpdate"] == 1
-    assert len([entry for entry in book.entries.values() if entry.key == "fr"]) == 1
+    assert [entry.value for entry in book.entries.values() if entry.key == "fr"] == ["new"]
+
+
+def test_a_call_that_was_not_sent_leaves_no_open_claim(
+    google: Google, writer: SheetWriter, claims: MemoryClaims
+) -> None:
+    google.tokens.expire()
+    assert writer.write("book", [answers("1", name="Ann")]).failures
+    claim = claims.claim("book", "probe", ["1"])
+    assert (claim.open, claim.unknown) == ((), frozenset())
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda google: setattr(google, "quotas", Quotas(per_user=0)),
+        lambda google: setattr(google.books["book"], "editors", set()),
+        lambda google: google.tokens.expire(),
+        lambda google: setattr(google, "is_enabled", False),
+    ],
+    ids=["quota", "permission", "token", "disabled"],
+)
+def test_a_call_that_was_refused_leaves_no_open_claim(
+    google: Google, writer: SheetWriter, claims: MemoryClaims, refuse: Callable[[Google], None]
+) -> None:
+    put(writer, answers("x", name="x"))  # the layout is known
+    refuse(google)
+    assert writer.write("book", [answers("1", name="Ann")]).failures
+    claim = claims.claim("book", "probe", ["1"])
+    assert (claim.open, claim.unknown) == ((), frozenset())
 
 
 def test_many_open_calls_are_fenced_so_that_their_number_does_not_grow(
