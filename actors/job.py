@@ -18,10 +18,13 @@ from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
 from ..state import once
-from .model import Job, JobModel, Metadata, invalid
+from .calls import idempotency_key, weight, wire
+from .model import Job, Metadata, invalid
+from .progress import Progress
 from .spelling import refuse_misspelled, warn_of_misspelled
 
 P = TypeVar("P")
+ProgressOf = Callable[[Job[Any]], Progress | None]
 
 _METADATA = TypeAdapter(Metadata)
 _METADATA_OF_MANY = TypeAdapter(list[Metadata])
@@ -70,6 +73,7 @@ class JobActor(dramatiq.Actor[..., None]):
         schema: type of the payload.
         to_wire: see :func:`job_actor`.
         takes_many: whether the function gets a list of jobs.
+        progress: see :func:`job_actor`.
     """
 
     #: Its payloads are checked models, written as JSON; brokers need not check their types again.
@@ -85,6 +89,7 @@ class JobActor(dramatiq.Actor[..., None]):
         schema: Any,
         to_wire: Callable[[Any, Any], Any] | None,
         takes_many: bool,
+        progress: ProgressOf | None = None,
     ) -> None:
         # declare() calls Dramatiq's constructor, which needs the broker.
         self.actor_name = name
@@ -95,6 +100,7 @@ class JobActor(dramatiq.Actor[..., None]):
         self.schema_of_many: TypeAdapter[list[Any]] = TypeAdapter(list[schema])
         self.to_wire = to_wire
         self.takes_many = takes_many
+        self.progress = progress
         # Set when the broker knows the actor, which is after the attributes are set.
         self._is_declared = False
 
@@ -148,7 +154,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if self.to_wire is not None:
             sent = self.to_wire(payload, args[0] if args else (kwargs or {}).get("payload"))
         else:
-            sent = _wire(payload)
+            sent = wire(payload)
         call = {"payload": sent, "metadata": metadata.wire()}
         return super().message_with_options(kwargs=call, **options)
 
@@ -157,6 +163,19 @@ class JobActor(dramatiq.Actor[..., None]):
         self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
         return super().message_with_options(kwargs=call)
+
+    def progress_of(self, message: Message[Any]) -> Progress | None:
+        """Return how far a job has come; None if no attempt has begun, or it has no parts.
+
+        Raises:
+            InvalidJob: the message does not fit the schema.
+            BrokerError: the shared store failed.
+        """
+        if self.progress is None:
+            return None
+        payload, metadata = self._checked(message.args, message.kwargs)
+        sent_at = message.message_timestamp
+        return self.progress(Job(payload, metadata, message.message_id, sent_at))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Process a job (``payload``, ``metadata``) or a ``batch`` of jobs.
@@ -298,6 +317,7 @@ def job_actor(
     throttle: Throttle | None = None,
     policy: Callable[[WorkerSettings], RetryPolicy] = lambda section: section.policy(),
     middleware: Callable[[], Middleware] | None = None,
+    progress: ProgressOf | None = None,
 ) -> Callable[[Callable[..., Any]], JobActor]:
     """Make an actor of a job type.
 
@@ -318,6 +338,9 @@ def job_actor(
         policy: returns the retry policy; default: the policy of the section.
         middleware: makes a middleware that the broker needs for this actor; added after the
             actor is declared.
+        progress: reads from the shared store how far a job has come, for ``formrelay jobs show``;
+            runs in the process of the command. None if no attempt has begun. It may raise
+            BrokerError.
     """
 
     def decorate(function: Callable[..., Any]) -> JobActor:
@@ -332,10 +355,10 @@ def job_actor(
             if batches:
                 assert isinstance(section, EventSettings | PartialSettings)
                 found |= {"batch_size": section.batch_size, "batch_wait": section.batch_wait}
-                found["batch_weight"] = _weight
+                found["batch_weight"] = weight
             found |= options(settings)
             if not batches and "in_flight" not in found:
-                found["idempotency"] = once(_idempotency_key)
+                found["idempotency"] = once(idempotency_key)
             return _Declaration(function, middleware() if middleware else None, found)
 
         actor = JobActor(
@@ -346,6 +369,7 @@ def job_actor(
             schema=schema,
             to_wire=to_wire,
             takes_many=batches,
+            progress=progress,
         )
         actor.__doc__ = function.__doc__
         _actors.append(actor)
@@ -354,30 +378,10 @@ def job_actor(
     return decorate
 
 
-def _wire(payload: Any) -> Any:
-    if isinstance(payload, list):
-        return [_wire(item) for item in payload]
-    assert isinstance(payload, JobModel)
-    return payload.wire()
-
-
-def _idempotency_key(_payload: Any = None, metadata: Any = None, **_others: Any) -> str | None:
-    """The key in the metadata; None without one, or if it is not text (the actor refuses that)."""
-    if not isinstance(metadata, dict):
-        return None
-    key = metadata.get("idempotencyKey", metadata.get("idempotency_key"))
-    return key if isinstance(key, str) else None
-
-
 def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:
     if all(each in _EMPTY for each in given):  # true for nearly all events
         return [_NO_METADATA] * len(given)
     return _METADATA_OF_MANY.validate_python(given)
-
-
-def _weight(kwargs: Mapping[str, Any]) -> int:
-    payload = kwargs.get("payload")
-    return len(payload) if isinstance(payload, list) else 1
 
 
 def _origins_of(batch: Sequence[Any]) -> Sequence[tuple[str, int]]:

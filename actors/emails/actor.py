@@ -10,11 +10,18 @@ from dramatiq.middleware import Middleware
 from ...config import get_settings
 from ..job import job_actor
 from ..model import Job
+from ..progress import Progress
 from ..resources import smtp_throttle
 from .schema import EmailJob, wire
 
 #: The server may take ten minutes to answer the end of an e-mail; until then four are allowed.
 _TIME_LIMIT = timedelta(seconds=890)
+
+
+def _progress(job: Job[EmailJob]) -> Progress | None:
+    from .progress import progress_of_email
+
+    return progress_of_email(job)
 
 
 @job_actor(
@@ -25,6 +32,7 @@ _TIME_LIMIT = timedelta(seconds=890)
     throttle=smtp_throttle,
     options=lambda _: {"time_limit": int(_TIME_LIMIT.total_seconds() * 1000)},
     middleware=lambda: _WorkerHooks(),
+    progress=_progress,
 )
 def send_email(job: Job[EmailJob]) -> None:
     """Send an e-mail to the recipients that do not have it yet."""

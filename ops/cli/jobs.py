@@ -13,8 +13,10 @@ from ...core.errors import FormrelayError
 from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..output import age, print_json, print_table, say_error
+from ..progress import progress_json
 from .options import (
     CANDIDATES,
+    AlwaysJsonOption,
     JsonOption,
     QueueOption,
     id_argument,
@@ -121,8 +123,10 @@ def _is_retried(entry: Entry) -> bool:
 def show_job(
     id: Annotated[str, id_argument("Job id or unique prefix.")],
     queue: QueueOption = None,
+    json: AlwaysJsonOption = False,
 ) -> None:
-    """Show a job as JSON, with its payload, which may contain personal data."""
+    """Show a job as JSON: its payload, which may contain personal data, and its progress."""
+    del json
     inspector = open_inspector(queue)
     match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
     where, whole = match or (queue, id)
@@ -162,5 +166,9 @@ def _iso(seconds: float | None) -> str | None:
 
 
 def with_message(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON, with its payload."""
-    return {**as_json(entry), "message": entry.message.asdict()}
+    """Return an entry as JSON, with its payload and its progress."""
+    return {
+        **as_json(entry),
+        "progress": progress_json(entry),
+        "message": entry.message.asdict(),
+    }

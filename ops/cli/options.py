@@ -20,6 +20,9 @@ from ..output import say_error
 from ..own_actors import import_actors
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AlwaysJsonOption = Annotated[
+    bool, typer.Option("--json", help="For scripts that always pass it: the output is JSON anyway.")
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")
 ]

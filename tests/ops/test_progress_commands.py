@@ -1,0 +1,68 @@
+"""``jobs show`` and ``dlq show`` tell the progress of a job, on each broker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.actors.emails.conftest import MailServer, server
+from tests.ops.shell import Shell
+from tests.support.waiting import wait_until
+
+__all__ = ["server"]
+
+
+def _shell(tmp_path: Path, server: MailServer, **env: str) -> Shell:
+    return Shell(
+        tmp_path,
+        SMTP_URL=f"smtp+none://127.0.0.1:{server.port}",
+        EMAIL_FROM="forms@sender.example",
+        EMAIL_MAX_RETRIES="0",
+        **env,
+    )
+
+
+def _refused(shell: Shell, server: MailServer) -> str:
+    """Send an e-mail to two recipients, one of whom is deferred; return the dead letter's id."""
+    email = {"subject": "Hello", "template": "digest", "data": {"period": "May", "forms": []}}
+    server.answers["ben@two.example"] = ["451 4.7.1 later"]
+    email["to"] = ["ann@one.example", "ben@two.example"]
+    id = shell("send", "send_email", json.dumps(email)).stdout.strip()
+    if "RABBITMQ_URL" not in shell.env:  # RabbitMQ shows dead letters only
+        assert json.loads(shell("jobs", "show", id).stdout)["progress"] is None
+    with shell.worker("emails"):
+        wait_until(lambda: shell.queue("emails")["dead"] == 1, every=0.3)
+    return id
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("redis_url", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", marks=[pytest.mark.rabbitmq, pytest.mark.redis]),
+    ],
+)
+def test_a_dead_letter_tells_its_recipients(
+    request: pytest.FixtureRequest, tmp_path: Path, server: MailServer, url: str, redis_url: str
+) -> None:
+    name = url.removesuffix("_url")
+    variables = {"BROKER": name, url.upper(): request.getfixturevalue(url)}
+    shell = _shell(tmp_path, server, STATE_URL=redis_url, **variables)
+    id = _refused(shell, server)
+    for command in (["jobs", "show", id, "--json"], ["dlq", "show", id]):
+        shown = shell(*command).stdout
+        progress = json.loads(shown)["progress"]
+        assert progress["text"] == "1 of 2 recipients accepted, 1 deferred"
+        assert "@" not in json.dumps(progress)
+
+
+@pytest.mark.rabbitmq
+def test_without_a_shared_store_the_progress_is_not_known(
+    tmp_path: Path, server: MailServer, rabbitmq_url: str
+) -> None:
+    shell = _shell(tmp_path, server, BROKER="rabbitmq", RABBITMQ_URL=rabbitmq_url)
+    shown = json.loads(shell("jobs", "show", _refused(shell, server)).stdout)
+    assert "not known" in shown["progress"]["text"]
+    assert "set STATE_URL to a Redis URL" in shown["progress"]["text"]
