@@ -1,10 +1,12 @@
-"""The counts at the end of the demo, read from the API, the receiver, the broker and ClickHouse."""
+"""The counts at the end of the demo, read from the services that got the data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from ...core.errors import FormrelayError
 from ...core.failure import Failure
 from .client import submissions
 from .environment import RETRY_DELAYS
+from .mailbox import GREYLISTING, read_emails
 from .receiver import FLAKY_FAILURES
 from .report import Number
 from .scenario import Sent
@@ -29,7 +32,15 @@ _DRAIN_SECONDS = 15.0
 
 @dataclass(slots=True)
 class Counts:
-    """Counts by the API, the receiver, the broker and ClickHouse; None if not available."""
+    """Counts by the API, the receiver, the SMTP server, the broker and ClickHouse.
+
+    None if not available.
+
+    Attributes:
+        emails: number of persons whose autoresponse the SMTP server accepted.
+        repeated: number of e-mails that it accepted beyond one for each person.
+        greylisted: number of persons whose autoresponse it accepted after it was deferred.
+    """
 
     saved: int | None = None
     delivered: int | None = None
@@ -37,6 +48,9 @@ class Counts:
     dead: int | None = None
     rows: int | None = None
     attempts: int | None = None
+    emails: int | None = None
+    repeated: int | None = None
+    greylisted: int | None = None
     by_type: dict[str, int] = field(default_factory=dict)
     first_dead: Failure | None = None
     problems: list[str] = field(default_factory=list)
@@ -56,9 +70,11 @@ def count(services: Services, answers: Sequence[Answer]) -> Counts:
     found.saved = found.read(lambda: _saved_as_sent(services, answers))
     stats: dict[str, int] = found.read(lambda: services.receiver.get("/stats")) or {}
     found.delivered, found.retried = stats.get("delivered"), stats.get("retried")
+    count_autoresponses(found, services.mail, answers)
     found.dead = found.read(lambda: _dead(services))
     found.first_dead = found.read(lambda: _first_dead(services))
-    # A worker sends its last delivery attempts to the queue of events when it stops.
+    # A worker sends its last delivery attempts, and events of e-mails, to the queue of events
+    # when it stops.
     services.children.stop(only="worker submissions")
     found.read(lambda: _drained(services))
     services.children.stop(only="worker")
@@ -75,11 +91,18 @@ def numbers(found: Counts, sent: Sent, answers: Sequence[Answer]) -> list[Number
     """Return the rows of the result table: expected and actual counts."""
     forms = per_form(answers)
     total, events = len(answers), sum(len(answer.events) for answer in answers)
+    addresses = _addresses(answers)
     return [
         Number("sent", "Submissions sent", total, sent.submissions, "as save_submission jobs"),
         Number("saved", "Submissions saved once", total, found.saved, "read back from the API"),
         Number("events_sent", "Events sent", events, sent.events, "as record_events jobs"),
-        Number("rows", "Rows in ClickHouse", events, found.rows, "counted by ClickHouse"),
+        Number(
+            "rows",
+            "Rows in ClickHouse",
+            events + len(addresses),
+            found.rows,
+            "with one for each e-mail",
+        ),
         Number(
             "delivered",
             "Webhooks delivered",
@@ -94,6 +117,7 @@ def numbers(found: Counts, sent: Sent, answers: Sequence[Answer]) -> list[Number
             found.retried,
             f"/flaky fails {FLAKY_FAILURES} times first",
         ),
+        *_email_numbers(found, sent, addresses),
         Number("dead_lettered", "Dead-lettered", forms[BROKEN], found.dead, "/broken always fails"),
         Number(
             "attempts",
@@ -103,6 +127,32 @@ def numbers(found: Counts, sent: Sent, answers: Sequence[Answer]) -> list[Number
             "webhook_deliveries, by ClickHouse",
         ),
     ]
+
+
+def _email_numbers(found: Counts, sent: Sent, addresses: AbstractSet[str]) -> list[Number]:
+    late = sum(address.endswith(f"@{GREYLISTING}") for address in addresses)
+    total = len(addresses)
+    return [
+        Number("emails_sent", "Autoresponses sent", total, sent.emails, "as send_email jobs"),
+        Number("emails", "E-mails accepted", total, found.emails, "TLS and login: aiosmtpd"),
+        Number("greylisted", "  of these retried", late, found.greylisted, "451 at first"),
+        Number("emails_repeated", "  accepted again", 0, found.repeated, "nobody gets two"),
+    ]
+
+
+def _addresses(answers: Sequence[Answer]) -> set[str]:
+    return {answer.address for answer in answers if answer.address is not None}
+
+
+def count_autoresponses(found: Counts, mail: Path, answers: Sequence[Answer]) -> None:
+    """Count the e-mails in the folder of the SMTP server."""
+    read = read_emails(mail)
+    wanted = _addresses(answers)
+    found.emails = len(wanted & read.accepted.keys())
+    found.repeated = read.accepted.total() - len(read.accepted)
+    found.greylisted = len(read.deferred)
+    if strangers := len(read.accepted.keys() - wanted):
+        found.problems.append(f"{strangers} e-mails were accepted for persons without an answer")
 
 
 def _saved_as_sent(services: Services, answers: Sequence[Answer]) -> int:

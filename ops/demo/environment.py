@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,8 @@ from ...config.settings import known_names
 
 #: Seconds before each attempt of a webhook. The default outside the demo is 0 s … 24 h.
 RETRY_DELAYS = "0,0.5,1,2"
+#: Seconds before each attempt of an e-mail. The default outside the demo is 0 s … 16 h.
+_EMAIL_DELAYS = "0,1"
 #: Environment variables that only the API's project reads.
 _SITE_VARIABLES = ("ALLOWED_HOSTS", "DATABASE_URL", "SECRET_KEY", "SITE_DEBUG")
 #: Smaller than the default, so that the progress bar moves in several steps.
@@ -23,7 +26,21 @@ def signing_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
-def demo_variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class MailAccount:
+    """The account at the demo's SMTP server.
+
+    Attributes:
+        certificate: PEM file of the server's certificate and its key.
+    """
+
+    port: int
+    certificate: Path
+    user: str = "forms@demo.example"
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+
+
+def demo_variables(folder: Path, api_url: str, token: str, mail: MailAccount) -> dict[str, str]:
     """Return the variables that the demo sets; the others keep their defaults."""
     return {
         "BROKER": "embedded",
@@ -38,6 +55,12 @@ def demo_variables(folder: Path, api_url: str, token: str) -> dict[str, str]:
         "WEBHOOK_MAX_RETRIES": str(RETRY_DELAYS.count(",")),
         # No circuit breaker: two endpoints fail on purpose, and an open circuit takes too long.
         "WEBHOOK_BREAKER_FAILURES": "0",
+        "SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
+        "SMTP_USER": mail.user,
+        "SMTP_PASSWORD": mail.password,
+        "SMTP_CA_FILE": str(mail.certificate),
+        "EMAIL_FROM": f"Forms <{mail.user}>",
+        "EMAIL_RETRY_DELAYS": _EMAIL_DELAYS,
         "LOG_LEVEL": "WARNING",
     }
 

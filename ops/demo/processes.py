@@ -45,7 +45,7 @@ class Children:
         self._all: list[Child] = []
 
     def serve(self, name: str, module: str, listening: socket.socket, config: Any) -> None:
-        """Start the API or the receiver on a socket that already listens."""
+        """Start one of the servers on a socket that already listens."""
         descriptor = listening.fileno()
         command = isolated([sys.executable, "-m", module])
         child = self._start(name, command, stdin=subprocess.PIPE, pass_fds=[descriptor])
@@ -131,7 +131,7 @@ class Children:
         return child
 
 
-def listen(port: int, option: str) -> socket.socket:
+def listen(port: int, option: str = "") -> socket.socket:
     """Open a socket that listens on 127.0.0.1. Port 0 picks a free port.
 
     Raises:
@@ -161,7 +161,7 @@ def port_of(listening: socket.socket) -> int:
 def _end_with_parent() -> Callable[[], None] | None:
     """Return a function that makes a child get SIGTERM when this process is killed. Linux only.
 
-    The two servers do not need it: their standard input ends.
+    The servers do not need it: their standard input ends.
     """
     if sys.platform != "linux":
         return None

@@ -69,7 +69,7 @@ class DemoResult:
         }
 
 
-def print_services(console: Console, how_many: int, api: str, receiver: str) -> None:
+def print_services(console: Console, how_many: int, *, api: str, receiver: str, smtp: str) -> None:
     """Print which services run, and where."""
     waits = RETRY_DELAYS.partition(",")[2].replace(",", ", ")
     for name, text in (
@@ -78,6 +78,7 @@ def print_services(console: Console, how_many: int, api: str, receiver: str) -> 
         ("ClickHouse", "embedded: the real engine (chdb), inside the events worker"),
         ("API", f"{api}, the Django project of examples/django_site"),
         ("receiver", f"{receiver}, checks signatures with standardwebhooks"),
+        ("SMTP server", f"{smtp}, with TLS and a login (aiosmtpd)"),
         ("workers", "2 × python -m dramatiq formrelay.worker"),
         ("retries", f"webhooks: after {waits} s here; by default after 30 s … 24 h"),
     ):

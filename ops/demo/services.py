@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_urlsafe
+from socket import socket
 from typing import NamedTuple
 
 from redis import RedisError
@@ -17,8 +18,9 @@ from ...brokers import RelayBroker, get_broker
 from ...brokers.redis.broker import RedisBroker
 from ...config import Settings, use_settings
 from ...core.errors import FormrelayError
+from .certificate import write_certificate
 from .client import Client, set_webhook
-from .environment import demo_variables, signing_secret, write_env_file
+from .environment import MailAccount, demo_variables, signing_secret, write_env_file
 from .errors import DemoFailed
 from .interrupts import ignore
 from .processes import Children, listen, port_of
@@ -35,17 +37,25 @@ class Queues(NamedTuple):
     submissions: str
     events: str
     webhooks: str
+    emails: str
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The running services and their clients."""
+    """The running services and their clients.
+
+    Attributes:
+        mail: folder of the e-mails that the SMTP server has accepted.
+        smtp: address of the SMTP server.
+    """
 
     children: Children
     broker: RelayBroker
     queues: Queues
     api: Client
     receiver: Client
+    mail: Path
+    smtp: str
 
     def unsettled(self, queue: str) -> int:
         """Return the number of unsettled messages of a queue."""
@@ -62,7 +72,7 @@ def start_services(
     receiver_port: int = 0,
     receiver_secret: str | None = None,
 ) -> Iterator[Services]:
-    """Start broker, API, receiver and workers in a folder, and stop them at the end.
+    """Start broker, API, receiver, SMTP server and workers in a folder, and stop them at the end.
 
     Args:
         paths: form id to path of the receiver for its webhooks.
@@ -79,6 +89,7 @@ def start_services(
         with (
             listen(api_port, "--api-port") as api_socket,
             listen(receiver_port, "--receiver-port") as receiver_socket,
+            listen(0) as mail_socket,
         ):
             api = Client("API", port_of(api_socket), token)
             receiver = Client("webhook receiver", port_of(receiver_socket))
@@ -86,17 +97,19 @@ def start_services(
             children.serve("api", "formrelay.ops.demo.site", api_socket, config)
             config = {"secret": receiver_secret or secret}
             children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
+            account = MailAccount(port_of(mail_socket), folder / "smtp.pem")
+            mail = _serve_mail(children, folder, mail_socket, account)
 
-        queues = _configure(demo_variables(folder, api.url, token), folder)
+        queues = _configure(demo_variables(folder, api.url, token, account), folder)
         # Only one process at a time can open the embedded ClickHouse, so events have a worker.
         children.work("worker events", [queues.events], _THREADS)
-        others = [queues.submissions, queues.webhooks]
+        others = [queues.submissions, queues.webhooks, queues.emails]
         children.work("worker submissions", others, _THREADS)
         broker = get_broker()
         for form_id, path in paths.items():
             set_webhook(api, form_id, receiver.url + path, secret)
         children.check()
-        yield Services(children, broker, queues, api, receiver)
+        yield Services(children, broker, queues, api, receiver, mail, f"127.0.0.1:{account.port}")
     except BaseException:
         children.stop(timeout=0)  # the run is abandoned
         raise
@@ -107,12 +120,32 @@ def start_services(
             _shut_down(folder)
 
 
+def _serve_mail(children: Children, folder: Path, listening: socket, account: MailAccount) -> Path:
+    """Start the SMTP server; return the folder of the e-mails that it accepts."""
+    mail = folder / "mail"
+    mail.mkdir()
+    write_certificate(account.certificate, "127.0.0.1")
+    config = {
+        "folder": str(mail),
+        "certificate": str(account.certificate),
+        "user": account.user,
+        "password": account.password,
+    }
+    children.serve("smtp", "formrelay.ops.demo.mail_server", listening, config)
+    return mail
+
+
 def _configure(values: Mapping[str, str], folder: Path) -> Queues:
     """Apply the settings to the children, through ``.env``, and to this process."""
     write_env_file(folder, values)
     settings = Settings.load(environ=values, env_file=None)
     use_settings(settings)  # before anything imports formrelay.actors
-    return Queues(settings.submissions.queue, settings.events.queue, settings.webhooks.queue)
+    return Queues(
+        settings.submissions.queue,
+        settings.events.queue,
+        settings.webhooks.queue,
+        settings.emails.queue,
+    )
 
 
 def _shut_down(folder: Path) -> None:

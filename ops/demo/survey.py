@@ -11,8 +11,13 @@ from importlib import resources
 from typing import Any
 from uuid import UUID, uuid5
 
+from .mailbox import GREYLISTING
+
 #: Forms whose endpoint works, fails twice before it works, and always fails.
 STEADY, FLAKY, BROKEN = "anes96", "anes96-flaky", "anes96-broken"
+
+#: Domain of the addresses, which are made up: the survey has none.
+_DOMAIN = "survey.example"
 
 _NAMESPACE = UUID("5b1c6f0e-8f0a-5a3e-9d55-6d1c2f0b9a96")
 # Fixed, because an event's time is part of its row's key in ClickHouse.
@@ -24,12 +29,35 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A filled-in form as jobs, each ``{"payload": …, "metadata": …}``."""
+    """A filled-in form as jobs, each ``{"payload": …, "metadata": …}``.
+
+    Attributes:
+        address: e-mail address of the person; None if the form has none.
+    """
 
     id: str
     form_id: str
     submission: Json
     events: tuple[Json, ...]
+    address: str | None = None
+
+    @property
+    def autoresponse(self) -> Json | None:
+        """The e-mail to the person, as a job."""
+        if self.address is None:
+            return None
+        payload = {
+            "to": [self.address],
+            "subject": "Thank you for your answers",
+            "template": "autoresponse",
+            "data": {
+                "title": "Thank you",
+                "message": "We have your answers:",
+                "answers": self.submission["payload"]["answers"],
+            },
+            "kind": "autoresponse",
+        }
+        return {"payload": payload, "metadata": self.submission["metadata"]}
 
 
 def read_rows(limit: int | None = None) -> list[dict[str, str]]:
@@ -62,9 +90,17 @@ def per_form(all_answers: Iterable[Answer]) -> dict[str, int]:
     return {form_id: counted[form_id] for form_id in (STEADY, FLAKY, BROKEN)}
 
 
+def _address(index: int) -> str | None:
+    """The address of two of three persons; one of ten is in the domain that greylists."""
+    if index % 3 == 2:
+        return None
+    return f"person-{index}@{GREYLISTING if index % 10 == 1 else _DOMAIN}"
+
+
 def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
     submission_id = str(uuid5(_NAMESPACE, f"submission/{form_id}/{index}"))
     values = {name: _value(text) for name, text in row.items()}
+    address = _address(index)
     opened = _FIRST + index * _INTERVAL
     submitted = opened + timedelta(seconds=2 * (len(values) + 1))
     metadata = {"formId": form_id, "submissionId": submission_id}
@@ -85,7 +121,8 @@ def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
         "submissionId": submission_id,
         "formId": form_id,
         "status": "completed",
-        "answers": values,
+        # Not among the events: analytics need no addresses.
+        "answers": values if address is None else values | {"email": address},
         "submittedAt": submitted.isoformat(),
     }
     answered = [
@@ -101,6 +138,7 @@ def _answer(index: int, form_id: str, row: Mapping[str, str]) -> Answer:
             *answered,
             event(len(values) + 1, "form_submitted", {"fields": len(values)}),
         ),
+        address=address,
     )
 
 

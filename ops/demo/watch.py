@@ -28,10 +28,11 @@ class Totals:
     submissions: int
     events: int
     webhooks: int
+    emails: int
 
     @property
     def jobs(self) -> int:
-        return self.submissions + self.events
+        return self.submissions + self.events + self.emails
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Snapshot:
 
     Attributes:
         settled: number of webhooks that were delivered or dead-lettered.
+        emails: number of e-mails that the SMTP server has accepted.
         idle: whether every queue is empty.
     """
 
     saved: int
     events: int
     settled: int
+    emails: int
     idle: bool
 
 
@@ -67,6 +70,7 @@ class ProgressBars:
         self._saved = add("submissions saved ", total=totals.submissions)
         self._events = add("events recorded   ", total=totals.events)
         self._settled = add("webhooks settled  ", total=totals.webhooks)
+        self._emails = add("e-mails accepted  ", total=totals.emails)
 
     def __enter__(self) -> ProgressBars:
         self._progress.start()
@@ -87,6 +91,7 @@ class ProgressBars:
         update(self._saved, completed=state.saved)
         update(self._events, completed=state.events)
         update(self._settled, completed=state.settled)
+        update(self._emails, completed=state.emails)
 
 
 class ProgressTimeout:
@@ -124,6 +129,7 @@ class ProgressTimeout:
             "submissions saved": (state.saved, self._totals.submissions),
             "events recorded": (state.events, self._totals.events),
             "webhooks settled": (state.settled, self._totals.webhooks),
+            "e-mails accepted": (state.emails, self._totals.emails),
         }
         short = [
             f"{name} {done} of {total}" for name, (done, total) in pairs.items() if done != total

@@ -46,8 +46,10 @@ _NO_SUCH_USER = re.compile(
 _BLOCKED = re.compile(r"spam|block|policy|reputation|listed|denied|relay", re.IGNORECASE)
 _THROTTLED = frozenset({"4.7.28", "4.7.0", "4.7.1", "4.7.232", "4.2.1", "4.3.2", "4.4.5"})
 _TOO_MUCH = re.compile(
-    r"too (?:many|much|fast)|rate|throttl|limit|try again later|quota", re.IGNORECASE
+    r"too (?:many|much|fast)|\brat(?:e|ed|ing)\b|throttl|limit|try again later|quota", re.IGNORECASE
 )
+#: Greylisting defers each new recipient: the server does not ask for fewer messages.
+_GREYLISTED = re.compile(r"gr[ae]y[ -]?list", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class Reply:
     def is_throttled(self) -> bool:
         """Whether the server asks for fewer messages."""
         is_other = self.is_full or self.is_too_many_recipients or self.step == "lost"
+        is_other |= self.code != 421 and bool(_GREYLISTED.search(self.text))
         if self.kind != "deferred" or is_other:
             return False
         if self.code == 421:

@@ -25,8 +25,11 @@ import pytest
 from formrelay.core.errors import BrokerError
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.demo import services
+from formrelay.ops.demo.count import Counts, count_autoresponses, numbers
 from formrelay.ops.demo.errors import DemoFailed
+from formrelay.ops.demo.mailbox import StoredEmail
 from formrelay.ops.demo.report import DemoResult, Number
+from formrelay.ops.demo.scenario import Sent
 from formrelay.ops.demo.survey import BROKEN, FLAKY, STEADY, answers, per_form, read_rows
 from tests.support.waiting import wait_until
 
@@ -139,9 +142,13 @@ def test_sixty_answers_arrive_once_and_no_process_stays_behind(
         "sent": 60,
         "saved": 60,
         "events_sent": 60 * 13,
-        "rows": 60 * 13,
+        "rows": 60 * 13 + 40,
         "delivered": 50,
         "retried": 20,
+        "emails_sent": 40,
+        "emails": 40,
+        "greylisted": 4,
+        "emails_repeated": 0,
         "dead_lettered": 10,
         "attempts": 30 + 20 * 3 + 10 * 4,
     }
@@ -149,6 +156,7 @@ def test_sixty_answers_arrive_once_and_no_process_stays_behind(
         "form_viewed": 60,
         "field_answered": 60 * 11,
         "form_submitted": 60,
+        "email.sent": 40,
     }
     failure = Failure.from_json(result["first_dead_letter"])
     assert (failure.reason, failure.code, failure.attempt) == (Reason.ATTEMPTS_EXHAUSTED, 500, 4)
@@ -166,6 +174,7 @@ def test_a_receiver_that_refuses_every_signature_makes_the_demo_fail(
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     assert "✓ Submissions saved once 1 read back from the API" in lines
     assert "✗ Webhooks delivered 0 expected 1" in lines
+    assert "✓ E-mails accepted 1 TLS and login: aiosmtpd" in lines
     assert "✗ Dead-lettered 1 expected 0" in lines
     (kept,) = done.home.folder.iterdir()
     assert str(kept) in done.output, "the logs of a failed demo are kept"
@@ -286,6 +295,7 @@ def test_the_survey_has_944_answers_with_stable_ids() -> None:
     assert first == again
     assert per_form(first) == {STEADY: 914, FLAKY: 20, BROKEN: 10}
     assert len({answer.id for answer in first}) == 944
+    assert len({answer.address for answer in first if answer.address}) == 630
     events = [event["payload"] for answer in first for event in answer.events]
     assert len({event["eventId"] for event in events}) == len(events) == 944 * 13
     assert Counter(event["type"] for event in events) == {
@@ -295,9 +305,25 @@ def test_the_survey_has_944_answers_with_stable_ids() -> None:
     }
 
 
+def test_an_email_accepted_twice_or_for_nobody_is_a_wrong_number(tmp_path: Path) -> None:
+    everything = answers(read_rows(4))  # three have an address
+    first, second, third = [answer.address for answer in everything if answer.address]
+    for number, recipient in enumerate((first, second, second, "mallory@else.example")):
+        StoredEmail(recipient, recipient == second, b"Subject: x\r\n\r\nx\r\n").write(
+            tmp_path, number
+        )
+    found = Counts()
+    count_autoresponses(found, tmp_path, everything)
+    assert (found.emails, found.repeated, found.greylisted) == (2, 1, 1)
+    assert found.problems == ["1 e-mails were accepted for persons without an answer"]
+    wrong = {each.key for each in numbers(found, Sent(), everything) if not each.right}
+    assert {"emails", "emails_repeated"} <= wrong
+    assert third is not None
+
+
 @pytest.mark.parametrize("columns", [{}, {"a": "1"}, {"b": "2.5", "c": "yes"}])
 def test_a_survey_may_have_any_columns(columns: dict[str, str]) -> None:
     (answer,) = answers([columns])
 
-    assert list(answer.submission["payload"]["answers"]) == list(columns)
+    assert list(answer.submission["payload"]["answers"]) == [*columns, "email"]
     assert len(answer.events) == len(columns) + 2

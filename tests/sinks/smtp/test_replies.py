@@ -56,6 +56,9 @@ def reply(text: str, *, is_about_recipient: bool = True, step: str = "rcpt") -> 
         ("450 4.2.1 The user is receiving mail at a rate that prevents", "4.2.1", "throttled"),
         ("421 4.7.28 Our system has detected an unusual rate", "4.7.28", "throttled policy"),
         ("451 4.7.1 Greylisting in action, please come back later", "4.7.1", "policy"),
+        ("451 4.7.1 greylisted, try again later", "4.7.1", "policy"),
+        ("421 4.7.0 greylisted, closing", "4.7.0", "policy throttled"),
+        ("451 4.7.1 sent by a moderated list", "4.7.1", "policy"),
         ("450 too many connections from your IP, rate limited", "", "throttled"),
         ("250 5.1.1 odd", "", ""),  # the class does not fit the code
     ],
