@@ -17,13 +17,12 @@ from typing import Any
 
 import css_inline
 import jinja2
-from inscriptis import get_text
-from inscriptis.model.config import ParserConfig
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError, InvalidJob
+from .text_part import text_part, tidy
 
 #: The templates that ship.
 SHIPPED = Path(__file__).parent / "templates"
@@ -39,7 +38,6 @@ _INLINER = css_inline.CSSInliner(
     keep_style_tags=False,
     keep_at_rules=True,  # media queries: narrow and dark screens
 )
-_TEXT = ParserConfig(display_links=True, display_anchors=False)
 _QUOTED = re.compile("'([^']*)'")
 #: Maximum number of elements inside each other.
 _MAX_DEPTH = 1000
@@ -96,6 +94,13 @@ class Templates:
         found = {path.stem for folder in self._folders for path in folder.glob("*.html")}
         return sorted(name for name in found if re.fullmatch(NAME, name))
 
+    def example(self, name: str) -> Path | None:
+        """The file ``NAME.json`` beside a template: example data for previews."""
+        if not re.fullmatch(NAME, name):
+            return None
+        paths = (folder / f"{name}.json" for folder in self._folders)
+        return next((path for path in paths if path.is_file()), None)
+
     def render(self, name: str, data: Mapping[str, Any]) -> Body:
         """Render a template.
 
@@ -114,10 +119,9 @@ class Templates:
             )
         html = _INLINER.inline(html)
         try:
-            text = self._render(name, "txt", data)
+            return Body(html, tidy(self._render(name, "txt", data)))
         except _NoSuchFile:
-            text = get_text(html, _TEXT)
-        return Body(html, _tidy(text))
+            return Body(html, text_part(html))
 
     def _render(self, name: str, suffix: str, data: Mapping[str, Any]) -> str:
         template = self._template(name, suffix)
@@ -339,9 +343,3 @@ def _is_deep(html: str) -> bool:
         if depth > _MAX_DEPTH:
             return True
     return False
-
-
-def _tidy(text: str) -> str:
-    """Remove blanks at the ends of lines, and all but one of several empty lines."""
-    lines = [line.rstrip() for line in text.strip().splitlines()]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"

@@ -28,8 +28,12 @@ _EXAMPLE = "forms@example.com"
 def preview(
     template: Annotated[str, typer.Argument(help="Name of a template, like autoresponse.")],
     data: Annotated[
-        Path, typer.Option(metavar="FILE", help="JSON file with the variables of the template.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file with the variables. Default: TEMPLATE.json beside the template.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="E-mail file to write. Default: TEMPLATE.eml."),
@@ -46,7 +50,9 @@ def preview(
     from ...actors.emails.resources import make_templates
 
     settings = _settings()
-    body = make_templates(settings.templates_folder).render(template, _variables(data))
+    templates = make_templates(settings.templates_folder)
+    path = data or templates.example(template)
+    body = templates.render(template, {} if path is None else _variables(path))
     if text:
         print_document(body.text)
         return
@@ -56,16 +62,16 @@ def preview(
         subject or f"Preview of {template}",
         (body.html, body.text),
     )
-    path = out or Path(f"{template}.eml")
+    target = out or Path(f"{template}.eml")
     try:
-        path.write_bytes(content)
+        target.write_bytes(content)
     except OSError as error:
         raise ConfigError(
-            f"expected a file that can be written, got {str(path)!r}: {error.strerror}"
+            f"expected a file that can be written, got {str(target)!r}: {error.strerror}"
         ) from None
-    say(f"wrote {path} ({len(content)} bytes)")
-    if is_opened and typer.launch(str(path)):
-        raise ConfigError(f"expected a program that opens {path}, got none: open it yourself")
+    say(f"wrote {target} ({len(content)} bytes)")
+    if is_opened and typer.launch(str(target)):
+        raise ConfigError(f"expected a program that opens {target}, got none: open it yourself")
 
 
 @app.command("test")

@@ -34,6 +34,11 @@ def test_a_preview_is_an_email_file(tmp_path: Path, data: Path) -> None:
     assert "We have your answer." in message.get_body(["html"]).get_content()
 
 
+def test_a_preview_without_data_shows_the_example(tmp_path: Path) -> None:
+    done = run("email", "preview", "digest", "--text", cwd=tmp_path, env={})
+    assert "23 to 29 November 2026" in done.stdout, done.stderr
+
+
 def test_a_preview_prints_the_text_part(tmp_path: Path, data: Path) -> None:
     done = run(
         "email", "preview", "autoresponse", "--data", str(data), "--text", cwd=tmp_path, env={}

@@ -70,7 +70,7 @@ def test_an_answer_is_not_a_template() -> None:
 def test_answers_of_every_type_are_readable() -> None:
     answers = {"a": None, "b": True, "c": ["x", "y"], "d": {"name": "cv.pdf", "size": 3}, "e": 1.5}
     text = Templates().render("submission_notice", NOTICE | {"answers": answers}).text
-    shown = "a\n–\nb\nyes\nc\nx, y\nd\nname: cv.pdf, size: 3\ne\n1.5\n"
+    shown = "a\n–\n\nb\nyes\n\nc\nx, y\n\nd\nname: cv.pdf, size: 3\n\ne\n1.5\n"
     assert text.endswith(shown)
 
 
@@ -86,7 +86,65 @@ def test_a_text_file_beside_the_html_is_the_text_part(tmp_path: Path) -> None:
 
 def test_links_are_kept_in_the_text_part(tmp_path: Path) -> None:
     found = templates(tmp_path, a_html='<a href="https://x.example/?a=1">here</a>')
-    assert found.render("a", {}).text == "[here](https://x.example/?a=1)\n"
+    assert found.render("a", {}).text == "here <https://x.example/?a=1>\n"
+
+
+def test_a_line_of_the_text_part_has_at_most_72_characters(tmp_path: Path) -> None:
+    url = f"https://x.example/{'a' * 80}"
+    table = f"<table><tr><td>12<td><a href={url}>{'word ' * 20}</a></table>"
+    text = templates(tmp_path, a_html=f"<p>{'word ' * 20}</p>{table}").render("a", {}).text
+    assert text.splitlines() == [
+        " ".join(["word"] * 14),
+        " ".join(["word"] * 6),
+        "",
+        f"12  {' '.join(['word'] * 13)}",
+        f"    {' '.join(['word'] * 7)}",
+        f"    <{url}>",
+    ]
+
+
+def test_cells_of_layout_tables_are_paragraphs_of_the_text_part(tmp_path: Path) -> None:
+    inner = "<table><tr><th>a<th>b<tr><td>c<td>d</table>"
+    layout = f"<table role=presentation><tr><td>1<div>2</div><td>3<tr><td>{inner}</table>"
+    text = templates(tmp_path, a_html=layout).render("a", {}).text
+    assert text == "1\n2\n\n3\n\na  b\nc  d\n"
+
+
+def test_hidden_text_is_not_in_the_text_part() -> None:
+    body = Templates().render("autoresponse", SHIPPED["autoresponse"] | {"message": "Only once"})
+    assert body.html.count("Only once") == 2  # in the preheader too
+    assert body.text.count("Only once") == 1
+
+
+@pytest.mark.parametrize("html", ["", " \n", "<!-- a -->"])
+def test_html_without_text_makes_an_empty_text_part(tmp_path: Path, html: str) -> None:
+    assert templates(tmp_path, a_html=html).render("a", {}).text.strip() == ""
+
+
+@pytest.mark.parametrize("optional", [None, ""])
+def test_optional_values_may_be_empty(optional: str | None) -> None:
+    empty = dict.fromkeys(["submittedAt", "url", "lang", "formTitle"], optional)
+    letter = SHIPPED["dead_letter_notice"]["letters"][0] | {"at": optional}
+    for name, data in SHIPPED.items():
+        given = empty | data | ({"letters": [letter]} if "letters" in data else {})
+        text = Templates().render(name, given).text
+        assert "None" not in text
+        assert "<>" not in text
+
+
+def test_a_template_can_replace_the_words_of_one_that_ships(tmp_path: Path) -> None:
+    source = '{% extends "autoresponse.html" %}{% block reason %}Grund{% endblock %}'
+    data = SHIPPED["autoresponse"] | {"lang": "de-AT"}
+    body = templates(tmp_path, danke_html=source).render("danke", data)
+    assert body.text == "Thanks\n\nHi\n\nGrund\n"
+    assert '<html lang="de-AT" dir="ltr">' in body.html
+
+
+def test_an_example_of_the_folder_stands_for_one_that_ships(tmp_path: Path) -> None:
+    found = templates(tmp_path, digest_json="{}", mine_html="a")
+    assert found.example("digest") == tmp_path / "digest.json"
+    assert found.example("autoresponse") is not None
+    assert found.example("mine") is found.example("../mine") is None
 
 
 def test_stylesheets_of_other_servers_are_not_loaded(tmp_path: Path) -> None:
