@@ -10,11 +10,11 @@ from .broker import BrokerSettings, EmbeddedSettings
 from .emails import EmailSettings, SmtpSettings
 from .observability import LoggingSettings, MonitoringSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
+from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .workers import (
     EventSettings,
     PartialSettings,
-    SheetsSettings,
     SubmissionSettings,
     WebhookSettings,
     WorkerSettings,

@@ -36,17 +36,20 @@ class FilePath:
     path: Path
 
 
-def secret(check: Callable[[str], str] | None = None) -> BeforeValidator:
+def secret(
+    check: Callable[[str], str] | None = None, *, is_one_line: bool = True
+) -> BeforeValidator:
     """Make the validator of a secret: ``Annotated[SecretStr, secret(check)]``.
 
     Args:
         check: returns the secret, or raises :class:`Expected`; also asked about each new content
             of a file.
+        is_one_line: False for a document, whose ``check`` decides about its characters.
     """
 
     def check_text(text: str) -> str:
         # A control character is never meant, and would split an HTTP header.
-        if not text.isprintable():
+        if is_one_line and not text.isprintable():
             raise Expected("be one line of printable text")
         return check(text) if check else text
 

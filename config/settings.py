@@ -20,13 +20,13 @@ from .broker import BrokerSettings, EmbeddedSettings
 from .emails import EmailSettings, SmtpSettings
 from .expected import Expected
 from .observability import LoggingSettings, MonitoringSettings
+from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
 from .types import Count, Unit, parts, read
 from .workers import (
     EventSettings,
     PartialSettings,
-    SheetsSettings,
     SubmissionSettings,
     WebhookSettings,
 )

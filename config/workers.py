@@ -269,11 +269,3 @@ class WebhookSettings(WorkerSettings, CertificateSection):
         description="Days without a successful delivery after which a failing endpoint is "
         "disabled.",
     )
-
-
-class SheetsSettings(WorkerSettings):
-    """Google Sheets worker (coming)"""
-
-    prefix: ClassVar[str] = "SHEETS_"
-
-    queue: QueueName = Field("sheets", description=QUEUE_HELP)

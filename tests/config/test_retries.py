@@ -15,29 +15,29 @@ from tests.config.loading import line, load
     [
         ({}, Exponential(timedelta(seconds=1), timedelta(seconds=60))),
         (
-            {"SHEETS_RETRY_BASE_SECONDS": "2", "SHEETS_RETRY_CAP_SECONDS": "9"},
+            {"SUBMISSION_RETRY_BASE_SECONDS": "2", "SUBMISSION_RETRY_CAP_SECONDS": "9"},
             Exponential(timedelta(seconds=2), timedelta(seconds=9)),
         ),
         (
-            {"SHEETS_RETRY_BACKOFF": "linear", "SHEETS_RETRY_BASE_SECONDS": "2"},
+            {"SUBMISSION_RETRY_BACKOFF": "linear", "SUBMISSION_RETRY_BASE_SECONDS": "2"},
             Linear(timedelta(seconds=2), timedelta(seconds=60)),
         ),
-        ({"SHEETS_RETRY_DELAYS": "0, 1.5"}, Schedule((timedelta(0), timedelta(seconds=1.5)))),
+        ({"SUBMISSION_RETRY_DELAYS": "0, 1.5"}, Schedule((timedelta(0), timedelta(seconds=1.5)))),
         (
-            {"SHEETS_RETRY_DELAYS": "0,5", "SHEETS_RETRY_BACKOFF": "schedule"},
+            {"SUBMISSION_RETRY_DELAYS": "0,5", "SUBMISSION_RETRY_BACKOFF": "schedule"},
             Schedule((timedelta(0), timedelta(seconds=5))),
         ),
     ],
 )
 def test_the_retry_variables_define_the_policy(environ: dict[str, str], backoff: object) -> None:
-    assert load(**environ).sheets.policy().backoff == backoff
+    assert load(**environ).submissions.policy().backoff == backoff
 
 
 def test_max_attempts_is_one_more_than_max_retries() -> None:
     settings = load(EMAIL_MAX_RETRIES="0", EMAIL_RETRY_JITTER="0.5")
     assert settings.emails.policy().max_attempts == 1
     assert settings.emails.policy().jitter == 0.5
-    assert settings.sheets.policy().max_attempts == 3
+    assert settings.submissions.policy().max_attempts == 3
 
 
 def test_emails_have_nine_attempts_over_32_hours() -> None:
@@ -67,6 +67,7 @@ def test_an_unavailable_sink_uses_no_attempts_where_its_queue_pauses() -> None:
         "submissions",
         "partials",
         "emails",
+        "sheets",
     ]
 
 
