@@ -31,7 +31,7 @@ from .exact_json import check_encoder, check_exact
 from .follow_ups import keep
 from .inspection import DeadFilter, Entry
 from .joining import JoiningBroker
-from .options import OF_RESULTS, check_actor, check_message, is_number
+from .options import OF_BATCHES, OF_RESULTS, check_actor, check_message, is_number
 from .signals import SignallingBroker
 
 logger = logging.getLogger("formrelay.brokers")
@@ -72,12 +72,13 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         """Names of the actor options, including the options of formrelay's brokers.
 
         ``batch_size`` and ``batch_wait`` (a timedelta) make the actor run in batches;
-        ``batch_weight`` is the weight of one message in a batch (default 1); ``job_type`` names
-        the job for publishers of plain jobs; ``in_flight`` is the maximum number of messages of
-        an ``async`` actor that run at a time. Runs of more than a second count against
+        ``batch_weight`` is the weight of one message in a batch (default 1), ``batch_key`` the key
+        that all messages of a batch share, ``batch_bytes`` its maximum size; ``job_type`` names the
+        job for publishers of plain jobs; ``in_flight`` is the maximum number of messages of an
+        ``async`` actor that run at a time. Runs of more than a second count against
         ``in_flight_total`` instead, if it is set.
         """
-        ours = {"batch_size", "batch_wait", "batch_weight", "in_flight", "in_flight_total"}
+        ours = {"batch_size", "batch_wait", *OF_BATCHES, "in_flight", "in_flight_total"}
         # The last ones are known so that check_actor() can say why it refuses them.
         return self._actor_options | ours | {"job_type"} | OF_RESULTS | {"broker_priority"}
 
@@ -301,6 +302,8 @@ class RelayBroker(SignallingBroker, JoiningBroker):
                 actor.options["batch_size"],
                 actor.options["batch_wait"],
                 actor.options.get("batch_weight"),
+                actor.options.get("batch_key"),
+                actor.options.get("batch_bytes"),
             )
             for name, actor in self.actors.items()
             if actor.queue_name == queue_name and "batch_size" in actor.options

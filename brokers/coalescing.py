@@ -5,16 +5,20 @@ Wraps the consumer of any broker, which fetches and settles the messages one by 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dramatiq import MessageProxy
 
+from ..core.errors import describe
 from ..middleware.delivery import Batch, Delivery
 from .consumer import RelayConsumer, parts_of
 from .contract import Batching
 from .settlement import Settlement
+
+logger = logging.getLogger("formrelay.workers")
 
 #: Maximum bytes of a batch. A batch that fails is written as one message, and brokers limit the
 #: size of a message (RabbitMQ 4: 16 MiB).
@@ -34,11 +38,13 @@ class _OpenBatch:
         due: monotonic seconds at which it is delivered, if no more messages are waiting.
         latest: monotonic seconds at which it is delivered in any case.
         capacity: the weight at which it is full.
+        max_bytes: the bytes at which it is full.
     """
 
     due: float
     latest: float
     capacity: int
+    max_bytes: int
     parts: list[Delivery] = field(default_factory=list)
     weight: int = 0
     bytes: int = 0
@@ -49,7 +55,8 @@ class CoalescingConsumer(RelayConsumer):
 
     A batch is delivered when its weight reaches ``batch_size`` or ``batch_wait`` after its first
     message, whichever is first; later while many more messages are waiting. A message that does
-    not fit starts the next batch. Messages of other actors on the queue are delivered unchanged.
+    not fit starts the next batch. Messages with different keys (``batch_key``) have batches of
+    their own, open at the same time. Messages of other actors on the queue are delivered unchanged.
     """
 
     collects_batches = True
@@ -64,7 +71,8 @@ class CoalescingConsumer(RelayConsumer):
         self._inner = inner
         inner.broker.consumers.discard(inner)  # told by note_actors() below
         self._batching = batching
-        self._open: dict[str, _OpenBatch] = {}
+        #: By the name of the actor and the key of the messages.
+        self._open: dict[tuple[str, str], _OpenBatch] = {}
         #: Messages that are not yet added to a batch.
         self._received: deque[Delivery] = deque()
         self._more_are_waiting = False
@@ -81,9 +89,9 @@ class CoalescingConsumer(RelayConsumer):
         while True:
             until = deadline
             if self.sink_limit() != 0:  # batches, too, wait while the sink is unavailable
-                for name, batch in self._open.items():
+                for place, batch in self._open.items():
                     if batch.due <= now and not (self._more_are_waiting and now < batch.latest):
-                        return self._release(name)
+                        return self._release(place)
                     until = min(until, batch.due)
             if not self._received:
                 delivery = self._inner.receive(max(0.0, until - now))
@@ -109,30 +117,39 @@ class CoalescingConsumer(RelayConsumer):
             return delivery
         if delivery.alone:
             return Batch.of([delivery])
-        weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
+        try:
+            weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
+            place = (name, "" if batching.key is None else batching.key(delivery.kwargs))
+        except Exception as error:  # of the actor's own function, which must not stop the queue
+            about = {"actor": name, "message_id": delivery.message_id}
+            about["error_message"] = describe(error)
+            logger.warning("the message runs alone: batch_weight or batch_key failed", extra=about)
+            return Batch.of([delivery])
         size = delivery.raw_size
-        batch, full = self._open.get(name), None
+        batch, full = self._open.get(place), None
         if batch is not None and (
-            batch.weight + weight > batch.capacity or batch.bytes + size > MAX_BATCH_BYTES
+            batch.weight + weight > batch.capacity or batch.bytes + size > batch.max_bytes
         ):
-            full, batch = self._release(name), None
+            full, batch = self._release(place), None
         if batch is None:
             scale = self.batch_scale()
             wait = scale * batching.wait.total_seconds()
             due, latest = now + wait, now + _MAX_WAIT_FACTOR * wait
-            batch = self._open[name] = _OpenBatch(due, latest, scale * batching.size)
+            max_bytes = min(batching.bytes or MAX_BATCH_BYTES, MAX_BATCH_BYTES)
+            batch = _OpenBatch(due, latest, scale * batching.size, max_bytes)
+            self._open[place] = batch
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
-        if batch.weight >= batch.capacity or batch.bytes >= MAX_BATCH_BYTES:
+        if batch.weight >= batch.capacity or batch.bytes >= batch.max_bytes:
             if full is None:
-                return self._release(name)
+                return self._release(place)
             batch.due = batch.latest = now  # also full: the next call of receive() delivers it
         return full
 
-    def _release(self, actor_name: str) -> Batch:
-        """Close the open batch of an actor and return it."""
-        return Batch.of(self._open.pop(actor_name).parts)
+    def _release(self, place: tuple[str, str]) -> Batch:
+        """Close an open batch and return it."""
+        return Batch.of(self._open.pop(place).parts)
 
     def settles_at_once(self, delivery: Delivery) -> bool:
         return self._inner.settles_at_once(delivery)
@@ -158,5 +175,9 @@ class CoalescingConsumer(RelayConsumer):
 
 
 def batch_prefetch(batching: Mapping[str, Batching]) -> int:
-    """The prefetch with which one batch runs while the next batch is collected; 0 for no batch."""
-    return 2 * max((batch.size for batch in batching.values()), default=0)
+    """The prefetch with which one batch runs while the next batch is collected; 0 for no batch.
+
+    Twice as much for batches with keys, since many of them are collected at the same time.
+    """
+    sizes = [(2 if batch.key is None else 4) * batch.size for batch in batching.values()]
+    return max(sizes, default=0)

@@ -57,11 +57,16 @@ class Batching:
         size: the weight at which a batch is full.
         wait: how long the first message of a batch waits for others.
         weight: weight of one message, from its keyword arguments; None: each weighs 1.
+        key: key of one message, from its keyword arguments; messages with different keys never
+            share a batch. None: all messages may.
+        bytes: maximum bytes of a batch; None: as the broker allows.
     """
 
     size: int
     wait: timedelta
     weight: Callable[[Mapping[str, Any]], int] | None = None
+    key: Callable[[Mapping[str, Any]], str] | None = None
+    bytes: int | None = None
 
 
 class QueueConsumer(Protocol):

@@ -19,7 +19,9 @@ from .event_loop import coroutine_function
 #: Options of actors that Dramatiq's Results middleware defines. Brokers know them without that
 #: middleware too, so that the check here says what to do.
 OF_RESULTS = frozenset(("store_results", "result_ttl"))
-_LIMITS = ("in_flight", "in_flight_total", "batch_size")
+#: Options of actors that have ``batch_size`` too.
+OF_BATCHES = ("batch_weight", "batch_key", "batch_bytes")
+_LIMITS = ("in_flight", "in_flight_total", "batch_size", "batch_bytes")
 #: Options that Dramatiq's middleware reads from the message that runs, which in a batch is none of
 #: the messages that were sent.
 _ONE_BY_ONE = (
@@ -80,7 +82,7 @@ def check_message(message: Message[Any], broker: BrokerContract) -> None:
 
 
 def _wrong_limit(actor: dramatiq.Actor[Any, Any]) -> str | None:
-    """Describe the first wrong limit: ``in_flight``, ``in_flight_total`` or ``batch_size``."""
+    """Describe the first wrong limit: of messages in flight, or of a batch."""
     options = actor.options
     limits = {limit: options[limit] for limit in _LIMITS if limit in options}
     for limit, value in limits.items():
@@ -117,6 +119,8 @@ def _wrong_combination(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) 
             "expected no store_results on an actor that runs in batches: its result is the "
             "batch's, not a message's"
         )
+    if wrong := _wrong_batch(options):
+        return wrong
     if "broker_priority" in options:
         return "expected broker_priority on a message (send_with_options), got it on the actor"
     of_results = sorted(OF_RESULTS.intersection(options))
@@ -125,6 +129,20 @@ def _wrong_combination(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) 
             f"expected Dramatiq's Results middleware on the broker for {of_results[0]}, got none: "
             "call broker.add_middleware(Results(backend=...)) before the actor is declared"
         )
+    return None
+
+
+def _wrong_batch(options: Mapping[str, Any]) -> str | None:
+    """Describe the first wrong option of an actor that runs in batches, or of one that does not."""
+    given = [name for name in OF_BATCHES if options.get(name) is not None]
+    if given and "batch_size" not in options:
+        return f"expected batch_size as well as {given[0]}, got no batch_size"
+    for name in given:
+        if name != "batch_bytes" and not callable(options[name]):
+            return (
+                f"expected {name} to be a function of a message's keyword arguments, got "
+                f"{options[name]!r}"
+            )
     return None
 
 

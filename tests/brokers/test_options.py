@@ -73,6 +73,9 @@ def test_a_wrong_option_is_refused_at_the_declaration_and_at_send(
         ({"store_results": True}, "expected Dramatiq's Results middleware on the broker for store"),
         ({"result_ttl": 1000}, "expected Dramatiq's Results middleware on the broker for result"),
         ({"store_results": True, **IN_BATCHES}, "expected no store_results on an actor that runs"),
+        ({"batch_key": str}, "expected batch_size as well as batch_key, got no batch_size"),
+        ({"batch_key": "id", **IN_BATCHES}, "expected batch_key to be a function of a message's"),
+        ({"batch_bytes": 0, **IN_BATCHES}, "expected batch_bytes to be a whole number from 1 on"),
     ],
     ids=lambda value: str(value)[:40],
 )

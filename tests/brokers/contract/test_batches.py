@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from threading import Event, Thread
 from typing import Any
@@ -63,6 +63,43 @@ def test_a_batch_is_full_by_the_weight_of_its_messages(harness: Harness) -> None
     assert [batch for batch in batches if sum(batch) > 10] == [[25]]
     # Full batches do not wait, and a message that does not fit starts the next batch.
     assert len(batches) <= 8
+
+
+def test_messages_with_different_keys_never_share_a_batch(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    actor = batch_actor(harness, batches.append, batch_key=lambda kwargs: str(kwargs["number"] % 3))
+    for number in range(30):  # fits into the prefetch
+        actor.send(number=number)
+    harness.start()
+    wait_until(lambda: sum(map(len, batches)) == 30)
+    wait_until(harness.is_empty)
+    assert sorted(number for batch in batches for number in batch) == list(range(30))
+    assert all(len({number % 3 for number in batch}) == 1 for batch in batches)
+    assert max(map(len, batches)) == 10  # the batches of all keys are open at the same time
+
+
+def test_a_batch_is_full_by_its_bytes(harness: Harness) -> None:
+    batches: list[list[int]] = []
+    actor = batch_actor(harness, batches.append, batch_bytes=1)
+    for number in range(3):
+        actor.send(number=number)
+    harness.start()
+    wait_until(harness.is_empty)
+    assert sorted(batches) == [[0], [1], [2]]
+
+
+def test_a_message_whose_key_cannot_be_made_runs_alone(harness: Harness) -> None:
+    batches: list[list[int]] = []
+
+    def key(kwargs: Mapping[str, Any]) -> str:
+        return {1: "a", 3: "a"}[kwargs["number"]]
+
+    actor = batch_actor(harness, batches.append, batch_key=key)
+    for number in (1, 2, 3):
+        actor.send(number=number)
+    harness.start()
+    wait_until(harness.is_empty)
+    assert sorted(map(sorted, batches)) == [[1, 3], [2]]
 
 
 def test_a_retried_batch_has_the_same_parts_in_the_same_order(harness: Harness) -> None:
