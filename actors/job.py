@@ -8,18 +8,26 @@ from typing import Any, NamedTuple, TypeVar
 
 import dramatiq
 from dramatiq import Message
-from dramatiq.middleware import CurrentMessage, Middleware
+from dramatiq.middleware import Middleware
 from pydantic import TypeAdapter, ValidationError
 
 from ..brokers import get_broker
-from ..config import EventSettings, PartialSettings, Settings, WorkerSettings, get_settings
+from ..config import (
+    EventSettings,
+    PartialSettings,
+    Settings,
+    SheetsSettings,
+    WorkerSettings,
+    get_settings,
+)
 from ..core.errors import InvalidJob, PartsFailed
 from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
-from ..middleware.delivery import ARGS, BATCH, Batch, Delivery
+from ..middleware.delivery import ARGS, BATCH, Delivery
 from ..state import once
 from .calls import idempotency_key, weight, wire
 from .model import Job, Metadata, invalid
+from .origins import Origin, current_delivery, origins_of
 from .progress import Progress
 from .spelling import refuse_misspelled, warn_of_misspelled
 
@@ -193,7 +201,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if self.takes_many and BATCH in kwargs:
             self._run_batch(kwargs[BATCH])
             return None
-        delivery = _current_delivery()
+        delivery = current_delivery()
         job = self._job(args, kwargs, delivery)
         if delivery is not None:
             delivery.fields = job.fields
@@ -219,7 +227,7 @@ class JobActor(dramatiq.Actor[..., None]):
         self, batch: Sequence[dict[str, Any]]
     ) -> tuple[dict[int, Job[Any]], dict[int, BaseException]]:
         """The valid jobs of a batch and the errors of the invalid jobs, by index."""
-        origins = _origins_of(batch)
+        origins = origins_of(batch)
         jobs = self._checked_together(batch, origins)
         if len(jobs) == len(batch):
             return jobs, {}
@@ -235,7 +243,7 @@ class JobActor(dramatiq.Actor[..., None]):
         return dict(sorted(jobs.items())), failures
 
     def _checked_together(
-        self, batch: Sequence[dict[str, Any]], origins: Sequence[tuple[str, int]]
+        self, batch: Sequence[dict[str, Any]], origins: Sequence[Origin]
     ) -> dict[int, Job[Any]]:
         """The jobs in formrelay's own format, by index, validated by two calls of pydantic.
 
@@ -273,7 +281,8 @@ class JobActor(dramatiq.Actor[..., None]):
         if delivery is None:
             return Job(payload, metadata)
         sent_at = delivery.message.message_timestamp
-        return Job(payload, metadata, delivery.message_id, sent_at, delivery.attempt)
+        again = delivery.is_redelivered
+        return Job(payload, metadata, delivery.message_id, sent_at, delivery.attempt, again)
 
     def _checked(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         given = dict(zip(_PARTS, args, strict=False))
@@ -353,7 +362,7 @@ def job_actor(
             if throttle is not None:
                 found["throttle"] = throttle
             if batches:
-                assert isinstance(section, EventSettings | PartialSettings)
+                assert isinstance(section, EventSettings | PartialSettings | SheetsSettings)
                 found |= {"batch_size": section.batch_size, "batch_wait": section.batch_wait}
                 found["batch_weight"] = weight
             found |= options(settings)
@@ -382,16 +391,3 @@ def _metadata_of(given: Sequence[Any]) -> Sequence[Metadata]:
     if all(each in _EMPTY for each in given):  # true for nearly all events
         return [_NO_METADATA] * len(given)
     return _METADATA_OF_MANY.validate_python(given)
-
-
-def _origins_of(batch: Sequence[Any]) -> Sequence[tuple[str, int]]:
-    """Id and time of sending of each message of a batch; ``("", 0)`` for a direct call."""
-    delivery = _current_delivery()
-    if isinstance(delivery, Batch) and len(delivery.parts) == len(batch):
-        return [(part.message_id, part.message.message_timestamp) for part in delivery.parts]
-    return [("", 0)] * len(batch)
-
-
-def _current_delivery() -> Delivery | None:
-    message = CurrentMessage.get_current_message()
-    return message if isinstance(message, Delivery) else None

@@ -211,6 +211,8 @@ class Job(Generic[P]):
         sent_at: when the job was sent, unix milliseconds. For a plain job of another publisher,
             when it was first fetched. 0 if the actor was called directly.
         attempt: the number of this attempt, from 1.
+        is_redelivered: whether an attempt may have run that is not counted, because its worker
+            died.
         fields: fields that the actor adds to the log line of the attempt.
     """
 
@@ -219,6 +221,7 @@ class Job(Generic[P]):
     message_id: str = ""
     sent_at: int = 0
     attempt: int = 1
+    is_redelivered: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
 

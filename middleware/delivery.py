@@ -53,6 +53,8 @@ class Delivery(MessageProxy):
         fields: the actor's fields for the log line of the attempt.
         claim: its claim on an idempotency key, if it has a key.
         key_error: what the function that makes the key raised; the attempt fails with it.
+        is_redelivered: whether it was delivered before and may have run, because its worker died
+            or lost its connection.
     """
 
     outcome: Outcome | None = None
@@ -67,6 +69,7 @@ class Delivery(MessageProxy):
     fields: dict[str, Any] | None = None
     claim: Claim | None = None
     key_error: Exception | None = None
+    is_redelivered = False
 
     def __init__(self, message: Message[Any], tag: Any, raw: bytes | None = None) -> None:
         super().__init__(message)

@@ -174,7 +174,10 @@ class RabbitConsumer(RelayConsumer):
             suspect = self._quarantine.suspect(content)
             if suspect is not None and self._quarantine.attach(subscription, is_needed=True):
                 suspect.delivery = self._decode(subscription, content)
-                return None if suspect.delivery is None else self._quarantine.admit(suspect)
+                if suspect.delivery is None:
+                    return None
+                suspect.delivery.is_redelivered = True
+                return self._quarantine.admit(suspect)
         return self._decode(subscription, content)
 
     def _decode(self, subscription: Subscription, content: codec.Content) -> Delivery | None:
@@ -184,6 +187,7 @@ class RabbitConsumer(RelayConsumer):
         if isinstance(delivery, Settlement):
             self._settler.apply_later(delivery)
             return None
+        delivery.is_redelivered = content.redelivered
         return delivery
 
     # -- connect, send, receive ----------------------------------------------------------
