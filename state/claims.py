@@ -96,6 +96,9 @@ class Claims(Protocol):
             evicted: tokens whose entries were deleted.
         """
 
+    def done(self, sheet: str, jobs: Iterable[str]) -> frozenset[str]:
+        """Return those of these jobs whose rows are known to be written. Changes nothing."""
+
 
 @dataclass(slots=True)
 class _Job:
@@ -215,6 +218,15 @@ class MemoryClaims:
                 _forget(found, token)
             for token in evicted:
                 found.entries.pop(token, None)
+
+    def done(self, sheet: str, jobs: Iterable[str]) -> frozenset[str]:
+        with self._lock:
+            found = self._sheets.get(sheet, _Sheet()).jobs
+            now = self._clock.monotonic()
+            known = {job for job in jobs if job in found}
+            return frozenset(
+                job for job in known if found[job].is_done and found[job].ends_at > now
+            )
 
     def _prune(self, sheet: _Sheet, now: float) -> None:
         for job in [job for job, entry in sheet.jobs.items() if entry.ends_at <= now]:

@@ -47,7 +47,7 @@ class RedisClaims:
         keep_open: timedelta = KEEP_OPEN,
         keep_done: timedelta = KEEP_DONE,
     ) -> None:
-        self._where = where
+        self._where, self._client = where, client
         self._prefix = namespace + PREFIX
         self._times = [_milliseconds(time) for time in (keep_open, keep_done, FENCE)]
         script = files(__package__).joinpath("claims.lua").read_text()
@@ -83,6 +83,16 @@ class RedisClaims:
         if any(lists):
             items = [item for each in lists for item in each]
             self._run(sheet, ["settle", *self._times, *map(len, lists), *items])
+
+    def done(self, sheet: str, jobs: Iterable[str]) -> frozenset[str]:
+        asked = list(jobs)
+        if not asked:
+            return frozenset()
+        names = [f"j{_digest(job)}" for job in asked]
+        key = self._prefix + _digest(sheet)
+        with translated(self._where):
+            values = repeated(lambda _: self._client.hmget(key, names))
+        return frozenset(job for job, value in zip(asked, values, strict=True) if value == b"d")
 
     def _run(self, sheet: str, args: Sequence[Any]) -> Any:
         name = self._prefix + _digest(sheet)

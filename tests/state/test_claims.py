@@ -224,3 +224,13 @@ def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None
     ):
         with pytest.raises(BrokerUnavailable, match="expected Redis at"):
             call()
+
+
+def test_done_jobs_can_be_asked_for(store: Claims) -> None:
+    assert store.done("s", ["a"]) == frozenset()
+    store.claim("s", "t1", ["a", "b"])
+    store.claim("s", "t2", ["c"])
+    store.settle("s", applied=["t1"])
+    assert store.done("s", ["a", "b", "c", "d"]) == {"a", "b"}
+    assert store.done("other", ["a"]) == frozenset()
+    assert store.done("s", []) == frozenset()
