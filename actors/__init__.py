@@ -12,6 +12,7 @@ from .events import record_events
 from .job import declare_actors
 from .partials import save_partial
 from .payments import update_payment
+from .sheets import update_sheet
 from .submissions import save_submission
 from .webhooks import deliver_webhook
 
@@ -24,4 +25,5 @@ __all__ = [
     "save_submission",
     "send_email",
     "update_payment",
+    "update_sheet",
 ]

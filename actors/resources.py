@@ -90,6 +90,9 @@ api_throttle = Throttle("api", title="the API")
 #: Pauses the queue of e-mails.
 smtp_throttle = Throttle("smtp", title="the SMTP server")
 
+#: Pauses the queue of Google Sheets.
+sheets_throttle = Throttle("sheets", title="Google Sheets")
+
 
 @per_process
 def api() -> Api:

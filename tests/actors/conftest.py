@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from formrelay import actors
 from formrelay.actors import resources, submissions
 from formrelay.actors.emails import resources as emails
+from formrelay.actors.sheets import resources as sheets
 from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
 from formrelay.brokers import get_broker
@@ -55,6 +56,11 @@ ENVIRON = {
     "EMAIL_MAX_RETRIES": "3",
     "EMAIL_RETRY_DELAYS": "0,0.1",
     "EMAIL_RETRY_JITTER": "0",
+    "SHEETS_BATCH_SIZE": "50",
+    "SHEETS_BATCH_WAIT_MS": "50",
+    "SHEETS_MAX_RETRIES": "2",
+    "SHEETS_RETRY_DELAYS": "0,0.1",
+    "SHEETS_RETRY_JITTER": "0",
     "WEBHOOK_MAX_RETRIES": "3",
     "WEBHOOK_RETRY_DELAYS": "0,0.1,0.2,1.1",
     "WEBHOOK_RETRY_JITTER": "0",
@@ -156,6 +162,8 @@ class Site:
             parts.pool.close()
         resources.clickhouse_throttle.note(None)
         resources.api_throttle.note(None)
+        sheets.sheet_parts.forget()
+        resources.sheets_throttle.note(None)
         resources.smtp_throttle._paused_until = 0.0  # a pause for a limit
         resources.smtp_throttle.note(None)
 

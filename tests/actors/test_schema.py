@@ -34,8 +34,11 @@ TYPES = {
     "update_payment": "payment.update",
     "deliver_webhook": "webhook.send",
     "send_email": "email.send",
+    "update_sheet": "sheets.update",
 }
 EMAIL: dict[str, Any] = {"to": ["a@b.example"], "subject": "Hello", "template": "digest"}
+SHEET: dict[str, Any] = {"spreadsheetId": "1aB_-", "range": "Answers", "answers": {"Name": "Ann"}}
+VALUES: dict[str, Any] = {"spreadsheetId": "1aB_-", "range": "A1:C", "values": [["a", None, 1]]}
 METADATA: dict[str, Any] = {"formId": "f", "version": 2, "retryCount": 0, "anything": [1]}
 
 GOOD = [
@@ -71,6 +74,11 @@ GOOD = [
     ("send_email", EMAIL | {"from": "a@b.example", "kind": "autoresponse", "id": "1"}),
     ("send_email", but(EMAIL, attachments=[{"filename": "a", "path": "a/b"}])),
     ("send_email", but(EMAIL, kind="list", unsubscribeUrl="https://b.example/u")),
+    ("update_sheet", SHEET),
+    ("update_sheet", but(SHEET, rowKey="Name", id="1", connectionId="ann@b.example")),
+    ("update_sheet", but(SHEET, auth={"access_token": "ya29.x", "expiry_date": 1, "scope": "s"})),
+    ("update_sheet", VALUES),
+    ("update_sheet", but(VALUES, rowKey=0, mode="update", range="'It''s'!B2:D9")),
 ]  # fmt: skip
 
 #: Jobs that only the actors can refuse.
@@ -81,6 +89,10 @@ BEYOND = [
     ("send_email", but(EMAIL, to=["nobody"])),
     ("send_email", but(EMAIL, subject="a\nBcc: b@c.example")),
     ("send_email", but(EMAIL, kind="list")),
+    ("update_sheet", but(SHEET, values=[[1]])),
+    ("update_sheet", but(SHEET, range="A1:B2:C3")),
+    ("update_sheet", but(SHEET, auth={})),
+    ("update_sheet", but(VALUES, rowKey="Name")),
     ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": "text/json; charset=latin-1"})),
 ]
 #: Jobs that only the actors accept.

@@ -1,0 +1,91 @@
+"""Stays below Google's quotas of calls, with all other workers."""
+
+from __future__ import annotations
+
+import random
+import time
+from datetime import timedelta
+
+from ...core.errors import NotNow
+from ...sinks.sheets.client import Kind
+from ...sinks.sheets.errors import QuotaExceeded
+from ...state.rate_limits import Limit, RateLimits
+
+_MINUTE = timedelta(minutes=1)
+#: A shorter wait is waited for; a longer one defers the jobs.
+_WAIT_HERE = timedelta(seconds=2)
+#: How often a call waits, since other workers may be first.
+_TRIES = 3
+#: Jobs that wait for a quota do not all come back at once.
+_SPREAD_SECONDS = 2.0
+_LARGEST = 100_000
+
+
+class Quotas:
+    """Counts the calls of all workers against Google's quotas. Thread-safe.
+
+    Google has quotas of read and of write calls: of the project, and of each person or service
+    account. They differ between projects. The numbers given here hold until Google refuses a call
+    and says the real number.
+
+    Args:
+        project, user: calls a minute.
+    """
+
+    def __init__(self, limits: RateLimits, project: int, user: int) -> None:
+        self._store = limits
+        kinds: tuple[Kind, Kind] = ("read", "write")
+        self._project = {kind: Limit.at_most(project, _MINUTE) for kind in kinds}
+        self._user = {kind: Limit.at_most(user, _MINUTE) for kind in kinds}
+
+    def take(self, kind: Kind, connection: str) -> None:
+        """Count a call; waits for a short time if need be.
+
+        Raises:
+            NotNow: a quota is used up.
+            BrokerError: the store failed.
+        """
+        wait = self._take(kind, connection)
+        for _ in range(_TRIES):
+            if wait is None:
+                return
+            if wait > _WAIT_HERE:
+                break
+            time.sleep(wait.total_seconds())
+            wait = self._take(kind, connection)
+        if wait is not None:
+            spread = timedelta(seconds=random.uniform(0, _SPREAD_SECONDS))  # noqa: S311
+            raise NotNow(f"the quota of {kind} calls is used up for now", after=wait + spread)
+
+    def _take(self, kind: Kind, connection: str) -> timedelta | None:
+        project, user = self._project[kind], self._user[kind]
+        return self._store.take(
+            [(_project_key(kind), project), (_user_key(kind, connection), user)]
+        )
+
+    def learn(self, error: QuotaExceeded, kind: Kind, connection: str) -> None:
+        """Take over what Google says about a quota, and send no call until it has some left.
+
+        Args:
+            kind: of the call that was refused, if Google does not say it.
+
+        Raises:
+            BrokerError: the store failed.
+        """
+        if "read" in error.metric:
+            kind = "read"
+        elif "write" in error.metric:
+            kind = "write"
+        if error.value and error.per:
+            limits = self._user if error.is_per_user else self._project
+            limits[kind] = Limit.at_most(min(error.value, _LARGEST), error.per)
+        key = _user_key(kind, connection) if error.is_per_user else _project_key(kind)
+        self._store.close_until(key, error.after)
+
+
+def _project_key(kind: Kind) -> str:
+    return f"sheets:project:{kind}"
+
+
+def _user_key(kind: Kind, connection: str) -> str:
+    return f"sheets:user:{kind}:{connection}"

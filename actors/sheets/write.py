@@ -1,0 +1,138 @@
+"""Writes the rows of a batch of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from ...brokers import get_broker
+from ...config import get_settings
+from ...core.clock import SYSTEM_CLOCK
+from ...core.errors import BrokerError, NotNow, describe
+from ...sinks.sheets import SheetsClient, SheetWriter, Written
+from ...sinks.sheets.client import Kind
+from ...sinks.sheets.errors import QuotaExceeded, TokenRefused
+from ..model import Job
+from .resources import SheetParts, sheet_parts
+from .schema import Auth, SheetJob, key_of
+
+#: How long a batch begins new calls. The last one may take 190 s more.
+_BEGIN_CALLS_FOR = 400.0
+_STORE_AWAY = timedelta(seconds=5)
+
+
+def write_jobs(jobs: Sequence[Job[SheetJob]]) -> None:
+    """Write the rows of jobs, those of one spreadsheet in as few calls as possible.
+
+    Raises:
+        PartsFailed: some jobs failed, each with its own error.
+        FormrelayError: all jobs failed for the same reason; they stay together.
+    """
+    written = Written()
+    for indexes in _groups(jobs):
+        group = [jobs[index] for index in indexes]
+        try:
+            found = _write_group(group)
+        except NotNow as error:
+            written.failures |= dict.fromkeys(indexes, error)
+        else:
+            written.rows += found.rows
+            written.failures |= {indexes[place]: each for place, each in found.failures.items()}
+    written.raise_failures(len(jobs))
+
+
+def _groups(jobs: Sequence[Job[SheetJob]]) -> Iterator[list[int]]:
+    """The indexes of the jobs of each spreadsheet and connection. (A batch has only one.)"""
+    places: dict[tuple[str, str], list[int]] = {}
+    for index, job in enumerate(jobs):
+        place = (job.payload.spreadsheet_id, job.payload.connection)
+        places.setdefault(place, []).append(index)
+    yield from places.values()
+
+
+def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
+    """Write the rows of jobs for one spreadsheet, with one connection.
+
+    Raises:
+        NotNow: it cannot be written to now.
+    """
+    parts = sheet_parts()
+    queue = get_settings().sheets.queue
+    first = jobs[0].payload
+    rows = [
+        job.payload.rows(
+            key_of(job, queue),
+            is_doubtful=job.attempt > 1 or job.is_redelivered,
+            order=job.sent_at,
+        )
+        for job in jobs
+    ]
+    with parts.slots.hold(first.spreadsheet_id):
+        calls = _Calls(parts, first.connection)
+        client = SheetsClient(
+            parts.connections.token_of(first.connection, _newest(jobs)),
+            parts.transport,
+            base_url=parts.api_url,
+            before_call=calls.begin,
+        )
+        writer = SheetWriter(client, parts.claims, parts.layouts)
+        written = writer.write(first.spreadsheet_id, rows)
+    calls.learn(written)
+    _defer_refused(written, parts, first.connection)
+    return written
+
+
+def _defer_refused(written: Written, parts: SheetParts, connection: str) -> None:
+    """Let jobs wait whose access token was refused: that says nothing about the jobs."""
+    refused = [each for each in written.failures.values() if isinstance(each, TokenRefused)]
+    if refused:
+        later = parts.connections.not_now(connection, refused[0])
+        written.failures = {
+            index: later if isinstance(each, TokenRefused) else each
+            for index, each in written.failures.items()
+        }
+
+
+def _newest(jobs: Sequence[Job[SheetJob]]) -> Auth | None:
+    """The tokens that end last, of jobs with the same connection."""
+    found = [job.payload.auth for job in jobs if job.payload.auth is not None]
+    return max(found, key=lambda auth: auth.expiry_date or 0, default=None)
+
+
+class _Calls:
+    """The calls that write a batch."""
+
+    def __init__(self, parts: SheetParts, connection: str) -> None:
+        self._parts, self._connection = parts, connection
+        self._started = SYSTEM_CLOCK.monotonic()
+        self._last: Kind = "write"
+
+    def begin(self, kind: Kind) -> None:
+        """Begin a call.
+
+        Raises:
+            NotNow: it has to wait.
+        """
+        self._last = kind
+        if get_broker().is_stopping:
+            raise NotNow("the worker is stopping", after=timedelta(0))
+        if SYSTEM_CLOCK.monotonic() - self._started > _BEGIN_CALLS_FOR:
+            raise NotNow("the batch takes too long", after=timedelta(seconds=1))
+        try:
+            self._parts.quotas.take(kind, self._connection)
+        except BrokerError as error:
+            raise _store_failed(error) from None
+
+    def learn(self, written: Written) -> None:
+        """Take over what Google said about its quotas."""
+        for error in written.failures.values():
+            if isinstance(error, QuotaExceeded):
+                try:
+                    self._parts.quotas.learn(error, self._last, self._connection)
+                except BrokerError as failure:
+                    raise _store_failed(failure) from None
+                return
+
+
+def _store_failed(error: BrokerError) -> NotNow:
+    return NotNow(f"the shared store failed: {describe(error)}", after=_STORE_AWAY)
