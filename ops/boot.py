@@ -78,7 +78,7 @@ class _WorkerBoot(Middleware):
         assert isinstance(broker, RelayBroker)
         with one_line_errors():
             check_queues(worker.consumer_whitelist)
-            leave_out_emails(worker)
+            leave_out_optional(worker)
             broker.ping(worker.consumer_whitelist or None)
             check_sinks(worker.consumer_whitelist)
         for problem in exceeding_time_limits(broker):
@@ -87,33 +87,38 @@ class _WorkerBoot(Middleware):
         limit_malloc_arenas()
 
 
-def leave_out_emails(worker: dramatiq.Worker) -> None:
-    """Let a worker of all queues leave out the queue of e-mails without SMTP_URL.
+def leave_out_optional(worker: dramatiq.Worker) -> None:
+    """Let a worker of all queues leave out the queues of e-mails and sheets if they are not set up.
 
-    E-mail is optional: such a worker is no mistake. A worker that names the queue is refused.
+    They are optional: such a worker is no mistake. A worker that names the queue is refused.
     """
-    settings = get_settings()
-    if settings.smtp.url is not None or worker.consumer_whitelist:
+    if worker.consumer_whitelist:
         return
-    name = settings.emails.queue
-    known = get_broker().queues
-    if name not in known:
-        return
-    worker.consumer_whitelist = _AllBut(name)  # type: ignore[assignment]  # not a plain set
-    logger.info("e-mails are not sent: SMTP_URL is not set", extra={"queue": name})
+    settings, known = get_settings(), get_broker().queues
+    left_out = set()
+    if settings.smtp.url is None and settings.emails.queue in known:
+        left_out.add(settings.emails.queue)
+        about = {"queue": settings.emails.queue}
+        logger.info("e-mails are not sent: SMTP_URL is not set", extra=about)
+    if not settings.sheets.is_configured and settings.sheets.queue in known:
+        left_out.add(settings.sheets.queue)
+        about = {"queue": settings.sheets.queue}
+        logger.info("sheets are not updated: no Google account is configured", extra=about)
+    if left_out:
+        worker.consumer_whitelist = _AllBut(left_out)  # type: ignore[assignment]  # not a plain set
 
 
 class _AllBut(AbstractSet[str]):
-    """Every queue but one, queues that are declared later included."""
+    """Every queue but some, queues that are declared later included."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, names: AbstractSet[str]) -> None:
+        self._names = names
 
     def __contains__(self, queue: object) -> bool:
-        return queue != self._name
+        return queue not in self._names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(get_broker().queues - {self._name})
+        return iter(get_broker().queues - self._names)
 
     def __len__(self) -> int:
         return len(get_broker().queues)
@@ -155,6 +160,8 @@ def check_sinks(queues: Collection[str] | None) -> None:
         raise ConfigError("\n".join(missing))
     if settings.smtp.url is not None and _takes(settings.emails.queue, queues):
         _check_emails()
+    if settings.sheets.is_configured and _takes(settings.sheets.queue, queues):
+        _check_sheets()
     if _takes(settings.events.queue, queues):
         _check_clickhouse()
 
@@ -177,6 +184,10 @@ def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[st
             "expected SMTP_URL for the queue of e-mails, got none: set it to "
             "smtp://user:password@host:587, and pip install 'formrelay[email]'"
         )
+    if not settings.sheets.is_configured and queues and settings.sheets.queue in queues:
+        from ..actors.sheets.resources import missing_account
+
+        found.append(missing_account())
     return found
 
 
@@ -229,6 +240,19 @@ def _check_emails() -> None:
         "e-mails may be sent twice: set STATE_URL to a Redis URL",
         extra={"queue": get_settings().emails.queue},
     )
+
+
+def _check_sheets() -> None:
+    """Check everything but Google, which may be unavailable."""
+    from ..actors.sheets.resources import sheet_parts
+
+    sheet_parts()
+    if get_broker().state is None:
+        logger.warning(
+            "rows may be written twice, and OAuth tokens are kept in this process alone: set "
+            "STATE_URL to a Redis URL",
+            extra={"queue": get_settings().sheets.queue},
+        )
 
 
 def _check_clickhouse() -> None:

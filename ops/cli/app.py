@@ -15,7 +15,7 @@ import typer
 from ... import __version__
 from ..boot import NOT_FINE, one_line_errors
 from ..output import say, say_error
-from . import dlq, email, events, jobs, queues, suppressions, webhooks
+from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
 from .bounces import bounces
 from .config import config
 from .demo import demo
@@ -45,6 +45,7 @@ for _name, _group in (
     ("events", events.app),
     ("email", email.app),
     ("suppressions", suppressions.app),
+    ("sheets", sheets.app),
 ):
     app.add_typer(_group, name=_name)
 

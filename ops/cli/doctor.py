@@ -148,6 +148,33 @@ def _smtp() -> Iterator[Finding]:
         yield Finding("smtp", "weak", says)
 
 
+def _sheets() -> Iterator[Finding]:
+    settings = get_settings()
+    if not settings.sheets.is_configured:
+        says = "no Google account is configured: sheets are not updated, workers leave their queue"
+        yield Finding("sheets", "weak", f"{says} alone (SHEETS_SERVICE_ACCOUNT_FILE)")
+        return
+    from ...actors.sheets.resources import sheet_parts
+
+    connections = sheet_parts().connections
+    if connections.account is not None:
+        connections.account.mint()
+        yield Finding("sheets", "ok", "Google accepts the service account")
+    if get_broker().state is None:
+        says = "rows may be written twice, and connections are kept in each process alone"
+        yield Finding("sheets", "weak", f"{says}: set STATE_URL to a Redis URL")
+    elif connections.tokens is not None:
+        unreadable = connections.tokens.unreadable()
+        for name in unreadable:
+            says = f"no key of STATE_KEY decrypts the tokens of connection {name}"
+            yield Finding("sheets", "bad", f"{says}: add that key, or let the person consent again")
+        known = connections.tokens.connections()
+        for each in known:
+            if each.is_paused:
+                yield Finding("sheets", "bad", f"connection {each.id} is paused: {each.cause}")
+        yield Finding("sheets", "ok", f"{len(known)} connections are stored")
+
+
 def _monitoring() -> Iterator[Finding]:
     if get_settings().monitoring.enabled:
         says = "WORKER_MONITORING_ENABLED has no effect yet: monitoring is coming"
@@ -164,4 +191,7 @@ def _endpoints() -> Iterator[Finding]:
     yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
 
 
-_CHECKS = (_broker, _time_limits, _old_keys, _clickhouse, _api, _smtp, _endpoints, _monitoring)
+_CHECKS = (
+    *(_broker, _time_limits, _old_keys, _clickhouse, _api, _smtp, _sheets, _endpoints),
+    _monitoring,
+)
