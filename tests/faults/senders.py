@@ -15,6 +15,7 @@ from formrelay.actors import (
     save_partial,
     save_submission,
     send_email,
+    update_sheet,
 )
 
 
@@ -79,6 +80,21 @@ def emails(count: str) -> None:
     enqueue_many(send_email, ({"payload": payload} for payload in payloads))
 
 
+def sheets(count: str) -> None:
+    """Send ``count`` rows for one spreadsheet."""
+    payloads = (
+        {
+            "spreadsheetId": "book",
+            "range": "Answers",
+            "answers": {"Number": number, "Text": f"row {number}"},
+            "rowKey": "Number",
+            "connectionId": "ann",
+        }
+        for number in range(int(count))
+    )
+    enqueue_many(update_sheet, ({"payload": payload} for payload in payloads))
+
+
 def jobs(file: str) -> None:
     """Send the jobs in a file with a kind (submission or partial) and a payload in each line."""
     for kind, actor in {"submission": save_submission, "partial": save_partial}.items():
@@ -89,5 +105,5 @@ def jobs(file: str) -> None:
 
 if __name__ == "__main__":
     _, name, *arguments = sys.argv
-    programs = (events, submissions, webhooks, emails, jobs)
+    programs = (events, submissions, webhooks, emails, sheets, jobs)
     {program.__name__: program for program in programs}[name](*arguments)

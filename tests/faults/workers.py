@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 
-from tests.support.command import Program, clean_environment, run_python, start_python
+from tests.support.command import Program, clean_environment, run, run_python, start_python
 
 
 class Workers:
@@ -33,6 +35,17 @@ class Workers:
         """Run a program of senders.py in the workers' environment."""
         program = str(Path(__file__).with_name("senders.py"))
         run_python(program, *arguments, env=self._env, cwd=self._folder).check_returncode()
+
+    def command(self, *arguments: str, stdin: str = "") -> CompletedProcess[str]:
+        """Run the command in the workers' environment."""
+        return run(*arguments, env=self._env, cwd=self._folder, stdin=stdin)
+
+    def is_done(self) -> bool:
+        """Whether no job waits, is scheduled, in flight or dead."""
+        found = json.loads(self.command("queues", "--json").stdout)
+        names = ("waiting", "scheduled", "in_flight", "dead")
+        ours = [each for each in found if each["queue"] in self._options]
+        return bool(ours) and not any(each[name] for each in ours for name in names)
 
     @contextmanager
     def one(self) -> Iterator[Program]:

@@ -41,9 +41,10 @@ class Fate:
     Attributes:
         kind: ``lost`` (executed, but the answer is lost), ``dropped`` (never executed), ``late``
             (no answer; executed by :meth:`Google.arrive`), ``held`` (executed and answered when
-            ``released`` is set, or not executed after the cap), ``failed`` (500, not executed),
-            ``failed_late`` (503, executed).
-        reached: set when the request has arrived.
+            ``released`` is set, or not executed after the cap), ``kept`` (executed at once,
+            answered when ``released`` is set), ``failed`` (500, not executed), ``failed_late``
+            (503, executed).
+        reached: set when the request has arrived; for ``kept``, when it is executed.
     """
 
     kind: str
@@ -130,7 +131,8 @@ class Google:
     def _with_fate(
         self, fate: Fate, id: str, book: Book, name: str, data: dict[str, Any]
     ) -> dict[str, Any]:
-        fate.reached.set()
+        if fate.kind != "kept":
+            fate.reached.set()
         if fate.kind == "held" and not fate.released.wait(self.cap):
             raise Failed(503, "The service is currently unavailable.")
         with self._lock:
@@ -147,7 +149,10 @@ class Google:
                 raise NoAnswer
             if fate.kind == "failed_late":
                 raise Failed(503, "The service is currently unavailable.")
-            return answer
+        if fate.kind == "kept":
+            fate.reached.set()
+            fate.released.wait(self.cap)
+        return answer
 
     def _admit(self, id: str, name: str, token: str, *, is_write: bool) -> Book:
         self.calls[id] += 1
