@@ -90,7 +90,7 @@ BEYOND = [
     ("send_email", but(EMAIL, subject="a\nBcc: b@c.example")),
     ("send_email", but(EMAIL, kind="list")),
     ("update_sheet", but(SHEET, values=[[1]])),
-    ("update_sheet", but(SHEET, range="A1:B2:C3")),
+    ("update_sheet", but(SHEET, range="Answers!1A")),
     ("update_sheet", but(SHEET, auth={})),
     ("update_sheet", but(VALUES, rowKey="Name")),
     ("deliver_webhook", but(WEBHOOK, headers={"Content-Type": "text/json; charset=latin-1"})),
