@@ -237,7 +237,8 @@ class JobActor(dramatiq.Actor[..., None]):
                 continue
             try:
                 named = {name: value for name, value in kwargs.items() if name != ARGS}
-                jobs[index] = Job(*self._checked(kwargs.get(ARGS, ()), named), *origins[index])
+                payload, metadata = self._checked(kwargs.get(ARGS, ()), named)
+                jobs[index] = Job(payload, metadata, *origins[index])
             except InvalidJob as error:
                 failures[index] = error  # the other jobs are processed
         return dict(sorted(jobs.items())), failures
