@@ -13,6 +13,11 @@ def to_millis(when: datetime) -> int:
     return (when - _EPOCH) // _MILLISECOND
 
 
+def duration_millis(duration: timedelta) -> int:
+    """A duration in whole milliseconds, at least one: Redis refuses a time to live of 0."""
+    return max(1, duration // _MILLISECOND)
+
+
 def from_millis(milliseconds: int) -> datetime:
     """The time in UTC."""
     return _EPOCH + milliseconds * _MILLISECOND

@@ -6,7 +6,6 @@ import hashlib
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..claims import (
@@ -19,9 +18,11 @@ from ..claims import (
     MAX_STALE,
     Claim,
 )
+from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
 from .client import repeated
 from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a spreadsheet's id.
 PREFIX = ":__claims__."
@@ -49,9 +50,8 @@ class RedisClaims:
     ) -> None:
         self._where, self._client = where, client
         self._prefix = namespace + PREFIX
-        self._times = [_milliseconds(time) for time in (keep_open, keep_done, FENCE)]
-        script = files(__package__).joinpath("claims.lua").read_text()
-        self._script = client.register_script(script)
+        self._times = [duration_millis(time) for time in (keep_open, keep_done, FENCE)]
+        self._script = Script("claims.lua", client, where)
 
     def claim(
         self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
@@ -97,15 +97,10 @@ class RedisClaims:
     def _run(self, sheet: str, args: Sequence[Any]) -> Any:
         name = self._prefix + _digest(sheet)
         keys = [name, *(f"{name}.{part}" for part in ("jobs", "open", "entries"))]
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=keys, args=args))
+        return self._script(keys, *args)
 
 
 def _digest(text: str) -> str:
     """22 characters that stand for a job or spreadsheet."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return urlsafe_b64encode(digest).decode().rstrip("=")
-
-
-def _milliseconds(time: timedelta) -> int:
-    return max(1, time // timedelta(milliseconds=1))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..idempotency import Finished, Running
+from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
-from .client import repeated
-from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a key.
 PREFIX = ":__once__."
@@ -28,11 +27,9 @@ class RedisIdempotencyStore:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._where = where
         self._prefix = namespace + PREFIX
         self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
-        script = files(__package__).joinpath("idempotency.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("idempotency.lua", client, where)
 
     def begin(self, key: str, owner: str, lock: timedelta) -> Finished | Running | None:
         what, *rest = self._run("begin", key, owner, lock)
@@ -53,8 +50,6 @@ class RedisIdempotencyStore:
         self._run("release", key, owner, timedelta(0))
 
     def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
-        milliseconds = max(1, lasts // timedelta(milliseconds=1))
         old = "" if self._old_prefix is None else self._old_prefix + key
-        args = [what, owner, milliseconds, result, old]
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=[self._prefix + key], args=args))
+        keys = [self._prefix + key]
+        return self._script(keys, what, owner, duration_millis(lasts), result, old)

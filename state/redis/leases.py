@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..digests import digest
+from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
-from .client import repeated
-from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a key.
 PREFIX = ":__leases__."
@@ -25,14 +24,11 @@ class RedisLeases:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._where = where
         self._prefix = namespace + PREFIX
-        script = files(__package__).joinpath("leases.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("leases.lua", client, where)
 
     def hold(self, key: str, owner: str, number: int, lasts: timedelta) -> bool:
-        milliseconds = max(1, lasts // timedelta(milliseconds=1))
-        return bool(self._run(key, "hold", owner, number, milliseconds))
+        return bool(self._run(key, "hold", owner, number, duration_millis(lasts)))
 
     def let_go(self, key: str, owner: str) -> None:
         self._run(key, "let_go", owner)
@@ -41,6 +37,4 @@ class RedisLeases:
         return int(self._run(key, "held", ""))
 
     def _run(self, key: str, *args: Any) -> Any:
-        with translated(self._where):
-            keys = [self._prefix + digest(key)]
-            return repeated(lambda _: self._script(keys=keys, args=args))
+        return self._script([self._prefix + digest(key)], *args)

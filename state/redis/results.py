@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
 from .connection import translated
 
@@ -37,9 +38,8 @@ class RedisResultStore:
 
     def put(self, id: str, value: bytes, keep: timedelta) -> None:
         """Replace the value of a job, and keep it for ``keep``."""
-        milliseconds = max(1, keep // timedelta(milliseconds=1))
         with translated(self._where):
-            self._client.set(self._key(id), value, px=milliseconds)
+            self._client.set(self._key(id), value, px=duration_millis(keep))
 
     def _key(self, id: str) -> str:
         return self._prefix + id

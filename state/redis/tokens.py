@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from importlib.resources import files
 from typing import Any
 
 import orjson
@@ -12,8 +11,8 @@ import orjson
 from ..digests import digest
 from ..token_store import Facts, Pause, Stored
 from . import DEFAULT_NAMESPACE
-from .client import repeated
 from .connection import translated
+from .script import Script
 
 #: Stands after the namespace; behind it ``.`` and the digest of a connection's id.
 PREFIX = ":__tokens__"
@@ -35,8 +34,7 @@ class RedisTokenStore:
         self._client = client
         self._where = where
         self._all = namespace + PREFIX
-        script = files(__package__).joinpath("tokens.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("tokens.lua", client, where)
 
     def load(self, connection: str) -> Stored | None:
         with translated(self._where):
@@ -98,9 +96,7 @@ class RedisTokenStore:
         return self._call(what, digest(connection), *args)
 
     def _call(self, what: str, name: str, *args: Any) -> bool:
-        keys, argv = [self._key(name), self._all], [what, name, *args]
-        with translated(self._where):
-            return bool(repeated(lambda _: self._script(keys=keys, args=argv)))
+        return bool(self._script([self._key(name), self._all], what, name, *args))
 
     def _key(self, name: str) -> str:
         return f"{self._all}.{name}"
