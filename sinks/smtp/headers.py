@@ -114,22 +114,6 @@ def message_id(job_id: str, domain: str) -> Header:
     return Header("Message-ID", f"<{job_id}@{domain}>")
 
 
-def content_id(text: str) -> str:
-    """Check the id of an inline image, without ``<`` and ``>``.
-
-    Raises:
-        InvalidJob: it has characters that an HTML part cannot refer to by ``cid:``.
-    """
-    local, at, domain = text.partition("@")
-    parts = (local, domain) if at else (local,)
-    if len(text) > _MAX_ID or not all(map(_ID.fullmatch, parts)):
-        raise InvalidJob(
-            f"expected a content id of at most {_MAX_ID} letters, digits and _-+= with single "
-            "dots between them, and at most one '@': change the content id of the attachment"
-        )
-    return text
-
-
 def date(when: datetime) -> Header:
     """The ``Date`` header, in UTC and whole seconds.
 

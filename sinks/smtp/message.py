@@ -40,14 +40,11 @@ class Attachment:
 
     Attributes:
         media_type: ``type/subtype`` without parameters.
-        content_id: makes it an inline image, to which the HTML refers by ``cid:``; without ``<``
-            and ``>``.
     """
 
     filename: str = field(repr=False)
     content: bytes = field(repr=False)
     media_type: str
-    content_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,30 +137,20 @@ def _headers(email: Email) -> Iterator[Header]:
 
 
 def _body(email: Email) -> Part:
-    """The parts of an e-mail: mixed > related > alternative, where they are needed."""
+    """The parts of an e-mail: mixed > alternative, where they are needed."""
     boundaries = _boundaries(email.id)
-    inline = [each for each in email.attachments if each.content_id is not None]
-    ids = {each.content_id for each in inline}
-    if inline and email.html is None:
-        raise InvalidJob("expected an HTML body with inline images, got only text")
-    if len(ids) < len(inline):
-        raise InvalidJob("expected each content id once, got one twice: change the attachments")
     root = text_part("plain", email.text)
     if email.html is not None:
         children = [root, text_part("html", email.html)]
         root = multipart("alternative", children, next(boundaries))
-    if inline:
-        root = multipart("related", [root, *map(_attachment, inline)], next(boundaries))
-    others = [_attachment(each) for each in email.attachments if each.content_id is None]
-    return multipart("mixed", [root, *others], next(boundaries)) if others else root
-
-
-def _attachment(file: Attachment) -> Part:
-    return attachment_part(file.filename, file.content, file.media_type, file.content_id)
+    files = [
+        attachment_part(each.filename, each.content, each.media_type) for each in email.attachments
+    ]
+    return multipart("mixed", [root, *files], next(boundaries)) if files else root
 
 
 def _boundaries(job_id: str) -> Iterator[str]:
     """Boundaries that depend only on the id of the job."""
     digest = hashlib.sha256(job_id.encode(errors="replace")).hexdigest()[:32]
-    for number in range(1, 4):
+    for number in range(1, 3):
         yield f"=_{digest}_{number}"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ...core.errors import InvalidJob
 from .encoded_words import clean
-from .headers import Header, content_id
+from .headers import Header
 
 _MAX_LINE = 76
 _NEWLINE = re.compile(r"\r\n|\r|\n")
@@ -94,14 +94,14 @@ def text_part(subtype: str, text: str) -> Part:
     return Part(f"text/{subtype}", headers, body, content)
 
 
-def attachment_part(filename: str, content: bytes, media_type: str, cid: str | None) -> Part:
-    """An attachment, or an inline image if it has a content id.
+def attachment_part(filename: str, content: bytes, media_type: str) -> Part:
+    """An attachment.
 
     A message or multipart type is sent as ``application/octet-stream``, because such parts must
     not be in base64 (RFC 2045, section 6.4). The file name still tells mail programs the type.
 
     Raises:
-        InvalidJob: the file name, the media type or the content id is invalid.
+        InvalidJob: the file name or the media type is invalid.
     """
     filename = _check_filename(filename)
     media_type = media_type.lower()
@@ -112,14 +112,11 @@ def attachment_part(filename: str, content: bytes, media_type: str, cid: str | N
     if media_type.startswith(("message/", "multipart/")):
         media_type = "application/octet-stream"
     charset = '; charset="utf-8"' if media_type.startswith("text/") and _is_utf8(content) else ""
-    disposition = "attachment" if cid is None else "inline"
     headers = [
         Header("Content-Type", f"{media_type}{charset};\r\n {_parameter('name', filename)}"),
         Header("Content-Transfer-Encoding", "base64"),
-        Header("Content-Disposition", f"{disposition};\r\n {_parameter('filename', filename)}"),
+        Header("Content-Disposition", f"attachment;\r\n {_parameter('filename', filename)}"),
     ]
-    if cid is not None:
-        headers.append(Header("Content-ID", f"<{content_id(cid)}>"))
     return Part(media_type, headers, _base64(content), content, filename)
 
 
@@ -129,10 +126,7 @@ def multipart(subtype: str, children: Sequence[Part], boundary: str) -> Part:
     Args:
         boundary: contains ``=_``, which neither quoted-printable nor base64 can contain.
     """
-    value = f"multipart/{subtype};"
-    if subtype == "related":  # RFC 2387, section 3.1
-        value += f'\r\n type="{children[0].media_type}";'
-    header = Header("Content-Type", f'{value}\r\n boundary="{boundary}"')
+    header = Header("Content-Type", f'multipart/{subtype};\r\n boundary="{boundary}"')
     return Part(f"multipart/{subtype}", [header], boundary=boundary, children=children)
 
 

@@ -39,9 +39,6 @@ FIELDS: dict[str, Callable[[str], Email]] = {
     "unsubscribe_url": lambda text: make(unsubscribe_url=f"{URL}{text}x"),
     "filename": lambda text: make(attachments=[Attachment(f"a{text}b.pdf", b"x", "image/png")]),
     "media_type": lambda text: make(attachments=[Attachment("a.pdf", b"x", f"image/p{text}ng")]),
-    "content_id": lambda text: make(
-        html="<p>", attachments=[Attachment("a.png", b"x", "image/png", f"logo{text}1")]
-    ),
     "kind": lambda text: make(kind=f"notice{text}"),
 }
 
