@@ -24,7 +24,7 @@ _LAYOUT_CELL = "layout-cell"
 _COLUMNS = re.compile(r".*\S  +(?=\S)")
 
 
-def text_part(html: str) -> str:
+def to_plain_text(html: str) -> str:
     """Convert HTML to text with lines of at most 72 characters.
 
     Each cell of a table with ``role="presentation"`` becomes a paragraph. Links become

@@ -22,7 +22,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError, InvalidJob
-from .text_part import text_part, tidy
+from .plain_text import tidy, to_plain_text
+from .schema import TEMPLATE_NAME
 
 #: The templates that ship.
 SHIPPED = Path(__file__).parent / "templates"
@@ -30,8 +31,6 @@ SHIPPED = Path(__file__).parent / "templates"
 MAX_CHARACTERS = 1_000_000
 #: Maximum number of seconds for rendering a part.
 MAX_SECONDS = 5.0
-#: A template's name: no folder, no hidden file, no part that others include ("_layout").
-NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 
 _INLINER = css_inline.CSSInliner(
     load_remote_stylesheets=False,  # a template must not make the worker call other servers
@@ -92,11 +91,11 @@ class Templates:
     def names(self) -> list[str]:
         """The names of all templates."""
         found = {path.stem for folder in self._folders for path in folder.glob("*.html")}
-        return sorted(name for name in found if re.fullmatch(NAME, name))
+        return sorted(name for name in found if re.fullmatch(TEMPLATE_NAME, name))
 
     def example(self, name: str) -> Path | None:
         """The file ``NAME.json`` beside a template: example data for previews."""
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(TEMPLATE_NAME, name):
             return None
         paths = (folder / f"{name}.json" for folder in self._folders)
         return next((path for path in paths if path.is_file()), None)
@@ -121,7 +120,7 @@ class Templates:
         try:
             return Body(html, tidy(self._render(name, "txt", data)))
         except _NoSuchFile:
-            return Body(html, text_part(html))
+            return Body(html, to_plain_text(html))
 
     def _render(self, name: str, suffix: str, data: Mapping[str, Any]) -> str:
         template = self._template(name, suffix)
@@ -169,7 +168,7 @@ class Templates:
         )
 
     def _template(self, name: str, suffix: str) -> jinja2.Template:
-        if not re.fullmatch(NAME, name):
+        if not re.fullmatch(TEMPLATE_NAME, name):
             raise InvalidJob("expected a template's name of letters, digits, '_' and '-'")
         try:
             return self._environment.get_template(f"{name}.{suffix}")

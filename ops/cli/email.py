@@ -26,7 +26,9 @@ _EXAMPLE = "forms@example.com"
 
 @app.command()
 def preview(
-    template: Annotated[str, typer.Argument(help="Name of a template, like autoresponse.")],
+    template: Annotated[
+        str, typer.Argument(metavar="TEMPLATE", help="Name of a template, like autoresponse.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -76,7 +78,9 @@ def preview(
 
 @app.command("test")
 def send_test(
-    address: Annotated[str, typer.Argument(help="Recipient, for example you@example.com.")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="Recipient, for example you@example.com.")
+    ],
     json: JsonOption = False,
 ) -> None:
     """Send an e-mail and print what the SMTP server answered at each step."""
