@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from email.utils import unquote
 from urllib.parse import quote
 
 from ...core.errors import InvalidJob
@@ -144,6 +145,8 @@ def _check_filename(filename: str) -> str:
             "expected a file name without '/', '\\' and characters that change the writing "
             "direction: rename the file"
         )
+    if unquote(filename) != filename:  # some readers unquote a file name twice
+        raise InvalidJob("expected a file name without quotes around it: rename the file")
     return filename
 
 

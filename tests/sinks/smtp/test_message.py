@@ -142,7 +142,10 @@ def test_a_long_file_name_has_no_continuations_and_no_encoded_words() -> None:
 
 @pytest.mark.parametrize(
     "filename",
-    ["", " ", "a/b.pdf", "..\\b.pdf", "x" * 256, "日" * 86, "fdp\u202eexe.pdf", "a\u2067b", None],
+    [
+        *("", " ", "a/b.pdf", "..\\b.pdf", "x" * 256, "日" * 86, "fdp\u202eexe.pdf", "a\u2067b"),
+        *('"a"', "<a>", None),
+    ],
 )
 def test_other_file_names_are_refused(filename: str) -> None:
     with pytest.raises(InvalidJob, match="expected a file name"):
