@@ -218,11 +218,15 @@ class RabbitServer(Server):
 
 
 def _preload(applications: Sequence[str]) -> str:
-    """Erlang's arguments to load these applications' modules at once (saves 1.5 s of CPU)."""
+    """Erlang's arguments to load these applications' modules at once (saves 1.5 s of CPU).
+
+    The node starts another Erlang, to make sure that epmd runs. Unsetting the variable keeps that
+    Erlang, which has no use for the modules, from loading them too (another 2 s).
+    """
     folders = f"App <- [{','.join(applications)}], Folder <- [code:lib_dir(App)], is_list(Folder)"
     files = 'File <- filelib:wildcard(filename:join([Folder, "ebin", "*.beam"]))'
     names = f'list_to_atom(filename:basename(File, ".beam")) || {folders}, {files}'
-    return f"-eval 'code:ensure_modules_loaded([{names}]).'"
+    return f"-eval 'os:unsetenv(\"ERL_AFLAGS\"), code:ensure_modules_loaded([{names}]).'"
 
 
 class RabbitCluster:
