@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,9 @@ from ..core.errors import ConfigError
 from .secrets import FilePath
 
 Origin = Literal["FORMRELAY", "environment", ".env", "file", "default"]
+
+#: From this ratio of difflib on, one name is probably a misspelling of the other.
+_SIMILAR = 0.62
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,20 @@ def _closest(name: str, known: set[str]) -> str | None:
     prefix = name.partition("_")[0] + "_"
     # A common prefix makes long names similar: the part after it must be close by itself.
     ends = [other.removeprefix(prefix) for other in known if other.startswith(prefix)]
-    if close := get_close_matches(name.removeprefix(prefix), ends, n=1, cutoff=0.62):
-        return prefix + close[0]
+    end = name.removeprefix(prefix)
+    for close in get_close_matches(end, ends, cutoff=_SIMILAR):
+        if _differ_in_spelling(end, close):
+            return prefix + close
     others = [other for other in known if not other.startswith(prefix)]
     return next(iter(get_close_matches(name, others, n=1, cutoff=0.9)), None)
+
+
+def _differ_in_spelling(name: str, other: str) -> bool:
+    """Whether the words that only one name has resemble those that only the other has.
+
+    Common words make names similar too: HOST_PASSWORD is another variable than IMAP_PASSWORD.
+    """
+    words, others = name.split("_"), other.split("_")
+    own = "_".join(word for word in words if word not in others)
+    its = "_".join(word for word in others if word not in words)
+    return not own or not its or SequenceMatcher(None, own, its).ratio() >= _SIMILAR
