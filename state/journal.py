@@ -245,11 +245,12 @@ class _Entry:
         notes = dict(self.notes)
         return make_record(self.outcomes, names, notes, self.attempts, self.began_at)
 
-    def lose_marks(self) -> None:
+    def lose_marks(self, at: datetime) -> None:
         """Turn marks into unknown outcomes."""
         for name, one in self.outcomes.items():
             if one.state == "sending":
-                self.outcomes[name] = replace(one, state="unknown", unknowns=one.unknowns + 1)
+                unknowns = one.unknowns + 1
+                self.outcomes[name] = replace(one, state="unknown", at=at, unknowns=unknowns)
 
 
 class MemoryJournal:
@@ -277,7 +278,7 @@ class MemoryJournal:
             entry = self._find(run.key) or _Entry()
             if entry.owner and entry.claimed_until > now:
                 return Running(timedelta(seconds=entry.claimed_until - now))
-            entry.lose_marks()
+            entry.lose_marks(self._time())
             entry.owner, entry.claimed_until = run.owner, now + lock.total_seconds()
             entry.attempts += 1
             entry.began_at = entry.began_at or self._time()
@@ -316,7 +317,7 @@ class MemoryJournal:
                 if is_ours or outcome.state == "accepted":
                     self._set(entry, names[recipient], outcome)
             if is_ours and end:
-                entry.lose_marks()
+                entry.lose_marks(self._time())
                 entry.owner = ""
             self._put(run.key, entry)
             return is_ours
@@ -332,7 +333,7 @@ class MemoryJournal:
         with self._lock:
             entry = self._find(run.key)
             if entry is not None and entry.owner == run.owner:
-                entry.lose_marks()
+                entry.lose_marks(self._time())
                 entry.owner = ""
 
     def read(self, job: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
