@@ -108,7 +108,8 @@ def newest_python() -> str | None:
 
 def shared_steps(claims: str) -> list[Step]:
     """pytest processes that share all tests (tests/support/share.py)."""
-    step = pytest_step([])
+    # Without percentages: a process does not know how many tests it will run.
+    step = pytest_step(["-o", "console_output_style=classic"])
     names = [f"pytest {number} of {PROCESSES}" for number in range(1, PROCESSES + 1)]
     return [replace(step, name=name, env={"FORMRELAY_TEST_CLAIMS": claims}) for name in names]
 

@@ -37,6 +37,7 @@ class RanCheck:
 
     def __init__(self, config: pytest.Config, *, required: bool) -> None:
         self._required = required and is_whole_suite(config)
+        self._plugins = config.pluginmanager
         self._kinds: dict[str, set[str]] = {}
         self._begun: Counter[str] = Counter()
         self._passed: Counter[str] = Counter()
@@ -78,7 +79,8 @@ class RanCheck:
         if not self._required:
             return []
         # In a shared run, another process may have run all tests of a kind.
-        left_to_others = set().union(*self._kinds.values()) - self._begun.keys()
+        share = self._plugins.get_plugin("share")
+        left_to_others = share.left_to_others() - self._begun.keys() if share else ()
         return [kind for kind in KINDS if not self._passed[kind] and kind not in left_to_others]
 
 
