@@ -264,6 +264,7 @@ class EmailSettings(WorkerSettings):
         return self.worker_concurrency or max(1, threads // 2)
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
         if (self.dkim_key_file is None) == (self.dkim_domain is None):
             return
         missing, given = "EMAIL_DKIM_DOMAIN", "EMAIL_DKIM_KEY_FILE"

@@ -15,6 +15,8 @@ from ..core.errors import ConfigError
 from .secrets import FilePath
 
 Origin = Literal["FORMRELAY", "environment", ".env", "file", "default"]
+#: Start of variables with which many projects set Django's mail server.
+_DJANGO = "EMAIL_HOST"
 
 #: From this ratio of difflib on, one name is probably a misspelling of the other.
 _SIMILAR = 0.62
@@ -117,7 +119,9 @@ class Sources:
         The environment belongs to other programs too, and is not checked.
         """
         for name in self._dotenv:
-            if name not in known and (closest := _closest(name, known)):
+            if name in known or name.startswith(_DJANGO):
+                continue
+            if closest := _closest(name, known):
                 yield (
                     f"{name} in the .env file is no variable of formrelay and is ignored: "
                     f"write {closest} if it is meant for formrelay"

@@ -107,6 +107,25 @@ class WorkerSettings(Section):
                 " got nothing: give the seconds before each attempt, like 0,30,120"
             )
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Waits that grow, although there is a schedule of waits, which would ignore them.
+
+        Their defaults are allowed: all variables of ``.env.example`` may be set.
+        """
+        yield from super().faults()
+        if self.retry_backoff != "schedule":
+            return
+        name = f"{self.prefix}RETRY_BACKOFF"
+        for field in ("retry_base", "retry_cap"):
+            if getattr(self, field) != type(self).model_fields[field].default:
+                variable = f"{self.prefix}{field.upper()}_SECONDS"
+                yield (
+                    variable,
+                    f"expected {variable} to be unset, because {name} is 'schedule', which does "
+                    f"not use it: set {self.prefix}RETRY_DELAYS instead, or {name} to "
+                    "'exponential' or 'linear'",
+                )
+
     def concurrency_of(self, threads: int) -> int | None:
         """Maximum number of jobs in progress in a process of ``threads``; None for no limit."""
         return self.worker_concurrency

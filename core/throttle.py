@@ -60,10 +60,13 @@ class Throttle:
             return None
         if self.open_for():
             return 0
-        if self._timer.failures:
-            return 1
-        self.is_tripped = False  # it was only a pause
-        return None
+        with self._lock:  # another thread may pause or fail at this moment
+            if self._timer.failures:
+                return 1
+            if self.open_for():
+                return 0
+            self.is_tripped = False  # it was only a pause
+            return None
 
     def open_for(self) -> timedelta:
         """The time until the next try; zero when messages may be tried now."""
@@ -73,7 +76,11 @@ class Throttle:
         return max(self._timer.remaining, pause)
 
     def pause(self, after: timedelta) -> None:
-        """Fetch no message for a while, because a limit is reached; the system itself works."""
+        """Fetch no message for a while, because a limit is reached; the system itself works.
+
+        Only time ends a pause. A success does not: it shows that the system works, which nobody
+        doubted, and the attempt may have begun before the limit was reached.
+        """
         with self._lock:
             until = self._clock.monotonic() + after.total_seconds()
             self._paused_until = max(self._paused_until, until)
@@ -117,7 +124,7 @@ class Throttle:
             return
         with self._lock:
             if self.open_for():
-                return  # this attempt began before the circuit opened
+                return  # this attempt began before the circuit opened, or the pause
             was_down, self.is_tripped = self._timer.failures > 0, False
             self._timer.reset()
             self._successes += 1

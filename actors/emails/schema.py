@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from ...core.errors import FormrelayError, InvalidJob
+from ...core.errors import FormrelayError
 from ...sinks.http import check_url
 from ...sinks.smtp import headers
 from ...sinks.smtp.address import parse_mailbox
@@ -52,12 +52,6 @@ Subject = Annotated[
 ]
 
 
-def _check_file_url(url: str) -> None:
-    if url.lower().startswith("http://"):
-        raise InvalidJob("expected an https url, got http")
-    check_url(url)
-
-
 class AttachmentFile(JobModel):
     """A file to attach."""
 
@@ -70,7 +64,7 @@ class AttachmentFile(JobModel):
         repr=False,
         description="Path inside EMAIL_ATTACHMENTS_FOLDER of the worker.",
     )
-    url: Annotated[str, Field(max_length=8000), _checked(_check_file_url)] | None = Field(
+    url: Annotated[str, Field(max_length=8000), _checked(check_url)] | None = Field(
         None, repr=False, description="https URL, fetched at each attempt."
     )
 

@@ -28,6 +28,7 @@ from ...core.errors import FormrelayError, InvalidJob, SinkPermanent, describe
 from ...core.redaction import SHORTEST, redacted
 from ...core.signing import check_secrets, sign, sign_like_stripe
 from ...sinks.http import (
+    HttpNotAllowed,
     Response,
     check_headers,
     check_url,
@@ -54,6 +55,14 @@ def _checked(value: T, check: Callable[[], object]) -> T:
     except FormrelayError as error:
         raise ValueError(str(error)) from None
     return value
+
+
+def _check_url(url: str) -> None:
+    try:
+        check_url(url, allow_http=get_settings().webhooks.allow_http)
+    except HttpNotAllowed as error:
+        error.reword(f"{error}: set WEBHOOK_ALLOW_HTTP=1 to allow http")
+        raise
 
 
 class Webhook(JobModel):
@@ -87,7 +96,7 @@ class Webhook(JobModel):
     @field_validator("url")
     @classmethod
     def _url_is_allowed(cls, url: str) -> str:
-        return _checked(url, lambda: check_url(url, allow_http=get_settings().webhooks.allow_http))
+        return _checked(url, lambda: _check_url(url))
 
     @field_validator("headers")
     @classmethod

@@ -12,12 +12,13 @@ Both use the libcurl handles of :mod:`.curl` and the client certificates of :mod
 from .egress import Egress, Response, raise_for_status
 from .headers import RESERVED_HEADERS, check_headers, known_media_type
 from .tls import ClientCertificate
-from .url import check_url
+from .url import HttpNotAllowed, check_url
 
 __all__ = [
     "RESERVED_HEADERS",
     "ClientCertificate",
     "Egress",
+    "HttpNotAllowed",
     "Response",
     "check_headers",
     "check_url",

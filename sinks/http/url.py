@@ -1,4 +1,4 @@
-"""Checks the URL of a webhook and converts it to a canonical spelling."""
+"""Checks a URL and converts it to a canonical spelling."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from ...core.errors import InvalidJob
 from ...core.hosts import InvalidHost, ascii_host
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 # By the URL standard, a host whose last label is a number must be an IPv4 address.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\Z")
 _MAX_CHARACTERS = 8_000
+
+
+class HttpNotAllowed(InvalidJob):
+    """expected an https url, got http"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,14 @@ class CheckedUrl:
 
 @lru_cache(maxsize=1024)  # a job's URL is checked several times
 def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
-    """Check the URL of a webhook and rebuild it from its parts.
+    """Check a URL and rebuild it from its parts.
 
     A rebuilt URL contains nothing that two parsers could read differently (backslashes, user info,
     control characters). The addresses of its host are checked later, when libcurl connects.
 
     Raises:
         InvalidJob: the URL is invalid. The message never quotes it.
+        HttpNotAllowed: it begins with http://.
     """
     if len(url) > _MAX_CHARACTERS:
         raise InvalidJob(f"expected a url of at most {_MAX_CHARACTERS} characters")
@@ -50,6 +56,8 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
         raise InvalidJob(
             "expected a url without control characters, backslashes, leading or trailing spaces"
         )
+    if _SURROGATE.search(url):
+        raise InvalidJob("expected a url of valid Unicode, got half of a surrogate pair")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -59,7 +67,7 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
     if scheme not in ("http", "https"):
         raise InvalidJob("expected a url that begins with https://")
     if scheme == "http" and not allow_http:
-        raise InvalidJob("expected an https url, got http: set WEBHOOK_ALLOW_HTTP=1 to allow http")
+        raise HttpNotAllowed
     if "@" in parts.netloc:
         raise InvalidJob("expected a url without user and password")
     if port == 0:

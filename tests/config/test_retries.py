@@ -33,6 +33,15 @@ def test_the_retry_variables_define_the_policy(environ: dict[str, str], backoff:
     assert load(**environ).submissions.policy().backoff == backoff
 
 
+def test_base_and_cap_are_accepted_where_they_count() -> None:
+    base = {"RETRY_BACKOFF": "linear", "RETRY_BASE_SECONDS": "2", "RETRY_CAP_SECONDS": "9"}
+    for prefix, section in (("EMAIL_", "emails"), ("WEBHOOK_", "webhooks")):
+        settings = load(**{prefix + name: value for name, value in base.items()})
+        assert getattr(settings, section).policy().backoff == Linear(
+            timedelta(seconds=2), timedelta(seconds=9)
+        )
+
+
 def test_max_attempts_is_one_more_than_max_retries() -> None:
     settings = load(EMAIL_MAX_RETRIES="0", EMAIL_RETRY_JITTER="0.5")
     assert settings.emails.policy().max_attempts == 1
@@ -84,6 +93,19 @@ def test_an_unavailable_sink_uses_no_attempts_where_its_queue_pauses() -> None:
             "expected WEBHOOK_RETRY_BACKOFF to be 'schedule'",
         ),
         ({"EVENT_RETRY_BACKOFF": "schedule"}, "expected EVENT_RETRY_DELAYS to be set"),
+        (
+            {"EMAIL_RETRY_BASE_SECONDS": "2"},
+            "expected EMAIL_RETRY_BASE_SECONDS to be unset, because EMAIL_RETRY_BACKOFF is"
+            " 'schedule', which does not use it",
+        ),
+        (
+            {"WEBHOOK_RETRY_BACKOFF": "Schedule", "WEBHOOK_RETRY_CAP_SECONDS": "9"},
+            "expected WEBHOOK_RETRY_CAP_SECONDS to be unset",
+        ),
+        (
+            {"EVENT_RETRY_DELAYS": "0,5", "EVENT_RETRY_BASE_SECONDS": "9"},
+            "expected EVENT_RETRY_BASE_SECONDS to be unset",
+        ),
     ],
 )
 def test_contradicting_retry_variables_are_an_error(environ: dict[str, str], said: str) -> None:

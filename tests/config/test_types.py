@@ -45,7 +45,7 @@ def test_written_delays_are_read_back_unchanged(delays: list[timedelta]) -> None
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("EMAIL_RETRY_BASE_SECONDS", "0.000001"),
+        ("EVENT_RETRY_BASE_SECONDS", "0.000001"),
         ("EVENT_BATCH_WAIT_MS", "0"),
         ("EVENT_BATCH_WAIT_MS", "0.001"),
         ("EVENT_KEEP_DAYS", "1.5"),

@@ -125,6 +125,44 @@ def test_a_success_that_started_before_a_pause_does_not_end_it(
     assert throttle.allowance is None
 
 
+def test_only_time_ends_a_pause_for_a_limit(throttle: Throttle, clock: ManualClock) -> None:
+    throttle.pause(timedelta(seconds=10))
+    throttle.note(None)
+    assert (throttle.allowance, throttle.open_for()) == (0, timedelta(seconds=10))
+    throttle.pause(timedelta(seconds=3))  # never shortens
+    clock.now += 10
+    assert (throttle.allowance, throttle.is_tripped) == (None, False)
+
+
+def test_a_pause_that_begins_while_another_ends_is_kept(
+    throttle: Throttle, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throttle.pause(timedelta(seconds=1))
+    clock.now += 1
+    open_for, calls = Throttle.open_for, []
+
+    def pausing(self: Throttle) -> timedelta:
+        found = open_for(self)
+        if not calls:  # another thread, right after this thread has looked
+            calls.append(self.pause(timedelta(seconds=5)))
+        return found
+
+    monkeypatch.setattr(Throttle, "open_for", pausing)
+    assert throttle.allowance == 0
+    assert throttle.is_tripped
+
+
+def test_an_outage_during_a_pause_outlives_it(throttle: Throttle, clock: ManualClock) -> None:
+    throttle.pause(timedelta(seconds=0.5))
+    throttle.note(SinkUnavailable())
+    clock.now += 0.5
+    assert throttle.allowance == 0
+    clock.now += 0.5
+    assert throttle.allowance == 1
+    throttle.note(None)
+    assert throttle.allowance is None
+
+
 def test_a_sink_that_fails_during_a_batch_pauses(throttle: Throttle) -> None:
     later = NotNow(after=timedelta(seconds=1))
     throttle.note(PartsFailed({3: SinkUnavailable(), 4: later, 5: later}))

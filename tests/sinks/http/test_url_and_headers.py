@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formrelay.core.errors import InvalidJob
-from formrelay.sinks.http import check_headers, check_url
+from formrelay.sinks.http import HttpNotAllowed, check_headers, check_url
 
 GOOD_URLS = [
     ("https://example.com", "https://example.com/", "example.com"),
@@ -56,6 +56,9 @@ BAD_URLS = [
     "https://[::1/",
     "https://[fe80::1%25eth0]/",
     "https://example.com/" + "a" * 9000,
+    "https://example.com/\ud800",
+    "https://example.com/?a=\udfff",
+    "https://\udc80.example.com/",
 ]
 
 
@@ -71,6 +74,11 @@ def test_an_invalid_url_is_refused_without_being_quoted(url: str) -> None:
         check_url(url)
     assert not url or url not in str(caught.value)
     assert "pass" not in str(caught.value).replace("password", "")
+
+
+def test_the_error_about_http_names_no_variable_of_webhooks() -> None:
+    with pytest.raises(HttpNotAllowed, match=r"^expected an https url, got http$"):
+        check_url("http://example.com/")
 
 
 def test_http_is_accepted_if_allowed() -> None:
