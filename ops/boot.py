@@ -147,22 +147,31 @@ def limit_malloc_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def check_sinks(queues: Collection[str] | None) -> None:
+def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> None:
     """Check the sinks of ``queues`` (None: all queues).
 
     A sink that is unavailable does not stop the worker: its jobs wait.
+
+    Args:
+        clickhouse: whether to check ClickHouse too; an embedded one is opened by the check.
 
     Raises:
         ConfigError: a sink is not configured, or rejects the credentials.
     """
     settings = get_settings()
-    if missing := missing_sinks(settings, queues):
-        raise ConfigError("\n".join(missing))
-    if settings.smtp.url is not None and _takes(settings.emails.queue, queues):
+    problems = missing_sinks(settings, queues)
+    sends_emails = settings.smtp.url is not None and _takes(settings.emails.queue, queues)
+    if sends_emails:
+        from ..actors.emails.checks import problems_of_emails
+
+        problems += problems_of_emails()
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if sends_emails:
         _check_emails()
     if settings.sheets.is_configured and _takes(settings.sheets.queue, queues):
         _check_sheets()
-    if _takes(settings.events.queue, queues):
+    if clickhouse and _takes(settings.events.queue, queues):
         _check_clickhouse()
 
 
@@ -225,21 +234,20 @@ def check_queues(queues: Collection[str] | None) -> None:
 
 
 def _check_emails() -> None:
-    """Check everything but the SMTP server, which may be unavailable."""
+    """Prepare everything but the SMTP server, which may be unavailable."""
+    from ..actors.emails.checks import problems_of_templates
     from ..actors.emails.resources import email_parts
 
     email_parts()
-    if get_broker().state is not None:
-        return
-    if get_settings().emails.unknown_outcome == "dead":
-        raise ConfigError(
-            "expected STATE_URL to be set, because EMAIL_UNKNOWN_OUTCOME is 'dead', got nothing: "
-            "without it, the outcomes of e-mails are forgotten when a worker dies"
+    queue = get_settings().emails.queue
+    for problem in problems_of_templates():
+        # No reason to stop the others: these e-mails are dead-lettered, and can be replayed.
+        about = {"queue": queue, "error_message": problem}
+        logger.error("a template cannot be used", extra=about)
+    if get_broker().state is None:
+        logger.warning(
+            "e-mails may be sent twice: set STATE_URL to a Redis URL", extra={"queue": queue}
         )
-    logger.warning(
-        "e-mails may be sent twice: set STATE_URL to a Redis URL",
-        extra={"queue": get_settings().emails.queue},
-    )
 
 
 def _check_sheets() -> None:
@@ -318,8 +326,7 @@ def become_workers(
     declare()
     check_queues(queues)
     get_broker().ping(queues or None)
-    if not embedded:
-        check_sinks(queues)
+    check_sinks(queues, clickhouse=not embedded)
     command = [sys.executable, "-m", "dramatiq", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads or settings.worker_concurrency)]

@@ -10,6 +10,39 @@ from ...core.errors import ConfigError, SinkUnready
 from ...sinks.oauth import GOOGLE, OAuthClient, Provider, microsoft
 from ...state import make_tokens
 from ...state.connections import ConnectionPaused, connection_id
+from ...state.tokens import Tokens
+
+
+def unreadable_token(settings: Settings) -> str | None:
+    """A line if no key of STATE_KEY decrypts the stored tokens of the SMTP account.
+
+    Raises:
+        ConfigError: STATE_KEY is missing.
+        BrokerError: the shared store failed.
+    """
+    section = settings.smtp
+    refresh_token = section.secret("oauth_refresh_token")
+    if section.oauth_provider is None or refresh_token is None:
+        return None
+    if _connection(refresh_token) not in _tokens(settings).unreadable():
+        return None
+    return (
+        "expected STATE_KEY to have the key that encrypted the stored tokens of the SMTP account, "
+        "it does not: add that key behind a comma, or set SMTP_OAUTH_REFRESH_TOKEN to the token "
+        "of a new consent"
+    )
+
+
+def _connection(refresh_token: str) -> str:
+    # A new consent has another refresh token, so it is a new connection: it needs no resuming.
+    return connection_id("smtp", refresh_token)
+
+
+def _tokens(settings: Settings) -> Tokens:
+    broker = get_broker()
+    return make_tokens(
+        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
+    )
 
 
 def make_token(
@@ -32,18 +65,13 @@ def make_token(
         return None
     if section.oauth_client_id is None or refresh_token is None:
         raise ConfigError("expected SMTP_OAUTH_CLIENT_ID and SMTP_OAUTH_REFRESH_TOKEN to be set")
-    broker = get_broker()
     provider = provider or (
         GOOGLE if section.oauth_provider == "google" else microsoft(section.oauth_tenant)
     )
     client = OAuthClient(
         provider, section.oauth_client_id, lambda: section.secret("oauth_client_secret")
     )
-    tokens = make_tokens(
-        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
-    )
-    # A new consent has another refresh token, so it is a new connection: it needs no resuming.
-    connection = connection_id("smtp", refresh_token)
+    tokens, connection = _tokens(settings), _connection(refresh_token)
     last: list[str] = []
 
     def token(is_new: bool) -> str:

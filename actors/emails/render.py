@@ -17,6 +17,7 @@ from typing import Any
 
 import css_inline
 import jinja2
+import jinja2.meta
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -92,6 +93,34 @@ class Templates:
         """The names of all templates."""
         found = {path.stem for folder in self._folders for path in folder.glob("*.html")}
         return sorted(name for name in found if re.fullmatch(TEMPLATE_NAME, name))
+
+    def problems(self) -> list[str]:
+        """A line for each template that is no Jinja2 template, or builds on one that is missing.
+
+        Those that others include are checked too.
+        """
+        found = []
+        for name in sorted({*self._loader.list_templates()}):
+            if name.startswith(".") or not name.endswith((".html", ".txt")):
+                continue
+            try:
+                source = self._loader.get_source(self._environment, name)[0]
+                parsed = self._environment.parse(source, name=name, filename=name)
+                used = {each for each in jinja2.meta.find_referenced_templates(parsed) if each}
+                self._environment.get_template(name)  # compiles it
+            except jinja2.TemplateSyntaxError as error:
+                found.append(str(_wrong(name, error)))
+            except (UnicodeDecodeError, OSError) as error:
+                found.append(
+                    f"expected the template {name!r} to be a text in UTF-8 that can be read, got "
+                    f"{type(error).__name__}"
+                )
+            else:
+                found += [
+                    f"the template {name!r} builds on {missing!r}, which is missing"
+                    for missing in sorted(used - {*self._loader.list_templates()})
+                ]
+        return found
 
     def example(self, name: str) -> Path | None:
         """The file ``NAME.json`` beside a template: example data for previews."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from ssl import SSLContext
 from typing import TYPE_CHECKING, NoReturn
 
 from ...brokers import get_broker
@@ -156,11 +157,11 @@ def email_parts() -> EmailParts:
         raise missing_package(error) from None
     state = get_broker().state
     return EmailParts(
-        sender=_sender(section),
-        allowed_from=frozenset(_allowed_sender(each) for each in section.allowed_from),
+        sender=sender_of(section),
+        allowed_from=frozenset(allowed_sender(each) for each in section.allowed_from),
         templates=make_templates(section.templates_folder),
         attachments=Attachments(
-            _folder("EMAIL_ATTACHMENTS_FOLDER", section.attachments_folder),
+            attachments_folder(section),
             _egress(settings),
             section.max_attachment_bytes,
         ),
@@ -210,18 +211,36 @@ def make_templates(folder: Path | None) -> Templates:
     return Templates(_folder("EMAIL_TEMPLATES_FOLDER", folder))
 
 
+def attachments_folder(section: EmailSettings) -> Path | None:
+    """The folder of attachments; None without one.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    return _folder("EMAIL_ATTACHMENTS_FOLDER", section.attachments_folder)
+
+
 def _folder(variable: str, folder: Path | None) -> Path | None:
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"expected {variable} to be a folder, got {str(folder)!r}")
     return folder
 
 
-def _sender(section: EmailSettings) -> Mailbox | None:
+def sender_of(section: EmailSettings) -> Mailbox | None:
+    """The sender of e-mails that name none; None without one.
+
+    Raises:
+        ConfigError: it is no address.
+    """
     return None if section.sender is None else _mailbox("EMAIL_FROM", section.sender)
 
 
-def _allowed_sender(text: str) -> str:
-    """An address in normal form, or a domain as ``@example.com``."""
+def allowed_sender(text: str) -> str:
+    """An address in normal form, or a domain as ``@example.com``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if text.startswith("@"):
         return f"@{_mailbox('EMAIL_ALLOWED_FROM', f'x{text}').domain}"
     return normal(_mailbox("EMAIL_ALLOWED_FROM", text).address)
@@ -264,9 +283,18 @@ def make_account(settings: Settings) -> Account:
         max_connections=section.max_connections,
         max_messages=section.max_messages,
         max_wait=timedelta(seconds=10),
-        tls_context=None if section.ca_file is None else make_tls_context(section.ca_file),
+        tls_context=_tls_context(section.ca_file),
         client_name=section.client_name,
     )
+
+
+def _tls_context(ca_file: Path | None) -> SSLContext | None:
+    if ca_file is None:
+        return None
+    try:
+        return make_tls_context(ca_file)
+    except ConfigError as error:
+        raise ConfigError(f"SMTP_CA_FILE: {error}") from None
 
 
 def _egress(settings: Settings) -> Egress:
@@ -294,7 +322,7 @@ def make_dkim_key(section: EmailSettings) -> DkimKey | None:
         section.dkim_selector,
         variable="EMAIL_DKIM_KEY_FILE",
     )
-    sender = _sender(section)
+    sender = sender_of(section)
     if sender is not None and not key.is_aligned(sender.domain):
         raise ConfigError(
             f"expected EMAIL_DKIM_DOMAIN to fit the domain of EMAIL_FROM ({sender.domain}), got "

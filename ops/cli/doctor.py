@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import typer
 
@@ -16,24 +15,11 @@ from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
 from ..boot import NOT_FINE, is_embedded_clickhouse
+from ..findings import Finding
 from ..output import print_json, print_table
 from ..time_limits import exceeding_time_limits
+from .email_findings import check_smtp
 from .options import JsonOption
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of a check.
-
-    Attributes:
-        what: the part that was checked.
-        state: 'ok', 'weak' (works, with a weaker guarantee) or 'bad'.
-        says: details, and what to do.
-    """
-
-    what: str
-    state: Literal["ok", "weak", "bad"]
-    says: str
 
 
 def doctor(json: JsonOption = False) -> None:
@@ -54,7 +40,7 @@ def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except FormrelayError as error:
-        yield Finding(check.__name__.strip("_"), "bad", str(error))
+        yield Finding(check.__name__.strip("_").removeprefix("check_"), "bad", str(error))
 
 
 def _broker() -> Iterator[Finding]:
@@ -121,33 +107,6 @@ def _api() -> Iterator[Finding]:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
 
-def _smtp() -> Iterator[Finding]:
-    settings = get_settings()
-    if settings.smtp.url is None:
-        says = "SMTP_URL is not set: e-mails are not sent, and workers leave their queue alone"
-        yield Finding("smtp", "weak", says)
-        return
-    from ...actors.emails.resources import email_parts, make_account
-    from ...sinks.smtp.probe import try_login
-
-    parts, account = email_parts(), make_account(settings)
-    *_, last = try_login(account)
-    server = f"{account.host}:{account.port}"
-    if last.is_ok:
-        login = "accepts the login" if account.user else "answers (no login is configured)"
-        yield Finding("smtp", "ok", f"{server} {login}")
-    else:
-        yield Finding("smtp", "bad", f"{last.name}: {last.says}")
-    if parts.sender is None:
-        yield Finding("smtp", "weak", "EMAIL_FROM is not set: each job has to name its sender")
-    if get_broker().state is None:
-        says = "e-mails may be sent twice, and limits hold in each process alone"
-        yield Finding("smtp", "weak", f"{says}: set STATE_URL to a Redis URL")
-    if parts.dkim_key is None:
-        says = "EMAIL_DKIM_KEY_FILE is not set: e-mails are signed only if the server does it"
-        yield Finding("smtp", "weak", says)
-
-
 def _sheets() -> Iterator[Finding]:
     settings = get_settings()
     if not settings.sheets.is_configured:
@@ -192,6 +151,6 @@ def _endpoints() -> Iterator[Finding]:
 
 
 _CHECKS = (
-    *(_broker, _time_limits, _old_keys, _clickhouse, _api, _smtp, _sheets, _endpoints),
+    *(_broker, _time_limits, _old_keys, _clickhouse, _api, check_smtp, _sheets, _endpoints),
     _monitoring,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...core.clock import SYSTEM_CLOCK
@@ -29,11 +29,36 @@ class ProbeStep:
     says: str
 
 
-def try_login(account: Account) -> Iterator[ProbeStep]:
-    """Connect and log in; a failed step is the last."""
+def try_login(account: Account, senders: Sequence[str] = ()) -> Iterator[ProbeStep]:
+    """Connect and log in; a failed step is the last. Then ask for each sender, sending nothing.
+
+    Args:
+        senders: addresses, each for a step "mail"; "" is no return path.
+    """
     session = Session(account, SYSTEM_CLOCK)
-    yield from _open(session)
+    is_open = True
+    for step in _open(session):
+        is_open = step.is_ok
+        yield step
+    if not is_open:
+        return
+    for sender in senders:
+        line = b"MAIL FROM:<" + sender.encode() + b">"
+        line += b"" if sender.isascii() else b" SMTPUTF8"
+        yield _ask(session, "mail", line, spellings([sender]))
+        session.reset()
+        if session.is_broken:
+            break
     session.quit()
+
+
+def _ask(session: Session, name: Step, line: bytes, hidden: Iterable[str]) -> ProbeStep:
+    try:
+        code, lines = session.command(line, session.account.timeouts.mail)
+    except (Lost, SinkError) as error:
+        return ProbeStep(name, False, str(error))
+    reply = make_reply(code, lines, step=name, hidden=hidden)
+    return ProbeStep(name, code == 250, str(reply))
 
 
 def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> Iterator[ProbeStep]:
