@@ -15,9 +15,6 @@ from ..core.errors import ConfigError
 from .secrets import FilePath
 
 Origin = Literal["FORMRELAY", "environment", ".env", "file", "default"]
-#: Start of variables with which many projects set Django's mail server.
-_DJANGO = "EMAIL_HOST"
-
 #: From this ratio of difflib on, one name is probably a misspelling of the other.
 _SIMILAR = 0.62
 
@@ -119,7 +116,7 @@ class Sources:
         The environment belongs to other programs too, and is not checked.
         """
         for name in self._dotenv:
-            if name in known or name.startswith(_DJANGO):
+            if name in known:
                 continue
             if closest := _closest(name, known):
                 yield (
