@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dramatiq import Message
+
+from ..brokers.envelope import decode_batch, is_frozen
 from .model import JobModel
 
 
@@ -28,3 +31,11 @@ def weight(kwargs: Mapping[str, Any]) -> int:
     """How much a message counts towards the batch size."""
     payload = kwargs.get("payload")
     return len(payload) if isinstance(payload, list) else 1
+
+
+def parts_of(message: Message[Any]) -> Iterator[Message[Any]]:
+    """The messages of a batch that is stored as one message; otherwise the message itself."""
+    if is_frozen(message):
+        yield from (part.message for part in decode_batch(message, None).parts)
+    else:
+        yield message

@@ -25,10 +25,10 @@ from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Delivery
 from ..state import once
-from .calls import idempotency_key, weight, wire
+from .calls import idempotency_key, parts_of, weight, wire
 from .model import Job, Metadata, invalid
 from .origins import Origin, current_delivery, origins_of
-from .progress import Progress
+from .progress import Progress, joined
 from .spelling import refuse_misspelled, warn_of_misspelled
 
 P = TypeVar("P")
@@ -181,9 +181,12 @@ class JobActor(dramatiq.Actor[..., None]):
         """
         if self.progress is None:
             return None
-        payload, metadata = self._checked(message.args, message.kwargs)
-        sent_at = message.message_timestamp
-        return self.progress(Job(payload, metadata, message.message_id, sent_at))
+        found = []
+        for part in parts_of(message):
+            payload, metadata = self._checked(part.args, part.kwargs)
+            job = Job(payload, metadata, part.message_id, part.message_timestamp)
+            found.append(self.progress(job))
+        return joined(found)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Process a job (``payload``, ``metadata``) or a ``batch`` of jobs.

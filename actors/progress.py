@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,3 +47,14 @@ class Progress:
             "parts": [*self.parts],
             **self.notes,
         }
+
+
+def joined(found: Sequence[Progress | None]) -> Progress | None:
+    """The progress of the jobs of a batch, without their details; None if there is none."""
+    known = [each for each in found if each is not None]
+    if len(known) <= 1:
+        return known[0] if known else None
+    counts: Counter[str] = Counter()
+    for each in known:
+        counts.update(each.counts)  # keeps the order of the states, and those without parts
+    return Progress(known[0].what, dict(counts))

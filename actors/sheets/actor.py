@@ -9,6 +9,7 @@ from ...config import Settings
 from ...sinks.sheets.write import MAX_BYTES
 from ..job import job_actor
 from ..model import Job
+from ..progress import Progress
 from ..resources import sheets_throttle
 from .schema import SheetJob, batch_key_of, weight_of, wire
 
@@ -26,6 +27,12 @@ def _options(_: Settings) -> dict[str, Any]:
     }
 
 
+def _progress(job: Job[SheetJob]) -> Progress:
+    from .write import progress_of_rows
+
+    return progress_of_rows(job)
+
+
 @job_actor(
     "sheets.update",
     schema=SheetJob,
@@ -34,6 +41,7 @@ def _options(_: Settings) -> dict[str, Any]:
     to_wire=wire,
     throttle=sheets_throttle,
     options=_options,
+    progress=_progress,
 )
 def update_sheet(jobs: list[Job[SheetJob]]) -> None:
     """Write the rows of jobs into their spreadsheets, each job's rows once."""

@@ -12,7 +12,9 @@ from ...core.errors import BrokerError, NotNow, describe
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
 from ...sinks.sheets.client import Kind
 from ...sinks.sheets.errors import QuotaExceeded, TokenRefused
+from ...state import make_claims
 from ..model import Job
+from ..progress import Progress
 from .resources import SheetParts, sheet_parts
 from .schema import Auth, SheetJob, key_of
 
@@ -39,6 +41,18 @@ def write_jobs(jobs: Sequence[Job[SheetJob]]) -> None:
             written.rows += found.rows
             written.failures |= {indexes[place]: each for place, each in found.failures.items()}
     written.raise_failures(len(jobs))
+
+
+def progress_of_rows(job: Job[SheetJob]) -> Progress:
+    """Tell how many rows of a job are known to be written: all or none.
+
+    Raises:
+        BrokerError: the shared store failed.
+    """
+    key, sheet = key_of(job, get_settings().sheets.queue), job.payload.spreadsheet_id
+    number = job.payload.rows(key).number
+    written = number if make_claims(get_broker().state).done(sheet, [key]) else 0
+    return Progress("rows", {"written": written, "waiting": number - written})
 
 
 def _groups(jobs: Sequence[Job[SheetJob]]) -> Iterator[list[int]]:
