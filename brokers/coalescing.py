@@ -175,9 +175,5 @@ class CoalescingConsumer(RelayConsumer):
 
 
 def batch_prefetch(batching: Mapping[str, Batching]) -> int:
-    """The prefetch with which one batch runs while the next batch is collected; 0 for no batch.
-
-    Twice as much for batches with keys, since many of them are collected at the same time.
-    """
-    sizes = [(2 if batch.key is None else 4) * batch.size for batch in batching.values()]
-    return max(sizes, default=0)
+    """The prefetch with which one batch runs while the next batch is collected; 0 for no batch."""
+    return 2 * max((batch.size for batch in batching.values()), default=0)

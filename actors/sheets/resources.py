@@ -65,7 +65,7 @@ def sheet_parts() -> SheetParts:
             section.project_limit_per_minute,
             section.user_limit_per_minute,
         ),
-        slots=Slots(section.concurrency_of(settings.worker_concurrency)),
+        slots=Slots(section.concurrency_of(settings.worker_concurrency), rows=section.batch_size),
     )
 
 

@@ -158,6 +158,11 @@ class SheetJob(JobModel):
         )
 
     @property
+    def number(self) -> int:
+        """The number of rows."""
+        return 1 if self.values is None else len(self.values)
+
+    @property
     def connection(self) -> str:
         """The name of the connection; tokens in the job have a name that does not reveal them."""
         if self.auth is None:

@@ -20,11 +20,13 @@ class _Sheet:
 
     Attributes:
         took: seconds that the last batch took.
-        next_turn: monotonic seconds at which the next deferred batch comes back.
+        next_turn: monotonic seconds at which deferred jobs come back.
+        booked: number of their rows.
     """
 
     took: float = 1.0
     next_turn: float = 0.0
+    booked: int = 0
     is_busy: bool = False
 
 
@@ -33,16 +35,20 @@ class Slots:
 
     A spreadsheet that answers slowly so occupies one thread, not all. (Two calls would not be
     faster: Google executes calls for one spreadsheet one after the other.)
+
+    Args:
+        number: number of spreadsheets at a time.
+        rows: number of rows that one batch writes.
     """
 
-    def __init__(self, number: int, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._number, self._clock = number, clock
+    def __init__(self, number: int, rows: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._number, self._rows, self._clock = number, rows, clock
         self._lock = Lock()
         self._sheets: dict[str, _Sheet] = {}
 
     @contextmanager
-    def hold(self, spreadsheet: str) -> Iterator[None]:
-        """Write to a spreadsheet.
+    def hold(self, spreadsheet: str, rows: int) -> Iterator[None]:
+        """Write rows to a spreadsheet.
 
         Raises:
             NotNow: another batch is being written to it, or too many spreadsheets are.
@@ -52,7 +58,7 @@ class Slots:
             sheet = self._sheets.setdefault(spreadsheet, _Sheet())
             busy = sum(each.is_busy for each in self._sheets.values())
             if sheet.is_busy or busy >= self._number:
-                raise self._not_now(sheet, started)
+                raise self._not_now(sheet, rows, started)
             sheet.is_busy = True
         try:
             yield
@@ -63,9 +69,12 @@ class Slots:
                 sheet.took = min(max(now - started, _SHORTEST), _LONGEST)
                 self._forget_idle(now)
 
-    def _not_now(self, sheet: _Sheet, now: float) -> NotNow:
-        """Deferred batches come back one after the other, not all at once."""
-        sheet.next_turn = max(now, sheet.next_turn) + sheet.took
+    def _not_now(self, sheet: _Sheet, rows: int, now: float) -> NotNow:
+        """Deferred batches come back one after the other; small batches together, as one batch."""
+        if sheet.next_turn <= now or sheet.booked + rows > self._rows:
+            sheet.next_turn = min(max(now, sheet.next_turn) + sheet.took, now + _LONGEST)
+            sheet.booked = 0
+        sheet.booked += rows
         wait = timedelta(seconds=sheet.next_turn - now)
         if sheet.is_busy:
             return NotNow("another batch is being written to this spreadsheet", after=wait)

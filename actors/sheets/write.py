@@ -8,7 +8,7 @@ from datetime import timedelta
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, NotNow, describe
+from ...core.errors import BrokerError, NotNow, PartsFailed, describe
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
 from ...sinks.sheets.client import Kind
 from ...sinks.sheets.errors import QuotaExceeded, TokenRefused
@@ -40,6 +40,20 @@ def write_jobs(jobs: Sequence[Job[SheetJob]]) -> None:
         else:
             written.rows += found.rows
             written.failures |= {indexes[place]: each for place, each in found.failures.items()}
+    _raise_failures(jobs, written)
+
+
+def _raise_failures(jobs: Sequence[Job[SheetJob]], written: Written) -> None:
+    """Raise the errors of a batch.
+
+    A large batch that failed as a whole stays together, as one message. The jobs of a small batch
+    are settled one by one, so that they are in a larger batch the next time: after a pause, many
+    small batches would take a call each.
+    """
+    failures = written.failures
+    rows = sum(jobs[index].payload.number for index in failures)
+    if failures and rows <= get_settings().sheets.batch_size // 2:
+        raise PartsFailed(failures)
     written.raise_failures(len(jobs))
 
 
@@ -50,7 +64,7 @@ def progress_of_rows(job: Job[SheetJob]) -> Progress:
         BrokerError: the shared store failed.
     """
     key, sheet = key_of(job, get_settings().sheets.queue), job.payload.spreadsheet_id
-    number = job.payload.rows(key).number
+    number = job.payload.number
     written = number if make_claims(get_broker().state).done(sheet, [key]) else 0
     return Progress("rows", {"written": written, "waiting": number - written})
 
@@ -81,7 +95,8 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
         )
         for job in jobs
     ]
-    with parts.slots.hold(first.spreadsheet_id):
+    number = sum(job.payload.number for job in jobs)
+    with parts.slots.hold(first.spreadsheet_id, number):
         calls = _Calls(parts, first.connection)
         client = SheetsClient(
             parts.connections.token_of(first.connection, _newest(jobs)),

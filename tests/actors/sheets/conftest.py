@@ -14,17 +14,24 @@ from tests.actors.conftest import Site
 from tests.support.google import Book, Google, serving
 
 
+def make_key() -> SecretStr:
+    """A new STATE_KEY."""
+    return SecretStr(Fernet.generate_key().decode())
+
+
 class Sheets:
     """Writes rows through a worker.
 
     Attributes:
         google: the stand-in; ``ann`` and ``bob`` may edit the spreadsheet ``book``.
         refresh_token: of ann's consent.
+        key: STATE_KEY.
     """
 
     def __init__(self, site: Site, google: Google, url: str) -> None:
         self.site, self.google, self.url = site, google, url
         self.refresh_token = google.tokens.consent("ann")
+        self.key = make_key()
 
     def use(self, **changes: Any) -> None:
         """Change the settings of the worker."""
@@ -36,8 +43,7 @@ class Sheets:
             "project_limit_per_minute": 100_000,
             "user_limit_per_minute": 100_000,
         }
-        key = SecretStr(Fernet.generate_key().decode())
-        self.site.use(sheets=base | changes, broker={"state_key": key})
+        self.site.use(sheets=base | changes, broker={"state_key": self.key})
 
     def payload(self, **changes: Any) -> dict[str, Any]:
         found: dict[str, Any] = {"spreadsheetId": "book", "range": "Answers"}
@@ -72,6 +78,14 @@ class Sheets:
     def soon(self) -> int:
         """A time in an hour, as Google's libraries write it."""
         return int((time.time() + 3600) * 1000)
+
+
+def make_due(sheets: Sheets) -> None:
+    """Make all scheduled messages of the queue due now."""
+    broker = sheets.site.broker
+    key = broker.keys.scheduled("sheets")  # type: ignore[attr-defined]
+    for id, _ in broker.client.zrange(key, 0, -1, withscores=True):  # type: ignore[attr-defined]
+        broker.client.zadd(key, {id: 1})  # type: ignore[attr-defined]
 
 
 @pytest.fixture

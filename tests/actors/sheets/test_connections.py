@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from formrelay.actors.sheets.resources import open_tokens, sheet_parts
 from formrelay.brokers import State
 from formrelay.config import get_settings
-from tests.actors.sheets.conftest import Sheets
+from tests.actors.sheets.conftest import Sheets, make_due, make_key
 from tests.support.waiting import wait_until
 
 
@@ -107,7 +107,8 @@ def test_a_connection_that_an_operator_must_mend_waits_alone(
         case "unknown connection":
             name = "nobody"
         case "other key":
-            sheets.use()  # with a new STATE_KEY
+            sheets.key = make_key()
+            sheets.use()
         case "wrong client":
             sheets.use(oauth_client_secret=SecretStr("wrong"))
             open_tokens(get_settings()).consent("ann", sheets.refresh_token)
@@ -174,11 +175,3 @@ def add_account(sheets: Sheets) -> tuple[str, str]:
     sheets.google.books["book"].editors = None
     private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
     return email, private.decode()
-
-
-def make_due(sheets: Sheets) -> None:
-    """Make all scheduled messages of the queue due now."""
-    broker = sheets.site.broker
-    key = broker.keys.scheduled("sheets")  # type: ignore[attr-defined]
-    for id, _ in broker.client.zrange(key, 0, -1, withscores=True):  # type: ignore[attr-defined]
-        broker.client.zadd(key, {id: 1})  # type: ignore[attr-defined]

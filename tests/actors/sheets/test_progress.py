@@ -27,10 +27,10 @@ def test_a_job_tells_its_rows(sheets: Sheets) -> None:
 
 def test_a_batch_tells_the_rows_of_its_jobs(sheets: Sheets) -> None:
     sheets.google.tokens.revoke("ann")
-    for name in ("1", "2", "3"):
-        sheets.send(values=[["a"], ["b"]], id=name)
+    for name in ("1", "2", "3"):  # over half of a batch of 50: they stay together
+        sheets.send(values=[["a"]] * 15, id=name)
     sheets.site.start("sheets")
     wait_until(lambda: sheets.site.broker.counts("sheets").in_flight == 0)
     wait_until(lambda: sheets.site.broker.counts("sheets").scheduled == 1)
     sheets.site.stop()
-    assert text(sheets, State.SCHEDULED) == "0 of 6 rows written, 6 waiting"
+    assert text(sheets, State.SCHEDULED) == "0 of 45 rows written, 45 waiting"

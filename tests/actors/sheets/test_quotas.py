@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from formrelay.actors.sheets.quotas import Quotas
-from formrelay.actors.sheets.resources import sheet_parts
+from formrelay.actors.sheets.resources import open_tokens, sheet_parts
 from formrelay.actors.sheets.slots import Slots
 from formrelay.brokers import State
+from formrelay.config import get_settings
 from formrelay.core.errors import NotNow
 from formrelay.sinks.sheets import QuotaExceeded
+from formrelay.state.connections import connection_id
 from formrelay.state.rate_limits import MemoryRateLimits
-from tests.actors.sheets.conftest import Sheets
+from tests.actors.sheets.conftest import Sheets, make_due
+from tests.support.clock import ManualClock
 from tests.support.google import Book, Fate
 from tests.support.google import Quotas as GoogleQuotas
 from tests.support.waiting import wait_until
@@ -82,21 +85,41 @@ def test_an_absurd_quota_is_no_error() -> None:
 
 
 def test_a_spreadsheet_is_written_to_by_one_batch_at_a_time() -> None:
-    slots = Slots(2)
-    with slots.hold("a"):
-        waits = []
-        for _ in range(3):
-            with pytest.raises(NotNow, match="another batch") as caught, slots.hold("a"):
-                pass
-            waits.append(caught.value.after)
-        assert waits == sorted(waits)  # they come back one after the other
-        assert waits[2] > timedelta(seconds=2)
-        with slots.hold("b"), pytest.raises(NotNow, match="as many spreadsheets"):
-            slots.hold("c").__enter__()
-        with slots.hold("c"):
+    slots = Slots(2, rows=500, clock=ManualClock())
+    with slots.hold("a", 500):
+        # Full batches come back one after the other, small ones together.
+        waits = [wait_of(slots, "a", rows) for rows in (500, 500, 1, 499, 1)]
+        assert waits == [1, 2, 3, 3, 4]
+        assert wait_of(slots, "a", 500 * 10_000) == 5
+        assert [wait_of(slots, "a", 500) for _ in range(100)][-1] == 60
+        with slots.hold("b", 1), pytest.raises(NotNow, match="as many spreadsheets"):
+            slots.hold("c", 1).__enter__()
+        with slots.hold("c", 1):
             pass
-    with slots.hold("a"):
+    with slots.hold("a", 1):
         pass
+
+
+def wait_of(slots: Slots, sheet: str, rows: int) -> float:
+    with pytest.raises(NotNow, match="another batch") as caught, slots.hold(sheet, rows):
+        pass
+    return caught.value.after.total_seconds()
+
+
+def test_small_batches_that_were_deferred_become_one_batch(sheets: Sheets) -> None:
+    sheets.google.tokens.revoke("ann")
+    sheets.site.start("sheets")
+    for number in range(6):  # each a batch of its own
+        sheets.send(answers={"Name": str(number)})
+        wait_until(lambda: sheets.site.broker.counts("sheets").scheduled == number + 1)  # noqa: B023
+    sheets.site.stop()
+    open_tokens(get_settings()).consent(
+        connection_id("sheets", sheets.refresh_token), sheets.google.tokens.consent("ann")
+    )
+    make_due(sheets)
+    sheets.work_off()
+    assert sorted(sheets.names()) == list("012345")
+    assert sheets.writes == 1
 
 
 def test_a_spreadsheet_that_hangs_holds_up_no_other(sheets: Sheets) -> None:
