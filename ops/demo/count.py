@@ -32,7 +32,7 @@ _DRAIN_SECONDS = 15.0
 
 @dataclass(slots=True)
 class Counts:
-    """Counts by the API, the receiver, the SMTP server, the broker and ClickHouse.
+    """Counts by the API, the receiver, the SMTP server, the spreadsheet, the broker, ClickHouse.
 
     None if not available.
 
@@ -40,6 +40,8 @@ class Counts:
         emails: number of persons whose autoresponse the SMTP server accepted.
         repeated: number of e-mails that it accepted beyond one for each person.
         greylisted: number of persons whose autoresponse it accepted after it was deferred.
+        sheet: number of answers that have a row in the spreadsheet.
+        sheet_repeated: number of rows beyond one for each answer.
     """
 
     saved: int | None = None
@@ -51,6 +53,9 @@ class Counts:
     emails: int | None = None
     repeated: int | None = None
     greylisted: int | None = None
+    sheet: int | None = None
+    sheet_repeated: int | None = None
+    lost_calls: int = 0
     by_type: dict[str, int] = field(default_factory=dict)
     first_dead: Failure | None = None
     problems: list[str] = field(default_factory=list)
@@ -71,6 +76,7 @@ def count(services: Services, answers: Sequence[Answer]) -> Counts:
     stats: dict[str, int] = found.read(lambda: services.receiver.get("/stats")) or {}
     found.delivered, found.retried = stats.get("delivered"), stats.get("retried")
     count_autoresponses(found, services.mail, answers)
+    _count_sheet(found, services)
     found.dead = found.read(lambda: _dead(services))
     found.first_dead = found.read(lambda: _first_dead(services))
     # A worker sends its last delivery attempts, and events of e-mails, to the queue of events
@@ -118,6 +124,7 @@ def numbers(found: Counts, sent: Sent, answers: Sequence[Answer]) -> list[Number
             f"/flaky fails {FLAKY_FAILURES} times first",
         ),
         *_email_numbers(found, sent, addresses),
+        *_sheet_numbers(found, sent, total),
         Number("dead_lettered", "Dead-lettered", forms[BROKEN], found.dead, "/broken always fails"),
         Number(
             "attempts",
@@ -138,6 +145,23 @@ def _email_numbers(found: Counts, sent: Sent, addresses: AbstractSet[str]) -> li
         Number("greylisted", "  of these retried", late, found.greylisted, "451 at first"),
         Number("emails_repeated", "  accepted again", 0, found.repeated, "nobody gets two"),
     ]
+
+
+def _sheet_numbers(found: Counts, sent: Sent, total: int) -> list[Number]:
+    lost = f"{found.lost_calls} answers of calls were lost"
+    return [
+        Number("sheet_sent", "Rows sent", total, sent.rows, "as update_sheet jobs"),
+        Number("sheet", "Rows in the spreadsheet", total, found.sheet, lost),
+        Number("sheet_repeated", "  written again", 0, found.sheet_repeated, "none is there twice"),
+    ]
+
+
+def _count_sheet(found: Counts, services: Services) -> None:
+    """Count the rows in the spreadsheet, which counts them by their keys."""
+    stats: dict[str, int] = found.read(lambda: services.sheet.get("/stats")) or {}
+    if stats:
+        found.sheet = stats["rows"] - stats["repeated"]
+        found.sheet_repeated, found.lost_calls = stats["repeated"], stats["lost"]
 
 
 def _addresses(answers: Sequence[Answer]) -> set[str]:

@@ -40,7 +40,9 @@ class MailAccount:
     password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
 
-def demo_variables(folder: Path, api_url: str, token: str, mail: MailAccount) -> dict[str, str]:
+def demo_variables(
+    folder: Path, api_url: str, token: str, mail: MailAccount, sheet_url: str
+) -> dict[str, str]:
     """Return the variables that the demo sets; the others keep their defaults."""
     return {
         "BROKER": "embedded",
@@ -61,6 +63,17 @@ def demo_variables(folder: Path, api_url: str, token: str, mail: MailAccount) ->
         "SMTP_CA_FILE": str(mail.certificate),
         "EMAIL_FROM": f"Forms <{mail.user}>",
         "EMAIL_RETRY_DELAYS": _EMAIL_DELAYS,
+        "SHEETS_API_URL": sheet_url,
+        "SHEETS_OAUTH_CLIENT_ID": "demo",
+        "SHEETS_OAUTH_CLIENT_SECRET": secrets.token_urlsafe(24),
+        # Smaller than the default, so that there are more calls than two.
+        "SHEETS_BATCH_SIZE": "100",
+        "SHEETS_BATCH_WAIT_MS": "200",
+        "SHEETS_RETRY_DELAYS": "0,0.5",
+        # The demo's spreadsheet has no quota.
+        "SHEETS_PROJECT_LIMIT_PER_MINUTE": "10000",
+        "SHEETS_USER_LIMIT_PER_MINUTE": "10000",
+        "STATE_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "LOG_LEVEL": "WARNING",
     }
 

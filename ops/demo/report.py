@@ -79,6 +79,7 @@ def print_services(console: Console, how_many: int, *, api: str, receiver: str, 
         ("API", f"{api}, the Django project of examples/django_site"),
         ("receiver", f"{receiver}, checks signatures with standardwebhooks"),
         ("SMTP server", f"{smtp}, with TLS and a login (aiosmtpd)"),
+        ("spreadsheet", "a small stand-in for Google Sheets, which loses every third answer"),
         ("workers", "2 × python -m dramatiq formrelay.worker"),
         ("retries", f"webhooks: after {waits} s here; by default after 30 s … 24 h"),
     ):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from ...actors import enqueue_many, record_events, save_submission, send_email
+from ...actors import enqueue_many, record_events, save_submission, send_email, update_sheet
 from .client import count_submissions
 from .errors import DemoFailed
 from .interrupts import check
@@ -27,10 +27,11 @@ class Sent:
     submissions: int = 0
     events: int = 0
     emails: int = 0
+    rows: int = 0
 
     @property
     def jobs(self) -> int:
-        return self.submissions + self.events + self.emails
+        return self.submissions + self.events + self.emails + self.rows
 
 
 @dataclass(slots=True)
@@ -55,9 +56,8 @@ class Scenario:
         """
         events = [event for answer in self.answers for event in answer.events]
         emails = [job for answer in self.answers if (job := answer.autoresponse)]
-        totals = Totals(
-            len(self.answers), len(events), webhooks=len(self.answers), emails=len(emails)
-        )
+        total = len(self.answers)
+        totals = Totals(total, len(events), webhooks=total, emails=len(emails), rows=total)
         timeout = ProgressTimeout(totals, deadline=deadline, stall=stall)
         if not console.is_terminal:  # no progress bars
             console.print(f"sending {totals.jobs:,} jobs, then waiting until every queue is empty")
@@ -65,6 +65,8 @@ class Scenario:
             submissions = [answer.submission for answer in self.answers]
             self.sent.submissions = enqueue_many(save_submission, submissions)
             self.sent.emails = enqueue_many(send_email, emails)
+            rows = [answer.row for answer in self.answers]
+            self.sent.rows = enqueue_many(update_sheet, rows)
             for first in range(0, len(events), _CHUNK):
                 chunk = events[first : first + _CHUNK]
                 self.sent.events += enqueue_many(record_events, chunk)
@@ -85,7 +87,7 @@ class Scenario:
     def _state(self) -> Snapshot:
         queues = self.services.queues
         # In this order, because a submission is settled after its webhook is queued.
-        submissions, events, webhooks, emails = map(self.services.unsettled, queues)
+        submissions, events, webhooks, emails, sheets = map(self.services.unsettled, queues)
         # The queue of events also has the events of deliveries and e-mails, which nobody sent here.
         self._recorded = max(self._recorded, self.sent.events - events)
         delivered = self.services.receiver.get("/stats")["delivered"]
@@ -96,5 +98,6 @@ class Scenario:
             events=self._recorded,
             settled=delivered + self.services.broker.counts(queues.webhooks).dead,
             emails=count_emails(self.services.mail),
-            idle=not (submissions or events or webhooks or emails),
+            rows=self.services.sheet.get("/stats")["rows"],
+            idle=not (submissions or events or webhooks or emails or sheets),
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_urlsafe
 from socket import socket
@@ -16,7 +17,7 @@ from redis import RedisError
 
 from ...brokers import RelayBroker, get_broker
 from ...brokers.redis.broker import RedisBroker
-from ...config import Settings, use_settings
+from ...config import Settings, get_settings, use_settings
 from ...core.errors import FormrelayError
 from .certificate import write_certificate
 from .client import Client, set_webhook
@@ -24,6 +25,7 @@ from .environment import MailAccount, demo_variables, signing_secret, write_env_
 from .errors import DemoFailed
 from .interrupts import ignore
 from .processes import Children, listen, port_of
+from .spreadsheet import CONNECTION
 
 _THREADS = 8
 #: Maximum wait for the embedded broker to stop; its keeper checks it every 0.5 s.
@@ -38,6 +40,7 @@ class Queues(NamedTuple):
     events: str
     webhooks: str
     emails: str
+    sheets: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Services:
     Attributes:
         mail: folder of the e-mails that the SMTP server has accepted.
         smtp: address of the SMTP server.
+        sheet: the spreadsheet, without the token that its API needs.
     """
 
     children: Children
@@ -56,6 +60,7 @@ class Services:
     receiver: Client
     mail: Path
     smtp: str
+    sheet: Client
 
     def unsettled(self, queue: str) -> int:
         """Return the number of unsettled messages of a queue."""
@@ -72,7 +77,7 @@ def start_services(
     receiver_port: int = 0,
     receiver_secret: str | None = None,
 ) -> Iterator[Services]:
-    """Start broker, API, receiver, SMTP server and workers in a folder, and stop them at the end.
+    """Start broker, servers and workers in a folder, and stop them at the end.
 
     Args:
         paths: form id to path of the receiver for its webhooks.
@@ -90,6 +95,7 @@ def start_services(
             listen(api_port, "--api-port") as api_socket,
             listen(receiver_port, "--receiver-port") as receiver_socket,
             listen(0) as mail_socket,
+            listen(0) as sheet_socket,
         ):
             api = Client("API", port_of(api_socket), token)
             receiver = Client("webhook receiver", port_of(receiver_socket))
@@ -99,17 +105,22 @@ def start_services(
             children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
             account = MailAccount(port_of(mail_socket), folder / "smtp.pem")
             mail = _serve_mail(children, folder, mail_socket, account)
+            sheet = Client("spreadsheet", port_of(sheet_socket))
+            config = {"token": token}
+            children.serve("spreadsheet", "formrelay.ops.demo.spreadsheet", sheet_socket, config)
 
-        queues = _configure(demo_variables(folder, api.url, token, account), folder)
+        queues = _configure(demo_variables(folder, api.url, token, account, sheet.url), folder)
+        _consent(token)
         # Only one process at a time can open the embedded ClickHouse, so events have a worker.
         children.work("worker events", [queues.events], _THREADS)
-        others = [queues.submissions, queues.webhooks, queues.emails]
+        others = [queues.submissions, queues.webhooks, queues.emails, queues.sheets]
         children.work("worker submissions", others, _THREADS)
         broker = get_broker()
         for form_id, path in paths.items():
             set_webhook(api, form_id, receiver.url + path, secret)
         children.check()
-        yield Services(children, broker, queues, api, receiver, mail, f"127.0.0.1:{account.port}")
+        smtp = f"127.0.0.1:{account.port}"
+        yield Services(children, broker, queues, api, receiver, mail, smtp, sheet)
     except BaseException:
         children.stop(timeout=0)  # the run is abandoned
         raise
@@ -135,6 +146,14 @@ def _serve_mail(children: Children, folder: Path, listening: socket, account: Ma
     return mail
 
 
+def _consent(token: str) -> None:
+    """Store the tokens with which jobs write into the spreadsheet, as after a person's consent."""
+    from ...actors.sheets.resources import open_tokens  # which reads the settings
+
+    ends = datetime.now(UTC) + timedelta(days=1)
+    open_tokens(get_settings()).consent(CONNECTION, "none", access_token=token, expires_at=ends)
+
+
 def _configure(values: Mapping[str, str], folder: Path) -> Queues:
     """Apply the settings to the children, through ``.env``, and to this process."""
     write_env_file(folder, values)
@@ -145,6 +164,7 @@ def _configure(values: Mapping[str, str], folder: Path) -> Queues:
         settings.events.queue,
         settings.webhooks.queue,
         settings.emails.queue,
+        settings.sheets.queue,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from .mailbox import GREYLISTING
+from .spreadsheet import CONNECTION, KEY, SPREADSHEET, TAB
 
 #: Forms whose endpoint works, fails twice before it works, and always fails.
 STEADY, FLAKY, BROKEN = "anes96", "anes96-flaky", "anes96-broken"
@@ -56,6 +57,18 @@ class Answer:
                 "answers": self.submission["payload"]["answers"],
             },
             "kind": "autoresponse",
+        }
+        return {"payload": payload, "metadata": self.submission["metadata"]}
+
+    @property
+    def row(self) -> Json:
+        """The row of the spreadsheet, as a job."""
+        payload = {
+            "spreadsheetId": SPREADSHEET,
+            "range": TAB,
+            "answers": {KEY: self.id, **self.submission["payload"]["answers"]},
+            "rowKey": KEY,
+            "connectionId": CONNECTION,
         }
         return {"payload": payload, "metadata": self.submission["metadata"]}
 

@@ -29,10 +29,11 @@ class Totals:
     events: int
     webhooks: int
     emails: int
+    rows: int
 
     @property
     def jobs(self) -> int:
-        return self.submissions + self.events + self.emails
+        return self.submissions + self.events + self.emails + self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Snapshot:
     Attributes:
         settled: number of webhooks that were delivered or dead-lettered.
         emails: number of e-mails that the SMTP server has accepted.
+        rows: number of rows in the spreadsheet.
         idle: whether every queue is empty.
     """
 
@@ -49,6 +51,7 @@ class Snapshot:
     events: int
     settled: int
     emails: int
+    rows: int
     idle: bool
 
 
@@ -71,6 +74,7 @@ class ProgressBars:
         self._events = add("events recorded   ", total=totals.events)
         self._settled = add("webhooks settled  ", total=totals.webhooks)
         self._emails = add("e-mails accepted  ", total=totals.emails)
+        self._rows = add("rows in the sheet ", total=totals.rows)
 
     def __enter__(self) -> ProgressBars:
         self._progress.start()
@@ -92,6 +96,7 @@ class ProgressBars:
         update(self._events, completed=state.events)
         update(self._settled, completed=state.settled)
         update(self._emails, completed=state.emails)
+        update(self._rows, completed=state.rows)
 
 
 class ProgressTimeout:
@@ -130,6 +135,7 @@ class ProgressTimeout:
             "events recorded": (state.events, self._totals.events),
             "webhooks settled": (state.settled, self._totals.webhooks),
             "e-mails accepted": (state.emails, self._totals.emails),
+            "rows in the spreadsheet": (state.rows, self._totals.rows),
         }
         short = [
             f"{name} {done} of {total}" for name, (done, total) in pairs.items() if done != total

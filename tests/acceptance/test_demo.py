@@ -149,6 +149,9 @@ def test_sixty_answers_arrive_once_and_no_process_stays_behind(
         "emails": 40,
         "greylisted": 4,
         "emails_repeated": 0,
+        "sheet_sent": 60,
+        "sheet": 60,
+        "sheet_repeated": 0,
         "dead_lettered": 10,
         "attempts": 30 + 20 * 3 + 10 * 4,
     }
