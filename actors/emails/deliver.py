@@ -25,7 +25,7 @@ import orjson
 from ...brokers import get_broker
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import BrokerError, NotNow, SinkPermanent, SinkTransient, describe
-from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
+from ...sinks.smtp.address import Mailbox, each_once, normal, parse_mailbox
 from ...sinks.smtp.message import write
 from ...sinks.smtp.replies import Reply, UnknownOutcome
 from ...state.idempotency import Running
@@ -70,11 +70,7 @@ def mail_key(job: Job[EmailJob], queue: str) -> str:
 
 def recipients_of(payload: EmailJob) -> list[Mailbox]:
     """The recipients of ``to``, ``cc`` and ``bcc``, each address once."""
-    found: dict[str, Mailbox] = {}
-    for each in (*payload.to, *payload.cc, *payload.bcc):
-        mailbox = parse_mailbox(each)
-        found.setdefault(normal(mailbox.address), mailbox)
-    return [*found.values()]
+    return each_once(map(parse_mailbox, [*payload.to, *payload.cc, *payload.bcc]))
 
 
 def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None:

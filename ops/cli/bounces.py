@@ -247,5 +247,9 @@ def _tell(counts: Counter[str], json: bool) -> None:
     if json:
         print_json(found)
     else:
-        told = ", ".join(f"{number} {kind}" for kind, number in found.items() if number)
+        told = ", ".join(
+            f"{number} {kind.removesuffix('s') if number == 1 else kind}"
+            for kind, number in found.items()
+            if number
+        )
         say(told or "no new messages")

@@ -65,12 +65,7 @@ def preview(
         (body.html, body.text),
     )
     target = out or Path(f"{template}.eml")
-    try:
-        target.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(
-            f"expected a file that can be written, got {str(target)!r}: {error.strerror}"
-        ) from None
+    _save(target, content)
     say(f"wrote {target} ({len(content)} bytes)")
     if is_opened and typer.launch(str(target)):
         raise ConfigError(f"expected a program that opens {target}, got none: open it yourself")
@@ -110,7 +105,10 @@ def send_test(
         rows = [[*each.values()] for each in found]
         print_table(server, ["step", "state", "answer"], rows, empty="")
         if key is not None:
-            say(f"signed with DKIM; its DNS record is TXT {key.selector}._domainkey.{key.domain}")
+            say(
+                f"signed with DKIM; the TXT record of {key.selector}._domainkey.{key.domain} "
+                f"has to be: {key.record}"
+            )
     if any(each["state"] == "bad" for each in found):
         raise typer.Exit(NOT_FINE)
 
@@ -136,6 +134,15 @@ def _variables(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InvalidJob("expected the data as a JSON object, got another JSON value")
     return found
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(
+            f"expected a file that can be written, got {str(path)!r}: {error.strerror}"
+        ) from None
 
 
 def _written(

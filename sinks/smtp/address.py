@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...core.errors import InvalidJob
@@ -111,6 +112,14 @@ def normal(address: str) -> str:
         raise InvalidJob("expected an address such as 'ann@example.com', got one with '<' and '>'")
     mailbox = parse_mailbox(address)
     return f"{unicodedata.normalize('NFC', mailbox.local.lower())}@{mailbox.domain}"
+
+
+def each_once(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:
+    """The mailboxes without repeated addresses; the first of an address stays."""
+    found: dict[str, Mailbox] = {}
+    for mailbox in mailboxes:
+        found.setdefault(normal(mailbox.address), mailbox)
+    return [*found.values()]
 
 
 def _parse_name(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from ...core.errors import InvalidJob
 from . import headers
-from .address import Mailbox, normal
+from .address import Mailbox, each_once
 from .dkim import DkimKey
 from .headers import Header
 from .mime import Part, attachment_part, multipart, text_part
@@ -79,10 +79,7 @@ class Email:
     @property
     def recipients(self) -> list[Mailbox]:
         """The recipients of ``to``, ``cc`` and ``bcc`` for the envelope, each address once."""
-        found: dict[str, Mailbox] = {}
-        for mailbox in (*self.to, *self.cc, *self.bcc):
-            found.setdefault(normal(mailbox.address), mailbox)
-        return [*found.values()]
+        return each_once([*self.to, *self.cc, *self.bcc])
 
     @property
     def needs_smtputf8(self) -> bool:

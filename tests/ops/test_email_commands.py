@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization as forms
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.actors.emails.conftest import MailServer, server
 from tests.ops.shell import Shell
@@ -83,6 +85,21 @@ def test_a_test_email_tells_each_step(tmp_path: Path, server: MailServer) -> Non
     assert "SIZE" in steps["ehlo"]
     assert steps["dot"] == "250 2.0.0 taken"
     assert server.recipients == [["ann@one.example"]]
+
+
+def test_a_test_email_prints_the_dns_record_of_its_dkim_key(
+    tmp_path: Path, server: MailServer
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    encoding, form = forms.Encoding.PEM, forms.PrivateFormat.PKCS8
+    pem = key.private_bytes(encoding, form, forms.NoEncryption())
+    (tmp_path / "dkim.pem").write_bytes(pem)
+    dkim = {"EMAIL_DKIM_KEY_FILE": "dkim.pem", "EMAIL_DKIM_DOMAIN": "sender.example"}
+    env = _env(server.port, **dkim)
+    done = run("email", "test", "ann@one.example", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    record = "the TXT record of formrelay._domainkey.sender.example has to be: v=DKIM1; k=rsa; p="
+    assert record in " ".join(done.stdout.split())
 
 
 def test_a_test_email_ends_at_the_step_that_failed(tmp_path: Path, server: MailServer) -> None:
