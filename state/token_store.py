@@ -50,7 +50,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredConnection:
     """A connection as stored.
 
     Attributes:
@@ -78,19 +78,19 @@ class TokenStore(Protocol):
         BrokerUnavailable, BrokerRefused: the store failed.
     """
 
-    def load(self, connection: str) -> Stored | None:
+    def load(self, connection: str) -> StoredConnection | None:
         """Return a connection; None if there is none."""
 
-    def create(self, stored: Stored) -> bool:
+    def create(self, stored: StoredConnection) -> bool:
         """Store a connection; False if it exists."""
 
-    def put(self, stored: Stored) -> None:
+    def put(self, stored: StoredConnection) -> None:
         """Store a connection in place of the one that exists, as its next generation."""
 
     def begin(self, connection: str, generation: int, at: float) -> None:
         """Note that a refresh of this generation begins."""
 
-    def replace(self, stored: Stored) -> bool:
+    def replace(self, stored: StoredConnection) -> bool:
         """Replace the secrets and facts of ``stored.generation`` by the next generation.
 
         This ends a pause by the provider, not a pause by an operator.
@@ -111,7 +111,7 @@ class TokenStore(Protocol):
     def remove(self, connection: str) -> bool:
         """Remove a connection; False if there is none."""
 
-    def all(self) -> Iterable[Stored]:
+    def all(self) -> Iterable[StoredConnection]:
         """Return all connections."""
 
 
@@ -121,20 +121,20 @@ class MemoryTokenStore:
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._stored: dict[str, tuple[Stored, float]] = {}
+        self._stored: dict[str, tuple[StoredConnection, float]] = {}
 
-    def load(self, connection: str) -> Stored | None:
+    def load(self, connection: str) -> StoredConnection | None:
         with self._lock:
             return self._get(connection)
 
-    def create(self, stored: Stored) -> bool:
+    def create(self, stored: StoredConnection) -> bool:
         with self._lock:
             if self._get(stored.connection) is not None:
                 return False
             self._set(replace(stored, generation=self._first()))
             return True
 
-    def put(self, stored: Stored) -> None:
+    def put(self, stored: StoredConnection) -> None:
         with self._lock:
             old = self._get(stored.connection)
             generation = self._first() if old is None else old.generation + 1
@@ -146,7 +146,7 @@ class MemoryTokenStore:
             if old is not None and old.generation == generation:
                 self._set(replace(old, refreshing_at=at))
 
-    def replace(self, stored: Stored) -> bool:
+    def replace(self, stored: StoredConnection) -> bool:
         with self._lock:
             old = self._get(stored.connection)
             if old is None or old.generation != stored.generation:
@@ -186,7 +186,7 @@ class MemoryTokenStore:
             self._stored.pop(connection, None)
             return found is not None
 
-    def all(self) -> list[Stored]:
+    def all(self) -> list[StoredConnection]:
         with self._lock:
             found = [self._get(connection) for connection in list(self._stored)]
         return [one for one in found if one is not None]
@@ -194,14 +194,14 @@ class MemoryTokenStore:
     def _first(self) -> int:
         return int(self._clock.time() * 1000)
 
-    def _get(self, connection: str) -> Stored | None:
+    def _get(self, connection: str) -> StoredConnection | None:
         stored, ends_at = self._stored.get(connection, (None, 0.0))
         if stored is not None and ends_at <= self._clock.monotonic():
             del self._stored[connection]
             return None
         return stored
 
-    def _set(self, stored: Stored) -> None:
+    def _set(self, stored: StoredConnection) -> None:
         lasts = stored.facts.keep or float("inf")
         self._stored[stored.connection] = stored, self._clock.monotonic() + lasts
 

@@ -38,7 +38,7 @@ from .connections import (
 from .digests import digest
 from .idempotency import IdempotencyStore
 from .key_ring import KeyRing, UnknownKey
-from .token_store import Facts, Pause, Stored, TokenStore, keep_of
+from .token_store import Facts, Pause, StoredConnection, TokenStore, keep_of
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -257,7 +257,7 @@ class Tokens:
         self._keep(sealed, is_rotated=found.refresh_token not in (None, secrets.refresh_token))
         return found.access_token
 
-    def _keep(self, sealed: Stored, *, is_rotated: bool) -> None:
+    def _keep(self, sealed: StoredConnection, *, is_rotated: bool) -> None:
         """Store refreshed tokens; try again for a while if the store is away.
 
         Raises:
@@ -278,7 +278,7 @@ class Tokens:
                     return
             time.sleep(_POLL)
 
-    def _refuse(self, stored: Stored, error: GrantRefused) -> None:
+    def _refuse(self, stored: StoredConnection, error: GrantRefused) -> None:
         """Pause a connection whose refresh was refused, unless it has other tokens by now.
 
         Raises:
@@ -294,7 +294,7 @@ class Tokens:
         if current.generation == stored.generation:  # resumed at this moment
             raise ConnectionPaused(connection, cause) from None
 
-    def _cause(self, stored: Stored, error: GrantRefused) -> str:
+    def _cause(self, stored: StoredConnection, error: GrantRefused) -> str:
         """The likely cause of a refusal; otherwise the possible causes."""
         if stored.refreshing_at:
             return (
@@ -308,7 +308,7 @@ class Tokens:
         age, idle = now - facts.granted_at, now - (facts.refreshed_at or facts.granted_at)
         return error.guess(timedelta(seconds=age), timedelta(seconds=idle)) or error.cause
 
-    def _load(self, connection: str) -> Stored:
+    def _load(self, connection: str) -> StoredConnection:
         stored = self._store.load(connection)
         if stored is None:
             raise ConnectionUnknown(
@@ -319,7 +319,9 @@ class Tokens:
             raise ConnectionPaused(connection, stored.pause.cause)
         return stored
 
-    def _must_refresh(self, stored: Stored, secrets: _Secrets, refused: str | None) -> bool:
+    def _must_refresh(
+        self, stored: StoredConnection, secrets: _Secrets, refused: str | None
+    ) -> bool:
         left = stored.facts.expires_at - self._clock.time()
         early = min(_EARLY, stored.facts.lasts / 4 or _EARLY)
         if not secrets.access_token or left <= early:
@@ -327,7 +329,7 @@ class Tokens:
         age = self._clock.time() - stored.facts.refreshed_at
         return secrets.access_token == refused and not 0 <= age < _FRESH
 
-    def _is_usable(self, stored: Stored, secrets: _Secrets, refused: str | None) -> bool:
+    def _is_usable(self, stored: StoredConnection, secrets: _Secrets, refused: str | None) -> bool:
         has_time = stored.facts.expires_at - self._clock.time() > _SPARE
         return bool(secrets.access_token) and secrets.access_token != refused and has_time
 
@@ -338,12 +340,14 @@ class Tokens:
         ends = 0.0 if expires_at is None else expires_at.timestamp()
         return Facts(provider, scope, granted_at=now, expires_at=ends, keep=keep_of(keep))
 
-    def _sealed(self, connection: str, secrets: _Secrets, facts: Facts) -> Stored:
+    def _sealed(self, connection: str, secrets: _Secrets, facts: Facts) -> StoredConnection:
         # With the id, so that nobody can give a connection the secrets of another.
         data = orjson.dumps([_check_id(connection), secrets.refresh_token, secrets.access_token])
-        return Stored(connection, data if self._ring is None else self._ring.encrypt(data), facts)
+        return StoredConnection(
+            connection, data if self._ring is None else self._ring.encrypt(data), facts
+        )
 
-    def _open(self, stored: Stored) -> _Secrets:
+    def _open(self, stored: StoredConnection) -> _Secrets:
         """Decrypt.
 
         Raises:
@@ -372,7 +376,7 @@ def _unreadable(connection: str) -> TokensUnreadable:
     )
 
 
-def _connection(stored: Stored) -> Connection:
+def _connection(stored: StoredConnection) -> Connection:
     facts, pause = stored.facts, stored.pause
     return Connection(
         stored.connection,

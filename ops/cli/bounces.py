@@ -17,7 +17,6 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from ...actors import declare_actors
-from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import BrokerError, ConfigError, SinkError, describe
@@ -26,7 +25,7 @@ from ..boot import NOT_FINE
 from ..logs import setup_logging
 from ..output import print_json, say, say_error
 from .options import JsonOption, parse_duration
-from .suppressions import NoSharedState
+from .shared_state import shared_state
 
 if TYPE_CHECKING:
     from ...actors.emails.reports import ReportHandler
@@ -106,9 +105,7 @@ def _handler() -> ReportHandler:
 
     check_packages()
     declare_actors()
-    state = get_broker().state
-    if state is None:
-        raise NoSharedState
+    state = shared_state()
     return ReportHandler(make_journal(state), make_suppressions(state), make_rate_limits(state))
 
 

@@ -14,14 +14,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from ...brokers import get_broker
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import FormrelayError, InvalidJob
+from ...core.errors import InvalidJob
 from ...sinks.smtp.address import normal
 from ...state import make_suppressions
 from ...state.suppressions import Reason, Suppression, Suppressions, check_entry
 from ..output import print_json, print_table, say, say_error
 from .options import DryRunOption, JsonOption, LimitOption, parse_duration
+from .shared_state import shared_state
 
 app = typer.Typer(help="Show and change the addresses that get no e-mail.", no_args_is_help=True)
 
@@ -43,10 +43,6 @@ _COLUMNS = ("address", "reason", "since", "expires", "count", "status")
 _PAGE, _CHUNK = 500, 500
 
 
-class NoSharedState(FormrelayError):
-    """Worker processes do not share suppressed addresses: set STATE_URL to a Redis URL."""
-
-
 class InvalidEntries(InvalidJob):
     """Some lines are no suppressions; nothing was changed."""
 
@@ -61,7 +57,7 @@ def list_suppressions(
     json: JsonOption = False,
 ) -> None:
     """List suppressed addresses in alphabetical order."""
-    found = list(islice(_all(open_suppressions(), reason, after), limit + 1))
+    found = list(islice(_all(_store(), reason, after), limit + 1))
     if len(found) > limit:
         found.pop()
         say_error(f"more results: raise --limit above {limit}, or use `suppressions export`")
@@ -85,7 +81,7 @@ def add(
     json: JsonOption = False,
 ) -> None:
     """Suppress addresses: they get no further e-mail."""
-    store = open_suppressions()
+    store = _store()
     expires = None
     if expires_in is not None:
         expires = datetime.fromtimestamp(SYSTEM_CLOCK.time() + expires_in, UTC)
@@ -96,7 +92,7 @@ def add(
 @app.command()
 def remove(addresses: AddressesArgument = None, json: JsonOption = False) -> None:
     """Allow e-mail to addresses again, and forget their bounces."""
-    store = open_suppressions()
+    store = _store()
     found = _addresses(addresses)
     _tell("removed", store.remove(found), len(found), json)
 
@@ -114,7 +110,7 @@ def import_suppressions(
 
     Importing a file twice changes nothing.
     """
-    store = open_suppressions()
+    store = _store()
     found = _read_file(file, reason)
     new = 0
     if not dry_run:
@@ -131,21 +127,13 @@ def export(
     """Print all suppressions as CSV, for `suppressions import`."""
     if not json:
         say(_csv_line(_COLUMNS))
-    for entry in _all(open_suppressions(), reason):
+    for entry in _all(_store(), reason):
         values = _as_json(entry)
         say(orjson.dumps(values).decode() if json else _csv_line(values.values()))
 
 
-def open_suppressions() -> Suppressions:
-    """The shared store.
-
-    Raises:
-        NoSharedState: there is none.
-    """
-    state = get_broker().state
-    if state is None:
-        raise NoSharedState
-    return make_suppressions(state)
+def _store() -> Suppressions:
+    return make_suppressions(shared_state())
 
 
 def _all(

@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from ...actors import declare_actors
-from ...actors.webhooks.registry import EndpointRecord, EndpointRegistry, MemoryRegistry
+from ...actors.webhooks.registry import EndpointRecord, EndpointRegistry
 from ...actors.webhooks.resources import make_registry
 from ...brokers import DeadFilter, NotAvailable, get_broker
 from ...config import get_settings
@@ -20,6 +20,7 @@ from ...core.printable import shown_id
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
 from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
+from .shared_state import shared_state
 
 if TYPE_CHECKING:
     from ...actors.webhooks.delivery_log import DeliveryAttempt
@@ -38,10 +39,6 @@ IdArgument = Annotated[
 WebhookArgument = Annotated[str, id_argument("Webhook id, or job id; or a unique prefix.")]
 #: Maximum number of dead letters searched for an id that the publisher chose.
 _MAX_SEARCHED = 100_000
-
-
-class NoSharedState(FormrelayError):
-    """Worker processes do not share their endpoint registry: set STATE_URL to a Redis URL."""
 
 
 class NoSuchEndpoint(FormrelayError):
@@ -219,10 +216,7 @@ def _attempt_row(attempt: DeliveryAttempt) -> tuple[Any, ...]:
 
 
 def _registry() -> EndpointRegistry:
-    registry = make_registry(get_broker().state)
-    if isinstance(registry, MemoryRegistry):
-        raise NoSharedState
-    return registry
+    return make_registry(shared_state())
 
 
 def _as_json(record: EndpointRecord) -> dict[str, Any]:

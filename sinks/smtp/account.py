@@ -75,15 +75,12 @@ class Account:
         timeouts: see :class:`Timeouts`.
         max_connections: maximum number of connections of a process at a time.
         max_messages: number of messages after which a connection is closed.
-        max_recipients: maximum number of recipients of one transaction.
         idle: time after which an unused connection is closed.
         check_after: time after which an unused connection is tested before it is used.
         max_wait: how long a thread waits for one of ``max_connections``.
         tls_context: see :func:`make_tls_context`; None trusts the system's authorities.
         client_name: host name of this machine for EHLO; None for its name, if that is a full name,
             else its address.
-        allow_plain_login: also sends the password, or the token, over an unencrypted connection to
-            another machine.
 
     Raises:
         ConfigError: a value is wrong.
@@ -98,20 +95,18 @@ class Account:
     timeouts: Timeouts = Timeouts()
     max_connections: int = 3
     max_messages: int = 100
-    max_recipients: int = 100
     idle: timedelta = timedelta(seconds=60)
     check_after: timedelta = timedelta(seconds=10)
     max_wait: timedelta = timedelta(minutes=5)
     tls_context: ssl.SSLContext | None = field(default=None, repr=False)
     client_name: str | None = None
-    allow_plain_login: bool = False
 
     def __post_init__(self) -> None:
         if self.security not in _SECURITIES:
             raise ConfigError(
                 f"expected the security to be 'starttls', 'tls' or 'none', got {self.security!r}"
             )
-        for name in ("max_connections", "max_messages", "max_recipients"):
+        for name in ("max_connections", "max_messages"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} to be at least 1, got {getattr(self, name)}")
         if self.client_name is not None and not _CLIENT_NAME.match(self.client_name):
@@ -120,7 +115,7 @@ class Account:
             raise ConfigError("expected a password or a token for the SMTP user, got neither")
         if self.user is None and self.token is not None:
             raise ConfigError("expected an SMTP user for the token, got none")
-        if self.user is not None and self.security == "none" and not self._may_log_in_openly:
+        if self.user is not None and self.security == "none" and not _is_loopback(self.host):
             raise ConfigError(
                 "expected security 'starttls' or 'tls' for a login at another machine, got 'none': "
                 "the password would be sent unencrypted"
@@ -128,10 +123,6 @@ class Account:
         context = self.tls_context
         if context and not (context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED):
             raise ConfigError("expected a TLS context that checks the server's certificate")
-
-    @property
-    def _may_log_in_openly(self) -> bool:
-        return self.allow_plain_login or _is_loopback(self.host)
 
 
 def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...core.errors import InvalidJob
 from ...core.hosts import InvalidHost, ascii_host
-from .encoded_words import clean
+from .encoded_words import header_text
 
 MAX_NAME = 300
 #: Octets of a local part, and of a whole address (RFC 5321, sections 4.5.3.1.1 and .3).
@@ -53,7 +53,7 @@ class Mailbox:
     domain: str
 
     def __post_init__(self) -> None:
-        if self.name != clean(self.name, "a display name", max_characters=MAX_NAME):
+        if self.name != header_text(self.name, "a display name", max_characters=MAX_NAME):
             raise InvalidJob("expected a display name as parse_mailbox() returns it, got another")
         if (self.local, self.domain) != (_check_local(self.local), _check_domain(self.domain)):
             raise InvalidJob("expected an address as parse_mailbox() returns it, got another")
@@ -131,7 +131,7 @@ def _parse_name(text: str) -> str:
             "expected a single address, got '@', '<' or '>' in a display name: "
             "pass several addresses as a list, and put such a name into double quotes"
         )
-    return clean(text, "a display name", max_characters=MAX_NAME)
+    return header_text(text, "a display name", max_characters=MAX_NAME)
 
 
 def _check_local(local: str) -> str:

@@ -25,14 +25,14 @@ _HINTS = {
 }
 
 
-class Connection(Protocol):
+class Conversation(Protocol):
     """The part of a session that a login needs."""
 
     def ask(self, line: bytes) -> tuple[int, list[bytes]]:
         """Send a line and return the code and the lines of the reply."""
 
 
-def log_in(connection: Connection, account: Account, mechanisms: Sequence[str]) -> None:
+def log_in(connection: Conversation, account: Account, mechanisms: Sequence[str]) -> None:
     """Log in with the first mechanism that both sides have.
 
     A token that the server refuses is refreshed once.
@@ -54,7 +54,7 @@ def log_in(connection: Connection, account: Account, mechanisms: Sequence[str]) 
 
 
 def _log_in_with_token(
-    connection: Connection, user: str, token: Callable[[bool], str], mechanisms: Sequence[str]
+    connection: Conversation, user: str, token: Callable[[bool], str], mechanisms: Sequence[str]
 ) -> None:
     if "XOAUTH2" not in mechanisms:
         raise _no_mechanism("XOAUTH2", mechanisms)
@@ -73,7 +73,7 @@ def _log_in_with_token(
 
 
 def _log_in_with_password(
-    connection: Connection,
+    connection: Conversation,
     user: str,
     password: Callable[[], str | None],
     mechanisms: Sequence[str],
@@ -97,7 +97,7 @@ def _log_in_with_password(
     raise _refusal(code, lines, secrets)
 
 
-def _plain(connection: Connection, user: str, password: str) -> tuple[int, list[bytes]]:
+def _plain(connection: Conversation, user: str, password: str) -> tuple[int, list[bytes]]:
     response = _encode(f"\0{user}\0{password}")
     if len(response) <= _MAX_INITIAL:
         return connection.ask(b"AUTH PLAIN " + response)
@@ -105,7 +105,7 @@ def _plain(connection: Connection, user: str, password: str) -> tuple[int, list[
     return connection.ask(response) if code == 334 else (code, lines)
 
 
-def _login(connection: Connection, user: str, password: str) -> tuple[int, list[bytes]]:
+def _login(connection: Conversation, user: str, password: str) -> tuple[int, list[bytes]]:
     code, lines = connection.ask(b"AUTH LOGIN")
     for value in (user, password):
         if code != 334:

@@ -34,7 +34,7 @@ _OVERHEAD = len(_START) + len("q??=")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 
 
-def clean(text: str, field: str, *, max_characters: int) -> str:
+def header_text(text: str, field: str, *, max_characters: int) -> str:
     """Prepare a text for a header.
 
     Args:

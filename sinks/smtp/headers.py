@@ -19,7 +19,7 @@ from email.utils import format_datetime
 from ...core.errors import InvalidJob
 from ..http.url import check_url
 from .address import Mailbox
-from .encoded_words import clean, encode
+from .encoded_words import encode, header_text
 
 #: Maximum number of characters of a line, without CRLF.
 MAX_LINE = 998
@@ -59,7 +59,7 @@ def subject(text: str) -> Header:
     Raises:
         InvalidJob: the text is empty, too long, or has control characters or line separators.
     """
-    text = clean(text, "a subject", max_characters=MAX_SUBJECT)
+    text = header_text(text, "a subject", max_characters=MAX_SUBJECT)
     if not text:
         raise InvalidJob("expected a subject, got an empty text")
     column = len("Subject: ")

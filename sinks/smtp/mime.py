@@ -15,7 +15,7 @@ from email.utils import unquote
 from urllib.parse import quote
 
 from ...core.errors import InvalidJob
-from .encoded_words import clean
+from .encoded_words import header_text
 from .headers import Header
 
 _MAX_LINE = 76
@@ -137,7 +137,7 @@ def _check_filename(filename: str) -> str:
     Raises:
         InvalidJob: it is empty, too long, or has characters that are not allowed.
     """
-    filename = clean(filename, "a file name", max_characters=_MAX_FILENAME)
+    filename = header_text(filename, "a file name", max_characters=_MAX_FILENAME)
     if not filename or len(filename.encode()) > _MAX_FILENAME:
         raise InvalidJob(f"expected a file name of 1 to {_MAX_FILENAME} bytes: rename the file")
     if "/" in filename or "\\" in filename or _DIRECTION.search(filename):

@@ -24,6 +24,9 @@ _PATH = re.compile(r'(?:"(?:[^"\\\x00-\x1f\x7f-\x9f]|\\[ -~])*"|[^\s<>"\x00-\x1f
 #: Commands are sent in groups of this size, so that neither side waits with full buffers for the
 #: other (RFC 2920, section 3.1).
 _MAX_GROUP = 8192
+#: Maximum number of recipients of a transaction: servers must accept 100 (RFC 5321, section
+#: 4.5.3.1.8).
+_MAX_RECIPIENTS = 100
 _MAX_ENVID = 100
 _MAX_ORCPT = 500
 _NOTHING = timedelta(seconds=1)
@@ -141,8 +144,8 @@ def _check(session: Session, delivery: Delivery) -> None:
 
 
 def _group(session: Session, delivery: Delivery) -> list[int]:
-    """The recipients of the next transaction, by the limits of the account and the server."""
-    most = min(session.account.max_recipients, session.limit("RCPTMAX", 10**6))
+    """The recipients of the next transaction, by the limits of the server."""
+    most = min(_MAX_RECIPIENTS, session.limit("RCPTMAX", 10**6))
     most_domains = session.limit("RCPTDOMAINMAX", 10**6)
     group: list[int] = []
     domains: set[str] = set()

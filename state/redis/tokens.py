@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ..digests import digest
-from ..token_store import Facts, Pause, Stored
+from ..token_store import Facts, Pause, StoredConnection
 from . import DEFAULT_NAMESPACE
 from .connection import translated
 from .script import Script
@@ -36,21 +36,21 @@ class RedisTokenStore:
         self._all = namespace + PREFIX
         self._script = Script("tokens.lua", client, where)
 
-    def load(self, connection: str) -> Stored | None:
+    def load(self, connection: str) -> StoredConnection | None:
         with translated(self._where):
             found = self._client.hgetall(self._key(digest(connection)))
         return _parse(found) if found else None
 
-    def create(self, stored: Stored) -> bool:
+    def create(self, stored: StoredConnection) -> bool:
         return self._write("create", stored)
 
-    def put(self, stored: Stored) -> None:
+    def put(self, stored: StoredConnection) -> None:
         self._write("put", stored)
 
     def begin(self, connection: str, generation: int, at: float) -> None:
         self._run("begin", connection, generation, at)
 
-    def replace(self, stored: Stored) -> bool:
+    def replace(self, stored: StoredConnection) -> bool:
         return self._write("replace", stored)
 
     def pause(self, connection: str, pause: Pause, generation: int | None = None) -> bool:
@@ -67,15 +67,15 @@ class RedisTokenStore:
     def remove(self, connection: str) -> bool:
         return self._run("remove", connection)
 
-    def all(self) -> list[Stored]:
+    def all(self) -> list[StoredConnection]:
         with translated(self._where):
             names = sorted(name.decode() for name in self._client.smembers(self._all))
-        found: list[Stored] = []
+        found: list[StoredConnection] = []
         for start in range(0, len(names), _CHUNK):
             found += self._read(names[start : start + _CHUNK])
         return found
 
-    def _read(self, names: Sequence[str]) -> list[Stored]:
+    def _read(self, names: Sequence[str]) -> list[StoredConnection]:
         with translated(self._where):
             pipeline = self._client.pipeline(transaction=False)
             for name in names:
@@ -86,7 +86,7 @@ class RedisTokenStore:
                 self._call("forget", name)
         return [_parse(one) for one in hashes if one]
 
-    def _write(self, what: str, stored: Stored) -> bool:
+    def _write(self, what: str, stored: StoredConnection) -> bool:
         lasts = int(stored.facts.keep * 1000)
         facts = orjson.dumps(asdict(stored.facts))
         args = (stored.connection.encode(), stored.sealed, facts, lasts, stored.generation)
@@ -102,9 +102,9 @@ class RedisTokenStore:
         return f"{self._all}.{name}"
 
 
-def _parse(found: Mapping[bytes, bytes]) -> Stored:
+def _parse(found: Mapping[bytes, bytes]) -> StoredConnection:
     pause, facts = found.get(b"pause"), orjson.loads(found[b"facts"])
-    return Stored(
+    return StoredConnection(
         found[b"id"].decode(),
         found[b"sealed"],
         Facts(**{name: one for name, one in facts.items() if name in _FACTS}),

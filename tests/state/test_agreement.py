@@ -16,7 +16,7 @@ from formrelay.state.redis.journal import RedisJournal
 from formrelay.state.redis.suppressions import RedisSuppressions
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.suppressions import MemorySuppressions, Reason, Suppression
-from formrelay.state.token_store import Facts, MemoryTokenStore, Pause, Stored
+from formrelay.state.token_store import Facts, MemoryTokenStore, Pause, StoredConnection
 from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
 
@@ -177,13 +177,15 @@ def test_connections(redis_url: str, steps: list[Any]) -> None:
             current = store.load("c")
             generation = 0 if current is None else current.generation
             old = b"other" if current is None else current.sealed
-            stored = Stored("c", sealed, facts, generation)
+            stored = StoredConnection("c", sealed, facts, generation)
             match what:
                 case "create" | "put":
                     found.append(getattr(store, what)(stored))
                 case "replace":
                     behind = arguments[0]
-                    found.append(store.replace(Stored("c", sealed, facts, generation - behind)))
+                    found.append(
+                        store.replace(StoredConnection("c", sealed, facts, generation - behind))
+                    )
                 case "pause":
                     by, behind = arguments
                     at = None if behind is None else generation - behind
@@ -199,5 +201,5 @@ def test_connections(redis_url: str, steps: list[Any]) -> None:
     state.client.close()
 
 
-def _without_generation(stored: Stored | None) -> Any:
+def _without_generation(stored: StoredConnection | None) -> Any:
     return None if stored is None else (stored.sealed, stored.facts, stored.pause)

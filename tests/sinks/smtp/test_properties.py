@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from formrelay.core.errors import InvalidJob
 from formrelay.sinks.smtp.address import Mailbox, normal, parse_mailbox
-from formrelay.sinks.smtp.encoded_words import clean, decode, encode
+from formrelay.sinks.smtp.encoded_words import decode, encode, header_text
 from formrelay.sinks.smtp.message import Attachment, Email, write
 from tests.sinks.smtp.emails import DATE, addresses_of, assert_sendable, names, parse, text_of
 
@@ -61,12 +61,12 @@ def check(email: Email) -> None:
     extra = [] if len(names(data)) == 11 else ["Content-Transfer-Encoding"]
     assert names(data) == EXPECTED + MORE + extra
     assert b"hidden" not in data.partition(b"\r\n\r\n")[0]
-    assert text_of(data, "Subject") == {clean(email.subject, "", max_characters=10_000)}
+    assert text_of(data, "Subject") == {header_text(email.subject, "", max_characters=10_000)}
     for name, boxes in (("From", [email.sender]), ("To", email.to), ("Cc", email.cc)):
         assert addresses_of(data, name) == [(box.name, box.address) for box in boxes]
     filenames = [part.get_filename() for part in parse(data).walk() if part.get_filename()]
     assert filenames == [
-        clean(each.filename, "", max_characters=10_000) for each in email.attachments
+        header_text(each.filename, "", max_characters=10_000) for each in email.attachments
     ]
     assert write(email) == data
 
@@ -116,7 +116,7 @@ def test_ids_and_urls(job_id: str, url: str) -> None:
 @given(subject=harmless, name=harmless)
 def test_harmless_texts_are_accepted(subject: str, name: str) -> None:
     assume(subject.strip())
-    name = clean(name, "", max_characters=300)
+    name = header_text(name, "", max_characters=300)
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     email = made(subject=subject, sender=f'"{escaped}" <a@x.y>')
     assert email.sender == Mailbox(name, "a", "x.y")
