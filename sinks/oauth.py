@@ -43,12 +43,12 @@ _UNREADY = {
     "admin_policy_enforced": "the organisation's policy does not allow this client or scope",
 }
 _GOOGLE_CAUSES = (
-    "the person took away the access or changed the password; or the app is in 'Testing', where "
+    "the person revoked the access or changed the password; or the app is in 'Testing', where "
     "a consent ends after 7 days; or the token was not used for 6 months; or the person has 100 "
     "newer tokens: let the person consent again"
 )
 _MICROSOFT_CAUSES = (
-    "the person took away the access or changed the password, or the token was not used for 90 "
+    "the person revoked the access or changed the password, or the token was not used for 90 "
     "days: let the person consent again"
 )
 #: Microsoft's codes (AADSTS…) of refused grants.
@@ -63,7 +63,7 @@ _MICROSOFT = {
     50173: "the password was changed, or an administrator revoked all tokens: let the person "
     "consent again",
     53003: "a Conditional Access policy of the organisation forbids it: ask its administrator",
-    65001: "the consent was taken away: let the person or an administrator consent again",
+    65001: "the consent was revoked: let the person or an administrator consent again",
     70043: "a sign-in frequency policy of the organisation ended the token: let the person consent "
     "again, or ask its administrator",
     700082: "the token was not used for 90 days: let the person consent again",

@@ -14,7 +14,7 @@ def to_millis(when: datetime) -> int:
 
 
 def duration_millis(duration: timedelta) -> int:
-    """A duration in whole milliseconds, at least one: Redis refuses a time to live of 0."""
+    """A duration in whole milliseconds, at least 1: Redis refuses a time to live of 0."""
     return max(1, duration // _MILLISECOND)
 
 

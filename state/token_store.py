@@ -1,4 +1,4 @@
-"""Where connections to OAuth providers are stored: their secrets encrypted, the rest readable."""
+"""Stores connections to OAuth providers: their secrets encrypted, everything else in the clear."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is stored about a connection beside its secrets. Times are unix seconds.
+    """The facts about a connection that are not secret. Times are unix seconds.
 
     Attributes:
         provider: name of the provider.
@@ -85,7 +85,7 @@ class TokenStore(Protocol):
         """Store a connection; False if it exists."""
 
     def put(self, stored: StoredConnection) -> None:
-        """Store a connection in place of the one that exists, as its next generation."""
+        """Store a connection, or replace the stored connection as its next generation."""
 
     def begin(self, connection: str, generation: int, at: float) -> None:
         """Note that a refresh of this generation begins."""
@@ -189,7 +189,7 @@ class MemoryTokenStore:
     def all(self) -> list[StoredConnection]:
         with self._lock:
             found = [self._get(connection) for connection in list(self._stored)]
-        return [one for one in found if one is not None]
+        return [each for each in found if each is not None]
 
     def _first(self) -> int:
         return int(self._clock.time() * 1000)

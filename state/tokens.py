@@ -42,18 +42,18 @@ from .token_store import Facts, Pause, StoredConnection, TokenStore, keep_of
 
 logger = logging.getLogger("formrelay.workers")
 
-#: A token is refreshed so long before its end, or a quarter of its time if that is shorter.
+#: How long before its end a token is refreshed; a quarter of its lifetime if that is shorter.
 _EARLY = timedelta(minutes=5).total_seconds()
-#: A token that lasts so long can still be used while it is being refreshed.
+#: A token with this many seconds left can still be used while another worker refreshes it.
 _SPARE = 30.0
-#: How long a refresh may take before another worker begins one. Longer than its time-outs.
+#: How long a refresh may take before another worker begins a refresh. Longer than its time-outs.
 LOCK = timedelta(seconds=30)
 #: How long a worker waits for the refresh of another before its job is deferred.
 _WAIT = timedelta(seconds=5)
-#: A token that was refreshed so recently is not refreshed again because it was refused: its scope
-#: or the connection's rights are missing.
+#: A token that was refreshed in the last 30 s is not refreshed again when it is refused: its scope
+#: or the connection's rights do not suffice.
 _FRESH = 30.0
-#: How long a refreshed token is kept in hand while the store is away.
+#: How long a worker tries to store a refreshed token while the store is away, in seconds.
 _HOLD_ON = 20.0
 _POLL = 0.1
 _MAX_ID = 200
@@ -72,7 +72,7 @@ class Tokens:
         store: where connections are stored.
         locks: the idempotency store, which locks a connection while it is refreshed.
         ring: encrypts secrets; None for a store in memory.
-        lock: how long a refresh may take before another worker begins one.
+        lock: how long a refresh may take before another worker begins a refresh.
         wait: how long a worker waits for the refresh of another.
 
     Raises (each method):
@@ -150,8 +150,9 @@ class Tokens:
                 it was refreshed within the last 30 s: then its rights do not suffice.
 
         Raises:
-            ConnectionPaused: it is paused, or was paused now.
-            ConnectionUnknown, TokensUnreadable: see there.
+            ConnectionPaused: the connection is paused, or was paused by this call.
+            ConnectionUnknown: there is no such connection.
+            TokensUnreadable: no key of STATE_KEY decrypts its tokens.
             NotNow: another worker's refresh took too long.
             SinkError: the refresh failed.
         """
@@ -192,7 +193,7 @@ class Tokens:
 
     def connections(self) -> list[Connection]:
         """List all connections, by id."""
-        return sorted(map(_connection, self._store.all()), key=lambda one: one.id)
+        return sorted(map(_connection, self._store.all()), key=lambda each: each.id)
 
     def reencrypt(self) -> int:
         """Encrypt all secrets with the first key, so that the other keys can be removed.
@@ -201,7 +202,7 @@ class Tokens:
             The number of connections.
 
         Raises:
-            TokensUnreadable: see there.
+            TokensUnreadable: no key of STATE_KEY decrypts the tokens of a connection.
         """
         if self._ring is None:
             return 0

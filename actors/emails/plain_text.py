@@ -20,7 +20,7 @@ WIDTH = 72
 
 #: The element that stands for a cell of a layout table.
 _LAYOUT_CELL = "layout-cell"
-#: All columns of a table's row but the last. (HTML leaves no other spaces beside each other.)
+#: All columns of a table's row but the last. (Outside of tables, HTML collapses spaces.)
 _COLUMNS = re.compile(r".*\S  +(?=\S)")
 
 
@@ -32,14 +32,14 @@ def to_plain_text(html: str) -> str:
     """
     try:
         tree = document_fromstring(html)
-    except ParserError:  # nothing but white space or comments
+    except ParserError:  # only white space or comments
         return "\n"
     _remove_layout_tables(tree)
     return tidy("\n".join(map(_wrap, Inscriptis(tree, _CONFIG).get_text().splitlines())))
 
 
 def tidy(text: str) -> str:
-    """Remove blanks at the ends of lines, and all but one of several empty lines."""
+    """Remove spaces at the ends of lines, and reduce several empty lines to one."""
     lines = [line.rstrip() for line in text.strip().splitlines()]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
@@ -54,7 +54,7 @@ def _remove_layout_tables(tree: HtmlElement) -> None:
 
 
 def _wrap(line: str) -> str:
-    """Break a line that is too long; a row of a table goes on in its last column."""
+    """Break a long line; the row of a table continues in its last column."""
     if len(line) <= WIDTH:
         return line
     columns = _COLUMNS.match(line)

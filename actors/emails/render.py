@@ -39,10 +39,10 @@ _INLINER = css_inline.CSSInliner(
     keep_at_rules=True,  # media queries: narrow and dark screens
 )
 _QUOTED = re.compile("'([^']*)'")
-#: Maximum number of elements inside each other.
+#: Maximum nesting depth of elements.
 _MAX_DEPTH = 1000
 _TAG = re.compile(r"<(/?)([a-z][^\s/>]*)")
-#: Elements without an end tag, and those whose end tag may be left out.
+#: Elements without an end tag, and elements whose end tag may be omitted.
 _UNCLOSED = frozenset([
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track",
     "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option",
@@ -60,7 +60,7 @@ class Body:
 
 
 class Templates:
-    """The templates of a folder, and those that ship. Thread-safe.
+    """The templates of a folder, and the templates that ship. Thread-safe.
 
     A template ``NAME`` is the file ``NAME.html``. A file ``NAME.txt`` beside it is the text part;
     without one, the text part is made from the HTML. A file of the folder replaces the one of the
@@ -216,7 +216,7 @@ class _NoSuchFile(Exception):
 
 
 class _TooMuch(Exception):
-    """A template uses too much: its text is what is allowed."""
+    """A template exceeds a limit; the text says what is allowed."""
 
 
 class _Limits(local):
@@ -238,9 +238,9 @@ class _Limits(local):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox with limits on what one expression can make.
+    """Jinja2's sandbox with limits on the result of each expression.
 
-    Jinja2 calls these methods for what a template does; a loop over a range calls `range` below.
+    Jinja2 calls these methods for each operation of a template; a loop over a range calls `_range`.
     """
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
@@ -357,7 +357,7 @@ def _is_deep(html: str) -> bool:
     """Whether elements are nested too deeply: the inliner would crash the process."""
     depth, opened = 0, Counter[str]()
     tags = _TAG.findall(html.lower())
-    # Inside of these, every element needs its end tag.
+    # Inside <svg> and <math>, every element needs its end tag.
     unclosed = frozenset() if {("", "svg"), ("", "math")} & {*tags} else _UNCLOSED
     for is_end, name in tags:
         if name in unclosed:

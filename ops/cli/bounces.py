@@ -68,8 +68,8 @@ def bounces(
 ) -> None:
     """Read bounces and complaints, and suppress the addresses.
 
-    Messages that were handled are marked as read. Messages that are no
-    reports stay as they are. Exits with 1 if there were any.
+    Handled messages are marked as read. Messages that are not
+    reports stay unread; if there are any, the exit status is 1.
     """
     setup_logging(get_settings().logging)
     is_pipe = _check_sources(source, maildir, mbox, imap)
@@ -183,10 +183,10 @@ def _read_once(
     """Handle the messages of a mailbox.
 
     Args:
-        left: keys of messages that were read before and are no reports.
+        left: keys of messages that were read before and are not reports.
 
     Returns:
-        How many messages were of each kind, and the keys of those that are no reports.
+        How many messages were of each kind, and the keys of messages that are not reports.
     """
     counts: Counter[str] = Counter()
     unreadable: set[str] = set()

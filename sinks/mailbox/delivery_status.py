@@ -19,7 +19,7 @@ _FAILED = ("fail", "error")
 
 
 def read_delivery_status(parts: Sequence[Message]) -> Reading | None:
-    """Read a bounce; None if the message is none."""
+    """Read a bounce; None if the message is not a bounce."""
     found = [part for part in parts if part.get_content_type() in _TYPES]
     if not found:
         return None
@@ -40,7 +40,7 @@ def read_delivery_status(parts: Sequence[Message]) -> Reading | None:
             recipients.append(ReportedRecipient(addresses, status))
     if not recipients:
         if any(action.startswith(_FAILED) for action in actions) or not actions:
-            return None  # says nothing about whom: others may know its text
+            return None  # names no recipient: read_free_text may find the address in the text
         is_delayed = any(action.startswith("delayed") for action in actions)
         return Ignored("delayed" if is_delayed else "no failure")
     headers = returned_headers(parts)
@@ -55,7 +55,7 @@ def read_delivery_status(parts: Sequence[Message]) -> Reading | None:
 
 
 def status_of(text: str, fallback: str = "") -> str:
-    """The enhanced status in a server's reply; one made from its words if it has none.
+    """The enhanced status of a server's reply; without it, the status that its words mean.
 
     Args:
         text: ``550 5.1.1 No such user``, perhaps with other text around.

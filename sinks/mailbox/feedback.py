@@ -9,13 +9,13 @@ from .model import Ignored, Reading, Report, ReportedRecipient
 from .parts import addresses_of, blocks_of, ids_of, mailboxes_of, returned_headers
 
 _TYPE = "message/feedback-report"
-#: Types of feedback after which the recipient wants no e-mail. The others are reports about
-#: signatures, and "not-spam".
+#: Types of feedback after which the recipient wants no e-mail. Other types report signatures, or
+#: "not-spam".
 _COMPLAINTS = frozenset({"abuse", "fraud", "opt-out", "opt-out-list", "other"})
 
 
 def read_feedback(parts: Sequence[Message]) -> Reading | None:
-    """Read a complaint; None if the message is none."""
+    """Read a complaint; None if the message is not a complaint."""
     blocks = [
         block for part in parts if part.get_content_type() == _TYPE for block in blocks_of(part)
     ]
@@ -31,7 +31,7 @@ def read_feedback(parts: Sequence[Message]) -> Reading | None:
         headers.get("x-hmxmroriginalrecipient", ""),  # Microsoft's
     )
     if not addresses:
-        # Without a field for it, the recipient is known only if the e-mail went to one address.
+        # The report names no recipient: it is known only if the e-mail went to a single address.
         receivers = mailboxes_of(f"{headers.get('to', '')}, {headers.get('cc', '')}")
         addresses = receivers if len(receivers) == 1 else []
     recipients = [ReportedRecipient(addresses)] if addresses else []

@@ -21,7 +21,7 @@ class Incoming(NamedTuple):
     """A message in a mailbox.
 
     Attributes:
-        key: names the message as long as it is not done; "" if the mailbox has no such names.
+        key: name of the message until it is done; "" in an mbox, which has no lasting names.
         data: empty if the message cannot be read.
         done: marks the message; call it when everything about the message is stored.
     """
@@ -34,13 +34,13 @@ class Incoming(NamedTuple):
 def read_maildir(folder: Path, skipped: Collection[str] = ()) -> Iterator[Incoming]:
     """Yield the messages of a maildir that are not marked as seen.
 
-    A message that is done is moved to ``cur`` and marked as seen.
+    ``done()`` moves a message to ``cur`` and marks it as seen.
 
     Args:
-        skipped: keys of messages that are left out.
+        skipped: keys of messages to leave out.
 
     Raises:
-        ConfigError: the folder is no maildir.
+        ConfigError: the folder is not a maildir.
         SinkUnavailable: it cannot be listed, or a message cannot be moved.
     """
     if not all((folder / name).is_dir() for name in ("new", "cur")):
@@ -63,8 +63,8 @@ def read_maildir(folder: Path, skipped: Collection[str] = ()) -> Iterator[Incomi
 def read_mbox(path: Path) -> Generator[Incoming, None, None]:
     """Yield the messages of an mbox file that are not marked as read.
 
-    The file is locked meanwhile, by fcntl and a lock file. Messages that are done are marked as
-    read when the iterator ends, also early.
+    The file is locked during the iteration, by fcntl and a lock file. Messages whose ``done()`` was
+    called are marked as read when the iterator ends, also when it is closed early.
 
     Raises:
         ConfigError: the file does not exist.
@@ -89,7 +89,7 @@ def read_mbox(path: Path) -> Generator[Incoming, None, None]:
     finally:
         try:
             for key in done:
-                # A message that the standard library cannot write is read again; nothing is lost.
+                # A message that the standard library cannot write stays unread and is read again.
                 with suppress(Exception):
                     message = box.get_message(key)
                     message.add_flag("R")

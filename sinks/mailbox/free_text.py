@@ -22,15 +22,15 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 
-# It logs each detector by which it tries a message, and text of the message when it fails.
+# flufl.bounce logs each detector that it tries, and text of the message when a detector fails.
 logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL + 1)
 
 
 def read_free_text(message: Message, parts: Sequence[Message]) -> Reading | None:
-    """Read a bounce in the words of a server; None if the message is none.
+    """Read a bounce in the words of a server; None if the message is not a bounce.
 
     Raises:
-        Exception: any, because flufl.bounce raises them at odd input.
+        Exception: any, because flufl.bounce fails in many ways on odd input.
     """
     from flufl.bounce import all_failures
 

@@ -1,4 +1,4 @@
-"""What a message in a mailbox of reports can be."""
+"""The kinds of messages in a mailbox of reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Report:
     """A bounce or a complaint.
 
     Attributes:
-        ids: what may be the id of the e-mail: its ENVID, or the left part of its Message-ID.
+        ids: possible ids of the e-mail: its ENVID, or the left part of its Message-ID.
         digest: names the report; the same for each copy of it.
     """
 
@@ -37,7 +37,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A message that needs nothing.
+    """A message that needs no action.
 
     Attributes:
         why: ``automatic reply``, ``delayed``, ``no failure`` or ``no complaint``.
@@ -48,7 +48,7 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that is no report, as far as formrelay can read it."""
+    """A message that formrelay cannot read as a report."""
 
 
 Reading = Report | Ignored | Unreadable

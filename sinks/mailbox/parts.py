@@ -75,7 +75,7 @@ def text_of(parts: Iterable[Message]) -> str:
 
 
 def ids_of(envelope_ids: Iterable[str], message_ids: Iterable[str], text: str = "") -> list[str]:
-    """What may be the id of the e-mail, the most reliable first.
+    """The possible ids of the e-mail, the most reliable first.
 
     Args:
         envelope_ids: values of Original-Envelope-Id, in xtext.

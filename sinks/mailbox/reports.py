@@ -46,7 +46,7 @@ def read_report(data: bytes) -> Reading:
     try:
         message = message_from_bytes(data)
         parts = list(parts_of(message))
-    except Exception:  # the parser of the standard library at garbage
+    except Exception:  # the standard library fails in many ways on garbage
         return Unreadable()
     readers: tuple[Callable[[], Reading | None], ...] = (
         lambda: read_delivery_status(parts),
@@ -55,7 +55,7 @@ def read_report(data: bytes) -> Reading:
         lambda: read_automatic(message, parts),
     )
     for read in readers:
-        with suppress(Exception):  # likewise, and that of flufl.bounce
+        with suppress(Exception):  # a reader failed on odd input: try the next reader
             found = read()
             if isinstance(found, Report):
                 return replace(found, digest=_digest(message, found))
@@ -65,7 +65,7 @@ def read_report(data: bytes) -> Reading:
 
 
 def _read_free_text(data: bytes, message: Message, parts: list[Message]) -> Reading | None:
-    """Read the words of a server. They come first, so the end of a large message is left out."""
+    """Read the words of a server, which come first: the end of a large message is not read."""
     if len(data) > _MAX_FREE_TEXT:
         message = message_from_bytes(data[:_MAX_FREE_TEXT])
         parts = list(parts_of(message))

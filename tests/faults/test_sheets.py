@@ -119,7 +119,7 @@ def test_a_consent_that_ends_in_mid_run_loses_no_row(workers: Workers, google: G
         held.released.set()
         listed = ("sheets", "connections")
         wait_until(lambda: workers.command(*listed).returncode == 1, timeout=60)
-        assert "took away the access" in workers.command(*listed, "--json").stdout
+        assert "revoked the access" in workers.command(*listed, "--json").stdout
         assert len(rows(google)) < COUNT
         consent(workers, google)
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)

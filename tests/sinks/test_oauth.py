@@ -109,7 +109,7 @@ def test_googles_invalid_grant_names_the_likely_cause(endpoint: TokenEndpoint) -
     error = error_of(endpoint, 400, body)
     assert isinstance(error, GrantRefused)
     assert error.code == 400
-    for part in ("took away the access", "'Testing'", "7 days", "6 months", "100 newer tokens"):
+    for part in ("revoked the access", "'Testing'", "7 days", "6 months", "100 newer tokens"):
         assert part in error.cause
     guess = error.guess
     assert guess is not None
@@ -123,9 +123,9 @@ def test_googles_invalid_grant_names_the_likely_cause(endpoint: TokenEndpoint) -
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (50173, "password was changed"), (700082, "90 days"), (65001, "consent was taken away"),
+        (50173, "password was changed"), (700082, "90 days"), (65001, "consent was revoked"),
         (50076, "second factor"), (53003, "Conditional Access"), (50057, "disabled"),
-        (700084, "single-page"), (99999, "took away the access"),
+        (700084, "single-page"), (99999, "revoked the access"),
     ],
 )  # fmt: skip
 def test_microsofts_codes_name_the_cause(endpoint: TokenEndpoint, code: int, said: str) -> None:

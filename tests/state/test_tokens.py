@@ -92,7 +92,7 @@ class Refreshing:
 
 
 def refused(_: str) -> Refreshed:
-    raise GrantRefused("the person took away the access", code=400)
+    raise GrantRefused("the person revoked the access", code=400)
 
 
 def test_a_token_is_refreshed_five_minutes_before_its_end(setup: Setup) -> None:
@@ -219,11 +219,11 @@ def test_a_refused_grant_pauses_the_connection_with_its_cause(
                 setup.make().access_token("c", refused)
     assert isinstance(got.value, NotNow)
     assert got.value.after >= timedelta(minutes=1)
-    assert (got.value.connection, got.value.cause) == ("c", "the person took away the access")
+    assert (got.value.connection, got.value.cause) == ("c", "the person revoked the access")
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]  # one alert
     assert (line.__dict__["connection"], line.__dict__["code"]) == ("c", 400)
     found = {one.id: one for one in setup.tokens.connections()}
-    assert found["c"].cause == "the person took away the access"
+    assert found["c"].cause == "the person revoked the access"
     assert found["c"].paused_at == datetime.fromtimestamp(START, UTC)
     assert not found["other"].is_paused
     assert setup.tokens.access_token("other", Refreshing()) == "A1"

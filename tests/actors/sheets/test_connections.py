@@ -88,7 +88,7 @@ def test_a_revoked_connection_waits_alone_and_goes_on_after_consent(
     assert "pausing connection: its consent has ended" in caplog.text
     (paused,) = [each for each in ann.connections() if each.is_paused]
     assert paused.id == "ann"
-    assert "took away the access" in (paused.cause or "")
+    assert "revoked the access" in (paused.cause or "")
     (scheduled,) = sheets.site.broker.inspector.browse("sheets", State.SCHEDULED).entries
     assert scheduled.failure is None  # no attempt was used
     ann.consent("ann", sheets.google.tokens.consent("ann"))
