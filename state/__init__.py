@@ -14,6 +14,7 @@ from .redis import DEFAULT_NAMESPACE
 from .store import (
     StateRedis,
     find_state,
+    make_bounce_rates,
     make_claims,
     make_idempotency_store,
     make_journal,
@@ -31,6 +32,7 @@ __all__ = [
     "Once",
     "StateRedis",
     "find_state",
+    "make_bounce_rates",
     "make_claims",
     "make_idempotency_store",
     "make_journal",

@@ -19,6 +19,9 @@ from ..core.errors import ConfigError
 LONGEST_CLOSURE = timedelta(days=1)
 #: How long it is remembered who took: longer than a job is retried.
 KEEP_ONCE = timedelta(days=3)
+#: How late a booked turn may be used. Later, its place has passed, and another is needed.
+LATE = timedelta(seconds=60)
+NO_BOOKING = timedelta(0)
 _LONGEST = timedelta(days=3660)
 _MICROSECOND = timedelta(microseconds=1)
 #: Number of calls between two searches for buckets in memory that are full again.
@@ -105,6 +108,7 @@ class RateLimits(Protocol):
         cost: int | Sequence[int] = 1,
         *,
         once: str | None = None,
+        book: timedelta = NO_BOOKING,
     ) -> timedelta | None:
         """Take from all keys or from none.
 
@@ -116,6 +120,10 @@ class RateLimits(Protocol):
             once: who takes, such as a job and one of its recipients: whoever has taken within
                 :data:`KEEP_ONCE` does not take again (a retried job), and waits for closed keys
                 only. The same for calls with the same keys.
+            book: if it cannot be taken now, book a turn that comes within this time: it is taken
+                in advance, and the same ``once`` gets it after the returned wait, at most
+                :data:`LATE` later. Turns come in the order of their bookings, and after a closure.
+                Needs ``once`` and a limit; a key that is only closed has no turns.
 
         Returns:
             None if they were taken; otherwise the time after which they can be taken, unless
@@ -192,7 +200,8 @@ class MemoryRateLimits:
         self._clock = clock
         self._lock = Lock()
         self._buckets: dict[str, _Bucket] = {}
-        self._taken: dict[str, int] = {}
+        #: When it is forgotten who took, and the time of a booked turn, otherwise 0.
+        self._taken: dict[str, tuple[int, int]] = {}
         self._calls = 0
 
     def take(
@@ -201,12 +210,19 @@ class MemoryRateLimits:
         cost: int | Sequence[int] = 1,
         *,
         once: str | None = None,
+        book: timedelta = NO_BOOKING,
     ) -> timedelta | None:
         checked = check_wanted(wanted, cost)
+        longest = book // _MICROSECOND
         with self._lock:
-            now, wait = self._now(), 0
+            now, wait, debt = self._now(), 0, 0
             self._sweep(now)
-            if once is not None and self._taken.get(once, 0) > now:
+            ends, turn = self._taken.get(once or "", (0, 0))
+            has_taken = once is not None and ends > now
+            has_turn = has_taken and turn > 0 and now <= turn + LATE // _MICROSECOND
+            if has_turn:
+                wait = max(0, turn - now)
+            if has_turn or (has_taken and not turn):
                 checked = [Wanted(one.key, 0, 0, 1) for one in checked]
             taken: dict[str, _Bucket] = {}
             clamped: dict[str, _Bucket] = {}
@@ -214,20 +230,27 @@ class MemoryRateLimits:
                 bucket = self._buckets.get(one.key, _Bucket())
                 wait = max(wait, bucket.closed_until - now)
                 if one.interval:
-                    used = _used(bucket, one, now)
+                    start = max(now, bucket.closed_until) if longest else now
+                    used = _used(bucket, one, start, longest)
                     if used > 0:
-                        kept = _Bucket(now + used, one.interval, bucket.closed_until)
+                        kept = _Bucket(start + used, one.interval, bucket.closed_until)
                         clamped[one.key] = kept
                     used += one.cost * one.interval
-                    wait = max(wait, used - one.capacity * one.interval)
-                    taken[one.key] = _Bucket(now + used, one.interval, bucket.closed_until)
+                    over = used - one.capacity * one.interval
+                    debt, wait = max(debt, over), max(wait, start - now + over)
+                    taken[one.key] = _Bucket(start + used, one.interval, bucket.closed_until)
+            keep = now + KEEP_ONCE // _MICROSECOND
             if wait > 0:
-                # With a lower limit, the time that passes would otherwise not shorten the wait.
-                self._buckets |= clamped
+                if taken and longest and once is not None and debt <= longest:
+                    self._buckets |= taken
+                    self._taken[once] = (keep, now + wait)
+                else:
+                    # With a lower limit, the time that passes would otherwise not shorten the wait.
+                    self._buckets |= clamped
                 return timedelta(microseconds=wait)
             self._buckets |= taken
-            if once is not None and taken:
-                self._taken[once] = now + KEEP_ONCE // _MICROSECOND
+            if once is not None and (taken or has_turn):
+                self._taken[once] = (keep, 0)
             return None
 
     def close_until(self, key: str, after: timedelta) -> None:
@@ -249,7 +272,7 @@ class MemoryRateLimits:
         """Remove buckets that are full and open, now and then."""
         self._calls += 1
         if self._calls % _SWEEP == 0:
-            self._taken = {once: ends for once, ends in self._taken.items() if ends > now}
+            self._taken = {once: one for once, one in self._taken.items() if one[0] > now}
             self._buckets = {
                 key: one
                 for key, one in self._buckets.items()
@@ -257,9 +280,9 @@ class MemoryRateLimits:
             }
 
 
-def _used(bucket: _Bucket, wanted: Wanted, now: int) -> int:
-    """What is missing in the bucket, in microseconds of refill."""
+def _used(bucket: _Bucket, wanted: Wanted, now: int, longest: int) -> int:
+    """What is missing in the bucket, in microseconds of refill, with turns for ``longest``."""
     used = max(0, bucket.full_at - now)
     if bucket.interval not in (0, wanted.interval):  # the limit has changed: the same number
         used = -(-used * wanted.interval // bucket.interval)
-    return min(used, wanted.capacity * wanted.interval)
+    return min(used, wanted.capacity * wanted.interval + longest)

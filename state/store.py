@@ -11,6 +11,7 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
+    from .bounce_rates import BounceRates
     from .claims import Claims
     from .journal import Journal
     from .leases import Leases
@@ -126,6 +127,20 @@ def make_suppressions(redis: StateRedis | None) -> Suppressions:
     return RedisSuppressions(*redis)
 
 
+def make_bounce_rates(redis: StateRedis | None) -> BounceRates:
+    """Make the numbers of e-mails that bounced: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .bounce_rates import MemoryBounceRates
+
+        return MemoryBounceRates()
+    from .redis.bounce_rates import RedisBounceRates
+
+    return RedisBounceRates(*redis)
+
+
 def make_journal(redis: StateRedis | None, *, keep: timedelta | None = None) -> Journal:
     """Make the journal of jobs: in ``redis``, or in memory if that is None.
 
@@ -135,10 +150,12 @@ def make_journal(redis: StateRedis | None, *, keep: timedelta | None = None) -> 
         keep: how long a journal is kept after the last change: longer than dead letters, which
             may be replayed. Default: 30 days.
     """
-    from .journal import KEEP, MemoryJournal
+    from .journal import KEEP
 
     keep = KEEP if keep is None else keep
     if redis is None:
+        from .memory_journal import MemoryJournal
+
         return MemoryJournal(keep=keep)
     from .redis.journal import RedisJournal
 

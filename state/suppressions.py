@@ -17,6 +17,8 @@ from .millis import from_millis
 _MAX_ADDRESS = 320
 _NOT_PLAIN = re.compile(r"^[^\"].* |[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]| @|@.* ")
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})\Z")
+#: What is counted for an address: soft bounces, and bounces that suppressed it anew.
+Counted = Literal["soft", "suppressed"]
 #: Maximum count of an entry, and of soft bounces.
 MAX_COUNT = 1_000_000
 #: The x of 5.1.x that are about the recipient's address. Others are about the sender, or a limit:
@@ -97,7 +99,7 @@ class Suppressions(Protocol):
         """
 
     def remove(self, addresses: Iterable[str]) -> int:
-        """Remove entries and soft bounces; return how many addresses were suppressed."""
+        """Remove entries and what was counted; return how many addresses were suppressed."""
 
     def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
         """Return at most ``limit`` entries by address, from the first after ``after``.
@@ -108,8 +110,10 @@ class Suppressions(Protocol):
     def count(self) -> int:
         """Return the number of suppressed addresses."""
 
-    def note_soft_bounce(self, address: str, event: str, window: timedelta) -> int:
-        """Count a bounce that may pass.
+    def note_soft_bounce(
+        self, address: str, event: str, window: timedelta, *, kind: Counted = "soft"
+    ) -> int:
+        """Count a bounce that may pass, or a bounce that suppresses the address anew.
 
         Args:
             event: id of the e-mail or report; the same event counts once.
@@ -126,14 +130,18 @@ class BounceRules:
 
     Attributes:
         soft_limit: number of soft bounces in ``soft_window`` that suppress an address.
-        keep_full: how long a full mailbox is suppressed.
-        keep_bounced: how long a missing mailbox is suppressed; None for ever.
+        keep_full: how long a full mailbox is suppressed for the first, second, … time; the last
+            repeats.
+        keep_bounced: the same for a missing mailbox; None for ever.
+        memory: how long it is remembered that an address was suppressed.
     """
 
     soft_limit: int = 3
     soft_window: timedelta = timedelta(days=30)
-    keep_full: timedelta = timedelta(days=30)
-    keep_bounced: timedelta | None = None
+    keep_full: Sequence[timedelta | None] = (timedelta(days=30), timedelta(days=90))
+    # A provider with an outage may say "no such user": the first time is not for ever.
+    keep_bounced: Sequence[timedelta | None] = (timedelta(days=7), timedelta(days=90), None)
+    memory: timedelta = timedelta(days=400)
 
 
 def rule_of(status: str) -> Literal["now", "after_some", "never"]:
@@ -176,12 +184,18 @@ def note_bounce(
     rule = rule_of(status)
     if rule == "never":
         return None
-    count, keep, reason = 1, rules.keep_bounced, Reason.BOUNCED
+    count, keeps, reason = 1, rules.keep_bounced, Reason.BOUNCED
     if rule == "after_some":
         count = store.note_soft_bounce(address, event, rules.soft_window)
         if count < rules.soft_limit:
             return None
-        keep, reason = rules.keep_full, Reason.FULL
+        keeps, reason = rules.keep_full, Reason.FULL
+    known = store.find([address]).get(address)
+    if known is not None and WEIGHTS[known.reason] >= WEIGHTS[reason]:
+        # An e-mail that was on its way already: counts, but extends nothing.
+        return _add(store, Suppression(address, reason, None, known.expires, 1, status))
+    time = store.note_soft_bounce(address, event, rules.memory, kind="suppressed")
+    keep = keeps[min(time, len(keeps)) - 1]
     expires = None if keep is None else datetime.fromtimestamp(clock.time(), UTC) + keep
     return _add(store, Suppression(address, reason, None, expires, count, status))
 
@@ -239,7 +253,7 @@ class MemorySuppressions:
         self._clock = clock
         self._lock = Lock()
         self._entries: dict[str, Suppression] = {}
-        self._soft: dict[str, dict[str, datetime]] = {}
+        self._soft: dict[tuple[str, Counted], dict[str, datetime]] = {}
 
     def find(self, addresses: Iterable[str]) -> dict[str, Suppression]:
         names = [check_address(address) for address in addresses]
@@ -264,7 +278,8 @@ class MemorySuppressions:
         names = [check_address(address) for address in addresses]
         with self._lock:
             for name in names:
-                self._soft.pop(name, None)
+                self._soft.pop((name, "soft"), None)
+                self._soft.pop((name, "suppressed"), None)
             removed = {name for name in names if self._get(name) is not None}
             for name in removed:
                 del self._entries[name]
@@ -284,18 +299,18 @@ class MemorySuppressions:
         with self._lock:
             return sum(self._get(name) is not None for name in list(self._entries))
 
-    def note_soft_bounce(self, address: str, event: str, window: timedelta) -> int:
-        check_address(address)
+    def note_soft_bounce(
+        self, address: str, event: str, window: timedelta, *, kind: Counted = "soft"
+    ) -> int:
+        key = check_address(address), kind
         with self._lock:
             now = self._now()
             events = {
-                one: when
-                for one, when in self._soft.get(address, {}).items()
-                if when > now - window
+                one: when for one, when in self._soft.get(key, {}).items() if when > now - window
             }
             events.setdefault(event, now)
-            self._soft.pop(address, None)
-            self._soft[address] = events
+            self._soft.pop(key, None)
+            self._soft[key] = events
             if len(self._soft) > _MAX_SOFT:
                 del self._soft[next(iter(self._soft))]
             return len(events)

@@ -1,6 +1,6 @@
 -- The journal of a job. The hash holds the claim ('claim': OWNER and its end in unix milliseconds),
--- the number of attempts ('attempts'), when the first began ('began'), notes ('n' and the name), and outcomes ('r' and the digest of
--- a recipient: STATE UNKNOWNS TIME TEXT).
+-- the number of attempts ('attempts'), when the first began ('began'), notes ('n' and the name), and
+-- outcomes ('r' and the digest of a recipient: STATE UNKNOWNS TIME TEXT).
 -- KEYS: the hash. ARGV: the call, the owner, milliseconds of the claim ('' for calls that leave it),
 --       milliseconds for which the journal is kept, its arguments.
 -- Returns: for 'begin', the hash as a list, or the milliseconds for which another owner has the
@@ -68,11 +68,13 @@ if what == 'settle' or is_ours then
     if what == 'renew' then
         take()
     elseif what == 'sending' then
-        for i = 5, #ARGV do
+        local after = 5 + 2 * tonumber(ARGV[5])
+        for i = after + 1, #ARGV do
             local found = redis.call('hget', key, 'r' .. ARGV[i]) or ''
             if string.sub(found, 1, 8) == 'accepted' then return 0 end
         end
-        for i = 5, #ARGV do set('r' .. ARGV[i], 'sending', '') end
+        for i = after + 1, #ARGV do set('r' .. ARGV[i], 'sending', '') end
+        for i = 6, after, 2 do redis.call('hset', key, 'n' .. ARGV[i], ARGV[i + 1]) end
     elseif what == 'settle' then
         for i = 6, #ARGV, 3 do
             if is_ours or ARGV[i + 1] == 'accepted' then

@@ -31,6 +31,8 @@ from .connection import translated
 
 #: Stands between the namespace and the digest of a job.
 PREFIX = ":__journal__."
+#: Stands between the namespace and the digest of a journal's other id.
+NAMES = ":__journal_names__."
 _NO_NOTES: Mapping[str, str] = {}
 
 
@@ -54,7 +56,7 @@ class RedisJournal:
     ) -> None:
         self._client = client
         self._where = where
-        self._prefix = namespace + PREFIX
+        self._prefix, self._names = namespace + PREFIX, namespace + NAMES
         self._keep = _millis(keep)
         script = files(__package__).joinpath("journal.lua").read_text()
         self._script = client.register_script(script)
@@ -79,9 +81,12 @@ class RedisJournal:
     def renew(self, key: str, owner: str, lock: timedelta) -> bool:
         return bool(self._run("renew", key, owner, lock))
 
-    def sending(self, run: Run, recipients: Iterable[str]) -> None:
+    def sending(
+        self, run: Run, recipients: Iterable[str], *, notes: Mapping[str, str] = _NO_NOTES
+    ) -> None:
         names = names_of(run.key, recipients)
-        if not self._run("sending", run.key, run.owner, None, *names.values()):
+        args = [len(notes), *_pairs(notes), *names.values()]
+        if not self._run("sending", run.key, run.owner, None, *args):
             raise ClaimLost
 
     def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
@@ -110,6 +115,16 @@ class RedisJournal:
 
     def mark(self, id: str, notes: Mapping[str, str]) -> None:
         self._run("mark", id, "", None, *_pairs(notes))
+
+    def name(self, run: Run, other: str) -> None:
+        key = self._names + digest(other)
+        with translated(self._where):
+            repeated(lambda _: self._client.set(key, run.key, px=self._keep))
+
+    def named(self, other: str) -> str | None:
+        with translated(self._where):
+            found = self._client.get(self._names + digest(other))
+        return None if found is None else found.decode()
 
     def _run(self, what: str, key: str, owner: str, lock: timedelta | None, *args: Any) -> Any:
         lasts = "" if lock is None else _millis(lock)

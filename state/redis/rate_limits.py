@@ -8,13 +8,14 @@ from importlib.resources import files
 from typing import Any
 
 from ..digests import digest
-from ..rate_limits import KEEP_ONCE, Limit, check_wanted, closure
+from ..rate_limits import KEEP_ONCE, LATE, NO_BOOKING, Limit, check_wanted, closure
 from . import DEFAULT_NAMESPACE
 from .client import repeated
 from .connection import translated
 
 #: Stands between the namespace and the digest of a key.
 PREFIX = ":__limits__."
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class RedisRateLimits:
@@ -38,6 +39,7 @@ class RedisRateLimits:
         cost: int | Sequence[int] = 1,
         *,
         once: str | None = None,
+        book: timedelta = NO_BOOKING,
     ) -> timedelta | None:
         checked = check_wanted(wanted, cost)
         if not checked:
@@ -47,7 +49,8 @@ class RedisRateLimits:
         if once is not None:
             keys.append(f"{self._prefix}once.{digest(once)}")
         keep = "" if once is None else KEEP_ONCE // timedelta(milliseconds=1)
-        wait = int(self._call(keys, "take", keep, *numbers))
+        times = [book // _MICROSECOND, LATE // _MICROSECOND]
+        wait = int(self._call(keys, "take", keep, *times, *numbers))
         return timedelta(microseconds=wait) if wait > 0 else None
 
     def close_until(self, key: str, after: timedelta) -> None:

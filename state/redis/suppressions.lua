@@ -1,8 +1,8 @@
 -- Suppressed addresses. The hash holds "REASON SINCE EXPIRES COUNT STATUS" by address: letters of
 -- the reasons in the order of their weight, times in unix milliseconds, 0 for no end.
 -- KEYS: the hash, the index (all addresses with the same score, so by bytes), the ends (addresses
---       with an end, by it); for 'soft' the soft bounces of an address instead, and for 'remove'
---       those of each address behind the three.
+--       with an end, by it); for 'soft' the counted bounces of an address instead, and for 'remove'
+--       the two keys with those of each address behind the three.
 -- ARGV: the call, its arguments.
 local CLEANED = 100  -- maximum number of expired entries removed in a call
 local SCANNED = 1000  -- maximum number of entries read for a page
@@ -76,7 +76,7 @@ if what == 'remove' then
     for i = 2, #ARGV do
         if parse(redis.call('hget', entries, ARGV[i])) then removed = removed + 1 end
         drop(ARGV[i])
-        redis.call('del', KEYS[i + 2])
+        redis.call('del', KEYS[2 * i], KEYS[2 * i + 1])
     end
     return removed
 end

@@ -10,6 +10,7 @@ from typing import Any
 from ..digests import digest
 from ..millis import from_millis, to_millis
 from ..suppressions import (
+    Counted,
     Page,
     Reason,
     Suppression,
@@ -24,6 +25,8 @@ from .connection import translated
 ENTRIES = ":__suppressed__"
 #: Stands between the namespace and the digest of an address.
 SOFT = ":__soft_bounces__."
+#: Likewise, for bounces that suppressed an address anew.
+SUPPRESSED = ":__suppressed_before__."
 #: Number of addresses in a call, each of which blocks Redis for less than a millisecond or two.
 _CHUNK = 500
 #: One letter each, so that the letters of weightier reasons come first.
@@ -44,7 +47,10 @@ class RedisSuppressions:
         self._where = where
         entries = namespace + ENTRIES
         self._keys = [entries, f"{entries}.index", f"{entries}.ends"]
-        self._soft = namespace + SOFT
+        self._counted: dict[Counted, str] = {
+            "soft": namespace + SOFT,
+            "suppressed": namespace + SUPPRESSED,
+        }
         script = files(__package__).joinpath("suppressions.lua").read_text()
         self._script = client.register_script(script)
 
@@ -68,8 +74,8 @@ class RedisSuppressions:
         names = list(dict.fromkeys(check_address(address) for address in addresses))
         removed = 0
         for some in _chunks(names):
-            soft = [self._soft + digest(name) for name in some]
-            removed += int(self._run("remove", *map(str.encode, some), more=soft))
+            counted = [prefix + digest(name) for name in some for prefix in self._counted.values()]
+            removed += int(self._run("remove", *map(str.encode, some), more=counted))
         return removed
 
     def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
@@ -82,8 +88,10 @@ class RedisSuppressions:
     def count(self) -> int:
         return int(self._run("count"))
 
-    def note_soft_bounce(self, address: str, event: str, window: timedelta) -> int:
-        key = self._soft + digest(check_address(address))
+    def note_soft_bounce(
+        self, address: str, event: str, window: timedelta, *, kind: Counted = "soft"
+    ) -> int:
+        key = self._counted[kind] + digest(check_address(address))
         milliseconds = max(1, window // timedelta(milliseconds=1))
         return int(self._call([key], "soft", digest(event), milliseconds))
 

@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from formrelay.state.idempotency import Running
-from formrelay.state.journal import ClaimLost, MemoryJournal, Outcome, Run
+from formrelay.state.journal import ClaimLost, Outcome, Run
+from formrelay.state.memory_journal import MemoryJournal
+from formrelay.state.rate_limits import Limit, MemoryRateLimits
 from formrelay.state.redis.journal import RedisJournal
+from formrelay.state.redis.rate_limits import RedisRateLimits
 from formrelay.state.redis.suppressions import RedisSuppressions
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.suppressions import MemorySuppressions, Reason, Suppression
@@ -58,7 +61,12 @@ entries = st.builds(
                 st.sampled_from(["", *NAMES]),
                 st.none() | st.sampled_from(list(Reason)),
             ),
-            st.tuples(st.just("soft"), name, st.sampled_from("abc")),
+            st.tuples(
+                st.just("soft"),
+                name,
+                st.sampled_from("abc"),
+                st.sampled_from(["soft", "suppressed"]),
+            ),
         ),
         max_size=30,
     )
@@ -80,8 +88,9 @@ def test_suppressions(redis_url: str, steps: list[Any]) -> None:
                     after, reason = arguments
                     found.append(store.page(after, 2, reason=reason).entries)
                 case "soft":
-                    address, event = arguments
-                    found.append(store.note_soft_bounce(address, event, timedelta(seconds=30)))
+                    address, event, kind = arguments
+                    window = timedelta(seconds=30)
+                    found.append(store.note_soft_bounce(address, event, window, kind=kind))
                 case _:
                     found.append(getattr(store, what)(arguments[0]))
         assert found[0] == found[1], (what, arguments)
@@ -203,3 +212,50 @@ def test_connections(redis_url: str, steps: list[Any]) -> None:
 
 def _without_generation(stored: StoredConnection | None) -> Any:
     return None if stored is None else (stored.sealed, stored.facts, stored.pause)
+
+
+buckets = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from([None, Limit(6, timedelta(minutes=1), 2)])),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda one: one[0],
+)
+
+
+@several
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("pass"), st.integers(0, 100)),
+            st.tuples(st.just("close"), st.sampled_from("ab"), st.integers(1, 60)),
+            st.tuples(
+                st.just("take"),
+                buckets,
+                st.integers(1, 2),
+                st.sampled_from([None, "job 1", "job 2", "job 3"]),
+                st.sampled_from([0, 30, 600]),
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_rate_limits(redis_url: str, steps: list[Any]) -> None:
+    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemoryRateLimits(clock=clock), RedisRateLimits(*state)
+    use_clock(shared, state.client, "rate_limits.lua")
+    set_clock(state.client, clock.now)
+    for what, *arguments in steps:
+        if what == "pass":
+            clock.now += arguments[0]
+            set_clock(state.client, clock.now)
+            continue
+        found = []
+        for store in (memory, shared):
+            if what == "close":
+                found.append(store.close_until(arguments[0], timedelta(seconds=arguments[1])))
+            else:
+                wanted, cost, once, book = arguments
+                seconds = timedelta(seconds=book)
+                found.append(store.take(wanted, cost, once=once, book=seconds))
+        assert found[0] == found[1], (what, arguments)
+    state.client.close()

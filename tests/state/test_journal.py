@@ -16,12 +16,12 @@ from formrelay.state import make_journal
 from formrelay.state.idempotency import Running
 from formrelay.state.journal import (
     ClaimLost,
-    MemoryJournal,
     Outcome,
     Run,
     job_key,
     journal_id,
 )
+from formrelay.state.memory_journal import MemoryJournal
 from formrelay.state.redis.journal import RedisJournal
 from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
@@ -253,7 +253,7 @@ def test_a_journal_is_forgotten_after_its_time() -> None:
 
 
 def test_a_journal_in_memory_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formrelay.state.journal._MAX_JOURNALS", 10)
+    monkeypatch.setattr("formrelay.state.memory_journal._MAX_JOURNALS", 10)
     store = MemoryJournal()
     running = store.begin("running", ALL)
     for number in range(20):
@@ -327,3 +327,26 @@ def test_a_note_at_the_beginning_is_checked(timed: Timed, note: str) -> None:
     with pytest.raises(ValueError, match="expected one line"):
         timed.store.begin(JOB, ALL, notes={"form": note})
     assert timed.store.read(JOB) is None
+
+
+def test_a_journal_is_found_by_the_id_that_the_other_side_uses(timed: Timed) -> None:
+    run = timed.store.begin("job", [ANN])
+    assert isinstance(run, Run)
+    assert timed.store.named("their-id") is None
+    timed.store.name(run, "their-id")
+    assert timed.store.named("their-id") == run.key == journal_id("job")
+    assert timed.store.named("their-i") is None
+
+
+def test_notes_come_with_the_marks(timed: Timed) -> None:
+    run = timed.store.begin("job", [ANN, BOB])
+    assert isinstance(run, Run)
+    timed.store.sending(run, [ANN], notes={"content": "one", "other": "x"})
+    timed.store.settle(run, {ANN: Outcome("accepted")})
+    with pytest.raises(ClaimLost):
+        timed.store.sending(run, [ANN], notes={"content": "two"})
+    timed.store.sending(run, [BOB], notes={"content": "three"})
+    record = timed.store.read("job", [ANN, BOB])
+    assert record is not None
+    assert record.notes == {"content": "three", "other": "x"}
+    assert [record.recipients[each].state for each in (ANN, BOB)] == ["accepted", "sending"]

@@ -24,7 +24,8 @@ from tests.support.command import clean_environment, start_python
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
-SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = 1_800_000_000.0
 
 
@@ -377,3 +378,58 @@ def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None
     ):
         with pytest.raises(BrokerUnavailable, match="expected Redis at"):
             call()
+
+
+def book(timed: Timed, job: str, limit: Limit, *, most: timedelta = HOUR) -> timedelta | None:
+    found: timedelta | None = timed.store.take([("a", limit)], once=job, book=most)
+    return found
+
+
+def test_turns_come_in_the_order_of_their_bookings_and_each_waits_once(timed: Timed) -> None:
+    limit = Limit(6, MINUTE, 2)
+    waits = [book(timed, f"job {number}", limit) for number in range(5)]
+    assert waits == [None, None, 10 * SECOND, 20 * SECOND, 30 * SECOND]
+    assert book(timed, "job 4", limit) == 30 * SECOND  # asks early: keeps its turn
+    timed.after(10 * SECOND)
+    assert book(timed, "new", limit) == 30 * SECOND  # behind those that wait
+    assert book(timed, "job 2", limit) is None
+    timed.after(20 * SECOND)
+    assert [book(timed, f"job {number}", limit) for number in (4, 3)] == [None, None]
+    assert [book(timed, f"job {number}", limit) for number in (4, 3)] == [None, None]  # retried
+    timed.after(10 * SECOND)
+    assert book(timed, "new", limit) is None
+
+
+def test_a_turn_that_nobody_used_in_time_is_booked_anew(timed: Timed) -> None:
+    limit = Limit(6, MINUTE, 1)
+    assert book(timed, "one", limit) is None
+    assert [book(timed, f"late {n}", limit) for n in range(3)] == [
+        10 * SECOND,
+        20 * SECOND,
+        30 * SECOND,
+    ]
+    timed.after(HOUR)  # all workers were down: not all turns at once
+    assert [book(timed, f"late {n}", limit) for n in range(3)] == [None, 10 * SECOND, 20 * SECOND]
+
+
+def test_turns_come_after_a_closure_and_not_all_at_once(timed: Timed) -> None:
+    limit = Limit(6, MINUTE, 1)
+    timed.store.close_until("a", MINUTE)
+    waits = [book(timed, f"job {number}", limit) for number in range(3)]
+    assert waits == [MINUTE, MINUTE + 10 * SECOND, MINUTE + 20 * SECOND]
+    timed.after(MINUTE)
+    assert book(timed, "job 0", limit) is None
+    timed.store.close_until("a", MINUTE)  # closed again
+    timed.after(10 * SECOND)
+    assert book(timed, "job 1", limit) == 50 * SECOND
+
+
+def test_turns_are_booked_for_a_limited_time(timed: Timed) -> None:
+    limit = Limit(6, MINUTE, 1)
+    waits = [book(timed, f"job {number}", limit, most=15 * SECOND) for number in range(4)]
+    assert waits == [None, 10 * SECOND, 20 * SECOND, 20 * SECOND]
+    timed.after(20 * SECOND)
+    assert book(timed, "job 3", limit, most=15 * SECOND) is None  # first come, first served
+    assert book(timed, "job 2", limit, most=15 * SECOND) == 10 * SECOND
+    timed.store.close_until("closed", MINUTE)
+    assert timed.store.take([("closed", None)], once="x", book=HOUR) == MINUTE

@@ -9,6 +9,7 @@ import redis
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.state import (
+    make_bounce_rates,
     make_idempotency_store,
     make_journal,
     make_leases,
@@ -56,6 +57,10 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     assert suppressions.note_soft_bounce(ANN, "event", HOUR) == 1
     assert suppressions.remove([ANN]) == 1
 
+    rates = make_bounce_rates(state)
+    rates.note_sent("a", 1)
+    assert rates.note_bounced("a", "one").bounced == 1
+
     journal = make_journal(state)
     run = journal.begin("job", [ANN])
     assert isinstance(run, Run)
@@ -64,6 +69,8 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     assert journal.renew(run.key, run.owner, HOUR)
     assert journal.settle(run, {ANN: Outcome("accepted")})
     journal.end(run)
+    journal.name(run, "their-id")
+    assert journal.named("their-id") == run.key
     assert journal.read("job") is not None
 
     tokens = Tokens(RedisTokenStore(*state), make_idempotency_store(state), None)

@@ -241,13 +241,13 @@ def test_a_missing_mailbox_is_suppressed_at_once_and_a_policy_never(timed: Timed
     store, clock = timed.store, timed.clock
     assert note_bounce(store, ANN, "5.7.1", "one", clock=clock) is None
     assert store.find([ANN]) == {}
-    expected = Suppression(ANN, Reason.BOUNCED, START, None, 1, "5.1.1")
+    expected = Suppression(ANN, Reason.BOUNCED, START, START + 7 * DAY, 1, "5.1.1")
     assert note_bounce(store, ANN, "5.1.1", "one", clock=clock) == expected
     assert note_complaint(store, BOB) == Suppression(BOB, Reason.COMPLAINT, START)
 
 
 def test_a_full_mailbox_is_suppressed_after_some_events_and_for_some_time(timed: Timed) -> None:
-    rules = BounceRules(soft_limit=3, soft_window=10 * DAY, keep_full=5 * DAY)
+    rules = BounceRules(soft_limit=3, soft_window=10 * DAY, keep_full=(5 * DAY,))
 
     def bounce(event: str) -> Suppression | None:
         return note_bounce(timed.store, ANN, "5.2.2", event, rules, clock=timed.clock)
@@ -264,6 +264,34 @@ def test_a_full_mailbox_is_suppressed_after_some_events_and_for_some_time(timed:
     assert bounce("four") == Suppression(ANN, Reason.FULL, timed.now, ends, 3, "5.2.2")
     timed.to(ends)
     assert timed.store.find([ANN]) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "events", "days"),
+    [("5.1.1", 1, [7, 90, None, None]), ("5.2.2", 3, [30, 90, 90, 90])],
+)
+def test_an_address_that_bounces_again_is_suppressed_for_longer(
+    timed: Timed, status: str, events: int, days: list[int | None]
+) -> None:
+    ends, now = [], START
+    for time in range(len(days)):
+        for number in range(events):
+            found = note_bounce(timed.store, ANN, status, f"{time} {number}", clock=timed.clock)
+        assert found is not None
+        # An e-mail that was on its way, and a report that comes again, extend nothing.
+        for event in ("late", f"{time} 0"):
+            later = note_bounce(timed.store, ANN, status, f"{time} {event}", clock=timed.clock)
+            assert later is not None
+            assert later.expires == found.expires
+        ends.append(None if found.expires is None else (found.expires - now) // DAY)
+        now += 100 * DAY
+        timed.to(now)
+    assert ends == days
+    timed.store.remove([ANN])  # forgets all of it
+    for number in range(events):
+        found = note_bounce(timed.store, ANN, status, f"new {number}", clock=timed.clock)
+    assert found is not None
+    assert found.expires == now + timedelta(days=days[0] or 0)
 
 
 @pytest.mark.slow
