@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ class ImapAccount:
     Attributes:
         security: "tls" from the start, or "starttls". The certificate is verified.
         password: returns the current password.
+        token: returns the access token for XOAUTH2, which is used instead of a password; its
+            argument asks for a new token, because the server refused the last one.
         ca_file: authorities to trust instead of the system's.
     """
 
@@ -34,6 +37,7 @@ class ImapAccount:
     security: Literal["tls", "starttls"]
     user: str = field(repr=False)
     password: Callable[[], str] = field(repr=False)
+    token: Callable[[bool], str] | None = field(default=None, repr=False)
     folder: str = "INBOX"
     ca_file: Path | None = None
     timeout: timedelta = timedelta(seconds=60)
@@ -94,6 +98,9 @@ def _connect(account: ImapAccount) -> imaplib.IMAP4:
 
 
 def _log_in(client: imaplib.IMAP4, account: ImapAccount) -> None:
+    if account.token is not None:
+        _log_in_with_token(client, account.user, account.token)
+        return
     try:
         if "AUTH=PLAIN" in client.capabilities:
             answer = f"\0{account.user}\0{account.password()}".encode()
@@ -106,6 +113,30 @@ def _log_in(client: imaplib.IMAP4, account: ImapAccount) -> None:
         raise SinkUnready(
             "the IMAP server refused the login: check user and password of the mailbox"
         ) from None
+
+
+def _log_in_with_token(client: imaplib.IMAP4, user: str, token: Callable[[bool], str]) -> None:
+    """Log in with XOAUTH2. A token that the server refuses is refreshed once."""
+    if "AUTH=XOAUTH2" not in client.capabilities:
+        raise SinkUnready("expected the IMAP server to offer XOAUTH2, it does not")
+    for is_second in (False, True):
+        answers = [f"user={user}\x01auth=Bearer {token(is_second)}\x01\x01".encode()]
+        try:
+            # A refusal is a second question, with the reason, which wants an empty answer.
+            client.authenticate("XOAUTH2", partial(_next_of, answers))
+            return
+        except imaplib.IMAP4.abort:
+            raise
+        except imaplib.IMAP4.error:
+            continue
+    raise SinkUnready(
+        "the IMAP server refused the login with an OAuth token: check the user of the mailbox, the "
+        "scope of the consent (IMAP), and that IMAP is switched on for the mailbox"
+    )
+
+
+def _next_of(answers: list[bytes], _: bytes) -> bytes:
+    return answers.pop(0) if answers else b""
 
 
 def _select(client: imaplib.IMAP4, account: ImapAccount) -> str:

@@ -34,6 +34,7 @@ REPORTS = {
     ),
     "postfix_of_yahoo": ("bounce", [(YAHOO, "5.1.1")]),
     "qmail": ("bounce", [(ANN, "5.1.1")]),
+    "ses_no_such_user": ("bounce", [(ANN, "5.1.1")]),
     "utf8_address": ("bounce", [("jörg@gone.example", "5.1.1")]),
     "yahoo_complaint": ("complaint", [(YAHOO, "")]),
     "yahoo_text": ("bounce", [(YAHOO, "5.1.1")]),

@@ -18,6 +18,7 @@ import os
 from tests.support.servers.base import Server, ServerError
 from tests.support.servers.clickhouse import ClickHouseServer
 from tests.support.servers.cluster import ClickHouseCluster
+from tests.support.servers.dovecot import DovecotServer
 from tests.support.servers.opensmtpd import OpenSmtpdServer
 from tests.support.servers.postfix import PostfixServer
 from tests.support.servers.postgres import PostgresServer
@@ -31,6 +32,7 @@ __all__ = [
     "KINDS",
     "ClickHouseCluster",
     "ClickHouseServer",
+    "DovecotServer",
     "Interrupted",
     "OpenSmtpdServer",
     "PostfixServer",
@@ -51,7 +53,13 @@ KINDS: dict[str, type[Server]] = {
     server.kind: server for server in (RedisServer, RabbitServer, ClickHouseServer)
 }
 #: Servers whose programs must be installed; tests start those that not every run needs.
-ALL: tuple[type[Server], ...] = (*KINDS.values(), ZooKeeperServer, PostgresServer, PostfixServer)
+ALL: tuple[type[Server], ...] = (
+    *KINDS.values(),
+    ZooKeeperServer,
+    PostgresServer,
+    PostfixServer,
+    DovecotServer,
+)
 
 
 def in_ci() -> bool:
