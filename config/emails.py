@@ -214,6 +214,11 @@ class EmailSettings(WorkerSettings):
     max_attachment_bytes: Count = Field(
         10_000_000, description="Maximum size of all attachments of an e-mail."
     )
+    max_connections: Count | None = Field(
+        None,
+        description="Maximum number of SMTP connections of all workers together. Default: no limit "
+        "but SMTP_MAX_CONNECTIONS of each process.",
+    )
     limit_per_minute: Count | None = Field(
         None,
         description="Maximum number of e-mails a minute of all workers. Default: no limit.",
@@ -253,6 +258,11 @@ class EmailSettings(WorkerSettings):
     )
     imap_password: Password | None = Field(
         None, description="Password of the mailbox of reports, if its URL has none."
+    )
+    imap_oauth_refresh_token: Password | None = Field(
+        None,
+        description="Refresh token of the mailbox of reports, if it has no password and the token "
+        "is not SMTP_OAUTH_REFRESH_TOKEN. The other SMTP_OAUTH_ variables count for both.",
     )
     imap_ca_file: Path | None = Field(
         None,

@@ -29,7 +29,7 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
     return Email(
         id=message_id(key),
         date=date,
-        sender=_sender(payload, parts),
+        sender=sender_of(payload, parts),
         to=[parse_mailbox(each) for each in payload.to],
         cc=[parse_mailbox(each) for each in payload.cc],
         bcc=[parse_mailbox(each) for each in payload.bcc],
@@ -52,7 +52,12 @@ def message_id(key: str) -> str:
     return journal_id(key)
 
 
-def _sender(payload: EmailJob, parts: EmailParts) -> Mailbox:
+def sender_of(payload: EmailJob, parts: EmailParts) -> Mailbox:
+    """The sender of an e-mail.
+
+    Raises:
+        InvalidJob: there is none, or the job may not name it.
+    """
     if payload.from_ is None:
         if parts.sender is None:
             raise InvalidJob("expected from, because EMAIL_FROM is not set, got none")

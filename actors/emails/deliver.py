@@ -24,18 +24,25 @@ import orjson
 
 from ...brokers import get_broker
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, NotNow, SinkPermanent, SinkTransient, describe
+from ...core.errors import (
+    BrokerError,
+    NotNow,
+    SinkError,
+    SinkPermanent,
+    SinkTransient,
+    describe,
+)
 from ...sinks.smtp.address import Mailbox, each_once, normal, parse_mailbox
-from ...sinks.smtp.message import write
+from ...sinks.smtp.message import Email, write
 from ...sinks.smtp.replies import Reply, UnknownOutcome
 from ...state.idempotency import Running
 from ...state.journal import Outcome, Run, job_key
 from ..model import Job
-from .compose import compose, message_id
+from .compose import compose, sender_of
 from .events import notes_of, send_events
+from .lessons import BUSY_FOR, QUOTA_FOR, QUOTAS, learn
 from .resources import EmailParts, email_parts
 from .schema import EmailJob
-from .suppress import suppress_bounced
 
 logger = logging.getLogger("formrelay.emails")
 
@@ -43,18 +50,19 @@ _STORE_AWAY = timedelta(seconds=10)
 #: How long the outcomes of an e-mail that was sent are kept in this process, if the store is away.
 _SETTLE_FOR = timedelta(seconds=60)
 _CLAIMED = timedelta(seconds=5)
-_THROTTLED_FOR = timedelta(minutes=5)
-_QUOTA_FOR = timedelta(hours=1)
-#: How long nothing is sent after the server closed the transaction because it is busy.
-_BUSY_FOR = timedelta(minutes=1)
 #: Time from the start of an attempt to the end of the e-mail.
 _UNTIL_DOT = timedelta(seconds=240)
 #: End of the stored text of a recipient that was refused because of its address or mailbox.
 _ADDRESS = " address"
-#: The account has reached a limit, though the code is permanent (Google, Microsoft).
-_QUOTAS = frozenset({"5.4.5", "5.1.90", *(f"5.2.{number}" for number in range(251, 256))})
 #: The note of an e-mail whose outcome stayed unknown: "1" until it is replayed.
 _GAVE_UP = "gave_up"
+#: The note with the digest of the bytes that were sent last.
+_CONTENT = "content"
+#: The note with how often the server closed the connection (421) in a row.
+_CLOSED = "closed"
+#: Of so many such answers in a row to one e-mail, the last uses an attempt. Otherwise an e-mail at
+#: which a server always closes the connection would stop all others for ever.
+_MAX_CLOSED = 10
 
 
 def mail_key(job: Job[EmailJob], queue: str) -> str:
@@ -121,6 +129,14 @@ class _Sending:
     suppressed: dict[str, str] = field(default_factory=dict)
     last: Reply | None = None
     is_over_quota: bool = False
+    #: The server closed the connection and accepted nothing.
+    is_closed: bool = False
+    #: Digest of the bytes of this attempt.
+    content: str = ""
+    #: Recipients that are marked as ``sending``.
+    marked: Sequence[str] = ()
+    #: Recipients that may have the e-mail, and would get other bytes now.
+    withheld: frozenset[str] = frozenset()
     started_at: float = field(default_factory=SYSTEM_CLOCK.monotonic)
 
     def run(self) -> None:
@@ -171,8 +187,10 @@ class _Sending:
         return [each for each in pending if each.address not in self.suppressed]
 
     def _limit_autoresponses(self, pending: Iterable[Mailbox]) -> None:
+        sender = normal(sender_of(self.job.payload, self.parts).address)
         for each in pending:
-            if each.is_automatic:
+            # An answer to the own address might be answered by another form: a loop.
+            if each.is_automatic or normal(each.address) == sender:
                 self.suppressed[each.address] = "automatic"
             elif each.address not in self.suppressed and not self.parts.may_autorespond(
                 each, self.key
@@ -184,32 +202,63 @@ class _Sending:
     def _send(self, pending: Sequence[Mailbox]) -> None:
         email = compose(self.job, self.key, self._first_at, self.parts)
         data = write(email)
+        pending = self._without_doubtful(pending, data)
+        if not pending:
+            return
         if get_broker().is_stopping:
             raise NotNow("the worker is stopping", after=timedelta(0))
         with _store_needed(self.parts):
             self.parts.take_limits(pending, f"{self.key}\n{self.job.attempt}")
         addresses = [each.address for each in pending]
-        is_automatic = self.job.payload.kind == "autoresponse"
-        try:
-            replies: Sequence[Reply | None] = self.parts.pool.send(
-                # RFC 3834: an automatic response must not be answered, not even by a bounce.
-                "" if is_automatic and self.parts.null_sender else email.sender.address,
-                addresses,
-                data,
-                smtputf8=email.needs_smtputf8,
-                envid=email.id,
-                before_dot=self._mark,
-            )
-        except UnknownOutcome as error:
-            replies = error.replies
-            logger.warning(
-                "the connection was lost before the last answer",
-                extra={"message_id": self.job.message_id, "error_message": str(error)},
-            )
+        replies = self._transmit(email, addresses, data)
         self._settle(dict(zip(addresses, replies, strict=True)))
         self._learn(pending, replies)
         # The server works: a deferred recipient alone would not tell the circuit breaker.
         self.parts.throttle.note(None)
+
+    def _without_doubtful(self, pending: Sequence[Mailbox], data: bytes) -> list[Mailbox]:
+        """Leave out recipients that may have the e-mail already, if its bytes have changed.
+
+        They would have two different e-mails. A replay sends the e-mail as it is now.
+        """
+        self.content = hashlib.blake2b(data, digest_size=12).hexdigest()
+        notes = self.claim.record.notes
+        if notes.get(_CONTENT) in (None, self.content) or self._is_replayed:
+            return [*pending]
+        logger.warning(
+            "an e-mail has changed since its last attempt: its template, an attachment or a package"
+            " is another",
+            extra={"message_id": self.job.message_id, "template": self.job.payload.template},
+        )
+        found = [each for each in pending if self.outcomes[each.address].state != "unknown"]
+        self.withheld = frozenset(each.address for each in pending if each not in found)
+        return found
+
+    def _transmit(
+        self, email: Email, addresses: Sequence[str], data: bytes
+    ) -> Sequence[Reply | None]:
+        """Send the e-mail; returns the replies, None for an unknown outcome."""
+        is_automatic = self.job.payload.kind == "autoresponse"
+        try:
+            with _store_needed(self.parts):  # for tokens, and the number of connections
+                return self.parts.pool.send(
+                    # RFC 3834: an automatic response must not be answered, not even by a bounce.
+                    "" if is_automatic and self.parts.null_sender else email.sender.address,
+                    addresses,
+                    data,
+                    smtputf8=email.needs_smtputf8,
+                    envid=email.id,
+                    before_dot=self._mark,
+                )
+        except UnknownOutcome as error:
+            logger.warning(
+                "the connection was lost before the last answer",
+                extra={"message_id": self.job.message_id, "error_message": str(error)},
+            )
+            return error.replies
+        except (SinkError, NotNow):
+            self._unmark()
+            raise
 
     def _mark(self, recipients: Sequence[str]) -> None:
         if get_broker().is_stopping:  # a stopping worker is killed while it waits for the reply
@@ -217,10 +266,21 @@ class _Sending:
         if SYSTEM_CLOCK.monotonic() - self.started_at > _UNTIL_DOT.total_seconds():
             # The actor's time limit would end while the server's last answer is waited for.
             raise SinkTransient(f"the server took more than {_UNTIL_DOT.total_seconds():.0f} s")
+        notes = {_CONTENT: self.content} | ({_GAVE_UP: "0"} if self._is_replayed else {})
         with _store_needed(self.parts):
-            if self._is_replayed:
-                self.parts.journal.note(self.claim, {_GAVE_UP: "0"})
-            self.parts.journal.sending(self.claim, recipients)
+            self.marked = recipients
+            self.parts.journal.sending(self.claim, recipients, notes=notes)
+
+    def _unmark(self) -> None:
+        """Remove the marks of an e-mail that certainly nobody got.
+
+        The server answered the end of the e-mail with 421, and then no connection could be made.
+        Left alone, the marks would become unknown outcomes.
+        """
+        if self.marked:
+            outcomes = dict.fromkeys(self.marked, Outcome("deferred", "421"))
+            with suppress(BrokerError):
+                self.parts.journal.settle(self.claim, outcomes)
 
     def _settle(self, replies: dict[str, Reply | None]) -> None:
         """Store the outcomes. The store gets a minute: who has the e-mail must not be forgotten."""
@@ -245,26 +305,16 @@ class _Sending:
 
     def _learn(self, pending: Sequence[Mailbox], replies: Sequence[Reply | None]) -> None:
         """Use the replies for the limits and for suppressions."""
-        for mailbox, reply in zip(pending, replies, strict=True):
-            if reply is None or reply.kind == "accepted":
-                continue
-            self.last = reply
-            try:
-                if reply.status in _QUOTAS:
-                    self.is_over_quota = True
-                    self.parts.close_account(_QUOTA_FOR)
-                elif reply.is_throttled and (reply.code == 421 or reply.step != "rcpt"):
-                    self.parts.close_account(_BUSY_FOR)
-                elif reply.is_throttled:
-                    self.parts.close_domain(mailbox, _THROTTLED_FOR)
-                elif reply.is_address_bad or reply.is_full:
-                    status = reply.status or ("5.2.2" if reply.is_full else "5.1.1")
-                    id = message_id(self.key)
-                    stores = self.parts.suppressions, self.parts.limits
-                    suppress_bounced(*stores, mailbox, status, id)
-            except BrokerError as error:
-                extra = {"error_message": describe(error)}
-                logger.warning("could not store a limit or suppression", extra=extra)
+        known = [reply for reply in replies if reply is not None and reply.kind != "accepted"]
+        self.last = known[-1] if known else None
+        self.is_over_quota = any(reply.status in QUOTAS for reply in known)
+        self.is_closed = all(reply is not None and reply.code == 421 for reply in replies)
+        try:
+            pairs = list(zip(pending, replies, strict=True))
+            learn(self.parts, self.key, self.claim, self._first_at, pairs)
+        except BrokerError as error:
+            extra = {"error_message": describe(error)}
+            logger.warning("could not store a limit or suppression", extra=extra)
 
     # -- the outcome of the job ----------------------------------------------------------
 
@@ -280,17 +330,19 @@ class _Sending:
         )
 
     def _raise_outcome(self) -> None:
-        states = [*self.outcomes.values()]
-        gave_up = [each for each in states if each.state == "unknown" and self._is_final(each)]
+        states = self.outcomes.items()
+        gave_up = {address for address, each in states if self._is_given_up(address, each)}
         again = [
-            each
-            for address, each in self.outcomes.items()
+            address
+            for address, each in states
             if each.state in ("deferred", "unknown", "waiting")
-            and each not in gave_up
+            and address not in gave_up
             and address not in self.suppressed
         ]
         if again and self.is_over_quota:
-            self.parts.wait_for_account(_QUOTA_FOR)
+            self.parts.wait_for_account(QUOTA_FOR)
+        if again and self.is_closed:
+            self._wait_for_server()
         if again:
             raise SinkTransient(f"{self._told()}; {len(again)} will be tried again")
         if gave_up:
@@ -298,13 +350,31 @@ class _Sending:
                 self.parts.journal.note(self.claim, {_GAVE_UP: "1"})
             raise SinkPermanent(
                 f"{self._told()}; the connection was lost before the server's last answer, so "
-                f"{len(gave_up)} may have it: replay the job to send it to them again"
+                f"{len(gave_up)} may have it{self._changed()}: replay the job to send it to them "
+                "again"
             )
-        if any(each.state == "refused" and not each.text.endswith(_ADDRESS) for each in states):
+        if any(each.state == "refused" and not each.text.endswith(_ADDRESS) for _, each in states):
             raise SinkPermanent(self._told())
 
-    def _is_final(self, outcome: Outcome) -> bool:
-        return outcome.unknowns > self.parts.resends
+    def _is_given_up(self, address: str, outcome: Outcome) -> bool:
+        """Whether a recipient may have the e-mail, and does not get it again."""
+        is_final = outcome.unknowns > self.parts.resends or address in self.withheld
+        return outcome.state == "unknown" and is_final
+
+    def _changed(self) -> str:
+        return ", and it has changed since" if self.withheld else ""
+
+    def _wait_for_server(self) -> None:
+        """Wait without an attempt after 421, if that was not the answer too often.
+
+        Raises:
+            NotNow: the job is to be deferred.
+        """
+        count = int(self.claim.record.notes.get(_CLOSED, "0")) + 1
+        with _store_needed(self.parts):
+            self.parts.journal.note(self.claim, {_CLOSED: str(count % _MAX_CLOSED)})
+        if count < _MAX_CLOSED:
+            self.parts.wait_for_account(BUSY_FOR)
 
     def _told(self) -> str:
         """Describe the outcomes, without addresses."""
@@ -317,7 +387,7 @@ def _outcome(reply: Reply | None) -> Outcome:
     if reply is None:
         return Outcome("unknown")
     text = f"{reply.code} {reply.status}".strip()
-    if reply.status in _QUOTAS:
+    if reply.status in QUOTAS:
         return Outcome("deferred", text)
     is_bounce = reply.is_address_bad or reply.is_full
     return Outcome(reply.kind, text + (_ADDRESS if is_bounce else ""))

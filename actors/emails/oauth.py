@@ -1,7 +1,8 @@
-"""The access token that logs in at the SMTP server (XOAUTH2), shared by all workers."""
+"""The access token that logs in at the SMTP and IMAP server (XOAUTH2), shared by all workers."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from ...brokers import get_broker
@@ -46,7 +47,7 @@ def _tokens(settings: Settings) -> Tokens:
 
 
 def make_token(
-    settings: Settings, provider: Provider | None = None
+    settings: Settings, provider: Provider | None = None, *, refresh_token: str | None = None
 ) -> Callable[[bool], str] | None:
     """Return a function that returns the access token; None without OAuth.
 
@@ -55,12 +56,13 @@ def make_token(
 
     Args:
         provider: instead of the configured one.
+        refresh_token: instead of that of the SMTP server.
 
     Raises:
         ConfigError: the tokens could not be stored encrypted.
     """
     section = settings.smtp
-    refresh_token = section.secret("oauth_refresh_token")
+    refresh_token = refresh_token or section.secret("oauth_refresh_token")
     if section.oauth_provider is None:
         return None
     if section.oauth_client_id is None or refresh_token is None:
@@ -72,11 +74,11 @@ def make_token(
         provider, section.oauth_client_id, lambda: section.secret("oauth_client_secret")
     )
     tokens, connection = _tokens(settings), _connection(refresh_token)
-    last: list[str] = []
+    last = threading.local()  # each thread has a login of its own
 
     def token(is_new: bool) -> str:
         tokens.adopt(connection, refresh_token, provider=provider.name)
-        refused = last[-1] if is_new and last else None
+        refused = getattr(last, "token", None) if is_new else None
         try:
             found = tokens.access_token(connection, client.refresh, refused=refused)
         except ConnectionPaused as error:
@@ -85,7 +87,7 @@ def make_token(
                 "SMTP_OAUTH_REFRESH_TOKEN to the token of a new consent",
                 retry_after=error.after,
             ) from None
-        last[:] = [found]
+        last.token = found
         return found
 
     return token

@@ -8,15 +8,16 @@ everything else is stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from ...sinks.mailbox.model import Ignored, Report, Unreadable
 from ...sinks.mailbox.reports import read_report
 from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
+from ...state.bounce_rates import BounceRates
 from ...state.journal import Journal, JournalRecord
-from ...state.rate_limits import RateLimits
 from ...state.suppressions import Suppression, Suppressions, note_complaint
 from .events import send_report_event
 from .suppress import suppress_bounced
@@ -38,7 +39,7 @@ class ReportHandler:
 
     journal: Journal
     suppressions: Suppressions
-    limits: RateLimits
+    rates: BounceRates
 
     def handle(self, data: bytes) -> Handled:
         """Handle a message, and say what it was. When this returns, everything is stored.
@@ -55,8 +56,8 @@ class ReportHandler:
 
     def _handle(self, report: Report) -> Handled:
         addresses = [address for each in report.recipients for address in each.addresses]
-        for id in report.ids:
-            record = self.journal.find(id, addresses)
+        for reported in report.ids:
+            id, record = self._find(reported, addresses)
             if record is None:
                 continue
             if _NOTE + report.digest in record.notes:
@@ -73,6 +74,13 @@ class ReportHandler:
         )
         return "unknown"
 
+    def _find(self, id: str, addresses: Sequence[str]) -> tuple[str, JournalRecord | None]:
+        """The id and the journal of an e-mail, by its id or by that of the provider."""
+        record = self.journal.find(id, addresses)
+        if record is None and (ours := self.journal.named(id)) is not None:
+            return ours, self.journal.find(ours, addresses)
+        return id, record
+
     def _count(
         self, report: Report, id: str, record: JournalRecord, mailbox: Mailbox, status: str
     ) -> None:
@@ -80,7 +88,8 @@ class ReportHandler:
         if report.kind == "complaint":
             entry = note_complaint(self.suppressions, normal(mailbox.address))
         else:
-            entry = suppress_bounced(self.suppressions, self.limits, mailbox, status, id)
+            sent_at = record.began_at or datetime.now(UTC)
+            entry = suppress_bounced(self.suppressions, self.rates, mailbox, status, id, sent_at)
         kind = "email.bounced" if report.kind == "bounce" else "email.complained"
         send_report_event(record, id, mailbox.address, kind, status)
         logger.info(

@@ -22,12 +22,20 @@ from ...sinks.smtp.account import Account, Timeouts, make_tls_context
 from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
 from ...sinks.smtp.dkim import DkimKey, load_key
 from ...sinks.smtp.pool import Pool
-from ...state import make_journal, make_rate_limits, make_suppressions
+from ...state import (
+    make_bounce_rates,
+    make_journal,
+    make_leases,
+    make_rate_limits,
+    make_suppressions,
+)
+from ...state.bounce_rates import BounceRates
 from ...state.journal import KEEP, Journal
 from ...state.rate_limits import Limit, RateLimits
 from ...state.suppressions import Suppressions
 from ..resources import per_process, smtp_throttle
 from .oauth import make_token
+from .shares import make_shares
 
 if TYPE_CHECKING:
     from .attachments import Attachments
@@ -37,10 +45,16 @@ _MINUTE, _DAY = timedelta(minutes=1), timedelta(days=1)
 _ACCOUNT_MINUTE, _ACCOUNT_DAY = "email:account:minute", "email:account:day"
 #: The server's time for its last answer. A shorter time makes duplicates.
 _DOT = timedelta(minutes=10)
+#: How long a thread waits for a connection before its e-mail is deferred.
+_MAX_WAIT = timedelta(seconds=10)
+#: How long an unused connection is kept; shorter if another worker may wait for it.
+_IDLE, _IDLE_OF_ALL = timedelta(seconds=60), timedelta(seconds=5)
 #: A limit is asked again after this time, since an operator may have raised it.
 _ASK_AGAIN = timedelta(minutes=1)
-#: E-mails that wait for a limit of a domain come back within this time, not all at once.
-_SPREAD_SECONDS = 60
+#: E-mails over the limit of a domain book turns within this time, and come back at their turns.
+_BOOKED = timedelta(hours=6)
+#: E-mails without a turn come back within this time after the wait, not all at once.
+_SPREAD_SECONDS = 300
 #: How much longer outcomes are kept than dead letters, which may be replayed.
 _KEEP_LONGER = timedelta(days=7)
 
@@ -67,6 +81,7 @@ class EmailParts:
     pool: Pool
     journal: Journal
     suppressions: Suppressions
+    bounce_rates: BounceRates
     limits: RateLimits
     renewal: LockRenewal
     dkim_key: DkimKey | None
@@ -93,9 +108,12 @@ class EmailParts:
             [(_domain_key(domain), limit) for domain, limit in zip(by_domain, limits, strict=True)],
             [_clipped(cost, limit) for cost, limit in zip(by_domain.values(), limits, strict=True)],
             once=f"{once}\ndomains",
+            book=_BOOKED,
         )
         if wait is not None:  # only e-mails to these domains wait
-            wait += timedelta(seconds=random.uniform(0, _SPREAD_SECONDS))  # noqa: S311
+            is_booked = any(limits) and wait <= _BOOKED
+            spread = 0 if is_booked else random.uniform(0, _SPREAD_SECONDS)  # noqa: S311
+            wait = min(wait, _BOOKED) + timedelta(seconds=spread)
             raise NotNow("a limit on e-mails to a domain is reached", after=wait)
         wait = self.limits.take(
             [(_ACCOUNT_MINUTE, self.minute), (_ACCOUNT_DAY, self.day)],
@@ -155,7 +173,8 @@ def email_parts() -> EmailParts:
         from .attachments import Attachments
     except ModuleNotFoundError as error:
         raise missing_package(error) from None
-    state = get_broker().state
+    state, renewal, account = get_broker().state, LockRenewal(), make_account(settings)
+    name = f"{account.host}:{account.port} {account.user}"
     return EmailParts(
         sender=sender_of(section),
         allowed_from=frozenset(allowed_sender(each) for each in section.allowed_from),
@@ -165,13 +184,17 @@ def email_parts() -> EmailParts:
             _egress(settings),
             section.max_attachment_bytes,
         ),
-        pool=Pool(make_account(settings)),
+        pool=Pool(
+            account,
+            make_share=make_shares(make_leases(state), name, section.max_connections, renewal),
+        ),
         journal=make_journal(
             state, keep=max(KEEP, settings.broker.dead_letter_retention + _KEEP_LONGER)
         ),
         suppressions=make_suppressions(state),
+        bounce_rates=make_bounce_rates(state),
         limits=make_rate_limits(state),
-        renewal=LockRenewal(),
+        renewal=renewal,
         dkim_key=make_dkim_key(section),
         resends=1 if section.unknown_outcome == "resend" else 0,
         null_sender=section.autoresponse_null_sender,
@@ -282,7 +305,8 @@ def make_account(settings: Settings) -> Account:
         ),
         max_connections=section.max_connections,
         max_messages=section.max_messages,
-        max_wait=timedelta(seconds=10),
+        max_wait=_MAX_WAIT,
+        idle=_IDLE if settings.emails.max_connections is None else _IDLE_OF_ALL,
         tls_context=_tls_context(section.ca_file),
         client_name=section.client_name,
     )

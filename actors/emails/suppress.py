@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from ...sinks.smtp.address import Mailbox, normal
-from ...state.rate_limits import Limit, RateLimits
+from ...state.bounce_rates import BounceRates
 from ...state.suppressions import Suppression, Suppressions, note_bounce, rule_of
 
 logger = logging.getLogger("formrelay.emails")
 
-#: Maximum number of addresses of a domain that are suppressed as missing in one go. A provider with
-#: an outage may say "no such user" for all of its users (Gmail, December 2020).
-_BRAKE = Limit(100, timedelta(hours=1))
+#: The share of an hour's e-mails to a domain from which bounces because of missing users look like
+#: an outage there (Gmail, December 2020), and the number up to which they do not.
+_BRAKE, _MIN_BOUNCES = 0.2, 20
+
+
+def note_sent(rates: BounceRates, recipients: Iterable[Mailbox], sent_at: datetime) -> None:
+    """Count recipients that the server accepted or refused.
+
+    Args:
+        sent_at: when the first attempt began.
+    """
+    for domain, number in Counter(each.domain for each in recipients).items():
+        rates.note_sent(_group(domain, sent_at), number)
 
 
 def suppress_bounced(
-    suppressions: Suppressions, limits: RateLimits, mailbox: Mailbox, status: str, event: str
+    suppressions: Suppressions,
+    rates: BounceRates,
+    mailbox: Mailbox,
+    status: str,
+    event: str,
+    sent_at: datetime,
 ) -> Suppression | None:
     """Suppress an address if its bounce says so; returns the entry, None without one.
 
     Args:
         event: id of the e-mail: a bounce that is reported again counts once.
+        sent_at: when its first attempt began.
     """
     address = normal(mailbox.address)
     if rule_of(status) == "now":
-        name = f"email:bounced:{mailbox.domain}"
-        if limits.take([(name, _BRAKE)], once=f"{event}\n{address}") is not None:
+        rate = rates.note_bounced(_group(mailbox.domain, sent_at), f"{event}\n{address}")
+        if rate.bounced > _MIN_BOUNCES and rate.bounced > _BRAKE * rate.sent:
             logger.error(
                 "too many recipients of a domain do not exist: did not suppress one",
-                extra={"domain": mailbox.domain, "status": status},
+                extra={
+                    "domain": mailbox.domain,
+                    "status": status,
+                    "sent": rate.sent,
+                    "bounced": rate.bounced,
+                },
             )
             return None
     return note_bounce(suppressions, address, status, event)
+
+
+def _group(domain: str, sent_at: datetime) -> str:
+    """The e-mails to a domain that were sent in an hour."""
+    return f"{domain.lower()}\n{sent_at.astimezone(UTC):%Y-%m-%d %H}"

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from ...actors import declare_actors
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, ConfigError, SinkError, describe
-from ...state import make_journal, make_rate_limits, make_suppressions
+from ...core.errors import BrokerError, ConfigError, NotNow, SinkError, describe
+from ...state import make_bounce_rates, make_journal, make_suppressions
 from ..boot import NOT_FINE
 from ..logs import setup_logging
 from ..output import print_json, say, say_error
@@ -106,7 +106,7 @@ def _handler() -> ReportHandler:
     check_packages()
     declare_actors()
     state = shared_state()
-    return ReportHandler(make_journal(state), make_suppressions(state), make_rate_limits(state))
+    return ReportHandler(make_journal(state), make_suppressions(state), make_bounce_rates(state))
 
 
 def _handle_one(handler: ReportHandler, json: bool) -> None:
@@ -138,6 +138,7 @@ def _mailbox(maildir: Path | None, mbox: Path | None, imap: str | None) -> _Read
 
 def _account(url: str | None) -> ImapAccount:
     """The account of a URL, or of EMAIL_IMAP_URL."""
+    from ...actors.emails.oauth import make_token
     from ...config.emails import ImapUrl
     from ...sinks.mailbox.imap import ImapAccount
 
@@ -161,10 +162,12 @@ def _account(url: str | None) -> ImapAccount:
     def password() -> str:
         return unquote(written) if written else section.secret("imap_password") or ""
 
-    if not user or not password():
+    refresh_token = section.secret("imap_oauth_refresh_token")
+    token = None if password() else make_token(get_settings(), refresh_token=refresh_token)
+    if not user or not (password() or token):
         raise ConfigError(
             "expected the user of the mailbox in its URL, and its password there or in "
-            "EMAIL_IMAP_PASSWORD, got no user or no password"
+            "EMAIL_IMAP_PASSWORD, or SMTP_OAUTH_PROVIDER, got no user or no login"
         )
     return ImapAccount(
         parts.hostname or "",
@@ -172,6 +175,7 @@ def _account(url: str | None) -> ImapAccount:
         "tls" if parts.scheme.lower() == "imaps" else "starttls",
         user,
         password,
+        token,
         unquote(parts.path.strip("/")) or "INBOX",
         section.imap_ca_file,
     )
@@ -214,7 +218,7 @@ def _read_again(handler: ReportHandler, read: _Read, every: float, json: bool) -
             started = SYSTEM_CLOCK.monotonic()
             try:
                 counts, unreadable = _read_once(handler, read, left)
-            except (BrokerError, ConfigError, SinkError) as error:
+            except (BrokerError, ConfigError, NotNow, SinkError) as error:
                 if isinstance(error, ConfigError) and not is_found:
                     raise
                 logger.error("could not read reports", extra={"error_message": describe(error)})

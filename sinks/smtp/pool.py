@@ -1,6 +1,7 @@
 """A pool of SMTP connections.
 
-Threads share at most ``max_connections`` connections of a process. The connection used last is
+Threads share at most ``max_connections`` connections of a process, and of all workers if each
+connection needs a share (shares.py). The connection used last is
 used next, so that the others can be closed when there is less to send.
 
 Dramatiq raises exceptions (time limit, shutdown) in a thread between any two instructions. So the
@@ -17,11 +18,12 @@ from datetime import timedelta
 from queue import Empty, SimpleQueue
 
 from ...core.clock import SYSTEM_CLOCK, Clock
-from ...core.errors import NotNow, SinkTransient, SinkUnavailable
+from ...core.errors import BrokerError, NotNow, SinkError, SinkTransient, SinkUnavailable, describe
 from ...core.process import current_pid
 from .account import Account
 from .replies import Reply, UnknownOutcome
 from .session import Closing, Session
+from .shares import MakeShare
 from .transaction import Delivery, LostAfterDot, deliver, make_delivery
 from .wire import Lost, TimedOut
 
@@ -59,10 +61,20 @@ class Pool:
     """Sends e-mails over the connections of an account. Thread-safe.
 
     A forked process opens connections of its own.
+
+    Args:
+        make_share: makes the share of each new connection; None without a limit over all workers.
     """
 
-    def __init__(self, account: Account, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        account: Account,
+        *,
+        make_share: MakeShare | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._account = account
+        self._make_share = make_share
         self._clock = clock
         self._states: dict[int, _State] = {}
 
@@ -97,6 +109,7 @@ class Pool:
             SinkUnready: an operator has to act: certificate, STARTTLS or login.
             SinkTransient: the connection was lost before the dot; nobody got the e-mail.
             NotNow: all connections stayed busy.
+            BrokerError: a share, or the token of the login, needs a store that failed.
         """
         delivery = make_delivery(
             sender, recipients, data, smtputf8=smtputf8, envid=envid, before_dot=before_dot
@@ -115,10 +128,11 @@ class Pool:
                 if delivery.has_accepted or is_second or not is_worth_it:
                     self._end(delivery, lost)
                 is_second = True
-            except SinkUnavailable as error:
+            except (SinkError, NotNow, BrokerError) as error:
+                # Once the server has accepted something, its replies must not get lost.
                 if not delivery.has_accepted:
                     raise
-                self._end(delivery, Lost(str(error)))
+                self._end(delivery, Lost(describe(error)))
             finally:
                 # Not in a function: an exception that Dramatiq raises could come at its start.
                 try:
@@ -144,20 +158,40 @@ class Pool:
         if is_fresh:
             # A server that closes one connection often closes all: no other idle one is tried.
             self._drop_idle(state)
-        while lease.session is None and (session := self._pop_idle(state, lease)) is not None:
-            if not session.is_usable():
-                session.close()
-                lease.session = None
-        if lease.session is None:
-            lease.was_idle = False
-            session = lease.session = Session(self._account, self._clock)
-            session.open()
-        deliver(lease.session, delivery)
+        session = self._usable(state, lease) or self._opened(state, lease)
+        deliver(session, delivery)
         lease.is_clean = True
+
+    def _usable(self, state: _State, lease: _Lease) -> Session | None:
+        """An idle connection; None if there is none."""
+        while (session := self._pop_idle(state, lease)) is not None:
+            if session.is_usable():
+                return session
+            session.close()
+            lease.session = None
+        return None
+
+    def _opened(self, state: _State, lease: _Lease) -> Session:
+        """A new connection; or one that becomes idle before there is a share for a new one."""
+        session = Session(self._account, self._clock)
+        if self._make_share is not None:
+            # Made before it is taken: whatever exception comes, closing the session gives it back.
+            session.share = share = self._make_share()
+            lease.session, lease.was_idle = session, False
+            deadline = self._deadline()
+            while not share.take():
+                lease.session = None
+                if (idle := self._usable(state, lease)) is not None:
+                    return idle
+                lease.session, lease.was_idle = session, False
+                self._wait(state, deadline, "SMTP connections of all workers")
+        lease.session, lease.was_idle = session, False
+        session.open()
+        return session
 
     def _take(self, state: _State, lease: _Lease) -> None:
         """Wait for the right to a connection."""
-        deadline = self._clock.monotonic() + self._account.max_wait.total_seconds()
+        deadline = self._deadline()
         while True:
             with state.lock:
                 if state.is_closed:
@@ -165,15 +199,22 @@ class Pool:
                 if len(state.leases) < self._account.max_connections:
                     state.leases.add(lease)
                     return
-            if self._clock.monotonic() >= deadline:
-                wait = self._account.max_wait.total_seconds()
-                raise NotNow(
-                    f"all {self._account.max_connections} SMTP connections were busy for "
-                    f"{wait:.0f} s",
-                    after=_BUSY_AFTER,
-                )
-            with suppress(Empty):
-                state.freed.get(timeout=_LOOK_AGAIN)
+            self._wait(state, deadline, f"{self._account.max_connections} SMTP connections")
+
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + self._account.max_wait.total_seconds()
+
+    def _wait(self, state: _State, deadline: float, what: str) -> None:
+        """Wait until a connection is given back, or for a moment.
+
+        Raises:
+            NotNow: it is too late.
+        """
+        if self._clock.monotonic() >= deadline:
+            wait = self._account.max_wait.total_seconds()
+            raise NotNow(f"all {what} were busy for {wait:.0f} s", after=_BUSY_AFTER)
+        with suppress(Empty):
+            state.freed.get(timeout=_LOOK_AGAIN)
 
     def _pop_idle(self, state: _State, lease: _Lease) -> Session | None:
         with state.lock:
@@ -251,6 +292,7 @@ class Pool:
             if (state := self._states.pop(other, None)) is not None:
                 leased = [lease.session for lease in state.leases]
                 for session in [*state.idle, *filter(None, leased)]:
+                    session.share = None  # the parent's
                     session.close()
 
     def _start_reaper(self, state: _State) -> None:

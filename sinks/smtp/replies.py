@@ -45,6 +45,8 @@ _NO_SUCH_USER = re.compile(
 )
 _BLOCKED = re.compile(r"spam|block|policy|reputation|listed|denied|relay", re.IGNORECASE)
 _THROTTLED = frozenset({"4.7.28", "4.7.0", "4.7.1", "4.7.232", "4.2.1", "4.3.2", "4.4.5"})
+#: Longer than queue ids of other servers, which are of no use.
+_GIVEN_ID = re.compile(r"ok:? <?([A-Za-z0-9][A-Za-z0-9.+=_-]{23,199})>?\Z", re.IGNORECASE)
 _TOO_MUCH = re.compile(
     r"too (?:many|much|fast)|\brat(?:e|ed|ing)\b|throttl|limit|try again later|quota", re.IGNORECASE
 )
@@ -127,6 +129,15 @@ class Reply:
         if self.code == 421:
             return True
         return (not self.status or self.status in _THROTTLED) and bool(_TOO_MUCH.search(self.text))
+
+    @property
+    def given_id(self) -> str | None:
+        """The id that the server gave the message, if the reply has nothing else.
+
+        Amazon SES answers ``250 Ok ID``, and replaces the Message-ID by one with this id.
+        """
+        found = _GIVEN_ID.match(self.text) if self.step == "dot" and self.code == 250 else None
+        return None if found is None else found[1]
 
     def __str__(self) -> str:
         return " ".join(filter(None, (str(self.code), self.status, self.text)))

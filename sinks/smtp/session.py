@@ -14,6 +14,7 @@ from ...core.errors import SinkError, SinkUnavailable, SinkUnready
 from .account import Account, system_tls_context
 from .auth import log_in
 from .replies import Reply, Step, make_reply
+from .shares import Share
 from .wire import Garbled, Lost, Untrusted, Wire
 
 _KEYWORD = re.compile(r"[A-Z0-9][A-Z0-9-]{0,31}\Z")
@@ -42,6 +43,7 @@ class Session:
         features: what the server offers, by keyword in upper case: the parameters, in upper case.
         sent: number of transactions begun.
         is_broken: the connection cannot be used any longer.
+        share: its right to exist, which :meth:`close` gives back; None without a limit.
         steps: what :meth:`open` did, for people: the step and the server's answer.
     """
 
@@ -50,6 +52,7 @@ class Session:
         self.features: dict[str, str] = {}
         self.sent = 0
         self.is_broken = False
+        self.share: Share | None = None
         self.steps: list[tuple[str, str]] = []
         self._clock = clock
         self._wire = Wire()
@@ -188,7 +191,8 @@ class Session:
     def is_usable(self) -> bool:
         """Whether the session can be used after a pause; asks the server after a longer one."""
         account, pause = self.account, self._clock.monotonic() - self._used
-        if self.is_broken or self.is_spent or pause > account.idle.total_seconds():
+        is_lost = self.share is not None and self.share.is_lost
+        if is_lost or self.is_broken or self.is_spent or pause > account.idle.total_seconds():
             return False
         if pause > account.check_after.total_seconds():
             self._try(b"NOOP")
@@ -240,6 +244,8 @@ class Session:
         """Close the connection without a word."""
         self.is_broken = True
         self._wire.close()
+        if self.share is not None:
+            self.share.give_back()
 
     @property
     def _name(self) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..bounce_rates import KEEP, BounceRate
 from ..digests import digest
+from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
-from .client import repeated
-from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a group.
 PREFIX = ":__bounce_rates__."
@@ -26,10 +24,8 @@ class RedisBounceRates:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._where = where
         self._prefix = namespace + PREFIX
-        script = files(__package__).joinpath("bounce_rates.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("bounce_rates.lua", client, where)
 
     def note_sent(self, group: str, number: int) -> None:
         self._run(group, number, "")
@@ -39,6 +35,4 @@ class RedisBounceRates:
 
     def _run(self, group: str, sent: int, bounce: str) -> Any:
         name = self._prefix + digest(group)
-        args = [KEEP // timedelta(milliseconds=1), sent, bounce]
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=[name, f"{name}.bounced"], args=args))
+        return self._script([name, f"{name}.bounced"], duration_millis(KEEP), sent, bounce)

@@ -165,6 +165,7 @@ class Site:
         sheets.sheet_parts.forget()
         resources.sheets_throttle.note(None)
         resources.smtp_throttle._paused_until = 0.0  # a pause for a limit
+        resources.smtp_throttle._timer.reset()  # or for a login, of ten minutes
         resources.smtp_throttle.note(None)
 
 

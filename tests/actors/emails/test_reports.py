@@ -11,8 +11,7 @@ import pytest
 from formrelay.actors.emails import suppress
 from formrelay.actors.emails.reports import ReportHandler
 from formrelay.core.errors import BrokerError
-from formrelay.state import make_journal, make_rate_limits, make_suppressions
-from formrelay.state.rate_limits import Limit
+from formrelay.state import make_bounce_rates, make_journal, make_suppressions
 from formrelay.state.suppressions import Reason
 from tests.actors.emails.conftest import Mailing, MailServer
 
@@ -28,7 +27,7 @@ class Reporting:
         self.mailing, self.server = mailing, server
         state = mailing.site.broker.state
         self.suppressions, self.journal = make_suppressions(state), make_journal(state)
-        self.handler = ReportHandler(self.journal, self.suppressions, make_rate_limits(state))
+        self.handler = ReportHandler(self.journal, self.suppressions, make_bounce_rates(state))
 
     def send(self, *to: str, **changes: Any) -> bytes:
         """Send an e-mail; returns its id."""
@@ -109,6 +108,19 @@ def test_a_policy_suppresses_nobody(reporting: Reporting) -> None:
     assert len(reporting.events("email.bounced")) == 1
 
 
+def test_a_bounce_names_the_id_that_the_provider_gave_the_email(reporting: Reporting) -> None:
+    given = b"0102018f0c4d7b2a-6f0d2a51-1b0e-4f5e-9a06-2d6b0f8a7c11-000000"
+    reporting.server.at_dot = ["250 Ok " + given.decode()]
+    reporting.send(ANN)
+    other = given.replace(b"2a51", b"2a52")
+    assert reporting.handle("ses_no_such_user", other) == "unknown"
+    assert reporting.handle("ses_no_such_user", given) == "bounces"
+    assert reporting.handle("ses_no_such_user", given) == "repeated"
+    assert reporting.reason() is Reason.BOUNCED
+    (event,) = reporting.events("email.bounced")
+    assert event["formId"] == "form_1"
+
+
 def test_a_complaint_suppresses_its_address(reporting: Reporting) -> None:
     id = reporting.send("ann@yahoo.example")
     assert reporting.handle("yahoo_complaint", id) == "complaints"
@@ -149,17 +161,33 @@ def test_other_messages_change_nothing(reporting: Reporting) -> None:
 def test_an_outage_of_a_domain_does_not_suppress_all_its_addresses(
     reporting: Reporting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(suppress, "_BRAKE", Limit(2, suppress._BRAKE.per))
-    addresses = [f"user{number}@gone.example" for number in range(4)]
+    monkeypatch.setattr(suppress, "_MIN_BOUNCES", 1)
+    addresses = [f"user{number}@gone.example" for number in range(15)]
     id = reporting.send(*addresses)
-    for address in addresses:
+    for address in (*addresses[:4], addresses[0]):  # the last report comes again
         texts = {ANN: address, "<g1.": f"<{address[:5]}."}
-        assert reporting.handle("google_no_such_user", id, texts=texts) == "bounces"
-    assert [reporting.reason(each) for each in addresses] == [Reason.BOUNCED] * 2 + [None] * 2
+        handled = reporting.handle("google_no_such_user", id, texts=texts)
+    assert handled == "repeated"
+    # More than a fifth of 15 is too many.
+    reasons = [reporting.reason(each) for each in addresses]
+    assert reasons == [Reason.BOUNCED] * 3 + [None] * 12
     assert "too many recipients of a domain do not exist" in caplog.text
-    reporting.server.answers["x@gone.example"] = ["550 5.1.1 no such user"]
-    reporting.mailing.outcome(to=["x@gone.example"])  # refused while it was sent
-    assert reporting.reason("x@gone.example") is None
+
+
+def test_an_outage_that_shows_at_once_suppresses_few(
+    reporting: Reporting, caplog: pytest.LogCaptureFixture
+) -> None:
+    addresses = [f"user{number}@gone.example" for number in range(30)]
+    for address in addresses:
+        reporting.server.answers[address] = ["550 5.1.1 no such user"]
+    reporting.mailing.outcome(to=addresses)
+    reasons = [reporting.reason(each) for each in addresses]
+    assert reasons == [Reason.BOUNCED] * 20 + [None] * 10
+    # Those of another domain are suppressed nevertheless.
+    reporting.server.answers["x@other.example"] = ["550 5.1.1 no such user"]
+    reporting.mailing.outcome(to=["x@other.example"])
+    assert reporting.reason("x@other.example") is Reason.BOUNCED
+    assert caplog.text.count("too many recipients of a domain do not exist") == 10
 
 
 @pytest.mark.parametrize("number", [0, 301])

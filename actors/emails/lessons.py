@@ -1,0 +1,57 @@
+"""What the server's replies to an e-mail teach: limits, suppressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from ...sinks.smtp.address import Mailbox
+from ...sinks.smtp.replies import Reply
+from ...state.journal import Run
+from .compose import message_id
+from .resources import EmailParts
+from .suppress import note_sent, suppress_bounced
+
+#: The account has reached a limit, though the code is permanent (Google, Microsoft).
+QUOTAS = frozenset({"5.4.5", "5.1.90", *(f"5.2.{number}" for number in range(251, 256))})
+QUOTA_FOR = timedelta(hours=1)
+#: How long nothing is sent after the server closed the transaction because it is busy.
+BUSY_FOR = timedelta(minutes=1)
+_THROTTLED_FOR = timedelta(minutes=5)
+
+
+def learn(
+    parts: EmailParts,
+    key: str,
+    run: Run,
+    first_at: datetime,
+    replies: Sequence[tuple[Mailbox, Reply | None]],
+) -> None:
+    """Use the replies to an e-mail for the limits and for suppressions.
+
+    Args:
+        key: names the e-mail.
+        run: the attempt.
+        first_at: when its first attempt began.
+        replies: the reply to each recipient; None for an unknown outcome.
+
+    Raises:
+        BrokerError: the store failed.
+    """
+    for id in {reply.given_id for _, reply in replies if reply is not None} - {None}:
+        parts.journal.name(run, str(id))  # reports will name it
+    decided = [mailbox for mailbox, reply in replies if reply and reply.kind != "deferred"]
+    note_sent(parts.bounce_rates, decided, first_at)
+    for mailbox, reply in replies:
+        if reply is None or reply.kind == "accepted":
+            continue
+        if reply.status in QUOTAS:
+            parts.close_account(QUOTA_FOR)
+        elif reply.is_throttled and (reply.code == 421 or reply.step != "rcpt"):
+            parts.close_account(BUSY_FOR)
+        elif reply.is_throttled:
+            parts.close_domain(mailbox, _THROTTLED_FOR)
+        elif reply.is_address_bad or reply.is_full:
+            status = reply.status or ("5.2.2" if reply.is_full else "5.1.1")
+            stores = parts.suppressions, parts.bounce_rates
+            suppress_bounced(*stores, mailbox, status, message_id(key), first_at)
