@@ -68,14 +68,19 @@ def webhooks(url: str, count: str) -> None:
 
 def emails(count: str) -> None:
     """Send ``count`` e-mails to a recipient each."""
+    emails_to(*(f"user-{number}@one.example" for number in range(int(count))))
+
+
+def emails_to(*addresses: str) -> None:
+    """Send an e-mail to each address."""
     payloads = (
         {
-            "to": [f"user-{number}@one.example"],
+            "to": [address],
             "subject": "Hello",
             "template": "autoresponse",
             "data": {"title": "Thanks", "message": "We have your answer."},
         }
-        for number in range(int(count))
+        for address in addresses
     )
     enqueue_many(send_email, ({"payload": payload} for payload in payloads))
 
@@ -95,6 +100,19 @@ def sheets(count: str) -> None:
     enqueue_many(update_sheet, ({"payload": payload} for payload in payloads))
 
 
+def autoresponses(address: str, count: str) -> None:
+    """Send ``count`` autoresponses of as many forms to an address."""
+    payload = {
+        "to": [address],
+        "subject": "Hello",
+        "template": "autoresponse",
+        "data": {"title": "Thanks", "message": "We have your answer."},
+        "kind": "autoresponse",
+    }
+    forms = ({"formId": f"form-{number}"} for number in range(int(count)))
+    enqueue_many(send_email, ({"payload": payload, "metadata": form} for form in forms))
+
+
 def jobs(file: str) -> None:
     """Send the jobs in a file with a kind (submission or partial) and a payload in each line."""
     for kind, actor in {"submission": save_submission, "partial": save_partial}.items():
@@ -105,5 +123,5 @@ def jobs(file: str) -> None:
 
 if __name__ == "__main__":
     _, name, *arguments = sys.argv
-    programs = (events, submissions, webhooks, emails, sheets, jobs)
+    programs = (events, submissions, webhooks, emails, emails_to, autoresponses, sheets, jobs)
     {program.__name__: program for program in programs}[name](*arguments)

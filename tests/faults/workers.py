@@ -47,6 +47,16 @@ class Workers:
         ours = [each for each in found if each["queue"] in self._options]
         return bool(ours) and not any(each[name] for each in ours for name in names)
 
+    def limit(self, **variables: str) -> None:
+        """Set variables of workers that start later."""
+        self._env |= variables
+
+    def dead_letters(self) -> str:
+        """What ``formrelay dlq list --json`` prints about the queues."""
+        queues = zip(self._options[::2], self._options[1::2], strict=True)
+        found = [self.command("dlq", "list", *queue, "--json") for queue in queues]
+        return "".join(done.stdout for done in found)
+
     @contextmanager
     def one(self) -> Iterator[Program]:
         """A worker: Dramatiq's process and its forks, in a process group."""

@@ -88,6 +88,22 @@ def test_the_mailbox_of_the_settings_is_read(tmp_path: Path) -> None:
     assert server.seen == {1}
 
 
+def test_a_mailbox_without_a_password_uses_the_token_of_the_smtp_server(tmp_path: Path) -> None:
+    oauth = {
+        "SMTP_OAUTH_PROVIDER": "google",
+        "SMTP_OAUTH_CLIENT_ID": "client",
+        "STATE_KEY": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "EMAIL_IMAP_URL": "imaps://reports@localhost:1",
+    }
+    said = Shell(tmp_path, **oauth, EMAIL_IMAP_OAUTH_REFRESH_TOKEN="R0")("bounces", status=1)
+    assert "the IMAP server failed" in said.stderr  # not: no login
+    said = Shell(tmp_path, **oauth)("bounces", status=1)
+    assert "SMTP_OAUTH_REFRESH_TOKEN" in said.stderr
+    del oauth["SMTP_OAUTH_PROVIDER"]
+    said = Shell(tmp_path, **oauth)("bounces", status=1)
+    assert "or SMTP_OAUTH_PROVIDER, got no user or no login" in said.stderr
+
+
 def test_a_mailbox_is_read_again_until_the_command_is_stopped(shell: Shell, maildir: Path) -> None:
     process = start_python(
         *("-m", "formrelay", "bounces", "--maildir", str(maildir), "--every", "0.1s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -87,6 +88,19 @@ def test_a_limit_of_a_domain_holds_up_no_other_domain(
     mailing.site.stop()
     assert sorted(server.recipients) == [[ANN], [BEN]]
     assert smtp_throttle.open_for() == timedelta(0)
+
+
+def test_emails_over_the_limit_of_a_domain_wait_for_their_turns_once(
+    mailing: Mailing, server: MailServer, lines: Lines
+) -> None:
+    mailing.use(domain_limits=(("one.example", 600),))  # 60 at once, then nine a second
+    for number in range(75):
+        mailing.send(subject=f"Hello {number}")
+    mailing.work_off()
+    assert len(server.accepted) == 75
+    waits = Counter(line["message_id"] for line in deferred(lines))
+    assert waits
+    assert set(waits.values()) == {1}
 
 
 def test_a_domain_that_asks_for_less_is_left_alone(

@@ -130,3 +130,21 @@ def test_many_recipients_take_no_long_time() -> None:
 
 def test_xtext() -> None:
     assert xtext("a+b=c d") == "a+2Bb+3Dc+20d"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "250 Ok 0102018f0c4d7b2a-6f0d2a51-1b0e-4f5e-9a06-2d6b0f8a7c11-000000",
+            "0102018f0c4d7b2a-6f0d2a51-1b0e-4f5e-9a06-2d6b0f8a7c11-000000",
+        ),
+        ("250 2.0.0 Ok: queued as 4XyZ1234567890abcdefghijk", None),
+        ("250 2.0.0 OK  1700000000 a640c23a62f3a-abcdefabcdef1234.45 - gsmtp", None),
+        ("250 Ok 4XyZ", None),
+        ("250 2.6.0 <a@b.example> Queued mail for delivery", None),
+    ],
+)
+def test_the_id_that_amazon_ses_gives_is_found(text: str, expected: str | None) -> None:
+    assert reply(text, step="dot").given_id == expected
+    assert reply(text, step="rcpt").given_id is None
