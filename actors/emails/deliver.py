@@ -167,7 +167,7 @@ class _Sending:
 
     @property
     def _is_replayed(self) -> bool:
-        """Whether the job was dead-lettered because of an unknown outcome, and is tried again."""
+        """Whether the job was dead-lettered because of an unknown outcome, and replayed."""
         return self.claim.record.notes.get(_GAVE_UP) == "1"
 
     @property
@@ -266,7 +266,10 @@ class _Sending:
         if SYSTEM_CLOCK.monotonic() - self.started_at > _UNTIL_DOT.total_seconds():
             # The actor's time limit would end while the server's last answer is waited for.
             raise SinkTransient(f"the server took more than {_UNTIL_DOT.total_seconds():.0f} s")
-        notes = {_CONTENT: self.content} | ({_GAVE_UP: "0"} if self._is_replayed else {})
+        # Who is withheld may have the former bytes: these stay the measure.
+        notes = {} if self.withheld else {_CONTENT: self.content}
+        if self._is_replayed:
+            notes[_GAVE_UP] = "0"
         with _store_needed(self.parts):
             self.marked = recipients
             self.parts.journal.sending(self.claim, recipients, notes=notes)
@@ -348,9 +351,10 @@ class _Sending:
         if gave_up:
             with _store_needed(self.parts):
                 self.parts.journal.note(self.claim, {_GAVE_UP: "1"})
+            changed = ", and it has changed since" if self.withheld else ""
             raise SinkPermanent(
                 f"{self._told()}; the connection was lost before the server's last answer, so "
-                f"{len(gave_up)} may have it{self._changed()}: replay the job to send it to them "
+                f"{len(gave_up)} may have it{changed}: replay the job to send it to them "
                 "again"
             )
         if any(each.state == "refused" and not each.text.endswith(_ADDRESS) for _, each in states):
@@ -360,9 +364,6 @@ class _Sending:
         """Whether a recipient may have the e-mail, and does not get it again."""
         is_final = outcome.unknowns > self.parts.resends or address in self.withheld
         return outcome.state == "unknown" and is_final
-
-    def _changed(self) -> str:
-        return ", and it has changed since" if self.withheld else ""
 
     def _wait_for_server(self) -> None:
         """Wait without an attempt after 421, if that was not the answer too often.

@@ -116,7 +116,7 @@ def deliver(session: Session, delivery: Delivery) -> None:
 
     Raises:
         Closing: the server answered 421 and accepted nothing in this transaction.
-        LostAfterDot: the outcome of the pending recipients of the last transaction is unknown.
+        LostAfterDot: the outcome of the recipients that are still pending is unknown.
         Lost: the connection was lost before the dot; the server accepted nothing in this
             transaction.
     """
@@ -184,7 +184,11 @@ class _Transaction:
             self._nobody()
         else:
             assert self._data is not None
-            decision = self._send_data(accepted) if _goes_on(self._data) else self._data
+            try:
+                decision = self._send_data(accepted) if _goes_on(self._data) else self._data
+            except LostAfterDot:
+                self._decide_others(accepted)
+                raise
             self._settle(accepted, decision)
 
     def _accepted(self) -> list[int]:
@@ -307,6 +311,14 @@ class _Transaction:
                 self._delivery.decide([index], reply)
         if not is_sent or len(accepted) < len(self._group):
             self._reset()
+
+    def _decide_others(self, accepted: list[int]) -> None:
+        """Decide who certainly did not get the message whose outcome is unknown."""
+        for index, reply in zip(self._group, self._rcpts, strict=True):
+            if index not in accepted:
+                self._delivery.decide([index], reply)
+        untried = [index for index in self._delivery.pending if index not in accepted]
+        self._delivery.decide(untried, Reply(421, "4.4.2", "connection lost", "lost"))
 
     def _reset(self) -> None:
         if not self._session.is_broken:

@@ -236,6 +236,18 @@ def test_nobody_gets_two_different_emails_after_an_unknown_outcome(
     assert mailing.site.dead("emails") == []
 
 
+def test_a_changed_email_is_withheld_at_every_later_attempt(
+    mailing: Mailing, server: MailServer, template: Path
+) -> None:
+    server.answers[BEN] = ["451 4.7.1 later"] * 3
+    server.at_dot = [None]
+    server.on_dot = lambda: template.write_text("second")
+    (letter,) = mailing.outcome(to=[ANN, BEN], template="own", data={})
+    assert server.recipients == [[ANN], [BEN]]
+    assert "1 of 2 recipients accepted" in letter.failure.message
+    assert "1 may have it, and it has changed since" in letter.failure.message
+
+
 # -- loops and long waits ---------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from formrelay.sinks.smtp.pool import Pool
 from formrelay.sinks.smtp.replies import UnknownOutcome
 from tests.sinks.smtp.accounts import ANN, BEN, CAT, MESSAGE, SENDER, account, timeouts
 from tests.sinks.smtp.scripted import (
+    USUAL,
     Scripted,
     close,
     drip,
@@ -356,3 +357,27 @@ def test_helo_serves_a_server_without_ehlo() -> None:
         assert outcome(pool) == ["accepted"]
         pool.close()
     assert server.commands[:2] == ["EHLO forms.here.example", "HELO forms.here.example"]
+
+
+def test_a_lost_answer_leaves_only_those_unknown_whom_the_server_had_taken() -> None:
+    replies = [USUAL["RCPT"], b"451 4.7.1 later\r\n", b"550 5.1.1 no such user\r\n"]
+    with scripted(Scripted({"RCPT": list(replies), "dot": [close]})) as server:
+        pool = Pool(account(server.port))
+        with pytest.raises(UnknownOutcome) as raised:
+            pool.send(SENDER, [ANN, BEN, CAT], MESSAGE)
+        pool.close()
+    first, *others = raised.value.replies
+    assert first is None
+    assert [each.code for each in others if each] == [451, 550]
+
+
+def test_a_lost_answer_leaves_nobody_unknown_whose_transaction_had_not_begun() -> None:
+    ehlo = b"250-here\r\n250 LIMITS RCPTMAX=1\r\n"
+    script = Scripted({"dot": [USUAL["dot"], close]}, {"EHLO": ehlo})
+    with scripted(script) as server:
+        pool = Pool(account(server.port))
+        with pytest.raises(UnknownOutcome) as raised:
+            pool.send(SENDER, [ANN, BEN, CAT], MESSAGE)
+        pool.close()
+    kinds = [None if each is None else each.kind for each in raised.value.replies]
+    assert kinds == ["accepted", None, "deferred"]
