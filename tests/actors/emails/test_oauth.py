@@ -199,7 +199,7 @@ def test_an_ended_consent_stops_the_queue_with_its_likely_cause(
     (stopped,) = lines.of("pausing consumption: the SMTP server is unavailable")
     assert stopped["level"] == "ERROR"
     for line in (paused, stopped):
-        assert "the person took away the access" in line["error_message"]
+        assert "the person revoked the access" in line["error_message"]
     assert "SMTP_OAUTH_REFRESH_TOKEN" in stopped["error_message"]
     assert len(endpoint.forms) == 1
     endpoint.live = {"R9"}
