@@ -47,7 +47,7 @@ from scripts.venvs import (
     stop,
     version_of,
 )
-from tests.support.servers import ALL, Interrupted, Run, in_ci, raise_on_signals
+from tests.support.servers import ALL, Interrupted, Run, folders, in_ci, raise_on_signals
 from tests.support.servers.opensmtpd import UNPACKED as OPENSMTPD_FOLDER
 
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
@@ -90,6 +90,16 @@ STATIC = [
     MYPY,
     Step("lint-imports", [str(VENV / "bin" / "lint-imports"), "--no-logo"]),
 ]
+
+
+def folder_in_memory() -> dict[str, str]:
+    """The variable that has servers keep their data in memory; empty if memory is short."""
+    if folders.VARIABLE in os.environ:  # set by the user, or by the scripts/test around this one
+        return {}
+    folder = folders.in_memory()
+    if not folder:
+        say("too little memory for the data of servers, which is on disk: slower")
+    return {folders.VARIABLE: folder} if folder else {}
 
 
 def pytest_step(arguments: Sequence[str]) -> Step:
@@ -181,6 +191,7 @@ def main() -> int:
             quick = Step("quick tests", [PYTHON, "-m", "pytest", *arguments])
             return run_steps([quick]) if arguments[1:] else run_steps(STATIC, in_parallel=[quick])
         prepare_servers()
+        os.environ |= folder_in_memory()
         if arguments[:1] == ["--oldest"]:
             return run_steps([oldest_step(arguments[1:])] if prepare_oldest() else [])
         if arguments[:1] == ["--python"]:

@@ -184,6 +184,8 @@ class RabbitServer(Server):
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
             f"log.file = {self.log}",
             "log.console = false",
+            # A quarter of the default: the folder may be in memory.
+            f"raft.wal_max_size_bytes = {128 * 2**20}",
         ]
         if self._api_port is not None:
             lines += [

@@ -9,12 +9,11 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.servers import guard
+from tests.support.servers import folders, guard
 
 
 class Interrupted(BaseException):
@@ -30,14 +29,14 @@ class Run:
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)
-        # Outside the checkout: paths stay short, and leftovers cannot be committed or packaged.
-        self.folder = Path(tempfile.mkdtemp(prefix="formrelay-"))
+        self.folder, self._lock = folders.make(self.token)
         self.started: list[subprocess.Popen[bytes]] = []
         self._owner = os.getpid()
         self._guard = subprocess.Popen(
             [sys.executable, guard.__file__, self.token, str(self.folder)],
             stdin=subprocess.PIPE,
             env={**os.environ, guard.TOKENS: guard.GUARD},
+            pass_fds=(self._lock,),
             start_new_session=True,
         )
 
@@ -102,6 +101,7 @@ class Run:
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
+        os.close(self._lock)
 
 
 @functools.cache
