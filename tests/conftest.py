@@ -41,6 +41,10 @@ os.environ.setdefault("dramatiq_restart_delay", "200")
 hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+# For runs that show that the code works with other versions, where other bugs are not sought.
+hypothesis.settings.register_profile(
+    "brief", hypothesis.settings.get_profile("busy"), max_examples=10
+)
 hypothesis.settings.load_profile("busy")
 
 _S = TypeVar("_S", bound=Server)

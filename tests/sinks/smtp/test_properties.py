@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from formrelay.core.errors import InvalidJob
@@ -30,8 +30,6 @@ harmless = st.text(
 )
 EXPECTED = ["Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID"]
 MORE = ["List-Unsubscribe", "List-Unsubscribe-Post", "MIME-Version", "Content-Type"]
-#: Too few for every corner; the vectors of the other files are in every run.
-few = settings(max_examples=150)
 
 
 def made(**values: Any) -> Email:
@@ -71,7 +69,6 @@ def check(email: Email) -> None:
     assert write(email) == data
 
 
-@few
 @given(subject=texts, text=texts, html=st.none() | texts)
 @example(subject="=?utf-8?q?Hi=0ABcc=3A_evil=40x.y?=", text="", html=None)
 def test_texts(subject: str, text: str, html: str | None) -> None:
@@ -79,14 +76,12 @@ def test_texts(subject: str, text: str, html: str | None) -> None:
         check(made(subject=subject, text=text, html=html))
 
 
-@few
 @given(sender=texts, to=st.lists(texts, min_size=1, max_size=3))
 def test_whole_mailboxes(sender: str, to: list[str]) -> None:
     with suppress(InvalidJob):
         check(made(sender=sender, mailboxes=["ann@x.y", *to]))
 
 
-@few
 @given(name=texts, local=texts, domain=texts, parts=st.lists(st.sampled_from("nld"), max_size=3))
 def test_parts_of_mailboxes(name: str, local: str, domain: str, parts: list[str]) -> None:
     chosen = name if "n" in parts else "Ann", local if "l" in parts else "a"
@@ -95,7 +90,6 @@ def test_parts_of_mailboxes(name: str, local: str, domain: str, parts: list[str]
         check(made(sender=mailbox, mailboxes=[mailbox, "b@x.y", mailbox]))
 
 
-@few
 @given(filename=texts, media_type=texts, is_name=st.booleans())
 def test_attachments(filename: str, media_type: str, is_name: bool) -> None:
     file = (filename, b"x", "image/png") if is_name else ("a.pdf", b"x", media_type)
@@ -103,7 +97,6 @@ def test_attachments(filename: str, media_type: str, is_name: bool) -> None:
         check(made(html="<p>", attachments=[file]))
 
 
-@few
 @given(job_id=texts, url=texts)
 def test_ids_and_urls(job_id: str, url: str) -> None:
     with suppress(InvalidJob):
@@ -112,7 +105,6 @@ def test_ids_and_urls(job_id: str, url: str) -> None:
         check(made(url=f"https://x.y/{url}"))
 
 
-@few
 @given(subject=harmless, name=harmless)
 def test_harmless_texts_are_accepted(subject: str, name: str) -> None:
     assume(subject.strip())
@@ -123,7 +115,6 @@ def test_harmless_texts_are_accepted(subject: str, name: str) -> None:
     check(email)
 
 
-@few
 @given(text=st.text(max_size=300).filter(str.isprintable), column=st.integers(1, 30))
 def test_encoded_words_are_short_and_decoded_to_the_text(text: str, column: int) -> None:
     words = encode(text, column=column)
@@ -133,7 +124,6 @@ def test_encoded_words_are_short_and_decoded_to_the_text(text: str, column: int)
         assert decode(" ".join(words)) == text
 
 
-@few
 @given(text=texts)
 def test_a_mailbox_parses_to_itself_and_its_spelling_is_stable(text: str) -> None:
     with suppress(InvalidJob):
