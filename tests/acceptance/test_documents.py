@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+from typer.main import get_command
 
+from formrelay.ops.cli.app import app
 from tests.support.checkout import ROOT
 from tests.support.command import clean_environment, run, run_python
 
@@ -35,6 +41,42 @@ def test_links_to_files_work(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
     here = [link for link in links if "://" not in link]
     assert [link for link in here if not (document.parent / link).exists()] == []
+
+
+JOBS = [
+    pytest.param(block, id=f"{document.name}-{number}")
+    for document in DOCUMENTS
+    for number, block in enumerate(re.findall(r"```json\n(.*?)```", document.read_text(), re.S))
+    if '"payload"' in block
+]
+
+
+@pytest.mark.parametrize("block", JOBS)
+def test_a_job_in_json_fits_its_schema(block: str, tmp_path: Path) -> None:
+    job = json.loads(block)
+    schema = json.loads(run("schema", job["type"], cwd=tmp_path, env={}).stdout)
+    jsonschema.validate(job, schema)
+
+
+def _commands(document: Path) -> Iterator[list[str]]:
+    """The words after ``formrelay`` of each command line in a document."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", document.read_text(), re.S)
+    for line in "".join(blocks).splitlines():
+        found = re.match(r"(?:\$ )?(?:[A-Z_]+=\S* )*formrelay (.*)", line)
+        if found:
+            yield re.split(r"\s[|<>]|\s#|;|&&", found[1])[0].split()
+
+
+def test_every_option_that_a_document_names_exists() -> None:
+    """The commands themselves are not run: they need servers, or change something."""
+    for document in DOCUMENTS:
+        for words in _commands(document):
+            command: Any = get_command(app)
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            known = {option for each in command.params for option in each.opts} | {"--help"}
+            given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert given <= known, f"{document.name}: {command.name} {words}"
 
 
 def test_every_command_that_a_document_names_exists(tmp_path: Path) -> None:

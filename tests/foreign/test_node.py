@@ -27,6 +27,7 @@ ACTORS = {
     "event.record": "record_events",
     "submission.save": "save_submission",
     "webhook.send": "deliver_webhook",
+    "email.send": "send_email",
 }
 ODD = "Łukasz \u2028 \u0000 😀 \"'\\ é ß 漢字"
 

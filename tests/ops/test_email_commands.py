@@ -13,10 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.actors.emails.conftest import MailServer, server
 from tests.ops.shell import Shell
+from tests.sinks.smtp.test_aiosmtpd import PASSWORD, USER, Mailbox, serving
+from tests.support.certificates import Authority
 from tests.support.command import run
 from tests.support.waiting import wait_until
 
 __all__ = ["server"]
+
+PREVIEW = ("email", "preview", "autoresponse")
 
 
 @pytest.fixture
@@ -221,3 +225,65 @@ def test_a_wrong_setting_of_emails_is_refused_at_the_start(
     tmp_path: Path, env: dict[str, str], message: str
 ) -> None:
     assert message in worker(tmp_path, "--queue", "emails", **_env(1) | env)
+
+
+# -- the mail program, and TLS ---------------------------------------------------------------
+
+
+def _mail_program(folder: Path) -> Path:
+    """A program ``xdg-open`` that notes what it is asked to open; returns the note."""
+    programs, note = folder / "bin", folder / "opened"
+    programs.mkdir()
+    program = programs / "xdg-open"
+    lines = ("#!/bin/sh", f'printf %s "$1" >"{note}.partial"', f'mv "{note}.partial" "{note}"', "")
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    return note
+
+
+def test_a_preview_is_opened_with_the_mail_program(tmp_path: Path, data: Path) -> None:
+    note = _mail_program(tmp_path)
+    env = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    done = run(*PREVIEW, "--data", str(data), "--open", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    wait_until(note.exists)  # it runs in the background
+    assert note.read_text() == "autoresponse.eml"
+
+
+def test_a_preview_without_a_mail_program_is_written_and_says_so(
+    tmp_path: Path, data: Path
+) -> None:
+    done = run(*PREVIEW, "--data", str(data), "--open", cwd=tmp_path, env={"PATH": "/nowhere"})
+    assert done.returncode == 2
+    assert "expected a program that opens autoresponse.eml, got none" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "autoresponse.eml").exists()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("email-ca"))
+
+
+@pytest.mark.parametrize(("scheme", "security"), [("smtp", "starttls"), ("smtps", "tls")])
+def test_a_test_email_is_sent_over_tls_after_a_login(
+    tmp_path: Path, authority: Authority, scheme: str, security: str
+) -> None:
+    mailbox, tls = Mailbox(), authority.server_side(security)
+    options = {"ssl_context": tls} if security == "tls" else {"tls_context": tls}
+    with serving(mailbox, auth_required=True, auth_require_tls=scheme == "smtp", **options) as port:
+        env = _env(0, SMTP_URL=f"{scheme}://localhost:{port}", SMTP_USER=USER)
+        env |= {"SMTP_PASSWORD": PASSWORD, "SMTP_CA_FILE": str(authority.certificate)}
+        done = run("email", "test", "ann@one.example", "--json", cwd=tmp_path, env=env)
+        untrusted = {name: text for name, text in env.items() if name != "SMTP_CA_FILE"}
+        refused = run("email", "test", "ann@one.example", "--json", cwd=tmp_path, env=untrusted)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = {each["step"]: each["says"] for each in json.loads(done.stdout)}
+    assert steps["tls"].startswith("TLSv1.")
+    assert steps["login"] == "accepted for a password"
+    assert [recipients for _, recipients, _ in mailbox.accepted] == [["ann@one.example"]]
+    assert PASSWORD not in done.stdout + refused.stdout
+    assert refused.returncode == 1
+    last = json.loads(refused.stdout)[-1]
+    assert (last["step"], last["state"]) == ("tls", "bad")
+    assert "its certificate is not trusted" in last["says"]
