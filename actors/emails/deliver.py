@@ -158,12 +158,17 @@ class _Sending:
         for each in self.recipients:
             outcome = self.outcomes[each.address]
             is_unknown = outcome.state == "unknown"
-            if outcome.state in ("accepted", "refused"):
+            if outcome.state == "accepted" or self._stays_refused(outcome):
                 continue
             if is_unknown and not self._is_replayed and outcome.unknowns > self.parts.resends:
                 continue
             found.append(each)
         return found
+
+    def _stays_refused(self, outcome: Outcome) -> bool:
+        # A replay begins with attempt 1 again: somebody may have removed the cause.
+        is_final = outcome.text.endswith(_ADDRESS) or self.job.attempt > 1
+        return outcome.state == "refused" and is_final
 
     @property
     def _is_replayed(self) -> bool:

@@ -40,7 +40,10 @@ def progress_of_email(job: Job[EmailJob]) -> Progress | None:
     for position, each in enumerate(recipients, 1):
         outcome = record.recipients.get(each.address, Outcome("waiting"))
         # The journal does not know them: an address may be suppressed between two attempts.
-        is_left_out = outcome.state in _UNDECIDED and normal(each.address) in suppressed
+        is_program = job.payload.kind == "autoresponse" and each.is_automatic
+        is_left_out = outcome.state in _UNDECIDED and (
+            is_program or normal(each.address) in suppressed
+        )
         parts.append(_part(position, each.domain, outcome, is_suppressed=is_left_out))
     found = Counter(part["state"] for part in parts)
     return Progress(

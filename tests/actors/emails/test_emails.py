@@ -52,6 +52,20 @@ def test_a_refusal_by_policy_is_a_dead_letter_that_can_be_replayed(
     assert letter.failure.reason is Reason.PERMANENT
     assert "1 of 2 recipients accepted; last reply: 550 5.7.1" in letter.failure.message
     assert "ben" not in letter.failure.message
+    assert mailing.site.broker.replay("emails", letter.id)
+    mailing.work_off()
+    assert server.recipients == [[ANN], [BEN]]
+    assert mailing.site.dead("emails") == []
+
+
+def test_a_retry_for_others_does_not_ask_for_a_refused_recipient_again(
+    mailing: Mailing, server: MailServer
+) -> None:
+    server.answers[BEN] = ["550 5.7.1 relaying denied", "550 5.7.1 asked again"]
+    server.answers[CAT] = ["451 4.7.1 later"]
+    (letter,) = mailing.outcome(to=[ANN, BEN, CAT])
+    assert "2 of 3 recipients accepted" in letter.failure.message
+    assert server.answers[BEN] == ["550 5.7.1 asked again"]
 
 
 def test_a_dead_letter_after_all_retries_says_who_is_left(

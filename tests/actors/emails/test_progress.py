@@ -86,6 +86,14 @@ def test_a_scheduled_job_tells_suppressed_recipients(mailing: Mailing, server: M
     assert found["text"] == "1 of 3 recipients accepted, 1 deferred, 1 suppressed"
 
 
+def test_an_autoresponse_to_a_program_is_suppressed(mailing: Mailing, server: MailServer) -> None:
+    server.answers = {ANN: ["550 5.7.1 relaying denied"]}
+    (letter,) = mailing.outcome(kind="autoresponse", to=[ANN, "no-reply@two.example"])
+    found = progress_json(letter)
+    assert found is not None
+    assert found["text"] == "0 of 2 recipients accepted, 1 refused, 1 suppressed"
+
+
 def test_a_job_that_does_not_fit_the_schema_has_no_progress(mailing: Mailing) -> None:
     body = b'{"queue_name": "emails", "actor_name": "send_email", "args": [], "message_id": "1",'
     mailing.site.inject("emails", body + b'"kwargs": {}, "options": {}, "message_timestamp": 1}')
