@@ -34,6 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scripts.pythons import SUPPORTED, find_pythons
+from scripts.servers import start as start_servers
 from scripts.venvs import (
     OLDEST,
     PYTHON,
@@ -47,7 +48,15 @@ from scripts.venvs import (
     stop,
     version_of,
 )
-from tests.support.servers import ALL, Interrupted, Run, folders, in_ci, raise_on_signals
+from tests.support.servers import (
+    ALL,
+    Interrupted,
+    Run,
+    ServerError,
+    folders,
+    in_ci,
+    raise_on_signals,
+)
 from tests.support.servers.opensmtpd import UNPACKED as OPENSMTPD_FOLDER
 
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
@@ -69,6 +78,9 @@ NEWEST_IN_BRIEF = ["--quick"]
 #: Number of pytest processes that share a run of everything, beside the run on the oldest
 #: dependencies. Tests mostly wait: a process and its servers use less than half a core.
 PROCESSES = 5
+#: Servers that these processes and the run on the oldest dependencies share. The tests of RabbitMQ
+#: have virtual hosts of their own, but the tests of Redis empty it. A ClickHouse starts in 0.1 s.
+SHARED = ["rabbitmq"]
 #: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -210,18 +222,24 @@ def main() -> int:
             first, *others = shared_steps(claims)
             # Without a cache mypy takes a minute, for which the first process should not wait.
             static = [step for step in STATIC if step is not MYPY]
-            return run_steps([*static, first], in_parallel=[MYPY, *others, *beside])
+            beside = [MYPY, *others, *beside]
+            return run_steps([*static, first], in_parallel=beside, servers=SHARED)
+    except ServerError as error:
+        stop(str(error))
     except Interrupted as interrupted:
         print(f"\nscripts/test: stopped by {interrupted}", file=sys.stderr)
         return 128 + interrupted.signum
 
 
-def run_steps(steps: Sequence[Step], in_parallel: Sequence[Step] = ()) -> int:
+def run_steps(
+    steps: Sequence[Step], in_parallel: Sequence[Step] = (), servers: Sequence[str] = ()
+) -> int:
     """Run all steps even if a step fails, then print a summary.
 
     Args:
         steps: run one after the other.
         in_parallel: run at the same time with the steps; their output is printed afterwards.
+        servers: kinds of servers that all steps share.
 
     Returns:
         0 if all steps passed, else 1.
@@ -229,13 +247,14 @@ def run_steps(steps: Sequence[Step], in_parallel: Sequence[Step] = ()) -> int:
     results: list[tuple[str, int, float]] = []
     run = Run()
     try:
+        shared = start_servers(run, servers)
         start = time.monotonic()
-        started = [(step, _begin(run, step)) for step in in_parallel]
+        started = [(step, _begin(run, step, shared)) for step in in_parallel]
         for step in steps:
             print(f"\n== {step.name}", flush=True)
             begun = time.monotonic()
             try:
-                status = run.command(step.argv, env=step.env)
+                status = run.command(step.argv, env={**shared, **step.env})
             except FileNotFoundError as error:
                 print(f"{error.filename} is missing; remove .venv and run this again")
                 status = 127
@@ -254,8 +273,8 @@ def run_steps(steps: Sequence[Step], in_parallel: Sequence[Step] = ()) -> int:
     return int(any(status for _, status, _ in results))
 
 
-def _begin(run: Run, step: Step) -> subprocess.Popen[bytes]:
-    return run.begin(step.argv, _output(run, step), env=step.env)
+def _begin(run: Run, step: Step, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    return run.begin(step.argv, _output(run, step), env={**env, **step.env})
 
 
 def _output(run: Run, step: Step) -> Path:

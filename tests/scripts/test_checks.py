@@ -24,3 +24,19 @@ def test_parallel_steps_are_printed_last_and_count_for_the_exit_status(
     output = capfd.readouterr().out
     assert output.index("== first") < output.index("== second (in parallel)\nhere\n")
     assert ("failed (3)" in output) == (statuses[1] == 3)
+
+
+@pytest.mark.redis
+def test_all_steps_share_a_server_that_ends_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORMRELAY_TEST_REDIS_URL", raising=False)
+    note = f"echo $FORMRELAY_TEST_REDIS_PID $FORMRELAY_TEST_REDIS_URL >> '{tmp_path}/noted'"
+    steps = [Step(name, ["sh", "-c", note]) for name in ("first", "second", "third")]
+    assert run_steps(steps[:2], in_parallel=steps[2:], servers=["redis"]) == 0
+    lines = (tmp_path / "noted").read_text().splitlines()
+    assert len(lines) == 3
+    (line,) = set(lines)
+    pid, url = line.split()
+    assert url.startswith("redis://")
+    assert not Path(f"/proc/{pid}").exists()
