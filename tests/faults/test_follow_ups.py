@@ -14,6 +14,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from tests.brokers.contract.test_awaiting import Reply, awaiting
+from tests.conftest import own
 from tests.support.harness import Harness
 from tests.support.servers import RabbitServer, RedisServer
 from tests.support.waiting import wait_until
@@ -81,10 +82,17 @@ class Site:
         assert self.harness.dead() == []
 
 
+@pytest.fixture(scope="module")
+def rabbitmq_of_module() -> Iterator[RabbitServer]:
+    """Each test kills it and starts it again."""
+    with own(RabbitServer) as server:
+        yield server
+
+
 @pytest.fixture(
     params=[
         pytest.param("redis_server", marks=pytest.mark.redis),
-        pytest.param("rabbitmq_server", marks=pytest.mark.rabbitmq),
+        pytest.param("rabbitmq_of_module", marks=pytest.mark.rabbitmq),
     ],
     ids=["redis", "rabbitmq"],
 )

@@ -29,6 +29,8 @@ ACTORS = {
     "webhook.send": "deliver_webhook",
     "email.send": "send_email",
 }
+pytestmark = pytest.mark.shared_vhost
+
 ODD = "Łukasz \u2028 \u0000 😀 \"'\\ é ß 漢字"
 
 

@@ -22,6 +22,7 @@ from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEA
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
 from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut
+from tests.conftest import own
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
 from tests.support.command import Program, start_python
@@ -232,6 +233,13 @@ def test_the_final_run_has_no_other_message_beside_it(harness: Harness, channel:
 # -- a quarantine queue that is lost ---------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[RabbitServer]:
+    """A server whose files and parts the tests reach; it takes 4 s of CPU to start."""
+    with own(RabbitServer) as server:
+        yield server
+
+
 def send_suspect(harness: Harness, url: str, actor: Any) -> None:
     """Send a message and deliver it to a client that ends without settling it."""
     actor.send()
@@ -244,39 +252,39 @@ def quarantine_queue_of(harness: Harness) -> str:
 
 
 def test_no_run_starts_before_the_quarantine_queue_survives_a_killed_server(
-    make_harness: MakeHarness, rabbitmq_server: RabbitServer
+    make_harness: MakeHarness, own_server: RabbitServer
 ) -> None:
     """The original is acknowledged then, and its copy would be lost with the queue."""
-    harness = make_harness(url=rabbitmq_server.url)
+    harness = make_harness(url=own_server.url)
     forgotten: list[str] = []
 
     def work() -> None:
         try:
-            rabbitmq_server.wait_on_disk(quarantine_queue_of(harness), timeout=0)
+            own_server.wait_on_disk(quarantine_queue_of(harness), timeout=0)
             forgotten.append("")
         except ServerError as error:
             forgotten.append(str(error))
 
     actor = harness.actor(work, actor_name="work")
-    send_suspect(harness, rabbitmq_server.url, actor)
+    send_suspect(harness, own_server.url, actor)
     harness.start(threads=1)
     wait_until(lambda: forgotten)
     assert forgotten == [""]
 
 
 def test_a_consumer_keeps_working_while_its_quarantine_queue_has_no_leader(
-    make_harness: MakeHarness, rabbitmq_server: RabbitServer
+    make_harness: MakeHarness, own_server: RabbitServer
 ) -> None:
     options = replace(OPTIONS, connect_timeout=timedelta(seconds=1))
-    harness = make_harness(url=rabbitmq_server.url, options=options)
+    harness = make_harness(url=own_server.url, options=options)
     ran: list[str] = []
     actor = harness.actor(lambda: ran.append("one"), actor_name="work")
-    send_suspect(harness, rabbitmq_server.url, actor)
+    send_suspect(harness, own_server.url, actor)
     harness.start(threads=1)
     wait_until(lambda: len(ran) == 1)
     lost = quarantine_queue_of(harness)
     server_id = f"{{'%2F_{lost}', node()}}"
-    rabbitmq_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
+    own_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
     cut(harness)
     actor.send()
     wait_until(lambda: len(ran) == 2)

@@ -20,7 +20,7 @@ from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 class Stock:
