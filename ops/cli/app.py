@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 import traceback
+from functools import cache
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from ... import __version__
 from ..boot import NOT_FINE, one_line_errors
@@ -54,12 +56,18 @@ for _name, _group in (
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
 
+@cache
+def command() -> Any:
+    """The command with its subcommands, which Typer makes in 0.06 s of CPU."""
+    return get_command(app)
+
+
 def run() -> None:
     """Run the command line and exit the process."""
     sys.excepthook = _print_traceback
     with one_line_errors():
         try:
-            status = app(standalone_mode=False)
+            status = command()(standalone_mode=False)
         except _UsageError as error:
             _print_usage_error(error)
             status = error.exit_code
