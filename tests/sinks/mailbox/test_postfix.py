@@ -34,7 +34,7 @@ class BouncingPostfix(PostfixServer):
         main.write_text(main.read_text().replace("_transport = error:", "_transport = gone:"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def postfix() -> Iterator[PostfixServer]:
     if os.geteuid() or PostfixServer.program() is None:
         skip_or_fail(f"{PostfixServer.kind} needs root and {PostfixServer.package}")
