@@ -15,16 +15,19 @@ def wait_until(condition: Callable[[], T], *, timeout: float = 60.0, every: floa
     Args:
         timeout: seconds; generous, because the machine may be busy. A test that promises a shorter
             time has to measure it.
-        every: seconds between two calls; 0.3 or more if a call starts a process.
+        every: seconds between two calls, at first; then it grows to 0.05, since calls cost a server
+            CPU. 0.3 or more if a call starts a process.
 
     Raises:
         AssertionError: no true value within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
+    pause = every
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: last value {value!r}")
-        time.sleep(every)
+        time.sleep(pause)
+        pause = max(every, min(1.1 * pause, 0.05))
