@@ -177,7 +177,7 @@ def test_retry_after_is_respected(site: Site, api: Receiver) -> None:
     site.actors.save_submission.send(SUBMISSION)
     site.work_off("submissions")
     first, second = api.of(PATH)
-    assert 1 <= second.at - first.at < 2.2
+    assert 1 <= second.at - first.at < 30
 
 
 def test_the_last_failed_attempt_makes_a_dead_letter(site: Site, api: Receiver) -> None:

@@ -58,10 +58,10 @@ def test_a_refused_outcome_blocks_no_other_and_is_offered_again() -> None:
     for number in range(50):
         message: Message[Any] = Message("q", "work", (), {}, {}, message_id=f"id_{number}")
         broker.async_runner.submit(Delivery(message, number), consumer)
-    wait_until(lambda: len(consumer.settled) == 49, timeout=5)
+    wait_until(lambda: len(consumer.settled) == 49)
     wait_until(lambda: broker.async_runner.running("q") == 1)
     consumer.takes_all.set()
-    wait_until(lambda: "id_0" in consumer.settled, timeout=5)
+    wait_until(lambda: "id_0" in consumer.settled)
     wait_until(lambda: broker.async_runner.running("q") == 0)
     broker.close()
 

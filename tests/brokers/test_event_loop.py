@@ -101,7 +101,7 @@ def test_stop_cancels_tasks_and_ends_the_thread_and_a_call_restarts_it(
             ended.append("in order")
 
     thread.call(lambda: asyncio.ensure_future(wait()))
-    assert begun.wait(5)
+    assert begun.wait(30)
     loop = thread.loop
     running = {one for one in threading.enumerate() if one.name == "formrelay-loop"}
     before = thread.run(ident())

@@ -97,7 +97,7 @@ def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
     output = worker.interrupt(3)
     assert "Killing worker process" in output
     assert "Traceback" not in output
-    wait_until(lambda: processes_in(tmp_path) == [], timeout=5)
+    wait_until(lambda: processes_in(tmp_path) == [])
 
     # One Ctrl-C lets the job end.
     worker = Terminal(tmp_path, env)

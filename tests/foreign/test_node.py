@@ -153,7 +153,7 @@ def test_redis_an_inbox_is_drained_without_pauses(redis_url: str, unique: str) -
 def test_an_idle_worker_starts_a_new_job_at_once(site: Site) -> None:
     site.harness.start()
     site.publish({"type": "event.record", "payload": {"n": 1}})
-    wait_until(lambda: site.got, timeout=5)
+    wait_until(lambda: site.got)
 
 
 def test_the_example_of_the_publisher_is_an_event(url: str) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import dramatiq
@@ -81,12 +82,12 @@ def test_max_retries_counts_the_attempts_after_the_first(
 
 
 def test_min_and_max_backoff_in_milliseconds_are_respected(harness: Harness) -> None:
-    calls = Calls(ValueError(), ValueError(), ValueError())
-    assert run(harness, calls, max_retries=5, min_backoff=100, max_backoff=200) == []
-    first, second, third = (b - a for a, b in zip(calls.times, calls.times[1:], strict=False))
-    assert 0.1 <= first < 0.2
-    assert second >= 0.2
-    assert 0.2 <= third < 0.4
+    calls = Calls(*(ValueError() for _ in range(7)))
+    assert run(harness, calls, max_retries=7, min_backoff=100, max_backoff=200) == []
+    first, *others = (b - a for a, b in pairwise(calls.times))
+    assert first >= 0.1
+    assert min(others) >= 0.2
+    assert others[-1] < 6.4  # 0.2 to 0.4 s, and without a maximum at least 6.4 s
 
 
 def test_errors_listed_in_throws_are_not_retried(harness: Harness) -> None:
@@ -140,7 +141,7 @@ def test_the_delay_of_dramatiq_retry_is_respected(harness: Harness) -> None:
     calls = Calls(dramatiq.Retry("later", delay=300))
     assert run(harness, calls, max_retries=3, **QUICK) == []
     assert len(calls) == 2
-    assert 0.3 <= calls.times[1] - calls.times[0] < 1.3
+    assert calls.times[1] - calls.times[0] >= 0.3
 
 
 def test_dramatiq_retry_uses_attempts(harness: Harness) -> None:

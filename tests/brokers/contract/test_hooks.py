@@ -119,7 +119,7 @@ def test_a_batch_with_deferred_parts_only_is_a_skip(harness: Harness) -> None:
         if errors:
             raise errors.pop()
 
-    actor = harness.actor(act, batch_size=2, batch_wait=SOON)
+    actor = harness.actor(act, batch_size=2, batch_wait=timedelta(seconds=2))
     actor.send(), actor.send()
     work_off(harness, lambda: "done" in heard.hooks)
     assert heard.hooks == ["skipped", "done"]

@@ -65,7 +65,8 @@ def test_hooks_hear_of_the_parts_of_a_batch_that_are_retried(harness: Harness) -
         if errors:
             raise errors.pop()
 
-    actor = harness.actor(act, batch_size=2, batch_wait=SOON, min_backoff=1, max_backoff=1)
+    wait = timedelta(seconds=2)
+    actor = harness.actor(act, batch_size=2, batch_wait=wait, min_backoff=1, max_backoff=1)
     actor.send(), actor.send()
     harness.start()
     wait_until(lambda: not errors and harness.is_empty())

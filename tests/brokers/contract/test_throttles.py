@@ -105,7 +105,7 @@ def test_batches_for_a_busy_sink_grow(harness: Harness) -> None:
         policy=SOON,
         throttle=throttle,
         batch_size=10,
-        batch_wait=timedelta(milliseconds=200),
+        batch_wait=timedelta(seconds=2),  # so that a busy machine does not cut a batch
     )
     for number in range(10):
         actor.send(number=number)
@@ -139,7 +139,7 @@ def test_prefetched_messages_do_not_run_during_a_pause(harness: Harness) -> None
     began = Event()
 
     def work(number: int) -> None:
-        began.wait(10)  # until the others are prefetched
+        began.wait(60)  # until the others are prefetched
         sink.take([number])
 
     actor = harness.actor(work, policy=SOON, throttle=throttle)
@@ -165,7 +165,7 @@ def test_prefetched_batches_do_not_run_during_a_pause(
     began = Event()
 
     def work(batch: list[dict[str, Any]]) -> None:
-        began.wait(10)
+        began.wait(60)
         sink.take([one["number"] for one in batch])
 
     actor = harness.actor(

@@ -193,7 +193,7 @@ def test_a_server_that_blocks_publishers_is_an_error_and_nothing_is_enqueued(
                 PublishersBlocked, match=r"has blocked publishers .*nothing was enqueued"
             ):
                 send(2)
-            assert time.monotonic() - start < 9
+            assert time.monotonic() - start < 30
     finally:
         own_server.ctl("set_vm_memory_high_watermark", "0.6")
     actor.send(3)
@@ -242,7 +242,7 @@ def test_a_server_that_hangs_is_an_error_within_the_timeout_and_nothing_is_enque
                 BrokerUnavailable, match=r"nothing within 1 s.*nothing was enqueued"
             ):
                 actor.send(2)
-            assert time.monotonic() - start < 9
+            assert time.monotonic() - start < 30
     finally:
         own_server.resume()
     actor.send(3)

@@ -135,7 +135,7 @@ def test_a_batch_that_is_too_large_to_freeze_is_retried_part_by_part(
         actor_name="collect",
         policy=SOON,
         batch_size=4,
-        batch_wait=timedelta(milliseconds=300),
+        batch_wait=timedelta(seconds=2),
     )
     for _ in range(4):
         actor.send(text="x" * (LIMIT // 3))

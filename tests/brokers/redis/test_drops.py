@@ -145,7 +145,7 @@ def test_a_chunk_of_several_queues_whose_reply_is_lost_is_enqueued_once(
 def test_a_send_without_a_reply_fails_and_the_next_send_works(redis_url: str, unique: str) -> None:
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(urlsplit(redis_url).port or 0))
-        url = f"redis://127.0.0.1:{proxy.port}/0?socket_timeout=0.3"
+        url = f"redis://127.0.0.1:{proxy.port}/0?socket_timeout=1"
         broker = RedisBroker(url, options=BrokerOptions(connect_timeout=timedelta(seconds=1)))
         stack.callback(broker.close)
         actor: Any = dramatiq.actor(print, broker=broker, queue_name=unique)

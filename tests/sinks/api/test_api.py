@@ -192,15 +192,15 @@ def test_an_unusual_response_is_transient_in_bounded_time(answering: Answer) -> 
 
 def test_the_time_out_is_for_all_reads_together() -> None:
     def late(wire: Wire, connection: socket.socket) -> bool:
-        wire.stopping.wait(1.8)
+        wire.stopping.wait(3.6)
         connection.sendall(b"HTTP/1.1 ")
         return silence(wire, connection)
 
     with serving(late) as wire:
         started = time.monotonic()
         with pytest.raises(SinkTransient, match="in time"):
-            api(wire.url, timeout=2.0).save_submission(PAYLOAD)
-        assert time.monotonic() - started < 3.6
+            api(wire.url, timeout=4.0).save_submission(PAYLOAD)
+        assert time.monotonic() - started < 7.4  # with a time-out of each read: 7.6
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
@@ -245,7 +245,7 @@ def test_proxies_and_netrc_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_body_of_a_redirect_is_not_read() -> None:
     start = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 1073741824\r\n\r\n"
     with serving(flood(start, 1 << 30)) as wire, pytest.raises(SinkTransient, match="redirect"):
-        api(wire.url, timeout=5).save_submission(PAYLOAD)
+        api(wire.url, timeout=60).save_submission(PAYLOAD)
     assert wire.bytes_sent < 64 * 1024 * 1024
     assert len(wire.requests) == 1
 
@@ -257,7 +257,7 @@ def test_a_stale_connection_is_replaced() -> None:
         client = api(wire.url)
         for _ in range(3):
             assert client.save_submission(PAYLOAD).id == "sub-1"
-            assert wire.closed.acquire(timeout=5)
+            assert wire.closed.acquire(timeout=30)
         assert wire.accepted == 3
 
 

@@ -70,7 +70,7 @@ def test_a_closed_connection_is_found_before_a_request_is_sent() -> None:
     with serving(hangs_up) as wire, closing(BlockingClient()) as client:
         for _ in range(5):
             assert ask(client, wire.url).status == 200
-            assert wire.closed.acquire(timeout=5)
+            assert wire.closed.acquire(timeout=30)
         assert len(wire.requests) == wire.accepted == 5
 
 

@@ -50,7 +50,7 @@ def test_a_request_arrives_unchanged() -> None:
     assert response.status == 200
     assert response.body == b'{"ok":1}'
     assert response.headers["x-one"] == "a, b"
-    assert timedelta(0) < response.duration < timedelta(seconds=1)
+    assert timedelta(0) < response.duration < timedelta(seconds=30)
     lines = wire.headers()
     assert lines[0] == "PUT /a?b=c HTTP/1.1"
     assert {"webhook-id: m1", "x-e:", "content-type: application/json"} <= set(lines)

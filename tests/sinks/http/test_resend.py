@@ -37,7 +37,7 @@ def test_a_closed_connection_is_found_before_a_request_is_sent(
         for _ in range(5):
             url = f"{scheme}://localhost:{wire.port}/"
             assert sender.send("POST", url, {}, b"{}").status == 200
-            assert wire.closed.acquire(timeout=5)
+            assert wire.closed.acquire(timeout=30)
         assert len(wire.requests) == wire.accepted == 5
 
 
