@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.checks import Step, run_steps
+from scripts import checks
+from scripts.checks import NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS, ROOT, Step, run_steps
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 3)])
@@ -40,3 +41,29 @@ def test_all_steps_share_a_server_that_ends_with_them(
     pid, url = line.split()
     assert url.startswith("redis://")
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("arguments", [NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS])
+def test_the_tests_of_other_versions_exist(arguments: list[str]) -> None:
+    paths = [argument.removeprefix("--ignore=") for argument in arguments]
+    assert [path for path in paths if path[:6] == "tests/" and not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("has_another", [True, False])
+def test_postfix_is_not_installed_beside_another_mail_server(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has_another: bool,
+) -> None:
+    sendmail = tmp_path / "sendmail"
+    monkeypatch.setattr(checks, "SENDMAIL", sendmail)
+    monkeypatch.setattr(checks.PostfixServer, "program", lambda: None)
+    monkeypatch.setattr(checks.os, "geteuid", lambda: 1000)  # prints what it would install
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if has_another:
+        sendmail.touch()
+    checks.prepare_servers()
+    printed = capsys.readouterr().out
+    assert ("postfix" in printed) == (not has_another)
+    assert ("Postfix is not installed; its tests are skipped" in printed) == has_another
