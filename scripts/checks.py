@@ -61,21 +61,36 @@ from tests.support.servers import (
 from tests.support.servers.opensmtpd import UNPACKED as OPENSMTPD_FOLDER
 
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
-_ABOUT_HTTP = ("bad_answers", "client_certificates", "echoes", "endpoint_limiter", "hosts")
+_ACTORS_WITHOUT_PINS = [
+    *("test_bad_answers", "test_client_certificates", "test_echoes", "test_endpoint_limiter"),
+    *("test_hosts", "emails/test_attachments", "emails/test_oauth", "emails/test_render"),
+    *("emails/test_reports", "sheets/test_connections", "sheets/test_quotas"),
+]
+#: Fewer examples of Hypothesis, which seek bugs of formrelay and not of versions.
+_FEW_EXAMPLES = "--hypothesis-profile=brief"
 #: Tests on the oldest dependencies in a run of everything. The contract leaves out the embedded
 #: broker, because it is a Redis, and the in-memory broker, which uses none of these dependencies
-#: but Dramatiq (tests/testing has its tests). The tests of actors leave out files about HTTP, which
-#: use none of these dependencies. The tests with Django are those that send and run jobs.
+#: but Dramatiq (tests/testing has its tests). The tests of actors leave out HTTP and the
+#: content of e-mails and sheets, which use none of these dependencies. The tests with Django are
+#: those that send and run jobs. The stores in Redis are compared with those in memory.
 OLDEST_IN_BRIEF = [
-    *("tests/brokers/contract", *_ON_THE_OLDEST),
+    *("tests/brokers/contract", *_ON_THE_OLDEST, "tests/config", "tests/state/test_agreement.py"),
     *(f"tests/djangoapp/test_{name}.py" for name in ("enqueue", "worker", "django_dramatiq")),
-    *(f"--ignore=tests/actors/test_{name}.py" for name in _ABOUT_HTTP),
-    *("-m", "not embedded and not memory"),
+    *(f"--ignore=tests/actors/{name}.py" for name in _ACTORS_WITHOUT_PINS),
+    *("-m", "not embedded and not memory", _FEW_EXAMPLES),
 ]
 #: Tests on the oldest dependencies in scripts/test-range.
-OLDEST_TESTS = ["tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp", *_ON_THE_OLDEST]
-#: Tests on the newest Python in a run of everything, if `.venv` has another.
-NEWEST_IN_BRIEF = ["--quick"]
+OLDEST_TESTS = [
+    *("tests/brokers", "tests/faults", "tests/sinks", "tests/djangoapp", *_ON_THE_OLDEST),
+    *("tests/config", "tests/state"),
+]
+_SHEETS = ("cells", "columns", "many_rows", "once", "ranges", "refusals", "stand_in", "writing")
+#: Tests on the newest Python in a run of everything, if `.venv` has another. Left out are tests of
+#: what the sinks of Google and the API decide: their HTTP is in tests/sinks/http.
+NEWEST_IN_BRIEF = [
+    *("--quick", _FEW_EXAMPLES, "--ignore=tests/sinks/api"),
+    *(f"--ignore=tests/sinks/sheets/test_{name}.py" for name in _SHEETS),
+]
 #: Number of pytest processes that share a run of everything, beside the run on the oldest
 #: dependencies. Tests mostly wait: a process and its servers use less than half a core.
 PROCESSES = 5
@@ -85,6 +100,8 @@ SHARED = ["rabbitmq"]
 #: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
 POLICY = Path("/usr/sbin/policy-rc.d")
+#: Of any mail server, in Debian.
+SENDMAIL = Path("/usr/sbin/sendmail")
 
 
 @dataclass(frozen=True)
@@ -100,8 +117,6 @@ MYPY = Step("mypy", [PYTHON, "-m", "mypy"])
 STATIC = [
     Step("ruff check", [PYTHON, "-m", "ruff", "check", "--output-format=concise"]),
     Step("ruff format", [PYTHON, "-m", "ruff", "format", "--check"]),
-#: Of any mail server, in Debian.
-SENDMAIL = Path("/usr/sbin/sendmail")
     MYPY,
     Step("lint-imports", [str(VENV / "bin" / "lint-imports"), "--no-logo"]),
 ]

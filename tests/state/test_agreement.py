@@ -29,7 +29,10 @@ START = 1_800_000_000
 NAMES = ["ann@example.org", "bob@example.org", "jörg@xn--exmple-cua.com"]
 name = st.sampled_from(NAMES)
 names = st.lists(name, max_size=3)
-several = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(
+    max_examples=min(60, settings().max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def when(seconds: int | None) -> datetime | None:
