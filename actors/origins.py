@@ -21,7 +21,10 @@ def origins_of(batch: Sequence[Any]) -> Sequence[Origin]:
     if delivery.was_stored:  # which knows the attempts of all its parts
         attempt, again = delivery.attempt, delivery.is_redelivered
         return [
-            (part.message_id, part.message.message_timestamp, max(attempt, part.attempt), again)
+            (
+                *(part.message_id, part.message.message_timestamp),
+                *(max(attempt, part.attempt), again or part.is_redelivered),
+            )
             for part in delivery.parts
         ]
     return [

@@ -216,6 +216,11 @@ class RelayConsumer(dramatiq.Consumer, ABC):
 
     def _decode_again(self, delivery: Delivery) -> Delivery:
         """Decode the delivery again: its actor may have changed the arguments."""
+        fresh = self._decode_raw(delivery)
+        fresh.is_redelivered = delivery.is_redelivered
+        return fresh
+
+    def _decode_raw(self, delivery: Delivery) -> Delivery:
         if isinstance(delivery, Batch):
             if delivery.was_stored:
                 fresh = self._read(delivery.raw or b"", delivery.tag, delivery.message_id)

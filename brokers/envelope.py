@@ -23,7 +23,16 @@ from dramatiq import Message
 
 from ..core.errors import BrokerError, InvalidJob
 from ..core.failure import Failure, Reason
-from ..middleware.delivery import ARGS, BATCH, FAILURE, REQUEUED, RETRIES, Batch, Delivery
+from ..middleware.delivery import (
+    ARGS,
+    BATCH,
+    FAILURE,
+    REDELIVERED,
+    REQUEUED,
+    RETRIES,
+    Batch,
+    Delivery,
+)
 
 #: The actor name of undecodable bytes; no actor can have this name, so that they are never run.
 UNDECODABLE = "formrelay:quarantine"
@@ -185,7 +194,9 @@ def encode_batch(batch: Batch, options: dict[str, Any]) -> Message[Any]:
             "message_id": part.message_id,
             "message_timestamp": part.message_timestamp,
             "kwargs": part.kwargs,
-            "options": part.options,
+            "options": {**part.options, REDELIVERED: True}
+            if part.is_redelivered or batch.is_redelivered
+            else part.options,
         }
         | ({ARGS: list(part.args)} if part.args else {})
         for part in batch.parts

@@ -22,7 +22,7 @@ from dramatiq import Message
 from ..core.clock import to_millis
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..middleware.delivery import FAILURE, REQUEUED, RETRIES, Batch, Delivery
+from ..middleware.delivery import FAILURE, REDELIVERED, REQUEUED, RETRIES, Batch, Delivery
 from .envelope import encode, encode_batch, priority_in
 
 
@@ -142,6 +142,8 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
             _settle_delivery(settlement, part, part_outcome, part.attempt, now)
         return
     # Its parts are not deliveries: the messages of the failed parts replace the batch.
+    for part in batch.parts:
+        part.is_redelivered |= batch.is_redelivered
     writes = [_write(part, part_outcome, batch.attempt, now) for part, part_outcome in parts]
     failed = [write for write in writes if write is not None]
     if failed:
@@ -160,6 +162,8 @@ def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Wr
             message = message.copy(options=_counted(attempt, failure, now))
             return _scheduled(message, now, after, keeps_id=not is_part)
         case Defer(after=after):
+            if delivery.is_redelivered:  # the new message is not, but its job may have run
+                message = message.copy(options={REDELIVERED: True})
             return _scheduled(message, now, after, keeps_id=not is_part)
         case Dead(failure=failure):
             message = as_dead_letter(message, failure)

@@ -23,6 +23,8 @@ FAILURE = "failure"
 #: The message options with the last failed attempt's traceback and time (unix milliseconds), as in
 #: stock Dramatiq.
 TRACEBACK, REQUEUED = "traceback", "requeue_timestamp"
+#: The message option of a message that was redelivered, and then deferred.
+REDELIVERED = "redelivered"
 #: The keyword argument with which an actor gets a batch.
 BATCH = "batch"
 #: The key of the positional arguments of a batch part.
@@ -82,6 +84,8 @@ class Delivery(MessageProxy):
         self.message_id = message.message_id
         #: The number of this attempt, from 1. Stored, since a failure counts in the options.
         self.attempt = 1 + _retries(message.options) if message.options else 1
+        if message.options and message.options.get(REDELIVERED) is True:
+            self.is_redelivered = True
         self.tag = tag
         self.raw = raw
         #: The length of ``raw`` in bytes; 0 for a part of a stored batch.

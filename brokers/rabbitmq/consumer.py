@@ -187,7 +187,7 @@ class RabbitConsumer(RelayConsumer):
         if isinstance(delivery, Settlement):
             self._settler.apply_later(delivery)
             return None
-        delivery.is_redelivered = content.redelivered
+        delivery.is_redelivered |= content.redelivered
         return delivery
 
     # -- connect, send, receive ----------------------------------------------------------

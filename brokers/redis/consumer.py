@@ -255,7 +255,7 @@ class RedisConsumer(RelayConsumer):
             self._in_flight.pending.settlement.add(delivery)
             return
         self._in_flight.bytes += len(body)
-        delivery.is_redelivered = deaths > 0
+        delivery.is_redelivered |= deaths > 0
         if not deaths:
             self._buffer.append(delivery)
         elif deaths >= self.broker.options.max_crash_deliveries:

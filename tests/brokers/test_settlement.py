@@ -124,6 +124,34 @@ def test_a_retry_counts_an_attempt_and_a_deferral_does_not() -> None:
         assert Delivery(read(write), "tag").attempt == attempt
 
 
+def test_a_deferred_message_that_was_redelivered_may_still_have_run() -> None:
+    delivery = single(other=1)
+    assert not Delivery(read(write_of(delivery)), "tag").is_redelivered
+    delivery.is_redelivered = True
+    again = Delivery(read(write_of(delivery)), "tag")
+    assert again.is_redelivered
+    assert Delivery(read(write_of(again)), "tag").is_redelivered
+
+
+@pytest.mark.parametrize("make", [fresh, stored])
+def test_a_deferred_batch_that_was_redelivered_may_still_have_run(make: Any) -> None:
+    batch = make()
+    batch.parts[1].is_redelivered = True
+    frozen = decode_batch(read(write_of(batch)), "tag")
+    assert [part.is_redelivered for part in frozen.parts] == [False, True, False]
+    frozen.is_redelivered = True
+    assert all(part.is_redelivered for part in decode_batch(read(write_of(frozen)), "t").parts)
+    frozen.part_outcomes = [DEFER, DONE, DEFER]
+    (replacement,) = settlement_of(frozen, DEFER, NOW).replacements
+    assert all(Delivery(read(write), "tag").is_redelivered for write in replacement.writes)
+
+
+def write_of(delivery: Delivery) -> Write:
+    """The message that replaces a deferred delivery."""
+    ((write,),) = [one.writes for one in settlement_of(delivery, DEFER, NOW).replacements]
+    return write
+
+
 @pytest.mark.parametrize("retries", ["x", -1, None, 1.5, []], ids=repr)
 def test_an_invalid_attempt_count_starts_at_one(retries: Any) -> None:
     (write,) = writes(settlement_of(single(retries=retries), RETRY, NOW))

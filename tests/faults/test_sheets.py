@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from cryptography.fernet import Fernet
 
+from formrelay.state.redis.claims import PREFIX
 from tests.faults.workers import Workers, kill
 from tests.support.google import Book, Fate, Google, serving
 from tests.support.waiting import wait_until
@@ -103,6 +105,25 @@ def test_no_row_is_lost_or_written_twice_by_killed_workers(
     on_its_way.released.set()  # executed when its worker is dead
     google.fates.extend([Fate("lost"), Fate("failed_late"), Fate("dropped")])
     assert len(rows(google)) < COUNT
+    with workers.one():
+        wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)
+        wait_until(workers.is_done, timeout=60)
+    assert_each_row_is_there_once(google)
+
+
+@pytest.mark.slow
+def test_rows_are_found_by_their_keys_if_their_record_is_lost_with_the_worker(
+    workers: Workers, google: Google, redis_url: str
+) -> None:
+    executed = plan(google, "kept")
+    workers.send("sheets", str(COUNT))
+    with workers.one() as worker:
+        assert executed.reached.wait(60)
+        kill(worker)
+    executed.released.set()
+    with redis.Redis.from_url(redis_url) as client:
+        lost = client.delete(*client.keys(f"*{PREFIX}*"))
+    assert lost
     with workers.one():
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)
         wait_until(workers.is_done, timeout=60)

@@ -10,6 +10,7 @@ import redis
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.state import (
     make_bounce_rates,
+    make_claims,
     make_idempotency_store,
     make_journal,
     make_leases,
@@ -60,6 +61,11 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     rates = make_bounce_rates(state)
     rates.note_sent("a", 1)
     assert rates.note_bounced("a", "one").bounced == 1
+
+    claims = make_claims(state)
+    assert claims.claim("book", "token", ["job"], {"A1:B2": 1}).unknown == {"job"}
+    claims.settle("book", applied=["token"])
+    assert claims.done("book", ["job"]) == {"job"}
 
     journal = make_journal(state)
     run = journal.begin("job", [ANN])

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import dramatiq
 import pytest
 
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkTransient
 from formrelay.core.failure import Failure, Reason
-from formrelay.core.outcomes import DONE, Outcome, Retry
+from formrelay.core.outcomes import DONE, Defer, Outcome, Retry
+from formrelay.middleware.delivery import Batch
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -40,6 +42,7 @@ def other(redis_url: str) -> Iterator[RedisBroker]:
     other.close()
 
 
+DEFER_AT_ONCE = Defer(timedelta(0), "busy")
 RETRY_AT_ONCE = Retry(
     timedelta(0), Failure.of(SinkTransient("away"), reason=Reason.PERMANENT, attempt=1, now=0)
 )
@@ -55,6 +58,8 @@ def test_done_removes_a_message_that_was_taken_over_but_not_another_with_its_id(
     # The other worker has finished one of them, and another was sent with its id.
     other.declare_queue(harness.queue)
     theirs, (found,) = fetched_by(other, harness.queue)  # suspects come one at a time
+    assert found.is_redelivered
+    assert not ours[0].is_redelivered
     theirs.settle(found, DONE)
     theirs.close()
     other.enqueue(sent[found.message_id].copy(args=(3,)))
@@ -66,6 +71,35 @@ def test_done_removes_a_message_that_was_taken_over_but_not_another_with_its_id(
     # The id of the removed message still waits, which is harmless.
     (late,) = fetched_by(broker, harness.queue)[1]
     assert late.args == (3,)
+
+
+@pytest.mark.parametrize("size", [1, 3], ids=["one by one", "as a batch"])
+def test_a_deferred_message_remembers_that_it_was_taken_over(
+    harness: Harness, broker: RedisBroker, other: RedisBroker, size: int
+) -> None:
+    options: dict[str, Any] = {"batch_size": 3, "batch_wait": timedelta(0)} if size > 1 else {}
+    for each in (broker, other):
+        dramatiq.actor(
+            lambda **_: None,
+            actor_name="note",
+            broker=each,
+            queue_name=harness.queue,
+            **options,
+        )
+    for number in range(size):
+        broker.enqueue(broker.get_actor("note").message(number=number))
+    consumer, (first,) = fetched_by(broker, harness.queue)
+    consumer.settle(first, DEFER_AT_ONCE)  # a batch is stored as one message
+    wait_until(lambda: consumer.receive(1))
+    take_over(broker, other, harness.queue)
+    theirs, (found,) = fetched_by(other, harness.queue)
+    found.begin_quarantine_run()
+    theirs.settle(found, DEFER_AT_ONCE)
+    again = wait_until(lambda: theirs.receive(1))
+    parts = again.parts if isinstance(again, Batch) else [again]
+    assert [part.is_redelivered for part in parts] == [True] * size
+    theirs.close()
+    consumer.close()
 
 
 @pytest.mark.parametrize("outcome", [DONE, RETRY_AT_ONCE], ids=["done", "retry"])
