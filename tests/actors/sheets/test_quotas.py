@@ -139,3 +139,22 @@ def test_a_spreadsheet_that_hangs_holds_up_no_other(sheets: Sheets) -> None:
     wait_until(lambda: sheets.site.is_idle("sheets"))
     sheets.site.stop()
     assert sheets.site.dead("sheets") == []
+
+
+def test_jobs_for_two_spreadsheets_that_are_fetched_together_do_not_wait_for_each_other(
+    sheets: Sheets,
+) -> None:
+    sheets.google.books["other"] = Book("Answers", editors={"ann"})
+    hanging = Fate("held")
+    sheets.google.fates.append(hanging)
+    for _ in range(2):
+        sheets.send()
+        sheets.send(spreadsheetId="other")
+    sheets.site.start("sheets")
+    assert hanging.reached.wait(30)
+    # The first call hangs, for whichever spreadsheet it is.
+    wait_until(lambda: len(sheets.names()) + len(sheets.names("other")) == 2)
+    hanging.released.set()
+    wait_until(lambda: len(sheets.names()) == len(sheets.names("other")) == 2)
+    wait_until(lambda: sheets.site.is_idle("sheets"))
+    sheets.site.stop()
