@@ -137,9 +137,6 @@ class RateLimits(Protocol):
     def close_until(self, key: str, after: timedelta) -> None:
         """Close a key from now for ``after``, at most a day; never shortens a closure."""
 
-    def reopen(self, key: str) -> None:
-        """End the closure of a key."""
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -258,12 +255,6 @@ class MemoryRateLimits:
             now, old = self._now(), self._buckets.get(key, _Bucket())
             until = max(old.closed_until, now + closure(after))
             self._buckets[key] = _Bucket(old.full_at, old.interval, until)
-
-    def reopen(self, key: str) -> None:
-        with self._lock:
-            old = self._buckets.get(key)
-            if old is not None:
-                self._buckets[key] = _Bucket(old.full_at, old.interval)
 
     def _now(self) -> int:
         return int(self._clock.monotonic() * 1_000_000)

@@ -30,7 +30,7 @@ _MAY_PASS = {(5, 2, 1), (5, 2, 2), (4, 2, 2)}
 _MAX_SOFT = 100_000
 
 
-class Reason(StrEnum):
+class SuppressionReason(StrEnum):
     """Why an address is suppressed, the weightiest first."""
 
     COMPLAINT = "complaint"
@@ -41,7 +41,7 @@ class Reason(StrEnum):
 
 
 #: The weightiest reason of an entry wins.
-WEIGHTS = {reason: weight for weight, reason in enumerate(reversed(Reason))}
+WEIGHTS = {reason: weight for weight, reason in enumerate(reversed(SuppressionReason))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Suppression:
     """
 
     address: str
-    reason: Reason
+    reason: SuppressionReason
     since: datetime | None = None
     expires: datetime | None = None
     count: int = 1
@@ -65,7 +65,7 @@ class Suppression:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SuppressionPage:
     """Some entries, by address.
 
     Attributes:
@@ -101,7 +101,9 @@ class Suppressions(Protocol):
     def remove(self, addresses: Iterable[str]) -> int:
         """Remove entries and what was counted; return how many addresses were suppressed."""
 
-    def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
+    def page(
+        self, after: str = "", limit: int = 100, *, reason: SuppressionReason | None = None
+    ) -> SuppressionPage:
         """Return at most ``limit`` entries by address, from the first after ``after``.
 
         Every entry that exists from the first page to the last is on exactly one page.
@@ -184,12 +186,12 @@ def note_bounce(
     rule = rule_of(status)
     if rule == "never":
         return None
-    count, keeps, reason = 1, rules.keep_bounced, Reason.BOUNCED
+    count, keeps, reason = 1, rules.keep_bounced, SuppressionReason.BOUNCED
     if rule == "after_some":
         count = store.note_soft_bounce(address, event, rules.soft_window)
         if count < rules.soft_limit:
             return None
-        keeps, reason = rules.keep_full, Reason.FULL
+        keeps, reason = rules.keep_full, SuppressionReason.FULL
     known = store.find([address]).get(address)
     if known is not None and WEIGHTS[known.reason] >= WEIGHTS[reason]:
         # An e-mail that was on its way already: counts, but extends nothing.
@@ -202,7 +204,7 @@ def note_bounce(
 
 def note_complaint(store: Suppressions, address: str) -> Suppression:
     """Suppress an address whose owner complained, for ever."""
-    return _add(store, Suppression(address, Reason.COMPLAINT))
+    return _add(store, Suppression(address, SuppressionReason.COMPLAINT))
 
 
 def _add(store: Suppressions, entry: Suppression) -> Suppression:
@@ -243,7 +245,7 @@ def check_entry(entry: Suppression) -> Suppression:
     for when in (entry.since, entry.expires):
         if when is not None and when.tzinfo is None:
             raise ValueError("expected times of a suppression with their time zone, got none")
-    return replace(entry, reason=Reason(entry.reason))
+    return replace(entry, reason=SuppressionReason(entry.reason))
 
 
 class MemorySuppressions:
@@ -285,7 +287,9 @@ class MemorySuppressions:
                 del self._entries[name]
             return len(removed)
 
-    def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
+    def page(
+        self, after: str = "", limit: int = 100, *, reason: SuppressionReason | None = None
+    ) -> SuppressionPage:
         with self._lock:
             left = (name for name in list(self._entries) if name > after and self._get(name))
             names = nsmallest(
@@ -293,7 +297,7 @@ class MemorySuppressions:
                 (name for name in left if reason in (None, self._entries[name].reason)),
             )
             entries = [self._entries[name] for name in names[:limit]]
-        return Page(entries, entries[-1].address if len(names) > limit else None)
+        return SuppressionPage(entries, entries[-1].address if len(names) > limit else None)
 
     def count(self) -> int:
         with self._lock:

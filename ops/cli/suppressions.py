@@ -18,7 +18,7 @@ from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import InvalidJob
 from ...sinks.smtp.address import normal
 from ...state import make_suppressions
-from ...state.suppressions import Reason, Suppression, Suppressions, check_entry
+from ...state.suppressions import Suppression, SuppressionReason, Suppressions, check_entry
 from ..output import print_json, print_table, say, say_error
 from .options import DryRunOption, JsonOption, LimitOption, parse_duration
 from .shared_state import shared_state
@@ -29,7 +29,9 @@ AddressesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="ADDRESS...", help="E-mail addresses. None: one a line from stdin."),
 ]
-ReasonOption = Annotated[Reason | None, typer.Option(help="Only addresses with this reason.")]
+ReasonOption = Annotated[
+    SuppressionReason | None, typer.Option(help="Only addresses with this reason.")
+]
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -71,7 +73,9 @@ def list_suppressions(
 @app.command()
 def add(
     addresses: AddressesArgument = None,
-    reason: Annotated[Reason, typer.Option(help="Why they get no e-mail.")] = Reason.MANUAL,
+    reason: Annotated[
+        SuppressionReason, typer.Option(help="Why they get no e-mail.")
+    ] = SuppressionReason.MANUAL,
     expires_in: Annotated[
         float | None,
         typer.Option(
@@ -101,8 +105,8 @@ def remove(addresses: AddressesArgument = None, json: JsonOption = False) -> Non
 def import_suppressions(
     file: FileArgument = None,
     reason: Annotated[
-        Reason, typer.Option(help="Reason of entries that name none.")
-    ] = Reason.MANUAL,
+        SuppressionReason, typer.Option(help="Reason of entries that name none.")
+    ] = SuppressionReason.MANUAL,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -137,7 +141,7 @@ def _store() -> Suppressions:
 
 
 def _all(
-    store: Suppressions, reason: Reason | None = None, after: str | None = ""
+    store: Suppressions, reason: SuppressionReason | None = None, after: str | None = ""
 ) -> Iterator[Suppression]:
     while after is not None:
         page = store.page(after, _PAGE, reason=reason)
@@ -160,7 +164,7 @@ def _addresses(given: list[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _read_file(file: Path | None, reason: Reason) -> list[Suppression]:
+def _read_file(file: Path | None, reason: SuppressionReason) -> list[Suppression]:
     try:
         file = None if str(file) == "-" else file
         text = sys.stdin.read() if file is None else file.read_text("utf-8-sig")
@@ -203,19 +207,19 @@ def _object(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _entry(fields: dict[str, Any] | None, reason: Reason) -> Suppression:
+def _entry(fields: dict[str, Any] | None, reason: SuppressionReason) -> Suppression:
     """Make an entry; the errors quote no address."""
     if fields is None or not fields.get("address"):
         raise InvalidJob("expected an entry with an address, got none")
     given = str(fields.get("reason") or reason)
-    if given not in set(Reason):
-        raise InvalidJob(f"expected a reason ({', '.join(Reason)}), got another")
+    if given not in set(SuppressionReason):
+        raise InvalidJob(f"expected a reason ({', '.join(SuppressionReason)}), got another")
     count = str(fields.get("count") or 1)
     if not count.isascii() or not count.isdigit():
         raise InvalidJob("expected a whole number as count, got something else")
     entry = Suppression(
         normal(str(fields["address"])),
-        Reason(given),
+        SuppressionReason(given),
         _time(fields.get("since")),
         _time(fields.get("expires")),
         int(count[:9]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any, cast
 
 from ..digests import digest
@@ -24,10 +23,11 @@ from ..journal import (
     names_of,
     new_run,
 )
-from ..millis import from_millis
+from ..millis import duration_millis, from_millis
 from . import DEFAULT_NAMESPACE
 from .client import repeated
 from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a job.
 PREFIX = ":__journal__."
@@ -57,9 +57,8 @@ class RedisJournal:
         self._client = client
         self._where = where
         self._prefix, self._names = namespace + PREFIX, namespace + NAMES
-        self._keep = _millis(keep)
-        script = files(__package__).joinpath("journal.lua").read_text()
-        self._script = client.register_script(script)
+        self._keep = duration_millis(keep)
+        self._script = Script("journal.lua", client, where)
 
     def begin(
         self,
@@ -127,18 +126,12 @@ class RedisJournal:
         return None if found is None else found.decode()
 
     def _run(self, what: str, key: str, owner: str, lock: timedelta | None, *args: Any) -> Any:
-        lasts = "" if lock is None else _millis(lock)
-        argv = [what, owner, lasts, self._keep, *args]
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=[self._prefix + key], args=argv))
+        lasts = "" if lock is None else duration_millis(lock)
+        return self._script([self._prefix + key], what, owner, lasts, self._keep, *args)
 
 
 def _pairs(notes: Mapping[str, str]) -> list[str]:
     return [part for pair in check_notes(notes).items() for part in pair]
-
-
-def _millis(duration: timedelta) -> int:
-    return max(1, duration // timedelta(milliseconds=1))
 
 
 def _record(found: Mapping[bytes, bytes], names: Mapping[str, str]) -> JournalRecord:

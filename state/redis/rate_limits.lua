@@ -1,7 +1,7 @@
 -- Rate limits (GCRA). A key holds three numbers: the unix time in microseconds at which its bucket
 -- is full again, the microseconds in which it gets one back, and the time until which it is closed.
 -- KEYS: the keys, and to take once, the key that says who took: '1', or 'b' and the time of a booked
---       turn. ARGV: 'take', 'close' or 'reopen'; to take, the milliseconds for which the last key is
+--       turn. ARGV: 'take' or 'close'; to take, the milliseconds for which the last key is
 --       kept ('' without it), the longest time for which a turn is booked (0 for none), how late a
 --       turn may be used, and for each key the microseconds for one (0 for no limit), the capacity
 --       and the cost; to close, the microseconds.
@@ -25,14 +25,9 @@ local function write(key, full_at, interval, closed)
     redis.call('set', key, value, 'px', string.format('%.0f', math.ceil(lasts / 1000)))
 end
 
-if ARGV[1] ~= 'take' then
+if ARGV[1] == 'close' then
     local full_at, interval, closed = read(KEYS[1])
-    if ARGV[1] == 'close' then
-        closed = math.max(closed, now + tonumber(ARGV[2]))
-    else
-        closed = 0
-    end
-    write(KEYS[1], full_at, interval, closed)
+    write(KEYS[1], full_at, interval, math.max(closed, now + tonumber(ARGV[2])))
     return 0
 end
 

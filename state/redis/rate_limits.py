@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..digests import digest
+from ..millis import duration_millis
 from ..rate_limits import KEEP_ONCE, LATE, NO_BOOKING, Limit, check_wanted, closure
 from . import DEFAULT_NAMESPACE
-from .client import repeated
-from .connection import translated
+from .script import Script
 
 #: Stands between the namespace and the digest of a key.
 PREFIX = ":__limits__."
@@ -28,10 +27,8 @@ class RedisRateLimits:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._where = where
         self._prefix = namespace + PREFIX
-        script = files(__package__).joinpath("rate_limits.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("rate_limits.lua", client, where)
 
     def take(
         self,
@@ -48,20 +45,10 @@ class RedisRateLimits:
         keys = [self._prefix + digest(one.key) for one in checked]
         if once is not None:
             keys.append(f"{self._prefix}once.{digest(once)}")
-        keep = "" if once is None else KEEP_ONCE // timedelta(milliseconds=1)
+        keep = "" if once is None else duration_millis(KEEP_ONCE)
         times = [book // _MICROSECOND, LATE // _MICROSECOND]
-        wait = int(self._call(keys, "take", keep, *times, *numbers))
+        wait = int(self._script(keys, "take", keep, *times, *numbers))
         return timedelta(microseconds=wait) if wait > 0 else None
 
     def close_until(self, key: str, after: timedelta) -> None:
-        self._run(key, "close", closure(after))
-
-    def reopen(self, key: str) -> None:
-        self._run(key, "reopen")
-
-    def _run(self, key: str, *args: Any) -> Any:
-        return self._call([self._prefix + digest(key)], *args)
-
-    def _call(self, keys: Sequence[str], *args: Any) -> Any:
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=keys, args=args))
+        self._script([self._prefix + digest(key)], "close", closure(after))

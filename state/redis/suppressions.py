@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from ..digests import digest
-from ..millis import from_millis, to_millis
+from ..millis import duration_millis, from_millis, to_millis
 from ..suppressions import (
     Counted,
-    Page,
-    Reason,
     Suppression,
+    SuppressionPage,
+    SuppressionReason,
     check_address,
     check_entry,
 )
 from . import DEFAULT_NAMESPACE
-from .client import repeated
-from .connection import translated
+from .script import Script
 
 #: Stands after the namespace.
 ENTRIES = ":__suppressed__"
@@ -30,7 +28,7 @@ SUPPRESSED = ":__suppressed_before__."
 #: Number of addresses in a call, each of which blocks Redis for less than a millisecond or two.
 _CHUNK = 500
 #: One letter each, so that the letters of weightier reasons come first.
-_LETTERS = {reason: "abcde"[number] for number, reason in enumerate(Reason)}
+_LETTERS = {reason: "abcde"[number] for number, reason in enumerate(SuppressionReason)}
 _REASONS = {letter.encode(): reason for reason, letter in _LETTERS.items()}
 
 
@@ -44,15 +42,13 @@ class RedisSuppressions:
     """
 
     def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._where = where
         entries = namespace + ENTRIES
         self._keys = [entries, f"{entries}.index", f"{entries}.ends"]
         self._counted: dict[Counted, str] = {
             "soft": namespace + SOFT,
             "suppressed": namespace + SUPPRESSED,
         }
-        script = files(__package__).joinpath("suppressions.lua").read_text()
-        self._script = client.register_script(script)
+        self._script = Script("suppressions.lua", client, where)
 
     def find(self, addresses: Iterable[str]) -> dict[str, Suppression]:
         names = [check_address(address) for address in addresses]
@@ -78,12 +74,14 @@ class RedisSuppressions:
             removed += int(self._run("remove", *map(str.encode, some), more=counted))
         return removed
 
-    def page(self, after: str = "", limit: int = 100, *, reason: Reason | None = None) -> Page:
+    def page(
+        self, after: str = "", limit: int = 100, *, reason: SuppressionReason | None = None
+    ) -> SuppressionPage:
         letter = "" if reason is None else _LETTERS[reason]
         has_more, next_after, found = self._run("page", after.encode(), limit, letter)
         pairs = zip(found[::2], found[1::2], strict=True)
         entries = [_parse(name.decode(), value) for name, value in pairs]
-        return Page(entries, next_after.decode() if has_more else None)
+        return SuppressionPage(entries, next_after.decode() if has_more else None)
 
     def count(self) -> int:
         return int(self._run("count"))
@@ -92,15 +90,10 @@ class RedisSuppressions:
         self, address: str, event: str, window: timedelta, *, kind: Counted = "soft"
     ) -> int:
         key = self._counted[kind] + digest(check_address(address))
-        milliseconds = max(1, window // timedelta(milliseconds=1))
-        return int(self._call([key], "soft", digest(event), milliseconds))
+        return int(self._script([key], "soft", digest(event), duration_millis(window)))
 
     def _run(self, what: str, *args: Any, more: Sequence[str] = ()) -> Any:
-        return self._call([*self._keys, *more], what, *args)
-
-    def _call(self, keys: Sequence[str], *args: Any) -> Any:
-        with translated(self._where):
-            return repeated(lambda _: self._script(keys=keys, args=args))
+        return self._script([*self._keys, *more], what, *args)
 
 
 def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -18,7 +18,7 @@ from formrelay.state.redis.journal import RedisJournal
 from formrelay.state.redis.rate_limits import RedisRateLimits
 from formrelay.state.redis.suppressions import RedisSuppressions
 from formrelay.state.redis.tokens import RedisTokenStore
-from formrelay.state.suppressions import MemorySuppressions, Reason, Suppression
+from formrelay.state.suppressions import MemorySuppressions, Suppression, SuppressionReason
 from formrelay.state.token_store import Facts, MemoryTokenStore, Pause, StoredConnection
 from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
@@ -44,7 +44,7 @@ entries = st.builds(
         address, reason, when(since), when(expires), count, ""
     ),
     name,
-    st.sampled_from(list(Reason)),
+    st.sampled_from(list(SuppressionReason)),
     st.none() | st.integers(-50, 50),
     st.none() | st.integers(-10, 100),
     st.integers(1, 3),
@@ -62,7 +62,7 @@ entries = st.builds(
             st.tuples(
                 st.just("page"),
                 st.sampled_from(["", *NAMES]),
-                st.none() | st.sampled_from(list(Reason)),
+                st.none() | st.sampled_from(list(SuppressionReason)),
             ),
             st.tuples(
                 st.just("soft"),

@@ -124,14 +124,15 @@ def test_a_closed_key_is_refused_until_its_time_also_without_a_limit(timed: Time
     assert take_all(timed, "a", limit) == 5
 
 
-def test_a_closure_keeps_what_was_taken_and_can_be_ended(timed: Timed) -> None:
+def test_a_closure_keeps_what_was_taken_and_lasts_a_day_at_most(timed: Timed) -> None:
     limit = Limit(5, MINUTE)
     assert timed.store.take([("a", limit)], 5) is None
+    timed.store.close_until("a", 6 * SECOND)
+    assert timed.store.take([("a", limit)]) == 12 * SECOND
+    timed.after(6 * SECOND)
+    assert timed.store.take([("a", limit)]) == 6 * SECOND
     timed.store.close_until("a", timedelta(days=4000))
     assert timed.store.take([("a", limit)]) == DAY
-    timed.store.reopen("a")
-    assert timed.store.take([("a", limit)]) == 12 * SECOND
-    timed.store.reopen("unknown")
 
 
 def test_a_clock_that_is_set_back_makes_nobody_wait_longer_than_a_refill(timed: Timed) -> None:
@@ -241,7 +242,6 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("pass"), st.integers(0, 10**8)),
         st.tuples(st.just("close"), st.sampled_from("abc"), st.integers(0, 10**7)),
-        st.tuples(st.just("reopen"), st.sampled_from("abc")),
         st.tuples(
             st.just("take"), st.dictionaries(st.sampled_from("abc"), st.integers(1, 8), min_size=1)
         ),
@@ -267,9 +267,6 @@ def agrees_with_the_model(timed: Timed, limits: list[Limit], steps: list[Any], r
             name, micros = arguments
             timed.store.close_until(names[name], timedelta(microseconds=micros))
             models[name].closed_for = max(models[name].closed_for, micros)
-        elif what == "reopen":
-            timed.store.reopen(names[arguments[0]])
-            models[arguments[0]].closed_for = 0
         else:
             costs = {name: min(cost, by_name[name].capacity) for name, cost in arguments[0].items()}
             wait = timed.store.take(
@@ -301,7 +298,7 @@ def test_any_calls_in_redis_agree_with_a_simple_model(
     timed = in_redis(redis_url)
     timed.store._prefix += os.urandom(4).hex()
     agrees_with_the_model(timed, limits, steps, "")
-    timed.store._script.registered_client.close()
+    timed.store._script._script.registered_client.close()
 
 
 def test_buckets_in_memory_that_are_full_again_are_removed() -> None:
@@ -328,8 +325,6 @@ def test_every_key_in_redis_expires_and_has_no_address(redis_url: str) -> None:
     assert all(0 < state.client.pttl(key) <= 3_600_000 for key in keys)
     store.take([("short", Limit(1, timedelta(milliseconds=30)))])
     wait_until(lambda: len(state.client.keys("*")) == 2)
-    store.reopen("example.org")
-    assert len(state.client.keys("*")) == 1
     store.take([("b", Limit(2, MINUTE))], once="bob@example.org")
     (once,) = [key for key in state.client.keys("*") if b"once" in key]
     assert b"bob" not in once
@@ -374,7 +369,6 @@ def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None
     for call in (
         lambda: store.take([("a", Limit(1, MINUTE))]),
         lambda: store.close_until("a", MINUTE),
-        lambda: store.reopen("a"),
     ):
         with pytest.raises(BrokerUnavailable, match="expected Redis at"):
             call()

@@ -21,7 +21,7 @@ from formrelay.state.connections import Refreshed
 from formrelay.state.journal import Outcome, Run
 from formrelay.state.rate_limits import Limit
 from formrelay.state.redis.tokens import RedisTokenStore
-from formrelay.state.suppressions import Reason, Suppression
+from formrelay.state.suppressions import Suppression, SuppressionReason
 from formrelay.state.tokens import Tokens
 from tests.brokers.redis.test_rights import documented, with_password
 from tests.state.stores import state_of
@@ -43,7 +43,6 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     assert limits.take([("a", Limit(1, HOUR))]) is None
     assert limits.take([("a", Limit(1, HOUR))]) is not None
     limits.close_until("a", HOUR)
-    limits.reopen("a")
 
     leases = make_leases(state)
     assert leases.hold("a", "owner", 1, HOUR)
@@ -52,7 +51,7 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
 
     suppressions = make_suppressions(state)
     ends = datetime.now(UTC) + HOUR
-    assert suppressions.add([Suppression(ANN, Reason.FULL, None, ends)]) == 1
+    assert suppressions.add([Suppression(ANN, SuppressionReason.FULL, None, ends)]) == 1
     assert suppressions.find([ANN]).keys() == {ANN}
     assert len(suppressions.page().entries) == suppressions.count() == 1
     assert suppressions.note_soft_bounce(ANN, "event", HOUR) == 1

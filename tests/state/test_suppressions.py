@@ -14,9 +14,9 @@ from formrelay.state.redis.suppressions import RedisSuppressions
 from formrelay.state.suppressions import (
     BounceRules,
     MemorySuppressions,
-    Page,
-    Reason,
     Suppression,
+    SuppressionPage,
+    SuppressionReason,
     Suppressions,
     note_bounce,
     note_complaint,
@@ -56,7 +56,9 @@ def timed(request: pytest.FixtureRequest) -> Timed:
     return Timed(store, lambda now: set_clock(state.client, now))
 
 
-def pages(store: Suppressions, limit: int, reason: Reason | None = None) -> list[Page]:
+def pages(
+    store: Suppressions, limit: int, reason: SuppressionReason | None = None
+) -> list[SuppressionPage]:
     found, after = [], ""
     while True:
         found.append(store.page(after, limit, reason=reason))
@@ -65,7 +67,9 @@ def pages(store: Suppressions, limit: int, reason: Reason | None = None) -> list
         after = found[-1].after
 
 
-def entries(store: Suppressions, limit: int = 100, reason: Reason | None = None) -> list[Any]:
+def entries(
+    store: Suppressions, limit: int = 100, reason: SuppressionReason | None = None
+) -> list[Any]:
     return [entry for page in pages(store, limit, reason) for entry in page.entries]
 
 
@@ -73,13 +77,13 @@ def test_entries_are_found_in_one_call(timed: Timed) -> None:
     assert timed.store.find([ANN, BOB]) == {}
     ends = START + 30 * DAY
     given = [
-        Suppression(ANN, Reason.BOUNCED, START - DAY, None, 2, "5.1.1"),
-        Suppression(CAT, Reason.FULL, None, ends),
+        Suppression(ANN, SuppressionReason.BOUNCED, START - DAY, None, 2, "5.1.1"),
+        Suppression(CAT, SuppressionReason.FULL, None, ends),
     ]
     assert timed.store.add(given) == 2
     assert timed.store.find([CAT, BOB, ANN]) == {
         ANN: given[0],
-        CAT: Suppression(CAT, Reason.FULL, START, ends),
+        CAT: Suppression(CAT, SuppressionReason.FULL, START, ends),
     }
     assert timed.store.find([]) == {}
     assert timed.store.count() == 2
@@ -87,7 +91,12 @@ def test_entries_are_found_in_one_call(timed: Timed) -> None:
 
 def test_an_entry_ends_at_its_time_exactly(timed: Timed) -> None:
     ends = START + DAY
-    timed.store.add([Suppression(ANN, Reason.FULL, None, ends), Suppression(BOB, Reason.MANUAL)])
+    timed.store.add(
+        [
+            Suppression(ANN, SuppressionReason.FULL, None, ends),
+            Suppression(BOB, SuppressionReason.MANUAL),
+        ]
+    )
     timed.to(ends - timedelta(milliseconds=1))
     assert ANN in timed.store.find([ANN])
     assert timed.store.count() == 2
@@ -101,43 +110,47 @@ def test_an_entry_ends_at_its_time_exactly(timed: Timed) -> None:
 
 
 def test_an_entry_that_has_ended_already_is_not_added(timed: Timed) -> None:
-    assert timed.store.add([Suppression(ANN, Reason.FULL, START - DAY, START)]) == 0
+    assert timed.store.add([Suppression(ANN, SuppressionReason.FULL, START - DAY, START)]) == 0
     assert timed.store.find([ANN]) == {}
 
 
 def test_a_known_address_keeps_the_later_end_and_the_weightier_reason(timed: Timed) -> None:
-    def add(reason: Reason, expires: datetime | None, status: str = "") -> Suppression:
+    def add(reason: SuppressionReason, expires: datetime | None, status: str = "") -> Suppression:
         timed.store.add([Suppression(ANN, reason, None, expires, 1, status)])
         return timed.store.find([ANN])[ANN]
 
     later, latest = START + 60 * DAY, START + 90 * DAY
-    assert add(Reason.FULL, later, "5.2.2") == Suppression(
-        ANN, Reason.FULL, START, later, 1, "5.2.2"
+    assert add(SuppressionReason.FULL, later, "5.2.2") == Suppression(
+        ANN, SuppressionReason.FULL, START, later, 1, "5.2.2"
     )
     timed.to(START + DAY)
-    assert add(Reason.FULL, START + 10 * DAY, "5.2.1") == Suppression(
-        ANN, Reason.FULL, START, later, 2, "5.2.1"
+    assert add(SuppressionReason.FULL, START + 10 * DAY, "5.2.1") == Suppression(
+        ANN, SuppressionReason.FULL, START, later, 2, "5.2.1"
     )
-    assert add(Reason.BOUNCED, latest, "5.1.1").expires == latest
-    assert add(Reason.COMPLAINT, None) == Suppression(ANN, Reason.COMPLAINT, START, None, 4)
-    assert add(Reason.FULL, later, "5.2.2") == Suppression(ANN, Reason.COMPLAINT, START, None, 5)
-    assert timed.store.add([Suppression(ANN, Reason.MANUAL, None)]) == 0
+    assert add(SuppressionReason.BOUNCED, latest, "5.1.1").expires == latest
+    assert add(SuppressionReason.COMPLAINT, None) == Suppression(
+        ANN, SuppressionReason.COMPLAINT, START, None, 4
+    )
+    assert add(SuppressionReason.FULL, later, "5.2.2") == Suppression(
+        ANN, SuppressionReason.COMPLAINT, START, None, 5
+    )
+    assert timed.store.add([Suppression(ANN, SuppressionReason.MANUAL, None)]) == 0
     timed.to(START + 400 * DAY)
-    assert timed.store.find([ANN])[ANN].reason is Reason.COMPLAINT
+    assert timed.store.find([ANN])[ANN].reason is SuppressionReason.COMPLAINT
 
 
 def test_an_end_that_is_taken_away_does_not_remove_the_entry_later(timed: Timed) -> None:
-    timed.store.add([Suppression(ANN, Reason.FULL, None, START + DAY)])
-    timed.store.add([Suppression(ANN, Reason.MANUAL)])
+    timed.store.add([Suppression(ANN, SuppressionReason.FULL, None, START + DAY)])
+    timed.store.add([Suppression(ANN, SuppressionReason.MANUAL)])
     timed.to(START + 2 * DAY)
-    timed.store.add([Suppression(BOB, Reason.MANUAL)])  # also removes what has ended
+    timed.store.add([Suppression(BOB, SuppressionReason.MANUAL)])  # also removes what has ended
     assert timed.store.count() == 2
     assert len(entries(timed.store)) == 2
 
 
 def test_an_export_can_be_imported_again(timed: Timed) -> None:
-    timed.store.add([Suppression(ANN, Reason.BOUNCED, None, START + DAY, 7, "5.1.1")])
-    timed.store.add([Suppression(BOB, Reason.COMPLAINT)])
+    timed.store.add([Suppression(ANN, SuppressionReason.BOUNCED, None, START + DAY, 7, "5.1.1")])
+    timed.store.add([Suppression(BOB, SuppressionReason.COMPLAINT)])
     exported = entries(timed.store)
     timed.to(START + timedelta(hours=1))
     assert timed.store.add(exported) == 0
@@ -148,7 +161,7 @@ def test_an_export_can_be_imported_again(timed: Timed) -> None:
 
 
 def test_removing_forgets_soft_bounces_too(timed: Timed) -> None:
-    timed.store.add([Suppression(ANN, Reason.MANUAL)])
+    timed.store.add([Suppression(ANN, SuppressionReason.MANUAL)])
     for event in "ab":
         timed.store.note_soft_bounce(ANN, event, DAY)
     assert timed.store.remove([ANN, BOB, ANN]) == 1
@@ -159,27 +172,30 @@ def test_removing_forgets_soft_bounces_too(timed: Timed) -> None:
 
 def test_pages_have_every_entry_once_also_while_entries_come_and_go(timed: Timed) -> None:
     names = [f"{number:03}@example.org" for number in range(250)]
-    timed.store.add([Suppression(name, Reason.MANUAL) for name in reversed(names)])
+    timed.store.add([Suppression(name, SuppressionReason.MANUAL) for name in reversed(names)])
     found = pages(timed.store, 100)
     assert [len(page.entries) for page in found] == [100, 100, 50]
     assert [entry.address for page in found for entry in page.entries] == names
     first = timed.store.page("", 100)
     timed.store.remove([names[5], names[99], names[150]])
-    timed.store.add([Suppression("000a@example.org", Reason.MANUAL)])
+    timed.store.add([Suppression("000a@example.org", SuppressionReason.MANUAL)])
     rest = [entry.address for entry in timed.store.page(first.after, 500).entries]
     assert rest == [name for name in names[100:] if name != names[150]]
 
 
 def test_pages_of_a_reason_have_its_entries_only(timed: Timed) -> None:
     timed.store.add(
-        Suppression(f"{number:04}@example.org", Reason.FULL if number % 50 else Reason.COMPLAINT)
+        Suppression(
+            f"{number:04}@example.org",
+            SuppressionReason.FULL if number % 50 else SuppressionReason.COMPLAINT,
+        )
         for number in range(1000)
     )
-    found = entries(timed.store, 7, Reason.COMPLAINT)
+    found = entries(timed.store, 7, SuppressionReason.COMPLAINT)
     assert [entry.address for entry in found] == [
         f"{number:04}@example.org" for number in range(0, 1000, 50)
     ]
-    assert entries(timed.store, 7, Reason.UNSUBSCRIBED) == []
+    assert entries(timed.store, 7, SuppressionReason.UNSUBSCRIBED) == []
 
 
 @pytest.mark.parametrize(
@@ -196,7 +212,7 @@ def test_an_address_that_is_not_in_its_normal_form_is_refused_and_not_quoted(
 ) -> None:
     for call in (
         lambda: timed.store.find([address]),
-        lambda: timed.store.add([Suppression(address, Reason.MANUAL)]),
+        lambda: timed.store.add([Suppression(address, SuppressionReason.MANUAL)]),
         lambda: timed.store.remove([address]),
         lambda: timed.store.note_soft_bounce(address, "a", DAY),
     ):
@@ -206,20 +222,20 @@ def test_an_address_that_is_not_in_its_normal_form_is_refused_and_not_quoted(
 
 
 def test_a_quoted_local_part_may_have_spaces(timed: Timed) -> None:
-    assert timed.store.add([Suppression('"ann b"@example.org', Reason.MANUAL)]) == 1
+    assert timed.store.add([Suppression('"ann b"@example.org', SuppressionReason.MANUAL)]) == 1
     assert timed.store.find(['"ann b"@example.org'])
 
 
 def test_a_wrong_entry_is_refused_and_nothing_is_added(timed: Timed) -> None:
     for wrong, said in (
-        (Suppression(BOB, Reason.FULL, count=0), "count"),
-        (Suppression(BOB, Reason.FULL, count=10**9), "count"),
-        (Suppression(BOB, Reason.FULL, status="550 user unknown"), "5.1.1"),
-        (Suppression(BOB, Reason.FULL, since=datetime(2026, 1, 1)), "time zone"),
+        (Suppression(BOB, SuppressionReason.FULL, count=0), "count"),
+        (Suppression(BOB, SuppressionReason.FULL, count=10**9), "count"),
+        (Suppression(BOB, SuppressionReason.FULL, status="550 user unknown"), "5.1.1"),
+        (Suppression(BOB, SuppressionReason.FULL, since=datetime(2026, 1, 1)), "time zone"),
         (Suppression(BOB, "other"), "other"),
     ):
         with pytest.raises(ValueError, match=said):
-            timed.store.add([Suppression(ANN, Reason.MANUAL), wrong])
+            timed.store.add([Suppression(ANN, SuppressionReason.MANUAL), wrong])
     assert timed.store.count() == 0
 
 
@@ -241,9 +257,9 @@ def test_a_missing_mailbox_is_suppressed_at_once_and_a_policy_never(timed: Timed
     store, clock = timed.store, timed.clock
     assert note_bounce(store, ANN, "5.7.1", "one", clock=clock) is None
     assert store.find([ANN]) == {}
-    expected = Suppression(ANN, Reason.BOUNCED, START, START + 7 * DAY, 1, "5.1.1")
+    expected = Suppression(ANN, SuppressionReason.BOUNCED, START, START + 7 * DAY, 1, "5.1.1")
     assert note_bounce(store, ANN, "5.1.1", "one", clock=clock) == expected
-    assert note_complaint(store, BOB) == Suppression(BOB, Reason.COMPLAINT, START)
+    assert note_complaint(store, BOB) == Suppression(BOB, SuppressionReason.COMPLAINT, START)
 
 
 def test_a_full_mailbox_is_suppressed_after_some_events_and_for_some_time(timed: Timed) -> None:
@@ -261,7 +277,7 @@ def test_a_full_mailbox_is_suppressed_after_some_events_and_for_some_time(timed:
     assert bounce("three") is None  # the first is forgotten
     timed.to(START + 11 * DAY)
     ends = START + 16 * DAY
-    assert bounce("four") == Suppression(ANN, Reason.FULL, timed.now, ends, 3, "5.2.2")
+    assert bounce("four") == Suppression(ANN, SuppressionReason.FULL, timed.now, ends, 3, "5.2.2")
     timed.to(ends)
     assert timed.store.find([ANN]) == {}
 
@@ -300,7 +316,10 @@ def test_two_hundred_thousand_entries_are_added_found_listed_and_removed(redis_u
     store = make_suppressions(state)
     names = [f"person.{number:06}@example.org" for number in range(200_000)]
     ends = datetime.now(UTC) + DAY
-    assert store.add(Suppression(name, Reason.BOUNCED, None, ends) for name in names) == 200_000
+    assert (
+        store.add(Suppression(name, SuppressionReason.BOUNCED, None, ends) for name in names)
+        == 200_000
+    )
     assert store.count() == 200_000
     found = store.find(names[::1000])
     assert len(found) == 200
@@ -320,10 +339,13 @@ def test_what_has_ended_is_removed_by_later_calls(redis_url: str) -> None:
     store = RedisSuppressions(*state)
     use_clock(store, state.client, "suppressions.lua")
     set_clock(state.client, START.timestamp())
-    store.add(Suppression(f"{n}@example.org", Reason.FULL, None, START + DAY) for n in range(150))
+    store.add(
+        Suppression(f"{n}@example.org", SuppressionReason.FULL, None, START + DAY)
+        for n in range(150)
+    )
     set_clock(state.client, (START + 2 * DAY).timestamp())
-    store.add([Suppression(ANN, Reason.MANUAL)])
-    store.add([Suppression(BOB, Reason.MANUAL)])
+    store.add([Suppression(ANN, SuppressionReason.MANUAL)])
+    store.add([Suppression(BOB, SuppressionReason.MANUAL)])
     sizes = [state.client.hlen(store._keys[0]), *(state.client.zcard(k) for k in store._keys[1:])]
     assert sizes == [2, 2, 0]
 
@@ -331,7 +353,7 @@ def test_what_has_ended_is_removed_by_later_calls(redis_url: str) -> None:
 def test_keys_have_the_namespace_and_soft_bounces_expire(redis_url: str) -> None:
     state = state_of(redis_url, "ns")
     store = make_suppressions(state)
-    store.add([Suppression(ANN, Reason.FULL, None, datetime.now(UTC) + DAY)])
+    store.add([Suppression(ANN, SuppressionReason.FULL, None, datetime.now(UTC) + DAY)])
     store.note_soft_bounce(ANN, "message", DAY)
     keys = sorted(state.client.keys("*"))
     assert keys[1:] == [b"ns:__suppressed__" + end for end in (b"", b".ends", b".index")]
@@ -341,11 +363,11 @@ def test_keys_have_the_namespace_and_soft_bounces_expire(redis_url: str) -> None
 
 def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None:
     store = make_suppressions(state_of(redis_server.url))
-    store.add([Suppression(ANN, Reason.MANUAL)])
+    store.add([Suppression(ANN, SuppressionReason.MANUAL)])
     redis_server.kill()
     for call in (
         lambda: store.find([ANN]),
-        lambda: store.add([Suppression(ANN, Reason.MANUAL)]),
+        lambda: store.add([Suppression(ANN, SuppressionReason.MANUAL)]),
         lambda: store.remove([ANN]),
         lambda: store.page(),
         lambda: store.count(),

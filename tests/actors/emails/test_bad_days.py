@@ -18,7 +18,7 @@ from formrelay.actors.emails.resources import email_parts
 from formrelay.actors.resources import smtp_throttle
 from formrelay.config import EmailSettings
 from formrelay.core.broker_errors import BrokerUnavailable
-from formrelay.state.suppressions import Reason, Suppression
+from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.middleware.lines import Lines
 from tests.sinks.smtp.scripted import USUAL, Scripted, scripted, then_close
@@ -107,7 +107,7 @@ def test_a_known_refusal_of_the_whole_email_is_no_unknown_outcome(
 def test_a_batch_of_recipients_ends_with_an_outcome_for_each(
     mailing: Mailing, server: MailServer, lines: Lines
 ) -> None:
-    email_parts().suppressions.add([Suppression(DAN, Reason.MANUAL)])
+    email_parts().suppressions.add([Suppression(DAN, SuppressionReason.MANUAL)])
     server.answers[BEN] = ["451 4.7.1 greylisted", "451 4.2.0 later"]
     server.answers[CAT] = ["451 4.3.0 later", "550 5.1.1 no such user"]
     assert mailing.outcome(to=[ANN, BEN, CAT, DAN]) == []

@@ -20,7 +20,7 @@ from formrelay.sinks.smtp.address import parse_mailbox
 from formrelay.state import make_journal
 from formrelay.state.redis.client import RedisClient
 from formrelay.state.store import StateRedis
-from formrelay.state.suppressions import Reason, Suppression
+from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.middleware.lines import Lines
 from tests.support.waiting import wait_until
@@ -178,7 +178,7 @@ def test_a_mail_server_that_is_away_uses_no_attempt(
 def test_suppressed_recipients_are_left_out_before_connecting(
     mailing: Mailing, server: MailServer
 ) -> None:
-    email_parts().suppressions.add([Suppression(ANN, Reason.MANUAL)])
+    email_parts().suppressions.add([Suppression(ANN, SuppressionReason.MANUAL)])
     server.port = 1  # nobody would answer
     mailing.use()
     assert mailing.outcome() == []

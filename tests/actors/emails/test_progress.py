@@ -14,7 +14,7 @@ from formrelay.ops.progress import progress_json
 from formrelay.state import make_suppressions
 from formrelay.state.redis.connection import connect_redis
 from formrelay.state.store import StateRedis
-from formrelay.state.suppressions import Reason, Suppression
+from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.support.waiting import wait_until
 
@@ -75,7 +75,7 @@ def test_a_recipient_is_being_sent_to_while_the_job_is_in_flight(
 
 def test_a_scheduled_job_tells_suppressed_recipients(mailing: Mailing, server: MailServer) -> None:
     mailing.use(retry_delays=(timedelta(0), timedelta(hours=1)))
-    make_suppressions(mailing.site.broker.state).add([Suppression(BEN, Reason.MANUAL)])
+    make_suppressions(mailing.site.broker.state).add([Suppression(BEN, SuppressionReason.MANUAL)])
     server.answers = {CAT: [LATER]}
     mailing.send(to=[ANN, BEN, CAT])
     mailing.site.start("emails")

@@ -12,7 +12,7 @@ from formrelay.actors.emails import suppress
 from formrelay.actors.emails.reports import ReportHandler
 from formrelay.core.errors import BrokerError
 from formrelay.state import make_bounce_rates, make_journal, make_suppressions
-from formrelay.state.suppressions import Reason
+from formrelay.state.suppressions import SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 
 CORPUS = Path(__file__).parents[2] / "sinks" / "mailbox" / "corpus"
@@ -41,7 +41,7 @@ class Reporting:
             data = data.replace(old.encode(), new.encode())
         return self.handler.handle(data)
 
-    def reason(self, address: str = ANN) -> Reason | None:
+    def reason(self, address: str = ANN) -> SuppressionReason | None:
         entry = self.suppressions.find([address]).get(address)
         return None if entry is None else entry.reason
 
@@ -59,7 +59,7 @@ def reporting(mailing: Mailing, server: MailServer) -> Reporting:
 def test_a_bounce_suppresses_its_address(reporting: Reporting) -> None:
     id = reporting.send("Ann <Ann@Gone.example>", subject="one")
     assert reporting.handle("google_no_such_user", id) == "bounces"
-    assert reporting.reason() is Reason.BOUNCED
+    assert reporting.reason() is SuppressionReason.BOUNCED
     (event,) = reporting.events("email.bounced")
     assert (event["formId"], event["properties"]["status"]) == ("form_1", "5.1.1")
     assert event["properties"]["domain"] == "gone.example"
@@ -99,7 +99,7 @@ def test_full_mailboxes_are_suppressed_after_several_emails(reporting: Reporting
         reporting.handle("google_over_quota", reporting.send(ANN, subject=subject))
     assert reporting.reason() is None
     reporting.handle("google_over_quota", reporting.send(ANN, subject="three"))
-    assert reporting.reason() is Reason.FULL
+    assert reporting.reason() is SuppressionReason.FULL
 
 
 def test_a_policy_suppresses_nobody(reporting: Reporting) -> None:
@@ -116,7 +116,7 @@ def test_a_bounce_names_the_id_that_the_provider_gave_the_email(reporting: Repor
     assert reporting.handle("ses_no_such_user", other) == "unknown"
     assert reporting.handle("ses_no_such_user", given) == "bounces"
     assert reporting.handle("ses_no_such_user", given) == "repeated"
-    assert reporting.reason() is Reason.BOUNCED
+    assert reporting.reason() is SuppressionReason.BOUNCED
     (event,) = reporting.events("email.bounced")
     assert event["formId"] == "form_1"
 
@@ -124,14 +124,14 @@ def test_a_bounce_names_the_id_that_the_provider_gave_the_email(reporting: Repor
 def test_a_complaint_suppresses_its_address(reporting: Reporting) -> None:
     id = reporting.send("ann@yahoo.example")
     assert reporting.handle("yahoo_complaint", id) == "complaints"
-    assert reporting.reason("ann@yahoo.example") is Reason.COMPLAINT
+    assert reporting.reason("ann@yahoo.example") is SuppressionReason.COMPLAINT
     assert len(reporting.events("email.complained")) == 1
 
 
 def test_each_recipient_of_a_bounce_has_its_own_result(reporting: Reporting) -> None:
     id = reporting.send("ann+list@gone.example", "ben@full.example")
     assert reporting.handle("postfix_no_such_user", id) == "bounces"
-    assert reporting.reason("ann+list@gone.example") is Reason.BOUNCED
+    assert reporting.reason("ann+list@gone.example") is SuppressionReason.BOUNCED
     assert reporting.reason("ben@full.example") is None
 
 
@@ -170,7 +170,7 @@ def test_an_outage_of_a_domain_does_not_suppress_all_its_addresses(
     assert handled == "repeated"
     # More than a fifth of 15 is too many.
     reasons = [reporting.reason(each) for each in addresses]
-    assert reasons == [Reason.BOUNCED] * 3 + [None] * 12
+    assert reasons == [SuppressionReason.BOUNCED] * 3 + [None] * 12
     assert "too many recipients of a domain do not exist" in caplog.text
 
 
@@ -182,11 +182,11 @@ def test_an_outage_that_shows_at_once_suppresses_few(
         reporting.server.answers[address] = ["550 5.1.1 no such user"]
     reporting.mailing.outcome(to=addresses)
     reasons = [reporting.reason(each) for each in addresses]
-    assert reasons == [Reason.BOUNCED] * 20 + [None] * 10
+    assert reasons == [SuppressionReason.BOUNCED] * 20 + [None] * 10
     # Those of another domain are suppressed nevertheless.
     reporting.server.answers["x@other.example"] = ["550 5.1.1 no such user"]
     reporting.mailing.outcome(to=["x@other.example"])
-    assert reporting.reason("x@other.example") is Reason.BOUNCED
+    assert reporting.reason("x@other.example") is SuppressionReason.BOUNCED
     assert caplog.text.count("too many recipients of a domain do not exist") == 10
 
 
