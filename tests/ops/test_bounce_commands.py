@@ -97,10 +97,10 @@ def test_a_mailbox_without_a_password_uses_the_token_of_the_smtp_server(tmp_path
     }
     said = Shell(tmp_path, **oauth, EMAIL_IMAP_OAUTH_REFRESH_TOKEN="R0")("bounces", status=1)
     assert "the IMAP server failed" in said.stderr  # not: no login
-    said = Shell(tmp_path, **oauth)("bounces", status=1)
+    said = Shell(tmp_path, **oauth)("bounces", status=2)
     assert "SMTP_OAUTH_REFRESH_TOKEN" in said.stderr
     del oauth["SMTP_OAUTH_PROVIDER"]
-    said = Shell(tmp_path, **oauth)("bounces", status=1)
+    said = Shell(tmp_path, **oauth)("bounces", status=2)
     assert "or SMTP_OAUTH_PROVIDER, got no user or no login" in said.stderr
 
 
