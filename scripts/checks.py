@@ -99,9 +99,9 @@ PROCESSES = 5
 SHARED = ["rabbitmq"]
 #: Programs besides servers, for examples/publishers and the tests with a browser -> Debian package.
 PROGRAMS = {"node": "nodejs", "npm": "npm", "chromium": "chromium"}
-POLICY = Path("/usr/sbin/policy-rc.d")
 #: Of any mail server, in Debian.
 SENDMAIL = Path("/usr/sbin/sendmail")
+POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 @dataclass(frozen=True)

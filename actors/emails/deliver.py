@@ -40,7 +40,7 @@ from ...state.journal import Outcome, Run, job_key
 from ..model import Job
 from .compose import compose, sender_of
 from .events import notes_of, send_events
-from .lessons import BUSY_FOR, QUOTA_FOR, QUOTAS, learn
+from .lessons import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, learn, outcome_of
 from .resources import EmailParts, email_parts
 from .schema import EmailJob
 
@@ -52,8 +52,6 @@ _SETTLE_FOR = timedelta(seconds=60)
 _CLAIMED = timedelta(seconds=5)
 #: Time from the start of an attempt to the end of the e-mail.
 _UNTIL_DOT = timedelta(seconds=240)
-#: End of the stored text of a recipient that was refused because of its address or mailbox.
-_ADDRESS = " address"
 #: The note of an e-mail whose outcome stayed unknown: "1" until it is replayed.
 _GAVE_UP = "gave_up"
 #: The note with the digest of the bytes that were sent last.
@@ -157,23 +155,25 @@ class _Sending:
         found = []
         for each in self.recipients:
             outcome = self.outcomes[each.address]
-            is_unknown = outcome.state == "unknown"
-            if outcome.state == "accepted" or self._stays_refused(outcome):
+            is_final = outcome.unknowns > self.parts.resends and not self._is_replayed
+            if outcome.state == "unknown" and is_final:
                 continue
-            if is_unknown and not self._is_replayed and outcome.unknowns > self.parts.resends:
+            if outcome.state == "accepted" or self._stays_refused(outcome):
                 continue
             found.append(each)
         return found
 
     def _stays_refused(self, outcome: Outcome) -> bool:
         # A replay begins with attempt 1 again: somebody may have removed the cause.
-        is_final = outcome.text.endswith(_ADDRESS) or self.job.attempt > 1
+        is_retried = self.job.attempt > 1 or self.job.is_redelivered
+        is_final = outcome.text.endswith(ADDRESS) or is_retried
         return outcome.state == "refused" and is_final
 
     @property
     def _is_replayed(self) -> bool:
         """Whether the job was dead-lettered because of an unknown outcome, and replayed."""
-        return self.claim.record.notes.get(_GAVE_UP) == "1"
+        # Redelivered: the worker died between the note and the dead letter.
+        return self.claim.record.notes.get(_GAVE_UP) == "1" and not self.job.is_redelivered
 
     @property
     def _first_at(self) -> datetime:
@@ -192,10 +192,10 @@ class _Sending:
         return [each for each in pending if each.address not in self.suppressed]
 
     def _limit_autoresponses(self, pending: Iterable[Mailbox]) -> None:
-        sender = normal(sender_of(self.job.payload, self.parts).address)
+        own = {normal(sender_of(self.job.payload, self.parts).address), *self.parts.allowed_from}
         for each in pending:
-            # An answer to the own address might be answered by another form: a loop.
-            if each.is_automatic or normal(each.address) == sender:
+            # An answer to an address of ours might be answered by another form: a loop.
+            if each.is_automatic or normal(each.address) in own:
                 self.suppressed[each.address] = "automatic"
             elif each.address not in self.suppressed and not self.parts.may_autorespond(
                 each, self.key
@@ -213,13 +213,19 @@ class _Sending:
         if get_broker().is_stopping:
             raise NotNow("the worker is stopping", after=timedelta(0))
         with _store_needed(self.parts):
-            self.parts.take_limits(pending, f"{self.key}\n{self.job.attempt}")
+            self.parts.take_limits(pending, f"{self.key}\n{self._last_at}")
         addresses = [each.address for each in pending]
         replies = self._transmit(email, addresses, data)
         self._settle(dict(zip(addresses, replies, strict=True)))
         self._learn(pending, replies)
         # The server works: a deferred recipient alone would not tell the circuit breaker.
         self.parts.throttle.note(None)
+
+    @property
+    def _last_at(self) -> str:
+        """When the server last decided: names an attempt to send, however often it is deferred."""
+        times = [each.at.isoformat() for each in self.outcomes.values() if each.at is not None]
+        return max(times, default="")
 
     def _without_doubtful(self, pending: Sequence[Mailbox], data: bytes) -> list[Mailbox]:
         """Leave out recipients that may have the e-mail already, if its bytes have changed.
@@ -292,7 +298,7 @@ class _Sending:
 
     def _settle(self, replies: dict[str, Reply | None]) -> None:
         """Store the outcomes. The store gets a minute: who has the e-mail must not be forgotten."""
-        new = {address: _outcome(reply) for address, reply in replies.items()}
+        new = {address: outcome_of(reply) for address, reply in replies.items()}
         give_up_at = SYSTEM_CLOCK.monotonic() + _SETTLE_FOR.total_seconds()
         while True:
             try:
@@ -362,7 +368,7 @@ class _Sending:
                 f"{len(gave_up)} may have it{changed}: replay the job to send it to them "
                 "again"
             )
-        if any(each.state == "refused" and not each.text.endswith(_ADDRESS) for _, each in states):
+        if any(each.state == "refused" and not each.text.endswith(ADDRESS) for _, each in states):
             raise SinkPermanent(self._told())
 
     def _is_given_up(self, address: str, outcome: Outcome) -> bool:
@@ -387,13 +393,3 @@ class _Sending:
         accepted = sum(each.state == "accepted" for each in self.outcomes.values())
         text = f"{accepted} of {len(self.recipients)} recipients accepted"
         return text if self.last is None else f"{text}; last reply: {self.last}"
-
-
-def _outcome(reply: Reply | None) -> Outcome:
-    if reply is None:
-        return Outcome("unknown")
-    text = f"{reply.code} {reply.status}".strip()
-    if reply.status in QUOTAS:
-        return Outcome("deferred", text)
-    is_bounce = reply.is_address_bad or reply.is_full
-    return Outcome(reply.kind, text + (_ADDRESS if is_bounce else ""))

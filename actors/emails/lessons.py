@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from ...sinks.smtp.address import Mailbox
 from ...sinks.smtp.replies import Reply
-from ...state.journal import Run
+from ...state.journal import Outcome, Run
 from .compose import message_id
 from .resources import EmailParts
 from .suppress import note_sent, suppress_bounced
@@ -18,6 +18,19 @@ QUOTA_FOR = timedelta(hours=1)
 #: How long nothing is sent after the server closed the transaction because it is busy.
 BUSY_FOR = timedelta(minutes=1)
 _THROTTLED_FOR = timedelta(minutes=5)
+#: End of the stored text of a recipient that was refused because of its address or mailbox.
+ADDRESS = " address"
+
+
+def outcome_of(reply: Reply | None) -> Outcome:
+    """The outcome of a recipient; a reply that is None is unknown."""
+    if reply is None:
+        return Outcome("unknown")
+    text = f"{reply.code} {reply.status}".strip()
+    if reply.status in QUOTAS:
+        return Outcome("deferred", text)
+    is_bounce = reply.is_address_bad or reply.is_full
+    return Outcome(reply.kind, text + (ADDRESS if is_bounce else ""))
 
 
 def learn(

@@ -15,9 +15,12 @@ import pytest
 
 from formrelay.actors.emails import deliver, lessons
 from formrelay.actors.emails.resources import email_parts
+from formrelay.actors.emails.schema import EmailJob
+from formrelay.actors.model import Job, Metadata
 from formrelay.actors.resources import smtp_throttle
 from formrelay.config import EmailSettings
 from formrelay.core.broker_errors import BrokerUnavailable
+from formrelay.core.errors import SinkPermanent
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.middleware.lines import Lines
@@ -248,11 +251,56 @@ def test_a_changed_email_is_withheld_at_every_later_attempt(
     assert "1 may have it, and it has changed since" in letter.failure.message
 
 
+# -- replays ------------------------------------------------------------------------------------
+
+
+def test_a_replay_asks_again_for_a_recipient_that_was_refused(
+    mailing: Mailing, server: MailServer
+) -> None:
+    server.answers[BEN] = ["550 5.7.1 relaying denied"]
+    server.answers[CAT] = ["451 4.7.1 later"]
+    (letter,) = mailing.outcome(to=[ANN, BEN, CAT])
+    assert server.recipients == [[ANN], [CAT]]  # a retry does not ask for the refused one
+    assert mailing.site.broker.replay("emails", letter.id)
+    mailing.work_off()
+    assert server.recipients == [[ANN], [CAT], [BEN]]
+    assert mailing.site.dead("emails") == []
+
+
+def test_replays_count_against_the_limits(
+    mailing: Mailing, server: MailServer, lines: Lines
+) -> None:
+    mailing.use(limit_per_day=10)  # one at once
+    server.answers[ANN] = ["550 5.7.1 relaying denied"]
+    (letter,) = mailing.outcome()
+    assert mailing.site.broker.replay("emails", letter.id)
+    mailing.site.start("emails")
+    wait_until(lambda: len(lines.attempts()) >= 2)
+    mailing.site.stop()
+    assert outcomes(lines)[:2] == [("dead", 1), ("defer", 1)]
+    assert server.accepted == []
+
+
+def test_a_worker_that_dies_before_the_dead_letter_is_stored_is_no_replay(
+    mailing: Mailing, server: MailServer
+) -> None:
+    server.at_dot = [None, None]
+    (letter,) = mailing.outcome()  # the journal says by now: given up
+    payload = EmailJob.model_validate(letter.message.kwargs["payload"])
+    recipients = deliver.recipients_of(payload)
+    again = Job(payload, Metadata(), letter.message.message_id, 0, 2, True)
+    with pytest.raises(SinkPermanent, match="may have it"):
+        deliver.deliver(again, recipients, deliver.mail_key(again, "emails"))
+    assert len(server.accepted) == 2
+
+
 # -- loops and long waits ---------------------------------------------------------------------
 
 
 def test_an_autoresponse_never_goes_to_its_own_sender(mailing: Mailing, server: MailServer) -> None:
-    assert mailing.outcome(kind="autoresponse", to=["Forms <Forms@Sender.example>", ANN]) == []
+    mailing.use(allowed_from=("help@sender.example",))
+    own = ["Forms <Forms@Sender.example>", "help@sender.example"]
+    assert mailing.outcome(kind="autoresponse", to=[*own, ANN]) == []
     assert server.recipients == [[ANN]]
 
 
