@@ -47,6 +47,16 @@ class Workers:
         ours = [each for each in found if each["queue"] in self._options]
         return bool(ours) and not any(each[name] for each in ours for name in names)
 
+    @property
+    def log(self) -> Path:
+        """The file with the log lines of all workers."""
+        return self._folder / "worker.log"
+
+    def logged_done(self) -> int:
+        """The number of attempts that ended well, as the log says."""
+        text = self.log.read_text() if self.log.exists() else ""
+        return text.replace(" ", "").count('"outcome":"done"')
+
     def limit(self, **variables: str) -> None:
         """Set variables of workers that start later."""
         self._env |= variables
@@ -64,7 +74,7 @@ class Workers:
             *("-m", "formrelay", "worker", *self._options),
             cwd=self._folder,
             env=self._env,
-            log=self._folder / "worker.log",
+            log=self.log,
             in_session=True,
             may_exec=True,
         )
