@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from scripts import checks
-from scripts.checks import NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS, ROOT, Step, run_steps
+from scripts.checks import NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS, Step, run_steps
+from tests.support.checkout import ROOT
+from tests.support.servers import PostfixServer
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (1, 0), (0, 3)])
@@ -58,8 +61,8 @@ def test_postfix_is_not_installed_beside_another_mail_server(
 ) -> None:
     sendmail = tmp_path / "sendmail"
     monkeypatch.setattr(checks, "SENDMAIL", sendmail)
-    monkeypatch.setattr(checks.PostfixServer, "program", lambda: None)
-    monkeypatch.setattr(checks.os, "geteuid", lambda: 1000)  # prints what it would install
+    monkeypatch.setattr(PostfixServer, "program", lambda: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # prints what it would install
     monkeypatch.setenv("PATH", str(tmp_path))
     if has_another:
         sendmail.touch()
