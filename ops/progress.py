@@ -11,6 +11,21 @@ from ..core.errors import BrokerError, InvalidJob, describe
 _NO_STORE = "not known: each worker keeps it in its memory; set STATE_URL to a Redis URL"
 
 
+def progress_by_id(id: str) -> dict[str, Any] | None:
+    """Return the progress of an e-mail as JSON, by the id of its job alone.
+
+    Returns:
+        None if there is no such e-mail, or no shared store.
+
+    Raises:
+        BrokerError: the shared store failed.
+    """
+    from ..actors.emails.progress import progress_of_id
+
+    found = None if get_broker().state is None else progress_of_id(id)
+    return None if found is None else found.to_json()
+
+
 def progress_json(entry: Entry) -> dict[str, Any] | None:
     """Return the progress of a job as JSON.
 

@@ -39,17 +39,16 @@ from ...state.idempotency import Running
 from ...state.journal import Outcome, Run, job_key
 from ..model import Job
 from .compose import compose, sender_of
-from .events import notes_of, send_events
+from .events import name_journal, notes_of, send_events
 from .lessons import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, learn, outcome_of
 from .resources import EmailParts, email_parts
 from .schema import EmailJob
 
 logger = logging.getLogger("formrelay.emails")
 
-_STORE_AWAY = timedelta(seconds=10)
+_STORE_AWAY, _CLAIMED = timedelta(seconds=10), timedelta(seconds=5)
 #: How long the outcomes of an e-mail that was sent are kept in this process, if the store is away.
 _SETTLE_FOR = timedelta(seconds=60)
-_CLAIMED = timedelta(seconds=5)
 #: Time from the start of an attempt to the end of the e-mail.
 _UNTIL_DOT = timedelta(seconds=240)
 #: The note of an e-mail whose outcome stayed unknown: "1" until it is replayed.
@@ -93,6 +92,7 @@ def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None
     addresses = [each.address for each in recipients]
     with _store_needed(parts):
         run = parts.journal.begin(key, addresses, notes=notes_of(job))
+        name_journal(parts.journal, run, job)
     if isinstance(run, Running):
         raise NotNow("another worker sends this e-mail", after=min(run.ends_in, _CLAIMED))
     parts.renewal.add(run)

@@ -13,7 +13,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from ...config import get_settings
 from ...core.errors import BrokerError
-from ...state.journal import JournalRecord, Outcome, is_text
+from ...state.idempotency import Running
+from ...state.journal import Journal, JournalRecord, Outcome, Run, is_text
 from ..events import record_events
 from ..fanout import Outgoing, fan_out
 from ..model import Job
@@ -69,6 +70,22 @@ def notes_of(job: Job[EmailJob]) -> dict[str, str]:
         "kind": job.payload.kind,
     }
     return {name: text for name, text in found.items() if text and is_text(text)}
+
+
+def name_journal(journal: Journal, run: Run | Running, job: Job[EmailJob]) -> None:
+    """Let the journal be found by the job's id, on the broker that lists dead letters alone.
+
+    Raises:
+        BrokerError: the shared store failed.
+    """
+    settings = get_settings()
+    if settings.broker.kind == "rabbitmq" and job.message_id and not isinstance(run, Running):
+        journal.name(run, journal_name(job.message_id))
+
+
+def journal_name(message_id: str) -> str:
+    """The name of a job's journal for :func:`name_journal`."""
+    return f"job\n{get_settings().emails.queue}\n{message_id}"
 
 
 def send_report_event(record: JournalRecord, id: str, address: str, kind: str, status: str) -> None:

@@ -14,6 +14,7 @@ from ...state.journal import Outcome
 from ..model import Job
 from ..progress import Progress
 from .deliver import mail_key, recipients_of
+from .events import journal_name
 from .schema import EmailJob
 
 #: The states of a recipient in the order in which they are told.
@@ -52,6 +53,25 @@ def progress_of_email(job: Job[EmailJob]) -> Progress | None:
         parts,
         {"attempts": record.attempts},
     )
+
+
+def progress_of_id(message_id: str) -> Progress | None:
+    """Read the progress of an e-mail whose job cannot be read, because RabbitMQ lists none.
+
+    Returns:
+        None if no e-mail of the last 30 days has this id, or no attempt has begun.
+
+    Raises:
+        BrokerError: the shared store failed.
+    """
+    journal = make_journal(get_broker().state)
+    id = journal.named(journal_name(message_id))
+    record = None if id is None else journal.find(id)
+    if record is None:
+        return None
+    found = {str(name): number for name, number in record.counts.items()}
+    counts = {name: found.get(name, 0) for name in _STATES if name != "suppressed"}
+    return Progress("recipients", counts, notes={"attempts": record.attempts})
 
 
 def _part(position: int, domain: str, outcome: Outcome, *, is_suppressed: bool) -> dict[str, Any]:

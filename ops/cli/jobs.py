@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ...brokers import Entry, State, get_broker
+from ...brokers import Entry, NotAvailable, State, get_broker
 from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
 from ...core.errors import FormrelayError
 from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..output import age, print_json, print_table, say_error
-from ..progress import progress_json
+from ..progress import progress_by_id, progress_json
 from .options import (
     CANDIDATES,
     AlwaysJsonOption,
@@ -130,7 +130,14 @@ def show_job(
     inspector = open_inspector(queue)
     match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
     where, whole = match or (queue, id)
-    found = inspector.find(whole, where)
+    try:
+        found = inspector.find(whole, where)
+    except NotAvailable:  # RabbitMQ shows dead letters alone
+        progress = progress_by_id(id)
+        if progress is None:
+            raise
+        print_json({"id": shown_id(id), "state": None, "progress": progress})
+        return
     if found is None:
         raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
     print_json(with_message(found))

@@ -19,17 +19,21 @@ def _shell(tmp_path: Path, server: MailServer, **env: str) -> Shell:
         tmp_path,
         SMTP_URL=f"smtp+none://127.0.0.1:{server.port}",
         EMAIL_FROM="forms@sender.example",
-        EMAIL_MAX_RETRIES="0",
-        **env,
+        **{"EMAIL_MAX_RETRIES": "0", **env},
     )
 
 
-def _refused(shell: Shell, server: MailServer) -> str:
-    """Send an e-mail to two recipients, one of whom is deferred; return the dead letter's id."""
+def _send(shell: Shell, server: MailServer) -> str:
+    """Send an e-mail to two recipients, one of whom is deferred; return the job's id."""
     email = {"subject": "Hello", "template": "digest", "data": {"period": "May", "forms": []}}
     server.answers["ben@two.example"] = ["451 4.7.1 later"]
     email["to"] = ["ann@one.example", "ben@two.example"]
-    id = shell("send", "send_email", json.dumps(email)).stdout.strip()
+    return shell("send", "send_email", json.dumps(email)).stdout.strip()
+
+
+def _refused(shell: Shell, server: MailServer) -> str:
+    """As :func:`_send`, until the job is dead-lettered."""
+    id = _send(shell, server)
     if "RABBITMQ_URL" not in shell.env:  # RabbitMQ shows dead letters only
         assert json.loads(shell("jobs", "show", id).stdout)["progress"] is None
     with shell.worker("emails"):
@@ -56,6 +60,41 @@ def test_a_dead_letter_tells_its_recipients(
         progress = json.loads(shown)["progress"]
         assert progress["text"] == "1 of 2 recipients accepted, 1 deferred"
         assert "@" not in json.dumps(progress)
+
+
+@pytest.mark.redis
+@pytest.mark.rabbitmq
+def test_rabbitmq_tells_the_progress_of_an_email_whose_job_it_cannot_show(
+    tmp_path: Path, server: MailServer, rabbitmq_url: str, redis_url: str
+) -> None:
+    variables = {"BROKER": "rabbitmq", "RABBITMQ_URL": rabbitmq_url, "STATE_URL": redis_url}
+    retries = {"EMAIL_MAX_RETRIES": "1", "EMAIL_RETRY_DELAYS": "0,3600"}
+    shell = _shell(tmp_path, server, **variables, **retries)
+    id = _send(shell, server)
+    assert "not available on this broker" in shell("jobs", "show", id, status=1).stderr
+    done = {"to": ["cat@three.example"], "subject": "Hello", "template": "digest"}
+    done["data"] = {"period": "May", "forms": []}
+    done_id = shell("send", "send_email", json.dumps(done)).stdout.strip()
+    with shell.worker("emails"):
+        wait_until(lambda: len(server.accepted) == 2)
+    of_done = json.loads(shell("jobs", "show", done_id).stdout)
+    assert of_done["progress"]["text"] == "1 of 1 recipients accepted"
+    assert json.loads(shell("jobs", "show", id).stdout) == {
+        "id": id,
+        "state": None,
+        "progress": {
+            "text": "1 of 2 recipients accepted, 1 deferred",
+            "what": "recipients",
+            "total": 2,
+            "counts": {
+                **dict.fromkeys(("refused", "unknown", "sending", "waiting"), 0),
+                "accepted": 1,
+                "deferred": 1,
+            },
+            "parts": [],
+            "attempts": 1,
+        },
+    }
 
 
 @pytest.mark.rabbitmq
