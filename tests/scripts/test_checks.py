@@ -9,7 +9,7 @@ import pytest
 
 from scripts import checks
 from scripts.checks import NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS, Step, run_steps
-from tests.support.checkout import ROOT
+from scripts.venvs import ROOT
 from tests.support.servers import PostfixServer
 
 
