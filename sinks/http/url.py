@@ -20,7 +20,7 @@ _MAX_CHARACTERS = 8_000
 
 
 class HttpNotAllowed(InvalidJob):
-    """expected an https url, got http"""
+    """The URL begins with http:// where https:// is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def check_url(url: str, *, allow_http: bool = False) -> CheckedUrl:
     if scheme not in ("http", "https"):
         raise InvalidJob("expected a url that begins with https://")
     if scheme == "http" and not allow_http:
-        raise HttpNotAllowed
+        raise HttpNotAllowed("expected an https url, got http")
     if "@" in parts.netloc:
         raise InvalidJob("expected a url without user and password")
     if port == 0:

@@ -24,6 +24,7 @@ from formrelay.core.errors import (
 )
 from formrelay.core.signing import SignatureInvalid
 from formrelay.middleware.outcomes import Expired, UnknownActor
+from formrelay.sinks.http import HttpNotAllowed
 
 SECRET = "SECRET-VALUE"
 
@@ -54,6 +55,7 @@ def test_the_tree_includes_the_errors_of_other_packages() -> None:
         SignatureInvalid,
         Expired,
         UnknownActor,
+        HttpNotAllowed,
         broker_errors.BrokerRefused,
         broker_errors.BrokerUnavailable,
         broker_errors.MessageTooLarge,
