@@ -76,6 +76,7 @@ class Pool:
         self._account = account
         self._make_share = make_share
         self._clock = clock
+        self._idle = account.idle.total_seconds()
         self._states: dict[int, _State] = {}
 
     def send(
@@ -308,17 +309,18 @@ class Pool:
             state.reaper = None
 
     def _reap(self, state: _State) -> None:
-        """Close connections that are idle for too long, until none is left."""
+        """Close connections that are idle for too long.
+
+        Runs until the pool is closed: before Python 3.12, an exception that Dramatiq raises in a
+        thread that starts another can end the other, and then its start never returns.
+        """
         while True:
             now = self._clock.monotonic()
             with state.lock:
                 old = [session for session in state.idle if session.expires <= now]
                 state.idle = [session for session in state.idle if session.expires > now]
-                if not state.idle and not old:
-                    state.reaper = None
-                    return
-                pause = min((session.expires for session in state.idle), default=now) - now
+                next_at = min((each.expires for each in state.idle), default=now + self._idle)
             for session in old:
                 session.quit()
-            if state.stopping.wait(max(pause, 0.01)):
+            if state.stopping.wait(max(next_at - now, 0.01)):
                 return

@@ -162,6 +162,6 @@ def test_the_error_for_an_unknown_queue_lists_the_queues(
     tmp_path: Path, command: list[str]
 ) -> None:
     done = run(*command, cwd=tmp_path, env={"BROKER": "embedded"})
-    queues = "emails, events, partials, submissions, webhooks"
+    queues = "emails, events, partials, sheets, submissions, webhooks"
     assert f"expected a queue ({queues}), got 'nope'" in done.stderr
     assert done.returncode == 2

@@ -196,6 +196,7 @@ def test_an_exception_raised_in_a_thread_leaks_no_connection() -> None:
     stopped = 0
     with scripted(server):
         pool = Pool(account(server.port, max_connections=1, timeouts=timeouts(10)))
+        assert send(pool) == "accepted"  # starts the thread of the pool
 
         def work() -> None:
             nonlocal stopped
