@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -91,9 +91,11 @@ NEWEST_IN_BRIEF = [
     *("--quick", _FEW_EXAMPLES, "--ignore=tests/sinks/api"),
     *(f"--ignore=tests/sinks/sheets/test_{name}.py" for name in _SHEETS),
 ]
-#: Number of pytest processes that share a run of everything, beside the run on the oldest
-#: dependencies. Tests mostly wait: a process and its servers use less than half a core.
-PROCESSES = 5
+#: Number of pytest processes that share a run of everything. Tests mostly wait: a process and its
+#: servers use a quarter of a core.
+PROCESSES = 6
+#: Number of pytest processes that share the tests on the oldest dependencies.
+OLDEST_PROCESSES = 2
 #: Servers that these processes and the run on the oldest dependencies share. The tests of RabbitMQ
 #: have virtual hosts of their own, but the tests of Redis empty it. A ClickHouse starts in 0.1 s.
 SHARED = ["rabbitmq"]
@@ -113,11 +115,10 @@ class Step:
     env: dict[str, str] = field(default_factory=dict)
 
 
-MYPY = Step("mypy", [PYTHON, "-m", "mypy"])
 STATIC = [
     Step("ruff check", [PYTHON, "-m", "ruff", "check", "--output-format=concise"]),
     Step("ruff format", [PYTHON, "-m", "ruff", "format", "--check"]),
-    MYPY,
+    Step("mypy", [PYTHON, "-m", "mypy"]),
     Step("lint-imports", [str(VENV / "bin" / "lint-imports"), "--no-logo"]),
 ]
 
@@ -146,12 +147,18 @@ def newest_python() -> str | None:
     return newest[0].version if newest and newest[0] in other_pythons() else None
 
 
-def shared_steps(claims: str) -> list[Step]:
-    """pytest processes that share all tests (tests/support/share.py)."""
+def run_shared(
+    step: Step, processes: int, in_parallel: Sequence[Step] = (), servers: Sequence[str] = ()
+) -> int:
+    """Run processes that share the tests of a step (tests/support/share.py)."""
     # Without percentages: a process does not know how many tests it will run.
-    step = pytest_step(["-o", "console_output_style=classic"])
-    names = [f"pytest {number} of {PROCESSES}" for number in range(1, PROCESSES + 1)]
-    return [replace(step, name=name, env={"FORMRELAY_TEST_CLAIMS": claims}) for name in names]
+    argv = [*step.argv, "-o", "console_output_style=classic"]
+    with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
+        first, *others = (
+            Step(f"{step.name} {number} of {processes}", argv, {"FORMRELAY_TEST_CLAIMS": claims})
+            for number in range(1, processes + 1)
+        )
+        return run_steps([first], in_parallel=[*others, *in_parallel], servers=servers)
 
 
 def step_with(python: Path, name: str, arguments: Sequence[str]) -> Step:
@@ -223,7 +230,11 @@ def main() -> int:
         prepare_servers()
         os.environ |= folder_in_memory()
         if arguments[:1] == ["--oldest"]:
-            return run_steps([oldest_step(arguments[1:])] if prepare_oldest() else [])
+            if not prepare_oldest():
+                return 0
+            is_everything = arguments[1:] in ([], OLDEST_IN_BRIEF)
+            step = oldest_step(arguments[1:])
+            return run_shared(step, OLDEST_PROCESSES) if is_everything else run_steps([step])
         if arguments[:1] == ["--python"]:
             return run_steps([python_step("".join(arguments[1:2]), arguments[2:])])
         if arguments[:1] == ["--range"]:
@@ -236,12 +247,7 @@ def main() -> int:
         if newer := newest_python():
             command = [sys.executable, __file__, "--python", newer, *NEWEST_IN_BRIEF]
             beside.append(Step(f"Python {newer}", command))
-        with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
-            first, *others = shared_steps(claims)
-            # Without a cache mypy takes a minute, for which the first process should not wait.
-            static = [step for step in STATIC if step is not MYPY]
-            beside = [MYPY, *others, *beside]
-            return run_steps([*static, first], in_parallel=beside, servers=SHARED)
+        return run_shared(pytest_step([]), PROCESSES, [*STATIC, *beside], SHARED)
     except ServerError as error:
         stop(str(error))
     except Interrupted as interrupted:

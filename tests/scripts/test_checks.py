@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from scripts import checks
-from scripts.checks import NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS, Step, run_steps
+from scripts.checks import (
+    NEWEST_IN_BRIEF,
+    OLDEST_IN_BRIEF,
+    OLDEST_TESTS,
+    Step,
+    run_shared,
+    run_steps,
+)
 from scripts.venvs import ROOT
 from tests.support.servers import PostfixServer
 
@@ -44,6 +51,17 @@ def test_all_steps_share_a_server_that_ends_with_them(
     pid, url = line.split()
     assert url.startswith("redis://")
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_processes_share_the_tests_of_a_step(tmp_path: Path) -> None:
+    note = f"echo \"$FORMRELAY_TEST_CLAIMS $*\" >> '{tmp_path}/noted'"
+    assert run_shared(Step("tests", ["sh", "-c", note, "sh", "tests/a"]), 3) == 0
+    lines = (tmp_path / "noted").read_text().splitlines()
+    assert len(lines) == 3
+    (line,) = set(lines)
+    claims, *arguments = line.split()
+    assert arguments == ["tests/a", "-o", "console_output_style=classic"]
+    assert not Path(claims).exists()
 
 
 @pytest.mark.parametrize("arguments", [NEWEST_IN_BRIEF, OLDEST_IN_BRIEF, OLDEST_TESTS])
