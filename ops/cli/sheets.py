@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
 from ..boot import NOT_FINE
 from ..output import print_json, print_table, say
 from .options import JsonOption
+from .shared_state import shared_state
 
 if TYPE_CHECKING:
     from ...state.connections import Connection
@@ -32,17 +32,13 @@ _COLUMNS = ("id", "state", "refreshed", "token ends", "cause")
 _MAX_BYTES = 64 * 1024
 
 
-class NoSharedConnections(FormrelayError):
-    """Worker processes do not share connections: set STATE_URL to a Redis URL."""
-
-
 class NoSuchConnection(FormrelayError):
     """There is no such connection."""
 
 
 @connections.callback(invoke_without_command=True)
 def list_connections(context: typer.Context, json: JsonOption = False) -> None:
-    """List the connections, or change them by a command. Exits with 1 if one is paused."""
+    """List connections, or change one. Exits with 1 if a connection is paused."""
     if context.invoked_subcommand is not None:
         return
     found = _tokens().connections()
@@ -61,16 +57,17 @@ def add(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="JSON of Google's token endpoint: refresh_token, and if you like access_token, "
-            "expiry_date (ms), scope. '-' or none: standard input.",
+            help="JSON file with refresh_token, and optionally access_token, expiry_date (unix "
+            "milliseconds) and scope, as Google's token endpoint returns it. Default, and '-': "
+            "standard input.",
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Store the tokens of a consent, in place of earlier ones, and end a pause.
+    """Store the tokens of a consent, replacing earlier tokens, and resume the connection.
 
-    Jobs name the connection as connectionId. Tokens are never arguments, which every user of the
-    machine can see.
+    Jobs name the connection as connectionId. Tokens cannot be arguments, because every user of the
+    machine could see them.
     """
     tokens, given = _tokens(), _read(file)
     lasts = given.get("expires_in")
@@ -96,10 +93,12 @@ def add(
 @connections.command()
 def pause(
     id: IdArgument,
-    cause: Annotated[str, typer.Option(help="Why; shown in the list.")] = "paused by an operator",
+    cause: Annotated[
+        str, typer.Option(help="Reason, shown in the list.")
+    ] = "paused by an operator",
     json: JsonOption = False,
 ) -> None:
-    """Pause a connection: its jobs wait, those of others do not."""
+    """Pause a connection. Its jobs wait; jobs of other connections go on."""
     tokens = _tokens()
     if not tokens.pause(id, cause):
         _check_known(tokens, id)
@@ -110,7 +109,7 @@ def pause(
 def resume(id: IdArgument, json: JsonOption = False) -> None:
     """Resume a paused connection. Its jobs run within ten minutes.
 
-    After the consent has ended, add the tokens of a new consent instead, which resumes it too.
+    If its consent has ended, add the tokens of a new consent instead, which also resumes it.
     """
     tokens = _tokens()
     if not tokens.resume(id):
@@ -120,7 +119,7 @@ def resume(id: IdArgument, json: JsonOption = False) -> None:
 
 @connections.command()
 def remove(id: IdArgument, json: JsonOption = False) -> None:
-    """Forget a connection and its tokens. Its jobs wait until it is added again."""
+    """Remove a connection and its tokens. Its jobs wait until it is added again."""
     if not _tokens().remove(id):
         raise NoSuchConnection(f"there is no connection {id!r}")
     _tell("removed", id, json)
@@ -128,7 +127,7 @@ def remove(id: IdArgument, json: JsonOption = False) -> None:
 
 @connections.command()
 def reencrypt(json: JsonOption = False) -> None:
-    """Encrypt all tokens with the first key of STATE_KEY, so that you can drop the others."""
+    """Encrypt all tokens with the first key of STATE_KEY, so that you can remove the other keys."""
     count = _tokens().reencrypt()
     if json:
         print_json({"reencrypted": count})
@@ -140,13 +139,12 @@ def _tokens() -> Tokens:
     """The tokens that all workers share.
 
     Raises:
-        NoSharedConnections: they do not share any.
+        NoSharedState: they share none.
         ConfigError: there is no STATE_KEY.
     """
     from ...actors.sheets.resources import open_tokens
 
-    if get_broker().state is None:
-        raise NoSharedConnections
+    shared_state()
     return open_tokens(get_settings())
 
 
@@ -156,10 +154,10 @@ def _check_known(tokens: Tokens, id: str) -> None:
 
 
 def _read(file: Path | None) -> dict[str, Any]:
-    """Read the tokens; errors quote none.
+    """Read the tokens. Errors contain no token.
 
     Raises:
-        InvalidJob: it is not the JSON that is expected.
+        InvalidJob: the input is not a JSON object with a refresh token.
     """
     if file is None or str(file) == "-":
         data = sys.stdin.buffer.read(_MAX_BYTES + 1)
@@ -195,7 +193,7 @@ def _time(seconds: float) -> datetime:
 
 def _row(each: Connection) -> tuple[Any, ...]:
     state = "paused" if each.is_paused else "active"
-    return (each.id, state, _written(each.refreshed_at), _written(each.expires_at), each.cause)
+    return (each.id, state, _timestamp(each.refreshed_at), _timestamp(each.expires_at), each.cause)
 
 
 def _as_json(each: Connection) -> dict[str, Any]:
@@ -204,15 +202,15 @@ def _as_json(each: Connection) -> dict[str, Any]:
         "provider": each.provider,
         "state": "paused" if each.is_paused else "active",
         "cause": each.cause,
-        "paused_at": _written(each.paused_at),
-        "granted_at": _written(each.granted_at),
-        "refreshed_at": _written(each.refreshed_at),
-        "expires_at": _written(each.expires_at),
+        "paused_at": _timestamp(each.paused_at),
+        "granted_at": _timestamp(each.granted_at),
+        "refreshed_at": _timestamp(each.refreshed_at),
+        "expires_at": _timestamp(each.expires_at),
         "scope": each.scope or None,
     }
 
 
-def _written(at: datetime | None) -> str | None:
+def _timestamp(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
