@@ -36,8 +36,8 @@ MAX_STALE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """The answer to a claim.
+class ClaimResult:
+    """What the store answers to a claim.
 
     Attributes:
         done: jobs whose rows are written. The token does not claim them.
@@ -64,7 +64,7 @@ class Claims(Protocol):
 
     def claim(
         self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
-    ) -> Claim:
+    ) -> ClaimResult:
         """Claim jobs for a call that has not been sent yet.
 
         Args:
@@ -154,7 +154,7 @@ class MemoryClaims:
 
     def claim(
         self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
-    ) -> Claim:
+    ) -> ClaimResult:
         places = places or {}
         with self._lock:
             found = self._sheets.setdefault(sheet, _Sheet())
@@ -184,7 +184,7 @@ class MemoryClaims:
             for other in fenced:
                 found.calls[other].is_fenced = True
             evict = tuple(_evictable(found, now))
-            return Claim(frozenset(done), frozenset(unknown), tuple(fenced), evict, newest)
+            return ClaimResult(frozenset(done), frozenset(unknown), tuple(fenced), evict, newest)
 
     def settle(
         self,

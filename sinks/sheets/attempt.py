@@ -23,7 +23,7 @@ from ...core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
-from ...state.claims import Claim, Claims
+from ...state.claims import ClaimResult, Claims
 from .cells import time_zone
 from .client import SheetsClient
 from .columns import Binding, bind, make_room, mark_tab
@@ -128,7 +128,7 @@ class Attempt:
         self.waiting = []
         return []
 
-    def _claim(self, token: str) -> Claim:
+    def _claim(self, token: str) -> ClaimResult:
         """Claim the waiting jobs; those that are done wait no longer."""
         # Of updates of the same range in one call, the newest comes last.
         self.waiting.sort(key=lambda index: (self._jobs[index].order, index))
@@ -141,7 +141,7 @@ class Attempt:
         self.waiting = [index for index in self.waiting if self._jobs[index].key not in claim.done]
         return claim
 
-    def _drop_superseded(self, claim: Claim) -> bool:
+    def _drop_superseded(self, claim: ClaimResult) -> bool:
         """Leave out updates of ranges to which a newer job has been written."""
         old = [
             index
@@ -198,7 +198,7 @@ class Attempt:
         self.waiting = list(typed)
         return None
 
-    def _read_back(self, claim: Claim, layout: Layout, typed: dict[int, Typed]) -> None:
+    def _read_back(self, claim: ClaimResult, layout: Layout, typed: dict[int, Typed]) -> None:
         """Look for rows of jobs that the store has forgotten, by their row keys."""
         doubtful = {
             index: one
@@ -218,7 +218,7 @@ class Attempt:
             del typed[index]
 
     def _plan(
-        self, token: str, claim: Claim, layout: Layout, typed: Mapping[int, Typed]
+        self, token: str, claim: ClaimResult, layout: Layout, typed: Mapping[int, Typed]
     ) -> tuple[list[dict[str, Any]], dict[int, int], Binding]:
         """The requests of a call; the job of each request, by its index; the columns."""
         requests = [create_call(other, VOID) for other in claim.open]
@@ -250,14 +250,14 @@ class Attempt:
         corner = f"{column_letters(min(26, layout.columns) - 1)}{min(50, layout.rows)}"
         return not self._client.values(self._spreadsheet, f"{quoted(layout.title)}!A1:{corner}")
 
-    def _evicted(self, claim: Claim) -> tuple[str, ...]:
+    def _evicted(self, claim: ClaimResult) -> tuple[str, ...]:
         return claim.evict if self._can_evict else ()
 
     def _refused(
         self,
         error: BadBatch,
         token: str,
-        claim: Claim,
+        claim: ClaimResult,
         layout: Layout,
         owners: Mapping[int, int],
     ) -> list[list[int]]:
@@ -291,7 +291,7 @@ class Attempt:
     def _is_update(self) -> bool:
         return self._jobs[self.waiting[0]].is_update
 
-    def _look_up(self, token: str, claim: Claim) -> bool:
+    def _look_up(self, token: str, claim: ClaimResult) -> bool:
         """Ask for the entries of a refused call, and settle; False if there are none."""
         tokens = {token_id(one): one for one in (token, *claim.open)}
         applied, void, others = [], [], []

@@ -16,7 +16,7 @@ from ..claims import (
     MANY_OPEN,
     MAX_EVICTED,
     MAX_STALE,
-    Claim,
+    ClaimResult,
 )
 from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
@@ -55,13 +55,13 @@ class RedisClaims:
 
     def claim(
         self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
-    ) -> Claim:
+    ) -> ClaimResult:
         places = places or {}
         limits = [KEEP_ENTRIES, MAX_EVICTED, MANY_OPEN, MAX_STALE]
         orders = [part for place, order in places.items() for part in (_digest(place), order)]
         what = ["claim", *self._times, *limits, token, len(places), *orders, *map(_digest, jobs)]
         done, unknown, opened, evict, newest = self._run(sheet, what)
-        return Claim(
+        return ClaimResult(
             frozenset(jobs[index] for index in done),
             frozenset(jobs[index] for index in unknown),
             tuple(token.decode() for token in opened),
