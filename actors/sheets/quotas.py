@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 from ...core.errors import NotNow
-from ...sinks.sheets.client import Kind
+from ...sinks.sheets.client import CallKind
 from ...sinks.sheets.errors import QuotaExceeded
 from ...state.rate_limits import Limit, RateLimits
 
@@ -34,11 +34,11 @@ class Quotas:
 
     def __init__(self, limits: RateLimits, project: int, user: int) -> None:
         self._store = limits
-        kinds: tuple[Kind, Kind] = ("read", "write")
+        kinds: tuple[CallKind, CallKind] = ("read", "write")
         self._project = {kind: Limit.at_most(project, _MINUTE) for kind in kinds}
         self._user = {kind: Limit.at_most(user, _MINUTE) for kind in kinds}
 
-    def take(self, kind: Kind, connection: str) -> None:
+    def take(self, kind: CallKind, connection: str) -> None:
         """Count a call; waits for a short time if need be.
 
         Raises:
@@ -57,13 +57,13 @@ class Quotas:
             spread = timedelta(seconds=random.uniform(0, _SPREAD_SECONDS))  # noqa: S311
             raise NotNow(f"the quota of {kind} calls is used up for now", after=wait + spread)
 
-    def _take(self, kind: Kind, connection: str) -> timedelta | None:
+    def _take(self, kind: CallKind, connection: str) -> timedelta | None:
         project, user = self._project[kind], self._user[kind]
         return self._store.take(
             [(_project_key(kind), project), (_user_key(kind, connection), user)]
         )
 
-    def learn(self, error: QuotaExceeded, kind: Kind, connection: str) -> None:
+    def learn(self, error: QuotaExceeded, kind: CallKind, connection: str) -> None:
         """Take over what Google says about a quota, and send no call until it has some left.
 
         Args:
@@ -83,9 +83,9 @@ class Quotas:
         self._store.close_until(key, error.after)
 
 
-def _project_key(kind: Kind) -> str:
+def _project_key(kind: CallKind) -> str:
     return f"sheets:project:{kind}"
 
 
-def _user_key(kind: Kind, connection: str) -> str:
+def _user_key(kind: CallKind, connection: str) -> str:
     return f"sheets:user:{kind}:{connection}"

@@ -10,7 +10,7 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import BrokerError, NotNow, PartsFailed, describe
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
-from ...sinks.sheets.client import Kind
+from ...sinks.sheets.client import CallKind
 from ...sinks.sheets.errors import QuotaExceeded, TokenRefused
 from ...state import make_claims
 from ..model import Job
@@ -134,9 +134,9 @@ class _Calls:
     def __init__(self, parts: SheetParts, connection: str) -> None:
         self._parts, self._connection = parts, connection
         self._started = SYSTEM_CLOCK.monotonic()
-        self._last: Kind = "write"
+        self._last: CallKind = "write"
 
-    def begin(self, kind: Kind) -> None:
+    def begin(self, kind: CallKind) -> None:
         """Begin a call.
 
         Raises:

@@ -6,7 +6,7 @@
 service accounts.
 """
 
-from .client import BASE_URL, HttpTransport, Kind, SheetsClient, Transport
+from .client import BASE_URL, CallKind, HttpTransport, SheetsClient, Transport
 from .errors import BadBatch, QuotaExceeded, SheetRefused, TokenRefused
 from .layout import Layouts
 from .ranges import Range, parse_range
@@ -16,8 +16,8 @@ from .write import SheetWriter, Written
 __all__ = [
     "BASE_URL",
     "BadBatch",
+    "CallKind",
     "HttpTransport",
-    "Kind",
     "Layouts",
     "QuotaExceeded",
     "Range",

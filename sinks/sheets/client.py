@@ -23,7 +23,7 @@ TIMEOUT = timedelta(seconds=190)
 _MAX_BYTES = 32 * 1024 * 1024
 
 #: Which quota a call uses.
-Kind = Literal["read", "write"]
+CallKind = Literal["read", "write"]
 
 
 class Transport(Protocol):
@@ -86,7 +86,7 @@ class SheetsClient:
         transport: Transport,
         *,
         base_url: str = BASE_URL,
-        before_call: Callable[[Kind], None] = lambda _: None,
+        before_call: Callable[[CallKind], None] = lambda _: None,
         connect_timeout: timedelta = CONNECT_TIMEOUT,
         timeout: timedelta = TIMEOUT,
     ) -> None:
@@ -148,7 +148,7 @@ class SheetsClient:
 
     def _call(
         self,
-        kind: Kind,
+        kind: CallKind,
         method: str,
         spreadsheet: str,
         path: str,
@@ -173,7 +173,7 @@ class SheetsClient:
             return self._send(kind, method, url, data, new)
 
     def _send(
-        self, kind: Kind, method: str, url: str, body: bytes | None, token: str
+        self, kind: CallKind, method: str, url: str, body: bytes | None, token: str
     ) -> dict[str, Any]:
         self._before_call(kind)
         headers = {

@@ -16,12 +16,12 @@ from .headers import Header
 from .mime import Part, attachment_part, multipart, text_part
 from .reparse import check
 
-Kind = Literal["notice", "autoresponse", "list"]
+EmailKind = Literal["notice", "autoresponse", "list"]
 
 #: Headers by kind. A notice has none: help desks, which often receive them, drop e-mails that are
 #: marked as automatic. ``Auto-Submitted`` is RFC 3834; Exchange reads ``X-Auto-Response-Suppress``,
 #: and other programs that answer for absent people read ``Precedence``.
-_HEADERS_OF_KIND: dict[Kind, tuple[Header, ...]] = {
+_HEADERS_OF_KIND: dict[EmailKind, tuple[Header, ...]] = {
     "notice": (),
     "autoresponse": (
         Header("Auto-Submitted", "auto-replied"),
@@ -72,7 +72,7 @@ class Email:
     text: str = field(repr=False)
     html: str | None = field(default=None, repr=False)
     attachments: Sequence[Attachment] = ()
-    kind: Kind = "notice"
+    kind: EmailKind = "notice"
     unsubscribe_url: str | None = field(default=None, repr=False)
     sign: DkimKey | None = None
 
@@ -114,8 +114,8 @@ def write(email: Email) -> bytes:
 
 def _headers(email: Email) -> Iterator[Header]:
     """All headers but those of the body."""
-    if email.kind not in get_args(Kind):
-        raise InvalidJob(f"expected a kind of {', '.join(get_args(Kind))}, got another")
+    if email.kind not in get_args(EmailKind):
+        raise InvalidJob(f"expected a kind of {', '.join(get_args(EmailKind))}, got another")
     if email.kind == "list" and email.unsubscribe_url is None:
         raise InvalidJob("expected an unsubscribe url for an e-mail of the kind list, got none")
     if not email.recipients:

@@ -19,7 +19,7 @@ from ...core.errors import SinkTransient
 #: The step of the transaction that a reply decided. ``check``: refused here, before it was sent.
 #: ``lost``: the connection ended before the server decided.
 Step = Literal["mail", "rcpt", "data", "dot", "check", "lost"]
-Kind = Literal["accepted", "deferred", "refused"]
+ReplyKind = Literal["accepted", "deferred", "refused"]
 
 _MARK = "[…]"
 _MAX_TEXT = 300
@@ -73,7 +73,7 @@ class Reply:
     is_about_recipient: bool = False
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ReplyKind:
         if 200 <= self.code < 300:
             return "accepted"
         if 400 <= self.code < 500 or self.is_too_many_recipients:
