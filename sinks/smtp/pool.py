@@ -1,8 +1,8 @@
 """A pool of SMTP connections.
 
 Threads share at most ``max_connections`` connections of a process, and of all workers if each
-connection needs a share (shares.py). The connection used last is
-used next, so that the others can be closed when there is less to send.
+connection needs a share (shares.py). The connection used last is used next, so that the others can
+be closed when there is less to send.
 
 Dramatiq raises exceptions (time limit, shutdown) in a thread between any two instructions. So the
 pool counts nothing: it keeps a set of leases, and ``with`` on a built-in lock is the only lock,
@@ -24,10 +24,10 @@ from .account import Account
 from .replies import Reply, UnknownOutcome
 from .session import Closing, Session
 from .shares import MakeShare
-from .transaction import Delivery, LostAfterDot, deliver, make_delivery
+from .transaction import LostAfterDot, Outgoing, make_outgoing, transmit
 from .wire import Lost, TimedOut
 
-#: After a wait without a wake-up a thread looks by itself, in seconds.
+#: Seconds after which a waiting thread looks for a connection, even if nothing wakes it up.
 _LOOK_AGAIN = 0.5
 _BUSY_AFTER = timedelta(seconds=15)
 
@@ -112,37 +112,11 @@ class Pool:
             NotNow: all connections stayed busy.
             BrokerError: a share, or the token of the login, needs a store that failed.
         """
-        delivery = make_delivery(
+        outgoing = make_outgoing(
             sender, recipients, data, smtputf8=smtputf8, envid=envid, before_dot=before_dot
         )
-        is_second = False
-        while delivery.pending:
-            lease, state = _Lease(), self._state()
-            try:
-                self._use(state, lease, delivery, is_fresh=is_second)
-            except LostAfterDot as lost:
-                raise self._unknown(delivery, lost) from None
-            except (Closing, Lost) as lost:
-                is_worth_it = isinstance(lost, Closing) or (
-                    lease.was_idle and not isinstance(lost, TimedOut)
-                )
-                if delivery.has_accepted or is_second or not is_worth_it:
-                    self._end(delivery, lost)
-                is_second = True
-            except (SinkError, NotNow, BrokerError) as error:
-                # Once the server has accepted something, its replies must not get lost.
-                if not delivery.has_accepted:
-                    raise
-                self._end(delivery, Lost(describe(error)))
-            finally:
-                # Not in a function: an exception that Dramatiq raises could come at its start.
-                try:
-                    self._give_back(state, lease)
-                except BaseException:
-                    lease.is_clean = False
-                    self._give_back(state, lease)
-                    raise
-        return [reply for reply in delivery.replies if reply is not None]
+        self._send(outgoing)
+        return [reply for reply in outgoing.replies if reply is not None]
 
     def close(self) -> None:
         """Close the idle connections now, and connections in use when they are given back."""
@@ -154,13 +128,43 @@ class Pool:
         for session in sessions:
             session.quit()
 
-    def _use(self, state: _State, lease: _Lease, delivery: Delivery, *, is_fresh: bool) -> None:
+    def _send(self, outgoing: Outgoing) -> None:
+        """Send an e-mail until the server has decided about all recipients; see :meth:`send`."""
+        is_second = False
+        while outgoing.pending:
+            lease, state = _Lease(), self._state()
+            try:
+                self._use(state, lease, outgoing, is_fresh=is_second)
+            except LostAfterDot as lost:
+                raise self._unknown(outgoing, lost) from None
+            except (Closing, Lost) as lost:
+                is_worth_it = isinstance(lost, Closing) or (
+                    lease.was_idle and not isinstance(lost, TimedOut)
+                )
+                if outgoing.has_accepted or is_second or not is_worth_it:
+                    self._end(outgoing, lost)
+                is_second = True
+            except (SinkError, NotNow, BrokerError) as error:
+                # Once the server has accepted something, its replies must not get lost.
+                if not outgoing.has_accepted:
+                    raise
+                self._end(outgoing, Lost(describe(error)))
+            finally:
+                # Not in a function: an exception that Dramatiq raises could come at its start.
+                try:
+                    self._give_back(state, lease)
+                except BaseException:
+                    lease.is_clean = False
+                    self._give_back(state, lease)
+                    raise
+
+    def _use(self, state: _State, lease: _Lease, outgoing: Outgoing, *, is_fresh: bool) -> None:
         self._take(state, lease)
         if is_fresh:
-            # A server that closes one connection often closes all: no other idle one is tried.
+            # A server that closes one connection often closes all, so no idle connection is tried.
             self._drop_idle(state)
         session = self._usable(state, lease) or self._opened(state, lease)
-        deliver(session, delivery)
+        transmit(session, outgoing)
         lease.is_clean = True
 
     def _usable(self, state: _State, lease: _Lease) -> Session | None:
@@ -173,7 +177,7 @@ class Pool:
         return None
 
     def _opened(self, state: _State, lease: _Lease) -> Session:
-        """A new connection; or one that becomes idle before there is a share for a new one."""
+        """A new connection, or a connection that becomes idle while all shares are taken."""
         session = Session(self._account, self._clock)
         if self._make_share is not None:
             # Made before it is taken: whatever exception comes, closing the session gives it back.
@@ -252,25 +256,25 @@ class Pool:
         if keep:
             self._start_reaper(state)
 
-    def _unknown(self, delivery: Delivery, lost: Lost) -> UnknownOutcome:
+    def _unknown(self, outgoing: Outgoing, lost: Lost) -> UnknownOutcome:
         return UnknownOutcome(
             f"SMTP server {self._account.host}:{self._account.port}: {lost} after the e-mail was "
             "sent: it may have been accepted",
-            replies=delivery.replies,
+            replies=outgoing.replies,
         )
 
-    def _end(self, delivery: Delivery, lost: Closing | Lost) -> None:
+    def _end(self, outgoing: Outgoing, lost: Closing | Lost) -> None:
         """Decide the pending recipients after the connection is lost for good.
 
         Raises:
             SinkTransient: nobody got the e-mail.
         """
         if isinstance(lost, Closing):
-            if lost.reply.step == "lost" and not delivery.has_accepted:
+            if lost.reply.step == "lost" and not outgoing.has_accepted:
                 raise lost  # before MAIL
-            delivery.decide(delivery.pending, lost.reply)
-        elif delivery.has_accepted:
-            delivery.decide(delivery.pending, Reply(421, "4.4.2", "connection lost", "lost"))
+            outgoing.decide(outgoing.pending, lost.reply)
+        elif outgoing.has_accepted:
+            outgoing.decide(outgoing.pending, Reply(421, "4.4.2", "connection lost", "lost"))
         else:
             raise SinkTransient(
                 f"SMTP server {self._account.host}:{self._account.port}: {lost} before the e-mail "
@@ -287,7 +291,7 @@ class Pool:
         return state
 
     def _leave_to_parent(self, pid: int) -> None:
-        """In a forked child: close the child's copies of the connections, without a word."""
+        """In a forked child: close the child's copies of the connections, without QUIT."""
         for other in [key for key in self._states if key != pid]:
             # Its lock may be held by a thread that the child does not have.
             if (state := self._states.pop(other, None)) is not None:

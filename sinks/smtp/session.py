@@ -98,7 +98,7 @@ class Session:
                 kind = SinkUnavailable if code < 500 else SinkUnready
                 raise kind(f"it refuses STARTTLS: {_shown(code, lines)}", code=code)
             self._start_tls()
-            self._greet()  # what was said unencrypted does not count
+            self._greet()  # what the server offered unencrypted may be forged
         self.steps.append(("ehlo", " ".join(sorted(self.features)) or "no extensions"))
         log_in(self, account, self._mechanisms())
         if account.user is not None:
@@ -241,7 +241,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without QUIT."""
         self.is_broken = True
         self._wire.close()
         if self.share is not None:

@@ -37,7 +37,7 @@ class LostAfterDot(Lost):
 
 
 @dataclass(slots=True)
-class Delivery:
+class Outgoing:
     """A message and what the server has decided about it so far.
 
     Attributes:
@@ -76,7 +76,7 @@ class Delivery:
             self.replies[index] = reply
 
 
-def make_delivery(
+def make_outgoing(
     sender: str,
     recipients: Sequence[str],
     data: bytes,
@@ -84,8 +84,8 @@ def make_delivery(
     smtputf8: bool,
     envid: str | None,
     before_dot: Callable[[Sequence[str]], None],
-) -> Delivery:
-    """Check the arguments of a delivery.
+) -> Outgoing:
+    """Check an e-mail and its addresses before it is sent.
 
     Raises:
         InvalidJob: an address or a line of the message could be taken for a command, or there is
@@ -103,13 +103,13 @@ def make_delivery(
         data += b"\r\n"
     stuffed = data.replace(b"\r\n.", b"\r\n..")
     stuffed = b"." + stuffed if stuffed.startswith(b".") else stuffed
-    return Delivery(
+    return Outgoing(
         sender, tuple(recipients), stuffed, len(data), smtputf8, envid, before_dot,
         spellings([sender, *recipients]), [None] * len(recipients),
     )  # fmt: skip
 
 
-def deliver(session: Session, delivery: Delivery) -> None:
+def transmit(session: Session, outgoing: Outgoing) -> None:
     """Send the message to the pending recipients, in as many transactions as the server wants.
 
     Returns when all are decided, or the session has had its maximum number of messages.
@@ -120,37 +120,37 @@ def deliver(session: Session, delivery: Delivery) -> None:
         Lost: the connection was lost before the dot; the server accepted nothing in this
             transaction.
     """
-    _check(session, delivery)
-    while delivery.pending and not session.is_spent:
-        _Transaction(session, delivery, _group(session, delivery)).run()
+    _check(session, outgoing)
+    while outgoing.pending and not session.is_spent:
+        _Transaction(session, outgoing, _group(session, outgoing)).run()
 
 
-def _check(session: Session, delivery: Delivery) -> None:
+def _check(session: Session, outgoing: Outgoing) -> None:
     """Refuse what the server would refuse, before it is sent."""
-    features, pending = session.features, delivery.pending
+    features, pending = session.features, outgoing.pending
     limit = features.get("SIZE", "")
-    if limit.isascii() and limit.isdigit() and 0 < int(limit[:18]) < delivery.size:
-        text = f"the e-mail has {delivery.size} bytes, the server takes {int(limit[:18])}"
-        delivery.decide(pending, Reply(552, "5.3.4", text, "check"))
-    elif not delivery.data.isascii() and "8BITMIME" not in features:
+    if limit.isascii() and limit.isdigit() and 0 < int(limit[:18]) < outgoing.size:
+        text = f"the e-mail has {outgoing.size} bytes, the server takes {int(limit[:18])}"
+        outgoing.decide(pending, Reply(552, "5.3.4", text, "check"))
+    elif not outgoing.data.isascii() and "8BITMIME" not in features:
         text = "the e-mail has 8-bit lines, which the server does not take"
-        delivery.decide(pending, Reply(554, "5.6.3", text, "check"))
+        outgoing.decide(pending, Reply(554, "5.6.3", text, "check"))
     elif "SMTPUTF8" not in features:
         reply = Reply(553, "5.6.7", "the server does not take addresses outside ASCII", "check")
-        if not delivery.sender.isascii() or (delivery.smtputf8 and not delivery.data.isascii()):
-            delivery.decide(pending, reply)
-        needy = [index for index in pending if not delivery.recipients[index].isascii()]
-        delivery.decide(needy, reply)
+        if not outgoing.sender.isascii() or (outgoing.smtputf8 and not outgoing.data.isascii()):
+            outgoing.decide(pending, reply)
+        needy = [index for index in pending if not outgoing.recipients[index].isascii()]
+        outgoing.decide(needy, reply)
 
 
-def _group(session: Session, delivery: Delivery) -> list[int]:
+def _group(session: Session, outgoing: Outgoing) -> list[int]:
     """The recipients of the next transaction, by the limits of the server."""
     most = min(_MAX_RECIPIENTS, session.limit("RCPTMAX", 10**6))
     most_domains = session.limit("RCPTDOMAINMAX", 10**6)
     group: list[int] = []
     domains: set[str] = set()
-    for index in delivery.pending:
-        domain = delivery.recipients[index].rpartition("@")[2].lower()
+    for index in outgoing.pending:
+        domain = outgoing.recipients[index].rpartition("@")[2].lower()
         if len(group) < most and len(domains | {domain}) <= most_domains:
             group.append(index)
             domains.add(domain)
@@ -160,12 +160,12 @@ def _group(session: Session, delivery: Delivery) -> list[int]:
 class _Transaction:
     """One MAIL to some recipients."""
 
-    def __init__(self, session: Session, delivery: Delivery, group: list[int]) -> None:
+    def __init__(self, session: Session, outgoing: Outgoing, group: list[int]) -> None:
         self._session = session
-        self._delivery = delivery
+        self._outgoing = outgoing
         self._group = group
         self._timeouts = session.account.timeouts
-        self._hidden = delivery.hidden
+        self._hidden = outgoing.hidden
         self._mail: Reply | None = None
         self._rcpts: list[Reply] = []
         self._data: Reply | None = None
@@ -253,7 +253,7 @@ class _Transaction:
                 # It refused the sender and takes the message nevertheless: nothing is certain.
                 raise Garbled("it answered 354 to DATA after it refused MAIL")
             self._send_lone_dot()
-        self._delivery.decide(self._group, reply)
+        self._outgoing.decide(self._group, reply)
         self._reset()
 
     def _nobody(self) -> None:
@@ -261,7 +261,7 @@ class _Transaction:
         if self._data is not None and _goes_on(self._data):
             self._send_lone_dot()
         for index, reply in zip(self._group, self._rcpts, strict=True):
-            self._delivery.decide([index], reply)
+            self._outgoing.decide([index], reply)
         self._reset()
 
     def _send_lone_dot(self) -> None:
@@ -275,7 +275,7 @@ class _Transaction:
     def _send_data(self, accepted: list[int]) -> Reply:
         if (refusal := self._send_message()) is not None:
             return refusal
-        self._delivery.before_dot([self._delivery.recipients[index] for index in accepted])
+        self._outgoing.before_dot([self._outgoing.recipients[index] for index in accepted])
         try:
             self._session.write(b".\r\n", self._timeouts.dot)
             reply = self._session.read(
@@ -290,7 +290,7 @@ class _Transaction:
     def _send_message(self) -> Reply | None:
         """Send the message without its end; returns a refusal that came instead of a lost dot."""
         try:
-            self._session.write(self._delivery.data, self._timeouts.block)
+            self._session.write(self._outgoing.data, self._timeouts.block)
         except Lost:
             # A server that refuses a message in the middle may say so before it closes.
             reply = self._session.read(_NOTHING, "data", self._hidden, about_recipient=False)
@@ -302,13 +302,13 @@ class _Transaction:
         return None
 
     def _settle(self, accepted: list[int], decision: Reply) -> None:
-        self._delivery.decide(accepted, decision)
+        self._outgoing.decide(accepted, decision)
         is_sent = decision.kind == "accepted"
         for index, reply in zip(self._group, self._rcpts, strict=True):
             # The server takes the others in a transaction of their own, at once.
             is_next = is_sent and reply.is_too_many_recipients
             if reply.kind != "accepted" and not is_next:
-                self._delivery.decide([index], reply)
+                self._outgoing.decide([index], reply)
         if not is_sent or len(accepted) < len(self._group):
             self._reset()
 
@@ -316,42 +316,42 @@ class _Transaction:
         """Decide who certainly did not get the message whose outcome is unknown."""
         for index, reply in zip(self._group, self._rcpts, strict=True):
             if index not in accepted:
-                self._delivery.decide([index], reply)
-        untried = [index for index in self._delivery.pending if index not in accepted]
-        self._delivery.decide(untried, Reply(421, "4.4.2", "connection lost", "lost"))
+                self._outgoing.decide([index], reply)
+        untried = [index for index in self._outgoing.pending if index not in accepted]
+        self._outgoing.decide(untried, Reply(421, "4.4.2", "connection lost", "lost"))
 
     def _reset(self) -> None:
         if not self._session.is_broken:
             self._session.reset()
 
     def _mail_command(self) -> bytes:
-        delivery, features = self._delivery, self._session.features
-        words = [f"MAIL FROM:<{delivery.sender}>"]
+        outgoing, features = self._outgoing, self._session.features
+        words = [f"MAIL FROM:<{outgoing.sender}>"]
         if "SIZE" in features:
-            words.append(f"SIZE={delivery.size}")
-        if not delivery.data.isascii():
+            words.append(f"SIZE={outgoing.size}")
+        if not outgoing.data.isascii():
             words.append("BODY=8BITMIME")
         if "SMTPUTF8" in features and self._needs_smtputf8():
             words.append("SMTPUTF8")
         if self._wants_reports:
             words.append("RET=HDRS")
-            if len(envid := xtext(delivery.envid or "")) <= _MAX_ENVID:
+            if len(envid := xtext(outgoing.envid or "")) <= _MAX_ENVID:
                 words.append(f"ENVID={envid}")
         return " ".join(words).encode("utf-8")
 
     @property
     def _wants_reports(self) -> bool:
-        delivery = self._delivery
-        return "DSN" in self._session.features and bool(delivery.envid and delivery.sender)
+        outgoing = self._outgoing
+        return "DSN" in self._session.features and bool(outgoing.envid and outgoing.sender)
 
     def _needs_smtputf8(self) -> bool:
-        delivery = self._delivery
-        addresses = [delivery.sender, *(delivery.recipients[index] for index in self._group)]
-        has_utf8_headers = delivery.smtputf8 and not delivery.data.isascii()
+        outgoing = self._outgoing
+        addresses = [outgoing.sender, *(outgoing.recipients[index] for index in self._group)]
+        has_utf8_headers = outgoing.smtputf8 and not outgoing.data.isascii()
         return has_utf8_headers or not all(map(str.isascii, addresses))
 
     def _rcpt_command(self, index: int) -> bytes:
-        address = self._delivery.recipients[index]
+        address = self._outgoing.recipients[index]
         words = [f"RCPT TO:<{address}>"]
         if self._wants_reports:
             words.append("NOTIFY=FAILURE,DELAY")
