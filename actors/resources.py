@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import RLock
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ..config import ApiSettings, WebhookSettings, get_settings
+from ..brokers import get_broker
+from ..config import ApiSettings, Settings, WebhookSettings, get_settings
 from ..core.errors import ConfigError
 from ..core.throttle import Throttle
 from ..sinks.api import Api
 from ..sinks.clickhouse import ClickHouse, TableSchema, connect
 from ..sinks.http import ClientCertificate
+from ..state import make_tokens
+
+if TYPE_CHECKING:
+    from ..state.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -44,6 +49,18 @@ class per_process(Generic[T]):
         """Forget and return the object, if there is one; the next call makes another."""
         made, self.made = self.made, []
         return made
+
+
+def open_tokens(settings: Settings) -> Tokens:
+    """The OAuth tokens that all workers share.
+
+    Raises:
+        ConfigError: Redis would store them without encryption: ``STATE_KEY`` is not set.
+    """
+    broker = get_broker()
+    return make_tokens(
+        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
+    )
 
 
 @per_process

@@ -63,8 +63,8 @@ from tests.support.servers.opensmtpd import UNPACKED as OPENSMTPD_FOLDER
 _ON_THE_OLDEST = ["tests/middleware", "tests/actors", "tests/range", "tests/testing"]
 _ACTORS_WITHOUT_PINS = [
     *("test_bad_answers", "test_client_certificates", "test_echoes", "test_endpoint_limiter"),
-    *("test_hosts", "emails/test_attachments", "emails/test_oauth", "emails/test_render"),
-    *("emails/test_reports", "sheets/test_connections", "sheets/test_quotas"),
+    *("test_hosts", "emails/test_attachments", "emails/test_access_token", "emails/test_render"),
+    *("emails/test_report_handler", "sheets/test_connections", "sheets/test_quotas"),
 ]
 #: Fewer examples of Hypothesis, which seek bugs of formrelay and not of versions.
 _FEW_EXAMPLES = "--hypothesis-profile=brief"

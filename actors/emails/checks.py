@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from ...brokers import get_broker
 from ...config import Settings, get_settings
 from ...core.errors import BrokerError, ConfigError
-from .oauth import unreadable_token
+from .access_token import unreadable_token
 from .resources import (
     allowed_sender,
     attachments_folder,

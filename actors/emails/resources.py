@@ -34,7 +34,7 @@ from ...state.journal import KEEP, Journal
 from ...state.rate_limits import Limit, RateLimits
 from ...state.suppressions import Suppressions
 from ..resources import per_process, smtp_throttle
-from .oauth import make_token
+from .access_token import make_token
 from .shares import make_shares
 
 if TYPE_CHECKING:

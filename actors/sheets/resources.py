@@ -14,7 +14,7 @@ from ...sinks.sheets.service_account import ServiceAccount
 from ...state import make_claims, make_rate_limits, make_tokens
 from ...state.claims import Claims
 from ...state.tokens import Tokens
-from ..resources import per_process
+from ..resources import open_tokens, per_process
 from .connections import Connections
 from .quotas import Quotas
 from .slots import Slots
@@ -87,18 +87,6 @@ def make_oauth_client(settings: Settings) -> OAuthClient | None:
         Provider("google", section.token_url),
         section.oauth_client_id,
         lambda: section.secret("oauth_client_secret"),
-    )
-
-
-def open_tokens(settings: Settings) -> Tokens:
-    """The tokens of people.
-
-    Raises:
-        ConfigError: they could not be stored encrypted.
-    """
-    broker = get_broker()
-    return make_tokens(
-        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
     )
 
 

@@ -28,7 +28,7 @@ from .options import JsonOption, parse_duration
 from .shared_state import shared_state
 
 if TYPE_CHECKING:
-    from ...actors.emails.reports import ReportHandler
+    from ...actors.emails.report_handler import ReportHandler
     from ...sinks.mailbox.files import Incoming
     from ...sinks.mailbox.imap import ImapAccount
 
@@ -100,7 +100,7 @@ def _check_sources(
 
 
 def _handler() -> ReportHandler:
-    from ...actors.emails.reports import ReportHandler
+    from ...actors.emails.report_handler import ReportHandler
     from ...sinks.mailbox.reports import check_packages
 
     check_packages()
@@ -138,7 +138,7 @@ def _mailbox(maildir: Path | None, mbox: Path | None, imap: str | None) -> _Read
 
 def _account(url: str | None) -> ImapAccount:
     """The account of a URL, or of EMAIL_IMAP_URL."""
-    from ...actors.emails.oauth import make_token
+    from ...actors.emails.access_token import make_token
     from ...config.emails import ImapUrl
     from ...sinks.mailbox.imap import ImapAccount
 
@@ -242,7 +242,7 @@ def _stopping() -> Iterator[Event]:
 
 
 def _tell(counts: Counter[str], json: bool) -> None:
-    from ...actors.emails.reports import Handled
+    from ...actors.emails.report_handler import Handled
 
     found = {kind: counts[kind] for kind in get_args(Handled)}
     if json:

@@ -142,7 +142,7 @@ def _tokens() -> Tokens:
         NoSharedState: they share none.
         ConfigError: there is no STATE_KEY.
     """
-    from ...actors.sheets.resources import open_tokens
+    from ...actors.resources import open_tokens
 
     shared_state()
     return open_tokens(get_settings())

@@ -148,7 +148,7 @@ def _serve_mail(children: Children, folder: Path, listening: socket, account: Ma
 
 def _consent(token: str) -> None:
     """Store the tokens with which jobs write into the spreadsheet, as after a person's consent."""
-    from ...actors.sheets.resources import open_tokens  # which reads the settings
+    from ...actors.resources import open_tokens  # which reads the settings
 
     ends = datetime.now(UTC) + timedelta(days=1)
     open_tokens(get_settings()).consent(CONNECTION, "none", access_token=token, expires_at=ends)

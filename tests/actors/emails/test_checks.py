@@ -11,8 +11,8 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from formrelay.actors.emails.access_token import make_token
 from formrelay.actors.emails.checks import problems_of_emails, problems_of_templates
-from formrelay.actors.emails.oauth import make_token
 from formrelay.config import get_settings
 from formrelay.ops.boot import check_sinks
 from formrelay.sinks.oauth import Provider

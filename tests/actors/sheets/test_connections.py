@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from formrelay.actors.sheets.resources import open_tokens, sheet_parts
+from formrelay.actors.resources import open_tokens
+from formrelay.actors.sheets.resources import sheet_parts
 from formrelay.brokers import State
 from formrelay.config import get_settings
 from tests.actors.sheets.conftest import Sheets, make_due, make_key

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from formrelay.actors.resources import open_tokens
 from formrelay.actors.sheets.quotas import Quotas
-from formrelay.actors.sheets.resources import open_tokens, sheet_parts
+from formrelay.actors.sheets.resources import sheet_parts
 from formrelay.actors.sheets.slots import Slots
 from formrelay.brokers import State
 from formrelay.config import get_settings

@@ -12,8 +12,9 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from formrelay.actors.emails import oauth
-from formrelay.actors.emails.oauth import make_token
+from formrelay.actors import resources
+from formrelay.actors.emails import access_token
+from formrelay.actors.emails.access_token import make_token
 from formrelay.actors.emails.resources import email_parts, make_account
 from formrelay.config import get_settings
 from formrelay.core.errors import ConfigError, SinkUnready
@@ -129,7 +130,7 @@ class Guarded(Scripted):
 def guarded(
     mailing: Mailing, endpoint: TokenEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Guarded]:
-    monkeypatch.setattr(oauth, "GOOGLE", Provider("google", endpoint.url))
+    monkeypatch.setattr(access_token, "GOOGLE", Provider("google", endpoint.url))
     with scripted(Guarded()) as found:
         assert isinstance(found, Guarded)
         use(mailing, found)
@@ -220,7 +221,7 @@ def test_a_store_that_is_away_at_the_login_uses_no_attempt(
     guarded.valid = {"A1"}
     away = StateRedis(RedisClient.from_url("redis://127.0.0.1:1/0"), "127.0.0.1:1")
     with monkeypatch.context() as patched:
-        patched.setattr(oauth, "make_tokens", lambda _, *rest: make_tokens(away, *rest))
+        patched.setattr(resources, "make_tokens", lambda _, *rest: make_tokens(away, *rest))
         failing = Pool(make_account(get_settings()))
     parts = email_parts()
     email_parts.made[:] = [replace(parts, pool=failing)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from formrelay.actors.emails import suppress
-from formrelay.actors.emails.reports import ReportHandler
+from formrelay.actors.emails.report_handler import ReportHandler
 from formrelay.core.errors import BrokerError
 from formrelay.state import make_bounce_rates, make_journal, make_suppressions
 from formrelay.state.suppressions import SuppressionReason

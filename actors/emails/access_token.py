@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ...brokers import get_broker
 from ...config import Settings
 from ...core.errors import ConfigError, SinkUnready
 from ...sinks.oauth import GOOGLE, OAuthClient, Provider, microsoft
-from ...state import make_tokens
 from ...state.connections import ConnectionPaused, connection_id
-from ...state.tokens import Tokens
+from ..resources import open_tokens
 
 
 def unreadable_token(settings: Settings) -> str | None:
@@ -25,7 +23,7 @@ def unreadable_token(settings: Settings) -> str | None:
     refresh_token = section.secret("oauth_refresh_token")
     if section.oauth_provider is None or refresh_token is None:
         return None
-    if _connection(refresh_token) not in _tokens(settings).unreadable():
+    if _connection(refresh_token) not in open_tokens(settings).unreadable():
         return None
     return (
         "expected STATE_KEY to have the key that encrypted the stored tokens of the SMTP account, "
@@ -37,13 +35,6 @@ def unreadable_token(settings: Settings) -> str | None:
 def _connection(refresh_token: str) -> str:
     # A new consent has another refresh token, so it is a new connection: it needs no resuming.
     return connection_id("smtp", refresh_token)
-
-
-def _tokens(settings: Settings) -> Tokens:
-    broker = get_broker()
-    return make_tokens(
-        broker.state, lambda: settings.broker.secret("state_key"), broker.idempotency_store()
-    )
 
 
 def make_token(
@@ -73,7 +64,7 @@ def make_token(
     client = OAuthClient(
         provider, section.oauth_client_id, lambda: section.secret("oauth_client_secret")
     )
-    tokens, connection = _tokens(settings), _connection(refresh_token)
+    tokens, connection = open_tokens(settings), _connection(refresh_token)
     last = threading.local()  # each thread has a login of its own
 
     def token(is_new: bool) -> str:
