@@ -13,10 +13,10 @@ from .access_token import unreadable_token
 from .resources import (
     allowed_sender,
     attachments_folder,
+    default_sender,
     make_account,
     make_dkim_key,
     make_templates,
-    sender_of,
 )
 
 #: Modules of the extra ``email`` that the worker needs.
@@ -45,7 +45,7 @@ def _missing_packages() -> list[str]:
         return []
     packages = ", ".join(name.replace("_", "-") for name in missing)
     return [
-        f"expected the packages of the queue of e-mails, {packages} is missing: "
+        f"expected all packages of the e-mail worker to be installed, got none of {packages}: "
         "pip install 'formrelay[email]'"
     ]
 
@@ -54,7 +54,7 @@ def _wrong_settings(settings: Settings) -> Iterator[str]:
     section = settings.emails
     checks: list[Callable[[], object]] = [
         lambda: make_account(settings),
-        lambda: sender_of(section),
+        lambda: default_sender(section),
         lambda: attachments_folder(section),
     ]
     checks += [lambda text=text: allowed_sender(text) for text in section.allowed_from]  # type: ignore[misc]

@@ -27,7 +27,7 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
     payload = job.payload
     body = parts.templates.render(payload.template, payload.data)
     return Email(
-        id=message_id(key),
+        id=email_id(key),
         date=date,
         sender=sender_of(payload, parts),
         to=[parse_mailbox(each) for each in payload.to],
@@ -44,10 +44,10 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
     )
 
 
-def message_id(key: str) -> str:
-    """The left part of the Message-ID, and the ENVID, of an e-mail.
+def email_id(key: str) -> str:
+    """The id of an e-mail: the left part of its Message-ID, and its ENVID.
 
-    Reports about the e-mail quote it; it is the id of the e-mail's journal.
+    Bounces quote it, and it is the id of the e-mail's journal.
     """
     return journal_id(key)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ...sinks.smtp.address import Mailbox
 from ...sinks.smtp.replies import Reply
 from ...state.journal import Outcome, Run
-from .compose import message_id
+from .compose import email_id
 from .resources import EmailParts
 from .suppress import note_sent, suppress_bounced
 
@@ -67,4 +67,4 @@ def learn(
         elif reply.is_address_bad or reply.is_full:
             status = reply.status or ("5.2.2" if reply.is_full else "5.1.1")
             stores = parts.suppressions, parts.bounce_rates
-            suppress_bounced(*stores, mailbox, status, message_id(key), first_at)
+            suppress_bounced(*stores, mailbox, status, email_id(key), first_at)

@@ -176,7 +176,7 @@ def email_parts() -> EmailParts:
     state, renewal, account = get_broker().state, LockRenewal(), make_account(settings)
     name = f"{account.host}:{account.port} {account.user}"
     return EmailParts(
-        sender=sender_of(section),
+        sender=default_sender(section),
         allowed_from=frozenset(allowed_sender(each) for each in section.allowed_from),
         templates=make_templates(section.templates_folder),
         attachments=Attachments(
@@ -249,7 +249,7 @@ def _folder(variable: str, folder: Path | None) -> Path | None:
     return folder
 
 
-def sender_of(section: EmailSettings) -> Mailbox | None:
+def default_sender(section: EmailSettings) -> Mailbox | None:
     """The sender of e-mails that name none; None without one.
 
     Raises:
@@ -346,7 +346,7 @@ def make_dkim_key(section: EmailSettings) -> DkimKey | None:
         section.dkim_selector,
         variable="EMAIL_DKIM_KEY_FILE",
     )
-    sender = sender_of(section)
+    sender = default_sender(section)
     if sender is not None and not key.is_aligned(sender.domain):
         raise ConfigError(
             f"expected EMAIL_DKIM_DOMAIN to fit the domain of EMAIL_FROM ({sender.domain}), got "

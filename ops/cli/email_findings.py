@@ -34,11 +34,11 @@ def check_smtp() -> Iterator[Finding]:
 
 def _server(settings: Settings) -> Iterator[Finding]:
     """Log in, and ask whether the server takes e-mails of the sender and without return path."""
-    from ...actors.emails.resources import make_account, sender_of
+    from ...actors.emails.resources import default_sender, make_account
     from ...sinks.smtp.probe import try_login
 
     try:
-        account, sender = make_account(settings), sender_of(settings.emails)
+        account, sender = make_account(settings), default_sender(settings.emails)
     except ConfigError:
         return  # told already
     server = f"{account.host}:{account.port}"

@@ -55,8 +55,8 @@ def test_missing_packages_are_one_line_with_the_command(
     for name in ("css_inline", "jinja2"):
         monkeypatch.setitem(sys.modules, name, None)
     assert problems_of_emails() == [
-        "expected the packages of the queue of e-mails, css-inline, jinja2 is missing: "
-        "pip install 'formrelay[email]'"
+        "expected all packages of the e-mail worker to be installed, got none of css-inline, "
+        "jinja2: pip install 'formrelay[email]'"
     ]
     assert problems_of_templates() == []
 
