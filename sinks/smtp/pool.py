@@ -24,7 +24,7 @@ from .account import Account
 from .replies import Reply, UnknownOutcome
 from .session import Closing, Session
 from .shares import MakeShare
-from .transaction import LostAfterDot, Outgoing, make_outgoing, transmit
+from .transaction import LostAfterDot, OutgoingEmail, make_outgoing_email, transmit
 from .wire import Lost, TimedOut
 
 #: Seconds after which a waiting thread looks for a connection, even if nothing wakes it up.
@@ -112,11 +112,11 @@ class Pool:
             NotNow: all connections stayed busy.
             BrokerError: a share, or the token of the login, needs a store that failed.
         """
-        outgoing = make_outgoing(
+        email = make_outgoing_email(
             sender, recipients, data, smtputf8=smtputf8, envid=envid, before_dot=before_dot
         )
-        self._send(outgoing)
-        return [reply for reply in outgoing.replies if reply is not None]
+        self._send(email)
+        return [reply for reply in email.replies if reply is not None]
 
     def close(self) -> None:
         """Close the idle connections now, and connections in use when they are given back."""
@@ -128,27 +128,27 @@ class Pool:
         for session in sessions:
             session.quit()
 
-    def _send(self, outgoing: Outgoing) -> None:
+    def _send(self, email: OutgoingEmail) -> None:
         """Send an e-mail until the server has decided about all recipients; see :meth:`send`."""
         is_second = False
-        while outgoing.pending:
+        while email.pending:
             lease, state = _Lease(), self._state()
             try:
-                self._use(state, lease, outgoing, is_fresh=is_second)
+                self._use(state, lease, email, is_fresh=is_second)
             except LostAfterDot as lost:
-                raise self._unknown(outgoing, lost) from None
+                raise self._unknown(email, lost) from None
             except (Closing, Lost) as lost:
                 is_worth_it = isinstance(lost, Closing) or (
                     lease.was_idle and not isinstance(lost, TimedOut)
                 )
-                if outgoing.has_accepted or is_second or not is_worth_it:
-                    self._end(outgoing, lost)
+                if email.has_accepted or is_second or not is_worth_it:
+                    self._end(email, lost)
                 is_second = True
             except (SinkError, NotNow, BrokerError) as error:
                 # Once the server has accepted something, its replies must not get lost.
-                if not outgoing.has_accepted:
+                if not email.has_accepted:
                     raise
-                self._end(outgoing, Lost(describe(error)))
+                self._end(email, Lost(describe(error)))
             finally:
                 # Not in a function: an exception that Dramatiq raises could come at its start.
                 try:
@@ -158,13 +158,13 @@ class Pool:
                     self._give_back(state, lease)
                     raise
 
-    def _use(self, state: _State, lease: _Lease, outgoing: Outgoing, *, is_fresh: bool) -> None:
+    def _use(self, state: _State, lease: _Lease, email: OutgoingEmail, *, is_fresh: bool) -> None:
         self._take(state, lease)
         if is_fresh:
             # A server that closes one connection often closes all, so no idle connection is tried.
             self._drop_idle(state)
         session = self._usable(state, lease) or self._opened(state, lease)
-        transmit(session, outgoing)
+        transmit(session, email)
         lease.is_clean = True
 
     def _usable(self, state: _State, lease: _Lease) -> Session | None:
@@ -256,25 +256,25 @@ class Pool:
         if keep:
             self._start_reaper(state)
 
-    def _unknown(self, outgoing: Outgoing, lost: Lost) -> UnknownOutcome:
+    def _unknown(self, email: OutgoingEmail, lost: Lost) -> UnknownOutcome:
         return UnknownOutcome(
             f"SMTP server {self._account.host}:{self._account.port}: {lost} after the e-mail was "
             "sent: it may have been accepted",
-            replies=outgoing.replies,
+            replies=email.replies,
         )
 
-    def _end(self, outgoing: Outgoing, lost: Closing | Lost) -> None:
+    def _end(self, email: OutgoingEmail, lost: Closing | Lost) -> None:
         """Decide the pending recipients after the connection is lost for good.
 
         Raises:
             SinkTransient: nobody got the e-mail.
         """
         if isinstance(lost, Closing):
-            if lost.reply.step == "lost" and not outgoing.has_accepted:
+            if lost.reply.step == "lost" and not email.has_accepted:
                 raise lost  # before MAIL
-            outgoing.decide(outgoing.pending, lost.reply)
-        elif outgoing.has_accepted:
-            outgoing.decide(outgoing.pending, Reply(421, "4.4.2", "connection lost", "lost"))
+            email.decide(email.pending, lost.reply)
+        elif email.has_accepted:
+            email.decide(email.pending, Reply(421, "4.4.2", "connection lost", "lost"))
         else:
             raise SinkTransient(
                 f"SMTP server {self._account.host}:{self._account.port}: {lost} before the e-mail "

@@ -10,7 +10,7 @@ from ...core.errors import SinkError
 from .account import Account
 from .replies import Step, make_reply, spellings
 from .session import Session
-from .transaction import make_outgoing
+from .transaction import make_outgoing_email
 from .wire import Lost
 
 
@@ -70,7 +70,7 @@ def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> It
     Raises:
         InvalidJob: an address or the e-mail could be taken for a command.
     """
-    message = make_outgoing(
+    message = make_outgoing_email(
         sender, [recipient], data, smtputf8=False, envid=None, before_dot=lambda _: None
     )
     session = Session(account, SYSTEM_CLOCK)

@@ -37,7 +37,7 @@ class LostAfterDot(Lost):
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutgoingEmail:
     """A message and what the server has decided about it so far.
 
     Attributes:
@@ -76,7 +76,7 @@ class Outgoing:
             self.replies[index] = reply
 
 
-def make_outgoing(
+def make_outgoing_email(
     sender: str,
     recipients: Sequence[str],
     data: bytes,
@@ -84,7 +84,7 @@ def make_outgoing(
     smtputf8: bool,
     envid: str | None,
     before_dot: Callable[[Sequence[str]], None],
-) -> Outgoing:
+) -> OutgoingEmail:
     """Check an e-mail and its addresses before it is sent.
 
     Raises:
@@ -103,13 +103,13 @@ def make_outgoing(
         data += b"\r\n"
     stuffed = data.replace(b"\r\n.", b"\r\n..")
     stuffed = b"." + stuffed if stuffed.startswith(b".") else stuffed
-    return Outgoing(
+    return OutgoingEmail(
         sender, tuple(recipients), stuffed, len(data), smtputf8, envid, before_dot,
         spellings([sender, *recipients]), [None] * len(recipients),
     )  # fmt: skip
 
 
-def transmit(session: Session, outgoing: Outgoing) -> None:
+def transmit(session: Session, email: OutgoingEmail) -> None:
     """Send the message to the pending recipients, in as many transactions as the server wants.
 
     Returns when all are decided, or the session has had its maximum number of messages.
@@ -120,37 +120,37 @@ def transmit(session: Session, outgoing: Outgoing) -> None:
         Lost: the connection was lost before the dot; the server accepted nothing in this
             transaction.
     """
-    _check(session, outgoing)
-    while outgoing.pending and not session.is_spent:
-        _Transaction(session, outgoing, _group(session, outgoing)).run()
+    _check(session, email)
+    while email.pending and not session.is_spent:
+        _Transaction(session, email, _group(session, email)).run()
 
 
-def _check(session: Session, outgoing: Outgoing) -> None:
+def _check(session: Session, email: OutgoingEmail) -> None:
     """Refuse what the server would refuse, before it is sent."""
-    features, pending = session.features, outgoing.pending
+    features, pending = session.features, email.pending
     limit = features.get("SIZE", "")
-    if limit.isascii() and limit.isdigit() and 0 < int(limit[:18]) < outgoing.size:
-        text = f"the e-mail has {outgoing.size} bytes, the server takes {int(limit[:18])}"
-        outgoing.decide(pending, Reply(552, "5.3.4", text, "check"))
-    elif not outgoing.data.isascii() and "8BITMIME" not in features:
+    if limit.isascii() and limit.isdigit() and 0 < int(limit[:18]) < email.size:
+        text = f"the e-mail has {email.size} bytes, the server takes {int(limit[:18])}"
+        email.decide(pending, Reply(552, "5.3.4", text, "check"))
+    elif not email.data.isascii() and "8BITMIME" not in features:
         text = "the e-mail has 8-bit lines, which the server does not take"
-        outgoing.decide(pending, Reply(554, "5.6.3", text, "check"))
+        email.decide(pending, Reply(554, "5.6.3", text, "check"))
     elif "SMTPUTF8" not in features:
         reply = Reply(553, "5.6.7", "the server does not take addresses outside ASCII", "check")
-        if not outgoing.sender.isascii() or (outgoing.smtputf8 and not outgoing.data.isascii()):
-            outgoing.decide(pending, reply)
-        needy = [index for index in pending if not outgoing.recipients[index].isascii()]
-        outgoing.decide(needy, reply)
+        if not email.sender.isascii() or (email.smtputf8 and not email.data.isascii()):
+            email.decide(pending, reply)
+        needy = [index for index in pending if not email.recipients[index].isascii()]
+        email.decide(needy, reply)
 
 
-def _group(session: Session, outgoing: Outgoing) -> list[int]:
+def _group(session: Session, email: OutgoingEmail) -> list[int]:
     """The recipients of the next transaction, by the limits of the server."""
     most = min(_MAX_RECIPIENTS, session.limit("RCPTMAX", 10**6))
     most_domains = session.limit("RCPTDOMAINMAX", 10**6)
     group: list[int] = []
     domains: set[str] = set()
-    for index in outgoing.pending:
-        domain = outgoing.recipients[index].rpartition("@")[2].lower()
+    for index in email.pending:
+        domain = email.recipients[index].rpartition("@")[2].lower()
         if len(group) < most and len(domains | {domain}) <= most_domains:
             group.append(index)
             domains.add(domain)
@@ -160,12 +160,12 @@ def _group(session: Session, outgoing: Outgoing) -> list[int]:
 class _Transaction:
     """One MAIL to some recipients."""
 
-    def __init__(self, session: Session, outgoing: Outgoing, group: list[int]) -> None:
+    def __init__(self, session: Session, email: OutgoingEmail, group: list[int]) -> None:
         self._session = session
-        self._outgoing = outgoing
+        self._email = email
         self._group = group
         self._timeouts = session.account.timeouts
-        self._hidden = outgoing.hidden
+        self._hidden = email.hidden
         self._mail: Reply | None = None
         self._rcpts: list[Reply] = []
         self._data: Reply | None = None
@@ -253,7 +253,7 @@ class _Transaction:
                 # It refused the sender and takes the message nevertheless: nothing is certain.
                 raise Garbled("it answered 354 to DATA after it refused MAIL")
             self._send_lone_dot()
-        self._outgoing.decide(self._group, reply)
+        self._email.decide(self._group, reply)
         self._reset()
 
     def _nobody(self) -> None:
@@ -261,7 +261,7 @@ class _Transaction:
         if self._data is not None and _goes_on(self._data):
             self._send_lone_dot()
         for index, reply in zip(self._group, self._rcpts, strict=True):
-            self._outgoing.decide([index], reply)
+            self._email.decide([index], reply)
         self._reset()
 
     def _send_lone_dot(self) -> None:
@@ -275,7 +275,7 @@ class _Transaction:
     def _send_data(self, accepted: list[int]) -> Reply:
         if (refusal := self._send_message()) is not None:
             return refusal
-        self._outgoing.before_dot([self._outgoing.recipients[index] for index in accepted])
+        self._email.before_dot([self._email.recipients[index] for index in accepted])
         try:
             self._session.write(b".\r\n", self._timeouts.dot)
             reply = self._session.read(
@@ -290,7 +290,7 @@ class _Transaction:
     def _send_message(self) -> Reply | None:
         """Send the message without its end; returns a refusal that came instead of a lost dot."""
         try:
-            self._session.write(self._outgoing.data, self._timeouts.block)
+            self._session.write(self._email.data, self._timeouts.block)
         except Lost:
             # A server that refuses a message in the middle may say so before it closes.
             reply = self._session.read(_NOTHING, "data", self._hidden, about_recipient=False)
@@ -302,13 +302,13 @@ class _Transaction:
         return None
 
     def _settle(self, accepted: list[int], decision: Reply) -> None:
-        self._outgoing.decide(accepted, decision)
+        self._email.decide(accepted, decision)
         is_sent = decision.kind == "accepted"
         for index, reply in zip(self._group, self._rcpts, strict=True):
             # The server takes the others in a transaction of their own, at once.
             is_next = is_sent and reply.is_too_many_recipients
             if reply.kind != "accepted" and not is_next:
-                self._outgoing.decide([index], reply)
+                self._email.decide([index], reply)
         if not is_sent or len(accepted) < len(self._group):
             self._reset()
 
@@ -316,42 +316,42 @@ class _Transaction:
         """Decide who certainly did not get the message whose outcome is unknown."""
         for index, reply in zip(self._group, self._rcpts, strict=True):
             if index not in accepted:
-                self._outgoing.decide([index], reply)
-        untried = [index for index in self._outgoing.pending if index not in accepted]
-        self._outgoing.decide(untried, Reply(421, "4.4.2", "connection lost", "lost"))
+                self._email.decide([index], reply)
+        untried = [index for index in self._email.pending if index not in accepted]
+        self._email.decide(untried, Reply(421, "4.4.2", "connection lost", "lost"))
 
     def _reset(self) -> None:
         if not self._session.is_broken:
             self._session.reset()
 
     def _mail_command(self) -> bytes:
-        outgoing, features = self._outgoing, self._session.features
-        words = [f"MAIL FROM:<{outgoing.sender}>"]
+        email, features = self._email, self._session.features
+        words = [f"MAIL FROM:<{email.sender}>"]
         if "SIZE" in features:
-            words.append(f"SIZE={outgoing.size}")
-        if not outgoing.data.isascii():
+            words.append(f"SIZE={email.size}")
+        if not email.data.isascii():
             words.append("BODY=8BITMIME")
         if "SMTPUTF8" in features and self._needs_smtputf8():
             words.append("SMTPUTF8")
         if self._wants_reports:
             words.append("RET=HDRS")
-            if len(envid := xtext(outgoing.envid or "")) <= _MAX_ENVID:
+            if len(envid := xtext(email.envid or "")) <= _MAX_ENVID:
                 words.append(f"ENVID={envid}")
         return " ".join(words).encode("utf-8")
 
     @property
     def _wants_reports(self) -> bool:
-        outgoing = self._outgoing
-        return "DSN" in self._session.features and bool(outgoing.envid and outgoing.sender)
+        email = self._email
+        return "DSN" in self._session.features and bool(email.envid and email.sender)
 
     def _needs_smtputf8(self) -> bool:
-        outgoing = self._outgoing
-        addresses = [outgoing.sender, *(outgoing.recipients[index] for index in self._group)]
-        has_utf8_headers = outgoing.smtputf8 and not outgoing.data.isascii()
+        email = self._email
+        addresses = [email.sender, *(email.recipients[index] for index in self._group)]
+        has_utf8_headers = email.smtputf8 and not email.data.isascii()
         return has_utf8_headers or not all(map(str.isascii, addresses))
 
     def _rcpt_command(self, index: int) -> bytes:
-        address = self._outgoing.recipients[index]
+        address = self._email.recipients[index]
         words = [f"RCPT TO:<{address}>"]
         if self._wants_reports:
             words.append("NOTIFY=FAILURE,DELAY")
