@@ -41,7 +41,7 @@ class ClaimLost(NotNow):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RecipientOutcome:
     """What happened to a recipient.
 
     Attributes:
@@ -72,7 +72,7 @@ class JournalRecord:
         began_at: when the first attempt began, UTC, in milliseconds.
     """
 
-    recipients: Mapping[str, Outcome]
+    recipients: Mapping[str, RecipientOutcome]
     counts: Mapping[State, int]
     notes: Mapping[str, str]
     attempts: int
@@ -136,7 +136,9 @@ class Journal(Protocol):
                 was marked, and nothing may be sent.
         """
 
-    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+    def settle(
+        self, run: Run, outcomes: Mapping[str, RecipientOutcome], *, end: bool = False
+    ) -> bool:
         """Store outcomes, and remove the marks of these recipients.
 
         "accepted" is stored in any case and never replaced. Other outcomes are stored only with
@@ -220,7 +222,7 @@ def check_notes(notes: Mapping[str, str]) -> dict[str, str]:
 
 
 def make_record(
-    stored: Mapping[str, Outcome],
+    stored: Mapping[str, RecipientOutcome],
     names: Mapping[str, str],
     notes: Mapping[str, str],
     attempts: int,

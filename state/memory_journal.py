@@ -15,7 +15,7 @@ from .journal import (
     LOCK,
     ClaimLost,
     JournalRecord,
-    Outcome,
+    RecipientOutcome,
     Run,
     check_notes,
     check_text,
@@ -29,7 +29,7 @@ from .millis import from_millis
 #: Maximum number of journals in memory; the oldest without a claim are dropped.
 _MAX_JOURNALS = 10_000
 _NO_NOTES: Mapping[str, str] = {}
-_WAITING = Outcome("waiting")
+_WAITING = RecipientOutcome("waiting")
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class _Entry:
     ends_at: float = 0.0
     attempts: int = 0
     began_at: datetime | None = None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, RecipientOutcome] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
     def record(self, names: Mapping[str, str]) -> JournalRecord:
@@ -86,7 +86,7 @@ class MemoryJournal:
             entry.attempts += 1
             entry.began_at = entry.began_at or self._time()
             for name in names.values():
-                entry.outcomes.setdefault(name, Outcome("waiting"))
+                entry.outcomes.setdefault(name, RecipientOutcome("waiting"))
             entry.notes = checked | entry.notes
             self._put(run.key, entry)
             run.record = entry.record(names)
@@ -110,11 +110,13 @@ class MemoryJournal:
             if any(entry.outcomes.get(name, _WAITING).state == "accepted" for name in names):
                 raise ClaimLost
             for name in names:
-                self._set(entry, name, Outcome("sending"))
+                self._set(entry, name, RecipientOutcome("sending"))
             entry.notes |= checked
             self._put(run.key, entry)
 
-    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+    def settle(
+        self, run: Run, outcomes: Mapping[str, RecipientOutcome], *, end: bool = False
+    ) -> bool:
         names = names_of(run.key, outcomes)
         with self._lock:
             entry = self._find(run.key) or _Entry()
@@ -170,12 +172,12 @@ class MemoryJournal:
         with self._lock:
             return self._names.get(other)
 
-    def _set(self, entry: _Entry, name: str, outcome: Outcome) -> None:
+    def _set(self, entry: _Entry, name: str, outcome: RecipientOutcome) -> None:
         old = entry.outcomes.get(name, _WAITING)
         if old.state == "accepted":
             return
         unknowns = old.unknowns + (outcome.state == "unknown" != old.state)
-        entry.outcomes[name] = Outcome(outcome.state, outcome.text, self._time(), unknowns)
+        entry.outcomes[name] = RecipientOutcome(outcome.state, outcome.text, self._time(), unknowns)
 
     def _time(self) -> datetime:
         return from_millis(int(self._clock.time() * 1000))

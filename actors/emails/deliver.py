@@ -36,7 +36,7 @@ from ...sinks.smtp.address import Mailbox, each_once, normal, parse_mailbox
 from ...sinks.smtp.message import Email, write
 from ...sinks.smtp.replies import Reply, UnknownOutcome
 from ...state.idempotency import Running
-from ...state.journal import Outcome, Run, job_key
+from ...state.journal import RecipientOutcome, Run, job_key
 from ..model import Job
 from .compose import compose, sender_of
 from .events import name_journal, notes_of, send_events
@@ -123,7 +123,7 @@ class _Sending:
     key: str
     claim: Run
     parts: EmailParts
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, RecipientOutcome] = field(default_factory=dict)
     suppressed: dict[str, str] = field(default_factory=dict)
     last: Reply | None = None
     is_over_quota: bool = False
@@ -163,7 +163,7 @@ class _Sending:
             found.append(each)
         return found
 
-    def _stays_refused(self, outcome: Outcome) -> bool:
+    def _stays_refused(self, outcome: RecipientOutcome) -> bool:
         # A replay begins with attempt 1 again: somebody may have removed the cause.
         is_retried = self.job.attempt > 1 or self.job.is_redelivered
         is_final = outcome.text.endswith(ADDRESS) or is_retried
@@ -292,7 +292,7 @@ class _Sending:
         Left alone, the marks would become unknown outcomes.
         """
         if self.marked:
-            outcomes = dict.fromkeys(self.marked, Outcome("deferred", "421"))
+            outcomes = dict.fromkeys(self.marked, RecipientOutcome("deferred", "421"))
             with suppress(BrokerError):
                 self.parts.journal.settle(self.claim, outcomes)
 
@@ -315,7 +315,7 @@ class _Sending:
         unknowns = {address: self.outcomes[address].unknowns for address in new}
         for address, one in new.items():
             count = unknowns[address] + (one.state == "unknown")
-            self.outcomes[address] = Outcome(one.state, one.text, one.at, count)
+            self.outcomes[address] = RecipientOutcome(one.state, one.text, one.at, count)
 
     def _learn(self, pending: Sequence[Mailbox], replies: Sequence[Reply | None]) -> None:
         """Use the replies for the limits and for suppressions."""
@@ -371,7 +371,7 @@ class _Sending:
         if any(each.state == "refused" and not each.text.endswith(ADDRESS) for _, each in states):
             raise SinkPermanent(self._told())
 
-    def _is_given_up(self, address: str, outcome: Outcome) -> bool:
+    def _is_given_up(self, address: str, outcome: RecipientOutcome) -> bool:
         """Whether a recipient may have the e-mail, and does not get it again."""
         is_final = outcome.unknowns > self.parts.resends or address in self.withheld
         return outcome.state == "unknown" and is_final

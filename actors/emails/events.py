@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from ...config import get_settings
 from ...core.errors import BrokerError
 from ...state.idempotency import Running
-from ...state.journal import Journal, JournalRecord, Outcome, Run, is_text
+from ...state.journal import Journal, JournalRecord, RecipientOutcome, Run, is_text
 from ..events import record_events
 from ..fanout import Outgoing, fan_out
 from ..model import Job
@@ -30,7 +30,7 @@ def send_events(
     job: Job[EmailJob],
     first_at: datetime,
     key: str,
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, RecipientOutcome],
     suppressed: Mapping[str, str],
 ) -> None:
     """Send an event for each recipient whose outcome is final, if events are recorded.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from ...sinks.smtp.address import Mailbox
 from ...sinks.smtp.replies import Reply
-from ...state.journal import Outcome, Run
+from ...state.journal import RecipientOutcome, Run
 from .compose import email_id
 from .resources import EmailParts
 from .suppress import note_sent, suppress_bounced
@@ -22,15 +22,15 @@ _THROTTLED_FOR = timedelta(minutes=5)
 ADDRESS = " address"
 
 
-def outcome_of(reply: Reply | None) -> Outcome:
+def outcome_of(reply: Reply | None) -> RecipientOutcome:
     """The outcome of a recipient; a reply that is None is unknown."""
     if reply is None:
-        return Outcome("unknown")
+        return RecipientOutcome("unknown")
     text = f"{reply.code} {reply.status}".strip()
     if reply.status in QUOTAS:
-        return Outcome("deferred", text)
+        return RecipientOutcome("deferred", text)
     is_bounce = reply.is_address_bad or reply.is_full
-    return Outcome(reply.kind, text + (ADDRESS if is_bounce else ""))
+    return RecipientOutcome(reply.kind, text + (ADDRESS if is_bounce else ""))
 
 
 def learn(

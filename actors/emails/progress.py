@@ -10,7 +10,7 @@ from ...config import get_settings
 from ...core.clock import iso
 from ...sinks.smtp.address import normal
 from ...state import make_journal, make_suppressions
-from ...state.journal import Outcome
+from ...state.journal import RecipientOutcome
 from ..model import Job
 from ..progress import Progress
 from .deliver import mail_key, recipients_of
@@ -39,7 +39,7 @@ def progress_of_email(job: Job[EmailJob]) -> Progress | None:
     suppressed = make_suppressions(state).find({normal(address) for address in addresses})
     parts = []
     for position, each in enumerate(recipients, 1):
-        outcome = record.recipients.get(each.address, Outcome("waiting"))
+        outcome = record.recipients.get(each.address, RecipientOutcome("waiting"))
         # The journal does not know them: an address may be suppressed between two attempts.
         is_program = job.payload.kind == "autoresponse" and each.is_automatic
         is_left_out = outcome.state in _UNDECIDED and (
@@ -74,7 +74,9 @@ def progress_of_id(message_id: str) -> Progress | None:
     return Progress("recipients", counts, notes={"attempts": record.attempts})
 
 
-def _part(position: int, domain: str, outcome: Outcome, *, is_suppressed: bool) -> dict[str, Any]:
+def _part(
+    position: int, domain: str, outcome: RecipientOutcome, *, is_suppressed: bool
+) -> dict[str, Any]:
     return {
         "position": position,
         "domain": domain,

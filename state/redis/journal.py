@@ -13,7 +13,7 @@ from ..journal import (
     LOCK,
     ClaimLost,
     JournalRecord,
-    Outcome,
+    RecipientOutcome,
     Run,
     State,
     check_notes,
@@ -88,7 +88,9 @@ class RedisJournal:
         if not self._run("sending", run.key, run.owner, None, *args):
             raise ClaimLost
 
-    def settle(self, run: Run, outcomes: Mapping[str, Outcome], *, end: bool = False) -> bool:
+    def settle(
+        self, run: Run, outcomes: Mapping[str, RecipientOutcome], *, end: bool = False
+    ) -> bool:
         names = names_of(run.key, outcomes)
         args = [
             part
@@ -142,7 +144,7 @@ def _record(found: Mapping[bytes, bytes], names: Mapping[str, str]) -> JournalRe
     return make_record(outcomes, names, notes, int(fields.get("attempts", 0)), began)
 
 
-def _outcome(stored: str) -> Outcome:
+def _outcome(stored: str) -> RecipientOutcome:
     state, unknowns, at, text = stored.split(" ", 3)
     when = from_millis(int(at)) if at != "0" else None
-    return Outcome(cast(State, state), text, when, int(unknowns))
+    return RecipientOutcome(cast(State, state), text, when, int(unknowns))

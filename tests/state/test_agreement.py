@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from formrelay.state.idempotency import Running
-from formrelay.state.journal import ClaimLost, Outcome, Run
+from formrelay.state.journal import ClaimLost, RecipientOutcome, Run
 from formrelay.state.memory_journal import MemoryJournal
 from formrelay.state.rate_limits import Limit, MemoryRateLimits
 from formrelay.state.redis.journal import RedisJournal
@@ -102,7 +102,9 @@ def test_suppressions(redis_url: str, steps: list[Any]) -> None:
 
 
 outcomes = st.builds(
-    Outcome, st.sampled_from(["accepted", "refused", "deferred", "unknown"]), st.just("550 5.1.1")
+    RecipientOutcome,
+    st.sampled_from(["accepted", "refused", "deferred", "unknown"]),
+    st.just("550 5.1.1"),
 )
 
 

@@ -16,7 +16,7 @@ from formrelay.state import make_journal
 from formrelay.state.idempotency import Running
 from formrelay.state.journal import (
     ClaimLost,
-    Outcome,
+    RecipientOutcome,
     Run,
     job_key,
     journal_id,
@@ -33,8 +33,11 @@ ALL = [ANN, BOB, CAT]
 JOB = job_key("emails", "one")
 LOCK = timedelta(seconds=30)
 START = 1_800_000_000.0
-ACCEPTED, REFUSED = Outcome("accepted", "250 2.0.0"), Outcome("refused", "550 5.1.1")
-DEFERRED, UNKNOWN = Outcome("deferred", "451 4.7.1"), Outcome("unknown")
+ACCEPTED, REFUSED = (
+    RecipientOutcome("accepted", "250 2.0.0"),
+    RecipientOutcome("refused", "550 5.1.1"),
+)
+DEFERRED, UNKNOWN = RecipientOutcome("deferred", "451 4.7.1"), RecipientOutcome("unknown")
 
 
 class Timed:
@@ -73,7 +76,7 @@ def timed(request: pytest.FixtureRequest) -> Timed:
 def test_outcomes_of_all_attempts_are_read(timed: Timed) -> None:
     assert timed.store.read(JOB, ALL) is None
     first = timed.begin()
-    assert first.record.recipients == dict.fromkeys(ALL, Outcome("waiting"))
+    assert first.record.recipients == dict.fromkeys(ALL, RecipientOutcome("waiting"))
     assert (first.record.counts, first.record.attempts) == ({"waiting": 3}, 1)
     timed.store.note(first, {"digest": "abc", "attachment 1": "def"})
     timed.store.sending(first, [ANN, BOB])
@@ -84,9 +87,9 @@ def test_outcomes_of_all_attempts_are_read(timed: Timed) -> None:
     second = timed.begin()
     at = datetime.fromtimestamp(START + 60, UTC)
     assert second.record.recipients == {
-        ANN: Outcome("accepted", "250 2.0.0", at),
-        BOB: Outcome("deferred", "451 4.7.1", at),
-        CAT: Outcome("refused", "550 5.1.1", at),
+        ANN: RecipientOutcome("accepted", "250 2.0.0", at),
+        BOB: RecipientOutcome("deferred", "451 4.7.1", at),
+        CAT: RecipientOutcome("refused", "550 5.1.1", at),
     }
     assert second.record.counts == {"accepted": 1, "deferred": 1, "refused": 1}
     assert second.record.notes == {"digest": "abc", "attachment 1": "def"}
@@ -124,7 +127,7 @@ def test_what_a_dead_worker_was_sending_is_unknown(timed: Timed) -> None:
     second = timed.begin()
     assert second.record.recipients[ANN].state == "unknown"
     assert second.record.recipients[ANN].unknowns == 1
-    assert second.record.recipients[BOB] == Outcome("waiting")
+    assert second.record.recipients[BOB] == RecipientOutcome("waiting")
     assert second.record.recipients[CAT].state == "refused"
     timed.store.sending(second, [ANN, BOB])  # once more
     timed.store.settle(second, {BOB: ACCEPTED})
@@ -207,7 +210,7 @@ def test_an_acceptance_is_stored_whoever_has_the_claim_and_stays(timed: Timed) -
 def test_long_texts_and_lines_are_refused(timed: Timed, text: str) -> None:
     run = timed.begin()
     with pytest.raises(ValueError, match="one line of at most 500"):
-        timed.store.settle(run, {ANN: Outcome("refused", text)})
+        timed.store.settle(run, {ANN: RecipientOutcome("refused", text)})
     with pytest.raises(ValueError, match="one line of at most 500"):
         timed.store.note(run, {"note": text})
 
@@ -342,7 +345,7 @@ def test_notes_come_with_the_marks(timed: Timed) -> None:
     run = timed.store.begin("job", [ANN, BOB])
     assert isinstance(run, Run)
     timed.store.sending(run, [ANN], notes={"content": "one", "other": "x"})
-    timed.store.settle(run, {ANN: Outcome("accepted")})
+    timed.store.settle(run, {ANN: RecipientOutcome("accepted")})
     with pytest.raises(ClaimLost):
         timed.store.sending(run, [ANN], notes={"content": "two"})
     timed.store.sending(run, [BOB], notes={"content": "three"})

@@ -18,7 +18,7 @@ from formrelay.state import (
     make_suppressions,
 )
 from formrelay.state.connections import Refreshed
-from formrelay.state.journal import Outcome, Run
+from formrelay.state.journal import RecipientOutcome, Run
 from formrelay.state.rate_limits import Limit
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.suppressions import Suppression, SuppressionReason
@@ -72,7 +72,7 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     journal.sending(run, [ANN])
     journal.note(run, {"digest": "abc"})
     assert journal.renew(run.key, run.owner, HOUR)
-    assert journal.settle(run, {ANN: Outcome("accepted")})
+    assert journal.settle(run, {ANN: RecipientOutcome("accepted")})
     journal.end(run)
     journal.name(run, "their-id")
     assert journal.named("their-id") == run.key
