@@ -33,7 +33,7 @@ def weight(kwargs: Mapping[str, Any]) -> int:
     return len(payload) if isinstance(payload, list) else 1
 
 
-def parts_of(message: Message[Any]) -> Iterator[Message[Any]]:
+def messages_in(message: Message[Any]) -> Iterator[Message[Any]]:
     """The messages of a batch that is stored as one message; otherwise the message itself."""
     if is_frozen(message):
         yield from (part.message for part in decode_batch(message, None).parts)

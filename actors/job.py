@@ -25,9 +25,9 @@ from ..core.retry import RetryPolicy
 from ..core.throttle import Throttle
 from ..middleware.delivery import ARGS, BATCH, Delivery
 from ..state import once
-from .calls import idempotency_key, parts_of, weight, wire
+from .calls import idempotency_key, messages_in, weight, wire
 from .model import Job, Metadata, invalid
-from .origins import Origin, current_delivery, origins_of
+from .origins import JobOrigin, current_delivery, origins_of
 from .progress import Progress, joined
 from .spelling import refuse_misspelled, warn_of_misspelled
 
@@ -182,7 +182,7 @@ class JobActor(dramatiq.Actor[..., None]):
         if self.progress is None:
             return None
         found = []
-        for part in parts_of(message):
+        for part in messages_in(message):
             payload, metadata = self._checked(part.args, part.kwargs)
             job = Job(payload, metadata, part.message_id, part.message_timestamp)
             found.append(self.progress(job))
@@ -247,7 +247,7 @@ class JobActor(dramatiq.Actor[..., None]):
         return dict(sorted(jobs.items())), failures
 
     def _checked_together(
-        self, batch: Sequence[dict[str, Any]], origins: Sequence[Origin]
+        self, batch: Sequence[dict[str, Any]], origins: Sequence[JobOrigin]
     ) -> dict[int, Job[Any]]:
         """The jobs in formrelay's own format, by index, validated by two calls of pydantic.
 

@@ -10,10 +10,10 @@ from dramatiq.middleware import CurrentMessage
 from ..middleware.delivery import Batch, Delivery
 
 #: Message id, time of sending (unix milliseconds), attempt, whether it is redelivered.
-Origin = tuple[str, int, int, bool]
+JobOrigin = tuple[str, int, int, bool]
 
 
-def origins_of(batch: Sequence[Any]) -> Sequence[Origin]:
+def origins_of(batch: Sequence[Any]) -> Sequence[JobOrigin]:
     """Id, time of sending, attempt and whether it is redelivered, of each message of a batch."""
     delivery = current_delivery()
     if not isinstance(delivery, Batch) or len(delivery.parts) != len(batch):

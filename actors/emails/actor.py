@@ -12,7 +12,7 @@ from ..job import job_actor
 from ..model import Job
 from ..progress import Progress
 from ..resources import smtp_throttle
-from .schema import EmailJob, wire
+from .schema import EmailJob, email_to_wire
 
 #: The server may take ten minutes to answer the end of an e-mail; until then four are allowed.
 _TIME_LIMIT = timedelta(seconds=890)
@@ -28,7 +28,7 @@ def _progress(job: Job[EmailJob]) -> Progress | None:
     "email.send",
     schema=EmailJob,
     worker=lambda settings: settings.emails,
-    to_wire=wire,
+    to_wire=email_to_wire,
     throttle=smtp_throttle,
     options=lambda _: {"time_limit": int(_TIME_LIMIT.total_seconds() * 1000)},
     middleware=lambda: _WorkerHooks(),

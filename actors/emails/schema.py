@@ -123,6 +123,6 @@ class EmailJob(JobModel):
         return self
 
 
-def wire(email: EmailJob, _original: Any) -> dict[str, Any]:
+def email_to_wire(email: EmailJob, _original: Any) -> dict[str, Any]:
     """The payload that is sent: without empty lists."""
     return {name: value for name, value in email.wire().items() if value != []}

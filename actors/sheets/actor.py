@@ -11,7 +11,7 @@ from ..job import job_actor
 from ..model import Job
 from ..progress import Progress
 from ..resources import sheets_throttle
-from .schema import SheetJob, batch_key_of, weight_of, wire
+from .schema import SheetJob, batch_key_of, sheet_to_wire, weight_of
 
 #: Google ends a call after three minutes, and a batch may take several calls. A batch that is
 #: interrupted is tried again, and its rows are written once.
@@ -38,7 +38,7 @@ def _progress(job: Job[SheetJob]) -> Progress:
     schema=SheetJob,
     worker=lambda settings: settings.sheets,
     batches=True,
-    to_wire=wire,
+    to_wire=sheet_to_wire,
     throttle=sheets_throttle,
     options=_options,
     progress=_progress,

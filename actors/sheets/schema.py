@@ -52,7 +52,7 @@ SpreadsheetId = Annotated[
     AfterValidator(_check_spreadsheet),
     StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,200}$"),
 ]
-Token = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[!-~]+$")]
+OAuthToken = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[!-~]+$")]
 ConnectionId = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w.@:/+-]+$")
 ]
@@ -61,8 +61,8 @@ ConnectionId = Annotated[
 class Auth(JobModel):
     """OAuth tokens of a person, as Google's client libraries write them."""
 
-    access_token: Token | None = Field(None, alias="access_token", repr=False)
-    refresh_token: Token | None = Field(None, alias="refresh_token", repr=False)
+    access_token: OAuthToken | None = Field(None, alias="access_token", repr=False)
+    refresh_token: OAuthToken | None = Field(None, alias="refresh_token", repr=False)
     expiry_date: int | None = Field(
         None,
         alias="expiry_date",
@@ -172,7 +172,7 @@ class SheetJob(JobModel):
         return connection_id("sheets", self.auth.refresh_token)
 
 
-def wire(sheet: SheetJob, _original: Any) -> dict[str, Any]:
+def sheet_to_wire(sheet: SheetJob, _original: Any) -> dict[str, Any]:
     """The payload that is sent.
 
     Raises:

@@ -21,7 +21,7 @@ from .server import configuration
 
 
 @dataclass
-class Handler:
+class EmailHandler:
     """Accepts e-mails into a folder."""
 
     folder: Path
@@ -57,7 +57,7 @@ async def serve(config: dict[str, Any]) -> None:
 
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(config["certificate"])
-    handler, loop = Handler(Path(config["folder"])), asyncio.get_running_loop()
+    handler, loop = EmailHandler(Path(config["folder"])), asyncio.get_running_loop()
 
     def login(server: Any, session: Any, envelope: Any, mechanism: str, given: Any) -> Any:
         del server, session, envelope, mechanism

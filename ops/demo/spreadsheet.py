@@ -24,7 +24,7 @@ LOSES_EVERY = 3
 Json = dict[str, Any]
 
 
-class Refused(Exception):
+class RefusedCall(Exception):
     """A call that is not executed (400)."""
 
 
@@ -51,9 +51,9 @@ class Spreadsheet:
                 ((kind, given),) = request.items()
                 try:
                     getattr(self, f"_{kind}")(given)
-                except (AttributeError, Refused):
-                    raise Refused(f"Invalid requests[{index}].{kind}: not possible") from None
-        except Refused:
+                except (AttributeError, RefusedCall):
+                    raise RefusedCall(f"Invalid requests[{index}].{kind}: not possible") from None
+        except RefusedCall:
             self.rows, self.entries, self.columns = before
             raise
         self.calls += 1
@@ -99,7 +99,7 @@ class Spreadsheet:
     def _createDeveloperMetadata(self, given: Json) -> None:
         entry = given["developerMetadata"]
         if entry["metadataId"] in self.entries:
-            raise Refused
+            raise RefusedCall
         self.entries[entry["metadataId"]] = entry
 
     def _deleteDeveloperMetadata(self, given: Json) -> None:
@@ -121,7 +121,7 @@ class Spreadsheet:
     def _insertDimension(self, given: Json) -> None:
         span = given["range"]
         if span["startIndex"] < max(map(len, self.rows), default=0):
-            raise Refused  # only at the right end
+            raise RefusedCall  # only at the right end
         self.columns += span["endIndex"] - span["startIndex"]
 
     def _appendCells(self, given: Json) -> None:
@@ -155,7 +155,7 @@ def spreadsheet(token: str, sheet: Spreadsheet) -> type[Handler]:
             try:
                 with sheet.lock:
                     found = self._found(path, json.loads(body) if body else {})
-            except Refused as error:
+            except RefusedCall as error:
                 self._refuse(400, str(error))
                 return
             if found is None:

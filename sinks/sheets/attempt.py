@@ -29,7 +29,7 @@ from .client import SheetsClient
 from .columns import Binding, bind, make_room, mark_tab
 from .errors import BadBatch, SheetRefused, TokenRefused
 from .layout import FIELDS, Layout, Layouts
-from .metadata import VOID, create_call, delete_call, digest, new_token, token_id
+from .metadata import VOID, create_call, delete_call, new_token, short_digest, token_id
 from .ranges import column_letters, quoted
 from .read_back import find_written
 from .rows import Rows, Typed, make_typed
@@ -316,7 +316,7 @@ class Attempt:
         if new is None:
             return
         moved = sum(
-            new.fields.get(digest(name), column) != column
+            new.fields.get(short_digest(name), column) != column
             for name, column in binding.columns.items()
         )
         if moved:

@@ -13,7 +13,7 @@ import orjson
 from ...core.errors import ConfigError, SinkPermanent
 from ...core.process import current_pid
 from ..http.blocking import BlockingClient, BlockingResponse, RequestFailed
-from .errors import TokenRefused, connection_error, parse_answer
+from .errors import TokenRefused, parse_answer, transport_error
 
 BASE_URL = "https://sheets.googleapis.com"
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -186,5 +186,5 @@ class SheetsClient:
         try:
             response = self._transport.request(method, url, headers, body, self._timeout)
         except RequestFailed as error:
-            raise connection_error(error) from None
+            raise transport_error(error) from None
         return parse_answer(response)

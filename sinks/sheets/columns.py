@@ -14,7 +14,7 @@ from typing import Any
 from ...core.errors import InvalidJob
 from .errors import SheetRefused
 from .layout import Layout
-from .metadata import COLUMN, HEADER, TAB, create, digest, dimension, entry_id, header_id
+from .metadata import COLUMN, HEADER, TAB, create, dimension, entry_id, header_id, short_digest
 from .ranges import MAX_COLUMNS
 
 #: Limit of Google Sheets.
@@ -70,7 +70,7 @@ def bind(layout: Layout, fields: Iterable[str], first: int, *, is_empty: bool) -
         if index not in taken and index >= first:
             by_header.setdefault(_normal(text), index)
     for name in dict.fromkeys(fields):
-        column = layout.fields.get(digest(name))
+        column = layout.fields.get(short_digest(name))
         if column is None:
             unbound.append(name)
             column = by_header.pop(_normal(name), None)
@@ -119,7 +119,7 @@ def check_size(layout: Layout, columns: int) -> None:
 
 def mark_tab(layout: Layout, tab: str) -> list[dict[str, Any]]:
     """The request that creates the entry of a tab, so that it can be renamed."""
-    name = digest(tab)
+    name = short_digest(tab)
     if name in layout.tabs:
         return []
     id = entry_id(TAB, layout.sheet_id, name)
@@ -165,7 +165,7 @@ def _entries(layout: Layout, columns: dict[str, int]) -> list[dict[str, Any]]:
         row = dimension(sheet, "ROWS", layout.header_row)
         requests.append(create(header_id(sheet), HEADER, "1", row))
     for name, column in columns.items():
-        value = digest(name)
+        value = short_digest(name)
         # The same id in every worker: of two workers that add a column, one fails.
         ids = (entry_id(COLUMN, sheet, value, number) for number in range(1000))
         id = next(one for one in ids if one not in taken)

@@ -142,7 +142,7 @@ def parse_answer(response: BlockingResponse) -> dict[str, Any]:
     raise _error(status, error, _info(error), response)
 
 
-def connection_error(error: RequestFailed) -> SinkError:
+def transport_error(error: RequestFailed) -> SinkError:
     """The error for a request without a response, or with a part of one."""
     if not error.was_sent:
         why = {

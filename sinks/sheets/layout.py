@@ -16,7 +16,7 @@ from typing import Any
 
 from .client import SheetsClient
 from .errors import BadBatch, SheetRefused
-from .metadata import COLUMN, HEADER, TAB, digest, header_id
+from .metadata import COLUMN, HEADER, TAB, header_id, short_digest
 from .ranges import quoted
 
 #: Age from which a layout is read again.
@@ -208,7 +208,7 @@ def _find_title(client: SheetsClient, spreadsheet: str, tab: str) -> str:
     for title in titles:
         if tab and title.casefold() == tab.casefold():
             return title
-    wanted = digest(tab)
+    wanted = short_digest(tab)
     bound = [
         title
         for title, sheet in zip(titles, grids, strict=True)

@@ -22,7 +22,7 @@ def new_token() -> str:
     return urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
 
 
-def digest(text: str) -> str:
+def short_digest(text: str) -> str:
     """16 characters that stand for a text."""
     data = text.encode("utf-8", "surrogatepass")
     return urlsafe_b64encode(hashlib.blake2b(data, digest_size=12).digest()).decode()

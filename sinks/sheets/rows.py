@@ -12,7 +12,7 @@ from ...core.errors import InvalidJob
 from .cells import Cell, has_format, make_cell, make_row
 from .columns import check_field
 from .layout import Layout
-from .metadata import digest
+from .metadata import short_digest
 from .ranges import MAX_COLUMNS, Range
 
 _VALUE = "userEnteredValue"
@@ -96,7 +96,7 @@ class Typed:
         """The column of the row key; None if the tab does not have it yet."""
         key = self.rows.row_key
         if isinstance(key, str):
-            known = layout.fields.get(digest(key))
+            known = layout.fields.get(short_digest(key))
             named = [index for index, text in layout.headers.items() if text.strip() == key.strip()]
             return known if known is not None else next(iter(named), None)
         return None if key is None else self.rows.first_column + key

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -18,6 +16,7 @@ from ..claims import (
     MAX_STALE,
     ClaimResult,
 )
+from ..digests import digest
 from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
 from .client import repeated
@@ -58,8 +57,8 @@ class RedisClaims:
     ) -> ClaimResult:
         places = places or {}
         limits = [KEEP_ENTRIES, MAX_EVICTED, MANY_OPEN, MAX_STALE]
-        orders = [part for place, order in places.items() for part in (_digest(place), order)]
-        what = ["claim", *self._times, *limits, token, len(places), *orders, *map(_digest, jobs)]
+        orders = [part for place, order in places.items() for part in (digest(place), order)]
+        what = ["claim", *self._times, *limits, token, len(places), *orders, *map(digest, jobs)]
         done, unknown, opened, evict, newest = self._run(sheet, what)
         return ClaimResult(
             frozenset(jobs[index] for index in done),
@@ -79,7 +78,7 @@ class RedisClaims:
         done: Iterable[str] = (),
         evicted: Iterable[str] = (),
     ) -> None:
-        lists = [list(applied), list(void), list(refused), list(map(_digest, done)), list(evicted)]
+        lists = [list(applied), list(void), list(refused), list(map(digest, done)), list(evicted)]
         if any(lists):
             items = [item for each in lists for item in each]
             self._run(sheet, ["settle", *self._times, *map(len, lists), *items])
@@ -88,19 +87,13 @@ class RedisClaims:
         asked = list(jobs)
         if not asked:
             return frozenset()
-        names = [f"j{_digest(job)}" for job in asked]
-        key = self._prefix + _digest(sheet)
+        names = [f"j{digest(job)}" for job in asked]
+        key = self._prefix + digest(sheet)
         with translated(self._where):
             values = repeated(lambda _: self._client.hmget(key, names))
         return frozenset(job for job, value in zip(asked, values, strict=True) if value == b"d")
 
     def _run(self, sheet: str, args: Sequence[Any]) -> Any:
-        name = self._prefix + _digest(sheet)
+        name = self._prefix + digest(sheet)
         keys = [name, *(f"{name}.{part}" for part in ("jobs", "open", "entries"))]
         return self._script(keys, *args)
-
-
-def _digest(text: str) -> str:
-    """22 characters that stand for a job or spreadsheet."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return urlsafe_b64encode(digest).decode().rstrip("=")
