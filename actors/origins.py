@@ -18,17 +18,17 @@ def origins_of(batch: Sequence[Any]) -> Sequence[JobOrigin]:
     delivery = current_delivery()
     if not isinstance(delivery, Batch) or len(delivery.parts) != len(batch):
         return [("", 0, 1, False)] * len(batch)  # a direct call
-    if delivery.was_stored:  # which knows the attempts of all its parts
+    if delivery.was_stored:  # its own attempts are attempts of all parts
         attempt, again = delivery.attempt, delivery.is_redelivered
-        return [
-            (
-                *(part.message_id, part.message.message_timestamp),
-                *(max(attempt, part.attempt), again or part.is_redelivered),
-            )
-            for part in delivery.parts
-        ]
+    else:
+        attempt, again = 1, False
     return [
-        (part.message_id, part.message.message_timestamp, part.attempt, part.is_redelivered)
+        (
+            part.message_id,
+            part.message.message_timestamp,
+            max(attempt, part.attempt),
+            again or part.is_redelivered,
+        )
         for part in delivery.parts
     ]
 

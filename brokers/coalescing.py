@@ -71,7 +71,7 @@ class CoalescingConsumer(RelayConsumer):
         self._inner = inner
         inner.broker.consumers.discard(inner)  # told by note_actors() below
         self._batching = batching
-        #: By the name of the actor and the key of the messages.
+        #: By the actor and the batch key of the messages.
         self._open: dict[tuple[str, str], _OpenBatch] = {}
         #: Messages that are not yet added to a batch.
         self._received: deque[Delivery] = deque()
@@ -89,9 +89,9 @@ class CoalescingConsumer(RelayConsumer):
         while True:
             until = deadline
             if self.sink_limit() != 0:  # batches, too, wait while the sink is unavailable
-                for place, batch in self._open.items():
+                for group, batch in self._open.items():
                     if batch.due <= now and not (self._more_are_waiting and now < batch.latest):
-                        return self._release(place)
+                        return self._release(group)
                     until = min(until, batch.due)
             if not self._received:
                 delivery = self._inner.receive(max(0.0, until - now))
@@ -119,37 +119,37 @@ class CoalescingConsumer(RelayConsumer):
             return Batch.of([delivery])
         try:
             weight = 1 if batching.weight is None else batching.weight(delivery.kwargs)
-            place = (name, "" if batching.key is None else batching.key(delivery.kwargs))
-        except Exception as error:  # of the actor's own function, which must not stop the queue
+            group = (name, "" if batching.key is None else batching.key(delivery.kwargs))
+        except Exception as error:  # in the actor's function, which must not stop the queue
             about = {"actor": name, "message_id": delivery.message_id}
             about["error_message"] = describe(error)
             logger.warning("the message runs alone: batch_weight or batch_key failed", extra=about)
             return Batch.of([delivery])
         size = delivery.raw_size
-        batch, full = self._open.get(place), None
+        batch, full = self._open.get(group), None
         if batch is not None and (
             batch.weight + weight > batch.capacity or batch.bytes + size > batch.max_bytes
         ):
-            full, batch = self._release(place), None
+            full, batch = self._release(group), None
         if batch is None:
             scale = self.batch_scale()
             wait = scale * batching.wait.total_seconds()
             due, latest = now + wait, now + _MAX_WAIT_FACTOR * wait
             max_bytes = min(batching.bytes or MAX_BATCH_BYTES, MAX_BATCH_BYTES)
             batch = _OpenBatch(due, latest, scale * batching.size, max_bytes)
-            self._open[place] = batch
+            self._open[group] = batch
         batch.parts.append(delivery)
         batch.weight += weight
         batch.bytes += size
         if batch.weight >= batch.capacity or batch.bytes >= batch.max_bytes:
             if full is None:
-                return self._release(place)
+                return self._release(group)
             batch.due = batch.latest = now  # also full: the next call of receive() delivers it
         return full
 
-    def _release(self, place: tuple[str, str]) -> Batch:
+    def _release(self, group: tuple[str, str]) -> Batch:
         """Close an open batch and return it."""
-        return Batch.of(self._open.pop(place).parts)
+        return Batch.of(self._open.pop(group).parts)
 
     def settles_at_once(self, delivery: Delivery) -> bool:
         return self._inner.settles_at_once(delivery)
