@@ -20,10 +20,9 @@ from ...core.errors import (
     SinkBusy,
     SinkTransient,
     SinkUnready,
-    describe,
 )
 from ...sinks.oauth import OAuthClient
-from ...sinks.sheets.errors import TokenRefused
+from ...sinks.sheets.errors import TokenRefused, store_failed
 from ...sinks.sheets.service_account import ServiceAccount
 from ...state.connections import ConnectionPaused, Refreshed
 from ...state.tokens import Tokens
@@ -33,7 +32,6 @@ logger = logging.getLogger("formrelay.sheets")
 
 #: How often an error that an operator has to mend is logged for a connection.
 _LOG_EVERY = timedelta(minutes=10)
-_STORE_AWAY = timedelta(seconds=5)
 #: After this time a token is no longer new, so that it is refreshed (state/tokens.py).
 _REFUSED = timedelta(seconds=31)
 _BUSY = timedelta(seconds=30)
@@ -83,8 +81,7 @@ class Connections:
             try:
                 return self._token(connection, auth, refused)
             except BrokerError as error:
-                why = f"the shared store failed: {describe(error)}"
-                raise NotNow(why, after=_STORE_AWAY) from None
+                raise store_failed(error) from None
             except ConnectionPaused as error:  # which is in the log already
                 raise NotNow(str(error), after=self.paused_wait) from None
             except SinkBusy as error:

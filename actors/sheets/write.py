@@ -8,10 +8,10 @@ from datetime import timedelta
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, NotNow, PartsFailed, describe
+from ...core.errors import BrokerError, NotNow, PartsFailed
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
 from ...sinks.sheets.client import CallKind
-from ...sinks.sheets.errors import QuotaExceeded, TokenRefused
+from ...sinks.sheets.errors import QuotaExceeded, TokenRefused, store_failed
 from ...state import make_claims
 from ..model import Job
 from ..progress import Progress
@@ -20,7 +20,6 @@ from .schema import Auth, SheetJob, key_of
 
 #: How long a batch begins new calls. The last one may take 190 s more.
 _BEGIN_CALLS_FOR = 400.0
-_STORE_AWAY = timedelta(seconds=5)
 
 
 def write_jobs(jobs: Sequence[Job[SheetJob]]) -> None:
@@ -150,7 +149,7 @@ class _Calls:
         try:
             self._parts.quotas.take(kind, self._connection)
         except BrokerError as error:
-            raise _store_failed(error) from None
+            raise store_failed(error) from None
 
     def learn(self, written: Written) -> None:
         """Take over what Google said about its quotas."""
@@ -159,9 +158,5 @@ class _Calls:
                 try:
                     self._parts.quotas.learn(error, self._last, self._connection)
                 except BrokerError as failure:
-                    raise _store_failed(failure) from None
+                    raise store_failed(failure) from None
                 return
-
-
-def _store_failed(error: BrokerError) -> NotNow:
-    return NotNow(f"the shared store failed: {describe(error)}", after=_STORE_AWAY)

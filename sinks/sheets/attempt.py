@@ -27,7 +27,7 @@ from ...state.claims import ClaimResult, Claims
 from .cells import time_zone
 from .client import SheetsClient
 from .columns import Binding, bind, make_room, mark_tab
-from .errors import BadBatch, SheetRefused, TokenRefused
+from .errors import BadBatch, SheetRefused, TokenRefused, store_failed
 from .layout import FIELDS, Layout, Layouts
 from .metadata import VOID, create_call, delete_call, new_token, short_digest, token_id
 from .ranges import column_letters, quoted
@@ -137,7 +137,7 @@ class Attempt:
         try:
             claim = self._claims.claim(self._spreadsheet, token, [job.key for job in jobs], places)
         except BrokerError as error:
-            raise NotNow(f"the shared store failed: {error}", after=_WAIT) from None
+            raise store_failed(error) from None
         self.waiting = [index for index in self.waiting if self._jobs[index].key not in claim.done]
         return claim
 

@@ -17,18 +17,21 @@ import orjson
 import pycurl
 
 from ...core.errors import (
+    BrokerError,
     NotNow,
     SinkError,
     SinkPermanent,
     SinkTransient,
     SinkUnavailable,
     SinkUnready,
+    describe,
 )
 from ..http.blocking import BlockingResponse, RequestFailed
 from ..http.headers import parse_retry_after
 
 #: The wait after a quota error without Retry-After: quotas are refilled every minute.
 QUOTA_WAIT = timedelta(seconds=30)
+_STORE_WAIT = timedelta(seconds=5)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 _QUOTA_REASONS = {"RATE_LIMIT_EXCEEDED", "rateLimitExceeded", "userRateLimitExceeded"}
 _INDEX = re.compile(r"Invalid requests\[(\d+)\]\.([A-Za-z]+)")
@@ -154,6 +157,11 @@ def transport_error(error: RequestFailed) -> SinkError:
     if error.code == pycurl.E_OPERATION_TIMEDOUT:
         return SinkTransient("expected Google Sheets to answer in time, it did not")
     return SinkTransient("the connection to Google Sheets broke before its response")
+
+
+def store_failed(error: BrokerError) -> NotNow:
+    """The error for jobs that cannot be written without the shared store."""
+    return NotNow(f"the shared store failed: {describe(error)}", after=_STORE_WAIT)
 
 
 def _error(
