@@ -1,4 +1,4 @@
-"""What all e-mails of a process share, made from the settings at first use."""
+"""Objects that all e-mails of a process share, made from the settings at first use."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 
 _MINUTE, _DAY = timedelta(minutes=1), timedelta(days=1)
 _ACCOUNT_MINUTE, _ACCOUNT_DAY = "email:account:minute", "email:account:day"
-#: The server's time for its last answer. A shorter time makes duplicates.
+#: How long the server may take for its last answer. A shorter time causes duplicates.
 _DOT = timedelta(minutes=10)
 #: How long a thread waits for a connection before its e-mail is deferred.
 _MAX_WAIT = timedelta(seconds=10)
 #: How long an unused connection is kept; shorter if another worker may wait for it.
 _IDLE, _IDLE_OF_ALL = timedelta(seconds=60), timedelta(seconds=5)
-#: A limit is asked again after this time, since an operator may have raised it.
+#: How often a reached limit is checked again: an operator may have raised it.
 _ASK_AGAIN = timedelta(minutes=1)
-#: E-mails over the limit of a domain book turns within this time, and come back at their turns.
+#: E-mails over the limit of a domain reserve their turns for this time ahead.
 _BOOKED = timedelta(hours=6)
-#: E-mails without a turn come back within this time after the wait, not all at once.
+#: E-mails without a turn come back spread over this time, not all at once.
 _SPREAD_SECONDS = 300
 #: How much longer outcomes are kept than dead letters, which may be replayed.
 _KEEP_LONGER = timedelta(days=7)
@@ -222,7 +222,7 @@ def missing_package(error: ModuleNotFoundError) -> ConfigError:
 
 
 def make_templates(folder: Path | None) -> Templates:
-    """The templates of a folder, and those that ship.
+    """The templates of a folder, and formrelay's own templates.
 
     Raises:
         ConfigError: the folder does not exist, or a package is not installed.

@@ -30,7 +30,7 @@ from .schema import SERVICE_ACCOUNT, Auth
 
 logger = logging.getLogger("formrelay.sheets")
 
-#: How often an error that an operator has to mend is logged for a connection.
+#: Minimum time between two log lines about the same connection.
 _LOG_EVERY = timedelta(minutes=10)
 #: After this time a token is no longer new, so that it is refreshed (state/tokens.py).
 _REFUSED = timedelta(seconds=31)
@@ -95,7 +95,7 @@ class Connections:
     def not_now(self, connection: str, error: TokenRefused) -> NotNow:
         """The error for jobs whose access token is refused although it is new.
 
-        It may have been revoked since: the next refresh tells.
+        The token may have been revoked since; then the next refresh fails.
         """
         self._log(connection, error)
         return NotNow(f"connection {connection}: {error}", after=_REFUSED)
@@ -134,7 +134,7 @@ class Connections:
         return self.account_tokens.access_token(name, mint, refused=refused)
 
     def _log(self, connection: str, error: SinkTransient) -> None:
-        """Log an error that an operator has to mend, once in a while for each connection."""
+        """Log an error that needs an operator, at most once in 10 minutes for each connection."""
         now = SYSTEM_CLOCK.monotonic()
         with self._lock:
             last = self._logged.get(connection)

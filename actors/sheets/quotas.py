@@ -1,4 +1,4 @@
-"""Stays below Google's quotas of calls, with all other workers."""
+"""Keeps the calls of all workers below Google's quotas."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...sinks.sheets.errors import QuotaExceeded
 from ...state.rate_limits import Limit, RateLimits
 
 _MINUTE = timedelta(minutes=1)
-#: A shorter wait is waited for; a longer one defers the jobs.
+#: Longest wait for which the thread sleeps; a longer wait defers the jobs.
 _WAIT_HERE = timedelta(seconds=2)
-#: How often a call waits, since other workers may be first.
+#: Maximum number of waits before a call: other workers may take the quota first.
 _TRIES = 3
 #: Jobs that wait for a quota do not all come back at once.
 _SPREAD_SECONDS = 2.0
@@ -25,8 +25,8 @@ class Quotas:
     """Counts the calls of all workers against Google's quotas. Thread-safe.
 
     Google has quotas of read and of write calls: of the project, and of each person or service
-    account. They differ between projects. The numbers given here hold until Google refuses a call
-    and says the real number.
+    account. They differ between projects. The numbers given here are used until Google refuses a
+    call and names the real number.
 
     Args:
         project, user: calls a minute.
@@ -39,7 +39,7 @@ class Quotas:
         self._user = {kind: Limit.at_most(user, _MINUTE) for kind in kinds}
 
     def take(self, kind: CallKind, connection: str) -> None:
-        """Count a call; waits for a short time if need be.
+        """Count a call, after a short sleep if the quota is used up until then.
 
         Raises:
             NotNow: a quota is used up.
@@ -64,7 +64,7 @@ class Quotas:
         )
 
     def learn(self, error: QuotaExceeded, kind: CallKind, connection: str) -> None:
-        """Take over what Google says about a quota, and send no call until it has some left.
+        """Use the number that Google names for a quota, and send no call until it is refilled.
 
         Args:
             kind: of the call that was refused, if Google does not say it.

@@ -1,4 +1,4 @@
-"""What all jobs of a process share, made from the settings at first use."""
+"""Objects that all jobs of a process share, made from the settings at first use."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def sheet_parts() -> SheetParts:
 
 
 def missing_account() -> str:
-    """The error if nobody's token can be had."""
+    """The error message if no Google account is configured."""
     return (
         "expected SHEETS_SERVICE_ACCOUNT_FILE, or SHEETS_OAUTH_CLIENT_ID and "
         "SHEETS_OAUTH_CLIENT_SECRET, for the queue of Google Sheets, got none: set one, and pip "

@@ -106,7 +106,7 @@ class SheetJob(JobModel):
         None,
         description="Column that identifies a row: a name for answers, an index from 0 for values.",
     )
-    auth: Auth | None = Field(None, repr=False, description="Tokens; better name a connection.")
+    auth: Auth | None = Field(None, repr=False, description="OAuth tokens. Prefer connectionId.")
     connection_id: ConnectionId | None = Field(
         None,
         description="Connection of `formrelay sheets connections`. Default without auth: the "
@@ -193,7 +193,7 @@ def weight_of(kwargs: Mapping[str, Any]) -> int:
 
 
 def batch_key_of(kwargs: Mapping[str, Any]) -> str:
-    """Messages with the same key may share a call: the same spreadsheet, by the same account."""
+    """Messages with the same key share a batch: for the same spreadsheet and account."""
     payload = kwargs.get("payload")
     if not isinstance(payload, dict):
         return ""
@@ -208,8 +208,8 @@ def batch_key_of(kwargs: Mapping[str, Any]) -> str:
 def key_of(job: Job[SheetJob], queue: str) -> str:
     """The key under which a job's rows are written once: the same at every attempt and replay.
 
-    With a digest of the payload, because ids of messages may repeat: publishers count from 1 again.
-    Without its tokens, which a publisher renews.
+    It contains a digest of the payload, because message ids may repeat: publishers count from 1
+    again. The digest leaves out the tokens, which a publisher renews.
     """
     if job.metadata.idempotency_key is not None:
         return f"{queue}\n{job.metadata.idempotency_key}"

@@ -1,4 +1,4 @@
-"""Decides which spreadsheets a process writes to at a time."""
+"""Limits how many spreadsheets a process writes to at the same time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _SHORTEST, _LONGEST = 0.2, 60.0
 
 
 @dataclass(slots=True)
-class _Sheet:
-    """A spreadsheet that is being written to, or was a short time ago.
+class _Slot:
+    """A spreadsheet that is being written to, or for which jobs are deferred.
 
     Attributes:
         took: seconds that the last batch took.
-        next_turn: monotonic seconds at which deferred jobs come back.
-        booked: number of their rows.
+        next_turn: monotonic seconds at which the jobs deferred last come back.
+        booked: number of rows of the jobs that come back then.
+        is_busy: whether a batch is being written.
     """
 
     took: float = 1.0
@@ -31,58 +32,56 @@ class _Sheet:
 
 
 class Slots:
-    """Allows one batch at a time for a spreadsheet, and a number of spreadsheets. Thread-safe.
+    """Allows one batch at a time for each spreadsheet. Thread-safe.
 
-    A spreadsheet that answers slowly so occupies one thread, not all. (Two calls would not be
-    faster: Google executes calls for one spreadsheet one after the other.)
+    So a spreadsheet that answers slowly occupies one thread, not all. Two threads would not be
+    faster, because Google executes the calls for a spreadsheet one after the other.
 
     Args:
-        number: number of spreadsheets at a time.
-        rows: number of rows that one batch writes.
+        number: maximum number of spreadsheets at the same time.
+        rows: maximum number of rows of a batch.
     """
 
     def __init__(self, number: int, rows: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self._number, self._rows, self._clock = number, rows, clock
         self._lock = Lock()
-        self._sheets: dict[str, _Sheet] = {}
+        self._slots: dict[str, _Slot] = {}
 
     @contextmanager
     def hold(self, spreadsheet: str, rows: int) -> Iterator[None]:
-        """Write rows to a spreadsheet.
+        """Hold the slot of a spreadsheet while rows are written to it.
 
         Raises:
-            NotNow: another batch is being written to it, or too many spreadsheets are.
+            NotNow: another batch holds it, or the maximum number of slots is held.
         """
         with self._lock:
             started = self._clock.monotonic()
-            sheet = self._sheets.setdefault(spreadsheet, _Sheet())
-            busy = sum(each.is_busy for each in self._sheets.values())
-            if sheet.is_busy or busy >= self._number:
-                raise self._not_now(sheet, rows, started)
-            sheet.is_busy = True
+            slot = self._slots.setdefault(spreadsheet, _Slot())
+            busy = sum(each.is_busy for each in self._slots.values())
+            if slot.is_busy or busy >= self._number:
+                raise self._not_now(slot, rows, started)
+            slot.is_busy = True
         try:
             yield
         finally:
             with self._lock:
                 now = self._clock.monotonic()
-                sheet.is_busy = False
-                sheet.took = min(max(now - started, _SHORTEST), _LONGEST)
+                slot.is_busy = False
+                slot.took = min(max(now - started, _SHORTEST), _LONGEST)
                 self._forget_idle(now)
 
-    def _not_now(self, sheet: _Sheet, rows: int, now: float) -> NotNow:
-        """Deferred batches come back one after the other; small batches together, as one batch."""
-        if sheet.next_turn <= now or sheet.booked + rows > self._rows:
-            sheet.next_turn = min(max(now, sheet.next_turn) + sheet.took, now + _LONGEST)
-            sheet.booked = 0
-        sheet.booked += rows
-        wait = timedelta(seconds=sheet.next_turn - now)
-        if sheet.is_busy:
+    def _not_now(self, slot: _Slot, rows: int, now: float) -> NotNow:
+        """The error that defers a batch. Small batches come back together, to become one batch."""
+        if slot.next_turn <= now or slot.booked + rows > self._rows:
+            slot.next_turn = min(max(now, slot.next_turn) + slot.took, now + _LONGEST)
+            slot.booked = 0
+        slot.booked += rows
+        wait = timedelta(seconds=slot.next_turn - now)
+        if slot.is_busy:
             return NotNow("another batch is being written to this spreadsheet", after=wait)
-        return NotNow("as many spreadsheets are written to as may be at a time", after=wait)
+        return NotNow("the maximum number of spreadsheets is being written to", after=wait)
 
     def _forget_idle(self, now: float) -> None:
-        self._sheets = {
-            name: each
-            for name, each in self._sheets.items()
-            if each.is_busy or each.next_turn > now
+        self._slots = {
+            name: each for name, each in self._slots.items() if each.is_busy or each.next_turn > now
         }

@@ -18,12 +18,12 @@ from ..progress import Progress
 from .resources import SheetParts, sheet_parts
 from .schema import Auth, SheetJob, key_of
 
-#: How long a batch begins new calls. The last one may take 190 s more.
+#: Seconds during which a batch starts calls. The last call may take another 190 s.
 _BEGIN_CALLS_FOR = 400.0
 
 
 def write_jobs(jobs: Sequence[Job[SheetJob]]) -> None:
-    """Write the rows of jobs, those of one spreadsheet in as few calls as possible.
+    """Write the rows of jobs, with as few calls for each spreadsheet as possible.
 
     Raises:
         PartsFailed: some jobs failed, each with its own error.
@@ -69,7 +69,7 @@ def progress_of_rows(job: Job[SheetJob]) -> Progress:
 
 
 def _groups(jobs: Sequence[Job[SheetJob]]) -> Iterator[list[int]]:
-    """The indexes of the jobs of each spreadsheet and connection. (A batch has only one.)"""
+    """Group the indexes of jobs by spreadsheet and connection: a direct call may mix them."""
     places: dict[tuple[str, str], list[int]] = {}
     for index, job in enumerate(jobs):
         place = (job.payload.spreadsheet_id, job.payload.connection)
@@ -81,7 +81,7 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
     """Write the rows of jobs for one spreadsheet, with one connection.
 
     Raises:
-        NotNow: it cannot be written to now.
+        NotNow: the spreadsheet cannot be written to now.
     """
     parts = sheet_parts()
     queue = get_settings().sheets.queue
@@ -111,7 +111,7 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
 
 
 def _defer_refused(written: Written, parts: SheetParts, connection: str) -> None:
-    """Let jobs wait whose access token was refused: that says nothing about the jobs."""
+    """Defer jobs whose access token was refused: the jobs themselves are not at fault."""
     refused = [each for each in written.failures.values() if isinstance(each, TokenRefused)]
     if refused:
         later = parts.connections.not_now(connection, refused[0])
@@ -122,7 +122,7 @@ def _defer_refused(written: Written, parts: SheetParts, connection: str) -> None
 
 
 def _newest(jobs: Sequence[Job[SheetJob]]) -> Auth | None:
-    """The tokens that end last, of jobs with the same connection."""
+    """The tokens of these jobs that end last."""
     found = [job.payload.auth for job in jobs if job.payload.auth is not None]
     return max(found, key=lambda auth: auth.expiry_date or 0, default=None)
 
@@ -152,7 +152,7 @@ class _Calls:
             raise store_failed(error) from None
 
     def learn(self, written: Written) -> None:
-        """Take over what Google said about its quotas."""
+        """Use what a refused call says about the quotas."""
         for error in written.failures.values():
             if isinstance(error, QuotaExceeded):
                 try:

@@ -1,8 +1,8 @@
-"""Maps errors of Google's APIs (``error.code``, ``status``, ``details``) to our errors.
+"""Maps errors of Google's APIs (``error.code``, ``status``, ``details``) to formrelay's errors.
 
-What concerns one spreadsheet or connection is never an error that pauses the whole queue
-(``SinkUnavailable``, ``SinkBusy``, ``SinkUnready``). Google's texts may repeat cells, so only known
-texts are recognised, and none is repeated.
+Errors of one spreadsheet or connection are never ``SinkUnavailable``, ``SinkBusy`` or
+``SinkUnready``, which pause the whole queue. Google's texts may quote cells, so known texts are
+recognised, and no text is passed on.
 """
 
 from __future__ import annotations

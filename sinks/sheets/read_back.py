@@ -1,4 +1,4 @@
-"""Looks for rows by their row key, for jobs about which neither store nor spreadsheet knows."""
+"""Looks for rows by their row key, for jobs that the store of claims has forgotten."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Rows:
 
     Attributes:
         key: the job's key: rows of jobs with the same key are written once.
-        range: where the job's range points to.
+        range: the job's range, parsed.
         answers: values by field, for one row; otherwise ``values``.
         values: rows of values, from the first column of the range. In an update, None leaves a
             cell as it is.

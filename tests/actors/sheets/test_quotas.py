@@ -93,7 +93,7 @@ def test_a_spreadsheet_is_written_to_by_one_batch_at_a_time() -> None:
         assert waits == [1, 2, 3, 3, 4]
         assert wait_of(slots, "a", 500 * 10_000) == 5
         assert [wait_of(slots, "a", 500) for _ in range(100)][-1] == 60
-        with slots.hold("b", 1), pytest.raises(NotNow, match="as many spreadsheets"):
+        with slots.hold("b", 1), pytest.raises(NotNow, match="maximum number of spreadsheets"):
             slots.hold("c", 1).__enter__()
         with slots.hold("c", 1):
             pass
