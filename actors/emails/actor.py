@@ -7,14 +7,13 @@ from datetime import timedelta
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ...config import get_settings
 from ..job import job_actor
 from ..model import Job
 from ..progress import Progress
 from ..resources import smtp_throttle
 from .schema import EmailJob, email_to_wire
 
-#: The server may take ten minutes to answer the end of an e-mail; until then four are allowed.
+#: Four minutes until the end of the e-mail is sent, and ten for the server's answer to it.
 _TIME_LIMIT = timedelta(seconds=890)
 
 
@@ -36,9 +35,9 @@ def _progress(job: Job[EmailJob]) -> Progress | None:
 )
 def send_email(job: Job[EmailJob]) -> None:
     """Send an e-mail to the recipients that do not have it yet."""
-    from .deliver import deliver, mail_key, recipients_of
+    from .deliver import deliver
 
-    deliver(job, recipients_of(job.payload), mail_key(job, get_settings().emails.queue))
+    deliver(job)
 
 
 class _WorkerHooks(Middleware):

@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
-import orjson
-
 from ...brokers import get_broker
+from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import (
     BrokerError,
@@ -32,17 +31,17 @@ from ...core.errors import (
     SinkTransient,
     describe,
 )
-from ...sinks.smtp.address import Mailbox, each_once, normal, parse_mailbox
+from ...sinks.smtp.address import Mailbox, normal
 from ...sinks.smtp.message import Email, write
 from ...sinks.smtp.replies import Reply, UnknownOutcome
 from ...state.idempotency import Running
-from ...state.journal import RecipientOutcome, Run, job_key
+from ...state.journal import RecipientOutcome, Run
 from ..model import Job
 from .compose import compose, sender_of
 from .events import name_journal, notes_of, send_events
 from .lessons import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, learn, outcome_of
 from .resources import EmailParts, email_parts
-from .schema import EmailJob
+from .schema import EmailJob, email_key, recipients_of
 
 logger = logging.getLogger("formrelay.emails")
 
@@ -62,23 +61,7 @@ _CLOSED = "closed"
 _MAX_CLOSED = 10
 
 
-def mail_key(job: Job[EmailJob], queue: str) -> str:
-    """The name of an e-mail: the same for each attempt of its job, and when that is replayed.
-
-    It contains a digest of the payload, because ids may repeat: publishers count from 1 again.
-    """
-    payload = job.payload
-    content = orjson.dumps(payload.wire(), option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.blake2b(content, digest_size=12).hexdigest()
-    return job_key(queue, f"{payload.id or job.message_id}\n{digest}")
-
-
-def recipients_of(payload: EmailJob) -> list[Mailbox]:
-    """The recipients of ``to``, ``cc`` and ``bcc``, each address once."""
-    return each_once(map(parse_mailbox, [*payload.to, *payload.cc, *payload.bcc]))
-
-
-def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None:
+def deliver(job: Job[EmailJob]) -> None:
     """Send the e-mail of a job to the recipients that do not have it yet.
 
     Raises:
@@ -88,7 +71,8 @@ def deliver(job: Job[EmailJob], recipients: Sequence[Mailbox], key: str) -> None
         InvalidJob: the e-mail cannot be made.
         SinkUnavailable, SinkUnready: no e-mail can be sent now.
     """
-    parts = email_parts()
+    parts, key = email_parts(), email_key(job, get_settings().emails.queue)
+    recipients = recipients_of(job.payload)
     addresses = [each.address for each in recipients]
     with _store_needed(parts):
         run = parts.journal.begin(key, addresses, notes=notes_of(job))

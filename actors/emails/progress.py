@@ -13,9 +13,8 @@ from ...state import make_journal, make_suppressions
 from ...state.journal import RecipientOutcome
 from ..model import Job
 from ..progress import Progress
-from .deliver import mail_key, recipients_of
 from .events import journal_name
-from .schema import EmailJob
+from .schema import EmailJob, email_key, recipients_of
 
 #: The states of a recipient in the order in which they are told.
 _STATES = ("accepted", "refused", "deferred", "unknown", "sending", "suppressed", "waiting")
@@ -32,7 +31,7 @@ def progress_of_email(job: Job[EmailJob]) -> Progress | None:
     state = get_broker().state
     recipients = recipients_of(job.payload)
     addresses = [each.address for each in recipients]
-    key = mail_key(job, get_settings().emails.queue)
+    key = email_key(job, get_settings().emails.queue)
     record = make_journal(state).read(key, addresses)
     if record is None:
         return None

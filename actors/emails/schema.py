@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import (
     AfterValidator,
     Field,
@@ -15,8 +17,9 @@ from pydantic import (
 from ...core.errors import FormrelayError
 from ...sinks.http import check_url
 from ...sinks.smtp import headers
-from ...sinks.smtp.address import parse_mailbox
-from ..model import Answers, JobModel
+from ...sinks.smtp.address import Mailbox, each_once, parse_mailbox
+from ...state.journal import job_key
+from ..model import Answers, Job, JobModel
 
 T = TypeVar("T")
 
@@ -126,3 +129,19 @@ class EmailJob(JobModel):
 def email_to_wire(email: EmailJob, _original: Any) -> dict[str, Any]:
     """The payload that is sent: without empty lists."""
     return {name: value for name, value in email.wire().items() if value != []}
+
+
+def recipients_of(payload: EmailJob) -> list[Mailbox]:
+    """The recipients of ``to``, ``cc`` and ``bcc``, each address once."""
+    return each_once(map(parse_mailbox, [*payload.to, *payload.cc, *payload.bcc]))
+
+
+def email_key(job: Job[EmailJob], queue: str) -> str:
+    """The key of an e-mail: the same at every attempt and replay of its job.
+
+    It contains a digest of the payload, because ids may repeat: publishers count from 1 again.
+    """
+    payload = job.payload
+    content = orjson.dumps(payload.wire(), option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.blake2b(content, digest_size=12).hexdigest()
+    return job_key(queue, f"{payload.id or job.message_id}\n{digest}")

@@ -287,10 +287,9 @@ def test_a_worker_that_dies_before_the_dead_letter_is_stored_is_no_replay(
     server.at_dot = [None, None]
     (letter,) = mailing.outcome()  # the journal says by now: given up
     payload = EmailJob.model_validate(letter.message.kwargs["payload"])
-    recipients = deliver.recipients_of(payload)
     again = Job(payload, Metadata(), letter.message.message_id, 0, 2, True)
     with pytest.raises(SinkPermanent, match="may have it"):
-        deliver.deliver(again, recipients, deliver.mail_key(again, "emails"))
+        deliver.deliver(again)
     assert len(server.accepted) == 2
 
 

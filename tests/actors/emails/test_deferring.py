@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from formrelay.actors.emails import deliver
 from formrelay.actors.emails.resources import email_parts
-from formrelay.actors.emails.schema import EmailJob
+from formrelay.actors.emails.schema import EmailJob, email_key
 from formrelay.actors.model import Job, Metadata
 from formrelay.actors.resources import smtp_throttle
 from formrelay.core.errors import NotNow
@@ -143,7 +142,7 @@ def test_an_email_that_another_worker_sends_is_left_to_it(
     message = mailing.send()
     payload = EmailJob.model_validate(message.kwargs["payload"])
     job = Job(payload, Metadata(), message.message_id, 0, 1)
-    run = parts.journal.begin(deliver.mail_key(job, "emails"), [ANN], lock=timedelta(seconds=60))
+    run = parts.journal.begin(email_key(job, "emails"), [ANN], lock=timedelta(seconds=60))
     run_until_deferred(mailing, lines, "another worker sends this e-mail")
     assert server.accepted == []
     parts.journal.end(run)
