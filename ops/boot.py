@@ -236,9 +236,9 @@ def check_queues(queues: Collection[str] | None) -> None:
 def _check_emails() -> None:
     """Prepare everything but the SMTP server, which may be unavailable."""
     from ..actors.emails.checks import problems_of_templates
-    from ..actors.emails.resources import email_parts
+    from ..actors.emails.resources import email_resources
 
-    email_parts()
+    email_resources()
     queue = get_settings().emails.queue
     for problem in problems_of_templates():
         # No reason to stop the others: these e-mails are dead-lettered, and can be replayed.
@@ -252,9 +252,9 @@ def _check_emails() -> None:
 
 def _check_sheets() -> None:
     """Check everything but Google, which may be unavailable."""
-    from ..actors.sheets.resources import sheet_parts
+    from ..actors.sheets.resources import sheet_resources
 
-    sheet_parts()
+    sheet_resources()
     if get_broker().state is None:
         logger.warning(
             "rows may be written twice, and OAuth tokens are kept in this process alone: set "

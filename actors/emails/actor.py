@@ -44,8 +44,8 @@ class _WorkerHooks(Middleware):
     """Closes the connections when a worker has shut down."""
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        from .resources import email_parts
+        from .resources import email_resources
 
-        for parts in email_parts.forget():
-            parts.pool.close()
-            parts.renewal.stop()
+        for resources in email_resources.forget():
+            resources.pool.close()
+            resources.renewal.stop()

@@ -10,11 +10,11 @@ from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
 from ...sinks.smtp.message import Email
 from ...state.journal import journal_id
 from ..model import Job
-from .resources import EmailParts
+from .resources import EmailResources
 from .schema import EmailJob
 
 
-def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> Email:
+def compose(job: Job[EmailJob], key: str, date: datetime, resources: EmailResources) -> Email:
     """Make the e-mail of a job, the same at every attempt.
 
     Args:
@@ -25,11 +25,11 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
         SinkTransient, SinkPermanent: an attachment cannot be read.
     """
     payload = job.payload
-    body = parts.templates.render(payload.template, payload.data)
+    body = resources.templates.render(payload.template, payload.data)
     return Email(
         id=email_id(key),
         date=date,
-        sender=sender_of(payload, parts),
+        sender=sender_of(payload, resources),
         to=[parse_mailbox(each) for each in payload.to],
         cc=[parse_mailbox(each) for each in payload.cc],
         bcc=[parse_mailbox(each) for each in payload.bcc],
@@ -37,10 +37,10 @@ def compose(job: Job[EmailJob], key: str, date: datetime, parts: EmailParts) -> 
         subject=payload.subject,
         text=body.text,
         html=body.html,
-        attachments=parts.attachments.read(payload.attachments, SYSTEM_CLOCK.time()),
+        attachments=resources.attachments.read(payload.attachments, SYSTEM_CLOCK.time()),
         kind=payload.kind,
         unsubscribe_url=payload.unsubscribe_url,
-        sign=parts.dkim_key,
+        sign=resources.dkim_key,
     )
 
 
@@ -52,19 +52,19 @@ def email_id(key: str) -> str:
     return journal_id(key)
 
 
-def sender_of(payload: EmailJob, parts: EmailParts) -> Mailbox:
+def sender_of(payload: EmailJob, resources: EmailResources) -> Mailbox:
     """The sender of an e-mail.
 
     Raises:
         InvalidJob: there is none, or the job may not name it.
     """
     if payload.from_ is None:
-        if parts.sender is None:
+        if resources.sender is None:
             raise InvalidJob("expected from, because EMAIL_FROM is not set, got none")
-        return parts.sender
+        return resources.sender
     sender = parse_mailbox(payload.from_)
     address = normal(sender.address)
-    is_own = parts.sender is not None and normal(parts.sender.address) == address
-    if not is_own and not parts.allowed_from & {address, f"@{sender.domain}"}:
+    is_own = resources.sender is not None and normal(resources.sender.address) == address
+    if not is_own and not resources.allowed_from & {address, f"@{sender.domain}"}:
         raise InvalidJob("expected from to be one of EMAIL_ALLOWED_FROM, got another")
     return sender

@@ -40,7 +40,7 @@ from ..model import Job
 from .compose import compose, sender_of
 from .events import name_journal, notes_of, send_events
 from .lessons import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, learn, outcome_of
-from .resources import EmailParts, email_parts
+from .resources import EmailResources, email_resources
 from .schema import EmailJob, email_key, recipients_of
 
 logger = logging.getLogger("formrelay.emails")
@@ -71,30 +71,30 @@ def deliver(job: Job[EmailJob]) -> None:
         InvalidJob: the e-mail cannot be made.
         SinkUnavailable, SinkUnready: no e-mail can be sent now.
     """
-    parts, key = email_parts(), email_key(job, get_settings().emails.queue)
+    resources, key = email_resources(), email_key(job, get_settings().emails.queue)
     recipients = recipients_of(job.payload)
     addresses = [each.address for each in recipients]
-    with _store_needed(parts):
-        run = parts.journal.begin(key, addresses, notes=notes_of(job))
-        name_journal(parts.journal, run, job)
+    with _store_needed(resources):
+        run = resources.journal.begin(key, addresses, notes=notes_of(job))
+        name_journal(resources.journal, run, job)
     if isinstance(run, Running):
         raise NotNow("another worker sends this e-mail", after=min(run.ends_in, _CLAIMED))
-    parts.renewal.add(run)
+    resources.renewal.add(run)
     try:
-        _Sending(job, recipients, key, run, parts).run()
+        _Sending(job, recipients, key, run, resources).run()
     finally:
-        parts.renewal.remove(run)
+        resources.renewal.remove(run)
         with suppress(BrokerError):  # otherwise the claim expires
-            parts.journal.end(run)
+            resources.journal.end(run)
 
 
 @contextmanager
-def _store_needed(parts: EmailParts) -> Iterator[None]:
+def _store_needed(resources: EmailResources) -> Iterator[None]:
     """Defer the job if the shared store fails, and fetch no other: nothing is sent without it."""
     try:
         yield
     except BrokerError as error:
-        parts.throttle.pause(_STORE_AWAY)
+        resources.throttle.pause(_STORE_AWAY)
         raise NotNow(f"the shared store failed: {describe(error)}", after=_STORE_AWAY) from None
 
 
@@ -106,7 +106,7 @@ class _Sending:
     recipients: Sequence[Mailbox]
     key: str
     claim: Run
-    parts: EmailParts
+    resources: EmailResources
     outcomes: dict[str, RecipientOutcome] = field(default_factory=dict)
     suppressed: dict[str, str] = field(default_factory=dict)
     last: Reply | None = None
@@ -139,7 +139,7 @@ class _Sending:
         found = []
         for each in self.recipients:
             outcome = self.outcomes[each.address]
-            is_final = outcome.unknowns > self.parts.resends and not self._is_replayed
+            is_final = outcome.unknowns > self.resources.resends and not self._is_replayed
             if outcome.state == "unknown" and is_final:
                 continue
             if outcome.state == "accepted" or self._stays_refused(outcome):
@@ -168,20 +168,23 @@ class _Sending:
         """Leave out recipients to whom nothing may be sent."""
         pending = list(pending)
         by_normal = {normal(each.address): each for each in pending}
-        with _store_needed(self.parts):
-            for address, entry in self.parts.suppressions.find(by_normal).items():
+        with _store_needed(self.resources):
+            for address, entry in self.resources.suppressions.find(by_normal).items():
                 self.suppressed[by_normal[address].address] = str(entry.reason)
             if self.job.payload.kind == "autoresponse":
                 self._limit_autoresponses(pending)
         return [each for each in pending if each.address not in self.suppressed]
 
     def _limit_autoresponses(self, pending: Iterable[Mailbox]) -> None:
-        own = {normal(sender_of(self.job.payload, self.parts).address), *self.parts.allowed_from}
+        own = {
+            normal(sender_of(self.job.payload, self.resources).address),
+            *self.resources.allowed_from,
+        }
         for each in pending:
             # An answer to an address of ours might be answered by another form: a loop.
             if each.is_automatic or normal(each.address) in own:
                 self.suppressed[each.address] = "automatic"
-            elif each.address not in self.suppressed and not self.parts.may_autorespond(
+            elif each.address not in self.suppressed and not self.resources.may_autorespond(
                 each, self.key
             ):
                 self.suppressed[each.address] = "autoresponse_limit"
@@ -189,21 +192,21 @@ class _Sending:
     # -- sending it ------------------------------------------------------------------------
 
     def _send(self, pending: Sequence[Mailbox]) -> None:
-        email = compose(self.job, self.key, self._first_at, self.parts)
+        email = compose(self.job, self.key, self._first_at, self.resources)
         data = write(email)
         pending = self._without_doubtful(pending, data)
         if not pending:
             return
         if get_broker().is_stopping:
             raise NotNow("the worker is stopping", after=timedelta(0))
-        with _store_needed(self.parts):
-            self.parts.take_limits(pending, f"{self.key}\n{self._last_at}")
+        with _store_needed(self.resources):
+            self.resources.take_limits(pending, f"{self.key}\n{self._last_at}")
         addresses = [each.address for each in pending]
         replies = self._transmit(email, addresses, data)
         self._settle(dict(zip(addresses, replies, strict=True)))
         self._learn(pending, replies)
         # The server works: a deferred recipient alone would not tell the circuit breaker.
-        self.parts.throttle.note(None)
+        self.resources.throttle.note(None)
 
     @property
     def _last_at(self) -> str:
@@ -235,10 +238,10 @@ class _Sending:
         """Send the e-mail; returns the replies, None for an unknown outcome."""
         is_automatic = self.job.payload.kind == "autoresponse"
         try:
-            with _store_needed(self.parts):  # for tokens, and the number of connections
-                return self.parts.pool.send(
+            with _store_needed(self.resources):  # for tokens, and the number of connections
+                return self.resources.pool.send(
                     # RFC 3834: an automatic response must not be answered, not even by a bounce.
-                    "" if is_automatic and self.parts.null_sender else email.sender.address,
+                    "" if is_automatic and self.resources.null_sender else email.sender.address,
                     addresses,
                     data,
                     smtputf8=email.needs_smtputf8,
@@ -265,9 +268,9 @@ class _Sending:
         notes = {} if self.withheld else {_CONTENT: self.content}
         if self._is_replayed:
             notes[_GAVE_UP] = "0"
-        with _store_needed(self.parts):
+        with _store_needed(self.resources):
             self.marked = recipients
-            self.parts.journal.sending(self.claim, recipients, notes=notes)
+            self.resources.journal.sending(self.claim, recipients, notes=notes)
 
     def _unmark(self) -> None:
         """Remove the marks of an e-mail that certainly nobody got.
@@ -278,7 +281,7 @@ class _Sending:
         if self.marked:
             outcomes = dict.fromkeys(self.marked, RecipientOutcome("deferred", "421"))
             with suppress(BrokerError):
-                self.parts.journal.settle(self.claim, outcomes)
+                self.resources.journal.settle(self.claim, outcomes)
 
     def _settle(self, replies: dict[str, Reply | None]) -> None:
         """Store the outcomes. The store gets a minute: who has the e-mail must not be forgotten."""
@@ -286,7 +289,7 @@ class _Sending:
         give_up_at = SYSTEM_CLOCK.monotonic() + _SETTLE_FOR.total_seconds()
         while True:
             try:
-                self.parts.journal.settle(self.claim, new)
+                self.resources.journal.settle(self.claim, new)
                 break
             except BrokerError as error:
                 if SYSTEM_CLOCK.monotonic() > give_up_at or get_broker().is_stopping:
@@ -309,7 +312,7 @@ class _Sending:
         self.is_closed = all(reply is not None and reply.code == 421 for reply in replies)
         try:
             pairs = list(zip(pending, replies, strict=True))
-            learn(self.parts, self.key, self.claim, self._first_at, pairs)
+            learn(self.resources, self.key, self.claim, self._first_at, pairs)
         except BrokerError as error:
             extra = {"error_message": describe(error)}
             logger.warning("could not store a limit or suppression", extra=extra)
@@ -338,14 +341,14 @@ class _Sending:
             and address not in self.suppressed
         ]
         if again and self.is_over_quota:
-            self.parts.wait_for_account(QUOTA_FOR)
+            self.resources.wait_for_account(QUOTA_FOR)
         if again and self.is_closed:
             self._wait_for_server()
         if again:
             raise SinkTransient(f"{self._told()}; {len(again)} will be tried again")
         if gave_up:
-            with _store_needed(self.parts):
-                self.parts.journal.note(self.claim, {_GAVE_UP: "1"})
+            with _store_needed(self.resources):
+                self.resources.journal.note(self.claim, {_GAVE_UP: "1"})
             changed = ", and it has changed since" if self.withheld else ""
             raise SinkPermanent(
                 f"{self._told()}; the connection was lost before the server's last answer, so "
@@ -357,7 +360,7 @@ class _Sending:
 
     def _is_given_up(self, address: str, outcome: RecipientOutcome) -> bool:
         """Whether a recipient may have the e-mail, and does not get it again."""
-        is_final = outcome.unknowns > self.parts.resends or address in self.withheld
+        is_final = outcome.unknowns > self.resources.resends or address in self.withheld
         return outcome.state == "unknown" and is_final
 
     def _wait_for_server(self) -> None:
@@ -367,10 +370,10 @@ class _Sending:
             NotNow: the job is to be deferred.
         """
         count = int(self.claim.record.notes.get(_CLOSED, "0")) + 1
-        with _store_needed(self.parts):
-            self.parts.journal.note(self.claim, {_CLOSED: str(count % _MAX_CLOSED)})
+        with _store_needed(self.resources):
+            self.resources.journal.note(self.claim, {_CLOSED: str(count % _MAX_CLOSED)})
         if count < _MAX_CLOSED:
-            self.parts.wait_for_account(BUSY_FOR)
+            self.resources.wait_for_account(BUSY_FOR)
 
     def _told(self) -> str:
         """Describe the outcomes, without addresses."""

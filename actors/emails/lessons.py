@@ -9,7 +9,7 @@ from ...sinks.smtp.address import Mailbox
 from ...sinks.smtp.replies import Reply
 from ...state.journal import RecipientOutcome, Run
 from .compose import email_id
-from .resources import EmailParts
+from .resources import EmailResources
 from .suppress import note_sent, suppress_bounced
 
 #: The account has reached a limit, though the code is permanent (Google, Microsoft).
@@ -34,7 +34,7 @@ def outcome_of(reply: Reply | None) -> RecipientOutcome:
 
 
 def learn(
-    parts: EmailParts,
+    resources: EmailResources,
     key: str,
     run: Run,
     first_at: datetime,
@@ -52,19 +52,19 @@ def learn(
         BrokerError: the store failed.
     """
     for id in {reply.given_id for _, reply in replies if reply is not None} - {None}:
-        parts.journal.name(run, str(id))  # reports will name it
+        resources.journal.name(run, str(id))  # reports will name it
     decided = [mailbox for mailbox, reply in replies if reply and reply.kind != "deferred"]
-    note_sent(parts.bounce_rates, decided, first_at)
+    note_sent(resources.bounce_rates, decided, first_at)
     for mailbox, reply in replies:
         if reply is None or reply.kind == "accepted":
             continue
         if reply.status in QUOTAS:
-            parts.close_account(QUOTA_FOR)
+            resources.close_account(QUOTA_FOR)
         elif reply.is_throttled and (reply.code == 421 or reply.step != "rcpt"):
-            parts.close_account(BUSY_FOR)
+            resources.close_account(BUSY_FOR)
         elif reply.is_throttled:
-            parts.close_domain(mailbox, _THROTTLED_FOR)
+            resources.close_domain(mailbox, _THROTTLED_FOR)
         elif reply.is_address_bad or reply.is_full:
             status = reply.status or ("5.2.2" if reply.is_full else "5.1.1")
-            stores = parts.suppressions, parts.bounce_rates
+            stores = resources.suppressions, resources.bounce_rates
             suppress_bounced(*stores, mailbox, status, email_id(key), first_at)

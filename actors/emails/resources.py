@@ -62,8 +62,8 @@ logger = logging.getLogger("formrelay.emails")
 
 
 @dataclass(frozen=True, slots=True)
-class EmailParts:
-    """The parts of the worker.
+class EmailResources:
+    """The objects that all e-mails of a process share.
 
     Attributes:
         sender: of e-mails that name none.
@@ -161,8 +161,8 @@ def _clipped(cost: int, limit: Limit | None) -> int:
 
 
 @per_process
-def email_parts() -> EmailParts:
-    """The parts of the e-mail worker.
+def email_resources() -> EmailResources:
+    """The resources of the e-mail worker.
 
     Raises:
         ConfigError: a setting is missing or wrong, or a package is not installed.
@@ -175,7 +175,7 @@ def email_parts() -> EmailParts:
         raise missing_package(error) from None
     state, renewal, account = get_broker().state, LockRenewal(), make_account(settings)
     name = f"{account.host}:{account.port} {account.user}"
-    return EmailParts(
+    return EmailResources(
         sender=default_sender(section),
         allowed_from=frozenset(allowed_sender(each) for each in section.allowed_from),
         templates=make_templates(section.templates_folder),

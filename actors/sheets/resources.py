@@ -21,8 +21,8 @@ from .slots import Slots
 
 
 @dataclass(frozen=True, slots=True)
-class SheetParts:
-    """The parts of the worker."""
+class SheetResources:
+    """The objects that all jobs of a process share."""
 
     api_url: str
     transport: Transport
@@ -34,8 +34,8 @@ class SheetParts:
 
 
 @per_process
-def sheet_parts() -> SheetParts:
-    """The parts of the worker for Google Sheets.
+def sheet_resources() -> SheetResources:
+    """The resources of the worker of Google Sheets.
 
     Raises:
         ConfigError: a setting is missing or wrong, or a package is not installed.
@@ -48,7 +48,7 @@ def sheet_parts() -> SheetParts:
     key = section.secret("service_account")
     client = make_oauth_client(settings)
     tokens = None if client is None else open_tokens(settings)
-    return SheetParts(
+    return SheetResources(
         api_url=section.api_url,
         transport=transport,
         layouts=Layouts(),

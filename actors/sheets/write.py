@@ -15,7 +15,7 @@ from ...sinks.sheets.errors import QuotaExceeded, TokenRefused, store_failed
 from ...state import make_claims
 from ..model import Job
 from ..progress import Progress
-from .resources import SheetParts, sheet_parts
+from .resources import SheetResources, sheet_resources
 from .schema import Auth, SheetJob, key_of
 
 #: Seconds during which a batch starts calls. The last call may take another 190 s.
@@ -83,7 +83,7 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
     Raises:
         NotNow: the spreadsheet cannot be written to now.
     """
-    parts = sheet_parts()
+    resources = sheet_resources()
     queue = get_settings().sheets.queue
     first = jobs[0].payload
     rows = [
@@ -95,26 +95,26 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
         for job in jobs
     ]
     number = sum(job.payload.number for job in jobs)
-    with parts.slots.hold(first.spreadsheet_id, number):
-        calls = _Calls(parts, first.connection)
+    with resources.slots.hold(first.spreadsheet_id, number):
+        calls = _Calls(resources, first.connection)
         client = SheetsClient(
-            parts.connections.token_of(first.connection, _newest(jobs)),
-            parts.transport,
-            base_url=parts.api_url,
+            resources.connections.token_of(first.connection, _newest(jobs)),
+            resources.transport,
+            base_url=resources.api_url,
             before_call=calls.begin,
         )
-        writer = SheetWriter(client, parts.claims, parts.layouts)
+        writer = SheetWriter(client, resources.claims, resources.layouts)
         written = writer.write(first.spreadsheet_id, rows)
     calls.learn(written)
-    _defer_refused(written, parts, first.connection)
+    _defer_refused(written, resources, first.connection)
     return written
 
 
-def _defer_refused(written: Written, parts: SheetParts, connection: str) -> None:
+def _defer_refused(written: Written, resources: SheetResources, connection: str) -> None:
     """Defer jobs whose access token was refused: the jobs themselves are not at fault."""
     refused = [each for each in written.failures.values() if isinstance(each, TokenRefused)]
     if refused:
-        later = parts.connections.not_now(connection, refused[0])
+        later = resources.connections.not_now(connection, refused[0])
         written.failures = {
             index: later if isinstance(each, TokenRefused) else each
             for index, each in written.failures.items()
@@ -130,8 +130,8 @@ def _newest(jobs: Sequence[Job[SheetJob]]) -> Auth | None:
 class _Calls:
     """The calls that write a batch."""
 
-    def __init__(self, parts: SheetParts, connection: str) -> None:
-        self._parts, self._connection = parts, connection
+    def __init__(self, resources: SheetResources, connection: str) -> None:
+        self._resources, self._connection = resources, connection
         self._started = SYSTEM_CLOCK.monotonic()
         self._last: CallKind = "write"
 
@@ -147,7 +147,7 @@ class _Calls:
         if SYSTEM_CLOCK.monotonic() - self._started > _BEGIN_CALLS_FOR:
             raise NotNow("the batch takes too long", after=timedelta(seconds=1))
         try:
-            self._parts.quotas.take(kind, self._connection)
+            self._resources.quotas.take(kind, self._connection)
         except BrokerError as error:
             raise store_failed(error) from None
 
@@ -156,7 +156,7 @@ class _Calls:
         for error in written.failures.values():
             if isinstance(error, QuotaExceeded):
                 try:
-                    self._parts.quotas.learn(error, self._last, self._connection)
+                    self._resources.quotas.learn(error, self._last, self._connection)
                 except BrokerError as failure:
                     raise store_failed(failure) from None
                 return

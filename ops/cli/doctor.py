@@ -113,9 +113,9 @@ def _sheets() -> Iterator[Finding]:
         says = "no Google account is configured: sheets are not updated, workers leave their queue"
         yield Finding("sheets", "weak", f"{says} alone (SHEETS_SERVICE_ACCOUNT_FILE)")
         return
-    from ...actors.sheets.resources import sheet_parts
+    from ...actors.sheets.resources import sheet_resources
 
-    connections = sheet_parts().connections
+    connections = sheet_resources().connections
     if connections.account is not None:
         connections.account.mint()
         yield Finding("sheets", "ok", "Google accepts the service account")

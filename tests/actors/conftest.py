@@ -158,11 +158,11 @@ class Site:
         for sync in deliveries.registry_sync.forget():
             sync.stop()
         delivery_log.delivery_log.forget()
-        for parts in emails.email_parts.forget():
-            parts.pool.close()
+        for shared in emails.email_resources.forget():
+            shared.pool.close()
         resources.clickhouse_throttle.note(None)
         resources.api_throttle.note(None)
-        sheets.sheet_parts.forget()
+        sheets.sheet_resources.forget()
         resources.sheets_throttle.note(None)
         resources.smtp_throttle._paused_until = 0.0  # a pause for a limit
         resources.smtp_throttle._timer.reset()  # or for a login, of ten minutes

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from formrelay.actors import resources
 from formrelay.actors.emails import access_token
 from formrelay.actors.emails.access_token import make_token
-from formrelay.actors.emails.resources import email_parts, make_account
+from formrelay.actors.emails.resources import email_resources, make_account
 from formrelay.config import get_settings
 from formrelay.core.errors import ConfigError, SinkUnready
 from formrelay.sinks.oauth import Provider
@@ -223,8 +223,7 @@ def test_a_store_that_is_away_at_the_login_uses_no_attempt(
     with monkeypatch.context() as patched:
         patched.setattr(resources, "make_tokens", lambda _, *rest: make_tokens(away, *rest))
         failing = Pool(make_account(get_settings()))
-    parts = email_parts()
-    email_parts.made[:] = [replace(parts, pool=failing)]
+    email_resources.made[:] = [replace(email_resources(), pool=failing)]
     mailing.send()
     mailing.site.start("emails")
     wait_until(lambda: len(lines.attempts()) >= 1)

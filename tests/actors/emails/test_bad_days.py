@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from formrelay.actors.emails import deliver, lessons
-from formrelay.actors.emails.resources import email_parts
+from formrelay.actors.emails.resources import email_resources
 from formrelay.actors.emails.schema import EmailJob
 from formrelay.actors.model import Job, Metadata
 from formrelay.actors.resources import smtp_throttle
@@ -110,7 +110,7 @@ def test_a_known_refusal_of_the_whole_email_is_no_unknown_outcome(
 def test_a_batch_of_recipients_ends_with_an_outcome_for_each(
     mailing: Mailing, server: MailServer, lines: Lines
 ) -> None:
-    email_parts().suppressions.add([Suppression(DAN, SuppressionReason.MANUAL)])
+    email_resources().suppressions.add([Suppression(DAN, SuppressionReason.MANUAL)])
     server.answers[BEN] = ["451 4.7.1 greylisted", "451 4.2.0 later"]
     server.answers[CAT] = ["451 4.3.0 later", "550 5.1.1 no such user"]
     assert mailing.outcome(to=[ANN, BEN, CAT, DAN]) == []
@@ -159,10 +159,10 @@ def test_a_store_that_fails_at_any_step_repeats_and_loses_nothing(
     mailing: Mailing, server: MailServer, lines: Lines, soon: None, method: str, is_done: bool
 ) -> None:
     mailing.use(unknown_outcome="dead")  # an unknown outcome would be a dead letter
-    parts = email_parts()
-    stores = {name: getattr(parts, name) for name in ("journal", "suppressions", "limits")}
+    resources = email_resources()
+    stores = {name: getattr(resources, name) for name in ("journal", "suppressions", "limits")}
     failing = {name: Failing(store, method, is_done=is_done) for name, store in stores.items()}
-    email_parts.made[:] = [replace(parts, **failing)]
+    email_resources.made[:] = [replace(resources, **failing)]
     server.answers[BEN] = ["451 4.7.1 greylisted"]
     assert mailing.outcome(to=[ANN, BEN]) == []
     assert sorted(one for each in server.recipients for one in each) == [ANN, BEN]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from formrelay.actors.emails.resources import email_parts
+from formrelay.actors.emails.resources import email_resources
 from formrelay.actors.emails.schema import EmailJob, email_key
 from formrelay.actors.model import Job, Metadata
 from formrelay.actors.resources import smtp_throttle
@@ -129,23 +129,23 @@ def test_a_quota_of_the_account_is_waited_for_without_an_attempt(
 def test_an_attempt_that_was_deferred_counts_once(mailing: Mailing) -> None:
     mailing.use(limit_per_minute=1, domain_limits=(("one.example", 1),))
     recipients = [parse_mailbox(ANN)]
-    email_parts().take_limits(recipients, "job 1")
-    email_parts().take_limits(recipients, "job 1")  # the server was away in between
+    email_resources().take_limits(recipients, "job 1")
+    email_resources().take_limits(recipients, "job 1")  # the server was away in between
     with pytest.raises(NotNow):
-        email_parts().take_limits(recipients, "job 2")
+        email_resources().take_limits(recipients, "job 2")
 
 
 def test_an_email_that_another_worker_sends_is_left_to_it(
     mailing: Mailing, server: MailServer, lines: Lines
 ) -> None:
-    parts = email_parts()
+    resources = email_resources()
     message = mailing.send()
     payload = EmailJob.model_validate(message.kwargs["payload"])
     job = Job(payload, Metadata(), message.message_id, 0, 1)
-    run = parts.journal.begin(email_key(job, "emails"), [ANN], lock=timedelta(seconds=60))
+    run = resources.journal.begin(email_key(job, "emails"), [ANN], lock=timedelta(seconds=60))
     run_until_deferred(mailing, lines, "another worker sends this e-mail")
     assert server.accepted == []
-    parts.journal.end(run)
+    resources.journal.end(run)
     mailing.work_off()
     assert server.recipients == [[ANN]]
 
@@ -155,7 +155,7 @@ def test_nothing_is_sent_without_the_shared_store(
 ) -> None:
     client = RedisClient.from_url("redis://127.0.0.1:1/0")
     away = make_journal(StateRedis(client, "127.0.0.1:1"))
-    email_parts.made[:] = [replace(email_parts(), journal=away)]
+    email_resources.made[:] = [replace(email_resources(), journal=away)]
     mailing.send()
     run_until_deferred(mailing, lines, "the shared store failed")
     assert server.accepted == []
@@ -176,7 +176,7 @@ def test_a_mail_server_that_is_away_uses_no_attempt(
 def test_suppressed_recipients_are_left_out_before_connecting(
     mailing: Mailing, server: MailServer
 ) -> None:
-    email_parts().suppressions.add([Suppression(ANN, SuppressionReason.MANUAL)])
+    email_resources().suppressions.add([Suppression(ANN, SuppressionReason.MANUAL)])
     server.port = 1  # nobody would answer
     mailing.use()
     assert mailing.outcome() == []

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from formrelay.actors.resources import open_tokens
-from formrelay.actors.sheets.resources import sheet_parts
+from formrelay.actors.sheets.resources import sheet_resources
 from formrelay.brokers import State
 from formrelay.config import get_settings
 from tests.actors.sheets.conftest import Sheets, make_due, make_key
@@ -142,8 +142,8 @@ def test_a_service_account_writes_for_jobs_without_a_connection(sheets: Sheets) 
     assert sheets.outcome(connectionId="service-account", answers={"Name": "Bob"}) == []
     assert sheets.names() == ["Ann", "Bob"]
     assert len(sheets.google.tokens.access) == 1  # one token for both
-    parts = sheet_parts()
-    assert parts.connections.tokens is None  # no STATE_KEY is needed
+    resources = sheet_resources()
+    assert resources.connections.tokens is None  # no STATE_KEY is needed
 
 
 def test_a_job_without_a_connection_needs_a_service_account(sheets: Sheets) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from formrelay.actors.resources import open_tokens
 from formrelay.actors.sheets.quotas import Quotas
-from formrelay.actors.sheets.resources import sheet_parts
+from formrelay.actors.sheets.resources import sheet_resources
 from formrelay.actors.sheets.slots import Slots
 from formrelay.brokers import State
 from formrelay.config import get_settings
@@ -45,7 +45,7 @@ def test_a_used_up_quota_defers_its_own_jobs_alone(sheets: Sheets) -> None:
     assert sheets.site.dead("sheets") == []
     # Only the first refused call reached Google: the workers know the quota then.
     assert sheets.google.calls.total() - calls <= 3  # bob's calls
-    limit = sheet_parts().quotas._user["write"]
+    limit = sheet_resources().quotas._user["write"]
     assert limit.number + limit.capacity - 1 == 4
 
 
