@@ -16,7 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
@@ -38,26 +38,26 @@ from ...state.idempotency import Running
 from ...state.journal import RecipientOutcome, Run
 from ..model import Job
 from .compose import compose, sender_of
+from .effects import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, apply_replies, outcome_of
 from .events import name_journal, notes_of, send_events
-from .lessons import ADDRESS, BUSY_FOR, QUOTA_FOR, QUOTAS, learn, outcome_of
 from .resources import EmailResources, email_resources
 from .schema import EmailJob, email_key, recipients_of
 
 logger = logging.getLogger("formrelay.emails")
 
 _STORE_AWAY, _CLAIMED = timedelta(seconds=10), timedelta(seconds=5)
-#: How long the outcomes of an e-mail that was sent are kept in this process, if the store is away.
+#: How long this process retries to store the outcomes of a sent e-mail if the store is away.
 _SETTLE_FOR = timedelta(seconds=60)
-#: Time from the start of an attempt to the end of the e-mail.
+#: Maximum time from the start of an attempt to the end of the e-mail.
 _UNTIL_DOT = timedelta(seconds=240)
 #: The note of an e-mail whose outcome stayed unknown: "1" until it is replayed.
 _GAVE_UP = "gave_up"
 #: The note with the digest of the bytes that were sent last.
 _CONTENT = "content"
-#: The note with how often the server closed the connection (421) in a row.
+#: The note with the number of times in a row that the server closed the connection (421).
 _CLOSED = "closed"
-#: Of so many such answers in a row to one e-mail, the last uses an attempt. Otherwise an e-mail at
-#: which a server always closes the connection would stop all others for ever.
+#: Number of such answers in a row after which an attempt is used. Otherwise an e-mail at which the
+#: server always closes the connection would block all other e-mails for ever.
 _MAX_CLOSED = 10
 
 
@@ -204,7 +204,7 @@ class _Sending:
         addresses = [each.address for each in pending]
         replies = self._transmit(email, addresses, data)
         self._settle(dict(zip(addresses, replies, strict=True)))
-        self._learn(pending, replies)
+        self._apply_replies(pending, replies)
         # The server works: a deferred recipient alone would not tell the circuit breaker.
         self.resources.throttle.note(None)
 
@@ -264,7 +264,7 @@ class _Sending:
         if SYSTEM_CLOCK.monotonic() - self.started_at > _UNTIL_DOT.total_seconds():
             # The actor's time limit would end while the server's last answer is waited for.
             raise SinkTransient(f"the server took more than {_UNTIL_DOT.total_seconds():.0f} s")
-        # Who is withheld may have the former bytes: these stay the measure.
+        # Withheld recipients may have the earlier bytes, so their digest stays.
         notes = {} if self.withheld else {_CONTENT: self.content}
         if self._is_replayed:
             notes[_GAVE_UP] = "0"
@@ -284,7 +284,7 @@ class _Sending:
                 self.resources.journal.settle(self.claim, outcomes)
 
     def _settle(self, replies: dict[str, Reply | None]) -> None:
-        """Store the outcomes. The store gets a minute: who has the e-mail must not be forgotten."""
+        """Store the outcomes; retry for a minute, so that nobody gets the e-mail again."""
         new = {address: outcome_of(reply) for address, reply in replies.items()}
         give_up_at = SYSTEM_CLOCK.monotonic() + _SETTLE_FOR.total_seconds()
         while True:
@@ -300,19 +300,19 @@ class _Sending:
                     break
                 Event().wait(1)
         unknowns = {address: self.outcomes[address].unknowns for address in new}
-        for address, one in new.items():
-            count = unknowns[address] + (one.state == "unknown")
-            self.outcomes[address] = RecipientOutcome(one.state, one.text, one.at, count)
+        for address, outcome in new.items():
+            count = unknowns[address] + (outcome.state == "unknown")
+            self.outcomes[address] = replace(outcome, unknowns=count)
 
-    def _learn(self, pending: Sequence[Mailbox], replies: Sequence[Reply | None]) -> None:
-        """Use the replies for the limits and for suppressions."""
+    def _apply_replies(self, pending: Sequence[Mailbox], replies: Sequence[Reply | None]) -> None:
+        """Close limits and suppress addresses; a failed store does not fail the attempt."""
         known = [reply for reply in replies if reply is not None and reply.kind != "accepted"]
         self.last = known[-1] if known else None
         self.is_over_quota = any(reply.status in QUOTAS for reply in known)
         self.is_closed = all(reply is not None and reply.code == 421 for reply in replies)
         try:
             pairs = list(zip(pending, replies, strict=True))
-            learn(self.resources, self.key, self.claim, self._first_at, pairs)
+            apply_replies(self.resources, self.key, self.claim, self._first_at, pairs)
         except BrokerError as error:
             extra = {"error_message": describe(error)}
             logger.warning("could not store a limit or suppression", extra=extra)
@@ -345,18 +345,18 @@ class _Sending:
         if again and self.is_closed:
             self._wait_for_server()
         if again:
-            raise SinkTransient(f"{self._told()}; {len(again)} will be tried again")
+            raise SinkTransient(f"{self._summary()}; {len(again)} will be tried again")
         if gave_up:
             with _store_needed(self.resources):
                 self.resources.journal.note(self.claim, {_GAVE_UP: "1"})
             changed = ", and it has changed since" if self.withheld else ""
             raise SinkPermanent(
-                f"{self._told()}; the connection was lost before the server's last answer, so "
+                f"{self._summary()}; the connection was lost before the server's last answer, so "
                 f"{len(gave_up)} may have it{changed}: replay the job to send it to them "
                 "again"
             )
         if any(each.state == "refused" and not each.text.endswith(ADDRESS) for _, each in states):
-            raise SinkPermanent(self._told())
+            raise SinkPermanent(self._summary())
 
     def _is_given_up(self, address: str, outcome: RecipientOutcome) -> bool:
         """Whether a recipient may have the e-mail, and does not get it again."""
@@ -375,7 +375,7 @@ class _Sending:
         if count < _MAX_CLOSED:
             self.resources.wait_for_account(BUSY_FOR)
 
-    def _told(self) -> str:
+    def _summary(self) -> str:
         """Describe the outcomes, without addresses."""
         accepted = sum(each.state == "accepted" for each in self.outcomes.values())
         text = f"{accepted} of {len(self.recipients)} recipients accepted"

@@ -61,15 +61,15 @@ def bounces(
         typer.Option(
             parser=parse_duration,
             metavar="DURATION",
-            help="Read the mailbox again and again, with this pause, like 60s. Default: once.",
+            help="Keep reading the mailbox at this interval, like 60s. Default: read it once.",
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Read bounces and complaints, and suppress the addresses.
 
-    Handled messages are marked as read. Messages that are not
-    reports stay unread; if there are any, the exit status is 1.
+    Handled messages are marked as read. Messages that are not reports stay unread; if there are
+    any, the exit status is 1.
     """
     setup_logging(get_settings().logging)
     is_pipe = _check_sources(source, maildir, mbox, imap)
@@ -232,7 +232,7 @@ def _read_again(handler: ReportHandler, read: _Read, every: float, json: bool) -
 
 @contextmanager
 def _stopping() -> Iterator[Event]:
-    """An event that SIGTERM sets, so that the message at hand is finished."""
+    """An event that SIGTERM sets, so that the current message is finished."""
     stopping = Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:

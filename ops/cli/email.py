@@ -48,7 +48,7 @@ def preview(
     ] = False,
     subject: Annotated[str, typer.Option(help="Subject of the e-mail.")] = "",
 ) -> None:
-    """Write the e-mail that a template makes of your data. Sends nothing."""
+    """Write the e-mail of a template and your data to a file. Sends nothing."""
     from ...actors.emails.resources import make_templates
 
     settings = _settings()

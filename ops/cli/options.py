@@ -21,7 +21,7 @@ from ..own_actors import import_actors
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AlwaysJsonOption = Annotated[
-    bool, typer.Option("--json", help="For scripts that always pass it: the output is JSON anyway.")
+    bool, typer.Option("--json", help="Accepted for scripts: the output is always JSON.")
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")

@@ -27,7 +27,9 @@ app = typer.Typer(help="Show and change the addresses that get no e-mail.", no_a
 
 AddressesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ADDRESS...", help="E-mail addresses. None: one a line from stdin."),
+    typer.Argument(
+        metavar="ADDRESS...", help="E-mail addresses. Default: standard input, one per line."
+    ),
 ]
 ReasonOption = Annotated[
     SuppressionReason | None, typer.Option(help="Only addresses with this reason.")
@@ -36,8 +38,8 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="FILE",
-        help="CSV with a header line, or JSON lines, as `export` writes them; or an address a "
-        "line. '-' or none: standard input.",
+        help="CSV with a header line, or JSON lines, as `export` writes them; or one address "
+        "per line. Default, and '-': standard input.",
     ),
 ]
 
@@ -74,7 +76,7 @@ def list_suppressions(
 def add(
     addresses: AddressesArgument = None,
     reason: Annotated[
-        SuppressionReason, typer.Option(help="Why they get no e-mail.")
+        SuppressionReason, typer.Option(help="Reason stored with the addresses.")
     ] = SuppressionReason.MANUAL,
     expires_in: Annotated[
         float | None,
@@ -153,7 +155,7 @@ def _addresses(given: list[str] | None) -> list[str]:
     """The addresses of the arguments, or of standard input, in their normal form."""
     lines = given or [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
-        raise typer.BadParameter("expected addresses, as arguments or one a line, got none")
+        raise typer.BadParameter("expected addresses, as arguments or one per line, got none")
     found, wrong = [], []
     for number, line in enumerate(lines, 1):
         try:

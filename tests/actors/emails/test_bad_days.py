@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from formrelay.actors.emails import deliver, lessons
+from formrelay.actors.emails import deliver, effects
 from formrelay.actors.emails.resources import email_resources
 from formrelay.actors.emails.schema import EmailJob
 from formrelay.actors.model import Job, Metadata
@@ -40,7 +40,7 @@ CLOSING = then_close(b"421 4.3.2 closing\r\n")
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of a minute, for the server or the store, take a moment."""
     moment = timedelta(seconds=0.05)
-    for module, name in ((deliver, "BUSY_FOR"), (lessons, "BUSY_FOR"), (deliver, "_STORE_AWAY")):
+    for module, name in ((deliver, "BUSY_FOR"), (effects, "BUSY_FOR"), (deliver, "_STORE_AWAY")):
         monkeypatch.setattr(module, name, moment)
 
 

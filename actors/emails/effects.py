@@ -1,4 +1,4 @@
-"""What the server's replies to an e-mail teach: limits, suppressions."""
+"""Applies the server's replies to an e-mail: closes limits, suppresses addresses."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def outcome_of(reply: Reply | None) -> RecipientOutcome:
     return RecipientOutcome(reply.kind, text + (ADDRESS if is_bounce else ""))
 
 
-def learn(
+def apply_replies(
     resources: EmailResources,
     key: str,
     run: Run,
     first_at: datetime,
     replies: Sequence[tuple[Mailbox, Reply | None]],
 ) -> None:
-    """Use the replies to an e-mail for the limits and for suppressions.
+    """Close limits and suppress addresses after the replies to an e-mail.
 
     Args:
         key: names the e-mail.
@@ -52,7 +52,7 @@ def learn(
         BrokerError: the store failed.
     """
     for id in {reply.given_id for _, reply in replies if reply is not None} - {None}:
-        resources.journal.name(run, str(id))  # reports will name it
+        resources.journal.name(run, str(id))  # reports quote it
     decided = [mailbox for mailbox, reply in replies if reply and reply.kind != "deferred"]
     note_sent(resources.bounce_rates, decided, first_at)
     for mailbox, reply in replies:
