@@ -2,9 +2,9 @@
 
 ``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
 locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
-``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``journal.py`` and ``tokens.py`` serve
-e-mail and Sheets. ``redis/`` is the Redis client, which the Redis broker uses too, and the stores
-in Redis.
+``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
+serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``redis/`` is the Redis client, which
+the Redis broker uses too, and the stores in Redis.
 """
 
 from __future__ import annotations
