@@ -21,11 +21,11 @@ from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import BrokerError, NotNow, SinkError, SinkTransient, SinkUnavailable, describe
 from ...core.process import current_pid
 from .account import Account
+from .connection import Lost, TimedOut
 from .replies import Reply, UnknownOutcome
 from .session import Closing, Session
 from .shares import MakeShare
 from .transaction import LostAfterDot, OutgoingEmail, make_outgoing_email, transmit
-from .wire import Lost, TimedOut
 
 #: Seconds after which a waiting thread looks for a connection, even if nothing wakes it up.
 _LOOK_AGAIN = 0.5

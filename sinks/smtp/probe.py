@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import SinkError
 from .account import Account
+from .connection import Lost
 from .replies import Step, make_reply, spellings
 from .session import Session
 from .transaction import make_outgoing_email
-from .wire import Lost
 
 
 @dataclass(frozen=True, slots=True)

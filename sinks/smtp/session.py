@@ -13,9 +13,9 @@ from ...core.clock import Clock
 from ...core.errors import SinkError, SinkUnavailable, SinkUnready
 from .account import Account, system_tls_context
 from .auth import log_in
+from .connection import Garbled, Lost, SmtpConnection, Untrusted
 from .replies import Reply, Step, make_reply
 from .shares import Share
-from .wire import Garbled, Lost, Untrusted, Wire
 
 _KEYWORD = re.compile(r"[A-Z0-9][A-Z0-9-]{0,31}\Z")
 _MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}\Z")
@@ -55,7 +55,7 @@ class Session:
         self.share: Share | None = None
         self.steps: list[tuple[str, str]] = []
         self._clock = clock
-        self._wire = Wire()
+        self._connection = SmtpConnection()
         self._used = clock.monotonic()
 
     def open(self) -> None:
@@ -79,7 +79,7 @@ class Session:
 
     def _open(self) -> None:
         account, timeouts = self.account, self.account.timeouts
-        self._wire.connect(account.host, account.port, timeouts.connect)
+        self._connection.connect(account.host, account.port, timeouts.connect)
         if account.security == "tls":
             self._start_tls()
         code, lines = self._read(timeouts.greeting)
@@ -108,8 +108,8 @@ class Session:
 
     def _start_tls(self) -> None:
         context = self.account.tls_context or system_tls_context()
-        self._wire.start_tls(context, self.account.host, self.account.timeouts.tls)
-        self.steps.append(("tls", self._wire.encryption))
+        self._connection.start_tls(context, self.account.host, self.account.timeouts.tls)
+        self.steps.append(("tls", self._connection.encryption))
 
     def _greet(self) -> None:
         """Say EHLO and note what the server offers; HELO to a server without EHLO."""
@@ -124,13 +124,13 @@ class Session:
 
     @property
     def _needs_starttls(self) -> bool:
-        return self.account.security == "starttls" and not self._wire.is_encrypted
+        return self.account.security == "starttls" and not self._connection.is_encrypted
 
     def _client_name(self) -> bytes:
         name = self.account.client_name or socket.gethostname()
         if self.account.client_name or _FULL_NAME.match(name):
             return name.encode("ascii")
-        address = ipaddress.ip_address(self._wire.local_address.partition("%")[0])
+        address = ipaddress.ip_address(self._connection.local_address.partition("%")[0])
         return f"[{'IPv6:' if address.version == 6 else ''}{address}]".encode()
 
     def _mechanisms(self) -> list[str]:
@@ -149,18 +149,18 @@ class Session:
             Lost: the connection is lost.
         """
         self.expect_silence()
-        self._wire.send(line + b"\r\n", timeout)
+        self._connection.send(line + b"\r\n", timeout)
         return self._read(timeout)
 
     def write(self, data: bytes, timeout: timedelta) -> None:
         """Send bytes as they are."""
-        self._wire.send(data, timeout)
+        self._connection.send(data, timeout)
 
     def read(
         self, timeout: timedelta, step: Step, hidden: Iterable[str], *, about_recipient: bool
     ) -> Reply:
         """Read the reply to a command of a transaction; :class:`Closing` for 421."""
-        code, lines = self._wire.read_reply(timeout)
+        code, lines = self._connection.read_reply(timeout)
         reply = make_reply(
             code, lines, step=step, hidden=hidden, is_about_recipient=about_recipient
         )
@@ -171,14 +171,14 @@ class Session:
     def expect_silence(self) -> None:
         """Check that the server has sent nothing unasked and has not closed the connection."""
         try:
-            self._wire.expect_silence()
+            self._connection.expect_silence()
         except Garbled:
             # It may be a notice: a server that shuts down says 421 unasked (RFC 5321, 3.8).
             self._read(timedelta(seconds=1))
             raise
 
     def _read(self, timeout: timedelta) -> tuple[int, list[bytes]]:
-        code, lines = self._wire.read_reply(timeout)
+        code, lines = self._connection.read_reply(timeout)
         if code == 421:
             reply = make_reply(code, lines, step="lost")
             raise Closing(self._about(f"it closes the connection: {reply}"), reply)
@@ -243,7 +243,7 @@ class Session:
     def close(self) -> None:
         """Close the connection without QUIT."""
         self.is_broken = True
-        self._wire.close()
+        self._connection.close()
         if self.share is not None:
             self.share.give_back()
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from ...core.errors import InvalidJob
+from .connection import Garbled, Lost
 from .replies import Reply, spellings, xtext
 from .session import Closing, Session
-from .wire import Garbled, Lost
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 #: A path as in RFC 5321 without <>: nothing that could end it or begin another command.

@@ -1,9 +1,9 @@
 """A connection to an SMTP server: lines, replies and TLS, each with a deadline.
 
 ``smtplib`` is not used here. Its time-out is for each ``recv``, so a server that sends a byte now
-and then holds a thread for ever; it reads any number of continuation lines; it takes a reply that
-was sent before its command for an answer (also across STARTTLS, CVE-2011-0411), which would report
-a message as accepted that was not; and it cannot pipeline commands.
+and then blocks a thread for ever. It reads any number of continuation lines. It takes a reply that
+was sent before its command for the answer (also across STARTTLS, CVE-2011-0411), so a message that
+the server did not accept would count as accepted. And it cannot pipeline commands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = 65_536
 #: shutdown) reach it.
 _SLICE = 1.0
 _LINE = re.compile(rb"([2-5]\d\d)(?:([ -])([^\r\n]*))?\r?\n\Z")
-#: Seconds that each further address of a host may take to connect.
+#: Minimum number of seconds that each address of a host may take to connect.
 _LEAST_PER_ADDRESS = 2.0
 
 
@@ -44,14 +44,14 @@ class TimedOut(Lost):
 
 
 class Garbled(Lost):
-    """The server sent something else than a reply, or a reply to nothing."""
+    """The server sent something other than a reply, or a reply to no command."""
 
 
 class Untrusted(Lost):
     """The server's certificate is not trusted."""
 
 
-class Wire:
+class SmtpConnection:
     """A connection. Not thread-safe.
 
     All methods raise :class:`Lost`; the caller then calls :meth:`close`.
@@ -87,19 +87,19 @@ class Wire:
         raise failure
 
     def _connect(self, address: object, deadline: float) -> None:
-        connection = self._open_socket()
-        connection.setblocking(False)
+        sock = self._open_socket()
+        sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
-            connection.connect(address)  # type: ignore[arg-type]
+            sock.connect(address)  # type: ignore[arg-type]
         try:
             self._wait(select.POLLOUT, deadline)
         except TimedOut:
             raise TimedOut("connecting timed out") from None
-        if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise Lost("connection refused or host unreachable")
         # The end of a message is a small packet of its own, which must not wait for an answer to
         # the packet before.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def start_tls(self, context: ssl.SSLContext, host: str, timeout: timedelta) -> None:
         """Encrypt the connection and check the certificate."""
@@ -111,7 +111,7 @@ class Wire:
                 self._open_socket(), server_hostname=host, do_handshake_on_connect=False
             )
             self._socket = secure
-            self._patiently(secure.do_handshake, select.POLLIN, deadline)
+            self._repeat(secure.do_handshake, select.POLLIN, deadline)
         except ssl.SSLCertVerificationError as error:
             raise Untrusted(error.verify_message or "not trusted") from None
         except TimedOut:
@@ -145,19 +145,19 @@ class Wire:
 
     def send(self, data: bytes, timeout: timedelta) -> None:
         """Hand ``data`` to the operating system, at most 64 KiB in each ``timeout``."""
-        view, connection = memoryview(data), self._open_socket()
+        view, sock = memoryview(data), self._open_socket()
         try:
             while view:
                 deadline = time.monotonic() + timeout.total_seconds()
                 block = view[:_BLOCK]
                 while block:
-                    sent = self._send(connection, block, deadline)
+                    sent = self._send(sock, block, deadline)
                     block, view = block[sent:], view[sent:]
         except OSError:
             raise Lost("it closed the connection") from None
 
-    def _send(self, connection: socket.socket, block: memoryview, deadline: float) -> int:
-        return self._patiently(lambda: connection.send(block), select.POLLOUT, deadline)
+    def _send(self, sock: socket.socket, block: memoryview, deadline: float) -> int:
+        return self._repeat(lambda: sock.send(block), select.POLLOUT, deadline)
 
     def read_reply(self, timeout: timedelta) -> tuple[int, list[bytes]]:
         """Read a reply: its code and the text of each line.
@@ -189,9 +189,9 @@ class Wire:
         """
         if not self._buffer:
             # Not poll(): under TLS, a session ticket is input too, though none for us.
-            connection = self._open_socket()
+            sock = self._open_socket()
             try:
-                data = connection.recv(_MAX_LINE)
+                data = sock.recv(_MAX_LINE)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError:
@@ -203,19 +203,19 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection at once. Also for a forked child: its parent's stays open."""
-        connection, self._socket = self._socket, None
+        sock, self._socket = self._socket, None
         self._buffer.clear()
-        if connection is not None:
+        if sock is not None:
             with contextlib.suppress(OSError):
-                connection.close()
+                sock.close()
 
     def _read_line(self, deadline: float) -> bytes:
         while (end := self._buffer.find(b"\n", 0, _MAX_LINE)) < 0:
             if len(self._buffer) >= _MAX_LINE:
                 raise Garbled("it sent a line without an end")
-            connection = self._open_socket()
+            sock = self._open_socket()
             try:
-                data = self._patiently(lambda: connection.recv(_MAX_LINE), select.POLLIN, deadline)  # noqa: B023
+                data = self._repeat(lambda: sock.recv(_MAX_LINE), select.POLLIN, deadline)  # noqa: B023
             except OSError:
                 raise Lost("it closed the connection") from None
             if not data:
@@ -225,7 +225,7 @@ class Wire:
         del self._buffer[: end + 1]
         return line
 
-    def _patiently(self, operation: Callable[[], T], event: int, deadline: float) -> T:
+    def _repeat(self, operation: Callable[[], T], event: int, deadline: float) -> T:
         """Repeat an operation of a non-blocking socket until it succeeds."""
         while True:
             wanted = event
