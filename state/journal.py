@@ -234,5 +234,5 @@ def make_record(
         names: the digests of the recipients that were asked for.
     """
     found = {recipient: stored[name] for recipient, name in names.items() if name in stored}
-    counts = Counter(one.state for one in stored.values())
+    counts = Counter(each.state for each in stored.values())
     return JournalRecord(found, counts, notes, attempts, began_at)

@@ -220,22 +220,22 @@ class MemoryRateLimits:
             if has_turn:
                 wait = max(0, turn - now)
             if has_turn or (has_taken and not turn):
-                checked = [Wanted(one.key, 0, 0, 1) for one in checked]
+                checked = [Wanted(each.key, 0, 0, 1) for each in checked]
             taken: dict[str, _Bucket] = {}
             clamped: dict[str, _Bucket] = {}
-            for one in checked:
-                bucket = self._buckets.get(one.key, _Bucket())
+            for each in checked:
+                bucket = self._buckets.get(each.key, _Bucket())
                 wait = max(wait, bucket.closed_until - now)
-                if one.interval:
+                if each.interval:
                     start = max(now, bucket.closed_until) if longest else now
-                    used = _used(bucket, one, start, longest)
+                    used = _used(bucket, each, start, longest)
                     if used > 0:
-                        kept = _Bucket(start + used, one.interval, bucket.closed_until)
-                        clamped[one.key] = kept
-                    used += one.cost * one.interval
-                    over = used - one.capacity * one.interval
+                        kept = _Bucket(start + used, each.interval, bucket.closed_until)
+                        clamped[each.key] = kept
+                    used += each.cost * each.interval
+                    over = used - each.capacity * each.interval
                     debt, wait = max(debt, over), max(wait, start - now + over)
-                    taken[one.key] = _Bucket(start + used, one.interval, bucket.closed_until)
+                    taken[each.key] = _Bucket(start + used, each.interval, bucket.closed_until)
             keep = now + KEEP_ONCE // _MICROSECOND
             if wait > 0:
                 if taken and longest and once is not None and debt <= longest:
@@ -263,11 +263,11 @@ class MemoryRateLimits:
         """Remove buckets that are full and open, now and then."""
         self._calls += 1
         if self._calls % _SWEEP == 0:
-            self._taken = {once: one for once, one in self._taken.items() if one[0] > now}
+            self._taken = {once: each for once, each in self._taken.items() if each[0] > now}
             self._buckets = {
-                key: one
-                for key, one in self._buckets.items()
-                if max(one.full_at, one.closed_until) > now
+                key: each
+                for key, each in self._buckets.items()
+                if max(each.full_at, each.closed_until) > now
             }
 
 

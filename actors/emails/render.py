@@ -333,7 +333,7 @@ def _product_size(left: object, right: object) -> int:
 
 
 def _is_small(base: object, exponent: object) -> bool:
-    return all(isinstance(one, int | float) and abs(one) <= 1000 for one in (base, exponent))
+    return all(isinstance(each, int | float) and abs(each) <= 1000 for each in (base, exponent))
 
 
 def _wrong(name: str, error: jinja2.TemplateSyntaxError) -> InvalidJob:

@@ -201,9 +201,9 @@ class Attempt:
     def _read_back(self, claim: ClaimResult, layout: Layout, typed: dict[int, Typed]) -> None:
         """Look for rows of jobs that the store has forgotten, by their row keys."""
         doubtful = {
-            index: one
-            for index, one in typed.items()
-            if one.rows.is_doubtful and one.rows.key in claim.unknown and not one.rows.is_update
+            index: each
+            for index, each in typed.items()
+            if each.rows.is_doubtful and each.rows.key in claim.unknown and not each.rows.is_update
         }
         if not doubtful:
             return
@@ -227,18 +227,18 @@ class Attempt:
         requests += mark_tab(layout, self._jobs[self.waiting[0]].range.tab)
         binding = self._bind(layout, typed)
         requests += binding.requests
-        width = max((one.width for one in typed.values()), default=0)
+        width = max((each.width for each in typed.values()), default=0)
         if not binding.added:
             requests += make_room(layout, width)
         owners: dict[int, int] = {}
-        for index, one in typed.items():
-            for request in one.requests(layout, binding.columns):
+        for index, each in typed.items():
+            for request in each.requests(layout, binding.columns):
                 owners[len(requests)] = index
                 requests.append(request)
         return requests, owners, binding
 
     def _bind(self, layout: Layout, typed: Mapping[int, Typed]) -> Binding:
-        fields = [name for one in typed.values() for name in one.by_field]
+        fields = [name for each in typed.values() for name in each.by_field]
         first = self._jobs[self.waiting[0]].first_column
         binding = bind(layout, fields, first, is_empty=False)
         if binding.added and not layout.headers and not layout.fields and self._is_empty(layout):
@@ -293,17 +293,17 @@ class Attempt:
 
     def _look_up(self, token: str, claim: ClaimResult) -> bool:
         """Ask for the entries of a refused call, and settle; False if there are none."""
-        tokens = {token_id(one): one for one in (token, *claim.open)}
+        tokens = {token_id(each): each for each in (token, *claim.open)}
         applied, void, others = [], [], []
         for entry in self._client.metadata(self._spreadsheet, tokens):
-            one = tokens[entry["metadataId"]]
+            other = tokens[entry["metadataId"]]
             value = entry.get("metadataValue")
-            if value == one:
-                applied.append(one)
-            elif one == token and value != VOID:  # this id belongs to another entry
-                others.append(one)
+            if value == other:
+                applied.append(other)
+            elif other == token and value != VOID:  # this id belongs to another entry
+                others.append(other)
             else:
-                void.append(one)
+                void.append(other)
         refused = [] if token in applied or token in void else [token]
         self._settle(applied=applied, void=void, refused=refused)
         return bool(applied or void or others)

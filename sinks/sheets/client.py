@@ -107,7 +107,7 @@ class SheetsClient:
             BadBatch: the same, for 400.
             SinkTransient: any other failure. Whether anything was written is unknown.
         """
-        query = [("fields", fields), *(("ranges", one) for one in ranges)]
+        query = [("fields", fields), *(("ranges", each) for each in ranges)]
         return self._call("read", "GET", spreadsheet, "", query)
 
     def values(self, spreadsheet: str, range: str, *, by_columns: bool = False) -> list[Any]:

@@ -168,7 +168,7 @@ def _entries(layout: Layout, columns: dict[str, int]) -> list[dict[str, Any]]:
         value = short_digest(name)
         # The same id in every worker: of two workers that add a column, one fails.
         ids = (entry_id(COLUMN, sheet, value, number) for number in range(1000))
-        id = next(one for one in ids if one not in taken)
+        id = next(each for each in ids if each not in taken)
         taken.add(id)
         requests.append(create(id, COLUMN, value, dimension(sheet, "COLUMNS", column)))
     return requests

@@ -203,7 +203,7 @@ def _find_title(client: SheetsClient, spreadsheet: str, tab: str) -> str:
         SheetRefused: there is no such tab.
     """
     sheets = client.get(spreadsheet, (), _TABS).get("sheets") or []
-    grids = [one for one in sheets if one["properties"].get("sheetType", "GRID") == "GRID"]
+    grids = [each for each in sheets if each["properties"].get("sheetType", "GRID") == "GRID"]
     titles = [str(sheet["properties"]["title"]) for sheet in grids]
     for title in titles:
         if tab and title.casefold() == tab.casefold():

@@ -27,8 +27,8 @@ def find_written(
     found: set[int] = set()
     unchecked: set[int] = set()
     by_column: dict[int, dict[int, object]] = {}
-    for index, one in typed.items():
-        value, column = content(one.key_cell()), one.key_column(layout)
+    for index, each in typed.items():
+        value, column = content(each.key_cell()), each.key_column(layout)
         if value in (None, ""):
             unchecked.add(index)
         elif column is not None and column < layout.columns:

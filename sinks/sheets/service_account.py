@@ -116,7 +116,7 @@ class _Response:
 
 def _reason(error: Exception) -> str:
     """The OAuth error of a refusal, such as ``(invalid_grant)``."""
-    details = next((one for one in error.args if isinstance(one, Mapping)), {})
+    details = next((each for each in error.args if isinstance(each, Mapping)), {})
     reason = details.get("error")
     is_known = isinstance(reason, str) and reason.isidentifier() and len(reason) < 50
     return f" ({reason})" if is_known else ""
