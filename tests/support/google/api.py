@@ -92,7 +92,7 @@ class Google:
         try:
             id = check_path(method, url.path, query)
             found = self._answer(id, url.path, query, token, body)
-            self._check(found, answer_schema(id))
+            check(found, answer_schema(id))
             return 200, self._mask(found, answer_schema(id), query)
         except Failed as error:
             return error.code, error.body
@@ -224,9 +224,6 @@ class Google:
         check_mask(mask, schema)
         picked: dict[str, Any] = masked(found, mask)
         return picked
-
-    def _check(self, found: dict[str, Any], schema: str) -> None:
-        check(found, schema)
 
 
 def spreadsheet(book: Book, name: str, ranges: list[str]) -> dict[str, Any]:
