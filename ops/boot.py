@@ -90,7 +90,7 @@ class _WorkerBoot(Middleware):
 def leave_out_optional(worker: dramatiq.Worker) -> None:
     """Let a worker of all queues leave out the queues of e-mails and sheets if they are not set up.
 
-    They are optional: such a worker is no mistake. A worker that names the queue is refused.
+    Both are optional, so a worker without them may start. A worker that names the queue is refused.
     """
     if worker.consumer_whitelist:
         return
@@ -189,10 +189,9 @@ def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[st
             f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {_OTHER_QUEUES}"
         )
     if settings.smtp.url is None and queues and settings.emails.queue in queues:
-        found.append(
-            "expected SMTP_URL for the queue of e-mails, got none: set it to "
-            "smtp://user:password@host:587, and pip install 'formrelay[email]'"
-        )
+        from ..actors.emails.resources import missing_smtp_url
+
+        found.append(missing_smtp_url())
     if not settings.sheets.is_configured and queues and settings.sheets.queue in queues:
         from ..actors.sheets.resources import missing_account
 
@@ -241,7 +240,7 @@ def _check_emails() -> None:
     email_resources()
     queue = get_settings().emails.queue
     for problem in problems_of_templates():
-        # No reason to stop the others: these e-mails are dead-lettered, and can be replayed.
+        # The worker starts nevertheless: these e-mails are dead-lettered, and can be replayed.
         about = {"queue": queue, "error_message": problem}
         logger.error("a template cannot be used", extra=about)
     if get_broker().state is None:

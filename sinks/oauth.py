@@ -30,7 +30,7 @@ _DEFAULT_LASTS = timedelta(minutes=10)
 _PRINTABLE = re.compile(r"[\x21-\x7e]+\Z")
 #: Errors after which somebody has to consent again.
 _REFUSED = {"invalid_grant", "interaction_required", "consent_required", "login_required"}
-#: Errors after which an operator has to mend the client's registration or configuration.
+#: Errors after which an operator has to correct the client's registration or configuration.
 _UNREADY = {
     "invalid_client": "it does not accept the client id and secret: check both",
     "unauthorized_client": "the client may not use refresh tokens: check its kind",

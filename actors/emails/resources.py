@@ -213,6 +213,14 @@ def _limit(number: int | None, per: timedelta) -> Limit | None:
     return None if number is None else Limit.at_most(number, per)
 
 
+def missing_smtp_url() -> str:
+    """The error message if no SMTP server is configured."""
+    return (
+        "expected SMTP_URL for the queue of e-mails, got none: set it to "
+        "smtp://user:password@host:587, and pip install 'formrelay[email]'"
+    )
+
+
 def missing_package(error: ModuleNotFoundError) -> ConfigError:
     """The error if a package of the extra is not installed."""
     return ConfigError(
@@ -284,10 +292,7 @@ def make_account(settings: Settings) -> Account:
     """
     section = settings.smtp
     if section.url is None:
-        raise ConfigError(
-            "expected SMTP_URL for the queue of e-mails, got none: set it to "
-            "smtp://user:password@host:587, and pip install 'formrelay[email]'"
-        )
+        raise ConfigError(missing_smtp_url())
     host, port, security = section.address
     user, _ = section.login()
     step = section.timeout
