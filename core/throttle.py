@@ -44,7 +44,7 @@ class Throttle:
         self.title = title or sink
         #: The factor for the size and the wait of a batch.
         self.stretch = 1
-        #: Whether the last attempt failed. Consumers read this first, once per message.
+        #: Whether the last attempt failed or a pause began. Consumers read this once per message.
         self.is_tripped = False
         self._sink = sink
         self._lock = Lock()

@@ -13,9 +13,9 @@ from ...state.suppressions import Suppression, Suppressions, note_bounce, rule_o
 
 logger = logging.getLogger("formrelay.emails")
 
-#: The share of an hour's e-mails to a domain from which bounces because of missing users look like
-#: an outage there (Gmail, December 2020), and the number up to which they do not.
-_BRAKE, _MIN_BOUNCES = 0.2, 20
+#: More bounces of missing users than this share of an hour's e-mails to a domain, and than this
+#: number, look like an outage there (Gmail, December 2020).
+_MAX_BOUNCED, _MIN_BOUNCES = 0.2, 20
 
 
 def note_sent(rates: BounceRates, recipients: Iterable[Mailbox], sent_at: datetime) -> None:
@@ -45,7 +45,7 @@ def suppress_bounced(
     address = normal(mailbox.address)
     if rule_of(status) == "now":
         rate = rates.note_bounced(_group(mailbox.domain, sent_at), f"{event}\n{address}")
-        if rate.bounced > _MIN_BOUNCES and rate.bounced > _BRAKE * rate.sent:
+        if rate.bounced > _MIN_BOUNCES and rate.bounced > _MAX_BOUNCED * rate.sent:
             logger.error(
                 "too many recipients of a domain do not exist: did not suppress one",
                 extra={
