@@ -58,7 +58,7 @@ class SheetsSettings(WorkerSettings):
     queue: QueueName = Field("sheets", description=QUEUE_HELP)
     worker_concurrency: Count | None = Field(
         None,
-        description="Maximum number of spreadsheets that a process writes to at a time. Default: "
+        description="Maximum number of spreadsheets that a process writes to at once. Default: "
         "half of WORKER_CONCURRENCY, since Google may take three minutes to answer.",
     )
     max_retries: Whole = Field(10, ge=0, description=MAX_RETRIES_HELP)
@@ -80,20 +80,20 @@ class SheetsSettings(WorkerSettings):
     )
     service_account: ServiceAccountKey | None = Field(
         None,
-        description="JSON key of a service account, for jobs that name no connection. Better in a "
+        description="JSON key of a service account, for jobs that name no connection. Prefer a "
         "file: SHEETS_SERVICE_ACCOUNT_FILE.",
     )
     paused_wait: Delay = Field(
         timedelta(minutes=10),
-        description="Seconds after which the jobs of a paused connection are looked at again.",
+        description="Seconds after which the jobs of a paused connection are tried again.",
     )
     project_limit_per_minute: Count = Field(
         300,
-        description="Google's quota of your project until a refused call tells the real quota: "
-        "read requests a minute, and as many write requests.",
+        description="Read calls a minute, and as many write calls, of your Google project. Used "
+        "until a refused call names the real quota.",
     )
     user_limit_per_minute: Count = Field(
-        60, description="The same for each person or service account."
+        60, description="The same limits for each person or service account."
     )
     api_url: GoogleUrl = Field(
         "https://sheets.googleapis.com", description="Address of the Google Sheets API."
