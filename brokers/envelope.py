@@ -297,7 +297,7 @@ def encode_for_replay(message: Message[Any]) -> bytes:
     """Encode a dead letter for its replay.
 
     Undecodable bytes are returned unchanged; other messages lose their failure, their number of
-    attempts and their eta.
+    attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
     """
     raw, text = message.options.get(_RAW), message.options.get(_RAW_TEXT)
     if message.actor_name == UNDECODABLE and isinstance(text, str):
@@ -307,7 +307,7 @@ def encode_for_replay(message: Message[Any]) -> bytes:
             return base64.b64decode(raw, validate=True)
         except ValueError:  # not from wrap_undecodable(): an ordinary message
             pass
-    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, "eta"))
+    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta"))
 
 
 def without_options(message: Message[Any], *names: str) -> Message[Any]:

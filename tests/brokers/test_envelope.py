@@ -450,15 +450,23 @@ def test_a_revived_message_has_no_attempts_and_is_otherwise_unchanged(
     given_message: Message[Any],
 ) -> None:
     dead = given_message.copy(
-        options={"failure": FAILURE.to_json(), "retries": 3, "eta": 5, "mine": 1}
+        options={
+            "failure": FAILURE.to_json(),
+            "retries": 3,
+            "eta": 5,
+            "mine": 1,
+            "redelivered": True,
+        }
     )
     again = read(encode_for_replay(dead))
-    kept = {k: v for k, v in dead.options.items() if k not in ("failure", "retries", "eta")}
+    lost = ("failure", "retries", "eta", "redelivered")
+    kept = {k: v for k, v in dead.options.items() if k not in lost}
     assert exactly(again.options) == exactly(kept)
     assert again.options["mine"] == 1
     assert exactly(again.copy(options={}).kwargs) == exactly(given_message.kwargs)
     assert (again.message_id, again.args) == (given_message.message_id, given_message.args)
     assert Delivery(again, "tag").attempt == 1
+    assert not Delivery(again, "tag").is_redelivered
 
 
 @pytest.mark.parametrize("raw", [None, 5, "not base64!", "AAAA!", "é", {}], ids=repr)

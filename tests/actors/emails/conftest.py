@@ -101,15 +101,18 @@ class Mailing:
         smtp = {"url": SecretStr(f"smtp+none://127.0.0.1:{self.server.port}")}
         self.site.use(emails=base | changes, smtp=smtp)
 
-    def send(self, **changes: Any) -> Any:
-        payload = {
+    def payload(self, **changes: Any) -> dict[str, Any]:
+        found = {
             "to": ["Ann <ann@one.example>"],
             "subject": "Hello",
             "template": "autoresponse",
             "data": {"title": "Thanks", "message": "We have your answer."},
         }
+        return found | changes
+
+    def send(self, **changes: Any) -> Any:
         metadata = changes.pop("metadata", None)
-        return self.site.actors.send_email.send(payload | changes, metadata)
+        return self.site.actors.send_email.send(self.payload(**changes), metadata)
 
     def work_off(self) -> None:
         self.site.work_off("emails")

@@ -21,6 +21,7 @@ from formrelay.actors.resources import smtp_throttle
 from formrelay.config import EmailSettings
 from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.core.errors import SinkPermanent
+from formrelay.middleware.delivery import REDELIVERED
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.middleware.lines import Lines
@@ -264,6 +265,23 @@ def test_a_replay_asks_again_for_a_recipient_that_was_refused(
     assert mailing.site.broker.replay("emails", letter.id)
     mailing.work_off()
     assert server.recipients == [[ANN], [CAT], [BEN]]
+    assert mailing.site.dead("emails") == []
+
+
+def test_a_replay_sends_again_after_a_worker_was_killed_long_before(
+    mailing: Mailing, server: MailServer
+) -> None:
+    server.at_dot = [None, None]
+    server.answers[BEN] = ["550 5.7.1 relaying denied"]
+    message = mailing.site.actors.send_email.message(mailing.payload(to=[ANN, BEN]))
+    # Its worker was killed, and then it had to wait.
+    mailing.site.broker.enqueue(message.copy(options={REDELIVERED: True}))
+    mailing.work_off()
+    (letter,) = mailing.site.dead("emails")
+    assert server.recipients == [[ANN], [ANN]]
+    assert mailing.site.broker.replay("emails", letter.id)
+    mailing.work_off()
+    assert server.recipients == [[ANN], [ANN], [ANN, BEN]]
     assert mailing.site.dead("emails") == []
 
 
