@@ -119,7 +119,7 @@ class RateLimits(Protocol):
             cost: how many are taken from every key; or a number for each, in their order.
             once: who takes, such as a job and one of its recipients: whoever has taken within
                 :data:`KEEP_ONCE` does not take again (a retried job), and waits for closed keys
-                only. The same for calls with the same keys.
+                only. Calls with other keys need another ``once``.
             book: if it cannot be taken now, book a turn that comes within this time: it is taken
                 in advance, and the same ``once`` gets it after the returned wait, at most
                 :data:`LATE` later. Turns come in the order of their bookings, and after a closure.

@@ -14,6 +14,7 @@ from .resources import (
     allowed_sender,
     attachments_folder,
     default_sender,
+    domain_limits,
     make_account,
     make_dkim_key,
     make_templates,
@@ -56,6 +57,7 @@ def _wrong_settings(settings: Settings) -> Iterator[str]:
         lambda: make_account(settings),
         lambda: default_sender(section),
         lambda: attachments_folder(section),
+        lambda: domain_limits(section),
     ]
     checks += [lambda text=text: allowed_sender(text) for text in section.allowed_from]  # type: ignore[misc]
     if not _missing_packages():

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NoReturn
 from ...brokers import get_broker
 from ...config import EmailSettings, Settings, get_settings
 from ...core.errors import ConfigError, InvalidJob, NotNow
+from ...core.hosts import InvalidHost, ascii_host
 from ...core.throttle import Throttle
 from ...middleware.lock_renewal import LockRenewal
 from ...sinks.http import Egress
 from ...sinks.smtp.account import Account, Timeouts, make_tls_context
-from ...sinks.smtp.address import Mailbox, normal, parse_mailbox
+from ...sinks.smtp.address import Mailbox, normal, parse_mailbox, without_tag
 from ...sinks.smtp.dkim import DkimKey, load_key
 from ...sinks.smtp.pool import Pool
 from ...state import (
@@ -147,8 +148,11 @@ class EmailResources:
         Args:
             key: names the e-mail.
         """
-        name = f"email:autoresponse:{normal(mailbox.address)}"
-        return self.limits.take([(name, self.autoresponses)], once=key) is None
+        address = mailbox.address
+        name = f"email:autoresponse:{without_tag(address)}"
+        # With the address: each recipient of an e-mail counts.
+        once = f"{key}\n{normal(address)}"
+        return self.limits.take([(name, self.autoresponses)], once=once) is None
 
 
 def _domain_key(domain: str) -> str:
@@ -200,10 +204,7 @@ def email_resources() -> EmailResources:
         null_sender=section.autoresponse_null_sender,
         minute=_limit(section.limit_per_minute, _MINUTE),
         day=_limit(section.limit_per_day, _DAY),
-        domains={
-            domain.lower(): Limit.at_most(number, _MINUTE)
-            for domain, number in section.domain_limits
-        },
+        domains=domain_limits(section),
         autoresponses=Limit(section.autoresponse_limit, _DAY),
         throttle=smtp_throttle,
     )
@@ -219,6 +220,21 @@ def missing_smtp_url() -> str:
         "expected SMTP_URL for the queue of e-mails, got none: set it to "
         "smtp://user:password@host:587, and pip install 'formrelay[email]'"
     )
+
+
+def domain_limits(section: EmailSettings) -> dict[str, Limit]:
+    """The limits by domain, in ASCII as the domains of recipients.
+
+    Raises:
+        ConfigError: a domain is none.
+    """
+    try:
+        return {
+            ascii_host(domain): Limit.at_most(number, _MINUTE)
+            for domain, number in section.domain_limits
+        }
+    except InvalidHost as error:
+        raise ConfigError(f"EMAIL_DOMAIN_LIMITS: {error}") from None
 
 
 def missing_package(error: ModuleNotFoundError) -> ConfigError:

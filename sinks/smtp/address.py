@@ -25,6 +25,8 @@ _BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp"})
 _QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?[0-9]+")
 
+#: Domains of Gmail, which ignores dots before ``@``.
+_GMAIL = frozenset({"gmail.com", "googlemail.com"})
 _AUTOMATIC = re.compile(
     r"(?:.*[-_.+])?(?:no|do[-_.]?not|dont|never)[-_.]?reply(?:[-_.+0-9].*)?"
     r"|(?:mailer|mailer[-_.]?daemon|daemon|postmaster|nobody|uucp|listserv|majordomo)(?:[+].*)?"
@@ -112,6 +114,22 @@ def normal(address: str) -> str:
         raise InvalidJob("expected an address such as 'ann@example.com', got one with '<' and '>'")
     mailbox = parse_mailbox(address)
     return f"{unicodedata.normalize('NFC', mailbox.local.lower())}@{mailbox.domain}"
+
+
+def without_tag(address: str) -> str:
+    """Convert an address as :func:`normal` does, and drop what leads to the same mailbox.
+
+    This is a tag behind ``+`` (RFC 5233) and, at Gmail, any dot. For limits alone: at a few other
+    providers, two people may have these addresses.
+
+    Raises:
+        InvalidJob: see :func:`normal`.
+    """
+    local, _, domain = normal(address).rpartition("@")
+    plain = local.strip('"').partition("+")[0]
+    if domain in _GMAIL:
+        plain, domain = plain.replace(".", ""), "gmail.com"
+    return f"{plain or local}@{domain}"
 
 
 def each_once(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:

@@ -75,17 +75,19 @@ def test_an_email_to_several_recipients_counts_each_of_them_a_day(
     assert server.recipients == [[ANN, BEN]]
 
 
+@pytest.mark.parametrize("domain", ["One.Example", "Bücher.example."])
 def test_a_limit_of_a_domain_holds_up_no_other_domain(
-    mailing: Mailing, server: MailServer, lines: Lines
+    mailing: Mailing, server: MailServer, lines: Lines, domain: str
 ) -> None:
-    mailing.use(domain_limits=(("One.Example", 1),))
+    mailing.use(domain_limits=((domain, 1),))
     for number in range(3):
-        mailing.send(subject=f"Hello {number}")
+        mailing.send(to=[f"ann@{domain}"], subject=f"Hello {number}")
     mailing.send(to=[BEN])
     mailing.site.start("emails")
     wait_until(lambda: len(deferred(lines)) == 2 and len(server.accepted) == 2)
     mailing.site.stop()
-    assert sorted(server.recipients) == [[ANN], [BEN]]
+    ascii_domain = domain.lower().strip(".").encode("idna").decode()
+    assert sorted(server.recipients) == [[f"ann@{ascii_domain}"], [BEN]]
     assert smtp_throttle.open_for() == timedelta(0)
 
 

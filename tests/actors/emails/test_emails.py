@@ -127,6 +127,30 @@ def test_autoresponses_are_marked_limited_and_never_sent_to_programs(
     assert server.messages[0]["Auto-Submitted"] == "auto-replied"
 
 
+def test_autoresponses_are_limited_for_each_recipient(mailing: Mailing, server: MailServer) -> None:
+    mailing.use(autoresponse_limit=1)
+    for number in range(3):
+        to = [f"new-{number}@two.example", "ann@one.example", "ben@one.example"]
+        mailing.send(kind="autoresponse", to=to)
+    mailing.work_off()
+    found = sorted(each for recipients in server.recipients for each in recipients)
+    assert found == [
+        "ann@one.example",
+        "ben@one.example",
+        *(f"new-{n}@two.example" for n in range(3)),
+    ]
+
+
+def test_another_spelling_of_an_address_is_no_way_around_the_limit(
+    mailing: Mailing, server: MailServer
+) -> None:
+    mailing.use(autoresponse_limit=2)
+    for local in ("ann", "Ann+1", "ann+2", '"ann"'):
+        mailing.send(kind="autoresponse", to=[f"{local}@one.example"])
+    mailing.work_off()
+    assert len(server.accepted) == 2
+
+
 def test_a_retried_autoresponse_counts_once(mailing: Mailing, server: MailServer) -> None:
     mailing.use(autoresponse_limit=1)
     server.answers[ANN] = ["451 4.7.1 greylisted"]

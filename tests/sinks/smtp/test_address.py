@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formrelay.core.errors import InvalidJob
-from formrelay.sinks.smtp.address import Mailbox, normal, parse_mailbox
+from formrelay.sinks.smtp.address import Mailbox, normal, parse_mailbox, without_tag
 from tests.sinks.smtp.emails import LINE_ENDS
 
 
@@ -171,3 +171,20 @@ def test_mailboxes_of_programs_are_known(local: str) -> None:
 )
 def test_mailboxes_of_people_are_not_taken_for_programs(local: str) -> None:
     assert not parse_mailbox(f"{local}@example.org").is_automatic
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("Ann@Example.org", "ann@example.org"),
+        ("ann+tag@example.org", "ann@example.org"),
+        ("ann+a+b@example.org", "ann@example.org"),
+        ("+tag@example.org", "+tag@example.org"),
+        ("a.n.n@example.org", "a.n.n@example.org"),
+        ("A.n.n+tag@googlemail.com", "ann@gmail.com"),
+        ('"a..b"@gmail.com', "ab@gmail.com"),
+        ("ann@gmail.com.example", "ann@gmail.com.example"),
+    ],
+)
+def test_tags_and_dots_of_gmail_are_dropped(address: str, expected: str) -> None:
+    assert without_tag(address) == expected
