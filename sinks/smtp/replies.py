@@ -230,6 +230,17 @@ def xtext(text: str) -> str:
     )
 
 
+def original_recipient(address: str) -> str:
+    """The recipient in delivery reports, ORCPT (RFC 3461, section 4.2; RFC 6533, section 3)."""
+    if address.isascii():
+        return f"rfc822;{xtext(address)}"
+    return "utf-8;" + "".join(
+        character if "!" <= character <= "~" and character not in "+=\\" else
+        rf"\x{{{ord(character):X}}}"
+        for character in address
+    )  # fmt: skip
+
+
 def _visible(character: str) -> str:
     if character in "\t\r\n":
         return " "

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from ...core.errors import InvalidJob
 from .connection import Garbled, Lost
-from .replies import Reply, spellings, xtext
+from .replies import Reply, original_recipient, spellings, xtext
 from .session import Closing, Session
 
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
@@ -172,6 +172,27 @@ class _Transaction:
 
     def run(self) -> None:
         self._session.sent += 1
+        try:
+            self._run()
+        except Closing as closing:
+            self._keep_refusals()
+            if self._mail is None or closing.reply.step != "lost":
+                raise
+            # Unasked, but in the middle of this e-mail, which may be the reason.
+            raise Closing(str(closing), replace(closing.reply, step="data")) from None
+
+    def _keep_refusals(self) -> None:
+        """Decide who was refused before the server closed the connection, so as not to ask again.
+
+        Otherwise a server that closes after a number of refusals would do so at each attempt.
+        """
+        if self._mail is None or self._mail.kind != "accepted":
+            return  # it refused them because of MAIL
+        for index, reply in zip(self._group, self._rcpts, strict=False):
+            if reply.kind == "refused":
+                self._delivery.decide([index], reply)
+
+    def _run(self) -> None:
         if "PIPELINING" in self._session.features:
             self._pipeline()
         else:
@@ -355,20 +376,9 @@ class _Transaction:
         words = [f"RCPT TO:<{address}>"]
         if self._wants_reports:
             words.append("NOTIFY=FAILURE,DELAY")
-            if (original := _original(address)) and len(original) <= _MAX_ORCPT:
+            if (original := original_recipient(address)) and len(original) <= _MAX_ORCPT:
                 words.append(f"ORCPT={original}")
         return " ".join(words).encode("utf-8")
-
-
-def _original(address: str) -> str:
-    """The recipient for delivery reports (RFC 3461, section 4.2; RFC 6533, section 3)."""
-    if address.isascii():
-        return f"rfc822;{xtext(address)}"
-    return "utf-8;" + "".join(
-        character if "!" <= character <= "~" and character not in "+=\\" else
-        rf"\x{{{ord(character):X}}}"
-        for character in address
-    )  # fmt: skip
 
 
 def _groups(commands: Sequence[bytes]) -> Iterator[list[bytes]]:
