@@ -138,6 +138,8 @@ class MemoryClaims:
     Args:
         keep_open: how long a job without a known outcome is remembered.
         keep_done: how long a job whose rows are written is remembered.
+        keep_entries: number of entries of finished calls that stay in a spreadsheet; None for
+            :data:`KEEP_ENTRIES`. Nobody deletes those that stay when the process ends.
     """
 
     def __init__(
@@ -145,9 +147,11 @@ class MemoryClaims:
         *,
         keep_open: timedelta = KEEP_OPEN,
         keep_done: timedelta = KEEP_DONE,
+        keep_entries: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._open, self._done = keep_open.total_seconds(), keep_done.total_seconds()
+        self._keep_entries = keep_entries
         self._clock = clock
         self._lock = Lock()
         self._sheets: dict[str, _Sheet] = {}
@@ -183,7 +187,8 @@ class MemoryClaims:
                 fenced.update(dict.fromkeys(_stale(found, token, now)))
             for other in fenced:
                 found.calls[other].is_fenced = True
-            evict = tuple(_evictable(found, now))
+            keep = KEEP_ENTRIES if self._keep_entries is None else self._keep_entries
+            evict = tuple(_evictable(found, now, keep))
             return ClaimResult(frozenset(done), frozenset(unknown), tuple(fenced), evict, newest)
 
     def settle(
@@ -257,7 +262,7 @@ def _stale(sheet: _Sheet, token: str, now: float) -> Iterator[str]:
         yield from [other for other in old if other != token][:MAX_STALE]
 
 
-def _evictable(sheet: _Sheet, now: float) -> list[str]:
-    number = min(len(sheet.entries) - KEEP_ENTRIES, MAX_EVICTED)
+def _evictable(sheet: _Sheet, now: float, keep: int) -> list[str]:
+    number = min(len(sheet.entries) - keep, MAX_EVICTED)
     free = sorted((at, token) for token, at in sheet.entries.items() if at <= now)
     return [token for _, token in free[: max(0, number)]]

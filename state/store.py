@@ -196,7 +196,8 @@ def make_claims(redis: StateRedis | None) -> Claims:
     if redis is None:
         from .claims import MemoryClaims
 
-        return MemoryClaims()
+        # A process that ends leaves its entries in the spreadsheet, which has space for 1,000.
+        return MemoryClaims(keep_entries=0)
     from .redis.claims import RedisClaims
 
     return RedisClaims(*redis)

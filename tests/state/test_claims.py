@@ -158,6 +158,14 @@ def test_the_last_entries_stay(store: Claims, limits: dict[str, Any]) -> None:
     assert len(store.claim("s", "t", ["x"]).evict) == 2
 
 
+def test_a_process_without_a_shared_store_leaves_one_entry_behind() -> None:
+    store = make_claims(None)
+    for number in range(5):
+        evict = store.claim("s", f"t{number}", [f"job-{number}"]).evict
+        assert len(evict) == min(number, 1)
+        store.settle("s", applied=[f"t{number}"], evicted=evict)
+
+
 def test_forgotten_tokens_of_other_jobs_are_fenced_when_there_are_many(
     make: Make, limits: dict[str, Any]
 ) -> None:
