@@ -26,6 +26,9 @@ from .options import (
 
 app = typer.Typer(help="List the jobs of a queue in any state; show one.", no_args_is_help=True)
 
+#: Names of secrets in payloads, as OAuth has them.
+_TOKENS = frozenset({"access_token", "refresh_token"})
+
 
 class NoSuchJob(FormrelayError):
     """There is no such job."""
@@ -177,5 +180,15 @@ def with_message(entry: Entry) -> dict[str, Any]:
     return {
         **as_json(entry),
         "progress": progress_json(entry),
-        "message": entry.message.asdict(),
+        "message": _without_tokens(entry.message.asdict()),
     }
+
+
+def _without_tokens(value: Any) -> Any:
+    """Copy JSON without OAuth tokens, which open all spreadsheets of their owner."""
+    if isinstance(value, dict):
+        return {
+            name: "[…]" if name in _TOKENS and isinstance(each, str) else _without_tokens(each)
+            for name, each in value.items()
+        }
+    return [*map(_without_tokens, value)] if isinstance(value, list | tuple) else value

@@ -133,6 +133,20 @@ def test_a_job_is_shown_completely_in_every_state(shell: Shell) -> None:
     assert "there is no job 'nope'" in shell("jobs", "show", "nope", status=1).stderr
 
 
+def test_tokens_in_a_job_are_not_shown(shell: Shell) -> None:
+    job = {
+        "spreadsheetId": "book",
+        "range": "Answers",
+        "answers": {"Name": "Ann"},
+        "auth": {"refresh_token": "1//secret", "access_token": "ya29.secret"},
+    }
+    id = shell("send", "update_sheet", json.dumps(job), "--delay", "3600").stdout.strip()
+    shown = shell("jobs", "show", id).stdout
+    assert "secret" not in shown
+    payload = json.loads(shown)["message"]["kwargs"]["payload"]
+    assert (payload["answers"], payload["auth"]["refresh_token"]) == ({"Name": "Ann"}, "[…]")
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
