@@ -92,13 +92,15 @@ class Connections:
 
         return token
 
-    def not_now(self, connection: str, error: TokenRefused) -> NotNow:
+    def not_now(self, connection: str, error: SinkTransient) -> NotNow:
         """The error for jobs whose access token is refused although it is new.
 
-        The token may have been revoked since; then the next refresh fails.
+        The token may have been revoked since; then the next refresh fails. Any other error needs
+        an operator.
         """
         self._log(connection, error)
-        return NotNow(f"connection {connection}: {error}", after=_REFUSED)
+        after = _REFUSED if isinstance(error, TokenRefused) else self.paused_wait
+        return NotNow(f"connection {connection}: {error}", after=after)
 
     def _token(self, connection: str, auth: Auth | None, refused: str | None) -> str:
         if auth is not None and auth.refresh_token is None:

@@ -63,11 +63,15 @@ class Quotas:
             [(_project_key(kind), project), (_user_key(kind, connection), user)]
         )
 
-    def learn(self, error: QuotaExceeded, kind: CallKind, connection: str) -> None:
+    def learn(
+        self, error: QuotaExceeded, kind: CallKind, connection: str, *, is_foreign: bool = False
+    ) -> None:
         """Use the number that Google names for a quota, and send no call until it is refilled.
 
         Args:
             kind: of the call that was refused, if Google does not say it.
+            is_foreign: whether the connection may belong to another Google project: then only its
+                own calls stop.
 
         Raises:
             BrokerError: the store failed.
@@ -76,10 +80,11 @@ class Quotas:
             kind = "read"
         elif "write" in error.metric:
             kind = "write"
-        if error.value and error.per:
+        if error.value and error.per and not is_foreign:
             limits = self._user if error.is_per_user else self._project
             limits[kind] = Limit.at_most(min(error.value, _LARGEST), error.per)
-        key = _user_key(kind, connection) if error.is_per_user else _project_key(kind)
+        is_own = error.is_per_user or is_foreign
+        key = _user_key(kind, connection) if is_own else _project_key(kind)
         self._store.close_until(key, error.after)
 
 

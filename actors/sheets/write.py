@@ -8,7 +8,7 @@ from datetime import timedelta
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import BrokerError, NotNow, PartsFailed
+from ...core.errors import BrokerError, NotNow, PartsFailed, SinkTransient, SinkUnready
 from ...sinks.sheets import SheetsClient, SheetWriter, Written
 from ...sinks.sheets.client import CallKind
 from ...sinks.sheets.errors import QuotaExceeded, TokenRefused, store_failed
@@ -95,10 +95,11 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
         for job in jobs
     ]
     number = sum(job.payload.number for job in jobs)
+    auth = _newest(jobs)
     with resources.slots.hold(first.spreadsheet_id, number):
-        calls = _Calls(resources, first.connection)
+        calls = _Calls(resources, first.connection, auth)
         client = SheetsClient(
-            resources.connections.token_of(first.connection, _newest(jobs)),
+            resources.connections.token_of(first.connection, auth),
             resources.transport,
             base_url=resources.api_url,
             before_call=calls.begin,
@@ -106,17 +107,26 @@ def _write_group(jobs: Sequence[Job[SheetJob]]) -> Written:
         writer = SheetWriter(client, resources.claims, resources.layouts)
         written = writer.write(first.spreadsheet_id, rows)
     calls.learn(written)
-    _defer_refused(written, resources, first.connection)
+    _defer_refused(written, resources, first.connection, auth)
     return written
 
 
-def _defer_refused(written: Written, resources: SheetResources, connection: str) -> None:
-    """Defer jobs whose access token was refused: the jobs themselves are not at fault."""
-    refused = [each for each in written.failures.values() if isinstance(each, TokenRefused)]
+def _defer_refused(
+    written: Written, resources: SheetResources, connection: str, auth: Auth | None
+) -> None:
+    """Let jobs wait whose access token was refused: that says nothing about the jobs.
+
+    An access token of a job may belong to another Google project: if the API is disabled there,
+    that concerns no other job.
+    """
+    kinds: tuple[type[SinkTransient], ...] = (TokenRefused,)
+    if auth is not None and auth.access_token is not None:
+        kinds += (SinkUnready,)
+    refused = [each for each in written.failures.values() if isinstance(each, kinds)]
     if refused:
         later = resources.connections.not_now(connection, refused[0])
         written.failures = {
-            index: later if isinstance(each, TokenRefused) else each
+            index: later if isinstance(each, kinds) else each
             for index, each in written.failures.items()
         }
 
@@ -130,8 +140,10 @@ def _newest(jobs: Sequence[Job[SheetJob]]) -> Auth | None:
 class _Calls:
     """The calls that write a batch."""
 
-    def __init__(self, resources: SheetResources, connection: str) -> None:
+    def __init__(self, resources: SheetResources, connection: str, auth: Auth | None) -> None:
         self._resources, self._connection = resources, connection
+        # Nothing tells which Google project an access token belongs to.
+        self._is_foreign = auth is not None and auth.refresh_token is None
         self._started = SYSTEM_CLOCK.monotonic()
         self._last: CallKind = "write"
 
@@ -156,7 +168,9 @@ class _Calls:
         for error in written.failures.values():
             if isinstance(error, QuotaExceeded):
                 try:
-                    self._resources.quotas.learn(error, self._last, self._connection)
+                    self._resources.quotas.learn(
+                        error, self._last, self._connection, is_foreign=self._is_foreign
+                    )
                 except BrokerError as failure:
                     raise store_failed(failure) from None
                 return

@@ -32,6 +32,20 @@ def test_the_queue_waits_while_google_serves_nobody(sheets: Sheets, what: str) -
     assert not sheets_throttle.is_tripped
 
 
+def test_a_token_of_another_google_project_pauses_nothing(sheets: Sheets) -> None:
+    sheets.google.is_enabled = False  # in the project of the program that sent the token
+    sheets.send(auth={"access_token": sheets.google.tokens.new_access("ann")})
+    sheets.site.start("sheets")
+    wait_until(lambda: sheets.site.broker.counts("sheets").scheduled == 1)
+    assert not sheets_throttle.is_tripped
+    sheets.google.is_enabled = True
+    sheets.send()
+    wait_until(lambda: sheets.names() == ["Ann"])
+    sheets.site.stop()
+    (entry,) = sheets.site.broker.inspector.browse("sheets", State.SCHEDULED).entries
+    assert entry.failure is None  # no attempt was used
+
+
 def test_errors_of_one_spreadsheet_pause_nothing(sheets: Sheets) -> None:
     sheets.google.books["closed"] = Book("Answers", editors={"bob"})
     sheets.google.fates.append(Fate("failed"))

@@ -79,6 +79,28 @@ def test_the_quota_of_a_project_stops_all_users() -> None:
     quotas.take("read", "bob")
 
 
+def test_the_quota_of_another_project_stops_its_connection_alone() -> None:
+    quotas = Quotas(MemoryRateLimits(), 300, 60)
+    error = exceeded("WriteRequestsPerMinutePerProject", value=1)
+    quotas.learn(error, "write", "ann", is_foreign=True)
+    with pytest.raises(NotNow):
+        quotas.take("write", "ann")
+    for _ in range(3):
+        quotas.take("write", "bob")
+
+
+def test_an_access_token_of_a_job_says_nothing_about_the_quota_of_the_project(
+    sheets: Sheets,
+) -> None:
+    sheets.google.quotas = GoogleQuotas(per_project=0, per_user=10**9)
+    sheets.send(auth={"access_token": sheets.google.tokens.new_access("ann")})
+    sheets.site.start("sheets")
+    wait_until(lambda: sheets.site.broker.counts("sheets").scheduled == 1)
+    sheets.site.stop()
+    sheet_parts().quotas.take("read", "bob")
+    sheet_parts().quotas.take("write", "bob")
+
+
 def test_an_absurd_quota_is_no_error() -> None:
     quotas = Quotas(MemoryRateLimits(), 300, 60)
     quotas.learn(exceeded("WriteRequestsPerMinutePerUser", value=10**18), "write", "ann")
