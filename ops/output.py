@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Table cell for a value that the broker does not provide.
 NOT_AVAILABLE = "n/a"
+#: Characters that the last column of a table gets at least, before the other columns wrap too.
+_LAST_COLUMN = 24
 
 
 def say(text: str = "") -> None:
@@ -84,9 +86,14 @@ def print_table(
         _print_lines([list(columns), *cells], right)
         return
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    # What the box leaves to the last column, with two spaces and a line between columns.
+    room = console.width - sum(widths[:-1]) - 3 * len(columns) + 1
+    is_narrow = room < min(widths[-1], _LAST_COLUMN)
     table = Table(
         title=Text(printable(title)),
         title_justify="left",
@@ -100,8 +107,8 @@ def print_table(
         table.add_column(
             column,
             justify="right" if right[index] else "left",
-            # Ids are copied, so only the last column, which holds long text, may wrap.
-            no_wrap=index < last,
+            # Ids are copied, so only the last column, which holds long text, wraps where it can.
+            no_wrap=index < last and not is_narrow,
             overflow="fold",
         )
     for row in cells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,28 @@ def test_no_other_module_prints() -> None:
 def test_the_search_finds_code_that_prints() -> None:
     code = "print(1)\nsys.stdout.write('')\ntyper.echo('')\nConsole()\nconsole.print('')"
     assert list(printing(ast.parse(code))) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("i" * 36, "w" * 90), ("a" * 100, "b" * 9), ("a" * 300, "b" * 300), ("i" * 9, "w" * 90)],
+    ids=["both long", "long id", "very long", "short id"],
+)
+def test_a_table_on_a_narrow_terminal_cuts_nothing_off(
+    first: str, second: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    row = [first, "deliver_webhook", "12m ago", 10, second]
+    output.print_table("T", ["id", "actor", "died", "attempts", "why"], [row], empty="")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    for text in (first, second):
+        parts = [part for line in lines for part in re.findall(f"{text[0]}{{2,}}", line)]
+        assert "".join(parts) == text
+    short = [line for line in lines if "deliver_webhook" in line]
+    assert len(short) == 1
+    assert len(lines) < 25  # no column has one character in each line
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
