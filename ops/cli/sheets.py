@@ -14,7 +14,7 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
 from ..boot import NOT_FINE
-from ..output import print_json, print_table, say
+from ..output import age, print_json, print_table, say
 from .options import JsonOption
 from .shared_state import shared_state
 
@@ -39,13 +39,24 @@ class NoSuchConnection(FormrelayError):
 @connections.callback(invoke_without_command=True)
 def list_connections(context: typer.Context, json: JsonOption = False) -> None:
     """List connections, or change one. Exits with 1 if a connection is paused."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        _list(json)
+
+
+@connections.command("list")
+def list_by_name(json: JsonOption = False) -> None:
+    """List connections, as without a command. Exits with 1 if a connection is paused."""
+    _list(json)
+
+
+def _list(json: bool) -> None:
     found = _tokens().connections()
     if json:
         print_json([_as_json(each) for each in found])
     else:
-        print_table("Connections", _COLUMNS, [*map(_row, found)], empty="no connections")
+        now = SYSTEM_CLOCK.time()
+        rows = [_row(each, now) for each in found]
+        print_table("Connections", _COLUMNS, rows, empty="no connections")
     if any(each.is_paused for each in found):
         raise typer.Exit(NOT_FINE)
 
@@ -57,9 +68,8 @@ def add(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="JSON file with refresh_token, and optionally access_token, expiry_date (unix "
-            "milliseconds) and scope, as Google's token endpoint returns it. Default, and '-': "
-            "standard input.",
+            help="JSON of Google's token endpoint: refresh_token; optional: access_token with "
+            "expires_in (s) or expiry_date (ms), scope. '-' or none: standard input.",
         ),
     ] = None,
     json: JsonOption = False,
@@ -191,9 +201,14 @@ def _time(seconds: float) -> datetime:
         raise InvalidJob("expected expiry_date in unix milliseconds, got another number") from None
 
 
-def _row(each: Connection) -> tuple[Any, ...]:
+def _row(each: Connection, now: float) -> tuple[Any, ...]:
+    """The cells of a table; times as in other tables, so that a line fits a terminal."""
     state = "paused" if each.is_paused else "active"
-    return (each.id, state, _timestamp(each.refreshed_at), _timestamp(each.expires_at), each.cause)
+    refreshed, ends = each.refreshed_at, each.expires_at
+    ago = None if refreshed is None else f"{age(now - refreshed.timestamp())} ago"
+    left = None if ends is None else ends.timestamp() - now
+    rest = None if left is None else f"in {age(left)}" if left > 0 else "ended"
+    return (each.id, state, ago, rest, each.cause)
 
 
 def _as_json(each: Connection) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def list_suppressions(
     if json:
         print_json([_as_json(entry) for entry in found])
         return
-    rows = [(*_as_json(entry).values(),) for entry in found]
+    rows = [_row(entry) for entry in found]
     print_table("Suppressions", _COLUMNS, rows, empty="no suppressed addresses")
 
 
@@ -258,6 +258,12 @@ def _tell(what: str, number: int, of: int, json: bool) -> None:
         print_json({what: number, "of": of})
     else:
         say(f"{what}: {number} of {of}")
+
+
+def _row(entry: Suppression) -> tuple[Any, ...]:
+    """The cells of a table; days instead of times, so that a line fits a terminal."""
+    days = (None if at is None else at.date() for at in (entry.since, entry.expires))
+    return (entry.address, str(entry.reason), *days, entry.count, entry.status or None)
 
 
 def _as_json(entry: Suppression) -> dict[str, Any]:

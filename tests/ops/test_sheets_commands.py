@@ -31,6 +31,7 @@ def test_a_connection_is_added_paused_resumed_and_removed(shell: Shell, tmp_path
     shell(*sheets, "add", "bob", stdin=json.dumps({"refresh_token": "1//bob"}))
     shell(*sheets, "pause", "ann", "--cause", "she asked for it")
     found = shell.json(*sheets, status=1)
+    assert shell.json(*sheets, "list", status=1) == found
     assert [(each["id"], each["state"], each["cause"]) for each in found] == [
         ("ann", "paused", "she asked for it"),
         ("bob", "active", None),
