@@ -51,7 +51,7 @@ def preview(
     """Write the e-mail of a template and your data to a file. Sends nothing."""
     from ...actors.emails.resources import make_templates
 
-    settings = _settings()
+    settings = _settings().emails
     templates = make_templates(settings.templates_folder)
     path = data or templates.example(template)
     body = templates.render(template, {} if path is None else _variables(path))
@@ -83,7 +83,7 @@ def send_test(
     from ...sinks.smtp.address import parse_mailbox
     from ...sinks.smtp.probe import send_probe
 
-    settings = get_settings()
+    settings = _settings()
     account, section = make_account(settings), settings.emails
     recipient = parse_mailbox(address)
     if section.sender is None:
@@ -113,13 +113,15 @@ def send_test(
         raise typer.Exit(NOT_FINE)
 
 
-def _settings() -> EmailSettings:
-    """The settings of e-mails, which need no broker."""
+def _settings() -> Settings:
+    """The settings, also without a broker: only a login with OAuth needs it, for its tokens."""
     try:
-        settings: Settings | None = get_settings()
+        return get_settings()
     except NotConfigured as error:
-        settings = error.settings
-    return EmailSettings() if settings is None else settings.emails
+        if error.settings is None:
+            raise
+        settings: Settings = error.settings
+        return settings
 
 
 def _variables(path: Path) -> dict[str, Any]:

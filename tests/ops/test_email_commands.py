@@ -91,6 +91,24 @@ def test_a_test_email_tells_each_step(tmp_path: Path, server: MailServer) -> Non
     assert server.recipients == [["ann@one.example"]]
 
 
+def test_a_test_email_needs_no_broker(tmp_path: Path, server: MailServer) -> None:
+    env = _env(server.port) | {"BROKER": ""}
+    done = run("email", "test", "ann@one.example", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert server.recipients == [["ann@one.example"]]
+    oauth = {
+        "SMTP_URL": "smtp://smtp.example:587",
+        "SMTP_USER": "forms@sender.example",
+        "SMTP_OAUTH_PROVIDER": "google",
+        "SMTP_OAUTH_CLIENT_ID": "client",
+        "SMTP_OAUTH_CLIENT_SECRET": "secret",
+        "SMTP_OAUTH_REFRESH_TOKEN": "token",
+    }
+    done = run("email", "test", "ann@one.example", cwd=tmp_path, env=env | oauth)
+    assert done.returncode == 2  # the tokens of all workers are kept with the broker
+    assert "expected BROKER, REDIS_URL or RABBITMQ_URL to be set" in done.stderr
+
+
 def test_a_test_email_prints_the_dns_record_of_its_dkim_key(
     tmp_path: Path, server: MailServer
 ) -> None:
