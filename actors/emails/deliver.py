@@ -307,7 +307,8 @@ class _Sending:
     def _apply_replies(self, pending: Sequence[Mailbox], replies: Sequence[Reply | None]) -> None:
         """Close limits and suppress addresses; a failed store does not fail the attempt."""
         known = [reply for reply in replies if reply is not None and reply.kind != "accepted"]
-        self.last = known[-1] if known else None
+        # The reply for which the job waits, where there is one.
+        self.last = max(known, key=lambda reply: reply.kind == "deferred", default=None)
         self.is_over_quota = any(reply.status in QUOTAS for reply in known)
         self.is_closed = all(reply is not None and reply.code == 421 for reply in replies)
         try:

@@ -13,6 +13,7 @@ from ...state import make_journal, make_suppressions
 from ...state.journal import RecipientOutcome
 from ..model import Job
 from ..progress import Progress
+from .effects import ADDRESS
 from .events import journal_name
 from .schema import EmailJob, email_key, recipients_of
 
@@ -80,6 +81,6 @@ def _part(
         "position": position,
         "domain": domain,
         "state": "suppressed" if is_suppressed else outcome.state,
-        "reply": outcome.text or None,
+        "reply": outcome.text.removesuffix(ADDRESS) or None,
         "at": None if outcome.at is None else iso(outcome.at.timestamp()),
     }

@@ -58,7 +58,7 @@ def test_a_deferred_job_tells_each_recipient_without_an_address(
         (2, "two.example", "deferred"),
         (3, "three.example", "refused"),
     ]
-    assert found["parts"][1]["reply"] == "451 4.7.1"
+    assert [each["reply"] for each in found["parts"][1:]] == ["451 4.7.1", "550 5.1.1"]
     assert "@" not in json.dumps(found)
 
 
@@ -84,6 +84,19 @@ def test_a_scheduled_job_tells_suppressed_recipients(mailing: Mailing, server: M
     found = progress_json(entry)
     assert found is not None
     assert found["text"] == "1 of 3 recipients accepted, 1 deferred, 1 suppressed"
+
+
+def test_a_scheduled_job_names_the_reply_for_which_it_waits(
+    mailing: Mailing, server: MailServer
+) -> None:
+    mailing.use(retry_delays=(timedelta(0), timedelta(hours=1)))
+    server.answers = {ANN: [LATER], BEN: ["550 5.1.1 no such user"]}
+    mailing.send(to=[ANN, BEN])
+    mailing.site.start("emails")
+    wait_until(lambda: entries(mailing, State.SCHEDULED))
+    (entry,) = entries(mailing, State.SCHEDULED)
+    assert entry.failure is not None
+    assert "0 of 2 recipients accepted; last reply: 451 4.7.1" in entry.failure.message
 
 
 def test_an_autoresponse_to_a_program_is_suppressed(mailing: Mailing, server: MailServer) -> None:
