@@ -44,7 +44,7 @@ _Read = Callable[[Collection[str]], "Iterable[Incoming]"]
 def bounces(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[-]", help="'-': one message on standard input."),
+        typer.Argument(metavar="-", help="'-': one message on standard input."),
     ] = None,
     maildir: Annotated[Path | None, typer.Option(help="Maildir with reports.")] = None,
     mbox: Annotated[Path | None, typer.Option(help="mbox file with reports.")] = None,

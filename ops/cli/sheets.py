@@ -142,7 +142,8 @@ def reencrypt(json: JsonOption = False) -> None:
     if json:
         print_json({"reencrypted": count})
     else:
-        say(f"encrypted the tokens of {count} connections with the first key")
+        what = "1 connection" if count == 1 else f"{count} connections"
+        say(f"encrypted the tokens of {what} with the first key")
 
 
 def _tokens() -> Tokens:

@@ -91,7 +91,8 @@ class Session:
             if "STARTTLS" not in self.features:
                 raise SinkUnready(
                     "expected it to offer STARTTLS, it does not; nothing is sent unencrypted. Check"
-                    " the port (465 needs the security 'tls') and what lies between"
+                    " the port (465 needs smtps://) and what lies between; smtp+none:// is for a "
+                    "relay of your own"
                 )
             code, lines = self.command(b"STARTTLS", timeouts.greeting)
             if code != 220:
