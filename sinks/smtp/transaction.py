@@ -190,7 +190,7 @@ class _Transaction:
             return  # it refused them because of MAIL
         for index, reply in zip(self._group, self._rcpts, strict=False):
             if reply.kind == "refused":
-                self._delivery.decide([index], reply)
+                self._email.decide([index], reply)
 
     def _run(self) -> None:
         if "PIPELINING" in self._session.features:

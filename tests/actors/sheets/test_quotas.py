@@ -97,8 +97,8 @@ def test_an_access_token_of_a_job_says_nothing_about_the_quota_of_the_project(
     sheets.site.start("sheets")
     wait_until(lambda: sheets.site.broker.counts("sheets").scheduled == 1)
     sheets.site.stop()
-    sheet_parts().quotas.take("read", "bob")
-    sheet_parts().quotas.take("write", "bob")
+    sheet_resources().quotas.take("read", "bob")
+    sheet_resources().quotas.take("write", "bob")
 
 
 def test_an_absurd_quota_is_no_error() -> None:
