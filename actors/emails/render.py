@@ -28,6 +28,8 @@ from .schema import TEMPLATE_NAME
 
 #: The templates that ship.
 SHIPPED = Path(__file__).parent / "templates"
+#: Folder name under which Jinja2 finds a template that ships, also if a file replaces it.
+_SHIPPED_PREFIX = "formrelay-shipped"
 #: Maximum number of characters of a part. (Gmail cuts messages off at 102 kB.)
 MAX_CHARACTERS = 1_000_000
 #: Maximum number of seconds for rendering a part.
@@ -64,7 +66,7 @@ class Templates:
 
     A template ``NAME`` is the file ``NAME.html``. A file ``NAME.txt`` beside it is the text part;
     without one, the text part is made from the HTML. A file of the folder replaces the one of the
-    same name that ships.
+    same name that ships, and may extend it by that name.
 
     Args:
         folder: the operator's templates; None for none.
@@ -87,7 +89,9 @@ class Templates:
         self._max_characters = max_characters
         self._limits = _Limits(max_seconds, clock)
         self._loader = jinja2.FileSystemLoader(self._folders)
-        self._environment = _Sandbox(self._limits, self._loader)
+        shipped = jinja2.PrefixLoader({_SHIPPED_PREFIX: jinja2.FileSystemLoader(SHIPPED)})
+        self._all = jinja2.ChoiceLoader([shipped, self._loader])
+        self._environment = _Sandbox(self._limits, self._all)
 
     def names(self) -> list[str]:
         """The names of all templates."""
@@ -106,7 +110,8 @@ class Templates:
             try:
                 source = self._loader.get_source(self._environment, name)[0]
                 parsed = self._environment.parse(source, name=name, filename=name)
-                used = {each for each in jinja2.meta.find_referenced_templates(parsed) if each}
+                names = jinja2.meta.find_referenced_templates(parsed)
+                used = {self._environment.join_path(each, name) for each in names if each}
                 self._environment.get_template(name)  # compiles it
             except jinja2.TemplateSyntaxError as error:
                 found.append(str(_wrong(name, error)))
@@ -118,7 +123,7 @@ class Templates:
             else:
                 found += [
                     f"the template {name!r} builds on {missing!r}, which is missing"
-                    for missing in sorted(used - {*self._loader.list_templates()})
+                    for missing in sorted(used - {*self._all.list_templates()})
                 ]
         return found
 
@@ -257,6 +262,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.globals["range"] = self._range
         for name in ("center", "format", "indent", "join", "replace", "wordwrap"):
             self.filters[name] = self._checked(self.filters[name])
+
+    def join_path(self, template: str, parent: str) -> str:
+        """A template that builds on its own name builds on the one that ships."""
+        return f"{_SHIPPED_PREFIX}/{template}" if template == parent else template
 
     def _range(self, *bounds: int) -> Iterator[int]:
         for number in range(*bounds):

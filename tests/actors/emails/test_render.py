@@ -140,6 +140,30 @@ def test_a_template_can_replace_the_words_of_one_that_ships(tmp_path: Path) -> N
     assert '<html lang="de-AT" dir="ltr">' in body.html
 
 
+def test_a_file_may_replace_the_template_that_it_extends(tmp_path: Path) -> None:
+    frame = '{% extends "_layout.html" %}{% block preheader %}Vorschau{% endblock %}'
+    source = '{% extends "autoresponse.html" %}{% block reason %}Grund{% endblock %}'
+    found = templates(tmp_path, autoresponse_html=source)
+    assert found.problems() == []
+    assert found.render("autoresponse", SHIPPED["autoresponse"]).text == "Thanks\n\nHi\n\nGrund\n"
+    mine = '{% extends "_layout.html" %}{% block content %}Hallo{% endblock %}'
+    found = templates(tmp_path, _layout_html=frame, mine_html=mine)
+    assert found.problems() == []
+    html = found.render("mine", {}).html
+    assert "Vorschau" in html
+    assert "Hallo" in html
+
+
+def test_a_template_that_extends_itself_alone_is_told(tmp_path: Path) -> None:
+    found = templates(tmp_path, mine_html='{% extends "mine.html" %}')
+    (line,) = found.problems()
+    assert line == (
+        "the template 'mine.html' builds on 'formrelay-shipped/mine.html', which is missing"
+    )
+    with pytest.raises(InvalidJob, match="include templates that exist"):
+        found.render("mine", {})
+
+
 def test_an_example_of_the_folder_stands_for_one_that_ships(tmp_path: Path) -> None:
     found = templates(tmp_path, digest_json="{}", mine_html="a")
     assert found.example("digest") == tmp_path / "digest.json"
