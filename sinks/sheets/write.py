@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from ...core.errors import FormrelayError, InvalidJob, PartsFailed, SinkTransient
+from ...core.errors import FormrelayError, InvalidJob, NotNow, PartsFailed, SinkTransient
 from ...state.claims import Claims
 from .attempt import Attempt
 from .cells import as_json
@@ -22,6 +23,7 @@ _CELL_BYTES, _JOB_BYTES = 60, 400
 #: Number of groups in a row that may be refused while wrong jobs are searched by halving: one wrong
 #: job of 500 takes 10. Otherwise a whole refused batch would take 1,000 calls.
 _MAX_REFUSED = 25
+_UNTRIED_WAIT = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -89,17 +91,27 @@ class SheetWriter:
                 if refused > _MAX_REFUSED and queue:
                     raise SinkTransient(f"Google Sheets refused {refused} calls in a row", code=400)
             except FormrelayError as error:
-                left = list(attempt.waiting)
                 if not isinstance(error, SheetRefused):  # other groups would fail too
-                    left += [index for rest in queue for index in rest]
+                    untried = [index for rest in queue for index in rest]
                     queue.clear()
-                written.failures |= dict.fromkeys(left, error)
+                    written.failures |= dict.fromkeys(untried, _untried(error))
+                written.failures |= dict.fromkeys(attempt.waiting, error)
         for index, leader in leaders.items():
             if leader in written.failures:
                 written.failures[index] = written.failures[leader]
             else:
                 written.rows += jobs[index].number
         return written
+
+
+def _untried(error: FormrelayError) -> FormrelayError:
+    """The error of jobs for which no call was made after the calls of others failed.
+
+    If Google fails at the rows of one job at each attempt, jobs of other tabs use no attempts.
+    """
+    if type(error) is SinkTransient and error.code != 400:  # 400: too many wrong jobs
+        return NotNow(f"another call for this spreadsheet failed: {error}", after=_UNTRIED_WAIT)
+    return error
 
 
 def _check(jobs: Sequence[Rows], written: Written) -> dict[int, int]:

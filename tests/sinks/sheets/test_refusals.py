@@ -47,6 +47,17 @@ def column(book: Book) -> list[Any]:
     return [row[0] for row in book.tabs[0].values()]
 
 
+def test_a_call_that_fails_uses_no_attempt_of_jobs_that_were_not_tried(
+    writer: SheetWriter, book: Book, google: Google
+) -> None:
+    jobs = [answers("1", name="Ann"), answers("2", "Other", name="Bob")]
+    google.fates.append(Fate("failed"))
+    failures = write(writer, *jobs)
+    assert [type(failures[index]) for index in (0, 1)] == [SinkTransient, NotNow]
+    assert write(writer, *jobs) == {}
+    assert [tab.values() for tab in book.tabs[:2]] == [[["name"], ["Ann"]], [["name"], ["Bob"]]]
+
+
 def test_jobs_that_are_wrong_before_the_call_fail_alone(
     writer: SheetWriter, book: Book, google: Google
 ) -> None:
