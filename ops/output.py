@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Table cell for a value that the broker does not provide.
 NOT_AVAILABLE = "n/a"
 #: Characters that the last column of a table gets at least, before the other columns wrap too.
-_LAST_COLUMN = 24
+_LAST_COLUMN = 12
 
 
 def say(text: str = "") -> None:
