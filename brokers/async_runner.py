@@ -170,13 +170,14 @@ class AsyncRunner:
             self._begin_some(queue)
 
     def _begin_some(self, queue: AttemptQueue) -> None:
+        loop = asyncio.get_running_loop()
         while attempt := queue.take(is_stopping=self._broker.is_stopping):
             self._running.add(attempt)
             run = self._run(attempt, queue)
-            attempt.task = self.loop.create_task(run, context=attempt.context)
+            attempt.task = loop.create_task(run, context=attempt.context)
             if not self._is_sweeping:
                 self._is_sweeping = True
-                self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+                loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _sweep(self) -> None:
         """Cancel attempts that must end, recount the long attempts, and start more attempts."""
@@ -196,7 +197,7 @@ class AsyncRunner:
             queue.age()
         self._is_sweeping = bool(self._running)
         if self._is_sweeping:
-            self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+            asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
         self._begin()
 
     def _interrupt(self, attempt: AsyncAttempt, now: float) -> type[BaseException] | None:
@@ -330,7 +331,7 @@ class AsyncRunner:
         Args:
             executor: the thread; None: the settling thread.
         """
-        loop = self.loop
+        loop = asyncio.get_running_loop()  # it may be stopping already
         is_left = threading.Event()
         # A context cannot be entered twice: the thread waits until the task has left it.
         loop.call_soon(is_left.set)

@@ -5,6 +5,7 @@ Uses a fake consumer, since no real broker refuses a single outcome.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from typing import Any
@@ -122,3 +123,21 @@ def test_a_suspect_that_waits_for_the_broker_delays_no_settlement() -> None:
         is_counted.set()
     wait_until(lambda: consumer.settled == ["other", "suspect"], timeout=10)
     broker.close()
+
+
+def test_an_attempt_that_ends_while_the_broker_is_closed_starts_no_thread() -> None:
+    """A thread that nobody stops would keep the process from ending."""
+    broker = RedisBroker("redis://127.0.0.1:1/0")  # never called
+    has_begun = threading.Event()
+
+    async def wait() -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    before = set(threading.enumerate())
+    dramatiq.actor(wait, actor_name="work", broker=broker, queue_name="q", in_flight=5)
+    message: Message[Any] = Message("q", "work", (), {}, {}, message_id="one")
+    broker.async_runner.submit(Delivery(message, "one"), Picky(broker, refused=""))
+    assert has_begun.wait(30)
+    broker.close()
+    wait_until(lambda: set(threading.enumerate()) <= before)
