@@ -386,8 +386,9 @@ def test_a_missing_table_does_not_delay_events_of_another_table(
     for _ in range(5):
         site.actors.record_events.send(event())
     wait_until(lambda: payments.query("SELECT count() FROM events") == [(8,)])
-    (alert,) = lines.of("deferring events: their table accepts no rows")
-    assert (alert["level"], alert["table"], alert["code"]) == ("ERROR", "payments", 60)
+    alerts = lines.of("deferring events: their table accepts no rows")  # one for each try
+    told = {(alert["level"], alert["table"], alert["code"]) for alert in alerts}
+    assert told == {("ERROR", "payments", 60)}
     payments.command("RENAME TABLE hidden TO payments")
     wait_until(lambda: site.is_idle("events"))
     assert in_tables(payments) == (8, 3)
