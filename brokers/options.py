@@ -133,7 +133,7 @@ def _wrong_combination(actor: dramatiq.Actor[Any, Any], broker: BrokerContract) 
 
 
 def _wrong_batch(options: Mapping[str, Any]) -> str | None:
-    """Describe the first wrong option of an actor that runs in batches, or of one that does not."""
+    """Describe the first wrong option of an actor, whether it runs in batches or not."""
     given = [name for name in OF_BATCHES if options.get(name) is not None]
     if given and "batch_size" not in options:
         return f"expected batch_size as well as {given[0]}, got no batch_size"

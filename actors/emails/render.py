@@ -99,9 +99,9 @@ class Templates:
         return sorted(name for name in found if re.fullmatch(TEMPLATE_NAME, name))
 
     def problems(self) -> list[str]:
-        """A line for each template that is no Jinja2 template, or builds on one that is missing.
+        """A line for each template that is not valid Jinja2, or extends a missing template.
 
-        Those that others include are checked too.
+        Included templates are checked too.
         """
         found = []
         for name in sorted({*self._loader.list_templates()}):
@@ -221,7 +221,7 @@ class _NoSuchFile(Exception):
 
 
 class _TooMuch(Exception):
-    """A template exceeds a limit; the text says what is allowed."""
+    """A template exceeds a limit. The message of the error names the limit."""
 
 
 class _Limits(local):
@@ -264,7 +264,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             self.filters[name] = self._checked(self.filters[name])
 
     def join_path(self, template: str, parent: str) -> str:
-        """A template that builds on its own name builds on the one that ships."""
+        """If a template extends its own name, return the shipped template of that name."""
         return f"{_SHIPPED_PREFIX}/{template}" if template == parent else template
 
     def _range(self, *bounds: int) -> Iterator[int]:

@@ -24,8 +24,8 @@ from .suppress import suppress_bounced
 
 logger = logging.getLogger("formrelay.emails")
 
-#: What a message was: a bounce or complaint that counts, one that was handled before, one about an
-#: e-mail or address unknown here, a message that needs nothing, or no report.
+#: What a message was. Repeated: the report was handled before. Unknown: its e-mail or address is
+#: not known here. Ignored: nothing needs to be done. Unreadable: not a report.
 Handled = Literal["bounces", "complaints", "repeated", "unknown", "ignored", "unreadable"]
 
 _NOTE = "report "
