@@ -183,9 +183,9 @@ def _closest(name: str, known: set[str]) -> str | None:
 
 
 def _differ_in_spelling(name: str, other: str) -> bool:
-    """Whether the words that only one name has resemble those that only the other has.
+    """Whether two names are similar without the words that they share.
 
-    Common words make names similar too: HOST_PASSWORD is another variable than IMAP_PASSWORD.
+    Shared words alone prove nothing: HOST_PASSWORD is another variable than IMAP_PASSWORD.
     """
     words, others = name.split("_"), other.split("_")
     own = "_".join(word for word in words if word not in others)

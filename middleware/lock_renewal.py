@@ -35,7 +35,7 @@ class Held(Protocol):
 
     @property
     def key(self) -> str:
-        """What is locked."""
+        """The key of the lock in the store."""
 
     @property
     def owner(self) -> str:

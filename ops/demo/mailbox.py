@@ -37,7 +37,7 @@ class StoredEmail:
 
 @dataclass(frozen=True, slots=True)
 class Emails:
-    """What is in the folder.
+    """The e-mails that the folder has.
 
     Attributes:
         accepted: number of e-mails by recipient.

@@ -18,7 +18,7 @@ from .server import Handler, configuration, serve
 
 #: Id of the spreadsheet, title of its tab, the column with the key of a row, and the connection.
 SPREADSHEET, TAB, KEY, CONNECTION = "demo", "Answers", "Submission", "demo"
-#: Of so many calls, the answer to the last is lost.
+#: The answer to every third call is lost.
 LOSES_EVERY = 3
 
 Json = dict[str, Any]

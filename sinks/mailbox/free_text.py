@@ -11,7 +11,7 @@ from .delivery_status import status_of
 from .model import Ignored, Reading, Report, ReportedRecipient
 from .parts import addresses_of, ids_of, returned_headers, text_of
 
-#: Number of characters after an address that may say what is wrong with it.
+#: The reason of a bounce is looked for in this number of characters after an address.
 _NEAR = 600
 
 _AUTOMATIC_HEADERS = ("x-autoreply", "x-autorespond", "x-auto-response-from", "x-ms-oof")
