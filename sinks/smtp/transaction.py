@@ -96,8 +96,10 @@ def make_outgoing_email(
     for address in (*recipients, *filter(None, [sender])):
         if not _PATH.match(address):
             raise InvalidJob("expected an address as local@domain, got something else")
-    if found := _BARE.search(data):
-        name = {b"\r": "a bare CR", b"\n": "a bare LF"}.get(found[0], "a NUL")
+    # Counting takes a hundredth of the time of a search.
+    if b"\0" in data or not data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n"):
+        found = _BARE.search(data)
+        name = {b"\r": "a bare CR", b"\n": "a bare LF"}.get(found[0] if found else b"", "a NUL")
         raise InvalidJob(f"expected the lines of the e-mail to end with CRLF, got {name}")
     if not data.endswith(b"\r\n"):
         data += b"\r\n"

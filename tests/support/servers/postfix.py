@@ -1,7 +1,8 @@
 """A Postfix that takes e-mail for `there.example` and keeps it in a maildir.
 
 Addresses: `ann`, `ben` and `cat` exist; `later@` is deferred (450 4.2.0) and `blocked@` refused by
-policy (550 5.7.1). Logs in `forms` with the password `secret-5391`, only under TLS.
+policy (550 5.7.1). E-mails to `kept@` are accepted and not delivered. Logs in `forms` with the
+password `secret-5391`, only under TLS.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ smtpd_recipient_restrictions = check_recipient_access texthash:{folder}/access,
     permit_mynetworks, reject
 smtpd_recipient_limit = 5
 smtpd_error_sleep_time = 0
+in_flow_delay = 0
 smtpd_hard_error_limit = 10
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_local_domain = there.example
@@ -163,13 +165,14 @@ class PostfixServer(Server):
         ids = {"uid": owner.pw_uid, "gid": owner.pw_gid}
         write(folder / "main.cf", _MAIN.format(folder=folder, tls=tls, **ids))
         write(folder / "master.cf", _MASTER.format(port=self.port))
-        known = ("ann", "ben", "cat", "later", "blocked", "jörg")
+        known = ("ann", "ben", "cat", "kept", "later", "blocked", "jörg")
         lines = (f"{name}@there.example {name}/\n" for name in known)
         write(folder / "mailboxes", "".join(lines))
         write(
             folder / "access",
             "later@there.example 450 4.2.0 later@there.example is greylisted, come back later\n"
-            "blocked@there.example 550 5.7.1 blocked by policy\n",
+            "blocked@there.example 550 5.7.1 blocked by policy\n"
+            "kept@there.example HOLD\n",
         )
         write(folder / "sasl" / "smtpd.conf", _SASL.format(folder=folder))
         database = folder / "sasl" / "users"
