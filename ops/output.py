@@ -36,6 +36,13 @@ def say_error(text: str) -> None:
     _write(sys.stderr, printable(text, keep="\n") + "\n")
 
 
+def ask(question: str) -> str:
+    """Print a question on standard error; return the line that is typed, empty at its end."""
+    _write(sys.stderr, printable(question))
+    sys.stderr.flush()
+    return sys.stdin.readline()
+
+
 def print_document(text: str) -> None:
     """Print text of several lines on standard output, without a final newline."""
     _write(sys.stdout, printable(text, keep="\n"))
