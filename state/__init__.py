@@ -3,7 +3,8 @@
 ``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
 locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
 ``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
-serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``redis/`` is the Redis client, which
+serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``audit.py`` is the audit log of
+operators. ``redis/`` is the Redis client, which
 the Redis broker uses too, and the stores in Redis.
 """
 
@@ -14,6 +15,7 @@ from .redis import DEFAULT_NAMESPACE
 from .store import (
     StateRedis,
     find_state,
+    make_audit_log,
     make_bounce_rates,
     make_claims,
     make_idempotency_store,
@@ -32,6 +34,7 @@ __all__ = [
     "Once",
     "StateRedis",
     "find_state",
+    "make_audit_log",
     "make_bounce_rates",
     "make_claims",
     "make_idempotency_store",

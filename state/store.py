@@ -11,6 +11,7 @@ from .idempotency import IdempotencyStore, MemoryIdempotencyStore
 from .redis import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
+    from .audit import AuditLog
     from .bounce_rates import BounceRates
     from .claims import Claims
     from .journal import Journal
@@ -125,6 +126,20 @@ def make_suppressions(redis: StateRedis | None) -> Suppressions:
     from .redis.suppressions import RedisSuppressions
 
     return RedisSuppressions(*redis)
+
+
+def make_audit_log(redis: StateRedis | None) -> AuditLog:
+    """Make the audit log: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .audit import MemoryAuditLog
+
+        return MemoryAuditLog()
+    from .redis.audit import RedisAuditLog
+
+    return RedisAuditLog(*redis)
 
 
 def make_bounce_rates(redis: StateRedis | None) -> BounceRates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from formrelay.state.audit import AuditEntry, AuditLog, AuditPage, MemoryAuditLog
 from formrelay.state.idempotency import Running
 from formrelay.state.journal import ClaimLost, RecipientOutcome, Run
 from formrelay.state.memory_journal import MemoryJournal
 from formrelay.state.rate_limits import Limit, MemoryRateLimits
+from formrelay.state.redis.audit import RedisAuditLog
 from formrelay.state.redis.journal import RedisJournal
 from formrelay.state.redis.rate_limits import RedisRateLimits
 from formrelay.state.redis.suppressions import RedisSuppressions
@@ -264,3 +267,34 @@ def test_rate_limits(redis_url: str, steps: list[Any]) -> None:
                 found.append(store.take(wanted, cost, once=once, book=seconds))
         assert found[0] == found[1], (what, arguments)
     state.client.close()
+
+
+audit_entries = st.builds(
+    AuditEntry,
+    st.text(max_size=5),
+    st.sampled_from(["cli", "dashboard", "django"]),
+    st.text(max_size=5),
+    target=st.text(max_size=400),
+    count=st.none() | st.integers(0, 2**70),
+)
+
+
+@several
+@given(st.lists(st.one_of(audit_entries, st.integers(1, 9)), max_size=30))
+def test_audit_logs(redis_url: str, steps: list[Any]) -> None:
+    state = state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemoryAuditLog(most=8), RedisAuditLog(*state, most=8)
+    for step in steps:
+        if isinstance(step, AuditEntry):
+            memory.add(step)
+            shared.add(step)
+            continue
+        assert _audit_pages(memory, step) == _audit_pages(shared, step)
+    state.client.close()
+
+
+def _audit_pages(log: AuditLog, limit: int) -> list[list[AuditEntry]]:
+    pages: list[AuditPage] = [log.newest(limit)]
+    while pages[-1].cursor is not None:
+        pages.append(log.newest(limit, pages[-1].cursor))
+    return [[replace(entry, at=None) for entry in page.entries] for page in pages]

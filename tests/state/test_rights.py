@@ -9,6 +9,7 @@ import redis
 
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.state import (
+    make_audit_log,
     make_bounce_rates,
     make_claims,
     make_idempotency_store,
@@ -17,6 +18,7 @@ from formrelay.state import (
     make_rate_limits,
     make_suppressions,
 )
+from formrelay.state.audit import AuditEntry
 from formrelay.state.connections import Refreshed
 from formrelay.state.journal import RecipientOutcome, Run
 from formrelay.state.rate_limits import Limit
@@ -60,6 +62,10 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     rates = make_bounce_rates(state)
     rates.note_sent("a", 1)
     assert rates.note_bounced("a", "one").bounced == 1
+
+    log = make_audit_log(state)
+    log.add(AuditEntry("ann", "cli", "dlq replay"))
+    assert len(log.newest().entries) == 1
 
     claims = make_claims(state)
     assert claims.claim("book", "token", ["job"], {"A1:B2": 1}).unknown == {"job"}
