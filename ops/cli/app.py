@@ -18,6 +18,7 @@ from ... import __version__
 from ..boot import NOT_FINE, one_line_errors
 from ..output import say, say_error
 from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
+from .audit import audit
 from .bounces import bounces
 from .config import config
 from .demo import demo
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (worker, queues.workers, migrate, config, schema, demo):
+for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
     app.command()(_command)
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))

@@ -1,0 +1,154 @@
+"""Writes and reads the audit log: who changed what, with a command or a dashboard.
+
+Commands of ``formrelay`` write it as ``user@host``. Without a shared store, commands write nothing,
+and a dashboard keeps the log in its memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from ..brokers import DeadFilter, get_broker
+from ..core.clock import iso
+from ..core.errors import BrokerError, describe
+from ..core.printable import shown_id
+from ..state import make_audit_log
+from ..state.audit import AuditEntry, AuditLog, MemoryAuditLog, Via
+
+logger = logging.getLogger("formrelay.audit")
+
+#: Number of entries that are read in one call.
+_PAGE = 500
+#: Maximum number of ids that an entry names.
+_MAX_IDS = 5
+_WORDS = {"form_id": "form", "since": "since", "until": "before"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who changes something, and with what."""
+
+    who: str
+    via: Via
+
+
+def of_command() -> Operator:
+    """The operator of this process: its user, as ``user@host``."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container often runs as a user without a name
+        name = str(uid)
+    return Operator(f"{name}@{socket.gethostname()}", "cli")
+
+
+def open_log() -> AuditLog:
+    """The audit log in the shared store; without one, the log of this process alone."""
+    state = get_broker().state
+    return _memory_log() if state is None else make_audit_log(state)
+
+
+def record(
+    action: str,
+    target: str = "",
+    *,
+    filter: str = "",
+    count: int | None = None,
+    outcome: str = "done",
+    operator: Operator | None = None,
+) -> None:
+    """Add an entry to the audit log. A store that fails is logged, and never stops the action.
+
+    Args:
+        action: what was done, like a command: ``dlq replay``.
+        target: what it was done to. Neither a payload nor a secret.
+        filter: the selection in words; see :func:`filter_words`.
+        count: number of messages or entries that were changed.
+        operator: who did it; None for the user of this process.
+    """
+    by = operator or of_command()
+    entry = AuditEntry(by.who, by.via, action, target, filter, count, outcome)
+    try:
+        open_log().add(entry)
+    except BrokerError as error:
+        about = {"action": action, "target": target, "error_message": describe(error)}
+        logger.warning("the audit log was not written", extra=about)
+
+
+@dataclass(slots=True)
+class Audited:
+    """What is written when an action ends.
+
+    Attributes:
+        count: number of messages or entries that were changed so far.
+        outcome: how the action ended, if no error ended it.
+    """
+
+    count: int | None = None
+    outcome: str = "done"
+
+
+@contextmanager
+def audited(
+    action: str, target: str = "", *, filter: str = "", operator: Operator | None = None
+) -> Iterator[Audited]:
+    """Write an entry when an action ends, also if an error or Ctrl-C ends it."""
+    found = Audited()
+    try:
+        yield found
+    except BaseException as error:
+        is_error = isinstance(error, Exception)
+        found.outcome = f"failed: {describe(error)}" if is_error else "interrupted"
+        raise
+    finally:
+        about: dict[str, Any] = {"count": found.count, "outcome": found.outcome}
+        record(action, target, filter=filter, operator=operator, **about)
+
+
+def entries(log: AuditLog, since: float | None = None) -> Iterator[AuditEntry]:
+    """Yield the entries of a log, the newest first.
+
+    Args:
+        since: the time of the oldest entry, Unix seconds; None for all.
+    """
+    cursor = None
+    while True:
+        page = log.newest(_PAGE, cursor)
+        for entry in page.entries:
+            if since is not None and entry.at is not None and entry.at.timestamp() < since:
+                return
+            yield entry
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def filter_words(which: DeadFilter) -> str:
+    """Describe a filter in words: ``queue webhooks, error OSError``, or ``all dead letters``."""
+    words = []
+    for field in fields(which):
+        value = getattr(which, field.name)
+        if value is not None:
+            shown = iso(value) if isinstance(value, float | int) else shown_id(str(value))
+            words.append(f"{_WORDS.get(field.name, field.name)} {shown}")
+    return ", ".join(words) or "all dead letters"
+
+
+def id_words(ids: list[str]) -> str:
+    """Name the first of some ids: ``a, b and 3 more``."""
+    named = ", ".join(map(shown_id, ids[:_MAX_IDS]))
+    more = len(ids) - _MAX_IDS
+    return f"{named} and {more:,} more" if more > 0 else named
+
+
+@cache
+def _memory_log() -> AuditLog:
+    return MemoryAuditLog()
