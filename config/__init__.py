@@ -7,6 +7,7 @@ this package reads nothing.
 from __future__ import annotations
 
 from .broker import BrokerSettings, EmbeddedSettings
+from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
 from .observability import LoggingSettings, MonitoringSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
@@ -24,6 +25,7 @@ __all__ = [
     "ApiSettings",
     "BrokerSettings",
     "ClickhouseSettings",
+    "DashboardSettings",
     "EmailSettings",
     "EmbeddedSettings",
     "EventSettings",

@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError
 from ..core.errors import ConfigError, NotConfigured
 from .base import Section
 from .broker import BrokerSettings, EmbeddedSettings
+from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
 from .expected import Expected
 from .observability import LoggingSettings, MonitoringSettings
@@ -48,6 +49,7 @@ class Settings(Section):
     emails: EmailSettings = Field(default_factory=EmailSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     sheets: SheetsSettings = Field(default_factory=SheetsSettings)
+    dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
     worker_concurrency: Count = Field(

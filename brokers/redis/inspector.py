@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
+from typing import Any
 
+from ...state.redis.client import repeated
 from ..contract import BrokerContract
 from ..errors import BrokerRefused
 from ..fields import for_replay, timestamp_in
@@ -65,22 +67,46 @@ class RedisInspector(Inspector):
     # -- looking -------------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        waiting, scheduled, in_flight, dead, paused = self._commands.run("counts", queue)
-        age = self._oldest_age(queue) if waiting else None
-        return QueueCounts(queue, waiting, scheduled, in_flight, dead, bool(paused), age)
+        return self.counts_of([queue])[0]
 
-    def _oldest_age(self, queue: str) -> timedelta | None:
+    def counts_of(self, queues: Sequence[str]) -> list[QueueCounts]:
+        keys, script = self._commands.keys, self._commands.scripts["counts"]
+
+        def ask(_is_repetition: bool) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for queue in queues:
+                script(keys.of(queue), (), client=pipeline)
+                for list_ in (keys.waiting(queue), *keys.priority_lists(queue)):
+                    pipeline.lindex(list_, 0)
+            return list(pipeline.execute())
+
+        with self._commands.client_errors() as client:
+            answers = iter(repeated(ask))
+        # Each queue has the answer of the script, and the first id of its ten lists.
+        counted = [(queue, next(answers), list(islice(answers, 10))) for queue in queues]
+        ages = self._oldest_ages({queue: first for queue, _, first in counted})
+        return [
+            QueueCounts(queue, waiting, scheduled, in_flight, dead, bool(paused), ages.get(queue))
+            for queue, (waiting, scheduled, in_flight, dead, paused), _ in counted
+        ]
+
+    def _oldest_ages(self, firsts: dict[str, list[bytes | None]]) -> dict[str, timedelta]:
+        """Return the age of the oldest message of each queue, by the first ids of its lists."""
         keys = self._commands.keys
+        asked = {queue: ids for queue, first in firsts.items() if (ids := [*filter(None, first)])}
+        if not asked:
+            return {}
         with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)
-            for list_ in (keys.waiting(queue), *keys.priority_lists(queue)):
-                pipeline.lindex(list_, 0)
-            first = [id for id in pipeline.execute() if id is not None]
-            bodies = client.hmget(keys.bodies(queue), first) if first else []
-        sent = [stamp for body in bodies if (stamp := timestamp_in(body)) is not None]
-        if not sent:
-            return None
-        return timedelta(milliseconds=max(0, self._commands.now() - min(sent)))
+            for queue, ids in asked.items():
+                pipeline.hmget(keys.bodies(queue), ids)
+            answers = pipeline.execute()
+        ages = {}
+        for queue, bodies in zip(asked, answers, strict=True):
+            sent = [stamp for body in bodies if (stamp := timestamp_in(body)) is not None]
+            if sent:
+                ages[queue] = timedelta(milliseconds=max(0, self._commands.now() - min(sent)))
+        return ages
 
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None

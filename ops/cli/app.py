@@ -21,6 +21,7 @@ from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
 from .audit import audit
 from .bounces import bounces
 from .config import config
+from .dashboard import dashboard
 from .demo import demo
 from .doctor import doctor
 from .migrate import migrate
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
     app.command()(_command)
+app.command()(dashboard)
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))
 app.command()(with_imports(bounces))

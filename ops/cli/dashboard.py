@@ -1,0 +1,109 @@
+"""``formrelay dashboard``: serve the dashboard."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any
+
+import typer
+
+from ...brokers import get_broker
+from ...config import Settings, get_settings
+from ...core.errors import ConfigError
+from ..output import say
+from ..own_actors import import_actors
+from .options import ImportOption
+
+
+def dashboard(
+    bind: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address to listen on.")
+    ] = "127.0.0.1:8765",
+    prefix: Annotated[
+        str, typer.Option(help="Path below which a proxy serves the dashboard, like /ops.")
+    ] = "",
+    trust_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--trust-proxy",
+            help="Believe X-Forwarded-For, -Proto, -Host and -Prefix. Only behind a proxy that "
+            "sets all of them.",
+        ),
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 8,
+    imports: ImportOption = None,
+) -> None:
+    """Serve the dashboard: queues, jobs, dead letters, workers.
+
+    Without DASHBOARD_TOKEN it needs no login and listens on loopback alone.
+
+    Example: formrelay dashboard --bind 127.0.0.1:8765
+    """
+    host, port = _address(bind)
+    import_actors(imports or ())
+    settings = get_settings()
+    app = _app(settings, host, prefix, trust_proxy)
+    get_broker().ping(())
+    _serve(app, host, port, prefix, threads)
+
+
+def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> Any:
+    try:
+        from ..dashboard import make_app
+        from ..dashboard.access import Access, LoopbackAccess, TokenAccess
+        from ..dashboard.tokens import tokens_of
+    except ImportError as error:
+        raise ConfigError(
+            f"expected the package {error.name} for the dashboard, which is not installed: "
+            "pip install 'formrelay[dashboard]'"
+        ) from None
+    access: Access
+    if tokens_of(settings.dashboard):
+        access = TokenAccess(lambda: tokens_of(settings.dashboard))
+    elif _is_loopback(host):
+        access = LoopbackAccess()
+    else:
+        raise ConfigError(
+            f"expected DASHBOARD_TOKEN for a dashboard on {host}, which other machines can reach, "
+            "got none: set it to a random text of at least 16 characters, or --bind 127.0.0.1:8765"
+        )
+    return make_app(get_broker, access=access, prefix=prefix, trusts_proxy=trust_proxy)
+
+
+def _serve(app: Any, host: str, port: int, prefix: str, threads: int) -> None:
+    import waitress
+
+    try:
+        # Without an ident, answers do not name the server.
+        server = waitress.create_server(app, host=host, port=port, threads=threads, ident=None)
+    except OSError as error:
+        raise ConfigError(
+            f"expected to listen on {host}:{port}, got: {error.strerror}; choose another --bind"
+        ) from None
+    shown = f"[{host}]" if ":" in host else host
+    port = getattr(server, "effective_port", port)  # port 0 takes any free port
+    path = prefix.strip("/")
+    say(f"dashboard: http://{shown}:{port}/{path + '/' if path else ''}  (Ctrl-C stops it)")
+    try:
+        server.run()
+    finally:
+        server.close()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        raise typer.BadParameter(
+            f"expected an address like 127.0.0.1:8765, got {text!r}", param_hint="--bind"
+        )
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,75 @@
+"""The overview: a queue a row, the workers, and what needs attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from werkzeug import Response
+
+from ....brokers import NotAvailable, QueueCounts, RelayBroker
+from ...health import worker_to_json
+from ..view import Route, View
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """A queue on the overview.
+
+    Attributes:
+        has_worker: whether a live worker consumes it; None: not known.
+    """
+
+    counts: QueueCounts
+    has_worker: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker process.
+
+    Attributes:
+        silent_for: seconds since its last heartbeat; None if the broker has no heartbeats.
+    """
+
+    name: str
+    is_alive: bool
+    silent_for: float | None
+    queues: tuple[str, ...]
+
+
+def show(view: View) -> Response:
+    """Show all queues and workers."""
+    broker = view.broker
+    workers, why_no_workers = _workers(broker)
+    counts = broker.inspector.counts_of(view.site.queue_list.names(broker))
+    return view.render(
+        "overview.html",
+        title="Overview",
+        queues=[QueueRow(each, _has_worker(each.queue, workers)) for each in counts],
+        workers=workers,
+        why_no_workers=why_no_workers,
+        why_incomplete=view.site.queue_list.why_incomplete(broker),
+        weaknesses=broker.weaknesses(),
+        scheduled_in_all=broker.inspector.scheduled_in_all(),
+    )
+
+
+def _workers(broker: RelayBroker) -> tuple[list[WorkerRow] | None, str]:
+    """Return the worker processes; None and why not if the broker does not list them."""
+    try:
+        found = [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+    except NotAvailable as error:
+        return None, str(error)
+    return [
+        WorkerRow(each["name"] or each["id"], each["alive"], each["silent_for_s"], each["queues"])
+        for each in found
+    ], ""
+
+
+def _has_worker(queue: str, workers: list[WorkerRow] | None) -> bool | None:
+    if workers is None:
+        return None
+    return any(worker.is_alive and queue in worker.queues for worker in workers)
+
+
+ROUTES = (Route("/", "overview", show, label="Overview"),)
