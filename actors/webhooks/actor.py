@@ -141,7 +141,16 @@ def endpoint_of(webhook: Webhook) -> str:
     """The id of the endpoint: ``endpoint_id``, otherwise a hash of the URL without its query."""
     if webhook.endpoint_id is not None:
         return webhook.endpoint_id
-    return _endpoint_id(webhook.url.partition("?")[0])
+    return endpoint_of_url(webhook.url)
+
+
+def endpoint_of_url(url: str) -> str:
+    """The id of the endpoint of a URL without an ``endpoint_id``: a hash of it without its query.
+
+    Raises:
+        InvalidJob: the URL is invalid.
+    """
+    return _endpoint_id(url.partition("?")[0])
 
 
 @lru_cache(maxsize=1024)

@@ -85,6 +85,8 @@ class EndpointLimiter:
         self._disabled: set[str] = set()
         #: Endpoints that this process has disabled, until the registry has its report.
         self._locally_disabled: set[str] = set()
+        #: Endpoints whose circuit breaker opened since the last call of :meth:`take_opened`.
+        self._opened: set[str] = set()
 
     @property
     def disabled(self) -> frozenset[str]:
@@ -100,6 +102,18 @@ class EndpointLimiter:
         """Disable an endpoint in this process, before the registry does."""
         with self._lock:
             self._locally_disabled.add(id)
+
+    def take_opened(self) -> dict[str, float]:
+        """Return the endpoints whose circuit breaker opened since the last call.
+
+        Returns:
+            Seconds until the breaker lets a probe through, by endpoint id.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            opened, self._opened = self._opened, set()
+            states = {id: self._endpoints[id] for id in opened if id in self._endpoints}
+            return {id: max(0.0, state.open_until - now) for id, state in states.items()}
 
     def apply_changes(self, changes: Changes, reported: Iterable[str] = ()) -> bool:
         """Apply changes of the registry's set of disabled endpoints.
@@ -178,7 +192,10 @@ class EndpointLimiter:
         now = self._clock.monotonic()
         with self._lock:
             endpoint = self._state_of(delivery.id, now)
+            times_opened = endpoint.times_opened
             endpoint.leave(now, now - delivery.started_at, error, is_probe=delivery.is_probe)
+            if endpoint.times_opened > times_opened:
+                self._opened.add(delivery.id)
             _start_waiting(endpoint, now)
             if endpoint.is_healthy and endpoint.is_idle(now):
                 del self._endpoints[delivery.id]

@@ -37,6 +37,8 @@ class EndpointRecord:
         disabled_at: unix seconds; None if the endpoint is not disabled.
         why: why the endpoint is disabled; None if it is not.
         form_id: form of the last delivery with a form; empty if there is none.
+        open_until: when the circuit breaker that a worker opened last lets a probe through, in
+            unix seconds; None if none has opened since the last success.
     """
 
     id: str
@@ -48,6 +50,7 @@ class EndpointRecord:
     disabled_at: float | None = None
     why: str | None = None
     form_id: str = ""
+    open_until: float | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -86,6 +89,7 @@ _TYPES: dict[str, Any] = {
     "disabled_at": int | float,
     "why": str,
     "form_id": str,
+    "open_until": int | float,
 }
 
 #: The last change that a process has read. Each registry has a format of its own.
@@ -128,6 +132,8 @@ class DeliveryReport:
         last_status: HTTP status of the last delivery; None without a response.
         is_gone: whether the endpoint answered 410 (Gone).
         form_id: form of the last delivery with a form; empty if there is none.
+        open_until: when the circuit breaker that opened lets a probe through, in unix seconds;
+            None if none opened.
     """
 
     id: str
@@ -139,6 +145,7 @@ class DeliveryReport:
     last_status: int | None
     is_gone: bool = False
     form_id: str = ""
+    open_until: float | None = None
 
 
 def merged(
@@ -157,6 +164,7 @@ def merged(
         failing_since=since if failures else None,
         last_status=report.last_status,
         last_at=report.last_at,
+        open_until=report.open_until or (None if report.has_success else record.open_until),
     )
     if record.disabled_at is not None:
         return record

@@ -53,6 +53,8 @@ class RegistrySync:
         self._start_lock = threading.Lock()
         self._lock = threading.Lock()
         self._reports: dict[str, DeliveryReport] = {}
+        #: The reports of the last call of :meth:`sync`.
+        self._last_reports: dict[str, DeliveryReport] = {}
         self._sync_lock = threading.Lock()
         # Protected by ``_sync_lock``:
         self._position: Position | None = None
@@ -122,6 +124,7 @@ class RegistrySync:
         """Send reports and read changes; returns the endpoints that the reports disabled."""
         with self._lock:
             reports, self._reports = self._reports, {}
+        self._add_opened(reports)
         disabled: list[EndpointRecord] = []
         try:
             disabled = self.registry.report(reports.values(), self._rules)
@@ -136,6 +139,17 @@ class RegistrySync:
         finally:
             self._put_back(reports)
         return disabled
+
+    def _add_opened(self, reports: dict[str, DeliveryReport]) -> None:
+        """Add the circuit breakers that opened to the reports."""
+        # A breaker opens just after its delivery is added, so perhaps after that report was taken.
+        last, self._last_reports = self._last_reports, dict(reports)
+        now = self._clock.time()
+        for id, seconds in self.limiter.take_opened().items():
+            if id not in reports and id in last:
+                reports[id] = replace(last[id], has_success=False, failures=0, is_gone=False)
+            if id in reports:
+                reports[id].open_until = now + seconds
 
     def _apply_changes(self) -> None:
         """Read the changes of the disabled endpoints, and apply them to the limiter."""
@@ -160,6 +174,7 @@ def _joined(earlier: DeliveryReport, later: DeliveryReport) -> DeliveryReport:
     return replace(
         later,
         has_success=earlier.has_success,
+        open_until=later.open_until or earlier.open_until,
         failures=earlier.failures + later.failures,
         first_at=earlier.first_at if earlier.failures else later.first_at,
         is_gone=earlier.is_gone or later.is_gone,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +30,7 @@ from formrelay.actors.webhooks.registry import (
     Position,
 )
 from formrelay.actors.webhooks.registry_sync import RegistrySync
-from formrelay.core.errors import BrokerError
+from formrelay.core.errors import BrokerError, SinkTransient
 from tests.support.clock import ManualClock
 
 RECORDS, DISABLED, CHANGES = (
@@ -136,6 +138,54 @@ def test_other_processes_learn_of_a_disabled_endpoint(
     registry.enable("a")
     other.sync()
     assert other.limiter.disabled == frozenset()
+
+
+async def fail_at(sync: RegistrySync, *, sync_before_end: bool = False) -> None:
+    """Fail a delivery to the endpoint "a"; the sync may run just before it ends."""
+    with suppress(SinkTransient):
+        async with sync.limiter.webhook_delivery("a"):
+            sync.add("a", "example.com", status=500, is_success=False)
+            if sync_before_end:
+                sync.sync()
+            raise SinkTransient(code=500)
+
+
+@pytest.mark.parametrize("sync_before_end", [False, True])
+def test_all_processes_see_until_when_a_circuit_breaker_is_open(
+    registry: EndpointRegistry, sync_before_end: bool
+) -> None:
+    clock = ManualClock()
+    limits = EndpointLimits(in_flight=1, failures=2, open_for=timedelta(seconds=30))
+    worker = RegistrySync(EndpointLimiter(limits, clock=clock), registry, RULES, clock=clock)
+    asyncio.run(fail_at(worker))
+    worker.sync()
+    assert registry.all()[0].open_until is None
+    asyncio.run(fail_at(worker, sync_before_end=sync_before_end))
+    worker.sync()
+    (record,) = registry.all()
+    assert (record.failures, record.open_until) == (2, clock.now + 30)
+    worker.sync()
+    assert registry.all() == [record]
+    worker.add("a", "example.com", status=200, is_success=True)
+    worker.add("a", "example.com", status=500, is_success=False)
+    worker.sync()
+    assert registry.all()[0].open_until is None
+
+
+def test_an_unavailable_registry_loses_no_open_circuit_breaker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry, clock = MemoryRegistry(), ManualClock()
+    limits = EndpointLimits(in_flight=1, failures=1)
+    worker = RegistrySync(EndpointLimiter(limits, clock=clock), registry, RULES, clock=clock)
+    asyncio.run(fail_at(worker))
+    with monkeypatch.context() as broken:
+        broken.setattr(registry, "report", _fails(BrokerError("no Redis")))
+        worker.sync()
+    clock.now += 5
+    worker.add("a", "example.com", status=500, is_success=False)  # in flight when it opened
+    worker.sync()
+    assert registry.all()[0].open_until == clock.now + 25
 
 
 def test_410_disables_in_this_process_before_the_report(registry: EndpointRegistry) -> None:
@@ -381,5 +431,5 @@ def test_records_of_other_versions_are_readable(
 
 
 def test_a_stored_record_is_read_unchanged() -> None:
-    stored = EndpointRecord("a", "h", 3, 1.5, 500, 2, 3.0, "why", "form-1")
+    stored = EndpointRecord("a", "h", 3, 1.5, 500, 2, 3.0, "why", "form-1", 4.5)
     assert EndpointRecord.from_json("a", orjson.dumps(stored.to_json())) == stored
