@@ -1,103 +1,107 @@
-"""``formrelay webhooks``: failing and disabled endpoints, delivery attempts, resending."""
+"""``formrelay webhooks``: delivery attempts, resending; ``endpoints`` has a file of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import orjson
 import typer
 
 from ...actors import declare_actors
-from ...actors.webhooks.registry import EndpointRecord, EndpointRegistry
 from ...actors.webhooks.resources import make_registry
-from ...brokers import DeadFilter, NotAvailable, get_broker
+from ...brokers import DeadFilter, Entry, NotAvailable, State, get_broker
 from ...config import get_settings
-from ...core.clock import SYSTEM_CLOCK, iso
+from ...core.clock import iso
 from ...core.errors import ConfigError, FormrelayError, SinkError
+from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..boot import NOT_FINE
-from ..output import age, print_json, print_table, say
+from ..output import print_json, print_table, say, say_error
+from . import endpoints
 from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
-from .shared_state import shared_state
-
-if TYPE_CHECKING:
-    from ...actors.webhooks.delivery_log import DeliveryAttempt
 
 app = typer.Typer(
     help="Show endpoints and delivery attempts; resend webhooks.", no_args_is_help=True
 )
-endpoints_app = typer.Typer(
-    help="List failing and disabled endpoints; enable or disable one.", invoke_without_command=True
-)
-app.add_typer(endpoints_app, name="endpoints")
+app.add_typer(endpoints.app, name="endpoints")
 
-IdArgument = Annotated[
-    str, id_argument("Endpoint id or unique prefix, as listed by `webhooks endpoints`.")
-]
 WebhookArgument = Annotated[str, id_argument("Webhook id, or job id; or a unique prefix.")]
 #: Maximum number of dead letters searched for an id that the publisher chose.
 _MAX_SEARCHED = 100_000
-
-
-class NoSuchEndpoint(FormrelayError):
-    """The endpoint is neither failing nor disabled."""
 
 
 class NoSuchWebhook(FormrelayError):
     """There is no such webhook."""
 
 
-@endpoints_app.callback()
-def endpoints(context: typer.Context, json: JsonOption = False) -> None:
-    """List failing and disabled endpoints; enable or disable one."""
-    if context.invoked_subcommand is not None:
-        return
-    found = sorted(
-        _registry().all(), key=lambda record: (record.disabled_at is None, -record.failures)
-    )
-    if json:
-        print_json([_as_json(record) for record in found])
-        return
-    columns = ("endpoint", "host", "failures", "failing for", "last response", "disabled")
-    print_table(
-        "Endpoints", columns, [_row(record) for record in found], empty="no failing endpoints"
-    )
-
-
-@endpoints_app.command()
-def enable(id: IdArgument) -> None:
-    """Enable an endpoint again. Dead letters stay until you run `dlq replay`."""
-    id = _whole_endpoint_id(id)
-    if not _registry().enable(id):
-        raise NoSuchEndpoint(f"the endpoint '{shown_id(id)}' is neither failing nor disabled")
-    say(f"enabled: {shown_id(id)}")
-
-
-@endpoints_app.command()
-def disable(id: IdArgument) -> None:
-    """Disable an endpoint: its webhooks are dead-lettered without an attempt."""
-    id = _whole_endpoint_id(id)
-    is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
-    say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
-
-
 @app.command()
 def attempts(id: WebhookArgument, limit: LimitOption = 100, json: JsonOption = False) -> None:
-    """List the recorded attempts to deliver a webhook, the oldest first."""
+    """List the attempts to deliver a webhook, the oldest first.
+
+    They are recorded in the delivery log, which needs ClickHouse.
+    Without it, only the last failure of a webhook that is not done is shown.
+
+    Example: formrelay webhooks attempts msg_0f8a5c21 --json
+    """
     declare_actors()
+    if get_settings().clickhouse.url is None:
+        _show_last_failure(id, "CLICKHOUSE_URL is not set", json=json)
+        return
     from ...actors.webhooks.delivery_log import attempts_of
 
-    found = attempts_of(id, limit=limit)
-    if not found and (whole := _whole_webhook_id(id)) is not None:
-        found = attempts_of(whole, limit=limit)
+    try:
+        found = attempts_of(id, limit=limit)
+        if not found and (whole := _whole_webhook_id(id)) is not None:
+            found = attempts_of(whole, limit=limit)
+    except SinkError as error:  # unavailable, or without tables
+        _show_last_failure(id, str(error), json=json)
+        return
+    empty = f"no attempt to deliver {shown_id(id)} is recorded"
+    _print_attempts([attempt.wire() for attempt in found], json=json, empty=empty)
+
+
+def _show_last_failure(id: str, why: str, *, json: bool) -> None:
+    """Show what the broker knows about the attempts of a webhook.
+
+    Args:
+        why: why there is no delivery log.
+    """
+    say_error(
+        f"note: without the delivery log ({why}), only the last failure of a webhook that is not "
+        "done is known"
+    )
+    entry = _find(id)
+    if entry is None and (whole := _whole_id(id)) is not None:
+        entry = _find(whole)
+    found = [] if entry is None or entry.failure is None else [_failed_attempt(entry)]
+    _print_attempts(found, json=json, empty=f"no failure of {shown_id(id)} is known")
+
+
+def _failed_attempt(entry: Entry) -> dict[str, Any]:
+    """Return the last failure of a webhook in the form of a recorded attempt."""
+    failure = entry.failure
+    assert failure is not None
+    is_refused = entry.state is State.DEAD and failure.reason is not Reason.ATTEMPTS_EXHAUSTED
+    return {
+        "messageId": shown_id(entry.id),
+        "attempt": failure.attempt,
+        "outcome": "refused" if is_refused else "failed",
+        "status": failure.code or 0,
+        "error": failure.error,
+        "message": failure.message,
+        "at": failure.at,
+    }
+
+
+def _print_attempts(found: list[dict[str, Any]], *, json: bool, empty: str) -> None:
     if json:
-        print_json([attempt.wire() for attempt in found])
+        print_json(found)
     else:
         columns = ("at", "attempt", "outcome", "status", "took", "host", "error and response")
-        empty = f"no attempt to deliver {shown_id(id)} is recorded"
-        print_table("Attempts", columns, [_attempt_row(attempt) for attempt in found], empty=empty)
+        print_table("Attempts", columns, [_attempt_row(each) for each in found], empty=empty)
     if not found:
         raise typer.Exit(NOT_FINE)
 
@@ -108,6 +112,8 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
 
     The webhook must be dead, wait for its next attempt, or have been
     delivered within WEBHOOK_KEEP_DELIVERED_DAYS.
+
+    Example: formrelay webhooks resend msg_0f8a5c21
     """
     declare_actors()
     try:
@@ -122,16 +128,6 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
         print_json({"id": shown_id(id), "done": done})
     else:
         say(f"{done}: {shown_id(id)}")
-
-
-def _whole_endpoint_id(prefix: str) -> str:
-    """Return the id of the one endpoint that begins with a prefix; the prefix if there is none."""
-    ids = [record.id for record in _registry().all()]
-    found = [("", id) for id in ids if prefix and id.startswith(prefix)]
-    if ("", prefix) in found:
-        return prefix
-    match = only_match(prefix, "endpoint", found)
-    return match[1] if match else prefix
 
 
 def _whole_id(prefix: str) -> str | None:
@@ -202,40 +198,33 @@ def _message_ids(id: str) -> Iterator[str]:
         yield from dict.fromkeys(attempt.message_id for attempt in attempts_of(id, limit=100))
 
 
-def _attempt_row(attempt: DeliveryAttempt) -> tuple[Any, ...]:
-    texts = [attempt.message, attempt.response and f"({attempt.response[:80]})"]
+def _find(id: str) -> Entry | None:
+    """Find a webhook on the broker by its webhook-id or the id of its job."""
+    queue, inspector = get_settings().webhooks.queue, get_broker().inspector
+    for message_id in _message_ids(id):
+        with suppress(NotAvailable):
+            if (found := inspector.find(message_id, queue)) is not None:
+                return found
+    return None
+
+
+def _attempt_row(attempt: dict[str, Any]) -> tuple[Any, ...]:
+    response, took = attempt.get("response"), attempt.get("durationMs")
+    texts = [attempt.get("message"), response and f"({response[:80]})"]
     return (
-        iso(attempt.at.timestamp()),
-        attempt.attempt,
-        attempt.outcome,
-        attempt.status or None,
-        f"{attempt.duration_ms:,.0f} ms",
-        attempt.host,
+        _time(attempt["at"]),
+        attempt["attempt"],
+        attempt["outcome"],
+        attempt["status"] or None,
+        None if took is None else f"{took:,.0f} ms",
+        attempt.get("host"),
         " ".join(filter(None, texts)) or None,
     )
 
 
-def _registry() -> EndpointRegistry:
-    return make_registry(shared_state())
-
-
-def _as_json(record: EndpointRecord) -> dict[str, Any]:
-    stamps = ("failing_since", "last_at", "disabled_at")
-    shown = {
-        name: iso(value) if name in stamps and value is not None else value
-        for name, value in record.to_json().items()
-    }
-    return shown | {"id": shown_id(record.id)}
-
-
-def _row(record: EndpointRecord) -> tuple[Any, ...]:
-    since, disabled = record.failing_since, record.disabled_at
-    now = SYSTEM_CLOCK.time()
-    return (
-        shown_id(record.id),
-        record.host or None,
-        record.failures,
-        None if since is None else age(now - since),
-        record.last_status,
-        None if disabled is None else f"{age(now - disabled)} ago: {record.why}",
-    )
+def _time(at: str) -> str:
+    """Return a time in ISO 8601 with milliseconds; another text as it is."""
+    try:
+        return iso(datetime.fromisoformat(at).timestamp())
+    except (ValueError, OverflowError):
+        return at

@@ -203,6 +203,7 @@ OTHERS: list[tuple[str, ...]] = [
     ("send", "record_events", EVIL),
     ("schema", EVIL),
     ("webhooks", "endpoints", "disable", EVIL + "2"),
+    ("webhooks", "endpoints", "disable", EVIL + "2", "--yes"),
     ("webhooks", "endpoints", "enable", EVIL),
     ("webhooks", "endpoints", "enable", EVIL),
     ("webhooks", "attempts", EVIL + "none"),

@@ -1,4 +1,4 @@
-"""Commands that inspect queues, jobs, workers, dead letters and endpoints, and act on them."""
+"""Commands that inspect queues, jobs, workers and dead letters, and act on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 import redis
 
-from formrelay.actors.webhooks.redis_registry import RedisRegistry
-from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.embedded import ensure_running, release
 from tests.ops.shell import Shell
 from tests.support.command import run
@@ -231,39 +229,6 @@ def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
     assert json.loads(deleted.stdout) == {"deleted": 1, "dry_run": False}
     assert listed() == set()
     assert "no dead letter" in shell("dlq", "delete", first[:8], status=1).stderr
-
-
-def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None:
-    folder = shell.folder / ".formrelay"
-    try:
-        with redis.Redis.from_url(ensure_running(folder)) as client:
-            failing = DeliveryReport("e1", "example.com", False, 3, 1.0, 2.0, 503)
-            gone = DeliveryReport("e2", "example.org", False, 1, 1.0, 2.0, 410, is_gone=True)
-            RedisRegistry(client, "the embedded one").report([failing, gone], DisableRules())
-        first, second = shell.json("webhooks", "endpoints")
-        assert (first["id"], first["host"]) == ("e2", "example.org")
-        assert (first["why"], first["last_status"]) == ("the endpoint answered 410 (Gone)", 410)
-        assert (second["id"], second["failures"], second["disabled_at"]) == ("e1", 3, None)
-        several = shell("webhooks", "endpoints", "disable", "e", status=2).stderr
-        assert "matches several: e2, e1" in several or "matches several: e1, e2" in several
-        assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled: e1\n"
-        assert shell("webhooks", "endpoints", "disable", "e1").stdout == "already disabled: e1\n"
-        assert "2 are disabled" in shell("doctor").stdout
-        assert shell("webhooks", "endpoints", "enable", "e1").stdout == "enabled: e1\n"
-        assert (
-            "neither failing nor disabled"
-            in shell("webhooks", "endpoints", "enable", "e1", status=1).stderr
-        )
-        assert [one["id"] for one in shell.json("webhooks", "endpoints")] == ["e2"]
-    finally:
-        release(folder)
-
-
-def test_without_a_shared_store_listing_endpoints_is_an_error(shell: Shell) -> None:
-    environ = {"RABBITMQ_URL": "amqp://127.0.0.1:1"}
-    done = run("webhooks", "endpoints", cwd=shell.folder, env=environ)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "set STATE_URL to a Redis" in done.stderr
 
 
 def test_an_ambiguous_prefix_lists_the_ids_and_changes_nothing(shell: Shell) -> None:

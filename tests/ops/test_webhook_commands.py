@@ -73,6 +73,14 @@ def test_dead_waiting_and_delivered_webhooks_are_sent_again(
         wait_until(lambda: len(receiver.requests) >= 4)
         wait_until(lambda: len(shell.json("dlq", "list")) == 2, every=0.3)
 
+        # Without ClickHouse, the broker still knows the last failure.
+        done = shell("webhooks", "attempts", f"msg_{dead}", "--json")
+        (attempt,) = json.loads(done.stdout)
+        assert (attempt["outcome"], attempt["status"], attempt["attempt"]) == ("refused", 400, 1)
+        assert "only the last failure of a webhook that is not done" in done.stderr
+        assert "the receiver answered 503" in shell("webhooks", "attempts", later[:8]).stdout
+        assert "no failure of nope" in shell("webhooks", "attempts", "nope", status=1).stdout
+
         assert shell("webhooks", "resend", f"msg_{dead}").stdout == f"replayed: msg_{dead}\n"
         assert shell("webhooks", "resend", "named_1").stdout == "replayed: named_1\n"
         assert shell.json("webhooks", "resend", later[:8]) == {"id": later, "done": "tried now"}

@@ -1,0 +1,163 @@
+"""``formrelay webhooks endpoints``: failing and disabled endpoints, and their circuit breakers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import typer
+
+from ...actors import declare_actors
+from ...actors.webhooks.actor import endpoint_of_url
+from ...actors.webhooks.registry import EndpointRecord, EndpointRegistry
+from ...actors.webhooks.resources import make_registry
+from ...brokers import get_broker
+from ...config import get_settings
+from ...core.clock import SYSTEM_CLOCK, iso
+from ...core.errors import FormrelayError
+from ...core.printable import shown_id
+from ..endpoints import endpoint_json, find_urls, near, shown_url
+from ..output import age, print_json, print_table, say, say_error
+from .confirm import YesOption, confirm
+from .options import JsonOption, id_argument, only_match
+from .shared_state import shared_state
+
+app = typer.Typer(invoke_without_command=True)
+
+IdArgument = Annotated[
+    str,
+    id_argument("Endpoint id or unique prefix, as listed by `webhooks endpoints`; or its URL."),
+]
+RevealOption = Annotated[
+    bool, typer.Option("--reveal", help="Show whole URLs, which may contain secrets.")
+]
+_STAMPS = ("failing_since", "last_at", "disabled_at", "open_until")
+
+
+class NoSuchEndpoint(FormrelayError):
+    """There is no such endpoint, or it is neither failing nor disabled."""
+
+
+@app.callback()
+def endpoints(
+    context: typer.Context, reveal: RevealOption = False, json: JsonOption = False
+) -> None:
+    """List failing and disabled endpoints; enable or disable an endpoint.
+
+    URLs are those of jobs that wait or are dead-lettered: the endpoint registry
+    stores only the host. `[…]` replaces the query and what may be a key.
+
+    Example: formrelay webhooks endpoints --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    records = sorted(
+        _registry().all(), key=lambda record: (record.disabled_at is None, -record.failures)
+    )
+    urls = _urls({record.id for record in records})
+    now = SYSTEM_CLOCK.time()
+    found = [endpoint_json(record.to_json(), now) for record in records]
+    for each in found:
+        url = urls.get(each["id"])
+        each["url"] = url if url is None or reveal else shown_url(url)
+    if json:
+        print_json([_as_json(each) for each in found])
+        return
+    columns = ("endpoint", "state", "fails", "last", "details")
+    rows = [_row(each, now) for each in found]
+    print_table("Endpoints", columns, rows, empty="no failing endpoints")
+
+
+@app.command()
+def enable(id: IdArgument) -> None:
+    """Enable an endpoint again. Dead letters stay until you run `dlq replay`.
+
+    Example: formrelay webhooks endpoints enable url_0f8a5c21d3b94e76
+    """
+    records = {record.id for record in _registry().all()}
+    id = _whole_id(id, records)
+    if not _registry().enable(id):
+        says = f"the endpoint '{shown_id(id)}' is neither failing nor disabled"
+        raise NoSuchEndpoint(says + _resembling(id, records))
+    say(f"enabled: {shown_id(id)}")
+
+
+@app.command()
+def disable(id: IdArgument, yes: YesOption = False) -> None:
+    """Disable an endpoint: its webhooks are dead-lettered without an attempt.
+
+    An endpoint that works is not listed: name it by its URL, or by its
+    endpointId with --yes.
+
+    Example: formrelay webhooks endpoints disable https://example.com/hook
+    """
+    given = id
+    records = {record.id: record for record in _registry().all()}
+    urls = _urls(None)
+    known = {*records, *urls}
+    id = _whole_id(id, known)
+    if id not in known and id == given and not yes:
+        raise NoSuchEndpoint(
+            f"no failing endpoint and no job has the endpoint id '{shown_id(id)}'"
+            f"{_resembling(id, known)}: check the id; to disable it all the same, add --yes"
+        )
+    confirm(f"Disable the endpoint {_named(id, records.get(id), urls.get(id))}", yes=yes)
+    is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
+    say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
+    if id not in known:
+        say_error("note: no failing endpoint and no job has this id")
+
+
+def _registry() -> EndpointRegistry:
+    return make_registry(shared_state())
+
+
+def _urls(wanted: Collection[str] | None) -> dict[str, str]:
+    declare_actors()
+    return find_urls(get_broker().inspector, get_settings().webhooks.queue, wanted)
+
+
+def _whole_id(given: str, known: Collection[str]) -> str:
+    """Return the id of an endpoint by its URL or a unique prefix; what is given if none matches."""
+    if given in known:
+        return given
+    if given.startswith(("https://", "http://")):
+        return endpoint_of_url(given)
+    match = only_match(given, "endpoint", [("", id) for id in known if id.startswith(given)])
+    return match[1] if match else given
+
+
+def _resembling(id: str, known: Collection[str]) -> str:
+    names = ", ".join(map(shown_id, near(id, known)))
+    return f" (similar: {names})" if names else ""
+
+
+def _named(id: str, record: EndpointRecord | None, url: str | None) -> str:
+    where = shown_url(url) if url else record.host if record is not None else ""
+    return f"{shown_id(id)} ({where})" if where else shown_id(id)
+
+
+def _as_json(found: dict[str, Any]) -> dict[str, Any]:
+    shown = {
+        name: iso(value) if name in _STAMPS and value is not None else value
+        for name, value in found.items()
+    }
+    return shown | {"id": shown_id(found["id"])}
+
+
+def _row(found: dict[str, Any], now: float) -> tuple[Any, ...]:
+    details = [found["url"] or found["host"]]
+    if found["failing_since"] is not None:
+        details.append(f"failing for {age(now - found['failing_since'])}")
+    if found["state"] == "open":
+        left = age(found["open_until"] - now)
+        details.append(f"circuit open until {iso(found['open_until'])} ({left} left)")
+    if found["disabled_at"] is not None:
+        details.append(f"disabled {age(now - found['disabled_at'])} ago: {found['why']}")
+    return (
+        shown_id(found["id"]),
+        found["state"],
+        found["failures"],
+        found["last_status"],
+        "; ".join(filter(None, details)) or None,
+    )
