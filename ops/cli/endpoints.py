@@ -16,6 +16,7 @@ from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK, iso
 from ...core.errors import FormrelayError
 from ...core.printable import shown_id
+from ..audit import record
 from ..endpoints import endpoint_json, find_urls, near, shown_url
 from ..output import age, print_json, print_table, say, say_error
 from .confirm import YesOption, confirm
@@ -51,15 +52,15 @@ def endpoints(
     """
     if context.invoked_subcommand is not None:
         return
-    records = sorted(
-        _registry().all(), key=lambda record: (record.disabled_at is None, -record.failures)
-    )
-    urls = _urls({record.id for record in records})
+    records = sorted(_registry().all(), key=lambda each: (each.disabled_at is None, -each.failures))
+    urls = _urls({each.id for each in records})
     now = SYSTEM_CLOCK.time()
-    found = [endpoint_json(record.to_json(), now) for record in records]
+    found = [endpoint_json(each.to_json(), now) for each in records]
     for each in found:
         url = urls.get(each["id"])
         each["url"] = url if url is None or reveal else shown_url(url)
+    if reveal:
+        record("webhooks endpoints --reveal", count=len(urls))
     if json:
         print_json([_as_json(each) for each in found])
         return
@@ -74,11 +75,12 @@ def enable(id: IdArgument) -> None:
 
     Example: formrelay webhooks endpoints enable url_0f8a5c21d3b94e76
     """
-    records = {record.id for record in _registry().all()}
+    records = {each.id for each in _registry().all()}
     id = _whole_id(id, records)
     if not _registry().enable(id):
         says = f"the endpoint '{shown_id(id)}' is neither failing nor disabled"
         raise NoSuchEndpoint(says + _resembling(id, records))
+    record("webhooks endpoints enable", shown_id(id))
     say(f"enabled: {shown_id(id)}")
 
 
@@ -92,7 +94,7 @@ def disable(id: IdArgument, yes: YesOption = False) -> None:
     Example: formrelay webhooks endpoints disable https://example.com/hook
     """
     given = id
-    records = {record.id: record for record in _registry().all()}
+    records = {each.id: each for each in _registry().all()}
     urls = _urls(None)
     known = {*records, *urls}
     id = _whole_id(id, known)
@@ -103,6 +105,8 @@ def disable(id: IdArgument, yes: YesOption = False) -> None:
         )
     confirm(f"Disable the endpoint {_named(id, records.get(id), urls.get(id))}", yes=yes)
     is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
+    if is_new:
+        record("webhooks endpoints disable", shown_id(id))
     say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
     if id not in known:
         say_error("note: no failing endpoint and no job has this id")
@@ -132,8 +136,8 @@ def _resembling(id: str, known: Collection[str]) -> str:
     return f" (similar: {names})" if names else ""
 
 
-def _named(id: str, record: EndpointRecord | None, url: str | None) -> str:
-    where = shown_url(url) if url else record.host if record is not None else ""
+def _named(id: str, found: EndpointRecord | None, url: str | None) -> str:
+    where = shown_url(url) if url else found.host if found is not None else ""
     return f"{shown_id(id)} ({where})" if where else shown_id(id)
 
 

@@ -18,6 +18,7 @@ from ...core.clock import iso
 from ...core.errors import ConfigError, FormrelayError, SinkError
 from ...core.failure import Reason
 from ...core.printable import shown_id
+from ..audit import record
 from ..boot import NOT_FINE
 from ..output import print_json, print_table, say, say_error
 from . import endpoints
@@ -124,6 +125,8 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
             raise
         id = whole
         done = _resend(id)
+    if done != "already queued":
+        record("webhooks resend", shown_id(id), outcome=done)
     if json:
         print_json({"id": shown_id(id), "done": done})
     else:

@@ -56,6 +56,9 @@ def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None
         error = shell("webhooks", "endpoints", "enable", "e1", status=1).stderr
         assert "neither failing nor disabled (similar: e2)" in error
         assert [one["id"] for one in shell.json("webhooks", "endpoints")] == ["e2"]
+        audit = [(one["action"], one["target"]) for one in shell.json("audit")]
+        actions = ("webhooks endpoints enable", "webhooks endpoints disable")
+        assert audit == [(action, "e1") for action in actions]
 
 
 def test_an_endpoint_shows_its_url_and_until_when_its_circuit_is_open(shell: Shell) -> None:
