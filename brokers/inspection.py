@@ -249,6 +249,14 @@ class Inspector(ABC):
             NotAvailable
         """
 
+    def cancel(self, queue: str, id: str) -> bool:
+        """Delete a waiting or scheduled message; False if there is none, or if it is in flight.
+
+        Raises:
+            NotAvailable
+        """
+        raise NotAvailable("cancelling jobs")
+
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes; on Redis, the latest heartbeat first.

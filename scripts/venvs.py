@@ -32,7 +32,9 @@ STAMP = "formrelay-installed"
 _TOO_NEW_FOR_OLDEST = (3, 13)
 #: Dependencies that `.venv-oldest` has at their lower bounds in setup.cfg.
 AT_THEIR_OLDEST = {"dramatiq", "redis", "pika", "pydantic"}
-#: Includes dramatiq-dashboard, which needs dramatiq < 2 and redis < 5.
+#: dramatiq-dashboard asks for dramatiq < 2 and redis < 5, but works with newer versions, so the
+#: environments with the newest dependencies get it without its dependencies.
+DASHBOARD = ["--no-deps", "dramatiq-dashboard==0.4.0"]
 OLDEST_EXTRAS = (
     "redis,rabbitmq,clickhouse,embedded,demo,django,dkim,email,sheets,dramatiq-dashboard"
 )
@@ -57,7 +59,7 @@ _UV_VARIABLES = {
 
 def prepare_python() -> None:
     """Create `.venv` and install the package and its tools, unless this is up to date."""
-    _prepare(VENV, running_python(), ["--editable", ".[dev]"])
+    _prepare(VENV, running_python(), ["--editable", ".[dev]"], DASHBOARD)
     # mypy derives the package's name from its folder, and a checkout may have any name.
     link = VENV / "formrelay" / "formrelay"
     if not link.is_symlink():
@@ -93,7 +95,7 @@ def prepare_other(python: Python) -> Path:
     """
     venv = ROOT / f".venv-{python.version}"
     # tests/packaging installs a wheel with pip.
-    _prepare(venv, python, ["--editable", ".[dev]", "pip"])
+    _prepare(venv, python, ["--editable", ".[dev]", "pip"], DASHBOARD)
     return venv / "bin" / "python"
 
 
@@ -133,10 +135,13 @@ def uv_environment(pip_config: str, environment: Mapping[str, str]) -> dict[str,
     return {**found, **environment}
 
 
-def _prepare(venv: Path, python: Python, install: Sequence[str]) -> None:
+def _prepare(venv: Path, python: Python, *installs: Sequence[str]) -> None:
     """Create a virtual environment and install into it, unless it is up to date.
 
     Only `.venv`, which people also create themselves, keeps the Python that it has.
+
+    Args:
+        installs: arguments of each `pip install`, in order.
     """
     if venv != VENV and version_of(venv) not in (None, python.version):
         say(f"removing {venv.name}, which does not have Python {python.version}")
@@ -151,13 +156,14 @@ def _prepare(venv: Path, python: Python, install: Sequence[str]) -> None:
         if made.returncode:
             shutil.rmtree(venv, ignore_errors=True)
             stop(f"could not create {venv.name} (on Debian: apt-get install python3-venv)")
-    stamp = _fingerprint(install)
+    stamp = _fingerprint(installs)
     if (venv / STAMP).exists() and (venv / STAMP).read_text() == stamp:
         return
     say(f"installing formrelay and its test dependencies into {venv.name}")
     inside = str(venv / "bin" / "python")
-    if not (_install_with_uv(inside, install) or _install_with_pip(inside, install)):
-        stop("pip could not install the package; see its message above")
+    for install in installs:
+        if not (_install_with_uv(inside, install) or _install_with_pip(inside, install)):
+            stop("pip could not install the package; see its message above")
     (venv / STAMP).write_text(stamp)
 
 
@@ -183,10 +189,11 @@ def _install_with_pip(python: str, install: Sequence[str], *, stderr: int | None
     return not subprocess.run([*pip, *install], stderr=stderr, check=False).returncode
 
 
-def _fingerprint(install: Sequence[str]) -> str:
+def _fingerprint(installs: Sequence[Sequence[str]]) -> str:
     """Hash of everything that decides the contents of a virtual environment."""
     files = b"".join((ROOT / name).read_bytes() for name in ("setup.cfg", "pyproject.toml"))
-    return hashlib.sha256(files + "\n".join(install).encode()).hexdigest()
+    arguments = "\n".join(argument for install in installs for argument in install)
+    return hashlib.sha256(files + arguments.encode()).hexdigest()
 
 
 def say(message: str) -> None:

@@ -173,6 +173,9 @@ class RedisInspector(Inspector):
             pipeline.zadd(keys.wake(queue), {"w": 0})
             return pipeline.execute()[1] is not None
 
+    def cancel(self, queue: str, id: str) -> bool:
+        return bool(self._commands.run("cancel", queue, [to_bytes(id)]))
+
     # -- pausing -------------------------------------------------------------------------
 
     def pause(self, queue: str) -> None:

@@ -1,17 +1,16 @@
-"""dramatiq-dashboard 0.4.0, its last release, works with formrelay's queues on Redis.
+"""dramatiq-dashboard 0.4.0, its last release, works with a stock broker on formrelay's queues.
 
-It requires dramatiq 1 and redis 4, so these tests run in `.venv-oldest` (scripts/test-range).
+Its metadata asks for dramatiq 1 and redis 4, which `.venv-oldest` has; in the other environments
+these tests run with the newest versions.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from dramatiq.errors import DecodeError
@@ -20,6 +19,7 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from tests.support.harness import Harness
+from tests.support.pages import DashboardPages
 from tests.support.waiting import wait_until
 
 dashboard = pytest.importorskip("dramatiq_dashboard")
@@ -37,27 +37,7 @@ class Site:
         self.stock = StockBroker(url=url)
         self.stock.declare_queue(queue)
         self.app = dashboard.DashboardApp(self.stock, "/drama")
-
-    def get(self, path: str, **form: str) -> str:
-        """Get a page, following redirects; with a form, POST it."""
-        if form:
-            form["__dd_csrf"] = "t"
-        body = urlencode(form).encode()
-        environ = {
-            "REQUEST_METHOD": "POST" if form else "GET",
-            "PATH_INFO": path,
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_COOKIE": "__dd_csrf=t",
-            "wsgi.input": io.BytesIO(body),
-        }
-        answers: list[tuple[str, dict[str, str]]] = []
-        pages = self.app(environ, lambda status, headers: answers.append((status, dict(headers))))
-        page = b"".join(pages).decode()
-        (status, headers) = answers[0]
-        if status == "302 Found":
-            return self.get(headers["location"].removeprefix("/drama"))
-        assert status == "200 OK", page
-        return page
+        self.get = DashboardPages(self.app, "/drama").get
 
     def tab(self, name: str) -> str:
         return self.get(f"/queues/{self.queue}/{name}")
