@@ -4,7 +4,7 @@
 locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
 ``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
 serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``audit.py`` is the audit log of
-operators. ``redis/`` is the Redis client, which
+operators, ``task_board.py`` has the progress of their tasks. ``redis/`` is the Redis client, which
 the Redis broker uses too, and the stores in Redis.
 """
 
@@ -24,6 +24,7 @@ from .store import (
     make_rate_limits,
     make_result_store,
     make_suppressions,
+    make_task_board,
     make_tokens,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_rate_limits",
     "make_result_store",
     "make_suppressions",
+    "make_task_board",
     "make_tokens",
     "once",
 ]

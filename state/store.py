@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .rate_limits import RateLimits
     from .redis.results import RedisResultStore
     from .suppressions import Suppressions
+    from .task_board import TaskBoard
     from .tokens import Tokens
 
 
@@ -140,6 +141,20 @@ def make_audit_log(redis: StateRedis | None) -> AuditLog:
     from .redis.audit import RedisAuditLog
 
     return RedisAuditLog(*redis)
+
+
+def make_task_board(redis: StateRedis | None) -> TaskBoard:
+    """Make the board of long tasks: in ``redis``, or in memory if that is None.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .task_board import MemoryTaskBoard
+
+        return MemoryTaskBoard()
+    from .redis.task_board import RedisTaskBoard
+
+    return RedisTaskBoard(*redis)
 
 
 def make_bounce_rates(redis: StateRedis | None) -> BounceRates:
