@@ -1,0 +1,239 @@
+"""Replays or deletes many dead letters in a thread, with progress that every operator sees.
+
+A task steps through ``Inspector.replay`` or ``delete_dead``, which change some hundred messages a
+step, and can be stopped between two steps. What a task has not reached is still dead-lettered, so
+after a stop, or the end of the process, a new task with the same filter goes on. Two tasks over the
+same dead letters do no harm: each letter is changed by one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from ...brokers import DeadFilter, RelayBroker
+from ...brokers.inspection import Action
+from ...core.errors import BrokerError, FormrelayError, describe
+from ...state import make_task_board
+from ...state.task_board import MemoryTaskBoard, TaskBoard, TaskRecord
+from ..audit import Operator, audited, filter_words, id_words
+
+logger = logging.getLogger("formrelay.dashboard")
+
+#: Maximum number of tasks that run at a time in a process, and that wait.
+MAX_RUNNING, MAX_WAITING = 2, 20
+#: Seconds between two writes of the progress, and of a task that waits.
+_WRITE_EVERY, _WRITE_WAITING_EVERY = 0.5, 30.0
+#: Seconds after which a task that nobody writes counts as lost.
+LOST_AFTER = 90.0
+_ACTIONS = {"replay": "dlq replay", "delete": "dlq delete"}
+
+
+class TooManyTasks(FormrelayError):
+    """Too many tasks are waiting: try again when one of them has ended."""
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The dead letters that a task changes: those of a filter, or some ids of queues.
+
+    Attributes:
+        which: the filter; ignored if there are ids.
+        ids: ids by queue.
+        expected: number of dead letters when the operator asked; None if it was not counted.
+    """
+
+    which: DeadFilter = field(default_factory=DeadFilter)
+    ids: Sequence[tuple[str, Sequence[str]]] = ()
+    expected: int | None = None
+
+    @property
+    def words(self) -> str:
+        """The selection in words."""
+        if not self.ids:
+            return filter_words(self.which)
+        return "; ".join(f"queue {queue}: {id_words(list(of))}" for queue, of in self.ids)
+
+
+class _Task:
+    """A task of this process."""
+
+    def __init__(
+        self, broker: RelayBroker, board: TaskBoard, action: Action, selection: Selection
+    ) -> None:
+        self.broker, self.board, self.action, self.selection = broker, board, action, selection
+        self.record = TaskRecord("", "", "", "")
+        self.operator = Operator("", "dashboard")
+        self.is_closing = threading.Event()
+        self.on_write: Callable[[], None] = lambda: None
+        self._written_at = float("-inf")
+
+    def run(self) -> None:
+        """Run the task to its end; raises nothing."""
+        try:
+            with audited(
+                self.record.action, filter=self.record.filter, operator=self.operator
+            ) as entry:
+                self._write(state="running")
+                try:
+                    self._change(entry)
+                    self._write(state="done")
+                except _Stopped as by:
+                    entry.outcome = f"stopped by {by}"
+                    self._write(state="stopped", text=str(by))
+        except Exception as error:
+            if not isinstance(error, FormrelayError):
+                logger.exception("a task of the dashboard failed")
+            try:
+                self._write(state="failed", text=describe(error))
+            except BrokerError as problem:
+                logger.warning("the end of a task was not stored: %s", describe(problem))
+
+    def _change(self, entry: Any) -> None:
+        inspector, before = self.broker.inspector, 0
+        change = inspector.replay if self.action == "replay" else inspector.delete_dead
+
+        def progress(count: int) -> None:
+            entry.count = before + count
+            self._progress(before + count)
+
+        self._progress(0)
+        if not self.selection.ids:
+            entry.count = change(self.selection.which, progress=progress)
+        for queue, ids in self.selection.ids:
+            before += change(list(ids), queue=queue, progress=progress)
+            entry.count = before
+        self.record = replace(self.record, done=entry.count or 0)
+
+    def _progress(self, count: int) -> None:
+        """Write the progress from time to time.
+
+        Raises:
+            _Stopped: somebody asked to stop the task, or the process ends.
+        """
+        self.record = replace(self.record, done=count)
+        if self.is_closing.is_set():
+            raise _Stopped("the end of the dashboard's process")
+        now = self.broker.clock.monotonic()
+        if now - self._written_at >= _WRITE_EVERY:
+            self._written_at = now
+            self.on_write()
+            by = self._write()
+            if by is not None:
+                raise _Stopped(by)
+
+    def _write(self, **changes: Any) -> str | None:
+        self.record = replace(self.record, **changes)
+        return self.board.write(self.record)
+
+
+class Tasks:
+    """The tasks of a process: starts their threads, and stops them.
+
+    A thread runs while there are tasks. Tasks beyond :data:`MAX_RUNNING` wait for their turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[threading.Thread, _Task | None] = {}
+        self._waiting_written_at = float("-inf")
+
+    @cached_property
+    def _memory_board(self) -> TaskBoard:
+        return MemoryTaskBoard()
+
+    def board(self, broker: RelayBroker) -> TaskBoard:
+        """The board: in the shared store; without one, that of this process."""
+        return self._memory_board if broker.state is None else make_task_board(broker.state)
+
+    def start(
+        self, broker: RelayBroker, action: Action, selection: Selection, operator: Operator
+    ) -> str:
+        """Start a task, or let it wait for its turn; return its id.
+
+        Raises:
+            TooManyTasks: too many tasks are waiting.
+            BrokerError: the shared store failed.
+        """
+        task = _Task(broker, self.board(broker), action, selection)
+        task.operator, task.on_write = operator, self._write_waiting
+        task.record = TaskRecord(
+            secrets.token_hex(6),
+            _ACTIONS[action],
+            selection.words,
+            operator.who,
+            total=selection.expected,
+        )
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                raise TooManyTasks
+        task.board.write(task.record)
+        with self._lock:
+            self._waiting.append(task)
+            if len(self._running) < MAX_RUNNING:
+                thread = threading.Thread(
+                    target=self._work, name="formrelay-dashboard-task", daemon=True
+                )
+                self._running[thread] = None
+                thread.start()
+        return task.record.id
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop all tasks of this process after their current step.
+
+        Args:
+            timeout: seconds to wait for each thread.
+        """
+        with self._lock:
+            waiting, running = [*self._waiting], dict(self._running)
+            for task in (*waiting, *running.values()):
+                if task is not None:
+                    task.is_closing.set()
+        for thread in running:
+            thread.join(timeout)
+
+    def _write_waiting(self) -> None:
+        """Write the waiting tasks from time to time, so that they do not count as lost."""
+        with self._lock:
+            tasks = [*self._waiting]
+            now = tasks[0].broker.clock.monotonic() if tasks else 0.0
+            if not tasks or now - self._waiting_written_at < _WRITE_WAITING_EVERY:
+                return
+            self._waiting_written_at = now
+        for task in tasks:
+            if task.record.state == "waiting":
+                task.board.write(task.record)
+
+    def _work(self) -> None:
+        """Run waiting tasks until there are none."""
+        thread = threading.current_thread()
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    del self._running[thread]
+                    return
+                task = self._waiting.popleft()
+                self._running[thread] = task
+            task.run()
+
+
+def is_lost(record: TaskRecord, now: float) -> bool:
+    """Whether the process of a task has ended, or cannot reach the store.
+
+    Args:
+        now: Unix seconds.
+    """
+    at = record.updated_at
+    is_old = at is not None and now - at.timestamp() > LOST_AFTER
+    return not record.is_over and is_old
