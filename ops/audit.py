@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from ..brokers import DeadFilter, get_broker
+from ..brokers import DeadFilter, RelayBroker, get_broker
 from ..core.clock import iso
 from ..core.errors import BrokerError, describe
 from ..core.printable import shown_id
@@ -50,9 +50,13 @@ def of_command() -> Operator:
     return Operator(f"{name}@{socket.gethostname()}", "cli")
 
 
-def open_log() -> AuditLog:
-    """The audit log in the shared store; without one, the log of this process alone."""
-    state = get_broker().state
+def open_log(broker: RelayBroker | None = None) -> AuditLog:
+    """The audit log in the shared store; without one, the log of this process alone.
+
+    Args:
+        broker: None for the broker of this process.
+    """
+    state = (broker or get_broker()).state
     return _memory_log() if state is None else make_audit_log(state)
 
 
@@ -64,6 +68,7 @@ def record(
     count: int | None = None,
     outcome: str = "done",
     operator: Operator | None = None,
+    broker: RelayBroker | None = None,
 ) -> None:
     """Add an entry to the audit log. A store that fails is logged, and never stops the action.
 
@@ -73,11 +78,12 @@ def record(
         filter: the selection in words; see :func:`filter_words`.
         count: number of messages or entries that were changed.
         operator: who did it; None for the user of this process.
+        broker: None for the broker of this process.
     """
     by = operator or of_command()
     entry = AuditEntry(by.who, by.via, action, target, filter, count, outcome)
     try:
-        open_log().add(entry)
+        open_log(broker).add(entry)
     except BrokerError as error:
         about = {"action": action, "target": target, "error_message": describe(error)}
         logger.warning("the audit log was not written", extra=about)
@@ -98,7 +104,12 @@ class Audited:
 
 @contextmanager
 def audited(
-    action: str, target: str = "", *, filter: str = "", operator: Operator | None = None
+    action: str,
+    target: str = "",
+    *,
+    filter: str = "",
+    operator: Operator | None = None,
+    broker: RelayBroker | None = None,
 ) -> Iterator[Audited]:
     """Write an entry when an action ends, also if an error or Ctrl-C ends it."""
     found = Audited()
@@ -110,7 +121,7 @@ def audited(
         raise
     finally:
         about: dict[str, Any] = {"count": found.count, "outcome": found.outcome}
-        record(action, target, filter=filter, operator=operator, **about)
+        record(action, target, filter=filter, operator=operator, broker=broker, **about)
 
 
 def entries(log: AuditLog, since: float | None = None) -> Iterator[AuditEntry]:

@@ -42,15 +42,19 @@ def dashboard(
     host, port = _address(bind)
     import_actors(imports or ())
     settings = get_settings()
-    app = _app(settings, host, prefix, trust_proxy)
+    app, tasks = _app(settings, host, prefix, trust_proxy)
     get_broker().ping(())
-    _serve(app, host, port, prefix, threads)
+    try:
+        _serve(app, host, port, prefix, threads)
+    finally:
+        tasks.stop()
 
 
-def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> Any:
+def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple[Any, Any]:
     try:
         from ..dashboard import make_app
         from ..dashboard.access import Access, LoopbackAccess, TokenAccess
+        from ..dashboard.tasks import Tasks
         from ..dashboard.tokens import tokens_of
     except ImportError as error:
         raise ConfigError(
@@ -67,7 +71,9 @@ def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> Any:
             f"expected DASHBOARD_TOKEN for a dashboard on {host}, which other machines can reach, "
             "got none: set it to a random text of at least 16 characters, or --bind 127.0.0.1:8765"
         )
-    return make_app(get_broker, access=access, prefix=prefix, trusts_proxy=trust_proxy)
+    tasks = Tasks()
+    app = make_app(get_broker, access=access, prefix=prefix, trusts_proxy=trust_proxy, tasks=tasks)
+    return app, tasks
 
 
 def _serve(app: Any, host: str, port: int, prefix: str, threads: int) -> None:

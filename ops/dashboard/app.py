@@ -17,6 +17,7 @@ from .access import Access
 from .assets import serve_asset
 from .origins import is_from_this_site
 from .pages import ROUTES
+from .tasks import Tasks
 from .view import Site, View
 
 if TYPE_CHECKING:
@@ -42,10 +43,15 @@ class Dashboard:
     """The WSGI application; arguments as of :func:`make_app`."""
 
     def __init__(
-        self, open_broker: Callable[[], RelayBroker], *, access: Access, prefix: str
+        self,
+        open_broker: Callable[[], RelayBroker],
+        *,
+        access: Access,
+        prefix: str,
+        tasks: Tasks,
     ) -> None:
         labelled = [route for route in ROUTES if route.label is not None]
-        self._site = Site(access, open_broker, labelled)
+        self._site = Site(access, open_broker, labelled, tasks=tasks)
         self._prefix = prefix
         self._routes = {route.name: route for route in ROUTES}
         rules = [Rule("/static/<name>", endpoint="asset", methods=["GET"])]
@@ -119,6 +125,7 @@ def make_app(
     access: Access,
     prefix: str = "",
     trusts_proxy: bool = False,
+    tasks: Tasks | None = None,
 ) -> WSGIApplication:
     """Make the dashboard.
 
@@ -129,9 +136,10 @@ def make_app(
             SCRIPT_NAME it must be empty.
         trusts_proxy: whether to believe ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
             ``-Prefix``; only behind a proxy that sets them all.
+        tasks: runs long tasks; its maker stops it. Default: tasks that end with the process.
     """
     prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
-    app: Any = Dashboard(open_broker, access=access, prefix=prefix)
+    app: Any = Dashboard(open_broker, access=access, prefix=prefix, tasks=tasks or Tasks())
     made: WSGIApplication = ProxyFix(app, x_prefix=1, x_host=1) if trusts_proxy else app
     return made
 

@@ -82,7 +82,10 @@ class _Task:
         """Run the task to its end; raises nothing."""
         try:
             with audited(
-                self.record.action, filter=self.record.filter, operator=self.operator
+                self.record.action,
+                filter=self.record.filter,
+                operator=self.operator,
+                broker=self.broker,
             ) as entry:
                 self._write(state="running")
                 try:

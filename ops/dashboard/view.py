@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +16,13 @@ from werkzeug.utils import redirect
 
 from ...brokers import RelayBroker
 from ...core.printable import read_id
-from .access import Access, User
+from ...state.audit import Via
+from ..audit import Operator, record
+from .access import Access, HostAccess, User
 from .assets import asset_names
 from .queue_list import QueueList
 from .rendering import environment
-
-logger = logging.getLogger("formrelay.audit")
+from .tasks import Tasks
 
 #: The cookie of the message that is shown once.
 FLASH_COOKIE = "formrelay_flash"
@@ -61,12 +61,14 @@ class Site:
         open_broker: returns the broker; raises a ``FormrelayError`` if it cannot be used.
         navigation: the routes in the navigation.
         queue_list: the names of the queues.
+        tasks: replays and deletes many dead letters in threads.
     """
 
     access: Access
     open_broker: Callable[[], RelayBroker]
     navigation: Sequence[Route]
     queue_list: QueueList = field(default_factory=QueueList)
+    tasks: Tasks = field(default_factory=Tasks)
 
 
 class View:
@@ -200,15 +202,27 @@ class View:
 
     # -- audit -------------------------------------------------------------------------
 
-    def record(self, action: str, **details: Any) -> None:
+    @property
+    def operator(self) -> Operator:
+        """The user, as the audit log names operators."""
+        name = "" if self.user is None else self.user.name
+        via: Via = "django" if isinstance(self.site.access, HostAccess) else "dashboard"
+        return Operator(name, via)
+
+    def record(
+        self, action: str, *, filter: str = "", count: int | None = None, **target: str
+    ) -> None:
         """Write an action to the audit log.
 
         Args:
             action: ``part.verb``, for example ``job.reveal``.
-            details: what it was done to; never a payload value.
+            filter: the selection in words.
+            count: number of messages or entries that were changed.
+            target: what it was done to, such as ``queue=…, id=…``; never a payload value.
         """
-        name = "" if self.user is None else self.user.name
-        logger.info("audit", extra={"action": action, "who": name, **details})
+        words = ", ".join(f"{name} {value}" for name, value in target.items())
+        about: dict[str, Any] = {"filter": filter, "count": count}
+        record(action.replace(".", " "), words, operator=self.operator, broker=self.broker, **about)
 
     # -- internal ----------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ HOST = worker_name().partition(":")[0]
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> MemoryAuditLog:
     log = MemoryAuditLog()
-    monkeypatch.setattr(audit, "open_log", lambda: log)
+    monkeypatch.setattr(audit, "open_log", lambda _broker=None: log)
     return log
 
 
@@ -42,7 +42,7 @@ def test_the_command_line_writes_the_user_of_the_system(log: MemoryAuditLog) -> 
 def test_a_store_that_fails_stops_no_action(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail() -> Any:
+    def fail(_broker: Any) -> Any:
         raise BrokerUnavailable("no answer")
 
     monkeypatch.setattr(audit, "open_log", fail)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import login, overview
+from . import audit, login, overview
 
-ROUTES = (*overview.ROUTES, *login.ROUTES)
+ROUTES = (*overview.ROUTES, *audit.ROUTES, *login.ROUTES)

@@ -14,6 +14,7 @@ from formrelay.brokers import BrokerOptions
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.ops.dashboard import make_app
 from formrelay.ops.dashboard.access import Access, LoopbackAccess, Role, TokenAccess
+from tests.state.stores import state_of
 
 TOKENS = {Role.OPERATOR: "operator-token-1234", Role.READ_ONLY: "read-only-token-1234"}
 ORIGIN = {"Origin": "http://localhost"}
@@ -86,6 +87,7 @@ class Site:
 @pytest.fixture
 def site(redis_url: str) -> Iterator[Site]:
     broker = RedisBroker(redis_url, options=BrokerOptions())
+    broker.state = state_of(redis_url)
 
     @dramatiq.actor(broker=broker, queue_name="webhooks")
     def deliver(payload: Any = None) -> None:

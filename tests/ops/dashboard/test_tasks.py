@@ -67,7 +67,7 @@ def redis_broker(redis_url: str) -> Iterator[RedisBroker]:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> MemoryAuditLog:
     log = MemoryAuditLog()
-    monkeypatch.setattr(audit, "open_log", lambda: log)
+    monkeypatch.setattr(audit, "open_log", lambda _broker=None: log)
     return log
 
 
