@@ -23,7 +23,8 @@ from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import FormrelayError, InvalidJob
 from ..core.throttle import Throttle
 from ..middleware.idempotency import remember
-from ..state import IdempotencyStore, StateRedis, make_idempotency_store
+from ..state import IdempotencyStore, StateRedis, make_history, make_idempotency_store
+from ..state.history import History
 from .contract import LONGEST_DELAY, Batching, BrokerOptions, QueueConsumer
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
@@ -62,6 +63,7 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self.state: StateRedis | None = None
         self._state_lock = Lock()
         self._idempotency_store: IdempotencyStore | None = None
+        self._history: History | None = None
         self.job_types = {}
         self.actor_finders = []
         #: The consumers of this process, to tell them of actors that are declared later.
@@ -92,6 +94,19 @@ class RelayBroker(SignallingBroker, JoiningBroker):
             if self._idempotency_store is None:
                 self._idempotency_store = make_idempotency_store(self.state)
             return self._idempotency_store
+
+    def history(self) -> History:
+        """Return the history of queues, made at the first call.
+
+        Without a shared store (:attr:`state` is None) it is that of this process alone.
+        """
+        with self._state_lock:
+            if self._history is None:
+                self._history = self._make_history()
+            return self._history
+
+    def _make_history(self) -> History:
+        return make_history(self.state)
 
     def get_declared_queues(self) -> set[str]:
         return set(self.queues)

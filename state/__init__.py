@@ -4,8 +4,9 @@
 locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
 ``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
 serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``audit.py`` is the audit log of
-operators, ``task_board.py`` has the progress of their tasks. ``redis/`` is the Redis client, which
-the Redis broker uses too, and the stores in Redis.
+operators, ``task_board.py`` has the progress of their tasks, ``history.py`` stores what workers
+did, by queue and time. ``redis/`` is the Redis client, which the Redis broker uses too, and the
+stores in Redis.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .store import (
     make_audit_log,
     make_bounce_rates,
     make_claims,
+    make_history,
     make_idempotency_store,
     make_journal,
     make_leases,
@@ -38,6 +40,7 @@ __all__ = [
     "make_audit_log",
     "make_bounce_rates",
     "make_claims",
+    "make_history",
     "make_idempotency_store",
     "make_journal",
     "make_leases",

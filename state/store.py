@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .audit import AuditLog
     from .bounce_rates import BounceRates
     from .claims import Claims
+    from .history import History
     from .journal import Journal
     from .leases import Leases
     from .rate_limits import RateLimits
@@ -216,6 +217,20 @@ def make_tokens(
     from .redis.tokens import RedisTokenStore
 
     return Tokens(RedisTokenStore(*redis), locks, KeyRing(keys))
+
+
+def make_history(redis: StateRedis | None) -> History:
+    """Make the history of queues: of all workers in ``redis``, or of this process alone in memory.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .history import MemoryHistory
+
+        return MemoryHistory()
+    from .redis.history import RedisHistory
+
+    return RedisHistory(*redis)
 
 
 def make_claims(redis: StateRedis | None) -> Claims:

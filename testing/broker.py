@@ -16,6 +16,7 @@ from ..brokers.contract import BrokerOptions
 from ..brokers.envelope import Envelope
 from ..core.clock import Clock
 from ..state import IdempotencyStore
+from ..state.history import MemoryHistory
 from ..state.idempotency import MemoryIdempotencyStore
 from .clock import MovableClock
 from .consumer import MemoryBatches, MemoryConsumer
@@ -82,14 +83,17 @@ class MemoryBroker(RelayBroker):
                 self._idempotency_store = MemoryIdempotencyStore(clock=self.clock)
             return self._idempotency_store
 
+    def _make_history(self) -> MemoryHistory:
+        return MemoryHistory(clock=self.clock)
+
     def reset(self) -> None:
-        """Delete every message, dead letter and idempotency key, and set the clock back.
+        """Delete every message, dead letter, idempotency key and the history; set the clock back.
 
         Call it while no worker runs.
         """
         self._memory.clear()
         with self._state_lock:
-            self._idempotency_store = None
+            self._idempotency_store = self._history = None
         self.clock.reset()
 
     # -- send ------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from formrelay.state.audit import AuditEntry, AuditLog, AuditPage, MemoryAuditLog
+from formrelay.state.history import MemoryHistory, Tally
 from formrelay.state.idempotency import Running
 from formrelay.state.journal import ClaimLost, RecipientOutcome, Run
 from formrelay.state.memory_journal import MemoryJournal
 from formrelay.state.rate_limits import Limit, MemoryRateLimits
 from formrelay.state.redis.audit import RedisAuditLog
+from formrelay.state.redis.history import RedisHistory
 from formrelay.state.redis.journal import RedisJournal
 from formrelay.state.redis.rate_limits import RedisRateLimits
 from formrelay.state.redis.suppressions import RedisSuppressions
@@ -298,3 +300,60 @@ def _audit_pages(log: AuditLog, limit: int) -> list[list[AuditEntry]]:
     while pages[-1].cursor is not None:
         pages.append(log.newest(limit, pages[-1].cursor))
     return [[replace(entry, at=None) for entry in page.entries] for page in pages]
+
+
+counts = st.integers(0, 3)
+tallies = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]),
+    st.builds(
+        Tally,
+        counts,
+        counts,
+        counts,
+        counts,
+        st.lists(counts, min_size=35, max_size=35) | st.just([0] * 35),
+        st.dictionaries(st.sampled_from([f"e{n}" for n in range(30)]), st.integers(1, 3)),
+    ),
+)
+
+
+@several
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("pass"), st.integers(0, 900)),
+            st.tuples(
+                st.just("add"),
+                tallies,
+                st.integers(0, 10_000),
+                st.sampled_from("xy"),
+                st.integers(0, 5),
+            ),
+            st.tuples(
+                st.sampled_from(["read", "errors"]),
+                st.none() | st.lists(st.sampled_from("abcd"), unique=True),
+                st.sampled_from([60, 3600, 86_400]),
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_history(redis_url: str, steps: list[Any]) -> None:
+    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
+    memory, shared = MemoryHistory(clock=clock), RedisHistory(*state)
+    shared._now = clock.time  # type: ignore[method-assign]
+    for what, *arguments in steps:
+        if what == "pass":
+            clock.now += arguments[0]
+            continue
+        found = []
+        for store in (memory, shared):
+            if what == "add":
+                added, age, source, number = arguments
+                seconds = timedelta(seconds=age)
+                store.add(added, age=seconds, source=source, number=number)
+            else:
+                queues, span = arguments
+                found.append(getattr(store, what)(queues, timedelta(seconds=span)))
+        assert not found or found[0] == found[1], (what, arguments)
+    state.client.close()

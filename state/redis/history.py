@@ -1,0 +1,146 @@
+"""The history of queues in Redis, shared by all processes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Any
+
+from ..history import (
+    HOUR,
+    MAX_FAILING_QUEUES,
+    MAX_GROUPS,
+    MAX_QUEUES,
+    NO_TIME,
+    OTHER,
+    RESOLUTIONS,
+    Point,
+    Tally,
+    Window,
+    most_frequent,
+    sanitized,
+    summed,
+)
+from ..millis import duration_millis
+from . import DEFAULT_NAMESPACE
+from .connection import translated
+from .script import Script
+
+#: Stands between the namespace and the bucket: its length in seconds and its number.
+PREFIX = ":__history__."
+#: How long the number of the last call of a process is kept.
+_KEEP_NUMBER = timedelta(hours=1)
+#: Larger counts do not fit.
+_MAX_COUNT = 2**32 - 1
+
+
+class RedisHistory:
+    """The history of all processes, by the server's clock.
+
+    Args:
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys.
+    """
+
+    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
+        self._client = client
+        self._where = where
+        self._prefix = namespace + PREFIX
+        self._script = Script("history.lua", client, where)
+
+    def add(
+        self,
+        tallies: Mapping[str, Tally],
+        *,
+        age: timedelta = NO_TIME,
+        source: str,
+        number: int,
+    ) -> None:
+        seconds = age.total_seconds()
+        at = self._now() - seconds
+        keys, keeps = [f"{self._prefix}by.{source}"], []
+        for resolution in RESOLUTIONS:
+            if seconds < resolution.keep:
+                key = f"{self._prefix}{resolution.step}.{int(at // resolution.step)}"
+                keys += [key, f"{key}.errors"]
+                keeps.append(1000 * (resolution.keep + resolution.step))
+        if not keeps or not tallies:
+            return
+        counts = [
+            part
+            for queue, tally in tallies.items()
+            for part in (queue, _packed(tally), _pairs(sanitized(tally.errors)))
+        ]
+        limits = [MAX_QUEUES, MAX_FAILING_QUEUES, MAX_GROUPS, OTHER]
+        self._script(keys, number, duration_millis(_KEEP_NUMBER), *limits, *keeps, *counts)
+
+    def read(
+        self, queues: Collection[str] | None = None, span: timedelta = HOUR
+    ) -> dict[str, list[Point]]:
+        now = self._now()
+        window = Window.of(span, now)
+        found: dict[str, dict[int, tuple[int, ...]]] = {queue: {} for queue in queues or ()}
+        for number, queue, data in self._find(window, queues, ""):
+            found.setdefault(queue, {})[number] = _unpacked(data)
+        return {queue: window.points(tallies, now) for queue, tallies in found.items()}
+
+    def errors(
+        self, queues: Collection[str] | None = None, span: timedelta = HOUR
+    ) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for _, queue, pairs in self._find(Window.of(span, self._now()), queues, ".errors"):
+            found[queue] = summed(found.get(queue, {}), _parsed(pairs))
+        return {queue: most_frequent(errors) for queue, errors in found.items()}
+
+    def _now(self) -> float:
+        with translated(self._where):
+            seconds, micros = self._client.time()
+        return int(seconds) + int(micros) / 1_000_000
+
+    def _find(
+        self, window: Window, queues: Collection[str] | None, suffix: str
+    ) -> list[tuple[int, str, bytes]]:
+        """Return the number of the bucket, the queue and its value, in one round trip."""
+        wanted = None if queues is None else list(queues)
+        if wanted is not None and not wanted:
+            return []
+        numbers = range(window.first, window.last + 1)
+        with translated(self._where), self._client.pipeline(transaction=False) as pipeline:
+            for number in numbers:
+                key = f"{self._prefix}{window.resolution.step}.{number}{suffix}"
+                if wanted is None:
+                    pipeline.hgetall(key)
+                else:
+                    pipeline.hmget(key, wanted)
+            answers = pipeline.execute()
+        found: list[tuple[int, str, bytes]] = []
+        names: dict[bytes, str] = {}
+        for number, answer in zip(numbers, answers, strict=True):
+            if wanted is not None:
+                pairs = zip(wanted, answer, strict=True)
+                found += [(number, queue, text) for queue, text in pairs if text is not None]
+                continue
+            for raw, text in answer.items():
+                queue = names.get(raw) or names.setdefault(raw, raw.decode(errors="replace"))
+                found.append((number, queue, text))
+        return found
+
+
+def _packed(tally: Tally) -> bytes:
+    counts = [min(count, _MAX_COUNT) for count in tally.counts]
+    return struct.pack(f"<{len(counts)}I", *counts)
+
+
+def _unpacked(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 4}I", data)
+
+
+def _pairs(errors: Mapping[str, int]) -> str:
+    return " ".join(f"{group}={count}" for group, count in errors.items())
+
+
+def _parsed(pairs: bytes) -> dict[str, int]:
+    found = [pair.rpartition("=") for pair in pairs.decode(errors="replace").split(" ")]
+    return {group: int(count) for group, _, count in found}
