@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -33,6 +33,11 @@ def written(**environ: str) -> dict[str, str]:
     return {row.name: row.value for row in rows(read_settings(REDIS | environ, env_file=None))}
 
 
+#: Reading the settings takes 50 ms of CPU.
+few = settings(max_examples=30)
+
+
+@few
 @given(st.lists(WAITS, min_size=1))
 def test_written_delays_are_read_back_unchanged(delays: list[timedelta]) -> None:
     texts = ",".join(f"{delay.total_seconds():f}" for delay in delays)
@@ -64,6 +69,7 @@ def test_values_are_shown_as_they_were_given(name: str, text: str) -> None:
     assert written(**{name: text})[name] == text
 
 
+@few
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z.]{1,9}\*?", fullmatch=True) | st.just("*"),

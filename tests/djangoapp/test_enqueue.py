@@ -88,7 +88,7 @@ def test_with_atomic_requests_a_view_that_fails_sends_nothing(host: Host) -> Non
 
 
 def test_many_jobs_in_a_transaction_are_fast(host: Host) -> None:
-    assert host.call("enqueueing.many") == [1, True, 3000]
+    assert host.call("enqueueing.many") == [1, True, 600]
 
 
 def test_async_views_send_with_aenqueue_and_enqueue_says_so(host: Host) -> None:

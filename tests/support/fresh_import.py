@@ -1,9 +1,9 @@
-"""Imports each module named on standard input in a process of its own.
+"""Imports the modules named on standard input one after the other, in several orders.
 
 Prints a line of JSON for each module whose import reads the configuration, makes a broker, starts
-a thread, or fails. Third-party libraries are loaded once, before the first fork. The lowest layers
-are loaded once before the forks for the modules above them, which they cannot import
-(`lint-imports` checks it).
+a thread, or fails. Each order has a process of its own, a fork of this one, in which third-party
+libraries are loaded. So many modules are imported before anything else of formrelay; that none
+imports another in a circle is checked by `lint-imports`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import threading
 
 import dramatiq.broker
 
-_LOWEST_LAYERS = ("formrelay.core", "formrelay.config")
+#: Number of orders: by name, by name backwards, and by name from other modules on.
+ORDERS = 12
 
 
 def effects_of(module: str) -> list[str]:
@@ -49,28 +50,27 @@ def load_libraries(modules: list[str]) -> None:
 
 
 def print_effects(modules: list[str]) -> None:
-    """Import each module in a fork of this process; print the side effects."""
-    gc.freeze()
+    """Import modules in a fork of this process; print the side effects of each."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    gc.disable()
     for module in modules:
-        pid = os.fork()
-        if pid:
-            os.waitpid(pid, 0)
-            continue
-        gc.disable()
-        effects = effects_of(module)
-        if effects:
+        if effects := effects_of(module):
             print(json.dumps([module, effects]), flush=True)
-        os._exit(0)
+            break  # whatever follows would be reported too
+    os._exit(0)
 
 
 def main() -> None:
     modules = sys.stdin.read().split()
     load_libraries(modules)
-    lowest = [module for module in modules if module.startswith(_LOWEST_LAYERS)]
-    print_effects(lowest)
-    for module in lowest:
-        importlib.import_module(module)
-    print_effects([module for module in modules if module not in lowest])
+    gc.freeze()
+    print_effects(modules[::-1])
+    for number in range(ORDERS - 1):
+        first = number * len(modules) // (ORDERS - 1)
+        print_effects(modules[first:] + modules[:first])
 
 
 if __name__ == "__main__":
