@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cache
@@ -12,6 +13,9 @@ from typing import Any
 
 from .clock import iso
 from .errors import SinkError, describe
+
+#: Maximum number of causes in a record, and the maximum length of each.
+_MAX_CAUSES, _MAX_CAUSE = 5, 300
 
 
 class Reason(StrEnum):
@@ -52,6 +56,7 @@ class Failure:
         worker: ``host:pid`` of the process.
         code: HTTP status or ClickHouse error code; None without a response.
         where: innermost stack frames, ``file:line function``, without values.
+        causes: the errors that led to this error, the nearest first, each as type and message.
     """
 
     reason: Reason
@@ -62,6 +67,7 @@ class Failure:
     worker: str
     code: int | None = None
     where: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, error: BaseException, *, reason: Reason, attempt: int, now: float) -> Failure:
@@ -76,6 +82,7 @@ class Failure:
             worker=worker_name(),
             code=_code_of(error),
             where=frames(error),
+            causes=tuple(_causes(error)),
         )
 
     @classmethod
@@ -85,7 +92,11 @@ class Failure:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON, as stored in a message's ``options["failure"]``."""
-        return asdict(self) | {"reason": self.reason.value, "where": list(self.where)}
+        found = asdict(self) | {"reason": self.reason.value, "where": list(self.where)}
+        if not self.causes:  # most errors have no cause
+            del found["causes"]
+            return found
+        return found | {"causes": list(self.causes)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Failure:
@@ -101,12 +112,31 @@ class Failure:
         known = {name: data[name] for name, kind in _KINDS.items() if type(data.get(name)) is kind}
         reason = data["reason"]
         is_known = reason in Reason._value2member_map_
-        where = data.get("where")
         return cls(
             **{"error": "", "message": "", "at": "", "attempt": 0, "worker": "", **known},
             reason=Reason(reason) if is_known else Reason.UNKNOWN,
-            where=tuple(map(str, where)) if isinstance(where, list | tuple) else (),
+            where=_texts(data.get("where")),
+            causes=_texts(data.get("causes")),
         )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """Describe the errors that led to an error, without payload values."""
+    seen = {id(error)}
+    for _ in range(_MAX_CAUSES):
+        is_hidden = error.__suppress_context__
+        cause = error.__cause__ or (None if is_hidden else error.__context__)
+        if cause is None or id(cause) in seen:
+            return
+        seen.add(id(cause))
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}".removeprefix("builtins.")
+        says = describe(cause)
+        yield (kind if says == kind else f"{kind}: {says}")[:_MAX_CAUSE]
+        error = cause
 
 
 def _code_of(error: BaseException) -> int | None:

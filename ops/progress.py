@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..actors.job import JobActor
-from ..brokers import Entry, get_broker
+from ..brokers import Entry, RelayBroker, get_broker
 from ..core.errors import BrokerError, InvalidJob, describe
 
 _NO_STORE = "not known: each worker keeps it in its memory; set STATE_URL to a Redis URL"
@@ -26,16 +26,20 @@ def progress_by_id(id: str) -> dict[str, Any] | None:
     return None if found is None else found.to_json()
 
 
-def progress_json(entry: Entry) -> dict[str, Any] | None:
+def progress_json(entry: Entry, broker: RelayBroker | None = None) -> dict[str, Any] | None:
     """Return the progress of a job as JSON.
+
+    Args:
+        broker: the broker of the job; None for the broker of this process.
 
     Returns:
         None if the job has no parts, or no attempt has begun.
     """
-    actor = get_broker().actors.get(entry.message.actor_name)
+    broker = broker or get_broker()
+    actor = broker.actors.get(entry.message.actor_name)
     if not isinstance(actor, JobActor) or actor.progress is None:
         return None
-    if get_broker().state is None:
+    if broker.state is None:
         return {"text": _NO_STORE}
     try:
         found = actor.progress_of(entry.message)

@@ -29,6 +29,7 @@ FAILURES = st.builds(
     worker=TEXT,
     code=st.none() | st.integers(0, 999),
     where=st.lists(TEXT, max_size=6).map(tuple),
+    causes=st.lists(TEXT, max_size=5).map(tuple),
 )
 
 
@@ -167,3 +168,36 @@ def caught_from(function: Any) -> BaseException:
 
 def test_an_error_that_was_never_raised_has_no_frames() -> None:
     assert frames(ValueError()) == ()
+
+
+def test_a_record_names_the_causes_and_no_values() -> None:
+    def fail() -> None:
+        try:
+            try:
+                raise ValueError(SECRET)
+            except ValueError:
+                raise SinkTransient("no answer from the server") from None
+        except SinkTransient as error:
+            raise SinkPermanent("the endpoint is gone") from error
+
+    with pytest.raises(SinkPermanent) as caught:
+        fail()
+    record = Failure.of(caught.value, reason=Reason.PERMANENT, attempt=1, now=0)
+    assert record.causes == ("formrelay.core.errors.SinkTransient: no answer from the server",)
+    assert Failure.from_json(record.to_json()) == record
+
+
+def test_the_context_of_an_error_is_a_cause_and_a_circle_ends() -> None:
+    def fail() -> None:
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            {}["missing"]
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    error = caught.value
+    assert Failure.of(error, reason=Reason.UNKNOWN, attempt=1, now=0).causes == ("ValueError",)
+    assert error.__context__ is not None
+    error.__context__.__cause__ = error
+    assert Failure.of(error, reason=Reason.UNKNOWN, attempt=1, now=0).causes == ("ValueError",)

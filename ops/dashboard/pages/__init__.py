@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from . import audit, login, overview
+from . import audit, job, login, overview, queue
 
-ROUTES = (*overview.ROUTES, *audit.ROUTES, *login.ROUTES)
+ROUTES = (
+    *overview.ROUTES,
+    *queue.ROUTES,
+    *job.ROUTES,
+    *audit.ROUTES,
+    *login.ROUTES,
+)

@@ -5,6 +5,8 @@
 (() => {
   const seconds = Number(document.body.dataset.refresh);
   const button = document.getElementById("refresh");
+  // A page that answers a form names the page to ask again.
+  const source = new URL(document.body.dataset.source ?? location.href, location.href);
   const offline = document.getElementById("offline");
   const KEY = "formrelay-updates-paused";
   let timer = 0;
@@ -111,12 +113,12 @@
     if (isAsking) return;
     isAsking = true;
     try {
-      const answer = await fetch(location.href, {
+      const answer = await fetch(source, {
         headers: { "X-Formrelay-Refresh": "1" },
         signal: AbortSignal.timeout(15000),
       });
-      if (answer.redirected && new URL(answer.url).pathname !== location.pathname) {
-        location.reload(); // the session has ended
+      if (answer.redirected && new URL(answer.url).pathname !== source.pathname) {
+        location.assign(source); // the session has ended
         return;
       }
       if (!answer.ok) throw new Error(String(answer.status));

@@ -1,0 +1,211 @@
+"""A job: its state, failure and payload; run now, cancel, replay, edit and replay, delete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from werkzeug import Response
+
+from ....brokers import Entry, NotAvailable, State
+from ....core.errors import FormrelayError
+from ....core.printable import shown_id
+from ....middleware.delivery import BATCH
+from ...editing import NotEditable, edited, why_not_editable
+from ...masking import json_text, masked, without_tokens
+from ...progress import progress_json
+from ..view import Route, View
+
+#: Options that name the messages which a job sends when it ends.
+_FOLLOW_UPS = {
+    "pipe_target": "next in its pipeline",
+    "on_success": "if it succeeds",
+    "on_failure": "at each failure",
+    "on_retry_exhausted": "if its last attempt fails",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A job that this job sends.
+
+    Attributes:
+        when: when it is sent.
+        id: its id, if it is known before.
+    """
+
+    when: str
+    actor: str
+    queue: str | None = None
+    id: str | None = None
+
+
+def show(view: View) -> Response:
+    """Show a job, its payload masked."""
+    queue, id = view.id_argument("queue"), view.id_argument("id")
+    return _page(view, queue, id)
+
+
+def reveal(view: View) -> Response:
+    """Show a job with its payload, and write that to the audit log."""
+    queue, id = view.id_field("queue"), view.id_field("id")
+    view.record("jobs.reveal", queue=queue, id=shown_id(id))
+    return _page(view, queue, id, is_revealed=True)
+
+
+def edit(view: View) -> Response:
+    """Show the form to edit a dead letter, which reveals its payload."""
+    queue, id = view.id_field("queue"), view.id_field("id")
+    entry = _dead(view, queue, id)
+    if isinstance(entry, Response):
+        return entry
+    if (why := why_not_editable(entry)) is not None:
+        return _back(view, queue, id, why, is_problem=True)
+    view.record("jobs.reveal", queue=queue, id=shown_id(id))
+    return _edit_form(view, entry, json_text(without_tokens(_call(entry))))
+
+
+def replay_edited(view: View) -> Response:
+    """Send the edited job and delete its dead letter."""
+    queue, id = view.id_field("queue"), view.id_field("id")
+    entry = _dead(view, queue, id)
+    if isinstance(entry, Response):
+        return entry
+    text = view.field("call")
+    try:
+        message = edited(view.broker, entry, text)
+        view.broker.enqueue(message)
+    except (NotEditable, FormrelayError) as error:
+        return _edit_form(view, entry, text, problem=str(error))
+    count = view.broker.inspector.delete_dead([id], queue=queue)
+    view.record("jobs.edit", count=count, queue=queue, id=shown_id(id))
+    says = "The edited job is on its queue, and the dead letter is deleted."
+    if not count:
+        says = "The edited job is on its queue. Somebody else replayed or deleted the dead letter."
+    return view.redirect(
+        "job",
+        queue=shown_id(queue),
+        id=shown_id(message.message_id),
+        flash=says,
+        kind="done" if count else "problem",
+    )
+
+
+def act(view: View) -> Response:
+    """Run a job now, cancel, replay or delete it."""
+    queue, id = view.id_field("queue"), view.id_field("id")
+    inspector = view.broker.inspector
+    action, done = view.field("do"), 0
+    names = {
+        "run-now": ("jobs.run-now", "Due now: the next free worker takes it."),
+        "cancel": ("jobs.cancel", "Cancelled: the job is deleted."),
+        "replay": ("dlq.replay", "Back on its queue, with all attempts again."),
+        "delete": ("dlq.delete", "The dead letter is deleted."),
+    }
+    if action not in names:
+        raise view.not_found(f"There is no action {action}.")
+    try:
+        match action:
+            case "run-now":
+                done = int(inspector.run_now(queue, id))
+            case "cancel":
+                done = int(getattr(inspector, "cancel")(queue, id))  # noqa: B009
+            case "replay":
+                done = inspector.replay([id], queue=queue)
+            case "delete":
+                done = inspector.delete_dead([id], queue=queue)
+    except NotAvailable as error:
+        return _back(view, queue, id, str(error), is_problem=True)
+    name, says = names[action]
+    if not done:
+        return _back(view, queue, id, "Nothing changed: the job has left this state.", True)
+    view.record(name, count=done, queue=queue, id=shown_id(id))
+    if action in ("cancel", "delete"):
+        state = State.DEAD if action == "delete" else view.field("state", State.WAITING)
+        return view.redirect("queue", name=shown_id(queue), state=str(state), flash=says)
+    return _back(view, queue, id, says)
+
+
+def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Response:
+    try:
+        entry = view.broker.inspector.find(id, queue)
+        why_not = "There is no such job on the queue: it is done, cancelled or deleted."
+    except NotAvailable:
+        entry = None
+        why_not = (
+            "The job is not a dead letter. It may wait, run or be done: this broker lists only "
+            "dead letters."
+        )
+    if entry is None:
+        return view.render(
+            "job_gone.html", title="Job", status=404, queue=queue, id=id, text=why_not
+        )
+    payload = _call(entry)
+    return view.render(
+        "job.html",
+        title=shown_id(id),
+        entry=entry,
+        now=view.now,
+        failure=entry.failure,
+        is_dead=entry.state is State.DEAD,
+        payload=json_text(without_tokens(payload) if is_revealed else masked(payload)),
+        is_revealed=is_revealed,
+        why_not_editable=why_not_editable(entry),
+        can_cancel=hasattr(view.broker.inspector, "cancel"),
+        follow_ups=_follow_ups(entry),
+        progress=progress_json(entry, view.broker),
+        batch_size=_batch_size(entry),
+    )
+
+
+def _edit_form(view: View, entry: Entry, text: str, problem: str | None = None) -> Response:
+    return view.render(
+        "job_edit.html",
+        title="Edit and replay",
+        status=200 if problem is None else 422,
+        entry=entry,
+        text=text,
+        problem=problem,
+    )
+
+
+def _dead(view: View, queue: str, id: str) -> Entry | Response:
+    found = view.broker.inspector.dead_letter(queue, id)
+    if found is None:
+        return _back(view, queue, id, "It is no longer a dead letter.", is_problem=True)
+    return found
+
+
+def _back(view: View, queue: str, id: str, says: str, is_problem: bool = False) -> Response:
+    kind: Any = "problem" if is_problem else "done"
+    return view.redirect("job", queue=shown_id(queue), id=shown_id(id), flash=says, kind=kind)
+
+
+def _call(entry: Entry) -> dict[str, Any]:
+    return {"args": list(entry.message.args), "kwargs": dict(entry.message.kwargs)}
+
+
+def _batch_size(entry: Entry) -> int | None:
+    parts = entry.message.kwargs.get(BATCH)
+    return len(parts) if isinstance(parts, list) else None
+
+
+def _follow_ups(entry: Entry) -> list[FollowUp]:
+    found = []
+    for option, when in _FOLLOW_UPS.items():
+        target = entry.message.options.get(option)
+        if isinstance(target, str):
+            found.append(FollowUp(when, target))
+        elif isinstance(target, dict) and isinstance(target.get("actor_name"), str):
+            queue, id = target.get("queue_name"), target.get("message_id")
+            found.append(FollowUp(when, target["actor_name"], queue, id))
+    return found
+
+
+ROUTES = (
+    Route("/job", "job", show),
+    Route("/job/reveal", "job.reveal", reveal, changes=True),
+    Route("/job/act", "job.act", act, changes=True),
+    Route("/job/edit", "job.edit", edit, changes=True),
+    Route("/job/replay-edited", "job.replay_edited", replay_edited, changes=True),
+)

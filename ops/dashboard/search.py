@@ -1,0 +1,87 @@
+"""Searches the messages of a queue in one state, as far as a page may look."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+
+from ...brokers import Entry, Inspector, State
+from ...brokers.fields import form_ids
+
+#: Number of results on a page.
+PAGE = 50
+#: Number of messages that a search reads in one call, and at most for one page.
+_CHUNK, _MOST = 100, 2_000
+#: Seconds after which a search ends with what it has found.
+_LONGEST = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What to look for; an empty text matches everything.
+
+    Attributes:
+        id: begin of the id.
+        actor: part of the actor's name.
+        form: id of a form.
+        error: part of the type or text of the last failure.
+    """
+
+    id: str = ""
+    actor: str = ""
+    form: str = ""
+    error: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it matches everything."""
+        return not any(getattr(self, field.name) for field in fields(self))
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether a message matches."""
+        failure = entry.failure
+        says = "" if failure is None else f"{failure.error} {failure.message} {failure.reason}"
+        return (
+            entry.id.startswith(self.id)
+            and self.actor.lower() in entry.message.actor_name.lower()
+            and self.error.lower() in says.lower()
+            and (not self.form or self.form in form_ids(entry.message))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The results of a page.
+
+    Attributes:
+        looked_at: number of messages that were read.
+        cursor: where the search goes on; None at the end of the queue.
+    """
+
+    entries: list[Entry]
+    looked_at: int
+    cursor: str | None
+
+
+def search(
+    inspector: Inspector, queue: str, state: State, what: Search, cursor: str | None
+) -> Found:
+    """Find the messages that match, in the order of :meth:`Inspector.browse`.
+
+    Raises:
+        NotAvailable: this broker cannot list messages in this state.
+        UnknownCursor: the cursor belongs to another query.
+    """
+    if what.is_empty:
+        page = inspector.browse(queue, state, limit=PAGE, cursor=cursor)
+        return Found(page.entries, len(page.entries), page.cursor)
+    entries: list[Entry] = []
+    looked_at, end = 0, time.monotonic() + _LONGEST
+    while True:
+        page = inspector.browse(queue, state, limit=_CHUNK, cursor=cursor)
+        looked_at += len(page.entries)
+        entries += filter(what.matches, page.entries)
+        cursor = page.cursor
+        is_enough = len(entries) >= PAGE or looked_at >= _MOST or time.monotonic() > end
+        if cursor is None or is_enough:
+            return Found(entries, looked_at, cursor)

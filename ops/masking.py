@@ -1,0 +1,60 @@
+"""Payloads for people: masked, or without the tokens that nobody needs to see."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+#: Stands for a value.
+MASK = "•••"
+#: Stands for a token, which opens all spreadsheets of its owner.
+HIDDEN_TOKEN = "[…]"  # noqa: S105 - not a token
+_TOKENS = frozenset({"access_token", "refresh_token"})
+
+
+def masked(value: Any) -> Any:
+    """Copy JSON with a mask for every text and number; names, lists and null stay."""
+    if isinstance(value, dict):
+        return {name: masked(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(masked, value)]
+    return value if value is None else MASK
+
+
+def without_tokens(value: Any) -> Any:
+    """Copy JSON without OAuth tokens."""
+    if isinstance(value, dict):
+        return {
+            name: HIDDEN_TOKEN if _is_token(name, each) else without_tokens(each)
+            for name, each in value.items()
+        }
+    return [*map(without_tokens, value)] if isinstance(value, list | tuple) else value
+
+
+def with_tokens(edited: Any, original: Any) -> Any:
+    """Put the tokens that :func:`without_tokens` has hidden back into a copy that was edited."""
+    if isinstance(edited, dict) and isinstance(original, dict):
+        return {
+            name: original[name]
+            if each == HIDDEN_TOKEN and _is_token(name, original.get(name))
+            else with_tokens(each, original.get(name))
+            for name, each in edited.items()
+        }
+    if isinstance(edited, list) and isinstance(original, list | tuple):
+        rest = [*original, *[None] * (len(edited) - len(original))]
+        return [with_tokens(*pair) for pair in zip(edited, rest, strict=False)]
+    return edited
+
+
+def json_text(value: Any) -> str:
+    """Write JSON for people."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
+    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
+        return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def _is_token(name: str, value: Any) -> bool:
+    return name in _TOKENS and isinstance(value, str)

@@ -1,0 +1,137 @@
+"""The page of a job, and what can be done with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import dramatiq
+import pytest
+
+from formrelay.ops.audit import open_log
+from formrelay.ops.dashboard.access import Role
+from tests.ops.dashboard.conftest import ORIGIN, Site
+from tests.ops.dashboard.test_queue import FAILURE
+
+PAYLOAD = {"name": "Ann Other", "age": 42, "auth": {"refresh_token": "1//secret"}, "n": None}
+
+
+@pytest.fixture
+def dead(site: Site) -> Site:
+    """A site with a dead letter `d1`."""
+    failure = FAILURE | {"causes": ["OSError: the cause"]}
+    site.add("webhooks", "dead", "d1", kwargs={"payload": PAYLOAD}, options={"failure": failure})
+    return site
+
+
+def actions(site: Site) -> list[tuple[str, str]]:
+    entries = open_log(site.broker).newest().entries
+    return [(entry.action, entry.target) for entry in reversed(entries)]
+
+
+def test_a_dead_letter_is_shown_with_its_failure_and_a_masked_payload(dead: Site) -> None:
+    text = dead.page("/job?queue=webhooks&id=d1")
+    for part in ("SinkPermanent", "status 404", "attempt 3", "actors/a.py:1 run", "the cause"):
+        assert part in text
+    assert "Ann" not in text
+    assert "42" not in text[text.index("<pre") :]
+    assert "&#34;name&#34;: &#34;•••&#34;" in text
+    assert actions(dead) == []
+
+
+def test_revealing_the_payload_is_written_to_the_audit_log_and_hides_tokens(dead: Site) -> None:
+    answer = dead.post("/job/reveal", queue="webhooks", id="d1")
+    assert answer.status_code == 200
+    assert "Ann Other" in answer.text
+    assert "1//secret" not in answer.text
+    assert 'data-source="/job?queue=webhooks&amp;id=d1"' in answer.text
+    assert actions(dead) == [("jobs reveal", "queue webhooks, id d1")]
+    (entry,) = open_log(dead.broker).newest().entries
+    assert (entry.who, entry.via) == ("local", "dashboard")
+
+
+def test_read_only_users_see_no_forms_and_cannot_send_them(dead: Site) -> None:
+    client = dead.with_tokens(Role.READ_ONLY)
+    text = client.get("/job?queue=webhooks&id=d1").text
+    assert "status 404" in text
+    assert re.findall(r'<form[^>]*action="([^"]+)"', text) == ["/logout"]
+    for path in ("/job/reveal", "/job/act", "/job/edit", "/job/replay-edited", "/queue/pause"):
+        data = {"queue": "webhooks", "id": "d1", "do": "delete", "name": "webhooks"}
+        answer = client.post(path, data=data, headers=ORIGIN)
+        assert answer.status_code == 403, path
+        assert "Ann" not in answer.text
+        assert dead.client.post(path, data=data).status_code == 403  # without an origin
+    assert dead.broker.counts("webhooks").dead == 1
+    assert actions(dead) == []
+
+
+def test_a_dead_letter_is_replayed_once(dead: Site) -> None:
+    fields = {"queue": "webhooks", "id": "d1", "do": "replay"}
+    assert dead.post("/job/act", **fields).location == "/job?queue=webhooks&id=d1"
+    assert "Back on its queue" in dead.page("/job?queue=webhooks&id=d1")
+    assert (dead.broker.counts("webhooks").waiting, dead.broker.counts("webhooks").dead) == (1, 0)
+    dead.post("/job/act", **fields)
+    assert "Nothing changed" in dead.page("/job?queue=webhooks&id=d1")
+    assert actions(dead) == [("dlq replay", "queue webhooks, id d1")]
+
+
+def test_a_dead_letter_is_deleted(dead: Site) -> None:
+    answer = dead.post("/job/act", queue="webhooks", id="d1", do="delete")
+    assert answer.location == "/queue?name=webhooks&state=dead"
+    assert dead.broker.counts("webhooks").dead == 0
+    assert "done, cancelled or deleted" in dead.page("/job?queue=webhooks&id=d1", 404)
+
+
+def test_a_scheduled_job_runs_now(site: Site) -> None:
+    site.add("webhooks", "scheduled", "s1")
+    assert "Run now" in site.page("/job?queue=webhooks&id=s1")
+    site.post("/job/act", queue="webhooks", id="s1", do="run-now")
+    assert "Due now" in site.page("/job?queue=webhooks&id=s1")
+    assert actions(site) == [("jobs run-now", "queue webhooks, id s1")]
+
+
+def test_a_dead_letter_is_edited_and_replayed(dead: Site) -> None:
+    form = dead.post("/job/edit", queue="webhooks", id="d1")
+    (text,) = re.findall(r"<textarea[^>]*>\n(.*)</textarea>", form.text, re.DOTALL)
+    call = json.loads(text.replace("&#34;", '"'))
+    assert call["kwargs"]["payload"]["auth"] == {"refresh_token": "[…]"}
+    call["kwargs"]["payload"]["name"] = "Bea"
+    answer = dead.post("/job/replay-edited", queue="webhooks", id="d1", call=json.dumps(call))
+    (id,) = re.findall(r"id=(.+)", answer.location)
+    found = dead.broker.inspector.find(id)
+    assert found is not None
+    assert found.message.kwargs == {"payload": PAYLOAD | {"name": "Bea"}}
+    assert (found.state, found.failure) == ("waiting", None)
+    assert dead.broker.counts("webhooks").dead == 0
+    assert actions(dead) == [("jobs reveal", "queue webhooks, id d1"), ("jobs edit", "queue webhooks, id d1")]
+
+
+@pytest.mark.parametrize("call", ["{", "[]", '{"args": {}}', '{"kwargs": {}, "more": 1}', "1" * 99])
+def test_a_wrong_edit_keeps_the_text_and_the_dead_letter(dead: Site, call: str) -> None:
+    answer = dead.post("/job/replay-edited", queue="webhooks", id="d1", call=call)
+    assert answer.status_code == 422
+    assert "Expected" in answer.text
+    assert dead.broker.counts("webhooks").dead == 1
+
+
+def test_an_edit_of_a_letter_that_is_gone_sends_nothing(dead: Site) -> None:
+    dead.broker.delete_dead("webhooks", "d1")
+    for path in ("/job/edit", "/job/replay-edited"):
+        answer = dead.post(path, queue="webhooks", id="d1", call='{"kwargs": {}}')
+        assert answer.status_code == 303
+    assert dead.broker.counts("webhooks").waiting == 0
+
+
+def test_jobs_that_a_job_sends_are_named(site: Site) -> None:
+    @dramatiq.actor(broker=site.broker, queue_name="next")
+    def follow(payload: Any = None) -> None:
+        pass
+
+    target = follow.message({"secret": "value"}).asdict()
+    options = {"pipe_target": target, "on_failure": "tell"}
+    site.add("webhooks", "waiting", "w1", options=options)
+    text = site.page("/job?queue=webhooks&id=w1")
+    assert f'href="/job?queue=next&amp;id={target["message_id"]}">follow</a>' in text
+    assert "tell" in text
+    assert "value" not in text.replace('value="', "")

@@ -1,0 +1,129 @@
+"""The page of a queue: tabs, pages, search."""
+
+from __future__ import annotations
+
+import re
+
+from tests.ops.dashboard.conftest import HOSTILE, Site
+
+FAILURE = {
+    "reason": "permanent",
+    "error": "formrelay.core.errors.SinkPermanent",
+    "message": "status 404",
+    "at": "2026-11-01T00:00:00Z",
+    "attempt": 3,
+    "worker": "host:1",
+    "where": ["actors/a.py:1 run"],
+}
+
+
+def rows(text: str) -> list[str]:
+    return re.findall(r'<tr data-key="([^"]*)">', text)
+
+
+def test_a_tab_for_each_state_lists_its_jobs(site: Site) -> None:
+    site.add("webhooks", "waiting", "w1")
+    site.add("webhooks", "scheduled", "s1", options={"failure": FAILURE})
+    site.add("webhooks", "dead", "d1", options={"failure": FAILURE})
+    assert rows(site.page("/queue?name=webhooks")) == ["w1"]
+    scheduled = site.page("/queue?name=webhooks&state=scheduled")
+    assert rows(scheduled) == ["s1"]
+    assert re.search(r"in \d+d", scheduled)
+    dead = site.page("/queue?name=webhooks&state=dead")
+    assert rows(dead) == ["d1"]
+    assert "status 404" in dead
+    empty = site.page("/queue?name=webhooks&state=in_flight")
+    assert "Nothing is in flight." in empty
+
+
+def test_dead_letters_begin_with_the_newest_and_have_pages_from_the_oldest(site: Site) -> None:
+    for number in range(62):
+        site.add("webhooks", "dead", f"d{number:02}")
+    newest = site.page("/queue?name=webhooks&state=dead")
+    assert rows(newest) == [f"d{number:02}" for number in range(61, 11, -1)]
+    assert "newest 50 of 62" in newest
+    first = site.page("/queue?name=webhooks&state=dead&order=oldest")
+    assert rows(first) == [f"d{number:02}" for number in range(50)]
+    (more,) = re.findall(r'href="([^"]+)">Next page', first)
+    second = site.page(more.replace("&amp;", "&"))
+    assert rows(second) == [f"d{number:02}" for number in range(50, 62)]
+    assert "First page" in second
+    assert "Next page" not in second
+
+
+def test_a_search_is_bounded_says_so_and_goes_on(site: Site) -> None:
+    pipeline = site.broker.client.pipeline()
+    keys, client = site.broker.keys, site.broker.client
+    site.add("webhooks", "waiting", "x")
+    body = client.hget(keys.bodies("webhooks"), "x")
+    for number in range(4_000):
+        pipeline.hset(keys.bodies("webhooks"), f"id{number:04}", body)
+        pipeline.rpush(keys.waiting("webhooks"), f"id{number:04}")
+    pipeline.execute()
+    url, found, looked, searched = "/queue?name=webhooks&id=id39", [], 0, 0
+    while url:
+        text = site.page(url)
+        searched += 1
+        found += rows(text)
+        looked += int(re.findall(r"among ([\d,]+) looked at", text)[0].replace(",", ""))
+        more = re.findall(r'href="([^"]+)">Search further', text)
+        url = more[0].replace("&amp;", "&") if more else ""
+    assert found == [f"id39{number:02}" for number in range(100)]
+    assert looked == 4_001
+    assert searched >= 3
+
+
+def test_jobs_are_found_by_actor_form_and_error(site: Site) -> None:
+    site.add("webhooks", "dead", "d1", options={"failure": FAILURE})
+    site.add("webhooks", "dead", "d2", kwargs={"payload": {"body": {"formId": "form-1"}}})
+    site.add("webhooks", "dead", "d3", actor_name="other")
+    for query, expected in (
+        ("error=sinkpermanent", ["d1"]),
+        ("error=404", ["d1"]),
+        ("form=form-1", ["d2"]),
+        ("actor=OTH", ["d3"]),
+        ("actor=OTH&form=form-1", []),
+    ):
+        assert rows(site.page(f"/queue?name=webhooks&state=dead&{query}")) == expected, query
+
+
+def test_a_whole_id_leads_to_its_job(site: Site) -> None:
+    site.add("other", "dead", "d1")
+    assert site.client.get("/queue?name=other&id=d1").location == "/job?queue=other&id=d1"
+    assert site.client.get("/find?id=d1").location == "/job?queue=other&id=d1"
+    assert site.client.get("/find?id=nope").location == "/"
+    assert "No queue has a job with the id nope." in site.page("/")
+
+
+def test_pausing_and_resuming(site: Site) -> None:
+    answer = site.post("/queue/pause", name="webhooks", do="pause")
+    assert (answer.status_code, answer.location) == (303, "/queue?name=webhooks")
+    assert "Paused: workers finish" in site.page("/queue?name=webhooks")
+    assert site.broker.inspector.is_paused("webhooks")
+    site.post("/queue/pause", name="webhooks", do="resume")
+    assert not site.broker.inspector.is_paused("webhooks")
+
+
+def test_what_does_not_exist_is_not_found(site: Site) -> None:
+    assert "There is no queue" in site.page("/queue?name=nope", 404)
+    assert "does not exist" in site.page("/queue?name=webhooks&cursor=nonsense", 404)
+    assert "Expected a state" in site.page("/queue?name=webhooks&state=lost", 400)
+    assert "expected the field" in site.page("/queue", 400)
+    site.page("/queue?name=%00%ff", 404)
+
+
+def test_hostile_text_is_shown_as_text_in_every_field(site: Site) -> None:
+    failure = FAILURE | dict.fromkeys(("error", "message", "worker", "at"), HOSTILE)
+    fields = {"actor_name": HOSTILE, "options": {"failure": failure | {"where": [HOSTILE]}}}
+    for state in ("waiting", "scheduled", "dead"):
+        id = HOSTILE.encode() + state.encode() + b"\xff"
+        site.add("webhooks", state, id, **fields)
+        text = site.page(f"/queue?name=webhooks&state={state}&id=%3Cscript&error=%3Cscript")
+        assert "<script>alert" not in text
+        assert text.count("&lt;script&gt;alert(1)") >= 4
+        for hidden in "\x1b\u202e\u2066\u200f\u2028\x85\x00\x07\u200b":
+            assert hidden not in text
+        (link,) = set(re.findall(r'href="(/job[^"]+)"', text))
+        job = site.page(link.replace("&amp;", "&"))
+        assert "<script>alert" not in job
+        assert job.count("&lt;script&gt;alert(1)") > 4
