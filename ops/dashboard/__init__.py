@@ -26,7 +26,7 @@ How to add a page
        def disable(view: View) -> Response:
            id = view.id_field("endpoint")
            ...
-           view.record("webhooks endpoints disable", id)
+           view.record("webhooks.disable", endpoint=id)
            return view.redirect("webhooks", flash=f"Disabled {id}.")
 
        ROUTES = (
