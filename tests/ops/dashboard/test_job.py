@@ -104,7 +104,10 @@ def test_a_dead_letter_is_edited_and_replayed(dead: Site) -> None:
     assert found.message.kwargs == {"payload": PAYLOAD | {"name": "Bea"}}
     assert (found.state, found.failure) == ("waiting", None)
     assert dead.broker.counts("webhooks").dead == 0
-    assert actions(dead) == [("jobs reveal", "queue webhooks, id d1"), ("jobs edit", "queue webhooks, id d1")]
+    assert actions(dead) == [
+        ("jobs reveal", "queue webhooks, id d1"),
+        ("jobs edit", "queue webhooks, id d1"),
+    ]
 
 
 @pytest.mark.parametrize("call", ["{", "[]", '{"args": {}}', '{"kwargs": {}, "more": 1}', "1" * 99])
