@@ -20,6 +20,8 @@ from ...state.audit import Via
 from ..audit import Operator, record
 from .access import Access, HostAccess, User
 from .assets import asset_names
+from .figures import Figures, Kept
+from .outside import OutsideRow, outside
 from .queue_list import QueueList
 from .rendering import environment
 from .tasks import Tasks
@@ -61,6 +63,8 @@ class Site:
         open_broker: returns the broker; raises a ``FormrelayError`` if it cannot be used.
         navigation: the routes in the navigation.
         queue_list: the names of the queues.
+        figures: rates and durations of the queues.
+        outside: the systems outside.
         tasks: replays and deletes many dead letters in threads.
     """
 
@@ -68,6 +72,8 @@ class Site:
     open_broker: Callable[[], RelayBroker]
     navigation: Sequence[Route]
     queue_list: QueueList = field(default_factory=QueueList)
+    figures: Figures = field(default_factory=Figures)
+    outside: Kept[list[OutsideRow]] = field(default_factory=lambda: Kept(outside, 4.0))
     tasks: Tasks = field(default_factory=Tasks)
 
 

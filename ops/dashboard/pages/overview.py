@@ -8,6 +8,7 @@ from werkzeug import Response
 
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
 from ...health import worker_to_json
+from ..figures import NOTHING, RATE_MINUTES, QueueFigures
 from ..view import Route, View
 
 
@@ -17,10 +18,12 @@ class QueueRow:
 
     Attributes:
         has_worker: whether a live worker consumes it; None: not known.
+        figures: rates, durations and sparklines; None: not known.
     """
 
     counts: QueueCounts
     has_worker: bool | None
+    figures: QueueFigures | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,27 @@ def show(view: View) -> Response:
     broker = view.broker
     workers, why_no_workers = _workers(broker)
     counts = broker.inspector.counts_of(view.site.queue_list.names(broker))
+    figures = view.site.figures.of(broker)
+    rows = [
+        QueueRow(
+            each,
+            _has_worker(each.queue, workers),
+            None if figures is None else figures.get(each.queue, NOTHING),
+        )
+        for each in counts
+    ]
     return view.render(
         "overview.html",
         title="Overview",
-        queues=[QueueRow(each, _has_worker(each.queue, workers)) for each in counts],
+        queues=rows,
+        has_history=figures is not None,
+        rate_minutes=RATE_MINUTES,
+        stuck=[row.counts.queue for row in rows if row.has_worker is False and row.counts.waiting],
+        outside=view.site.outside.get(broker),
+        routes={route.name for route in view.site.navigation},
         workers=workers,
         why_no_workers=why_no_workers,
+        has_reports=False,
         why_incomplete=view.site.queue_list.why_incomplete(broker),
         weaknesses=broker.weaknesses(),
         scheduled_in_all=broker.inspector.scheduled_in_all(),

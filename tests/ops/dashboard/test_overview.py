@@ -2,17 +2,118 @@
 
 from __future__ import annotations
 
+import re
+
+from werkzeug.test import Client
+
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
+from formrelay.actors.webhooks.resources import make_registry
+from formrelay.ops.dashboard.access import LoopbackAccess
+from formrelay.state import make_history
+from formrelay.state.history import CLASS_COUNT, Tally, duration_class
 from tests.ops.dashboard.conftest import HOSTILE, Site
 
 
-def test_queues_have_a_row_each_with_their_counts(site: Site) -> None:
+def add_history(site: Site, queue: str, done: int, dead: int) -> None:
+    durations = [0] * CLASS_COUNT
+    durations[duration_class(0.25)] = done + dead
+    tally = Tally(done=done, dead=dead, durations=durations)
+    make_history(site.broker.state).add({queue: tally}, source=queue, number=1)
+
+
+def add_worker(site: Site, name: str, *queues: str, silent_for: float = 0) -> None:
+    keys, client = site.broker.keys, site.broker.client
+    client.zadd(keys.heartbeats(), {name: (client.time()[0] - silent_for) * 1000})
+    client.sadd(keys.worker_queues(name), *queues)
+    client.set(keys.worker_name(name), f"{name}:1")
+
+
+def row(text: str, queue: str) -> dict[str, str]:
+    """The cells of a queue, by the heading of their column."""
+    (found,) = re.findall(rf'<tr data-key="{queue}">(.*?)</tr>', text, re.DOTALL)
+    cells = re.findall(r'data-label="([^"]+)"[^>]*>(.*?)</td>', found, re.DOTALL)
+    plain = {name: re.sub(r"<[^>]+>", " ", cell) for name, cell in cells}
+    return {"Queue": found.split("</th>")[0], **{k: " ".join(v.split()) for k, v in plain.items()}}
+
+
+def test_a_queue_has_a_row_with_its_counts_and_what_happened(site: Site) -> None:
     for number in range(3):
         site.add("webhooks", "waiting", f"w{number}")
     site.add("webhooks", "scheduled", "s1")
     site.add("other", "dead", "d1")
+    add_history(site, "webhooks", 95, 5)
     text = site.page("/")
-    assert text.count("<tr data-key=") == 2
-    assert "other" in text
+    found = row(text, "webhooks")
+    counts = [found[name] for name in ("Waiting", "Scheduled", "In flight", "Dead")]
+    assert counts == ["3", "1", "0", "0"]
+    assert found["Errors"] == "5.0 %"
+    assert found["p50"].endswith(" ms")
+    assert 200 < int(found["p50"].split()[0]) < 300
+    assert float(found["Jobs/s"]) > 0
+    assert found["Last hour"] == "last hour: 100 attempts, 5 failed"
+    assert '<path class="bad" d="M' in text
+    other = row(text, "other")
+    assert [other[name] for name in ("Dead", "Jobs/s", "Errors", "p95")] == ["1", "0", "–", "–"]
+    assert other["Last day"] == "last day: no jobs"
+
+
+def test_queues_without_a_worker_and_paused_queues_are_marked(site: Site) -> None:
+    site.add("webhooks", "waiting", "w1")
+    site.add("other", "waiting", "w2")
+    add_worker(site, "w1", "other")
+    add_worker(site, "w2", "webhooks", silent_for=3_600)
+    site.broker.inspector.pause("other")
+    text = site.page("/")
+    assert "no worker" in row(text, "webhooks")["Queue"]
+    assert "no worker" not in row(text, "other")["Queue"]
+    assert "paused" in row(text, "other")["Queue"]
+    assert re.search(r"No worker consumes <a [^>]+>webhooks</a>: jobs wait there", text)
+    assert re.search(r"w1:1.*alive.*w2:1.*silent", text, re.DOTALL)
+
+
+def test_empty_states_say_what_would_be_here(site: Site) -> None:
+    text = site.page("/")
+    assert "A worker appears here within seconds of its start" in text
+    assert "no endpoint fails" in text
+    site.broker.queues.clear()
+    site.client = Client(site.app(LoopbackAccess()))  # without the list of before
+    assert "A queue appears here with its first job" in site.page("/")
+
+
+def test_failing_endpoints_are_counted(site: Site) -> None:
+    registry = make_registry(site.broker.state)
+    now = site.broker.clock.time()
+    registry.disable("e1", why="gone", now=now)
+    report = DeliveryReport("e2", "example.com", False, 3, now, now, 503, open_until=now + 60)
+    registry.report([report], DisableRules())
+    assert "1 disabled, 1 with an open breaker" in site.page("/")
+
+
+def test_without_a_shared_store_the_page_says_what_is_missing(site: Site) -> None:
+    site.broker.state = None
+    text = site.page("/")
+    assert "Rates and durations need a shared store" in text
+    assert "p95" not in text
+    assert "each worker keeps this in its memory" in text
+
+
+def test_all_queues_are_counted_in_few_round_trips(site: Site) -> None:
+    for number in range(50):
+        site.add(f"q{number}", "waiting", "w")
+    site.page("/")  # finds the queues, loads the script
+    client = site.broker.client
+    before = client.info("commandstats")
+    site.page("/")
+    after = client.info("commandstats")
+
+    def calls(name: str) -> int:
+        key = f"cmdstat_{name}"
+        return after.get(key, {"calls": 0})["calls"] - before.get(key, {"calls": 0})["calls"]
+
+    assert calls("evalsha") == 51
+    assert calls("scan") == 1  # only asks whether it may list
+    assert calls("keys") == 0
+    assert calls("script|exists") == 1
 
 
 def test_hostile_queue_names_are_shown_as_text(site: Site) -> None:

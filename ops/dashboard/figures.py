@@ -1,0 +1,105 @@
+"""Rates, durations and sparklines of all queues, read from the history every few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Lock
+from typing import Generic, TypeVar
+
+from ...brokers import RelayBroker
+from ...state import make_history
+from ...state.history import Point, total
+from .sparklines import Sparkline, sparkline
+
+T = TypeVar("T")
+
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+#: Seconds for which the last hour and the last day are kept.
+_KEEP_HOUR, _KEEP_DAY = 4.0, 60.0
+#: Number of minutes over which the jobs per second are averaged.
+RATE_MINUTES = 5
+_NO_HOUR = sparkline([], bars=1, period="last hour")
+_NO_DAY = sparkline([], bars=1, period="last day")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """What happened on a queue.
+
+    Attributes:
+        per_second: attempts in a second, over the last minutes.
+        error_rate: share of the attempts of the last hour that failed, 0 to 1; None: no attempt.
+        p50, p95: durations in the last hour, seconds; None: no attempt.
+    """
+
+    per_second: float
+    error_rate: float | None
+    p50: float | None
+    p95: float | None
+    hour: Sparkline
+    day: Sparkline
+
+
+#: The figures of a queue on which nothing happened.
+NOTHING = QueueFigures(0.0, None, None, None, _NO_HOUR, _NO_DAY)
+
+
+class Kept(Generic[T]):
+    """A value that is read again when it is older than some seconds. Thread-safe."""
+
+    def __init__(self, read: Callable[[RelayBroker], T], seconds: float) -> None:
+        self._read = read
+        self._seconds = seconds
+        self._lock = Lock()
+        self._found: tuple[float, T] | None = None
+
+    def get(self, broker: RelayBroker) -> T:
+        """Return the value."""
+        with self._lock:
+            now = broker.clock.monotonic()
+            if self._found is None or now - self._found[0] >= self._seconds:
+                self._found = (now, self._read(broker))
+            return self._found[1]
+
+
+class Figures:
+    """The figures of all queues, from the history in the shared store."""
+
+    def __init__(self) -> None:
+        self._hours = Kept(_hours, _KEEP_HOUR)
+        self._days = Kept(_days, _KEEP_DAY)
+
+    def of(self, broker: RelayBroker) -> dict[str, QueueFigures] | None:
+        """Return the figures by queue; None without a shared store.
+
+        Raises:
+            BrokerError: the store failed.
+        """
+        if broker.state is None:
+            return None
+        hours, days = self._hours.get(broker), self._days.get(broker)
+        return {
+            queue: _figures(*hours.get(queue, ([], _NO_HOUR)), days.get(queue, _NO_DAY))
+            for queue in hours.keys() | days.keys()
+        }
+
+
+def _figures(points: list[Point], hour: Sparkline, day: Sparkline) -> QueueFigures:
+    whole = total(points)
+    recent = total(points[-RATE_MINUTES:])
+    return QueueFigures(recent.per_second, whole.error_rate, whole.p50_s, whole.p95_s, hour, day)
+
+
+def _hours(broker: RelayBroker) -> dict[str, tuple[list[Point], Sparkline]]:
+    found = make_history(broker.state).read(span=_HOUR)
+    return {
+        queue: (points, sparkline(points, bars=30, period="last hour"))
+        for queue, points in found.items()
+    }
+
+
+def _days(broker: RelayBroker) -> dict[str, Sparkline]:
+    found = make_history(broker.state).read(span=_DAY)
+    return {queue: sparkline(points, bars=48, period="last day") for queue, points in found.items()}

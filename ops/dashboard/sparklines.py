@@ -1,0 +1,71 @@
+"""Sparklines: bars of a queue's attempts over time, as SVG paths that need no inline style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...state.history import Point, total
+
+#: Size of the picture in its own units.
+WIDTH, HEIGHT = 120, 24
+#: Share of a bar's place that is empty.
+_GAP = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """Bars from the oldest on the left to now on the right.
+
+    Attributes:
+        good, bad: SVG paths of the attempts that succeeded and that failed, on top of each other.
+        says: what the picture shows, in words.
+    """
+
+    good: str
+    bad: str
+    says: str
+
+
+def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
+    """Draw the attempts of a queue.
+
+    Args:
+        points: of equal length, the oldest first.
+        bars: maximum number of bars; points are added up to fit.
+        period: the whole time, for the words: ``last hour``.
+    """
+    size = max(1, -(-len(points) // bars))
+    # The last group ends now, so that the first may be the shorter one.
+    first = len(points) % size
+    groups = [points[:first]] if first else []
+    groups += [points[index : index + size] for index in range(first, len(points), size)]
+    sums = [total(group) for group in groups]
+    highest = max((each.attempts for each in sums), default=0)
+    good, bad = [], []
+    step = WIDTH / max(1, len(sums))
+    for number, each in enumerate(sums):
+        failed = each.retried + each.dead
+        x, width = number * step, step * (1 - _GAP)
+        low = _height(each.done, highest)
+        if each.done:
+            good.append(_bar(x, HEIGHT, width, low))
+        if failed:
+            bad.append(_bar(x, HEIGHT - low, width, _height(failed, highest)))
+    return Sparkline("".join(good), "".join(bad), _words(total(points), period))
+
+
+def _height(count: int, highest: int) -> float:
+    # A single failure among a million jobs is still to be seen.
+    return max(1.0, (HEIGHT - 2) * count / highest) if count else 0.0
+
+
+def _bar(x: float, bottom: float, width: float, height: float) -> str:
+    return f"M{x:.2f} {bottom:.2f}h{width:.2f}v-{height:.2f}h-{width:.2f}z"
+
+
+def _words(whole: Point, period: str) -> str:
+    if not whole.attempts:
+        return f"{period}: no jobs"
+    failed = whole.retried + whole.dead
+    return f"{period}: {whole.attempts:,} attempts, {failed:,} failed"
