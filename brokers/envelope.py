@@ -14,6 +14,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -299,15 +300,21 @@ def encode_for_replay(message: Message[Any]) -> bytes:
     Undecodable bytes are returned unchanged; other messages lose their failure, their number of
     attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
     """
+    data = undecodable_bytes(message)
+    if data is not None:
+        return data
+    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta"))
+
+
+def undecodable_bytes(message: Message[Any]) -> bytes | None:
+    """Return the bytes that :func:`wrap_undecodable` wrapped; None for an ordinary message."""
     raw, text = message.options.get(_RAW), message.options.get(_RAW_TEXT)
     if message.actor_name == UNDECODABLE and isinstance(text, str):
         return text.encode()
     if message.actor_name == UNDECODABLE and isinstance(raw, str):
-        try:
+        with suppress(ValueError):  # not from wrap_undecodable()
             return base64.b64decode(raw, validate=True)
-        except ValueError:  # not from wrap_undecodable(): an ordinary message
-            pass
-    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta"))
+    return None
 
 
 def without_options(message: Message[Any], *names: str) -> Message[Any]:

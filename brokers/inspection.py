@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from dramatiq import Message
-
+from ..core.error_groups import group_id
 from ..core.errors import BrokerError
 from ..core.failure import Failure, Reason
 from .contract import BrokerContract
+from .entries import Entry, Page, QueueCounts, State, WorkerInfo
 from .fields import form_ids
+from .saved_letters import SavedLetter
+from .steps import Progress, most_per_step, total
+
+__all__ = [
+    "Action",
+    "DeadFilter",
+    "Entry",
+    "Extent",
+    "Inspector",
+    "NotAvailable",
+    "Page",
+    "Progress",
+    "QueueCounts",
+    "SavedLetter",
+    "State",
+    "UnknownCursor",
+    "Which",
+    "WorkerInfo",
+]
 
 
 class NotAvailable(BrokerError):
@@ -28,85 +46,6 @@ class UnknownCursor(BrokerError, ValueError):
     """The cursor belongs to another query; start without a cursor."""
 
 
-class State(StrEnum):
-    """The state of a message."""
-
-    WAITING = "waiting"
-    SCHEDULED = "scheduled"
-    IN_FLIGHT = "in_flight"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class QueueCounts:
-    """How many messages a queue holds in each state.
-
-    None means not available on this broker.
-
-    Attributes:
-        paused: whether workers take no messages from the queue.
-        oldest_age: time since the message that has waited longest was first sent; also None if no
-            message waits.
-    """
-
-    queue: str
-    waiting: int
-    scheduled: int | None
-    in_flight: int | None
-    dead: int
-    paused: bool | None = None
-    oldest_age: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A message on its queue, in any state.
-
-    Attributes:
-        id: id on the broker; for formrelay's messages the ``message_id``. Empty for a plain job
-            that no worker has taken yet.
-        message: the message; undecodable bytes are wrapped in a quarantined message.
-        due: when a scheduled message is delivered, Unix seconds.
-        worker: the worker of a message in flight: ``host:pid`` if known, else the worker's id.
-        failure: the last failure; None if the message has not failed, or was dead-lettered
-            outside formrelay.
-        died: when a dead message was dead-lettered, Unix seconds.
-    """
-
-    queue: str
-    id: str
-    state: State
-    message: Message[Any]
-    due: float | None = None
-    worker: str | None = None
-    failure: Failure | None = None
-    died: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Entries in order, and the cursor of the next page (None on the last page)."""
-
-    entries: list[Entry]
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A worker process that the broker has heard of.
-
-    Attributes:
-        last_heartbeat: Unix seconds, by this machine's clock. None if the broker lists connected
-            workers without heartbeats.
-        name: ``host:pid``, if known.
-    """
-
-    id: str
-    last_heartbeat: float | None
-    queues: tuple[str, ...]
-    name: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
     """Selects the dead letters that match every given field.
@@ -115,6 +54,7 @@ class DeadFilter:
         error: the exception's type, ``module.QualName`` or its last part.
         since, until: dead-lettered at or after ``since`` and before ``until``, Unix seconds.
         form_id: form id in the payload, in the body of a webhook, or in the metadata.
+        group: id of the group of the error (:func:`..core.error_groups.group_id`).
     """
 
     queue: str | None = None
@@ -124,6 +64,7 @@ class DeadFilter:
     since: float | None = None
     until: float | None = None
     form_id: str | None = None
+    group: str | None = None
 
     def matches(self, letter: Entry) -> bool:
         """Whether a dead letter matches."""
@@ -136,8 +77,29 @@ class DeadFilter:
             and (self.error is None or _is_error(failure, self.error))
             and (self.since is None or (died is not None and died >= self.since))
             and (self.until is None or (died is not None and died < self.until))
+            and (self.group is None or group_id(failure) == self.group)
             and (self.form_id is None or self.form_id in form_ids(letter.message))
         )
+
+
+@dataclass(slots=True)
+class Extent:
+    """How far a search among dead letters goes, and how far it went.
+
+    Attributes:
+        at_most: maximum number of dead letters to look at; None: no limit.
+        looked_at: number of dead letters that were looked at; added up by each search.
+        is_complete: whether every dead letter was looked at. If not, results are "at least".
+    """
+
+    at_most: int | None = None
+    looked_at: int = 0
+    is_complete: bool = True
+
+    @property
+    def left(self) -> float:
+        """Number of dead letters that may still be looked at."""
+        return math.inf if self.at_most is None else max(0, self.at_most - self.looked_at)
 
 
 #: Dead letters selected by a filter, or by ids.
@@ -147,9 +109,6 @@ Which: TypeAlias = DeadFilter | Collection[str]
 def _is_error(failure: Failure | None, name: str) -> bool:
     return failure is not None and f".{failure.error}".endswith(f".{name}")
 
-
-#: Called during a long operation with the number of messages processed so far.
-Progress: TypeAlias = Callable[[int], object]
 
 Action: TypeAlias = Literal["replay", "delete"]
 
@@ -249,13 +208,13 @@ class Inspector(ABC):
             NotAvailable
         """
 
+    @abstractmethod
     def cancel(self, queue: str, id: str) -> bool:
         """Delete a waiting or scheduled message; False if there is none, or if it is in flight.
 
         Raises:
             NotAvailable
         """
-        raise NotAvailable("cancelling jobs")
 
     @abstractmethod
     def workers(self) -> list[WorkerInfo]:
@@ -296,8 +255,18 @@ class Inspector(ABC):
     # -- dead letters ----------------------------------------------------------------------
 
     @abstractmethod
-    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
-        """Yield the dead letters that match, queue by queue, the oldest first."""
+    def dead_letters(
+        self, which: DeadFilter, *, limit: int | None = 100, extent: Extent | None = None
+    ) -> Iterator[Entry]:
+        """Yield the dead letters that match, queue by queue, the oldest first.
+
+        RabbitMQ hides dead letters while they are read. So of a long queue only the oldest are
+        read, as many as it delivers in half a second.
+
+        Args:
+            limit: maximum number to yield; None: no limit.
+            extent: how many dead letters to look at; it is updated during the iteration.
+        """
 
     @abstractmethod
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
@@ -337,8 +306,15 @@ class Inspector(ABC):
         queue: str | None = None,
         dry_run: bool = False,
         progress: Progress = lambda _count: None,
+        rate: float | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        extent: Extent | None = None,
     ) -> int:
         """Put dead letters back on their queues, with no attempts; return their number.
+
+        Works in steps. Between two steps it can be stopped, and calling it again goes on with the
+        dead letters that are left. A process that is killed during a step on RabbitMQ may leave
+        some hundred messages on both queues; on Redis none.
 
         A message that is dead-lettered again during the call is not replayed twice.
 
@@ -347,8 +323,15 @@ class Inspector(ABC):
             queue: the queue of the ids.
             dry_run: only count.
             progress: called with the number of dead letters so far.
+            rate: maximum number in a second; None: no limit.
+            should_stop: asked before each step, and while waiting for ``rate``.
+            extent: for ``dry_run``: whether all dead letters were counted.
         """
-        return _total(self._change("replay", which, queue, dry_run), progress)
+        if dry_run:
+            return self._count(which, queue, extent)
+        most = most_per_step(rate)
+        steps = self._change("replay", which, queue, most)
+        return total(steps, progress, rate=rate, should_stop=should_stop)
 
     def delete_dead(
         self,
@@ -357,23 +340,61 @@ class Inspector(ABC):
         queue: str | None = None,
         dry_run: bool = False,
         progress: Progress = lambda _count: None,
+        rate: float | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        extent: Extent | None = None,
     ) -> int:
-        """Delete dead letters; return their number. Arguments as of :meth:`replay`."""
-        return _total(self._change("delete", which, queue, dry_run), progress)
+        """Delete dead letters; return their number. Arguments and steps as of :meth:`replay`."""
+        if dry_run:
+            return self._count(which, queue, extent)
+        most = most_per_step(rate)
+        steps = self._change("delete", which, queue, most)
+        return total(steps, progress, rate=rate, should_stop=should_stop)
+
+    @abstractmethod
+    def add_dead(
+        self,
+        queue: str,
+        letters: Iterable[SavedLetter],
+        *,
+        progress: Progress = lambda _count: None,
+    ) -> int:
+        """Add saved dead letters to a queue; return the number that was added.
+
+        A dead letter is left out if a message of the queue has its id: on Redis in any state, on
+        RabbitMQ a dead letter. So a call can be repeated.
+
+        Args:
+            progress: called with the number of letters so far, added or left out.
+
+        Raises:
+            NotAvailable: the queue has too many dead letters to compare ids.
+        """
 
     @abstractmethod
     def _change(
-        self, action: Action, which: Which, queue: str | None, dry_run: bool
+        self, action: Action, which: Which, queue: str | None, most: int | None
     ) -> Iterator[int]:
-        """Replay or delete dead letters in steps, or only count them; yield their numbers."""
+        """Replay or delete dead letters in steps; yield the number of each step.
+
+        Args:
+            most: maximum number in a step. The caller may then wait after each step.
+        """
+
+    def _count(self, which: Which, queue: str | None, extent: Extent | None) -> int:
+        """Count the dead letters that :meth:`_change` would change."""
+        if not isinstance(which, DeadFilter):
+            return self._count_ids(which, queue)
+        extent = extent or Extent()
+        if which == DeadFilter(which.queue) and extent.at_most is None:
+            count = sum(self.counts(name).dead for name in self._queues(which.queue))
+            extent.looked_at += count
+            return count
+        return sum(1 for _ in self.dead_letters(which, limit=None, extent=extent))
+
+    @abstractmethod
+    def _count_ids(self, ids: Collection[str], queue: str | None) -> int:
+        """Count the dead letters with these ids."""
 
     def _queues(self, queue: str | None) -> list[str]:
         return [queue] if queue is not None else self.queues()
-
-
-def _total(steps: Iterator[int], progress: Progress) -> int:
-    count = 0
-    for step in steps:
-        count += step
-        progress(count)
-    return count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 
@@ -13,9 +13,12 @@ from ..brokers.inspection import (
     Action,
     DeadFilter,
     Entry,
+    Extent,
     Inspector,
     Page,
+    Progress,
     QueueCounts,
+    SavedLetter,
     State,
     UnknownCursor,
     Which,
@@ -27,6 +30,9 @@ from .queues import MemoryQueue, MemoryQueues, Stored
 
 #: Place of a message in the order of its state; a cursor is the last place of a page.
 _Place = tuple[float, int]
+
+#: Number of dead letters that are replayed or deleted in one step.
+_STEP = 500
 
 
 class MemoryInspector(Inspector):
@@ -113,6 +119,14 @@ class MemoryInspector(Inspector):
             self._memory.changed.notify_all()
             return True
 
+    def cancel(self, queue: str, id: str) -> bool:
+        with self._memory.changed:
+            stored = self._memory[queue].live.get(id)
+            if stored is None or stored.state is State.IN_FLIGHT:
+                return False
+            self._memory[queue].drop(stored)
+            return True
+
     def workers(self) -> list[WorkerInfo]:
         queues = sorted(self._consumed())
         now, name = self._clock.time(), worker_name()
@@ -135,11 +149,19 @@ class MemoryInspector(Inspector):
 
     # -- dead letters ------------------------------------------------------------------
 
-    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
-        for queue in self._queues(which.queue):
-            found = islice(filter(which.matches, self._letters(queue)), limit)
-            for letter in found:
-                limit -= 1
+    def dead_letters(
+        self, which: DeadFilter, *, limit: int | None = 100, extent: Extent | None = None
+    ) -> Iterator[Entry]:
+        extent = extent or Extent()
+        yield from islice(filter(which.matches, self._looked_at(which.queue, extent)), limit)
+
+    def _looked_at(self, queue: str | None, extent: Extent) -> Iterator[Entry]:
+        for name in self._queues(queue):
+            for letter in self._letters(name):
+                if not extent.left:
+                    extent.is_complete = False
+                    return
+                extent.looked_at += 1
                 yield letter
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
@@ -172,24 +194,51 @@ class MemoryInspector(Inspector):
         return found[:limit]
 
     def _change(
-        self, action: Action, which: Which, queue: str | None, dry_run: bool
+        self, action: Action, which: Which, queue: str | None, most: int | None
     ) -> Iterator[int]:
-        matches: Callable[[Entry], bool]
+        for name in self._queues(which.queue if isinstance(which, DeadFilter) else queue):
+            found = self._matching(name, which)
+            size = most or _STEP
+            for first in range(0, len(found), size):
+                yield self._change_letters(action, name, found[first : first + size])
+
+    def _matching(self, queue: str, which: Which) -> list[Entry]:
         if isinstance(which, DeadFilter):
-            queue, matches = which.queue, which.matches
-        else:
-            ids = set(which)
-            matches = lambda letter: letter.id in ids  # noqa: E731 - one of two conditions
+            return [letter for letter in self._letters(queue) if which.matches(letter)]
+        ids = set(which)
+        return [letter for letter in self._letters(queue) if letter.id in ids]
+
+    def _change_letters(self, action: Action, queue: str, letters: Sequence[Entry]) -> int:
+        count = 0
         with self._memory.changed:
-            for name in self._queues(queue):
-                found = [letter for letter in self._letters(name) if matches(letter)]
-                for letter in [] if dry_run else found:
-                    del self._memory[name].dead[letter.id]
-                    if action == "replay":
-                        body, priority = for_replay(letter.message)
-                        self._memory[name].add(letter.id, body, None, priority)
-                yield len(found)
+            dead = self._memory[queue].dead
+            for letter in letters:
+                if dead.pop(letter.id, None) is None:
+                    continue  # changed by another thread
+                count += 1
+                if action == "replay":
+                    body, priority = for_replay(letter.message)
+                    self._memory[queue].add(letter.id, body, None, priority)
             self._memory.changed.notify_all()
+        return count
+
+    def add_dead(
+        self,
+        queue: str,
+        letters: Iterable[SavedLetter],
+        *,
+        progress: Progress = lambda _count: None,
+    ) -> int:
+        added = 0
+        for count, letter in enumerate(letters, start=1):
+            body = letter.with_failure(self._broker.job_types)
+            with self._memory.changed:
+                added += self._memory[queue].restore_dead(letter.id, body, letter.died)
+            progress(count)
+        return added
+
+    def _count_ids(self, ids: Collection[str], queue: str | None) -> int:
+        return sum(len(self._matching(name, ids)) for name in self._queues(queue))
 
     def _letters(self, queue: str) -> list[Entry]:
         with self._memory.changed:
@@ -213,6 +262,7 @@ class MemoryInspector(Inspector):
             worker=worker_name() if stored.state is State.IN_FLIGHT else None,
             failure=failure_in(message),
             died=stored.died if stored.state is State.DEAD else None,
+            raw=stored.body,
         )
 
 

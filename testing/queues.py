@@ -126,6 +126,14 @@ class MemoryQueue:
         heapify(self.scheduled)
         self.push(stored)
 
+    def drop(self, stored: Stored) -> None:
+        """Delete a waiting or scheduled message."""
+        del self.live[stored.id]
+        self.waiting = [entry for entry in self.waiting if entry[2] is not stored]
+        self.scheduled = [entry for entry in self.scheduled if entry[2] is not stored]
+        heapify(self.waiting)
+        heapify(self.scheduled)
+
     def purge(self) -> int:
         """Delete the waiting and scheduled messages; return their number."""
         dropped = [entry[2] for entry in (*self.waiting, *self.scheduled)]
@@ -176,6 +184,20 @@ class MemoryQueue:
         letter = Stored(id, body, place=next(self.places), state=State.DEAD, cause=cause)
         letter.died = self.clock.time()
         self._dead[id] = letter
+
+    def restore_dead(self, id: str, body: bytes, died: float | None) -> bool:
+        """Add a dead letter, unless a message has the id; return whether it was added.
+
+        Args:
+            died: Unix seconds; None: now.
+        """
+        if id in self.live or id in self.dead:
+            return False
+        self.add_dead(id, body)
+        now = self.clock.time()
+        oldest = now - self.retention.total_seconds()
+        self._dead[id].died = died if died is not None and oldest <= died <= now else now
+        return True
 
 
 class MemoryQueues:

@@ -23,7 +23,8 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .client import Publication, RabbitClient
 from .connection import Connection
-from .dead_letters import death_in, queue_status, ready_count
+from .dead_letters import queue_status, ready_count
+from .deaths import death_in
 from .errors import PRECONDITION_FAILED, ChannelClosed
 
 #: Number of messages that are fetched, and copied in one call.

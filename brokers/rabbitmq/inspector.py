@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,18 +26,24 @@ from ..inspection import (
     Action,
     DeadFilter,
     Entry,
+    Extent,
     Inspector,
     NotAvailable,
     Page,
+    Progress,
     QueueCounts,
+    SavedLetter,
     State,
     UnknownCursor,
     Which,
     WorkerInfo,
 )
+from ..settlement import Write
+from ..steps import chunks
 from .client import RabbitClient
 from .connection import Connection
-from .dead_letters import DeadLetterReader, queue_status, read_dead_letters, ready_count
+from .dead_changes import DeadLetterChange
+from .dead_letters import queue_status, read_dead_letters, ready_count
 from .pauses import QueuePause
 from .servers import PRODUCT
 from .topology import DELAY_QUEUES, OWN_PREFIX, delay_name
@@ -48,6 +54,8 @@ logger = logging.getLogger("formrelay.brokers")
 _COUNT_TIMEOUT = 2.0
 #: Maximum number of older dead letters to read in order to find the newest.
 _MAX_SCANNED = 500
+#: Number of dead letters that are added in one call.
+_ADDED_PER_CALL = 250
 
 
 class RabbitInspector(Inspector):
@@ -136,9 +144,12 @@ class RabbitInspector(Inspector):
         except ValueError:
             raise UnknownCursor from None
         # AMQP cannot start reading in the middle of a queue.
-        seen = self._read(queue, limit=first + limit + 1)[first:]
-        more = len(seen) > limit
-        return Page(seen[:limit], str(first + limit) if more else None)
+        found = self._read(queue, limit=first + limit + 1)
+        page = found.entries[first : first + limit]
+        if not page and not found.is_complete:
+            raise self._too_many("more dead letters", queue, found.looked_at)
+        more = len(found.entries) > first + limit or not found.is_complete
+        return Page(page, str(first + len(page)) if more else None)
 
     def find(self, id: str, queue: str | None = None) -> Entry | None:
         for name in self._queues(queue):
@@ -150,6 +161,11 @@ class RabbitInspector(Inspector):
 
     def run_now(self, queue: str, id: str) -> bool:
         raise NotAvailable("running a scheduled job at once")
+
+    def cancel(self, queue: str, id: str) -> bool:
+        raise NotAvailable(
+            "cancelling a job: RabbitMQ delivers jobs in order and cannot remove one of them"
+        )
 
     def workers(self) -> list[WorkerInfo]:
         if self._management is None:
@@ -177,57 +193,123 @@ class RabbitInspector(Inspector):
 
     # -- dead letters ------------------------------------------------------------------
 
-    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
+    def dead_letters(
+        self, which: DeadFilter, *, limit: int | None = 100, extent: Extent | None = None
+    ) -> Iterator[Entry]:
         is_everything = replace(which, queue=None) == DeadFilter()
+        extent = extent or Extent()
+        left = math.inf if limit is None else limit
         for name in self._queues(which.queue):
-            if limit <= 0:
+            if left <= 0:
                 return
-            first = limit if is_everything else None
-            found = self._read(name, limit=first, matches=which.matches)[:limit]
-            limit -= len(found)
-            yield from found
+            most = min(extent.left, left if is_everything else math.inf)
+            found = self._read(name, limit=most, matches=which.matches)
+            extent.looked_at += found.looked_at
+            extent.is_complete &= found.is_complete
+            entries = found.entries[: int(min(left, len(found.entries)))]
+            left -= len(entries)
+            yield from entries
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         # AMQP delivers them oldest first, so all older dead letters are read as well.
-        seen = self._read(queue, limit=_MAX_SCANNED + 1)
-        if len(seen) > _MAX_SCANNED:
+        found = self._read(queue, limit=_MAX_SCANNED + 1)
+        if not found.is_complete or found.looked_at > _MAX_SCANNED:
             raise NotAvailable(f"listing the newest of more than {_MAX_SCANNED} dead letters")
-        return seen[::-1][: min(limit, 50)]
+        return found.entries[::-1][: min(limit, 50)]
 
     def dead_letter(self, queue: str, id: str) -> Entry | None:
-        return next(iter(self._read(queue, matches=lambda letter: letter.id == id)), None)
+        found = self._read(
+            queue,
+            matches=lambda letter: letter.id == id,
+            until=lambda content: content.message_id == id,
+        )
+        if not found.entries and not found.is_complete:
+            raise self._too_many(f"the dead letter {id!r}", queue, found.looked_at)
+        return next(iter(found.entries), None)
 
     def dead_ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10
     ) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
+        error: NotAvailable | None = None
         for name in self._queues(queue):
-            letters = self._read(name, matches=lambda letter: letter.id.startswith(prefix))
-            if any(letter.id == prefix for letter in letters):
+            read = self._read(name, matches=lambda letter: letter.id.startswith(prefix))
+            if any(letter.id == prefix for letter in read.entries):
                 return [(name, prefix)]
-            found += [(name, letter.id) for letter in letters]
+            found += [(name, letter.id) for letter in read.entries]
+            if not read.is_complete:
+                error = self._too_many(f"the dead letter {prefix!r}", name, read.looked_at)
+        if error is not None and not found:
+            raise error
         return found[:limit]
 
+    def _too_many(self, what: str, queue: str, looked_at: int) -> NotAvailable:
+        return NotAvailable(
+            f"finding {what} behind the oldest {looked_at:,} dead letters of {queue!r}, which "
+            "RabbitMQ would hide for too long (use a filter to replay or delete)"
+        )
+
     def _change(
-        self, action: Action, which: Which, queue: str | None, dry_run: bool
+        self, action: Action, which: Which, queue: str | None, most: int | None
     ) -> Iterator[int]:
-        change = DeadLetterReader.replay if action == "replay" else DeadLetterReader.delete
-        matches: Callable[[Entry], bool]
         if isinstance(which, DeadFilter):
-            queue, matches, left = which.queue, which.matches, math.inf
+            queue, left = which.queue, math.inf
+            is_everything = replace(which, queue=None) == DeadFilter()
+            matches = None if is_everything else which.matches
         else:
             ids = set(which)
             matches, left = (lambda letter: letter.id in ids), len(ids)
         for name in self._queues(queue):
-            with DeadLetterReader(self._client, name, self._broker.job_types) as reader:
-                for chunk in reader.chunks():
-                    found = [letter for letter in chunk if matches(letter.entry)]
-                    if found and not dry_run:
-                        change(reader, found)
-                    yield len(found)
-                    left -= len(found)
-                    if not left:
-                        return
+            change = DeadLetterChange(
+                self._client,
+                name,
+                self._broker.job_types,
+                action,
+                matches,
+                most_per_step=most,
+                most=left,
+            )
+            for count in change.steps():
+                yield count
+                left -= count
+            if not left:
+                return
+
+    def add_dead(
+        self,
+        queue: str,
+        letters: Iterable[SavedLetter],
+        *,
+        progress: Progress = lambda _count: None,
+    ) -> int:
+        known = self._read(queue)
+        if not known.is_complete:
+            raise NotAvailable(
+                f"comparing ids with more than the oldest {known.looked_at:,} dead letters of "
+                f"{queue!r} (replay or delete some first)"
+            )
+        ids = {letter.id for letter in known.entries}
+        count = added = 0
+        for chunk in chunks(letters, _ADDED_PER_CALL):
+            new = {letter.text_id: letter for letter in chunk if letter.text_id not in ids}
+            ids |= new.keys()
+            writes = [
+                Write(id, letter.body, failure=letter.failure_beside_body(self._broker.job_types))
+                for id, letter in new.items()
+            ]
+            if writes:
+                self._client.write(queue, writes)
+            count += len(chunk)
+            added += len(new)
+            progress(count)
+        return added
+
+    def _count_ids(self, ids: Collection[str], queue: str | None) -> int:
+        wanted = set(ids)
+        return sum(
+            len(self._read(name, matches=lambda letter: letter.id in wanted).entries)
+            for name in self._queues(queue)
+        )
 
 
 def scheduled_count(client: RabbitClient) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import Any
@@ -15,14 +15,18 @@ from ..inspection import (
     Action,
     DeadFilter,
     Entry,
+    Extent,
     Inspector,
     NotAvailable,
     Page,
+    Progress,
     QueueCounts,
+    SavedLetter,
     State,
     Which,
     WorkerInfo,
 )
+from ..steps import chunks
 from .commands import QueueCommands
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
@@ -196,8 +200,12 @@ class RedisInspector(Inspector):
 
     # -- dead letters --------------------------------------------------------------------
 
-    def dead_letters(self, which: DeadFilter, *, limit: int = 100) -> Iterator[Entry]:
-        pages = self._matching(which, min(limit, _CHUNK))
+    def dead_letters(
+        self, which: DeadFilter, *, limit: int | None = 100, extent: Extent | None = None
+    ) -> Iterator[Entry]:
+        is_everything = which == DeadFilter(which.queue)
+        size = min(limit or _CHUNK, _CHUNK) if is_everything else _CHUNK
+        pages = self._matching(which, size, extent or Extent())
         yield from islice((letter for page in pages for letter in page), limit)
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
@@ -248,15 +256,22 @@ class RedisInspector(Inspector):
         return list(found)
 
     def _change(
-        self, action: Action, which: Which, queue: str | None, dry_run: bool
+        self, action: Action, which: Which, queue: str | None, most: int | None
     ) -> Iterator[int]:
         change = self._replay if action == "replay" else self._delete
         if isinstance(which, DeadFilter):
-            pages = self._matching(which, _CHUNK)
+            pages = self._matching(which, _CHUNK, Extent())
         else:
             pages = self._by_ids(which, queue)
-        for page in filter(None, pages):
-            yield len(page) if dry_run else change(page[0].queue, page)
+        for page in pages:
+            size = most or len(page) or 1
+            for first in range(0, len(page), size):
+                yield change(page[0].queue, page[first : first + size])
+            if not page:
+                yield 0  # so that a search without matches can be stopped
+
+    def _count_ids(self, ids: Collection[str], queue: str | None) -> int:
+        return sum(map(len, self._by_ids(ids, queue)))
 
     def _replay(self, queue: str, letters: list[Entry]) -> int:
         args: list[str | bytes | int] = []
@@ -264,6 +279,26 @@ class RedisInspector(Inspector):
             body, priority = for_replay(letter.message)
             args += (to_bytes(letter.id), priority or "", body)
         return int(self._commands.run("replay", queue, args))
+
+    def add_dead(
+        self,
+        queue: str,
+        letters: Iterable[SavedLetter],
+        *,
+        progress: Progress = lambda _count: None,
+    ) -> int:
+        count = added = 0
+        for chunk in chunks(letters, BODIES_PER_CALL):
+            args: list[str | bytes | int] = [
+                int(self._commands.dead_letter_retention / timedelta(milliseconds=1))
+            ]
+            for letter in chunk:
+                died = "" if letter.died is None else repr(letter.died * 1000)
+                args += (to_bytes(letter.id), died, letter.with_failure(self._broker.job_types))
+            added += int(self._commands.run("add_dead", queue, args))
+            count += len(chunk)
+            progress(count)
+        return added
 
     def _delete(self, queue: str, letters: list[Entry]) -> int:
         ids, keys = [to_bytes(letter.id) for letter in letters], self._commands.keys
@@ -273,7 +308,7 @@ class RedisInspector(Inspector):
             pipeline.hdel(keys.dead_bodies(queue), *ids)
             return int(pipeline.execute()[0])
 
-    def _matching(self, which: DeadFilter, size: int) -> Iterator[list[Entry]]:
+    def _matching(self, which: DeadFilter, size: int, extent: Extent) -> Iterator[list[Entry]]:
         """Yield pages of the dead letters that match a filter and exist now."""
         with self._commands.client_errors() as client:
             seconds, micros = client.time()
@@ -283,14 +318,25 @@ class RedisInspector(Inspector):
             self._adopt_dead(queue)
             seen: tuple[str, str] | None = None
             while True:
-                letters, seen = self._pages.by_score(queue, State.DEAD, size, seen, which.since)
-                yield [
-                    letter
-                    for letter in letters
-                    if (letter.died or 0) <= end and which.matches(letter)
-                ]
+                if not extent.left:
+                    extent.is_complete = not self._has_more(queue, seen, which.since, end)
+                    break
+                limit = int(min(size, extent.left))
+                letters, seen = self._pages.by_score(queue, State.DEAD, limit, seen, which.since)
+                letters = [letter for letter in letters if (letter.died or 0) <= end]
+                extent.looked_at += len(letters)
+                yield [letter for letter in letters if which.matches(letter)]
                 if seen is None or float(seen[0]) / 1000 > end:
                     break
+            if not extent.is_complete:
+                return
+
+    def _has_more(
+        self, queue: str, seen: tuple[str, str] | None, since: float | None, end: float
+    ) -> bool:
+        """Whether a queue has dead letters after ``seen`` that died by ``end`` (Unix seconds)."""
+        letters, _ = self._pages.by_score(queue, State.DEAD, 1, seen, since)
+        return any((letter.died or 0) <= end for letter in letters)
 
     def _by_ids(self, ids: Collection[str], queue: str | None) -> Iterator[list[Entry]]:
         """Yield pages of the dead letters with these ids."""

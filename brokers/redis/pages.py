@@ -148,7 +148,7 @@ class Pages:
             message_id=name,
             now=more.get("died") or self._commands.clock.time(),
         )
-        return Entry(queue, text, state, message, failure=failure_in(message), **more)
+        return Entry(queue, text, state, message, failure=failure_in(message), raw=body, **more)
 
 
 def _format_cursor(state: State, last: tuple[Any, ...]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from formrelay.brokers.rabbitmq import codec
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.client import Publication
 from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.brokers.saved_letters import SavedLetter
 from formrelay.testing import MemoryBroker
 
 T = TypeVar("T")
@@ -59,6 +61,16 @@ class Harness:
             self.broker.client.publish([Publication(self.queue, "", self.queue, head, data)])
         elif isinstance(self.broker, MemoryBroker):
             self.broker.inject(self.queue, data)
+
+    def bury(self, letters: Sequence[tuple[str, bytes]]) -> None:
+        """Put encoded dead letters, by id, among the dead letters, without running them."""
+        # One after the other, since Redis has no order within a millisecond.
+        begin = time.time() - len(letters)
+        saved = (
+            SavedLetter(self.queue, id, body, died=begin + number)
+            for number, (id, body) in enumerate(letters)
+        )
+        self.broker.inspector.add_dead(self.queue, saved)
 
     def dead(self) -> list[Any]:
         return list(self.broker.dead_letters(self.queue))
