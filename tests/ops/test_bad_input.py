@@ -112,7 +112,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nobody", "{}"], "expected an actor (deliver_webhook, "),
+        (["nobody", "{}"], "expected a queue (emails, "),
         (["record_events", "{"], "expected the payload as JSON"),
         (["record_events", '{"type": "x"}'], "payload.0.formId: field required"),
         (["record_events", "{}", "--metadata", "5"], "record_events: "),
