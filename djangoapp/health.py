@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from ..brokers import NotAvailable, RelayBroker, get_broker
+from ..brokers import RelayBroker, get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
-from ..ops.health import queue_to_json, worker_to_json
+from ..ops.health import list_workers, queue_to_json
 from .access import is_staff
 from .discovery import declare_all
 from .shared_call import SharedCall
@@ -56,14 +56,6 @@ def open_broker() -> RelayBroker:
     broker = get_broker()
     broker.ping()
     return broker
-
-
-def list_workers(broker: RelayBroker) -> list[dict[str, Any]] | None:
-    """Return the workers; None if not available on this broker."""
-    try:
-        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
-    except NotAvailable:
-        return None
 
 
 def _load_status() -> dict[str, Any]:

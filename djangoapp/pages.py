@@ -10,8 +10,9 @@ from ..brokers import Entry, NotAvailable, QueueCounts, RelayBroker, State
 from ..brokers.inspection import UnknownCursor
 from ..config import get_settings
 from ..core.errors import FormrelayError
+from ..ops.health import list_workers
 from ..ops.output import NOT_AVAILABLE, age
-from .health import list_workers, open_broker
+from .health import open_broker
 
 #: Number of dead letters for each queue on the overview, and on the page of one queue.
 _NEWEST, _PER_PAGE = 5, 50

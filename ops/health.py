@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..brokers import QueueCounts, RelayBroker, WorkerInfo
+from ..brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
 
 
 def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
@@ -35,3 +35,11 @@ def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
         "alive": alive,
         "queues": worker.queues,
     }
+
+
+def list_workers(broker: RelayBroker) -> list[dict[str, Any]] | None:
+    """Return the worker processes; None if not available on this broker."""
+    try:
+        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+    except NotAvailable:
+        return None

@@ -24,6 +24,7 @@ from .config import config
 from .dashboard import dashboard
 from .demo import demo
 from .doctor import doctor
+from .health import health
 from .migrate import migrate
 from .options import add_import_option, with_imports
 from .schema import schema
@@ -41,6 +42,7 @@ for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
 app.command()(dashboard)
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))
+app.command()(with_imports(health))
 app.command()(with_imports(bounces))
 for _name, _group in (
     ("queues", add_import_option(queues.app)),

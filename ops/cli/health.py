@@ -1,0 +1,51 @@
+"""``formrelay health``: whether broker, store, workers and queues work now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...actors import declare_actors
+from ...brokers import RelayBroker, get_broker
+from ..boot import NOT_FINE
+from ..health_check import check_health
+from ..output import print_json, print_table
+from .options import JsonOption
+
+
+def health(
+    sinks: Annotated[
+        bool, typer.Option("--sinks", help="Also connect to ClickHouse, API, SMTP and Google.")
+    ] = False,
+    here: Annotated[
+        bool,
+        typer.Option("--here", help="Only the workers of this machine; for a worker's container."),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=600, help="Seconds for all checks together.")
+    ] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Check broker, shared store, workers and queues. Exits with 1 if one fails.
+
+    A queue fails if it has jobs and no live worker, unless it is paused.
+    `doctor` checks more, and takes longer.
+
+    Example: formrelay health --here --timeout 3
+    """
+    parts = check_health(_open_broker, sinks=sinks, only_here=here, timeout=timeout)
+    is_ok = all(part.is_ok for part in parts)
+    if json:
+        found = [{"part": each.name, "ok": each.is_ok, "says": each.says} for each in parts]
+        print_json({"status": "ok" if is_ok else "failed", "parts": found})
+    else:
+        rows = [(each.name, "ok" if each.is_ok else "failed", each.says) for each in parts]
+        print_table("Health", ["part", "state", "details"], rows, empty="")
+    if not is_ok:
+        raise typer.Exit(NOT_FINE)
+
+
+def _open_broker() -> RelayBroker:
+    declare_actors()
+    return get_broker()

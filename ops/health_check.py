@@ -1,0 +1,245 @@
+"""Checks whether this installation works now: broker, shared store, workers, queues, sinks.
+
+All checks run within one time limit, so a server that hangs cannot hang the command.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..brokers import NotAvailable, QueueCounts, RelayBroker
+from ..config import get_settings
+from ..core.errors import FormrelayError, describe
+from .boot import is_embedded_clickhouse
+from .health import worker_to_json
+
+#: Maximum number of names in one line.
+_MAX_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The result of one check.
+
+    Attributes:
+        name: the part, ``broker`` or ``clickhouse``.
+        is_ok: False if the installation is not healthy because of it.
+        says: details, in one line.
+    """
+
+    name: str
+    is_ok: bool
+    says: str
+
+
+Check = Callable[[], Iterator[Part]]
+
+
+def check_health(
+    open_broker: Callable[[], RelayBroker], *, sinks: bool, only_here: bool, timeout: float
+) -> list[Part]:
+    """Check all parts at once.
+
+    Args:
+        open_broker: returns the broker, after all actors are declared.
+        sinks: whether to connect to the sinks that are configured.
+        only_here: whether only the workers of this machine count, and queues do not.
+        timeout: seconds for all checks together; a part that takes longer is not ok.
+    """
+    names = ["broker", "store", "workers"] + ([] if only_here else ["queues"])
+    checks: dict[Check, list[str]] = {lambda: _broker_parts(open_broker, only_here): names}
+    if sinks:
+        checks |= {check: [name] for name, check in _configured_sinks()}
+    return _run_all(checks, timeout)
+
+
+def _run_all(checks: dict[Check, list[str]], timeout: float) -> list[Part]:
+    """Run checks in threads; a part that gave no result in time is not ok."""
+    results: SimpleQueue[Part | None] = SimpleQueue()
+    for check, names in checks.items():
+        # A daemon: it may hang for longer than the process runs.
+        threading.Thread(
+            target=_run, args=(check, names, results), name="formrelay-health", daemon=True
+        ).start()
+    found: dict[str, Part] = {}
+    running, end = len(checks), monotonic() + timeout
+    try:
+        while running:
+            part = results.get(timeout=max(0.0, end - monotonic()))
+            if part is None:
+                running -= 1
+            else:
+                found[part.name] = part
+    except Empty:
+        pass
+    late = f"no answer within {timeout:g} s"
+    every = [name for names in checks.values() for name in names]
+    return [found.get(name) or Part(name, False, late) for name in every]
+
+
+def _run(check: Check, names: Sequence[str], results: SimpleQueue[Part | None]) -> None:
+    done = set()
+    try:
+        for part in check():
+            done.add(part.name)
+            results.put(part)
+    except Exception as error:  # a health check must always print a result
+        says = str(error) if isinstance(error, FormrelayError) else describe(error)
+        first, *others = [name for name in names if name not in done]
+        results.put(Part(first, False, says))
+        for name in others:
+            results.put(Part(name, False, f"not known: the {first} does not answer"))
+    finally:
+        results.put(None)
+
+
+# -- broker ----------------------------------------------------------------------------------
+
+
+def _broker_parts(open_broker: Callable[[], RelayBroker], only_here: bool) -> Iterator[Part]:
+    broker = open_broker()
+    start = monotonic()
+    broker.ping()
+    took = (monotonic() - start) * 1000
+    yield Part("broker", True, f"{get_settings().broker.kind} answers in {took:.0f} ms")
+    yield _store(broker)
+    workers = _workers(broker)
+    yield _workers_part(workers, only_here=only_here)
+    if not only_here:
+        counts = broker.inspector.counts_of(broker.inspector.queues())
+        yield queues_part(counts, workers)
+
+
+def _store(broker: RelayBroker) -> Part:
+    state = broker.state
+    if state is None:
+        return Part("store", True, "none is shared: set STATE_URL to a Redis URL")
+    from ..state.redis.connection import translated
+
+    try:
+        with translated(state.where):
+            state.client.ping()
+    except FormrelayError as error:
+        return Part("store", False, str(error))
+    return Part("store", True, f"Redis at {state.where} answers")
+
+
+def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
+    """Return the worker processes, or why they are not known."""
+    try:
+        return [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+    except NotAvailable as error:
+        return str(error)
+
+
+def _workers_part(workers: list[dict[str, Any]] | str, *, only_here: bool) -> Part:
+    if isinstance(workers, str):
+        return Part("workers", not only_here, f"not known: {workers}")
+    where = ""
+    if only_here:
+        host = socket.gethostname()
+        workers = [each for each in workers if (each["name"] or "").rpartition(":")[0] == host]
+        where = f" on {host}"
+    alive = [each["name"] or each["id"] for each in workers if each["alive"]]
+    if not alive:
+        return Part("workers", False, f"none is alive{where}: run formrelay worker")
+    silent = [each["name"] or each["id"] for each in workers if not each["alive"]]
+    says = f"{len(alive)} alive{where}"
+    return Part("workers", True, says + (f"; silent: {_listed(silent)}" if silent else ""))
+
+
+def queues_part(counts: Sequence[QueueCounts], workers: list[dict[str, Any]] | str) -> Part:
+    """Check that a live worker consumes each queue with jobs; paused queues do not count."""
+    paused = [each.queue for each in counts if each.paused]
+    notes = [f"paused: {_listed(paused)}"] if paused else []
+    if isinstance(workers, str):
+        return Part("queues", True, "; ".join([f"{len(counts)} known", *notes]))
+    consumed = {queue for each in workers if each["alive"] for queue in each["queues"]}
+    stuck, empty = [], []
+    for each in counts:
+        if each.queue in consumed or each.paused:
+            continue
+        jobs = each.waiting + (each.scheduled or 0)
+        if jobs:
+            stuck.append(f"{each.queue} ({jobs:,} jobs)")
+        else:
+            empty.append(each.queue)
+    if empty:
+        notes.append(f"empty and without a worker: {_listed(empty)}")
+    if stuck:
+        return Part("queues", False, "; ".join([f"without a worker: {_listed(stuck)}", *notes]))
+    return Part("queues", True, "; ".join(["each queue with jobs has a worker", *notes]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# -- sinks -----------------------------------------------------------------------------------
+
+
+def _configured_sinks() -> Iterator[tuple[str, Check]]:
+    settings = get_settings()
+    if settings.clickhouse.url is not None:
+        yield "clickhouse", _clickhouse
+    if settings.api.url is not None:
+        yield "api", _api
+    if settings.smtp.url is not None:
+        yield "smtp", _smtp
+    if settings.sheets.is_configured:
+        yield "sheets", _sheets
+
+
+def _clickhouse() -> Iterator[Part]:
+    from ..actors.resources import clickhouse
+
+    if is_embedded_clickhouse(get_settings().clickhouse.secret("url")):
+        yield Part("clickhouse", True, "embedded: only the worker of events can open it")
+        return
+    clickhouse().ping()
+    yield Part("clickhouse", True, "answers")
+
+
+def _api() -> Iterator[Part]:
+    section = get_settings().api
+    parts = urlsplit(str(section.url))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    where = f"{parts.hostname}:{port}"
+    try:
+        address = (parts.hostname or "", port)
+        socket.create_connection(address, section.connect_timeout.total_seconds()).close()
+    except OSError as error:
+        yield Part("api", False, f"expected {where} to accept a connection: {describe(error)}")
+        return
+    yield Part("api", True, f"{where} accepts connections (no request was sent)")
+
+
+def _smtp() -> Iterator[Part]:
+    from ..actors.emails.resources import make_account
+    from ..sinks.smtp.probe import try_login
+
+    account = make_account(get_settings())
+    *_, last = try_login(account)
+    if last.is_ok:
+        yield Part("smtp", True, f"{account.host}:{account.port} answers")
+    else:
+        yield Part("smtp", False, f"{last.name}: {last.says}")
+
+
+def _sheets() -> Iterator[Part]:
+    from ..actors.sheets.resources import sheet_resources
+
+    account = sheet_resources().connections.account
+    if account is None:
+        yield Part("sheets", True, "no service account: each connection has its own tokens")
+        return
+    account.mint()
+    yield Part("sheets", True, "Google accepts the service account")
