@@ -8,6 +8,7 @@ before sending.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
@@ -18,10 +19,17 @@ from dramatiq.common import q_name
 from ..brokers.base import RelayBroker
 from ..brokers.inspection import Entry, State, UnknownCursor
 from ..brokers.redis.broker import RedisBroker
-from ..core.errors import ConfigError
+from ..core.errors import BrokerError, ConfigError, describe
+from ..core.printable import shown_id
+from ..state import make_audit_log
+from ..state.audit import AuditEntry
+
+logger = logging.getLogger("formrelay.audit")
 
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
+#: The operator in the audit log: the package has no login, so nobody's name is known.
+_WHO = "dramatiq-dashboard"
 #: Number of jobs on a page.
 PAGE_SIZE = 100
 #: The states of each tab, in the order in which its pages list them.
@@ -123,14 +131,30 @@ class Jobs:
 
     def requeue(self, queue: str, id: str) -> bool:
         """Replay a dead letter; False if there is none with this id."""
-        return bool(self._inspector.replay([id], queue=q_name(queue)))
+        name = q_name(queue)
+        is_done = bool(self._inspector.replay([id], queue=name))
+        return self._audited("dlq replay", name, id, is_done)
 
     def delete(self, queue: str, id: str) -> bool:
         """Delete a job that no worker runs; False if there is none with this id."""
         name = q_name(queue)
         if _tab_of(queue) == "failed":
-            return bool(self._inspector.delete_dead([id], queue=name))
-        return self._inspector.cancel(name, id)
+            is_done = bool(self._inspector.delete_dead([id], queue=name))
+            return self._audited("dlq delete", name, id, is_done)
+        return self._audited("jobs cancel", name, id, self._inspector.cancel(name, id))
+
+    def _audited(self, action: str, queue: str, id: str, is_done: bool) -> bool:
+        """Write a change to the audit log; a store that fails never undoes the change."""
+        if is_done:
+            log = make_audit_log(self._broker.state)
+            entry = AuditEntry(_WHO, "dashboard", action, shown_id(id), f"queue {queue}", 1)
+            try:
+                log.add(entry)
+            except BrokerError as error:
+                about = {"action": action, "target": entry.target}
+                about["error_message"] = describe(error)
+                logger.warning("the audit log was not written", extra=about)
+        return is_done
 
     def _find(self, queue: str, id: str) -> Entry | None:
         entry = self._inspector.find(id, q_name(queue))

@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-import dramatiq
 import pytest
 
 from formrelay.brokers.contract import BrokerOptions
@@ -21,6 +20,7 @@ from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import ConfigError, SinkPermanent
 from formrelay.ops import dramatiq_dashboard
+from formrelay.state import make_audit_log
 from formrelay.testing import MemoryBroker
 from tests.support.browser import browser
 from tests.support.harness import Harness
@@ -57,7 +57,7 @@ class Site(Harness):
         found = self.inspector.counts(self.queue)
         return found.waiting, found.scheduled, found.in_flight, found.dead
 
-    def kill(self, *messages: dramatiq.Message[Any]) -> None:
+    def kill(self, *messages: object) -> None:
         """Have a worker dead-letter the waiting messages."""
         self.start()
         wait_until(lambda: len(self.dead()) >= len(messages))
@@ -214,6 +214,22 @@ def test_requeueing_twice_makes_one_job(site: Site) -> None:
     answers = [site.post("requeue", failed, message.message_id) for _ in range(2)]
     assert answers == ["302 Found", "410 Gone"]
     assert site.counts() == (1, 0, 0, 0)
+
+
+def test_changes_are_in_the_audit_log(site: Site) -> None:
+    actor = declared(site)
+    again, gone, waiting = (actor.send(text).message_id for text in ("again", "gone", "waiting"))
+    assert site.post("delete", site.queue, waiting) == "302 Found"
+    site.kill(again, gone)
+    for action, id in (("requeue", again), ("delete", gone), ("delete", gone)):
+        site.post(action, f"{site.queue}.XQ", id)
+    found = make_audit_log(site.broker.state).newest().entries
+    assert [(entry.action, entry.target) for entry in found] == [
+        ("dlq delete", gone),
+        ("dlq replay", again),
+        ("jobs cancel", waiting),
+    ]
+    assert {entry.who for entry in found} == {"dramatiq-dashboard"}
 
 
 def test_a_forged_form_changes_nothing(site: Site) -> None:
