@@ -136,8 +136,7 @@ class Inspector(ABC):
     def other_queues(self) -> set[str]:
         """Names of the queues that the broker has and this process does not declare.
 
-        Redis has a queue while it has a message or is paused. A broker inside the process has
-        none.
+        Redis has a queue while it has a message, is paused or has a worker.
 
         Raises:
             NotAvailable: the broker does not list its queues.
@@ -156,6 +155,35 @@ class Inspector(ABC):
         """Number of scheduled messages of all queues together, if the broker cannot count the
         scheduled messages of each; otherwise None."""
         return None
+
+    def without_worker(self, found: Iterable[QueueCounts]) -> set[str]:
+        """Names of the queues whose waiting messages no live worker consumes.
+
+        A paused queue is none of them.
+
+        Args:
+            found: counts of the queues.
+
+        Raises:
+            NotAvailable: the broker does not tell which queues have workers.
+        """
+        stuck = {each.queue for each in found if each.waiting and not each.paused}
+        return stuck - self.consumed(stuck) if stuck else stuck
+
+    def consumed(self, queues: Collection[str]) -> set[str]:
+        """Names of the queues, at least those of ``queues``, that a live worker consumes.
+
+        Raises:
+            NotAvailable: the broker does not tell which queues have workers.
+        """
+        timeout = self._broker.options.heartbeat_timeout.total_seconds()
+        earliest = self._broker.clock.time() - timeout
+        return {
+            queue
+            for worker in self.workers()
+            if worker.last_heartbeat is None or worker.last_heartbeat >= earliest
+            for queue in worker.queues
+        }
 
     def has_queue(self, name: str) -> bool:
         """Whether a queue is declared in this process or exists on the broker."""

@@ -24,7 +24,7 @@ from .observability import LoggingSettings, MonitoringSettings
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
-from .types import Count, Unit, parts, read
+from .types import Count, ModuleNames, Unit, parts, read
 from .workers import (
     EventSettings,
     PartialSettings,
@@ -56,6 +56,12 @@ class Settings(Section):
         8, description="Number of threads in a process, for every worker without its own setting."
     )
     worker_processes: Count = Field(1, description="Number of worker processes.")
+    imports: ModuleNames = Field(
+        (),
+        validation_alias="FORMRELAY_IMPORTS",
+        description="Modules with actors of your own that workers and commands import, "
+        "comma-separated. The option --import adds more.",
+    )
 
     @staticmethod
     def load(

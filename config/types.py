@@ -199,6 +199,12 @@ AdoptedQueues = Annotated[
     ),
 ]
 
+ModuleNames = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z")], ...],
+    Split,
+    Takes("names of Python modules, comma-separated, like myapp.actors"),
+]
+
 #: formrelay's own tables, and the views and roll-ups of the tables of events.
 _RESERVED_TABLE = re.compile(
     r"webhook_deliveries|formrelay_migrations|.*_(once|daily|daily_states|daily_feed)"

@@ -10,6 +10,21 @@ from ..config import Settings
 from ..core.errors import ConfigError
 
 
+def given() -> Mapping[str, object]:
+    """Return the setting ``FORMRELAY``.
+
+    Raises:
+        ConfigError: it is no dictionary.
+    """
+    found = getattr(settings, "FORMRELAY", {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            "expected the setting FORMRELAY to be a dictionary, like "
+            f"{{'REDIS_URL': 'redis://host:6379/0'}}, got {type(found).__name__}"
+        )
+    return found
+
+
 def load() -> Settings:
     """Load the settings that :func:`formrelay.config.get_settings` returns in a Django project.
 
@@ -19,10 +34,4 @@ def load() -> Settings:
     Raises:
         ConfigError: values are wrong; the message has one line for each.
     """
-    given = getattr(settings, "FORMRELAY", {})
-    if not isinstance(given, Mapping):
-        raise ConfigError(
-            "expected the setting FORMRELAY to be a dictionary, like "
-            f"{{'REDIS_URL': 'redis://host:6379/0'}}, got {type(given).__name__}"
-        )
-    return Settings.load(given=given)
+    return Settings.load(given=given())

@@ -10,10 +10,14 @@ from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
 from ..actors import declare_actors
+from ..config import get_settings
+from ..ops.own_actors import import_module
 
 
 def declare_all() -> set[str]:
     """Declare formrelay's actors, import each app's ``actors.py`` and ``tasks.py``, declare tasks.
+
+    Also imports the modules of FORMRELAY_IMPORTS.
 
     Declares tasks only if formrelay is a backend in ``TASKS`` (:mod:`.task_backend`).
 
@@ -25,6 +29,8 @@ def declare_all() -> set[str]:
     """
     declare_actors()  # first, so that plain actors use our broker if no other is set
     autodiscover_modules("actors", "tasks")  # tasks: the usual name in projects with Dramatiq
+    for module in get_settings().imports:
+        import_module(module)
     if not may_use_tasks():
         return set()
     from .task_backend.discovery import declare_tasks

@@ -65,7 +65,7 @@ def _load_status() -> dict[str, Any]:
 
 def _load_details() -> dict[str, Any]:
     broker = open_broker()
-    counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
+    counts = [broker.inspector.counts(queue) for queue in broker.inspector.queues()]
     return {
         "broker": {"kind": get_settings().broker.kind, "weaknesses": broker.weaknesses()},
         "queues": [queue_to_json(each) for each in counts],

@@ -84,7 +84,7 @@ def overview() -> DashboardPage:
         FormrelayError: the broker cannot be used.
     """
     broker = open_broker()
-    counts = [broker.inspector.counts(queue) for queue in sorted(broker.queues)]
+    counts = [broker.inspector.counts(queue) for queue in broker.inspector.queues()]
     found = list_workers(broker)
     return DashboardPage(
         kind=get_settings().broker.kind,
@@ -104,7 +104,7 @@ def queue_page(queue: str, cursor: str | None) -> DashboardPage:
         FormrelayError: the broker cannot be used.
     """
     broker = open_broker()
-    if queue not in broker.queues:
+    if not broker.inspector.has_queue(queue):
         raise NoSuchQueue
     counts = broker.inspector.counts(queue)
     try:

@@ -15,7 +15,6 @@ from typing import NoReturn
 import dramatiq
 from dramatiq.middleware import Middleware
 
-from ..actors import declare_actors
 from ..brokers import RelayBroker, get_broker
 from ..config import LoggingSettings, Settings, get_settings
 from ..core.errors import (
@@ -29,6 +28,7 @@ from ..core.errors import (
 )
 from .late_middleware import LateMiddleware
 from .logs import setup_logging
+from .own_actors import import_actors
 from .time_limits import exceeding_time_limits
 
 logger = logging.getLogger("formrelay.workers")
@@ -58,7 +58,7 @@ def exit_status(error: FormrelayError) -> int:
     return WRONG_USE if isinstance(error, ConfigError | InvalidJob) else NOT_FINE
 
 
-def boot(declare: Callable[[], object] = declare_actors) -> RelayBroker:
+def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
     with one_line_errors():
         setup_logging(LoggingSettings())  # the format of warnings about the settings
@@ -228,7 +228,7 @@ def check_queues(queues: Collection[str] | None) -> None:
         if queue not in known:
             raise ConfigError(
                 f"expected a queue ({', '.join(sorted(known))}), got {queue!r}: name the module of "
-                "its actors with --import (dramatiq: after formrelay.worker)"
+                "its actors with --import or FORMRELAY_IMPORTS"
             )
 
 
@@ -294,7 +294,7 @@ def become_workers(
     queues: Sequence[str] | None = None,
     processes: int | None = None,
     threads: int | None = None,
-    declare: Callable[[], object] = declare_actors,
+    declare: Callable[[], object] = import_actors,
     import_from: Sequence[str] = (),
 ) -> NoReturn:
     """Check that workers can start, and replace this process with Dramatiq's.

@@ -55,7 +55,7 @@ class MemoryInspector(Inspector):
     def other_queues(self) -> set[str]:
         with self._memory.changed:
             used = {queue.name for queue in self._memory if queue.live or queue.dead}
-        return used - self._broker.queues
+        return (used | self._consumed()) - self._broker.queues
 
     def ids(
         self, prefix: str, queue: str | None = None, *, limit: int = 10

@@ -81,6 +81,10 @@ class RabbitInspector(Inspector):
         dead_queue = self._client.topology.dead_queue
         return {name for name in names if dead_queue(name) in names} - self._broker.queues
 
+    def consumed(self, queues: Collection[str]) -> set[str]:
+        with self._client.connection(queues) as connection:
+            return {name for name in queues if queue_status(connection, name).consumer_count}
+
     def scheduled_in_all(self) -> int:
         return scheduled_count(self._client)
 

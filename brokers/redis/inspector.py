@@ -53,7 +53,11 @@ class RedisInspector(Inspector):
             # In steps, unlike KEYS: other clients are served in between.
             scan = client.scan_iter(match=keys.queue_pattern(), count=_SCANNED_PER_CALL)
             found = {keys.queue_in(to_text(key)) for key in scan}
-        return {name for name in found if name is not None} - self._broker.queues
+        names = {name for name in found if name is not None} | self._queues_of_workers()
+        return names - self._broker.queues
+
+    def _queues_of_workers(self) -> set[str]:
+        return {queue for worker in self.workers() for queue in worker.queues}
 
     def check_listing(self) -> None:
         try:
@@ -66,7 +70,8 @@ class RedisInspector(Inspector):
         if name in self._broker.queues:
             return True
         with self._commands.client_errors() as client:  # faster than a scan
-            return bool(client.exists(*self._commands.keys.marks(name)))
+            has_keys = bool(client.exists(*self._commands.keys.marks(name)))
+        return has_keys or name in self._queues_of_workers()
 
     # -- looking -------------------------------------------------------------------------
 

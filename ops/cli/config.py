@@ -9,6 +9,7 @@ import typer
 
 from ...core.errors import NotConfigured
 from ..boot import NOT_FINE
+from ..host import get_host
 from ..output import print_document, print_json, print_table, say_error
 from .options import JsonOption
 
@@ -27,7 +28,7 @@ def config(
     if example:
         print_document(env_example())
         return
-    reading = read_settings()
+    reading = read_settings(given=get_host().given())
     found = rows(reading)
     if json:
         print_json([asdict(row) for row in found])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
-from ...actors import declare_actors
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.clock import SYSTEM_CLOCK
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, NotConfigured
 from ...core.printable import read_id, shown_id
 from ..output import say_error
 from ..own_actors import import_actors
@@ -117,13 +117,19 @@ def parse_duration(text: str) -> float:
 
 
 def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option ``--import`` to a command: the modules are imported before it runs."""
+    """Add the option ``--import`` to a command.
+
+    Before the command runs, its modules and those of FORMRELAY_IMPORTS are imported.
+    """
     own = inspect.signature(command, eval_str=True).parameters
 
     @wraps(command)
     def importing(*, imports: list[str] | None = None, **values: Any) -> Any:
         if imports:
             import_actors(imports)
+        elif not _runs_subcommand(values):
+            with suppress(NotConfigured):  # the command says so if it needs the broker
+                import_actors()
         return command(**values)
 
     option = inspect.Parameter(
@@ -131,6 +137,12 @@ def with_imports(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     show_parameters(importing, [*own.values(), option])
     return importing
+
+
+def _runs_subcommand(values: Mapping[str, Any]) -> bool:
+    """Whether a group runs one of its commands, which may only print its help."""
+    # Not isinstance(value, typer.Context): Typer may bring its own click.
+    return any(getattr(value, "invoked_subcommand", None) is not None for value in values.values())
 
 
 def show_parameters(wrapper: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> None:
@@ -150,7 +162,7 @@ def add_import_option(group: typer.Typer) -> typer.Typer:
 
 
 def open_inspector(queue: str | None = None) -> Inspector:
-    """Declare the actors and return the broker's inspector.
+    """Declare the actors, those of FORMRELAY_IMPORTS too, and return the broker's inspector.
 
     Args:
         queue: a queue that must exist; None checks nothing.
@@ -158,13 +170,13 @@ def open_inspector(queue: str | None = None) -> Inspector:
     Raises:
         ConfigError: the queue does not exist.
     """
-    declare_actors()
+    import_actors()
     inspector = get_broker().inspector
     if queue is not None and not inspector.has_queue(queue):
         known = ", ".join(inspector.queues())
         raise ConfigError(
-            f"expected a queue ({known}), got {queue!r}: for a queue without messages, name the "
-            "module of its actors with --import"
+            f"expected a queue ({known}), got {queue!r}: for a queue without messages and workers, "
+            "name the module of its actors with --import or FORMRELAY_IMPORTS"
         )
     return inspector
 

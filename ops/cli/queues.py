@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ...actors import declare_actors
 from ...brokers import QueueCounts, get_broker
 from ...core.errors import ConfigError
 from ..boot import NOT_FINE
@@ -155,7 +154,6 @@ def from_stock(
     from ...brokers.rabbitmq.broker import RabbitBroker
     from ...brokers.rabbitmq.from_stock import take_over_queue
 
-    declare_actors()
     broker = get_broker()
     if not isinstance(broker, RabbitBroker):
         raise ConfigError(

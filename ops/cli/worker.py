@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..boot import become_workers
+from ..host import get_host
 from ..own_actors import import_actors
 from .options import ImportOption
 
@@ -26,11 +27,14 @@ def worker(
     imports: ImportOption = None,
 ) -> None:
     """Start workers with the dramatiq command line."""
+    host = get_host()
+    host.check_worker()
     become_workers(
-        "formrelay.worker",
+        host.worker,
         *(imports or ()),
         queues=queues,
         processes=processes,
         threads=threads,
         declare=lambda: import_actors(imports or ()),
+        import_from=list(host.import_from()),
     )

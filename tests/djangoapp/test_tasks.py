@@ -350,11 +350,3 @@ def test_a_setting_of_the_same_name_is_left_alone(tmp_path: Path, theirs: Any) -
     host.settings["TASKS"] = theirs
     assert host.check() == (0, "")
     assert "dead letters" in host.manage("formrelay", "--help").stdout
-
-
-@pytest.mark.parametrize("name", ["config", "demo", "worker"])
-def test_commands_without_the_settings_of_the_project_are_refused(
-    tmp_path: Path, name: str
-) -> None:
-    done = Host(tmp_path).manage("formrelay", name)
-    assert (done.returncode, f"another command than '{name}'" in done.stderr) == (2, True)

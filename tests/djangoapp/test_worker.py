@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @contextmanager
-def worker(host: Host, *options: str) -> Iterator[Program]:
+def worker(
+    host: Host, *options: str, command: Sequence[str] = ("formrelay_worker",)
+) -> Iterator[Program]:
     """A worker, started in another folder than the project's."""
     process = start_python(
-        *(str(PROJECT / "manage.py"), "formrelay_worker", *options),
+        *(str(PROJECT / "manage.py"), *command, *options),
         cwd=host.folder,
         # PYTHONPATH leads to the project, as with manage.py.
         env=host.env | {"PYTHONPATH": str(APPS)},

@@ -135,6 +135,42 @@ def test_a_module_that_cannot_be_used_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+def test_a_module_that_fails_is_refused_in_one_line_with_the_place(shell: Shell) -> None:
+    (shell.folder / "fails.py").write_text("import os\nos.environ['NOT\\nSET']\n")
+    (shell.folder / "wrong.py").write_text("def :\n")
+    for module, expected in (("fails", r"KeyError: 'NOT\nSET' ("), ("wrong", "invalid syntax")):
+        for words in (["jobs", "list", "-q", "notes", "--import", module], ["queues"]):
+            shell.env["FORMRELAY_IMPORTS"] = module if len(words) == 1 else ""
+            (line,) = shell(*words, status=2).stderr.splitlines()
+            assert f"got '{module}'" in line
+            assert expected in line
+            assert ("FORMRELAY_IMPORTS" if len(words) == 1 else "--import") in line
+            assert f"{module}.py" in line
+
+
+def test_modules_of_the_variable_are_imported_by_every_command(shell: Shell) -> None:
+    shell.env["FORMRELAY_IMPORTS"] = "mine.actors"
+    shell("send", "write_note", '"milk"')
+    assert shell.queue("notes")["waiting"] == 1
+    shell.env["FORMRELAY_IMPORTS"] = ""
+    # The queue has a message, so its commands need no import.
+    assert shell("queues", "pause", "notes").stdout == "paused: notes\n"
+    assert shell("queues", "resume", "notes").stdout == "resumed: notes\n"
+    assert shell("dlq", "list", "--queue", "notes").stdout == "no dead letters\n"
+    assert shell("queues", "purge", "notes").stdout == "dropped: 1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
+def test_workers_import_the_modules_of_the_variable(shell: Shell) -> None:
+    shell.env["FORMRELAY_IMPORTS"] = "mine.actors"
+    sent = shell("send", "write_note", '"milk"').stdout.strip()
+    with shell.worker("notes"):
+        (letter,) = wait_until(lambda: shell.json("dlq", "list", "-q", "notes"), every=0.3)
+    assert letter["id"] == sent
+
+
+@pytest.mark.parametrize("shell", ["embedded"], indirect=True)
 def test_an_unknown_queue_is_wrong_use_and_names_the_option(shell: Shell) -> None:
     for command in (["dlq", "list", "-q", "nots"], ["worker", "-q", "nots"]):
         done = shell(*command, status=2)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -16,6 +12,7 @@ from ....core.printable import printable
 from ....ops.boot import become_workers, exit_status
 from ...discovery import declare_all
 from ...outbox import check_sends_jobs
+from ...project_folders import project_folders
 
 
 class Command(BaseCommand):
@@ -47,7 +44,7 @@ class Command(BaseCommand):
                 processes=options["processes"],
                 threads=options["threads"],
                 declare=declare_all,
-                import_from=list(_project_folders()),
+                import_from=list(project_folders()),
             )
         except FormrelayError as error:
             raise CommandError(
@@ -68,15 +65,3 @@ def _queues(options: dict[str, Any]) -> list[str] | None:
             returncode=2,
         )
     return sorted({*found, *(queues or ())})
-
-
-def _project_folders() -> Iterator[str]:
-    """Yield the folders on Python's path that belong to the project, such as manage.py's.
-
-    Leaves out Python's own folders, which the worker has too.
-    """
-    pythons = {Path(path) for path in sysconfig.get_paths().values()}
-    for entry in sys.path:
-        folder = Path(entry).absolute()
-        if folder.is_dir() and folder.name != "lib-dynload" and folder not in pythons:
-            yield str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from threading import Event
 
@@ -351,6 +352,45 @@ def test_a_queue_of_another_process_is_found_by_its_name(harness: Harness, uniqu
         assert inspector.replay(DeadFilter(actor="note")) == 1
     except NotAvailable:
         assert isinstance(harness.broker, RabbitBroker)
+
+
+def test_an_empty_queue_of_another_process_is_found_while_a_worker_consumes_it(
+    harness: Harness,
+) -> None:
+    """RabbitMQ keeps the queue, so there it is found without a worker too."""
+    harness.actor(print, actor_name="note")
+    inspector = harness.broker.inspector
+    harness.start()
+    wait_until(lambda: harness.queue in inspector.consumed({harness.queue}))
+    harness.broker.queues.discard(harness.queue)
+    assert inspector.has_queue(harness.queue)
+    with suppress(NotAvailable):
+        assert harness.queue in inspector.other_queues()
+    harness.stop()
+    assert inspector.has_queue(harness.queue) == isinstance(harness.broker, RabbitBroker)
+
+
+def test_a_queue_with_waiting_messages_and_no_worker_is_reported(
+    harness: Harness, inspector: Inspector
+) -> None:
+    finish = Event()
+    actor = harness.actor(lambda: finish.wait(20), actor_name="note")
+
+    def without_worker() -> set[str]:
+        return inspector.without_worker([inspector.counts(harness.queue)])
+
+    assert without_worker() == set()
+    actor.send()
+    wait_until(lambda: inspector.counts(harness.queue).waiting)
+    assert without_worker() == {harness.queue}
+    inspector.pause(harness.queue)
+    assert without_worker() == set()
+    inspector.resume(harness.queue)
+    harness.start(threads=1)
+    for _ in range(5):
+        actor.send()
+    wait_until(lambda: without_worker() == set())
+    finish.set()
 
 
 @pytest.mark.embedded
