@@ -122,6 +122,7 @@ def test_a_connection_that_an_operator_must_mend_waits_alone(
         sheets.send(auth={"access_token": access}, answers={"Name": "Bob"})
         wait_until(lambda: sheets.names() == ["Bob"])
         wait_until(lambda: sheets.site.broker.counts("sheets").scheduled >= 1)
+        wait_until(lambda: "jobs wait for a connection" in caplog.text)
         sheets.site.stop()
     assert [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR] == [
         "jobs wait for a connection to Google Sheets"

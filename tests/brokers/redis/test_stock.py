@@ -259,8 +259,9 @@ def test_a_stock_worker_runs_all_messages_that_are_given_back(
         actor.send(number)
     for level in (3, 9, 3):
         actor.send_with_options(args=(f"priority {level}",), broker_priority=level)
-    for number in range(60):
-        actor.send_with_options(args=(f"delayed {number}",), delay=1_500)
+    due = int(time.time() * 1000) + 3_000
+    delayed = (actor.message_with_options(args=(f"delayed {n}",), eta=due) for n in range(60))
+    broker.enqueue_many(delayed)
     for box in (keys.inbox(queue), keys.old_inbox(queue)):
         broker.client.rpush(box, json.dumps({"type": "a.b", "payload": box}))
     broker.client.rpush(keys.inbox(queue), b"no job")

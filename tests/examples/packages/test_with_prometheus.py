@@ -58,7 +58,7 @@ def test_the_counters_are_right_after_successes_deferrals_and_a_failure(
     assert of(metrics, "message_retries_total", actor) == 1
     assert of(metrics, "messages_inprogress", actor) == 0
     deferrals = of(metrics, "messages_total", actor) - (4 + 1 + 2)
-    assert 3 <= deferrals <= 10  # each counts as a message that was skipped
+    assert 1 <= deferrals <= 10  # each counts as a message that was skipped
     count = of(metrics, "message_duration_milliseconds_count", actor)
     assert count == of(metrics, "messages_total", actor)
     assert of(metrics, "message_duration_milliseconds_sum", actor) >= 4 * 299
