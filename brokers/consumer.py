@@ -154,7 +154,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def ack(self, message: MessageProxy) -> None:
         """Settle a message by its outcome: done, retried or deferred."""
         assert isinstance(message, Delivery)
-        message.was_handed_back = True
+        message.end()
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
         elif message.goes_back:
@@ -167,7 +167,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def nack(self, message: MessageProxy) -> None:
         """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
-        message.was_handed_back = True
+        message.end()
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
             return
@@ -187,10 +187,13 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         if isinstance(delivery, Batch):
             # The consumer needs the parts until the settlement is applied; Dramatiq no longer
             # needs them.
-            self.apply(settlement, delivery.copy())
+            batch = delivery.copy()
+            self.apply(settlement, batch)
             delivery.release()
+            self.broker.history_recorder.count_batch(batch, outcome)
         else:
             self.apply(settlement, delivery)
+            self.broker.history_recorder.count(delivery.queue_name, outcome, delivery.took)
         for message, delay in retried:
             # Dramatiq enqueues a message that is retried. Only its signals are repeated here, so
             # what a hook changes in the message is not written, and a hook cannot refuse it.
@@ -246,7 +249,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             extra={"queue": self.queue_name, "message_id": delivery.message_id},
             exc_info=error,
         )
-        return self._undecodable(delivery.raw or b"", delivery.tag, delivery.message_id, error)
+        failure = Failure.undecodable(error, now=self.broker.clock.time())
+        return _quarantined(delivery.raw or b"", delivery.tag, delivery.message_id, failure)
 
     def _shrink(
         self, replacement: Replacement, delivery: Delivery, error: Exception
@@ -308,7 +312,9 @@ class RelayConsumer(dramatiq.Consumer, ABC):
                     "error_message": str(error),
                 },
             )
-            return self._undecodable(data, tag, message_id, error)
+            failure = Failure.undecodable(error, now=self.broker.clock.time())
+            self.broker.history_recorder.count(self.queue_name, Dead(failure), None)
+            return _quarantined(data, tag, message_id, failure)
         eta = delivery.options.get("eta") if delivery.options else None
         if eta is not None:
             now = self.broker.clock.time() * 1000
@@ -343,13 +349,15 @@ class RelayConsumer(dramatiq.Consumer, ABC):
             "dead-lettered a message whose workers died",
             extra={"queue": self.queue_name, "message_id": delivery.message_id, "deaths": deaths},
         )
+        self.broker.history_recorder.count(self.queue_name, Dead(failure), None)
         return settlement_of(delivery, Dead(failure), now)
 
-    def _undecodable(self, data: bytes, tag: Any, message_id: str, error: Exception) -> Settlement:
-        failure = Failure.undecodable(error, now=self.broker.clock.time())
-        settlement = Settlement()
-        settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
-        return settlement
+
+def _quarantined(data: bytes, tag: Any, message_id: str, failure: Failure) -> Settlement:
+    """Return the settlement that dead-letters bytes as received."""
+    settlement = Settlement()
+    settlement.replace(tag, Write(message_id, data, failure=failure, keeps_id=True))
+    return settlement
 
 
 def parts_of(messages: Iterable[MessageProxy]) -> Iterator[MessageProxy]:

@@ -19,7 +19,7 @@ from dramatiq.middleware import (
 from dramatiq.results import Results
 
 from ..core.clock import SYSTEM_CLOCK, Clock
-from ..middleware import OF_THE_THREAD, Delivery, default_middleware
+from ..middleware import OF_THE_THREAD, Delivery, HistoryRecorder, default_middleware
 from ..middleware.outcomes import Outcomes, is_deferred
 from .async_runner import AsyncRunner
 from .contract import BrokerContract
@@ -44,6 +44,7 @@ class SignallingBroker(BrokerContract):
         self.is_stopping = False
         self.async_runner = AsyncRunner(self)
         self.outcomes = Outcomes(clock=clock)
+        self.history_recorder = HistoryRecorder(clock=clock)
         super().__init__(middleware=self._default_middleware(clock))
         for added in middleware or ():
             self.add_middleware(added)
@@ -90,7 +91,7 @@ class SignallingBroker(BrokerContract):
         self.middleware_version = object()
 
     def _default_middleware(self, clock: Clock) -> list[Middleware]:
-        return default_middleware(self.outcomes, clock)
+        return default_middleware(self.outcomes, self.history_recorder, clock)
 
     def remove_middleware(self, is_meant: Callable[[Any], bool]) -> None:
         """Remove the middleware for which ``is_meant`` is true."""

@@ -22,6 +22,7 @@ from .attempts import Attempts
 from .contexts import Contexts
 from .delivery import Batch, Delivery
 from .exhausted import RetryExhausted
+from .history import HistoryRecorder
 from .idempotency import Idempotency
 from .outcomes import Outcomes, rejected
 from .policies import policy_of
@@ -31,6 +32,7 @@ __all__ = [
     "OF_THE_THREAD",
     "Batch",
     "Delivery",
+    "HistoryRecorder",
     "RetryExhausted",
     "default_middleware",
     "policy_of",
@@ -42,9 +44,12 @@ __all__ = [
 OF_THE_THREAD = (ShutdownNotifications, TimeLimit)
 
 
-def default_middleware(outcomes: Outcomes, clock: Clock = SYSTEM_CLOCK) -> list[Middleware]:
+def default_middleware(
+    outcomes: Outcomes, history: HistoryRecorder, clock: Clock = SYSTEM_CLOCK
+) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
+        history,  # adds counts of settled messages to the history of queues
         Contexts(),  # runs each attempt in its own contextvars context
         Attempts(),  # logs one line an attempt; early, so that the outcome is known
         AgeLimit(),  # stock: max_age

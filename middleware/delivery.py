@@ -6,6 +6,7 @@ proxy; it also carries the outcome and the handle by which its consumer settles 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -47,6 +48,8 @@ class Delivery(MessageProxy):
         alone: whether it must not share a batch, because it may kill its worker.
         size: the number of messages of the broker that it represents.
         started: monotonic seconds when the actor was called; None before that.
+        took: seconds from the call of the actor to the settlement; None before the end, and if the
+            actor was not called.
         is_async: whether it runs in the event loop, not in a worker thread.
         carry_on: set if a hook after the attempt could not send its message; to be called until
             it returns True, before the delivery is settled.
@@ -62,6 +65,7 @@ class Delivery(MessageProxy):
     outcome: Outcome | None = None
     count_quarantine_run: Callable[[], None] | None = None
     started: float | None = None
+    took: float | None = None
     alone = False
     is_async = False
     size = 1
@@ -116,6 +120,12 @@ class Delivery(MessageProxy):
         if self.count_quarantine_run is not None:
             self.count_quarantine_run()
             self.count_quarantine_run = None
+
+    def end(self) -> None:
+        """Note that the consumer was told that it is processed."""
+        self.was_handed_back = True
+        if self.took is None and self.started is not None:
+            self.took = time.monotonic() - self.started
 
     @property
     def call(self) -> dict[str, Any]:

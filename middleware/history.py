@@ -1,0 +1,171 @@
+"""Adds what this process did to the history of queues, every few seconds.
+
+The consumer counts each message when it is settled, without input or output. A thread adds the
+counts to the store. While the store is unavailable, the counts are kept and added later, to the
+minute in which they were counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Protocol
+from uuid import uuid4
+
+import dramatiq
+from dramatiq.middleware import Middleware
+
+from ..core.backoff import BackoffTimer
+from ..core.clock import SYSTEM_CLOCK, Clock
+from ..core.errors import BrokerError, describe
+from ..core.outcomes import Outcome
+from ..core.periodic import Periodic
+from ..core.process import current_pid
+from ..core.retry import Exponential
+from ..state.history import History, Tally
+from .delivery import Batch
+from .outcome_counts import OutcomeCounts
+
+logger = logging.getLogger("formrelay.workers")
+
+INTERVAL = timedelta(seconds=5)
+#: The waits between two tries while the store is unavailable.
+_BACKOFF = Exponential(base=timedelta(seconds=5), cap=timedelta(minutes=1))
+#: Maximum number of minutes whose counts are kept while the store is unavailable. Shorter than the
+#: time for which the store knows which counts it has.
+_MAX_MINUTES = 30
+_MINUTE = 60.0
+
+
+class WithHistory(Protocol):
+    """A broker, as far as its history is concerned."""
+
+    def history(self) -> History:
+        """The history to which the counts are added."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Counts of about a minute.
+
+    Attributes:
+        at: monotonic seconds when they were counted.
+        number: number of the call that adds them; None before the first try. From then on they
+            must not change, since the store may have them.
+    """
+
+    at: float
+    tallies: dict[str, Tally]
+    number: int | None = None
+
+
+class HistoryRecorder(Middleware):
+    """Counts settled messages, and adds the counts to the history. Thread-safe.
+
+    The thread runs while a worker of this process runs.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._counts = OutcomeCounts()
+        self._history: Callable[[], History] | None = None
+        #: Number of running workers. Without a worker, nothing is counted.
+        self._workers = 0
+        self._pid = 0
+        self._flushing = Periodic("history", INTERVAL, self.flush)
+        self._lock = Lock()
+        # Protected by the lock:
+        self._source, self._number = "", 0
+        self._pending: deque[_Counted] = deque()
+        self._timer = BackoffTimer(clock)
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        with self._lock:
+            if self._pid != current_pid():
+                # A forked process must not repeat the numbers of its parent.
+                self._pid, self._source, self._number = current_pid(), uuid4().hex, 0
+                self._workers = 0
+                self._pending.clear()
+            self._workers += 1
+            with_history: Any = broker
+            self._history = with_history.history
+        self._flushing.start()
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        with self._lock:
+            self._workers -= 1
+            is_last = self._workers <= 0
+            if is_last:
+                self._timer.reset()  # try once more
+        if is_last:
+            self._flushing.stop()
+            self.flush()
+
+    # -- count ---------------------------------------------------------------------
+
+    def count(self, queue: str, outcome: Outcome, took: float | None) -> None:
+        """Count a settled message.
+
+        Args:
+            took: seconds from the call of the actor; None if it was not called.
+        """
+        if self._workers:
+            self._counts.add(queue, outcome, took)
+
+    def count_batch(self, batch: Batch, outcome: Outcome) -> None:
+        """Count the parts of a settled batch, each of which took as long as the batch.
+
+        Args:
+            outcome: of all parts; ``part_outcomes`` take precedence.
+        """
+        if not self._workers:
+            return
+        if batch.part_outcomes is None:
+            self._counts.add(batch.queue_name, outcome, batch.took, len(batch.parts))
+        else:
+            for part_outcome in batch.part_outcomes:
+                self._counts.add(batch.queue_name, part_outcome, batch.took)
+
+    # -- flush ---------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Add the counts since the last call to the history."""
+        with self._lock:
+            self._keep(self._counts.collect())
+            if not self._pending or self._history is None or self._timer.remaining:
+                return
+            try:
+                self._send(self._history())
+            except BrokerError as error:
+                wait = self._timer.fail(_BACKOFF)
+                about = {"error_message": describe(error), "retry_in_s": wait.total_seconds()}
+                logger.warning("cannot add to the history of queues, retrying", extra=about)
+            else:
+                self._timer.reset()
+
+    def _keep(self, tallies: dict[str, Tally]) -> None:
+        if not tallies:
+            return
+        now = self._clock.monotonic()
+        last = self._pending[-1] if self._pending else None
+        if last is None or last.number is not None or now - last.at >= _MINUTE:
+            self._pending.append(_Counted(now, tallies))
+        else:
+            for queue, tally in tallies.items():
+                last.tallies.setdefault(queue, Tally()).add(tally)
+        while len(self._pending) > _MAX_MINUTES:
+            self._pending.popleft()
+
+    def _send(self, history: History) -> None:
+        while self._pending:
+            counted = self._pending[0]
+            if counted.number is None:
+                self._number += 1
+                counted.number = self._number
+            age = timedelta(seconds=max(0.0, self._clock.monotonic() - counted.at))
+            history.add(counted.tallies, age=age, source=self._source, number=counted.number)
+            self._pending.popleft()
