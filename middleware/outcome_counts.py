@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..core.error_groups import group_id
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from ..state.history import CLASS_COUNT, CLASSES, MAX_GROUPS, OTHER, Tally
@@ -20,11 +21,6 @@ _POSITIONS: dict[type[Outcome], int] = {Done: 0, Retry: 1, Dead: 2, Defer: 3}
 _DEFERRED = _POSITIONS[Defer]
 _DURATIONS = len(_POSITIONS)
 _SIZE = _DURATIONS + CLASS_COUNT
-
-
-def group_of(failure: Failure) -> str:
-    """The group under which an error is counted: its type."""
-    return failure.error or failure.reason
 
 
 class _OfThread(NamedTuple):
@@ -39,10 +35,10 @@ class OutcomeCounts:
     """Counts of settled messages. Thread-safe.
 
     Args:
-        group: names the group of an error.
+        group: returns the id of the group of an error.
     """
 
-    def __init__(self, group: Callable[[Failure], str] = group_of) -> None:
+    def __init__(self, group: Callable[[Failure], str] = group_id) -> None:
         self._group = group
         self._lock = threading.Lock()
         self._local = threading.local()

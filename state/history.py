@@ -61,7 +61,8 @@ class Tally:
         dead: number of messages that were dead-lettered.
         deferred: number of messages that were deferred, which is not an attempt.
         durations: number of attempts in each class of durations (:func:`duration_class`).
-        errors: number of failed attempts, retried or dead, by error group.
+        errors: number of failed attempts, retried or dead, by error group
+            (:func:`~formrelay.core.error_groups.group_id`).
     """
 
     done: int = 0

@@ -178,7 +178,7 @@ def test_threads_lose_no_count_while_the_counts_are_collected() -> None:
 
 
 def test_error_groups_are_limited() -> None:
-    counts = OutcomeCounts()
+    counts = OutcomeCounts(lambda failure: failure.error)
     for number in range(3 * MAX_GROUPS):
         counts.add("q", Dead(failure(f"E{number}")), None)
     counts.add("q", Defer(timedelta(0), ""), 1.0)
