@@ -8,9 +8,11 @@ and in a pipe, and rich never interprets it as markup.
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
@@ -18,12 +20,15 @@ import orjson
 from ..core.printable import ascii_json, printable, printable_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 #: Table cell for a value that the broker does not provide.
 NOT_AVAILABLE = "n/a"
-#: Characters that the last column of a table gets at least, before the other columns wrap too.
-_LAST_COLUMN = 12
+#: Table cell for None.
+_NOTHING = "–"
+#: Characters that the last column of a table gets at least, unless it is below its row.
+_LAST_COLUMN = 24
+_NUMBER = re.compile(r"<?[0-9][0-9.,]*(%|[smhd])?")
 
 
 def say(text: str = "") -> None:
@@ -62,7 +67,7 @@ def print_json(value: Any) -> None:
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Make a rich console that interprets no markup, no emoji codes and no control characters."""
-    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
 
     class PlainConsole(Console):
@@ -86,41 +91,117 @@ def print_table(
     if not rows:
         say(empty)
         return
-    cells = [[_text(cell) for cell in row] for row in rows]
-    right = [_is_number(rows, index) for index in range(len(columns))]
     console = make_console()
     if not console.is_terminal:
-        _print_lines([list(columns), *cells], right)
+        _print_lines(columns, rows)
         return
+    console.print(_table(console, title, columns, rows))
+
+
+def can_redraw() -> bool:
+    """Whether standard output is a terminal, on which :func:`redraw` works."""
+    return sys.stdout.isatty()
+
+
+def redraw(
+    title: Callable[[], str],
+    content: Callable[[], tuple[Sequence[str], Sequence[Sequence[Any]], str]],
+    *,
+    every: float,
+) -> None:
+    """Draw a table on a terminal again and again, in its place, until Ctrl-C.
+
+    Args:
+        title: returns the title.
+        content: returns the columns, the rows and a text below the table.
+        every: seconds between two drawings.
+    """
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = make_console()
+
+    def drawn() -> Any:
+        columns, rows, below = content()
+        return Group(_table(console, title(), columns, rows), Text(printable(below, keep="\n")))
+
+    # Only this thread draws; what is left of the table after Ctrl-C is its last state.
+    with (
+        suppress(KeyboardInterrupt),
+        Live(drawn(), console=console, auto_refresh=False) as live,
+    ):
+        while True:
+            time.sleep(every)
+            live.update(drawn(), refresh=True)
+
+
+def _table(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> RenderableType:
+    """Make a table as wide as the terminal.
+
+    Long text in the last column is below its row where the column would be narrow. The columns
+    before it wrap only if there is no other way, because ids are copied.
+    """
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[_text(cell) for cell in row] for row in rows]
+    right = [_is_number(rows, index) for index in range(len(columns))]
     widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-    # What the box leaves to the last column, with two spaces and a line between columns.
-    room = console.width - sum(widths[:-1]) - 3 * len(columns) + 1
-    is_narrow = room < min(widths[-1], _LAST_COLUMN)
+    last, first_ones = len(columns) - 1, sum(widths[:-1])
+    is_wide = sum(widths) + 3 * last <= console.width
+    room = console.width - first_ones - (3 if is_wide else 1) * last
+    if -1 <= room < _LAST_COLUMN < widths[-1]:
+        return _stacked(title, columns, cells, right, widths)
+    fits = room >= min(widths[-1], _LAST_COLUMN)
     table = Table(
         title=Text(printable(title)),
         title_justify="left",
         title_style="bold",
         header_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
+        padding=(0, 1) if is_wide else 0,
     )
-    last = len(columns) - 1
     for index, column in enumerate(columns):
         table.add_column(
             column,
             justify="right" if right[index] else "left",
-            # Ids are copied, so only the last column, which holds long text, wraps where it can.
-            no_wrap=index < last and not is_narrow,
+            no_wrap=(index < last and fits) or (index == 0 and widths[0] <= console.width / 2),
             overflow="fold",
         )
     for row in cells:
         table.add_row(*map(Text, row))
-    console.print(table)
+    return table
+
+
+def _stacked(
+    title: str,
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    widths: Sequence[int],
+) -> RenderableType:
+    """Make a table whose last column is on lines of its own, below the other columns."""
+    from rich.cells import cell_len
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    lines: list[RenderableType] = [Text(printable(title), "bold")]
+    for number, row in enumerate([columns, *cells]):
+        style = "" if number else "bold"
+        *first_ones, long = row
+        aligned = _aligned(first_ones, right, widths, length=cell_len)
+        lines.append(Text(aligned, style, no_wrap=True, overflow="fold"))
+        if long != _NOTHING:
+            lines.append(Padding(Text(long, style, overflow="fold"), (0, 0, 0, 2)))
+    return Group(*lines)
 
 
 @contextmanager
@@ -130,15 +211,29 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: status.update(f"{what}: {count:,}")
 
 
-def _print_lines(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+def _print_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print each row as one line, however long, for a file or a pipe."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = (
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, right, strict=True)
-        )
-        say("  ".join(padded).rstrip())
+    right = [_is_number(rows, index) for index in range(len(columns))]
+    lines = [list(columns), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        say(_aligned(line, right, widths, gap="  ").rstrip())
+
+
+def _aligned(
+    cells: Sequence[str],
+    right: Sequence[bool],
+    widths: Sequence[int],
+    *,
+    gap: str = " ",
+    length: Callable[[str], int] = len,
+) -> str:
+    """Join cells to a line, each as wide as its column."""
+    parts = []
+    for cell, is_right, width in zip(cells, right, widths, strict=False):
+        spaces = " " * (width - length(cell))
+        parts.append(spaces + cell if is_right else cell + spaces)
+    return gap.join(parts)
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -158,11 +253,17 @@ def _can_write(stream: TextIO, text: str) -> bool:
 
 
 def _is_number(rows: Sequence[Sequence[Any]], index: int) -> bool:
-    return all(isinstance(row[index], int | float | None) for row in rows)
+    """Whether a column holds numbers, also with a unit, such as ages. The first never does."""
+    return index > 0 and all(
+        isinstance(row[index], int | float | None)
+        or row[index] == NOT_AVAILABLE
+        or _NUMBER.fullmatch(str(row[index])) is not None
+        for row in rows
+    )
 
 
 def _text(cell: Any) -> str:
-    return "–" if cell is None else printable(str(cell))
+    return _NOTHING if cell is None else printable(str(cell))
 
 
 def age(seconds: float) -> str:

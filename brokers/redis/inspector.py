@@ -28,6 +28,7 @@ from ..inspection import (
 )
 from ..steps import chunks
 from .commands import QueueCommands
+from .keys import is_queue_name
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 
 #: Maximum number of dead letters that are read, replayed or deleted in one call.
@@ -57,7 +58,9 @@ class RedisInspector(Inspector):
         return names - self._broker.queues
 
     def _queues_of_workers(self) -> set[str]:
-        return {queue for worker in self.workers() for queue in worker.queues}
+        return {
+            queue for worker in self.workers() for queue in worker.queues if is_queue_name(queue)
+        }
 
     def check_listing(self) -> None:
         try:

@@ -17,8 +17,14 @@ from ...core.errors import ConfigError
 _RESERVED = re.compile(
     r"\A__|\.(DQ|XQ|msgs|scheduled|dead|wake|suspects|priorities|levels|p\d|paused|inbox|purged)\Z"
 )
+_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9._-]*")
 #: The keys by which a queue is found: bodies, plain jobs, the mark of a paused queue.
 _MARKS = re.compile(r"(?P<queue>.+?)(\.[DX]Q)?\.(msgs|inbox|paused)")
+
+
+def is_queue_name(name: str) -> bool:
+    """Whether Dramatiq allows a queue of this name. Names that begin with ``__`` are ours."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_queue_name(name: str) -> None:
@@ -151,7 +157,7 @@ class Keys:
         """Name of the queue that a key belongs to; None if it is no key of a queue."""
         name = key.removeprefix(f"{self.namespace}:")
         found = _MARKS.fullmatch(name)
-        return None if found is None or name.startswith("__") else found["queue"]
+        return found["queue"] if found is not None and is_queue_name(found["queue"]) else None
 
     def of(self, queue: str) -> list[str]:
         """The keys of a queue, in the order in which ``common.lua`` names them."""

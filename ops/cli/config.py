@@ -33,8 +33,8 @@ def config(
     if json:
         print_json([asdict(row) for row in found])
     else:
-        table = [(row.name, row.value, row.source) for row in found]
-        print_table("Configuration", ["variable", "value", "source"], table, empty="")
+        table = [(row.name, row.source, row.value) for row in found]
+        print_table("Configuration", ["variable", "source", "value"], table, empty="")
     for line in reading.warnings:
         say_error(f"formrelay: warning: {line}")
     if isinstance(reading.error, NotConfigured):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
@@ -181,9 +181,15 @@ def open_inspector(queue: str | None = None) -> Inspector:
     return inspector
 
 
-def note_hidden_queues(inspector: Inspector) -> None:
-    """Print a note if the broker may have queues that this command cannot list."""
+def hidden_queues(inspector: Inspector) -> Iterator[str]:
+    """Yield a note if the broker may have queues that this command cannot list."""
     try:
         inspector.check_listing()
     except NotAvailable as error:
-        say_error(f"note: queues of actors that are not imported are not shown: {error}")
+        yield f"note: queues of actors that are not imported are not shown: {error}"
+
+
+def note_hidden_queues(inspector: Inspector) -> None:
+    """Print a note if the broker may have queues that this command cannot list."""
+    for note in hidden_queues(inspector):
+        say_error(note)

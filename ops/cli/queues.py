@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from ...brokers import QueueCounts, get_broker
-from ...core.errors import ConfigError
+from ...brokers import Inspector, QueueCounts, get_broker
+from ...core.errors import BrokerError, ConfigError, describe
+from ..audit import audited
 from ..boot import NOT_FINE
-from ..health import queue_to_json, worker_to_json
-from ..output import NOT_AVAILABLE, age, print_json, print_table, say, say_error
-from .options import DryRunOption, JsonOption, note_hidden_queues, open_inspector
-
-app = typer.Typer(
-    help="Show message counts for each queue; pause, resume or purge a queue.",
-    invoke_without_command=True,
+from ..health import worker_to_json
+from ..output import (
+    NOT_AVAILABLE,
+    age,
+    can_redraw,
+    print_json,
+    print_table,
+    redraw,
+    say,
+    say_error,
 )
+from .confirm import YesOption, confirm
+from .options import DryRunOption, JsonOption, open_inspector
+from .queue_table import survey
+
+app = typer.Typer(invoke_without_command=True)
+
+#: Seconds between two drawings of ``--watch``.
+_EVERY_SECONDS = 2.0
+_EMPTY = "no queue is declared"
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
 QueueOrAllArgument = Annotated[
@@ -26,71 +40,112 @@ QueueOrAllArgument = Annotated[
 
 
 @app.callback()
-def queues(context: typer.Context, json: JsonOption = False) -> None:
-    """Show message counts for each queue; pause, resume or purge a queue."""
+def queues(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Redraw the table every 2 s, until Ctrl-C.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show message counts for each queue; pause, resume or purge a queue.
+
+    The columns jobs/s and errors have the attempts per second and the share
+    of failed attempts, in the last 5 minutes. The state is paused, or
+    no worker: messages wait, and no live worker consumes the queue.
+
+    Example: formrelay queues --watch
+    """
     if context.invoked_subcommand is not None:
         return
+    if watch and json:
+        raise typer.BadParameter("expected --watch or --json, got both")
+    if watch and not can_redraw():
+        raise typer.BadParameter("expected a terminal for --watch, got a file or a pipe")
     inspector = open_inspector()
-    found = [inspector.counts(queue) for queue in inspector.queues()]
-    note_hidden_queues(inspector)
-    if json:
-        print_json([queue_to_json(counts) for counts in found])
+    if watch:
+        redraw(_title, lambda: _content(inspector), every=_EVERY_SECONDS)
         return
-    columns = ("queue", "waiting", "scheduled", "in_flight", "dead", "paused", "oldest")
-    rows = [_row(counts) for counts in found]
-    print_table("Queues", columns, rows, empty="no queue is declared")
-    if any(NOT_AVAILABLE in row for row in rows):
-        hint = ""
-        if any(counts.in_flight is None for counts in found):
-            hint = "; RABBITMQ_API_URL adds the number of messages in flight"
-        say_error(f"{NOT_AVAILABLE}: not available on this broker{hint}")
-    if scheduled := inspector.scheduled_in_all():
-        say_error(f"note: scheduled messages of all queues together: {scheduled}")
+    found = survey(inspector)
+    if json:
+        print_json([line.to_json() for line in found.lines])
+    else:
+        print_table("Queues", found.columns, found.rows, empty=_EMPTY)
+    for note in found.notes:
+        say_error(note)
 
 
-def _row(counts: QueueCounts) -> tuple[Any, ...]:
-    def cell(value: Any) -> Any:
-        return NOT_AVAILABLE if value is None else value
+def _title() -> str:
+    return f"Queues, {datetime.now(UTC):%H:%M:%S} UTC (every {_EVERY_SECONDS:.0f} s; Ctrl-C ends)"
 
-    paused = None if counts.paused is None else ("paused" if counts.paused else "no")
-    oldest = None if counts.oldest_age is None else age(counts.oldest_age.total_seconds())
-    return (
-        counts.queue,
-        counts.waiting,
-        cell(counts.scheduled),
-        cell(counts.in_flight),
-        counts.dead,
-        cell(paused),
-        cell(oldest) if counts.waiting else None,
-    )
+
+def _content(inspector: Inspector) -> tuple[list[str], list[Any], str]:
+    """Columns, rows and notes of the table that is redrawn."""
+    try:
+        found = survey(inspector)
+    except BrokerError as error:  # an outage is what people watch for
+        return [], [], f"{describe(error)}; trying again"
+    return found.columns, found.rows, "\n".join([*([] if found.rows else [_EMPTY]), *found.notes])
 
 
 @app.command("pause")
 def pause_queue(queue: QueueArgument) -> None:
-    """Pause a queue: workers finish the jobs in flight and take no more."""
-    open_inspector(queue).pause(queue)
+    """Pause a queue: workers finish the jobs in flight and take no more.
+
+    Example: formrelay queues pause webhooks
+    """
+    inspector = open_inspector(queue)
+    with audited("queues pause", queue):
+        inspector.pause(queue)
     say(f"paused: {queue}")
 
 
 @app.command("resume")
 def resume_queue(queue: QueueArgument) -> None:
-    """Resume a paused queue."""
-    open_inspector(queue).resume(queue)
+    """Resume a paused queue.
+
+    Example: formrelay queues resume webhooks
+    """
+    inspector = open_inspector(queue)
+    with audited("queues resume", queue):
+        inspector.resume(queue)
     say(f"resumed: {queue}")
 
 
 @app.command("purge")
-def purge_queue(queue: QueueArgument, dry_run: DryRunOption = False) -> None:
+def purge_queue(
+    queue: QueueArgument,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
     """Delete the waiting messages of a queue. Dead letters are kept.
 
-    On Redis, the scheduled messages too. On RabbitMQ they are kept, because all queues share the
-    queues for delays.
+    On Redis, scheduled messages are deleted too. On RabbitMQ they are kept,
+    because all queues share the queues for delays. On a terminal, asks first.
+
+    Example: formrelay queues purge webhooks --dry-run
     """
     inspector = open_inspector(queue)
-    if inspector.counts(queue).scheduled is None:
+    counts = inspector.counts(queue)
+    if counts.scheduled is None:
         say_error("note: scheduled messages are kept: all queues of RabbitMQ share them")
-    count = inspector.purge(queue, dry_run=dry_run)
-    say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+    if dry_run:
+        count = inspector.purge(queue, dry_run=True)
+    else:
+        if counts.waiting or counts.scheduled:
+            confirm(_what_to_purge(counts), yes=yes)
+        with audited("queues purge", queue) as entry:
+            entry.count = count = inspector.purge(queue)
+    if json:
+        print_json({"dropped": count, "dry_run": dry_run})
+    else:
+        say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+
+
+def _what_to_purge(counts: QueueCounts) -> str:
+    scheduled = f" and {counts.scheduled:,} scheduled" if counts.scheduled else ""
+    noun = "message" if counts.waiting + (counts.scheduled or 0) == 1 else "messages"
+    return f"Delete {counts.waiting:,} waiting{scheduled} {noun} of queue '{counts.queue}'"
 
 
 @app.command()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,31 @@ class Shell:
         assert done.returncode == status, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
+
+    def on_terminal(
+        self, *arguments: str, keys: bytes = b"", until: bytes = b"", columns: int = 80
+    ) -> tuple[int, str]:
+        """Run the command on a terminal; return its exit status and the text without styles.
+
+        Args:
+            keys: typed at once; a question reads them.
+            until: then Ctrl-C is typed as soon as this text is shown.
+        """
+        ours, other = pty.openpty()
+        env = clean_environment(**self.env, COLUMNS=str(columns), TERM="xterm")
+        os.write(ours, keys)
+        streams = [other, other, other]
+        command = Program(("-m", "formrelay", *arguments), self.folder, env, streams)
+        os.close(other)
+        shown, is_stopped = b"", False
+        with suppress(OSError):  # the command has closed the terminal
+            while piece := os.read(ours, 65_536):
+                shown += piece
+                if until and until in shown and not is_stopped:
+                    is_stopped = True
+                    command.send_signal(signal.SIGINT)
+        os.close(ours)
+        return command.wait(60), re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", status=status).stdout)

@@ -53,6 +53,9 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
         "dead": 0,
         "paused": False,
         "oldest_age_s": None,
+        "no_worker": False,
+        "jobs_per_s": 0.0,
+        "error_rate": None,
     }
     log = (shell.folder / "worker.log").read_text()
     attempts = [json.loads(line) for line in log.splitlines() if '"attempt"' in line]

@@ -13,6 +13,8 @@ import pytest
 import redis
 
 from formrelay.brokers.embedded import ensure_running, release
+from formrelay.state.history import CLASS_COUNT, Tally
+from formrelay.state.redis.history import RedisHistory
 from tests.ops.shell import Shell
 from tests.support.command import run
 from tests.support.waiting import wait_until
@@ -52,18 +54,69 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
         "in_flight": 0,
         "dead": 0,
         "paused": True,
+        "no_worker": False,
+        "jobs_per_s": 0.0,
+        "error_rate": None,
     }
     header, *rows = shell("queues").stdout.splitlines()
     (events,) = [row for row in rows if row.startswith("events ")]
-    names = ["queue", "waiting", "scheduled", "in_flight", "dead", "paused", "oldest"]
-    assert header.split() == names
-    assert events.split()[:6] == ["events", "1", "1", "0", "0", "paused"]
+    names = ["queue", "waiting", "scheduled", "in_flight", "dead"]
+    assert header.split() == [*names, "jobs/s", "errors", "oldest", "state"]
+    row = events.split()
+    assert (row[:7], row[-1]) == (["events", "1", "1", "0", "0", "0", "–"], "paused")
     assert shell("queues", "resume", "events").stdout == "resumed: events\n"
     assert shell.queue("events")["paused"] is False
     assert shell("queues", "purge", "events", "--dry-run").stdout == "would be dropped: 2\n"
     assert shell.queue("events")["waiting"] == 1
     assert shell("queues", "purge", "events").stdout == "dropped: 2\n"
     assert shell.queue("events")["waiting"] == 0
+
+
+def test_a_queue_whose_messages_no_worker_takes_is_marked(shell: Shell) -> None:
+    shell("send", "record_events", EVENT)
+    status, shown = shell.on_terminal("queues")
+    (events,) = [line for line in shown.splitlines() if line.startswith("events ")]
+    assert (status, events.split()[-2:]) == (0, ["no", "worker"])
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shell.queue("events")["no_worker"] is True
+    assert shell.queue("webhooks")["no_worker"] is False
+
+
+def test_rates_are_those_of_all_workers_in_the_last_minutes(shell: Shell) -> None:
+    folder = shell.folder / ".formrelay"
+    with redis.Redis.from_url(ensure_running(folder)) as client:
+        tally = Tally(done=300, retried=20, dead=10, durations=[330, *[0] * (CLASS_COUNT - 1)])
+        RedisHistory(client, "the embedded one").add({"emails": tally}, source="w1", number=1)
+        emails = shell.queue("emails")
+        assert emails["jobs_per_s"] == pytest.approx(330 / 270, rel=0.12)  # 4 to 5 minutes
+        assert emails["error_rate"] == pytest.approx(30 / 330)
+        row = next(row for row in shell("queues").stdout.splitlines() if row.startswith("emails"))
+        assert row.split()[5:7] == ["1", "9%"]
+    release(folder)
+
+
+def test_the_table_of_queues_is_redrawn_until_ctrl_c(shell: Shell) -> None:
+    status, shown = shell.on_terminal("queues", "--watch", until=b"webhooks")
+    assert status == 0
+    assert "Ctrl-C ends" in shown
+    assert "expected a terminal for --watch" in shell("queues", "--watch", status=2).stderr
+    assert "got both" in shell("queues", "--watch", "--json", status=2).stderr
+
+
+def test_a_purge_asks_on_a_terminal_and_says_what_it_would_delete(shell: Shell) -> None:
+    shell("send", "record_events", EVENT)
+    shell("send", "record_events", EVENT, "--delay", "3600")
+    status, shown = shell.on_terminal("queues", "purge", "events", keys=b"n\n")
+    assert "Delete 1 waiting and 1 scheduled messages of queue 'events'? [y/N]" in shown
+    assert (status, "nothing was changed" in shown) == (1, True)
+    assert shell.queue("events")["waiting"] == 1
+    assert shell.on_terminal("queues", "purge", "events", keys=b"y\n")[0] == 0
+    assert shell.queue("events")["waiting"] == 0
+    shell("send", "record_events", EVENT)
+    _, shown = shell.on_terminal("queues", "purge", "events", "--yes")
+    assert shown == "dropped: 1\r\n"
+    (entry, *_) = shell.json("audit", "--action", "queues purge")
+    assert (entry["target"], entry["count"]) == ("events", 1)
 
 
 def test_queues_are_migrated_to_stock_dramatiq(shell: Shell) -> None:

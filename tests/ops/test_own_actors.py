@@ -80,8 +80,13 @@ def test_rabbitmq_says_what_it_does_not_count_and_what_a_purge_keeps(
 ) -> None:
     shell = Shell(tmp_path)
     shell.env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
-    assert "RABBITMQ_API_URL adds the number of messages in flight" in shell("queues").stderr
+    found = shell("queues")
+    assert "RABBITMQ_API_URL adds the number of messages in flight" in found.stderr
+    assert "rates are not known: they need a shared store (STATE_URL)" in found.stderr
+    assert "jobs/s" not in found.stdout
     shell("send", "record_events", '{"type": "form.viewed", "formId": "f1"}')
+    assert shell.queue("events")["no_worker"] is True
+    assert shell.queue("events")["error_rate"] is None
     done = shell("queues", "purge", "events")
     assert done.stdout == "dropped: 1\n"
     assert "scheduled messages are kept: all queues of RabbitMQ share them" in done.stderr

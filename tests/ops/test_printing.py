@@ -58,7 +58,7 @@ def test_the_search_finds_code_that_prints() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("i" * 36, "w" * 90), ("a" * 100, "b" * 9), ("a" * 300, "b" * 300), ("i" * 9, "w" * 90)],
+    [("Q" * 36, "Z" * 90), ("Q" * 100, "Z" * 9), ("Q" * 300, "Z" * 300), ("Q" * 9, "Z" * 90)],
     ids=["both long", "long id", "very long", "short id"],
 )
 def test_a_table_on_a_narrow_terminal_cuts_nothing_off(
@@ -71,7 +71,7 @@ def test_a_table_on_a_narrow_terminal_cuts_nothing_off(
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
     for text in (first, second):
-        parts = [part for line in lines for part in re.findall(f"{text[0]}{{2,}}", line)]
+        parts = [part for line in lines for part in re.findall(f"{text[0]}+", line)]
         assert "".join(parts) == text
     short = [line for line in lines if "deliver_webhook" in line]
     assert len(short) == 1
