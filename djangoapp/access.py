@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import PermissionDenied
@@ -11,7 +12,7 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.urls import NoReverseMatch, reverse
 
-View = Callable[[HttpRequest], HttpResponse]
+View = Callable[..., HttpResponse]
 
 
 def is_staff(request: HttpRequest) -> bool:
@@ -31,9 +32,9 @@ def staff_only(view: View) -> View:
     """
 
     @wraps(view)
-    def guarded(request: HttpRequest) -> HttpResponse:
+    def guarded(request: HttpRequest, **arguments: Any) -> HttpResponse:
         if is_staff(request):
-            return view(request)
+            return view(request, **arguments)
         if not apps.is_installed("django.contrib.auth"):
             raise PermissionDenied
         from django.contrib.auth.views import redirect_to_login  # imports models

@@ -1,4 +1,4 @@
-"""Configuration from the Django setting ``FORMRELAY``, then from the environment."""
+"""Configuration from Django's settings, then from the environment."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def load() -> Settings:
         ConfigError: values are wrong; the message has one line for each.
     """
     return Settings.load(given=given())
+
+
+def operator_permission() -> str | None:
+    """The permission that makes staff operators of the dashboard, like ``"auth.change_user"``.
+
+    None: only superusers are operators.
+
+    Raises:
+        ConfigError: the setting FORMRELAY_DASHBOARD_PERMISSION is not a text.
+    """
+    found = getattr(settings, "FORMRELAY_DASHBOARD_PERMISSION", None)
+    if found is not None and not isinstance(found, str):
+        raise ConfigError(
+            "expected the setting FORMRELAY_DASHBOARD_PERMISSION to name a permission, like "
+            f"'auth.change_user', got {type(found).__name__}"
+        )
+    return found

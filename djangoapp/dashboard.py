@@ -1,102 +1,128 @@
-"""The dashboard: a read-only page for staff, without scripts and external files."""
+"""The dashboard of :mod:`formrelay.ops.dashboard`, behind the login of Django's staff."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import sys
+from collections.abc import Iterable
 from functools import cache
-from importlib import resources
-from typing import Any
-from urllib.parse import urlencode
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
-from django.http import Http404, HttpRequest, HttpResponse
-from django.template import Context, Engine, Template
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
 
-from ..core.errors import FormrelayError
+from ..brokers import RelayBroker, get_broker
+from ..core.errors import ConfigError
 from .access import staff_only
-from .pages import DashboardPage, NoSuchQueue, overview, queue_page
+from .conf import operator_permission
+from .discovery import declare_all
 from .shared_call import SharedCall
 
-_REFRESH_SECONDS = 10
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
 _TIMEOUT_SECONDS = 8.0
+#: What the dashboard gets of a request beside its headers.
+_COPIED = (
+    *("CONTENT_TYPE", "QUERY_STRING", "REMOTE_ADDR"),
+    *("SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"),
+)
 
 
-@never_cache
-@require_safe
+# The dashboard checks the origin of each form itself, and its actions are not part of a transaction
+# of the database.
+@csrf_exempt
+@transaction.non_atomic_requests
 @staff_only
-def dashboard(request: HttpRequest) -> HttpResponse:
-    """Show queues, workers and the newest dead letters; with ``?queue=``, one queue.
+def dashboard(request: HttpRequest, rest: str = "") -> HttpResponse:
+    """Show a page of the dashboard, or do what a form of it asks for.
 
-    Answers 503 with the error on the page if the broker cannot be used.
+    Staff may look. Superusers, and staff with the permission of the setting
+    FORMRELAY_DASHBOARD_PERMISSION, may change things and see payloads.
+
+    Args:
+        rest: path below the path of the dashboard.
     """
-    queue, cursor = request.GET.get("queue"), request.GET.get("cursor")
-    content, error = None, None
     try:
-        if queue is None:
-            content = _overview()
-        else:
-            content = SharedCall(lambda: queue_page(queue, cursor), timeout=_TIMEOUT_SECONDS)()
-    except NoSuchQueue as wrong:
-        raise Http404(str(wrong)) from None
-    except FormrelayError as wrong:
-        error = str(wrong)
-    page = _template().render(Context(_context(request, content, error)))
-    answer = HttpResponse(page, status=200 if error is None else 503)
-    # The page loads nothing, so this policy works in every project.
-    answer["Content-Security-Policy"] = (
-        f"default-src 'none'; style-src '{_style_hash()}'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-    return answer
+        return _called(_app(), _environ(request, rest))
+    except ImportError as error:
+        return _plain(501, f"{error.name} is not installed: pip install 'formrelay[django]'")
+    except ConfigError as error:
+        return _plain(503, str(error))
 
 
-def _context(
-    request: HttpRequest, content: DashboardPage | None, error: str | None
-) -> dict[str, Any]:
-    refresh_off = request.GET.get("refresh") == "off"
-    here = {name: request.GET[name] for name in ("queue", "cursor") if name in request.GET}
-    kept = {"refresh": "off"} if refresh_off else {}
-    more = {}
-    if content is not None and content.cursor is not None:
-        more = {"next": _link({"queue": here["queue"], "cursor": content.cursor} | kept)}
-    return more | {
-        "page": content,
-        "error": error,
-        "style": _style(),
-        "refresh": None if refresh_off else _REFRESH_SECONDS,
-        "switch": _link(here if refresh_off else here | {"refresh": "off"}),
-        "home": _link(kept),
-        "first": _link({"queue": here["queue"]} | kept) if "cursor" in here else None,
-        "kept": f"&{urlencode(kept)}" if kept else "",
+def _plain(status: int, text: str) -> HttpResponse:
+    return HttpResponse(f"{text}\n", status=status, content_type="text/plain; charset=utf-8")
+
+
+@cache
+def _app() -> WSGIApplication:
+    from ..ops.dashboard import make_app
+    from ..ops.dashboard.access import HostAccess
+
+    return make_app(_open, access=HostAccess())
+
+
+def _open_broker() -> RelayBroker:
+    declare_all()
+    broker = get_broker()
+    broker.ping(())
+    return broker
+
+
+_open = SharedCall(_open_broker, timeout=_TIMEOUT_SECONDS)
+
+
+def _environ(request: HttpRequest, rest: str) -> dict[str, Any]:
+    """The request as a WSGI environment, under any handler of Django."""
+    from ..ops.dashboard.access import HostAccess, Role, User
+
+    given, body = request.META, request.body
+    may_change = request.user.is_superuser or _has_permission(request)
+    return {
+        **{name: value for name, value in given.items() if name.startswith("HTTP_")},
+        **{name: given[name] for name in _COPIED if name in given},
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": _latin(request.path.removesuffix(rest).rstrip("/")),
+        "PATH_INFO": _latin(f"/{rest}"),
+        "CONTENT_LENGTH": str(len(body)),
+        # As Django sees them, which may trust a proxy.
+        "HTTP_HOST": request.get_host(),
+        "wsgi.url_scheme": request.scheme,
+        "wsgi.version": (1, 0),
+        "wsgi.input": BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        HostAccess.KEY: User(
+            request.user.get_username(), Role.OPERATOR if may_change else Role.READ_ONLY
+        ),
     }
 
 
-def _link(parameters: dict[str, str]) -> str:
-    # Relative, because the project chooses the path of the page.
-    return f"?{urlencode(parameters, errors='surrogateescape')}" if parameters else "?"
+def _has_permission(request: HttpRequest) -> bool:
+    permission = operator_permission()
+    return permission is not None and bool(request.user.has_perm(permission))
 
 
-def _file(name: str) -> str:
-    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+def _latin(path: str) -> str:
+    """A path as WSGI wants it: its UTF-8 bytes as Latin-1."""
+    return path.encode(errors="surrogateescape").decode("latin-1")
 
 
-@cache
-def _template() -> Template:
-    # A separate engine: the project may use another template engine or other folders.
-    return Engine(debug=False).from_string(_file("dashboard.html"))
+def _called(app: WSGIApplication, environ: dict[str, Any]) -> HttpResponse:
+    """Call a WSGI application and return its answer as Django's."""
+    answer = HttpResponse()
 
+    def start(status: str, headers: Iterable[tuple[str, str]], *_: object) -> Any:
+        answer.status_code = int(status.split()[0])
+        for name, value in headers:
+            if name.lower() == "set-cookie":
+                answer.cookies.load(value)
+            else:
+                answer[name] = value
 
-@cache
-def _style() -> str:
-    return _file("dashboard.css")
-
-
-@cache
-def _style_hash() -> str:
-    digest = hashlib.sha256(_style().encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-_overview = SharedCall(overview, timeout=_TIMEOUT_SECONDS)
+    answer.content = b"".join(app(environ, start))
+    return answer

@@ -14,4 +14,5 @@ app_name = "formrelay"
 urlpatterns = [
     path("api/v1/workers/health", health, name="health"),
     path("formrelay/", dashboard, name="dashboard"),
+    path("formrelay/<path:rest>", dashboard, name="dashboard-page"),
 ]

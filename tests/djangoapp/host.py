@@ -78,7 +78,10 @@ class Host:
         return self
 
     def migrate(self) -> Host:
-        """Create the tables and two users, `staff` and `other`, whose passwords are their names."""
+        """Create the tables and the users `staff`, `other` and `boss`, a superuser.
+
+        Their passwords are their names.
+        """
         done = self.manage("migrate", "-v0")
         assert done.returncode == 0, done.stderr
         self.call("project.add_users")

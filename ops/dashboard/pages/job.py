@@ -109,7 +109,7 @@ def act(view: View) -> Response:
             case "run-now":
                 done = int(inspector.run_now(queue, id))
             case "cancel":
-                done = int(getattr(inspector, "cancel")(queue, id))  # noqa: B009
+                done = int(inspector.cancel(queue, id))
             case "replay":
                 done = inspector.replay([id], queue=queue)
             case "delete":
@@ -151,7 +151,6 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
         payload=json_text(without_tokens(payload) if is_revealed else masked(payload)),
         is_revealed=is_revealed,
         why_not_editable=why_not_editable(entry),
-        can_cancel=hasattr(view.broker.inspector, "cancel"),
         follow_ups=_follow_ups(entry),
         progress=progress_json(entry, view.broker),
         batch_size=_batch_size(entry),

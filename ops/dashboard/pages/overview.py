@@ -44,12 +44,14 @@ def show(view: View) -> Response:
     """Show all queues and workers."""
     broker = view.broker
     workers, why_no_workers = _workers(broker)
-    counts = broker.inspector.counts_of(view.site.queue_list.names(broker))
+    names = view.site.queue_list.names(broker)
+    counts = broker.inspector.counts_of(names)
+    consumed = _consumed(broker, names)
     figures = view.site.figures.of(broker)
     rows = [
         QueueRow(
             each,
-            _has_worker(each.queue, workers),
+            None if consumed is None else each.queue in consumed,
             None if figures is None else figures.get(each.queue, NOTHING),
         )
         for each in counts
@@ -60,7 +62,7 @@ def show(view: View) -> Response:
         queues=rows,
         has_history=figures is not None,
         rate_minutes=RATE_MINUTES,
-        stuck=[row.counts.queue for row in rows if row.has_worker is False and row.counts.waiting],
+        stuck=[row.counts.queue for row in rows if row.has_worker is False and row.counts.waiting and not row.counts.paused],
         outside=view.site.outside.get(broker),
         routes={route.name for route in view.site.navigation},
         workers=workers,
@@ -84,10 +86,12 @@ def _workers(broker: RelayBroker) -> tuple[list[WorkerRow] | None, str]:
     ], ""
 
 
-def _has_worker(queue: str, workers: list[WorkerRow] | None) -> bool | None:
-    if workers is None:
+def _consumed(broker: RelayBroker, queues: list[str]) -> set[str] | None:
+    """The queues that a live worker consumes; None if that is not known."""
+    try:
+        return broker.inspector.consumed(queues)
+    except NotAvailable:
         return None
-    return any(worker.is_alive and queue in worker.queues for worker in workers)
 
 
 ROUTES = (Route("/", "overview", show, label="Overview"),)

@@ -14,6 +14,7 @@ from formrelay.djangoapp import enqueue
 def add_users() -> None:
     User.objects.create_user("staff", password="staff", is_staff=True)
     User.objects.create_user("other", password="other")
+    User.objects.create_superuser("boss", password="boss")
 
 
 def log_in(name: str) -> str:
