@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
     app.command()(_command)
-app.command()(dashboard)
+app.command()(with_imports(dashboard))
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))
 app.command()(with_imports(health))

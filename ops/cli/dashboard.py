@@ -12,7 +12,6 @@ from ...config import Settings, get_settings
 from ...core.errors import ConfigError
 from ..output import say
 from ..own_actors import import_actors
-from .options import ImportOption
 
 
 def dashboard(
@@ -31,7 +30,6 @@ def dashboard(
         ),
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 8,
-    imports: ImportOption = None,
 ) -> None:
     """Serve the dashboard: queues, jobs, dead letters, workers.
 
@@ -40,7 +38,7 @@ def dashboard(
     Example: formrelay dashboard --bind 127.0.0.1:8765
     """
     host, port = _address(bind)
-    import_actors(imports or ())
+    import_actors()
     settings = get_settings()
     app, tasks = _app(settings, host, prefix, trust_proxy)
     get_broker().ping(())

@@ -62,7 +62,11 @@ def show(view: View) -> Response:
         queues=rows,
         has_history=figures is not None,
         rate_minutes=RATE_MINUTES,
-        stuck=[row.counts.queue for row in rows if row.has_worker is False and row.counts.waiting and not row.counts.paused],
+        stuck=[
+            row.counts.queue
+            for row in rows
+            if row.has_worker is False and row.counts.waiting and not row.counts.paused
+        ],
         outside=view.site.outside.get(broker),
         routes={route.name for route in view.site.navigation},
         workers=workers,

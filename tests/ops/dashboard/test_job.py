@@ -138,3 +138,14 @@ def test_jobs_that_a_job_sends_are_named(site: Site) -> None:
     assert f'href="/job?queue=next&amp;id={target["message_id"]}">follow</a>' in text
     assert "tell" in text
     assert "value" not in text.replace('value="', "")
+
+
+@pytest.mark.parametrize("state", ["waiting", "scheduled"])
+def test_a_job_that_does_not_run_yet_is_cancelled(site: Site, state: str) -> None:
+    site.add("webhooks", state, "j1")
+    assert "Cancel job" in site.page("/job?queue=webhooks&id=j1")
+    answer = site.post("/job/act", queue="webhooks", id="j1", do="cancel", state=state)
+    assert answer.location == f"/queue?name=webhooks&state={state}"
+    assert "done, cancelled or deleted" in site.page("/job?queue=webhooks&id=j1", 404)
+    assert site.broker.counts("webhooks").dead == 0
+    assert actions(site) == [("jobs cancel", "queue webhooks, id j1")]

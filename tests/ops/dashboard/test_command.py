@@ -1,0 +1,78 @@
+"""``formrelay dashboard``: where it listens, and with which login."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.support.command import clean_environment, run, start_python
+from tests.support.waiting import wait_until
+
+TOKEN = "a-long-enough-token"
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "example.com:80", "192.0.2.1:8765"])
+def test_other_machines_are_not_served_without_a_token(
+    tmp_path: Path, redis_url: str, bind: str
+) -> None:
+    done = run("dashboard", "--bind", bind, cwd=tmp_path, env={"REDIS_URL": redis_url})
+    assert done.returncode == 2
+    assert "expected DASHBOARD_TOKEN for a dashboard on" in done.stderr
+
+
+@pytest.mark.parametrize("bind", ["8765", "localhost", "127.0.0.1:x", "127.0.0.1:99999", ":80"])
+def test_a_wrong_address_is_wrong_use(tmp_path: Path, redis_url: str, bind: str) -> None:
+    done = run("dashboard", "--bind", bind, cwd=tmp_path, env={"REDIS_URL": redis_url})
+    assert done.returncode == 2
+    assert "expected an address like 127.0.0.1:8765" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"DASHBOARD_TOKEN": "short"}, "DASHBOARD_TOKEN to have at least 16 characters"),
+        (
+            {"DASHBOARD_TOKEN": TOKEN, "DASHBOARD_READ_ONLY_TOKEN": TOKEN},
+            "DASHBOARD_READ_ONLY_TOKEN to differ from DASHBOARD_TOKEN",
+        ),
+    ],
+)
+def test_weak_tokens_are_refused_and_not_shown(
+    tmp_path: Path, redis_url: str, variables: dict[str, str], expected: str
+) -> None:
+    done = run("dashboard", cwd=tmp_path, env={"REDIS_URL": redis_url, **variables})
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert TOKEN not in done.stderr
+
+
+@pytest.mark.slow
+def test_it_serves_the_pages_and_names_no_server(tmp_path: Path, redis_url: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    log = tmp_path / "log"
+    process = start_python(
+        *("-m", "formrelay", "dashboard", "--bind", "127.0.0.1:0"),
+        cwd=tmp_path,
+        env=clean_environment(REDIS_URL=redis_url, DASHBOARD_TOKEN_FILE=str(token)),
+        log=log,
+    )
+    try:
+        (url,) = wait_until(lambda: re.findall(r"http://\S+", log.read_text()))
+        with requests.Session() as session:
+            answer = session.get(url, timeout=10)
+            assert "Log in" in answer.text
+            origin = {"Origin": url.rstrip("/")}
+            form = {"token": TOKEN, "next": "/"}
+            page = session.post(f"{url}login/token", data=form, headers=origin, timeout=10)
+            assert "<h1>Overview</h1>" in page.text
+            for found in (answer, page, session.get(f"{url}nothing", timeout=10)):
+                assert "Server" not in found.headers
+                assert "Via" not in found.headers
+                assert not re.search("waitress|werkzeug|python", found.text, re.IGNORECASE)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
