@@ -86,7 +86,7 @@ def group_dead_letters(
         found.first, found.last = _widened(found.first, found.last, letter.died)
         id = group_id(letter.failure)
         if id not in by_id and len(by_id) < most_groups:
-            by_id[id] = _group(id, letter)
+            by_id[id] = group_of(letter)
         if id in by_id:
             by_id[id].add(letter)
         else:
@@ -96,8 +96,10 @@ def group_dead_letters(
     return found
 
 
-def _group(id: str, letter: Entry) -> DeadGroup:
+def group_of(letter: Entry) -> DeadGroup:
+    """Return the group of a dead letter, with a count of 0."""
     failure, message = letter.failure, letter.message
+    id = group_id(failure)
     example = (letter.queue, letter.id)
     if failure is None:
         return DeadGroup(id, "", "dead-lettered outside formrelay", example)

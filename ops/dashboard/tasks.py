@@ -22,7 +22,7 @@ from ...brokers.inspection import Action
 from ...core.errors import BrokerError, FormrelayError, describe
 from ...state import make_task_board
 from ...state.task_board import MemoryTaskBoard, TaskBoard, TaskRecord
-from ..audit import Operator, audited, filter_words, id_words
+from ..audit import Audited, Operator, audited, filter_words, id_words
 
 logger = logging.getLogger("formrelay.dashboard")
 
@@ -37,10 +37,6 @@ _ACTIONS = {"replay": "dlq replay", "delete": "dlq delete"}
 
 class TooManyTasks(FormrelayError):
     """Too many tasks are waiting: try again when one of them has ended."""
-
-
-class _Stopped(Exception):
-    """Somebody asked to stop the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +72,7 @@ class _Task:
         self.operator = Operator("", "dashboard")
         self.is_closing = threading.Event()
         self.on_write: Callable[[], None] = lambda: None
+        self._stopped_by: str | None = None
         self._written_at = float("-inf")
 
     def run(self) -> None:
@@ -88,12 +85,12 @@ class _Task:
                 broker=self.broker,
             ) as entry:
                 self._write(state="running")
-                try:
-                    self._change(entry)
+                self._change(entry)
+                if self._stopped_by is None:
                     self._write(state="done")
-                except _Stopped as by:
-                    entry.outcome = f"stopped by {by}"
-                    self._write(state="stopped", text=str(by))
+                else:
+                    entry.outcome = f"stopped by {self._stopped_by}"
+                    self._write(state="stopped", text=self._stopped_by)
         except Exception as error:
             if not isinstance(error, FormrelayError):
                 logger.exception("a task of the dashboard failed")
@@ -102,38 +99,32 @@ class _Task:
             except BrokerError as problem:
                 logger.warning("the end of a task was not stored: %s", describe(problem))
 
-    def _change(self, entry: Any) -> None:
+    def _change(self, entry: Audited) -> None:
         inspector, before = self.broker.inspector, 0
         change = inspector.replay if self.action == "replay" else inspector.delete_dead
 
         def progress(count: int) -> None:
             entry.count = before + count
-            self._progress(before + count)
+            self.record = replace(self.record, done=before + count)
 
-        self._progress(0)
+        entry.count = 0
+        how: dict[str, Any] = {"progress": progress, "should_stop": self._should_stop}
         if not self.selection.ids:
-            entry.count = change(self.selection.which, progress=progress)
+            progress(change(self.selection.which, **how))
         for queue, ids in self.selection.ids:
-            before += change(list(ids), queue=queue, progress=progress)
-            entry.count = before
-        self.record = replace(self.record, done=entry.count or 0)
+            before += change(list(ids), queue=queue, **how)
+            progress(0)
 
-    def _progress(self, count: int) -> None:
-        """Write the progress from time to time.
-
-        Raises:
-            _Stopped: somebody asked to stop the task, or the process ends.
-        """
-        self.record = replace(self.record, done=count)
+    def _should_stop(self) -> bool:
+        """Write the progress from time to time; return whether to stop."""
         if self.is_closing.is_set():
-            raise _Stopped("the end of the dashboard's process")
+            self._stopped_by = "the end of the dashboard's process"
         now = self.broker.clock.monotonic()
         if now - self._written_at >= _WRITE_EVERY:
             self._written_at = now
             self.on_write()
-            by = self._write()
-            if by is not None:
-                raise _Stopped(by)
+            self._stopped_by = self._stopped_by or self._write()
+        return self._stopped_by is not None
 
     def _write(self, **changes: Any) -> str | None:
         self.record = replace(self.record, **changes)

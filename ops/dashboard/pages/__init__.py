@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from . import audit, job, login, overview, queue
+from . import audit, dead, job, login, overview, queue, tasks
 
 ROUTES = (
     *overview.ROUTES,
     *queue.ROUTES,
     *job.ROUTES,
+    *dead.ROUTES,
+    *tasks.ROUTES,
     *audit.ROUTES,
     *login.ROUTES,
 )

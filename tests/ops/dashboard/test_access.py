@@ -147,7 +147,7 @@ def test_the_headers_forbid_everything_that_the_pages_do_not_need(site: Site) ->
 
 def test_static_files_are_cached_for_ever_under_a_hash(site: Site) -> None:
     urls = re.findall(r'(?:src|href)="(/static/[^"]+)"', site.page("/"))
-    assert len(urls) == 3
+    assert len(urls) == 4
     for url in urls:
         assert re.fullmatch(r"/static/\w+\.[0-9a-f]{12}\.(css|js|svg)", url)
         answer = site.client.get(url)

@@ -137,13 +137,22 @@ class Slow:
         self.error = error
         monkeypatch.setattr(RedisInspector, "replay", staticmethod(self.replay))
 
-    def replay(self, which: Any, *, progress: Callable[[int], Any], **_: Any) -> int:
-        for count in range(500, 5_500, 500):
+    def replay(
+        self,
+        which: Any,
+        *,
+        progress: Callable[[int], Any],
+        should_stop: Callable[[], bool],
+        **_: Any,
+    ) -> int:
+        count = 0
+        while count < 5_000 and not should_stop():
             self.steps.acquire()
             if self.error is not None:
                 raise self.error
+            count += 500
             progress(count)
-        return 5_000
+        return count
 
 
 def test_a_second_operator_sees_the_progress_and_stops_the_task(

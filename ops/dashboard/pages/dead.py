@@ -1,0 +1,223 @@
+"""Dead letters: grouped by error, listed, searched; replayed and deleted as a task."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from werkzeug import Response
+from werkzeug.exceptions import BadRequest
+
+from ....brokers import Entry
+from ....brokers.inspection import Action, Extent
+from ....core.failure import Reason
+from ....core.printable import read_id, shown_id
+from ...dead_groups import group_dead_letters, group_of
+from ..dead_query import (
+    LOOK_AT,
+    LOOK_AT_MOST,
+    WINDOWS,
+    Count,
+    DeadQuery,
+    count_dead,
+    query_words,
+)
+from ..tasks import Selection, TooManyTasks
+from ..view import Route, View
+
+#: Number of dead letters on a page at first, and at most.
+_LETTERS, _MAX_LETTERS = 50, 1_000
+#: Seconds between two refreshes: grouping takes a second with many dead letters.
+_REFRESH_SECONDS = 20
+#: Maximum number of groups on a page, and of ids that an operator may select.
+_MAX_GROUPS, _MAX_SELECTED = 200, 1_000
+
+
+def show(view: View) -> Response:
+    """Show the dead letters grouped by error."""
+    query, broker = DeadQuery.read(view.request.args), view.broker
+    if view.argument("id", "").strip():
+        return _found(view, query)
+    looks_further = view.argument("look", "") == "further"
+    found = group_dead_letters(
+        broker.inspector,
+        query.filter(view.now),
+        limit=LOOK_AT_MOST if looks_further else LOOK_AT,
+        most_groups=_MAX_GROUPS,
+    )
+    counts = broker.inspector.counts_of(view.site.queue_list.names(broker))
+    return view.render(
+        "dead.html",
+        title="Dead letters",
+        found=found,
+        total=sum(each.dead for each in counts),
+        further=None if looks_further else view.url("dead", **query.arguments(look="further")),
+        further_number=LOOK_AT_MOST,
+        refresh_seconds=_REFRESH_SECONDS,
+        running=[task for task in view.site.tasks.board(broker).newest() if not task.is_over],
+        **_shared(view, query),
+    )
+
+
+def letters(view: View) -> Response:
+    """List the dead letters that match, such as those of a group."""
+    query = DeadQuery.read(view.request.args)
+    limit = _limit(view.argument("limit", ""))
+    extent = Extent(at_most=max(LOOK_AT, limit))
+    found = view.broker.inspector.dead_letters(
+        query.filter(view.now), limit=limit + 1, extent=extent
+    )
+    return _list(view, query, list(found), limit, extent)
+
+
+def _found(view: View, query: DeadQuery) -> Response:
+    """List the dead letters whose id begins with a text."""
+    inspector, prefix = view.broker.inspector, read_id(view.argument("id").strip())
+    ids = inspector.dead_ids(prefix, query.queue or None, limit=_LETTERS + 1)
+    found = (inspector.dead_letter(queue, id) for queue, id in ids)
+    return _list(view, query, [letter for letter in found if letter is not None], _LETTERS)
+
+
+def _list(
+    view: View, query: DeadQuery, found: list[Entry], limit: int, extent: Extent | None = None
+) -> Response:
+    has_more = len(found) > limit
+    more = None
+    if has_more and extent is not None and limit < _MAX_LETTERS:
+        arguments = query.arguments(limit=str(min(2 * limit, _MAX_LETTERS)))
+        more = view.url("dead.letters", **arguments)
+    return view.render(
+        "dead_letters.html",
+        title="Dead letters",
+        letters=[_Row.of(letter) for letter in found[:limit]],
+        group=group_of(found[0]) if found and query.group else None,
+        more=more,
+        has_more=has_more,
+        extent=extent,
+        id=view.argument("id", "").strip(),
+        **_shared(view, query),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A dead letter in a list.
+
+    Attributes:
+        value: names it in a form.
+    """
+
+    letter: Entry
+    value: str
+
+    @classmethod
+    def of(cls, letter: Entry) -> _Row:
+        value = json.dumps([shown_id(letter.queue), shown_id(letter.id)])
+        return cls(letter, value)
+
+
+def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
+    return {
+        "query": query,
+        "queues": view.site.queue_list.names(view.broker),
+        "windows": list(WINDOWS),
+        "reasons": list(Reason),
+        "fields": query.arguments(),
+        "now": view.now,
+    }
+
+
+# -- replaying and deleting ----------------------------------------------------------------
+
+
+def confirm(view: View) -> Response:
+    """Ask before dead letters are replayed or deleted: says what is selected, and how many."""
+    action, ids = _action(view), _ids(view)
+    inspector, now = view.broker.inspector, view.now
+    query = DeadQuery.read(view.request.form).pinned(now)
+    if ids:
+        number = sum(len(of) for _, of in ids)
+        selection = Selection(ids=ids, expected=number)
+        count, words = Count(number, True), selection.words
+    elif view.field("selected", ""):
+        return view.redirect(
+            "dead.letters", flash="Select dead letters first.", kind="problem", **_back(view)
+        )
+    else:
+        count, words = count_dead(inspector, query.filter(now)), query_words(query, now)
+    sample = None
+    if query.group and not ids:
+        first = next(inspector.dead_letters(query.filter(now), limit=1), None)
+        sample = None if first is None else group_of(first)
+    return view.render(
+        "dead_confirm.html",
+        title=f"{action.capitalize()} dead letters",
+        action=action,
+        count=count,
+        words=words,
+        group=sample,
+        fields=[*query.arguments().items()] if not ids else [],
+        values=view.request.form.getlist("letter") if ids else [],
+        back=view.url("dead.letters" if ids or query.group else "dead", **_back(view)),
+    )
+
+
+def start(view: View) -> Response:
+    """Start a task that replays or deletes."""
+    action, ids = _action(view), _ids(view)
+    text = view.field("expected", "")
+    expected = int(text) if text.isascii() and text.isdigit() else None
+    query = DeadQuery.read(view.request.form)
+    if not ids and query.until is None:
+        raise BadRequest("expected the fields of the page that asks, got none")
+    selection = Selection(query.filter(view.now), ids, expected)
+    try:
+        id = view.site.tasks.start(view.broker, action, selection, view.operator)
+    except TooManyTasks as error:
+        return view.redirect("dead", flash=str(error), kind="problem")
+    return view.redirect("task", id=id)
+
+
+def _action(view: View) -> Action:
+    match view.field("action"):
+        case "replay":
+            return "replay"
+        case "delete":
+            return "delete"
+        case _:
+            raise BadRequest("expected the action replay or delete, got another")
+
+
+def _ids(view: View) -> list[tuple[str, list[str]]]:
+    """The selected ids by queue; see :class:`_Row`."""
+    chosen: defaultdict[str, list[str]] = defaultdict(list)
+    values = view.request.form.getlist("letter")
+    if len(values) > _MAX_SELECTED:
+        raise BadRequest(f"expected at most {_MAX_SELECTED} dead letters, got {len(values)}")
+    for value in values:
+        try:
+            queue, id = map(read_id, json.loads(value))
+            f"{queue}{id}".encode(errors="surrogateescape")
+        except (ValueError, TypeError):
+            raise BadRequest("expected a dead letter as the pages write it") from None
+        chosen[queue].append(id)
+    return list(chosen.items())
+
+
+def _back(view: View) -> dict[str, str]:
+    return DeadQuery.read(view.request.form).arguments()
+
+
+def _limit(text: str) -> int:
+    given = int(text) if text.isascii() and text.isdigit() else 0
+    return min(given or _LETTERS, _MAX_LETTERS)
+
+
+ROUTES = (
+    Route("/dead", "dead", show, label="Dead letters"),
+    Route("/dead/letters", "dead.letters", letters),
+    Route("/dead/confirm", "dead.confirm", confirm, changes=True),
+    Route("/dead/start", "dead.start", start, changes=True),
+)
