@@ -10,7 +10,7 @@ import logging
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -158,6 +158,12 @@ def id_words(ids: list[str]) -> str:
     named = ", ".join(map(shown_id, ids[:_MAX_IDS]))
     more = len(ids) - _MAX_IDS
     return f"{named} and {more:,} more" if more > 0 else named
+
+
+def domain_words(addresses: Iterable[str]) -> str:
+    """Name the domains of e-mail addresses, which are personal data: ``@a.example, @b.example``."""
+    domains = dict.fromkeys("@" + address.rpartition("@")[2] for address in addresses)
+    return id_words(list(domains))
 
 
 @cache

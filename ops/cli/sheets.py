@@ -13,6 +13,7 @@ import typer
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
+from ..audit import audited, record
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
 from .options import JsonOption
@@ -97,6 +98,7 @@ def add(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    record("sheets connections add", id)
     _tell("added", id, json)
 
 
@@ -110,8 +112,9 @@ def pause(
 ) -> None:
     """Pause a connection. Its jobs wait; jobs of other connections go on."""
     tokens = _tokens()
-    if not tokens.pause(id, cause):
-        _check_known(tokens, id)
+    with audited("sheets connections pause", id):
+        if not tokens.pause(id, cause):
+            _check_known(tokens, id)
     _tell("paused", id, json)
 
 
@@ -122,16 +125,19 @@ def resume(id: IdArgument, json: JsonOption = False) -> None:
     If its consent has ended, add the tokens of a new consent instead, which also resumes it.
     """
     tokens = _tokens()
-    if not tokens.resume(id):
-        _check_known(tokens, id)
+    with audited("sheets connections resume", id):
+        if not tokens.resume(id):
+            _check_known(tokens, id)
     _tell("resumed", id, json)
 
 
 @connections.command()
 def remove(id: IdArgument, json: JsonOption = False) -> None:
     """Remove a connection and its tokens. Its jobs wait until it is added again."""
-    if not _tokens().remove(id):
-        raise NoSuchConnection(f"there is no connection {id!r}")
+    tokens = _tokens()
+    with audited("sheets connections remove", id):
+        if not tokens.remove(id):
+            raise NoSuchConnection(f"there is no connection {id!r}")
     _tell("removed", id, json)
 
 

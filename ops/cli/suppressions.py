@@ -19,6 +19,7 @@ from ...core.errors import InvalidJob
 from ...sinks.smtp.address import normal
 from ...state import make_suppressions
 from ...state.suppressions import Suppression, SuppressionReason, Suppressions, check_entry
+from ..audit import audited, domain_words
 from ..output import print_json, print_table, say, say_error
 from .options import DryRunOption, JsonOption, LimitOption, parse_duration
 from .shared_state import shared_state
@@ -92,7 +93,9 @@ def add(
     if expires_in is not None:
         expires = datetime.fromtimestamp(SYSTEM_CLOCK.time() + expires_in, UTC)
     found = [Suppression(each, reason, None, expires) for each in _addresses(addresses)]
-    _tell("added", store.add(found), len(found), json)
+    with audited("suppressions add", domain_words(each.address for each in found)) as entry:
+        entry.count = store.add(found)
+    _tell("added", entry.count, len(found), json)
 
 
 @app.command()
@@ -100,7 +103,9 @@ def remove(addresses: AddressesArgument = None, json: JsonOption = False) -> Non
     """Allow e-mail to addresses again, and forget their bounces."""
     store = _store()
     found = _addresses(addresses)
-    _tell("removed", store.remove(found), len(found), json)
+    with audited("suppressions remove", domain_words(found)) as entry:
+        entry.count = store.remove(found)
+    _tell("removed", entry.count, len(found), json)
 
 
 @app.command("import")
@@ -120,8 +125,9 @@ def import_suppressions(
     found = _read_file(file, reason)
     new = 0
     if not dry_run:
-        for start in range(0, len(found), _CHUNK):
-            new += store.add(found[start : start + _CHUNK])
+        with audited("suppressions import", domain_words(each.address for each in found)) as entry:
+            for start in range(0, len(found), _CHUNK):
+                entry.count = new = new + store.add(found[start : start + _CHUNK])
     _tell("valid" if dry_run else "added", len(found) if dry_run else new, len(found), json)
 
 

@@ -187,6 +187,12 @@ def test_suppressions_are_added_listed_and_removed(shell: Shell) -> None:
     assert shell.json("suppressions", "remove", "ANN@one.example") == {"removed": 1, "of": 1}
     assert len(shell.json("suppressions", "list", "--reason", "manual")) == 1
     assert shell.json("suppressions", "list", "--reason", "complaint") == []
+    log = shell.json("audit")
+    assert [(each["action"], each["target"], each["count"]) for each in log] == [
+        ("suppressions remove", "@one.example", 1),
+        ("suppressions add", "@one.example", 0),
+        ("suppressions add", "@one.example, @two.example", 2),
+    ]
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -45,6 +45,11 @@ def test_a_connection_is_added_paused_resumed_and_removed(shell: Shell, tmp_path
     assert shell.json(*sheets, "remove", "ann") == {"removed": "ann"}
     ((id, state),) = [(each["id"], each["state"]) for each in shell.json(*sheets)]
     assert (id, state) == ("bob", "active")
+    log = [(each["action"].split()[-1], each["target"]) for each in shell.json("audit")]
+    assert log[::-1] == [
+        *(("add", "ann"), ("add", "bob"), ("pause", "ann"), ("resume", "ann")),
+        *(("pause", "bob"), ("add", "bob"), ("remove", "ann")),
+    ]
     for command in ("resume", "pause", "remove"):
         assert "there is no connection 'x'" in shell(*sheets, command, "x", status=1).stderr
 
