@@ -65,6 +65,16 @@ def print_json(value: Any) -> None:
     _write(sys.stdout, text + "\n")
 
 
+def json_line(value: Any) -> str:
+    """Format one JSON document as one line of ASCII, which every terminal and file can hold."""
+    return ascii_json(orjson.dumps(value).decode()) + "\n"
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document as one line on standard output."""
+    _write(sys.stdout, json_line(value))
+
+
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Make a rich console that interprets no markup, no emoji codes and no control characters."""
     from rich.console import Console, ConsoleOptions
@@ -209,6 +219,26 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
     """Show progress on a terminal. Yields a function to call with the current count."""
     with make_console(stderr=True).status(f"{what}: 0") as status:
         yield lambda count: status.update(f"{what}: {count:,}")
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal. Yields a function to call with the current count.
+
+    Args:
+        total: the count at the end; None if unknown.
+    """
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _count: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeRemaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemaining())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(printable(what), total=total)
+        yield lambda count: bar.update(task, completed=count)
 
 
 def _print_lines(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,99 +1,52 @@
-"""``formrelay dlq``: find, read, replay and delete dead letters."""
+"""``formrelay dlq``: find, read, replay, delete, export and import dead letters."""
 
 from __future__ import annotations
 
-import inspect
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
-from functools import wraps
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from ...brokers import DeadFilter, Entry, Inspector, get_broker
-from ...core.errors import FormrelayError
-from ...core.failure import Reason
+from ...brokers import DeadFilter, Entry, get_broker
+from ...brokers.inspection import Extent
 from ...core.printable import shown_id
-from ..output import age, counting, print_json, print_table, say, say_error
-from .jobs import as_json, why, with_message
+from ..dead_groups import LIMIT, DeadGroup, DeadGroups, group_dead_letters
+from ..output import age, print_json, print_table, say_error
+from .dead_filter import NoSuchDeadLetter, note_extent, resolve, with_filter
+from .dlq_changes import delete_dead_letters, replay_dead_letters
+from .dlq_files import export_dead_letters, import_dead_letters
+from .jobs import as_json, iso_or_none, why, with_message
 from .options import (
-    CANDIDATES,
-    DryRunOption,
+    AlwaysJsonOption,
     JsonOption,
     LimitOption,
     QueueOption,
     id_argument,
     note_hidden_queues,
-    only_match,
     open_inspector,
-    show_parameters,
-    time_option,
 )
 
-app = typer.Typer(help="List, show, replay and delete dead letters.", no_args_is_help=True)
-
-
-class NoSuchDeadLetter(FormrelayError):
-    """There is no such dead letter."""
-
-
-def _reason(text: str) -> Reason:
-    try:
-        return Reason(text.replace("-", "_"))
-    except ValueError:
-        names = ", ".join(Reason)
-        raise typer.BadParameter(f"expected one of {names}, got {text!r}") from None
-
-
-def _filter(
-    queue: QueueOption = None,
-    actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
-    error: Annotated[
-        str | None, typer.Option(help="Only this exception type; the module may be omitted.")
-    ] = None,
-    reason: Annotated[
-        Reason | None,
-        typer.Option(
-            parser=_reason, metavar="REASON", help="Only this reason, for example crash_loop."
-        ),
-    ] = None,
-    since: Annotated[
-        float | None,
-        time_option("Dead-lettered at or after: ISO 8601 (UTC), or an age like 2h or 3d."),
-    ] = None,
-    until: Annotated[float | None, time_option("Dead-lettered before this time.")] = None,
-    form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
-) -> DeadFilter:
-    return DeadFilter(queue, actor, error, reason, since, until, form)
-
-
-def _with_filter(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of :func:`_filter` to a command, which gets their filter as ``which``."""
-    options = inspect.signature(_filter, eval_str=True).parameters
-    own = inspect.signature(command, eval_str=True).parameters
-
-    @wraps(command)
-    def with_filter(**values: Any) -> None:
-        chosen = _filter(**{name: values.pop(name) for name in options})
-        command(which=chosen, **values)
-
-    others = (own[name] for name in own if name != "which")
-    show_parameters(with_filter, [*others, *options.values()])
-    return with_filter
+app = typer.Typer(
+    help="List, group, show, replay, delete, export and import dead letters.", no_args_is_help=True
+)
 
 
 @app.command("list")
-@_with_filter
+@with_filter
 def list_dead_letters(which: DeadFilter, limit: LimitOption = 50, json: JsonOption = False) -> None:
-    """List dead letters with the reason, the oldest of each queue first."""
-    inspector = open_inspector(which.queue)
-    letters = list(inspector.dead_letters(which, limit=limit + 1))
+    """List dead letters with the reason, the oldest of each queue first.
+
+    Example: formrelay dlq list --queue webhooks --since 2h
+    """
+    inspector, extent = open_inspector(which.queue), Extent()
+    letters = list(inspector.dead_letters(which, limit=limit + 1, extent=extent))
     if which.queue is None:
         note_hidden_queues(inspector)
     if len(letters) > limit:
         letters.pop()
         say_error(f"more results: raise --limit above {limit}")
+    else:
+        note_extent(extent)
     if json:
         print_json([as_json(letter) for letter in letters])
         return
@@ -107,82 +60,110 @@ def _row(letter: Entry, now: float) -> tuple[Any, ...]:
     return (
         shown_id(letter.id),
         letter.message.actor_name,
-        None if letter.died is None else f"{age(now - letter.died)} ago",
+        _ago(letter.died, now),
         None if letter.failure is None else letter.failure.attempt,
         why(letter),
     )
 
 
+def _ago(at: float | None, now: float) -> str | None:
+    return None if at is None else f"{age(now - at)} ago"
+
+
+@app.command("groups")
+@with_filter
+def list_groups(
+    which: DeadFilter,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Maximum number of dead letters to look at.")
+    ] = LIMIT,
+    json: JsonOption = False,
+) -> None:
+    """Group dead letters by the kind of their error, the largest group first.
+
+    Errors that differ in numbers, ids, addresses and quoted texts alone are one group.
+    The other commands take the id of a group with --group.
+
+    Example: formrelay dlq groups --since 1d
+    """
+    inspector = open_inspector(which.queue)
+    found = group_dead_letters(inspector, which, limit=limit)
+    if which.queue is None:
+        note_hidden_queues(inspector)
+    if json:
+        print_json(_groups_as_json(found))
+        return
+    now = get_broker().clock.time()
+    count = "count" if found.is_complete else "at least"
+    columns = ["group", count, "last", "actors", "error"]
+    rows = [
+        (
+            group.id,
+            group.count,
+            _ago(group.last, now),
+            ", ".join(group.actors),
+            _error_of(group),
+        )
+        for group in found.groups
+    ]
+    print_table("Dead letters by error", columns, rows, empty="no dead letters")
+    _say_window(found)
+
+
+def _error_of(group: DeadGroup) -> str:
+    if not group.error or group.message == group.error:
+        return group.message
+    return f"{group.error.rpartition('.')[2]}: {group.message}"
+
+
+def _say_window(found: DeadGroups) -> None:
+    """Print which dead letters are in the groups."""
+    first, last = iso_or_none(found.first), iso_or_none(found.last)
+    window = "" if first is None else f", dead-lettered from {first} to {last}"
+    more = "" if found.is_complete else "; there are more: raise --limit, or name a --queue"
+    say_error(f"looked at {found.looked_at:,}, found {found.count:,}{window}{more}")
+    if found.ungrouped:
+        say_error(f"note: {found.ungrouped:,} of them are in further groups, which are not shown")
+
+
+def _groups_as_json(found: DeadGroups) -> dict[str, Any]:
+    groups = []
+    for group in found.groups:
+        queue, id = group.example
+        shown = {"example": {"queue": queue, "id": shown_id(id)}}
+        times = {name: iso_or_none(getattr(group, name)) for name in ("first", "last")}
+        groups.append({**asdict(group), **times, **shown})
+    return {
+        "groups": groups,
+        "looked_at": found.looked_at,
+        "complete": found.is_complete,
+        "count": found.count,
+        "ungrouped": found.ungrouped,
+        "first": iso_or_none(found.first),
+        "last": iso_or_none(found.last),
+    }
+
+
 @app.command("show")
 def show_dead_letter(
-    id: Annotated[str, id_argument("Job id or unique prefix.")], queue: QueueOption = None
+    id: Annotated[str, id_argument("Job id or unique prefix.")],
+    queue: QueueOption = None,
+    json: AlwaysJsonOption = False,
 ) -> None:
-    """Show a dead letter as JSON, with its payload, which may contain personal data."""
+    """Show a dead letter as JSON, with its payload, which may contain personal data.
+
+    Example: formrelay dlq show 39c2c01a
+    """
+    del json
     inspector = open_inspector(queue)
-    where, whole = _resolve(inspector, id, queue)
+    where, whole = resolve(inspector, id, queue)
     found = inspector.dead_letter(where, whole)
     if found is None:
         raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' was just removed")
     print_json(with_message(found))
 
 
-def _add_command(name: str, done: str, help: str) -> None:
-    """Add a command that changes dead letters."""
-
-    @app.command(name, help=help)
-    @_with_filter
-    def change(
-        which: DeadFilter,
-        ids: Annotated[
-            list[str] | None, id_argument("Job ids or unique prefixes.", metavar="ID...")
-        ] = None,
-        every: Annotated[
-            bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")
-        ] = False,
-        dry_run: DryRunOption = False,
-        json: JsonOption = False,
-    ) -> None:
-        is_filter = replace(which, queue=None) != DeadFilter()
-        # Deleting a queue's dead letters needs --all as well: it cannot be undone.
-        is_filter |= name == "replay" and which.queue is not None and not ids
-        if bool(ids) + (every or is_filter) != 1:
-            other = "" if name == "replay" else " other than --queue"
-            raise typer.BadParameter(f"expected ids of dead letters, or a filter{other}, or --all")
-        inspector = open_inspector(which.queue)
-        action = inspector.replay if name == "replay" else inspector.delete_dead
-        # Resolve every id first: if one is wrong, nothing is changed.
-        chosen: defaultdict[str, list[str]] = defaultdict(list)
-        for queue, id in [_resolve(inspector, id, which.queue) for id in ids or ()]:
-            chosen[queue].append(id)
-        with counting(done) as progress:
-            if ids:
-                counts = (action(of, queue=queue, dry_run=dry_run) for queue, of in chosen.items())
-                count = sum(counts)
-            else:
-                count = action(which, dry_run=dry_run, progress=progress)
-        if which.queue is None and not ids:
-            note_hidden_queues(inspector)
-        if json:
-            print_json({done: count, "dry_run": dry_run})
-        else:
-            say(f"would be {done}: {count}" if dry_run else f"{done}: {count}")
-
-
-_add_command(
-    "replay",
-    "replayed",
-    help="Put dead letters back on their queue with no attempts used, by id or by filter.",
-)
-_add_command("delete", "deleted", help="Delete dead letters permanently, by id or by filter.")
-
-
-def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
-    """Return the queue and the whole id of the one dead letter whose id starts with ``id``."""
-    found = only_match(id, "dead letter", inspector.dead_ids(id, queue, limit=CANDIDATES + 1))
-    if found is None:
-        if queue is None:
-            note_hidden_queues(inspector)
-        raise NoSuchDeadLetter(
-            f"there is no dead letter '{shown_id(id)}'; formrelay dlq list shows them"
-        )
-    return found
+app.command("replay")(replay_dead_letters)
+app.command("delete")(delete_dead_letters)
+app.command("export")(export_dead_letters)
+app.command("import")(import_dead_letters)

@@ -1,4 +1,4 @@
-"""``formrelay jobs``: list the jobs of a queue, and show one job."""
+"""``formrelay jobs``: list the jobs of a queue, show one job, and cancel jobs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..output import age, print_json, print_table, say_error
 from ..progress import progress_by_id, progress_json
+from .cancel import cancel_jobs
 from .options import (
     CANDIDATES,
     AlwaysJsonOption,
@@ -159,15 +160,15 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "id": shown_id(entry.id),
         "state": entry.state.value,
         "actor": entry.message.actor_name,
-        "sent_at": _iso(entry.message.message_timestamp / 1000),
-        "due": _iso(entry.due),
+        "sent_at": iso_or_none(entry.message.message_timestamp / 1000),
+        "due": iso_or_none(entry.due),
         "worker": entry.worker,
-        "died_at": _iso(entry.died),
+        "died_at": iso_or_none(entry.died),
         "failure": failure,
     }
 
 
-def _iso(seconds: float | None) -> str | None:
+def iso_or_none(seconds: float | None) -> str | None:
     """Return a time in ISO 8601; None where another program stored a number out of range."""
     try:
         return None if seconds is None else iso(seconds)
@@ -192,3 +193,6 @@ def _without_tokens(value: Any) -> Any:
             for name, each in value.items()
         }
     return [*map(_without_tokens, value)] if isinstance(value, list | tuple) else value
+
+
+app.command("cancel")(cancel_jobs)
