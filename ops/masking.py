@@ -15,12 +15,36 @@ _TOKENS = frozenset({"access_token", "refresh_token"})
 
 
 def masked(value: Any) -> Any:
-    """Copy JSON with a mask for every text and number; names, lists and null stay."""
-    if isinstance(value, dict):
-        return {name: masked(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [*map(masked, value)]
-    return value if value is None else MASK
+    """Copy JSON with a mask for every text and number; names, lists and null stay.
+
+    A mask says the type and, of a text, the length: ``••• 12 characters``.
+    """
+    match value:
+        case dict():
+            return {name: masked(each) for name, each in value.items()}
+        case list() | tuple():
+            return [*map(masked, value)]
+        case None:
+            return None
+        case str():
+            return f"{MASK} {len(value):,} character{'' if len(value) == 1 else 's'}"
+        case bool():
+            return f"{MASK} true or false"
+        case int() | float():
+            return f"{MASK} number"
+    return MASK
+
+
+def masked_message(message: Any) -> Any:
+    """Copy a message as JSON, masking its arguments and those of the messages in its options."""
+    if isinstance(message, dict):
+        return {
+            name: masked(each) if name in ("args", "kwargs") else masked_message(each)
+            for name, each in message.items()
+        }
+    if isinstance(message, list | tuple):
+        return [*map(masked_message, message)]
+    return message
 
 
 def without_tokens(value: Any) -> Any:

@@ -10,6 +10,7 @@ import typer
 from ...brokers import DeadFilter, Entry, get_broker
 from ...brokers.inspection import Extent
 from ...core.printable import shown_id
+from ..audit import record
 from ..dead_groups import LIMIT, DeadGroup, DeadGroups, group_dead_letters
 from ..output import age, print_json, print_table, say_error
 from .dead_filter import NoSuchDeadLetter, note_extent, resolve, with_filter
@@ -21,6 +22,7 @@ from .options import (
     JsonOption,
     LimitOption,
     QueueOption,
+    RevealOption,
     id_argument,
     note_hidden_queues,
     open_inspector,
@@ -148,11 +150,14 @@ def _groups_as_json(found: DeadGroups) -> dict[str, Any]:
 def show_dead_letter(
     id: Annotated[str, id_argument("Job id or unique prefix.")],
     queue: QueueOption = None,
+    reveal: RevealOption = False,
     json: AlwaysJsonOption = False,
 ) -> None:
-    """Show a dead letter as JSON, with its payload, which may contain personal data.
+    """Show a dead letter as JSON. The values of its payload are masked.
 
-    Example: formrelay dlq show 39c2c01a
+    --reveal shows them, and is written to the audit log.
+
+    Example: formrelay dlq show 39c2c01a --reveal
     """
     del json
     inspector = open_inspector(queue)
@@ -160,7 +165,9 @@ def show_dead_letter(
     found = inspector.dead_letter(where, whole)
     if found is None:
         raise NoSuchDeadLetter(f"the dead letter '{shown_id(id)}' was just removed")
-    print_json(with_message(found))
+    if reveal:
+        record("dlq show --reveal", shown_id(whole))
+    print_json(with_message(found, reveal=reveal))
 
 
 app.command("replay")(replay_dead_letters)

@@ -1,38 +1,48 @@
-"""``formrelay jobs``: list the jobs of a queue, show one job, and cancel jobs."""
+"""``formrelay jobs``: list jobs, show a job, run it now, and cancel jobs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from ...brokers import Entry, NotAvailable, State, get_broker
+from ...brokers import Entry, Inspector, NotAvailable, State, get_broker
 from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
 from ...core.errors import FormrelayError
 from ...core.failure import Reason
 from ...core.printable import shown_id
-from ..output import age, print_json, print_table, say_error
+from ..audit import audited, id_words, record
+from ..masking import masked_message, without_tokens
+from ..output import age, print_json, print_table, say, say_error
 from ..progress import progress_by_id, progress_json
 from .cancel import cancel_jobs
+from .job_search import Found, JobFilter, find_jobs
 from .options import (
     CANDIDATES,
     AlwaysJsonOption,
     JsonOption,
     QueueOption,
+    RevealOption,
     id_argument,
+    id_option,
+    note_hidden_queues,
     only_match,
     open_inspector,
 )
 
-app = typer.Typer(help="List the jobs of a queue in any state; show one.", no_args_is_help=True)
-
-#: Names of secrets in payloads, as OAuth has them.
-_TOKENS = frozenset({"access_token", "refresh_token"})
+app = typer.Typer(
+    help="List jobs in any state; show a job, run it now or cancel it.", no_args_is_help=True
+)
 
 
 class NoSuchJob(FormrelayError):
     """There is no such job."""
+
+
+class NotScheduled(FormrelayError):
+    """The job is not scheduled."""
 
 
 def _state(text: str) -> State:
@@ -45,7 +55,7 @@ def _state(text: str) -> State:
 
 @app.command("list")
 def list_jobs(
-    queue: Annotated[str, typer.Option("--queue", "-q", help="Name of the queue.")],
+    queue: QueueOption = None,
     state: Annotated[
         State,
         typer.Option(
@@ -56,31 +66,76 @@ def list_jobs(
             help="waiting, scheduled, in-flight or dead.",
         ),
     ] = State.WAITING,
+    actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
+    form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
+    id_prefix: Annotated[
+        str | None, id_option("--id-prefix", "Only jobs whose id begins with this text.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of results.")] = 50,
+    look_at: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Maximum number of jobs to look at.")
+    ] = 10_000,
     cursor: Annotated[
         str | None, typer.Option(help="Cursor printed at the end of the previous page.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the jobs in one state, the next to run first. Changes nothing."""
+    """List the jobs in one state, the next to run first. Changes nothing.
+
+    With several queues, one queue after another. RabbitMQ lists dead letters
+    only.
+
+    Example: formrelay jobs list --state scheduled --actor deliver_webhook
+    """
+    if cursor is not None and queue is None:
+        raise typer.BadParameter("expected --queue with --cursor, which belongs to one queue")
     inspector = open_inspector(queue)
+    queues = inspector.queues() if queue is None else [queue]
+    which = JobFilter(actor, form, id_prefix)
     try:
-        page = inspector.browse(queue, state, limit=limit, cursor=cursor)
+        found = find_jobs(
+            inspector, queues, state, which, limit=limit, at_most=look_at, cursor=cursor
+        )
     except UnknownCursor as error:
         raise typer.BadParameter(str(error)) from None
+    if queue is None:
+        found.cursor = None  # of a queue that the next command would have to name
+        note_hidden_queues(inspector)
     if json:
-        entries = [as_json(entry) for entry in page.entries]
-        print_json({"entries": entries, "cursor": page.cursor})
+        entries = [as_json(entry) for entry in found.entries]
+        more = {"looked_at": found.looked_at, "is_complete": found.is_complete}
+        print_json({"entries": entries, "cursor": found.cursor, **more})
         return
+    _print_jobs(found.entries, state, queue)
+    if which != JobFilter():
+        say_error(f"looked at {found.looked_at:,}")
+    if not found.is_complete:
+        say_error(f"more results: {_how_to_go_on(found, queue, limit, look_at)}")
+
+
+def _how_to_go_on(found: Found, queue: str | None, limit: int, look_at: int) -> str:
+    if found.cursor is not None:
+        return f"--cursor {found.cursor}"
+    or_queue = "" if queue else ", or name a --queue"
+    if len(found.entries) == limit:
+        return f"raise --limit above {limit}{or_queue}"
+    if found.looked_at >= look_at:
+        return f"raise --look-at above {look_at}{or_queue}"
+    return f"this broker gave only the oldest jobs{or_queue}"
+
+
+def _print_jobs(entries: Sequence[Entry], state: State, queue: str | None) -> None:
     now = get_broker().clock.time()
     column = {State.SCHEDULED: "due", State.IN_FLIGHT: "worker", State.DEAD: "why"}
     columns = ["id", "actor", "sent", column.get(state, "last failure")]
     if state is State.SCHEDULED:
         columns.append("last failure")
-    rows = [_row(entry, now) for entry in page.entries]
-    print_table(f"{queue}: {state.replace('_', ' ')}", columns, rows, empty="none")
-    if page.cursor is not None:
-        say_error(f"more results: --cursor {page.cursor}")
+    rows = [_row(entry, now) for entry in entries]
+    if queue is None:
+        columns.insert(1, "queue")
+        rows = [(id, entry.queue, *rest) for entry, (id, *rest) in zip(entries, rows, strict=True)]
+    where = "All queues" if queue is None else queue
+    print_table(f"{where}: {state.replace('_', ' ')}", columns, rows, empty="none")
 
 
 def _row(entry: Entry, now: float) -> tuple[Any, ...]:
@@ -127,9 +182,16 @@ def _is_retried(entry: Entry) -> bool:
 def show_job(
     id: Annotated[str, id_argument("Job id or unique prefix.")],
     queue: QueueOption = None,
+    reveal: RevealOption = False,
     json: AlwaysJsonOption = False,
 ) -> None:
-    """Show a job as JSON: its payload, which may contain personal data, and its progress."""
+    """Show a job as JSON: state, attempts, last failure, next run, progress.
+
+    The values of its payload are masked; --reveal shows them, and is written
+    to the audit log.
+
+    Example: formrelay jobs show 39c2c01a --reveal
+    """
     del json
     inspector = open_inspector(queue)
     match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
@@ -144,7 +206,55 @@ def show_job(
         return
     if found is None:
         raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
-    print_json(with_message(found))
+    if reveal:
+        record("jobs show --reveal", shown_id(whole))
+    print_json(with_message(found, reveal=reveal))
+
+
+@app.command("run-now")
+def run_now(
+    ids: Annotated[list[str], id_argument("Job ids or unique prefixes.", metavar="ID...")],
+    queue: QueueOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run scheduled jobs at once, such as jobs that wait for a retry. Not on RabbitMQ.
+
+    Example: formrelay jobs run-now 39c2c01a
+    """
+    inspector = open_inspector(queue)
+    # Resolve every id first: if one is wrong, nothing is changed.
+    found = [_resolve(inspector, id, queue) for id in ids]
+    with audited("jobs run-now", id_words([id for _, id in found])) as entry:
+        entry.count = 0
+        for where, id in found:
+            if not inspector.run_now(where, id):
+                raise NotScheduled(_why_not_now(inspector.find(id, where), id))
+            entry.count += 1
+    if json:
+        print_json({"due_now": len(found)})
+    else:
+        say(f"due now: {len(found)}")
+
+
+def _resolve(inspector: Inspector, id: str, queue: str | None) -> tuple[str, str]:
+    """Return the queue and the whole id of the one job whose id starts with ``id``."""
+    match = only_match(id, "job", inspector.ids(id, queue, limit=CANDIDATES + 1))
+    if match is None:
+        inspector.find(id, queue)  # raises NotAvailable where jobs cannot be found
+        raise NoSuchJob(f"there is no job '{shown_id(id)}', or it is done")
+    return match
+
+
+def _why_not_now(entry: Entry | None, id: str) -> str:
+    states = {
+        None: "it is done",
+        State.WAITING: "it waits for a free worker already",
+        State.IN_FLIGHT: "a worker runs it",
+        State.DEAD: f"it is dead: formrelay dlq replay {shown_id(id)}",
+        State.SCHEDULED: "its state has just changed; try again",
+    }
+    why_not = states[None if entry is None else entry.state]
+    return f"expected a scheduled job, got '{shown_id(id)}': {why_not}"
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
@@ -161,6 +271,7 @@ def as_json(entry: Entry) -> dict[str, Any]:
         "state": entry.state.value,
         "actor": entry.message.actor_name,
         "sent_at": iso_or_none(entry.message.message_timestamp / 1000),
+        "attempts": 0 if entry.failure is None else entry.failure.attempt,
         "due": iso_or_none(entry.due),
         "worker": entry.worker,
         "died_at": iso_or_none(entry.died),
@@ -176,23 +287,18 @@ def iso_or_none(seconds: float | None) -> str | None:
         return None
 
 
-def with_message(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON, with its payload and its progress."""
+def with_message(entry: Entry, *, reveal: bool = False) -> dict[str, Any]:
+    """Return an entry as JSON, with its payload and its progress.
+
+    Args:
+        reveal: whether to show the values of the payload, except for OAuth tokens.
+    """
+    message = entry.message.asdict()
     return {
         **as_json(entry),
         "progress": progress_json(entry),
-        "message": _without_tokens(entry.message.asdict()),
+        "message": without_tokens(message) if reveal else masked_message(message),
     }
-
-
-def _without_tokens(value: Any) -> Any:
-    """Copy JSON without OAuth tokens, which open all spreadsheets of their owner."""
-    if isinstance(value, dict):
-        return {
-            name: "[…]" if name in _TOKENS and isinstance(each, str) else _without_tokens(each)
-            for name, each in value.items()
-        }
-    return [*map(_without_tokens, value)] if isinstance(value, list | tuple) else value
 
 
 app.command("cancel")(cancel_jobs)

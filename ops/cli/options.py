@@ -30,6 +30,10 @@ LimitOption = Annotated[int, typer.Option(min=1, help="Maximum number of results
 QueueOption = Annotated[
     str | None, typer.Option("--queue", "-q", help="Only this queue. Default: all queues.")
 ]
+RevealOption = Annotated[
+    bool,
+    typer.Option("--reveal", help="Show the payload's values, which may contain personal data."),
+]
 ImportOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,6 +63,11 @@ def _parse_id(text: str) -> str:
 def id_argument(help: str, metavar: str = "ID") -> Any:
     """Make an argument that takes an id as the tables print it."""
     return typer.Argument(parser=_parse_id, metavar=metavar, help=help)
+
+
+def id_option(name: str, help: str) -> Any:
+    """Make an option that takes an id, or a part of one, as the tables print it."""
+    return typer.Option(name, parser=_parse_id, metavar="ID", help=help)
 
 
 def only_match(prefix: str, what: str, found: Sequence[tuple[str, str]]) -> tuple[str, str] | None:

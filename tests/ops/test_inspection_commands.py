@@ -172,9 +172,61 @@ def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
     assert shell("jobs", "list", "-q", "webhooks", "--state", "in-flight").stdout == "none\n"
 
 
+def test_jobs_of_all_queues_are_found_by_actor_form_and_begin_of_the_id(shell: Shell) -> None:
+    first, second = (send(shell, form) for form in ("f1", "f2"))
+    shell("send", "record_events", EVENT)
+
+    def listed(*options: str) -> list[str]:
+        return [entry["id"] for entry in shell.json("jobs", "list", *options)["entries"]]
+
+    assert len(listed()) == 3
+    assert listed("--form", "f2", "--actor", "deliver_webhook") == [second]
+    assert listed("--id-prefix", first[:8]) == [first]
+    assert listed("--state", "dead", "--id-prefix", first[:8]) == []
+    table = shell("jobs", "list", "--actor", "deliver_webhook")
+    assert table.stdout.splitlines()[0].split() == [
+        "id",
+        "queue",
+        "actor",
+        "sent",
+        *("last", "failure"),
+    ]
+    assert table.stderr == "looked at 3\n"
+    limited = shell("jobs", "list", "--actor", "deliver_webhook", "--limit", "1")
+    assert limited.stderr.endswith("more results: raise --limit above 1, or name a --queue\n")
+    bounded = shell("jobs", "list", "-q", "webhooks", "--form", "f2", "--look-at", "1")
+    assert bounded.stdout == "none\n"
+    cursor = bounded.stderr.partition("--cursor ")[2].strip()
+    assert listed("-q", "webhooks", "--form", "f2", "--cursor", cursor) == [second]
+    assert (
+        "expected --queue with --cursor" in shell("jobs", "list", "--cursor", "x", status=2).stderr
+    )
+
+
+def test_scheduled_jobs_are_made_due_at_once(shell: Shell) -> None:
+    later, waits = send(shell, "f1", "--delay", "3600"), send(shell, "f2")
+    assert "it waits for a free worker already" in shell("jobs", "run-now", waits, status=1).stderr
+    assert "there is no job 'nope'" in shell("jobs", "run-now", later, "nope", status=1).stderr
+    assert json.loads(shell("jobs", "show", later).stdout)["due"] > "2026"
+    assert shell("jobs", "run-now", later[:8]).stdout == "due now: 1\n"
+    _, row = shell("jobs", "list", "-q", "webhooks", "-s", "scheduled").stdout.splitlines()
+    assert row.split()[3] == "now"
+    (entry, _) = shell.json("audit", "--action", "jobs run-now")
+    assert (entry["target"], entry["count"]) == (later, 1)
+
+
 def test_a_job_is_shown_completely_in_every_state(shell: Shell) -> None:
     id = send(shell, "f1", "--delay", "3600")
-    shown = json.loads(shell("jobs", "show", id).stdout)
+    masked = shell("jobs", "show", id).stdout
+    assert json.loads(masked)["message"]["kwargs"]["payload"]["body"] == {
+        "formId": "••• 2 characters"
+    }
+    assert "127.0.0.1" not in masked
+    assert "whsec_" not in masked
+    assert shell.json("audit", "--action", "jobs show") == []
+    shown = json.loads(shell("jobs", "show", id, "--reveal").stdout)
+    (entry,) = shell.json("audit", "--action", "jobs show --reveal")
+    assert entry["target"] == id
     assert (shown["state"], shown["queue"], shown["actor"]) == (
         "scheduled",
         "webhooks",
@@ -192,7 +244,7 @@ def test_tokens_in_a_job_are_not_shown(shell: Shell) -> None:
         "auth": {"refresh_token": "1//secret", "access_token": "ya29.secret"},
     }
     id = shell("send", "update_sheet", json.dumps(job), "--delay", "3600").stdout.strip()
-    shown = shell("jobs", "show", id).stdout
+    shown = shell("jobs", "show", id, "--reveal").stdout
     assert "secret" not in shown
     payload = json.loads(shown)["message"]["kwargs"]["payload"]
     assert (payload["answers"], payload["auth"]["refresh_token"]) == ({"Name": "Ann"}, "[…]")

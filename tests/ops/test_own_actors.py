@@ -64,6 +64,14 @@ def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead
     for options in (["--import", "mine.actors"], ["--queue", "notes"]):
         (letter,) = shell.json("dlq", "list", *options)
         assert (letter["id"], letter["actor"], letter["queue"]) == (dead, "write_note", "notes")
+    found = shell.json("jobs", "list", "--state", "dead", "-q", "notes", "--id-prefix", dead[:8])
+    assert [entry["id"] for entry in found["entries"]] == [dead]
+    assert (found["looked_at"], found["is_complete"]) == (1, True)
+    why_not = shell("jobs", "run-now", dead[:8], status=1).stderr if not is_rabbit else ""
+    assert f"it is dead: formrelay dlq replay {dead}" in why_not or is_rabbit
+    if is_rabbit:
+        refused = shell("jobs", "run-now", dead, "-q", "notes", status=1).stderr
+        assert "not available on this broker" in refused
     assert shell("dlq", "replay", "--queue", "notes").stdout == "replayed: 1\n"
     counts = shell.json("queues", "--import", "mine.actors")
     (notes,) = [queue for queue in counts if queue["queue"] == "notes"]

@@ -71,7 +71,9 @@ def test_invalid_lines_are_named_and_the_others_are_sent(shell: Shell) -> None:
     assert (checked["sent"], checked["invalid"], checked["dry_run"]) == (3, 6, True)
     assert [one["line"] for one in checked["errors"]] == [3, 5, 6, 7, 8, 10]
     listed = shell.json("jobs", "list", "-q", "webhooks", "-s", "waiting")["entries"]
-    found = [json.loads(shell("jobs", "show", one["id"]).stdout)["message"] for one in listed]
+    found = [
+        json.loads(shell("jobs", "show", one["id"], "--reveal").stdout)["message"] for one in listed
+    ]
     assert [one["kwargs"]["metadata"]["formId"] for one in found] == ["f1", "f2", "f2"]
 
 
