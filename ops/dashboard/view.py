@@ -107,6 +107,11 @@ class View:
         return self.broker.clock.time()
 
     @property
+    def is_refresh(self) -> bool:
+        """Whether the script of an open page asks for the page again."""
+        return "X-Formrelay-Refresh" in self.request.headers
+
+    @property
     def may_change(self) -> bool:
         """Whether the user is an operator."""
         return self.user is not None and self.user.may_change

@@ -137,8 +137,9 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
             "dead letters."
         )
     if entry is None:
+        status = 200 if view.is_refresh else 404  # browsers complain about a refresh with 404
         return view.render(
-            "job_gone.html", title="Job", status=404, queue=queue, id=id, text=why_not
+            "job_gone.html", title="Job", status=status, queue=queue, id=id, text=why_not
         )
     payload = _call(entry)
     return view.render(

@@ -29,6 +29,9 @@
     }
   };
   markScrolling();
+  for (const link of document.querySelectorAll(".tabs [aria-current], .top [aria-current]")) {
+    link.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
   window.addEventListener("resize", markScrolling);
 
   // -- replacing what has changed, element by element --------------------------------------
@@ -38,6 +41,8 @@
 
   const keyOf = (node) =>
     node.nodeType === Node.ELEMENT_NODE ? node.dataset?.key ?? (node.id || null) : null;
+
+  const isBlank = (node) => node?.nodeType === Node.TEXT_NODE && !node.nodeValue.trim();
 
   const isSame = (a, b) =>
     a.nodeType === b.nodeType && a.nodeName === b.nodeName && keyOf(a) === keyOf(b);
@@ -51,6 +56,12 @@
     }
   };
 
+  // Browsers without moveBefore take the focus from an element that moves.
+  const move = (parent, child, place) => {
+    if (parent.moveBefore && child.nodeType === Node.ELEMENT_NODE) parent.moveBefore(child, place);
+    else parent.insertBefore(child, place);
+  };
+
   const sync = (old, fresh) => {
     if (old.nodeType !== Node.ELEMENT_NODE) {
       if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
@@ -60,18 +71,35 @@
     syncAttributes(old, fresh);
     // What is typed into a field stays.
     if (old.matches("input, textarea, select")) return;
+    const wanted = new Set([...fresh.childNodes].map(keyOf));
     const keyed = new Map();
-    for (const child of old.childNodes) {
+    for (const child of [...old.childNodes]) {
       const key = keyOf(child);
-      if (key !== null) keyed.set(key, child);
+      if (key === null) continue;
+      // First, so that the others keep their place: an element that moves loses the focus.
+      if (wanted.has(key)) keyed.set(key, child);
+      else child.remove();
     }
     let place = old.firstChild;
+    const dropBlanks = () => {
+      while (isBlank(place)) {
+        const next = place.nextSibling;
+        place.remove();
+        place = next;
+      }
+    };
     for (const child of [...fresh.childNodes]) {
+      if (isBlank(child)) {
+        if (isBlank(place)) place = place.nextSibling;
+        else old.insertBefore(document.importNode(child), place);
+        continue;
+      }
+      dropBlanks(); // left by what was removed; otherwise all that follows would have to move
       const key = keyOf(child);
       let match = key !== null ? keyed.get(key) : place;
       while (key === null && match && keyOf(match) !== null) match = match.nextSibling;
       if (match && isSame(match, child)) {
-        if (match !== place) old.insertBefore(match, place);
+        if (match !== place) move(old, match, place);
         sync(match, child);
         place = match.nextSibling;
       } else {
