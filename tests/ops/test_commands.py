@@ -45,7 +45,10 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
     )
     assert shell("dlq", "delete", sent).stdout == "deleted: 1\n"
     assert shell.json("dlq", "list") == []
-    assert shell.queue("webhooks") == {
+    counts = shell.queue("webhooks")
+    assert counts.pop("jobs_per_s") >= 0
+    assert counts.pop("error_rate") in (None, 1.0)  # the worker adds to the history every 5 s
+    assert counts == {
         "queue": "webhooks",
         "waiting": 0,
         "scheduled": 0,
@@ -54,8 +57,6 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
         "paused": False,
         "oldest_age_s": None,
         "no_worker": False,
-        "jobs_per_s": 0.0,
-        "error_rate": None,
     }
     log = (shell.folder / "worker.log").read_text()
     attempts = [json.loads(line) for line in log.splitlines() if '"attempt"' in line]
