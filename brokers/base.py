@@ -21,6 +21,7 @@ from dramatiq.middleware import Middleware
 
 from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import FormrelayError, InvalidJob
+from ..core.server_info import ServerInfo
 from ..core.throttle import Throttle
 from ..middleware.idempotency import remember
 from ..state import IdempotencyStore, StateRedis, make_history, make_idempotency_store
@@ -278,6 +279,14 @@ class RelayBroker(SignallingBroker, JoiningBroker):
     def weaknesses(self) -> list[str]:
         """List settings of the server that weaken formrelay's promises, each with what to do."""
         return []
+
+    def server_info(self) -> ServerInfo | None:
+        """Ask the server for its product, version and time; None for a broker without a server.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused
+        """
+        return None
 
     def try_access(self) -> list[str]:
         """Check rights to send, fetch and settle that :meth:`ping` does not check.

@@ -11,6 +11,7 @@ from pika import spec
 
 from ...core.clock import SYSTEM_CLOCK, Clock
 from ...core.errors import ConfigError
+from ...core.server_info import ServerInfo
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer, batch_prefetch
 from ..consumer import RelayConsumer
@@ -138,6 +139,10 @@ class RabbitBroker(RelayBroker):
         with closing(self.client.connect()) as connection:
             declared.forget()
             declared.ensure(connection, sorted(self.queues if queues is None else queues))
+
+    def server_info(self) -> ServerInfo:
+        with closing(self.client.connect()) as connection:
+            return connection.server_info
 
     def try_access(self) -> list[str]:
         queues = sorted(self.queues)

@@ -27,7 +27,7 @@ from pika import spec
 from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .errors import NOT_FOUND, ChannelClosed, PublishersBlocked
-from .servers import address, client_properties, dial, login_refused, no_answer
+from .servers import address, client_properties, dial, login_refused, no_answer, server_info
 
 _RECEIVE_BYTES = 256 * 1024
 #: Number of bytes sent before the socket is read: if both sides only wrote, both would block.
@@ -48,6 +48,7 @@ class Connection:
         delivered: delivery tag of the last received delivery.
         received_at: monotonic seconds at which the last bytes were received.
         blocked_by: why the server blocks publishers; None if it does not.
+        server_info: product and version of the server.
         is_cancelled: whether a queue that is consumed here was deleted.
         max_frame_body: maximum number of bytes of a message body in one frame.
 
@@ -85,6 +86,7 @@ class Connection:
     def _handshake(self, server: pika.URLParameters) -> None:
         self.send(codec.GREETING)
         start = self._reply()
+        self.server_info = server_info(start)
         mechanism, response = server.credentials.response_for(start)
         if mechanism is None:
             raise BrokerRefused(

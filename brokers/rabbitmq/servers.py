@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 from datetime import timedelta
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import pika
@@ -13,6 +14,7 @@ from pika import spec
 
 from ...core.errors import ConfigError
 from ...core.failure import worker_name
+from ...core.server_info import ServerInfo
 from ..errors import BrokerRefused, BrokerUnavailable
 from .errors import ACCESS_REFUSED, NOT_ALLOWED, NoAnswer
 
@@ -175,3 +177,14 @@ def login_refused(where: str, close: spec.Connection.Close) -> BrokerRefused | N
             f"({close.reply_text}): check the path of RABBITMQ_URL and the user's permissions"
         )
     return None
+
+
+def server_info(start: Any) -> ServerInfo:
+    """Product and version of a server, from the method with which it starts the handshake."""
+    properties = start.server_properties or {}
+
+    def text(name: str) -> str:
+        value = properties.get(name, "")
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+    return ServerInfo(text("product") or "unknown", text("version"))

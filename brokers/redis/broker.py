@@ -8,8 +8,10 @@ from datetime import timedelta
 from dramatiq.middleware import Middleware
 
 from ...core.clock import SYSTEM_CLOCK, Clock
+from ...core.server_info import ServerInfo
 from ...state import DEFAULT_NAMESPACE, StateRedis
 from ...state.redis.connection import connect_redis, no_cluster, redis_address, translated
+from ...state.redis.server_info import read_server_info
 from ..base import RelayBroker
 from ..coalescing import CoalescingConsumer, batch_prefetch
 from ..consumer import RelayConsumer
@@ -121,6 +123,10 @@ class RedisBroker(RelayBroker):
             )
         for queue in sorted(self.queues if queues is None else queues):
             check_rights(self.commands, queue)
+
+    def server_info(self) -> ServerInfo:
+        with translated(self.where):
+            return read_server_info(self.client, self.clock)
 
     def weaknesses(self) -> list[str]:
         """Report eviction, missing persistence and writes without replicas, from ``INFO``."""

@@ -19,6 +19,7 @@ from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason, worker_name
+from formrelay.core.server_info import version_numbers
 from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -391,6 +392,22 @@ def test_a_queue_with_waiting_messages_and_no_worker_is_reported(
         actor.send()
     wait_until(lambda: without_worker() == set())
     finish.set()
+
+
+def test_a_server_tells_its_product_version_and_clock(harness: Harness) -> None:
+    info = harness.broker.server_info()
+    if isinstance(harness.broker, RedisBroker):
+        assert info is not None
+        assert info.product in ("Redis", "Valkey")
+        assert info.clock_ahead is not None
+        assert abs(info.clock_ahead) - info.clock_error < 1
+    elif isinstance(harness.broker, RabbitBroker):
+        assert info is not None
+        assert (info.product, info.clock_ahead) == ("RabbitMQ", None)
+    else:
+        assert info is None
+        return
+    assert version_numbers(info.version) > (3, 0)
 
 
 @pytest.mark.embedded
