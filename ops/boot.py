@@ -203,7 +203,7 @@ def _takes(queue: str, queues: Collection[str] | None) -> bool:
     return not queues or queue in queues
 
 
-def _settings_of_workers(queues: Collection[str] | None) -> Settings:
+def settings_of_workers(queues: Collection[str] | None) -> Settings:
     """Return the settings.
 
     Raises:
@@ -313,22 +313,10 @@ def become_workers(
         ConfigError: the configuration is wrong, or a queue does not exist.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    settings = _settings_of_workers(queues)
-    processes = processes or settings.worker_processes
-    embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
-    if embedded and processes > 1 and (not queues or settings.events.queue in queues):
-        raise ConfigError(
-            f"expected one process for the queue {settings.events.queue!r} with an embedded "
-            f"ClickHouse, got {processes}: only one process at a time can open chdb://"
-        )
-    # Each worker process checks this too; checking here prints one error instead of several.
-    declare()
-    check_queues(queues)
-    get_broker().ping(queues or None)
-    check_sinks(queues, clickhouse=not embedded)
+    processes = check_start(queues, processes, declare)
     command = [sys.executable, "-m", "dramatiq", module, *others]
     command += ["--processes", str(processes)]
-    command += ["--threads", str(threads or settings.worker_concurrency)]
+    command += ["--threads", str(threads or get_settings().worker_concurrency)]
     if queues:
         command += ["--queues", *queues]
     if import_from:
@@ -336,3 +324,33 @@ def become_workers(
         command += ["--path", *reversed(import_from)]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq
+
+
+def check_start(
+    queues: Sequence[str] | None,
+    processes: int | None = None,
+    declare: Callable[[], object] = declare_actors,
+) -> int:
+    """Check that workers of ``queues`` (None: all queues) can start; return their number.
+
+    Each worker process checks this too; checking here prints one error instead of several.
+
+    Args:
+        processes: number of processes; None uses WORKER_PROCESSES.
+
+    Raises:
+        as :func:`become_workers`.
+    """
+    settings = settings_of_workers(queues)
+    processes = processes or settings.worker_processes
+    embedded = is_embedded_clickhouse(settings.clickhouse.secret("url"))
+    if embedded and processes > 1 and (not queues or settings.events.queue in queues):
+        raise ConfigError(
+            f"expected one process for the queue {settings.events.queue!r} with an embedded "
+            f"ClickHouse, got {processes}: only one process at a time can open chdb://"
+        )
+    declare()
+    check_queues(queues)
+    get_broker().ping(queues or None)
+    check_sinks(queues, clickhouse=not embedded)
+    return processes

@@ -29,6 +29,7 @@ from .migrate import migrate
 from .options import add_import_option, with_imports
 from .schema import schema
 from .send import send
+from .version import version
 from .worker import worker
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.command()(with_imports(dashboard))
 app.command()(with_imports(send))
 app.command()(with_imports(doctor))
 app.command()(with_imports(health))
+app.command()(version)
 app.command()(with_imports(bounces))
 for _name, _group in (
     ("queues", add_import_option(queues.app)),

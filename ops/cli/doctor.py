@@ -5,42 +5,102 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from ...actors import declare_actors
-from ...actors.webhooks.registry import MemoryRegistry
-from ...actors.webhooks.resources import make_registry
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
-from ..boot import NOT_FINE, is_embedded_clickhouse
+from ..boot import (
+    NOT_FINE,
+    check_queues,
+    check_sinks,
+    check_start,
+    is_embedded_clickhouse,
+    settings_of_workers,
+)
 from ..findings import Finding
 from ..output import print_json, print_table
 from ..time_limits import exceeding_time_limits
 from .email_findings import check_smtp
+from .endpoint_findings import check_endpoints
 from .options import JsonOption
+from .queue_findings import check_dead_letters, check_workers
+from .server_findings import check_versions
 
 
-def doctor(json: JsonOption = False) -> None:
-    """Check broker, sinks and shared state. Exits with 1 if a check fails."""
+def doctor(
+    queues: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queue",
+            "-q",
+            help="Check as a worker of this queue alone. Can be repeated. Default: all queues.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for weak findings too.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check everything, and say what to do. Exits with 1 if a check fails.
+
+    It fails wherever `formrelay worker` refuses to start. A weak finding
+    works, with a weaker guarantee, or needs attention.
+
+    Example: formrelay doctor --strict
+    """
+    settings_of_workers(queues)  # its error names everything that is missing
     declare_actors()
-    found = [finding for check in _CHECKS for finding in _run(check)]
+    found = _findings()
+    found += _refusals(queues, found)
     if json:
         print_json([asdict(finding) for finding in found])
     else:
         rows = [(finding.what, finding.state, finding.says) for finding in found]
         print_table("Doctor", ["check", "state", "details"], rows, empty="")
-    if any(finding.state == "bad" for finding in found):
+    failing = ("bad", "weak") if strict else ("bad",)
+    if any(finding.state in failing for finding in found):
         raise typer.Exit(NOT_FINE)
 
 
-def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _findings() -> list[Finding]:
+    found: list[Finding] = []
+    for name, check in _CHECKS:
+        if name in _NEED_BROKER and _is_bad("broker", found):
+            continue  # each would wait for the broker and say the same
+        told = {each.says for each in found}
+        found += [finding for finding in _run(name, check) if finding.says not in told]
+    return found
+
+
+def _is_bad(what: str, found: list[Finding]) -> bool:
+    return any(each.what == what and each.state == "bad" for each in found)
+
+
+def _run(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """Run a check; an error is a finding too."""
     try:
         yield from check()
     except FormrelayError as error:
-        yield Finding(check.__name__.strip("_").removeprefix("check_"), "bad", str(error))
+        yield Finding(name, "bad", str(error))
+
+
+def _refusals(queues: list[str] | None, found: list[Finding]) -> Iterator[Finding]:
+    """Find why a worker would not start, unless another finding says so."""
+    told = {finding.says for finding in found if finding.state == "bad"}
+    try:
+        if _is_bad("broker", found):
+            check_queues(queues)
+            check_sinks(queues, clickhouse=False)
+        else:
+            check_start(queues)
+    except FormrelayError as error:
+        for line in str(error).split("\n"):
+            if line not in told:
+                yield Finding("worker", "bad", f"a worker does not start: {line}")
 
 
 def _broker() -> Iterator[Finding]:
@@ -75,7 +135,11 @@ def _clickhouse() -> Iterator[Finding]:
 
     url = get_settings().clickhouse.secret("url")
     if url is None:
-        yield Finding("clickhouse", "weak", "CLICKHOUSE_URL is not set: events cannot be recorded")
+        yield Finding(
+            "clickhouse",
+            "weak",
+            "CLICKHOUSE_URL is not set: events cannot be recorded; set it to clickhouse://host:9000",
+        )
         return
     client = clickhouse()
     client.ping()
@@ -98,11 +162,19 @@ def _api() -> Iterator[Finding]:
 
     section = get_settings().api
     if section.url is None:
-        yield Finding("api", "weak", "API_URL is not set: submissions cannot be saved")
+        yield Finding(
+            "api",
+            "weak",
+            "API_URL is not set: submissions cannot be saved; set it to https://your-django-site",
+        )
         return
     api()
     if section.secret("token") is None:
-        yield Finding("api", "weak", "API_TOKEN is not set: requests are sent without a token")
+        yield Finding(
+            "api",
+            "weak",
+            "API_TOKEN is not set: requests are sent without a token; set it or API_TOKEN_FILE",
+        )
     else:
         yield Finding("api", "ok", f"{section.url} is configured (not called)")
 
@@ -111,7 +183,7 @@ def _sheets() -> Iterator[Finding]:
     settings = get_settings()
     if not settings.sheets.is_configured:
         says = "no Google account is configured: sheets are not updated, workers leave their queue"
-        yield Finding("sheets", "weak", f"{says} alone (SHEETS_SERVICE_ACCOUNT_FILE)")
+        yield Finding("sheets", "weak", f"{says} alone; set SHEETS_SERVICE_ACCOUNT_FILE")
         return
     from ...actors.sheets.resources import sheet_resources
 
@@ -130,7 +202,9 @@ def _sheets() -> Iterator[Finding]:
         known = connections.tokens.connections()
         for each in known:
             if each.is_paused:
-                yield Finding("sheets", "bad", f"connection {each.id} is paused: {each.cause}")
+                todo = f"mend it, then run formrelay sheets connections resume {each.id}"
+                says = f"connection {each.id} is paused: {each.cause}"
+                yield Finding("sheets", "bad", f"{says}; {todo}")
         yield Finding("sheets", "ok", f"{len(known)} connections are stored")
 
 
@@ -140,17 +214,20 @@ def _monitoring() -> Iterator[Finding]:
         yield Finding("monitoring", "weak", says)
 
 
-def _endpoints() -> Iterator[Finding]:
-    registry = make_registry(get_broker().state)
-    if isinstance(registry, MemoryRegistry):
-        says = "processes do not share endpoints and idempotency keys: set STATE_URL to a Redis URL"
-        yield Finding("endpoints", "weak", says)
-        return
-    count = len(registry.disabled())
-    yield Finding("endpoints", "ok", f"{count} are disabled" if count else "none is disabled")
-
-
-_CHECKS = (
-    *(_broker, _time_limits, _old_keys, _clickhouse, _api, check_smtp, _sheets, _endpoints),
-    _monitoring,
+#: Each check's name, and its function.
+_CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    ("broker", _broker),
+    ("versions", check_versions),
+    ("workers", check_workers),
+    ("dead letters", check_dead_letters),
+    ("time limits", _time_limits),
+    ("old keys", _old_keys),
+    ("clickhouse", _clickhouse),
+    ("api", _api),
+    ("smtp", check_smtp),
+    ("sheets", _sheets),
+    ("endpoints", check_endpoints),
+    ("monitoring", _monitoring),
 )
+#: Checks that ask the broker.
+_NEED_BROKER = {"versions", "workers", "dead letters"}

@@ -14,7 +14,9 @@ def check_smtp() -> Iterator[Finding]:
     """Check the settings and templates of e-mails, and ask the SMTP server; sends nothing."""
     settings = get_settings()
     if settings.smtp.url is None:
-        says = "SMTP_URL is not set: e-mails are not sent, and workers leave their queue alone"
+        says = (
+            "SMTP_URL is not set: e-mails are not sent, and workers leave their queue alone; set it"
+        )
         yield Finding("smtp", "weak", says)
         return
     from ...actors.emails.checks import problems_of_emails, problems_of_templates
@@ -23,12 +25,14 @@ def check_smtp() -> Iterator[Finding]:
         yield Finding("smtp", "bad", problem)
     yield from _server(settings)
     if settings.emails.sender is None:
-        yield Finding("smtp", "weak", "EMAIL_FROM is not set: each job has to name its sender")
+        yield Finding(
+            "smtp", "weak", "EMAIL_FROM is not set: each job has to name its sender; set it"
+        )
     if get_broker().state is None:
         says = "e-mails may be sent twice, and limits hold in each process alone"
         yield Finding("smtp", "weak", f"{says}: set STATE_URL to a Redis URL")
     if settings.emails.dkim_key_file is None:
-        says = "EMAIL_DKIM_KEY_FILE is not set: e-mails are signed only if the server does it"
+        says = "EMAIL_DKIM_KEY_FILE is not set: set it, unless the server signs the e-mails"
         yield Finding("smtp", "weak", says)
 
 

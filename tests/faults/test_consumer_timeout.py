@@ -91,7 +91,8 @@ def test_doctor_refuses_a_time_limit_above_half_of_the_timeout(
         # Another name each time: Python would load the compiled file of an equally long module.
         module = f"mine{minutes}"
         (tmp_path / f"{module}.py").write_text(ACTORS % (minutes * 60_000))
-        done = run("doctor", "--json", "--import", module, cwd=tmp_path, env=env)
+        command = ("doctor", "--queue", "webhooks", "--json", "--import", module)
+        done = run(*command, cwd=tmp_path, env=env)
         found = [one for one in json.loads(done.stdout) if one["what"] == "time limits"]
         assert done.returncode == status, done.stdout
         if status:

@@ -1,20 +1,32 @@
-"""``formrelay doctor``: weaknesses with advice; exit status 1 for errors."""
+"""``formrelay doctor``: weaknesses with advice; exit status 1 for errors, or with --strict."""
 
 from __future__ import annotations
 
 import json
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from formrelay.actors.webhooks.redis_registry import RedisRegistry
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
+from formrelay.brokers.embedded import ensure_running, release
+from formrelay.brokers.redis.broker import RedisBroker
+from formrelay.core.server_info import ServerInfo
+from formrelay.ops.cli.server_findings import check_clock
+from formrelay.ops.versions import too_old, unsupported_packages
+from tests.ops.shell import Shell
 from tests.support.command import run
 from tests.support.servers import RedisServer
 
+WEBHOOKS = ("--queue", "webhooks")
 
-def findings(tmp_path: Path, status: int, **env: str) -> dict[tuple[str, str], str]:
-    done = run("doctor", "--json", cwd=tmp_path, env=env)
+
+def findings(tmp_path: Path, status: int, *options: str, **env: str) -> dict[tuple[str, str], str]:
+    done = run("doctor", "--json", *options, cwd=tmp_path, env=env)
     assert done.returncode == status, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return {(one["what"], one["state"]): one["says"] for one in found}
@@ -31,7 +43,8 @@ def test_the_embedded_default_is_fine(tmp_path: Path) -> None:
 
 
 def test_a_setting_of_a_part_that_is_coming_is_reported(tmp_path: Path) -> None:
-    found = findings(tmp_path, 0, BROKER="embedded", WORKER_MONITORING_ENABLED="true")
+    env = {"BROKER": "embedded", "WORKER_MONITORING_ENABLED": "true"}
+    found = findings(tmp_path, 0, *WEBHOOKS, **env)
     assert "coming" in found["monitoring", "weak"]
 
 
@@ -49,7 +62,7 @@ def test_a_redis_that_may_lose_jobs_is_reported(
     with redis.Redis.from_url(redis_server.url) as client:
         for name, value in settings.items():
             client.config_set(name, value)
-    found = findings(tmp_path, 0, REDIS_URL=redis_server.url)
+    found = findings(tmp_path, 0, *WEBHOOKS, REDIS_URL=redis_server.url)
     assert said in found["broker", "weak"]
 
 
@@ -62,12 +75,129 @@ def test_a_clickhouse_without_tables_is_an_error(
         "REDIS_URL": redis_url,
         "CLICKHOUSE_URL": clickhouse_url,
         "CLICKHOUSE_DATABASE": clickhouse_database,
+        "API_URL": "https://forms.example",
     }
     assert "formrelay migrate" in findings(tmp_path, 1, **env)["clickhouse", "bad"]
     assert run("migrate", cwd=tmp_path, env=env).returncode == 0
     assert ("clickhouse", "bad") not in findings(tmp_path, 0, **env)
 
 
-def test_an_unavailable_broker_is_an_error(tmp_path: Path) -> None:
-    found = findings(tmp_path, 1, REDIS_URL="redis://127.0.0.1:1")
-    assert "expected Redis at 127.0.0.1:1 to answer" in found["broker", "bad"]
+def test_an_unavailable_broker_is_an_error_told_once(tmp_path: Path) -> None:
+    done = run("doctor", cwd=tmp_path, env={"REDIS_URL": "redis://127.0.0.1:1"})
+    assert done.returncode == 1
+    assert done.stdout.count("expected Redis at 127.0.0.1:1 to answer") == 1
+    assert "a worker does not start: expected API_URL for the queue of submissions" in done.stdout
+
+
+def test_dead_letters_silent_workers_and_failing_endpoints_need_attention(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, API_TOKEN="t")
+    shell("migrate")
+    shell("send", "events", '{"type": "form.viewed", "formId": "f1"}')
+    try:
+        url = ensure_running(tmp_path / ".formrelay")
+        broker = RedisBroker(url)
+        keys, now = broker.keys, time.time() * 1000
+        for id in ("one", "two"):
+            broker.client.hset(keys.dead_bodies("emails"), id, b"no message")
+            broker.client.zadd(keys.dead("emails"), {id: now - 90_000})
+        broker.client.zadd(keys.heartbeats(), {"w1": now - 700_000})
+        broker.client.set(keys.worker_name("w1"), "host:17")
+        broker.client.sadd(keys.worker_queues("w1"), "events")
+        failing = DeliveryReport("e1", "example.com", False, 7, 1.0, 2.0, 503)
+        failing.open_until = time.time() + 300
+        slow = DeliveryReport("e2", "example.com", False, 2, 1.0, 2.0, None)
+        RedisRegistry(broker.client, "Redis").report([failing, slow], DisableRules())
+        broker.close()
+        found = shell.json("doctor")
+        said = [f"{one['what']}: {one['says']}" for one in found if one["state"] == "weak"]
+        for expected in (
+            "dead letters: 2 dead letters in emails; the newest 1m ago, ",
+            ": undecodable: ",
+            "; run formrelay dlq list --queue emails, then dlq replay or dlq delete",
+            "workers: host:17 sent its last heartbeat 11m ago: it was killed or hangs",
+            "workers: none is alive; run formrelay worker",
+            "queues: without a worker: events (1 jobs)",
+            "endpoints: e1 (example.com) failed 7 times in a row for ",
+            ", last with status 503; its circuit breaker is open until 20",
+        ):
+            assert expected in "\n".join(said)
+        assert "e2" not in str(found)  # two failures are part of normal operation
+        assert shell("doctor", "--strict", status=1).stdout == shell("doctor").stdout
+    finally:
+        release(tmp_path / ".formrelay")
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "says"),
+    [
+        ((), {}, "expected API_URL for the queue of submissions"),
+        (("--queue", "nope"), {}, "expected a queue (emails, "),
+        (("--queue", "emails"), {}, "SMTP_URL"),
+        (("--queue", "sheets"), {}, "SHEETS_SERVICE_ACCOUNT_FILE"),
+        (("--queue", "events"), {"WORKER_PROCESSES": "2"}, "can open chdb://"),
+        (
+            ("--queue", "emails"),
+            {"SMTP_URL": "smtp+none://127.0.0.1:1", "EMAIL_DKIM_KEY_FILE": "/missing"},
+            "EMAIL_DKIM_DOMAIN",
+        ),
+    ],
+)
+def test_doctor_fails_wherever_a_worker_refuses_to_start(
+    tmp_path: Path, options: tuple[str, ...], env: dict[str, str], says: str
+) -> None:
+    env = {"BROKER": "embedded", **env}
+    refused = run("worker", *options, cwd=tmp_path, env=env)
+    assert refused.returncode == 2
+    assert says in refused.stderr
+    done = run("doctor", *options, cwd=tmp_path, env=env)
+    assert done.returncode in (1, 2)
+    assert says in done.stdout + done.stderr
+
+
+# -- versions and clocks ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ahead", "error", "state", "says"),
+    [
+        (0.4, 0.1, "ok", "agree within a second"),
+        (-3.2, 2.5, "ok", "agree within a second"),  # the answer took five seconds
+        (3.2, 0.1, "weak", "is 3 s ahead of the clock of this machine; synchronise"),
+        (-400.0, 0.1, "bad", "is 400 s behind the clock of this machine: receivers may refuse"),
+    ],
+)
+def test_clocks_that_differ_are_reported(ahead: float, error: float, state: str, says: str) -> None:
+    found = check_clock("Redis", ahead, error)
+    assert found.state == state
+    assert says in found.says
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "is_old"),
+    [
+        ("RabbitMQ", "3.9.27", True),
+        ("RabbitMQ", "3.10.8", False),
+        ("RabbitMQ", "4.0.5-rc.1", False),
+        ("Redis", "6.0.16", True),
+        ("Redis", "7.4", False),
+        ("Valkey", "1", False),
+        ("LavinMQ", "2.1", False),
+        ("Redis", "unknown", False),
+    ],
+)
+def test_servers_that_are_too_old_are_reported(product: str, version: str, is_old: bool) -> None:
+    found = too_old(ServerInfo(product, version))
+    assert (found is not None) is is_old
+    if found:
+        assert found.endswith(f"got {version}: upgrade the server")
+
+
+def test_a_package_that_is_too_old_or_too_new_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(unsupported_packages()) == []
+    versions = {"dramatiq": "3.0.1", "orjson": "3.8.0"}
+    known = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name) or known(name))
+    assert sorted(unsupported_packages()) == [
+        "expected dramatiq before 3, got 3.0.1: pip install 'dramatiq<3'",
+        "expected orjson 3.9 or newer, got 3.8.0: pip install --upgrade orjson",
+    ]
