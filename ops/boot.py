@@ -329,7 +329,7 @@ def become_workers(
 def check_start(
     queues: Sequence[str] | None,
     processes: int | None = None,
-    declare: Callable[[], object] = declare_actors,
+    declare: Callable[[], object] = import_actors,
 ) -> int:
     """Check that workers of ``queues`` (None: all queues) can start; return their number.
 

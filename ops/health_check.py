@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -113,8 +113,7 @@ def _broker_parts(open_broker: Callable[[], RelayBroker], only_here: bool) -> It
     workers = _workers(broker)
     yield _workers_part(workers, only_here=only_here)
     if not only_here:
-        counts = broker.inspector.counts_of(broker.inspector.queues())
-        yield queues_part(counts, workers)
+        yield check_queues(broker)
 
 
 def _store(broker: RelayBroker) -> Part:
@@ -155,18 +154,27 @@ def _workers_part(workers: list[dict[str, Any]] | str, *, only_here: bool) -> Pa
     return Part("workers", True, says + (f"; silent: {_listed(silent)}" if silent else ""))
 
 
-def queues_part(counts: Sequence[QueueCounts], workers: list[dict[str, Any]] | str) -> Part:
+def check_queues(broker: RelayBroker) -> Part:
     """Check that a live worker consumes each queue with jobs; paused queues do not count."""
+    counts = broker.inspector.counts_of(broker.inspector.queues())
+    try:
+        consumed = broker.inspector.consumed({each.queue for each in counts})
+    except NotAvailable:
+        consumed = None
+    return queues_part(counts, consumed)
+
+
+def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> Part:
+    """Compare the queues that have jobs with those that workers consume; None: not known."""
     paused = [each.queue for each in counts if each.paused]
     notes = [f"paused: {_listed(paused)}"] if paused else []
-    if isinstance(workers, str):
+    if consumed is None:
         return Part("queues", True, "; ".join([f"{len(counts)} known", *notes]))
-    consumed = {queue for each in workers if each["alive"] for queue in each["queues"]}
     stuck, empty = [], []
     for each in counts:
         if each.queue in consumed or each.paused:
             continue
-        jobs = each.waiting + (each.scheduled or 0)
+        jobs = each.waiting + (each.scheduled or 0)  # Redis: a worker makes due jobs waiting
         if jobs:
             stuck.append(f"{each.queue} ({jobs:,} jobs)")
         else:

@@ -13,21 +13,14 @@ from ...actors import declare_actors
 from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
-from ..boot import (
-    NOT_FINE,
-    check_queues,
-    check_sinks,
-    check_start,
-    is_embedded_clickhouse,
-    settings_of_workers,
-)
+from .. import boot
 from ..findings import Finding
 from ..output import print_json, print_table
 from ..time_limits import exceeding_time_limits
 from .email_findings import check_smtp
 from .endpoint_findings import check_endpoints
 from .options import JsonOption
-from .queue_findings import check_dead_letters, check_workers
+from .queue_findings import check_dead_letters, check_queues, check_workers
 from .server_findings import check_versions
 
 
@@ -52,7 +45,7 @@ def doctor(
 
     Example: formrelay doctor --strict
     """
-    settings_of_workers(queues)  # its error names everything that is missing
+    boot.settings_of_workers(queues)  # its error names everything that is missing
     declare_actors()
     found = _findings()
     found += _refusals(queues, found)
@@ -63,7 +56,7 @@ def doctor(
         print_table("Doctor", ["check", "state", "details"], rows, empty="")
     failing = ("bad", "weak") if strict else ("bad",)
     if any(finding.state in failing for finding in found):
-        raise typer.Exit(NOT_FINE)
+        raise typer.Exit(boot.NOT_FINE)
 
 
 def _findings() -> list[Finding]:
@@ -93,10 +86,10 @@ def _refusals(queues: list[str] | None, found: list[Finding]) -> Iterator[Findin
     told = {finding.says for finding in found if finding.state == "bad"}
     try:
         if _is_bad("broker", found):
-            check_queues(queues)
-            check_sinks(queues, clickhouse=False)
+            boot.check_queues(queues)
+            boot.check_sinks(queues, clickhouse=False)
         else:
-            check_start(queues)
+            boot.check_start(queues)
     except FormrelayError as error:
         for line in str(error).split("\n"):
             if line not in told:
@@ -146,7 +139,7 @@ def _clickhouse() -> Iterator[Finding]:
     version = ".".join(map(str, client.version()))
     yield Finding("clickhouse", "ok", f"version {version} answers")
     missing = migrate.plan(client, clickhouse_schema())
-    if missing and not is_embedded_clickhouse(url):
+    if missing and not boot.is_embedded_clickhouse(url):
         yield Finding(
             "clickhouse", "bad", f"missing migrations ({', '.join(missing)}): run formrelay migrate"
         )
@@ -219,6 +212,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("broker", _broker),
     ("versions", check_versions),
     ("workers", check_workers),
+    ("queues", check_queues),
     ("dead letters", check_dead_letters),
     ("time limits", _time_limits),
     ("old keys", _old_keys),
@@ -230,4 +224,4 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("monitoring", _monitoring),
 )
 #: Checks that ask the broker.
-_NEED_BROKER = {"versions", "workers", "dead letters"}
+_NEED_BROKER = {"versions", "workers", "queues", "dead letters"}

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
+from .. import health_check
 from ..findings import Finding
 from ..health import list_workers
-from ..health_check import queues_part
 from ..output import age
 
 #: Maximum number of workers that are named.
@@ -47,7 +47,7 @@ def _newest(inspector: Inspector, queue: str) -> str:
 
 
 def check_workers() -> Iterator[Finding]:
-    """Check that workers are alive, and consume each queue that has jobs."""
+    """Check that workers are alive."""
     broker = get_broker()
     workers = list_workers(broker)
     if workers is None:
@@ -68,7 +68,11 @@ def check_workers() -> Iterator[Finding]:
         yield Finding("workers", "ok", f"{count} alive")
     else:
         yield Finding("workers", "weak", "none is alive; run formrelay worker")
-    part = queues_part(broker.inspector.counts_of(broker.inspector.queues()), workers)
+
+
+def check_queues() -> Iterator[Finding]:
+    """Check that workers consume each queue that has jobs."""
+    part = health_check.check_queues(get_broker())
     if not part.is_ok:
         todo = "start a worker of these queues (formrelay worker --queue)"
         yield Finding("queues", "weak", f"{part.says}; {todo}")
