@@ -42,7 +42,7 @@ def find_urls(
     missing = None if wanted is None else set(wanted)
     if missing is not None and not missing:
         return found
-    for entry in _jobs(inspector, queue):
+    for entry in jobs_of_queue(inspector, queue):
         known = endpoint_of_entry(entry)
         if known is None or known[0] in found:
             continue
@@ -73,7 +73,8 @@ def endpoint_of_entry(entry: Entry) -> tuple[str, str] | None:
     return None
 
 
-def _jobs(inspector: Inspector, queue: str) -> Iterator[Entry]:
+def jobs_of_queue(inspector: Inspector, queue: str) -> Iterator[Entry]:
+    """Yield jobs of a queue, up to :data:`MAX_JOBS` in each state that the broker can list."""
     with suppress(NotAvailable):
         yield from inspector.newest_dead(queue, limit=_NEWEST)
     for state in (State.SCHEDULED, State.WAITING):

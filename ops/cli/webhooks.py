@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from ...actors import declare_actors
-from ...actors.webhooks.resources import make_registry
-from ...brokers import DeadFilter, Entry, NotAvailable, State, get_broker
+from ...brokers import Entry, NotAvailable, State, get_broker
 from ...config import get_settings
 from ...core.clock import iso
-from ...core.errors import ConfigError, FormrelayError, SinkError
+from ...core.errors import ConfigError, SinkError
 from ...core.failure import Reason
 from ...core.printable import shown_id
 from ..audit import record
 from ..boot import NOT_FINE
 from ..output import print_json, print_table, say, say_error
+from ..resending import NoSuchWebhook, message_ids, resend_webhook
 from . import endpoints
 from .options import CANDIDATES, JsonOption, LimitOption, id_argument, only_match
 
@@ -30,12 +28,6 @@ app = typer.Typer(
 app.add_typer(endpoints.app, name="endpoints")
 
 WebhookArgument = Annotated[str, id_argument("Webhook id, or job id; or a unique prefix.")]
-#: Maximum number of dead letters searched for an id that the publisher chose.
-_MAX_SEARCHED = 100_000
-
-
-class NoSuchWebhook(FormrelayError):
-    """There is no such webhook."""
 
 
 @app.command()
@@ -118,13 +110,13 @@ def resend(id: WebhookArgument, json: JsonOption = False) -> None:
     """
     declare_actors()
     try:
-        done = _resend(id)
+        done = resend_webhook(id)
     except NoSuchWebhook:
         whole = _whole_id(id)
         if whole is None:
             raise
         id = whole
-        done = _resend(id)
+        done = resend_webhook(id)
     if done != "already queued":
         record("webhooks resend", shown_id(id), outcome=done)
     if json:
@@ -157,54 +149,10 @@ def _whole_webhook_id(prefix: str) -> str | None:
     return match[1] if match else None
 
 
-def _resend(id: str) -> str:
-    """Send a webhook again, and return what was done."""
-    queue, inspector = get_settings().webhooks.queue, get_broker().inspector
-    for message_id in _message_ids(id):
-        if inspector.replay([message_id], queue=queue):
-            return "replayed"
-        with suppress(NotAvailable):
-            if inspector.run_now(queue, message_id):
-                return "tried now"
-            if inspector.find(message_id, queue) is not None:
-                return "already queued"
-    from ...actors import deliver_webhook
-
-    registry = make_registry(get_broker().state)
-    kept = registry.kept(id) or registry.kept(f"msg_{id}")
-    if kept is None:
-        raise NoSuchWebhook(
-            f"there is no webhook '{shown_id(id)}' in the queue, in the dead letters or among the "
-            "delivered webhooks, which are kept for WEBHOOK_KEEP_DELIVERED_DAYS"
-        )
-    job = orjson.loads(kept)  # a newer version may store more fields
-    payload = {"id": id if id.startswith("msg_") else f"msg_{id}", **job["payload"]}
-    deliver_webhook.send(payload=payload, metadata=job.get("metadata"))
-    return "sent again"
-
-
-def _message_ids(id: str) -> Iterator[str]:
-    """Yield the ids that the message of a webhook may have on the broker."""
-    from ...actors.webhooks.delivery_log import attempts_of
-
-    yield id
-    if id.startswith("msg_"):  # the message id with a prefix
-        yield id.removeprefix("msg_")
-        return
-    # The publisher chose the id: search for it.
-    queue = get_settings().webhooks.queue
-    for letter in get_broker().inspector.dead_letters(DeadFilter(queue), limit=_MAX_SEARCHED):
-        payload = letter.message.kwargs.get("payload")
-        if isinstance(payload, dict) and payload.get("id") == id:
-            yield letter.id
-    with suppress(ConfigError, SinkError):  # ClickHouse is not configured, or unavailable
-        yield from dict.fromkeys(attempt.message_id for attempt in attempts_of(id, limit=100))
-
-
 def _find(id: str) -> Entry | None:
     """Find a webhook on the broker by its webhook-id or the id of its job."""
     queue, inspector = get_settings().webhooks.queue, get_broker().inspector
-    for message_id in _message_ids(id):
+    for message_id in message_ids(id):
         with suppress(NotAvailable):
             if (found := inspector.find(message_id, queue)) is not None:
                 return found

@@ -20,6 +20,7 @@ from ...state.audit import Via
 from ..audit import Operator, record
 from .access import Access, HostAccess, User
 from .assets import asset_names
+from .endpoint_list import RateCache
 from .figures import Figures, Kept
 from .outside import OutsideRow, outside
 from .queue_list import QueueList
@@ -66,6 +67,7 @@ class Site:
         figures: rates and durations of the queues.
         outside: the systems outside.
         tasks: replays and deletes many dead letters in threads.
+        rates: success rates of webhook endpoints.
     """
 
     access: Access
@@ -75,6 +77,7 @@ class Site:
     figures: Figures = field(default_factory=Figures)
     outside: Kept[list[OutsideRow]] = field(default_factory=lambda: Kept(outside, 4.0))
     tasks: Tasks = field(default_factory=Tasks)
+    rates: RateCache = field(default_factory=RateCache)
 
 
 class View:

@@ -11,6 +11,7 @@ import pytest
 
 from formrelay.actors.webhooks import delivery_log
 from formrelay.actors.webhooks import resources as deliveries
+from formrelay.actors.webhooks.delivery_rates import delivery_rates
 from formrelay.brokers import consumer
 from formrelay.config import get_settings
 from tests.actors.conftest import Site
@@ -235,12 +236,35 @@ def test_delivered_jobs_are_kept_only_on_request(site: Site, receiver: Receiver)
     assert records.kept(f"msg_{down.message_id}") is None
 
 
+def test_the_rate_of_each_endpoint_counts_its_attempts_of_a_time(site: Site, client: Any) -> None:
+    now = datetime.now(UTC)
+    attempts = [
+        attempt_json(number, endpoint=endpoint, outcome=outcome, status=status, at=at.isoformat())
+        for number, (endpoint, outcome, status, at) in enumerate(
+            [
+                ("good", "delivered", 200, now),
+                ("bad", "delivered", 200, now - timedelta(minutes=3)),
+                ("bad", "failed", 503, now - timedelta(minutes=2)),
+                ("bad", "failed", 0, now - timedelta(minutes=1)),
+                ("bad", "failed", 500, now - timedelta(hours=30)),
+            ]
+        )
+    ]
+    site.broker.enqueue(delivery_log.record_attempts.message_of(attempts))
+    site.work_off("events")
+    bad, good = delivery_rates(timedelta(hours=24), limit=10)
+    assert (bad.endpoint, bad.attempts, bad.delivered) == ("bad", 3, 1)
+    assert bad.statuses == (0, 503, 200)
+    assert (good.endpoint, good.attempts, good.delivered) == ("good", 1, 1)
+    assert [rate.endpoint for rate in delivery_rates(timedelta(hours=24), limit=1)] == ["bad"]
+
+
 def test_a_job_kept_by_a_newer_version_can_be_resent(site: Site, receiver: Receiver) -> None:
-    from formrelay.ops.cli.webhooks import _resend
+    from formrelay.ops.resending import resend_webhook
 
     job = {"payload": webhook(receiver), "metadata": {"formId": "f1"}, "fieldOfTomorrow": 1}
     deliveries.endpoint_registry().keep({"msg_1": orjson.dumps(job)}, timedelta(days=1))
-    assert _resend("msg_1") == "sent again"
+    assert resend_webhook("msg_1") == "sent again"
     (sent,) = site.messages("webhooks")
     assert sent["kwargs"]["payload"]["id"] == "msg_1"
     assert sent["kwargs"]["metadata"]["formId"] == "f1"

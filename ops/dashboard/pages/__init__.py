@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import audit, dead, job, login, overview, queue, tasks
+from . import audit, dead, job, login, overview, queue, tasks, webhooks
 
 ROUTES = (
     *overview.ROUTES,
@@ -10,6 +10,7 @@ ROUTES = (
     *job.ROUTES,
     *dead.ROUTES,
     *tasks.ROUTES,
+    *webhooks.ROUTES,
     *audit.ROUTES,
     *login.ROUTES,
 )

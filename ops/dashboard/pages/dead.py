@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ def _list(
     return view.render(
         "dead_letters.html",
         title="Dead letters",
-        letters=[_Row.of(letter) for letter in found[:limit]],
+        letters=[_Row(each, letter_value(each.queue, each.id)) for each in found[:limit]],
         group=group_of(found[0]) if found and query.group else None,
         more=more,
         has_more=has_more,
@@ -112,11 +113,6 @@ class _Row:
     letter: Entry
     value: str
 
-    @classmethod
-    def of(cls, letter: Entry) -> _Row:
-        value = json.dumps([shown_id(letter.queue), shown_id(letter.id)])
-        return cls(letter, value)
-
 
 def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
     return {
@@ -135,33 +131,64 @@ def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
 def confirm(view: View) -> Response:
     """Ask before dead letters are replayed or deleted: says what is selected, and how many."""
     action, ids = _action(view), _ids(view)
-    inspector, now = view.broker.inspector, view.now
-    query = DeadQuery.read(view.request.form).pinned(now)
     if ids:
-        number = sum(len(of) for _, of in ids)
-        selection = Selection(ids=ids, expected=number)
-        count, words = Count(number, True), selection.words
-    elif view.field("selected", ""):
+        return ask_about_ids(view, action, ids, back=view.url("dead.letters", **_back(view)))
+    if view.field("selected", ""):
         return view.redirect(
             "dead.letters", flash="Select dead letters first.", kind="problem", **_back(view)
         )
-    else:
-        count, words = count_dead(inspector, query.filter(now)), query_words(query, now)
+    inspector, now = view.broker.inspector, view.now
+    query = DeadQuery.read(view.request.form).pinned(now)
     sample = None
-    if query.group and not ids:
+    if query.group:
         first = next(inspector.dead_letters(query.filter(now), limit=1), None)
         sample = None if first is None else group_of(first)
     return view.render(
         "dead_confirm.html",
         title=f"{action.capitalize()} dead letters",
         action=action,
-        count=count,
-        words=words,
+        count=count_dead(inspector, query.filter(now)),
+        words=query_words(query, now),
         group=sample,
-        fields=[*query.arguments().items()] if not ids else [],
-        values=view.request.form.getlist("letter") if ids else [],
-        back=view.url("dead.letters" if ids or query.group else "dead", **_back(view)),
+        fields=[*query.arguments().items()],
+        values=[],
+        back=view.url("dead.letters" if query.group else "dead", **_back(view)),
+        note=None,
     )
+
+
+def ask_about_ids(
+    view: View,
+    action: Action,
+    ids: Sequence[tuple[str, Sequence[str]]],
+    *,
+    back: str,
+    note: str | None = None,
+) -> Response:
+    """Ask before some dead letters are replayed or deleted.
+
+    Args:
+        ids: ids by queue.
+        back: URL of the page to return to.
+        note: what else to say.
+    """
+    return view.render(
+        "dead_confirm.html",
+        title=f"{action.capitalize()} dead letters",
+        action=action,
+        count=Count(sum(len(of) for _, of in ids), True),
+        words=Selection(ids=ids).words,
+        group=None,
+        fields=[],
+        values=[letter_value(queue, id) for queue, of in ids for id in of],
+        back=back,
+        note=note,
+    )
+
+
+def letter_value(queue: str, id: str) -> str:
+    """Name a dead letter in a field of a form; see :func:`_ids`."""
+    return json.dumps([shown_id(queue), shown_id(id)])
 
 
 def start(view: View) -> Response:
@@ -191,7 +218,7 @@ def _action(view: View) -> Action:
 
 
 def _ids(view: View) -> list[tuple[str, list[str]]]:
-    """The selected ids by queue; see :class:`_Row`."""
+    """The selected ids by queue; see :func:`letter_value`."""
     chosen: defaultdict[str, list[str]] = defaultdict(list)
     values = view.request.form.getlist("letter")
     if len(values) > _MAX_SELECTED:

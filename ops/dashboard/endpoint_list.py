@@ -1,0 +1,147 @@
+"""The endpoints of webhooks, from all that is known about them: registry, delivery log, jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from threading import Lock
+from typing import Any
+
+from dramatiq import Message
+
+from ...actors.webhooks.delivery_rates import DeliveryRate, delivery_rates
+from ...actors.webhooks.registry import EndpointRecord
+from ...actors.webhooks.resources import make_registry
+from ...brokers import DeadFilter, RelayBroker
+from ...brokers.inspection import Extent
+from ...config import get_settings
+from ...core.clock import iso
+from ...core.errors import ConfigError, SinkError
+from ..endpoints import (
+    endpoint_json,
+    endpoint_of_entry,
+    find_urls,
+    jobs_of_queue,
+    shown_url,
+)
+
+#: Time of the success rates, and maximum number of endpoints of the delivery log.
+RATES_OF, _MAX_RATES = timedelta(hours=24), 200
+#: Seconds for which the answer of ClickHouse is kept, also if it is an error.
+_KEEP_SECONDS = 60.0
+#: Maximum number of dead letters that are searched for those of an endpoint, and found.
+_SEARCHED, _MAX_FOUND = 20_000, 1_000
+#: Fields of a webhook that belong to its endpoint.
+_OF_ENDPOINT = ("url", "method", "headers", "secret", "secrets", "signatureStyle", "endpointId")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is known about an endpoint.
+
+    Attributes:
+        where: host and path of its URL, or the host alone.
+        state: ``disabled``, ``open`` (circuit breaker), ``failing`` or ``fine``.
+        record: from the registry; None for an endpoint that works.
+        rate: from the delivery log; None if it is not known.
+        has_job: whether a job tells its whole URL.
+    """
+
+    id: str
+    where: str
+    state: str
+    record: EndpointRecord | None = None
+    rate: DeliveryRate | None = None
+    has_job: bool = False
+
+
+@dataclass(slots=True)
+class RateCache:
+    """Success rates, kept for a minute: they cost ClickHouse a scan."""
+
+    _lock: Lock = field(default_factory=Lock)
+    _until: float = float("-inf")
+    _found: list[DeliveryRate] = field(default_factory=list)
+    _problem: str | None = None
+
+    def get(self, now: float) -> tuple[list[DeliveryRate], str | None]:
+        """Return the rates, and why there are none.
+
+        Args:
+            now: monotonic seconds.
+        """
+        with self._lock:
+            if now >= self._until:
+                self._found, self._problem = [], None
+                try:
+                    self._found = _rates()
+                except (ConfigError, SinkError) as error:
+                    self._problem = str(error)
+                self._until = now + _KEEP_SECONDS
+            return self._found, self._problem
+
+
+def _rates() -> list[DeliveryRate]:
+    settings = get_settings()
+    if settings.clickhouse.url is None:
+        raise ConfigError("CLICKHOUSE_URL is not set")
+    if settings.broker.kind == "embedded":  # its files belong to the worker
+        raise ConfigError("the embedded ClickHouse belongs to the worker")
+    return delivery_rates(RATES_OF, limit=_MAX_RATES)
+
+
+def webhook_queue() -> str:
+    """The name of the queue of webhooks."""
+    try:
+        return get_settings().webhooks.queue
+    except ConfigError:  # a broker that is made in code needs no settings
+        return "webhooks"
+
+
+def list_endpoints(broker: RelayBroker, rates: list[DeliveryRate], now: float) -> list[Endpoint]:
+    """Return the endpoints, those with problems first."""
+    records = {} if broker.state is None else _records(broker)
+    urls = find_urls(broker.inspector, webhook_queue())
+    by_id = {rate.endpoint: rate for rate in rates}
+    found = []
+    for id in {**records, **by_id, **urls}:
+        record, rate, url = records.get(id), by_id.get(id), urls.get(id)
+        host = record.host if record is not None else rate.host if rate is not None else ""
+        state = "fine" if record is None else endpoint_json(record.to_json(), now)["state"]
+        where = shown_url(url) if url is not None else host
+        found.append(Endpoint(id, where, state, record, rate, url is not None))
+    order = ("disabled", "open", "failing", "fine")
+    return sorted(found, key=lambda each: (order.index(each.state), each.where, each.id))
+
+
+def _records(broker: RelayBroker) -> dict[str, EndpointRecord]:
+    return {record.id: record for record in make_registry(broker.state).all()}
+
+
+def dead_of_endpoint(broker: RelayBroker, id: str) -> tuple[list[str], bool]:
+    """Return the ids of the dead letters of an endpoint, and whether these are all."""
+    queue, extent = webhook_queue(), Extent(at_most=_SEARCHED)
+    letters = broker.inspector.dead_letters(DeadFilter(queue), limit=None, extent=extent)
+    of_it = (each.id for each in letters if (known := endpoint_of_entry(each)) and known[0] == id)
+    found = list(islice(of_it, _MAX_FOUND + 1))
+    return found[:_MAX_FOUND], len(found) <= _MAX_FOUND and extent.is_complete
+
+
+def make_test(broker: RelayBroker, id: str) -> Message[Any] | None:
+    """Make a test delivery to an endpoint, with the URL and secrets of one of its jobs.
+
+    Returns:
+        None if no job of the endpoint waits or is dead-lettered.
+    """
+    for entry in jobs_of_queue(broker.inspector, webhook_queue()):
+        known, message = endpoint_of_entry(entry), entry.message
+        payload = message.kwargs.get("payload")
+        if known is None or known[0] != id or not isinstance(payload, dict):
+            continue
+        data = {"message": "A test of this endpoint, sent by an operator."}
+        body = {"type": "webhook.test", "timestamp": iso(broker.clock.time()), "data": data}
+        kept = {name: payload[name] for name in _OF_ENDPOINT if name in payload}
+        call = {"payload": {**kept, "body": body}, "metadata": {}}
+        return Message(entry.queue, message.actor_name, (), call, {})
+    return None
