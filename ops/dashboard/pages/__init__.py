@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import audit, dead, job, login, overview, queue, tasks, webhooks
+from . import audit, dead, email, job, login, overview, queue, sheets, tasks, webhooks
 
 ROUTES = (
     *overview.ROUTES,
@@ -11,6 +11,8 @@ ROUTES = (
     *dead.ROUTES,
     *tasks.ROUTES,
     *webhooks.ROUTES,
+    *email.ROUTES,
+    *sheets.ROUTES,
     *audit.ROUTES,
     *login.ROUTES,
 )
