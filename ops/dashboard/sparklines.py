@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from ...state.history import Point, total
 
-#: Size of the picture in its own units.
-WIDTH, HEIGHT = 120, 24
-#: Share of a bar's place that is empty.
-_GAP = 0.25
+#: Size of the picture in its own units; whole numbers keep the paths short.
+WIDTH, HEIGHT = 240, 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +41,11 @@ def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
     sums = [total(group) for group in groups]
     highest = max((each.attempts for each in sums), default=0)
     good, bad = [], []
-    step = WIDTH / max(1, len(sums))
+    step = WIDTH // max(1, len(sums))
+    width = max(1, step * 3 // 4)
     for number, each in enumerate(sums):
         failed = each.retried + each.dead
-        x, width = number * step, step * (1 - _GAP)
+        x = WIDTH - (len(sums) - number) * step
         low = _height(each.done, highest)
         if each.done:
             good.append(_bar(x, HEIGHT, width, low))
@@ -55,13 +54,13 @@ def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
     return Sparkline("".join(good), "".join(bad), _words(total(points), period))
 
 
-def _height(count: int, highest: int) -> float:
+def _height(count: int, highest: int) -> int:
     # A single failure among a million jobs is still to be seen.
-    return max(1.0, (HEIGHT - 2) * count / highest) if count else 0.0
+    return max(2, round((HEIGHT - 4) * count / highest)) if count else 0
 
 
-def _bar(x: float, bottom: float, width: float, height: float) -> str:
-    return f"M{x:.2f} {bottom:.2f}h{width:.2f}v-{height:.2f}h-{width:.2f}z"
+def _bar(x: int, bottom: int, width: int, height: int) -> str:
+    return f"M{x} {bottom}h{width}v-{height}h-{width}z"
 
 
 def _words(whole: Point, period: str) -> str:
