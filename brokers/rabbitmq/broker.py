@@ -22,7 +22,8 @@ from ..inspection import Inspector
 from .client import RabbitClient
 from .consumer import RabbitConsumer
 from .errors import ACCESS_REFUSED, ChannelClosed
-from .inspector import Management, RabbitInspector, scheduled_count
+from .inspector import RabbitInspector, scheduled_count
+from .management import Management
 from .rights import check_rights
 from .topology import Topology
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from typing import TypeVar
 
-import requests
 from pika import spec
 
 from ..base import RelayBroker
@@ -44,11 +41,13 @@ from .client import RabbitClient
 from .connection import Connection
 from .dead_changes import DeadLetterChange
 from .dead_letters import queue_status, read_dead_letters, ready_count
+from .management import Management
 from .pauses import QueuePause
-from .servers import PRODUCT
-from .topology import DELAY_QUEUES, OWN_PREFIX, delay_name
+from .topology import DELAY_QUEUES, delay_name
 
 logger = logging.getLogger("formrelay.brokers")
+
+T = TypeVar("T")
 
 #: Seconds to wait until no process reads the dead letters, before they are counted.
 _COUNT_TIMEOUT = 2.0
@@ -100,6 +99,20 @@ class RabbitInspector(Inspector):
     # -- inspection --------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
+        management = self._management
+        return self._counts(
+            queue, self._asked(None if management is None else partial(management.in_flight, queue))
+        )
+
+    def counts_of(self, queues: Sequence[str]) -> list[QueueCounts]:
+        management = self._management
+        in_flight = self._asked(None if management is None else management.in_flight_of_all)
+        return [
+            self._counts(queue, None if in_flight is None else in_flight.get(queue, 0))
+            for queue in queues
+        ]
+
+    def _counts(self, queue: str, in_flight: int | None) -> QueueCounts:
         with self._client.connection([queue]) as connection:
             waiting = ready_count(connection, queue)
             dead = self._dead_count(connection, queue)
@@ -112,7 +125,7 @@ class RabbitInspector(Inspector):
             queue,
             waiting,
             scheduled=None,  # the delay queues are shared by all queues
-            in_flight=self._in_flight(queue),
+            in_flight=in_flight,
             dead=dead,
             paused=is_paused,
         )
@@ -126,15 +139,13 @@ class RabbitInspector(Inspector):
                 return int(found.message_count)
             time.sleep(0.02)
 
-    def _in_flight(self, queue: str) -> int | None:
-        management = self._management
-        if management is None:
-            return None
+    def _asked(self, ask: Callable[[], T] | None) -> T | None:
+        """Return what the management API answers; None without it, or if it fails."""
         try:
-            return management.in_flight(queue)
+            return None if ask is None else ask()
         except (BrokerUnavailable, BrokerRefused) as error:
             # The other counts are still correct.
-            extra = {"queue": queue, "error_message": error.message}
+            extra = {"error_message": error.message}
             logger.warning("cannot count the messages in flight", extra=extra)
             return None
 
@@ -320,85 +331,3 @@ def scheduled_count(client: RabbitClient) -> int:
     """Count the scheduled messages of all queues, which share the delay queues."""
     with client.connection() as connection:
         return sum(ready_count(connection, delay_name(bit)) for bit in range(DELAY_QUEUES))
-
-
-class Management:
-    """Client of RabbitMQ's management API, whose data is up to five seconds old.
-
-    Args:
-        url: ``http://user:password@host:15672/api``.
-        timeout: seconds, to connect and for an answer.
-    """
-
-    def __init__(self, url: str, *, virtual_host: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host = f"[{host}]" if ":" in host else host
-        self.where = host if parts.port is None else f"{host}:{parts.port}"
-        path = parts.path.rstrip("/").removesuffix("/api")
-        self._base = f"{parts.scheme}://{self.where}{path}/api"
-        self._login = (unquote(parts.username or "guest"), unquote(parts.password or "guest"))
-        self._virtual_host = quote(virtual_host, safe="")
-        self._timeout = timeout
-
-    def in_flight(self, queue: str) -> int:
-        """Number of messages of a queue in flight, including prefetched messages.
-
-        Raises:
-            BrokerUnavailable, BrokerRefused
-        """
-        found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
-        return int(found.get("messages_unacknowledged", 0))
-
-    def queues(self) -> set[str]:
-        """Names of all queues of the virtual host.
-
-        Raises:
-            BrokerUnavailable, BrokerRefused
-        """
-        found = self._get(f"queues/{self._virtual_host}", columns="name")
-        return {str(queue["name"]) for queue in found}
-
-    def workers(self) -> list[WorkerInfo]:
-        """List the worker processes, ``host:pid``, with the queues that they consume."""
-        connections = self._get(
-            f"vhosts/{self._virtual_host}/connections", columns="name,client_properties"
-        )
-        ours = {
-            connection["name"]: str(connection["client_properties"].get("connection_name"))
-            for connection in connections
-            if connection.get("client_properties", {}).get("product") == PRODUCT
-        }
-        queues: defaultdict[str, set[str]] = defaultdict(set)
-        for consumer in self._get(f"consumers/{self._virtual_host}"):
-            queue = consumer["queue"]["name"]
-            connection = consumer["channel_details"].get("connection_name")
-            if connection in ours and not queue.startswith(OWN_PREFIX):
-                queues[ours[connection]].add(queue)
-        return [
-            WorkerInfo(process, None, tuple(sorted(names)), name=process)
-            for process, names in sorted(queues.items())
-        ]
-
-    def _get(self, path: str, **query: str) -> Any:
-        try:
-            answer = requests.get(
-                f"{self._base}/{path}",
-                params=query,
-                auth=self._login,
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise BrokerUnavailable(
-                f"expected RabbitMQ's management API at {self.where} to answer, got "
-                f"{type(error).__name__}; check RABBITMQ_API_URL, and that the plugin "
-                "rabbitmq_management is enabled"
-            ) from None
-        if answer.status_code != requests.codes.ok:
-            raise BrokerRefused(
-                f"expected RabbitMQ's management API at {self.where} to answer 200, got "
-                f"{answer.status_code}; check RABBITMQ_API_URL, and that its user has the tag "
-                "'monitoring' and access to the virtual host"
-            )
-        return answer.json()

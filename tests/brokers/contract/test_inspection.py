@@ -423,3 +423,24 @@ def test_queues_are_told_from_other_keys(embedded_url: str, unique: str) -> None
     assert all(map(broker.inspector.has_queue, "abcde"))
     assert not any(map(broker.inspector.has_queue, "hiz"))
     broker.close()
+
+
+def test_several_queues_are_counted_as_each_alone(harness: Harness, unique: str) -> None:
+    inspector = harness.broker.inspector
+
+    @dramatiq.actor(broker=harness.broker, queue_name=f"{unique}_b")
+    def other() -> None:
+        pass
+
+    actor = harness.actor(lambda: None, actor_name=f"{unique}_a")
+    for _ in range(3):
+        actor.send()
+    other.send()
+    queues = [harness.queue, f"{unique}_b"]
+    found = inspector.counts_of(queues)
+    assert [(each.queue, each.waiting) for each in found] == [(queues[0], 3), (queues[1], 1)]
+    for one in found:
+        alone = inspector.counts(one.queue)
+        assert (one.waiting, one.dead, one.paused) == (alone.waiting, alone.dead, alone.paused)
+        assert (one.oldest_age is None) is (alone.oldest_age is None)
+    assert inspector.counts_of([]) == []

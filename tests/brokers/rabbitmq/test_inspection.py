@@ -11,7 +11,7 @@ from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import pauses
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
-from formrelay.brokers.rabbitmq.inspector import Management
+from formrelay.brokers.rabbitmq.management import Management
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
 from tests.brokers.rabbitmq.conftest import MakeHarness, api
@@ -109,6 +109,7 @@ def test_the_management_api_gives_workers_and_messages_in_flight(
     assert begun.wait(60)
     # It counts every five seconds.
     wait_until(lambda: inspector.counts(harness.queue).in_flight == 3)
+    assert [each.in_flight for each in inspector.counts_of([harness.queue, "other"])] == [3, 0]
     (worker,) = wait_until(inspector.workers)
     assert (worker.name, worker.queues) == (worker_name(), (harness.queue,))
     assert worker.last_heartbeat is None
@@ -125,6 +126,7 @@ def test_an_unavailable_or_refusing_management_api_is_named(
     assert "secret" not in str(error.value)
     counts = harness.broker.inspector.counts(harness.queue)
     assert (counts.waiting, counts.in_flight) == (0, None)
+    assert harness.broker.inspector.counts_of([harness.queue]) == [counts]
     assert "in flight" in caplog.text
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"].replace("guest:guest", "guest:wrong")
     with pytest.raises(BrokerRefused, match=r"401.*RABBITMQ_API_URL"):

@@ -28,7 +28,7 @@ HOSTILE = (
 class Site:
     """A dashboard and its clients."""
 
-    def __init__(self, broker: RedisBroker) -> None:
+    def __init__(self, broker: Any) -> None:
         self.broker = broker
         self.client = Client(self.app(LoopbackAccess()))
 
