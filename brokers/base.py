@@ -24,8 +24,14 @@ from ..core.errors import FormrelayError, InvalidJob
 from ..core.server_info import ServerInfo
 from ..core.throttle import Throttle
 from ..middleware.idempotency import remember
-from ..state import IdempotencyStore, StateRedis, make_history, make_idempotency_store
+from ..state import (
+    IdempotencyStore,
+    make_history,
+    make_idempotency_store,
+    make_worker_reports,
+)
 from ..state.history import History
+from ..state.worker_reports import WorkerReports
 from .contract import LONGEST_DELAY, Batching, BrokerOptions, QueueConsumer
 from .envelope import Envelope, encode
 from .errors import BrokerRefused, BrokerUnavailable, MessageTooLarge
@@ -60,11 +66,11 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         self.queues = set()
         #: The names of the ``async`` actors.
         self.async_actors: set[str] = set()
-        #: The Redis that keeps shared state; None: this process keeps it in memory.
-        self.state: StateRedis | None = None
+        self.state = None
         self._state_lock = Lock()
         self._idempotency_store: IdempotencyStore | None = None
         self._history: History | None = None
+        self._worker_reports: WorkerReports | None = None
         self.job_types = {}
         self.actor_finders = []
         #: The consumers of this process, to tell them of actors that are declared later.
@@ -108,6 +114,12 @@ class RelayBroker(SignallingBroker, JoiningBroker):
 
     def _make_history(self) -> History:
         return make_history(self.state)
+
+    def worker_reports(self) -> WorkerReports:
+        with self._state_lock:
+            if self._worker_reports is None:
+                self._worker_reports = make_worker_reports(self.state)
+            return self._worker_reports
 
     def get_declared_queues(self) -> set[str]:
         return set(self.queues)

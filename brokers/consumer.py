@@ -58,6 +58,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         #: Whether the consumer is closing: it delivers no more messages, but still settles.
         self.is_closing = False
         self._throttles = broker.throttles(queue_name)
+        self._running = broker.history_recorder.running
         #: Batch actors that were declared after this consumer was made, which collects no batches.
         self._late_batch_actors: Collection[str] = ()
         self._finish_lock = Lock()
@@ -155,6 +156,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message by its outcome: done, retried or deferred."""
         assert isinstance(message, Delivery)
         message.end()
+        self._running.pop(id(message), None)
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
         elif message.goes_back:
@@ -168,6 +170,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         """Settle a message that failed and is not retried."""
         assert isinstance(message, Delivery)
         message.end()
+        self._running.pop(id(message), None)
         if message.carry_on is not None:
             self.broker.async_runner.settle_later(message, self)
             return

@@ -16,6 +16,8 @@ import dramatiq
 from dramatiq.middleware import Middleware
 
 from ..core.clock import Clock
+from ..state import StateRedis
+from ..state.worker_reports import WorkerReports
 from .envelope import Envelope
 
 #: Maximum delay of a message; RabbitMQ's delay queues end soon after.
@@ -94,6 +96,7 @@ class BrokerContract(dramatiq.Broker, ABC):
         job_types: actor name by job type, for plain jobs.
         actor_finders: called with the name of an actor that is not declared, in order; each
             declares and returns the actor, or returns None.
+        state: the Redis that keeps shared state; None: this process keeps it in memory.
     """
 
     options: BrokerOptions
@@ -103,6 +106,7 @@ class BrokerContract(dramatiq.Broker, ABC):
     middleware_version: object
     job_types: dict[str, str]
     actor_finders: list[Callable[[str], dramatiq.Actor[Any, Any] | None]]
+    state: StateRedis | None
 
     def get_actor(self, actor_name: str) -> dramatiq.Actor[Any, Any]:
         """Return an actor; ``actor_finders`` look for an undeclared actor.
@@ -115,6 +119,10 @@ class BrokerContract(dramatiq.Broker, ABC):
             found = (find(actor_name) for find in self.actor_finders)
             actor = next((each for each in found if each is not None), None)
         return super().get_actor(actor_name) if actor is None else actor
+
+    @abstractmethod
+    def worker_reports(self) -> WorkerReports:
+        """Return the reports of worker processes; without a shared store, of this process alone."""
 
     @abstractmethod
     def put_again(self, envelope: Envelope) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from dramatiq import Message
 
 from ..core.failure import Failure
+from ..state.worker_reports import WorkerReport
 
 
 class State(StrEnum):
@@ -85,9 +86,12 @@ class WorkerInfo:
         last_heartbeat: Unix seconds, by this machine's clock. None if the broker lists connected
             workers without heartbeats.
         name: ``host:pid``, if known.
+        report: what the process reports of itself; None without a shared store, and for workers of
+            older versions and of stock Dramatiq.
     """
 
     id: str
     last_heartbeat: float | None
     queues: tuple[str, ...]
     name: str | None = None
+    report: WorkerReport | None = None

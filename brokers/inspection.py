@@ -14,6 +14,7 @@ from ..core.failure import Failure, Reason
 from .contract import BrokerContract
 from .entries import Entry, Page, QueueCounts, State, WorkerInfo
 from .fields import form_ids
+from .reported_workers import from_reports, read_reports, with_reports
 from .saved_letters import SavedLetter
 from .steps import Progress, most_per_step, total
 
@@ -180,7 +181,7 @@ class Inspector(ABC):
         earliest = self._broker.clock.time() - timeout
         return {
             queue
-            for worker in self.workers()
+            for worker in self.listed_workers()
             if worker.last_heartbeat is None or worker.last_heartbeat >= earliest
             for queue in worker.queues
         }
@@ -244,9 +245,26 @@ class Inspector(ABC):
             NotAvailable
         """
 
-    @abstractmethod
     def workers(self) -> list[WorkerInfo]:
-        """List the worker processes; on Redis, the latest heartbeat first.
+        """List the worker processes with their reports; on Redis, the latest heartbeat first.
+
+        If the broker does not list them, those that report are listed.
+
+        Raises:
+            NotAvailable: the broker does not list them, and there is no shared store.
+        """
+        reports = read_reports(self._broker)
+        try:
+            listed = self.listed_workers()
+        except NotAvailable:
+            if reports is None:
+                raise
+            return from_reports(reports, self._broker.clock.time())
+        return with_reports(listed, reports)
+
+    @abstractmethod
+    def listed_workers(self) -> list[WorkerInfo]:
+        """List the worker processes that the broker knows, without their reports.
 
         Raises:
             NotAvailable

@@ -17,9 +17,15 @@ class Periodic:
 
     It can be started again. An error of the function is logged and does not end the thread. A
     forked process starts a thread of its own.
+
+    Args:
+        at_once: call it for the first time right after the start, not after ``interval``.
     """
 
-    def __init__(self, name: str, interval: timedelta, do: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, interval: timedelta, do: Callable[[], None], *, at_once: bool = False
+    ) -> None:
+        self._at_once = at_once
         self._name = name
         self._interval = interval.total_seconds()
         self._do = do
@@ -55,7 +61,9 @@ class Periodic:
         return True
 
     def _run(self, stopped: threading.Event) -> None:
-        while not stopped.wait(self._interval):
+        wait = 0.0 if self._at_once else self._interval
+        while not stopped.wait(wait):
+            wait = self._interval
             try:
                 self._do()
             except Exception as error:

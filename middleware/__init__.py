@@ -49,7 +49,7 @@ def default_middleware(
 ) -> list[Middleware]:
     """The middleware of every formrelay broker, in order."""
     return [
-        history,  # adds counts of settled messages to the history of queues
+        history,  # adds counts of settled messages to the history, and reports what runs
         Contexts(),  # runs each attempt in its own contextvars context
         Attempts(),  # logs one line an attempt; early, so that the outcome is known
         AgeLimit(),  # stock: max_age
@@ -61,6 +61,6 @@ def default_middleware(
         CurrentMessage(),  # stock: gives an actor its message
         Throttling(),  # admit: defers messages while the sink is unavailable
         Idempotency(clock=clock),  # admit: one job for each idempotency key
-        Admission(),  # admit: starts the attempt
+        Admission(history.running),  # admit: starts the attempt
         outcomes,  # classify: its hook after an attempt runs first, wherever it stands
     ]

@@ -18,7 +18,13 @@ class Admission(Middleware):
 
     A suspect was in flight when its worker died, so it may have killed that worker. Its run is
     counted before the actor is called, so that the count remains if this process dies too.
+
+    Args:
+        running: the deliveries whose actor runs, by their ``id()``; the consumer removes them.
     """
+
+    def __init__(self, running: dict[int, Delivery] | None = None) -> None:
+        self._running = {} if running is None else running
 
     def before_process_message(
         self, broker: dramatiq.Broker, message: dramatiq.MessageProxy
@@ -26,6 +32,7 @@ class Admission(Middleware):
         if not isinstance(message, Delivery):
             return
         message.started = time.monotonic()
+        self._running[id(message)] = message
         if message.count_quarantine_run is None:
             return
         try:

@@ -1,15 +1,14 @@
-"""Adds what this process did to the history of queues, every few seconds.
+"""Adds what this process did to the history of queues, and reports what it does, every few seconds.
 
 The consumer counts each message when it is settled, without input or output. A thread adds the
 counts to the store. While the store is unavailable, the counts are kept and added later, to the
-minute in which they were counted.
+minute in which they were counted. With the same call, the process reports its state.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from threading import Lock
@@ -22,13 +21,16 @@ from dramatiq.middleware import Middleware
 from ..core.backoff import BackoffTimer
 from ..core.clock import SYSTEM_CLOCK, Clock
 from ..core.errors import BrokerError, describe
+from ..core.failure import worker_name
 from ..core.outcomes import Outcome
 from ..core.periodic import Periodic
 from ..core.process import current_pid
 from ..core.retry import Exponential
 from ..state.history import History, Tally
-from .delivery import Batch
+from ..state.worker_reports import WorkerReports
+from .delivery import Batch, Delivery
 from .outcome_counts import OutcomeCounts
+from .worker_reporter import make_report
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -41,11 +43,14 @@ _MAX_MINUTES = 30
 _MINUTE = 60.0
 
 
-class WithHistory(Protocol):
-    """A broker, as far as its history is concerned."""
+class WithStores(Protocol):
+    """A broker, as far as its history and the reports are concerned."""
 
     def history(self) -> History:
         """The history to which the counts are added."""
+
+    def worker_reports(self) -> WorkerReports:
+        """The reports to which the report of this process is added."""
 
 
 @dataclass(slots=True)
@@ -67,16 +72,22 @@ class HistoryRecorder(Middleware):
     """Counts settled messages, and adds the counts to the history. Thread-safe.
 
     The thread runs while a worker of this process runs.
+
+    Attributes:
+        running: the deliveries whose actor runs, by their ``id()``. Admission adds them, and
+            consumers remove them.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._counts = OutcomeCounts()
-        self._history: Callable[[], History] | None = None
-        #: Number of running workers. Without a worker, nothing is counted.
-        self._workers = 0
+        self._broker: WithStores | None = None
+        self.running: dict[int, Delivery] = {}
+        #: The running workers. Without a worker, nothing is counted.
+        self._workers: list[dramatiq.Worker] = []
+        self._began = 0.0
         self._pid = 0
-        self._flushing = Periodic("history", INTERVAL, self.flush)
+        self._flushing = Periodic("history", INTERVAL, self.flush, at_once=True)
         self._lock = Lock()
         # Protected by the lock:
         self._source, self._number = "", 0
@@ -88,17 +99,22 @@ class HistoryRecorder(Middleware):
             if self._pid != current_pid():
                 # A forked process must not repeat the numbers of its parent.
                 self._pid, self._source, self._number = current_pid(), uuid4().hex, 0
-                self._workers = 0
+                self._workers.clear()
                 self._pending.clear()
-            self._workers += 1
-            with_history: Any = broker
-            self._history = with_history.history
+                self.running.clear()
+            if not self._workers:
+                self._began = self._clock.monotonic()
+            self._workers.append(worker)
+            with_stores: Any = broker
+            self._broker = with_stores
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._flushing.start()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         with self._lock:
-            self._workers -= 1
-            is_last = self._workers <= 0
+            self._workers = [each for each in self._workers if each is not worker]
+            is_last = not self._workers
             if is_last:
                 self._timer.reset()  # try once more
         if is_last:
@@ -133,13 +149,14 @@ class HistoryRecorder(Middleware):
     # -- flush ---------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Add the counts since the last call to the history."""
+        """Add the counts since the last call to the history, and report this process."""
         with self._lock:
             self._keep(self._counts.collect())
-            if not self._pending or self._history is None or self._timer.remaining:
+            if self._broker is None or self._timer.remaining:
                 return
             try:
-                self._send(self._history())
+                self._send(self._broker.history())
+                self._report(self._broker.worker_reports())
             except BrokerError as error:
                 wait = self._timer.fail(_BACKOFF)
                 about = {"error_message": describe(error), "retry_in_s": wait.total_seconds()}
@@ -169,3 +186,10 @@ class HistoryRecorder(Middleware):
             age = timedelta(seconds=max(0.0, self._clock.monotonic() - counted.at))
             history.add(counted.tallies, age=age, source=self._source, number=counted.number)
             self._pending.popleft()
+
+    def _report(self, reports: WorkerReports) -> None:
+        if not self._workers:  # the last worker has stopped
+            reports.remove(worker_name())
+            return
+        uptime = self._clock.monotonic() - self._began
+        reports.report(make_report(self._workers, list(self.running.values()), uptime))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..brokers import NotAvailable, QueueCounts, RelayBroker, WorkerInfo
+from ..state.worker_reports import SILENT_AFTER, WorkerReport
 
 
 def queue_to_json(counts: QueueCounts) -> dict[str, Any]:
@@ -27,13 +28,34 @@ def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
         alive, silent = True, None
     else:
         silent = max(0.0, broker.clock.time() - worker.last_heartbeat)
-        alive = silent <= broker.options.heartbeat_timeout.total_seconds()
+        limit = broker.options.heartbeat_timeout
+        if worker.report is not None and worker.id == worker.report.name:
+            limit = max(limit, SILENT_AFTER)  # known from its reports alone
+        alive = silent <= limit.total_seconds()
     return {
         "id": worker.id,
         "name": worker.name,
         "silent_for_s": None if silent is None else round(silent, 3),
         "alive": alive,
         "queues": worker.queues,
+        **_reported(worker.report),
+    }
+
+
+def _reported(report: WorkerReport | None) -> dict[str, Any]:
+    """Return what a worker reported of itself; None for a worker that does not report."""
+    if report is None:
+        names = ("version", "up_s", "memory_bytes", "running_count", "running")
+        return dict.fromkeys(names)
+    return {
+        "version": report.version,
+        "up_s": round(report.uptime + report.age, 1),
+        "memory_bytes": report.memory_bytes,
+        "running_count": report.running_count,
+        "running": [
+            {"actor": job.actor, "for_s": round(job.seconds + report.age, 1), "jobs": job.jobs}
+            for job in report.running
+        ],
     }
 
 

@@ -5,8 +5,8 @@ locks and results of jobs by idempotency key, ``redis/results.py`` the results o
 ``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
 serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``audit.py`` is the audit log of
 operators, ``task_board.py`` has the progress of their tasks, ``history.py`` stores what workers
-did, by queue and time. ``redis/`` is the Redis client, which the Redis broker uses too, and the
-stores in Redis.
+did, by queue and time, ``worker_reports.py`` what each runs now. ``redis/`` is the Redis client,
+which the Redis broker uses too, and the stores in Redis.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .store import (
     make_suppressions,
     make_task_board,
     make_tokens,
+    make_worker_reports,
 )
 
 __all__ = [
@@ -49,5 +50,6 @@ __all__ = [
     "make_suppressions",
     "make_task_board",
     "make_tokens",
+    "make_worker_reports",
     "once",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .suppressions import Suppressions
     from .task_board import TaskBoard
     from .tokens import Tokens
+    from .worker_reports import WorkerReports
 
 
 class StateRedis(NamedTuple):
@@ -231,6 +232,20 @@ def make_history(redis: StateRedis | None) -> History:
     from .redis.history import RedisHistory
 
     return RedisHistory(*redis)
+
+
+def make_worker_reports(redis: StateRedis | None) -> WorkerReports:
+    """Make the reports of worker processes: in ``redis``, or of this process alone in memory.
+
+    Connects to no server.
+    """
+    if redis is None:
+        from .worker_reports import MemoryWorkerReports
+
+        return MemoryWorkerReports()
+    from .redis.worker_reports import RedisWorkerReports
+
+    return RedisWorkerReports(*redis)
 
 
 def make_claims(redis: StateRedis | None) -> Claims:

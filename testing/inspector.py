@@ -127,7 +127,7 @@ class MemoryInspector(Inspector):
             self._memory[queue].drop(stored)
             return True
 
-    def workers(self) -> list[WorkerInfo]:
+    def listed_workers(self) -> list[WorkerInfo]:
         queues = sorted(self._consumed())
         now, name = self._clock.time(), worker_name()
         return [WorkerInfo(name, now, tuple(queues), name)] if queues else []

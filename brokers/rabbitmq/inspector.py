@@ -35,6 +35,7 @@ from ..inspection import (
     Which,
     WorkerInfo,
 )
+from ..reported_workers import read_reports, reported_queues
 from ..settlement import Write
 from ..steps import chunks
 from .client import RabbitClient
@@ -72,13 +73,21 @@ class RabbitInspector(Inspector):
 
     def other_queues(self) -> set[str]:
         if self._management is None:
-            raise NotAvailable("listing queues without RABBITMQ_API_URL")
+            reports = read_reports(self._broker)
+            if reports is None:
+                raise NotAvailable("listing queues without RABBITMQ_API_URL")
+            return reported_queues(reports) - self._broker.queues
         try:
             names = self._management.queues()
         except (BrokerUnavailable, BrokerRefused) as error:
             raise NotAvailable(f"listing queues ({error})") from None
         dead_queue = self._client.topology.dead_queue
         return {name for name in names if dead_queue(name) in names} - self._broker.queues
+
+    def check_listing(self) -> None:
+        if self._management is None:  # reports tell only of queues that have workers
+            raise NotAvailable("listing queues that have no worker without RABBITMQ_API_URL")
+        super().check_listing()
 
     def consumed(self, queues: Collection[str]) -> set[str]:
         with self._client.connection(queues) as connection:
@@ -182,9 +191,9 @@ class RabbitInspector(Inspector):
             "cancelling a job: RabbitMQ delivers jobs in order and cannot remove one of them"
         )
 
-    def workers(self) -> list[WorkerInfo]:
+    def listed_workers(self) -> list[WorkerInfo]:
         if self._management is None:
-            raise NotAvailable("listing workers without RABBITMQ_API_URL")
+            raise NotAvailable("listing workers without RABBITMQ_API_URL and STATE_URL")
         return self._management.workers()
 
     # -- pausing -----------------------------------------------------------------------

@@ -59,7 +59,10 @@ class RedisInspector(Inspector):
 
     def _queues_of_workers(self) -> set[str]:
         return {
-            queue for worker in self.workers() for queue in worker.queues if is_queue_name(queue)
+            queue
+            for worker in self.listed_workers()
+            for queue in worker.queues
+            if is_queue_name(queue)
         }
 
     def check_listing(self) -> None:
@@ -151,7 +154,7 @@ class RedisInspector(Inspector):
                 return self._pages.entry(name, State.DEAD, raw, dead, died=died)
         return None
 
-    def workers(self) -> list[WorkerInfo]:
+    def listed_workers(self) -> list[WorkerInfo]:
         keys, clock = self._commands.keys, self._commands.clock
         with self._commands.client_errors() as client:
             pipeline = client.pipeline(transaction=False)

@@ -17,6 +17,7 @@ from .. import boot
 from ..findings import Finding
 from ..output import print_json, print_table
 from ..time_limits import exceeding_time_limits
+from ..worker_findings import check_reports
 from .email_findings import check_smtp
 from .endpoint_findings import check_endpoints
 from .options import JsonOption
@@ -212,6 +213,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("broker", _broker),
     ("versions", check_versions),
     ("workers", check_workers),
+    ("reports", check_reports),
     ("queues", check_queues),
     ("dead letters", check_dead_letters),
     ("time limits", _time_limits),
@@ -224,4 +226,4 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("monitoring", _monitoring),
 )
 #: Checks that ask the broker.
-_NEED_BROKER = {"versions", "workers", "queues", "dead letters"}
+_NEED_BROKER = {"versions", "workers", "reports", "queues", "dead letters"}

@@ -234,15 +234,28 @@ def workers(json: JsonOption = False) -> None:
     if json:
         print_json(found)
     else:
-        rows = [
-            (
-                worker["name"] or worker["id"],
-                "yes" if worker["alive"] else "no",
-                NOT_AVAILABLE if worker["silent_for_s"] is None else age(worker["silent_for_s"]),
-                ", ".join(worker["queues"]) or None,
-            )
-            for worker in found
-        ]
-        print_table("Workers", ["worker", "alive", "silent", "queues"], rows, empty="no workers")
+        columns = ["worker", "alive", "silent", "version", "memory", "running", "queues"]
+        print_table("Workers", columns, [_worker_row(each) for each in found], empty="no workers")
     if not any(worker["alive"] for worker in found):
         raise typer.Exit(NOT_FINE)
+
+
+def _worker_row(worker: dict[str, Any]) -> tuple[Any, ...]:
+    silent, memory = worker["silent_for_s"], worker["memory_bytes"]
+    return (
+        worker["name"] or worker["id"],
+        "yes" if worker["alive"] else "no",
+        NOT_AVAILABLE if silent is None else age(silent),
+        worker["version"],
+        None if memory is None else f"{memory / 1_000_000:.0f} MB",
+        _running(worker),
+        ", ".join(worker["queues"]) or None,
+    )
+
+
+def _running(worker: dict[str, Any]) -> str | None:
+    """The number of running jobs, and the actor of the job that has run longest."""
+    count, longest = worker["running_count"], (worker["running"] or [None])[0]
+    if longest is None:
+        return None if count is None else str(count)
+    return f"{count}: {longest['actor']} for {age(longest['for_s'])}"

@@ -34,3 +34,11 @@ def test_an_error_does_not_end_the_calls() -> None:
     periodic.start()
     wait_until(lambda: len(calls) > 2)
     periodic.stop()
+
+
+def test_the_first_call_may_come_at_once() -> None:
+    called = threading.Event()
+    periodic = Periodic("test", timedelta(hours=1), called.set, at_once=True)
+    periodic.start()
+    assert called.wait(10)
+    periodic.stop()

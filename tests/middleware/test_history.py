@@ -17,6 +17,7 @@ from formrelay.core.outcomes import DONE, Dead, Defer, Retry
 from formrelay.middleware.history import HistoryRecorder
 from formrelay.middleware.outcome_counts import OutcomeCounts
 from formrelay.state.history import MAX_GROUPS, OTHER, MemoryHistory, total
+from formrelay.state.worker_reports import MemoryWorkerReports
 from tests.support.clock import ManualClock
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -44,9 +45,14 @@ class Store(MemoryHistory):
 class Broker:
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.reports = MemoryWorkerReports()
+        self.consumers = {"q": None}  # it stands for its worker too
 
     def history(self) -> Store:
         return self.store
+
+    def worker_reports(self) -> MemoryWorkerReports:
+        return self.reports
 
 
 @pytest.fixture
@@ -119,16 +125,18 @@ def test_counts_of_the_last_half_hour_are_kept(
 
 def test_the_end_of_the_worker_adds_the_last_counts(clock: ManualClock, store: Store) -> None:
     recorder, broker = HistoryRecorder(clock=clock), Broker(store)
-    worker: Any = broker
+    any_broker: Any = broker
+    workers: list[Any] = [Broker(store), Broker(store)]
     recorder.count("q", DONE, 0.1)  # without a worker, nothing is counted
-    recorder.before_worker_boot(worker, worker)
-    recorder.before_worker_boot(worker, worker)
+    for worker in workers:
+        recorder.before_worker_boot(any_broker, worker)
     recorder.count("q", DONE, 0.1)
-    recorder.after_worker_shutdown(worker, worker)
+    recorder.after_worker_shutdown(any_broker, workers[0])
     assert store.calls == 0
-    recorder.after_worker_shutdown(worker, worker)
+    recorder.after_worker_shutdown(any_broker, workers[1])
     assert sum(done_in(store)) == 1
     assert not recorder._flushing.runs
+    assert broker.reports.read() == []
 
 
 def test_a_forked_process_has_a_name_and_numbers_of_its_own(recorder: Any, store: Store) -> None:
@@ -138,7 +146,7 @@ def test_a_forked_process_has_a_name_and_numbers_of_its_own(recorder: Any, store
 
     def run() -> None:
         recorder.before_worker_boot(Broker(store), None)
-        answers.put((recorder._source, recorder._number, recorder._workers))
+        answers.put((recorder._source, recorder._number, len(recorder._workers)))
         os._exit(0)
 
     child: Any = context.Process(target=run)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from formrelay import __version__
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.state.history import CLASS_COUNT, Tally
 from formrelay.state.redis.history import RedisHistory
@@ -287,12 +288,18 @@ def test_without_workers_the_exit_status_is_1(shell: Shell) -> None:
 def test_a_running_worker_is_listed(shell: Shell, worker: subprocess.Popen[bytes]) -> None:
     def found() -> Any:
         done = run("workers", "--json", cwd=shell.folder, env=shell.env)
-        return json.loads(done.stdout) if done.returncode == 0 else None
+        workers = json.loads(done.stdout) if done.returncode == 0 else []
+        return workers if any(each["version"] for each in workers) else None
 
     (one,) = wait_until(found)
     assert (one["alive"], one["queues"]) == (True, ["webhooks"])
+    assert (one["version"], one["running_count"], one["running"]) == (__version__, 0, [])
+    assert one["memory_bytes"] > 10_000_000
     assert ":" in one["name"]
-    assert one["name"] in shell("workers").stdout
+    table = shell("workers").stdout
+    assert one["name"] in table
+    assert __version__ in table
+    assert " MB" in table
     worker.terminate()
     worker.wait(timeout=20)
     shell("workers", status=1)

@@ -1,0 +1,61 @@
+"""Joins the workers that a broker lists with what the worker processes report."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ..core.errors import BrokerError, describe
+from ..state.worker_reports import WorkerReport
+from .contract import BrokerContract
+from .entries import WorkerInfo
+
+logger = logging.getLogger("formrelay.brokers")
+
+#: As Dramatiq allows, and at most the 255 bytes of RabbitMQ.
+_QUEUE_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9._-]{0,254}")
+
+
+def read_reports(broker: BrokerContract) -> list[WorkerReport] | None:
+    """Read the reports of worker processes; None if they cannot be read.
+
+    Without a shared store, a process knows its own report only.
+    """
+    if broker.state is None:
+        return None
+    try:
+        return broker.worker_reports().read()
+    except BrokerError as error:
+        logger.warning("cannot read worker reports", extra={"error_message": describe(error)})
+        return None
+
+
+def reported_queues(reports: Iterable[WorkerReport]) -> set[str]:
+    """Names of the queues that workers report, without texts that are no names of queues."""
+    queues = {queue for report in reports for queue in report.queues}
+    return {queue for queue in queues if _QUEUE_NAME.fullmatch(queue)}
+
+
+def from_reports(reports: Iterable[WorkerReport], now: float) -> list[WorkerInfo]:
+    """Return workers that only their reports tell of.
+
+    Args:
+        now: Unix seconds, by this machine's clock.
+    """
+    return [
+        WorkerInfo(each.name, now - each.age, each.queues, each.name, report=each)
+        for each in reports
+    ]
+
+
+def with_reports(
+    workers: Sequence[WorkerInfo], reports: Iterable[WorkerReport] | None
+) -> list[WorkerInfo]:
+    """Add the reports to listed workers, by name."""
+    by_name = {each.name: each for each in reports or ()}
+    return [
+        replace(worker, report=by_name[worker.name]) if worker.name in by_name else worker
+        for worker in workers
+    ]

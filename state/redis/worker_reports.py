@@ -1,0 +1,52 @@
+"""Reports of worker processes in Redis."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..millis import duration_millis
+from ..worker_reports import KEEP, MAX_REPORTS, WorkerReport, newest
+from . import DEFAULT_NAMESPACE
+from .script import Script
+
+#: Stands behind the namespace.
+REPORTS = ":__reports__"
+
+
+class RedisWorkerReports:
+    """Reports of all worker processes, by the server's clock.
+
+    Args:
+        client: a :class:`.client.RedisClient`; its maker closes it.
+        where: the server's address, for error messages.
+        namespace: prefix of the keys.
+    """
+
+    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
+        self._keys = [namespace + REPORTS, f"{namespace}{REPORTS}.times"]
+        self._script = Script("worker_reports.lua", client, where)
+
+    def report(self, report: WorkerReport) -> None:
+        self._run("report", report.name, json.dumps(report.to_json()))
+
+    def remove(self, name: str) -> None:
+        self._run("remove", name)
+
+    def read(self) -> list[WorkerReport]:
+        found = self._run("read", MAX_REPORTS)
+        parts = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return newest(
+            WorkerReport.from_json(name.decode(errors="replace"), _parsed(data), int(age) / 1000)
+            for name, age, data in parts
+        )
+
+    def _run(self, what: str, *args: Any) -> Any:
+        return self._script(self._keys, what, duration_millis(KEEP), *args)
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None

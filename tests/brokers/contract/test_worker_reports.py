@@ -1,0 +1,132 @@
+"""Workers report their version, memory, queues and running jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import dramatiq
+import pytest
+
+from formrelay import __version__
+from formrelay.brokers.inspection import NotAvailable
+from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.core.broker_errors import BrokerUnavailable
+from formrelay.core.failure import worker_name
+from formrelay.state.worker_reports import WorkerReport
+from tests.state.stores import state_of
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def harness(harness: Harness, request: pytest.FixtureRequest) -> Iterator[Harness]:
+    if isinstance(harness.broker, RabbitBroker):  # as with STATE_URL
+        state = state_of(request.getfixturevalue("redis_url"))
+        harness.broker.state = state
+        yield harness
+        harness.stop()
+        state.client.close()
+    else:
+        yield harness
+
+
+def report_of(harness: Harness) -> WorkerReport | None:
+    """Let the worker report now, and return its report."""
+    harness.broker.history_recorder.flush()
+    return next(iter(harness.broker.worker_reports().read()), None)
+
+
+def test_a_worker_reports_when_it_starts_and_no_more_when_it_has_stopped(harness: Harness) -> None:
+    harness.actor(lambda: None)
+    harness.start()
+    (report,) = wait_until(harness.broker.worker_reports().read)
+    assert (report.name, report.version) == (worker_name(), __version__)
+    assert report.queues == (harness.queue,)
+    assert (report.memory_bytes or 0) > 10_000_000
+    harness.stop()
+    assert harness.broker.worker_reports().read() == []
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "batch"])
+def test_running_jobs_are_reported_by_actor(harness: Harness, kind: str) -> None:
+    begun, finish = Event(), Event()
+
+    def work(batch: Any = None) -> None:
+        begun.set()
+        finish.wait(20)
+
+    async def work_async() -> None:
+        begun.set()
+        while not finish.is_set():
+            await asyncio.sleep(0.01)
+
+    options: dict[str, Any] = {"queue_name": harness.queue, "broker": harness.broker}
+    options |= {"in_flight": 5} if kind == "async" else {}
+    options |= {"batch_size": 1, "batch_wait": timedelta(0)} if kind == "batch" else {}
+    function = work_async if kind == "async" else work
+    actor = dramatiq.actor(function, actor_name=f"{kind}_{harness.queue}", **options)
+    actor.send()
+    harness.start()
+    assert begun.wait(20)
+    report = report_of(harness)
+    assert report is not None
+    (job,) = report.running
+    assert (report.running_count, job.actor, job.jobs) == (1, actor.actor_name, 1)
+    assert 0 <= job.seconds < 20
+    finish.set()
+    wait_until(harness.is_empty)
+    report = report_of(harness)
+    assert report is not None
+    assert (report.running_count, report.running) == (0, ())
+
+
+def test_the_list_of_workers_has_their_reports(harness: Harness) -> None:
+    harness.actor(lambda: None)
+    harness.start()
+    if harness.broker.state is None:
+        assert [each.report for each in harness.broker.inspector.workers()] == [None]
+        return
+    report = wait_until(lambda: report_of(harness))
+    (worker,) = harness.broker.inspector.workers()
+    assert (worker.name, worker.queues) == (worker_name(), (harness.queue,))
+    assert worker.report is not None
+    assert worker.report.version == report.version
+
+
+def test_queues_and_workers_of_rabbitmq_are_known_by_reports(harness: Harness) -> None:
+    broker = harness.broker
+    if not isinstance(broker, RabbitBroker):  # Redis lists both, and without reports
+        return
+    queues = ("theirs", harness.queue, "<script>", "__ours")
+    broker.worker_reports().report(WorkerReport("elsewhere:1", "0.9", queues))
+    harness.actor(lambda: None)
+    inspector = broker.inspector
+    assert inspector.other_queues() == {"theirs"}
+    (worker,) = inspector.workers()
+    assert (worker.name, worker.queues) == ("elsewhere:1", queues)
+    with pytest.raises(NotAvailable, match="no worker without RABBITMQ_API_URL"):
+        inspector.check_listing()
+
+
+def test_workers_are_listed_while_the_store_fails(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.actor(lambda: None)
+    harness.start()
+    if harness.broker.state is None:
+        return
+
+    def fail() -> list[WorkerReport]:
+        raise BrokerUnavailable("down")
+
+    monkeypatch.setattr(harness.broker.worker_reports(), "read", fail)
+    if isinstance(harness.broker, RabbitBroker):
+        with pytest.raises(NotAvailable):
+            harness.broker.inspector.workers()
+    else:
+        workers = wait_until(harness.broker.inspector.workers)
+        assert [each.report for each in workers] == [None]
