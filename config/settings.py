@@ -85,9 +85,8 @@ class Settings(Section):
         reading = read_settings(environ, env_file, given)
         for line in reading.warnings:
             _warn(line)
-        if isinstance(reading.error, NotConfigured):
-            reading.error.settings = reading.settings
         if reading.error is not None:
+            reading.error.settings = reading.settings
             raise reading.error
         return reading.settings
 

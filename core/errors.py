@@ -53,17 +53,17 @@ class FormrelayError(Exception):
 
 
 class ConfigError(FormrelayError):
-    """The configuration is wrong."""
-
-
-class NotConfigured(ConfigError):
-    """No broker is configured.
+    """The configuration is wrong.
 
     Attributes:
-        settings: the settings as far as they are set, to name other missing variables too.
+        settings: the settings as far as they are valid, to name missing variables too; or None.
     """
 
     settings: Any = None
+
+
+class NotConfigured(ConfigError):
+    """No broker is configured."""
 
 
 class InvalidPolicy(ConfigError, ValueError):

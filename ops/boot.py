@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
 import dramatiq
@@ -21,11 +23,11 @@ from ..core.errors import (
     ConfigError,
     FormrelayError,
     InvalidJob,
-    NotConfigured,
     SinkBusy,
     SinkTransient,
     SinkUnavailable,
 )
+from .banner import announce
 from .late_middleware import LateMiddleware
 from .logs import setup_logging
 from .own_actors import import_actors
@@ -35,7 +37,7 @@ logger = logging.getLogger("formrelay.workers")
 
 #: Exit status of a command: the thing asked about is not fine; wrong use.
 NOT_FINE, WRONG_USE = 1, 2
-_OTHER_QUEUES = "name the queues of this worker (formrelay worker --queue, dramatiq --queues)"
+_OTHER_QUEUES = "name the queues of this worker (formrelay worker QUEUE, dramatiq --queues)"
 #: Parameter of glibc's ``mallopt``: maximum number of arenas.
 _M_ARENA_MAX = -8
 
@@ -147,13 +149,16 @@ def limit_malloc_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> None:
+def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> dict[str, bool]:
     """Check the sinks of ``queues`` (None: all queues).
 
     A sink that is unavailable does not stop the worker: its jobs wait.
 
     Args:
         clickhouse: whether to check ClickHouse too; an embedded one is opened by the check.
+
+    Returns:
+        By the name of a sink that was called, ``clickhouse``, whether it answers.
 
     Raises:
         ConfigError: a sink is not configured, or rejects the credentials.
@@ -172,7 +177,8 @@ def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> N
     if settings.sheets.is_configured and _takes(settings.sheets.queue, queues):
         _check_sheets()
     if clickhouse and _takes(settings.events.queue, queues):
-        _check_clickhouse()
+        return {"clickhouse": _check_clickhouse()}
+    return {}
 
 
 def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[str]:
@@ -212,9 +218,11 @@ def settings_of_workers(queues: Collection[str] | None) -> Settings:
     """
     try:
         return get_settings()
-    except NotConfigured as error:
-        missing = missing_sinks(error.settings, queues) if error.settings is not None else []
-        raise NotConfigured("\n".join([str(error), *missing])) from None
+    except ConfigError as error:
+        missing = [] if error.settings is None else missing_sinks(error.settings, queues)
+        # An invalid variable has no value in the settings.
+        new = [line for line in missing if line.split()[1] not in str(error)]
+        raise type(error)("\n".join([str(error), *new])) from None
 
 
 def check_queues(queues: Collection[str] | None) -> None:
@@ -262,7 +270,8 @@ def _check_sheets() -> None:
         )
 
 
-def _check_clickhouse() -> None:
+def _check_clickhouse() -> bool:
+    """Whether ClickHouse answers."""
     from ..actors.resources import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
@@ -278,14 +287,23 @@ def _check_clickhouse() -> None:
         logger.warning(
             "sink unavailable", extra={"sink": "clickhouse", "error_message": str(error)}
         )
+        return False
     except SinkTransient as error:
         # It answered and rejected us, so starting is useless.
         raise ConfigError(str(error)) from None
+    return True
 
 
 def is_embedded_clickhouse(url: str | None) -> bool:
     """Whether ClickHouse runs inside the process, and so in one process at a time."""
     return (url or "").lower().startswith("chdb://")
+
+
+def _dramatiq(*, reload: bool) -> list[str]:
+    """The command ``dramatiq`` of this Python."""
+    script = Path(sys.executable).with_name("dramatiq")
+    # To reload, `python -m dramatiq` starts the first `python` in PATH, and a script itself.
+    return [str(script)] if reload and script.exists() else [sys.executable, "-m", "dramatiq"]
 
 
 def become_workers(
@@ -296,6 +314,7 @@ def become_workers(
     threads: int | None = None,
     declare: Callable[[], object] = import_actors,
     import_from: Sequence[str] = (),
+    reload: bool = False,
 ) -> NoReturn:
     """Check that workers can start, and replace this process with Dramatiq's.
 
@@ -308,20 +327,33 @@ def become_workers(
         declare: declares the same actors as the module.
         import_from: folders to put first on Python's path, in this order; empty uses the current
             folder.
+        reload: whether to restart the workers when a Python file in the first of these folders
+            changes.
 
     Raises:
-        ConfigError: the configuration is wrong, or a queue does not exist.
+        ConfigError: the configuration is wrong, a queue does not exist, or a package is missing.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    processes = check_start(queues, processes, declare)
-    command = [sys.executable, "-m", "dramatiq", module, *others]
+    if reload and importlib.util.find_spec("watchdog") is None:
+        raise ConfigError(
+            "expected the package watchdog for --reload, got none: install it with "
+            "pip install 'dramatiq[watch]'"
+        )
+    processes, answers = check_start(queues, processes, declare)
+    threads = threads or get_settings().worker_concurrency
+    announce(queues, processes=processes, threads=threads, answers=answers)
+    command = [*_dramatiq(reload=reload), module, *others]
     command += ["--processes", str(processes)]
-    command += ["--threads", str(threads or get_settings().worker_concurrency)]
+    command += ["--threads", str(threads)]
     if queues:
         command += ["--queues", *queues]
     if import_from:
         # Dramatiq inserts each folder at the front of the path.
         command += ["--path", *reversed(import_from)]
+    if reload:
+        command += ["--watch", import_from[0] if import_from else "."]
+        # Dramatiq's own pattern, **.py, matches no file with watchdog 7.
+        command += ["--watch-include", "**/*.py"]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq
 
@@ -330,13 +362,16 @@ def check_start(
     queues: Sequence[str] | None,
     processes: int | None = None,
     declare: Callable[[], object] = import_actors,
-) -> int:
-    """Check that workers of ``queues`` (None: all queues) can start; return their number.
+) -> tuple[int, dict[str, bool]]:
+    """Check that workers of ``queues`` (None: all queues) can start.
 
     Each worker process checks this too; checking here prints one error instead of several.
 
     Args:
         processes: number of processes; None uses WORKER_PROCESSES.
+
+    Returns:
+        The number of processes, and what :func:`check_sinks` returns.
 
     Raises:
         as :func:`become_workers`.
@@ -352,5 +387,4 @@ def check_start(
     declare()
     check_queues(queues)
     get_broker().ping(queues or None)
-    check_sinks(queues, clickhouse=not embedded)
-    return processes
+    return processes, check_sinks(queues, clickhouse=not embedded)

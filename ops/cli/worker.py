@@ -13,6 +13,10 @@ from .options import ImportOption
 
 
 def worker(
+    only: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="QUEUE...", help="Consume only these queues. Default: all."),
+    ] = None,
     queues: Annotated[
         list[str] | None,
         typer.Option("--queue", "-q", help="Consume only this queue. Can be repeated."),
@@ -24,17 +28,32 @@ def worker(
         int | None,
         typer.Option(min=1, help="Threads for each process. Default: WORKER_CONCURRENCY."),
     ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload",
+            help="Restart when a Python file in the current folder changes. For development; "
+            "needs the package watchdog.",
+        ),
+    ] = False,
     imports: ImportOption = None,
 ) -> None:
-    """Start workers with the dramatiq command line."""
+    """Start workers with the dramatiq command line.
+
+    Prints what they are connected to. If settings are missing, names all of
+    them and exits with 2.
+
+    Example: formrelay worker webhooks emails --processes 2
+    """
     host = get_host()
     host.check_worker()
     become_workers(
         host.worker,
         *(imports or ()),
-        queues=queues,
+        queues=[*dict.fromkeys([*(only or ()), *(queues or ())])] or None,
         processes=processes,
         threads=threads,
         declare=lambda: import_actors(imports or ()),
         import_from=list(host.import_from()),
+        reload=reload,
     )

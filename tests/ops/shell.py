@@ -76,8 +76,7 @@ class Shell:
     @contextmanager
     def worker(self, *queues: str, imports: str = "") -> Iterator[Program]:
         """A worker of these queues; of all queues if none is named."""
-        options = [part for queue in queues for part in ("--queue", queue)]
-        options += ["--import", imports] if imports else []
+        options = [*queues, *(["--import", imports] if imports else [])]
         process = start_python(
             *("-m", "formrelay", "worker", *options),
             cwd=self.folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -85,5 +86,25 @@ def test_a_worker_names_all_missing_settings_at_once(tmp_path: Path) -> None:
         "CLICKHOUSE_URL",
     ]
     # Only of the queues that it takes.
-    done = run("worker", "--queue", "webhooks", cwd=tmp_path, env={})
-    assert len(done.stderr.splitlines()) == 1
+    for words in (["webhooks"], ["--queue", "webhooks"]):
+        assert len(run("worker", *words, cwd=tmp_path, env={}).stderr.splitlines()) == 1
+    every = run("worker", "emails", "sheets", "events", "submissions", cwd=tmp_path, env={})
+    assert len(every.stderr.splitlines()) == 5
+    # Invalid variables too, once each.
+    wrong = {"BROKER": "embedded", "API_URL": "nowhere", "WORKER_PROCESSES": "two"}
+    done = run("worker", "submissions", "sheets", cwd=tmp_path, env=wrong)
+    assert done.returncode == 2
+    assert [name for name in ("API_URL", "WORKER_PROCESSES", "SHEETS") if name in done.stderr] == [
+        "API_URL",
+        "WORKER_PROCESSES",
+        "SHEETS",
+    ]
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_reloading_needs_a_package_and_says_so(tmp_path: Path) -> None:
+    if find_spec("watchdog") is not None:
+        pytest.skip("watchdog is installed")
+    done = run("worker", "webhooks", "--reload", cwd=tmp_path, env={"BROKER": "embedded"})
+    assert done.returncode == 2
+    assert "pip install 'dramatiq[watch]'" in done.stderr

@@ -25,6 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
+        add("queues", nargs="*", metavar="QUEUE", help="Consume only these queues.")
         add("--queue", "-q", action="append", help="Consume only this queue. Can be repeated.")
         add("--tasks", action="store_true", help="Consume the queues of TASKS. Adds to --queue.")
         add("--processes", type=int, help="Number of processes. Default: WORKER_PROCESSES.")
@@ -54,7 +55,7 @@ class Command(BaseCommand):
 
 def _queues(options: dict[str, Any]) -> list[str] | None:
     """The queues to consume; None for all."""
-    queues: list[str] | None = options["queue"]
+    queues: list[str] | None = [*options["queues"], *(options["queue"] or ())] or None
     if not options["tasks"]:
         return queues
     found = declare_all()
