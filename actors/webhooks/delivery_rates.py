@@ -29,6 +29,11 @@ class DeliveryRate:
     delivered: int
     statuses: tuple[int, ...]
 
+    @property
+    def percent(self) -> float:
+        """Percentage of attempts that succeeded, rounded down: 100.0 means all."""
+        return self.delivered * 1000 // max(1, self.attempts) / 10
+
 
 def delivery_rates(since: timedelta, *, limit: int) -> list[DeliveryRate]:
     """Return the endpoints with the most failed attempts first.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import waitress
 
+from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
+from formrelay.actors.webhooks.resources import make_registry
 from formrelay.brokers import BrokerOptions, RelayBroker
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.redis.broker import RedisBroker
@@ -17,6 +19,9 @@ from formrelay.core.errors import SinkPermanent
 from formrelay.ops.dashboard import make_app
 from formrelay.ops.dashboard.access import Role, TokenAccess
 from formrelay.ops.dashboard.tasks import Tasks
+from formrelay.state import make_suppressions
+from formrelay.state.suppressions import Suppression, SuppressionReason
+from tests.ops.dashboard.conftest import HOSTILE
 from tests.state.stores import state_of
 from tests.support.browser import browser
 from tests.support.harness import Harness
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.shared_vhost
 
+LONG = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft" * 2
 TOKENS = {Role.OPERATOR: "operator-token-1234", Role.READ_ONLY: "read-only-token-1234"}
 
 
@@ -37,6 +43,7 @@ class Site:
     def __init__(self, broker: RelayBroker, queue: str) -> None:
         self.harness = Harness(broker, queue)
         self.broker, self.queue = broker, queue
+        self.says = "the endpoint answered 410 to delivery"
         self.is_mended = False
         self.runs: Counter[str] = Counter()
         self.actor = self.harness.actor(self._run, actor_name="deliver")
@@ -50,7 +57,7 @@ class Site:
             try:
                 raise ConnectionResetError
             except ConnectionResetError as error:
-                raise SinkPermanent(f"the endpoint answered 410 to delivery {len(name)}") from error
+                raise SinkPermanent(f"{self.says} {len(name)}") from error
 
     def bury(self, *names: str) -> None:
         """Let the actor fail for each name, then mend it."""
@@ -186,26 +193,37 @@ def test_two_operators_who_replay_the_same_group_run_each_job_once(
 
 
 @pytest.mark.parametrize("site", [pytest.param("redis", marks=pytest.mark.redis)], indirect=True)
-@pytest.mark.parametrize(("colours", "width"), [("light", 1280), ("dark", 375)])
-def test_pages_are_accessible_and_fit_the_screen(
-    site: Site, operators: Operators, colours: str, width: int
+def test_pages_with_hostile_texts_are_accessible_and_fit_the_screen(
+    site: Site, operators: Operators
 ) -> None:
-    def check() -> None:
+    def check(width: int, colours: Literal["light", "dark"]) -> None:
+        page.emulate_media(color_scheme=colours)
+        page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width, page.url
         assert violations(page) == [], page.url
 
-    site.bury("one")
-    screen = {"width": width, "height": 800}
-    page = operators("ann", color_scheme=colours, viewport=screen)
+    site.says = HOSTILE + LONG
+    site.bury(HOSTILE + LONG)
+    _fill(site)
+    page = operators(LONG[:60])
     page.goto("/dead")
-    check()
+    check(375, "dark")
     page.get_by_role("row").filter(has_text="SinkPermanent").get_by_role("link").click()
-    check()
+    check(375, "light")
     page.get_by_role("button", name="Delete the whole group").click()
-    check()
+    check(1280, "dark")
     page.get_by_role("button", name="Delete 1 dead letter").click()
     page.get_by_text("1 deleted").wait_for()
-    check()
-    for path in ("/tasks", "/audit", "/dead", "/dead/letters"):
+    check(375, "light")
+    for path in ("/tasks", "/webhooks", "/email", "/audit"):
         page.goto(path)
-        check()
+        check(375, "dark")
+
+
+def _fill(site: Site) -> None:
+    """An endpoint that fails, and a suppressed address."""
+    now = site.broker.clock.time()
+    report = DeliveryReport(HOSTILE, LONG, False, 7, now - 60, now, 503, open_until=now + 60)
+    make_registry(site.broker.state).report([report], DisableRules())
+    entry = Suppression(f"{LONG.lower()[:60]}@one.example", SuppressionReason.COMPLAINT)
+    make_suppressions(site.broker.state).add([entry])

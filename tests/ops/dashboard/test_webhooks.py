@@ -63,11 +63,11 @@ def test_rates_of_the_delivery_log_are_shown_and_kept(
 
     def rates() -> list[DeliveryRate]:
         asked.append(1)
-        return [DeliveryRate("a", "one.example", 200, 197, (503, 200, 0))]
+        return [DeliveryRate("a", "one.example", 88_112, 88_104, (503, 200, 0))]
 
     monkeypatch.setattr(endpoint_list, "_rates", rates)
     (row,) = rows(site.page("/webhooks"))
-    assert "fine 98.5 % of 200 503 200 – 0" in row
+    assert "fine 99.9 % of 88,112 503 200 – 0" in row
     site.page("/webhooks")
     assert len(asked) == 1
 
