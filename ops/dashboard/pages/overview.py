@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from werkzeug import Response
 
@@ -32,12 +34,22 @@ class WorkerRow:
 
     Attributes:
         silent_for: seconds since its last heartbeat; None if the broker has no heartbeats.
+        version: version of formrelay; None if the worker does not report.
+        up: seconds since its start.
+        memory: resident bytes.
+        running_count: number of jobs that run.
+        running: those that have run longest: ``actor``, ``for_s``, ``jobs``.
     """
 
     name: str
     is_alive: bool
     silent_for: float | None
     queues: tuple[str, ...]
+    version: str | None = None
+    up: float | None = None
+    memory: int | None = None
+    running_count: int | None = None
+    running: Sequence[dict[str, Any]] = ()
 
 
 def show(view: View) -> Response:
@@ -71,7 +83,7 @@ def show(view: View) -> Response:
         routes={route.name for route in view.site.navigation},
         workers=workers,
         why_no_workers=why_no_workers,
-        has_reports=False,
+        has_reports=any(each.version for each in workers or ()),
         why_incomplete=view.site.queue_list.why_incomplete(broker),
         weaknesses=broker.weaknesses(),
         scheduled_in_all=broker.inspector.scheduled_in_all(),
@@ -85,7 +97,17 @@ def _workers(broker: RelayBroker) -> tuple[list[WorkerRow] | None, str]:
     except NotAvailable as error:
         return None, str(error)
     return [
-        WorkerRow(each["name"] or each["id"], each["alive"], each["silent_for_s"], each["queues"])
+        WorkerRow(
+            each["name"] or each["id"],
+            each["alive"],
+            each["silent_for_s"],
+            each["queues"],
+            each["version"],
+            each["up_s"],
+            each["memory_bytes"],
+            each["running_count"],
+            each["running"] or (),
+        )
         for each in found
     ], ""
 

@@ -9,8 +9,9 @@ from werkzeug.test import Client
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
 from formrelay.ops.dashboard.access import LoopbackAccess
-from formrelay.state import make_history
+from formrelay.state import make_history, make_worker_reports
 from formrelay.state.history import CLASS_COUNT, Tally, duration_class
+from formrelay.state.worker_reports import RunningJob, WorkerReport
 from tests.ops.dashboard.conftest import HOSTILE, Site
 
 
@@ -124,3 +125,22 @@ def test_hostile_names_of_workers_and_queues_are_shown_as_text(site: Site) -> No
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
     for hidden in "\x1b\u202e\u2066\u200f\u2028\x85\x00\x07\u200b":
         assert hidden not in text
+
+
+def test_workers_say_what_they_run(site: Site) -> None:
+    running = (RunningJob("deliver", 12.0), RunningJob("record", 3.0, 500))
+    report = WorkerReport(
+        "w1:1",
+        "1.2.3",
+        ("webhooks",),
+        3_700.0,
+        123_456_789,
+        5,
+        (*running, running[0], running[0]),
+    )
+    add_worker(site, "w1", "webhooks")
+    make_worker_reports(site.broker.state).report(report)
+    text = re.sub(r"<[^>]+>", " ", site.page("/"))
+    words = " ".join(text.split())
+    says = r"w1:1 alive \d+s ago 1h 123 MB 1\.2\.3 deliver 12s ?, record ×500 3s ?, deliver 12s"
+    assert re.search(says + " and 2 more webhooks", words)
