@@ -42,7 +42,7 @@ def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
     highest = max((each.attempts for each in sums), default=0)
     good, bad = [], []
     step = WIDTH // max(1, len(sums))
-    width = max(1, step * 3 // 4)
+    width = max(1, step - max(1, step // 4))
     for number, each in enumerate(sums):
         failed = each.retried + each.dead
         x = WIDTH - (len(sums) - number) * step
