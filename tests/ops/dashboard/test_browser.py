@@ -1,4 +1,8 @@
-"""The pages in Debian's Chromium: no violation of axe or of the policy, nothing on the console."""
+"""The pages in Debian's Chromium with text from anywhere, and what a refresh keeps.
+
+Any message on the console fails, so that a violation of the policy does. tests/acceptance checks
+all pages with axe, on both brokers.
+"""
 
 from __future__ import annotations
 
@@ -115,19 +119,18 @@ def visit(page: Page, url: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(
-    ("size", "colours"), [(PHONE, "light"), (DESK, "dark")], ids=["phone", "desk"]
-)
-def test_every_page_is_accessible_and_fits_with_hostile_text_in_every_field(
-    chromium: Browser, site: Site, url: str, size: Any, colours: str
+def test_hostile_and_long_text_in_every_field_fits_a_phone(
+    chromium: Browser, site: Site, url: str
 ) -> None:
     fill(site)
-    with opened(chromium, viewport=size, color_scheme=colours) as page:
-        count = 0
-        for count, _ in enumerate(visit(page, url), 1):
-            if size is PHONE or count % 3 == 1:  # a check takes a second
+    with opened(chromium, viewport=PHONE, color_scheme="dark") as page:
+        seen = []
+        for _ in visit(page, url):
+            seen.append(page.url)
+            assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], page.url
+            if "/job" in page.url or page.url == f"{url}/":
                 check(page)
-        assert count >= 7
+        assert len(seen) >= 10
 
 
 def test_empty_pages_are_accessible(chromium: Browser, site: Site, url: str) -> None:
@@ -179,19 +182,6 @@ def test_a_dead_letter_is_found_read_revealed_edited_and_replayed(
         page.click("text=Send the edited job")
         page.wait_for_selector("text=The edited job is on its queue")
     assert (site.broker.counts("webhooks").waiting, site.broker.counts("webhooks").dead) == (1, 0)
-
-
-def test_two_operators_replay_a_dead_letter_once(chromium: Browser, site: Site, url: str) -> None:
-    site.add("webhooks", "dead", "d1", options={"failure": FAILURE})
-    with opened(chromium) as one, opened(chromium) as other:
-        for page in (one, other):
-            page.goto(f"{url}/job?queue=webhooks&id=d1")
-            page.click("#refresh")  # so that the other page still shows a dead letter
-        one.click("text=Replay >> nth=0")
-        one.wait_for_selector("text=Back on its queue")
-        other.click("button[value=replay]")
-        other.wait_for_selector("text=Nothing changed: the job has left this state.")
-    assert site.broker.counts("webhooks").waiting == 1
 
 
 def test_a_refresh_keeps_focus_selection_scroll_and_text(
