@@ -239,7 +239,7 @@ class Inspector(ABC):
         """Yield the dead letters that match, queue by queue, the oldest first.
 
         RabbitMQ hides dead letters while they are read. So of a long queue only the oldest are
-        read, as many as it delivers in half a second.
+        read, as many as it delivers in 0.4 s.
 
         Args:
             limit: maximum number to yield; None: no limit.

@@ -48,6 +48,7 @@ class Content:
         delivery_tag: 0 for a returned message.
         head: encoded properties.
         method: the method that brought it, if not ``Basic.Deliver``.
+        decoded: the properties, once they were decoded.
     """
 
     consumer: bytes
@@ -56,6 +57,7 @@ class Content:
     head: bytes = b""
     body: bytes = b""
     method: Any = None
+    decoded: pika.BasicProperties | None = None
 
     @property
     def has_headers(self) -> bool:
@@ -63,9 +65,10 @@ class Content:
 
     @property
     def properties(self) -> pika.BasicProperties:
-        properties = pika.BasicProperties()
-        properties.decode(self.head)
-        return properties
+        if self.decoded is None:
+            self.decoded = pika.BasicProperties()
+            self.decoded.decode(self.head)
+        return self.decoded
 
     @property
     def message_id(self) -> str | None:

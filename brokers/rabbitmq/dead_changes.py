@@ -150,10 +150,13 @@ class DeadLetterChange:
     def _head_again(self, content: codec.Content, entry: Entry) -> bytes:
         properties = content.properties
         properties.delivery_mode = 2
-        headers = properties.headers or {}
+        # RabbitMQ adds the number of redeliveries, which begins anew.
+        headers = {**(properties.headers or {})}
+        headers.pop("x-delivery-count", None)
         if "x-death" in headers and FAILURE_HEADER not in headers and entry.failure is not None:
             # RabbitMQ need not keep its own header in a message that a client publishes.
-            properties.headers = {**headers, FAILURE_HEADER: recorded(entry.failure)}
+            headers[FAILURE_HEADER] = recorded(entry.failure)
+        properties.headers = headers or None
         if (expiration := self._time_left(entry)) is not None:
             properties.expiration = str(expiration)
         return codec.encoded(properties)

@@ -1,9 +1,11 @@
 """Reads the dead letters of a queue, and gives them back.
 
-AMQP cannot browse a queue. The dead letters are consumed, and RabbitMQ requeues them at their old
-positions when the consuming connection closes. No other client sees them meanwhile. So:
+AMQP cannot browse a queue. The dead letters are consumed, and RabbitMQ requeues them when the
+consuming connection closes: a classic queue at their old positions, a quorum queue in their order,
+behind those requeued before and in front of those never delivered. No other client sees them
+meanwhile. So:
 
-- Listing reads for at most half a second, and decodes the dead letters after RabbitMQ has them
+- Listing reads for less than half a second, and decodes the dead letters after RabbitMQ has them
   back. The dead letters behind those are not read: to reach them again, RabbitMQ would have to
   deliver all dead letters before them once more.
 - Only one process at a time reads the dead letters of a queue. The lock is an exclusive queue,
@@ -33,11 +35,11 @@ from .deaths import decoded
 from .errors import ACCESS_REFUSED, RESOURCE_LOCKED
 
 #: Seconds after which the dead letters that are held are given back.
-HOLD_SECONDS = 0.5
+HOLD_SECONDS = 0.4
 #: Maximum number of dead letters per chunk.
 CHUNK = 250
 #: Maximum number of dead letters that RabbitMQ sends ahead of their acknowledgement.
-_PREFETCH = 10_000
+_PREFETCH = 20_000
 #: Maximum bytes of dead letters that listing keeps.
 _MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 #: Seconds to wait until RabbitMQ has the dead letters back, and until another process is done.
@@ -196,7 +198,7 @@ class DeadLetterReader:
     def _consume(self, prefetch: int) -> None:
         """Start another consumer: the prefetch of the earlier consumer is used up."""
         if self._consumers:
-            # With two consumers the order would be lost.
+            # Two consumers would get several messages in turn.
             self._cancel()
         self._consumers += 1
         self._consumes_after = self._connection.delivered

@@ -28,7 +28,8 @@ def decoded(
     Args:
         now: unix seconds, for the failure of bytes that cannot be decoded.
     """
-    id, headers = content.message_id, content.properties.headers or {}
+    id = content.message_id
+    headers = content.properties.headers or {} if content.has_headers else {}
     failure = _recorded_failure(headers)
     message = decode_or_wrap(
         content.body,

@@ -1,0 +1,130 @@
+"""Dead letters of a queue that is too long to be held while it is read.
+
+Tests of RabbitMQ alone: Redis reads dead letters without hiding them.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pika
+import pytest
+
+from formrelay.brokers import DeadFilter, NotAvailable, State
+from formrelay.brokers.envelope import encode
+from formrelay.brokers.inspection import Extent
+from formrelay.brokers.rabbitmq import dead_letters
+from formrelay.brokers.settlement import as_dead_letter
+from formrelay.core.failure import Failure, Reason
+from formrelay.ops.dead_groups import group_dead_letters
+from tests.support.browsing import ids
+from tests.support.harness import Harness
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
+
+MANY = 600  # three chunks
+
+
+@pytest.fixture(autouse=True)
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give dead letters back after the first chunk."""
+    monkeypatch.setattr(dead_letters, "HOLD_SECONDS", -1.0)
+
+
+def bury(harness: Harness) -> list[str]:
+    """Create dead letters, of which every third is a KeyError; returns their ids."""
+    actor = harness.actor(print, actor_name="nothing")
+    messages = [actor.message(number) for number in range(MANY)]
+    errors = [KeyError() if number % 3 == 0 else ValueError() for number in range(MANY)]
+    letters = [
+        (
+            message.message_id,
+            encode(
+                as_dead_letter(
+                    message,
+                    Failure.of(error, reason=Reason.PERMANENT, attempt=1, now=time.time()),
+                )
+            ),
+        )
+        for message, error in zip(messages, errors, strict=True)
+    ]
+    harness.bury(letters)
+    return [id for id, _ in letters]
+
+
+def listed(harness: Harness, channel: Any) -> list[tuple[Any, bytes]]:
+    """All dead letters, by reading the queue to its end; it is empty afterwards."""
+    found = []
+    for _ in range(
+        channel.queue_declare(f"dlq.{harness.queue}", passive=True).method.message_count
+    ):
+        _, properties, body = channel.basic_get(f"dlq.{harness.queue}", auto_ack=True)
+        found.append((properties, body))
+    return found
+
+
+def test_only_the_oldest_dead_letters_of_a_long_queue_are_read(harness: Harness) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    extent = Extent()
+    found = list(inspector.dead_letters(DeadFilter(harness.queue), limit=None, extent=extent))
+    assert 0 < len(found) == extent.looked_at < MANY
+    assert not extent.is_complete
+    assert ids(found) == buried[: len(found)]
+    assert not group_dead_letters(inspector, DeadFilter(harness.queue)).is_complete
+    with pytest.raises(NotAvailable, match="behind the oldest"):
+        inspector.dead_letter(harness.queue, buried[-1])
+    with pytest.raises(NotAvailable, match="behind the oldest"):
+        inspector.dead_ids(buried[-1][:13], harness.queue)
+    with pytest.raises(NotAvailable, match="behind the oldest"):
+        inspector.browse(harness.queue, State.DEAD, cursor=str(MANY - 1))
+    with pytest.raises(NotAvailable, match="comparing ids"):
+        inspector.add_dead(harness.queue, [])
+    # All of them are there again, and the whole count is known.
+    assert inspector.replay(DeadFilter(harness.queue), dry_run=True) == MANY
+
+
+def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_other_dead_letters(
+    harness: Harness, channel: Any
+) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    which = DeadFilter(harness.queue, error="KeyError")
+    seen: list[int] = []
+    first = inspector.replay(which, progress=seen.append, should_stop=lambda: len(seen) > 1)
+    assert 0 < first < MANY // 3
+    assert inspector.replay(which) == MANY // 3 - first
+    counts = harness.broker.counts(harness.queue)
+    assert (counts.waiting, counts.dead) == (MANY // 3, MANY - MANY // 3)
+    others = [id for number, id in enumerate(buried) if number % 3]
+    # A quorum queue requeues behind what was requeued before, so that the order may change.
+    kept = [properties.message_id for properties, _ in listed(harness, channel)]
+    assert sorted(kept) == sorted(others)
+
+
+def test_an_id_is_found_at_the_end_of_a_long_queue(harness: Harness) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    assert inspector.delete_dead([buried[-1]], queue=harness.queue) == 1
+    wait_until(lambda: harness.broker.counts(harness.queue).dead == MANY - 1)
+
+
+def test_a_dead_letter_that_is_moved_keeps_its_bytes_headers_and_time(
+    harness: Harness, channel: Any
+) -> None:
+    bury(harness)
+    died = datetime.now(UTC).replace(microsecond=0)
+    death = {"reason": "expired", "queue": harness.queue, "count": 1, "time": died}
+    odd = pika.BasicProperties(
+        message_id="odd", delivery_mode=2, headers={"x-death": [death], "mine": "yes"}
+    )
+    channel.basic_publish("", f"dlq.{harness.queue}", b"\xff no JSON", odd)
+    inspector = harness.broker.inspector
+    # Deletes the others; the odd one is behind the first chunk.
+    assert inspector.delete_dead(DeadFilter(harness.queue, reason=Reason.PERMANENT)) == MANY
+    ((properties, body),) = listed(harness, channel)
+    assert (properties.message_id, body) == ("odd", b"\xff no JSON")
+    assert properties.headers["mine"] == "yes"
+    assert '"reason":"expired"' in properties.headers["x-formrelay-failure"]
+    month = 30 * 86_400_000
+    assert month - 600_000 < int(properties.expiration) <= month
