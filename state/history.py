@@ -285,24 +285,24 @@ class Window(NamedTuple):
         last = int(now // resolution.step)
         return cls(resolution, last - count + 1, last)
 
-    def points(self, found: Mapping[int, Sequence[int]], now: float) -> list[Point]:
+    def points(self, found: Mapping[int, tuple[int, ...]], now: float) -> list[Point]:
         """Return a point for every bucket.
 
         Args:
             found: by the number of the bucket, the counts of a point without times, in order.
             now: Unix time in seconds, by the store's clock.
         """
-        step = self.resolution.step
+        step, last = self.resolution.step, self.last
         points = []
-        for number in range(self.first, self.last + 1):
+        for number in range(self.first, last + 1):
             at = float(number * step)
-            seconds = float(step) if number < self.last else max(0.0, now - at)
-            counts = found.get(number)
-            if counts is None:
-                points.append(Point(at, seconds))
-            else:
-                done, retried, dead, deferred, *classes = counts
-                points.append(Point(at, seconds, done, retried, dead, deferred, tuple(classes)))
+            seconds = float(step) if number < last else max(0.0, now - at)
+            its = found.get(number)
+            points.append(
+                Point(at, seconds)
+                if its is None
+                else Point(at, seconds, its[0], its[1], its[2], its[3], its[4:])
+            )
         return points
 
 
@@ -374,7 +374,7 @@ class MemoryHistory:
     ) -> dict[str, list[Point]]:
         now = self._clock.time()
         window = Window.of(span, now)
-        found: dict[str, dict[int, Sequence[int]]] = {queue: {} for queue in queues or ()}
+        found: dict[str, dict[int, tuple[int, ...]]] = {queue: {} for queue in queues or ()}
         with self._lock:
             for number, bucket in self._in(window):
                 for queue, tally in bucket.tallies.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from struct import Struct
 from typing import Any
 
 from ..history import (
+    CLASS_COUNT,
     HOUR,
     MAX_FAILING_QUEUES,
     MAX_GROUPS,
@@ -33,6 +34,8 @@ PREFIX = ":__history__."
 _KEEP_NUMBER = timedelta(hours=1)
 #: Larger counts do not fit.
 _MAX_COUNT = 2**32 - 1
+#: The formats of values, by the number of counts.
+_FORMATS = [Struct(f"<{number}I") for number in range(5 + CLASS_COUNT)]
 
 
 class RedisHistory:
@@ -83,7 +86,7 @@ class RedisHistory:
         window = Window.of(span, now)
         found: dict[str, dict[int, tuple[int, ...]]] = {queue: {} for queue in queues or ()}
         for number, queue, data in self._find(window, queues, ""):
-            found.setdefault(queue, {})[number] = _unpacked(data)
+            found.setdefault(queue, {})[number] = _FORMATS[len(data) // 4].unpack(data)
         return {queue: window.points(tallies, now) for queue, tallies in found.items()}
 
     def errors(
@@ -130,11 +133,7 @@ class RedisHistory:
 
 def _packed(tally: Tally) -> bytes:
     counts = [min(count, _MAX_COUNT) for count in tally.counts]
-    return struct.pack(f"<{len(counts)}I", *counts)
-
-
-def _unpacked(data: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(data) // 4}I", data)
+    return _FORMATS[len(counts)].pack(*counts)
 
 
 def _pairs(errors: Mapping[str, int]) -> str:
