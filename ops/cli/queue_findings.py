@@ -51,8 +51,8 @@ def check_workers() -> Iterator[Finding]:
     broker = get_broker()
     workers = list_workers(broker)
     if workers is None:
-        says = "not known: RabbitMQ lists workers only with RABBITMQ_API_URL"
-        yield Finding("workers", "weak", f"{says}; set it to http://host:15672")
+        says = "not known: RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL"
+        yield Finding("workers", "weak", f"{says}; set one of them")
         return
     silent = [each for each in workers if not each["alive"]]
     for each in silent[:_MAX_NAMED]:

@@ -12,21 +12,25 @@ from formrelay.state import (
     make_audit_log,
     make_bounce_rates,
     make_claims,
+    make_history,
     make_idempotency_store,
     make_journal,
     make_leases,
     make_rate_limits,
     make_suppressions,
     make_task_board,
+    make_worker_reports,
 )
 from formrelay.state.audit import AuditEntry
 from formrelay.state.connections import Refreshed
+from formrelay.state.history import Tally
 from formrelay.state.journal import RecipientOutcome, Run
 from formrelay.state.rate_limits import Limit
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from formrelay.state.task_board import TaskRecord
 from formrelay.state.tokens import Tokens
+from formrelay.state.worker_reports import WorkerReport
 from tests.brokers.redis.test_rights import documented, with_password
 from tests.state.stores import state_of
 from tests.support.servers import RedisServer
@@ -47,6 +51,15 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     assert limits.take([("a", Limit(1, HOUR))]) is None
     assert limits.take([("a", Limit(1, HOUR))]) is not None
     limits.close_until("a", HOUR)
+
+    history = make_history(state)
+    history.add({"q": Tally(dead=1, errors={"e": 1})}, source="me", number=1)
+    assert history.read().keys() == history.errors().keys() == {"q"}
+
+    reports = make_worker_reports(state)
+    reports.report(WorkerReport("host:1", "1.0"))
+    assert [report.name for report in reports.read()] == ["host:1"]
+    reports.remove("host:1")
 
     leases = make_leases(state)
     assert leases.hold("a", "owner", 1, HOUR)
