@@ -9,19 +9,35 @@ from .. import __version__
 from ..brokers import get_broker
 from ..state.worker_reports import WorkerReport
 from .findings import Finding
+from .health import list_workers
+from .output import age
 
 #: Maximum number of workers that a finding names.
 _NAMED = 5
 
 
 def check_reports() -> Iterator[Finding]:
-    """Check that workers can report, and have one version."""
+    """Check that workers can report, do report, and have one version."""
     broker = get_broker()
     if broker.state is None:
         says = "the history of queues and the reports of workers are missing"
         yield Finding("workers", "weak", f"{says}: set STATE_URL to a Redis URL")
         return
-    yield from findings_of(broker.worker_reports().read())
+    reports = broker.worker_reports().read()
+    # Workers without a heartbeat are named by another check.
+    others = {each["name"] for each in list_workers(broker) or () if not each["alive"]}
+    yield from silent_workers([each for each in reports if each.name not in others])
+    yield from findings_of(reports)
+
+
+def silent_workers(reports: Sequence[WorkerReport]) -> Iterator[Finding]:
+    """Return the findings about workers that stopped reporting."""
+    silent = [each for each in reports if each.is_silent]
+    for report in silent[:_NAMED]:
+        says = f"{report.name} sent its last report {age(report.age)} ago: it was killed or hangs"
+        yield Finding("workers", "weak", f"{says}; read its log, end its process if it still runs")
+    if (more := len(silent) - _NAMED) > 0:
+        yield Finding("workers", "weak", f"{more} more workers do not report; read their logs")
 
 
 def findings_of(reports: Sequence[WorkerReport]) -> Iterator[Finding]:

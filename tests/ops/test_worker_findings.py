@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from formrelay import __version__
-from formrelay.ops.worker_findings import findings_of
+from formrelay.ops.worker_findings import findings_of, silent_workers
 from formrelay.state.worker_reports import WorkerReport
 
 
@@ -25,3 +25,11 @@ def test_a_command_of_another_version_is_named() -> None:
     assert found.state == "weak"
     assert "version 9.9" in found.says
     assert __version__ in found.says
+
+
+def test_workers_that_stopped_reporting_are_named_up_to_a_number() -> None:
+    reports = [WorkerReport(f"a:{number}", "1", age=125 * (number > 0)) for number in range(8)]
+    found = list(silent_workers(reports))
+    assert len(found) == 6
+    assert found[0].says.startswith("a:1 sent its last report 2m ago")
+    assert found[-1].says.startswith("2 more")
