@@ -36,7 +36,7 @@ app = typer.Typer(
     help="Run the background jobs of a form platform: workers, queues, dead letters.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
 )
 for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
     app.command()(_command)
@@ -74,7 +74,7 @@ def run() -> None:
     sys.excepthook = _print_traceback
     with one_line_errors():
         try:
-            status = command()(standalone_mode=False)
+            status = command()(prog_name=_name_of_completion(), standalone_mode=False)
         except _UsageError as error:
             _print_usage_error(error)
             status = error.exit_code
@@ -82,6 +82,15 @@ def run() -> None:
             say_error("formrelay: aborted")
             status = NOT_FINE
     sys.exit(status or 0)
+
+
+def _name_of_completion() -> str | None:
+    """The name of the command whose completion is asked for; None otherwise.
+
+    A shell completes the command ``formrelay``, not ``python -m formrelay`` or ``manage.py``.
+    """
+    asked = {"--show-completion", "--install-completion"}
+    return "formrelay" if asked.intersection(sys.argv[1:2]) else None
 
 
 def _print_usage_error(error: Any) -> None:
