@@ -176,7 +176,7 @@ def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None)
             continue
         jobs = each.waiting + (each.scheduled or 0)  # Redis: a worker makes due jobs waiting
         if jobs:
-            stuck.append(f"{each.queue} ({jobs:,} jobs)")
+            stuck.append(f"{each.queue} ({jobs:,} job{'' if jobs == 1 else 's'})")
         else:
             empty.append(each.queue)
     if empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +11,6 @@ import typer
 from ...actors import declare_actors
 from ...brokers import Entry, NotAvailable, State, get_broker
 from ...config import get_settings
-from ...core.clock import iso
 from ...core.errors import ConfigError, SinkError
 from ...core.failure import Reason
 from ...core.printable import shown_id
@@ -93,7 +92,7 @@ def _print_attempts(found: list[dict[str, Any]], *, json: bool, empty: str) -> N
     if json:
         print_json(found)
     else:
-        columns = ("at", "attempt", "outcome", "status", "took", "host", "error and response")
+        columns = ("at", "attempt", "outcome", "status", "took", "host, error and response")
         print_table("Attempts", columns, [_attempt_row(each) for each in found], empty=empty)
     if not found:
         raise typer.Exit(NOT_FINE)
@@ -161,21 +160,22 @@ def _find(id: str) -> Entry | None:
 
 def _attempt_row(attempt: dict[str, Any]) -> tuple[Any, ...]:
     response, took = attempt.get("response"), attempt.get("durationMs")
-    texts = [attempt.get("message"), response and f"({response[:80]})"]
+    host, message = attempt.get("host"), attempt.get("message")
+    texts = [host and f"{host}:" if message else host, message, response and f"({response[:80]})"]
     return (
         _time(attempt["at"]),
         attempt["attempt"],
         attempt["outcome"],
         attempt["status"] or None,
         None if took is None else f"{took:,.0f} ms",
-        attempt.get("host"),
         " ".join(filter(None, texts)) or None,
     )
 
 
 def _time(at: str) -> str:
-    """Return a time in ISO 8601 with milliseconds; another text as it is."""
+    """Return a time in ISO 8601 with seconds; another text as it is."""
     try:
-        return iso(datetime.fromisoformat(at).timestamp())
+        moment = datetime.fromisoformat(at).astimezone(UTC)
+        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError):
         return at

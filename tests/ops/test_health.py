@@ -37,7 +37,7 @@ def test_queues_with_jobs_need_a_live_worker(tmp_path: Path) -> None:
         shell("send", "events", EVENT)
         stuck, said = parts(shell, status=1)["queues"]
         assert not stuck
-        assert said.startswith("without a worker: events (1 jobs); empty and without a worker: ")
+        assert said.startswith("without a worker: events (1 job); empty and without a worker: ")
         assert parts(shell, "--here", status=0)["workers"][1].startswith("1 alive on ")
         shell("queues", "pause", "events")
         found = parts(shell, "--sinks", status=1)

@@ -46,9 +46,9 @@ def test_attempts_are_listed_by_webhook_id_and_message_id(
     ]
     assert attempts[0]["messageId"] == sent
     header, first, second = shell("webhooks", "attempts", sent).stdout.splitlines()
-    titles = "at attempt outcome status took host error and response"
+    titles = "at attempt outcome status took host, error and response"
     assert " ".join(header.split()) == titles
-    assert "the receiver answered 500" in first
+    assert "127.0.0.1: the receiver answered 500" in first
     assert "(9 bytes of application/json)" in first
     assert "delivered" in second
     by_prefix = shell("webhooks", "attempts", sent[:8]).stdout
