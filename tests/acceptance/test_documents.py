@@ -43,6 +43,25 @@ def test_links_to_files_work(document: Path) -> None:
     assert [link for link in here if not (document.parent / link).exists()] == []
 
 
+def _anchors(document: Path) -> set[str]:
+    """The anchors of the headings of a document, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(), re.M)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_headings_work(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text())
+    broken = [
+        f"{name}#{anchor}"
+        for name, anchor in links
+        if not name or name.endswith(".md")
+        if anchor not in _anchors(document.parent / name if name else document)
+    ]
+    assert broken == []
+
+
 JOBS = [
     pytest.param(block, id=f"{document.name}-{number}")
     for document in DOCUMENTS
