@@ -131,7 +131,7 @@ def test_each_section_with_commands_is_tested() -> None:
 def test_nothing_runs(operator: Operator) -> None:
     send(operator)
     operator("formrelay queues pause webhooks")
-    operator.follow(TROUBLE[""], {"formrelay doctor": "broker +ok"})
+    operator.follow(TROUBLE[""], {"formrelay doctor": (1, "workers +weak +none is alive")})
     operator.follow(
         TROUBLE["Nothing runs"],
         {
@@ -257,7 +257,8 @@ def test_a_job_is_gone(operator: Operator) -> None:
         {
             "formrelay jobs show": (1, "there is no job|not available"),
             "formrelay webhooks attempts": (1, gone),
-            "formrelay doctor": "broker +ok",
+            "formrelay audit": "queues purge",
+            "formrelay doctor": (1, "broker +ok"),
         },
     )
     operator.words = {"ID": dead}
@@ -290,7 +291,6 @@ def test_operating(operator: Operator, clickhouse_url: str, clickhouse_database:
             "formrelay workers": (1, "no workers"),
             "formrelay dlq list": first,
             "formrelay webhooks endpoints": "no failing endpoints",
-            "formrelay audit": "",
         },
         "Look at jobs": {"formrelay jobs list --queue webhooks --state dead": first},
         "Pause, replay, delete": {
@@ -304,7 +304,7 @@ def test_operating(operator: Operator, clickhouse_url: str, clickhouse_database:
         "More or fewer workers": {},
         "Deploy": {"formrelay migrate --dry-run": ""},
         "Back up": {},
-        "Upgrade": {},
+        "Upgrade": {"formrelay version": "dramatiq"},
     }
     if operator.broker == "Redis":
         expected["Look at jobs"]["formrelay jobs list --queue webhooks --state sch"] = scheduled
