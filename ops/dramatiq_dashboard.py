@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeAlias
 
+from dramatiq import Message
 from dramatiq.common import q_name
 
 from ..brokers.base import RelayBroker
@@ -23,6 +24,7 @@ from ..core.errors import BrokerError, ConfigError, describe
 from ..core.printable import shown_id
 from ..state import make_audit_log
 from ..state.audit import AuditEntry
+from .masking import masked_message, without_tokens
 
 logger = logging.getLogger("formrelay.audit")
 
@@ -45,15 +47,16 @@ _HOW_TO_INSTALL = (
 )
 
 
-def make_app(broker: RelayBroker, prefix: str = "") -> WSGIApplication:
+def make_app(broker: RelayBroker, prefix: str = "", *, reveal: bool = False) -> WSGIApplication:
     """Make a WSGI application that serves dramatiq-dashboard on the queues of a broker.
 
-    It has no login and shows payloads: serve it behind a login.
+    It has no login: serve it behind a login.
 
     Args:
         broker: a broker on Redis, as :func:`formrelay.brokers.get_broker` returns it.
         prefix: path under which the application is mounted, such as ``/drama``, without a final
             slash. The server removes it from ``PATH_INFO``.
+        reveal: show the values of payloads, which may contain personal data, instead of masks.
 
     Raises:
         ConfigError: the broker is not on Redis, or the package is not installed.
@@ -63,7 +66,7 @@ def make_app(broker: RelayBroker, prefix: str = "") -> WSGIApplication:
             "expected a broker on Redis, since dramatiq-dashboard shows no other; "
             "`formrelay dashboard` works on every broker"
         )
-    application: WSGIApplication = _application_class()(broker, prefix)
+    application: WSGIApplication = _application_class()(broker, prefix, reveal)
     return application
 
 
@@ -72,12 +75,14 @@ class Jobs:
 
     Args:
         stock: the package's module ``interface``, which defines what its templates show.
+        reveal: show payloads without masks.
     """
 
-    def __init__(self, broker: RedisBroker, stock: Any) -> None:
+    def __init__(self, broker: RedisBroker, stock: Any, reveal: bool) -> None:
         self._broker = broker
         self._inspector = broker.inspector
         self._stock = stock
+        self._shown = without_tokens if reveal else masked_message
 
     @property
     def queues(self) -> list[Any]:
@@ -165,7 +170,7 @@ class Jobs:
         sent = message.message_timestamp / 1000
         return self._stock.Job(
             message_id=entry.id,
-            message=message,
+            message=Message(**self._shown(message.asdict())),
             eta=_utc(entry.due or sent),
             timestamp=_utc(sent),
             retries=message.options.get("retries", 0),
@@ -209,9 +214,9 @@ def _application_class() -> Any:
         raise ConfigError(f"{_HOW_TO_INSTALL} ({error})") from None
 
     class Application(DashboardApp):
-        def __init__(self, broker: RedisBroker, prefix: str) -> None:
+        def __init__(self, broker: RedisBroker, prefix: str, reveal: bool) -> None:
             super().__init__(broker, prefix)
-            self.iface = Jobs(broker, interface)
+            self.iface = Jobs(broker, interface, reveal)
 
         @handler
         @csrf_protect

@@ -43,7 +43,8 @@ class Site(Harness):
             broker.commands,
             broker.inspector,
         )
-        self.pages = DashboardPages(dramatiq_dashboard.make_app(broker, PREFIX), PREFIX)
+        app = dramatiq_dashboard.make_app(broker, PREFIX, reveal=True)
+        self.pages = DashboardPages(app, PREFIX)
 
     def tab(self, name: str, cursor: str = "") -> str:
         return self.pages.get(f"/queues/{self.queue}/{name}?cursor={cursor}")
@@ -126,6 +127,18 @@ def test_jobs_of_each_state_are_counted_listed_and_shown(site: Site) -> None:
         job = site.pages.get(f"/queues/{site.queue}/{tab}/{message.message_id}")
         assert message.args[0] in job
     assert "it will not have it" in site.pages.get(f"/queues/{site.queue}/failed/{dead.message_id}")
+
+
+def test_payloads_are_masked_unless_the_mount_reveals_them(site: Site) -> None:
+    text = "ada@example.com"
+    message = declared(site).send_with_options(args=(text,), kwargs={"name": text})
+    masked = DashboardPages(dramatiq_dashboard.make_app(site.broker, PREFIX), PREFIX)
+    for path in (f"/queues/{site.queue}", f"/queues/{site.queue}/standard/{message.message_id}"):
+        assert text in site.pages.get(path)
+        page = masked.get(path)
+        assert text not in page
+        assert "••• 15 characters" in page
+        assert "name" in page
 
 
 def test_each_job_is_on_one_page_in_the_order_of_delivery(site: Site) -> None:
