@@ -165,7 +165,7 @@ def _table(
     last, first_ones = len(columns) - 1, sum(widths[:-1])
     is_wide = sum(widths) + 3 * last <= console.width
     room = console.width - first_ones - (3 if is_wide else 1) * last
-    if -1 <= room < _LAST_COLUMN < widths[-1]:
+    if -1 <= room < min(widths[-1], _LAST_COLUMN):
         return _stacked(title, columns, cells, right, widths)
     fits = room >= min(widths[-1], _LAST_COLUMN)
     table = Table(
@@ -284,7 +284,9 @@ def _can_write(stream: TextIO, text: str) -> bool:
 
 def _is_number(rows: Sequence[Sequence[Any]], index: int) -> bool:
     """Whether a column holds numbers, also with a unit, such as ages. The first never does."""
-    return index > 0 and all(
+    if index == 0 or all(row[index] is None for row in rows):
+        return False
+    return all(
         isinstance(row[index], int | float | None)
         or row[index] == NOT_AVAILABLE
         or _NUMBER.fullmatch(str(row[index])) is not None

@@ -70,6 +70,8 @@ def bounces(
 
     Handled messages are marked as read. Messages that are not reports stay unread; if there are
     any, the exit status is 1.
+
+    Example: formrelay bounces --mbox /var/mail/bounces
     """
     setup_logging(get_settings().logging)
     is_pipe = _check_sources(source, maildir, mbox, imap)

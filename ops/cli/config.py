@@ -21,6 +21,8 @@ def config(
     """Show every variable with its value and source; secrets are masked.
 
     Exits with 1 if the broker is missing, with 2 if a variable is invalid.
+
+    Example: formrelay config --example > .env
     """
     from ...config.report import env_example, rows
     from ...config.settings import read_settings

@@ -32,6 +32,8 @@ def demo(
     Starts an embedded broker, an embedded ClickHouse, a small API, a webhook
     receiver, an SMTP server and a stand-in for Google Sheets in a temporary folder.
     Exits with 0 if every number matches, with 1 if not.
+
+    Example: formrelay demo --limit 50
     """
     from ..demo.run import Options, run_demo
 

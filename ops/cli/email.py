@@ -48,7 +48,10 @@ def preview(
     ] = False,
     subject: Annotated[str, typer.Option(help="Subject of the e-mail.")] = "",
 ) -> None:
-    """Write the e-mail of a template and your data to a file. Sends nothing."""
+    """Write the e-mail of a template and your data to a file. Sends nothing.
+
+    Example: formrelay email preview autoresponse --data data.json
+    """
     from ...actors.emails.resources import make_templates
 
     settings = _settings().emails
@@ -78,7 +81,10 @@ def send_test(
     ],
     json: JsonOption = False,
 ) -> None:
-    """Send an e-mail and print what the SMTP server answered at each step."""
+    """Send an e-mail and print what the SMTP server answered at each step.
+
+    Example: formrelay email test ann@example.com
+    """
     from ...actors.emails.resources import make_account, make_dkim_key
     from ...sinks.smtp.address import parse_mailbox
     from ...sinks.smtp.probe import send_probe

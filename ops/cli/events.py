@@ -72,6 +72,8 @@ def stats(
     """Show the funnel of a form: sessions by step, where they left, time to complete.
 
     A session counts at a step only if it took all earlier steps first, in order.
+
+    Example: formrelay events stats FORM --steps form_viewed,form_submitted
     """
     begin = SYSTEM_CLOCK.time() - _DEFAULT_DAYS * 86_400 if since is None else since
     chosen = default_steps(answered) if steps is None else _steps(steps)

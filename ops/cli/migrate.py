@@ -23,7 +23,10 @@ def migrate(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Create or upgrade the ClickHouse tables and their retention."""
+    """Create or upgrade the ClickHouse tables and their retention.
+
+    Example: formrelay migrate --dry-run
+    """
     if old_keys:
         _move_old_keys(dry_run, json)
         return

@@ -159,6 +159,8 @@ def to_stock(
     First stop every process that sends or runs jobs with formrelay.
     Frozen batches are split into messages, plain jobs become messages,
     and undecodable messages become dead letters.
+
+    Example: formrelay queues to-stock webhooks --dry-run
     """
     from ...brokers.redis.broker import RedisBroker
     from ...brokers.redis.to_stock import Conversion, convert_queue, refuse_running_workers
@@ -205,6 +207,8 @@ def from_stock(
     First stop every process that uses stock Dramatiq.
     Waiting, delayed and dead messages are moved.
     On Redis, workers take them over without this command.
+
+    Example: formrelay queues from-stock mail --dry-run
     """
     from ...brokers.rabbitmq.broker import RabbitBroker
     from ...brokers.rabbitmq.from_stock import take_over_queue
@@ -228,7 +232,10 @@ def from_stock(
 
 
 def workers(json: JsonOption = False) -> None:
-    """List the worker processes. Exits with 1 if none is alive."""
+    """List the worker processes. Exits with 1 if none is alive.
+
+    Example: formrelay workers --json
+    """
     broker = get_broker()
     found = [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
     if json:

@@ -91,7 +91,10 @@ def schema(
         ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of the jobs. Needs no broker."""
+    """Print the JSON Schema of the jobs. Needs no broker.
+
+    Example: formrelay schema webhook.send
+    """
     jobs = job_types()
     chosen = [job for job in jobs if type in (None, job.name)]
     if not chosen:

@@ -46,7 +46,10 @@ def list_connections(context: typer.Context, json: JsonOption = False) -> None:
 
 @connections.command("list")
 def list_by_name(json: JsonOption = False) -> None:
-    """List connections, as without a command. Exits with 1 if a connection is paused."""
+    """List connections, as without a command. Exits with 1 if a connection is paused.
+
+    Example: formrelay sheets connections list --json
+    """
     _list(json)
 
 
@@ -79,6 +82,8 @@ def add(
 
     Jobs name the connection as connectionId. Tokens cannot be arguments, because every user of the
     machine could see them.
+
+    Example: formrelay sheets connections add ann tokens.json
     """
     tokens, given = _tokens(), _read(file)
     lasts = given.get("expires_in")
@@ -110,7 +115,10 @@ def pause(
     ] = "paused by an operator",
     json: JsonOption = False,
 ) -> None:
-    """Pause a connection. Its jobs wait; jobs of other connections go on."""
+    """Pause a connection. Its jobs wait; jobs of other connections go on.
+
+    Example: formrelay sheets connections pause ann
+    """
     tokens = _tokens()
     with audited("sheets connections pause", id):
         if not tokens.pause(id, cause):
@@ -123,6 +131,8 @@ def resume(id: IdArgument, json: JsonOption = False) -> None:
     """Resume a paused connection. Its jobs run within ten minutes.
 
     If its consent has ended, add the tokens of a new consent instead, which also resumes it.
+
+    Example: formrelay sheets connections resume ann
     """
     tokens = _tokens()
     with audited("sheets connections resume", id):
@@ -133,7 +143,10 @@ def resume(id: IdArgument, json: JsonOption = False) -> None:
 
 @connections.command()
 def remove(id: IdArgument, json: JsonOption = False) -> None:
-    """Remove a connection and its tokens. Its jobs wait until it is added again."""
+    """Remove a connection and its tokens. Its jobs wait until it is added again.
+
+    Example: formrelay sheets connections remove ann
+    """
     tokens = _tokens()
     with audited("sheets connections remove", id):
         if not tokens.remove(id):
@@ -143,7 +156,10 @@ def remove(id: IdArgument, json: JsonOption = False) -> None:
 
 @connections.command()
 def reencrypt(json: JsonOption = False) -> None:
-    """Encrypt all tokens with the first key of STATE_KEY, so that you can remove the other keys."""
+    """Encrypt all tokens with the first key of STATE_KEY, so that you can remove the other keys.
+
+    Example: formrelay sheets connections reencrypt
+    """
     count = _tokens().reencrypt()
     if json:
         print_json({"reencrypted": count})

@@ -61,7 +61,10 @@ def list_suppressions(
     limit: LimitOption = 100,
     json: JsonOption = False,
 ) -> None:
-    """List suppressed addresses in alphabetical order."""
+    """List suppressed addresses in alphabetical order.
+
+    Example: formrelay suppressions list --reason complaint
+    """
     found = list(islice(_all(_store(), reason, after), limit + 1))
     if len(found) > limit:
         found.pop()
@@ -87,7 +90,10 @@ def add(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Suppress addresses: they get no further e-mail."""
+    """Suppress addresses: they get no further e-mail.
+
+    Example: formrelay suppressions add ann@example.com
+    """
     store = _store()
     expires = None
     if expires_in is not None:
@@ -100,7 +106,10 @@ def add(
 
 @app.command()
 def remove(addresses: AddressesArgument = None, json: JsonOption = False) -> None:
-    """Allow e-mail to addresses again, and forget their bounces."""
+    """Allow e-mail to addresses again, and forget their bounces.
+
+    Example: formrelay suppressions remove ann@example.com
+    """
     store = _store()
     found = _addresses(addresses)
     with audited("suppressions remove", domain_words(found)) as entry:
@@ -120,6 +129,8 @@ def import_suppressions(
     """Add suppressions from a file. If a line is wrong, nothing is added.
 
     Importing a file twice changes nothing.
+
+    Example: formrelay suppressions import bounced.csv
     """
     store = _store()
     found = _read_file(file, reason)
@@ -136,7 +147,10 @@ def export(
     reason: ReasonOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of CSV.")] = False,
 ) -> None:
-    """Print all suppressions as CSV, for `suppressions import`."""
+    """Print all suppressions as CSV, for `suppressions import`.
+
+    Example: formrelay suppressions export > suppressions.csv
+    """
     if not json:
         say(_csv_line(_COLUMNS))
     for entry in _all(_store(), reason):

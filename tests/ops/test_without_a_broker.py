@@ -24,7 +24,11 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
         yield from commands(child, (*path, name))
 
 
-@pytest.mark.parametrize("words", list(commands(typer.main.get_command(app))), ids=" ".join)
+COMMANDS = list(commands(typer.main.get_command(app)))
+GROUPS = {words[:number] for words in COMMANDS for number in range(len(words))}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_works_for_every_command(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,6 +40,8 @@ def test_help_works_for_every_command(
     done = CliRunner().invoke(app, [*words, "--help"])
     assert (done.exit_code, done.exception) == (0, None)
     assert "Usage: " in done.stdout
+    if words not in GROUPS:
+        assert "Example: formrelay " in done.stdout
 
 
 def test_config_lists_every_variable_and_reports_the_missing_broker(tmp_path: Path) -> None:
