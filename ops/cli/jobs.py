@@ -98,6 +98,9 @@ def list_jobs(
         )
     except UnknownCursor as error:
         raise typer.BadParameter(str(error)) from None
+    except NotAvailable:
+        say_error("note: --state dead lists the dead letters")
+        raise
     if queue is None:
         found.cursor = None  # of a queue that the next command would have to name
         note_hidden_queues(inspector)
@@ -223,7 +226,10 @@ def run_now(
     """
     inspector = open_inspector(queue)
     # Resolve every id first: if one is wrong, nothing is changed.
-    found = [_resolve(inspector, id, queue) for id in ids]
+    try:
+        found = [_resolve(inspector, id, queue) for id in ids]
+    except NotAvailable:  # RabbitMQ finds dead letters alone
+        raise NotAvailable("running a scheduled job at once") from None
     with audited("jobs run-now", id_words([id for _, id in found])) as entry:
         entry.count = 0
         for where, id in found:

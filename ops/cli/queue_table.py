@@ -72,7 +72,7 @@ def survey(inspector: Inspector) -> Survey:
     Raises:
         BrokerError: the broker failed.
     """
-    found = [inspector.counts(queue) for queue in inspector.queues()]
+    found = inspector.counts_of(inspector.queues())
     try:
         idle: set[str] | None = inspector.without_worker(found)
     except NotAvailable:
