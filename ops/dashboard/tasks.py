@@ -47,11 +47,13 @@ class Selection:
         which: the filter; ignored if there are ids.
         ids: ids by queue.
         expected: number of dead letters when the operator asked; None if it was not counted.
+        rate: maximum number in a second; None for no limit.
     """
 
     which: DeadFilter = field(default_factory=DeadFilter)
     ids: Sequence[tuple[str, Sequence[str]]] = ()
     expected: int | None = None
+    rate: int | None = None
 
     @property
     def words(self) -> str:
@@ -108,7 +110,11 @@ class _Task:
             self.record = replace(self.record, done=before + count)
 
         entry.count = 0
-        how: dict[str, Any] = {"progress": progress, "should_stop": self._should_stop}
+        how: dict[str, Any] = {
+            "progress": progress,
+            "should_stop": self._should_stop,
+            "rate": self.selection.rate,
+        }
         if not self.selection.ids:
             progress(change(self.selection.which, **how))
         for queue, ids in self.selection.ids:

@@ -194,12 +194,11 @@ def letter_value(queue: str, id: str) -> str:
 def start(view: View) -> Response:
     """Start a task that replays or deletes."""
     action, ids = _action(view), _ids(view)
-    text = view.field("expected", "")
-    expected = int(text) if text.isascii() and text.isdigit() else None
+    expected, rate = (_whole(view.field(name, "")) for name in ("expected", "rate"))
     query = DeadQuery.read(view.request.form)
     if not ids and query.until is None:
         raise BadRequest("expected the fields of the page that asks, got none")
-    selection = Selection(query.filter(view.now), ids, expected)
+    selection = Selection(query.filter(view.now), ids, expected, rate or None)
     try:
         id = view.site.tasks.start(view.broker, action, selection, view.operator)
     except TooManyTasks as error:
@@ -238,8 +237,12 @@ def _back(view: View) -> dict[str, str]:
 
 
 def _limit(text: str) -> int:
-    given = int(text) if text.isascii() and text.isdigit() else 0
-    return min(given or _LETTERS, _MAX_LETTERS)
+    return min(_whole(text) or _LETTERS, _MAX_LETTERS)
+
+
+def _whole(text: str) -> int | None:
+    """A whole number; None for another text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 ROUTES = (

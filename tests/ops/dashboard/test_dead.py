@@ -167,6 +167,24 @@ def test_without_dead_letters_the_page_says_what_would_be_here(site: Site) -> No
 # -- replaying and deleting ----------------------------------------------------------------
 
 
+def test_a_replay_may_be_slowed_down_and_stopped(site: Site) -> None:
+    for number in range(30):
+        bury(site, f"a{number}")
+    asked = fields(site.post("/dead/confirm", action="replay", window="day").text)
+    started = site.post("/dead/start", action="replay", rate="2", **asked)
+    path = started.headers["Location"]
+    wait_until(lambda: site.broker.inspector.counts("webhooks").waiting)
+    assert "running" in site.page(path)
+    site.post("/task/stop", id=path.partition("id=")[2])
+    assert "stops after its current step" in site.page(path)
+    page = ended(site, started)
+    assert "by local" in page
+    assert "start it again to go on" in page
+    counts = site.broker.inspector.counts("webhooks")
+    assert counts.waiting + counts.dead == 30
+    assert counts.dead > 0
+
+
 def test_a_group_is_replayed_after_a_question_that_names_filter_and_count(site: Site) -> None:
     for number in range(3):
         bury(site, f"a{number}", f"no answer within {number} s")
