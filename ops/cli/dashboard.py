@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -42,10 +43,17 @@ def dashboard(
     settings = get_settings()
     app, tasks = _app(settings, host, prefix, trust_proxy)
     get_broker().ping(())
+    # As Ctrl-C does: the tasks are stopped between two steps, and say so.
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
         _serve(app, host, port, prefix, threads)
     finally:
         tasks.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit(0)
 
 
 def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple[Any, Any]:

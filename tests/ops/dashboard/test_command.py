@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from formrelay.state import make_task_board
+from tests.ops.dashboard.conftest import Site
+from tests.ops.dashboard.test_dead import bury, fields
 from tests.support.command import clean_environment, run, start_python
 from tests.support.waiting import wait_until
 
@@ -50,7 +53,11 @@ def test_weak_tokens_are_refused_and_not_shown(
 
 
 @pytest.mark.slow
-def test_it_serves_the_pages_and_names_no_server(tmp_path: Path, redis_url: str) -> None:
+def test_it_serves_the_pages_names_no_server_and_stops_its_tasks(
+    tmp_path: Path, redis_url: str, site: Site
+) -> None:
+    for number in range(100):
+        bury(site, f"a{number}")
     token = tmp_path / "token"
     token.write_text(TOKEN)
     log = tmp_path / "log"
@@ -73,6 +80,15 @@ def test_it_serves_the_pages_and_names_no_server(tmp_path: Path, redis_url: str)
                 assert "Server" not in found.headers
                 assert "Via" not in found.headers
                 assert not re.search("waitress|werkzeug|python", found.text, re.IGNORECASE)
+            form = {"action": "replay", "window": "all"}
+            asked = session.post(f"{url}dead/confirm", data=form, headers=origin, timeout=10)
+            form = {"action": "replay", "rate": "1", **fields(asked.text)}
+            task = session.post(f"{url}dead/start", data=form, headers=origin, timeout=10).url
+            wait_until(lambda: site.broker.inspector.counts("webhooks").waiting)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        assert process.wait(timeout=20) == 0
+    record = make_task_board(site.broker.state).find(task.partition("id=")[2])
+    assert record is not None
+    assert (record.state, record.text) == ("stopped", "the end of the dashboard's process")
+    assert 0 < record.done < 100

@@ -108,7 +108,7 @@ def test_an_endpoint_is_disabled_and_enabled(site: Site) -> None:
 
 
 def test_a_test_is_sent_with_the_url_and_secret_of_a_job(site: Site) -> None:
-    bury(site, "job1", kwargs={"payload": PAYLOAD})
+    bury(site, "job1", kwargs={"payload": {**PAYLOAD, "id": "order_17"}})
     site.post("/webhooks/change", endpoint="e1", do="test")
     assert "Sent a test to e1 as job" in site.page("/webhooks")
     (entry,) = site.broker.inspector.browse("webhooks", State.WAITING).entries
@@ -118,6 +118,7 @@ def test_a_test_is_sent_with_the_url_and_secret_of_a_job(site: Site) -> None:
         name: PAYLOAD[name] for name in ("url", "secret", "endpointId")
     }
     assert "ANSWER" not in str(payload)
+    assert "id" not in payload  # the receiver would take it for a repetition
     site.post("/webhooks/change", endpoint="unknown", do="test")
     assert "No job of this endpoint is left" in site.page("/webhooks")
 
