@@ -178,11 +178,16 @@ class Templates:
             ) from None
         except jinja2.TemplateNotFound as error:
             raise InvalidJob(
-                f"expected the template {name!r} to include templates that exist, got one that"
-                f" does not{_line(error, template)}"
+                f"expected every template that the template {name!r} includes to exist, got one "
+                f"that does not{_line(error, template)}"
             ) from None
         except jinja2.TemplateSyntaxError as error:
             raise _wrong(name, error) from None
+        except RecursionError:
+            raise InvalidJob(
+                f"expected the template {name!r} to include and extend only templates that do not "
+                "lead back to it, got a circle"
+            ) from None
         except Exception as error:  # a template may raise anything, with values in its text
             raise InvalidJob(
                 f"expected data that the template {name!r} can use, got {type(error).__name__}"

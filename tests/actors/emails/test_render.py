@@ -44,6 +44,15 @@ def test_a_template_that_ships_makes_html_and_text(name: str) -> None:
     assert body.text.strip()
 
 
+@pytest.mark.parametrize("word", ["extends", "include"])
+def test_templates_in_a_circle_are_refused(tmp_path: Path, word: str) -> None:
+    found = templates(
+        tmp_path, a_html=f"{{% {word} 'b.html' %}}", b_html=f"{{% {word} 'a.html' %}}"
+    )
+    with pytest.raises(InvalidJob, match="got a circle"):
+        found.render("a", {})
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_template_that_ships_needs_its_data(name: str) -> None:
     with pytest.raises(InvalidJob, match="expected data with every value"):
@@ -160,7 +169,7 @@ def test_a_template_that_extends_itself_alone_is_told(tmp_path: Path) -> None:
     assert line == (
         "the template 'mine.html' builds on 'formrelay-shipped/mine.html', which is missing"
     )
-    with pytest.raises(InvalidJob, match="include templates that exist"):
+    with pytest.raises(InvalidJob, match="every template .* to exist"):
         found.render("mine", {})
 
 
