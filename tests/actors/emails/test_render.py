@@ -169,7 +169,7 @@ def test_a_template_that_extends_itself_alone_is_told(tmp_path: Path) -> None:
     assert line == (
         "the template 'mine.html' builds on 'formrelay-shipped/mine.html', which is missing"
     )
-    with pytest.raises(InvalidJob, match="every template .* to exist"):
+    with pytest.raises(InvalidJob, match=r"every template .* to exist"):
         found.render("mine", {})
 
 
