@@ -14,6 +14,9 @@ from ...core.errors import ConfigError
 from ..output import say
 from ..own_actors import import_actors
 
+#: Maximum bytes of a request.
+_MAX_BODY_BYTES = 8 * 1024 * 1024
+
 
 def dashboard(
     bind: Annotated[
@@ -83,15 +86,7 @@ def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple
 
 
 def _serve(app: Any, host: str, port: int, prefix: str, threads: int) -> None:
-    import waitress
-
-    try:
-        # Without an ident, answers do not name the server.
-        server = waitress.create_server(app, host=host, port=port, threads=threads, ident=None)
-    except OSError as error:
-        raise ConfigError(
-            f"expected to listen on {host}:{port}, got: {error.strerror}; choose another --bind"
-        ) from None
+    server = make_server(app, host, port, threads)
     shown = f"[{host}]" if ":" in host else host
     port = getattr(server, "effective_port", port)  # port 0 takes any free port
     path = prefix.strip("/")
@@ -100,6 +95,30 @@ def _serve(app: Any, host: str, port: int, prefix: str, threads: int) -> None:
         server.run()
     finally:
         server.close()
+
+
+def make_server(app: Any, host: str, port: int, threads: int) -> Any:
+    """Make the WSGI server of the dashboard.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    import waitress
+
+    try:
+        return waitress.create_server(
+            app,
+            host=host,
+            port=port,
+            threads=threads,
+            ident=None,  # or each answer would name the server
+            max_request_body_size=_MAX_BODY_BYTES,
+            clear_untrusted_proxy_headers=False,  # the application decides about them
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"expected to listen on {host}:{port}, got: {error.strerror}; choose another --bind"
+        ) from None
 
 
 def _address(text: str) -> tuple[str, int]:

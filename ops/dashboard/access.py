@@ -19,6 +19,10 @@ COOKIE = "formrelay_session"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+#: Headers by which a proxy is recognised.
+_OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+
 class Role(StrEnum):
     """What a user may do."""
 
@@ -58,14 +62,14 @@ class Access(Protocol):
         """Return the user of a request; None if there is no valid login."""
 
     def trusts_host(self, request: Request) -> bool:
-        """Whether the application answers under the request's host name."""
+        """Whether the application answers a request to this host name, through this proxy."""
 
 
 class LoopbackAccess:
     """Everyone who reaches this server is an operator; only for a server on loopback.
 
-    The host name must be one of loopback. Otherwise a page of another site could let its own name
-    resolve to 127.0.0.1 and read everything (DNS rebinding).
+    Requests through a proxy are refused. The host name must be one of loopback. Otherwise a page of
+    another site could let its own name resolve to 127.0.0.1 and read everything (DNS rebinding).
     """
 
     has_login = False
@@ -74,6 +78,8 @@ class LoopbackAccess:
         return User("local", Role.OPERATOR)
 
     def trusts_host(self, request: Request) -> bool:
+        if any(header in request.headers for header in _OF_PROXIES):
+            return False  # a proxy on this machine lets others in
         name, _, port = request.host.rpartition(":")
         host = name if name and port.isdecimal() else request.host
         return host.strip("[]").lower() in LOOPBACK_HOSTS

@@ -102,7 +102,11 @@ class Dashboard:
     def _route(self, view: View, urls: MapAdapter) -> Response:
         request = view.request
         if not self._site.access.trusts_host(request):
-            raise Forbidden("Expected the address of this server, got another host name.")
+            raise Forbidden(
+                "This dashboard has no login, so it answers only browsers on its own machine "
+                "under a loopback address. To use it under another name or through a proxy, set "
+                "DASHBOARD_TOKEN."
+            )
         name, arguments = urls.match()
         if name == "asset":
             return serve_asset(**arguments)

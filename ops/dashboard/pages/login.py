@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import urlsplit
 
 from werkzeug import Response
@@ -10,6 +11,8 @@ from ..access import COOKIE, TokenAccess
 from ..attempts import LoginAttempts
 from ..sessions import MAX_AGE
 from ..view import Route, View
+
+logger = logging.getLogger("formrelay.dashboard")
 
 _attempts = LoginAttempts()
 
@@ -30,6 +33,7 @@ def log_in(view: View) -> Response:
     cookie = access.log_in(view.field("token", "").strip(), view.field("name", ""))
     if cookie is None:
         _attempts.count(address)
+        logger.warning("a login to the dashboard failed", extra={"address": address})
         return _form(view, 403, "The token is wrong.")
     response = view.redirect("overview")
     response.headers["Location"] = view.url("overview").rstrip("/") + _local(view.field("next", ""))

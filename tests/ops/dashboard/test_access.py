@@ -129,6 +129,10 @@ def test_without_a_login_only_loopback_names_are_answered(site: Site) -> None:
         assert site.client.get("/", base_url=f"http://{host}/").status_code == 200, host
     for host in ("evil.example", "evil.example:8765", "127.0.0.1.evil.example"):
         assert site.client.get("/", base_url=f"http://{host}/").status_code == 403, host
+    for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"):
+        answer = site.client.get("/", base_url="http://127.0.0.1/", headers={header: "203.0.113.7"})
+        assert answer.status_code == 403, header
+        assert "set DASHBOARD_TOKEN" in answer.text
     assert "Log out" not in site.page("/")
 
 

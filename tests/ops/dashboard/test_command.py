@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import requests
 
+from formrelay.ops.cli.dashboard import make_server
+from formrelay.ops.dashboard.access import TokenAccess
 from formrelay.state import make_task_board
-from tests.ops.dashboard.conftest import Site
+from tests.ops.dashboard.conftest import TOKENS, Site
 from tests.ops.dashboard.test_dead import bury, fields
 from tests.support.command import clean_environment, run, start_python
 from tests.support.waiting import wait_until
 
 TOKEN = "a-long-enough-token"
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[str]:
+    """Run a server; its URL."""
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}"
+    finally:
+        server.close()
+        thread.join(timeout=10)
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "example.com:80", "192.0.2.1:8765"])
@@ -50,6 +68,18 @@ def test_weak_tokens_are_refused_and_not_shown(
     assert done.returncode == 2
     assert expected in done.stderr
     assert TOKEN not in done.stderr
+
+
+def test_the_server_passes_the_headers_of_a_proxy_on(site: Site) -> None:
+    headers = {"X-Forwarded-Prefix": "/ops", "X-Forwarded-For": "203.0.113.7"}
+    for trusts_proxy, expected in ((False, "/login?next=/"), (True, "/ops/login?next=/")):
+        app = site.app(TokenAccess(lambda: TOKENS), trusts_proxy=trusts_proxy)
+        with serving(make_server(app, "127.0.0.1", 0, 2)) as url:
+            answer = requests.get(url, headers=headers, allow_redirects=False, timeout=10)
+            assert answer.headers["Location"] == expected
+    with serving(make_server(site.client.application, "127.0.0.1", 0, 2)) as url:
+        assert requests.get(url, timeout=10).status_code == 200
+        assert requests.get(url, headers=headers, timeout=10).status_code == 403
 
 
 @pytest.mark.slow
