@@ -110,3 +110,22 @@ def test_a_queue_without_a_live_worker_fails_if_it_has_jobs(
 def test_without_a_list_of_workers_queues_do_not_fail() -> None:
     part = queues_part([counts("a", 5)], None)
     assert (part.is_ok, part.says) == (True, "1 known")
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    shell = Shell(tmp_path, BROKER="rabbitmq", RABBITMQ_URL=rabbitmq_url)
+    jobs = f"{EVENT}\n{{}}\n{EVENT}\n"
+    assert shell("send", "events", stdin=jobs, status=1).stdout == "sent: 2, invalid: 1\n"
+    found = parts(shell, status=1)
+    assert found["store"] == (True, "none is shared: set STATE_URL to a Redis URL")
+    assert found["workers"][0]
+    assert "without RABBITMQ_API_URL and STATE_URL" in found["workers"][1]
+    assert found["queues"][1].startswith("without a worker: events (2 jobs)")
+    assert not parts(shell, "--here", status=1)["workers"][0]
+    said = shell("doctor", "--queue", "webhooks").stdout
+    assert "RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL; set one" in said
+    assert "without a worker: events (2 jobs)" in said
+    assert ", RabbitMQ " in said
