@@ -179,13 +179,18 @@ def test_an_unavailable_registry_loses_no_open_circuit_breaker(
     limits = EndpointLimits(in_flight=1, failures=1)
     worker = RegistrySync(EndpointLimiter(limits, clock=clock), registry, RULES, clock=clock)
     asyncio.run(fail_at(worker))
+
+    def report_late(*_: Any) -> Any:
+        clock.now += 5
+        worker.add("a", "example.com", status=500, is_success=False)  # in flight when it opened
+        raise BrokerError("no Redis")
+
     with monkeypatch.context() as broken:
-        broken.setattr(registry, "report", _fails(BrokerError("no Redis")))
+        broken.setattr(registry, "report", report_late)
         worker.sync()
-    clock.now += 5
-    worker.add("a", "example.com", status=500, is_success=False)  # in flight when it opened
     worker.sync()
-    assert registry.all()[0].open_until == clock.now + 25
+    (record,) = registry.all()
+    assert (record.failures, record.open_until) == (2, clock.now + 25)
 
 
 def test_410_disables_in_this_process_before_the_report(registry: EndpointRegistry) -> None:
