@@ -311,26 +311,26 @@ def test_an_address_that_bounces_again_is_suppressed_for_longer(
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_entries_are_added_found_listed_and_removed(redis_url: str) -> None:
+def test_fifty_thousand_entries_are_added_found_listed_and_removed(redis_url: str) -> None:
     state = state_of(redis_url)
     store = make_suppressions(state)
-    names = [f"person.{number:06}@example.org" for number in range(200_000)]
+    names = [f"person.{number:06}@example.org" for number in range(50_000)]
     ends = datetime.now(UTC) + DAY
     assert (
         store.add(Suppression(name, SuppressionReason.BOUNCED, None, ends) for name in names)
-        == 200_000
+        == 50_000
     )
-    assert store.count() == 200_000
+    assert store.count() == 50_000
     found = store.find(names[::1000])
-    assert len(found) == 200
+    assert len(found) == 50
     seen, after = 0, ""
     while after is not None:
         page = store.page(after, 5000)
         assert len(page.entries) <= 1000  # a call that takes long blocks Redis
         seen, after = seen + len(page.entries), page.after
-    assert seen == 200_000
-    assert state.client.info("memory")["used_memory"] < 300_000_000
-    assert store.remove(names) == 200_000
+    assert seen == 50_000
+    assert state.client.info("memory")["used_memory"] < 75_000_000
+    assert store.remove(names) == 50_000
     assert state.client.keys("*") == []
 
 
