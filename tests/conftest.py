@@ -80,9 +80,11 @@ def rabbitmq_url(
 ) -> Iterator[str]:
     """URL of the shared RabbitMQ, with a virtual host for this test alone.
 
-    In a file with the mark `shared_vhost`, it is `rabbitmq_url_of_module`.
+    In a file with the mark `shared_vhost`, it is `rabbitmq_url_of_module`, but not for tests with
+    the mark `own_vhost`: all delay queues of a virtual host are of one type.
     """
-    if request.node.get_closest_marker("shared_vhost"):
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if "shared_vhost" in marks and "own_vhost" not in marks:
         yield request.getfixturevalue("rabbitmq_url_of_module")
         return
     with _vhost(unique, vhost_remover) as url:

@@ -78,6 +78,11 @@ def cut(harness: Harness) -> None:
     wait_until(lambda: consumer._subscription not in (None, subscription))
 
 
+def vhost_of(url: str) -> str:
+    """Name of the virtual host in a URL."""
+    return urllib.parse.urlsplit(url).path[1:]
+
+
 def api(base: str, path: str, *, method: str = "GET", body: Any = None) -> Any:
     """Call the management API."""
     parts = urllib.parse.urlsplit(base)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from formrelay.brokers import DeadFilter, Entry
 from formrelay.core.failure import Reason
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.brokers.rabbitmq.conftest import MakeHarness, api, vhost_of
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
-def set_policy(unique: str, **definition: Any) -> None:
+@pytest.fixture
+def set_policy(rabbitmq_url: str, unique: str) -> Callable[..., None]:
     """Set a policy for the work queue of this test, as an operator does."""
-    base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
-    body = {"pattern": f"^{unique}$", "apply-to": "queues", "definition": definition}
-    api(base, f"policies/{unique}/limits", method="PUT", body=body)
+
+    def set_policy(**definition: Any) -> None:
+        base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
+        body = {"pattern": f"^{unique}$", "apply-to": "queues", "definition": definition}
+        api(base, f"policies/{vhost_of(rabbitmq_url)}/limits", method="PUT", body=body)
+
+    return set_policy
 
 
 def the_only_letter(harness: Harness, reason: Reason) -> Entry:
@@ -35,10 +41,12 @@ def the_only_letter(harness: Harness, reason: Reason) -> Entry:
     return letter
 
 
-def test_requeued_too_often(harness: Harness, channel: Any, unique: str) -> None:
+def test_requeued_too_often(
+    harness: Harness, channel: Any, unique: str, set_policy: Callable[..., None]
+) -> None:
     actor = harness.actor(print, actor_name="collect")
     sent = actor.send(1)
-    set_policy(unique, **{"delivery-limit": 1})
+    set_policy(**{"delivery-limit": 1})
 
     def put_back() -> bool:
         method, _, _ = channel.basic_get(unique)
@@ -54,12 +62,14 @@ def test_requeued_too_often(harness: Harness, channel: Any, unique: str) -> None
         f"dead-lettered by RabbitMQ from '{unique}': requeued more often than the delivery limit "
         "allows (count: 1)"
     )
-    set_policy(unique, **{"delivery-limit": 100})
+    set_policy(**{"delivery-limit": 100})
     assert harness.broker.inspector.replay(DeadFilter(reason=Reason.DELIVERY_LIMIT)) == 1
     assert harness.broker.counts(unique).waiting == 1
 
 
-def test_expired_after_an_attempt(harness: Harness, unique: str) -> None:
+def test_expired_after_an_attempt(
+    harness: Harness, unique: str, set_policy: Callable[..., None]
+) -> None:
     def fail(_number: int) -> None:
         raise ValueError("the failure of an attempt before")
 
@@ -70,7 +80,7 @@ def test_expired_after_an_attempt(harness: Harness, unique: str) -> None:
     wait_until(lambda: not harness.broker.counts(unique).waiting)
     harness.stop()
     # It is scheduled for its second attempt, with the record of the first one.
-    set_policy(unique, **{"message-ttl": 100})
+    set_policy(**{"message-ttl": 100})
     wait_until(lambda: harness.broker.counts(unique).dead == 1)
     letter = the_only_letter(harness, Reason.EXPIRED)
     assert letter.id == message.message_id
@@ -80,11 +90,14 @@ def test_expired_after_an_attempt(harness: Harness, unique: str) -> None:
     assert inspector.delete_dead([message.message_id]) == 1
 
 
-def test_dropped_from_a_full_queue(make_harness: MakeHarness, unique: str) -> None:
+@pytest.mark.own_vhost
+def test_dropped_from_a_full_queue(
+    make_harness: MakeHarness, unique: str, set_policy: Callable[..., None]
+) -> None:
     harness = make_harness(queue_type="classic")
     actor = harness.actor(print, actor_name="collect")
     harness.broker.counts(unique)
-    set_policy(unique, **{"max-length": 1})
+    set_policy(**{"max-length": 1})
     first = actor.send(1)
     wait_until(lambda: actor.send(2) and harness.broker.counts(unique).dead)
     letters = harness.broker.inspector.dead_letters(DeadFilter(reason=Reason.MAXLEN))

@@ -15,10 +15,10 @@ from formrelay.brokers.contract import BrokerOptions
 from formrelay.brokers.errors import BrokerRefused
 from formrelay.brokers.rabbitmq import client, topology
 from formrelay.core.errors import SinkPermanent
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.brokers.rabbitmq.conftest import MakeHarness, api, vhost_of
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 def _fail(number: int) -> None:
@@ -39,7 +39,9 @@ def count(channel: Any) -> Callable[[str], int]:
 # -- a queue that was deleted when its messages are due ------------------------------------
 
 
-@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize(
+    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
+)
 def test_messages_due_for_a_deleted_queue_are_dead_lettered_and_block_no_other_queue(
     make_harness: MakeHarness,
     channel: Any,
@@ -73,7 +75,9 @@ def _in_a_second(broker: Any) -> int:
     return int(broker.clock.time() * 1000) + 1_000
 
 
-@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize(
+    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
+)
 def test_messages_due_without_a_dead_letter_queue_go_to_the_unclaimed_queue(
     make_harness: MakeHarness,
     channel: Any,
@@ -83,9 +87,10 @@ def test_messages_due_without_a_dead_letter_queue_go_to_the_unclaimed_queue(
 ) -> None:
     harness = make_harness(queue_type=queue_type)
     harness.actor(print, actor_name="collect").send_with_options(args=(1,), delay=500)
+    before = count(topology.UNCLAIMED)
     channel.queue_delete(unique)
     channel.queue_delete(f"dlq.{unique}")
-    wait_until(lambda: count(topology.UNCLAIMED) == 1)
+    wait_until(lambda: count(topology.UNCLAIMED) == before + 1)
 
 
 # -- dead letter queues with other arguments --------------------------------------------------
@@ -191,10 +196,13 @@ def test_connections_of_a_burst_are_closed_when_they_are_idle(
 
 
 def test_dead_letters_refused_by_a_full_queue_are_written_soon_after_it_has_room(
-    make_harness: MakeHarness, unique: str, caplog: pytest.LogCaptureFixture
+    make_harness: MakeHarness,
+    rabbitmq_url: str,
+    unique: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
-    policy = f"policies/{unique}/full"
+    policy = f"policies/{vhost_of(rabbitmq_url)}/full"
     harness = make_harness()
     ran: list[int] = []
 
@@ -206,7 +214,7 @@ def test_dead_letters_refused_by_a_full_queue_are_written_soon_after_it_has_room
     actor = harness.actor(fail, actor_name="fail")
     harness.broker.counts(unique)
     definition = {"max-length": 1, "overflow": "reject-publish"}
-    body = {"pattern": "^dlq", "apply-to": "queues", "definition": definition}
+    body = {"pattern": f"^dlq.{unique}", "apply-to": "queues", "definition": definition}
     api(base, policy, method="PUT", body=body)
     harness.start(threads=2)
     refused = "the broker refused settled messages"

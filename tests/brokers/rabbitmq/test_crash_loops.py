@@ -7,8 +7,6 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,14 @@ from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.rabbitmq.crash_loops import DEATHS_HEADER, QUARANTINE_HEADER
 from formrelay.core.failure import Reason
 from tests.brokers.rabbitmq import crash_worker
-from tests.brokers.rabbitmq.conftest import OPTIONS, MakeHarness, consumer_of, cut
-from tests.conftest import own
+from tests.brokers.rabbitmq.conftest import MakeHarness, cut
 from tests.support import fault_worker
 from tests.support.checkout import ROOT
 from tests.support.command import Program, start_python
 from tests.support.harness import Harness
-from tests.support.servers import RabbitServer, ServerError
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 class Workers:
@@ -63,7 +59,7 @@ class Workers:
             worker.wait()
 
 
-@pytest.fixture(params=["quorum", "classic"])
+@pytest.fixture(params=["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)])
 def workers(
     request: pytest.FixtureRequest, make_harness: MakeHarness, rabbitmq_url: str, tmp_path: Path
 ) -> Iterator[Workers]:
@@ -120,7 +116,9 @@ def test_workers_stopped_in_order_dead_letter_and_repeat_nothing(workers: Worker
     assert set(workers.lines().values()) == {1}
 
 
-@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize(
+    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.own_vhost)]
+)
 def test_lost_connections_dead_letter_nothing(make_harness: MakeHarness, queue_type: str) -> None:
     harness = make_harness(queue_type=queue_type)
     begun, finish = threading.Semaphore(0), threading.Event()
@@ -230,14 +228,7 @@ def test_the_final_run_has_no_other_message_beside_it(harness: Harness, channel:
     assert beside == [{0}, {0}]
 
 
-# -- a quarantine queue that is lost ---------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[RabbitServer]:
-    """A server whose files and parts the tests reach; it takes 4 s of CPU to start."""
-    with own(RabbitServer) as server:
-        yield server
+# -- suspects ----------------------------------------------------------------------------------
 
 
 def send_suspect(harness: Harness, url: str, actor: Any) -> None:
@@ -245,49 +236,6 @@ def send_suspect(harness: Harness, url: str, actor: Any) -> None:
     actor.send()
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         wait_until(lambda: connection.channel().basic_get(harness.queue)[0])
-
-
-def quarantine_queue_of(harness: Harness) -> str:
-    return consumer_of(harness)._quarantine.queue
-
-
-def test_no_run_starts_before_the_quarantine_queue_survives_a_killed_server(
-    make_harness: MakeHarness, own_server: RabbitServer
-) -> None:
-    """The original is acknowledged then, and its copy would be lost with the queue."""
-    harness = make_harness(url=own_server.url)
-    forgotten: list[str] = []
-
-    def work() -> None:
-        try:
-            own_server.wait_on_disk(quarantine_queue_of(harness), timeout=0)
-            forgotten.append("")
-        except ServerError as error:
-            forgotten.append(str(error))
-
-    actor = harness.actor(work, actor_name="work")
-    send_suspect(harness, own_server.url, actor)
-    harness.start(threads=1)
-    wait_until(lambda: forgotten)
-    assert forgotten == [""]
-
-
-def test_a_consumer_keeps_working_while_its_quarantine_queue_has_no_leader(
-    make_harness: MakeHarness, own_server: RabbitServer
-) -> None:
-    options = replace(OPTIONS, connect_timeout=timedelta(seconds=1))
-    harness = make_harness(url=own_server.url, options=options)
-    ran: list[str] = []
-    actor = harness.actor(lambda: ran.append("one"), actor_name="work")
-    send_suspect(harness, own_server.url, actor)
-    harness.start(threads=1)
-    wait_until(lambda: len(ran) == 1)
-    lost = quarantine_queue_of(harness)
-    server_id = f"{{'%2F_{lost}', node()}}"
-    own_server.ctl("eval", f"ra:stop_server(quorum_queues, {server_id}).")
-    cut(harness)
-    actor.send()
-    wait_until(lambda: len(ran) == 2)
 
 
 def test_a_suspect_that_waits_for_its_queue_delays_no_other_settlement(

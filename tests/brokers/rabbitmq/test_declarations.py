@@ -15,7 +15,7 @@ from formrelay.core.errors import SinkPermanent
 from tests.brokers.rabbitmq.conftest import MakeHarness
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 def old_system(channel: Any, queue: str) -> None:
@@ -56,6 +56,7 @@ def test_a_queue_with_other_arguments_is_one_error_that_names_each_difference(
         harness.broker.actors["collect"].send(1)
 
 
+@pytest.mark.own_vhost
 def test_classic_and_not_durable_are_named_too(
     make_harness: MakeHarness, channel: Any, unique: str
 ) -> None:

@@ -8,34 +8,27 @@ from threading import Event
 import pytest
 
 from formrelay.brokers import DeadFilter, NotAvailable, State
+from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerRefused, BrokerUnavailable
 from formrelay.brokers.rabbitmq import pauses
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.management import Management
-from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import worker_name
-from tests.brokers.rabbitmq.conftest import MakeHarness, api
+from tests.brokers.rabbitmq.conftest import MakeHarness, api, vhost_of
 from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
-
-
-def refuse(number: int) -> None:
-    raise SinkPermanent(f"no {number}")
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
 
 @pytest.fixture
 def dead(harness: Harness) -> list[str]:
     """Ids of 500 dead letters, oldest first."""
-    actor = harness.actor(refuse)
-    sent = [actor.message(number) for number in range(500)]
-    harness.broker.enqueue_many(sent)
-    harness.start(threads=1)
-    wait_until(lambda: harness.broker.counts(harness.queue).dead == 500)
-    harness.stop()
-    return [message.message_id for message in sent]
+    actor = harness.actor(print, actor_name="refuse")
+    messages = [actor.message(number) for number in range(500)]
+    harness.bury([(message.message_id, encode(message)) for message in messages])
+    return [message.message_id for message in messages]
 
 
 def test_listing_dead_letters_keeps_their_order(harness: Harness, dead: list[str]) -> None:
@@ -75,12 +68,12 @@ def test_deleting_from_the_middle_keeps_the_others(harness: Harness, dead: list[
 
 
 def test_a_pause_outlasts_the_connection_and_is_visible_in_the_management_ui(
-    harness: Harness, unique: str
+    harness: Harness, rabbitmq_url: str
 ) -> None:
     inspector, base = harness.broker.inspector, os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     inspector.pause(harness.queue)
     harness.broker.close()
-    names = [one["name"] for one in api(base, f"exchanges/{unique}")]
+    names = [one["name"] for one in api(base, f"exchanges/{vhost_of(rabbitmq_url)}")]
     assert pauses.marker(harness.queue, is_paused=True) in names
     assert pauses.marker(harness.queue, is_paused=False) not in names
     assert inspector.is_paused(harness.queue)
@@ -90,12 +83,12 @@ def test_a_pause_outlasts_the_connection_and_is_visible_in_the_management_ui(
 
 @pytest.mark.slow
 def test_the_management_api_gives_workers_and_messages_in_flight(
-    make_harness: MakeHarness, unique: str
+    make_harness: MakeHarness,
 ) -> None:
     base = os.environ["FORMRELAY_TEST_RABBITMQ_API_URL"]
     harness = make_harness(management_url=base)
     inspector = harness.broker.inspector
-    assert inspector.workers() == []
+    wait_until(lambda: inspector.workers() == [])  # without those of other tests
     begun, finish = Event(), Event()
 
     def work(_number: int) -> None:
