@@ -25,7 +25,6 @@ from tests.support.ran import RanCheck
 from tests.support.servers import (
     ClickHouseCluster,
     ClickHouseServer,
-    RabbitServer,
     RedisServer,
     Server,
     ZooKeeperServer,
@@ -59,19 +58,13 @@ def unique() -> str:
 @pytest.fixture
 def redis_url() -> str:
     """URL of the shared Redis, emptied."""
-    import redis  # optional: tests without it must still be collected
+    return _emptied_redis()
 
-    url = _server_url("redis", "FORMRELAY_TEST_REDIS_URL")
-    with redis.Redis.from_url(url) as client:
-        ours = os.environ.get("FORMRELAY_TEST_REDIS_PID")
-        if ours == str(client.info("server")["process_id"]):
-            client.flushall()
-        elif client.dbsize():
-            pytest.fail(
-                "FORMRELAY_TEST_REDIS_URL names a Redis that scripts/servers.py did not start"
-                " and that holds data, so it is not emptied; point it at an empty database"
-            )
-    return url
+
+@pytest.fixture(scope="module")
+def redis_url_of_module() -> str:
+    """URL of the shared Redis, emptied before the first test of a file that uses no `redis_url`."""
+    return _emptied_redis()
 
 
 @pytest.fixture
@@ -152,13 +145,6 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def rabbitmq_server() -> Iterator[RabbitServer]:
-    """A running RabbitMQ for this test alone, to kill and restart (5 s a start)."""
-    with own(RabbitServer) as server:
-        yield server
-
-
-@pytest.fixture
 def clickhouse_server() -> Iterator[ClickHouseServer]:
     """A running ClickHouse for this test alone, to kill and restart."""
     with own(ClickHouseServer) as server:
@@ -197,6 +183,22 @@ def _server_url(kind: str, variable: str) -> str:
     if not value:
         skip_or_fail(f"no {kind} server: {variable} is not set; scripts/test starts a server")
     return value
+
+
+def _emptied_redis() -> str:
+    import redis  # optional: tests without it must still be collected
+
+    url = _server_url("redis", "FORMRELAY_TEST_REDIS_URL")
+    with redis.Redis.from_url(url) as client:
+        ours = os.environ.get("FORMRELAY_TEST_REDIS_PID")
+        if ours == str(client.info("server")["process_id"]):
+            client.flushall()
+        elif client.dbsize():
+            pytest.fail(
+                "FORMRELAY_TEST_REDIS_URL names a Redis that scripts/servers.py did not start"
+                " and that holds data, so it is not emptied; point it at an empty database"
+            )
+    return url
 
 
 def own(server_class: type[_S]) -> _S:

@@ -19,7 +19,6 @@ from tests.support.missing import skip_or_fail
 from tests.support.servers import (
     KINDS,
     ClickHouseServer,
-    RabbitServer,
     RedisServer,
     ServerError,
     base,
@@ -41,22 +40,6 @@ def test_redis_keeps_acknowledged_writes_over_a_kill(redis_server: RedisServer) 
         redis_server.start()
         assert client.get("name") == b"value"
     assert redis_server.pid != first
-
-
-@pytest.mark.slow
-def test_rabbitmq_keeps_a_quorum_queue_over_a_kill(rabbitmq_server: RabbitServer) -> None:
-    parameters = pika.URLParameters(rabbitmq_server.url)
-    with pika.BlockingConnection(parameters) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
-        channel.basic_publish("", "q", b"body", pika.BasicProperties(delivery_mode=2))
-    rabbitmq_server.wait_on_disk("q")
-    rabbitmq_server.kill()
-    rabbitmq_server.start()
-    with pika.BlockingConnection(parameters) as connection:
-        wait_until(lambda: connection.channel().basic_get("q", auto_ack=True)[2] == b"body")
-    assert "q" in rabbitmq_server.ctl("list_queues", "name", "type")
 
 
 def test_shared_rabbitmq_dead_letters_at_least_once(rabbitmq_url: str) -> None:

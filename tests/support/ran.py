@@ -9,10 +9,10 @@ import pytest
 
 KIND_OF_FIXTURE = {
     "redis_url": "redis",
+    "redis_url_of_module": "redis",
     "redis_server": "redis",
     "rabbitmq_url": "rabbitmq",
     "rabbitmq_url_of_module": "rabbitmq",
-    "rabbitmq_server": "rabbitmq",
     "clickhouse_url": "clickhouse",
     "clickhouse_http_url": "clickhouse",
     "clickhouse_database": "clickhouse",
