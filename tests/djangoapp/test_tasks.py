@@ -1,11 +1,13 @@
-"""Django's Tasks API on formrelay's queues, with a worker of the project."""
+"""Django's Tasks API on formrelay's queues, in projects of all kinds.
+
+Tests of what a worker does with tasks are in test_tasks_run.py, where they share a worker.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,28 +55,6 @@ def result(host: Host, id: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
-def test_tasks_run_in_a_worker_and_their_results_are_kept(chores: Host) -> None:
-    plain = chores.call("tasks.send", "note", "plain")
-    waiting = result(chores, plain)
-    assert (waiting["status"], waiting["times"]) == ("READY", [True, False, False])
-    ids = [plain, chores.call("tasks.send", "note_async", "async")]
-    ids.append(chores.call("tasks.send", "far", "far"))
-    with worker(chores, *ONE):
-        wait_until(lambda: sorted(texts(chores)) == ["async", "far", "plain"])
-        found = [finished(chores, id) for id in ids]
-    assert [each["status"] for each in found] == ["SUCCESSFUL"] * 3
-    assert [each["value"] for each in found] == [5, "async", None]
-    assert [each["path"] for each in found] == [
-        "chores.tasks.note",
-        "chores.tasks.note_async",
-        "chores.elsewhere.far",
-    ]
-    assert found[0]["args"] == ["plain"]
-    assert [each["attempts"] for each in found] == [1, 1, 1]
-    assert [each["times"] for each in found] == [[True] * 3] * 3
-
-
 def finished(host: Host, id: str) -> dict[str, Any]:
     """Wait for the end of a task; returns its result, which is stored before the signal."""
     wait_until(lambda: "finished" in [name for name, _ in signals(host, id)])
@@ -87,19 +67,6 @@ def signals(host: Host, id: str) -> list[list[str]]:
     lines = file.read_text().splitlines() if file.exists() else []
     found = [json.loads(line) for line in lines]
     return [[name, status] for name, of, status in found if of == id]
-
-
-@pytest.mark.slow
-def test_a_task_is_retried_and_its_context_counts_the_attempts(chores: Host) -> None:
-    id = chores.call("tasks.send", "attempts", 3)
-    with worker(chores, *ONE):
-        found = finished(chores, id)
-    assert texts(chores) == ["attempt 1", "attempt 2", "attempt 3"]
-    assert found["value"] == {"id": id, "status": "RUNNING"}
-    assert (found["attempts"], found["errors"]) == (3, ["LookupError"] * 2)
-    started = ["started", "RUNNING"]
-    ends = [["enqueued", "READY"], started, started, started, ["finished", "SUCCESSFUL"]]
-    assert signals(chores, id) == ends
 
 
 @pytest.mark.slow
@@ -124,45 +91,6 @@ def _first_pid(file: Path) -> int:
     return int(file.read_text().split()[0])
 
 
-@pytest.mark.slow
-def test_a_task_that_fails_for_good_is_a_dead_letter_that_can_be_replayed(chores: Host) -> None:
-    id = chores.call("tasks.send", "broken", "repaired")
-    with worker(chores, *ONE):
-        found = finished(chores, id)
-        assert (found["status"], found["attempts"]) == ("FAILED", 3)
-        assert found["errors"] == ["ValueError"] * 3
-        assert signals(chores, id)[-1] == ["finished", "FAILED"]
-        listed = chores.manage("formrelay", "dlq", "list", "--queue", "slow", "--json")
-        (letter,) = json.loads(listed.stdout)
-        assert (letter["id"], letter["actor"]) == (id, "chores.tasks.broken")
-        (chores.folder / "repaired").touch()
-        done = chores.manage("formrelay", "dlq", "replay", "--actor", "chores.tasks.broken")
-        assert done.stdout == "replayed: 1\n", done.stderr
-        wait_until(lambda: texts(chores) == ["repaired"])
-        wait_until(lambda: signals(chores, id)[-1] == ["finished", "SUCCESSFUL"])
-    assert result(chores, id)["status"] == "SUCCESSFUL"
-
-
-@pytest.mark.slow
-def test_a_return_value_that_is_no_json_is_a_dead_letter_after_one_attempt(chores: Host) -> None:
-    id = chores.call("tasks.send", "returns_what_is_no_json")
-    with worker(chores, *ONE):
-        found = finished(chores, id)
-    assert (found["status"], found["attempts"], found["errors"]) == ("FAILED", 1, ["TypeError"])
-    assert texts(chores) == ["has run"]
-    assert chores.call("tasks.dead") == [["chores.tasks.returns_what_is_no_json", "invalid"]]
-
-
-@pytest.mark.slow
-def test_the_time_limit_cancels_an_async_task(chores: Host) -> None:
-    id = chores.call("tasks.send", "too_long")
-    with worker(chores, *ONE):
-        found = finished(chores, id)
-        assert (chores.folder / "cancelled").exists()  # before the worker stops
-    assert (found["status"], found["errors"]) == ("FAILED", ["TimeLimitExceeded"])
-    assert texts(chores) == ["begun"]
-
-
 def test_a_task_is_sent_when_the_transaction_commits(chores: Host) -> None:
     found = chores.call("tasks.in_transactions")
     assert found == {
@@ -173,18 +101,6 @@ def test_a_task_is_sent_when_the_transaction_commits(chores: Host) -> None:
     }
     names = [json.loads(line)[0] for line in (chores.folder / "signals").read_text().splitlines()]
     assert names == ["enqueued"] * 3
-
-
-@pytest.mark.slow
-def test_a_task_enqueued_in_a_coroutine_with_a_time_runs_at_that_time(chores: Host) -> None:
-    soon = chores.call("tasks.later", 5)
-    chores.call("tasks.from_async")
-    with worker(chores, *ONE):
-        wait_until(lambda: len(texts(chores)) == 2)
-        found = finished(chores, soon)
-    (due,) = found["args"]
-    assert {"from async", due} == set(texts(chores))
-    assert datetime.fromisoformat(found["started"]) >= datetime.fromisoformat(due)
 
 
 @pytest.mark.redis
@@ -247,16 +163,6 @@ def test_on_rabbitmq_what_it_cannot_do_is_refused(tmp_path: Path, rabbitmq_url: 
 
 
 @pytest.mark.slow
-def test_a_message_runs_only_tasks(chores: Host) -> None:
-    names = chores.call("tasks.send_other_functions")
-    with worker(chores, *ONE):
-        wait_until(lambda: len(chores.call("tasks.dead")) == len(names), every=0.3)
-    assert sorted(chores.call("tasks.dead")) == sorted([name, "unknown_actor"] for name in names)
-    assert texts(chores) == []
-    assert not (chores.folder / "x").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.redis
 def test_a_task_that_kills_its_workers_has_failed(tmp_path: Path, redis_url: str) -> None:
     settings = {"REDIS_URL": redis_url, "HEARTBEAT_TIMEOUT": 2, "MAX_CRASH_DELIVERIES": 1}
@@ -313,7 +219,8 @@ def test_a_project_without_a_database_can_enqueue(tmp_path: Path, redis_url: str
     settings = {"FORMRELAY": {"REDIS_URL": redis_url}, "DATABASES": {}}
     host = tasked(Host(tmp_path, settings=settings))
     id = host.call("tasks.without_database")
-    assert result(host, id)["status"] == "READY"
+    found = result(host, id)
+    assert (found["status"], found["times"]) == ("READY", [True, False, False])
 
 
 def test_a_worker_for_tasks_needs_a_backend(tmp_path: Path) -> None:
