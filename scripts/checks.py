@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -149,17 +149,22 @@ def newest_python() -> str | None:
 
 
 def run_shared(
-    step: Step, processes: int, in_parallel: Sequence[Step] = (), servers: Sequence[str] = ()
+    step: Step,
+    processes: int,
+    in_parallel: Sequence[Step] = (),
+    servers: Sequence[str] = (),
+    background: Sequence[Step] = (),
 ) -> int:
     """Run processes that share the tests of a step (tests/support/share.py)."""
     # Without percentages: a process does not know how many tests it will run.
     argv = [*step.argv, "-o", "console_output_style=classic"]
     with tempfile.TemporaryDirectory(prefix="formrelay-claims-") as claims:
+        env = {**step.env, "FORMRELAY_TEST_CLAIMS": claims}
         first, *others = (
-            Step(f"{step.name} {number} of {processes}", argv, {"FORMRELAY_TEST_CLAIMS": claims})
+            Step(f"{step.name} {number} of {processes}", argv, env)
             for number in range(1, processes + 1)
         )
-        return run_steps([first], in_parallel=[*others, *in_parallel], servers=servers)
+        return run_steps([first], [*others, *in_parallel], servers, background)
 
 
 def step_with(python: Path, name: str, arguments: Sequence[str]) -> Step:
@@ -244,7 +249,12 @@ def main() -> int:
         if newer := newest_python():
             command = [sys.executable, __file__, "--python", newer, *NEWEST_IN_BRIEF]
             beside.append(Step(f"Python {newer}", command))
-        return run_shared(pytest_step([]), PROCESSES, [*STATIC, *beside], SHARED)
+        with tempfile.TemporaryDirectory(prefix="formrelay-forks-") as folder:
+            # One for all processes: each takes 2.5 s of CPU to start.
+            socket = f"{folder}/socket"
+            forks = Step("fork server", [PYTHON, "tests/support/fork_server.py", socket])
+            pytest = replace(pytest_step([]), env={"FORMRELAY_TEST_FORK_SERVER": socket})
+            return run_shared(pytest, PROCESSES, [*STATIC, *beside], SHARED, [forks])
     except ServerError as error:
         stop(str(error))
     except Interrupted as interrupted:
@@ -253,7 +263,10 @@ def main() -> int:
 
 
 def run_steps(
-    steps: Sequence[Step], in_parallel: Sequence[Step] = (), servers: Sequence[str] = ()
+    steps: Sequence[Step],
+    in_parallel: Sequence[Step] = (),
+    servers: Sequence[str] = (),
+    background: Sequence[Step] = (),
 ) -> int:
     """Run all steps even if a step fails, then print a summary.
 
@@ -261,6 +274,7 @@ def run_steps(
         steps: run one after the other.
         in_parallel: run at the same time with the steps; their output is printed afterwards.
         servers: kinds of servers that all steps share.
+        background: programs that run until all steps have ended.
 
     Returns:
         0 if all steps passed, else 1.
@@ -268,6 +282,8 @@ def run_steps(
     results: list[tuple[str, int, float]] = []
     run = Run()
     try:
+        for step in background:
+            _begin(run, step, {})
         shared = start_servers(run, servers)
         start = time.monotonic()
         started = [(step, _begin(run, step, shared)) for step in in_parallel]

@@ -53,9 +53,13 @@ def test_all_steps_share_a_server_that_ends_with_them(
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_processes_share_the_tests_of_a_step(tmp_path: Path) -> None:
-    note = f"echo \"$FORMRELAY_TEST_CLAIMS $*\" >> '{tmp_path}/noted'"
-    assert run_shared(Step("tests", ["sh", "-c", note, "sh", "tests/a"]), 3) == 0
+def test_processes_share_the_tests_of_a_step_and_a_background_program(tmp_path: Path) -> None:
+    note = f"while [ ! -e '{tmp_path}/begun' ]; do sleep 0.01; done; "
+    note += f"echo \"$FORMRELAY_TEST_CLAIMS $*\" >> '{tmp_path}/noted'"
+    tests = Step("tests", ["sh", "-c", note, "sh", "tests/a"])
+    program = f"echo $$ > '{tmp_path}/pid'; mv '{tmp_path}/pid' '{tmp_path}/begun'; exec sleep 60"
+    assert run_shared(tests, 3, background=[Step("program", ["sh", "-c", program])]) == 0
+    assert not Path("/proc", (tmp_path / "begun").read_text().strip()).exists()
     lines = (tmp_path / "noted").read_text().splitlines()
     assert len(lines) == 3
     (line,) = set(lines)

@@ -18,6 +18,10 @@ from pathlib import Path
 
 from formrelay.config.settings import known_names
 from tests.support import fork_server
+from tests.support.waiting import wait_until
+
+SHARED_FORK_SERVER = "FORMRELAY_TEST_FORK_SERVER"
+"""Variable with the path of the fork server's socket that all processes of a run share."""
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -157,7 +161,10 @@ class Program:
 
 @functools.cache
 def _fork_server() -> str:
-    """Start this process's fork server; returns the path of its socket."""
+    """Path of the socket of the run's fork server, or else of a server that this starts."""
+    if shared := os.environ.get(SHARED_FORK_SERVER):
+        wait_until(Path(shared).exists)
+        return shared
     folder = tempfile.TemporaryDirectory(prefix="formrelay-")
     path = f"{folder.name}/socket"
     server = subprocess.Popen(

@@ -178,8 +178,9 @@ if __name__ == "__main__":
     sys.modules["formrelay.ops.cli.app"].command()  # two thirds of what a short command does
     gc.freeze()  # spares each exiting child a pass of the garbage collector over all modules
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(sys.argv[1])
+    listener.bind(f"{sys.argv[1]}.new")
     listener.listen(64)
+    os.rename(f"{sys.argv[1]}.new", sys.argv[1])  # clients wait for a socket that accepts them
     print("ready", flush=True)
     request = serve(listener)
     status = 0
