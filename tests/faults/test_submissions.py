@@ -14,6 +14,8 @@ from tests.faults.workers import Workers, kill
 from tests.support.servers.django_site import DjangoSite
 from tests.support.waiting import wait_until
 
+COUNT = 400
+
 
 @pytest.fixture
 def django() -> Iterator[DjangoSite]:
@@ -37,14 +39,14 @@ def saved(django: DjangoSite) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("broker", "count"),
+    "broker",
     [
-        pytest.param("redis_url", 1_000, marks=pytest.mark.redis),
-        pytest.param("rabbitmq_url", 400, marks=pytest.mark.rabbitmq),
+        pytest.param("redis_url", marks=pytest.mark.redis),
+        pytest.param("rabbitmq_url", marks=pytest.mark.rabbitmq),
     ],
 )
 def test_each_submission_is_saved_once_and_sent_to_each_endpoint(
-    request: pytest.FixtureRequest, tmp_path: Path, django: DjangoSite, broker: str, count: int
+    request: pytest.FixtureRequest, tmp_path: Path, django: DjangoSite, broker: str
 ) -> None:
     workers = Workers(
         tmp_path,
@@ -61,25 +63,25 @@ def test_each_submission_is_saved_once_and_sent_to_each_endpoint(
     with receiving() as receiver:
         endpoints = [{"id": id, "url": f"{receiver.url}/{id}", "secret": "s"} for id in "ab"]
         ask(django, "PUT", "forms/form-1/webhooks/", endpoints)
-        workers.send("submissions", "form-1", str(count))
+        workers.send("submissions", "form-1", str(COUNT))
         with workers.one() as first, workers.one():
-            wait_until(lambda: saved(django) >= count // 5)
+            wait_until(lambda: saved(django) >= COUNT // 5)
             kill(first)
-            wait_until(lambda: saved(django) >= count // 3)
+            wait_until(lambda: saved(django) >= COUNT // 3)
             django.kill()
             django.start()
-            assert saved(django) < count, "the API was restarted too late"
-            wait_until(lambda: saved(django) == count, timeout=90)
+            assert saved(django) < COUNT, "the API was restarted too late"
+            wait_until(lambda: saved(django) == COUNT, timeout=90)
             heard: dict[str, Counter[str]] = {}
 
             def all_heard() -> bool:
                 for id in "ab":
                     heard[id] = Counter(one.headers["webhook-id"] for one in receiver.of(f"/{id}"))
-                return all(len(its) == count for its in heard.values())
+                return all(len(its) == COUNT for its in heard.values())
 
             wait_until(all_heard)
-    assert saved(django) == count
+    assert saved(django) == COUNT
     # Counted by webhook-id: webhooks in flight on the killed worker may have been sent twice.
     assert not heard["a"].keys() & heard["b"].keys()
     for its in heard.values():
-        assert sum(its.values()) - count <= 48
+        assert sum(its.values()) - COUNT <= 48
