@@ -173,10 +173,13 @@ def test_the_survey_is_stored_unchanged(
         workers.send("jobs", str(file))
         with workers.one():
             told = [one for one in sent.submissions.values() if one["formId"] == STEADY]
-            wait_until(lambda: len(receiver.of("/hook")) >= len(told))
-            wait_until(lambda: site.partials() == expected_partials(sent), timeout=240, every=0.2)
+            wait_until(lambda: len(receiver.of("/hook")) >= len(told), timeout=240)
+            revisions = sum(one["revision"] for one in sent.newest.values())
+            query = "SELECT sum(revision) FROM forms_partial"
+            wait_until(lambda: site.rows(query) == [(revisions,)], timeout=240, every=0.2)
+            counting = "SELECT count(*) FROM forms_submission"
             wait_until(
-                lambda: len(site.submissions()) == len(sent.submissions), timeout=240, every=0.2
+                lambda: site.rows(counting) == [(len(sent.submissions),)], timeout=240, every=0.2
             )
         # The worker has finished its running jobs.
         assert site.submissions() == expected_submissions(sent)

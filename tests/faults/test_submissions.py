@@ -65,13 +65,13 @@ def test_each_submission_is_saved_once_and_sent_to_each_endpoint(
         ask(django, "PUT", "forms/form-1/webhooks/", endpoints)
         workers.send("submissions", "form-1", str(COUNT))
         with workers.one() as first, workers.one():
-            wait_until(lambda: saved(django) >= COUNT // 5)
+            wait_until(lambda: saved(django) >= COUNT // 5, every=0.1)
             kill(first)
-            wait_until(lambda: saved(django) >= COUNT // 3)
+            wait_until(lambda: saved(django) >= COUNT // 3, every=0.1)
             django.kill()
             django.start()
             assert saved(django) < COUNT, "the API was restarted too late"
-            wait_until(lambda: saved(django) == COUNT, timeout=90)
+            wait_until(lambda: saved(django) == COUNT, timeout=90, every=0.2)
             heard: dict[str, Counter[str]] = {}
 
             def all_heard() -> bool:
