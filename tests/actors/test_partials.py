@@ -96,17 +96,17 @@ def test_of_waiting_autosaves_only_the_newest_is_written(
     # One batch of all, no matter how long a busy machine takes to fetch them.
     options = site.broker.actors["save_partial"].options
     monkeypatch.setitem(options, "batch_wait", timedelta(minutes=1))
-    saves = [partial(f"p{n % 500}", n // 500) for n in range(10_000)]
+    saves = [partial(f"p{n % 500}", n // 500) for n in range(3_000)]
     random.Random(7).shuffle(saves)
     site.actors.enqueue_many(site.actors.save_partial, ({"payload": one} for one in saves))
     site.work_off("partials")
     assert len(asked) == 500
     for n in range(0, 500, 37):
-        assert api("GET", f"partials/p{n}/")["revision"] == 19
+        assert api("GET", f"partials/p{n}/")["revision"] == 5
     assert site.dead("partials") == []
     # Each written revision is an event, which has the same id if it is sent again.
     events = [event for payload in payloads(site, "events") for event in payload]
-    assert {event["properties"]["revision"] for event in events} >= {19}
+    assert {event["properties"]["revision"] for event in events} >= {5}
     assert len({event["eventId"] for event in events}) == len(events) == 500
 
 

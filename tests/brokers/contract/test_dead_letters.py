@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from dramatiq import Message
 
 from formrelay.brokers import DeadFilter, Inspector, RelayBroker, State
+from formrelay.brokers.envelope import encode
 from formrelay.brokers.inspection import UnknownCursor
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
@@ -179,13 +182,12 @@ def test_each_dead_letter_is_replayed_once_even_if_it_fails_again_meanwhile(
 
     actor = harness.actor(refuse_again)
     many = 600  # chunks of 500, on RabbitMQ of 200
-    broker.enqueue_many(actor.message(number) for number in range(many))
+    bury(harness, [actor.message(number) for number in range(many)])
     harness.start()
-    wait_until(lambda: broker.counts(harness.queue).dead == many)
     assert inspector.replay(DeadFilter(queue=harness.queue)) == many
-    wait_until(lambda: broker.counts(harness.queue).dead == many)
+    wait_until(lambda: len(ran) >= many and broker.counts(harness.queue).dead == many)
     wait_until(harness.is_empty)
-    assert sorted(ran) == sorted([*range(many)] * 2)
+    assert sorted(ran) == [*range(many)]
     before = calls(broker)
     harness.stop()
     assert inspector.replay([letter.id for letter in harness.dead()] * 2) == 100
@@ -194,6 +196,11 @@ def test_each_dead_letter_is_replayed_once_even_if_it_fails_again_meanwhile(
     wait_until(lambda: broker.counts(harness.queue).dead == 0)
     if isinstance(broker, RedisBroker):
         assert broker.client.hlen(broker.keys.dead_bodies(harness.queue)) == 0
+
+
+def bury(harness: Harness, messages: Sequence[Message[Any]]) -> None:
+    """Store messages as dead letters, without running them."""
+    harness.bury([(message.message_id, encode(message)) for message in messages])
 
 
 def calls(broker: RelayBroker) -> int:
@@ -232,10 +239,7 @@ def test_concurrent_replays_replay_each_dead_letter_once(
 ) -> None:
     actor = harness.actor(refuse)
     many = 1_100  # several chunks
-    harness.broker.enqueue_many(actor.message(number=number) for number in range(many))
-    harness.start()
-    wait_until(lambda: harness.broker.counts(harness.queue).dead == many)
-    harness.stop()
+    bury(harness, [actor.message(number=number) for number in range(many)])
     with ThreadPoolExecutor(2) as two:
         counts = list(two.map(inspector.replay, [DeadFilter(queue=harness.queue)] * 2))
     assert sum(counts) == many

@@ -189,9 +189,12 @@ def test_a_purge_deletes_all_messages_but_those_in_flight_with_their_keys(
     keys, queue, client = broker.keys, harness.queue, broker.client
     actor.send("in flight")
     _, fetched, _ = run_exchange(broker.commands, queue, 1, Settlement())
+    broker.enqueue_many(actor.message(number) for number in range(1_500))
+    broker.enqueue_many(
+        actor.message_with_options(args=(number,), broker_priority=number % 10)
+        for number in range(1_500)
+    )
     for number in range(1_500):
-        actor.send(number)
-        actor.send_with_options(args=(number,), broker_priority=number % 10)
         actor.send_with_options(args=(number,), broker_priority=5, delay=60_000)
     StockBroker(client=client).enqueue(actor.message("stock's"), delay=60_000)
     client.rpush(keys.inbox(queue), b"{}")
