@@ -96,6 +96,7 @@ def test_of_waiting_autosaves_only_the_newest_is_written(
     # One batch of all, no matter how long a busy machine takes to fetch them.
     options = site.broker.actors["save_partial"].options
     monkeypatch.setitem(options, "batch_wait", timedelta(minutes=1))
+    monkeypatch.setitem(options, "batch_size", 3_000)
     saves = [partial(f"p{n % 500}", n // 500) for n in range(3_000)]
     random.Random(7).shuffle(saves)
     site.actors.enqueue_many(site.actors.save_partial, ({"payload": one} for one in saves))
