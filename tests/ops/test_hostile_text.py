@@ -32,7 +32,9 @@ EVIL = (
 #: The same as an id that is not UTF-8.
 EVIL_ID = EVIL.encode() + b"\xff\xc3\\"
 #: Sequences that rich itself writes: colours and weights, show the cursor, clear a line.
-RICH = re.compile(r"\x1b\[(?:0|1|2|3|2;3|1;3[16]|3[1-6])m|\x1b\[\?25[lh]|\x1b\[[12]?K|\x1b\[1A|\r")
+RICH = re.compile(
+    r"\x1b\[(?:0|1|2|3|2;3|1;3[16]|3[1-6]|38;5;[0-9]+)m|\x1b\[\?25[lh]|\x1b\[[12]?K|\x1b\[1A|\r"
+)
 FAILURE = {
     "reason": "permanent",
     "error": EVIL,
@@ -192,7 +194,7 @@ OTHERS: list[tuple[str, ...]] = [
     ("dlq", "show", shown_id(EVIL_ID.decode(errors="surrogateescape"))),
     ("jobs", "show", shown_id("held" + EVIL_ID.decode(errors="surrogateescape"))),
     ("dlq", "show", EVIL + "none"),
-    ("dlq", "delete", "\x1b"),
+    ("dlq", "delete", "\x1b", "--yes"),
     ("dlq", "list", "--since", EVIL),
     ("dlq", "list", "--queue", EVIL),
     ("dlq", "list", "--reason", EVIL),
