@@ -58,6 +58,7 @@ def on_a_terminal(arguments: list[str]) -> Iterator[str]:
     child, terminal = pty.fork()
     if child == 0:
         run(arguments)
+    os.write(terminal, b"n\n")  # declines a question
     said = b""
     try:
         while piece := os.read(terminal, 65536):
