@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -220,8 +221,13 @@ def settings_of_workers(queues: Collection[str] | None) -> Settings:
         return get_settings()
     except ConfigError as error:
         missing = [] if error.settings is None else missing_sinks(error.settings, queues)
-        # An invalid variable has no value in the settings.
-        new = [line for line in missing if line.split()[1] not in str(error)]
+        # An invalid variable has no value in the settings: it is not missing.
+        names = [line.split()[1].rstrip(",").removesuffix("_FILE") for line in missing]
+        new = [
+            line
+            for line, name in zip(missing, names, strict=True)
+            if not re.search(rf"\b{name}(_FILE)?\b", str(error))
+        ]
         raise type(error)("\n".join([str(error), *new])) from None
 
 

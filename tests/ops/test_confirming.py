@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 from collections.abc import Callable, Iterator
 from io import StringIO
 
@@ -11,6 +12,15 @@ import pytest
 import typer
 
 from formrelay.ops.cli.confirm import confirm
+
+
+def read_question(terminal: int) -> str:
+    """Read up to the end of the question; the system may give it in pieces."""
+    shown = b""
+    while b"[y/N]" not in shown and select.select([terminal], [], [], 20)[0]:
+        shown += os.read(terminal, 10_000)
+    return shown.decode()
+
 
 Typed = Callable[[bytes], Callable[[], str]]
 
@@ -26,7 +36,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
             monkeypatch.setattr("sys.stdin", stdin)
             monkeypatch.setattr("sys.stderr", stderr)
             os.write(main, text)
-            return lambda: os.read(main, 10_000).decode()
+            return lambda: read_question(main)
 
         yield typed
     os.close(main)
@@ -36,7 +46,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
 def test_a_terminal_is_asked_and_yes_goes_on(terminal: Typed, answer: bytes) -> None:
     shown = terminal(answer)
     confirm("Delete 12 waiting messages of queue 'x'", yes=False)
-    assert "Delete 12 waiting messages of queue 'x'? [y/N] " in shown()
+    assert "Delete 12 waiting messages of queue 'x'? [y/N]" in shown()
 
 
 @pytest.mark.parametrize("answer", [b"n\n", b"\n", b"sure\n", b"\x04"])

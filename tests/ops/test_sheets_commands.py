@@ -92,7 +92,7 @@ def test_connections_need_a_shared_store_and_a_key(tmp_path: Path) -> None:
             {"SHEETS_SERVICE_ACCOUNT": '{"type": "service_account"}'},
             "expected the key of the service account to be",
         ),
-        ({"SHEETS_API_URL": "http://sheets.example"}, "http:// on this machine"),
+        (CLIENT | {"SHEETS_API_URL": "http://sheets.example"}, "http:// on this machine"),
     ],
     ids=["nothing", "no key", "half a client", "no account", "half an account", "plain http"],
 )

@@ -106,6 +106,9 @@ def test_a_worker_names_all_missing_settings_at_once(tmp_path: Path) -> None:
         "SHEETS",
     ]
     assert len(done.stderr.splitlines()) == 3
+    wrong = {"BROKER": "embedded", "SHEETS_API_URL": "http://sheets.example"}
+    done = run("worker", "submissions", cwd=tmp_path, env=wrong)
+    assert "expected API_URL for" in done.stderr
 
 
 def test_reloading_needs_a_package_and_says_so(tmp_path: Path) -> None:
