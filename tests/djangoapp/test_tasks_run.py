@@ -65,9 +65,9 @@ def test_a_task_is_retried_and_its_context_counts_the_attempts(chores: Host) -> 
     assert attempts == ["attempt 1", "attempt 2", "attempt 3"]
     assert found["value"] == {"id": id, "status": "RUNNING"}
     assert (found["attempts"], found["errors"]) == (3, ["LookupError"] * 2)
-    started = ["started", "RUNNING"]
-    ends = [["enqueued", "READY"], started, started, started, ["finished", "SUCCESSFUL"]]
-    assert signals(chores, id) == ends
+    found_signals = signals(chores, id)
+    found_signals.remove(["enqueued", "READY"])  # sent by another process than the others
+    assert found_signals == [["started", "RUNNING"]] * 3 + [["finished", "SUCCESSFUL"]]
 
 
 def test_a_task_that_fails_for_good_is_a_dead_letter_that_can_be_replayed(chores: Host) -> None:

@@ -19,10 +19,10 @@ DOCUMENT = "own-actors.md"
 
 
 def commands() -> list[str]:
-    """The commands of the document, in order."""
+    """The commands of the document, in order, without comments."""
     text = (ROOT / "docs" / DOCUMENT).read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
 
 
 def command(beginning: str) -> list[str]:
