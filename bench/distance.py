@@ -11,7 +11,7 @@ import asyncio
 import sys
 from contextlib import suppress
 
-#: Keeps what comes in the same instant in order.
+#: Keeps packets of the same instant in order.
 _NEXT = 1e-6
 
 
