@@ -104,7 +104,7 @@ class Inspector(ABC):
         return stuck - self.consumed(stuck) if stuck else stuck
 
     def consumed(self, queues: Collection[str]) -> set[str]:
-        """Names of the queues, at least those of ``queues``, that a live worker consumes.
+        """Names of the queues that a live worker consumes, at least among ``queues``.
 
         Raises:
             NotAvailable: the broker does not tell which queues have workers.
@@ -180,7 +180,7 @@ class Inspector(ABC):
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes with their reports; on Redis, the latest heartbeat first.
 
-        If the broker does not list them, those that report are listed.
+        If the broker lists no workers, the workers that report are listed.
 
         Raises:
             NotAvailable: the broker does not list them, and there is no shared store.

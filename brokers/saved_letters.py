@@ -72,7 +72,7 @@ class SavedLetter:
         """Read a line of an export.
 
         Raises:
-            BadLetter: says what is wrong, and quotes no value.
+            BadLetter: the line is no dead letter; the error quotes no value.
         """
         try:
             fields = orjson.loads(line)

@@ -1,9 +1,9 @@
 """Replays and deletes dead letters, in sessions that hide the other dead letters briefly.
 
 The dead letters that do not match are held until the end of a session. If the first session is too
-short to look at all, the later sessions move those that do not match to the end of the queue: they
-are published again, with the rest of their time to live, before they are removed. So nothing is
-held for long, however long the queue is.
+short to look at all, the later sessions move dead letters that do not match to the end of the
+queue: they publish them again, with the remaining time to live, before they remove them. So no dead
+letter is held for long, however long the queue is.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Reading:
     """The dead letters that were read, the oldest first.
 
     Attributes:
-        entries: those that match.
+        entries: the dead letters that match.
         looked_at: number of dead letters that were read.
         is_complete: whether these were all dead letters of the queue.
     """
