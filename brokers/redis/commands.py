@@ -37,6 +37,8 @@ _IDEMPOTENT = {"counts", "page_sorted", "page_waiting", "leave"}
 
 #: Maximum bytes of one answer: building a larger answer would block the server's other clients.
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+#: How long the name of a worker is kept, at least.
+NAME_LASTS = timedelta(minutes=10)
 #: Maximum number of bodies in one call of ``done.lua``.
 _BODIES_PER_CALL = 100
 
@@ -146,13 +148,15 @@ class QueueCommands:
             queue,
             self.worker_id,
         ]
-        self._refresh_name()
         count, in_flight = self.run("recover", queue, args)
         return count, in_flight
 
-    def _refresh_name(self) -> None:
-        """Store ``host:pid`` of this worker for operators, with an expiry."""
-        now, lasts = self.clock.monotonic(), 2 * self.heartbeat_timeout
+    def refresh_name(self) -> None:
+        """Store ``host:pid`` of this worker for operators, with an expiry.
+
+        Called before each heartbeat, so that no worker is listed without a name.
+        """
+        now, lasts = self.clock.monotonic(), max(2 * self.heartbeat_timeout, NAME_LASTS)
         if now >= self._named_until:
             with translated(self.where):
                 name = self.keys.worker_name(self.worker_id)

@@ -103,6 +103,7 @@ class RedisConsumer(RelayConsumer):
             self._linger()
             try:
                 self._reconcile()
+                self._commands.refresh_name()
                 wait = self._exchange(fetch=True)
                 self._recover()
                 self._reconnect.succeeded()

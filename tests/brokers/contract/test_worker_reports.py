@@ -91,7 +91,10 @@ def test_the_list_of_workers_has_their_reports(harness: Harness) -> None:
         assert [each.report for each in harness.broker.inspector.workers()] == [None]
         return
     report = wait_until(lambda: report_of(harness))
-    (worker,) = harness.broker.inspector.workers()
+    # A worker reports before its consumers are registered with the broker.
+    (worker,) = wait_until(
+        lambda: [each for each in harness.broker.inspector.workers() if each.queues]
+    )
     assert (worker.name, worker.queues) == (worker_name(), (harness.queue,))
     assert worker.report is not None
     assert worker.report.version == report.version

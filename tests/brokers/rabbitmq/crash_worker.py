@@ -26,8 +26,9 @@ def main() -> None:
     # about to wait for the Event, the handler blocks for ever.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     worker = Worker(broker, worker_timeout=50, worker_threads=4)
-    worker.start()
+    # Printed before the start, since the first message may kill the process.
     print("ready", flush=True)
+    worker.start()
     signal.sigwait({signal.SIGTERM})
     worker.stop(timeout=10_000)
     broker.close()
