@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.util
 import logging
 import os
 import re
@@ -12,7 +11,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import NoReturn
 
 import dramatiq
@@ -305,13 +303,6 @@ def is_embedded_clickhouse(url: str | None) -> bool:
     return (url or "").lower().startswith("chdb://")
 
 
-def _dramatiq(*, reload: bool) -> list[str]:
-    """The command ``dramatiq`` of this Python."""
-    script = Path(sys.executable).with_name("dramatiq")
-    # To reload, `python -m dramatiq` starts the first `python` in PATH, and a script itself.
-    return [str(script)] if reload and script.exists() else [sys.executable, "-m", "dramatiq"]
-
-
 def become_workers(
     module: str,
     *others: str,
@@ -320,7 +311,6 @@ def become_workers(
     threads: int | None = None,
     declare: Callable[[], object] = import_actors,
     import_from: Sequence[str] = (),
-    reload: bool = False,
 ) -> NoReturn:
     """Check that workers can start, and replace this process with Dramatiq's.
 
@@ -333,22 +323,15 @@ def become_workers(
         declare: declares the same actors as the module.
         import_from: folders to put first on Python's path, in this order; empty uses the current
             folder.
-        reload: whether to restart the workers when a Python file in the first of these folders
-            changes.
 
     Raises:
-        ConfigError: the configuration is wrong, a queue does not exist, or a package is missing.
+        ConfigError: the configuration is wrong, or a queue does not exist.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    if reload and importlib.util.find_spec("watchdog") is None:
-        raise ConfigError(
-            "expected the package watchdog for --reload, got none: install it with "
-            "pip install 'dramatiq[watch]'"
-        )
     processes, answers = check_start(queues, processes, declare)
     threads = threads or get_settings().worker_concurrency
     announce(queues, processes=processes, threads=threads, answers=answers)
-    command = [*_dramatiq(reload=reload), module, *others]
+    command = [sys.executable, "-m", "dramatiq", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads)]
     if queues:
@@ -356,10 +339,6 @@ def become_workers(
     if import_from:
         # Dramatiq inserts each folder at the front of the path.
         command += ["--path", *reversed(import_from)]
-    if reload:
-        command += ["--watch", import_from[0] if import_from else "."]
-        # Dramatiq's own pattern, **.py, matches no file with watchdog 7.
-        command += ["--watch-include", "**/*.py"]
     sys.stdout.flush()
     os.execv(command[0], command)  # noqa: S606 - our own interpreter, and signals reach Dramatiq
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,8 +33,7 @@ def worker(
         bool,
         typer.Option(
             "--reload",
-            help="Restart when a Python file in the current folder changes. For development; "
-            "needs the package watchdog.",
+            help="Restart when a Python file in the current folder changes. For development.",
         ),
     ] = False,
     imports: ImportOption = None,
@@ -47,13 +47,21 @@ def worker(
     """
     host = get_host()
     host.check_worker()
-    become_workers(
-        host.worker,
-        *(imports or ()),
-        queues=[*dict.fromkeys([*(only or ()), *(queues or ())])] or None,
-        processes=processes,
-        threads=threads,
-        declare=lambda: import_actors(imports or ()),
-        import_from=list(host.import_from()),
-        reload=reload,
-    )
+    folders = list(host.import_from())
+
+    def start() -> NoReturn:
+        become_workers(
+            host.worker,
+            *(imports or ()),
+            queues=[*dict.fromkeys([*(only or ()), *(queues or ())])] or None,
+            processes=processes,
+            threads=threads,
+            declare=lambda: import_actors(imports or ()),
+            import_from=folders,
+        )
+
+    if not reload:
+        start()
+    from ..reloading import run_with_reload
+
+    raise typer.Exit(run_with_reload(start, Path(folders[0]) if folders else Path.cwd()))
