@@ -123,7 +123,8 @@ def redraw(
 
     Args:
         title: returns the title.
-        content: returns the columns, the rows and a text below the table.
+        content: returns the columns, the rows and a text below the table; without columns only the
+            text is drawn.
         every: seconds between two drawings.
     """
     from rich.console import Group
@@ -134,7 +135,9 @@ def redraw(
 
     def drawn() -> Any:
         columns, rows, below = content()
-        return Group(_table(console, title(), columns, rows), Text(printable(below, keep="\n")))
+        named = printable(title())
+        table = _table(console, named, columns, rows) if columns else Text(named, "bold")
+        return Group(table, Text(printable(below, keep="\n")))
 
     # Only this thread draws; what is left of the table after Ctrl-C is its last state.
     with (

@@ -53,6 +53,8 @@ def queues(
     of failed attempts, in the last 5 minutes. The state is paused, or
     no worker: messages wait, and no live worker consumes the queue.
 
+    Ctrl-C ends --watch with exit status 0.
+
     Example: formrelay queues --watch
     """
     if context.invoked_subcommand is not None:
