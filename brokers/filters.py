@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..core.error_groups import group_id
-from ..core.failure import Failure, Reason
+from ..core.error_groups import group_id, is_error
+from ..core.failure import Reason
 from .entries import Entry
 from .fields import form_ids
 
@@ -18,7 +18,7 @@ class DeadFilter:
     """Selects the dead letters that match every given field.
 
     Attributes:
-        error: the exception's type, ``module.QualName`` or its last part.
+        error: type or a part of the text of the error (:func:`..core.error_groups.is_error`).
         since, until: dead-lettered at or after ``since`` and before ``until``, Unix seconds.
         form_id: form id in the payload, in the body of a webhook, or in the metadata.
         group: id of the group of the error (:func:`..core.error_groups.group_id`).
@@ -41,7 +41,7 @@ class DeadFilter:
             (self.queue is None or letter.queue == self.queue)
             and (self.actor is None or letter.message.actor_name == self.actor)
             and (self.reason is None or (failure is not None and failure.reason is self.reason))
-            and (self.error is None or _is_error(failure, self.error))
+            and (self.error is None or is_error(failure, self.error))
             and (self.since is None or (died is not None and died >= self.since))
             and (self.until is None or (died is not None and died < self.until))
             and (self.group is None or group_id(failure) == self.group)
@@ -71,7 +71,3 @@ class Extent:
 
 #: Dead letters selected by a filter, or by ids.
 Which: TypeAlias = DeadFilter | Collection[str]
-
-
-def _is_error(failure: Failure | None, name: str) -> bool:
-    return failure is not None and f".{failure.error}".endswith(f".{name}")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from .failure import Failure
+from .redaction import MARK
 
 #: Maximum length of a normalised text, and number of characters that are read, in characters.
 MAX_LENGTH = 240
@@ -113,6 +114,41 @@ def group_id(failure: Failure | None) -> str:
     if failure is None:
         return _group_id("", "")
     return _group_id(failure.error, failure.message[:_MAX_READ])
+
+
+def is_error(failure: Failure | None, sought: str) -> bool:
+    """Whether a failure is an error that a person looks for.
+
+    Upper and lower case are the same.
+
+    Args:
+        sought: the error's type (``module.QualName`` or its last part), or a part of its text: as
+            it is, or as its group shows it, with placeholders and with ``[…]`` for payload values.
+            An empty text matches nothing.
+    """
+    sought = sought.strip().lower()
+    if failure is None or not sought:
+        return False
+    if f".{failure.error}".lower().endswith(f".{sought}"):
+        return True
+    parts = [part for part in sought.split(MARK) if part]
+    text = failure.message.lower()
+    return _has_in_order(text, parts) or _has_in_order(_normalised(failure.message), parts)
+
+
+def _has_in_order(text: str, parts: list[str]) -> bool:
+    at = 0
+    for part in parts:
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return bool(parts)
+
+
+@lru_cache(maxsize=1_024)
+def _normalised(message: str) -> str:
+    return normalise(message).lower()
 
 
 @lru_cache(maxsize=1_024)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-_MARK = "[…]"
+#: Stands for a value that was removed.
+MARK = "[…]"
 #: Shorter values are not removed: they say nothing and occur in every text.
 SHORTEST = 4
 #: A long value is searched in pieces of this length, so that a value cut off is found too.
@@ -35,12 +36,12 @@ def redacted(text: str, values: Iterable[Any], *, most: int) -> str:
     # Longest first: replacing a short value first would break up a long value that contains it.
     whole = sorted((text for text in spellings if len(text) >= SHORTEST), key=len, reverse=True)
     for spelling in whole:
-        text = text.replace(spelling, _MARK)
+        text = text.replace(spelling, MARK)
     for spelling in whole:
         for piece in _pieces(spelling, text):
-            text = text.replace(piece, _MARK)
-    while 2 * _MARK in text:
-        text = text.replace(2 * _MARK, _MARK)
+            text = text.replace(piece, MARK)
+    while 2 * MARK in text:
+        text = text.replace(2 * MARK, MARK)
     if is_cut:  # the last characters may be part of a value, too short to be found
         text = text[:-_PIECE]
     return text[:most]

@@ -51,7 +51,8 @@ def _filter(
     queue: QueueOption = None,
     actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
     error: Annotated[
-        str | None, typer.Option(help="Only this exception type; the module may be omitted.")
+        str | None,
+        typer.Option(help="Only this exception type, or errors with this text, as groups show it."),
     ] = None,
     reason: Annotated[
         Reason | None,

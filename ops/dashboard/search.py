@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from ...brokers import Entry, Inspector, State
 from ...brokers.fields import form_ids
+from ...core.error_groups import is_error
 
 #: Number of results on a page.
 PAGE = 50
@@ -24,7 +25,7 @@ class Search:
         id: begin of the id.
         actor: part of the actor's name.
         form: id of a form.
-        error: part of the type or text of the last failure.
+        error: type of the last failure, or a part of its text, as :class:`.DeadFilter` takes it.
     """
 
     id: str = ""
@@ -39,12 +40,10 @@ class Search:
 
     def matches(self, entry: Entry) -> bool:
         """Whether a message matches."""
-        failure = entry.failure
-        says = "" if failure is None else f"{failure.error} {failure.message} {failure.reason}"
         return (
             entry.id.startswith(self.id)
             and self.actor.lower() in entry.message.actor_name.lower()
-            and self.error.lower() in says.lower()
+            and (not self.error or is_error(entry.failure, self.error))
             and (not self.form or self.form in form_ids(entry.message))
         )
 

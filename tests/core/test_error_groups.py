@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from formrelay.core.error_groups import GROUP_ID_LENGTH, MAX_LENGTH, group_id, normalise
+from formrelay.core.error_groups import GROUP_ID_LENGTH, MAX_LENGTH, group_id, is_error, normalise
 from formrelay.core.failure import Failure, Reason
 
 #: Texts that are likely to contain quotes, ids, paths and placeholders.
@@ -88,3 +88,38 @@ def test_other_errors_and_other_texts_are_other_groups() -> None:
     of = [failure("x"), failure("y"), failure("x", "KeyError")]
     assert len({group_id(each) for each in of}) == 3
     assert group_id(failure("\udcff")) != group_id(failure("x"))  # a lone surrogate
+
+
+@pytest.mark.parametrize(
+    ("sought", "expected"),
+    [
+        ("SinkTimeout", True),
+        ("sinktimeout", True),
+        ("formrelay.core.errors.SinkTimeout", True),
+        ("errors.SinkTimeout", True),
+        ("Timeout", False),  # a type is whole
+        ("formrelay", False),
+        ("from Bob's shop", True),
+        ("answered 503", True),
+        ("ANSWERED <number>", True),
+        (" answered <number> from […] after <number> ms ", True),
+        ("after […] answered", False),
+        ("answered 504", False),
+        ("", False),
+        (" ", False),
+        ("[…]", False),
+    ],
+)
+def test_an_error_is_sought_by_its_whole_type_or_a_part_of_its_text(
+    sought: str, expected: bool
+) -> None:
+    found = failure(
+        "it answered 503 from Bob's shop after 12 ms", "formrelay.core.errors.SinkTimeout"
+    )
+    assert is_error(found, sought) is expected
+
+
+def test_what_a_group_shows_finds_its_failures() -> None:
+    text = "no answer from https://one.example/7 for bob@one.example within 10 s"
+    assert is_error(failure(text), normalise(text))
+    assert not is_error(None, "outside formrelay")

@@ -319,6 +319,8 @@ def test_dead_letters_are_selected_by_filter_and_by_prefix_of_their_ids(
         return {letter["id"] for letter in shell.json("dlq", "list", *options)}
 
     assert listed("--form", "f2", "--error", "SinkPermanent") == {second, third}
+    (group,) = shell.json("dlq", "groups")["groups"]
+    assert listed("--error", group["message"]) == {first, second, third}
     assert listed("--since", "1h", "--reason", "permanent", "--limit", "50") == {
         first,
         second,

@@ -70,6 +70,8 @@ def buried(harness: Harness) -> dict[str, str]:
         ({"error": "SinkPermanent"}, {"refused"}),
         ({"error": "formrelay.core.errors.SinkPermanent"}, {"refused"}),
         ({"error": "Permanent"}, set()),
+        ({"error": "never ACCEPT"}, {"refused"}),  # in the text
+        ({"error": ""}, set()),
         ({"error": "ValueError"}, {"failed", "failed too"}),
         ({"reason": Reason.UNKNOWN_ACTOR}, {"unknown"}),
         ({"form_id": "f1"}, {"refused", "failed too"}),

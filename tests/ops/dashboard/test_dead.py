@@ -129,6 +129,8 @@ def test_what_a_page_looks_at_is_bounded_and_said(
         ("queue=other", {"c"}),
         ("actor=fail", {"b"}),
         ("error=InvalidJob", {"b"}),
+        ("error=no+answer+after+%3Cnumber%3E+S", {"b"}),
+        ("error=after+7", {"b"}),
         ("reason=invalid", {"b"}),
         ("form=f1", {"a"}),
         ("id=a", {"a"}),
@@ -139,7 +141,7 @@ def test_what_a_page_looks_at_is_bounded_and_said(
 def test_letters_are_searched(site: Site, query: str, ids: set[str]) -> None:
     bury(site, "a", kwargs={"payload": {"formId": "f1"}})
     invalid = {"error": "formrelay.core.errors.InvalidJob", "reason": "invalid"}
-    bury(site, "b", actor_name="fail", failure=invalid)
+    bury(site, "b", "no answer after 7 s", actor_name="fail", failure=invalid)
     bury(site, "c", queue="other")
     path = "/dead" if "id=" in query else "/dead/letters"
     text = site.page(f"{path}?{query}")

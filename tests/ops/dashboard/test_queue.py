@@ -81,6 +81,7 @@ def test_jobs_are_found_by_actor_form_and_error(site: Site) -> None:
     for query, expected in (
         ("error=sinkpermanent", ["d1"]),
         ("error=404", ["d1"]),
+        ("error=%3Cnumber%3E", ["d1"]),
         ("form=form-1", ["d2"]),
         ("actor=OTH", ["d3"]),
         ("actor=OTH&form=form-1", []),
