@@ -21,6 +21,7 @@ from ..audit import Operator, record
 from .access import Access, HostAccess, User
 from .assets import asset_names
 from .endpoint_list import RateCache
+from .failed_logins import FailedLogins
 from .figures import Figures, Kept
 from .outside import OutsideRow, outside
 from .queue_list import QueueList
@@ -68,6 +69,7 @@ class Site:
         outside: the systems outside.
         tasks: replays and deletes many dead letters in threads.
         rates: success rates of webhook endpoints.
+        failed_logins: failed logins by address.
     """
 
     access: Access
@@ -78,6 +80,7 @@ class Site:
     outside: Kept[list[OutsideRow]] = field(default_factory=lambda: Kept(outside, 4.0))
     tasks: Tasks = field(default_factory=Tasks)
     rates: RateCache = field(default_factory=RateCache)
+    failed_logins: FailedLogins = field(default_factory=FailedLogins)
 
 
 class View:

@@ -8,13 +8,10 @@ from urllib.parse import urlsplit
 from werkzeug import Response
 
 from ..access import COOKIE, TokenAccess
-from ..attempts import LoginAttempts
 from ..sessions import MAX_AGE
 from ..view import Route, View
 
 logger = logging.getLogger("formrelay.dashboard")
-
-_attempts = LoginAttempts()
 
 
 def show(view: View) -> Response:
@@ -26,13 +23,13 @@ def log_in(view: View) -> Response:
     """Check the token; set the session's cookie and go to the page that was asked for."""
     access = _tokens(view)
     address = view.request.remote_addr or ""
-    if (wait := _attempts.seconds_to_wait(address)) > 0:
+    if (wait := view.site.failed_logins.seconds_to_wait(address)) > 0:
         response = _form(view, 429, f"Too many failed logins: try again in {wait:.0f} s.")
         response.headers["Retry-After"] = f"{wait:.0f}"
         return response
     cookie = access.log_in(view.field("token", "").strip(), view.field("name", ""))
     if cookie is None:
-        _attempts.count(address)
+        view.site.failed_logins.add(address)
         logger.warning("a login to the dashboard failed", extra={"address": address})
         return _form(view, 403, "The token is wrong.")
     response = view.redirect("overview")

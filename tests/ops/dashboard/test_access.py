@@ -8,7 +8,7 @@ import pytest
 from werkzeug.test import Client
 
 from formrelay.ops.dashboard.access import COOKIE, LoopbackAccess, Role, TokenAccess, User
-from formrelay.ops.dashboard.attempts import LoginAttempts
+from formrelay.ops.dashboard.failed_logins import FailedLogins
 from formrelay.ops.dashboard.sessions import MAX_AGE, Session, read_session, sign_session
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, TOKENS, Site
 from tests.support.clock import ManualClock
@@ -67,15 +67,15 @@ def test_a_wrong_token_is_refused_and_the_sixth_has_to_wait(site: Site) -> None:
 
 def test_failed_logins_are_forgotten_after_a_minute_and_addresses_are_limited() -> None:
     clock = ManualClock()
-    attempts = LoginAttempts(clock)
+    failed = FailedLogins(clock)
     for _ in range(5):
-        attempts.count("a")
-    assert attempts.seconds_to_wait("a") == 60
+        failed.add("a")
+    assert failed.seconds_to_wait("a") == 60
     clock.now += 61
-    assert attempts.seconds_to_wait("a") == 0
+    assert failed.seconds_to_wait("a") == 0
     for number in range(2_000):
-        attempts.count(str(number))
-    assert len(attempts._failures) == 1_000
+        failed.add(str(number))
+    assert len(failed._times) == 1_000
 
 
 def test_a_session_survives_a_restart_and_ends_with_its_token_or_its_time() -> None:
