@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from dramatiq import Message
 
@@ -25,11 +24,12 @@ from ..endpoints import (
     jobs_of_queue,
     shown_url,
 )
+from .cached import Cached
 
 #: Time of the success rates, and maximum number of endpoints of the delivery log.
 RATES_OF, _MAX_RATES = timedelta(hours=24), 200
-#: Seconds for which the answer of ClickHouse is kept, also if it is an error.
-_KEEP_SECONDS = 60.0
+#: Seconds for which the answer of ClickHouse is cached, also if it is an error.
+_CACHE_SECONDS = 60.0
 #: Maximum number of dead letters that are searched for those of an endpoint, and found.
 _SEARCHED, _MAX_FOUND = 20_000, 1_000
 #: Fields of a webhook that belong to its endpoint.
@@ -56,30 +56,28 @@ class Endpoint:
     has_job: bool = False
 
 
-@dataclass(slots=True)
-class RateCache:
-    """Success rates, kept for a minute: they cost ClickHouse a scan."""
+class Rates(NamedTuple):
+    """Success rates from the delivery log.
 
-    _lock: Lock = field(default_factory=Lock)
-    _until: float = float("-inf")
-    _found: list[DeliveryRate] = field(default_factory=list)
-    _problem: str | None = None
+    Attributes:
+        rates: one for each endpoint.
+        why_missing: why there are none; None if the delivery log was read.
+    """
 
-    def get(self, now: float) -> tuple[list[DeliveryRate], str | None]:
-        """Return the rates, and why there are none.
+    rates: list[DeliveryRate]
+    why_missing: str | None = None
 
-        Args:
-            now: monotonic seconds.
-        """
-        with self._lock:
-            if now >= self._until:
-                self._found, self._problem = [], None
-                try:
-                    self._found = _rates()
-                except (ConfigError, SinkError) as error:
-                    self._problem = str(error)
-                self._until = now + _KEEP_SECONDS
-            return self._found, self._problem
+
+def cached_rates() -> Cached[Rates]:
+    """Make the cache of the success rates: reading them costs ClickHouse a scan."""
+    return Cached(lambda _broker: _read_rates(), _CACHE_SECONDS)
+
+
+def _read_rates() -> Rates:
+    try:
+        return Rates(_rates())
+    except (ConfigError, SinkError) as error:
+        return Rates([], str(error))
 
 
 def _rates() -> list[DeliveryRate]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Lock
-from typing import Generic, TypeVar
 
 from ...brokers import RelayBroker
 from ...state import make_history
 from ...state.history import Point, total
+from .cached import Cached
 from .sparklines import Sparkline, sparkline
 
-T = TypeVar("T")
-
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
-#: Seconds for which the last hour and the last day are kept.
-_KEEP_HOUR, _KEEP_DAY = 4.0, 60.0
+#: Seconds for which the figures of the last hour and of the last day are cached.
+_CACHE_HOUR, _CACHE_DAY = 4.0, 60.0
 #: Number of minutes over which the jobs per second are averaged.
 RATE_MINUTES = 5
 _NO_HOUR = sparkline([], bars=1, period="last hour")
@@ -46,30 +42,12 @@ class QueueFigures:
 NOTHING = QueueFigures(0.0, None, None, None, _NO_HOUR, _NO_DAY)
 
 
-class Kept(Generic[T]):
-    """A value that is read again when it is older than some seconds. Thread-safe."""
-
-    def __init__(self, read: Callable[[RelayBroker], T], seconds: float) -> None:
-        self._read = read
-        self._seconds = seconds
-        self._lock = Lock()
-        self._found: tuple[float, T] | None = None
-
-    def get(self, broker: RelayBroker) -> T:
-        """Return the value."""
-        with self._lock:
-            now = broker.clock.monotonic()
-            if self._found is None or now - self._found[0] >= self._seconds:
-                self._found = (now, self._read(broker))
-            return self._found[1]
-
-
 class Figures:
     """The figures of all queues, from the history in the shared store."""
 
     def __init__(self) -> None:
-        self._hours = Kept(_hours, _KEEP_HOUR)
-        self._days = Kept(_days, _KEEP_DAY)
+        self._hours = Cached(_hours, _CACHE_HOUR)
+        self._days = Cached(_days, _CACHE_DAY)
 
     def of(self, broker: RelayBroker) -> dict[str, QueueFigures] | None:
         """Return the figures by queue; None without a shared store.

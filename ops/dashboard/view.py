@@ -20,9 +20,10 @@ from ...state.audit import Via
 from ..audit import Operator, record
 from .access import Access, HostAccess, User
 from .assets import asset_names
-from .endpoint_list import RateCache
+from .cached import Cached
+from .endpoint_list import Rates, cached_rates
 from .failed_logins import FailedLogins
-from .figures import Figures, Kept
+from .figures import Figures
 from .outside import OutsideRow, outside
 from .queue_list import QueueList
 from .rendering import environment
@@ -77,9 +78,9 @@ class Site:
     navigation: Sequence[Route]
     queue_list: QueueList = field(default_factory=QueueList)
     figures: Figures = field(default_factory=Figures)
-    outside: Kept[list[OutsideRow]] = field(default_factory=lambda: Kept(outside, 4.0))
+    outside: Cached[list[OutsideRow]] = field(default_factory=lambda: Cached(outside, 4.0))
     tasks: Tasks = field(default_factory=Tasks)
-    rates: RateCache = field(default_factory=RateCache)
+    rates: Cached[Rates] = field(default_factory=cached_rates)
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
 
 
