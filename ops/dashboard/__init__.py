@@ -4,14 +4,30 @@
 
     app.py        the application: routes, access, security headers, errors
     view.py       a route, and what its page gets: request, user, broker; rendering and redirects
-    access.py     who may do what: login by token, or a host program's own login
-    sessions.py   the signed session cookie
-    origins.py    refuses a POST from another site
-    rendering.py  Jinja2: filters and globals of the templates
-    assets.py     static files under URLs with a hash
     pages/        a module for each page
     templates/    a template for each page; base.html and macros.html are shared
-    static/       dashboard.css, dashboard.js
+    static/       dashboard.css, pages.css, dashboard.js
+
+    access.py         who may do what: login by token, or a host program's own login
+    tokens.py         the tokens of the settings, by role
+    sessions.py       the signed session cookie
+    failed_logins.py  limits logins after wrong tokens
+    origins.py        refuses a POST from another site
+    rendering.py      Jinja2: filters and globals of the templates
+    assets.py         static files under URLs with a hash
+
+    cached.py         a value that all requests share for some seconds
+    queue_list.py     the names of the queues
+    figures.py        rates, durations and sparklines (sparklines.py) of the queues
+    outside.py        sinks, webhook endpoints and Google connections, for the overview
+    search.py         searches the messages of a queue
+    dead_query.py     a filter of dead letters, in the fields of a form or a URL
+    endpoint_list.py  webhook endpoints with their success rates
+    tasks.py          replays and deletes many dead letters in threads
+
+``formrelay dashboard`` is ``ops/cli/dashboard.py``, which calls :func:`make_app` and serves the
+application. A request then goes through ``Dashboard.__call__`` in ``app.py`` (prefix, host, route,
+origin, login, role), the function of its route in ``pages/``, and ``View.render`` with a template.
 
 How to add a page
 =================
