@@ -22,13 +22,12 @@ from ..core.errors import BrokerError, describe
 from ..core.printable import shown_id
 from ..state import make_audit_log
 from ..state.audit import AuditEntry, AuditLog, MemoryAuditLog, Via
+from .output import join_names
 
 logger = logging.getLogger("formrelay.audit")
 
 #: Number of entries that are read in one call.
 _PAGE = 500
-#: Maximum number of ids that an entry names.
-_MAX_IDS = 5
 _WORDS = {"form_id": "form", "since": "since", "until": "before"}
 
 
@@ -155,9 +154,7 @@ def filter_words(which: DeadFilter) -> str:
 
 def id_words(ids: list[str]) -> str:
     """Name the first of some ids: ``a, b and 3 more``."""
-    named = ", ".join(map(shown_id, ids[:_MAX_IDS]))
-    more = len(ids) - _MAX_IDS
-    return f"{named} and {more:,} more" if more > 0 else named
+    return join_names([shown_id(id) for id in ids])
 
 
 def domain_words(addresses: Iterable[str]) -> str:

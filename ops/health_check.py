@@ -19,9 +19,7 @@ from ..config import get_settings
 from ..core.errors import FormrelayError, describe
 from .boot import is_embedded_clickhouse
 from .health import worker_to_json
-
-#: Maximum number of names in one line.
-_MAX_NAMES = 5
+from .output import join_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ def _workers_part(workers: list[dict[str, Any]] | str, *, only_here: bool) -> Pa
         return Part("workers", False, f"none is alive{where}: run formrelay worker")
     silent = [each["name"] or each["id"] for each in workers if not each["alive"]]
     says = f"{len(alive)} alive{where}"
-    return Part("workers", True, says + (f"; silent: {_listed(silent)}" if silent else ""))
+    return Part("workers", True, says + (f"; silent: {join_names(silent)}" if silent else ""))
 
 
 def check_queues(broker: RelayBroker) -> Part:
@@ -167,7 +165,7 @@ def check_queues(broker: RelayBroker) -> Part:
 def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> Part:
     """Compare the queues that have jobs with those that workers consume; None: not known."""
     paused = [each.queue for each in counts if each.paused]
-    notes = [f"paused: {_listed(paused)}"] if paused else []
+    notes = [f"paused: {join_names(paused)}"] if paused else []
     if consumed is None:
         return Part("queues", True, "; ".join([f"{len(counts)} known", *notes]))
     stuck, empty = [], []
@@ -180,15 +178,10 @@ def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None)
         else:
             empty.append(each.queue)
     if empty:
-        notes.append(f"empty and without a worker: {_listed(empty)}")
+        notes.append(f"empty and without a worker: {join_names(empty)}")
     if stuck:
-        return Part("queues", False, "; ".join([f"without a worker: {_listed(stuck)}", *notes]))
+        return Part("queues", False, "; ".join([f"without a worker: {join_names(stuck)}", *notes]))
     return Part("queues", True, "; ".join(["each queue with jobs has a worker", *notes]))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 # -- sinks -----------------------------------------------------------------------------------

@@ -301,6 +301,16 @@ def _text(cell: Any) -> str:
     return _NOTHING if cell is None else printable(str(cell))
 
 
+def join_names(names: Sequence[str], most: int = 5) -> str:
+    """Join the first names, and say how many there are more: ``a, b and 3 more``.
+
+    Args:
+        most: maximum number of names.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def age(seconds: float) -> str:
     """Format a duration in its largest unit: ``45s``, ``12m``, ``3h``, ``5d``."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):

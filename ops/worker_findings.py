@@ -10,9 +10,9 @@ from ..brokers import get_broker
 from ..state.worker_reports import WorkerReport
 from .findings import Finding
 from .health import list_workers
-from .output import age
+from .output import age, join_names
 
-#: Maximum number of workers that a finding names.
+#: Maximum number of silent workers that have a finding each.
 _NAMED = 5
 
 
@@ -47,15 +47,10 @@ def findings_of(reports: Sequence[WorkerReport]) -> Iterator[Finding]:
     for report in live:
         names[report.version].append(report.name)
     if len(names) > 1:
-        listed = "; ".join(f"{version}: {_listed(found)}" for version, found in names.items())
+        listed = "; ".join(f"{version}: {join_names(found)}" for version, found in names.items())
         says = f"workers have different versions ({listed}): finish the upgrade"
         yield Finding("workers", "weak", says)
     elif names and __version__ not in names:
         (version,) = names
         says = f"workers have version {version}, this command has {__version__}: upgrade the older"
         yield Finding("workers", "weak", says)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -11,6 +11,7 @@ from ...config import Settings, get_settings
 from ...config.urls import mask
 from ...core.errors import ConfigError
 from ...state import make_tokens
+from ..output import join_names
 
 _NO_STORE = "each worker keeps this in its memory: set STATE_URL to a Redis URL to see it here"
 
@@ -101,8 +102,8 @@ def _connections(broker: RelayBroker) -> list[OutsideRow]:
     paused = [each.id for each in found if each.is_paused]
     if not paused:
         return [OutsideRow("Google connections", "fine", "good", f"{len(found):,} connections")]
-    named = ", ".join(paused[:3]) + (f" and {len(paused) - 3:,} more" if len(paused) > 3 else "")
-    return [OutsideRow("Google connections", f"{len(paused):,} paused", "bad", named, "sheets")]
+    names = join_names(paused, 3)
+    return [OutsideRow("Google connections", f"{len(paused):,} paused", "bad", names, "sheets")]
 
 
 def _state_key() -> str | None:

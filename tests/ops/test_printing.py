@@ -93,3 +93,10 @@ def test_characters_that_a_stream_cannot_encode_are_escaped(
         assert said == 'ä ☃\n{\n  "a": "ä ☃ 👩"\n}\na\n☃\n'
     else:
         assert '\\u2603\n{\n  "a": "\\u00e4 \\u2603 \\ud83d\\udc69"\n}\na\n\\u2603\n' in said
+
+
+def test_the_first_names_are_joined_and_the_others_counted() -> None:
+    names = [str(number) for number in range(1_005)]
+    assert output.join_names(names[:1]) == "0"
+    assert output.join_names(names[:5]) == "0, 1, 2, 3, 4"
+    assert output.join_names(names, 2) == "0, 1 and 1,003 more"
