@@ -21,7 +21,7 @@ _NOT_SET = "not configured"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class System:
     """A system that workers use.
 
     Attributes:
@@ -46,25 +46,25 @@ def announce(
         queues: the queues that they consume; None for all.
         answers: by the name of a sink that was called, whether it answers.
     """
-    found = parts(answers)
+    found = systems(answers)
     if sys.stderr.isatty():
         what = ", ".join(queues) if queues else "all queues"
         say_error(f"formrelay worker: {what}; processes: {processes}, threads of each: {threads}")
-        for part in found:
-            say_error(f"  {part.name:<12} {part.state:<15} {part.says}".rstrip())
+        for system in found:
+            say_error(f"  {system.name:<12} {system.state:<15} {system.says}".rstrip())
         return
     setup_logging(get_settings().logging)
-    about = {part.field: f"{part.state}: {part.says}".removesuffix(": ") for part in found}
+    about = {system.field: f"{system.state}: {system.says}".removesuffix(": ") for system in found}
     logger.info("starting workers", extra={**about, "queues": list(queues or ["all"])})
 
 
-def parts(answers: Mapping[str, bool]) -> list[Part]:
+def systems(answers: Mapping[str, bool]) -> list[System]:
     """The systems that workers use. The broker has answered before."""
     settings = get_settings()
     clickhouse = settings.clickhouse.secret("url")
     checked = {None: _CONFIGURED, True: _OK, False: _DOWN}[answers.get("clickhouse")]
     return [
-        Part("broker", "broker", _OK, _broker_address(settings)),
+        System("broker", "broker", _OK, _broker_address(settings)),
         _state(settings),
         _sink("ClickHouse", clickhouse, checked, "CLICKHOUSE_URL"),
         _sink("API", settings.api.url, _CONFIGURED, "API_URL"),
@@ -83,11 +83,11 @@ def _broker_address(settings: Settings) -> str:
             return f"embedded in {settings.embedded.data_dir}"
 
 
-def _state(settings: Settings) -> Part:
+def _state(settings: Settings) -> System:
     name, field = "state store", "state_store"
     state, url = get_broker().state, settings.broker.secret("state_url")
     if state is None:
-        return Part(name, field, _NOT_SET, "each process keeps state in memory: set STATE_URL")
+        return System(name, field, _NOT_SET, "each process keeps state in memory: set STATE_URL")
     says = mask(url) if url is not None else "in the Redis of the broker"
     from ..state.redis.connection import translated
 
@@ -95,17 +95,17 @@ def _state(settings: Settings) -> Part:
         with translated(state.where):
             state.client.ping()
     except BrokerError:
-        return Part(name, field, _DOWN, says)
-    return Part(name, field, _OK, says)
+        return System(name, field, _DOWN, says)
+    return System(name, field, _OK, says)
 
 
-def _sink(name: str, url: str | None, state: str, variable: str) -> Part:
+def _sink(name: str, url: str | None, state: str, variable: str) -> System:
     if url is None:
-        return Part(name, name.lower(), _NOT_SET, f"set {variable} for its jobs")
-    return Part(name, name.lower(), state, mask(url))
+        return System(name, name.lower(), _NOT_SET, f"set {variable} for its jobs")
+    return System(name, name.lower(), state, mask(url))
 
 
-def _google(settings: Settings) -> Part:
+def _google(settings: Settings) -> System:
     if not settings.sheets.is_configured:
-        return Part("Google", "google", _NOT_SET, "no account for Sheets: docs/sheets.md")
-    return Part("Google", "google", _CONFIGURED, settings.sheets.api_url)
+        return System("Google", "google", _NOT_SET, "no account for Sheets: docs/sheets.md")
+    return System("Google", "google", _CONFIGURED, settings.sheets.api_url)

@@ -23,12 +23,12 @@ from .output import join_names
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CheckResult:
     """The result of one check.
 
     Attributes:
-        name: the part, ``broker`` or ``clickhouse``.
-        is_ok: False if the installation is not healthy because of it.
+        name: the checked part, such as ``broker`` or ``clickhouse``.
+        is_ok: whether the part works.
         says: details, in one line.
     """
 
@@ -37,12 +37,12 @@ class Part:
     says: str
 
 
-Check = Callable[[], Iterator[Part]]
+Check = Callable[[], Iterator[CheckResult]]
 
 
 def check_health(
     open_broker: Callable[[], RelayBroker], *, sinks: bool, only_here: bool, timeout: float
-) -> list[Part]:
+) -> list[CheckResult]:
     """Check all parts at once.
 
     Args:
@@ -52,21 +52,21 @@ def check_health(
         timeout: seconds for all checks together; a part that takes longer is not ok.
     """
     names = ["broker", "store", "workers"] + ([] if only_here else ["queues"])
-    checks: dict[Check, list[str]] = {lambda: _broker_parts(open_broker, only_here): names}
+    checks: dict[Check, list[str]] = {lambda: _check_broker(open_broker, only_here): names}
     if sinks:
         checks |= {check: [name] for name, check in _configured_sinks()}
     return _run_all(checks, timeout)
 
 
-def _run_all(checks: dict[Check, list[str]], timeout: float) -> list[Part]:
-    """Run checks in threads; a part that gave no result in time is not ok."""
-    results: SimpleQueue[Part | None] = SimpleQueue()
+def _run_all(checks: dict[Check, list[str]], timeout: float) -> list[CheckResult]:
+    """Run checks in threads; a part whose check gives no result in time is not ok."""
+    results: SimpleQueue[CheckResult | None] = SimpleQueue()
     for check, names in checks.items():
         # A daemon: it may hang for longer than the process runs.
         threading.Thread(
             target=_run, args=(check, names, results), name="formrelay-health", daemon=True
         ).start()
-    found: dict[str, Part] = {}
+    found: dict[str, CheckResult] = {}
     running, end = len(checks), monotonic() + timeout
     try:
         while running:
@@ -79,10 +79,10 @@ def _run_all(checks: dict[Check, list[str]], timeout: float) -> list[Part]:
         pass
     late = f"no answer within {timeout:g} s"
     every = [name for names in checks.values() for name in names]
-    return [found.get(name) or Part(name, False, late) for name in every]
+    return [found.get(name) or CheckResult(name, False, late) for name in every]
 
 
-def _run(check: Check, names: Sequence[str], results: SimpleQueue[Part | None]) -> None:
+def _run(check: Check, names: Sequence[str], results: SimpleQueue[CheckResult | None]) -> None:
     done = set()
     try:
         for part in check():
@@ -91,9 +91,9 @@ def _run(check: Check, names: Sequence[str], results: SimpleQueue[Part | None]) 
     except Exception as error:  # a health check must always print a result
         says = str(error) if isinstance(error, FormrelayError) else describe(error)
         first, *others = [name for name in names if name not in done]
-        results.put(Part(first, False, says))
+        results.put(CheckResult(first, False, says))
         for name in others:
-            results.put(Part(name, False, f"not known: the {first} does not answer"))
+            results.put(CheckResult(name, False, f"not known: the {first} does not answer"))
     finally:
         results.put(None)
 
@@ -101,31 +101,31 @@ def _run(check: Check, names: Sequence[str], results: SimpleQueue[Part | None]) 
 # -- broker ----------------------------------------------------------------------------------
 
 
-def _broker_parts(open_broker: Callable[[], RelayBroker], only_here: bool) -> Iterator[Part]:
+def _check_broker(open_broker: Callable[[], RelayBroker], only_here: bool) -> Iterator[CheckResult]:
     broker = open_broker()
     start = monotonic()
     broker.ping()
     took = (monotonic() - start) * 1000
-    yield Part("broker", True, f"{get_settings().broker.kind} answers in {took:.0f} ms")
+    yield CheckResult("broker", True, f"{get_settings().broker.kind} answers in {took:.0f} ms")
     yield _store(broker)
     workers = _workers(broker)
-    yield _workers_part(workers, only_here=only_here)
+    yield _workers_result(workers, only_here=only_here)
     if not only_here:
         yield check_queues(broker)
 
 
-def _store(broker: RelayBroker) -> Part:
+def _store(broker: RelayBroker) -> CheckResult:
     state = broker.state
     if state is None:
-        return Part("store", True, "none is shared: set STATE_URL to a Redis URL")
+        return CheckResult("store", True, "none is shared: set STATE_URL to a Redis URL")
     from ..state.redis.connection import translated
 
     try:
         with translated(state.where):
             state.client.ping()
     except FormrelayError as error:
-        return Part("store", False, str(error))
-    return Part("store", True, f"Redis at {state.where} answers")
+        return CheckResult("store", False, str(error))
+    return CheckResult("store", True, f"Redis at {state.where} answers")
 
 
 def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
@@ -136,9 +136,9 @@ def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
         return str(error)
 
 
-def _workers_part(workers: list[dict[str, Any]] | str, *, only_here: bool) -> Part:
+def _workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> CheckResult:
     if isinstance(workers, str):
-        return Part("workers", not only_here, f"not known: {workers}")
+        return CheckResult("workers", not only_here, f"not known: {workers}")
     where = ""
     if only_here:
         host = socket.gethostname()
@@ -146,28 +146,34 @@ def _workers_part(workers: list[dict[str, Any]] | str, *, only_here: bool) -> Pa
         where = f" on {host}"
     alive = [each["name"] or each["id"] for each in workers if each["alive"]]
     if not alive:
-        return Part("workers", False, f"none is alive{where}: run formrelay worker")
+        return CheckResult("workers", False, f"none is alive{where}: run formrelay worker")
     silent = [each["name"] or each["id"] for each in workers if not each["alive"]]
     says = f"{len(alive)} alive{where}"
-    return Part("workers", True, says + (f"; silent: {join_names(silent)}" if silent else ""))
+    return CheckResult(
+        "workers", True, says + (f"; silent: {join_names(silent)}" if silent else "")
+    )
 
 
-def check_queues(broker: RelayBroker) -> Part:
+def check_queues(broker: RelayBroker) -> CheckResult:
     """Check that a live worker consumes each queue with jobs; paused queues do not count."""
     counts = broker.inspector.counts_of(broker.inspector.queues())
     try:
         consumed = broker.inspector.consumed({each.queue for each in counts})
     except NotAvailable:
         consumed = None
-    return queues_part(counts, consumed)
+    return queues_result(counts, consumed)
 
 
-def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> Part:
-    """Compare the queues that have jobs with those that workers consume; None: not known."""
+def queues_result(counts: Sequence[QueueCounts], consumed: Collection[str] | None) -> CheckResult:
+    """Compare the queues that have jobs with the queues that workers consume.
+
+    Args:
+        consumed: names of the consumed queues; None if they are not known.
+    """
     paused = [each.queue for each in counts if each.paused]
     notes = [f"paused: {join_names(paused)}"] if paused else []
     if consumed is None:
-        return Part("queues", True, "; ".join([f"{len(counts)} known", *notes]))
+        return CheckResult("queues", True, "; ".join([f"{len(counts)} known", *notes]))
     stuck, empty = [], []
     for each in counts:
         if each.queue in consumed or each.paused:
@@ -180,8 +186,10 @@ def queues_part(counts: Sequence[QueueCounts], consumed: Collection[str] | None)
     if empty:
         notes.append(f"empty and without a worker: {join_names(empty)}")
     if stuck:
-        return Part("queues", False, "; ".join([f"without a worker: {join_names(stuck)}", *notes]))
-    return Part("queues", True, "; ".join(["each queue with jobs has a worker", *notes]))
+        return CheckResult(
+            "queues", False, "; ".join([f"without a worker: {join_names(stuck)}", *notes])
+        )
+    return CheckResult("queues", True, "; ".join(["each queue with jobs has a worker", *notes]))
 
 
 # -- sinks -----------------------------------------------------------------------------------
@@ -199,17 +207,17 @@ def _configured_sinks() -> Iterator[tuple[str, Check]]:
         yield "sheets", _sheets
 
 
-def _clickhouse() -> Iterator[Part]:
+def _clickhouse() -> Iterator[CheckResult]:
     from ..actors.resources import clickhouse
 
     if is_embedded_clickhouse(get_settings().clickhouse.secret("url")):
-        yield Part("clickhouse", True, "embedded: only the worker of events can open it")
+        yield CheckResult("clickhouse", True, "embedded: only the worker of events can open it")
         return
     clickhouse().ping()
-    yield Part("clickhouse", True, "answers")
+    yield CheckResult("clickhouse", True, "answers")
 
 
-def _api() -> Iterator[Part]:
+def _api() -> Iterator[CheckResult]:
     section = get_settings().api
     parts = urlsplit(str(section.url))
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -218,29 +226,31 @@ def _api() -> Iterator[Part]:
         address = (parts.hostname or "", port)
         socket.create_connection(address, section.connect_timeout.total_seconds()).close()
     except OSError as error:
-        yield Part("api", False, f"expected {where} to accept a connection: {describe(error)}")
+        yield CheckResult(
+            "api", False, f"expected {where} to accept a connection: {describe(error)}"
+        )
         return
-    yield Part("api", True, f"{where} accepts connections (no request was sent)")
+    yield CheckResult("api", True, f"{where} accepts connections (no request was sent)")
 
 
-def _smtp() -> Iterator[Part]:
+def _smtp() -> Iterator[CheckResult]:
     from ..actors.emails.resources import make_account
     from ..sinks.smtp.probe import try_login
 
     account = make_account(get_settings())
     *_, last = try_login(account)
     if last.is_ok:
-        yield Part("smtp", True, f"{account.host}:{account.port} answers")
+        yield CheckResult("smtp", True, f"{account.host}:{account.port} answers")
     else:
-        yield Part("smtp", False, f"{last.name}: {last.says}")
+        yield CheckResult("smtp", False, f"{last.name}: {last.says}")
 
 
-def _sheets() -> Iterator[Part]:
+def _sheets() -> Iterator[CheckResult]:
     from ..actors.sheets.resources import sheet_resources
 
     account = sheet_resources().connections.account
     if account is None:
-        yield Part("sheets", True, "no service account: each connection has its own tokens")
+        yield CheckResult("sheets", True, "no service account: each connection has its own tokens")
         return
     account.mint()
-    yield Part("sheets", True, "Google accepts the service account")
+    yield CheckResult("sheets", True, "Google accepts the service account")

@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers import QueueCounts, RelayBroker
 from formrelay.core.errors import FormrelayError
-from formrelay.ops.health_check import check_health, queues_part
+from formrelay.ops.health_check import check_health, queues_result
 from tests.ops.shell import Shell
 from tests.support.command import run
 from tests.support.waiting import wait_until
@@ -103,12 +103,12 @@ def counts(queue: str, waiting: int, *, scheduled: int | None = 0, paused: bool 
 def test_a_queue_without_a_live_worker_fails_if_it_has_jobs(
     found: list[QueueCounts], is_ok: bool, says: str
 ) -> None:
-    part = queues_part(found, {"a"})
+    part = queues_result(found, {"a"})
     assert (part.is_ok, part.says) == (is_ok, says)
 
 
 def test_without_a_list_of_workers_queues_do_not_fail() -> None:
-    part = queues_part([counts("a", 5)], None)
+    part = queues_result([counts("a", 5)], None)
     assert (part.is_ok, part.says) == (True, "1 known")
 
 
