@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from ..brokers import RelayBroker, get_broker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
-from ..ops.health import list_workers, queue_to_json
+from ..ops.status_json import list_workers, queue_to_json
 from .access import is_staff
 from .discovery import declare_all
 from .shared_call import SharedCall

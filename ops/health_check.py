@@ -18,8 +18,8 @@ from ..brokers import NotAvailable, QueueCounts, RelayBroker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
 from .boot import is_embedded_clickhouse
-from .health import worker_to_json
 from .output import join_names
+from .status_json import worker_to_json
 
 
 @dataclass(frozen=True, slots=True)

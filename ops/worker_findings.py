@@ -9,8 +9,8 @@ from .. import __version__
 from ..brokers import get_broker
 from ..state.worker_reports import WorkerReport
 from .findings import Finding
-from .health import list_workers
 from .output import age, join_names
+from .status_json import list_workers
 
 #: Maximum number of silent workers that have a finding each.
 _NAMED = 5

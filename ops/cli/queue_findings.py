@@ -9,8 +9,8 @@ from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
 from .. import health_check
 from ..findings import Finding
-from ..health import list_workers
 from ..output import age
+from ..status_json import list_workers
 
 #: Maximum number of workers that are named.
 _MAX_NAMED = 5

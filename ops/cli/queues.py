@@ -12,7 +12,6 @@ from ...brokers import Inspector, QueueCounts, get_broker
 from ...core.errors import BrokerError, ConfigError, describe
 from ..audit import audited
 from ..boot import NOT_FINE
-from ..health import worker_to_json
 from ..output import (
     NOT_AVAILABLE,
     age,
@@ -23,6 +22,7 @@ from ..output import (
     say,
     say_error,
 )
+from ..status_json import worker_to_json
 from .confirm import YesOption, confirm
 from .options import DryRunOption, JsonOption, open_inspector
 from .queue_table import survey

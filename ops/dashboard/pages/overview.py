@@ -9,7 +9,7 @@ from typing import Any
 from werkzeug import Response
 
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
-from ...health import worker_to_json
+from ...status_json import worker_to_json
 from ..figures import NOTHING, RATE_MINUTES, QueueFigures
 from ..view import Route, View
 

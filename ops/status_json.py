@@ -1,4 +1,4 @@
-"""Queue counts and worker processes as JSON, for commands and the health view."""
+"""Queue counts and worker processes as JSON, for commands, the dashboard and the health view."""
 
 from __future__ import annotations
 
