@@ -1,8 +1,8 @@
-"""Adds what this process did to the history of queues, and reports what it does, every few seconds.
+"""Records the outcomes of a worker process in the history of queues, and reports its state.
 
-The consumer counts each message when it is settled, without input or output. A thread adds the
-counts to the store. While the store is unavailable, the counts are kept and added later, to the
-minute in which they were counted. With the same call, the process reports its state.
+The consumer counts each message when it settles it; counting does no input or output. Every five
+seconds, a thread adds the counts to the shared store and writes the worker report. While the store
+is unavailable, the counts are kept, and added later to the minute in which they were counted.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from ..state.history import History, Tally
 from ..state.worker_reports import WorkerReports
 from .delivery import Batch, Delivery
 from .outcome_counts import OutcomeCounts
-from .worker_reporter import make_report
+from .worker_report import make_report
 
 logger = logging.getLogger("formrelay.workers")
 
 INTERVAL = timedelta(seconds=5)
 #: The waits between two tries while the store is unavailable.
 _BACKOFF = Exponential(base=timedelta(seconds=5), cap=timedelta(minutes=1))
-#: Maximum number of minutes whose counts are kept while the store is unavailable. Shorter than the
-#: time for which the store knows which counts it has.
+#: Maximum number of minutes whose counts are kept while the store is unavailable. Less than the
+#: hour in which the store recognises a call that is repeated (:meth:`.History.add`).
 _MAX_MINUTES = 30
 _MINUTE = 60.0
 
 
-class WithStores(Protocol):
-    """A broker, as far as its history and the reports are concerned."""
+class HasStores(Protocol):
+    """The methods of a broker that the recorder needs."""
 
     def history(self) -> History:
         """The history to which the counts are added."""
@@ -69,9 +69,9 @@ class _Counted:
 
 
 class HistoryRecorder(Middleware):
-    """Counts settled messages, and adds the counts to the history. Thread-safe.
+    """Counts settled messages, adds the counts to the history, and reports this process.
 
-    The thread runs while a worker of this process runs.
+    Thread-safe. Its thread runs while a worker of this process runs.
 
     Attributes:
         running: the deliveries whose actor runs, by their ``id()``. Admission adds them, and
@@ -81,7 +81,7 @@ class HistoryRecorder(Middleware):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._counts = OutcomeCounts()
-        self._broker: WithStores | None = None
+        self._broker: HasStores | None = None
         self.running: dict[int, Delivery] = {}
         #: The running workers. Without a worker, nothing is counted.
         self._workers: list[dramatiq.Worker] = []
@@ -133,7 +133,7 @@ class HistoryRecorder(Middleware):
             self._counts.add(queue, outcome, took)
 
     def count_batch(self, batch: Batch, outcome: Outcome) -> None:
-        """Count the parts of a settled batch, each of which took as long as the batch.
+        """Count the parts of a settled batch, each with the duration of the batch.
 
         Args:
             outcome: of all parts; ``part_outcomes`` take precedence.
@@ -149,7 +149,10 @@ class HistoryRecorder(Middleware):
     # -- flush ---------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Add the counts since the last call to the history, and report this process."""
+        """Add the counts since the last call to the history, and write the worker report.
+
+        Does nothing during the back-off after an error of the store.
+        """
         with self._lock:
             self._keep(self._counts.collect())
             if self._broker is None or self._timer.remaining:

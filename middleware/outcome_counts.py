@@ -1,7 +1,8 @@
 """Counts the settled messages of this process by queue, outcome, duration and error group.
 
-A message costs some additions and no lock: each thread has counts of its own, which only grow. Who
-collects them takes the difference to the last time. Errors are rarer, and are counted with a lock.
+Counting a message takes no lock: each thread has counts of its own, which only grow, and
+:meth:`OutcomeCounts.collect` returns the difference from its last call. Errors are rarer, and are
+counted with a lock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from ..state.history import CLASS_COUNT, CLASSES, MAX_GROUPS, OTHER, Tally
 
-#: The positions of the outcomes in a list of counts; the classes of durations follow.
+#: The positions of the outcomes in a list of counts; the counts of the durations follow.
 _POSITIONS: dict[type[Outcome], int] = {Done: 0, Retry: 1, Dead: 2, Defer: 3}
 _DEFERRED = _POSITIONS[Defer]
 _DURATIONS = len(_POSITIONS)
@@ -24,7 +25,7 @@ _SIZE = _DURATIONS + CLASS_COUNT
 
 
 class _OfThread(NamedTuple):
-    """The counts of one thread: lists by queue, and what was collected of them."""
+    """The counts of one thread, by queue, and their values at the last call of ``collect``."""
 
     thread: threading.Thread
     counts: dict[str, list[int]]

@@ -1,4 +1,4 @@
-"""Makes the reports of this worker process: version, memory, queues, and what runs now."""
+"""Makes the report of this worker process: version, memory, queues and running jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATM = Path("/proc/self/statm")
 def make_report(
     workers: Iterable[dramatiq.Worker], running: Iterable[Delivery], uptime: float
 ) -> WorkerReport:
-    """Make the report of this process. It contains no ids and no payload.
+    """Make the report of this process, which contains neither ids nor payloads.
 
     Args:
         workers: the running workers; usually one.
