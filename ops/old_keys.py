@@ -18,7 +18,7 @@ from ..config import get_settings
 from ..core.errors import ConfigError
 from ..state import DEFAULT_NAMESPACE
 from ..state.redis.connection import translated
-from ..state.redis.idempotency import OLD_PREFIX, PREFIX
+from ..state.redis.idempotency import OLD_PREFIX, RedisIdempotencyStore
 
 _CHUNK = 1_000
 
@@ -61,7 +61,7 @@ def move_old_keys(*, dry_run: bool) -> dict[str, int]:
             RedisRegistry(client, where, namespace).adopt(OldRegistry(client))
             client.delete(OLD_DISABLED)
         for name, old, new in (
-            ("idempotency keys", OLD_PREFIX, PREFIX),
+            ("idempotency keys", OLD_PREFIX, RedisIdempotencyStore.prefix),
             ("delivered webhooks", OLD_DELIVERED, DELIVERED),
         ):
             for keys in _chunks(client.scan_iter(match=f"{old}*", count=_CHUNK)):

@@ -12,9 +12,8 @@ which the Redis broker uses too, and the stores in Redis.
 from __future__ import annotations
 
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore, Once, once
-from .redis import DEFAULT_NAMESPACE
+from .redis import DEFAULT_NAMESPACE, StateRedis
 from .store import (
-    StateRedis,
     find_state,
     make_audit_log,
     make_bounce_rates,

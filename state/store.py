@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..config import BrokerSettings
 from .idempotency import IdempotencyStore, MemoryIdempotencyStore
-from .redis import DEFAULT_NAMESPACE
+from .redis import StateRedis
 
 if TYPE_CHECKING:
     from .audit import AuditLog
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from .task_board import TaskBoard
     from .tokens import Tokens
     from .worker_reports import WorkerReports
-
-
-class StateRedis(NamedTuple):
-    """A Redis that keeps shared state.
-
-    Attributes:
-        client: a :class:`.redis.client.RedisClient`.
-        where: its address, for error messages.
-        namespace: the prefix of every key.
-    """
-
-    client: Any
-    where: str
-    namespace: str = DEFAULT_NAMESPACE
 
 
 def find_state(
@@ -74,7 +60,7 @@ def make_idempotency_store(redis: StateRedis | None) -> IdempotencyStore:
         return MemoryIdempotencyStore()
     from .redis.idempotency import RedisIdempotencyStore
 
-    return RedisIdempotencyStore(*redis)
+    return RedisIdempotencyStore(redis)
 
 
 def make_result_store(redis: StateRedis | None) -> RedisResultStore | None:
@@ -86,7 +72,7 @@ def make_result_store(redis: StateRedis | None) -> RedisResultStore | None:
         return None
     from .redis.results import RedisResultStore
 
-    return RedisResultStore(*redis)
+    return RedisResultStore(redis)
 
 
 def make_rate_limits(redis: StateRedis | None) -> RateLimits:
@@ -100,7 +86,7 @@ def make_rate_limits(redis: StateRedis | None) -> RateLimits:
         return MemoryRateLimits()
     from .redis.rate_limits import RedisRateLimits
 
-    return RedisRateLimits(*redis)
+    return RedisRateLimits(redis)
 
 
 def make_leases(redis: StateRedis | None) -> Leases:
@@ -114,7 +100,7 @@ def make_leases(redis: StateRedis | None) -> Leases:
         return MemoryLeases()
     from .redis.leases import RedisLeases
 
-    return RedisLeases(*redis)
+    return RedisLeases(redis)
 
 
 def make_suppressions(redis: StateRedis | None) -> Suppressions:
@@ -128,7 +114,7 @@ def make_suppressions(redis: StateRedis | None) -> Suppressions:
         return MemorySuppressions()
     from .redis.suppressions import RedisSuppressions
 
-    return RedisSuppressions(*redis)
+    return RedisSuppressions(redis)
 
 
 def make_audit_log(redis: StateRedis | None) -> AuditLog:
@@ -142,7 +128,7 @@ def make_audit_log(redis: StateRedis | None) -> AuditLog:
         return MemoryAuditLog()
     from .redis.audit import RedisAuditLog
 
-    return RedisAuditLog(*redis)
+    return RedisAuditLog(redis)
 
 
 def make_task_board(redis: StateRedis | None) -> TaskBoard:
@@ -156,7 +142,7 @@ def make_task_board(redis: StateRedis | None) -> TaskBoard:
         return MemoryTaskBoard()
     from .redis.task_board import RedisTaskBoard
 
-    return RedisTaskBoard(*redis)
+    return RedisTaskBoard(redis)
 
 
 def make_bounce_rates(redis: StateRedis | None) -> BounceRates:
@@ -170,7 +156,7 @@ def make_bounce_rates(redis: StateRedis | None) -> BounceRates:
         return MemoryBounceRates()
     from .redis.bounce_rates import RedisBounceRates
 
-    return RedisBounceRates(*redis)
+    return RedisBounceRates(redis)
 
 
 def make_journal(redis: StateRedis | None, *, keep: timedelta | None = None) -> Journal:
@@ -191,7 +177,7 @@ def make_journal(redis: StateRedis | None, *, keep: timedelta | None = None) -> 
         return MemoryJournal(keep=keep)
     from .redis.journal import RedisJournal
 
-    return RedisJournal(*redis, keep=keep)
+    return RedisJournal(redis, keep=keep)
 
 
 def make_tokens(
@@ -217,7 +203,7 @@ def make_tokens(
     from .key_ring import KeyRing
     from .redis.tokens import RedisTokenStore
 
-    return Tokens(RedisTokenStore(*redis), locks, KeyRing(keys))
+    return Tokens(RedisTokenStore(redis), locks, KeyRing(keys))
 
 
 def make_history(redis: StateRedis | None) -> History:
@@ -231,7 +217,7 @@ def make_history(redis: StateRedis | None) -> History:
         return MemoryHistory()
     from .redis.history import RedisHistory
 
-    return RedisHistory(*redis)
+    return RedisHistory(redis)
 
 
 def make_worker_reports(redis: StateRedis | None) -> WorkerReports:
@@ -245,7 +231,7 @@ def make_worker_reports(redis: StateRedis | None) -> WorkerReports:
         return MemoryWorkerReports()
     from .redis.worker_reports import RedisWorkerReports
 
-    return RedisWorkerReports(*redis)
+    return RedisWorkerReports(redis)
 
 
 def make_claims(redis: StateRedis | None) -> Claims:
@@ -260,4 +246,4 @@ def make_claims(redis: StateRedis | None) -> Claims:
         return MemoryClaims(keep_entries=0)
     from .redis.claims import RedisClaims
 
-    return RedisClaims(*redis)
+    return RedisClaims(redis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 from ..audit import (
     MAX_ENTRIES,
@@ -16,37 +16,26 @@ from ..audit import (
     clean_entry,
 )
 from ..millis import from_millis
-from . import DEFAULT_NAMESPACE
+from . import StateRedis
+from .base import RedisStore
 from .client import repeated
-from .connection import translated
 
-#: Stands after the namespace.
-STREAM = ":__audit__"
 _CURSOR = re.compile(r"(\d{1,15})-(\d{1,20})\Z", re.ASCII)
 _LAST_SEQUENCE = 2**64 - 1
 
 
-class RedisAuditLog:
+class RedisAuditLog(RedisStore):
     """The audit log of all processes, a stream with times of the server's clock.
 
     Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the key.
         most: maximum number of entries.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        where: str,
-        namespace: str = DEFAULT_NAMESPACE,
-        *,
-        most: int = MAX_ENTRIES,
-    ) -> None:
-        self._client = client
-        self._where = where
-        self._key = namespace + STREAM
+    #: Stands after the namespace: one key.
+    prefix = ":__audit__"
+
+    def __init__(self, redis: StateRedis, *, most: int = MAX_ENTRIES) -> None:
+        super().__init__(redis)
         self._most = most
 
     def add(self, entry: AuditEntry) -> None:
@@ -54,16 +43,16 @@ class RedisAuditLog:
         names = ("who", "via", "action", "target", "filter", "outcome")
         fields = {name: str(getattr(entry, name)).encode() for name in names}
         fields["count"] = b"" if entry.count is None else str(entry.count).encode()
-        with translated(self._where):
+        with self._connected() as client:
             repeated(
-                lambda _: self._client.xadd(self._key, fields, maxlen=self._most, approximate=False)
+                lambda _: client.xadd(self._prefix, fields, maxlen=self._most, approximate=False)
             )
 
     def newest(self, limit: int = 100, cursor: str | None = None) -> AuditPage:
         last = "+" if cursor is None else _before(cursor)
         limit = min(limit, MAX_PAGE)
-        with translated(self._where):
-            found = self._client.xrevrange(self._key, last, "-", count=limit + 1)
+        with self._connected() as client:
+            found = client.xrevrange(self._prefix, last, "-", count=limit + 1)
         entries = [_parse(id.decode(), fields) for id, fields in found[:limit]]
         return AuditPage(entries, found[limit - 1][0].decode() if len(found) > limit else None)
 

@@ -7,25 +7,15 @@ from typing import Any
 from ..bounce_rates import KEEP, BounceRate
 from ..digests import digest
 from ..millis import duration_millis
-from . import DEFAULT_NAMESPACE
-from .script import Script
-
-#: Stands between the namespace and the digest of a group.
-PREFIX = ":__bounce_rates__."
+from .base import ScriptStore
 
 
-class RedisBounceRates:
-    """Numbers of all processes.
+class RedisBounceRates(ScriptStore):
+    """Numbers of all processes."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._prefix = namespace + PREFIX
-        self._script = Script("bounce_rates.lua", client, where)
+    script = "bounce_rates.lua"
+    #: Stands between the namespace and the digest of a group.
+    prefix = ":__bounce_rates__."
 
     def note_sent(self, group: str, number: int) -> None:
         self._run(group, number, "")
@@ -35,4 +25,4 @@ class RedisBounceRates:
 
     def _run(self, group: str, sent: int, bounce: str) -> Any:
         name = self._prefix + digest(group)
-        return self._script([name, f"{name}.bounced"], duration_millis(KEEP), sent, bounce)
+        return self._run_script([name, f"{name}.bounced"], duration_millis(KEEP), sent, bounce)

@@ -18,39 +18,32 @@ from ..claims import (
 )
 from ..digests import digest
 from ..millis import duration_millis
-from . import DEFAULT_NAMESPACE
+from . import StateRedis
+from .base import ScriptStore
 from .client import repeated
-from .connection import translated
-from .script import Script
-
-#: Stands between the namespace and the digest of a spreadsheet's id.
-PREFIX = ":__claims__."
 
 
-class RedisClaims:
+class RedisClaims(ScriptStore):
     """Claims of all processes.
 
     Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
         keep_open: how long a job without a known outcome is remembered.
         keep_done: how long a job whose rows are written is remembered.
     """
 
+    script = "claims.lua"
+    #: Stands between the namespace and the digest of a spreadsheet's id.
+    prefix = ":__claims__."
+
     def __init__(
         self,
-        client: Any,
-        where: str,
-        namespace: str = DEFAULT_NAMESPACE,
+        redis: StateRedis,
         *,
         keep_open: timedelta = KEEP_OPEN,
         keep_done: timedelta = KEEP_DONE,
     ) -> None:
-        self._where, self._client = where, client
-        self._prefix = namespace + PREFIX
+        super().__init__(redis)
         self._times = [duration_millis(time) for time in (keep_open, keep_done, FENCE)]
-        self._script = Script("claims.lua", client, where)
 
     def claim(
         self, sheet: str, token: str, jobs: Sequence[str], places: Mapping[str, int] | None = None
@@ -89,11 +82,11 @@ class RedisClaims:
             return frozenset()
         names = [f"j{digest(job)}" for job in asked]
         key = self._prefix + digest(sheet)
-        with translated(self._where):
-            values = repeated(lambda _: self._client.hmget(key, names))
+        with self._connected() as client:
+            values = repeated(lambda _: client.hmget(key, names))
         return frozenset(job for job, value in zip(asked, values, strict=True) if value == b"d")
 
     def _run(self, sheet: str, args: Sequence[Any]) -> Any:
         name = self._prefix + digest(sheet)
         keys = [name, *(f"{name}.{part}" for part in ("jobs", "open", "entries"))]
-        return self._script(keys, *args)
+        return self._run_script(keys, *args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from struct import Struct
-from typing import Any
 
 from ..history import (
     CLASS_COUNT,
@@ -24,12 +23,8 @@ from ..history import (
     summed,
 )
 from ..millis import duration_millis
-from . import DEFAULT_NAMESPACE
-from .connection import translated
-from .script import Script
+from .base import ScriptStore
 
-#: Stands between the namespace and the bucket: its length in seconds and its number.
-PREFIX = ":__history__."
 #: How long the number of the last call of a process is kept.
 _KEEP_NUMBER = timedelta(hours=1)
 #: Larger counts do not fit.
@@ -38,20 +33,12 @@ _MAX_COUNT = 2**32 - 1
 _FORMATS = [Struct(f"<{number}I") for number in range(5 + CLASS_COUNT)]
 
 
-class RedisHistory:
-    """The history of all processes, by the server's clock.
+class RedisHistory(ScriptStore):
+    """The history of all processes, by the server's clock."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._client = client
-        self._where = where
-        self._prefix = namespace + PREFIX
-        self._script = Script("history.lua", client, where)
+    script = "history.lua"
+    #: Stands between the namespace and the bucket: its length in seconds and its number.
+    prefix = ":__history__."
 
     def add(
         self,
@@ -77,7 +64,7 @@ class RedisHistory:
             for part in (queue, _packed(tally), _pairs(sanitized(tally.errors)))
         ]
         limits = [MAX_QUEUES, MAX_FAILING_QUEUES, MAX_GROUPS, OTHER]
-        self._script(keys, number, duration_millis(_KEEP_NUMBER), *limits, *keeps, *counts)
+        self._run_script(keys, number, duration_millis(_KEEP_NUMBER), *limits, *keeps, *counts)
 
     def read(
         self, queues: Collection[str] | None = None, span: timedelta = HOUR
@@ -98,8 +85,8 @@ class RedisHistory:
         return {queue: most_frequent(errors) for queue, errors in found.items()}
 
     def _now(self) -> float:
-        with translated(self._where):
-            seconds, micros = self._client.time()
+        with self._connected() as client:
+            seconds, micros = client.time()
         return int(seconds) + int(micros) / 1_000_000
 
     def _find(
@@ -110,7 +97,7 @@ class RedisHistory:
         if wanted is not None and not wanted:
             return []
         numbers = range(window.first, window.last + 1)
-        with translated(self._where), self._client.pipeline(transaction=False) as pipeline:
+        with self._connected() as client, client.pipeline(transaction=False) as pipeline:
             for number in numbers:
                 key = f"{self._prefix}{window.resolution.step}.{number}{suffix}"
                 if wanted is None:

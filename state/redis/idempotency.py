@@ -8,28 +8,21 @@ from typing import Any
 from ..idempotency import Finished, Running
 from ..millis import duration_millis
 from . import DEFAULT_NAMESPACE
-from .script import Script
+from .base import ScriptStore
 
-#: Stands between the namespace and the digest of a key.
-PREFIX = ":__once__."
 #: The prefix in older versions, which did not use the namespace.
 OLD_PREFIX = "formrelay:once:"
 
 
-class RedisIdempotencyStore:
+class RedisIdempotencyStore(ScriptStore):
     """Stores locks and results for all processes.
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys. In the default namespace, locks and results of older
-            versions are found too.
+    In the default namespace, locks and results of older versions are found too.
     """
 
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._prefix = namespace + PREFIX
-        self._old_prefix = OLD_PREFIX if namespace == DEFAULT_NAMESPACE else None
-        self._script = Script("idempotency.lua", client, where)
+    script = "idempotency.lua"
+    #: Stands between the namespace and the digest of a key.
+    prefix = ":__once__."
 
     def begin(self, key: str, owner: str, lock: timedelta) -> Finished | Running | None:
         what, *rest = self._run("begin", key, owner, lock)
@@ -50,6 +43,6 @@ class RedisIdempotencyStore:
         self._run("release", key, owner, timedelta(0))
 
     def _run(self, what: str, key: str, owner: str, lasts: timedelta, result: bytes = b"") -> Any:
-        old = "" if self._old_prefix is None else self._old_prefix + key
+        old = OLD_PREFIX + key if self._redis.namespace == DEFAULT_NAMESPACE else ""
         keys = [self._prefix + key]
-        return self._script(keys, what, owner, duration_millis(lasts), result, old)
+        return self._run_script(keys, what, owner, duration_millis(lasts), result, old)

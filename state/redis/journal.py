@@ -24,41 +24,30 @@ from ..journal import (
     new_run,
 )
 from ..millis import duration_millis, from_millis
-from . import DEFAULT_NAMESPACE
+from . import StateRedis
+from .base import ScriptStore
 from .client import repeated
-from .connection import translated
-from .script import Script
 
-#: Stands between the namespace and the digest of a job.
-PREFIX = ":__journal__."
 #: Stands between the namespace and the digest of a journal's other id.
-NAMES = ":__journal_names__."
+_NAMES = ":__journal_names__."
 _NO_NOTES: Mapping[str, str] = {}
 
 
-class RedisJournal:
+class RedisJournal(ScriptStore):
     """Journals of all processes, by the server's clock.
 
     Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
         keep: how long a journal is kept after the last change.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        where: str,
-        namespace: str = DEFAULT_NAMESPACE,
-        *,
-        keep: timedelta = KEEP,
-    ) -> None:
-        self._client = client
-        self._where = where
-        self._prefix, self._names = namespace + PREFIX, namespace + NAMES
+    script = "journal.lua"
+    #: Stands between the namespace and the digest of a job.
+    prefix = ":__journal__."
+
+    def __init__(self, redis: StateRedis, *, keep: timedelta = KEEP) -> None:
+        super().__init__(redis)
+        self._names = redis.namespace + _NAMES
         self._keep = duration_millis(keep)
-        self._script = Script("journal.lua", client, where)
 
     def begin(
         self,
@@ -110,8 +99,8 @@ class RedisJournal:
         return self.find(journal_id(job), recipients)
 
     def find(self, id: str, recipients: Iterable[str] = ()) -> JournalRecord | None:
-        with translated(self._where):
-            found = self._client.hgetall(self._prefix + id)
+        with self._connected() as client:
+            found = client.hgetall(self._prefix + id)
         return _record(found, names_of(id, recipients)) if found else None
 
     def mark(self, id: str, notes: Mapping[str, str]) -> None:
@@ -119,17 +108,17 @@ class RedisJournal:
 
     def name(self, run: Run, other: str) -> None:
         key = self._names + digest(other)
-        with translated(self._where):
-            repeated(lambda _: self._client.set(key, run.key, px=self._keep))
+        with self._connected() as client:
+            repeated(lambda _: client.set(key, run.key, px=self._keep))
 
     def named(self, other: str) -> str | None:
-        with translated(self._where):
-            found = self._client.get(self._names + digest(other))
+        with self._connected() as client:
+            found = client.get(self._names + digest(other))
         return None if found is None else found.decode()
 
     def _run(self, what: str, key: str, owner: str, lock: timedelta | None, *args: Any) -> Any:
         lasts = "" if lock is None else duration_millis(lock)
-        return self._script([self._prefix + key], what, owner, lasts, self._keep, *args)
+        return self._run_script([self._prefix + key], what, owner, lasts, self._keep, *args)
 
 
 def _pairs(notes: Mapping[str, str]) -> list[str]:

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from ..digests import digest
 from ..millis import duration_millis
 from ..rate_limits import KEEP_ONCE, LATE, NO_BOOKING, Limit, check_wanted, closure
-from . import DEFAULT_NAMESPACE
-from .script import Script
+from .base import ScriptStore
 
-#: Stands between the namespace and the digest of a key.
-PREFIX = ":__limits__."
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class RedisRateLimits:
-    """Rate limits of all processes, by the server's clock.
+class RedisRateLimits(ScriptStore):
+    """Rate limits of all processes, by the server's clock."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._prefix = namespace + PREFIX
-        self._script = Script("rate_limits.lua", client, where)
+    script = "rate_limits.lua"
+    #: Stands between the namespace and the digest of a key.
+    prefix = ":__limits__."
 
     def take(
         self,
@@ -47,8 +37,8 @@ class RedisRateLimits:
             keys.append(f"{self._prefix}once.{digest(once)}")
         keep = "" if once is None else duration_millis(KEEP_ONCE)
         times = [book // _MICROSECOND, LATE // _MICROSECOND]
-        wait = int(self._script(keys, "take", keep, *times, *numbers))
+        wait = int(self._run_script(keys, "take", keep, *times, *numbers))
         return timedelta(microseconds=wait) if wait > 0 else None
 
     def close_until(self, key: str, after: timedelta) -> None:
-        self._script([self._prefix + digest(key)], "close", closure(after))
+        self._run_script([self._prefix + digest(key)], "close", closure(after))

@@ -16,15 +16,14 @@ from ..suppressions import (
     check_address,
     check_entry,
 )
-from . import DEFAULT_NAMESPACE
-from .script import Script
+from .base import ScriptStore
 
-#: Stands after the namespace.
-ENTRIES = ":__suppressed__"
-#: Stands between the namespace and the digest of an address.
-SOFT = ":__soft_bounces__."
-#: Likewise, for bounces that suppressed an address anew.
-SUPPRESSED = ":__suppressed_before__."
+#: Stands between the namespace and the digest of an address, by what is counted: soft bounces, and
+#: bounces that suppressed an address anew.
+_COUNTED: dict[Counted, str] = {
+    "soft": ":__soft_bounces__.",
+    "suppressed": ":__suppressed_before__.",
+}
 #: Number of addresses in a call, each of which blocks Redis for less than a millisecond or two.
 _CHUNK = 500
 #: One letter each, so that the letters of weightier reasons come first.
@@ -32,23 +31,12 @@ _LETTERS = {reason: "abcde"[number] for number, reason in enumerate(SuppressionR
 _REASONS = {letter.encode(): reason for reason, letter in _LETTERS.items()}
 
 
-class RedisSuppressions:
-    """Suppressed addresses of all processes, by the server's clock.
+class RedisSuppressions(ScriptStore):
+    """Suppressed addresses of all processes, by the server's clock."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        entries = namespace + ENTRIES
-        self._keys = [entries, f"{entries}.index", f"{entries}.ends"]
-        self._counted: dict[Counted, str] = {
-            "soft": namespace + SOFT,
-            "suppressed": namespace + SUPPRESSED,
-        }
-        self._script = Script("suppressions.lua", client, where)
+    script = "suppressions.lua"
+    #: Stands after the namespace.
+    prefix = ":__suppressed__"
 
     def find(self, addresses: Iterable[str]) -> dict[str, Suppression]:
         names = [check_address(address) for address in addresses]
@@ -70,7 +58,7 @@ class RedisSuppressions:
         names = list(dict.fromkeys(check_address(address) for address in addresses))
         removed = 0
         for some in _chunks(names):
-            counted = [prefix + digest(name) for name in some for prefix in self._counted.values()]
+            counted = [self._counter(kind, name) for name in some for kind in _COUNTED]
             removed += int(self._run("remove", *map(str.encode, some), more=counted))
         return removed
 
@@ -89,11 +77,15 @@ class RedisSuppressions:
     def note_soft_bounce(
         self, address: str, event: str, window: timedelta, *, kind: Counted = "soft"
     ) -> int:
-        key = self._counted[kind] + digest(check_address(address))
-        return int(self._script([key], "soft", digest(event), duration_millis(window)))
+        key = self._counter(kind, check_address(address))
+        return int(self._run_script([key], "soft", digest(event), duration_millis(window)))
 
     def _run(self, what: str, *args: Any, more: Sequence[str] = ()) -> Any:
-        return self._script([*self._keys, *more], what, *args)
+        keys = [self._prefix, f"{self._prefix}.index", f"{self._prefix}.ends"]
+        return self._run_script([*keys, *more], what, *args)
+
+    def _counter(self, kind: Counted, address: str) -> str:
+        return self._redis.namespace + _COUNTED[kind] + digest(address)
 
 
 def _chunks(items: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -9,29 +9,17 @@ import orjson
 
 from ..millis import duration_millis, from_millis
 from ..task_board import KEEP, MAX_TASKS, TaskRecord
-from . import DEFAULT_NAMESPACE
-from .connection import translated
-from .script import Script
+from .base import ScriptStore
 
-#: Stands between the namespace and the id of a task.
-PREFIX = ":__tasks__"
 _NAMES = ("action", "filter", "who", "state", "done", "total", "text")
 
 
-class RedisTaskBoard:
-    """The tasks of all processes, by the server's clock.
+class RedisTaskBoard(ScriptStore):
+    """The tasks of all processes, by the server's clock."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._client = client
-        self._where = where
-        self._index = namespace + PREFIX
-        self._script = Script("task_board.lua", client, where)
+    script = "task_board.lua"
+    #: Stands between the namespace and the id of a task.
+    prefix = ":__tasks__"
 
     def write(self, record: TaskRecord) -> str | None:
         task = orjson.dumps({name: getattr(record, name) for name in _NAMES})
@@ -41,13 +29,13 @@ class RedisTaskBoard:
         return None if found is None else found.decode()
 
     def find(self, id: str) -> TaskRecord | None:
-        with translated(self._where):
-            return _parse(id, self._client.hgetall(self._key(id)))
+        with self._connected() as client:
+            return _parse(id, client.hgetall(self._key(id)))
 
     def newest(self) -> Sequence[TaskRecord]:
-        with translated(self._where):
-            ids = [id.decode() for id in self._client.zrevrange(self._index, 0, MAX_TASKS - 1)]
-            pipeline = self._client.pipeline(transaction=False)
+        with self._connected() as client:
+            ids = [id.decode() for id in client.zrevrange(self._prefix, 0, MAX_TASKS - 1)]
+            pipeline = client.pipeline(transaction=False)
             for id in ids:
                 pipeline.hgetall(self._key(id))
             found = map(_parse, ids, pipeline.execute())
@@ -57,10 +45,10 @@ class RedisTaskBoard:
         return bool(self._run(id, "stop", who))
 
     def _run(self, id: str, what: str, *args: Any) -> Any:
-        return self._script([self._index, self._key(id)], what, id, *args)
+        return self._run_script([self._prefix, self._key(id)], what, id, *args)
 
     def _key(self, id: str) -> str:
-        return f"{self._index}.{id}"
+        return f"{self._prefix}.{id}"
 
 
 def _parse(id: str, found: Mapping[bytes, bytes]) -> TaskRecord | None:

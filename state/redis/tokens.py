@@ -10,35 +10,23 @@ import orjson
 
 from ..digests import digest
 from ..token_store import Facts, Pause, StoredConnection
-from . import DEFAULT_NAMESPACE
-from .connection import translated
-from .script import Script
+from .base import ScriptStore
 
-#: Stands after the namespace; behind it ``.`` and the digest of a connection's id.
-PREFIX = ":__tokens__"
 _CHUNK = 500
 #: A newer version may store more.
 _FACTS = frozenset(field.name for field in fields(Facts))
 
 
-class RedisTokenStore:
-    """Connections of all processes. Secrets come in encrypted.
+class RedisTokenStore(ScriptStore):
+    """Connections of all processes. Secrets come in encrypted."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._client = client
-        self._where = where
-        self._all = namespace + PREFIX
-        self._script = Script("tokens.lua", client, where)
+    script = "tokens.lua"
+    #: Stands after the namespace; behind it ``.`` and the digest of a connection's id.
+    prefix = ":__tokens__"
 
     def load(self, connection: str) -> StoredConnection | None:
-        with translated(self._where):
-            found = self._client.hgetall(self._key(digest(connection)))
+        with self._connected() as client:
+            found = client.hgetall(self._key(digest(connection)))
         return _parse(found) if found else None
 
     def create(self, stored: StoredConnection) -> bool:
@@ -68,16 +56,16 @@ class RedisTokenStore:
         return self._run("remove", connection)
 
     def all(self) -> list[StoredConnection]:
-        with translated(self._where):
-            names = sorted(name.decode() for name in self._client.smembers(self._all))
+        with self._connected() as client:
+            names = sorted(name.decode() for name in client.smembers(self._prefix))
         found: list[StoredConnection] = []
         for start in range(0, len(names), _CHUNK):
             found += self._read(names[start : start + _CHUNK])
         return found
 
     def _read(self, names: Sequence[str]) -> list[StoredConnection]:
-        with translated(self._where):
-            pipeline = self._client.pipeline(transaction=False)
+        with self._connected() as client:
+            pipeline = client.pipeline(transaction=False)
             for name in names:
                 pipeline.hgetall(self._key(name))
             hashes = pipeline.execute()
@@ -96,10 +84,10 @@ class RedisTokenStore:
         return self._call(what, digest(connection), *args)
 
     def _call(self, what: str, name: str, *args: Any) -> bool:
-        return bool(self._script([self._key(name), self._all], what, name, *args))
+        return bool(self._run_script([self._key(name), self._prefix], what, name, *args))
 
     def _key(self, name: str) -> str:
-        return f"{self._all}.{name}"
+        return f"{self._prefix}.{name}"
 
 
 def _parse(found: Mapping[bytes, bytes]) -> StoredConnection:

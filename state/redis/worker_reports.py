@@ -7,25 +7,15 @@ from typing import Any
 
 from ..millis import duration_millis
 from ..worker_reports import KEEP, MAX_REPORTS, WorkerReport, newest
-from . import DEFAULT_NAMESPACE
-from .script import Script
-
-#: Stands behind the namespace.
-REPORTS = ":__reports__"
+from .base import ScriptStore
 
 
-class RedisWorkerReports:
-    """Reports of all worker processes, by the server's clock.
+class RedisWorkerReports(ScriptStore):
+    """Reports of all worker processes, by the server's clock."""
 
-    Args:
-        client: a :class:`.client.RedisClient`; its maker closes it.
-        where: the server's address, for error messages.
-        namespace: prefix of the keys.
-    """
-
-    def __init__(self, client: Any, where: str, namespace: str = DEFAULT_NAMESPACE) -> None:
-        self._keys = [namespace + REPORTS, f"{namespace}{REPORTS}.times"]
-        self._script = Script("worker_reports.lua", client, where)
+    script = "worker_reports.lua"
+    #: Stands behind the namespace.
+    prefix = ":__reports__"
 
     def report(self, report: WorkerReport) -> None:
         self._run("report", report.name, json.dumps(report.to_json()))
@@ -42,7 +32,8 @@ class RedisWorkerReports:
         )
 
     def _run(self, what: str, *args: Any) -> Any:
-        return self._script(self._keys, what, duration_millis(KEEP), *args)
+        keys = [self._prefix, f"{self._prefix}.times"]
+        return self._run_script(keys, what, duration_millis(KEEP), *args)
 
 
 def _parsed(data: bytes) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import redis
 from cryptography.fernet import Fernet
 
-from formrelay.state.redis.claims import PREFIX
+from formrelay.state.redis.claims import RedisClaims
 from tests.faults.workers import Workers, kill
 from tests.support.google import Book, Fate, Google, serving
 from tests.support.waiting import wait_until
@@ -122,7 +122,7 @@ def test_rows_are_found_by_their_keys_if_their_record_is_lost_with_the_worker(
         kill(worker)
     executed.released.set()
     with redis.Redis.from_url(redis_url) as client:
-        lost = client.delete(*client.keys(f"*{PREFIX}*"))
+        lost = client.delete(*client.keys(f"*{RedisClaims.prefix}*"))
     assert lost
     with workers.one():
         wait_until(lambda: len(rows(google)) >= COUNT, timeout=120)

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     url, key, token_url, connection, seconds, lock = sys.argv[1:]
     state = StateRedis(connect_redis(url, timeout=timedelta(seconds=5)), "here")
     tokens = Tokens(
-        RedisTokenStore(*state),
+        RedisTokenStore(state),
         make_idempotency_store(state),
         KeyRing(lambda: key),
         lock=timedelta(seconds=float(lock)),

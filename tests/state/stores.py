@@ -29,7 +29,7 @@ def use_clock(store: Any, client: Any, script: str) -> None:
     read = f"redis.call('lrange', '{CLOCK}', 0, -1)"
     text = re.sub(r", 'px', string\.format.*$", ")", text, flags=re.MULTILINE)
     text = re.sub(r"^ *redis\.call\('pexpire'.*$", "", text, flags=re.MULTILINE)
-    store._script._script = client.register_script(text.replace("redis.call('time')", read))
+    store._script = client.register_script(text.replace("redis.call('time')", read))
 
 
 def set_clock(client: Any, seconds: float) -> None:

@@ -81,7 +81,7 @@ entries = st.builds(
 )
 def test_suppressions(redis_url: str, steps: list[Any]) -> None:
     clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemorySuppressions(clock=clock), RedisSuppressions(*state)
+    memory, shared = MemorySuppressions(clock=clock), RedisSuppressions(state)
     use_clock(shared, state.client, "suppressions.lua")
     set_clock(state.client, clock.now)
     for what, *arguments in steps:
@@ -131,7 +131,7 @@ outcomes = st.builds(
 )
 def test_journals(redis_url: str, steps: list[Any]) -> None:
     clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryJournal(clock=clock), RedisJournal(*state)
+    memory, shared = MemoryJournal(clock=clock), RedisJournal(state)
     use_clock(shared, state.client, "journal.lua")
     set_clock(state.client, clock.now)
     runs: list[tuple[Run, Run]] = []
@@ -188,7 +188,7 @@ def _call(store: Any, what: str, run: Run, rest: list[Any]) -> object:
 )
 def test_connections(redis_url: str, steps: list[Any]) -> None:
     state = state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryTokenStore(), RedisTokenStore(*state)
+    memory, shared = MemoryTokenStore(), RedisTokenStore(state)
     for number, (what, *arguments) in enumerate(steps):
         sealed, facts = f"sealed {number}".encode(), Facts("google", granted_at=float(number))
         found = []
@@ -251,7 +251,7 @@ buckets = st.lists(
 )
 def test_rate_limits(redis_url: str, steps: list[Any]) -> None:
     clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryRateLimits(clock=clock), RedisRateLimits(*state)
+    memory, shared = MemoryRateLimits(clock=clock), RedisRateLimits(state)
     use_clock(shared, state.client, "rate_limits.lua")
     set_clock(state.client, clock.now)
     for what, *arguments in steps:
@@ -285,7 +285,7 @@ audit_entries = st.builds(
 @given(st.lists(st.one_of(audit_entries, st.integers(1, 9)), max_size=30))
 def test_audit_logs(redis_url: str, steps: list[Any]) -> None:
     state = state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryAuditLog(most=8), RedisAuditLog(*state, most=8)
+    memory, shared = MemoryAuditLog(most=8), RedisAuditLog(state, most=8)
     for step in steps:
         if isinstance(step, AuditEntry):
             memory.add(step)
@@ -340,7 +340,7 @@ tallies = st.dictionaries(
 )
 def test_history(redis_url: str, steps: list[Any]) -> None:
     clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryHistory(clock=clock), RedisHistory(*state)
+    memory, shared = MemoryHistory(clock=clock), RedisHistory(state)
     shared._now = clock.time  # type: ignore[method-assign]
     for what, *arguments in steps:
         if what == "pass":

@@ -22,7 +22,7 @@ ENTRY = AuditEntry("ann@host", "cli", "dlq replay", "", "queue webhooks", 12)
 def log(request: pytest.FixtureRequest) -> AuditLog:
     if request.param == "memory":
         return MemoryAuditLog(most=50)
-    return RedisAuditLog(*state_of(request.getfixturevalue("redis_url")), most=50)
+    return RedisAuditLog(state_of(request.getfixturevalue("redis_url")), most=50)
 
 
 def numbers(log: AuditLog, limit: int) -> list[list[int | None]]:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from formrelay.brokers import BrokerUnavailable
+from formrelay.state import StateRedis, make_claims
 from formrelay.state.claims import Claims, MemoryClaims
-from formrelay.state.redis.claims import PREFIX, RedisClaims
-from formrelay.state.redis.connection import connect_redis, redis_address
-from formrelay.state.store import StateRedis, make_claims
+from formrelay.state.redis.claims import RedisClaims
+from formrelay.state.redis.connection import connect_redis
+from tests.state.stores import state_of
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -21,8 +22,7 @@ Make = Callable[..., Claims]
 
 
 def in_redis(url: str, **times: timedelta) -> RedisClaims:
-    client = connect_redis(url, timeout=timedelta(seconds=1))
-    return RedisClaims(client, redis_address(url), **times)
+    return RedisClaims(state_of(url), **times)
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -216,7 +216,7 @@ def test_every_key_in_redis_expires_and_names_nothing(redis_url: str) -> None:
     store.claim("sheet-1", "t2", ["bob"])
     keys = client.keys("*")
     assert len(keys) == 4
-    assert all(key.startswith(f"dramatiq{PREFIX}".encode()) for key in keys)
+    assert all(key.startswith(f"dramatiq{RedisClaims.prefix}".encode()) for key in keys)
     assert all(client.pttl(key) > 0 for key in keys)
     stored = b"".join(b"".join(pair) for pair in client.hgetall(min(keys)).items())
     assert b"ann@" not in stored

@@ -11,8 +11,9 @@ import pytest
 from formrelay.brokers import BrokerUnavailable
 from formrelay.state import MemoryIdempotencyStore
 from formrelay.state.idempotency import Finished, IdempotencyStore, Running
-from formrelay.state.redis.connection import connect_redis, redis_address
-from formrelay.state.redis.idempotency import PREFIX, RedisIdempotencyStore
+from formrelay.state.redis.connection import connect_redis
+from formrelay.state.redis.idempotency import RedisIdempotencyStore
+from tests.state.stores import state_of
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -20,9 +21,7 @@ LONG, SHORT = timedelta(hours=1), timedelta(milliseconds=150)
 
 
 def in_redis(url: str) -> RedisIdempotencyStore:
-    return RedisIdempotencyStore(
-        connect_redis(url, timeout=timedelta(seconds=1)), redis_address(url)
-    )
+    return RedisIdempotencyStore(state_of(url))
 
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
@@ -137,5 +136,5 @@ def test_every_key_in_redis_expires(redis_url: str) -> None:
     store.finish("b", "one", b"1", LONG)
     client = connect_redis(redis_url, timeout=timedelta(seconds=1))
     keys = client.keys("*")
-    assert sorted(keys) == [f"dramatiq{PREFIX}{key}".encode() for key in "ab"]
+    assert sorted(keys) == [f"dramatiq{RedisIdempotencyStore.prefix}{key}".encode() for key in "ab"]
     assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)

@@ -68,7 +68,7 @@ def timed(request: pytest.FixtureRequest) -> Timed:
         clock = ManualClock()
         return Timed(MemoryJournal(clock=clock), lambda now: setattr(clock, "now", now))
     state = state_of(request.getfixturevalue("redis_url"))
-    store = RedisJournal(*state)
+    store = RedisJournal(state)
     use_clock(store, state.client, "journal.lua")
     return Timed(store, lambda now: set_clock(state.client, now))
 

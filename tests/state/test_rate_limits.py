@@ -17,7 +17,7 @@ from formrelay.brokers import BrokerUnavailable
 from formrelay.core.errors import ConfigError
 from formrelay.state import make_rate_limits
 from formrelay.state.rate_limits import CostTooHigh, Limit, MemoryRateLimits
-from formrelay.state.redis.rate_limits import PREFIX, RedisRateLimits
+from formrelay.state.redis.rate_limits import RedisRateLimits
 from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
 from tests.support.command import clean_environment, start_python
@@ -53,7 +53,7 @@ def in_memory() -> Timed:
 
 def in_redis(url: str) -> Timed:
     state = state_of(url)
-    store = RedisRateLimits(*state)
+    store = RedisRateLimits(state)
     use_clock(store, state.client, "rate_limits.lua")
     return Timed(store, lambda now: set_clock(state.client, now))
 
@@ -298,7 +298,7 @@ def test_any_calls_in_redis_agree_with_a_simple_model(
     timed = in_redis(redis_url)
     timed.store._prefix += os.urandom(4).hex()
     agrees_with_the_model(timed, limits, steps, "")
-    timed.store._script._script.registered_client.close()
+    timed.store._script.registered_client.close()
 
 
 def test_buckets_in_memory_that_are_full_again_are_removed() -> None:
@@ -320,7 +320,10 @@ def test_every_key_in_redis_expires_and_has_no_address(redis_url: str) -> None:
     store.close_until("example.org", MINUTE)
     keys = state.client.keys("*")
     assert len(keys) == 2
-    assert all(key.startswith(b"ns" + PREFIX.encode()) and b"example" not in key for key in keys)
+    assert all(
+        key.startswith(f"ns{RedisRateLimits.prefix}".encode()) and b"example" not in key
+        for key in keys
+    )
     assert sorted(state.client.pttl(key) > 61_000 for key in keys) == [False, True]
     assert all(0 < state.client.pttl(key) <= 3_600_000 for key in keys)
     store.take([("short", Limit(1, timedelta(milliseconds=30)))])

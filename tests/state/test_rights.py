@@ -105,7 +105,7 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     assert journal.named("their-id") == run.key
     assert journal.read("job") is not None
 
-    tokens = Tokens(RedisTokenStore(*state), make_idempotency_store(state), None)
+    tokens = Tokens(RedisTokenStore(state), make_idempotency_store(state), None)
     assert tokens.adopt("c", "R0", keep=HOUR)
     assert tokens.access_token("c", lambda _: Refreshed("A1", HOUR, "R1")) == "A1"
     assert tokens.pause("c", "why")

@@ -36,7 +36,7 @@ def timed(request: pytest.FixtureRequest) -> Timed:
         clock = ManualClock()
         return Timed(MemoryTaskBoard(clock=clock), lambda now: setattr(clock, "now", now))
     state = state_of(request.getfixturevalue("redis_url"))
-    board = RedisTaskBoard(*state)
+    board = RedisTaskBoard(state)
     use_clock(board, state.client, "task_board.lua")
     return Timed(board, lambda now: set_clock(state.client, now))
 

@@ -58,7 +58,7 @@ class Setup:
         self.clock = ManualClock(START)
         self.locks = MemoryIdempotencyStore() if state is None else make_idempotency_store(state)
         self.store: Any = (
-            MemoryTokenStore(clock=self.clock) if state is None else RedisTokenStore(*state)
+            MemoryTokenStore(clock=self.clock) if state is None else RedisTokenStore(state)
         )
         self.tokens = self.make()
 

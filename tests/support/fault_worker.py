@@ -22,6 +22,7 @@ from formrelay.brokers.base import RelayBroker
 from formrelay.brokers.contract import BrokerOptions
 from formrelay.core.errors import SinkTransient
 from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.state import StateRedis
 from formrelay.state.idempotency import Once
 from formrelay.state.redis.connection import connect_redis, redis_address
 from formrelay.state.redis.idempotency import RedisIdempotencyStore
@@ -68,9 +69,8 @@ def declare(broker: RelayBroker, queue: str, file: str) -> None:
     def store() -> RedisIdempotencyStore:
         url = os.environ["FORMRELAY_TEST_REDIS_URL"]
         write("asked")
-        return RedisIdempotencyStore(
-            connect_redis(url, timeout=timedelta(seconds=5)), redis_address(url)
-        )
+        client = connect_redis(url, timeout=timedelta(seconds=5))
+        return RedisIdempotencyStore(StateRedis(client, redis_address(url)))
 
     once = Once(lambda: "poison", store, lock=timedelta(seconds=5))
     dramatiq.actor(

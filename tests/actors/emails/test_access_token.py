@@ -20,9 +20,8 @@ from formrelay.config import get_settings
 from formrelay.core.errors import ConfigError, SinkUnready
 from formrelay.sinks.oauth import Provider
 from formrelay.sinks.smtp.pool import Pool
-from formrelay.state import make_tokens
+from formrelay.state import StateRedis, make_tokens
 from formrelay.state.redis.client import RedisClient
-from formrelay.state.store import StateRedis
 from tests.actors.conftest import Site
 from tests.actors.emails.conftest import Mailing
 from tests.middleware.lines import Lines

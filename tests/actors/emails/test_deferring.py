@@ -16,9 +16,8 @@ from formrelay.actors.model import Job, Metadata
 from formrelay.actors.resources import smtp_throttle
 from formrelay.core.errors import NotNow
 from formrelay.sinks.smtp.address import parse_mailbox
-from formrelay.state import make_journal
+from formrelay.state import StateRedis, make_journal
 from formrelay.state.redis.client import RedisClient
-from formrelay.state.store import StateRedis
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.middleware.lines import Lines

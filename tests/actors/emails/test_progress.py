@@ -11,9 +11,8 @@ import pytest
 from formrelay.actors.progress import Progress
 from formrelay.brokers import State
 from formrelay.ops.progress import progress_json
-from formrelay.state import make_suppressions
+from formrelay.state import StateRedis, make_suppressions
 from formrelay.state.redis.connection import connect_redis
-from formrelay.state.store import StateRedis
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.support.waiting import wait_until

@@ -18,7 +18,7 @@ from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.state import MemoryIdempotencyStore
 from formrelay.state.idempotency import Finished, IdempotencyStore, Once
-from formrelay.state.redis.idempotency import PREFIX, RedisIdempotencyStore
+from formrelay.state.redis.idempotency import RedisIdempotencyStore
 from tests.middleware.lines import Lines, lines
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -33,7 +33,7 @@ def store(harness: Harness) -> IdempotencyStore:
     """The store that is used if STATE_URL is not set."""
     broker = harness.broker
     if isinstance(broker, RedisBroker):
-        return RedisIdempotencyStore(broker.client, broker.where)
+        return RedisIdempotencyStore(broker.state)
     return MemoryIdempotencyStore()
 
 
@@ -277,7 +277,7 @@ def test_the_store_contains_only_hashes_of_keys(
     wait_until(harness.is_empty)
     harness.stop()
     if isinstance(harness.broker, RedisBroker):
-        keys = harness.broker.client.keys(f"dramatiq{PREFIX}*")
+        keys = harness.broker.client.keys(f"dramatiq{RedisIdempotencyStore.prefix}*")
         assert keys
         assert not [key for key in keys if b"jo@" in key]
     assert "jo@" not in lines.text

@@ -214,7 +214,7 @@ def test_a_forked_child_and_its_parent_both_get_a_new_connection(
 def ask_state(broker: RedisBroker) -> list[Callable[[], object]]:
     """Call everything that shares the broker's Redis client."""
     records = RedisRegistry(broker.client, "here")
-    store = RedisIdempotencyStore(broker.client, "here")
+    store = RedisIdempotencyStore(broker.state)
     second = timedelta(seconds=30)
     queue = next(iter(broker.queues))
     return [
@@ -252,7 +252,7 @@ def test_every_read_over_a_dropped_connection_is_repeated(
 def test_the_idempotency_store_returns_the_same_after_a_lost_reply(
     broker: RedisBroker, proxy: Proxy
 ) -> None:
-    store, second = RedisIdempotencyStore(broker.client, "here"), timedelta(seconds=30)
+    store, second = RedisIdempotencyStore(broker.state), timedelta(seconds=30)
     assert store.begin("other", "me", second) is None  # the server has the script in its cache
     proxy.lose_reply_to(b"begin")
     assert store.begin("key", "me", second) is None

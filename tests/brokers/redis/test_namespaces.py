@@ -21,7 +21,7 @@ from formrelay.brokers.inspection import State
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.config import BrokerSettings, Settings
 from formrelay.core.errors import SinkPermanent
-from formrelay.state import find_state, make_idempotency_store
+from formrelay.state import StateRedis, find_state, make_idempotency_store
 from formrelay.state.idempotency import Finished, Running
 from formrelay.state.redis.connection import connect_redis, redis_address
 from formrelay.state.redis.idempotency import OLD_PREFIX, RedisIdempotencyStore
@@ -220,7 +220,7 @@ def old_state(redis_url: str) -> None:
 def test_the_default_namespace_uses_the_state_of_an_older_version(redis_url: str) -> None:
     old_state(redis_url)
     client, where = connect_redis(redis_url, timeout=timedelta(seconds=1)), redis_address(redis_url)
-    store = RedisIdempotencyStore(client, where)
+    store = RedisIdempotencyStore(StateRedis(client, where))
     assert store.begin("done", "me", LONG) == Finished(b"1")
     held = store.begin("runs", "me", LONG)
     assert isinstance(held, Running)
@@ -269,7 +269,9 @@ def test_a_command_moves_old_keys_into_another_namespace(redis_url: str, tmp_pat
     assert client.lrange("mine:webhooks.inbox", 0, -1) == [b"1", b"2"]
     assert RedisRegistry(client, where, "mine").disabled() == {"gone"}
     assert RedisRegistry(client, where, "mine").kept("msg_1") == b"{}"
-    assert RedisIdempotencyStore(client, where, "mine").begin("done", "me", LONG) == Finished(b"1")
+    assert RedisIdempotencyStore(StateRedis(client, where, "mine")).begin(
+        "done", "me", LONG
+    ) == Finished(b"1")
     assert 0 < client.pttl("mine:__once__.done") <= 60_000
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     assert not [one for one in says if one["what"] == "old keys"]

@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from formrelay.sinks.sheets import HttpTransport, Layouts, SheetsClient, SheetWriter
+from formrelay.state import StateRedis
 from formrelay.state.redis.claims import RedisClaims
 from formrelay.state.redis.connection import connect_redis
 from tests.sinks.sheets.making import answers
@@ -35,7 +36,7 @@ def test_4_000_rows_are_written_once(google: Google, book: Book, url: str, redis
     def write(keys: list[str]) -> list[str]:
         """Write as a new worker; returns the keys of the jobs that failed."""
         client = SheetsClient(lambda _: token, HttpTransport(), base_url=url)
-        writer = SheetWriter(client, RedisClaims(redis, "here"), Layouts())
+        writer = SheetWriter(client, RedisClaims(StateRedis(redis, "here")), Layouts())
         failures = writer.write("book", [answers(key, key=key) for key in keys]).failures
         # A worker that is killed before it settles its jobs gets them again.
         again = [index for index in range(len(keys)) if index in failures or chance.random() < 0.05]

@@ -12,6 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from formrelay.core.errors import NotNow, SinkTransient
 from formrelay.sinks.sheets import SheetWriter, attempt
+from formrelay.state import StateRedis
 from formrelay.state.claims import MemoryClaims
 from formrelay.state.redis.claims import RedisClaims
 from formrelay.state.redis.connection import connect_redis
@@ -51,7 +52,7 @@ def test_rows_are_written_once_with_claims_in_redis(redis_url: str) -> None:
 
     def make() -> RedisClaims:
         client.flushdb()
-        return RedisClaims(client, "here")
+        return RedisClaims(StateRedis(client, "here"))
 
     run(make, 15)
 
