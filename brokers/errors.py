@@ -9,11 +9,25 @@ from ..core.broker_errors import (
     MessageTooLarge,
     NotReplicated,
 )
+from ..core.errors import BrokerError
 
 __all__ = [
     "BrokerRefused",
     "BrokerUnavailable",
     "DeadLettered",
     "MessageTooLarge",
+    "NotAvailable",
     "NotReplicated",
+    "UnknownCursor",
 ]
+
+
+class NotAvailable(BrokerError):
+    """Not available on this broker."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: not available on this broker")
+
+
+class UnknownCursor(BrokerError, ValueError):
+    """The cursor belongs to another query; start without a cursor."""

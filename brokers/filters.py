@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
+from urllib.parse import quote, unquote_to_bytes
 
 from ..core.error_groups import group_id, is_error
 from ..core.failure import Reason
@@ -49,6 +50,36 @@ class DeadFilter:
         )
 
 
+class Place(NamedTuple):
+    """The place of a dead letter in the order of all queues. A newer letter has a greater place.
+
+    Attributes:
+        at: time of death, in the broker's unit.
+        id: bytes of the id, by which a broker sorts dead letters of the same time.
+    """
+
+    at: float
+    queue: str
+    id: bytes
+
+    @property
+    def cursor(self) -> str:
+        """The place as text for a URL."""
+        return f"{self.at!r},{quote(self.queue, safe='')},{quote(self.id, safe='')}"
+
+    @classmethod
+    def read(cls, cursor: str) -> Place:
+        """Read what :attr:`cursor` returned.
+
+        Raises:
+            ValueError: it is another text.
+        """
+        at, queue, id = cursor.split(",")
+        if not math.isfinite(float(at)):
+            raise ValueError(f"expected a finite time of death, got {at!r}")
+        return cls(float(at), unquote_to_bytes(queue).decode(), unquote_to_bytes(id))
+
+
 @dataclass(slots=True)
 class Extent:
     """How far a search among dead letters goes, and how far it went.
@@ -57,11 +88,13 @@ class Extent:
         at_most: maximum number of dead letters to look at; None: no limit.
         looked_at: number of dead letters that were looked at; added up by each search.
         is_complete: whether every dead letter was looked at. If not, results are "at least".
+        last: place of the dead letter that ``Inspector.recent_dead`` looked at last.
     """
 
     at_most: int | None = None
     looked_at: int = 0
     is_complete: bool = True
+    last: Place | None = None
 
     @property
     def left(self) -> float:

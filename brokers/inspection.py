@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias
+from dataclasses import replace
+from typing import ClassVar, Literal, TypeAlias
 
-from ..core.errors import BrokerError
 from .contract import BrokerContract
+from .dead_places import place_of, sorted_letters
 from .entries import Entry, Page, QueueCounts, State, WorkerInfo
+from .errors import NotAvailable, UnknownCursor
 from .filters import DeadFilter, Extent, Which
 from .reported_workers import from_reports, read_reports, with_reports
 from .saved_letters import SavedLetter
@@ -31,18 +33,6 @@ __all__ = [
     "WorkerInfo",
 ]
 
-
-class NotAvailable(BrokerError):
-    """Not available on this broker."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: not available on this broker")
-
-
-class UnknownCursor(BrokerError, ValueError):
-    """The cursor belongs to another query; start without a cursor."""
-
-
 Action: TypeAlias = Literal["replay", "delete"]
 
 
@@ -50,7 +40,13 @@ class Inspector(ABC):
     """Inspects queues without losing or reordering messages; pauses, purges and replays.
 
     ``queue=None`` means every queue of :meth:`queues`.
+
+    Attributes:
+        reads_newest_first: whether :meth:`recent_dead` looks at the newest dead letters, if it
+            does not look at all.
     """
+
+    reads_newest_first: ClassVar[bool] = False
 
     def __init__(self, broker: BrokerContract) -> None:
         self._broker = broker
@@ -245,6 +241,29 @@ class Inspector(ABC):
             limit: maximum number to yield; None: no limit.
             extent: how many dead letters to look at; it is updated during the iteration.
         """
+
+    def recent_dead(
+        self, which: DeadFilter, *, extent: Extent | None = None, cursor: str | None = None
+    ) -> Iterator[Entry]:
+        """Yield the dead letters that match, of all queues together, the newest first.
+
+        Redis looks at the newest dead letters. RabbitMQ delivers the oldest of a queue first, so
+        these are looked at, in equal parts for each queue; of them, the newest are yielded first.
+
+        Args:
+            extent: how many dead letters to look at, after ``cursor``; it is updated during the
+                iteration.
+            cursor: ``extent.last.cursor`` of an earlier call; goes on after that dead letter.
+
+        Raises:
+            UnknownCursor: the cursor is malformed.
+        """
+        counts = self.counts_of(self._queues(which.queue))
+
+        def read(queue: str, part: Extent) -> Iterator[Entry]:
+            return self.dead_letters(replace(which, queue=queue), limit=None, extent=part)
+
+        yield from sorted_letters(counts, read, extent or Extent(), place_of(cursor))
 
     @abstractmethod
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:

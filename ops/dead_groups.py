@@ -73,16 +73,27 @@ class DeadGroups:
 
 
 def group_dead_letters(
-    inspector: Inspector, which: DeadFilter, *, limit: int = LIMIT, most_groups: int = MAX_GROUPS
+    inspector: Inspector,
+    which: DeadFilter,
+    *,
+    limit: int = LIMIT,
+    most_groups: int = MAX_GROUPS,
+    newest_first: bool = False,
 ) -> DeadGroups:
     """Group the dead letters that match a filter, in bounded memory.
 
     Args:
-        limit: maximum number of dead letters to look at, the oldest of each queue first.
+        limit: maximum number of dead letters to look at.
+        newest_first: look at them as :meth:`.Inspector.recent_dead`; otherwise at the oldest of
+            each queue first.
     """
     extent, found = Extent(at_most=limit), DeadGroups()
     by_id: dict[str, DeadGroup] = {}
-    for letter in inspector.dead_letters(which, limit=None, extent=extent):
+    if newest_first:
+        letters = inspector.recent_dead(which, extent=extent)
+    else:
+        letters = inspector.dead_letters(which, limit=None, extent=extent)
+    for letter in letters:
         found.first, found.last = _widened(found.first, found.last, letter.died)
         id = group_id(letter.failure)
         if id not in by_id and len(by_id) < most_groups:

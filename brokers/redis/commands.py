@@ -27,13 +27,14 @@ _SCRIPTS = (
     ("adopt", "probe"),
     ("adopt", "purge", "counts"),
     ("adopt", "purge", "recover"),
+    ("page", "page_newest"),
     ("page", "page_sorted"),
     ("page", "page_waiting"),
     ("purge", "flush"),
 )
 
 #: Scripts that are repeated on a new connection when their answer is lost.
-_IDEMPOTENT = {"counts", "page_sorted", "page_waiting", "leave"}
+_IDEMPOTENT = {"counts", "page_newest", "page_sorted", "page_waiting", "leave"}
 
 #: Maximum bytes of one answer: building a larger answer would block the server's other clients.
 MAX_ANSWER_BYTES = 4 * 1024 * 1024

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...state.redis.client import repeated
 from ..contract import BrokerContract
+from ..dead_places import place_of
 from ..errors import BrokerRefused
 from ..fields import for_replay, timestamp_in
 from ..inspection import (
@@ -30,6 +31,7 @@ from ..steps import chunks
 from .commands import QueueCommands
 from .keys import is_queue_name
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
+from .recent import recent_dead
 
 #: Maximum number of dead letters that are read, replayed or deleted in one call.
 _CHUNK = 500
@@ -39,6 +41,8 @@ _SCANNED_PER_CALL = 5_000
 
 class RedisInspector(Inspector):
     """Reads queues, workers and dead letters in Redis; each page is a consistent snapshot."""
+
+    reads_newest_first = True
 
     def __init__(self, broker: BrokerContract, commands: QueueCommands) -> None:
         super().__init__(broker)
@@ -218,6 +222,14 @@ class RedisInspector(Inspector):
         size = min(limit or _CHUNK, _CHUNK) if is_everything else _CHUNK
         pages = self._matching(which, size, extent or Extent())
         yield from islice((letter for page in pages for letter in page), limit)
+
+    def recent_dead(
+        self, which: DeadFilter, *, extent: Extent | None = None, cursor: str | None = None
+    ) -> Iterator[Entry]:
+        queues = self._queues(which.queue)
+        for queue in queues:
+            self._adopt_dead(queue)
+        return recent_dead(self._pages, queues, which, extent or Extent(), place_of(cursor))
 
     def newest_dead(self, queue: str, *, limit: int = 10) -> list[Entry]:
         keys = self._commands.keys

@@ -7,34 +7,14 @@
 local set, hash = scheduled, scheduled_bodies
 if ARGV[1] == 'dead' then set, hash = dead, dead_bodies end
 local limit, max_bytes = math.min(tonumber(ARGV[2]), CHUNK), tonumber(ARGV[3])
-local least, last_score, last_id = ARGV[4], tonumber(ARGV[5]), ARGV[6]
-
--- The order of Redis for equal scores; Lua's < depends on the locale.
-local function is_before(a, b)
-    for i = 1, math.min(#a, #b) do
-        local left, right = a:byte(i), b:byte(i)
-        if left ~= right then return left < right end
-    end
-    return #a < #b
-end
+local least, last_score, last_id = ARGV[4], ARGV[5], ARGV[6]
 
 local first
-if not last_score then
+if last_score == '' then
     first = redis.call('zcount', set, '-inf', '(' .. least)
-elseif tonumber(redis.call('zscore', set, last_id) or 'nan') == last_score then
-    first = redis.call('zrank', set, last_id) + 1
 else
-    -- The last message was removed: a binary search finds the message after it.
-    first = redis.call('zcount', set, '-inf', '(' .. ARGV[5])
-    local last = redis.call('zcount', set, '-inf', ARGV[5])
-    while first < last do
-        local middle = math.floor((first + last) / 2)
-        if is_before(last_id, redis.call('zrange', set, middle, middle)[1]) then
-            last = middle
-        else
-            first = middle + 1
-        end
-    end
+    local rank, exists = rank_of(set, last_score, last_id)
+    first = exists and rank + 1 or rank
 end
 
 local ids, scores, page_bodies = {}, {}, {}

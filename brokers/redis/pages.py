@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ..envelope import decode_or_wrap
 from ..fields import failure_in
+from ..filters import Place
 from ..inspection import Entry, Page, State, UnknownCursor
 from .commands import MAX_ANSWER_BYTES, QueueCommands
 
@@ -64,6 +65,30 @@ class Pages:
         times = [{name: float(score) / 1000} for score in scores]
         entries = self.entries(queue, state, ids, bodies, times)
         return entries, (scores[-1].decode(), to_text(ids[-1])) if more else None
+
+    def newest_dead(
+        self, queue: str, limit: int, highest: str, id: bytes, since: float | None
+    ) -> tuple[list[tuple[Place, Entry]], tuple[str, bytes] | None]:
+        """Return a page of the dead letters, the newest first.
+
+        Args:
+            highest: highest score, as ``ZCOUNT`` takes it.
+            id: goes on after the dead letter with this id and the highest score; empty for none.
+            since: earliest time of death, unix seconds.
+
+        Returns:
+            The page; and ``highest`` and ``id`` of the next page, None on the last page.
+        """
+        lowest = "-inf" if since is None else repr(since * 1000)
+        ids, scores, bodies, more = self._commands.run(
+            "page_newest", queue, [limit, MAX_ANSWER_BYTES, lowest, highest, id]
+        )
+        found = [
+            (Place(at, queue, id), self.entry(queue, State.DEAD, id, body, died=at / 1000))
+            for id, at, body in zip(ids, map(float, scores), bodies, strict=True)
+            if body is not None
+        ]
+        return found, (scores[-1].decode(), ids[-1]) if more else None
 
     def _in_flight(self, queue: str, limit: int, seen: Any) -> tuple[list[Entry], Any]:
         """Return a page ordered by worker and id; a worker has at most some thousand messages."""

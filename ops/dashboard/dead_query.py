@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from werkzeug.exceptions import BadRequest
 
-from ...brokers import DeadFilter, Inspector
+from ...brokers import DeadFilter, Entry, Inspector
+from ...brokers.filters import Place
 from ...brokers.inspection import Extent
 from ...core.failure import Reason
 from ...core.printable import read_id, shown_id
@@ -119,7 +122,7 @@ class Count:
 
 
 def count_dead(inspector: Inspector, which: DeadFilter) -> Count:
-    """Count the dead letters that match, looking at a bounded number of them.
+    """Count the dead letters that match, looking at a bounded number of them, as the lists do.
 
     Args:
         which: its ``until`` is now, at the latest.
@@ -128,7 +131,7 @@ def count_dead(inspector: Inspector, which: DeadFilter) -> Count:
         queues = [which.queue] if which.queue is not None else inspector.queues()
         return Count(sum(each.dead for each in inspector.counts_of(queues)), True)
     extent = Extent(at_most=COUNT_AT_MOST)
-    number = inspector.replay(which, dry_run=True, extent=extent)
+    number = sum(1 for _ in inspector.recent_dead(which, extent=extent))
     return Count(number, extent.is_complete)
 
 
@@ -148,3 +151,51 @@ def _seconds(given: Mapping[str, str], name: str) -> float | None:
     if not 0 <= seconds < 1e11:
         raise BadRequest(f"expected {name} in Unix seconds, got another text")
     return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class DeadPage:
+    """A page of the dead letters that match a filter.
+
+    Attributes:
+        extent: what was looked at for this page.
+        cursor: where the next page begins; None on the last page.
+    """
+
+    letters: list[Entry]
+    extent: Extent
+    cursor: str | None
+
+
+def read_page(
+    inspector: Inspector,
+    which: DeadFilter,
+    cursor: str | None,
+    *,
+    limit: int,
+    matches: Callable[[Entry], bool] = lambda _: True,
+    seconds: float = math.inf,
+) -> DeadPage:
+    """Return a page in the order of :meth:`.Inspector.recent_dead`; looks at :data:`LOOK_AT`.
+
+    Args:
+        limit: maximum number of dead letters on the page.
+        matches: what else must hold for a dead letter.
+        seconds: time after which the search ends with what it has found.
+
+    Raises:
+        UnknownCursor: the cursor is malformed.
+    """
+    extent, end = Extent(at_most=LOOK_AT), time.monotonic() + seconds
+    letters: list[Entry] = []
+    seen: Place | None = None
+    for letter in inspector.recent_dead(which, extent=extent, cursor=cursor):
+        if len(letters) == limit or (seen is not None and time.monotonic() > end):
+            extent.looked_at -= 1  # this dead letter is on the next page
+            break
+        seen = extent.last
+        if matches(letter):
+            letters.append(letter)
+    else:
+        seen = None if extent.is_complete or not inspector.reads_newest_first else extent.last
+    return DeadPage(letters, extent, None if seen is None else seen.cursor)

@@ -14,7 +14,7 @@ PAGE = 50
 #: Number of messages that a search reads in one call, and at most for one page.
 _CHUNK, _MOST = 100, 2_000
 #: Seconds after which a search ends with what it has found.
-_LONGEST = 0.5
+LONGEST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def search(
         page = inspector.browse(queue, state, limit=PAGE, cursor=cursor)
         return Found(page.entries, len(page.entries), page.cursor)
     entries: list[Entry] = []
-    looked_at, end = 0, time.monotonic() + _LONGEST
+    looked_at, end = 0, time.monotonic() + LONGEST
     while True:
         page = inspector.browse(queue, state, limit=_CHUNK, cursor=cursor)
         looked_at += len(page.entries)

@@ -12,24 +12,27 @@ from werkzeug import Response
 from werkzeug.exceptions import BadRequest
 
 from ....brokers import Entry
-from ....brokers.inspection import Action, Extent
+from ....brokers.inspection import Action, Extent, UnknownCursor
 from ....core.failure import Reason
 from ....core.printable import read_id, shown_id
 from ...dead_groups import group_dead_letters, group_of
 from ..dead_query import (
+    COUNT_AT_MOST,
     LOOK_AT,
     LOOK_AT_MOST,
     WINDOWS,
     Count,
+    DeadPage,
     DeadQuery,
     count_dead,
     query_words,
+    read_page,
 )
 from ..tasks import Selection, TooManyTasks
 from ..view import Route, View
 
-#: Number of dead letters on a page at first, and at most.
-_LETTERS, _MAX_LETTERS = 50, 1_000
+#: Number of dead letters on a page.
+_LETTERS = 50
 #: Seconds between two refreshes: grouping takes a second with many dead letters.
 _REFRESH_SECONDS = 20
 #: Maximum number of groups on a page, and of ids that an operator may select.
@@ -47,6 +50,7 @@ def show(view: View) -> Response:
         query.filter(view.now),
         limit=LOOK_AT_MOST if looks_further else LOOK_AT,
         most_groups=_MAX_GROUPS,
+        newest_first=True,
     )
     counts = broker.inspector.counts_of(view.site.queue_list.names(broker))
     return view.render(
@@ -65,38 +69,37 @@ def show(view: View) -> Response:
 def letters(view: View) -> Response:
     """List the dead letters that match, such as those of a group."""
     query = DeadQuery.read(view.request.args)
-    limit = _limit(view.argument("limit", ""))
-    extent = Extent(at_most=max(LOOK_AT, limit))
-    found = view.broker.inspector.dead_letters(
-        query.filter(view.now), limit=limit + 1, extent=extent
-    )
-    return _list(view, query, list(found), limit, extent)
+    cursor = view.argument("cursor", "") or None
+    try:
+        page = read_page(view.broker.inspector, query.filter(view.now), cursor, limit=_LETTERS)
+    except UnknownCursor:
+        raise view.not_found("This page does not exist: begin at the first.") from None
+    return _list(view, query, page)
 
 
 def _found(view: View, query: DeadQuery) -> Response:
     """List the dead letters whose id begins with a text."""
     inspector, prefix = view.broker.inspector, read_id(view.argument("id").strip())
     ids = inspector.dead_ids(prefix, query.queue or None, limit=_LETTERS + 1)
-    found = (inspector.dead_letter(queue, id) for queue, id in ids)
-    return _list(view, query, [letter for letter in found if letter is not None], _LETTERS)
+    found = (inspector.dead_letter(queue, id) for queue, id in ids[:_LETTERS])
+    letters = [letter for letter in found if letter is not None]
+    has_more = len(ids) > _LETTERS
+    return _list(view, query, DeadPage(letters, Extent(is_complete=not has_more), None))
 
 
-def _list(
-    view: View, query: DeadQuery, found: list[Entry], limit: int, extent: Extent | None = None
-) -> Response:
-    has_more = len(found) > limit
-    more = None
-    if has_more and extent is not None and limit < _MAX_LETTERS:
-        arguments = query.arguments(limit=str(min(2 * limit, _MAX_LETTERS)))
-        more = view.url("dead.letters", **arguments)
+def _list(view: View, query: DeadQuery, page: DeadPage) -> Response:
+    def page_at(cursor: str | None) -> str:
+        return view.url("dead.letters", **query.arguments(), cursor=cursor)
+
+    letters, has_cursor = page.letters, bool(view.argument("cursor", ""))
     return view.render(
         "dead_letters.html",
         title="Dead letters",
-        letters=[_Row(each, letter_value(each.queue, each.id)) for each in found[:limit]],
-        group=group_of(found[0]) if found and query.group else None,
-        more=more,
-        has_more=has_more,
-        extent=extent,
+        letters=[_Row(each, letter_value(each.queue, each.id)) for each in letters],
+        group=group_of(letters[0]) if letters and query.group else None,
+        extent=page.extent,
+        first=page_at(None) if has_cursor else None,
+        next=None if page.cursor is None else page_at(page.cursor),
         id=view.argument("id", "").strip(),
         **_shared(view, query),
     )
@@ -121,6 +124,7 @@ def _shared(view: View, query: DeadQuery) -> dict[str, Any]:
         "windows": list(WINDOWS),
         "reasons": list(Reason),
         "fields": query.arguments(),
+        "reads_newest": view.broker.inspector.reads_newest_first,
         "now": view.now,
     }
 
@@ -141,7 +145,8 @@ def confirm(view: View) -> Response:
     query = DeadQuery.read(view.request.form).pinned(now)
     sample = None
     if query.group:
-        first = next(inspector.dead_letters(query.filter(now), limit=1), None)
+        extent = Extent(at_most=COUNT_AT_MOST)
+        first = next(inspector.recent_dead(query.filter(now), extent=extent), None)
         sample = None if first is None else group_of(first)
     return view.render(
         "dead_confirm.html",
@@ -234,10 +239,6 @@ def _ids(view: View) -> list[tuple[str, list[str]]]:
 
 def _back(view: View) -> dict[str, str]:
     return DeadQuery.read(view.request.form).arguments()
-
-
-def _limit(text: str) -> int:
-    return min(_whole(text) or _LETTERS, _MAX_LETTERS)
 
 
 def _whole(text: str) -> int | None:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from werkzeug import Response
 from werkzeug.exceptions import BadRequest
 
-from ....brokers import NotAvailable, State
+from ....brokers import DeadFilter, NotAvailable, State
 from ....brokers.inspection import UnknownCursor
 from ....core.printable import read_id, shown_id
-from ..search import PAGE, Found, Search, search
+from ..dead_query import read_page
+from ..search import LONGEST, PAGE, Found, Search, search
 from ..view import Route, View
 
 #: What the messages in a state are, for the page without any.
@@ -40,7 +41,11 @@ def show(view: View) -> Response:
     what = _search(view)
     if what.id and (response := _exact(view, queue, what.id)) is not None:
         return response
-    is_newest = state is State.DEAD and what.is_empty and view.argument("order", "") != "oldest"
+    is_newest = (
+        state is State.DEAD
+        and view.argument("order", "") != "oldest"
+        and (what.is_empty or inspector.reads_newest_first)
+    )
     why_not, found = None, None
     try:
         found = _found(view, queue, state, what, is_newest=is_newest)
@@ -70,6 +75,10 @@ def show(view: View) -> Response:
 def _found(view: View, queue: str, state: State, what: Search, *, is_newest: bool) -> Found:
     inspector = view.broker.inspector
     cursor = view.request.args.get("cursor")
+    if is_newest and inspector.reads_newest_first:
+        which, matches = DeadFilter(queue), what.matches
+        page = read_page(inspector, which, cursor, limit=PAGE, matches=matches, seconds=LONGEST)
+        return Found(page.letters, page.extent.looked_at, page.cursor)
     if is_newest and cursor is None:
         try:
             entries = inspector.newest_dead(queue, limit=PAGE)

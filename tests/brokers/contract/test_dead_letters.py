@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq import Message
 
 from formrelay.brokers import DeadFilter, Inspector, RelayBroker, State
 from formrelay.brokers.envelope import encode
-from formrelay.brokers.inspection import UnknownCursor
+from formrelay.brokers.inspection import Extent, UnknownCursor
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason
@@ -171,6 +172,43 @@ def test_the_newest_dead_letters_come_first(harness: Harness, inspector: Inspect
     assert all(letter.failure and letter.failure.attempt == 1 for letter in found)
     assert len(inspector.newest_dead(harness.queue)) == 4
     assert inspector.newest_dead(harness.queue, limit=0) == []
+
+
+def test_recent_dead_letters_of_all_queues_have_pages(
+    harness: Harness, inspector: Inspector
+) -> None:
+    queues, sent = (harness.queue, harness.queue + "b"), []
+    actors: list[Any] = [
+        dramatiq.actor(refuse, broker=harness.broker, queue_name=name, actor_name=name)
+        for name in queues
+    ]
+    harness.start()
+    for count in range(5):
+        sent.append(actors[count % 2].send().message_id)
+        wait_until(lambda: sum(each.dead for each in inspector.counts_of(queues)) == count + 1)  # noqa: B023
+    harness.stop()
+    expected, cursor, found = sent[::-1], None, []
+    for _ in expected:
+        extent = Extent(at_most=100)
+        letter = next(inspector.recent_dead(DeadFilter(), extent=extent, cursor=cursor))
+        assert extent.last is not None
+        found, cursor = [*found, letter.id], extent.last.cursor
+        inspector.delete_dead([letter.id])
+    assert found == expected
+    assert list(inspector.recent_dead(DeadFilter(), cursor=cursor)) == []
+    with pytest.raises(UnknownCursor):
+        next(inspector.recent_dead(DeadFilter(), cursor="d,1"))
+
+
+def test_recent_dead_letters_are_bounded(harness: Harness, inspector: Inspector) -> None:
+    names = buried(harness)
+    extent = Extent(at_most=3)
+    found = list(inspector.recent_dead(DeadFilter(harness.queue, actor="fail"), extent=extent))
+    assert {letter.id for letter in found} <= {names["failed"], names["failed too"]}
+    assert (extent.looked_at, extent.is_complete) == (3, False)
+    extent = Extent(at_most=4)
+    assert len(list(inspector.recent_dead(DeadFilter(), extent=extent))) == 4
+    assert (extent.looked_at, extent.is_complete) == (4, True)
 
 
 def test_each_dead_letter_is_replayed_once_even_if_it_fails_again_meanwhile(

@@ -164,7 +164,7 @@ def test_a_dead_letter_is_found_read_revealed_edited_and_replayed(
     with opened(chromium, viewport=DESK, expected=refused) as page:
         page.goto(url)
         page.click("td[data-label=Dead] a:has-text('1')")
-        page.fill("input[name=error]", "sinkperm")
+        page.fill("input[name=error]", "sinkpermanent")
         page.click("text=Search")
         page.click("text=d1")
         assert page.locator("text=OSError: no route").is_visible()

@@ -37,19 +37,29 @@ def test_a_tab_for_each_state_lists_its_jobs(site: Site) -> None:
     assert "Nothing is in flight." in empty
 
 
-def test_dead_letters_begin_with_the_newest_and_have_pages_from_the_oldest(site: Site) -> None:
+def test_dead_letters_have_pages_from_the_newest_and_from_the_oldest(site: Site) -> None:
     for number in range(62):
         site.add("webhooks", "dead", f"d{number:02}")
-    newest = site.page("/queue?name=webhooks&state=dead")
-    assert rows(newest) == [f"d{number:02}" for number in range(61, 11, -1)]
-    assert "newest 50 of 62" in newest
-    first = site.page("/queue?name=webhooks&state=dead&order=oldest")
-    assert rows(first) == [f"d{number:02}" for number in range(50)]
-    (more,) = re.findall(r'href="([^"]+)">Next page', first)
-    second = site.page(more.replace("&amp;", "&"))
-    assert rows(second) == [f"d{number:02}" for number in range(50, 62)]
-    assert "First page" in second
-    assert "Next page" not in second
+    newest = [f"d{number:02}" for number in range(61, -1, -1)]
+    for order, expected in (("", newest), ("&order=oldest", newest[::-1])):
+        first = site.page(f"/queue?name=webhooks&state=dead{order}")
+        assert rows(first) == expected[:50]
+        assert f"{'oldest' if order else 'newest'} first" in first
+        (more,) = re.findall(r'href="([^"]+)">Next page', first)
+        second = site.page(more.replace("&amp;", "&"))
+        assert rows(second) == expected[50:]
+        assert "First page" in second
+        assert "Next page" not in second
+
+
+def test_a_search_among_dead_letters_begins_with_the_newest(site: Site) -> None:
+    for number in range(120):
+        site.add("webhooks", "dead", f"d{number:03}", actor_name="a" if number % 2 else "b")
+    text = site.page("/queue?name=webhooks&state=dead&actor=a")
+    assert rows(text) == [f"d{number:03}" for number in range(119, 19, -2)]
+    assert "50 found among 99 looked at" in text
+    (more,) = re.findall(r'href="([^"]+)">Search further', text)
+    assert rows(site.page(more.replace("&amp;", "&"))) == [f"d{n:03}" for n in range(19, 0, -2)]
 
 
 def test_a_search_is_bounded_says_so_and_goes_on(site: Site) -> None:
