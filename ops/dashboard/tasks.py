@@ -1,9 +1,9 @@
 """Replays or deletes many dead letters in a thread, with progress that every operator sees.
 
-A task steps through ``Inspector.replay`` or ``delete_dead``, which change some hundred messages a
-step, and can be stopped between two steps. What a task has not reached is still dead-lettered, so
-after a stop, or the end of the process, a new task with the same filter goes on. Two tasks over the
-same dead letters do no harm: each letter is changed by one of them.
+A task calls ``Inspector.replay`` or ``delete_dead``, which change some hundred messages in a step,
+and can be stopped between two steps. Dead letters that it has not reached are unchanged, so after a
+stop, or the end of the process, a new task with the same filter continues. A dead letter that two
+tasks select is changed by one of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger("formrelay.dashboard")
 MAX_RUNNING, MAX_WAITING = 2, 20
 #: Seconds between two writes of the progress, and of a task that waits.
 _WRITE_EVERY, _WRITE_WAITING_EVERY = 0.5, 30.0
-#: Seconds after which a task that nobody writes counts as lost.
+#: Seconds without a write after which a task counts as lost.
 LOST_AFTER = 90.0
 _ACTIONS = {"replay": "dlq replay", "delete": "dlq delete"}
 
@@ -41,13 +41,13 @@ class TooManyTasks(FormrelayError):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The dead letters that a task changes: those of a filter, or some ids of queues.
+    """The dead letters that a task changes: by a filter, or by their ids.
 
     Attributes:
         which: the filter; ignored if there are ids.
         ids: ids by queue.
-        expected: number of dead letters when the operator asked; None if it was not counted.
-        rate: maximum number in a second; None for no limit.
+        expected: number of dead letters when the operator was asked; None if it was not counted.
+        rate: maximum number of changes per second; None for no limit.
     """
 
     which: DeadFilter = field(default_factory=DeadFilter)
@@ -60,22 +60,29 @@ class Selection:
         """The selection in words."""
         if not self.ids:
             return filter_words(self.which)
-        return "; ".join(f"queue {queue}: {id_words(list(of))}" for queue, of in self.ids)
+        return "; ".join(f"queue {queue}: {id_words(list(ids))}" for queue, ids in self.ids)
 
 
+@dataclass(eq=False)
 class _Task:
-    """A task of this process."""
+    """A task of this process.
 
-    def __init__(
-        self, broker: RelayBroker, board: TaskBoard, action: Action, selection: Selection
-    ) -> None:
-        self.broker, self.board, self.action, self.selection = broker, board, action, selection
-        self.record = TaskRecord("", "", "", "")
-        self.operator = Operator("", "dashboard")
-        self.is_closing = threading.Event()
-        self.on_write: Callable[[], None] = lambda: None
-        self._stopped_by: str | None = None
-        self._written_at = float("-inf")
+    Attributes:
+        record: the task as its board has it.
+        on_write: called each time before the progress is written.
+        is_closing: set when the process ends.
+    """
+
+    broker: RelayBroker
+    board: TaskBoard
+    action: Action
+    selection: Selection
+    operator: Operator
+    record: TaskRecord
+    on_write: Callable[[], None]
+    is_closing: threading.Event = field(default_factory=threading.Event)
+    _stopped_by: str | None = None
+    _written_at: float = float("-inf")
 
     def run(self) -> None:
         """Run the task to its end; raises nothing."""
@@ -140,7 +147,7 @@ class _Task:
 class Tasks:
     """The tasks of a process: starts their threads, and stops them.
 
-    A thread runs while there are tasks. Tasks beyond :data:`MAX_RUNNING` wait for their turn.
+    Each thread ends when no task is waiting. Tasks beyond :data:`MAX_RUNNING` wait for their turn.
     """
 
     def __init__(self) -> None:
@@ -154,7 +161,7 @@ class Tasks:
         return MemoryTaskBoard()
 
     def board(self, broker: RelayBroker) -> TaskBoard:
-        """The board: in the shared store; without one, that of this process."""
+        """Return the board in the shared store; without a shared store, in this process."""
         return self._memory_board if broker.state is None else make_task_board(broker.state)
 
     def start(
@@ -166,19 +173,14 @@ class Tasks:
             TooManyTasks: too many tasks are waiting.
             BrokerError: the shared store failed.
         """
-        task = _Task(broker, self.board(broker), action, selection)
-        task.operator, task.on_write = operator, self._write_waiting
-        task.record = TaskRecord(
-            secrets.token_hex(6),
-            _ACTIONS[action],
-            selection.words,
-            operator.who,
-            total=selection.expected,
-        )
+        board, id = self.board(broker), secrets.token_hex(6)
+        words, total = selection.words, selection.expected
+        record = TaskRecord(id, _ACTIONS[action], words, operator.who, total=total)
+        task = _Task(broker, board, action, selection, operator, record, self._write_waiting)
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
                 raise TooManyTasks
-        task.board.write(task.record)
+        board.write(record)
         with self._lock:
             self._waiting.append(task)
             if len(self._running) < MAX_RUNNING:
@@ -187,7 +189,7 @@ class Tasks:
                 )
                 self._running[thread] = None
                 thread.start()
-        return task.record.id
+        return id
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop all tasks of this process after their current step.
