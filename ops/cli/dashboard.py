@@ -81,7 +81,7 @@ def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple
             "got none: set it to a random text of at least 16 characters, or --bind 127.0.0.1:8765"
         )
     tasks = Tasks()
-    app = make_app(get_broker, access=access, prefix=prefix, trusts_proxy=trust_proxy, tasks=tasks)
+    app = make_app(get_broker, access=access, prefix=prefix, trust_proxy=trust_proxy, tasks=tasks)
     return app, tasks
 
 

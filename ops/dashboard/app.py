@@ -128,7 +128,7 @@ def make_app(
     *,
     access: Access,
     prefix: str = "",
-    trusts_proxy: bool = False,
+    trust_proxy: bool = False,
     tasks: Tasks | None = None,
 ) -> WSGIApplication:
     """Make the dashboard.
@@ -138,13 +138,13 @@ def make_app(
         access: decides who requests come from.
         prefix: path below which a proxy serves it, like ``/ops``. Under a WSGI server that sets
             SCRIPT_NAME it must be empty.
-        trusts_proxy: whether to believe ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
+        trust_proxy: whether to believe ``X-Forwarded-For``, ``-Proto``, ``-Host`` and
             ``-Prefix``; only behind a proxy that sets them all.
         tasks: runs long tasks; its maker stops it. Default: tasks that end with the process.
     """
     prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
     app: Any = Dashboard(open_broker, access=access, prefix=prefix, tasks=tasks or Tasks())
-    made: WSGIApplication = ProxyFix(app, x_prefix=1, x_host=1) if trusts_proxy else app
+    made: WSGIApplication = ProxyFix(app, x_prefix=1, x_host=1) if trust_proxy else app
     return made
 
 

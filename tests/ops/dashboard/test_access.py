@@ -176,7 +176,7 @@ def test_links_forms_and_cookies_have_the_prefix(site: Site) -> None:
 def test_a_forwarded_prefix_counts_only_if_the_proxy_is_trusted(site: Site) -> None:
     headers = {"X-Forwarded-Prefix": "/ops", "X-Forwarded-Host": "ops.example"}
     assert site.with_tokens().get("/", headers=headers).location == "/login?next=/"
-    trusting = site.with_tokens(trusts_proxy=True)
+    trusting = site.with_tokens(trust_proxy=True)
     assert trusting.get("/", headers=headers).location == "/ops/login?next=/"
     form = {"token": TOKENS[Role.OPERATOR]}
     origin = {"Origin": "https://ops.example", "X-Forwarded-Proto": "https"}

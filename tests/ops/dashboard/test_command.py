@@ -72,8 +72,8 @@ def test_weak_tokens_are_refused_and_not_shown(
 
 def test_the_server_passes_the_headers_of_a_proxy_on(site: Site) -> None:
     headers = {"X-Forwarded-Prefix": "/ops", "X-Forwarded-For": "203.0.113.7"}
-    for trusts_proxy, expected in ((False, "/login?next=/"), (True, "/ops/login?next=/")):
-        app = site.app(TokenAccess(lambda: TOKENS), trusts_proxy=trusts_proxy)
+    for trust_proxy, expected in ((False, "/login?next=/"), (True, "/ops/login?next=/")):
+        app = site.app(TokenAccess(lambda: TOKENS), trust_proxy=trust_proxy)
         with serving(make_server(app, "127.0.0.1", 0, 2)) as url:
             answer = requests.get(url, headers=headers, allow_redirects=False, timeout=10)
             assert answer.headers["Location"] == expected
