@@ -212,7 +212,7 @@ def make_history(redis: StateRedis | None) -> History:
     Connects to no server.
     """
     if redis is None:
-        from .history import MemoryHistory
+        from .memory_history import MemoryHistory
 
         return MemoryHistory()
     from .redis.history import RedisHistory

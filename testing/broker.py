@@ -16,8 +16,8 @@ from ..brokers.contract import BrokerOptions
 from ..brokers.envelope import Envelope
 from ..core.clock import Clock
 from ..state import IdempotencyStore
-from ..state.history import MemoryHistory
 from ..state.idempotency import MemoryIdempotencyStore
+from ..state.memory_history import MemoryHistory
 from .clock import MovableClock
 from .consumer import MemoryBatches, MemoryConsumer
 from .inspector import MemoryInspector

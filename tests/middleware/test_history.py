@@ -16,7 +16,8 @@ from formrelay.core.failure import Failure, Reason
 from formrelay.core.outcomes import DONE, Dead, Defer, Retry
 from formrelay.middleware.history import HistoryRecorder
 from formrelay.middleware.outcome_counts import OutcomeCounts
-from formrelay.state.history import MAX_GROUPS, OTHER, MemoryHistory, total
+from formrelay.state.history import MAX_GROUPS, OTHER, total
+from formrelay.state.memory_history import MemoryHistory
 from formrelay.state.worker_reports import MemoryWorkerReports
 from tests.support.clock import ManualClock
 

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from formrelay.state.audit import AuditEntry, AuditLog, AuditPage, MemoryAuditLog
-from formrelay.state.history import MemoryHistory, Tally
+from formrelay.state.history import Tally
 from formrelay.state.idempotency import Running
 from formrelay.state.journal import ClaimLost, RecipientOutcome, Run
+from formrelay.state.memory_history import MemoryHistory
 from formrelay.state.memory_journal import MemoryJournal
 from formrelay.state.rate_limits import Limit, MemoryRateLimits
 from formrelay.state.redis.audit import RedisAuditLog

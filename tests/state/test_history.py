@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formrelay.state import history, make_history
+from formrelay.state import make_history, memory_history
 from formrelay.state.history import (
     CLASS_COUNT,
     CLASSES,
     MAX_GROUPS,
     OTHER,
-    MemoryHistory,
     Point,
     Tally,
     duration_class,
     quantile,
     total,
 )
+from formrelay.state.memory_history import MemoryHistory
 from formrelay.state.redis.history import RedisHistory
 from tests.state.stores import state_of
 from tests.support.clock import ManualClock
@@ -128,7 +128,7 @@ def test_a_group_with_a_long_name_is_shortened(store: Any) -> None:
 
 
 def test_queues_beyond_the_maximum_are_counted_together(store: Any, monkeypatch: Any) -> None:
-    for module in (history, __import__("formrelay.state.redis.history", fromlist=["x"])):
+    for module in (memory_history, __import__("formrelay.state.redis.history", fromlist=["x"])):
         monkeypatch.setattr(module, "MAX_QUEUES", 3)
         monkeypatch.setattr(module, "MAX_FAILING_QUEUES", 2)
     for number in range(2):
