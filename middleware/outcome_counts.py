@@ -15,13 +15,13 @@ from typing import NamedTuple
 from ..core.error_groups import group_id
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..state.history import CLASS_COUNT, CLASSES, MAX_GROUPS, OTHER, Tally
+from ..state.history import BIN_COUNT, BIN_ENDS, MAX_GROUPS, OTHER, Tally
 
 #: The positions of the outcomes in a list of counts; the counts of the durations follow.
 _POSITIONS: dict[type[Outcome], int] = {Done: 0, Retry: 1, Dead: 2, Defer: 3}
 _DEFERRED = _POSITIONS[Defer]
 _DURATIONS = len(_POSITIONS)
-_SIZE = _DURATIONS + CLASS_COUNT
+_SIZE = _DURATIONS + BIN_COUNT
 
 
 class _OfThread(NamedTuple):
@@ -63,7 +63,7 @@ class OutcomeCounts:
         if position == _DEFERRED:  # not an attempt
             return
         if took is not None:
-            counts[_DURATIONS + bisect_left(CLASSES, took)] += number
+            counts[_DURATIONS + bisect_left(BIN_ENDS, took)] += number
         if position:
             self._count_error(queue, outcome, number)
 

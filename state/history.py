@@ -1,12 +1,12 @@
-"""What workers did: outcomes, durations and errors of each queue, in buckets of time.
+"""The history of queues: outcomes, durations and errors of each queue in buckets of time.
 
-A bucket covers a minute, for two hours, or ten minutes, for two days. Workers add what they have
-counted in the last seconds. A count is stored in the bucket of the time at which it was counted, by
-the clock of the store: the worker says only how long ago that was, so that clocks of machines that
-differ do not matter.
+A bucket covers one minute and is kept for two hours, or ten minutes and is kept for two days. Every
+few seconds, workers add their counts to the buckets of the time at which they counted. That time is
+by the store's clock: a worker only says how many seconds ago it counted, so the clocks of machines
+may differ.
 
-Durations are counted in classes, the same in every version, so that the counts of many workers add
-up, and quantiles can be estimated from the sum.
+Durations are counted in a histogram whose bins are the same in every version, so that the counts of
+many workers can be added, and quantiles estimated from the sum.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from datetime import timedelta
 from itertools import zip_longest
 from typing import NamedTuple, Protocol
 
-#: Upper ends of the classes of durations in seconds: 1 ms to 1.5 h, each 1.6 times the end before.
-#: A longer duration is in the class after the last. Never change them: stored counts name a class
-#: by its index.
-CLASSES = tuple(round(0.001 * 1.6**number, 6) for number in range(34))
-#: Number of classes, with that of longer durations.
-CLASS_COUNT = len(CLASSES) + 1
-#: Stands for the queues and the error groups beyond the maximum number. No queue has such a name.
+#: Upper ends of the bins of durations in seconds: 1 ms to 1.5 h, each 1.6 times the end before. One
+#: more bin has the longer durations. Never change them: stored counts are in the order of the bins.
+BIN_ENDS = tuple(round(0.001 * 1.6**number, 6) for number in range(34))
+#: Number of bins, including the bin of longer durations.
+BIN_COUNT = len(BIN_ENDS) + 1
+#: Name for all queues, or all error groups, beyond the maximum number. No queue can have this name.
 OTHER = "(other)"
 #: Maximum number of error groups of a queue in a bucket.
 MAX_GROUPS = 20
@@ -57,7 +56,7 @@ class Tally:
         retried: number of failed attempts that are retried.
         dead: number of messages that were dead-lettered.
         deferred: number of messages that were deferred, which is not an attempt.
-        durations: number of attempts in each class of durations (:func:`duration_class`).
+        durations: number of attempts in each bin of durations (:func:`duration_bin`).
         errors: number of failed attempts, retried or dead, by error group
             (:func:`~formrelay.core.error_groups.group_id`).
     """
@@ -66,23 +65,23 @@ class Tally:
     retried: int = 0
     dead: int = 0
     deferred: int = 0
-    durations: list[int] = field(default_factory=lambda: [0] * CLASS_COUNT)
+    durations: list[int] = field(default_factory=lambda: [0] * BIN_COUNT)
     errors: dict[str, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The outcomes in the order above, then the durations without the zeros at the end."""
-        return self.done, self.retried, self.dead, self.deferred, *trimmed(self.durations)
+        return self.done, self.retried, self.dead, self.deferred, *trim(self.durations)
 
     def add(self, other: Tally) -> None:
-        """Add the counts of ``other``. Keeps the most frequent :data:`MAX_GROUPS` error groups."""
+        """Add the counts of ``other``; keep the most frequent :data:`MAX_GROUPS` error groups."""
         self.done += other.done
         self.retried += other.retried
         self.dead += other.dead
         self.deferred += other.deferred
-        self.durations = added([self.durations, other.durations])
+        self.durations = sum_bins([self.durations, other.durations])
         if other.errors:
-            self.errors = limited(summed(self.errors, other.errors))
+            self.errors = limit_groups(sum_counts(self.errors, other.errors))
 
 
 class Point(NamedTuple):
@@ -161,8 +160,9 @@ class History(Protocol):
     ) -> dict[str, list[Point]]:
         """Return what happened in the last ``span``, for each queue.
 
-        Each list has a point for every bucket, the oldest first, also if nothing happened. The
-        last point is that of now. Up to two hours, a point is a minute, otherwise ten minutes.
+        Each list has a point for every bucket, the oldest first, also for a bucket without counts.
+        The last point covers the present. A point covers a minute if ``span`` is at most two hours,
+        otherwise ten minutes.
 
         Args:
             queues: None: every queue that has counts.
@@ -182,16 +182,16 @@ class History(Protocol):
         """
 
 
-def duration_class(seconds: float) -> int:
-    """The class of a duration: its index in :data:`CLASSES`, or one more than the last."""
-    return bisect_left(CLASSES, seconds)
+def duration_bin(seconds: float) -> int:
+    """Return the index of the bin of a duration."""
+    return bisect_left(BIN_ENDS, seconds)
 
 
 def quantile(durations: Sequence[int], share: float) -> float | None:
-    """Estimate a quantile in seconds from counts by class; None without counts.
+    """Estimate a quantile in seconds from counts by bin; None without counts.
 
-    Durations are taken to be spread evenly within a class, so the error is at most its width. A
-    duration beyond the last class is estimated as the end of that class.
+    Assumes that durations are spread evenly within a bin, so the error is at most the width of the
+    bin. A duration beyond the last end is estimated as that end.
 
     Args:
         share: 0 to 1.
@@ -200,10 +200,10 @@ def quantile(durations: Sequence[int], share: float) -> float | None:
     below = 0
     for number, count in enumerate(durations):
         if count and below + count >= rank:
-            if number == len(CLASSES):
-                return CLASSES[-1]
-            low = CLASSES[number - 1] if number else 0.0
-            return low + (CLASSES[number] - low) * (rank - below) / count
+            if number == len(BIN_ENDS):
+                return BIN_ENDS[-1]
+            low = BIN_ENDS[number - 1] if number else 0.0
+            return low + (BIN_ENDS[number] - low) * (rank - below) / count
         below += count
     return None
 
@@ -218,16 +218,16 @@ def total(points: Iterable[Point]) -> Point:
         retried=sum(point.retried for point in found),
         dead=sum(point.dead for point in found),
         deferred=sum(point.deferred for point in found),
-        durations=tuple(added([point.durations for point in found])),
+        durations=tuple(sum_bins([point.durations for point in found])),
     )
 
 
-def added(durations: Iterable[Sequence[int]]) -> list[int]:
-    """Add up counts by class."""
+def sum_bins(durations: Iterable[Sequence[int]]) -> list[int]:
+    """Add up counts by bin."""
     return [sum(counts) for counts in zip_longest(*durations, fillvalue=0)]
 
 
-def trimmed(durations: Sequence[int]) -> tuple[int, ...]:
+def trim(durations: Sequence[int]) -> tuple[int, ...]:
     """Remove the zeros at the end."""
     end = len(durations)
     while end and not durations[end - 1]:
@@ -235,7 +235,7 @@ def trimmed(durations: Sequence[int]) -> tuple[int, ...]:
     return tuple(durations[:end])
 
 
-def summed(*counts: Mapping[str, int]) -> dict[str, int]:
+def sum_counts(*counts: Mapping[str, int]) -> dict[str, int]:
     """Add up counts by name."""
     found: dict[str, int] = {}
     for each in counts:
@@ -244,8 +244,8 @@ def summed(*counts: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
-def limited(errors: dict[str, int]) -> dict[str, int]:
-    """Keep the most frequent :data:`MAX_GROUPS` error groups; count the other ones together."""
+def limit_groups(errors: dict[str, int]) -> dict[str, int]:
+    """Keep the most frequent :data:`MAX_GROUPS` error groups; add up the others as ``OTHER``."""
     if len(errors) <= MAX_GROUPS:
         return errors
     groups = [group for group in errors if group != OTHER]
@@ -257,7 +257,7 @@ def limited(errors: dict[str, int]) -> dict[str, int]:
     return kept | {OTHER: left + errors.get(OTHER, 0)}
 
 
-def sanitized(errors: Mapping[str, int]) -> dict[str, int]:
+def clean_groups(errors: Mapping[str, int]) -> dict[str, int]:
     """Shorten the names of error groups and remove their spaces, as the stores need it."""
     found: dict[str, int] = {}
     for group, count in errors.items():
@@ -267,7 +267,7 @@ def sanitized(errors: Mapping[str, int]) -> dict[str, int]:
 
 
 class Window(NamedTuple):
-    """The buckets that a reader wants: their resolution, and the number of the first and last."""
+    """The buckets to read: their resolution, and the numbers of the first and the last bucket."""
 
     resolution: Resolution
     first: int
@@ -286,7 +286,7 @@ class Window(NamedTuple):
         """Return a point for every bucket.
 
         Args:
-            found: by the number of the bucket, the counts of a point without times, in order.
+            found: counts by the number of the bucket, in the order of :attr:`Tally.counts`.
             now: Unix time in seconds, by the store's clock.
         """
         step, last = self.resolution.step, self.last
@@ -294,16 +294,12 @@ class Window(NamedTuple):
         for number in range(self.first, last + 1):
             at = float(number * step)
             seconds = float(step) if number < last else max(0.0, now - at)
-            its = found.get(number)
-            points.append(
-                Point(at, seconds)
-                if its is None
-                else Point(at, seconds, its[0], its[1], its[2], its[3], its[4:])
-            )
+            done, retried, dead, deferred, *durations = found.get(number, (0, 0, 0, 0))
+            points.append(Point(at, seconds, done, retried, dead, deferred, tuple(durations)))
         return points
 
 
-def most_frequent(errors: Mapping[str, int]) -> dict[str, int]:
+def sort_groups(errors: Mapping[str, int]) -> dict[str, int]:
     """Sort error groups, the most frequent first, :data:`OTHER` last."""
     order = sorted(errors, key=lambda group: (group == OTHER, -errors[group], group))
     return {group: errors[group] for group in order}

@@ -21,10 +21,10 @@ from .history import (
     Resolution,
     Tally,
     Window,
-    limited,
-    most_frequent,
-    sanitized,
-    summed,
+    clean_groups,
+    limit_groups,
+    sort_groups,
+    sum_counts,
 )
 
 
@@ -40,8 +40,8 @@ class _Bucket(NamedTuple):
         self.tallies.setdefault(name, Tally()).add(without_errors)
         if tally.errors:
             name = _fitting(self.errors, queue, MAX_FAILING_QUEUES)
-            errors = summed(self.errors.get(name, {}), sanitized(tally.errors))
-            self.errors[name] = limited(errors)
+            errors = sum_counts(self.errors.get(name, {}), clean_groups(tally.errors))
+            self.errors[name] = limit_groups(errors)
 
 
 def _fitting(known: Collection[str], queue: str, most: int) -> str:
@@ -106,8 +106,8 @@ class MemoryHistory:
             for _, bucket in self._in(Window.of(span, self._clock.time())):
                 for queue, errors in bucket.errors.items():
                     if queues is None or queue in queues:
-                        found[queue] = summed(found.get(queue, {}), errors)
-        return {queue: most_frequent(errors) for queue, errors in found.items()}
+                        found[queue] = sum_counts(found.get(queue, {}), errors)
+        return {queue: sort_groups(errors) for queue, errors in found.items()}
 
     def _in(self, window: Window) -> Iterator[tuple[int, _Bucket]]:
         for number in range(window.first, window.last + 1):

@@ -1,9 +1,9 @@
 -- Adds counts to the buckets of the history. A bucket is two hashes, by queue: the counts, which are
--- unsigned 32-bit integers, little-endian (done, retried, dead, deferred, classes of durations up to
--- the highest with a count); and the error groups, pairs "group=number" separated by spaces.
+-- unsigned 32-bit integers, little-endian (done, retried, dead, deferred, bins of durations up to the
+-- last with a count); and the error groups, pairs "group=number" separated by spaces.
 -- KEYS: the number of the last call of this source; then for each bucket its counts and its errors.
 -- ARGV: the number of this call, the milliseconds for which that is kept, the maximum numbers of
---       queues, of queues with errors, and of error groups, the name that stands for those beyond;
+--       queues, of queues with errors, and of error groups, the name for queues and groups beyond;
 --       the milliseconds for which each bucket is kept; then queue, counts and errors, repeated.
 -- Returns: 1; 0 if the call was made before.
 local number, keep_number = tonumber(ARGV[1]), ARGV[2]
@@ -51,7 +51,7 @@ local function text(sums, names)
     return table.concat(found, ' ')
 end
 
--- Keeps the most frequent groups, and counts the other ones together.
+-- Keeps the most frequent groups, and adds up the others.
 local function limit(sums, names)
     local groups = {}
     for _, name in ipairs(names) do

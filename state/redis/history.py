@@ -7,7 +7,7 @@ from datetime import timedelta
 from struct import Struct
 
 from ..history import (
-    CLASS_COUNT,
+    BIN_COUNT,
     HOUR,
     MAX_FAILING_QUEUES,
     MAX_GROUPS,
@@ -18,9 +18,9 @@ from ..history import (
     Point,
     Tally,
     Window,
-    most_frequent,
-    sanitized,
-    summed,
+    clean_groups,
+    sort_groups,
+    sum_counts,
 )
 from ..millis import duration_millis
 from .base import ScriptStore
@@ -30,7 +30,7 @@ _KEEP_NUMBER = timedelta(hours=1)
 #: Larger counts do not fit.
 _MAX_COUNT = 2**32 - 1
 #: The formats of values, by the number of counts.
-_FORMATS = [Struct(f"<{number}I") for number in range(5 + CLASS_COUNT)]
+_FORMATS = [Struct(f"<{number}I") for number in range(5 + BIN_COUNT)]
 
 
 class RedisHistory(ScriptStore):
@@ -61,7 +61,7 @@ class RedisHistory(ScriptStore):
         counts = [
             part
             for queue, tally in tallies.items()
-            for part in (queue, _packed(tally), _pairs(sanitized(tally.errors)))
+            for part in (queue, _packed(tally), _pairs(clean_groups(tally.errors)))
         ]
         limits = [MAX_QUEUES, MAX_FAILING_QUEUES, MAX_GROUPS, OTHER]
         self._run_script(keys, number, duration_millis(_KEEP_NUMBER), *limits, *keeps, *counts)
@@ -81,8 +81,8 @@ class RedisHistory(ScriptStore):
     ) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}
         for _, queue, pairs in self._find(Window.of(span, self._now()), queues, ".errors"):
-            found[queue] = summed(found.get(queue, {}), _parsed(pairs))
-        return {queue: most_frequent(errors) for queue, errors in found.items()}
+            found[queue] = sum_counts(found.get(queue, {}), _parsed(pairs))
+        return {queue: sort_groups(errors) for queue, errors in found.items()}
 
     def _now(self) -> float:
         with self._connected() as client:

@@ -15,7 +15,7 @@ import redis
 from formrelay import __version__
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.state import StateRedis
-from formrelay.state.history import CLASS_COUNT, Tally
+from formrelay.state.history import BIN_COUNT, Tally
 from formrelay.state.redis.history import RedisHistory
 from tests.ops.shell import Shell
 from tests.support.command import run
@@ -87,7 +87,7 @@ def test_a_queue_whose_messages_no_worker_takes_is_marked(shell: Shell) -> None:
 def test_rates_are_those_of_all_workers_in_the_last_minutes(shell: Shell) -> None:
     folder = shell.folder / ".formrelay"
     with redis.Redis.from_url(ensure_running(folder)) as client:
-        tally = Tally(done=300, retried=20, dead=10, durations=[330, *[0] * (CLASS_COUNT - 1)])
+        tally = Tally(done=300, retried=20, dead=10, durations=[330, *[0] * (BIN_COUNT - 1)])
         RedisHistory(StateRedis(client, "embedded")).add({"emails": tally}, source="w1", number=1)
         emails = shell.queue("emails")
         assert emails["jobs_per_s"] == pytest.approx(330 / 270, rel=0.13)  # 4 to 5 minutes

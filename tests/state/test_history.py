@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from formrelay.state import make_history, memory_history
 from formrelay.state.history import (
-    CLASS_COUNT,
-    CLASSES,
+    BIN_COUNT,
+    BIN_ENDS,
     MAX_GROUPS,
     OTHER,
     Point,
     Tally,
-    duration_class,
+    duration_bin,
     quantile,
     total,
 )
@@ -33,7 +33,7 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
 def tally(*outcomes: int, durations: dict[int, int] | None = None, **more: Any) -> Tally:
-    """A tally with counts by class."""
+    """A tally with counts by bin."""
     made = Tally(*outcomes, **more)
     for number, count in (durations or {}).items():
         made.durations[number] = count
@@ -175,22 +175,20 @@ def test_every_key_in_redis_expires(redis_url: str) -> None:
 
 
 @given(st.floats(0, 10_000), st.floats(0, 10_000))
-def test_a_longer_duration_is_never_in_a_lower_class(one: float, other: float) -> None:
+def test_a_longer_duration_is_never_in_a_lower_bin(one: float, other: float) -> None:
     low, high = sorted((one, other))
-    assert 0 <= duration_class(low) <= duration_class(high) <= len(CLASSES)
+    assert 0 <= duration_bin(low) <= duration_bin(high) <= len(BIN_ENDS)
 
 
 @given(st.lists(st.floats(0.0005, 5000), min_size=1, max_size=50), st.sampled_from([0.5, 0.95]))
-def test_a_quantile_is_in_the_class_of_the_exact_quantile(
-    seconds: list[float], share: float
-) -> None:
-    durations = [0] * CLASS_COUNT
+def test_a_quantile_is_in_the_bin_of_the_exact_quantile(seconds: list[float], share: float) -> None:
+    durations = [0] * BIN_COUNT
     for each in seconds:
-        durations[duration_class(each)] += 1
+        durations[duration_bin(each)] += 1
     exact = sorted(seconds)[max(0, -int(-share * len(seconds) // 1) - 1)]
     found = quantile(durations, share)
     assert found is not None
-    assert duration_class(found) == duration_class(exact)
+    assert duration_bin(found) == duration_bin(exact)
 
 
 def test_rates_of_a_point() -> None:

@@ -10,14 +10,14 @@ from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
 from formrelay.ops.dashboard.access import LoopbackAccess
 from formrelay.state import make_history, make_worker_reports
-from formrelay.state.history import CLASS_COUNT, Tally, duration_class
+from formrelay.state.history import BIN_COUNT, Tally, duration_bin
 from formrelay.state.worker_reports import RunningJob, WorkerReport
 from tests.ops.dashboard.conftest import HOSTILE, Site
 
 
 def add_history(site: Site, queue: str, done: int, dead: int) -> None:
-    durations = [0] * CLASS_COUNT
-    durations[duration_class(0.25)] = done + dead
+    durations = [0] * BIN_COUNT
+    durations[duration_bin(0.25)] = done + dead
     tally = Tally(done=done, dead=dead, durations=durations)
     make_history(site.broker.state).add({queue: tally}, source=queue, number=1)
 
