@@ -55,6 +55,25 @@ class ClaimResult:
     newest: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class SheetFacts:
+    """What is known about calls to a spreadsheet.
+
+    Attributes:
+        applied: tokens of calls that were executed: all jobs they claimed are done.
+        void: tokens whose entries another call has created: they can no longer be executed.
+        refused: tokens of calls that were not sent, or were refused without an effect.
+        done: jobs whose rows were found in the spreadsheet.
+        evicted: tokens whose entries were deleted.
+    """
+
+    applied: Sequence[str] = ()
+    void: Sequence[str] = ()
+    refused: Sequence[str] = ()
+    done: Sequence[str] = ()
+    evicted: Sequence[str] = ()
+
+
 class Claims(Protocol):
     """Stores claims by spreadsheet. Each call is atomic.
 
@@ -75,26 +94,8 @@ class Claims(Protocol):
                 positive number that grows). Unlike jobs, places are never done.
         """
 
-    def settle(
-        self,
-        sheet: str,
-        *,
-        applied: Iterable[str] = (),
-        void: Iterable[str] = (),
-        refused: Iterable[str] = (),
-        done: Iterable[str] = (),
-        evicted: Iterable[str] = (),
-    ) -> None:
-        """Record what is known about calls.
-
-        Args:
-            sheet: id of the spreadsheet.
-            applied: tokens of calls that were executed: all jobs they claimed are done.
-            void: tokens whose entries another call has created: they can no longer be executed.
-            refused: tokens of calls that were not sent, or were refused without an effect.
-            done: jobs whose rows were found in the spreadsheet.
-            evicted: tokens whose entries were deleted.
-        """
+    def settle(self, sheet: str, facts: SheetFacts) -> None:
+        """Record what is known about calls to the spreadsheet of this id."""
 
     def done(self, sheet: str, jobs: Iterable[str]) -> frozenset[str]:
         """Return those of these jobs whose rows are known to be written. Changes nothing."""
@@ -191,20 +192,11 @@ class MemoryClaims:
             evict = tuple(_evictable(found, now, keep))
             return ClaimResult(frozenset(done), frozenset(unknown), tuple(fenced), evict, newest)
 
-    def settle(
-        self,
-        sheet: str,
-        *,
-        applied: Iterable[str] = (),
-        void: Iterable[str] = (),
-        refused: Iterable[str] = (),
-        done: Iterable[str] = (),
-        evicted: Iterable[str] = (),
-    ) -> None:
+    def settle(self, sheet: str, facts: SheetFacts) -> None:
         with self._lock:
             found = self._sheets.setdefault(sheet, _Sheet())
             now = self._clock.monotonic()
-            for token in applied:
+            for token in facts.applied:
                 call = found.calls.get(token)
                 for place, order in call.places.items() if call else ():
                     if place in found.places:
@@ -214,14 +206,14 @@ class MemoryClaims:
                     found.jobs[job] = _Job(now + self._done, is_done=True)
                 waits = FENCE.total_seconds() if call is None or call.is_fenced else 0
                 found.entries[token] = now + waits
-            for job in done:
+            for job in facts.done:
                 found.jobs[job] = _Job(now + self._done, is_done=True)
-            for token in void:
+            for token in facts.void:
                 _forget(found, token)
                 found.entries[token] = now + FENCE.total_seconds()
-            for token in refused:
+            for token in facts.refused:
                 _forget(found, token)
-            for token in evicted:
+            for token in facts.evicted:
                 found.entries.pop(token, None)
 
     def done(self, sheet: str, jobs: Iterable[str]) -> frozenset[str]:

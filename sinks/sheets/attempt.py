@@ -23,7 +23,7 @@ from ...core.errors import (
     SinkUnavailable,
     SinkUnready,
 )
-from ...state.claims import ClaimResult, Claims
+from ...state.claims import ClaimResult, Claims, SheetFacts
 from .cells import time_zone
 from .client import SheetsClient
 from .columns import Binding, bind, make_room, mark_tab
@@ -95,25 +95,25 @@ class Attempt:
             return []
         try:
             if self._drop_superseded(claim):
-                self._settle(refused=[token])
+                self._settle(SheetFacts(refused=[token]))
                 return []
             layout = self._layout()
             typed = self._typed(layout)
             if typed is None:  # the token must not claim jobs that turned out to be wrong
-                self._settle(refused=[token])
+                self._settle(SheetFacts(refused=[token]))
                 return []
             self._read_back(claim, layout, typed)
             if not self.waiting:
-                self._settle(refused=[token])
+                self._settle(SheetFacts(refused=[token]))
                 return []
             requests, owners, binding = self._plan(token, claim, layout, typed)
         except FormrelayError as error:
-            self._settle(refused=[token])  # nothing was sent
+            self._settle(SheetFacts(refused=[token]))  # nothing was sent
             if isinstance(error, SheetRefused) and self._reread():
                 return []
             raise
         if _seconds() - claimed_at > _MAX_CLAIM_AGE:
-            self._settle(refused=[token])
+            self._settle(SheetFacts(refused=[token]))
             return []
         try:
             answer = self._client.batch_update(self._spreadsheet, requests, layout.range, FIELDS)
@@ -121,9 +121,9 @@ class Attempt:
             return self._refused(error, token, claim, layout, owners)
         except FormrelayError as error:
             if _is_without_effect(error):
-                self._settle(refused=[token])
+                self._settle(SheetFacts(refused=[token]))
             raise
-        self._settle(applied=[token], void=claim.open, evicted=self._evicted(claim))
+        self._settle(SheetFacts(applied=[token], void=claim.open, evicted=self._evicted(claim)))
         self._check_moved(layout, binding, answer)
         self.waiting = []
         return []
@@ -150,14 +150,14 @@ class Attempt:
         ]
         if old:
             logger.info("updates of a newer job are in place", extra={"jobs": len(old)})
-            self._settle(done=[self._jobs[index].key for index in old])
+            self._settle(SheetFacts(done=[self._jobs[index].key for index in old]))
             self.waiting = [index for index in self.waiting if index not in old]
         return bool(old)
 
-    def _settle(self, **facts: Any) -> None:
+    def _settle(self, facts: SheetFacts) -> None:
         """Record facts; if the store fails, the next claim finds them out."""
         try:
-            self._claims.settle(self._spreadsheet, **facts)
+            self._claims.settle(self._spreadsheet, facts)
         except BrokerError as error:
             about = {"error_message": str(error)}
             logger.warning("the outcome of a call to Google Sheets was not stored", extra=about)
@@ -212,7 +212,7 @@ class Attempt:
             about = {"rows": sum(self._jobs[index].number for index in unchecked)}
             logger.warning("rows may be written twice: no record and no row key", extra=about)
         if found:
-            self._settle(done=[self._jobs[index].key for index in found])
+            self._settle(SheetFacts(done=[self._jobs[index].key for index in found]))
             self.waiting = [index for index in self.waiting if index not in found]
         for index in found:
             del typed[index]
@@ -305,7 +305,7 @@ class Attempt:
             else:
                 void.append(other)
         refused = [] if token in applied or token in void else [token]
-        self._settle(applied=applied, void=void, refused=refused)
+        self._settle(SheetFacts(applied=applied, void=void, refused=refused))
         return bool(applied or void or others)
 
     def _check_moved(self, layout: Layout, binding: Binding, answer: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from ..claims import (
     MAX_EVICTED,
     MAX_STALE,
     ClaimResult,
+    SheetFacts,
 )
 from ..digests import digest
 from ..millis import duration_millis
@@ -61,17 +62,9 @@ class RedisClaims(ScriptStore):
             dict(zip(places, map(int, newest), strict=True)),
         )
 
-    def settle(
-        self,
-        sheet: str,
-        *,
-        applied: Iterable[str] = (),
-        void: Iterable[str] = (),
-        refused: Iterable[str] = (),
-        done: Iterable[str] = (),
-        evicted: Iterable[str] = (),
-    ) -> None:
-        lists = [list(applied), list(void), list(refused), list(map(digest, done)), list(evicted)]
+    def settle(self, sheet: str, facts: SheetFacts) -> None:
+        done = [digest(job) for job in facts.done]
+        lists = [facts.applied, facts.void, facts.refused, done, facts.evicted]
         if any(lists):
             items = [item for each in lists for item in each]
             self._run(sheet, ["settle", *self._times, *map(len, lists), *items])

@@ -11,7 +11,7 @@ import pytest
 
 from formrelay.brokers import BrokerUnavailable
 from formrelay.state import StateRedis, make_claims
-from formrelay.state.claims import Claims, MemoryClaims
+from formrelay.state.claims import Claims, MemoryClaims, SheetFacts
 from formrelay.state.redis.claims import RedisClaims
 from formrelay.state.redis.connection import connect_redis
 from tests.state.stores import state_of
@@ -70,7 +70,7 @@ def test_a_claim_returns_the_open_tokens_of_its_jobs(store: Claims) -> None:
 def test_jobs_of_an_applied_call_are_done(store: Claims) -> None:
     store.claim("s", "t1", ["a", "b"])
     store.claim("s", "t2", ["b", "c"])
-    store.settle("s", applied=["t2"], void=["t1"])
+    store.settle("s", SheetFacts(applied=["t2"], void=["t1"]))
     claim = store.claim("s", "t3", ["a", "b", "c"])
     assert claim.done == {"b", "c"}
     assert claim.open == ()
@@ -82,15 +82,15 @@ def test_jobs_of_an_applied_call_are_done(store: Claims) -> None:
 
 def test_a_refused_call_leaves_known_jobs_without_tokens(store: Claims) -> None:
     store.claim("s", "t1", ["a"])
-    store.settle("s", refused=["t1"])
+    store.settle("s", SheetFacts(refused=["t1"]))
     claim = store.claim("s", "t2", ["a"])
     assert (claim.open, claim.unknown, claim.done) == ((), frozenset(), frozenset())
 
 
 def test_jobs_that_were_found_are_done(store: Claims) -> None:
     store.claim("s", "t1", ["a", "b"])
-    store.settle("s", done=["a"])
-    store.settle("s", refused=["t1"])
+    store.settle("s", SheetFacts(done=["a"]))
+    store.settle("s", SheetFacts(refused=["t1"]))
     claim = store.claim("s", "t2", ["a", "b"])
     assert claim.done == {"a"}
     assert claim.open == ()
@@ -100,13 +100,13 @@ def test_a_place_has_open_tokens_and_the_order_of_its_newest_job(store: Claims) 
     assert store.claim("s", "t1", ["a"], {"r": 5}).newest == {"r": 0}
     claim = store.claim("s", "t2", ["b"], {"r": 9, "q": 1})
     assert (claim.open, claim.newest) == (("t1",), {"r": 0, "q": 0})
-    store.settle("s", applied=["t2"], void=["t1"])
+    store.settle("s", SheetFacts(applied=["t2"], void=["t1"]))
     claim = store.claim("s", "t3", ["a"], {"r": 5})
     assert (claim.open, claim.newest) == ((), {"r": 9})
-    store.settle("s", applied=["t3"])
+    store.settle("s", SheetFacts(applied=["t3"]))
     claim = store.claim("s", "t4", ["c"], {"r": 10})
     assert (claim.open, claim.newest) == ((), {"r": 9})
-    store.settle("s", refused=["t4"])
+    store.settle("s", SheetFacts(refused=["t4"]))
     assert store.claim("s", "t5", ["c"], {"r": 10, "q": 2}).newest == {"r": 9, "q": 1}
     # A claim of jobs that are done leaves nothing behind.
     assert store.claim("s", "t6", ["b"], {"q": 3}).done == {"b"}
@@ -116,8 +116,8 @@ def test_a_place_has_open_tokens_and_the_order_of_its_newest_job(store: Claims) 
 def test_settling_twice_changes_nothing(store: Claims) -> None:
     store.claim("s", "t1", ["a"])
     for _ in range(2):
-        store.settle("s", applied=["t1"], void=["t0"])
-    store.settle("s", refused=["t1"], void=["t1"])
+        store.settle("s", SheetFacts(applied=["t1"], void=["t0"]))
+    store.settle("s", SheetFacts(refused=["t1"], void=["t1"]))
     assert store.claim("s", "t2", ["a"]).done == {"a"}
 
 
@@ -128,13 +128,13 @@ def test_only_calls_that_no_other_call_fences_are_evicted_at_once(
     store.claim("s", "t1", ["a"])
     store.claim("s", "t2", ["a"])  # creates the entry of t1
     store.claim("s", "t3", ["b"])
-    store.settle("s", applied=["t2", "t3"], void=["t1"])
+    store.settle("s", SheetFacts(applied=["t2", "t3"], void=["t1"]))
     assert set(store.claim("s", "t4", ["c"]).evict) == {"t2", "t3"}
-    store.settle("s", evicted=["t2"])
+    store.settle("s", SheetFacts(evicted=["t2"]))
     assert store.claim("s", "t5", ["d"]).evict == ("t3",)
     store.claim("s", "t6", ["e"])
     store.claim("s", "t7", ["e"])
-    store.settle("s", applied=["t6"])  # found by t7, so its entry is needed
+    store.settle("s", SheetFacts(applied=["t6"]))  # found by t7, so its entry is needed
     assert store.claim("s", "t8", ["f"]).evict == ("t3",)
 
 
@@ -146,7 +146,7 @@ def test_fences_are_evicted_when_no_call_can_arrive_any_more(
     store = make()
     store.claim("s", "t1", ["a"])
     store.claim("s", "t2", ["a"])
-    store.settle("s", applied=["t2"], void=["t1"])
+    store.settle("s", SheetFacts(applied=["t2"], void=["t1"]))
     wait_until(lambda: set(store.claim("s", "t3", ["b"]).evict) == {"t1", "t2"})
 
 
@@ -154,7 +154,7 @@ def test_the_last_entries_stay(store: Claims, limits: dict[str, Any]) -> None:
     limits["KEEP_ENTRIES"] = 3
     for number in range(5):
         store.claim("s", f"t{number}", [f"job-{number}"])
-        store.settle("s", applied=[f"t{number}"])
+        store.settle("s", SheetFacts(applied=[f"t{number}"]))
     assert len(store.claim("s", "t", ["x"]).evict) == 2
 
 
@@ -163,7 +163,7 @@ def test_a_process_without_a_shared_store_leaves_one_entry_behind() -> None:
     for number in range(5):
         evict = store.claim("s", f"t{number}", [f"job-{number}"]).evict
         assert len(evict) == min(number, 1)
-        store.settle("s", applied=[f"t{number}"], evicted=evict)
+        store.settle("s", SheetFacts(applied=[f"t{number}"], evicted=evict))
 
 
 def test_forgotten_tokens_of_other_jobs_are_fenced_when_there_are_many(
@@ -184,7 +184,7 @@ def test_done_and_open_jobs_are_forgotten_in_time(make: Make) -> None:
     soon = timedelta(milliseconds=50)
     store = make(keep_open=timedelta(hours=1), keep_done=soon)
     store.claim("s", "t1", ["a"])
-    store.settle("s", applied=["t1"])
+    store.settle("s", SheetFacts(applied=["t1"]))
     wait_until(lambda: store.claim("s", "t2", ["a"]).unknown == {"a"})
     store = make(keep_open=soon, keep_done=soon)
     store.claim("z", "t1", ["a"])
@@ -212,7 +212,7 @@ def test_every_key_in_redis_expires_and_names_nothing(redis_url: str) -> None:
     store = make_claims(StateRedis(client, "here"))
     assert isinstance(store, RedisClaims)
     store.claim("sheet-1", "t1", ["ann@example.com"])
-    store.settle("sheet-1", applied=["t1"])
+    store.settle("sheet-1", SheetFacts(applied=["t1"]))
     store.claim("sheet-1", "t2", ["bob"])
     keys = client.keys("*")
     assert len(keys) == 4
@@ -228,7 +228,7 @@ def test_an_unavailable_store_raises_an_error(redis_server: RedisServer) -> None
     redis_server.kill()
     for call in (
         lambda: store.claim("s", "t2", ["a"]),
-        lambda: store.settle("s", applied=["t1"]),
+        lambda: store.settle("s", SheetFacts(applied=["t1"])),
     ):
         with pytest.raises(BrokerUnavailable, match="expected Redis at"):
             call()
@@ -238,7 +238,7 @@ def test_done_jobs_can_be_asked_for(store: Claims) -> None:
     assert store.done("s", ["a"]) == frozenset()
     store.claim("s", "t1", ["a", "b"])
     store.claim("s", "t2", ["c"])
-    store.settle("s", applied=["t1"])
+    store.settle("s", SheetFacts(applied=["t1"]))
     assert store.done("s", ["a", "b", "c", "d"]) == {"a", "b"}
     assert store.done("other", ["a"]) == frozenset()
     assert store.done("s", []) == frozenset()

@@ -22,6 +22,7 @@ from formrelay.state import (
     make_worker_reports,
 )
 from formrelay.state.audit import AuditEntry
+from formrelay.state.claims import SheetFacts
 from formrelay.state.connections import Refreshed
 from formrelay.state.history import Tally
 from formrelay.state.journal import RecipientOutcome, Run
@@ -90,7 +91,7 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
 
     claims = make_claims(state)
     assert claims.claim("book", "token", ["job"], {"A1:B2": 1}).unknown == {"job"}
-    claims.settle("book", applied=["token"])
+    claims.settle("book", SheetFacts(applied=["token"]))
     assert claims.done("book", ["job"]) == {"job"}
 
     journal = make_journal(state)

@@ -36,10 +36,10 @@ class MortalClaims:
     def claim(self, *args: Any) -> Any:
         return self._claims.claim(*args)
 
-    def settle(self, *args: Any, **facts: Any) -> None:
+    def settle(self, *args: Any) -> None:
         if self.dies:
             raise Killed
-        self._claims.settle(*args, **facts)
+        self._claims.settle(*args)
 
 
 class Worker:
