@@ -7,6 +7,7 @@ converted here, when they enter the program, and all later code sees ASCII.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 import idna
@@ -23,6 +24,16 @@ _JOINERS = "\u200c\u200d"
 
 class InvalidHost(ValueError):
     """The text is not a valid host name; the message does not quote it."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: ``localhost``, or a loopback address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def ascii_host(host: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from ...brokers import get_broker
 from ...config import Settings, get_settings
 from ...core.errors import ConfigError
+from ...core.hosts import is_loopback
 from ..output import say
 from ..own_actors import import_actors
 
@@ -73,7 +73,7 @@ def _app(settings: Settings, host: str, prefix: str, trust_proxy: bool) -> tuple
     access: Access
     if tokens_of(settings.dashboard):
         access = TokenAccess(lambda: tokens_of(settings.dashboard))
-    elif _is_loopback(host):
+    elif is_loopback(host):
         access = LoopbackAccess()
     else:
         raise ConfigError(
@@ -129,12 +129,3 @@ def _address(text: str) -> tuple[str, int]:
             f"expected an address like 127.0.0.1:8765, got {text!r}", param_hint="--bind"
         )
     return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...core.errors import ConfigError
+from ...core.hosts import is_loopback
 
 Security = Literal["starttls", "tls", "none"]
 
@@ -115,7 +115,7 @@ class Account:
             raise ConfigError("expected a password or a token for the SMTP user, got neither")
         if self.user is None and self.token is not None:
             raise ConfigError("expected an SMTP user for the token, got none")
-        if self.user is not None and self.security == "none" and not _is_loopback(self.host):
+        if self.user is not None and self.security == "none" and not is_loopback(self.host):
             raise ConfigError(
                 "expected security 'starttls' or 'tls' for a login at another machine, got 'none': "
                 "the password would be sent unencrypted"
@@ -147,12 +147,3 @@ def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 def system_tls_context() -> ssl.SSLContext:
     """The TLS context that trusts the system's authorities, which takes a while to make."""
     return make_tls_context()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
