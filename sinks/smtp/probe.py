@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import SinkError
@@ -36,29 +37,32 @@ def try_login(account: Account, senders: Sequence[str] = ()) -> Iterator[ProbeSt
         senders: addresses, each for a step "mail"; "" is no return path.
     """
     session = Session(account, SYSTEM_CLOCK)
-    is_open = True
-    for step in _open(session):
-        is_open = step.is_ok
-        yield step
-    if not is_open:
+    if not (yield from _open(session)):
         return
     for sender in senders:
         line = b"MAIL FROM:<" + sender.encode() + b">"
         line += b"" if sender.isascii() else b" SMTPUTF8"
-        yield _ask(session, "mail", line, spellings([sender]))
+        yield _ask(session, "mail", line, account.timeouts.mail, (250,), spellings([sender]))
         session.reset()
         if session.is_broken:
             break
     session.quit()
 
 
-def _ask(session: Session, name: Step, line: bytes, hidden: Iterable[str]) -> ProbeStep:
+def _ask(
+    session: Session,
+    name: Step,
+    line: bytes,
+    timeout: timedelta,
+    expected: Sequence[int],
+    hidden: Iterable[str],
+) -> ProbeStep:
     try:
-        code, lines = session.command(line, session.account.timeouts.mail)
+        code, lines = session.command(line, timeout)
     except (Lost, SinkError) as error:
         return ProbeStep(name, False, str(error))
     reply = make_reply(code, lines, step=name, hidden=hidden)
-    return ProbeStep(name, code == 250, str(reply))
+    return ProbeStep(name, code in expected, str(reply))
 
 
 def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> Iterator[ProbeStep]:
@@ -74,15 +78,11 @@ def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> It
         sender, [recipient], data, smtputf8=False, envid=None, before_dot=lambda _: None
     )
     session = Session(account, SYSTEM_CLOCK)
-    is_open = True
-    for step in _open(session):
-        is_open = step.is_ok
-        yield step
-    if not is_open:
+    if not (yield from _open(session)):
         return
     times = account.timeouts
     utf8 = b"" if (sender + recipient).isascii() else b" SMTPUTF8"
-    commands = (
+    commands: tuple[tuple[Step, bytes, timedelta, Sequence[int]], ...] = (
         ("mail", b"MAIL FROM:<" + sender.encode() + b">" + utf8, times.mail, (250,)),
         ("rcpt", b"RCPT TO:<" + recipient.encode() + b">", times.rcpt, (250, 251)),
         ("data", b"DATA", times.data, (354,)),
@@ -90,21 +90,15 @@ def send_probe(account: Account, sender: str, recipient: str, data: bytes) -> It
     )
     hidden = spellings([sender, recipient])
     for name, line, timeout, expected in commands:
-        step_name: Step = name  # type: ignore[assignment]
-        try:
-            code, lines = session.command(line, timeout)
-        except (Lost, SinkError) as error:
-            yield ProbeStep(name, False, str(error))
-            break
-        reply = make_reply(code, lines, step=step_name, hidden=hidden)
-        yield ProbeStep(name, code in expected, str(reply))
-        if code not in expected:
+        step = _ask(session, name, line, timeout, expected, hidden)
+        yield step
+        if not step.is_ok:
             break
     session.quit()
 
 
-def _open(session: Session) -> Iterator[ProbeStep]:
-    """Open a session. The steps before a failure are told too."""
+def _open(session: Session) -> Generator[ProbeStep, None, bool]:
+    """Open a session, and return whether it is open. The steps before a failure are told too."""
     failure = ""
     try:
         session.open()
@@ -119,3 +113,4 @@ def _open(session: Session) -> Iterator[ProbeStep]:
             wanted[:2] = ["tls", "connect"]
         yield ProbeStep(next(name for name in wanted if name not in done), False, failure)
         session.close()
+    return not failure
