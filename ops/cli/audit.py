@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +10,8 @@ from ...core.clock import SYSTEM_CLOCK, iso
 from ...state import make_audit_log
 from ...state.audit import AuditEntry
 from ..audit import entries
-from ..output import age, print_json, print_table, say_error
-from .options import JsonOption, LimitOption, time_option
+from ..output import age, print_json, print_table
+from .options import JsonOption, LimitOption, first_results, time_option
 from .shared_state import shared_state
 
 
@@ -35,10 +34,7 @@ def audit(
 
     Example: formrelay audit --since 1d --action dlq
     """
-    found = list(islice(_chosen(since, who, action), limit + 1))
-    if len(found) > limit:
-        found.pop()
-        say_error(f"more results: raise --limit above {limit}")
+    found = first_results(_chosen(since, who, action), limit)
     if json:
         print_json([as_json(entry) for entry in found])
         return

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -43,11 +44,26 @@ ImportOption = Annotated[
     ),
 ]
 
+T = TypeVar("T")
+
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 #: Number of ids that an error names if a prefix matches several.
 CANDIDATES = 5
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _LONGEST = 36_500 * 86_400
+
+
+def first_results(found: Iterable[T], limit: int, otherwise: str = "") -> list[T]:
+    """Return the first results; say on stderr if there are more.
+
+    Args:
+        otherwise: what to do instead of raising ``--limit``, like ", or use `export`".
+    """
+    results = list(islice(found, limit + 1))
+    if len(results) > limit:
+        results.pop()
+        say_error(f"more results: raise --limit above {limit}{otherwise}")
+    return results
 
 
 def _parse_id(text: str) -> str:

@@ -7,7 +7,6 @@ import io
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +19,8 @@ from ...sinks.smtp.address import normal
 from ...state import make_suppressions
 from ...state.suppressions import Suppression, SuppressionReason, Suppressions, check_entry
 from ..audit import audited, domain_words
-from ..output import print_json, print_table, say, say_error
-from .options import DryRunOption, JsonOption, LimitOption, parse_duration
+from ..output import print_json, print_table, say
+from .options import DryRunOption, JsonOption, LimitOption, first_results, parse_duration
 from .shared_state import shared_state
 
 app = typer.Typer(help="Show and change the addresses that get no e-mail.", no_args_is_help=True)
@@ -65,10 +64,7 @@ def list_suppressions(
 
     Example: formrelay suppressions list --reason complaint
     """
-    found = list(islice(_all(_store(), reason, after), limit + 1))
-    if len(found) > limit:
-        found.pop()
-        say_error(f"more results: raise --limit above {limit}, or use `suppressions export`")
+    found = first_results(_all(_store(), reason, after), limit, ", or use `suppressions export`")
     if json:
         print_json([_as_json(entry) for entry in found])
         return
