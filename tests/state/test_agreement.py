@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +40,64 @@ several = settings(
     max_examples=min(60, settings().max_examples),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+class Pair:
+    """A store in memory and one in Redis, by a clock of the test.
+
+    Args:
+        script: the script of the store in Redis; "" for a store whose script reads no time.
+    """
+
+    def __init__(self, redis_url: str, memory: Any, shared: Any, script: str = "") -> None:
+        self.clock, self._script = ManualClock(START), script
+        self.state = state_of(redis_url, os.urandom(4).hex())
+        self.memory, self.shared = memory(clock=self.clock), shared(self.state)
+        if script:
+            use_clock(self.shared, self.state.client, script)
+        self.wait(0)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.now += seconds
+        if self._script:
+            set_clock(self.state.client, self.clock.now)
+
+    def check(
+        self,
+        steps: list[Any],
+        call: Callable[..., object],
+        content: Callable[[Any], object] = lambda _store: None,
+    ) -> None:
+        """Take each step with both stores: its result and their content must be equal.
+
+        Args:
+            call: takes a step, given a store, the name of the step and its arguments.
+            content: returns what to compare after each step, given a store.
+        """
+        for what, *arguments in steps:
+            if what == "pass":
+                self.wait(*arguments)
+                continue
+            found = [call(store, what, *arguments) for store in (self.memory, self.shared)]
+            assert found[0] == found[1], (what, arguments)
+            assert content(self.memory) == content(self.shared)
+
+
+@pytest.fixture
+def make_pair(redis_url: str) -> Iterator[Callable[..., Pair]]:
+    """Makes pairs of stores; a property makes one for each example."""
+    made: list[Pair] = []
+
+    def make(*arguments: Any) -> Pair:
+        if made:
+            made.pop().state.client.close()
+        made.append(Pair(redis_url, *arguments))
+        return made[0]
+
+    yield make
+    for pair in made:
+        pair.state.client.close()
 
 
 def when(seconds: int | None) -> datetime | None:
@@ -80,31 +139,20 @@ entries = st.builds(
         max_size=30,
     )
 )
-def test_suppressions(redis_url: str, steps: list[Any]) -> None:
-    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemorySuppressions(clock=clock), RedisSuppressions(state)
-    use_clock(shared, state.client, "suppressions.lua")
-    set_clock(state.client, clock.now)
-    for what, *arguments in steps:
-        if what == "pass":
-            clock.now += arguments[0]
-            set_clock(state.client, clock.now)
-            continue
-        found = []
-        for store in (memory, shared):
-            match what:
-                case "page":
-                    after, reason = arguments
-                    found.append(store.page(after, 2, reason=reason).entries)
-                case "soft":
-                    address, event, kind = arguments
-                    window = timedelta(seconds=30)
-                    found.append(store.note_soft_bounce(address, event, window, kind=kind))
-                case _:
-                    found.append(getattr(store, what)(arguments[0]))
-        assert found[0] == found[1], (what, arguments)
-        assert memory.count() == shared.count()
-    state.client.close()
+def test_suppressions(make_pair: Callable[..., Pair], steps: list[Any]) -> None:
+    def call(store: Any, what: str, *arguments: Any) -> object:
+        match what:
+            case "page":
+                after, reason = arguments
+                return store.page(after, 2, reason=reason).entries
+            case "soft":
+                address, event, kind = arguments
+                return store.note_soft_bounce(address, event, timedelta(seconds=30), kind=kind)
+            case _:
+                return getattr(store, what)(arguments[0])
+
+    pair = make_pair(MemorySuppressions, RedisSuppressions, "suppressions.lua")
+    pair.check(steps, call, lambda store: store.count())
 
 
 outcomes = st.builds(
@@ -130,32 +178,28 @@ outcomes = st.builds(
         max_size=30,
     )
 )
-def test_journals(redis_url: str, steps: list[Any]) -> None:
-    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryJournal(clock=clock), RedisJournal(state)
-    use_clock(shared, state.client, "journal.lua")
-    set_clock(state.client, clock.now)
+def test_journals(make_pair: Callable[..., Pair], steps: list[Any]) -> None:
+    pair = make_pair(MemoryJournal, RedisJournal, "journal.lua")
+    stores = (pair.memory, pair.shared)
     runs: list[tuple[Run, Run]] = []
     for what, *arguments in steps:
         if what == "pass":
-            clock.now += arguments[0]
-            set_clock(state.client, clock.now)
+            pair.wait(*arguments)
         elif what == "begin":
-            pair = [store.begin("job", arguments[0]) for store in (memory, shared)]
-            if isinstance(pair[0], Running):
-                assert pair[0] == pair[1]
+            begun = [store.begin("job", arguments[0]) for store in stores]
+            if isinstance(begun[0], Running):
+                assert begun[0] == begun[1]
             else:
-                assert pair[0].record == pair[1].record
-                runs.append((pair[0], pair[1]))
+                assert begun[0].record == begun[1].record
+                runs.append((begun[0], begun[1]))
         elif runs:
             index, *rest = arguments
             found = [
                 _call(store, what, run, rest)
-                for store, run in zip((memory, shared), runs[index % len(runs)], strict=True)
+                for store, run in zip(stores, runs[index % len(runs)], strict=True)
             ]
             assert found[0] == found[1], (what, arguments)
-        assert memory.read("job", NAMES) == shared.read("job", NAMES)
-    state.client.close()
+        assert pair.memory.read("job", NAMES) == pair.shared.read("job", NAMES)
 
 
 def _call(store: Any, what: str, run: Run, rest: list[Any]) -> object:
@@ -187,42 +231,34 @@ def _call(store: Any, what: str, run: Run, rest: list[Any]) -> object:
         max_size=30,
     )
 )
-def test_connections(redis_url: str, steps: list[Any]) -> None:
-    state = state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryTokenStore(), RedisTokenStore(state)
-    for number, (what, *arguments) in enumerate(steps):
+def test_connections(make_pair: Callable[..., Pair], steps: list[Any]) -> None:
+    def call(store: Any, what: str, number: int, *arguments: Any) -> object:
         sealed, facts = f"sealed {number}".encode(), Facts("google", granted_at=float(number))
-        found = []
-        for store in (memory, shared):
-            current = store.load("c")
-            generation = 0 if current is None else current.generation
-            old = b"other" if current is None else current.sealed
-            stored = StoredConnection("c", sealed, facts, generation)
-            match what:
-                case "create" | "put":
-                    found.append(getattr(store, what)(stored))
-                case "replace":
-                    behind = arguments[0]
-                    found.append(
-                        store.replace(StoredConnection("c", sealed, facts, generation - behind))
-                    )
-                case "pause":
-                    by, behind = arguments
-                    at = None if behind is None else generation - behind
-                    found.append(store.pause("c", Pause(by, f"cause {number}", 1.0), at))
-                case "reseal":
-                    found.append(store.reseal("c", old if arguments[0] else b"wrong", sealed))
-                case _:
-                    found.append(getattr(store, what)("c"))
-        assert found[0] == found[1], (what, arguments)
-        pair = [_without_generation(store.load("c")) for store in (memory, shared)]
-        assert pair[0] == pair[1]
-        assert len(memory.all()) == len(shared.all())
-    state.client.close()
+        current = store.load("c")
+        generation = 0 if current is None else current.generation
+        match what:
+            case "create" | "put":
+                return getattr(store, what)(StoredConnection("c", sealed, facts, generation))
+            case "replace":
+                behind = generation - arguments[0]
+                return store.replace(StoredConnection("c", sealed, facts, behind))
+            case "pause":
+                by, behind = arguments
+                at = None if behind is None else generation - behind
+                return store.pause("c", Pause(by, f"cause {number}", 1.0), at)
+            case "reseal":
+                old = b"other" if current is None else current.sealed
+                return store.reseal("c", old if arguments[0] else b"wrong", sealed)
+            case _:
+                return getattr(store, what)("c")
+
+    pair = make_pair(MemoryTokenStore, RedisTokenStore)
+    numbered = [(what, number, *arguments) for number, (what, *arguments) in enumerate(steps)]
+    pair.check(numbered, call, _without_generations)
 
 
-def _without_generation(stored: StoredConnection | None) -> Any:
-    return None if stored is None else (stored.sealed, stored.facts, stored.pause)
+def _without_generations(store: Any) -> Any:
+    return [(stored.sealed, stored.facts, stored.pause) for stored in store.all()]
 
 
 buckets = st.lists(
@@ -250,26 +286,15 @@ buckets = st.lists(
         max_size=30,
     )
 )
-def test_rate_limits(redis_url: str, steps: list[Any]) -> None:
-    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryRateLimits(clock=clock), RedisRateLimits(state)
-    use_clock(shared, state.client, "rate_limits.lua")
-    set_clock(state.client, clock.now)
-    for what, *arguments in steps:
-        if what == "pass":
-            clock.now += arguments[0]
-            set_clock(state.client, clock.now)
-            continue
-        found = []
-        for store in (memory, shared):
-            if what == "close":
-                found.append(store.close_until(arguments[0], timedelta(seconds=arguments[1])))
-            else:
-                wanted, cost, once, book = arguments
-                seconds = timedelta(seconds=book)
-                found.append(store.take(wanted, cost, once=once, book=seconds))
-        assert found[0] == found[1], (what, arguments)
-    state.client.close()
+def test_rate_limits(make_pair: Callable[..., Pair], steps: list[Any]) -> None:
+    def call(store: Any, what: str, *arguments: Any) -> object:
+        if what == "close":
+            key, seconds = arguments
+            return store.close_until(key, timedelta(seconds=seconds))
+        wanted, cost, once, book = arguments
+        return store.take(wanted, cost, once=once, book=timedelta(seconds=book))
+
+    make_pair(MemoryRateLimits, RedisRateLimits, "rate_limits.lua").check(steps, call)
 
 
 audit_entries = st.builds(
@@ -339,22 +364,14 @@ tallies = st.dictionaries(
         max_size=30,
     )
 )
-def test_history(redis_url: str, steps: list[Any]) -> None:
-    clock, state = ManualClock(START), state_of(redis_url, os.urandom(4).hex())
-    memory, shared = MemoryHistory(clock=clock), RedisHistory(state)
-    shared._now = clock.time  # type: ignore[method-assign]
-    for what, *arguments in steps:
-        if what == "pass":
-            clock.now += arguments[0]
-            continue
-        found = []
-        for store in (memory, shared):
-            if what == "add":
-                added, age, source, number = arguments
-                seconds = timedelta(seconds=age)
-                store.add(added, age=seconds, source=source, number=number)
-            else:
-                queues, span = arguments
-                found.append(getattr(store, what)(queues, timedelta(seconds=span)))
-        assert not found or found[0] == found[1], (what, arguments)
-    state.client.close()
+def test_history(make_pair: Callable[..., Pair], steps: list[Any]) -> None:
+    def call(store: Any, what: str, *arguments: Any) -> object:
+        if what == "add":
+            added, age, source, number = arguments
+            return store.add(added, age=timedelta(seconds=age), source=source, number=number)
+        queues, span = arguments
+        return getattr(store, what)(queues, timedelta(seconds=span))
+
+    pair = make_pair(MemoryHistory, RedisHistory)
+    pair.shared._now = pair.clock.time
+    pair.check(steps, call)
