@@ -223,7 +223,7 @@ class RelayConsumer(dramatiq.Consumer, ABC):
     def _decode_again(self, delivery: Delivery) -> Delivery:
         """Decode the delivery again: its actor may have changed the arguments."""
         fresh = self._decode_raw(delivery)
-        fresh.is_redelivered = delivery.is_redelivered
+        fresh.is_redelivered, fresh.took = delivery.is_redelivered, delivery.took
         return fresh
 
     def _decode_raw(self, delivery: Delivery) -> Delivery:

@@ -29,8 +29,6 @@ from ..middleware.delivery import (
     BATCH,
     FAILURE,
     REDELIVERED,
-    REQUEUED,
-    RETRIES,
     Batch,
     Delivery,
 )
@@ -292,18 +290,6 @@ def _kept(data: bytes) -> dict[str, str]:
             if 3 * len(orjson.dumps(text)) < 4 * len(data):
                 return {_RAW_TEXT: text}
     return {_RAW: base64.b64encode(data).decode()}
-
-
-def encode_for_replay(message: Message[Any]) -> bytes:
-    """Encode a dead letter for its replay.
-
-    Undecodable bytes are returned unchanged; other messages lose their failure, their number of
-    attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
-    """
-    data = undecodable_bytes(message)
-    if data is not None:
-        return data
-    return encode(without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta"))
 
 
 def undecodable_bytes(message: Message[Any]) -> bytes | None:

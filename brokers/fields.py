@@ -10,16 +10,18 @@ import orjson
 from dramatiq import Message
 
 from ..core.failure import Failure
-from ..middleware.delivery import ARGS, BATCH, FAILURE
-from .envelope import encode_for_replay, priority_in
-
-
-def failure_in(message: Message[Any]) -> Failure | None:
-    """Return the record of the last failure that a message carries."""
-    try:
-        return Failure.from_json(message.options[FAILURE])
-    except (KeyError, TypeError, ValueError):
-        return None
+from ..core.past_attempts import DEAD, joined
+from ..middleware.delivery import (
+    ARGS,
+    ATTEMPT_HISTORY,
+    BATCH,
+    FAILURE,
+    REDELIVERED,
+    REQUEUED,
+    RETRIES,
+)
+from .attempt_history import attempts_in
+from .envelope import encode, priority_in, undecodable_bytes, without_options
 
 
 def form_ids(message: Message[Any]) -> set[str]:
@@ -68,6 +70,32 @@ def timestamp_in(body: bytes | None) -> int | None:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None  # a plain job, or bytes that cannot be decoded
     return found if isinstance(found, int) else None
+
+
+def encode_for_replay(message: Message[Any]) -> bytes:
+    """Encode a dead letter for its replay.
+
+    Undecodable bytes are returned unchanged; other messages lose their failure, their number of
+    attempts, their eta, and that they were redelivered before: somebody wants all of it tried anew.
+    They keep the records of their attempts, for people.
+    """
+    data = undecodable_bytes(message)
+    if data is not None:
+        return data
+    attempts = message.options.get(ATTEMPT_HISTORY)
+    if FAILURE in message.options and not _ends_dead(attempts):
+        # The letter is of an older version, or its workers died.
+        attempts = joined(attempts_in(message, outcome=DEAD))
+    message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
+    if attempts:
+        message.options[ATTEMPT_HISTORY] = attempts
+    return encode(message)
+
+
+def _ends_dead(attempts: Any) -> bool:
+    """Whether the last record in the option ``attempt_history`` is that of a dead letter."""
+    last = attempts[-1] if isinstance(attempts, list) and attempts else None
+    return isinstance(last, dict) and last.get("outcome") == DEAD
 
 
 def for_replay(message: Message[Any]) -> tuple[bytes, int | None]:

@@ -18,9 +18,9 @@ from dramatiq import Message
 from ..core.errors import BrokerError
 from ..core.failure import Failure
 from ..core.printable import read_id, shown_id
+from .attempt_history import failure_in
 from .entries import Entry
 from .envelope import Undecodable, decode, encode, undecodable_bytes, wrap_undecodable
-from .fields import failure_in
 from .settlement import as_dead_letter
 
 

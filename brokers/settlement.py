@@ -22,8 +22,21 @@ from dramatiq import Message
 from ..core.clock import to_millis
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..middleware.delivery import FAILURE, REDELIVERED, REQUEUED, RETRIES, Batch, Delivery
+from ..core.past_attempts import MOST_BYTES, MOST_BYTES_OF_BATCH, PastAttempt, joined
+from ..middleware.delivery import (
+    ATTEMPT_HISTORY,
+    FAILURE,
+    REDELIVERED,
+    REQUEUED,
+    RETRIES,
+    Batch,
+    Delivery,
+)
+from .attempt_history import attempts_in
 from .envelope import encode, encode_batch, priority_in
+
+#: Bytes that records of attempts need at least; parts of a batch that would get less get none.
+_SHORTEST_HISTORY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +126,7 @@ def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlemen
     """
     settlement = Settlement()
     if not isinstance(delivery, Batch):
-        _settle_delivery(settlement, delivery, outcome, delivery.attempt, now)
+        _settle_delivery(settlement, delivery, outcome, now)
     elif isinstance(outcome, Done) and delivery.part_outcomes is None:
         whole = [delivery] if delivery.was_stored else delivery.parts
         settlement.done += [part.tag for part in whole]
@@ -125,9 +138,13 @@ def settlement_of(delivery: Delivery, outcome: Outcome, now: float) -> Settlemen
 
 
 def _settle_delivery(
-    settlement: Settlement, delivery: Delivery, outcome: Outcome, attempt: int, now: float
+    settlement: Settlement,
+    delivery: Delivery,
+    outcome: Outcome,
+    now: float,
+    batch: Batch | None = None,
 ) -> None:
-    write = _write(delivery, outcome, attempt, now)
+    write = _write(delivery, outcome, delivery.attempt, now, batch)
     if write is None:
         settlement.done.append(delivery.tag)
     else:
@@ -139,12 +156,12 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
     parts = list(zip(batch.parts, outcomes, strict=True))
     if not batch.was_stored:
         for part, part_outcome in parts:
-            _settle_delivery(settlement, part, part_outcome, part.attempt, now)
+            _settle_delivery(settlement, part, part_outcome, now, batch)
         return
     # Its parts are not deliveries: the messages of the failed parts replace the batch.
     for part in batch.parts:
         part.is_redelivered |= batch.is_redelivered
-    writes = [_write(part, part_outcome, batch.attempt, now) for part, part_outcome in parts]
+    writes = [_write(part, part_outcome, batch.attempt, now, batch) for part, part_outcome in parts]
     failed = [write for write in writes if write is not None]
     if failed:
         settlement.replacements.append(Replacement((batch.tag,), failed))
@@ -152,29 +169,62 @@ def _settle_parts(settlement: Settlement, batch: Batch, outcome: Outcome, now: f
         settlement.done.append(batch.tag)
 
 
-def _write(delivery: Delivery, outcome: Outcome, attempt: int, now: float) -> Write | None:
+def _write(
+    delivery: Delivery, outcome: Outcome, attempt: int, now: float, batch: Batch | None
+) -> Write | None:
     """Return the message that replaces a delivery or a part of a batch; None if it is done."""
     message, is_part = delivery.message, delivery.tag is None
+    if isinstance(outcome, Done):
+        return None
+    options = _history(delivery, outcome, attempt, now, batch)
     match outcome:
-        case Done():
-            return None
         case Retry(after=after, failure=failure):
-            message = message.copy(options=_counted(attempt, failure, now))
+            message = message.copy(options=options | _counted(attempt, failure, now))
             return _scheduled(message, now, after, keeps_id=not is_part)
         case Defer(after=after):
             if delivery.is_redelivered:  # the new message is not, but its job may have run
-                message = message.copy(options={REDELIVERED: True})
-            return _scheduled(message, now, after, keeps_id=not is_part)
+                options[REDELIVERED] = True
+            return _scheduled(message.copy(options=options), now, after, keeps_id=not is_part)
         case Dead(failure=failure):
-            message = as_dead_letter(message, failure)
+            message = as_dead_letter(message.copy(options=options), failure)
             return Write(message.message_id, encode(message), keeps_id=not is_part)
+
+
+def _history(
+    delivery: Delivery,
+    outcome: Retry | Defer | Dead,
+    attempt: int,
+    now: float,
+    batch: Batch | None = None,
+) -> dict[str, Any]:
+    """Return the option with the records of the attempts of a message, this attempt included.
+
+    Args:
+        batch: the batch that the message was a part of. Attempts of a stored batch were attempts
+            of all its parts. In a large batch each part keeps fewer records.
+    """
+    whole, most_bytes, earlier = batch or delivery, MOST_BYTES, attempts_in(delivery.message)
+    if batch is not None:
+        most_bytes = min(most_bytes, MOST_BYTES_OF_BATCH // len(batch.parts))
+        if most_bytes < _SHORTEST_HISTORY:
+            return {}
+        if batch.was_stored:
+            earlier += attempts_in(batch.message)
+    ended = PastAttempt.of(
+        outcome,
+        attempt=attempt,
+        now=now,
+        took=whole.took,
+        is_redelivered=delivery.is_redelivered or whole.is_redelivered,
+    )
+    return {ATTEMPT_HISTORY: joined([*earlier, ended], most_bytes=most_bytes)}
 
 
 def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:
     """Replace a batch by one message that keeps its parts and their order."""
-    options: dict[str, Any] = {}
+    options = _history(batch, outcome, batch.attempt, now)
     if isinstance(outcome, Retry):
-        options = _counted(batch.attempt, outcome.failure, now)
+        options |= _counted(batch.attempt, outcome.failure, now)
     message = encode_batch(batch, options)
     if batch.was_stored:
         return Replacement((batch.tag,), (_scheduled(message, now, outcome.after, keeps_id=True),))

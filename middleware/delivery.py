@@ -21,6 +21,10 @@ from ..state.idempotency import Claim
 RETRIES = "retries"
 #: The message option with the record of the last failure.
 FAILURE = "failure"
+#: The message option with records of the attempts that failed or were deferred, the oldest first.
+ATTEMPT_HISTORY = "attempt_history"
+#: The message option with the id of the job that sent the message.
+CAUSED_BY = "caused_by"
 #: The message options with the last failed attempt's traceback and time (unix milliseconds), as in
 #: stock Dramatiq.
 TRACEBACK, REQUEUED = "traceback", "requeue_timestamp"

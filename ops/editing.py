@@ -12,7 +12,7 @@ from dramatiq.message import generate_unique_id
 from ..brokers import Entry, RelayBroker
 from ..brokers.envelope import UNDECODABLE, without_options
 from ..core.errors import FormrelayError
-from ..middleware.delivery import BATCH, FAILURE, REDELIVERED, REQUEUED, RETRIES
+from ..middleware.delivery import ATTEMPT_HISTORY, BATCH, FAILURE, REDELIVERED, REQUEUED, RETRIES
 from .masking import with_tokens
 
 
@@ -43,7 +43,7 @@ def edited(broker: RelayBroker, entry: Entry, text: str) -> Message[Any]:
     original = entry.message
     args = with_tokens(args, list(original.args))
     kwargs = with_tokens(kwargs, dict(original.kwargs))
-    names = (FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
+    names = (FAILURE, RETRIES, REQUEUED, REDELIVERED, ATTEMPT_HISTORY, "eta")
     options = without_options(original, *names).options
     actor = broker.actors.get(original.actor_name)
     if actor is not None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
 
+from ..brokers.attempt_history import failure_in
 from ..brokers.contract import BrokerContract
 from ..brokers.envelope import decode_or_wrap
-from ..brokers.fields import failure_in, for_replay, timestamp_in
+from ..brokers.fields import for_replay, timestamp_in
 from ..brokers.inspection import (
     Action,
     DeadFilter,

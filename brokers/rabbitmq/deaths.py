@@ -11,9 +11,10 @@ import orjson
 from ...core.clock import iso
 from ...core.failure import Failure, Reason
 from ...middleware.delivery import RETRIES
+from ..attempt_history import failure_in
 from ..entries import Entry, State
 from ..envelope import decode_or_wrap
-from ..fields import died_at, failure_in
+from ..fields import died_at
 from ..settlement import as_dead_letter
 from . import codec
 from .client import FAILURE_HEADER

@@ -7,8 +7,8 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+from ..attempt_history import failure_in
 from ..envelope import decode_or_wrap
-from ..fields import failure_in
 from ..filters import Place
 from ..inspection import Entry, Page, State, UnknownCursor
 from .commands import MAX_ANSWER_BYTES, QueueCommands

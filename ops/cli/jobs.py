@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ...brokers import Entry, Inspector, NotAvailable, State, get_broker
+from ...brokers.attempt_history import attempts_of
 from ...brokers.inspection import UnknownCursor
 from ...core.clock import iso
 from ...core.errors import FormrelayError
@@ -302,6 +303,9 @@ def with_message(entry: Entry, *, reveal: bool = False) -> dict[str, Any]:
     message = entry.message.asdict()
     return {
         **as_json(entry),
+        "attempt_history": [
+            {**each.to_json(), "at": iso_or_none(each.at)} for each in attempts_of(entry)
+        ],
         "progress": progress_json(entry),
         "message": without_tokens(message) if reveal else masked_message(message),
     }

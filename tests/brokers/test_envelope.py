@@ -24,11 +24,11 @@ from formrelay.brokers.envelope import (
     decode_batch,
     encode,
     encode_batch,
-    encode_for_replay,
     is_frozen,
     priority_in,
     wrap_undecodable,
 )
+from formrelay.brokers.fields import encode_for_replay
 from formrelay.core.errors import InvalidJob
 from formrelay.core.failure import Failure, Reason
 from formrelay.middleware.delivery import BATCH, Batch, Delivery
@@ -461,6 +461,8 @@ def test_a_revived_message_has_no_attempts_and_is_otherwise_unchanged(
     again = read(encode_for_replay(dead))
     lost = ("failure", "retries", "eta", "redelivered")
     kept = {k: v for k, v in dead.options.items() if k not in lost}
+    (died,) = again.options.pop("attempt_history")  # for people
+    assert (died["outcome"], died["attempt"]) == ("dead", FAILURE.attempt)
     assert exactly(again.options) == exactly(kept)
     assert again.options["mine"] == 1
     assert exactly(again.copy(options={}).kwargs) == exactly(given_message.kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -113,7 +114,11 @@ def test_a_message_is_written_with_its_attempts_and_failure(
     delivery = single(mine=1, retries=2, failure="earlier")
     settlement = settlement_of(delivery, outcome, NOW)
     (write,) = writes(settlement)
-    assert read(write) == Message("q", "act", (), {"number": 0}, options, "id-0", 1)
+    found = read(write)
+    (ended,) = found.options.pop("attempt_history")
+    assert found == Message("q", "act", (), {"number": 0}, options, "id-0", 1)
+    kind = {Retry: "retry", Defer: "defer", Dead: "dead"}[type(outcome)]
+    assert (ended["outcome"], ended["at"], ended["message"]) == (kind, NOW, "busy")
     # The delivery is unchanged, because its consumer may have to settle it again.
     assert delivery.options == {"mine": 1, "retries": 2, "failure": "earlier"}
 
@@ -156,6 +161,80 @@ def write_of(delivery: Delivery) -> Write:
 def test_an_invalid_attempt_count_starts_at_one(retries: Any) -> None:
     (write,) = writes(settlement_of(single(retries=retries), RETRY, NOW))
     assert read(write).options["retries"] == 1
+
+
+# -- records of past attempts ---------------------------------------------------------------
+
+
+def history(write: Write) -> list[tuple[int, str]]:
+    """Number and outcome of the past attempts in a message."""
+    return [(one["attempt"], one["outcome"]) for one in read(write).options["attempt_history"]]
+
+
+def failure(attempt: int) -> Failure:
+    return replace(FAILURE, attempt=attempt, at=f"2026-01-31T09:30:0{attempt}.000Z")
+
+
+def test_a_message_keeps_a_record_of_each_attempt_until_its_dead_letter() -> None:
+    outcomes = (Retry(S, failure(1)), DEFER, DEFER, Retry(S, failure(2)), Dead(failure(3)))
+    delivery = single()
+    for outcome in outcomes:
+        delivery.took = 0.5
+        (write,) = writes(settlement_of(delivery, outcome, NOW))
+        delivery = Delivery(read(write), "tag-0")
+    assert history(write) == [(1, "retry"), (2, "defer"), (2, "retry"), (3, "dead")]
+    records = read(write).options["attempt_history"]
+    assert [one["took"] for one in records] == [0.5] * 4
+    assert [one.get("next_in") for one in records] == [1.0, 5.0, 1.0, None]
+    assert records[1]["count"] == 2
+
+
+def test_a_message_of_an_older_version_keeps_its_last_failure_as_a_record() -> None:
+    delivery = single(retries=1, failure=failure(1).to_json())
+    (write,) = writes(settlement_of(delivery, Retry(S, failure(2)), NOW))
+    assert history(write) == [(1, "retry"), (2, "retry")]
+
+
+def test_an_attempt_after_a_crash_says_that_the_message_was_redelivered() -> None:
+    delivery = single()
+    delivery.is_redelivered = True
+    (write,) = writes(settlement_of(delivery, Retry(S, failure(1)), NOW))
+    assert read(write).options["attempt_history"][0]["redelivered"] is True
+
+
+def test_a_frozen_batch_has_records_of_its_own_which_its_parts_inherit() -> None:
+    batch = fresh()
+    batch.parts[1].options["attempt_history"] = [{"attempt": 1, "at": 1, "outcome": "retry"}]
+    (write,) = writes(settlement_of(batch, Retry(S, failure(5)), NOW))
+    assert history(write) == [(5, "retry")]
+    frozen = decode_batch(read(write), "tag")
+    assert frozen.parts[0].options == {}
+    frozen.part_outcomes = [DONE, Retry(S, failure(6)), Dead(failure(6))]
+    retried, dead = writes(settlement_of(frozen, DONE, NOW))
+    assert history(retried) == [(1, "retry"), (5, "retry"), (6, "retry")]
+    assert history(dead) == [(5, "retry"), (6, "dead")]
+
+
+@pytest.mark.parametrize(("parts", "records"), [(300, 10), (3_000, 2), (6_000, 0)])
+def test_the_parts_of_a_large_batch_keep_fewer_records(parts: int, records: int) -> None:
+    batch = Batch.of([Delivery(message(number), number) for number in range(parts)])
+    for attempt in range(1, 12):
+        batch.message.options["retries"] = attempt
+        (write,) = writes(settlement_of(batch, Retry(S, failure(attempt % 10)), NOW))
+        batch = decode_batch(read(write), "tag")
+    letters = writes(settlement_of(batch, Dead(failure(9)), NOW))
+    kept = [
+        len(read(letter).options.get("attempt_history", ())) for letter in letters[:: parts - 1]
+    ]
+    assert kept == [records, records]
+    size = sum(len(encode(read(one))) - len(encode(without(one))) for one in letters)
+    assert size < 1_100_000
+
+
+def without(write: Write) -> Message[Any]:
+    found = read(write)
+    found.options.pop("attempt_history", None)
+    return found
 
 
 # -- a batch of messages fetched one by one ------------------------------------------------

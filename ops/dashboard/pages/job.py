@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from werkzeug import Response
 
 from ....brokers import Entry, NotAvailable, State
+from ....brokers.attempt_history import attempts_of
 from ....core.errors import FormrelayError
+from ....core.past_attempts import DEAD, DEFER, RETRY, PastAttempt
 from ....core.printable import shown_id
 from ....middleware.delivery import BATCH
 from ...editing import NotEditable, edited, why_not_editable
@@ -23,6 +26,9 @@ _FOLLOW_UPS = {
     "on_failure": "at each failure",
     "on_retry_exhausted": "if its last attempt fails",
 }
+
+#: The names of outcomes on the page.
+_OUTCOMES = {RETRY: "retried", DEFER: "deferred", DEAD: "dead-lettered"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
         return view.render(
             "job_gone.html", title="Job", status=status, queue=queue, id=id, text=why_not
         )
-    payload = _call(entry)
+    payload, attempts = _call(entry), attempts_of(entry)
     return view.render(
         "job.html",
         title=shown_id(id),
@@ -149,6 +155,9 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
         now=view.now,
         failure=entry.failure,
         is_dead=entry.state is State.DEAD,
+        attempts=attempts,
+        attempts_say=_missing(attempts),
+        outcome_names=_OUTCOMES,
         payload=json_text(without_tokens(payload) if is_revealed else masked(payload)),
         is_revealed=is_revealed,
         why_not_editable=why_not_editable(entry),
@@ -183,6 +192,13 @@ def _back(view: View, queue: str, id: str, says: str, is_problem: bool = False) 
 
 def _call(entry: Entry) -> dict[str, Any]:
     return {"args": list(entry.message.args), "kwargs": dict(entry.message.kwargs)}
+
+
+def _missing(attempts: Sequence[PastAttempt]) -> str:
+    """Say which attempts are not in the table."""
+    if attempts and attempts[0].attempt > 1:
+        return "earlier attempts are in the log: search it for the id"
+    return ""
 
 
 def _batch_size(entry: Entry) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 
 from formrelay.ops.audit import open_log
 from formrelay.ops.dashboard.access import Role
-from tests.ops.dashboard.conftest import ORIGIN, Site
+from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
 from tests.ops.dashboard.test_queue import FAILURE
 
 PAYLOAD = {"name": "Ann Other", "age": 42, "auth": {"refresh_token": "1//secret"}, "n": None}
@@ -149,3 +149,45 @@ def test_a_job_that_does_not_run_yet_is_cancelled(site: Site, state: str) -> Non
     assert "done, cancelled or deleted" in site.page("/job?queue=webhooks&id=j1", 404)
     assert site.broker.counts("webhooks").dead == 0
     assert actions(site) == [("jobs cancel", "queue webhooks, id j1")]
+
+
+ATTEMPTS = [
+    {"attempt": 2, "at": 1_789_999_000.5, "outcome": "retry", "error": "a.Busy", "message": "503"},
+    {"attempt": 3, "at": 1_789_999_100, "outcome": "defer", "message": "away", "count": 7},
+]
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The cells of the rows of a table, as text."""
+    (body,) = re.findall(rf'aria-label="{title}">.*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    rows = re.findall(r"<tr[ >].*?</tr>", body, re.DOTALL)
+    cells = [re.findall(r"<t[dh][ >].*?</t[dh]>", row, re.DOTALL) for row in rows]
+    return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def test_the_past_attempts_of_a_job_are_in_a_table_with_the_last_failure(site: Site) -> None:
+    took = {**ATTEMPTS[0], "took": 0.25, "next_in": 60, "redelivered": True}
+    options = {"failure": FAILURE, "attempt_history": [took, ATTEMPTS[1]]}
+    site.add("webhooks", "dead", "d1", options=options)
+    text = site.page("/job?queue=webhooks&id=d1")
+    rows = table(text, "Table of attempts")
+    assert [row[0] for row in rows] == ["2", "3", "3"]
+    assert [row[3] for row in rows] == ["retried", "deferred 7 times", "dead-lettered"]
+    assert (rows[0][2], rows[0][4]) == ("250 ms", "60 s")
+    assert rows[0][5] == "Busy 503 · delivered again: its worker died or lost its connection"
+    assert rows[2][5] == "SinkPermanent status 404"
+    assert "earlier attempts are in the log" in text
+
+
+def test_a_job_without_failed_attempts_has_no_table_of_attempts(site: Site) -> None:
+    site.add("webhooks", "waiting", "w1", options={"attempt_history": "odd"})
+    assert "Table of attempts" not in site.page("/job?queue=webhooks&id=w1")
+
+
+def test_hostile_text_in_a_record_of_an_attempt_is_shown_as_text(site: Site) -> None:
+    odd = {"attempt": 1, "at": 1e14, "outcome": HOSTILE, "error": HOSTILE, "message": HOSTILE}
+    site.add("webhooks", "scheduled", "s1", options={"attempt_history": [odd]})
+    text = site.page("/job?queue=webhooks&id=s1")
+    assert "<script>alert" not in text
+    assert "\u202e" not in text
+    assert "&lt;script&gt;" in text

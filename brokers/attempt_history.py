@@ -1,0 +1,41 @@
+"""Reads the records of past attempts that a message carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dramatiq import Message
+
+from ..core.failure import Failure
+from ..core.past_attempts import DEAD, RETRY, PastAttempt, read_attempts, with_failure
+from ..middleware.delivery import ATTEMPT_HISTORY, FAILURE
+from .entries import Entry, State
+
+
+def failure_in(message: Message[Any]) -> Failure | None:
+    """Return the record of the last failure that a message carries."""
+    try:
+        return Failure.from_json(message.options[FAILURE])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def attempts_in(
+    message: Message[Any], failure: Failure | None = None, *, outcome: str = RETRY
+) -> list[PastAttempt]:
+    """Return the records of the attempts of a message, the oldest first.
+
+    Args:
+        failure: the last failure, if it is not in the message.
+        outcome: the outcome of the last failure, for the case that it has no record.
+    """
+    if not message.options and failure is None:
+        return []
+    found = read_attempts(message.options.get(ATTEMPT_HISTORY))
+    return with_failure(found, failure or failure_in(message), outcome)
+
+
+def attempts_of(entry: Entry) -> list[PastAttempt]:
+    """Return the records of the attempts of a message on its queue, the oldest first."""
+    outcome = DEAD if entry.state is State.DEAD else RETRY
+    return attempts_in(entry.message, entry.failure, outcome=outcome)

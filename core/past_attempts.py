@@ -1,0 +1,187 @@
+"""Records of the attempts of a message that did not end it well, kept in the message.
+
+A message that fails keeps a short list of them, so that people see whether its errors changed. The
+list is bounded in number and in bytes: the oldest records are dropped first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from .failure import Failure
+from .outcomes import Dead, Defer, Retry
+
+#: Maximum number of records of a message, and their maximum bytes as JSON.
+MOST_ATTEMPTS, MOST_BYTES = 10, 4096
+#: Maximum bytes of the records that all parts of one batch get together.
+MOST_BYTES_OF_BATCH = 1024 * 1024
+#: Maximum length of the type and of the text of an error.
+_MAX_ERROR, _MAX_TEXT = 120, 300
+
+RETRY, DEFER, DEAD = "retry", "defer", "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """An attempt that was retried, deferred or dead-lettered.
+
+    Attributes:
+        attempt: its number, from 1; 0 for a message that was never tried.
+        at: its end, Unix seconds; None if unknown.
+        outcome: ``retry``, ``defer`` or ``dead``; another word of a newer version.
+        error: type of the exception; empty for a deferral.
+        message: text of the failure or of the deferral, without payload values.
+        took: seconds from the call of the actor to the end; None if the actor was not called.
+        next_in: seconds until the next attempt; None for a dead letter.
+        count: number of deferrals in a row, of which this is the last; 1 for another outcome.
+        is_redelivered: whether the message was delivered before, because its worker died or lost
+            its connection.
+    """
+
+    attempt: int
+    at: float | None
+    outcome: str
+    error: str = ""
+    message: str = ""
+    took: float | None = None
+    next_in: float | None = None
+    count: int = 1
+    is_redelivered: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        outcome: Retry | Defer | Dead,
+        *,
+        attempt: int,
+        now: float,
+        took: float | None = None,
+        is_redelivered: bool = False,
+    ) -> PastAttempt:
+        """Make the record of an attempt.
+
+        Args:
+            attempt: number of a deferred attempt. A failure has its own.
+            now: Unix seconds.
+        """
+        about: dict[str, Any] = {
+            "took": None if took is None else round(took, 3),
+            "is_redelivered": is_redelivered,
+        }
+        if isinstance(outcome, Dead):
+            return replace(cls.of_failure(outcome.failure, DEAD), **about)
+        about["next_in"] = round(outcome.after / timedelta(seconds=1), 3)
+        if isinstance(outcome, Retry):
+            return replace(cls.of_failure(outcome.failure, RETRY), **about)
+        return cls(attempt, round(now, 3), DEFER, message=_cut(outcome.why, _MAX_TEXT), **about)
+
+    @classmethod
+    def of_failure(cls, failure: Failure, outcome: str) -> PastAttempt:
+        """Make the record of an attempt of which only the failure is known."""
+        try:
+            at: float | None = datetime.fromisoformat(failure.at).timestamp()
+        except (TypeError, ValueError):
+            at = None
+        text = "" if failure.message == failure.error else _cut(failure.message, _MAX_TEXT)
+        return cls(failure.attempt, at, outcome, _cut(failure.error, _MAX_ERROR), text)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON, without fields that say nothing."""
+        found: dict[str, Any] = {"attempt": self.attempt, "at": self.at, "outcome": self.outcome}
+        optional = {
+            "error": self.error,
+            "message": self.message,
+            "took": self.took,
+            "next_in": self.next_in,
+            "count": self.count if self.count > 1 else None,
+            "redelivered": self.is_redelivered,
+        }
+        return found | {
+            name: value
+            for name, value in optional.items()
+            if value is not None and value is not False and value != ""
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> PastAttempt | None:
+        """Read a record of this or another version; None if it is none."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("outcome"), str):
+            return None
+        return cls(
+            int(_number(data.get("attempt")) or 0),
+            _number(data.get("at")),
+            data["outcome"],
+            _text(data.get("error")),
+            _text(data.get("message")),
+            _number(data.get("took")),
+            _number(data.get("next_in")),
+            int(_number(data.get("count")) or 1),
+            data.get("redelivered") is True,
+        )
+
+
+def read_attempts(data: Any) -> list[PastAttempt]:
+    """Read the list that a message carries; without what is no record."""
+    if not isinstance(data, list):
+        return []
+    # Another program may have written a longer list.
+    found = map(PastAttempt.from_json, data[-MOST_ATTEMPTS:])
+    return [each for each in found if each is not None]
+
+
+def with_failure(
+    attempts: Sequence[PastAttempt], failure: Failure | None, outcome: str
+) -> list[PastAttempt]:
+    """Add the record of a message's last failure if it is missing.
+
+    It is missing if an older version settled the attempt, if RabbitMQ dead-lettered the message,
+    and if its workers died.
+    """
+    if failure is None:
+        return list(attempts)
+    last = PastAttempt.of_failure(failure, outcome)
+    known = {(each.attempt, each.at) for each in attempts if each.outcome != DEFER}
+    if (last.attempt, last.at) in known:
+        return list(attempts)
+    later = [each for each in attempts if (each.at or 0) > (last.at or float("inf"))]
+    return [*attempts[: len(attempts) - len(later)], last, *later]
+
+
+def joined(attempts: Iterable[PastAttempt], *, most_bytes: int = MOST_BYTES) -> list[Any]:
+    """Write records as the list that a message carries; the oldest are dropped.
+
+    Args:
+        attempts: the oldest first. Of deferrals of one attempt in a row, the last one is kept.
+        most_bytes: maximum bytes of the list.
+    """
+    kept: list[PastAttempt] = []
+    for each in attempts:
+        if kept and each.outcome == kept[-1].outcome == DEFER and each.attempt == kept[-1].attempt:
+            each = replace(each, count=each.count + kept.pop().count)
+        kept.append(each)
+    found: list[Any] = []
+    for record in (each.to_json() for each in reversed(kept[-MOST_ATTEMPTS:])):
+        most_bytes -= len(orjson.dumps(record)) + 1
+        if most_bytes < 0:
+            break
+        found.insert(0, record)
+    return found
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) < 1e15 else None
+
+
+def _cut(text: str, most: int) -> str:
+    """Cut a text, and replace lone surrogates, which JSON cannot hold."""
+    return text[:most].encode(errors="replace").decode()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
