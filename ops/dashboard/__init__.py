@@ -8,22 +8,22 @@
     templates/    a template for each page; base.html and macros.html are shared
     static/       dashboard.css, pages.css, dashboard.js
 
-    access.py         who may do what: login by token, or a host program's own login
-    tokens.py         the tokens of the settings, by role
-    sessions.py       the signed session cookie
-    failed_logins.py  limits logins after wrong tokens
-    origins.py        refuses a POST from another site
-    rendering.py      Jinja2: filters and globals of the templates
-    assets.py         static files under URLs with a hash
+    access.py            who may do what: login by token, or a host program's own login
+    tokens.py            the tokens of the settings, by role
+    sessions.py          the signed session cookie
+    failed_logins.py     limits logins after wrong tokens
+    origins.py           refuses a POST from another site
+    rendering.py         Jinja2: filters and globals of the templates
+    assets.py            static files under URLs with a hash
 
-    cached.py         a value that all requests share for some seconds
-    queue_list.py     the names of the queues
-    figures.py        rates, durations and sparklines (sparklines.py) of the queues
-    outside.py        sinks, webhook endpoints and Google connections, for the overview
-    search.py         searches the messages of a queue
-    dead_query.py     a filter of dead letters, in the fields of a form or a URL
-    endpoint_list.py  webhook endpoints with their success rates
-    tasks.py          replays and deletes many dead letters in threads
+    cached.py            a value that all requests share for some seconds
+    queue_list.py        the names of the queues
+    figures.py           rates, durations and sparklines (sparklines.py) of the queues
+    external_systems.py  sinks, webhook endpoints and Google connections, for the overview
+    search.py            searches the messages of a queue
+    dead_query.py        a filter of dead letters, in the fields of a form or a URL
+    endpoint_list.py     webhook endpoints with their success rates
+    tasks.py             replays and deletes many dead letters in threads
 
 ``formrelay dashboard`` is ``ops/cli/dashboard.py``, which calls :func:`make_app` and serves the
 application. A request then goes through ``Dashboard.__call__`` in ``app.py`` (prefix, host, route,

@@ -22,12 +22,12 @@ _NO_DAY = sparkline([], bars=1, period="last day")
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """What happened on a queue.
+    """Rates and durations of a queue.
 
     Attributes:
-        per_second: attempts in a second, over the last minutes.
+        per_second: attempts per second, averaged over :data:`RATE_MINUTES`.
         error_rate: share of the attempts of the last hour that failed, 0 to 1; None: no attempt.
-        p50, p95: durations in the last hour, seconds; None: no attempt.
+        p50, p95: quantiles of the durations in the last hour, seconds; None: no attempt.
     """
 
     per_second: float
@@ -38,8 +38,8 @@ class QueueFigures:
     day: Sparkline
 
 
-#: The figures of a queue on which nothing happened.
-NOTHING = QueueFigures(0.0, None, None, None, _NO_HOUR, _NO_DAY)
+#: The figures of a queue without attempts.
+NO_ATTEMPTS = QueueFigures(0.0, None, None, None, _NO_HOUR, _NO_DAY)
 
 
 class Figures:

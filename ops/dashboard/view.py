@@ -1,4 +1,4 @@
-"""What a page gets: the request, its user and the broker; rendering, redirects, the audit log."""
+"""A request as a page sees it: user, broker, fields; rendering, redirects and the audit log."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .access import Access, HostAccess, User
 from .assets import asset_names
 from .cached import Cached
 from .endpoint_list import Rates, cached_rates
+from .external_systems import ExternalSystem, external_systems
 from .failed_logins import FailedLogins
 from .figures import Figures
-from .outside import OutsideRow, outside
 from .queue_list import QueueList
 from .rendering import environment
 from .tasks import Tasks
@@ -67,7 +67,7 @@ class Site:
         navigation: the routes in the navigation.
         queue_list: the names of the queues.
         figures: rates and durations of the queues.
-        outside: the systems outside.
+        external_systems: external systems, for the overview.
         tasks: replays and deletes many dead letters in threads.
         rates: success rates of webhook endpoints.
         failed_logins: failed logins by address.
@@ -78,17 +78,19 @@ class Site:
     navigation: Sequence[Route]
     queue_list: QueueList = field(default_factory=QueueList)
     figures: Figures = field(default_factory=Figures)
-    outside: Cached[list[OutsideRow]] = field(default_factory=lambda: Cached(outside, 4.0))
+    external_systems: Cached[list[ExternalSystem]] = field(
+        default_factory=lambda: Cached(external_systems, 4.0)
+    )
     tasks: Tasks = field(default_factory=Tasks)
     rates: Cached[Rates] = field(default_factory=cached_rates)
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
 
 
 class View:
-    """One request.
+    """A request, and the ways to answer it.
 
     Attributes:
-        user: who asks; None on the page of the login alone.
+        user: who sent the request; None only on the login page.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from werkzeug import Response
 
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
 from ...status_json import worker_to_json
-from ..figures import NOTHING, RATE_MINUTES, QueueFigures
+from ..figures import NO_ATTEMPTS, RATE_MINUTES, QueueFigures
 from ..view import Route, View
 
 
@@ -38,7 +38,7 @@ class WorkerRow:
         up: seconds since its start.
         memory: resident bytes.
         running_count: number of jobs that run.
-        running: those that have run longest: ``actor``, ``for_s``, ``jobs``.
+        running: the jobs that have run longest: ``actor``, ``for_s``, ``jobs``.
     """
 
     name: str
@@ -64,7 +64,7 @@ def show(view: View) -> Response:
         QueueRow(
             each,
             None if consumed is None else each.queue in consumed,
-            None if figures is None else figures.get(each.queue, NOTHING),
+            None if figures is None else figures.get(each.queue, NO_ATTEMPTS),
         )
         for each in counts
     ]
@@ -79,7 +79,7 @@ def show(view: View) -> Response:
             for row in rows
             if row.has_worker is False and row.counts.waiting and not row.counts.paused
         ],
-        outside=view.site.outside.get(broker),
+        external_systems=view.site.external_systems.get(broker),
         routes={route.name for route in view.site.navigation},
         workers=workers,
         why_no_workers=why_no_workers,

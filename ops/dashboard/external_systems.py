@@ -1,4 +1,4 @@
-"""The systems outside, on the overview: sinks, circuit breakers, connections to Google accounts."""
+"""External systems on the overview: sinks, webhook endpoints, connections to Google accounts."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _NO_STORE = "each worker keeps this in its memory: set STATE_URL to a Redis URL 
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideRow:
-    """A system outside.
+class ExternalSystem:
+    """An external system.
 
     Attributes:
-        state: a word for its state.
-        tone: how good the state is.
-        says: address, or what is wrong.
-        route: the route of the page with more; None: there is none.
+        state: its state, in a word or two.
+        tone: colour of the state; "" for neither good nor bad.
+        detail: its address, or what is wrong.
+        route: name of the route of its page; None if it has no page.
     """
 
     name: str
     state: str
     tone: Literal["", "good", "warn", "bad"]
-    says: str
+    detail: str
     route: str | None = None
 
 
-def outside(broker: RelayBroker) -> list[OutsideRow]:
-    """Return the systems outside, as far as they are known without asking them.
+def external_systems(broker: RelayBroker) -> list[ExternalSystem]:
+    """Return the external systems, from the settings and the shared store; calls none of them.
 
     Raises:
         BrokerError: the shared store failed.
@@ -43,7 +43,7 @@ def outside(broker: RelayBroker) -> list[OutsideRow]:
     return [*_sinks(), _endpoints(broker), *_connections(broker)]
 
 
-def _sinks() -> list[OutsideRow]:
+def _sinks() -> list[ExternalSystem]:
     try:
         settings = get_settings()
     except ConfigError:  # a broker that is made in code needs none
@@ -54,24 +54,24 @@ def _sinks() -> list[OutsideRow]:
         "SMTP": (settings.smtp.secret("url"), "SMTP_URL"),
     }
     rows = [
-        OutsideRow(name, "not set", "", f"set {variable} for its jobs")
+        ExternalSystem(name, "not set", "", f"set {variable} for its jobs")
         if url is None
-        else OutsideRow(name, "configured", "good", mask(url))
+        else ExternalSystem(name, "configured", "good", mask(url))
         for name, (url, variable) in urls.items()
     ]
     return [*rows, _sheets(settings)]
 
 
-def _sheets(settings: Settings) -> OutsideRow:
+def _sheets(settings: Settings) -> ExternalSystem:
     if settings.sheets.is_configured:
-        return OutsideRow("Google Sheets", "configured", "good", "")
-    return OutsideRow("Google Sheets", "not set", "", "no Google account is configured")
+        return ExternalSystem("Google Sheets", "configured", "good", "")
+    return ExternalSystem("Google Sheets", "not set", "", "no Google account is configured")
 
 
-def _endpoints(broker: RelayBroker) -> OutsideRow:
+def _endpoints(broker: RelayBroker) -> ExternalSystem:
     name, route = "Webhook endpoints", "webhooks"
     if broker.state is None:
-        return OutsideRow(name, "not known", "", _NO_STORE, route)
+        return ExternalSystem(name, "not known", "", _NO_STORE, route)
     now = broker.clock.time()
     records = make_registry(broker.state).all()
     disabled = sum(each.disabled_at is not None for each in records)
@@ -80,15 +80,15 @@ def _endpoints(broker: RelayBroker) -> OutsideRow:
         for each in records
     )
     if not records:
-        return OutsideRow(name, "fine", "good", "no endpoint fails", route)
+        return ExternalSystem(name, "fine", "good", "no endpoint fails", route)
     failing = len(records) - disabled - opened
     counts = {"disabled": disabled, "with an open breaker": opened, "failing": failing}
-    says = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    detail = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     tone: Literal["warn", "bad"] = "bad" if disabled or opened else "warn"
-    return OutsideRow(name, "failing", tone, says, route)
+    return ExternalSystem(name, "failing", tone, detail, route)
 
 
-def _connections(broker: RelayBroker) -> list[OutsideRow]:
+def _connections(broker: RelayBroker) -> list[ExternalSystem]:
     """The connections to Google accounts; nothing if there are none."""
     if broker.state is None:
         return []
@@ -101,9 +101,9 @@ def _connections(broker: RelayBroker) -> list[OutsideRow]:
         return []
     paused = [each.id for each in found if each.is_paused]
     if not paused:
-        return [OutsideRow("Google connections", "fine", "good", f"{len(found):,} connections")]
+        return [ExternalSystem("Google connections", "fine", "good", f"{len(found):,} connections")]
     names = join_names(paused, 3)
-    return [OutsideRow("Google connections", f"{len(paused):,} paused", "bad", names, "sheets")]
+    return [ExternalSystem("Google connections", f"{len(paused):,} paused", "bad", names, "sheets")]
 
 
 def _state_key() -> str | None:
