@@ -17,8 +17,6 @@ from .sessions import Session, read_session, sign_session
 COOKIE = "formrelay_session"
 #: Names under which a browser reaches a server on this machine.
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
 #: Headers by which a proxy is recognised.
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 
@@ -129,7 +127,10 @@ class TokenAccess:
         """Return the value of a session cookie; None if the token is wrong."""
         found: Role | None = None
         tokens = self._tokens()
-        for role, expected in tokens.items():  # all of them, so that the time says nothing
+        for (
+            role,
+            expected,
+        ) in tokens.items():  # every token, so that the response time reveals nothing
             if compare_digest(token.encode(), expected.encode()):
                 found = role
         if found is None:

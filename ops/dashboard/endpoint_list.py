@@ -1,4 +1,4 @@
-"""The endpoints of webhooks, from all that is known about them: registry, delivery log, jobs."""
+"""Lists webhook endpoints, from the endpoint registry, the delivery log and the jobs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ..endpoints import (
 )
 from .cached import Cached
 
-#: Time of the success rates, and maximum number of endpoints of the delivery log.
-RATES_OF, _MAX_RATES = timedelta(hours=24), 200
+#: Period of the success rates, and maximum number of endpoints with a rate.
+RATE_PERIOD, _MAX_RATES = timedelta(hours=24), 200
 #: Seconds for which the answer of ClickHouse is cached, also if it is an error.
 _CACHE_SECONDS = 60.0
-#: Maximum number of dead letters that are searched for those of an endpoint, and found.
+#: Maximum number of dead letters to look at for an endpoint, and to return.
 _SEARCHED, _MAX_FOUND = 20_000, 1_000
 #: Fields of a webhook that belong to its endpoint.
 _OF_ENDPOINT = ("url", "method", "headers", "secret", "secrets", "signatureStyle", "endpointId")
@@ -38,14 +38,14 @@ _OF_ENDPOINT = ("url", "method", "headers", "secret", "secrets", "signatureStyle
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is known about an endpoint.
+    """A webhook endpoint.
 
     Attributes:
         where: host and path of its URL, or the host alone.
         state: ``disabled``, ``open`` (circuit breaker), ``failing`` or ``fine``.
-        record: from the registry; None for an endpoint that works.
-        rate: from the delivery log; None if it is not known.
-        has_job: whether a job tells its whole URL.
+        record: its record in the registry; None for an endpoint that works.
+        rate: its success rate in the delivery log; None if it is not known.
+        has_job: whether a waiting or dead-lettered job has its whole URL.
     """
 
     id: str
@@ -86,7 +86,7 @@ def _rates() -> list[DeliveryRate]:
         raise ConfigError("CLICKHOUSE_URL is not set")
     if settings.broker.kind == "embedded":  # its files belong to the worker
         raise ConfigError("the embedded ClickHouse belongs to the worker")
-    return delivery_rates(RATES_OF, limit=_MAX_RATES)
+    return delivery_rates(RATE_PERIOD, limit=_MAX_RATES)
 
 
 def webhook_queue() -> str:
@@ -98,7 +98,7 @@ def webhook_queue() -> str:
 
 
 def list_endpoints(broker: RelayBroker, rates: list[DeliveryRate], now: float) -> list[Endpoint]:
-    """Return the endpoints, those with problems first."""
+    """Return the endpoints: disabled, with an open breaker, failing, then the others."""
     records = {} if broker.state is None else _records(broker)
     urls = find_urls(broker.inspector, webhook_queue())
     by_id = {rate.endpoint: rate for rate in rates}
@@ -118,11 +118,13 @@ def _records(broker: RelayBroker) -> dict[str, EndpointRecord]:
 
 
 def dead_of_endpoint(broker: RelayBroker, id: str) -> tuple[list[str], bool]:
-    """Return the ids of the dead letters of an endpoint, and whether these are all."""
+    """Return the ids of the dead letters of an endpoint, and whether there are no more."""
     queue, extent = webhook_queue(), Extent(at_most=_SEARCHED)
     letters = broker.inspector.dead_letters(DeadFilter(queue), limit=None, extent=extent)
-    of_it = (each.id for each in letters if (known := endpoint_of_entry(each)) and known[0] == id)
-    found = list(islice(of_it, _MAX_FOUND + 1))
+    matching = (
+        each.id for each in letters if (known := endpoint_of_entry(each)) and known[0] == id
+    )
+    found = list(islice(matching, _MAX_FOUND + 1))
     return found[:_MAX_FOUND], len(found) <= _MAX_FOUND and extent.is_complete
 
 

@@ -17,12 +17,12 @@ class Sparkline:
 
     Attributes:
         good, bad: SVG paths of the attempts that succeeded and that failed, on top of each other.
-        says: what the picture shows, in words.
+        label: the figures in words, for screen readers and the tooltip.
     """
 
     good: str
     bad: str
-    says: str
+    label: str
 
 
 def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
@@ -55,7 +55,7 @@ def sparkline(points: Sequence[Point], *, bars: int, period: str) -> Sparkline:
 
 
 def _height(count: int, highest: int) -> int:
-    # A single failure among a million jobs is still to be seen.
+    # At least two units: a single failure among a million jobs must be visible.
     return max(2, round((HEIGHT - 4) * count / highest)) if count else 0
 
 

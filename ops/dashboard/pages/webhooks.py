@@ -20,7 +20,7 @@ _REFRESH_SECONDS = 20
 
 
 def show(view: View) -> Response:
-    """List the endpoints, those with problems first."""
+    """List the endpoints; endpoints with problems first."""
     rates, why_no_rates = view.site.rates.get(view.broker)
     endpoints = list_endpoints(view.broker, rates, view.now)
     return view.render(

@@ -20,7 +20,7 @@
     if (asker && !window.confirm(asker)) event.preventDefault();
   });
 
-  // A table that fits its place needs no stop of the tab key; one that scrolls does.
+  // The Tab key must reach a table that scrolls, and skip a table that does not.
   const markScrolling = () => {
     for (const box of document.querySelectorAll(".scroll")) {
       const scrolls = box.scrollWidth > box.clientWidth;
@@ -34,7 +34,7 @@
   }
   window.addEventListener("resize", markScrolling);
 
-  // -- replacing what has changed, element by element --------------------------------------
+  // -- replacing changed elements, one by one ----------------------------------------------
 
   // Attributes that belong to the person at the page, not to the server.
   const OWN = new Set(["open", "tabindex", "value", "checked", "selected"]);
@@ -69,7 +69,7 @@
     }
     if (old.isEqualNode(fresh)) return;
     syncAttributes(old, fresh);
-    // What is typed into a field stays.
+    // A field keeps the text that the user has typed.
     if (old.matches("input, textarea, select")) return;
     const wanted = new Set([...fresh.childNodes].map(keyOf));
     const keyed = new Map();
@@ -94,7 +94,7 @@
         else old.insertBefore(document.importNode(child), place);
         continue;
       }
-      dropBlanks(); // left by what was removed; otherwise all that follows would have to move
+      dropBlanks(); // left by removed elements; otherwise all later elements would have to move
       const key = keyOf(child);
       let match = key !== null ? keyed.get(key) : place;
       while (key === null && match && keyOf(match) !== null) match = match.nextSibling;

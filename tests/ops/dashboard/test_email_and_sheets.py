@@ -114,7 +114,7 @@ def test_connections_are_listed_paused_and_resumed(site: Site, tokens: Tokens) -
     assert "paused" in first
     assert "the person revoked the access" in first
     assert second.startswith("ann google active 0s ago")
-    assert "ended" in second
+    assert "expired" in second
     assert "secret" not in text
     assert "ya29" not in text
     site.post("/sheets/change", id="bob", do="resume")

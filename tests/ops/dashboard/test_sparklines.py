@@ -34,7 +34,7 @@ def test_bars_are_inside_of_the_picture_and_stand_on_each_other(
     tops = {left: bottom - height for left, bottom, _, height in good}
     assert all(bottom == tops.get(left, HEIGHT) for left, bottom, _, _ in bad)
     total = sum(sum(each) for each in counts)
-    assert line.says == (
+    assert line.label == (
         f"last hour: {total:,} attempts, {sum(sum(each[1:]) for each in counts):,} failed"
         if total
         else "last hour: no jobs"
