@@ -170,7 +170,7 @@ def _become_child(supervisor: int) -> None:
     if os.getppid() != supervisor:  # it ended before prctl
         os._exit(0)
     # Python takes cached bytecode for current if the source has the same size and second.
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.putenv("PYTHONDONTWRITEBYTECODE", "1")  # for the program that this process executes
 
 
 @contextmanager
