@@ -30,6 +30,7 @@ from .banner import announce
 from .late_middleware import LateMiddleware
 from .logs import setup_logging
 from .own_actors import import_actors
+from .reachability import is_embedded_clickhouse
 from .time_limits import exceeding_time_limits
 
 logger = logging.getLogger("formrelay.workers")
@@ -148,7 +149,7 @@ def limit_malloc_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> dict[str, bool]:
+def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> dict[str, str]:
     """Check the sinks of ``queues`` (None: all queues).
 
     A sink that is unavailable does not stop the worker: its jobs wait.
@@ -157,7 +158,7 @@ def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> d
         clickhouse: whether to check ClickHouse too; an embedded one is opened by the check.
 
     Returns:
-        By the name of a sink that was called, ``clickhouse``, whether it answers.
+        By the name of a sink that was called, ``ClickHouse``, why it does not answer, or "".
 
     Raises:
         ConfigError: a sink is not configured, or rejects the credentials.
@@ -176,7 +177,7 @@ def check_sinks(queues: Collection[str] | None, *, clickhouse: bool = True) -> d
     if settings.sheets.is_configured and _takes(settings.sheets.queue, queues):
         _check_sheets()
     if clickhouse and _takes(settings.events.queue, queues):
-        return {"clickhouse": _check_clickhouse()}
+        return {"ClickHouse": _check_clickhouse()}
     return {}
 
 
@@ -274,8 +275,8 @@ def _check_sheets() -> None:
         )
 
 
-def _check_clickhouse() -> bool:
-    """Whether ClickHouse answers."""
+def _check_clickhouse() -> str:
+    """Return why ClickHouse does not answer; an empty text if it does."""
     from ..actors.resources import clickhouse, clickhouse_schema
     from ..sinks.clickhouse import migrate
 
@@ -291,16 +292,11 @@ def _check_clickhouse() -> bool:
         logger.warning(
             "sink unavailable", extra={"sink": "clickhouse", "error_message": str(error)}
         )
-        return False
+        return str(error)
     except SinkTransient as error:
         # It answered and rejected us, so starting is useless.
         raise ConfigError(str(error)) from None
-    return True
-
-
-def is_embedded_clickhouse(url: str | None) -> bool:
-    """Whether ClickHouse runs inside the process, and so in one process at a time."""
-    return (url or "").lower().startswith("chdb://")
+    return ""
 
 
 def become_workers(
@@ -328,9 +324,9 @@ def become_workers(
         ConfigError: the configuration is wrong, or a queue does not exist.
         BrokerUnavailable, BrokerRefused: the broker cannot be used.
     """
-    processes, answers = check_start(queues, processes, declare)
+    processes, problems = check_start(queues, processes, declare)
     threads = threads or get_settings().worker_concurrency
-    announce(queues, processes=processes, threads=threads, answers=answers)
+    announce(queues, processes=processes, threads=threads, problems=problems)
     command = [sys.executable, "-m", "dramatiq", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads)]
@@ -347,7 +343,7 @@ def check_start(
     queues: Sequence[str] | None,
     processes: int | None = None,
     declare: Callable[[], object] = import_actors,
-) -> tuple[int, dict[str, bool]]:
+) -> tuple[int, dict[str, str]]:
     """Check that workers of ``queues`` (None: all queues) can start.
 
     Each worker process checks this too; checking here prints one error instead of several.

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from ..brokers import NotAvailable, QueueCounts, RelayBroker
 from ..config import get_settings
 from ..core.errors import FormrelayError, describe
-from .boot import is_embedded_clickhouse
 from .output import join_names
+from .reachability import is_embedded_clickhouse
 from .status_json import worker_to_json
 
 

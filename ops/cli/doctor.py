@@ -16,6 +16,7 @@ from ...core.errors import FormrelayError
 from .. import boot
 from ..findings import Finding
 from ..output import print_json, print_table
+from ..reachability import is_embedded_clickhouse
 from ..time_limits import exceeding_time_limits
 from ..worker_findings import check_reports
 from .email_findings import check_smtp
@@ -140,7 +141,7 @@ def _clickhouse() -> Iterator[Finding]:
     version = ".".join(map(str, client.version()))
     yield Finding("clickhouse", "ok", f"version {version} answers")
     missing = migrate.plan(client, clickhouse_schema())
-    if missing and not boot.is_embedded_clickhouse(url):
+    if missing and not is_embedded_clickhouse(url):
         yield Finding(
             "clickhouse", "bad", f"missing migrations ({', '.join(missing)}): run formrelay migrate"
         )
