@@ -38,19 +38,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for _command in (worker, queues.workers, migrate, config, schema, demo, audit):
+# The commands that know actors take --import; the worker handles it itself.
+for _command in (
+    worker,
+    with_imports(queues.workers),
+    with_imports(migrate),
+    *(config, schema, demo, audit),
+    with_imports(dashboard),
+    with_imports(send),
+    with_imports(doctor),
+    with_imports(health),
+    version,
+    with_imports(bounces),
+):
     app.command()(_command)
-app.command()(with_imports(dashboard))
-app.command()(with_imports(send))
-app.command()(with_imports(doctor))
-app.command()(with_imports(health))
-app.command()(version)
-app.command()(with_imports(bounces))
 for _name, _group in (
     ("queues", add_import_option(queues.app)),
     ("jobs", add_import_option(jobs.app)),
     ("dlq", add_import_option(dlq.app)),
-    ("webhooks", webhooks.app),
+    ("webhooks", add_import_option(webhooks.app)),
     ("events", events.app),
     ("email", email.app),
     ("suppressions", suppressions.app),

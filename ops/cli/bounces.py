@@ -68,8 +68,8 @@ def bounces(
 ) -> None:
     """Read bounces and complaints, and suppress the addresses.
 
-    Handled messages are marked as read. Messages that are not reports stay unread; if there are
-    any, the exit status is 1.
+    Handled messages are marked as read. Messages that are not reports stay
+    unread; if there are any, the exit status is 1.
 
     Example: formrelay bounces --mbox /var/mail/bounces
     """

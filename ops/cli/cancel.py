@@ -30,9 +30,9 @@ def cancel_jobs(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete waiting or scheduled jobs. A job in flight is finished. Not on RabbitMQ.
+    """Delete waiting or scheduled jobs. A job in flight is finished.
 
-    Asks on a terminal. In scripts it goes on without a question.
+    Not on RabbitMQ. Asks on a terminal. In scripts it goes on without a question.
 
     Example: formrelay jobs cancel 39c2c01a
     """

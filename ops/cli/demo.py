@@ -30,8 +30,8 @@ def demo(
     """Send 944 real survey answers through real workers and check the results.
 
     Starts an embedded broker, an embedded ClickHouse, a small API, a webhook
-    receiver, an SMTP server and a stand-in for Google Sheets in a temporary folder.
-    Exits with 0 if every number matches, with 1 if not.
+    receiver, an SMTP server and a stand-in for Google Sheets in a temporary
+    folder. Exits with 0 if every number matches, with 1 if not.
 
     Example: formrelay demo --limit 50
     """

@@ -83,8 +83,8 @@ def list_groups(
 ) -> None:
     """Group dead letters by the kind of their error, the largest group first.
 
-    Errors that differ in numbers, ids, addresses and quoted texts alone are one group.
-    The other commands take the id of a group with --group.
+    Errors that differ in numbers, ids, addresses and quoted texts alone are
+    one group. The other commands take the id of a group with --group.
 
     Example: formrelay dlq groups --since 1d
     """

@@ -42,9 +42,10 @@ def replay_dead_letters(
     rate: RateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put dead letters back on their queue with no attempts used, by id or by filter.
+    """Put dead letters back on their queue, by id or by filter.
 
-    Ctrl-C stops after the current step; the same command goes on with the rest.
+    They have no attempts used. Ctrl-C stops after the current step; the same
+    command goes on with the other dead letters.
 
     Example: formrelay dlq replay --group 3f9c81d0a2 --rate 100
     """

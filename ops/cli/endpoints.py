@@ -70,7 +70,7 @@ def endpoints(
 
 
 @app.command()
-def enable(id: IdArgument) -> None:
+def enable(id: IdArgument, json: JsonOption = False) -> None:
     """Enable an endpoint again. Dead letters stay until you run `dlq replay`.
 
     Example: formrelay webhooks endpoints enable url_0f8a5c21d3b94e76
@@ -81,11 +81,11 @@ def enable(id: IdArgument) -> None:
         says = f"the endpoint '{shown_id(id)}' is neither failing nor disabled"
         raise NoSuchEndpoint(says + _resembling(id, records))
     record("webhooks endpoints enable", shown_id(id))
-    say(f"enabled: {shown_id(id)}")
+    _tell("enabled", id, json)
 
 
 @app.command()
-def disable(id: IdArgument, yes: YesOption = False) -> None:
+def disable(id: IdArgument, yes: YesOption = False, json: JsonOption = False) -> None:
     """Disable an endpoint: its webhooks are dead-lettered without an attempt.
 
     An endpoint that works is not listed: name it by its URL, or by its
@@ -107,9 +107,16 @@ def disable(id: IdArgument, yes: YesOption = False) -> None:
     is_new = _registry().disable(id, why="by an operator", now=SYSTEM_CLOCK.time())
     if is_new:
         record("webhooks endpoints disable", shown_id(id))
-    say(f"{'disabled' if is_new else 'already disabled'}: {shown_id(id)}")
+    _tell("disabled" if is_new else "already disabled", id, json)
     if id not in known:
         say_error("note: no failing endpoint and no job has this id")
+
+
+def _tell(done: str, id: str, json: bool) -> None:
+    if json:
+        print_json({"id": shown_id(id), "done": done})
+    else:
+        say(f"{done}: {shown_id(id)}")
 
 
 def _registry() -> EndpointRegistry:

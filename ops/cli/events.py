@@ -69,9 +69,11 @@ def stats(
     ] = FIELD,
     json: JsonOption = False,
 ) -> None:
-    """Show the funnel of a form: sessions by step, where they left, time to complete.
+    """Show the funnel of a form.
 
-    A session counts at a step only if it took all earlier steps first, in order.
+    It has the sessions by step, where they left, and the time to complete.
+    A session counts at a step only if it took all earlier steps first, in
+    order.
 
     Example: formrelay events stats FORM --steps form_viewed,form_submitted
     """

@@ -221,7 +221,9 @@ def run_now(
     queue: QueueOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run scheduled jobs at once, such as jobs that wait for a retry. Not on RabbitMQ.
+    """Run scheduled jobs at once, such as jobs that wait for a retry.
+
+    Not on RabbitMQ.
 
     Example: formrelay jobs run-now 39c2c01a
     """

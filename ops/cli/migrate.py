@@ -25,6 +25,9 @@ def migrate(
 ) -> None:
     """Create or upgrade the ClickHouse tables and their retention.
 
+    With --old-keys, name the modules of your own actors with --import or
+    FORMRELAY_IMPORTS, so that the keys of their queues are moved too.
+
     Example: formrelay migrate --dry-run
     """
     if old_keys:

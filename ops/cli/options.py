@@ -178,7 +178,10 @@ def show_parameters(wrapper: Callable[..., Any], parameters: Iterable[inspect.Pa
 
 
 def add_import_option(group: typer.Typer) -> typer.Typer:
-    """Add the option ``--import`` to every command of a group; return the group."""
+    """Add the option ``--import`` to every command of a group and its groups; return the group."""
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            add_import_option(inner.typer_instance)
     found = [*group.registered_commands, group.registered_callback]
     for info in found:
         if info is not None and info.callback is not None:

@@ -90,7 +90,7 @@ def _content(inspector: Inspector) -> tuple[list[str], list[Any], str]:
 
 
 @app.command("pause")
-def pause_queue(queue: QueueArgument) -> None:
+def pause_queue(queue: QueueArgument, json: JsonOption = False) -> None:
     """Pause a queue: workers finish the jobs in flight and take no more.
 
     Example: formrelay queues pause webhooks
@@ -98,11 +98,11 @@ def pause_queue(queue: QueueArgument) -> None:
     inspector = open_inspector(queue)
     with audited("queues pause", queue):
         inspector.pause(queue)
-    say(f"paused: {queue}")
+    _tell("paused", queue, json)
 
 
 @app.command("resume")
-def resume_queue(queue: QueueArgument) -> None:
+def resume_queue(queue: QueueArgument, json: JsonOption = False) -> None:
     """Resume a paused queue.
 
     Example: formrelay queues resume webhooks
@@ -110,7 +110,14 @@ def resume_queue(queue: QueueArgument) -> None:
     inspector = open_inspector(queue)
     with audited("queues resume", queue):
         inspector.resume(queue)
-    say(f"resumed: {queue}")
+    _tell("resumed", queue, json)
+
+
+def _tell(done: str, queue: str, json: bool) -> None:
+    if json:
+        print_json({"queue": queue, "done": done})
+    else:
+        say(f"{done}: {queue}")
 
 
 @app.command("purge")
@@ -202,12 +209,13 @@ def to_stock(
 def from_stock(
     queue: QueueOrAllArgument = None,
     dry_run: DryRunOption = False,
+    yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
     """Take over the messages of stock Dramatiq on RabbitMQ, and delete its queues.
 
     First stop every process that uses stock Dramatiq.
-    Waiting, delayed and dead messages are moved.
+    Waiting, delayed and dead messages are moved. On a terminal, asks first.
     On Redis, workers take them over without this command.
 
     Example: formrelay queues from-stock mail --dry-run
@@ -222,6 +230,8 @@ def from_stock(
             "over the messages of stock Dramatiq when they start"
         )
     names = [queue] if queue else sorted(broker.queues)
+    if not dry_run:
+        confirm(f"Delete the queues of stock Dramatiq of {', '.join(names)}", yes=yes)
     taken = [take_over_queue(broker.client, name, dry_run=dry_run) for name in names]
     done = [asdict(found) for found in taken if found is not None]
     if json:

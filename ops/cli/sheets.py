@@ -13,10 +13,12 @@ import typer
 from ...config import get_settings
 from ...core.clock import SYSTEM_CLOCK
 from ...core.errors import FormrelayError, InvalidJob
+from ...core.printable import shown_id
 from ..audit import audited, record
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
-from .options import JsonOption
+from .confirm import YesOption, confirm
+from .options import JsonOption, id_argument, only_match
 from .shared_state import shared_state
 
 if TYPE_CHECKING:
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
     from ...state.tokens import Tokens
 
 app = typer.Typer(help="Connections to Google accounts.", no_args_is_help=True)
-connections = typer.Typer(help="List, add, pause, resume and remove connections.")
+connections = typer.Typer()
 app.add_typer(connections, name="connections")
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the connection.")]
+IdArgument = Annotated[str, id_argument("Id of the connection, or a unique prefix.")]
 
 _COLUMNS = ("id", "state", "refreshed", "token ends", "cause")
 _MAX_BYTES = 64 * 1024
@@ -39,14 +41,19 @@ class NoSuchConnection(FormrelayError):
 
 @connections.callback(invoke_without_command=True)
 def list_connections(context: typer.Context, json: JsonOption = False) -> None:
-    """List connections, or change one. Exits with 1 if a connection is paused."""
+    """List, add, pause, resume and remove connections.
+
+    Exits with 1 if a listed connection is paused.
+
+    Example: formrelay sheets connections --json
+    """
     if context.invoked_subcommand is None:
         _list(json)
 
 
 @connections.command("list")
 def list_by_name(json: JsonOption = False) -> None:
-    """List connections, as without a command. Exits with 1 if a connection is paused.
+    """List connections, as without a command. Exits with 1 if one is paused.
 
     Example: formrelay sheets connections list --json
     """
@@ -67,7 +74,7 @@ def _list(json: bool) -> None:
 
 @connections.command()
 def add(
-    id: IdArgument,
+    id: Annotated[str, id_argument("Whole id of the connection.")],
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -78,10 +85,10 @@ def add(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Store the tokens of a consent, replacing earlier tokens, and resume the connection.
+    """Store the tokens of a consent, and resume the connection.
 
-    Jobs name the connection as connectionId. Tokens cannot be arguments, because every user of the
-    machine could see them.
+    They replace earlier tokens. Jobs name the connection as connectionId.
+    Tokens cannot be arguments: every user of the machine could see them.
 
     Example: formrelay sheets connections add ann tokens.json
     """
@@ -120,9 +127,9 @@ def pause(
     Example: formrelay sheets connections pause ann
     """
     tokens = _tokens()
+    id = _whole_id(tokens, id)
     with audited("sheets connections pause", id):
-        if not tokens.pause(id, cause):
-            _check_known(tokens, id)
+        tokens.pause(id, cause)
     _tell("paused", id, json)
 
 
@@ -130,33 +137,39 @@ def pause(
 def resume(id: IdArgument, json: JsonOption = False) -> None:
     """Resume a paused connection. Its jobs run within ten minutes.
 
-    If its consent has ended, add the tokens of a new consent instead, which also resumes it.
+    If its consent has ended, add the tokens of a new consent instead, which
+    also resumes it.
 
     Example: formrelay sheets connections resume ann
     """
     tokens = _tokens()
+    id = _whole_id(tokens, id)
     with audited("sheets connections resume", id):
-        if not tokens.resume(id):
-            _check_known(tokens, id)
+        tokens.resume(id)
     _tell("resumed", id, json)
 
 
 @connections.command()
-def remove(id: IdArgument, json: JsonOption = False) -> None:
+def remove(id: IdArgument, yes: YesOption = False, json: JsonOption = False) -> None:
     """Remove a connection and its tokens. Its jobs wait until it is added again.
+
+    On a terminal, asks first.
 
     Example: formrelay sheets connections remove ann
     """
     tokens = _tokens()
+    id = _whole_id(tokens, id)
+    confirm(f"Remove the connection '{shown_id(id)}' and its tokens", yes=yes)
     with audited("sheets connections remove", id):
-        if not tokens.remove(id):
-            raise NoSuchConnection(f"there is no connection {id!r}")
+        tokens.remove(id)
     _tell("removed", id, json)
 
 
 @connections.command()
 def reencrypt(json: JsonOption = False) -> None:
-    """Encrypt all tokens with the first key of STATE_KEY, so that you can remove the other keys.
+    """Encrypt all tokens with the first key of STATE_KEY.
+
+    Then you can remove the other keys.
 
     Example: formrelay sheets connections reencrypt
     """
@@ -181,9 +194,19 @@ def _tokens() -> Tokens:
     return open_tokens(get_settings())
 
 
-def _check_known(tokens: Tokens, id: str) -> None:
-    if id not in {each.id for each in tokens.connections()}:
-        raise NoSuchConnection(f"there is no connection {id!r}")
+def _whole_id(tokens: Tokens, given: str) -> str:
+    """Return the id of the one connection that has this id, or whose id begins with it.
+
+    Raises:
+        NoSuchConnection: there is none.
+    """
+    known = {each.id for each in tokens.connections()}
+    if given in known:
+        return given
+    match = only_match(given, "connection", [("", id) for id in known if id.startswith(given)])
+    if match is None:
+        raise NoSuchConnection(f"there is no connection '{shown_id(given)}'")
+    return match[1]
 
 
 def _read(file: Path | None) -> dict[str, Any]:
@@ -231,12 +254,12 @@ def _row(each: Connection, now: float) -> tuple[Any, ...]:
     ago = None if refreshed is None else f"{age(now - refreshed.timestamp())} ago"
     left = None if ends is None else ends.timestamp() - now
     rest = None if left is None else f"in {age(left)}" if left > 0 else "ended"
-    return (each.id, state, ago, rest, each.cause)
+    return (shown_id(each.id), state, ago, rest, each.cause)
 
 
 def _as_json(each: Connection) -> dict[str, Any]:
     return {
-        "id": each.id,
+        "id": shown_id(each.id),
         "provider": each.provider,
         "state": "paused" if each.is_paused else "active",
         "cause": each.cause,
@@ -254,6 +277,6 @@ def _timestamp(at: datetime | None) -> str | None:
 
 def _tell(what: str, id: str, json: bool) -> None:
     if json:
-        print_json({what: id})
+        print_json({what: shown_id(id)})
     else:
-        say(f"{what} {id}")
+        say(f"{what} {shown_id(id)}")

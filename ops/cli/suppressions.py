@@ -20,6 +20,7 @@ from ...state import make_suppressions
 from ...state.suppressions import Suppression, SuppressionReason, Suppressions, check_entry
 from ..audit import audited, domain_words
 from ..output import print_json, print_table, say
+from .confirm import YesOption, confirm
 from .options import DryRunOption, JsonOption, LimitOption, first_results, parse_duration
 from .shared_state import shared_state
 
@@ -101,13 +102,17 @@ def add(
 
 
 @app.command()
-def remove(addresses: AddressesArgument = None, json: JsonOption = False) -> None:
-    """Allow e-mail to addresses again, and forget their bounces.
+def remove(
+    addresses: AddressesArgument = None, yes: YesOption = False, json: JsonOption = False
+) -> None:
+    """Allow e-mail to addresses again, and forget their bounces. Asks on a terminal.
 
     Example: formrelay suppressions remove ann@example.com
     """
     store = _store()
     found = _addresses(addresses)
+    many = found[0] if len(found) == 1 else f"{len(found):,} addresses"
+    confirm(f"Allow e-mail to {many} again, and forget why it was suppressed", yes=yes)
     with audited("suppressions remove", domain_words(found)) as entry:
         entry.count = store.remove(found)
     _tell("removed", entry.count, len(found), json)

@@ -51,8 +51,11 @@ def test_failing_endpoints_are_listed_disabled_and_enabled(shell: Shell) -> None
         assert "matches several: e2, e1" in several or "matches several: e1, e2" in several
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "disabled: e1\n"
         assert shell("webhooks", "endpoints", "disable", "e1").stdout == "already disabled: e1\n"
+        again = {"id": "e1", "done": "already disabled"}
+        assert shell.json("webhooks", "endpoints", "disable", "e1") == again
         assert "2 are disabled" in shell("doctor").stdout
-        assert shell("webhooks", "endpoints", "enable", "e1").stdout == "enabled: e1\n"
+        done = {"id": "e1", "done": "enabled"}
+        assert shell.json("webhooks", "endpoints", "enable", "e1") == done
         error = shell("webhooks", "endpoints", "enable", "e1", status=1).stderr
         assert "neither failing nor disabled (similar: e2)" in error
         assert [one["id"] for one in shell.json("webhooks", "endpoints")] == ["e2"]

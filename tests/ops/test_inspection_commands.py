@@ -66,7 +66,7 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
     assert header.split() == [*names, "jobs/s", "errors", "oldest", "state"]
     row = events.split()
     assert (row[:7], row[-1]) == (["events", "1", "1", "0", "0", "0", "–"], "paused")
-    assert shell("queues", "resume", "events").stdout == "resumed: events\n"
+    assert shell.json("queues", "resume", "events") == {"queue": "events", "done": "resumed"}
     assert shell.queue("events")["paused"] is False
     assert shell("queues", "purge", "events", "--dry-run").stdout == "would be dropped: 2\n"
     assert shell.queue("events")["waiting"] == 1

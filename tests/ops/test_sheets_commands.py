@@ -54,6 +54,25 @@ def test_a_connection_is_added_paused_resumed_and_removed(shell: Shell, tmp_path
         assert "there is no connection 'x'" in shell(*sheets, command, "x", status=1).stderr
 
 
+def test_a_connection_is_found_by_a_unique_prefix_and_removed_after_a_question(
+    shell: Shell,
+) -> None:
+    sheets = ("sheets", "connections")
+    for id in ("ann-1", "ann-2", "bob"):
+        shell(*sheets, "add", id, stdin=json.dumps(TOKENS))
+    for command in ("pause", "resume", "remove"):
+        several = shell(*sheets, command, "ann", status=2).stderr
+        assert "expected the id of one connection, 'ann' matches several: ann-" in several
+    assert shell(*sheets, "pause", "ann-2").stdout == "paused ann-2\n"
+    assert shell(*sheets, "resume", "b").stdout == "resumed bob\n"
+    status, shown = shell.on_terminal(*sheets, "remove", "b", keys=b"n\n")
+    assert "Remove the connection 'bob' and its tokens? [y/N]" in shown
+    assert status == 1
+    assert len(shell.json(*sheets, status=1)) == 3
+    assert shell.on_terminal(*sheets, "remove", "b", keys=b"y\n")[0] == 0
+    assert len(shell.json(*sheets, status=1)) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

@@ -275,5 +275,20 @@ def test_a_command_moves_old_keys_into_another_namespace(redis_url: str, tmp_pat
     assert 0 < client.pttl("mine:__once__.done") <= 60_000
     says = json.loads(run("doctor", "--json", cwd=tmp_path, env=env).stdout)
     assert not [one for one in says if one["what"] == "old keys"]
+    # Queues of own actors are known by their modules.
+    (tmp_path / "own.py").write_text(
+        'import dramatiq\n@dramatiq.actor(queue_name="notes")\ndef note(): ...\n'
+    )
+    client.rpush("formrelay:inbox:notes", b"1")
+    moving = ("migrate", "--old-keys", "--json", "--dry-run")
+    counts = [
+        json.loads(run(*moving, *options, cwd=tmp_path, env={**env, **more}).stdout)["moved"]
+        for options, more in (
+            ((), {}),
+            (("--import", "own"), {}),
+            ((), {"FORMRELAY_IMPORTS": "own"}),
+        )
+    ]
+    assert [found.get("plain jobs", 0) for found in counts] == [0, 1, 1]
     done = run("migrate", "--old-keys", cwd=tmp_path, env={**env, "BROKER_NAMESPACE": "dramatiq"})
     assert done.returncode == 2
