@@ -184,6 +184,9 @@ def test_suppressions_are_added_listed_and_removed(shell: Shell) -> None:
     done = shell("suppressions", "list", "--limit", "1")
     assert "raise --limit above 1" in done.stderr
     assert done.stdout.splitlines()[1].startswith("ann@one.example  manual")
+    status, shown = shell.on_terminal("suppressions", "remove", "ann@one.example", keys=b"n\n")
+    assert "Allow e-mail to ann@one.example again, and forget why it was suppressed? [y/N]" in shown
+    assert status == 1
     assert shell.json("suppressions", "remove", "ANN@one.example") == {"removed": 1, "of": 1}
     assert len(shell.json("suppressions", "list", "--reason", "manual")) == 1
     assert shell.json("suppressions", "list", "--reason", "complaint") == []
