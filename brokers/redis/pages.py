@@ -68,8 +68,8 @@ class Pages:
 
     def newest_dead(
         self, queue: str, limit: int, highest: str, id: bytes, since: float | None
-    ) -> tuple[list[tuple[Place, Entry]], tuple[str, bytes] | None]:
-        """Return a page of the dead letters, the newest first.
+    ) -> tuple[list[tuple[Place, bytes]], tuple[str, bytes] | None]:
+        """Return a page of the bodies of dead letters, the newest first.
 
         Args:
             highest: highest score, as ``ZCOUNT`` takes it.
@@ -84,7 +84,7 @@ class Pages:
             "page_newest", queue, [limit, MAX_ANSWER_BYTES, lowest, highest, id]
         )
         found = [
-            (Place(at, queue, id), self.entry(queue, State.DEAD, id, body, died=at / 1000))
+            (Place(at, queue, id), body)
             for id, at, body in zip(ids, map(float, scores), bodies, strict=True)
             if body is not None
         ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 from ..filters import DeadFilter, Extent, Place
-from ..inspection import Entry
+from ..inspection import Entry, State
 from .pages import Pages
 
 #: Number of dead letters of a queue that are read in the first call, and at most in a call.
@@ -25,20 +25,22 @@ def recent_dead(
     # Every queue is read at first: of many queues, few letters of each.
     size = int(min(max(extent.left / max(len(queues), 1), _FEWEST), _FIRST))
     newest = [_of_queue(pages, queue, which, after, size) for queue in queues]
-    for place, letter in heapq.merge(*newest, key=itemgetter(0), reverse=True):
+    for place, body in heapq.merge(*newest, key=itemgetter(0), reverse=True):
         if not extent.left:
             extent.is_complete = False
             return
         extent.looked_at += 1
         extent.last = place
+        at, queue, id = place
+        letter = pages.entry(queue, State.DEAD, id, body, died=at / 1000)
         if which.matches(letter):
             yield letter
 
 
 def _of_queue(
     pages: Pages, queue: str, which: DeadFilter, after: Place | None, size: int
-) -> Iterator[tuple[Place, Entry]]:
-    """Yield the dead letters of a queue with their places, the newest first.
+) -> Iterator[tuple[Place, bytes]]:
+    """Yield the bodies of the dead letters of a queue with their places, the newest first.
 
     Args:
         size: number of dead letters in the first call.
