@@ -110,7 +110,8 @@ class DeliveryLog:
     def __init__(self, *, records_attempts: bool, keep_delivered: timedelta) -> None:
         self._records_attempts, self._keep_delivered = records_attempts, keep_delivered
         self._attempts: deque[dict[str, Any]] = deque(maxlen=_MAX_PENDING_ATTEMPTS)
-        self._delivered: deque[Job[Any]] = deque(maxlen=_MAX_PENDING_JOBS)
+        #: Endpoint ids and jobs.
+        self._delivered: deque[tuple[str, Job[Any]]] = deque(maxlen=_MAX_PENDING_JOBS)
         self._is_unavailable = False
         self._lock = threading.Lock()
         self._sending = Periodic("attempts", _INTERVAL, self.send)
@@ -126,7 +127,7 @@ class DeliveryLog:
             self._attempts.append(attempt)
         if self._keep_delivered and attempt["outcome"] == "delivered":
             self._sending.start()
-            self._delivered.append(job)
+            self._delivered.append((attempt["endpoint"], job))
 
     def stop(self) -> None:
         """Stop the thread and send the remaining attempts; the next attempt starts it again."""
@@ -160,14 +161,15 @@ class DeliveryLog:
 
     def _store_delivered(self) -> None:
         jobs = [self._delivered.popleft() for _ in range(len(self._delivered))]
-        kept = {}
-        for job in jobs:
+        kept, newest = {}, {}
+        for endpoint, job in jobs:
             wire = {"payload": job.payload.wire(), "metadata": job.metadata.wire()}
-            kept[wire["payload"].get("id") or f"msg_{job.message_id}"] = orjson.dumps(wire)
+            id = wire["payload"].get("id") or f"msg_{job.message_id}"
+            kept[id], newest[endpoint] = orjson.dumps(wire), id
         if not kept:
             return
         try:
-            endpoint_registry().keep(kept, self._keep_delivered)
+            endpoint_registry().keep(kept, self._keep_delivered, newest=newest)
         except BrokerError:
             self._delivered.extendleft(reversed(jobs))
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -32,6 +32,9 @@ DISABLED = ":__endpoints__.disabled"
 CHANGES = ":__endpoints__.changes"
 #: String: a delivered job; the key ends with the webhook-id.
 DELIVERED = ":__delivered__."
+#: String: webhook-id of the newest delivered job of an endpoint; the key ends with the endpoint's
+#: id. No webhook-id contains a dot.
+NEWEST = DELIVERED + "of."
 
 
 class RedisRegistry:
@@ -51,6 +54,7 @@ class RedisRegistry:
         self._address = address
         self._records, self._disabled = namespace + RECORDS, namespace + DISABLED
         self._changes, self._delivered = namespace + CHANGES, namespace + DELIVERED
+        self._newest = namespace + NEWEST
         self._old = OldRegistry(client) if namespace == DEFAULT_NAMESPACE else None
 
     @contextmanager
@@ -178,11 +182,19 @@ class RedisRegistry:
             self._add_change(pipeline, _ENABLED, id)
             return bool(pipeline.execute()[0])
 
-    def keep(self, delivered: Mapping[str, bytes], ttl: timedelta) -> None:
+    def keep(
+        self,
+        delivered: Mapping[str, bytes],
+        ttl: timedelta,
+        *,
+        newest: Mapping[str, str] | None = None,
+    ) -> None:
         with self._connected() as client:
             pipeline = client.pipeline(transaction=False)
             for id, job in delivered.items():
                 pipeline.set(self._delivered + id, job, px=ttl)
+            for endpoint, id in (newest or {}).items():
+                pipeline.set(self._newest + endpoint, id, px=ttl)
             pipeline.execute()
 
     def kept(self, id: str) -> bytes | None:
@@ -191,6 +203,11 @@ class RedisRegistry:
             if found is None and self._old is not None:
                 found = self._old.delivered(id)
             return found
+
+    def newest_kept(self, ids: Sequence[str]) -> dict[str, str]:
+        with self._connected() as client:
+            found = client.mget([self._newest + id for id in ids]) if ids else []
+        return {id: _text(kept) for id, kept in zip(ids, found, strict=True) if kept is not None}
 
     def _put(self, pipeline: Any, known: EndpointRecord | None, record: EndpointRecord) -> bool:
         """Replace the record ``known``; returns whether this disables the endpoint."""

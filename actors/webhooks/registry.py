@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from threading import Lock
@@ -208,11 +208,24 @@ class EndpointRegistry(Protocol):
     def enable(self, id: str) -> bool:
         """Enable an endpoint by deleting its record; returns False if it has no record."""
 
-    def keep(self, delivered: Mapping[str, bytes], ttl: timedelta) -> None:
-        """Store delivered jobs by webhook-id, for ``ttl``."""
+    def keep(
+        self,
+        delivered: Mapping[str, bytes],
+        ttl: timedelta,
+        *,
+        newest: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store delivered jobs by webhook-id, for ``ttl``.
+
+        Args:
+            newest: webhook-id of the newest of these jobs, by endpoint id.
+        """
 
     def kept(self, id: str) -> bytes | None:
         """The stored job with the webhook-id ``id``; None if there is none."""
+
+    def newest_kept(self, ids: Sequence[str]) -> dict[str, str]:
+        """The webhook-id of the newest stored job, for each of these endpoints that has one."""
 
 
 class MemoryRegistry:
@@ -264,11 +277,20 @@ class MemoryRegistry:
                 self._version += 1
             return self._records.pop(id, None) is not None
 
-    def keep(self, delivered: Mapping[str, bytes], ttl: timedelta) -> None:
+    def keep(
+        self,
+        delivered: Mapping[str, bytes],
+        ttl: timedelta,
+        *,
+        newest: Mapping[str, str] | None = None,
+    ) -> None:
         """Do nothing: the command ``resend`` runs in another process and could not read them."""
 
     def kept(self, id: str) -> bytes | None:
         return None
+
+    def newest_kept(self, ids: Sequence[str]) -> dict[str, str]:
+        return {}
 
     def _put(self, record: EndpointRecord) -> bool:
         """Store a record; returns whether this disables the endpoint. The caller has the lock."""

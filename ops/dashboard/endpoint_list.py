@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, NamedTuple
-
-from dramatiq import Message
+from typing import NamedTuple
 
 from ...actors.webhooks.delivery_rates import DeliveryRate, delivery_rates
 from ...actors.webhooks.registry import EndpointRecord
@@ -15,15 +13,8 @@ from ...actors.webhooks.resources import make_registry
 from ...brokers import DeadFilter, RelayBroker
 from ...brokers.inspection import Extent
 from ...config import get_settings
-from ...core.clock import iso
 from ...core.errors import ConfigError, SinkError
-from ..endpoints import (
-    endpoint_json,
-    endpoint_of_entry,
-    find_urls,
-    jobs_of_queue,
-    shown_url,
-)
+from ..endpoints import endpoint_json, endpoint_of_entry, find_urls, shown_url
 from .cached import Cached
 
 #: Period of the success rates, and maximum number of endpoints with a rate.
@@ -32,8 +23,6 @@ RATE_PERIOD, _MAX_RATES = timedelta(hours=24), 200
 _CACHE_SECONDS = 60.0
 #: Maximum number of dead letters to look at for an endpoint, and to return.
 _SEARCHED, _MAX_FOUND = 20_000, 1_000
-#: Fields of a webhook that belong to its endpoint.
-_OF_ENDPOINT = ("url", "method", "headers", "secret", "secrets", "signatureStyle", "endpointId")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +30,7 @@ class Endpoint:
     """A webhook endpoint.
 
     Attributes:
+        host: host of its URL; empty if it is known from jobs alone.
         where: host and path of its URL, or the host alone.
         state: ``disabled``, ``open`` (circuit breaker), ``failing`` or ``fine``.
         record: its record in the registry; None for an endpoint that works.
@@ -49,6 +39,7 @@ class Endpoint:
     """
 
     id: str
+    host: str
     where: str
     state: str
     record: EndpointRecord | None = None
@@ -105,10 +96,10 @@ def list_endpoints(broker: RelayBroker, rates: list[DeliveryRate], now: float) -
     found = []
     for id in {**records, **by_id, **urls}:
         record, rate, url = records.get(id), by_id.get(id), urls.get(id)
-        host = record.host if record is not None else rate.host if rate is not None else ""
         state = "fine" if record is None else endpoint_json(record.to_json(), now)["state"]
+        host = next((each.host for each in (record, rate) if each and each.host), "")
         where = shown_url(url) if url is not None else host
-        found.append(Endpoint(id, where, state, record, rate, url is not None))
+        found.append(Endpoint(id, host, where, state, record, rate, url is not None))
     order = ("disabled", "open", "failing", "fine")
     return sorted(found, key=lambda each: (order.index(each.state), each.where, each.id))
 
@@ -126,22 +117,3 @@ def dead_of_endpoint(broker: RelayBroker, id: str) -> tuple[list[str], bool]:
     )
     found = list(islice(matching, _MAX_FOUND + 1))
     return found[:_MAX_FOUND], len(found) <= _MAX_FOUND and extent.is_complete
-
-
-def make_test(broker: RelayBroker, id: str) -> Message[Any] | None:
-    """Make a test delivery to an endpoint, with the URL and secrets of one of its jobs.
-
-    Returns:
-        None if no job of the endpoint waits or is dead-lettered.
-    """
-    for entry in jobs_of_queue(broker.inspector, webhook_queue()):
-        known, message = endpoint_of_entry(entry), entry.message
-        payload = message.kwargs.get("payload")
-        if known is None or known[0] != id or not isinstance(payload, dict):
-            continue
-        data = {"message": "A test of this endpoint, sent by an operator."}
-        body = {"type": "webhook.test", "timestamp": iso(broker.clock.time()), "data": data}
-        kept = {name: payload[name] for name in _OF_ENDPOINT if name in payload}
-        call = {"payload": {**kept, "body": body}, "metadata": {}}
-        return Message(entry.queue, message.actor_name, (), call, {})
-    return None

@@ -236,6 +236,29 @@ def test_delivered_jobs_are_kept_only_on_request(site: Site, receiver: Receiver)
     assert records.kept(f"msg_{down.message_id}") is None
 
 
+def test_an_endpoint_without_jobs_gets_a_test_like_its_newest_delivered_job(
+    site: Site, receiver: Receiver
+) -> None:
+    from formrelay.ops.dashboard.webhook_tests import make_test
+
+    site.use(webhooks={"keep_delivered": timedelta(days=1)})
+    job = webhook(receiver, endpointId="e1")
+    for _ in range(2):
+        sent = site.actors.deliver_webhook.send(job)
+        site.work_off("webhooks")
+    newest = deliveries.endpoint_registry().newest_kept(["e1", "e2"])
+    assert newest == {"e1": f"msg_{sent.message_id}"}
+    message = make_test(site.broker, "e1")
+    assert message is not None
+    site.broker.enqueue(message)
+    site.work_off("webhooks")
+    *_, delivered = receiver.requests
+    assert delivered.json["type"] == "webhook.test"
+    assert delivered.headers["webhook-id"] == f"msg_{message.message_id}"
+    assert delivered.headers["webhook-signature"].startswith("v1,")
+    assert make_test(site.broker, "e2") is None
+
+
 def test_the_rate_of_each_endpoint_counts_its_attempts_of_a_time(site: Site, client: Any) -> None:
     now = datetime.now(UTC)
     attempts = [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
+from dramatiq import Message
 from werkzeug import Response
 
 from ....actors.webhooks.registry import EndpointRegistry
 from ....actors.webhooks.resources import make_registry
-from ....core.errors import ConfigError
+from ....core.errors import ConfigError, InvalidJob
 from ....core.printable import read_id, shown_id
 from ...resending import NoSuchWebhook, resend_webhook
-from ..endpoint_list import dead_of_endpoint, list_endpoints, make_test, webhook_queue
+from ..endpoint_list import Endpoint, dead_of_endpoint, list_endpoints, webhook_queue
 from ..view import Route, View
+from ..webhook_tests import make_asked_test, make_test
 from .dead import ask_about_ids
 
 #: Maximum number of endpoints on the page.
@@ -70,14 +75,62 @@ def resend(view: View) -> Response:
     return view.redirect("webhooks", flash=f"{shown_id(id)}: {done}.")
 
 
+def send_test(view: View) -> Response:
+    """Send a test with the URL and secret that an operator has entered."""
+    endpoint = _endpoint(view, view.id_field("endpoint"))
+    url, secret = view.field("url", "").strip(), view.field("secret", "").strip()
+    style = view.field("style", "standard")
+    try:
+        message = make_asked_test(view.broker, endpoint, url, secret, style)
+    except InvalidJob as error:
+        return _ask(view, endpoint, url, style, problem=str(error))
+    return _send(view, endpoint.id, message, has_entered=True)
+
+
 def _test(view: View, id: str) -> Response:
+    if id in _disabled(view):
+        text = "It is disabled, so a test would be dead-lettered: enable it first."
+        return view.redirect("webhooks", flash=text, kind="problem")
     message = make_test(view.broker, id)
     if message is None:
-        text = "No job of this endpoint is left, so its URL and secret are not known."
-        return view.redirect("webhooks", flash=text, kind="problem")
+        return _ask(view, _endpoint(view, id))
+    return _send(view, id, message)
+
+
+def _send(view: View, id: str, message: Message[Any], *, has_entered: bool = False) -> Response:
     sent = view.broker.enqueue(message)
+    about: dict[str, Any] = {"URL and secret": "entered"} if has_entered else {}
+    view.record("webhooks.endpoints.test", endpoint=shown_id(id), job=sent.message_id, **about)
     text = f"Sent a test to {shown_id(id)} as job {sent.message_id}."
-    return _done(view, "webhooks.endpoints.test", id, text, is_done=True)
+    return view.redirect("webhooks", flash=text)
+
+
+def _ask(
+    view: View, endpoint: Endpoint, url: str = "", style: str = "", problem: str | None = None
+) -> Response:
+    """Ask for URL and secret of an endpoint. The secret is never sent back to the browser."""
+    return view.render(
+        "webhook_test.html",
+        title="Send a test",
+        status=200 if problem is None else 422,
+        endpoint=endpoint,
+        given_url=url,
+        style=style,
+        problem=problem,
+    )
+
+
+def _endpoint(view: View, id: str) -> Endpoint:
+    """An endpoint of the list: tests are sent to known endpoints only."""
+    rates, _ = view.site.rates.get(view.broker)
+    for endpoint in list_endpoints(view.broker, rates, view.now):
+        if endpoint.id == id:
+            return endpoint
+    raise view.not_found("There is no such endpoint any more.")
+
+
+def _disabled(view: View) -> Collection[str]:
+    return () if view.broker.state is None else make_registry(view.broker.state).disabled()
 
 
 def _resend_failed(view: View, id: str) -> Response:
@@ -106,5 +159,6 @@ def _registry(view: View) -> EndpointRegistry:
 ROUTES = (
     Route("/webhooks", "webhooks", show, label="Webhooks"),
     Route("/webhooks/change", "webhooks.change", change, changes=True),
+    Route("/webhooks/test", "webhooks.test", send_test, changes=True),
     Route("/webhooks/resend", "webhooks.resend", resend, changes=True),
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 
+from formrelay.actors.webhooks.actor import endpoint_of_url
 from formrelay.actors.webhooks.delivery_rates import DeliveryRate
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
@@ -14,7 +17,7 @@ from formrelay.brokers import State
 from formrelay.core.errors import SinkUnavailable
 from formrelay.ops.dashboard import endpoint_list
 from formrelay.ops.dashboard.access import Role
-from tests.ops.dashboard.conftest import HOSTILE, Site
+from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
 from tests.ops.dashboard.test_dead import bury, dead, fields, rows
 
 URL = "https://one.example/hooks/SECRETPART1?token=HIDDEN"
@@ -119,8 +122,102 @@ def test_a_test_is_sent_with_the_url_and_secret_of_a_job(site: Site) -> None:
     }
     assert "ANSWER" not in str(payload)
     assert "id" not in payload  # the receiver would take it for a repetition
-    site.post("/webhooks/change", endpoint="unknown", do="test")
-    assert "No job of this endpoint is left" in site.page("/webhooks")
+    assert site.post("/webhooks/change", endpoint="unknown", do="test").status_code == 404
+
+
+def waiting(site: Site) -> dict[str, Any]:
+    """The payload of the one waiting job."""
+    (entry,) = site.broker.inspector.browse("webhooks", State.WAITING).entries
+    found: dict[str, Any] = entry.message.kwargs["payload"]
+    return found
+
+
+def test_a_test_takes_url_and_secret_from_a_delivered_job_that_is_kept(site: Site) -> None:
+    fail(site, "e1")
+    registry, day = make_registry(site.broker.state), timedelta(days=1)
+    job = orjson.dumps({"payload": PAYLOAD, "metadata": {"formId": "f"}})
+    registry.keep({"msg_1": job}, day, newest={"e1": "msg_1"})
+    assert site.post("/webhooks/change", endpoint="e1", do="test").status_code == 303
+    assert waiting(site)["secret"] == PAYLOAD["secret"]
+    assert "ANSWER" not in str(waiting(site))
+
+
+def test_a_test_takes_url_and_secret_from_a_job_in_flight(site: Site) -> None:
+    fail(site, "e1")
+    site.add("webhooks", "waiting", "job1", kwargs={"payload": PAYLOAD})
+    keys, client = site.broker.keys, site.broker.client
+    client.lrem(keys.waiting("webhooks"), 0, "job1")
+    client.sadd(keys.in_flight("worker", "webhooks"), "job1")
+    client.zadd(keys.heartbeats(), {"worker": site.broker.clock.time() * 1000})
+    assert site.post("/webhooks/change", endpoint="e1", do="test").status_code == 303
+    assert waiting(site)["url"] == URL
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, by which URLs are checked."""
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setattr("formrelay.config.settings._current", None)
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_test_asks_for_url_and_secret_if_no_job_is_left(site: Site) -> None:
+    id = endpoint_of_url(URL)
+    fail(site, id)
+    text = site.post("/webhooks/change", endpoint=id, do="test").text
+    assert "No job of this endpoint is left" in text
+    entered = {"endpoint": id, "url": URL, "secret": "whsec_c2VjcmV0", "style": "stripe"}
+    answer = site.post("/webhooks/test", **{**entered, "url": "https://one.example/other"})
+    assert answer.status_code == 422
+    assert "got the URL of another endpoint" in answer.text
+    assert "whsec_c2VjcmV0" not in answer.text
+    assert site.post("/webhooks/test", **{**entered, "secret": "whsec_-"}).status_code == 422
+    assert site.post("/webhooks/test", **{**entered, "style": "none"}).status_code == 422
+    assert site.post("/webhooks/test", **{**entered, "endpoint": "url_0"}).status_code == 404
+    assert site.broker.inspector.counts("webhooks").waiting == 0
+    assert site.post("/webhooks/test", **entered).status_code == 303
+    sent = waiting(site)
+    assert (sent["url"], sent["secret"], sent["signatureStyle"]) == (
+        URL,
+        "whsec_c2VjcmV0",
+        "stripe",
+    )
+    assert sent["body"]["type"] == "webhook.test"
+    log = site.page("/audit")
+    assert f"endpoint {id}" in log
+    assert "URL and secret entered" in log
+    for hidden in ("SECRETPART1", "HIDDEN", "whsec_"):
+        assert hidden not in log
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_test_of_a_named_endpoint_stays_on_its_host(site: Site) -> None:
+    fail(site, "e1")
+    entered = {"endpoint": "e1", "secret": "key", "url": "https://evil.example/"}
+    answer = site.post("/webhooks/test", **entered)
+    assert "expected a URL of the host one.example, got another host" in answer.text
+    answer = site.post("/webhooks/test", **{**entered, "url": "http://one.example/"})
+    assert "WEBHOOK_ALLOW_HTTP" in answer.text
+    assert site.post("/webhooks/test", **{**entered, "url": URL}).status_code == 303
+    assert waiting(site)["endpointId"] == "e1"
+
+
+def test_no_test_is_sent_to_a_disabled_endpoint(site: Site) -> None:
+    bury(site, "job1", kwargs={"payload": PAYLOAD})
+    fail(site, "e1", is_gone=True)
+    site.post("/webhooks/change", endpoint="e1", do="test")
+    text = site.page("/webhooks")
+    assert "enable it first" in text
+    assert 'value="test"' not in text
+    assert site.broker.inspector.counts("webhooks").waiting == 0
+
+
+def test_readers_send_no_test(site: Site) -> None:
+    fail(site, "e1")
+    reader = site.with_tokens(Role.READ_ONLY)
+    for path in ("/webhooks/test", "/webhooks/change"):
+        data = {"endpoint": "e1", "do": "test", "url": URL, "secret": "key"}
+        assert reader.post(path, data=data, headers=ORIGIN).status_code == 403
 
 
 def test_the_dead_letters_of_an_endpoint_are_replayed_after_a_question(site: Site) -> None:
