@@ -1,4 +1,7 @@
-"""Groups failures: the type of the error and its text without the parts that differ each time."""
+"""Groups failures by the type of their error and its normalised text.
+
+Normalising replaces the parts that differ each time, such as ids and numbers, by placeholders.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from hashlib import blake2b
 from .failure import Failure
 from .redaction import MARK
 
-#: Maximum length of a normalised text, and number of characters that are read, in characters.
+#: Maximum length of a normalised text, and of the text that is read, in characters.
 MAX_LENGTH = 240
 _MAX_READ = 2_000
-#: A longer word is a token or encoded data.
+#: Maximum length of a word. A longer word is a token or encoded data.
 _MAX_WORD = 60
 #: Number of characters in the id of a group.
 GROUP_ID_LENGTH = 10
@@ -20,8 +23,8 @@ GROUP_ID_LENGTH = 10
 _TEXT, _NUMBER, _ID = "<text>", "<number>", "<id>"
 _URL, _ADDRESS, _PATH = "<url>", "<address>", "<path>"
 _PLACEHOLDER = re.compile(r"(<(?:text|number|id|url|address|path)>)")
-#: Text in quotes. An apostrophe inside a word is no quote, and neither is one next to a placeholder
-#: that stands for a part of a word. A search ends at the next quote, so all take linear time.
+#: Text in quotes. An apostrophe inside a word, or next to a placeholder for a part of a word, is no
+#: quote. Each search ends at the next quote, so matching takes linear time.
 _QUOTED = re.compile(
     r"""(?<![\w>])(?:"[^"]*"|'[^']*'|`[^`]*`)(?![\w<])|“[^”]*”|‘[^’]*’|«[^»]*»|„[^“]*“"""
 )
@@ -47,7 +50,7 @@ def normalise(text: str) -> str:
         At most :data:`MAX_LENGTH` characters.
     """
     text = text[:_MAX_READ]
-    # A replaced word may have contained a quote that kept two others apart.
+    # A replaced word may have contained a quote that was between two others.
     for _ in range(_MAX_READ):
         before, text = text, _normalised_once(text)
         if text == before:

@@ -1,7 +1,7 @@
 """Writes and reads the audit log: who changed what, with a command or a dashboard.
 
-Commands of ``formrelay`` write it as ``user@host``. Without a shared store, commands write nothing,
-and a dashboard keeps the log in its memory.
+Commands of ``formrelay`` write entries as ``user@host``. Without a shared store, each process has a
+log of its own, which ends with the process.
 """
 
 from __future__ import annotations
@@ -26,21 +26,26 @@ from .output import join_names
 
 logger = logging.getLogger("formrelay.audit")
 
-#: Number of entries that are read in one call.
+#: Number of entries to read in one call.
 _PAGE = 500
-_WORDS = {"form_id": "form", "since": "since", "until": "before"}
+#: Words for the fields of a filter, where they differ from the name of the field.
+_FIELD_WORDS = {"form_id": "form", "until": "before"}
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who changes something, and with what."""
+    """A person who changes something.
+
+    Attributes:
+        who, via: as of :class:`.AuditEntry`.
+    """
 
     who: str
     via: Via
 
 
-def of_command() -> Operator:
-    """The operator of this process: its user, as ``user@host``."""
+def command_operator() -> Operator:
+    """Return the user of this process, as ``user@host``."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -50,7 +55,7 @@ def of_command() -> Operator:
 
 
 def open_log(broker: RelayBroker | None = None) -> AuditLog:
-    """The audit log in the shared store; without one, the log of this process alone.
+    """Return the audit log in the shared store; without a shared store, the log of this process.
 
     Args:
         broker: None for the broker of this process.
@@ -69,17 +74,18 @@ def record(
     operator: Operator | None = None,
     broker: RelayBroker | None = None,
 ) -> None:
-    """Add an entry to the audit log. A store that fails is logged, and never stops the action.
+    """Add an entry to the audit log. An error of the store is logged, and not raised.
 
     Args:
         action: what was done, like a command: ``dlq replay``.
-        target: what it was done to. Neither a payload nor a secret.
+        target: the queue, job or endpoint that was changed; never a payload or a secret.
         filter: the selection in words; see :func:`filter_words`.
         count: number of messages or entries that were changed.
-        operator: who did it; None for the user of this process.
+        outcome: as of :class:`.AuditEntry`.
+        operator: None for the user of this process.
         broker: None for the broker of this process.
     """
-    by = operator or of_command()
+    by = operator or command_operator()
     entry = AuditEntry(by.who, by.via, action, target, filter, count, outcome)
     try:
         open_log(broker).add(entry)
@@ -90,7 +96,7 @@ def record(
 
 @dataclass(slots=True)
 class Audited:
-    """What is written when an action ends.
+    """The result of an action, which is written when the action ends.
 
     Attributes:
         count: number of messages or entries that were changed so far.
@@ -110,7 +116,14 @@ def audited(
     operator: Operator | None = None,
     broker: RelayBroker | None = None,
 ) -> Iterator[Audited]:
-    """Write an entry when an action ends, also if an error or Ctrl-C ends it."""
+    """Write an entry when an action ends, also if an error or Ctrl-C ends it.
+
+    Args:
+        action, target, filter, operator, broker: as of :func:`record`.
+
+    Yields:
+        the result, whose ``count`` the caller updates.
+    """
     found = Audited()
     try:
         yield found
@@ -127,7 +140,7 @@ def entries(log: AuditLog, since: float | None = None) -> Iterator[AuditEntry]:
     """Yield the entries of a log, the newest first.
 
     Args:
-        since: the time of the oldest entry, Unix seconds; None for all.
+        since: Unix seconds; older entries are left out. None for all entries.
     """
     cursor = None
     while True:
@@ -148,7 +161,7 @@ def filter_words(which: DeadFilter) -> str:
         value = getattr(which, field.name)
         if value is not None:
             shown = iso(value) if isinstance(value, float | int) else shown_id(str(value))
-            words.append(f"{_WORDS.get(field.name, field.name)} {shown}")
+            words.append(f"{_FIELD_WORDS.get(field.name, field.name)} {shown}")
     return ", ".join(words) or "all dead letters"
 
 
