@@ -1,12 +1,18 @@
 """State that processes share, in Redis or, without Redis, in this process's memory.
 
-``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's). ``idempotency.py`` stores
-locks and results of jobs by idempotency key, ``redis/results.py`` the results of jobs by id.
-``rate_limits.py``, ``leases.py``, ``suppressions.py``, ``bounce_rates.py`` and ``journal.py``
-serve e-mail, ``claims.py`` serves Sheets, ``tokens.py`` both. ``audit.py`` is the audit log of
-operators, ``task_board.py`` has the progress of their tasks, ``history.py`` stores what workers
-did, by queue and time, ``worker_reports.py`` what each runs now. ``redis/`` is the Redis client,
-which the Redis broker uses too, and the stores in Redis.
+``store.py`` chooses the Redis (``STATE_URL``, otherwise the broker's) and makes the stores::
+
+    idempotency.py                    locks and results of jobs by idempotency key
+    rate_limits.py, leases.py         limits on sending e-mails, over all workers
+    suppressions.py, bounce_rates.py  addresses that get no e-mail, and when an address becomes one
+    journal.py                        outcomes of an e-mail's recipients
+    claims.py                         calls that may have written rows into a spreadsheet
+    tokens.py                         OAuth tokens for e-mail and Sheets
+    audit.py, task_store.py           what operators changed, and the progress of their tasks
+    history.py, worker_reports.py     what workers did, by queue and time, and what each runs now
+
+``redis/`` has the Redis client, which the Redis broker uses too, the stores in Redis, and
+``results.py``, the results of jobs by id.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from .store import (
     make_rate_limits,
     make_result_store,
     make_suppressions,
-    make_task_board,
+    make_task_store,
     make_tokens,
     make_worker_reports,
 )
@@ -47,7 +53,7 @@ __all__ = [
     "make_rate_limits",
     "make_result_store",
     "make_suppressions",
-    "make_task_board",
+    "make_task_store",
     "make_tokens",
     "make_worker_reports",
     "once",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .rate_limits import RateLimits
     from .redis.results import RedisResultStore
     from .suppressions import Suppressions
-    from .task_board import TaskBoard
+    from .task_store import TaskStore
     from .tokens import Tokens
     from .worker_reports import WorkerReports
 
@@ -131,18 +131,18 @@ def make_audit_log(redis: StateRedis | None) -> AuditLog:
     return RedisAuditLog(redis)
 
 
-def make_task_board(redis: StateRedis | None) -> TaskBoard:
-    """Make the board of long tasks: in ``redis``, or in memory if that is None.
+def make_task_store(redis: StateRedis | None) -> TaskStore:
+    """Make the store of long tasks: in ``redis``, or in memory if that is None.
 
     Connects to no server.
     """
     if redis is None:
-        from .task_board import MemoryTaskBoard
+        from .task_store import MemoryTaskStore
 
-        return MemoryTaskBoard()
-    from .redis.task_board import RedisTaskBoard
+        return MemoryTaskStore()
+    from .redis.task_store import RedisTaskStore
 
-    return RedisTaskBoard(redis)
+    return RedisTaskStore(redis)
 
 
 def make_bounce_rates(redis: StateRedis | None) -> BounceRates:

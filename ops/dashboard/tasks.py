@@ -20,8 +20,8 @@ from typing import Any
 from ...brokers import DeadFilter, RelayBroker
 from ...brokers.inspection import Action
 from ...core.errors import BrokerError, FormrelayError, describe
-from ...state import make_task_board
-from ...state.task_board import MemoryTaskBoard, TaskBoard, TaskRecord
+from ...state import make_task_store
+from ...state.task_store import MemoryTaskStore, TaskRecord, TaskStore
 from ..audit import Audited, Operator, audited, filter_words, id_words
 
 logger = logging.getLogger("formrelay.dashboard")
@@ -68,13 +68,13 @@ class _Task:
     """A task of this process.
 
     Attributes:
-        record: the task as its board has it.
+        record: the task as it is in the store.
         on_write: called each time before the progress is written.
         is_closing: set when the process ends.
     """
 
     broker: RelayBroker
-    board: TaskBoard
+    store: TaskStore
     action: Action
     selection: Selection
     operator: Operator
@@ -141,7 +141,7 @@ class _Task:
 
     def _write(self, **changes: Any) -> str | None:
         self.record = replace(self.record, **changes)
-        return self.board.write(self.record)
+        return self.store.write(self.record)
 
 
 class Tasks:
@@ -157,12 +157,12 @@ class Tasks:
         self._waiting_written_at = float("-inf")
 
     @cached_property
-    def _memory_board(self) -> TaskBoard:
-        return MemoryTaskBoard()
+    def _memory_store(self) -> TaskStore:
+        return MemoryTaskStore()
 
-    def board(self, broker: RelayBroker) -> TaskBoard:
-        """Return the board in the shared store; without a shared store, in this process."""
-        return self._memory_board if broker.state is None else make_task_board(broker.state)
+    def store(self, broker: RelayBroker) -> TaskStore:
+        """Return the tasks in the shared store; without a shared store, those of this process."""
+        return self._memory_store if broker.state is None else make_task_store(broker.state)
 
     def start(
         self, broker: RelayBroker, action: Action, selection: Selection, operator: Operator
@@ -173,14 +173,14 @@ class Tasks:
             TooManyTasks: too many tasks are waiting.
             BrokerError: the shared store failed.
         """
-        board, id = self.board(broker), secrets.token_hex(6)
+        store, id = self.store(broker), secrets.token_hex(6)
         words, total = selection.words, selection.expected
         record = TaskRecord(id, _ACTIONS[action], words, operator.who, total=total)
-        task = _Task(broker, board, action, selection, operator, record, self._write_waiting)
+        task = _Task(broker, store, action, selection, operator, record, self._write_waiting)
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
                 raise TooManyTasks
-        board.write(record)
+        store.write(record)
         with self._lock:
             self._waiting.append(task)
             if len(self._running) < MAX_RUNNING:
@@ -215,7 +215,7 @@ class Tasks:
             self._waiting_written_at = now
         for task in tasks:
             if task.record.state == "waiting":
-                task.board.write(task.record)
+                task.store.write(task.record)
 
     def _work(self) -> None:
         """Run waiting tasks until there are none."""

@@ -18,7 +18,7 @@ from formrelay.state import (
     make_leases,
     make_rate_limits,
     make_suppressions,
-    make_task_board,
+    make_task_store,
     make_worker_reports,
 )
 from formrelay.state.audit import AuditEntry
@@ -29,7 +29,7 @@ from formrelay.state.journal import RecipientOutcome, Run
 from formrelay.state.rate_limits import Limit
 from formrelay.state.redis.tokens import RedisTokenStore
 from formrelay.state.suppressions import Suppression, SuppressionReason
-from formrelay.state.task_board import TaskRecord
+from formrelay.state.task_store import TaskRecord
 from formrelay.state.tokens import Tokens
 from formrelay.state.worker_reports import WorkerReport
 from tests.brokers.redis.test_rights import documented, with_password
@@ -83,11 +83,11 @@ def test_every_store_works_with_the_documented_rights(redis_server: RedisServer)
     log.add(AuditEntry("ann", "cli", "dlq replay"))
     assert len(log.newest().entries) == 1
 
-    board = make_task_board(state)
-    board.write(TaskRecord("one", "dlq replay", "", "ann"))
-    assert board.stop("one", "ann")
-    assert len(board.newest()) == 1
-    assert board.find("one") is not None
+    store = make_task_store(state)
+    store.write(TaskRecord("one", "dlq replay", "", "ann"))
+    assert store.request_stop("one", "ann")
+    assert len(store.newest()) == 1
+    assert store.find("one") is not None
 
     claims = make_claims(state)
     assert claims.claim("book", "token", ["job"], {"A1:B2": 1}).unknown == {"job"}

@@ -61,7 +61,7 @@ def show(view: View) -> Response:
         further=None if looks_further else view.url("dead", **query.arguments(look="further")),
         further_number=LOOK_AT_MOST,
         refresh_seconds=_REFRESH_SECONDS,
-        running=[task for task in view.site.tasks.board(broker).newest() if not task.is_over],
+        running=[task for task in view.site.tasks.store(broker).newest() if not task.is_over],
         **_shared(view, query),
     )
 

@@ -13,13 +13,13 @@ _REFRESH_SECONDS = 1
 
 def show(view: View) -> Response:
     """List the tasks of the last day."""
-    tasks = view.site.tasks.board(view.broker).newest()
+    tasks = view.site.tasks.store(view.broker).newest()
     return view.render("tasks.html", title="Tasks", tasks=tasks, is_lost=is_lost, now=view.now)
 
 
 def show_one(view: View) -> Response:
     """Show the progress of a task."""
-    task = view.site.tasks.board(view.broker).find(view.argument("id"))
+    task = view.site.tasks.store(view.broker).find(view.argument("id"))
     if task is None:
         raise view.not_found("There is no such task, or it ended more than a day ago.")
     about = {} if task.is_over else {"refresh_seconds": _REFRESH_SECONDS}
@@ -30,7 +30,7 @@ def show_one(view: View) -> Response:
 def stop(view: View) -> Response:
     """Ask to stop a task after its current step."""
     id = view.field("id")
-    if view.site.tasks.board(view.broker).stop(id, view.operator.who):
+    if view.site.tasks.store(view.broker).request_stop(id, view.operator.who):
         view.record("task.stop", id=id)
         return view.redirect("task", id=id, flash="The task stops after its current step.")
     return view.redirect("task", id=id, flash="The task is over already.", kind="problem")

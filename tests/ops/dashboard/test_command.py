@@ -14,7 +14,7 @@ import requests
 
 from formrelay.ops.cli.dashboard import make_server
 from formrelay.ops.dashboard.access import TokenAccess
-from formrelay.state import make_task_board
+from formrelay.state import make_task_store
 from tests.ops.dashboard.conftest import TOKENS, Site
 from tests.ops.dashboard.test_dead import bury, fields
 from tests.support.command import clean_environment, run, start_python
@@ -118,7 +118,7 @@ def test_it_serves_the_pages_names_no_server_and_stops_its_tasks(
     finally:
         process.terminate()
         assert process.wait(timeout=20) == 0
-    record = make_task_board(site.broker.state).find(task.partition("id=")[2])
+    record = make_task_store(site.broker.state).find(task.partition("id=")[2])
     assert record is not None
     assert (record.state, record.text) == ("stopped", "the end of the dashboard's process")
     assert 0 < record.done < 100

@@ -20,7 +20,7 @@ from formrelay.ops.audit import Operator
 from formrelay.ops.dashboard import tasks as module
 from formrelay.ops.dashboard.tasks import LOST_AFTER, Selection, Tasks, TooManyTasks, is_lost
 from formrelay.state.audit import AuditEntry, MemoryAuditLog
-from formrelay.state.task_board import TaskRecord
+from formrelay.state.task_store import TaskRecord
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 
@@ -81,7 +81,7 @@ def tasks(log: MemoryAuditLog) -> Iterator[Tasks]:
 
 def ended(tasks: Tasks, broker: RelayBroker, id: str) -> TaskRecord:
     def found() -> TaskRecord | None:
-        record = tasks.board(broker).find(id)
+        record = tasks.store(broker).find(id)
         return record if record is not None and record.is_over else None
 
     record = wait_until(found)
@@ -112,7 +112,7 @@ def test_a_task_replays_or_deletes_and_says_what_it_did(
     assert (record.state, record.done, record.total) == ("done", 3, None)
     assert broker.inspector.counts(unique).dead == 0
     wait_until(lambda: broker.inspector.counts(unique).waiting == 3)
-    assert tasks.board(broker).newest()[0].id == id
+    assert tasks.store(broker).newest()[0].id == id
 
 
 def test_two_tasks_over_the_same_letters_change_each_letter_once(
@@ -162,11 +162,11 @@ def test_a_second_operator_sees_the_progress_and_stops_the_task(
     slow = Slow(monkeypatch)
     id = tasks.start(redis_broker, "replay", Selection(expected=5_000), ANN)
     slow.steps.release()
-    other = Tasks().board(redis_broker)  # that of another process
+    other = Tasks().store(redis_broker)  # that of another process
     record = wait_until(lambda: (found := other.find(id)) and found.done and found)
     assert record is not None
     assert (record.state, record.done, record.total) == ("running", 500, 5_000)
-    assert other.stop(id, "bob")
+    assert other.request_stop(id, "bob")
     slow.steps.release()
     record = ended(tasks, redis_broker, id)
     assert (record.state, record.done, record.text) == ("stopped", 1_000, "bob")
@@ -196,14 +196,14 @@ def test_two_tasks_run_at_a_time_and_a_bounded_number_waits(
     monkeypatch.setattr(module, "MAX_WAITING", 2)
     slow = Slow(monkeypatch)
     ids = [tasks.start(redis_broker, "replay", Selection(), ANN) for _ in range(2)]
-    board = tasks.board(redis_broker)
-    states = lambda: [each.state for each in board.newest()][::-1]  # noqa: E731
+    store = tasks.store(redis_broker)
+    states = lambda: [each.state for each in store.newest()][::-1]  # noqa: E731
     wait_until(lambda: states() == ["running", "running"])
     ids += [tasks.start(redis_broker, "replay", Selection(), ANN) for _ in range(2)]
     with pytest.raises(TooManyTasks):
         tasks.start(redis_broker, "replay", Selection(), ANN)
     assert states() == ["running", "running", "waiting", "waiting"]
-    assert board.stop(ids[3], "bob")  # ends at its turn
+    assert store.request_stop(ids[3], "bob")  # ends at its turn
     for _ in range(30):
         slow.steps.release()
     assert [ended(tasks, redis_broker, id).state for id in ids] == [
@@ -219,7 +219,7 @@ def test_the_end_of_the_process_stops_tasks_between_two_steps(
 ) -> None:
     slow = Slow(monkeypatch)
     id = tasks.start(redis_broker, "replay", Selection(), ANN)
-    wait_until(lambda: tasks.board(redis_broker).find(id).state == "running")  # type: ignore[union-attr]
+    wait_until(lambda: tasks.store(redis_broker).find(id).state == "running")  # type: ignore[union-attr]
     stopping = threading.Thread(target=tasks.stop)
     stopping.start()
     wait_until(

@@ -1,4 +1,4 @@
-"""The board of long tasks in Redis, shared by all processes."""
+"""The long tasks of operators in Redis, shared by all processes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import orjson
 
 from ..millis import duration_millis, from_millis
-from ..task_board import KEEP, MAX_TASKS, TaskRecord
+from ..task_store import KEEP, MAX_TASKS, TaskRecord
 from .base import ScriptStore
 
 _NAMES = ("action", "filter", "who", "state", "done", "total", "text")
 
 
-class RedisTaskBoard(ScriptStore):
+class RedisTaskStore(ScriptStore):
     """The tasks of all processes, by the server's clock."""
 
-    script = "task_board.lua"
+    script = "task_store.lua"
     #: Stands between the namespace and the id of a task.
     prefix = ":__tasks__"
 
@@ -41,7 +41,7 @@ class RedisTaskBoard(ScriptStore):
             found = map(_parse, ids, pipeline.execute())
         return [record for record in found if record is not None]
 
-    def stop(self, id: str, who: str) -> bool:
+    def request_stop(self, id: str, who: str) -> bool:
         return bool(self._run(id, "stop", who))
 
     def _run(self, id: str, what: str, *args: Any) -> Any:

@@ -1,4 +1,4 @@
--- The board of long tasks. The hash of a task has its fields as JSON ('task'), when it began and was
+-- The long tasks of operators. The hash of a task has its fields as JSON ('task'), when it began and was
 -- written last ('began', 'updated', unix milliseconds), whether it is over ('over'), and who asked to
 -- stop it ('by').
 -- KEYS: the index (ids by the time when they began), the hash of the task.

@@ -1,7 +1,7 @@
-"""The board of long tasks that operators start: their progress, and who asked to stop them.
+"""The long tasks that operators start: their progress, and who asked to stop them.
 
-The process that runs a task writes it; pages of any process read it. A task whose process ended
-stays on the board as it was, so :attr:`TaskRecord.updated_at` tells that nobody works on it.
+The process that runs a task writes its record; pages of every process read it. The record of a task
+whose process has ended stays unchanged, which an old :attr:`TaskRecord.updated_at` shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .millis import from_millis
 
 #: How long a task is kept after its last change.
 KEEP = timedelta(days=1)
-#: Maximum number of tasks on the board; the oldest are dropped.
+#: Maximum number of tasks; the oldest are removed.
 MAX_TASKS = 50
 
 TaskState = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -26,19 +26,19 @@ TaskState = Literal["waiting", "running", "done", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task.
+    """A task and its progress.
 
     Attributes:
-        id: its id, random.
-        action: what it does, like a command: ``dlq replay``.
-        filter: what it changes, in words.
+        id: random text.
+        action: like a command: ``dlq replay``.
+        filter: the selected messages, in words.
         who: the operator who started it.
-        done: number of messages that were changed so far.
-        total: number of messages to change; None while it is not known.
-        text: why it failed; who stopped it.
-        began_at: when it was started, UTC; set by the store.
-        updated_at: when its process wrote it last, UTC; set by the store.
-        stopped_by: who asked to stop it; None for nobody; set by the store.
+        done: number of messages changed so far.
+        total: number of messages to change; None if it is not known.
+        text: the error of a failed task; who stopped a stopped task.
+        began_at: time of the first write, UTC; set by the store.
+        updated_at: time of the last write, UTC; set by the store.
+        stopped_by: who asked first to stop it; None: nobody. Set by the store.
     """
 
     id: str
@@ -59,7 +59,7 @@ class TaskRecord:
         return self.state in ("done", "stopped", "failed")
 
 
-class TaskBoard(Protocol):
+class TaskStore(Protocol):
     """Tasks by id. Each call is atomic.
 
     Raises (each method):
@@ -67,19 +67,19 @@ class TaskBoard(Protocol):
     """
 
     def write(self, record: TaskRecord) -> str | None:
-        """Store a task as it is now; return who asked to stop it."""
+        """Store a task as it is now; return who asked to stop it, or None."""
 
     def find(self, id: str) -> TaskRecord | None:
-        """Return a task; None if there is none, or no longer."""
+        """Return a task; None if it is unknown, or older than :data:`KEEP`."""
 
     def newest(self) -> Sequence[TaskRecord]:
-        """Return the tasks on the board, the newest first."""
+        """Return the tasks, the newest first."""
 
-    def stop(self, id: str, who: str) -> bool:
-        """Ask to stop a task between two of its steps; False if it is over or unknown."""
+    def request_stop(self, id: str, who: str) -> bool:
+        """Ask a task to stop after its current step; False if it is over or unknown."""
 
 
-class MemoryTaskBoard:
+class MemoryTaskStore:
     """The tasks of this process. Thread-safe."""
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -108,7 +108,7 @@ class MemoryTaskBoard:
             found = (self._get(id, now) for id in [*self._tasks][::-1])
             return [record for record in found if record is not None]
 
-    def stop(self, id: str, who: str) -> bool:
+    def request_stop(self, id: str, who: str) -> bool:
         with self._lock:
             record = self._get(id, self._now())
             if record is None or record.is_over:
