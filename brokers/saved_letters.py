@@ -1,7 +1,7 @@
-"""Dead letters outside of a broker: what an export writes and an import reads.
+"""The lines of ``formrelay dlq export``, which ``formrelay dlq import`` reads on any broker.
 
-A saved letter has the stored bytes of the message, unchanged. Bytes that cannot be decoded are
-saved as they were received: each broker stores them in another way.
+A line has the bytes of the message as the broker stores them. Bytes that cannot be decoded are
+saved as they were received, because each broker wraps them in its own way.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from .settlement import as_dead_letter
 
 
 class BadLetter(BrokerError, ValueError):
-    """The line is not a saved dead letter."""
+    """A line of a file is not an exported dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedLetter:
-    """A dead letter.
+    """A dead letter, independent of the broker that stored it.
 
     Attributes:
+        id: id on the broker; bytes that are not UTF-8 are lone surrogates.
+        body: the stored bytes of the message.
         died: when it was dead-lettered, Unix seconds; None if unknown.
         is_undecodable: whether ``body`` are bytes that could not be decoded.
     """
@@ -46,14 +48,14 @@ class SavedLetter:
 
     @classmethod
     def of(cls, letter: Entry) -> SavedLetter:
-        """Save a dead letter."""
+        """Copy a dead letter of a broker."""
         data = undecodable_bytes(letter.message)
         is_undecodable = data is not None
         body = letter.raw if data is None else data
         return cls(letter.queue, letter.id, body, letter.failure, letter.died, is_undecodable)
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to JSON; bytes that are no text become base64."""
+        """Convert to JSON; a body that is not UTF-8 becomes base64."""
         try:
             body = {"body": self.body.decode()}
         except UnicodeDecodeError:
@@ -72,7 +74,7 @@ class SavedLetter:
         """Read a line of an export.
 
         Raises:
-            BadLetter: the line is no dead letter; the error quotes no value.
+            BadLetter: the line is not an exported dead letter; the error quotes no value.
         """
         try:
             fields = orjson.loads(line)
@@ -100,8 +102,12 @@ class SavedLetter:
             fields["undecodable"],
         )
 
-    def with_failure(self, job_types: Mapping[str, str]) -> bytes:
-        """Return the bytes to store where a failure can only be in the body."""
+    def body_with_failure(self, job_types: Mapping[str, str]) -> bytes:
+        """Return the body with the failure in it, for a broker that stores failures in bodies.
+
+        Args:
+            job_types: actor name by job type, to decode plain jobs.
+        """
         if self.is_undecodable:
             if self.failure is None:
                 return self.body
@@ -115,13 +121,13 @@ class SavedLetter:
         return encode(as_dead_letter(message, self.failure))
 
     def failure_beside_body(self, job_types: Mapping[str, str]) -> Failure | None:
-        """Return the failure if the body does not hold it."""
+        """Return the failure if it is not in the body, for a broker that stores it in a header."""
         if self.is_undecodable or self._message_without_failure(job_types) is not None:
             return self.failure
         return None
 
     def _message_without_failure(self, job_types: Mapping[str, str]) -> Message[Any] | None:
-        """Return the decoded message if it does not hold the failure."""
+        """Return the decoded message if the failure is not in it, otherwise None."""
         try:
             message = decode(
                 self.body, queue_name=self.queue, job_types=job_types, message_id=self.text_id

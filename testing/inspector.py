@@ -232,7 +232,7 @@ class MemoryInspector(Inspector):
     ) -> int:
         added = 0
         for count, letter in enumerate(letters, start=1):
-            body = letter.with_failure(self._broker.job_types)
+            body = letter.body_with_failure(self._broker.job_types)
             with self._memory.changed:
                 added += self._memory[queue].restore_dead(letter.id, body, letter.died)
             progress(count)

@@ -317,7 +317,8 @@ class RedisInspector(Inspector):
             ]
             for letter in chunk:
                 died = "" if letter.died is None else repr(letter.died * 1000)
-                args += (to_bytes(letter.id), died, letter.with_failure(self._broker.job_types))
+                body = letter.body_with_failure(self._broker.job_types)
+                args += (to_bytes(letter.id), died, body)
             added += int(self._commands.run("add_dead", queue, args))
             count += len(chunk)
             progress(count)
