@@ -1,7 +1,7 @@
-"""Records of the attempts of a message that did not end it well, kept in the message.
+"""Records of the failed and deferred attempts of a message, kept in the message.
 
-A message that fails keeps a short list of them, so that people see whether its errors changed. The
-list is bounded in number and in bytes: the oldest records are dropped first.
+They show operators whether the errors of a message changed from attempt to attempt. Their number
+and their bytes are bounded: the oldest records are dropped first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .outcomes import Dead, Defer, Retry
 
 #: Maximum number of records of a message, and their maximum bytes as JSON.
 MOST_ATTEMPTS, MOST_BYTES = 10, 4096
-#: Maximum bytes of the records that all parts of one batch get together.
+#: Maximum bytes of the new records of all parts of a batch together.
 MOST_BYTES_OF_BATCH = 1024 * 1024
 #: Maximum length of the type and of the text of an error.
 _MAX_ERROR, _MAX_TEXT = 120, 300
@@ -33,12 +33,12 @@ class PastAttempt:
     Attributes:
         attempt: its number, from 1; 0 for a message that was never tried.
         at: its end, Unix seconds; None if unknown.
-        outcome: ``retry``, ``defer`` or ``dead``; another word of a newer version.
+        outcome: ``retry``, ``defer`` or ``dead``; a newer version may have other outcomes.
         error: type of the exception; empty for a deferral.
         message: text of the failure or of the deferral, without payload values.
         took: seconds from the call of the actor to the end; None if the actor was not called.
         next_in: seconds until the next attempt; None for a dead letter.
-        count: number of deferrals in a row, of which this is the last; 1 for another outcome.
+        count: number of deferrals in a row, the last of which this is; 1 for other outcomes.
         is_redelivered: whether the message was delivered before, because its worker died or lost
             its connection.
     """
@@ -66,7 +66,7 @@ class PastAttempt:
         """Make the record of an attempt.
 
         Args:
-            attempt: number of a deferred attempt. A failure has its own.
+            attempt: number of the attempt, if it was deferred. A failure has its own number.
             now: Unix seconds.
         """
         about: dict[str, Any] = {
@@ -82,7 +82,7 @@ class PastAttempt:
 
     @classmethod
     def of_failure(cls, failure: Failure, outcome: str) -> PastAttempt:
-        """Make the record of an attempt of which only the failure is known."""
+        """Make the record of a failed attempt from its failure, without durations."""
         try:
             at: float | None = datetime.fromisoformat(failure.at).timestamp()
         except (TypeError, ValueError):
@@ -91,7 +91,7 @@ class PastAttempt:
         return cls(failure.attempt, at, outcome, _cut(failure.error, _MAX_ERROR), text)
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to JSON, without fields that say nothing."""
+        """Convert to JSON, without empty fields."""
         found: dict[str, Any] = {"attempt": self.attempt, "at": self.at, "outcome": self.outcome}
         optional = {
             "error": self.error,
@@ -109,7 +109,7 @@ class PastAttempt:
 
     @classmethod
     def from_json(cls, data: Any) -> PastAttempt | None:
-        """Read a record of this or another version; None if it is none."""
+        """Read a record of this or another version; None if ``data`` is not a record."""
         if not isinstance(data, Mapping) or not isinstance(data.get("outcome"), str):
             return None
         return cls(
@@ -126,7 +126,7 @@ class PastAttempt:
 
 
 def read_attempts(data: Any) -> list[PastAttempt]:
-    """Read the list that a message carries; without what is no record."""
+    """Read the list that a message carries; leave out items that are not records."""
     if not isinstance(data, list):
         return []
     # Another program may have written a longer list.
@@ -139,8 +139,8 @@ def with_failure(
 ) -> list[PastAttempt]:
     """Add the record of a message's last failure if it is missing.
 
-    It is missing if an older version settled the attempt, if RabbitMQ dead-lettered the message,
-    and if its workers died.
+    It is missing if an older version settled the attempt, if RabbitMQ dead-lettered the message, or
+    if the workers of the message died.
     """
     if failure is None:
         return list(attempts)
@@ -156,7 +156,7 @@ def joined(attempts: Iterable[PastAttempt], *, most_bytes: int = MOST_BYTES) -> 
     """Write records as the list that a message carries; the oldest are dropped.
 
     Args:
-        attempts: the oldest first. Of deferrals of one attempt in a row, the last one is kept.
+        attempts: the oldest first. Deferrals of the same attempt in a row become one record.
         most_bytes: maximum bytes of the list.
     """
     kept: list[PastAttempt] = []
