@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from ...middleware.delivery import Delivery
 from ..errors import BrokerRefused, BrokerUnavailable
@@ -64,12 +65,12 @@ class Settler:
             live: list[_Pending] = []
             lost: list[_Pending] = []
             for replacement in settlement.replacements:
-                one = _Pending(replacement, delivery)
-                (live if _is_live(replacement) else lost).append(one)
-            for pending, left in zip(live, self._write(live)[0], strict=True):
-                self._new += left or ()
+                pending = _Pending(replacement, delivery)
+                (live if _is_live(replacement) else lost).append(pending)
+            for pending, unwritten in zip(live, self._write(live)[0], strict=True):
+                self._new += unwritten or ()
                 for tag in pending.replacement.tags:
-                    if left is None:
+                    if unwritten is None:
                         tag.acknowledge()
                     else:
                         tag.keep()
@@ -81,7 +82,7 @@ class Settler:
 
     def apply_later(self, settlement: Settlement) -> None:
         """Let the next :meth:`write_pending` apply the replacements."""
-        self._new += [_Pending(one, None) for one in settlement.replacements]
+        self._new += [_Pending(replacement, None) for replacement in settlement.replacements]
 
     def next_due(self) -> float | None:
         """When to call :meth:`write_pending`, monotonic seconds; None if nothing is pending."""
@@ -93,24 +94,25 @@ class Settler:
         Args:
             is_last: also write replacements that are not due yet.
         """
-        pending = [self._new.popleft() for _ in range(len(self._new))]
-        pending += self._refused.take_due(is_last=is_last)
+        found = [self._new.popleft() for _ in range(len(self._new))]
+        found += self._refused.take_due(is_last=is_last)
         # RabbitMQ redelivers the messages of lost connections.
-        pending = [one for one in pending if _is_live(one.replacement)]
-        if not pending:
+        live = [pending for pending in found if _is_live(pending.replacement)]
+        if not live:
             return
         try:
-            left, refusal = self._write(pending)
+            unwritten, refusal = self._write(live)
         except BrokerUnavailable as error:
-            self._refused.add(pending, error)
+            self._refused.add(live, error)
             return
-        for one in (one for one, rest in zip(pending, left, strict=True) if rest is None):
-            for tag in one.replacement.tags:
-                tag.subscription.acknowledge(tag.delivery_tag)
+        for pending, its_unwritten in zip(live, unwritten, strict=True):
+            if its_unwritten is None:
+                for tag in pending.replacement.tags:
+                    tag.subscription.acknowledge(tag.delivery_tag)
         if refusal is None:
             self._refused.settled()
         else:
-            self._refused.add([one for rest in left for one in rest or ()], refusal)
+            self._refused.add([*chain.from_iterable(filter(None, unwritten))], refusal)
 
     def _write(
         self, pending: Sequence[_Pending]
@@ -124,28 +126,31 @@ class Settler:
         Raises:
             BrokerUnavailable
         """
-        writes = [write for one in pending for write in one.replacement.writes]
+        writes = [write for each in pending for write in each.replacement.writes]
         errors = self._publish(writes) if writes else {}
-        left: list[list[_Pending] | None] = []
+        unwritten: list[list[_Pending] | None] = []
         first = 0
-        for one in pending:
-            places = range(first, first + len(one.replacement.writes))
+        for each in pending:
+            places = range(first, first + len(each.replacement.writes))
             first = places.stop
             refused = [place for place in places if place in errors]
             if refused:
-                rest = replace(one.replacement, writes=[writes[place] for place in refused])
-                left.append(self._smaller(_Pending(rest, one.delivery), errors[refused[0]]))
+                remaining = replace(each.replacement, writes=[writes[place] for place in refused])
+                again = _Pending(remaining, each.delivery)
+                unwritten.append(self._smaller(again, errors[refused[0]]))
             else:
-                left.append(None)
-        return left, next(iter(errors.values()), None)
+                unwritten.append(None)
+        return unwritten, next(iter(errors.values()), None)
 
     def _smaller(self, pending: _Pending, error: BrokerRefused) -> list[_Pending]:
         """Return the replacements to write next time, smaller if this replacement was too large."""
         delivery = pending.delivery
         if delivery is None or not (isinstance(error, PublishInterrupted) and error.is_too_large):
             return [pending]
-        smaller = self._shrink(pending.replacement, delivery, error)
-        return [_Pending(one, None if of is delivery else of) for one, of in smaller]
+        return [
+            _Pending(smaller, None if its_delivery is delivery else its_delivery)
+            for smaller, its_delivery in self._shrink(pending.replacement, delivery, error)
+        ]
 
     def _publish(self, writes: Sequence[Write]) -> dict[int, BrokerRefused]:
         """Publish; returns the error of each refused write, by its index."""
@@ -154,11 +159,11 @@ class Settler:
         except PartlyRefused as error:
             return dict.fromkeys(error.refused, error)
         except PublishInterrupted as error:
-            left = error.unconfirmed
-            if len(left) == 1:
-                return {left[0]: error}
+            places = error.unconfirmed
+            if len(places) == 1:
+                return {places[0]: error}
             # RabbitMQ does not say which message it refused: publish them one by one.
-            found = ((place, self._publish([writes[place]])) for place in left)
+            found = ((place, self._publish([writes[place]])) for place in places)
             return {place: errors[0] for place, errors in found if errors}
         except BrokerRefused as error:
             return dict.fromkeys(range(len(writes)), error)
