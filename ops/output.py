@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NOT_AVAILABLE = "n/a"
 #: Table cell for None.
 _NOTHING = "–"
-#: Characters that the last column of a table gets at least, unless it is below its row.
+#: Minimum width of the last column of a table, in characters; if narrower, it is below its row.
 _LAST_COLUMN = 24
 _NUMBER = re.compile(r"<?[0-9][0-9.,]*(%|[smhd])?")
 
@@ -139,7 +139,7 @@ def redraw(
         table = _table(console, named, columns, rows) if columns else Text(named, "bold")
         return Group(table, Text(printable(below, keep="\n")))
 
-    # Only this thread draws; what is left of the table after Ctrl-C is its last state.
+    # Only this thread draws, so after Ctrl-C the terminal shows the last whole table.
     with (
         suppress(KeyboardInterrupt),
         Live(drawn(), console=console, auto_refresh=False) as live,
@@ -165,9 +165,9 @@ def _table(
     cells = [[_text(cell) for cell in row] for row in rows]
     right = [_is_number(rows, index) for index in range(len(columns))]
     widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
-    last, first_ones = len(columns) - 1, sum(widths[:-1])
+    last, width_before = len(columns) - 1, sum(widths[:-1])
     is_wide = sum(widths) + 3 * last <= console.width
-    room = console.width - first_ones - (3 if is_wide else 1) * last
+    room = console.width - width_before - (3 if is_wide else 1) * last
     if -1 <= room < min(widths[-1], _LAST_COLUMN):
         return _stacked(title, columns, cells, right, widths)
     fits = room >= min(widths[-1], _LAST_COLUMN)
@@ -209,8 +209,8 @@ def _stacked(
     lines: list[RenderableType] = [Text(printable(title), "bold")]
     for number, row in enumerate([columns, *cells]):
         style = "" if number else "bold"
-        *first_ones, long = row
-        aligned = _aligned(first_ones, right, widths, length=cell_len)
+        *cells_before, long = row
+        aligned = _aligned(cells_before, right, widths, length=cell_len)
         lines.append(Text(aligned, style, no_wrap=True, overflow="fold"))
         if long != _NOTHING:
             lines.append(Padding(Text(long, style, overflow="fold"), (0, 0, 0, 2)))
@@ -286,7 +286,7 @@ def _can_write(stream: TextIO, text: str) -> bool:
 
 
 def _is_number(rows: Sequence[Sequence[Any]], index: int) -> bool:
-    """Whether a column holds numbers, also with a unit, such as ages. The first never does."""
+    """Whether a column holds numbers, with or without a unit; False for the first column."""
     if index == 0 or all(row[index] is None for row in rows):
         return False
     return all(
