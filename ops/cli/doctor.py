@@ -14,16 +14,16 @@ from ...brokers import get_broker
 from ...config import get_settings
 from ...core.errors import FormrelayError
 from .. import boot
-from ..findings import Finding
+from ..doctor.email import check_smtp
+from ..doctor.endpoints import check_endpoints
+from ..doctor.finding import Finding
+from ..doctor.queues import check_dead_letters, check_queues, check_workers
+from ..doctor.reports import check_reports
+from ..doctor.servers import check_versions
 from ..output import print_json, print_table
 from ..reachability import is_embedded_clickhouse
 from ..time_limits import exceeding_time_limits
-from ..worker_findings import check_reports
-from .email_findings import check_smtp
-from .endpoint_findings import check_endpoints
 from .options import JsonOption
-from .queue_findings import check_dead_letters, check_queues, check_workers
-from .server_findings import check_versions
 
 
 def doctor(

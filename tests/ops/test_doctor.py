@@ -16,7 +16,7 @@ from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.embedded import ensure_running, release
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.server_info import ServerInfo
-from formrelay.ops.cli.server_findings import check_clock
+from formrelay.ops.doctor.servers import check_clock
 from formrelay.ops.versions import too_old, unsupported_packages
 from tests.ops.shell import Shell
 from tests.support.command import run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...brokers import get_broker
-from ..findings import Finding
 from ..versions import installed, servers, too_old, unsupported_packages
+from .finding import Finding
 
 #: Seconds by which clocks may differ: jobs run late or early by as much.
 _WEAK_SECONDS = 1.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from .. import __version__
-from ..brokers import get_broker
-from ..state.worker_reports import WorkerReport
-from .findings import Finding
-from .output import age, join_names
-from .status_json import list_workers
+from ... import __version__
+from ...brokers import get_broker
+from ...state.worker_reports import WorkerReport
+from ..output import age, join_names
+from ..status_json import list_workers
+from .finding import Finding
 
 #: Maximum number of silent workers that have a finding each.
 _NAMED = 5

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
 from .. import health_check
-from ..findings import Finding
 from ..output import age
 from ..status_json import list_workers
+from .finding import Finding
 
 #: Maximum number of workers that are named.
 _MAX_NAMED = 5

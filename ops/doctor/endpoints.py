@@ -11,8 +11,8 @@ from ...brokers import get_broker
 from ...core.clock import SYSTEM_CLOCK, iso
 from ...core.printable import shown_id
 from ..endpoints import endpoint_json
-from ..findings import Finding
 from ..output import age
+from .finding import Finding
 
 #: Failures in a row from which an endpoint is named; a single failure is part of normal operation.
 _MIN_FAILURES = 5

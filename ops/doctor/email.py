@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...brokers import get_broker
 from ...config import Settings, get_settings
 from ...core.errors import ConfigError
-from ..findings import Finding
+from .finding import Finding
 
 
 def check_smtp() -> Iterator[Finding]:

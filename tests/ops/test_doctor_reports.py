@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from formrelay import __version__
-from formrelay.ops.worker_findings import findings_of, silent_workers
+from formrelay.ops.doctor.reports import findings_of, silent_workers
 from formrelay.state.worker_reports import WorkerReport
 
 
