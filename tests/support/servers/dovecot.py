@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from tests.support.servers.base import Server, ServerError, find_program, write
+from tests.support.servers.base import find_program, write
+from tests.support.servers.mail import RootServer
 from tests.support.servers.run import Run
 
 _OWNER = "nobody"
@@ -57,11 +58,12 @@ username_attribute = email
 """
 
 
-class DovecotServer(Server):
+class DovecotServer(RootServer):
     """Dovecot on 127.0.0.1, with STARTTLS; needs root."""
 
     kind: ClassVar[str] = "dovecot"
     package: ClassVar[str] = "dovecot-imapd"
+    config: ClassVar[str] = "dovecot.conf"
 
     user: ClassVar[str] = "reports@here.example"
     password: ClassVar[str] = "secret-7204"
@@ -96,13 +98,7 @@ class DovecotServer(Server):
         os.chown(path, owner.pw_uid, owner.pw_gid)
         path.rename(self.data_dir / "mail" / "new" / name)
 
-    def launch(self) -> None:
-        """Write the configuration at the first start, and start the server."""
-        program = self._require_program()
-        if os.geteuid():
-            raise ServerError("dovecot has to be started by root")
-        if not (self.data_dir / "dovecot.conf").exists():
-            self._configure()
+    def _start(self, program: str) -> None:
         self._process = self._spawn([program, "-F", "-c", str(self.data_dir / "dovecot.conf")])
 
     def _configure(self) -> None:

@@ -16,7 +16,8 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from tests.support.servers.base import Server, ServerError, find_program, write
+from tests.support.servers.base import find_program, write
+from tests.support.servers.mail import SmtpServer
 
 #: Where the package is unpacked.
 UNPACKED = Path(__file__).resolve().parents[3] / ".servers" / "opensmtpd"
@@ -31,11 +32,12 @@ match from any for rcpt-to <known> action "keep"
 """
 
 
-class OpenSmtpdServer(Server):
+class OpenSmtpdServer(SmtpServer):
     """OpenSMTPD on 127.0.0.1."""
 
     kind: ClassVar[str] = "opensmtpd"
     package: ClassVar[str] = "opensmtpd"
+    config: ClassVar[str] = "smtpd.conf"
 
     @classmethod
     def program(cls) -> str | None:
@@ -44,23 +46,7 @@ class OpenSmtpdServer(Server):
         found = find_program(str(UNPACKED / "usr" / "sbin" / "smtpd"))
         return found if not can_mount.returncode else None
 
-    @property
-    def url(self) -> str:
-        """`smtp://127.0.0.1:port`."""
-        return f"smtp://127.0.0.1:{self.port}"
-
-    def messages(self, name: str) -> list[bytes]:
-        """The e-mails delivered to `NAME@there.example`."""
-        folder = self.data_dir / "mail" / name / "new"
-        return [path.read_bytes() for path in sorted(folder.glob("*"))]
-
-    def launch(self) -> None:
-        """Write the configuration at the first start, and start the server."""
-        program = self._require_program()
-        if os.geteuid():
-            raise ServerError("opensmtpd has to be started by root")
-        if not (self.data_dir / "smtpd.conf").exists():
-            self._configure()
+    def _start(self, program: str) -> None:
         self._process = self._spawn(["unshare", "-m", "sh", "-euc", self._script(program)])
 
     def _script(self, program: str) -> str:

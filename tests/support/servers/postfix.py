@@ -14,7 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from tests.support.servers.base import Server, ServerError, find_program, write
+from tests.support.servers.base import find_program, write
+from tests.support.servers.mail import SmtpServer
 from tests.support.servers.run import Run
 from tests.support.waiting import wait_until
 
@@ -83,11 +84,12 @@ mech_list: PLAIN LOGIN
 """
 
 
-class PostfixServer(Server):
+class PostfixServer(SmtpServer):
     """Postfix on 127.0.0.1; needs root, as its master process does."""
 
     kind: ClassVar[str] = "postfix"
     package: ClassVar[str] = "postfix sasl2-bin libsasl2-modules"
+    config: ClassVar[str] = "main.cf"
 
     user: ClassVar[str] = "forms@there.example"
     password: ClassVar[str] = "secret-5391"
@@ -108,23 +110,7 @@ class PostfixServer(Server):
         is_whole = _MASTER_PROGRAM.exists() and find_program("saslpasswd2")
         return find_program("postfix") if is_whole else None
 
-    @property
-    def url(self) -> str:
-        """`smtp://127.0.0.1:port`."""
-        return f"smtp://127.0.0.1:{self.port}"
-
-    def messages(self, name: str) -> list[bytes]:
-        """The e-mails delivered to `NAME@there.example`."""
-        folder = self.data_dir / "mail" / name / "new"
-        return [path.read_bytes() for path in sorted(folder.glob("*"))]
-
-    def launch(self) -> None:
-        """Write the configuration at the first start, and start the server."""
-        program = self._require_program()
-        if os.geteuid():
-            raise ServerError("postfix has to be started by root")
-        if not (self.data_dir / "main.cf").exists():
-            self._configure()
+    def _start(self, program: str) -> None:
         folder = str(self.data_dir)
         # Makes the folders of the queue. "start-fg" would leave the master to a shell, which passes
         # no signal on.
