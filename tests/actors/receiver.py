@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from time import time
 from typing import Any
 
 import orjson
+
+from tests.support.http_server import running
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,8 @@ def receiving() -> Iterator[Receiver]:
         # With the default of five, some of ten simultaneous connections would retry after a second.
         request_queue_size = 128
 
-    server = Server(("127.0.0.1", 0), Handler)
-    receiver.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.is_closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(Server(("127.0.0.1", 0), Handler)) as receiver.port:
+        try:
+            yield receiver
+        finally:
+            receiver.is_closing.set()

@@ -24,6 +24,7 @@ from formrelay.state import make_audit_log
 from formrelay.testing import MemoryBroker
 from tests.support.browser import browser
 from tests.support.harness import Harness
+from tests.support.http_server import running
 from tests.support.pages import DashboardPages
 from tests.support.waiting import wait_until
 
@@ -96,12 +97,8 @@ def _served(pages: DashboardPages) -> Iterator[str]:
         path = environ["PATH_INFO"].removeprefix(pages.prefix)
         return pages.app({**environ, "PATH_INFO": path}, start_response)
 
-    with make_server("127.0.0.1", 0, mounted, handler_class=_Silent) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}{pages.prefix}/"
-        server.shutdown()
-        thread.join()
+    with running(make_server("127.0.0.1", 0, mounted, handler_class=_Silent)) as port:
+        yield f"http://127.0.0.1:{port}{pages.prefix}/"
 
 
 def refuse(answer: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.http_server import running
 
 _OF_A_CONNECTION = {"connection", "transfer-encoding", "host"}
 
@@ -101,13 +102,5 @@ def http_proxy(port: int) -> Iterator[HttpProxy]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Log nothing: some tests make clients refuse a certificate or a large body."""
 
-    server = Server(("127.0.0.1", 0), Handler)
-    proxy.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
+    with running(Server(("127.0.0.1", 0), Handler)) as proxy.port:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
+from tests.support.http_server import running
+
 
 class TokenEndpoint:
     """Answers refreshes. With ``rotates``, a refresh token is good for one refresh.
@@ -77,16 +79,11 @@ def token_endpoint(*, rotates: bool = False, lasts: int = 3600) -> Iterator[Toke
             """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
     endpoint = TokenEndpoint(
         f"http://127.0.0.1:{server.server_port}/token", rotates=rotates, lasts=lasts
     )
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield endpoint
-    finally:
-        endpoint.may_answer.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(server):
+        try:
+            yield endpoint
+        finally:
+            endpoint.may_answer.set()

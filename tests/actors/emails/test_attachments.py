@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from formrelay.core.failure import Reason
 from formrelay.sinks.http import Egress
 from tests.actors.emails.conftest import Mailing, MailServer
 from tests.support.certificates import Authority
+from tests.support.http_server import running
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\6\0\0\0\x1f\x15\xc4\x89"
 MAX = 1000
@@ -198,12 +198,8 @@ def site_url(authority: Authority) -> Iterator[str]:
     context = authority.server_side("files")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield f"https://localhost:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(server) as port:
+        yield f"https://localhost:{port}"
 
 
 @pytest.fixture

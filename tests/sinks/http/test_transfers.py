@@ -13,6 +13,7 @@ from ipaddress import ip_network
 import pytest
 
 from formrelay.sinks.http import Egress
+from tests.support.http_server import running
 from tests.support.loop import run
 from tests.support.waiting import wait_until
 
@@ -59,15 +60,9 @@ def busy() -> Iterator[tuple[Busy, str]]:
     class Server(ThreadingHTTPServer):
         request_queue_size = 128
 
-    server = Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield busy, f"http://127.0.0.1:{server.server_address[1]}"
-    busy.gate.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(Server(("127.0.0.1", 0), Handler)) as port:
+        yield busy, f"http://127.0.0.1:{port}"
+        busy.gate.set()
 
 
 def egress(concurrency: int) -> Egress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ import pytest
 from formrelay.core.errors import SinkUnready
 from formrelay.sinks.mailbox.imap import ImapAccount, read_imap
 from tests.support.certificates import Authority
+from tests.support.http_server import running
 from tests.support.missing import skip_or_fail
 from tests.support.servers import DovecotServer
 
@@ -53,15 +53,9 @@ def info() -> Iterator[TokenInfo]:
         def log_message(self, *_: Any) -> None:
             """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_port}/tokeninfo"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        found.url = f"http://127.0.0.1:{port}/tokeninfo"
+        yield found
 
 
 @pytest.fixture(scope="module")

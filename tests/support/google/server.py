@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.support.google.api import Google, NoAnswer
+from tests.support.http_server import running
 
 
 class _Server(ThreadingHTTPServer):
@@ -56,11 +56,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(google: Google) -> Iterator[str]:
     """Serve a stand-in; yields its address."""
-    with _Server(google) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join(60)
+    with running(_Server(google)) as port:
+        yield f"http://127.0.0.1:{port}"
