@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from formrelay.sinks.clickhouse import ClickHouse, connect, migrate
+from formrelay.sinks.clickhouse import ClickHouse, migrate
 from tests.ops.form_events import FORM, Expected, Happened, insert, make, quantile
+from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.checkout import ROOT
 
 #: First line of a block that needs a newer ClickHouse.
@@ -44,14 +45,7 @@ def older(clickhouse_url: str, clickhouse_database: str) -> Iterator[ClickHouse]
 
 def _open(url: str, database: str) -> ClickHouse:
     patience = timedelta(seconds=20)
-    return connect(
-        url,
-        database=database,
-        user="default",
-        password=lambda: None,
-        timeout=patience,
-        connect_timeout=patience,
-    )
+    return open_clickhouse(url, database, timeout=patience, connect_timeout=patience)
 
 
 def _fill(client: ClickHouse) -> None:

@@ -11,8 +11,9 @@ import pytest
 import requests
 import standardwebhooks
 
-from formrelay.sinks.clickhouse import ClickHouse, connect
+from formrelay.sinks.clickhouse import ClickHouse
 from tests.actors.receiver import Answer, Receiver, receiving
+from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.browser import browser
 from tests.support.command import run_python, start_python
 from tests.support.servers import RedisServer
@@ -79,13 +80,8 @@ def place(clickhouse_url: str, clickhouse_database: str) -> Iterator[Place]:
         }
         with DjangoSite(**variables) as site:
             site.call("make_form", "signup", "Sign up", QUESTIONS)
-            client = connect(
-                clickhouse_url,
-                database=clickhouse_database,
-                user="default",
-                password=lambda: None,
-                timeout=timedelta(seconds=10),
-                connect_timeout=timedelta(seconds=5),
+            client = open_clickhouse(
+                clickhouse_url, clickhouse_database, connect_timeout=timedelta(seconds=5)
             )
             place = Place(site, client)
             place.run("-m", "formrelay", "migrate")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from formrelay.sinks.clickhouse import connect, migrate
+from formrelay.sinks.clickhouse import migrate
 from tests.ops.form_events import FIELDS, FORM, Expected, Happened, insert, make, quantile
+from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.command import run
 
 NOW = datetime.now(UTC)
@@ -69,14 +70,7 @@ class Command:
 
 def _command(folder: Path, url: str, database: str) -> Command:
     patience = timedelta(seconds=20)
-    client = connect(
-        url,
-        database=database,
-        user="default",
-        password=lambda: None,
-        timeout=patience,
-        connect_timeout=patience,
-    )
+    client = open_clickhouse(url, database, timeout=patience, connect_timeout=patience)
     migrate.apply(client)
     insert(client, [*EVENTS, *QUIZ, *WIDE])
     client.close()  # an embedded ClickHouse allows only one process

@@ -20,8 +20,9 @@ from formrelay.actors.webhooks.redis_registry import RedisRegistry
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.printable import shown_id
-from formrelay.sinks.clickhouse import connect, migrate
+from formrelay.sinks.clickhouse import migrate
 from tests.ops.form_events import Happened, insert
+from tests.sinks.clickhouse.conftest import open_clickhouse
 from tests.support.command import clean_environment, run_python
 
 # Colours, a window title, C1, DEL, text directions, separators, markup, emoji codes.
@@ -132,14 +133,7 @@ def fill_clickhouse(url: str, database: str) -> None:
     from datetime import timedelta
 
     patience = timedelta(seconds=20)
-    client = connect(
-        url,
-        database=database,
-        user="default",
-        password=lambda: None,
-        timeout=patience,
-        connect_timeout=patience,
-    )
+    client = open_clickhouse(url, database, timeout=patience, connect_timeout=patience)
     migrate.apply(client)
     now = datetime.now(UTC).replace(microsecond=0)
     row = {
