@@ -6,7 +6,6 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +13,8 @@ from typing import Any, ClassVar
 import requests
 
 from tests.support.command import clean_environment, run_python, start_python
-from tests.support.servers.base import Server
 from tests.support.servers.run import Run, current_run
+from tests.support.servers.wsgi import WsgiServer
 
 PROJECT = Path(__file__).resolve().parent / "project"
 #: Apps and settings modules that some tests add to the project.
@@ -105,33 +104,18 @@ class Host:
         return run_python(*arguments, cwd=self.folder, env=self.env)
 
 
-class HostSite(Server):
+class HostSite(WsgiServer):
     """The host project behind a WSGI server."""
 
     kind: ClassVar[str] = "host_site"
-    package: ClassVar[str] = "waitress (pip)"
 
     def __init__(self, host: Host, run: Run | None = None) -> None:
         super().__init__(run)
         self._host = host
 
-    @classmethod
-    def program(cls) -> str | None:
-        """Path of `waitress-serve` in this virtual environment."""
-        found = Path(sys.executable).with_name("waitress-serve")
-        return str(found) if found.exists() else None
-
-    @property
-    def url(self) -> str:
-        """URL of the site."""
-        return f"http://127.0.0.1:{self.port}"
-
     def launch(self) -> None:
         """Start the WSGI server."""
-        program = self._require_program()
-        command = [program, f"--listen=127.0.0.1:{self.port}", "--threads=8"]
-        command.append("hostsite.wsgi:application")
-        env = self._host.env
+        command, env = self.argv("hostsite.wsgi:application"), self._host.env
         self._process = start_python(*command, cwd=self.data_dir, env=env, log=self.log)
 
     def _answers(self) -> bool:

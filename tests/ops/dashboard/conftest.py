@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 import dramatiq
@@ -95,3 +97,15 @@ def site(redis_url: str) -> Iterator[Site]:
 
     yield Site(broker)
     broker.close()
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[str]:
+    """Run a waitress server in a thread; its URL."""
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}"
+    finally:
+        server.close()
+        thread.join(timeout=10)

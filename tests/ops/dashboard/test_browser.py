@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +16,7 @@ import waitress
 
 from formrelay.ops.dashboard import view
 from formrelay.ops.dashboard.access import LoopbackAccess, Role, TokenAccess
-from tests.ops.dashboard.conftest import HOSTILE, TOKENS, Site
+from tests.ops.dashboard.conftest import HOSTILE, TOKENS, Site, serving
 from tests.ops.dashboard.test_overview import add_history, add_worker
 from tests.ops.dashboard.test_queue import FAILURE
 from tests.support.browser import browser
@@ -41,13 +40,8 @@ def chromium() -> Iterator[Browser]:
 def served(app: Any) -> Iterator[str]:
     """Serve an application; its URL."""
     server = waitress.create_server(app, host="127.0.0.1", port=0, threads=4, ident=None)
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.effective_port}"
-    finally:
-        server.close()
-        thread.join(timeout=10)
+    with serving(server) as url:
+        yield url
 
 
 @pytest.fixture

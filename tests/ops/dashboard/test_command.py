@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 import requests
@@ -15,24 +11,12 @@ import requests
 from formrelay.ops.cli.dashboard import make_server
 from formrelay.ops.dashboard.access import TokenAccess
 from formrelay.state import make_task_store
-from tests.ops.dashboard.conftest import TOKENS, Site
+from tests.ops.dashboard.conftest import TOKENS, Site, serving
 from tests.ops.dashboard.test_dead import bury, fields
 from tests.support.command import clean_environment, run, start_python
 from tests.support.waiting import wait_until
 
 TOKEN = "a-long-enough-token"
-
-
-@contextmanager
-def serving(server: Any) -> Iterator[str]:
-    """Run a server; its URL."""
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.effective_port}"
-    finally:
-        server.close()
-        thread.join(timeout=10)
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "example.com:80", "192.0.2.1:8765"])

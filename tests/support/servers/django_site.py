@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.support.command import run_python, start_python
-from tests.support.servers.base import Server
 from tests.support.servers.run import Run
+from tests.support.servers.wsgi import WsgiServer
 
 SITE = Path(__file__).resolve().parents[3] / "examples" / "django_site"
 _PROGRAMS = Path(__file__).with_name("site_programs.py")
 
 
-class DjangoSite(Server):
+class DjangoSite(WsgiServer):
     """The example site, with the API token `site-token`.
 
     Args:
@@ -26,7 +25,6 @@ class DjangoSite(Server):
     """
 
     kind: ClassVar[str] = "django_site"
-    package: ClassVar[str] = "waitress (pip)"
     token: ClassVar[str] = "site-token"
 
     def __init__(self, run: Run | None = None, **variables: str) -> None:
@@ -43,17 +41,6 @@ class DjangoSite(Server):
         """Environment of a process with the site's settings, plus `more`."""
         return {**self._run.env(), **self._env, **more}
 
-    @classmethod
-    def program(cls) -> str | None:
-        """Path of `waitress-serve` in this virtual environment."""
-        found = Path(sys.executable).with_name("waitress-serve")
-        return str(found) if found.exists() else None
-
-    @property
-    def url(self) -> str:
-        """Value for API_URL."""
-        return f"http://127.0.0.1:{self.port}"
-
     def manage(self, *arguments: str) -> str:
         """Run a command of manage.py; returns its output."""
         return self._python(SITE / "manage.py", *arguments)
@@ -69,7 +56,7 @@ class DjangoSite(Server):
 
     def launch(self) -> None:
         """Migrate the database and start the server."""
-        command = [*self.argv(), "formsite.wsgi:application"]
+        command = self.argv("formsite.wsgi:application")
         self._migrate()
         self._process = start_python(*command, cwd=self.data_dir, env=self.env(), log=self.log)
 
@@ -83,10 +70,6 @@ class DjangoSite(Server):
             shutil.copy(database, made)
         elif not database.exists():
             shutil.copy(made, database)
-
-    def argv(self) -> list[str]:
-        """Command line of the WSGI server; the caller appends the application."""
-        return [self._require_program(), f"--listen=127.0.0.1:{self.port}", "--threads=8"]
 
     def _answers(self) -> bool:
         try:
