@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from .base import Section
-from .types import LogLevel, Milliseconds
+from .types import AnyCase, LogLevel, Milliseconds
 
 
 class MonitoringSettings(Section):
@@ -33,6 +33,16 @@ class LoggingSettings(Section):
         validation_alias="LOG_LEVEL",
         description="Lowest level that is logged: a level of Python, or fatal, warn, verbose, "
         "trace.",
+    )
+    format: Annotated[Literal["auto", "json", "text"], AnyCase] = Field(
+        "auto",
+        validation_alias="FORMRELAY_LOG_FORMAT",
+        description="json, text, or auto: text on a terminal, otherwise one JSON object a line.",
+    )
+    no_color: str = Field(
+        "",
+        validation_alias="NO_COLOR",
+        description="Any value switches the colours of text off.",
     )
     debug: str = Field(
         "",

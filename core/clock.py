@@ -43,7 +43,7 @@ def to_millis(seconds: float) -> int:
 def iso(seconds: float) -> str:
     """Format unix seconds as ISO 8601 in UTC, with milliseconds: ``2026-01-31T09:30:00.125Z``."""
     whole = int(seconds // 1)
-    return f"{_second(whole)}.{int((seconds - whole) * 1000):03}Z"
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
 
 
 @lru_cache(maxsize=16)  # many log lines fall into the same second

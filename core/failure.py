@@ -13,6 +13,7 @@ from typing import Any
 
 from .clock import iso
 from .errors import SinkError, describe
+from .process import current_pid
 
 #: Maximum number of causes in a record, and the maximum length of each.
 _MAX_CAUSES, _MAX_CAUSE = 5, 300
@@ -158,12 +159,12 @@ _KINDS: dict[str, type] = {
 
 def worker_name() -> str:
     """``host:pid`` of this process."""
-    return f"{_hostname()}:{os.getpid()}"
+    return _worker_name(current_pid())
 
 
 @cache
-def _hostname() -> str:
-    return socket.gethostname()
+def _worker_name(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}"
 
 
 def frames(error: BaseException, most: int = 6) -> tuple[str, ...]:

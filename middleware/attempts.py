@@ -10,6 +10,8 @@ import dramatiq
 from dramatiq.middleware import Middleware
 
 from ..core.failure import Reason
+from ..core.log_fields import DURATION, ERROR_MESSAGE, ERROR_TYPE, JOB_ID, public_name
+from ..core.log_handler import only_handler
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
 from .delivery import Batch, Delivery
 from .sentry_events import join_sentry
@@ -82,11 +84,18 @@ def _log(message: dramatiq.MessageProxy) -> None:
         return
     outcome = _worst(message)
     level = _level(outcome)
-    if logger.isEnabledFor(level):
-        # Faster than Logger.log(), which looks for the caller and checks the names of the fields.
-        record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
-        record.__dict__.update(_fields(message), **_verdict(outcome))
-        logger.handle(record)
+    if not logger.isEnabledFor(level):
+        return
+    fields = _fields(message)
+    fields.update(_verdict(outcome))
+    handler = only_handler(logger)
+    if handler is not None:
+        handler.write_fields(level, logger.name, "attempt", fields)
+        return
+    # Faster than Logger.log(), which looks for the caller and checks the names of the fields.
+    record = logging.LogRecord(logger.name, level, "", 0, "attempt", None, None)
+    record.__dict__.update(fields)
+    logger.handle(record)
 
 
 def _worst(message: Delivery) -> Outcome | None:
@@ -105,20 +114,20 @@ def _level(outcome: Outcome | None) -> int:
 
 def _verdict(outcome: Outcome | None) -> dict[str, Any]:
     match outcome:
-        case Retry(after=after, failure=failure):
-            verdict: dict[str, Any] = {"outcome": "retry"}
-            verdict |= {"retry_in_s": round(after.total_seconds(), 3)}
-            if failure.reason is Reason.UNDECIDED:
-                verdict |= {"reason": failure.reason.value}
-            return verdict | {"error": failure.error, "error_message": failure.message}
-        case Dead(failure=failure):
-            verdict = {"outcome": "dead", "reason": failure.reason.value}
-            return verdict | {"error": failure.error, "error_message": failure.message}
-        case Defer(after=after, why=why):
-            verdict = {"outcome": "defer", "retry_in_s": round(after.total_seconds(), 3)}
-            return verdict | {"error_message": why}
         case Done():
             return {"outcome": "done"}
+        case Retry(after=after, failure=failure):
+            verdict: dict[str, Any] = {"outcome": "retry"}
+            verdict |= {"retryInSeconds": round(after.total_seconds(), 3)}
+            if failure.reason is Reason.UNDECIDED:
+                verdict |= {"reason": failure.reason.value}
+            return verdict | {ERROR_TYPE: failure.error, ERROR_MESSAGE: failure.message}
+        case Dead(failure=failure):
+            verdict = {"outcome": "dead", "reason": failure.reason.value}
+            return verdict | {ERROR_TYPE: failure.error, ERROR_MESSAGE: failure.message}
+        case Defer(after=after, why=why):
+            verdict = {"outcome": "defer", "retryInSeconds": round(after.total_seconds(), 3)}
+            return verdict | {ERROR_MESSAGE: why}
         case None:  # the consumer decides it when it settles the delivery: a failed attempt
             return {"outcome": "undecided"}
 
@@ -128,9 +137,9 @@ def _fields(message: Delivery) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "actor": message.actor_name,
         "queue": message.queue_name,
-        "message_id": message.message_id,
+        JOB_ID: message.message_id,
         "attempt": message.attempt,
-        "took_ms": round((now - (message.started or now)) * 1000, 1),
+        DURATION: round((now - (message.started or now)) * 1000, 1),
     }
     if isinstance(message, Batch):
         fields |= _part_fields(message)
@@ -141,7 +150,9 @@ def _fields(message: Delivery) -> dict[str, Any]:
         for key in ("formId", "submissionId", "traceparent"):
             if isinstance(metadata.get(key), str):
                 fields[key] = metadata[key]
-    return fields | message.fields if message.fields else fields
+    if message.fields:
+        fields.update({public_name(name): value for name, value in message.fields.items()})
+    return fields
 
 
 def _part_fields(batch: Batch) -> dict[str, Any]:
@@ -153,5 +164,5 @@ def _part_fields(batch: Batch) -> dict[str, Any]:
             for part, outcome in zip(batch.parts, batch.part_outcomes, strict=True)
             if not isinstance(outcome, Done)
         ]
-        fields |= {"parts_failed": len(failed), "failed_ids": failed[:_MAX_IDS]}
-    return fields | {"part_ids": [part.message_id for part in batch.parts[:_MAX_IDS]]}
+        fields |= {"partsFailed": len(failed), "failedIds": failed[:_MAX_IDS]}
+    return fields | {"partIds": [part.message_id for part in batch.parts[:_MAX_IDS]]}

@@ -28,10 +28,10 @@ from ..core.errors import (
 )
 from .banner import announce
 from .late_middleware import LateMiddleware
-from .logs import setup_logging
 from .own_actors import import_actors
 from .reachability import is_embedded_clickhouse
 from .time_limits import exceeding_time_limits
+from .worker_output import close_worker_output, setup_worker_output
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -63,8 +63,8 @@ def exit_status(error: FormrelayError) -> int:
 def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
     with one_line_errors():
-        setup_logging(LoggingSettings())  # the format of warnings about the settings
-        setup_logging(get_settings().logging)
+        setup_worker_output(LoggingSettings())  # for warnings about the settings
+        setup_worker_output(get_settings().logging)
         declare()
         broker = get_broker()
         broker.ping(())  # checks no queue: this worker's queues are known later
@@ -87,6 +87,9 @@ class _WorkerBoot(Middleware):
             logger.warning("a job may run twice", extra={"error_message": problem})
         tune_garbage_collector()
         limit_malloc_arenas()
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        close_worker_output()  # Dramatiq closes the pipe next
 
 
 def leave_out_optional(worker: dramatiq.Worker) -> None:
@@ -327,7 +330,7 @@ def become_workers(
     processes, problems = check_start(queues, processes, declare)
     threads = threads or get_settings().worker_concurrency
     announce(queues, processes=processes, threads=threads, problems=problems)
-    command = [sys.executable, "-m", "dramatiq", module, *others]
+    command = [sys.executable, "-m", f"{__package__}.dramatiq_command", module, *others]
     command += ["--processes", str(processes)]
     command += ["--threads", str(threads)]
     if queues:

@@ -1,51 +1,89 @@
-"""Structured logs: one JSON object per line, without payload values."""
+"""Structured logs: one JSON object per line, without payload values; on a terminal, text."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
-from pythonjsonlogger.orjson import OrjsonFormatter
+import orjson
+from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
 
 from ..config import LoggingSettings
 from ..core.clock import iso
 from ..core.errors import describe
-from ..core.failure import frames
+from ..core.failure import frames, worker_name
+from ..core.log_fields import LEVEL, LOGGER, MESSAGE, TIME, WORKER, public_name
 from ..core.printable import printable_json
+from .log_text import as_text
 
 #: Minimum levels of libraries that log about connections only. pika logs a dozen errors with
 #: tracebacks for one lost connection, which we log once.
 _QUIET = {"pika": logging.CRITICAL, "clickhouse_connect": logging.ERROR, "urllib3": logging.ERROR}
 
+#: Where python-json-logger puts the exception of a record.
+EXCEPTION = "exc_info"
 
-class _Formatter(OrjsonFormatter):
-    """JSON with our field names; exceptions are reduced to what :func:`describe` allows."""
+#: Makes a line, with its line break, of the fields of a line.
+Encode = Callable[[Mapping[str, Any]], bytes]
+
+_NEWLINE = orjson.OPT_APPEND_NEWLINE
+
+
+def as_json(fields: Mapping[str, Any]) -> bytes:
+    """Encode the fields of a line as JSON, without control characters."""
+    try:
+        line = orjson.dumps(fields, option=_NEWLINE)
+    except TypeError:
+        line = _as_json_slowly(fields)
+    # JSON escapes only C0 control characters, and people read logs on terminals.
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return printable_json(line.decode()).encode()
+
+
+def _as_json_slowly(fields: Mapping[str, Any]) -> bytes:
+    try:  # objects, and keys that are no strings
+        return orjson.dumps(fields, orjson_default, _NEWLINE | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # a lone surrogate, or an integer of more than 64 bits
+        return f"{json.dumps(fields, default=str)}\n".encode()
+
+
+class LineFormatter(OrjsonFormatter):
+    """Our field names; exceptions are reduced to what :func:`describe` allows."""
+
+    def __init__(self, encode: Encode = as_json) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+        self.encode = encode
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Add time, level, logger and message, then the extra fields.
+        """Add the fields of every line, then the extra fields.
 
         Replaces the base class's lookup of renames and formats, which takes half of the time to
-        write a line; every attempt writes one.
+        write a line.
         """
-        log_data["time"] = record.asctime
-        log_data["level"] = record.levelname
-        log_data["logger"] = record.name
-        log_data["message"] = record.message
+        log_data[TIME] = record.asctime
+        log_data[LEVEL] = record.levelname
+        log_data[WORKER] = worker_name()
+        log_data[LOGGER] = record.name
+        log_data[MESSAGE] = record.message
         skipped = self._skip_fields
         extra = {name: value for name, value in record.__dict__.items() if name not in skipped}
+        if record.name.startswith("formrelay"):  # the names of others are theirs
+            extra = {public_name(name): value for name, value in extra.items()}
+        if EXCEPTION in message_dict:
+            extra[public_name(EXCEPTION)] = message_dict.pop(EXCEPTION)
         log_data.update(extra, **message_dict)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        try:
-            line = super().jsonify_log_record(log_data)
-        except TypeError:  # a lone surrogate, or an integer of more than 64 bits
-            line = json.dumps(log_data, default=str)
-        # JSON escapes only C0 control characters, and people read logs on terminals.
-        return printable_json(line)
+        return self.encode(log_data)[:-1].decode()
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return iso(record.created)
@@ -62,9 +100,9 @@ class _Formatter(OrjsonFormatter):
 
 
 def setup_logging(settings: LoggingSettings) -> None:
-    """Make every handler of the root logger write JSON at the configured level.
+    """Make every handler of the root logger write our lines at the configured level.
 
-    Keeps the handler of Dramatiq's command line, which writes into its own pipe.
+    Keeps the handlers that exist, such as that of Dramatiq's command line.
     """
     # Caller, thread and process are not logged; collecting them takes a third of the time to
     # write a line (docs.python.org, Logging HOWTO, Optimization).
@@ -73,9 +111,31 @@ def setup_logging(settings: LoggingSettings) -> None:
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler())
-    formatter = _Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    formatter = LineFormatter(encoder(settings))
     for handler in root.handlers:
         handler.setFormatter(formatter)
     root.setLevel(settings.effective_level)
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
+
+
+def encoder(settings: LoggingSettings) -> Encode:
+    """The format of lines: JSON, or text if people read them on a terminal."""
+    is_text = settings.format == "text" or (settings.format == "auto" and _is_terminal())
+    if not is_text:
+        return as_json
+    return partial(as_text, color=not settings.no_color)
+
+
+def _is_terminal() -> bool:
+    """Whether the lines go to a terminal.
+
+    The lines of a worker process go to the main process of ``dramatiq``, which writes them to the
+    standard error that both share, or to its ``--log-file``.
+    """
+    if any(argument.split("=")[0] == "--log-file" for argument in sys.argv[1:]):
+        return False
+    try:
+        return os.isatty(2)
+    except OSError:
+        return False

@@ -73,7 +73,7 @@ def test_every_attempt_writes_a_row_and_a_log_line(
         ("e1", 503, first.response),
         ("e1", 200, second.response),
     ]
-    assert all(line["webhook_id"] == first.webhook_id for line in told)
+    assert all(line["webhookId"] == first.webhook_id for line in told)
     assert SECRET not in lines.text
     assert KEY not in lines.text
 

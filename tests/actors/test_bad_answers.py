@@ -241,7 +241,7 @@ def test_answers_that_an_operator_has_to_fix_pause_the_queue_without_using_attem
     site.start(jobs.queue)
     line = pause_line(lines)
     assert (line["level"], line["sink"], line["code"]) == ("ERROR", "api", code)
-    assert says in line["error_message"]
+    assert says in line["errorMessage"]
     # Four jobs had started; after each pause, a single job probes the API.
     wait_until(lambda: len(lines.attempts()) > 1 and site.waiting(jobs.queue))
     assert len(proxy.requests) <= 6
@@ -266,7 +266,7 @@ def test_an_expired_certificate_pauses_the_queue_until_it_is_renewed(
     site.start(jobs.queue)
     line = pause_line(lines)
     assert (line["level"], line["sink"]) == ("ERROR", "api")
-    assert "certificate has expired" in line["error_message"]
+    assert "certificate has expired" in line["errorMessage"]
     assert proxy.requests == []
     proxy.tls = authority.server_side("renewed")
     wait_until_done(site, jobs, lines)

@@ -92,8 +92,8 @@ def test_of_ten_thousand_events_only_the_invalid_are_dead_lettered(
     assert len(letters) == len(bad)
     # Each has its cause, and all readable events were in a batch with valid events.
     assert {letter.failure.reason.value for letter in letters} == {"invalid", "undecodable"}
-    failed = [line for line in lines.attempts() if line.get("parts_failed")]
-    assert sum(line["parts_failed"] for line in failed) == len(bad) - 2
+    failed = [line for line in lines.attempts() if line.get("partsFailed")]
+    assert sum(line["partsFailed"] for line in failed) == len(bad) - 2
     assert max(line["parts"] for line in failed) > 1_000
     kept = orjson.dumps([letter.message.asdict() for letter in letters])
     assert b"yesterday" in kept

@@ -224,7 +224,7 @@ def test_an_invalid_event_of_another_publisher_is_dead_lettered_alone(
     assert SECRET not in lines.text
     # It was one batch: the invalid event was not alone in it.
     assert [line["parts"] for line in lines.attempts()] == [7]
-    assert [line["parts_failed"] for line in lines.attempts()] == [1]
+    assert [line["partsFailed"] for line in lines.attempts()] == [1]
     # The dead letter has the original payload, so that an operator can correct it.
     assert SECRET in repr(letter.message) or SECRET.encode() not in bad
 
@@ -282,7 +282,7 @@ def test_a_missing_table_is_logged_and_pauses_the_queue_without_using_attempts(
     wait_until(lambda: len(lines.attempts()) >= 2)
     (alert,) = lines.of("pausing consumption: ClickHouse is unavailable")
     assert (alert["level"], alert["code"]) == ("ERROR", 60)
-    assert "formrelay migrate" in alert["error_message"]
+    assert "formrelay migrate" in alert["errorMessage"]
     client.command("RENAME TABLE hidden TO events")
     wait_until(lambda: site.is_idle("events"))
     assert {(line["attempt"], line["outcome"]) for line in lines.attempts()[:2]} == {(1, "defer")}

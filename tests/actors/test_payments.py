@@ -87,7 +87,7 @@ def test_another_event_is_done_and_the_line_of_the_attempt_says_why(
 ) -> None:
     assert reported(site, api, payload) == []
     (line,) = lines.attempts()
-    assert (line["outcome"], line["event_type"]) == ("done", payload["type"])
+    assert (line["outcome"], line["eventType"]) == ("done", payload["type"])
     assert line["ignored"] == why
 
 
@@ -97,7 +97,7 @@ def test_a_payment_event_without_a_submission_is_warned_of_once_for_each_type(
     for type in ("payment_intent.succeeded", "charge.refunded", "payment_intent.succeeded"):
         reported(site, api, event(type, {}))
     warned = lines.of("payment event without a submission: expected metadata.submissionId")
-    assert [line["event_type"] for line in warned] == [
+    assert [line["eventType"] for line in warned] == [
         "payment_intent.succeeded",
         "charge.refunded",
     ]

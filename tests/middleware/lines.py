@@ -34,7 +34,7 @@ class Lines(logging.Handler):
     def of(self, message: str) -> list[dict[str, Any]]:
         """The lines with a message."""
         lines = [orjson.loads(text) for text in list(self.texts)]
-        return [line for line in lines if line["message"] == message]
+        return [line for line in lines if line["msg"] == message]
 
 
 @pytest.fixture

@@ -50,18 +50,19 @@ FIELDS = {
     "time",
     "level",
     "logger",
-    "message",
+    "msg",
+    "worker",
     "actor",
     "queue",
-    "message_id",
+    "jobId",
     "attempt",
-    "took_ms",
+    "duration",
     "outcome",
     "formId",
     "submissionId",
     "traceparent",
 }
-FAILED = {"error", "error_message"}
+FAILED = {"errorType", "errorMessage"}
 
 
 @pytest.mark.parametrize(
@@ -93,13 +94,13 @@ def test_an_attempt_is_one_line_with_everything_but_the_payload(
     assert [line["outcome"] for line in attempts] == outcomes
     assert [line["attempt"] for line in attempts] == list(range(1, len(levels) + 1))
     for line in attempts:
-        extra = {"retry": {"retry_in_s"}, "dead": {"reason"}, "done": set[str]()}
+        extra = {"retry": {"retryInSeconds"}, "dead": {"reason"}, "done": set[str]()}
         assert set(line) == FIELDS | more | extra[line["outcome"]]
         assert line["logger"] == "formrelay.workers.attempts"
         assert (line["actor"], line["queue"]) == ("act", harness.queue)
-        assert line["message_id"] == sent.message_id
+        assert line["jobId"] == sent.message_id
         assert (line["formId"], line["submissionId"]) == ("form-1", "sub-1")
-        assert 0 <= line["took_ms"] < 5000
+        assert 0 <= line["duration"] < 5000
     # Dramatiq's own lines about a failure are suppressed.
     assert "Failed to process" not in lines.text
     # In no line: not in Dramatiq's, not at DEBUG, not in a traceback.
@@ -118,8 +119,8 @@ def test_a_deferral_logs_its_reason_and_wait(harness: Harness, lines: Lines) -> 
     harness.actor(raiser(error, once=True), actor_name="act", policy=AT_ONCE).send(SECRET)
     work_off(harness)
     first, second = lines.attempts()
-    assert (first["level"], first["outcome"], first["retry_in_s"]) == ("INFO", "defer", 0.05)
-    assert first["error_message"] == "the endpoint is busy"
+    assert (first["level"], first["outcome"], first["retryInSeconds"]) == ("INFO", "defer", 0.05)
+    assert first["errorMessage"] == "the endpoint is busy"
     assert (second["outcome"], second["attempt"]) == ("done", 1)
     assert SECRET not in lines.text
 
@@ -132,8 +133,8 @@ def test_the_line_of_a_dead_letter_has_the_reason_and_our_message(
     work_off(harness)
     (line,) = lines.attempts()
     assert line["reason"] == "permanent"
-    assert line["error"] == "formrelay.core.errors.SinkPermanent"
-    assert line["error_message"] == "the receiver answered 410"
+    assert line["errorType"] == "formrelay.core.errors.SinkPermanent"
+    assert line["errorMessage"] == "the receiver answered 410"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_messages_refused_by_dramatiq_are_logged_without_arguments(
         "unknown_actor",
         "expired",
     }
-    (expired,) = (line for line in lines.attempts() if line["message_id"] == old.message_id)
+    (expired,) = (line for line in lines.attempts() if line["jobId"] == old.message_id)
     assert (expired["outcome"], expired["reason"]) == ("dead", "expired")
     assert SECRET not in lines.text
 
@@ -233,12 +234,12 @@ def test_a_batch_is_one_line_with_the_counts_of_its_parts(
     work_off(harness)
     (line,) = lines.attempts()
     assert line["parts"] == 3
-    assert sorted(line["part_ids"]) == sorted(sent)
-    assert line.get("parts_failed") == failed
+    assert sorted(line["partIds"]) == sorted(sent)
+    assert line.get("partsFailed") == failed
     # The line has the outcome of the worst part, so that no dead letter is logged as a success.
     assert (line["outcome"], line["level"]) == (("dead", "ERROR") if failed else ("done", "INFO"))
     dead = {letter.id for letter in harness.dead()}
-    assert dead == set(line.get("failed_ids", ()))
+    assert dead == set(line.get("failedIds", ()))
     assert len(dead) == (failed or 0)
     assert SECRET not in lines.text
 
@@ -255,7 +256,7 @@ def test_a_batch_with_a_deferred_part_is_not_logged_as_skipped(
     failures.clear()
     harness.stop()
     line = lines.attempts()[0]
-    assert (line["outcome"], "is_skipped" in line) == ("defer", False)
+    assert (line["outcome"], "isSkipped" in line) == ("defer", False)
     assert SECRET not in lines.text
 
 

@@ -80,7 +80,7 @@ def test_an_undecided_attempt_counts_and_its_dead_letter_has_both_errors(
     assert told == [("retry", "WARNING", 1), ("dead", "ERROR", 2)]
     first = lines.attempts()[0]
     assert first["reason"] == "undecided"
-    assert f"the outcome could not be decided: {fault}" in first["error_message"]
+    assert f"the outcome could not be decided: {fault}" in first["errorMessage"]
     assert (
         len(
             lines.of(
@@ -214,7 +214,7 @@ def test_a_message_skipped_by_a_middleware_is_logged_as_skipped(
     harness.actor(calls, actor_name="act").send()
     harness.start()
     (line,) = wait_until(lines.attempts)
-    assert (line["outcome"], line["is_skipped"], len(calls)) == ("done", True, 0)
+    assert (line["outcome"], line["isSkipped"], len(calls)) == ("done", True, 0)
 
 
 def test_an_error_of_another_middleware_counts_as_an_attempt(

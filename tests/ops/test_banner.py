@@ -103,9 +103,9 @@ def test_a_log_gets_one_line_of_json(tmp_path: Path, variables: dict[str, str]) 
     done = run_python("-c", CODE, cwd=tmp_path, env=clean_environment(**variables))
     assert done.returncode == 0
     line = json.loads(done.stderr.splitlines()[-1])
-    assert line["message"] == "starting workers"
+    assert line["msg"] == "starting workers"
     assert line["broker"].startswith("unreachable: amqp://***@127.0.0.1:1/site: ")
-    assert line["state_store"].startswith("not configured: ")
+    assert line["stateStore"].startswith("not configured: ")
     assert line["clickhouse"].endswith(": went home")
     assert re.match(r"reachable in <?\d+ ms: http", line["api"])
     assert line["queues"] == ["webhooks", "events"]

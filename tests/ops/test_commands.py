@@ -61,7 +61,7 @@ def test_a_job_is_sent_counted_run_and_its_dead_letter_replayed(shell: Shell) ->
     log = (shell.folder / "worker.log").read_text()
     attempts = [json.loads(line) for line in log.splitlines() if '"attempt"' in line]
     ours = [line for line in attempts if line.get("actor") == "deliver_webhook"]
-    assert [line["message_id"] for line in ours] == [sent, sent]
+    assert [line["jobId"] for line in ours] == [sent, sent]
     assert "ANSWER" not in log
     assert "whsec_" not in log
 

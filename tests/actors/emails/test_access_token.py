@@ -199,8 +199,8 @@ def test_an_ended_consent_stops_the_queue_with_its_likely_cause(
     (stopped,) = lines.of("pausing consumption: the SMTP server is unavailable")
     assert stopped["level"] == "ERROR"
     for line in (paused, stopped):
-        assert "the person revoked the access" in line["error_message"]
-    assert "SMTP_OAUTH_REFRESH_TOKEN" in stopped["error_message"]
+        assert "the person revoked the access" in line["errorMessage"]
+    assert "SMTP_OAUTH_REFRESH_TOKEN" in stopped["errorMessage"]
     assert len(endpoint.forms) == 1
     endpoint.live = {"R9"}
     use(mailing, guarded, refresh_token="R9")  # a new consent
@@ -229,5 +229,5 @@ def test_a_store_that_is_away_at_the_login_uses_no_attempt(
     mailing.site.stop()
     (line,) = lines.attempts()
     assert (line["outcome"], line["attempt"]) == ("defer", 1)
-    assert "the shared store failed" in line["error_message"]
+    assert "the shared store failed" in line["errorMessage"]
     failing.close()

@@ -44,7 +44,7 @@ def run_until_deferred(
     mailing.site.stop()
     found = deferred(lines)
     assert all(line["attempt"] == 1 for line in found)
-    assert text in found[0]["error_message"]
+    assert text in found[0]["errorMessage"]
     assert mailing.site.dead("emails") == []
     return found[0]
 
@@ -98,7 +98,7 @@ def test_emails_over_the_limit_of_a_domain_wait_for_their_turns_once(
         mailing.send(subject=f"Hello {number}")
     mailing.work_off()
     assert len(server.accepted) == 12
-    waits = Counter(line["message_id"] for line in deferred(lines))
+    waits = Counter(line["jobId"] for line in deferred(lines))
     assert set(waits.values()) <= {1}
 
 
@@ -112,7 +112,7 @@ def test_a_domain_that_asks_for_less_is_left_alone(
     wait_until(lambda: bool(deferred(lines)) and bool(server.accepted))
     mailing.site.stop()
     assert server.recipients == [[ANN]]
-    assert "a domain" in deferred(lines)[0]["error_message"]
+    assert "a domain" in deferred(lines)[0]["errorMessage"]
     assert deferred(lines)[0]["attempt"] == 2  # the refused attempt counts, the wait does not
 
 
@@ -171,7 +171,7 @@ def test_a_mail_server_that_is_away_uses_no_attempt(
     )
     mailing.send()
     found = run_until_deferred(mailing, lines, "SMTP server 127.0.0.1:1")
-    assert found["retry_in_s"] < 10  # not the minutes after which a refused e-mail is retried
+    assert found["retryInSeconds"] < 10  # not the minutes after which a refused e-mail is retried
 
 
 def test_suppressed_recipients_are_left_out_before_connecting(

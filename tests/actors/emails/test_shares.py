@@ -125,7 +125,7 @@ def test_an_email_for_which_there_is_no_connection_uses_no_attempt(
     mailing.site.stop()
     (line, *_) = lines.attempts()
     assert (line["outcome"], line["attempt"]) == ("defer", 1)
-    assert "SMTP connections of all workers" in line["error_message"]
+    assert "SMTP connections of all workers" in line["errorMessage"]
     assert server.accepted == []
     leases.let_go(key, "other")
     mailing.work_off()

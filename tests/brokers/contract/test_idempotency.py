@@ -61,7 +61,7 @@ def test_a_job_that_is_sent_many_times_runs_once(
     attempts = wait_until(lambda: done() if len(done()) == 10 else None)
     wait_until(harness.is_empty)
     assert sorted(ran) == ["a", "b"]
-    assert sum(one.get("is_repeat", False) for one in attempts) == 8
+    assert sum(one.get("isRepeat", False) for one in attempts) == 8
 
 
 def test_duplicates_of_a_running_job_wait_for_its_result(

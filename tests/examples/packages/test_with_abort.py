@@ -44,7 +44,7 @@ def ended(place: Place) -> Ended:
         for id in [*aborted.values(), *waiting]:
             abort(id, middleware=asking)
         program.wait_for(" ended", count=33)
-        program.wait_for('"is_skipped": ?true', count=3)
+        program.wait_for('"isSkipped": ?true', count=3)
         lines = Counter(re.findall(r"(?:export|crawl)-\w+ (?:began|ended)", program.output))
     reasons = {letter.id: letter.failure.reason for letter in place.dead("exports")}
     return Ended(lines, reasons, aborted)

@@ -1,0 +1,157 @@
+"""Writes log lines in a thread of its own, so that a job does not wait for its line."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from weakref import WeakSet
+
+#: Maximum size of the buffer, in bytes. Further lines are dropped and counted.
+BUFFER_BYTES = 8 * 1024 * 1024
+#: Size from which lines are written as several records, in bytes.
+_RECORD_BYTES = 64 * 1024
+#: Seconds between two writes, so that many lines are one record.
+_PAUSE = 0.02
+#: Seconds that :meth:`LogWriter.flush` waits while another thread writes.
+_PATIENCE = 2.0
+
+
+class LogWriter:
+    """A bounded buffer of lines, and the thread that writes them in large records.
+
+    Writing to a pipe takes longer than making a line, and the main process of ``dramatiq`` reads
+    and writes each record again. While nobody reads the pipe and the buffer is full, lines are
+    dropped, so that jobs go on. A killed process loses its last lines, those of 20 ms.
+
+    Thread-safe; signal handlers may write lines too.
+
+    Args:
+        send: writes whole lines to where they go. It may block.
+        dropped_line: makes the line that says how many lines were dropped.
+        buffer_bytes: maximum size of the buffer.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        dropped_line: Callable[[int], bytes],
+        *,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        self._send = send
+        self._dropped_line = dropped_line
+        self._most = buffer_bytes
+        self._is_closed = False
+        self.forget()
+        _writers.add(self)
+
+    def forget(self) -> None:
+        """Start with an empty buffer and no thread, in a forked process."""
+        # Re-entrant, since a signal handler may log while its thread logs.
+        self._lock = threading.RLock()
+        self._sending = threading.RLock()
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._is_stuck = False
+        self._is_idle = False
+        self._wake: SimpleQueue[None] | None = None
+
+    def write(self, line: bytes) -> None:
+        """Add one line, which ends with a line break, to the buffer. Does not block.
+
+        After :meth:`close`, it is written at once.
+        """
+        with self._lock:
+            if self._size + len(line) > self._most:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            is_idle, self._is_idle = self._is_idle, False
+            wake = self._wake
+            if wake is None and not self._is_closed:
+                self._start()
+        if self._is_closed:
+            self.flush()
+        elif is_idle and wake is not None:
+            wake.put(None)
+
+    def flush(self) -> bool:
+        """Write the lines of the buffer before returning.
+
+        Returns:
+            False if they could not be written: nobody reads them, or their pipe is closed.
+        """
+        # Waits once only, not for each line, while nobody reads.
+        if not self._sending.acquire(timeout=0 if self._is_stuck else _PATIENCE):
+            self._is_stuck = True
+            return False
+        try:
+            while record := self._next_record():
+                self._send(record)
+        except (OSError, ValueError):
+            return False  # closed: the process ends
+        else:
+            self._is_stuck = False
+            return True
+        finally:
+            self._sending.release()
+
+    def close(self) -> None:
+        """Write the lines of the buffer, and from now on each line at once."""
+        self._is_closed = True
+        self.flush()
+
+    def _start(self) -> None:
+        self._wake = SimpleQueue()
+        thread = threading.Thread(
+            target=self._run, args=(self._wake,), name="formrelay-log", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends, or the machine has no more threads
+            self._is_closed = True
+
+    def _run(self, wake: SimpleQueue[None]) -> None:
+        while True:
+            self.flush()
+            time.sleep(_PAUSE)
+            with self._lock:
+                self._is_idle = is_idle = not self._lines
+            if is_idle:
+                wake.get()
+
+    def _next_record(self) -> bytes:
+        with self._lock:
+            lines: list[bytes] = []
+            size = 0
+            while self._lines and size < _RECORD_BYTES:
+                lines.append(self._lines.popleft())
+                size += len(lines[-1])
+            self._size -= size
+            if self._dropped:
+                lines.append(self._dropped_line(self._dropped))
+                self._dropped = 0
+        return b"".join(lines)
+
+
+_writers: WeakSet[LogWriter] = WeakSet()
+
+
+def _before_fork() -> None:
+    # Otherwise both processes would write the same lines.
+    for writer in list(_writers):
+        writer.flush()
+
+
+def _in_child() -> None:
+    for writer in list(_writers):
+        writer.forget()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_in_child)

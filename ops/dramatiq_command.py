@@ -1,0 +1,32 @@
+"""Dramatiq's command line, whose main process writes log lines as its workers do.
+
+``python -m formrelay.ops.dramatiq_command`` takes the arguments of ``dramatiq``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from dramatiq import cli
+
+from ..config import LoggingSettings
+from .logs import setup_logging
+from .worker_output import log_unexpected_errors
+
+
+def main() -> int:
+    """Run Dramatiq's main process; returns its exit status."""
+    command: Any = cli  # has no types
+    arguments = command.make_argument_parser().parse_args(sys.argv[1:])
+    # With these handlers in place, Dramatiq adds none for its own format.
+    setup_logging(LoggingSettings())
+    log_unexpected_errors()
+    # Dramatiq executes this to restart on SIGHUP, and with --watch when a file has changed.
+    sys.argv = [sys.executable, "-m", __spec__.name, *sys.argv[1:]]
+    status: int = command.main(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

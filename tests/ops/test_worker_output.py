@@ -1,0 +1,59 @@
+"""Every line that a worker writes is a log line, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.ops.shell import Shell
+from tests.support.waiting import wait_until
+
+ACTORS = """
+import logging, sys, threading, warnings
+import dramatiq
+
+@dramatiq.actor(queue_name="own", max_retries=0)
+def talk(*_, **__):
+    print("first\\nsecond \\x1b[31m")
+    print("no line break", end="")
+    print("on stderr", file=sys.stderr)
+    warnings.warn("careful")
+    logging.getLogger("theirs").info("ordinary", extra={"their_field": 1})
+    thread = threading.Thread(target=lambda: int("SECRET"))
+    thread.start()
+    thread.join()
+    raise ValueError("SECRET")
+"""
+
+
+@pytest.mark.slow
+def test_every_line_of_a_worker_is_a_json_object(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(ACTORS)
+    shell = Shell(tmp_path, FORMRELAY_IMPORTS="own")
+    log = tmp_path / "worker.log"
+    with shell.worker("own") as worker:
+        shell("send", "talk", "{}")
+        wait_until(lambda: log.exists() and '"outcome":"dead"' in log.read_text(), every=0.3)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all({"time", "level", "worker", "logger", "msg"} <= line.keys() for line in lines)
+    assert "SECRET" not in log.read_text()
+    said = [(line["level"], line["logger"], line["msg"].splitlines()[0]) for line in lines]
+    assert ("INFO", "stdout", "first") in said
+    assert ("INFO", "stdout", "second \x1b[31m") in said
+    assert "\x1b" not in log.read_text()
+    assert ("ERROR", "stderr", "on stderr") in said
+    assert any(level == "WARNING" and "careful" in text for level, _, text in said)
+    assert ("INFO", "theirs", "ordinary") in said
+    assert any(level == "CRITICAL" and "in the thread" in text for level, _, text in said)
+    assert any("is booting up" in text for _, _, text in said)
+    assert any("Stopping worker process" in text for _, _, text in said)
+    (theirs,) = [line for line in lines if line["logger"] == "theirs"]
+    assert theirs["their_field"] == 1
+    (attempt,) = [line for line in lines if line["msg"] == "attempt"]
+    assert attempt["worker"] != lines[0]["worker"]  # a process of its own
+    assert attempt["errorType"] == "ValueError"
