@@ -17,8 +17,7 @@ import waitress
 from formrelay.ops.dashboard import view
 from formrelay.ops.dashboard.access import LoopbackAccess, Role, TokenAccess
 from tests.ops.dashboard.conftest import HOSTILE, TOKENS, Site, serving
-from tests.ops.dashboard.test_overview import add_history, add_worker
-from tests.ops.dashboard.test_queue import FAILURE
+from tests.ops.dashboard.helpers import FAILURE, add_history, add_worker
 from tests.support.browser import browser
 from tests.support.missing import skip_or_fail
 from tests.support.waiting import wait_until

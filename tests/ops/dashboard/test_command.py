@@ -12,7 +12,7 @@ from formrelay.ops.cli.dashboard import make_server
 from formrelay.ops.dashboard.access import TokenAccess
 from formrelay.state import make_task_store
 from tests.ops.dashboard.conftest import TOKENS, Site, serving
-from tests.ops.dashboard.test_dead import bury, fields
+from tests.ops.dashboard.helpers import bury, fields
 from tests.support.command import clean_environment, run, start_python
 from tests.support.waiting import wait_until
 

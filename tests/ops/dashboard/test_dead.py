@@ -6,7 +6,6 @@ import json
 import re
 import time
 from html import unescape
-from typing import Any
 
 import pytest
 from werkzeug.test import TestResponse
@@ -14,48 +13,8 @@ from werkzeug.test import TestResponse
 from formrelay.core.printable import shown_id
 from formrelay.ops.dashboard.access import Role
 from tests.ops.dashboard.conftest import HOSTILE, Site
+from tests.ops.dashboard.helpers import UNAVAILABLE, bury, field, fields, rows
 from tests.support.waiting import wait_until
-
-TIMEOUT = "formrelay.core.errors.SinkUnavailable"
-
-
-def bury(
-    site: Site, id: str, message: str = "no answer", *, queue: str = "webhooks", **more: Any
-) -> None:
-    """Write a dead letter; it died just now."""
-    failure = {
-        "reason": "permanent",
-        "error": TIMEOUT,
-        "message": message,
-        "at": "2026-01-31T09:30:00Z",
-        "attempt": 3,
-        "worker": "host:1",
-        **more.pop("failure", {}),
-    }
-    site.add(queue, "dead", id, options={"failure": failure}, **more)
-    ago = more.pop("ago", 1)
-    died = (time.time() - ago) * 1000
-    site.broker.client.zadd(site.broker.keys.dead(queue), {id: died})
-
-
-def rows(text: str) -> list[str]:
-    """The text of each row of the tables of a page, without tags."""
-    found = re.findall(r"<tr\b.*?</tr>", text, re.DOTALL)
-    return [" ".join(unescape(re.sub(r"<[^>]*>", " ", row)).split()) for row in found[1:]]
-
-
-def field(text: str, name: str) -> str:
-    """The value of a hidden field."""
-    found = re.search(rf'<input type="hidden" name="{name}" value="([^"]*)">', text)
-    assert found is not None, text
-    return unescape(found[1])
-
-
-def fields(text: str) -> dict[str, str]:
-    """The hidden fields of the form that starts a task."""
-    form = text[text.index("/dead/start") :]
-    pairs = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', form)
-    return {name: unescape(value) for name, value in pairs}
 
 
 def ended(site: Site, answer: TestResponse) -> str:
@@ -83,8 +42,8 @@ def test_dead_letters_are_grouped_by_normalised_error(site: Site) -> None:
     bury(site, "b1", "the endpoint answered 410")
     text = site.page("/dead")
     first, second = rows(text)
-    assert first.startswith(f"{TIMEOUT} no answer from <url> within <number> s 3 webhooks")
-    assert second.startswith(f"{TIMEOUT} the endpoint answered <number> 1 webhooks")
+    assert first.startswith(f"{UNAVAILABLE} no answer from <url> within <number> s 3 webhooks")
+    assert second.startswith(f"{UNAVAILABLE} the endpoint answered <number> 1 webhooks")
     assert "looked at 4 dead letters" in text
     assert "4 in all queues" in text
 

@@ -13,7 +13,7 @@ from formrelay.state import make_suppressions, make_tokens
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from formrelay.state.tokens import Tokens
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
-from tests.ops.dashboard.test_dead import field, rows
+from tests.ops.dashboard.helpers import field, rows
 
 KEY = Fernet.generate_key().decode()
 

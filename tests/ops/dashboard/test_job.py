@@ -12,7 +12,7 @@ import pytest
 from formrelay.ops.audit import open_log
 from formrelay.ops.dashboard.access import Role
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
-from tests.ops.dashboard.test_queue import FAILURE
+from tests.ops.dashboard.helpers import FAILURE
 
 PAYLOAD = {"name": "Ann Other", "age": 42, "auth": {"refresh_token": "1//secret"}, "n": None}
 

@@ -9,32 +9,10 @@ from werkzeug.test import Client
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
 from formrelay.ops.dashboard.access import LoopbackAccess
-from formrelay.state import make_history, make_worker_reports
-from formrelay.state.history import BIN_COUNT, Tally, duration_bin
+from formrelay.state import make_worker_reports
 from formrelay.state.worker_reports import RunningJob, WorkerReport
 from tests.ops.dashboard.conftest import HOSTILE, Site
-
-
-def add_history(site: Site, queue: str, done: int, dead: int) -> None:
-    durations = [0] * BIN_COUNT
-    durations[duration_bin(0.25)] = done + dead
-    tally = Tally(done=done, dead=dead, durations=durations)
-    make_history(site.broker.state).add({queue: tally}, source=queue, number=1)
-
-
-def add_worker(site: Site, name: str, *queues: str, silent_for: float = 0) -> None:
-    keys, client = site.broker.keys, site.broker.client
-    client.zadd(keys.heartbeats(), {name: (client.time()[0] - silent_for) * 1000})
-    client.sadd(keys.worker_queues(name), *queues)
-    client.set(keys.worker_name(name), f"{name}:1")
-
-
-def row(text: str, queue: str) -> dict[str, str]:
-    """The cells of a queue, by the heading of their column."""
-    (found,) = re.findall(rf'<tr data-key="{queue}">(.*?)</tr>', text, re.DOTALL)
-    cells = re.findall(r'data-label="([^"]+)"[^>]*>(.*?)</td>', found, re.DOTALL)
-    plain = {name: re.sub(r"<[^>]+>", " ", cell) for name, cell in cells}
-    return {"Queue": found.split("</th>")[0], **{k: " ".join(v.split()) for k, v in plain.items()}}
+from tests.ops.dashboard.helpers import add_history, add_worker, row
 
 
 def test_a_queue_has_a_row_with_its_counts_and_what_happened(site: Site) -> None:

@@ -6,16 +6,7 @@ import re
 from html import unescape
 
 from tests.ops.dashboard.conftest import HOSTILE, Site
-
-FAILURE = {
-    "reason": "permanent",
-    "error": "formrelay.core.errors.SinkPermanent",
-    "message": "status 404",
-    "at": "2026-11-01T00:00:00Z",
-    "attempt": 3,
-    "worker": "host:1",
-    "where": ["actors/a.py:1 run"],
-}
+from tests.ops.dashboard.helpers import FAILURE
 
 
 def rows(text: str) -> list[str]:

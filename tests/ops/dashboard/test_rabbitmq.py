@@ -11,7 +11,7 @@ from formrelay.brokers import BrokerOptions
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.core.errors import SinkPermanent
 from tests.ops.dashboard.conftest import Site
-from tests.ops.dashboard.test_overview import row
+from tests.ops.dashboard.helpers import row
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
 

@@ -18,7 +18,7 @@ from formrelay.core.errors import SinkUnavailable
 from formrelay.ops.dashboard import endpoint_list
 from formrelay.ops.dashboard.access import Role
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
-from tests.ops.dashboard.test_dead import bury, dead, fields, rows
+from tests.ops.dashboard.helpers import bury, fields, rows
 
 URL = "https://one.example/hooks/SECRETPART1?token=HIDDEN"
 PAYLOAD = {"url": URL, "secret": "whsec_c2VjcmV0", "endpointId": "e1", "body": {"a": "ANSWER"}}
@@ -53,9 +53,12 @@ def test_failing_endpoints_are_shown_with_their_breaker(site: Site) -> None:
     assert " 503 7 " in third
 
 
-def test_without_clickhouse_the_page_says_what_is_missing(site: Site) -> None:
+def test_without_clickhouse_the_page_says_what_is_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     text = site.page("/webhooks")
-    assert "Success rates and statuses come from the delivery log in ClickHouse" in text
+    assert "from the delivery log in ClickHouse: CLICKHOUSE_URL is not set." in text
     assert "No endpoints." in text
 
 
@@ -228,7 +231,7 @@ def test_the_dead_letters_of_an_endpoint_are_replayed_after_a_question(site: Sit
     assert "Replay 2 dead letters?" in answer.text
     assert "queue webhooks: a, b" in answer.text
     assert fields(answer.text)["expected"] == "2"
-    assert dead(site) == 3
+    assert site.broker.counts("webhooks").dead == 3
     site.post("/webhooks/change", endpoint="e9", do="resend")
     assert "No dead letter of e9 was found." in site.page("/webhooks")
 
@@ -238,7 +241,7 @@ def test_a_webhook_is_resent_by_its_id(site: Site, monkeypatch: pytest.MonkeyPat
     bury(site, "job1", kwargs={"payload": PAYLOAD})
     site.post("/webhooks/resend", id="msg_job1")
     assert "msg_job1: replayed." in site.page("/webhooks")
-    assert dead(site) == 0
+    assert site.broker.counts("webhooks").dead == 0
     site.post("/webhooks/resend", id=" ")
     assert "Enter a webhook id." in site.page("/webhooks")
 
