@@ -31,7 +31,8 @@ from .late_middleware import LateMiddleware
 from .own_actors import import_actors
 from .reachability import is_embedded_clickhouse
 from .time_limits import exceeding_time_limits
-from .worker_output import close_worker_output, setup_worker_output
+from .worker_output import close_worker_output, is_worker_process, setup_worker_output
+from .worker_signals import ignore_copied_signal
 
 logger = logging.getLogger("formrelay.workers")
 
@@ -62,6 +63,8 @@ def exit_status(error: FormrelayError) -> int:
 
 def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
     """Read the configuration, set up logs, declare the actors and ping the broker."""
+    if is_worker_process():
+        ignore_copied_signal()
     with one_line_errors():
         setup_worker_output(LoggingSettings())  # for warnings about the settings
         setup_worker_output(get_settings().logging)

@@ -57,6 +57,11 @@ def log_unexpected_errors() -> None:
     sys.excepthook, threading.excepthook = _log_error, _log_thread_error
 
 
+def is_worker_process() -> bool:
+    """Whether Dramatiq's command line started this process, and its output is not set up yet."""
+    return _sender(sys.stderr) is not None
+
+
 def close_worker_output() -> None:
     """Write the lines of the buffer; from now on each line is written at once."""
     for handler in logging.getLogger().handlers:

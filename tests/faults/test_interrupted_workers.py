@@ -64,6 +64,10 @@ class Terminal:
         for _ in range(times):
             os.write(self._terminal, b"\x03")
             time.sleep(0.2)  # signals that follow at once count as one
+        return self.wait()
+
+    def wait(self) -> str:
+        """Wait until the worker has ended, and return its output."""
         output = b""
         with contextlib.suppress(OSError):  # how Linux reports that the terminal is closed
             while data := os.read(self._terminal, 65_536):
@@ -108,3 +112,24 @@ def test_three_ctrl_c_leave_no_process_and_the_job_runs_again(
     done = run("queues", "--import", "mine", "--json", cwd=tmp_path, env=env)
     assert '"dead": 1' not in done.stdout
     assert '"waiting": 1' not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+def test_sigterm_for_every_process_lets_the_job_end(
+    redis_url: str, tmp_path: Path, unique: str
+) -> None:
+    """As ``timeout`` and systemd's ``KillMode=control-group`` send it."""
+    (tmp_path / "mine.py").write_text(ACTORS)
+    env = {"REDIS_URL": redis_url, "BROKER_NAMESPACE": unique}
+    run("send", "work", '"job"', "--import", "mine", cwd=tmp_path, env=env)
+    worker = Terminal(tmp_path, env)
+    wait_until((tmp_path / "log").exists)
+    wait_until(worker.catches_ctrl_c)
+    os.killpg(worker.child, signal.SIGTERM)
+    (tmp_path / "go").touch()
+    output = worker.wait()
+    assert "Killing worker process" not in output
+    assert output.count("Worker has been shut down") == 2
+    assert processes_in(tmp_path) == []
+    assert (tmp_path / "log").read_text().split() == ["job"]
