@@ -1,4 +1,4 @@
-"""Makes a test delivery to a webhook endpoint, with the URL and secrets that are known of it."""
+"""Makes test deliveries to webhook endpoints, with the URL and secret of a job or as entered."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _OF_ENDPOINT = ("url", "method", "headers", "secret", "secrets", "signatureStyle
 
 
 def make_test(broker: RelayBroker, id: str) -> Message[Any] | None:
-    """Make a test delivery to an endpoint.
+    """Make a test delivery with the URL and secrets of a job of the endpoint.
 
     Returns:
-        None if no job of the endpoint is on the queue, dead-lettered or kept after its delivery.
+        The message; None if no job of the endpoint is on the queue, dead-lettered or kept after
+        its delivery.
     """
     for entry in chain(jobs_of_queue(broker.inspector, webhook_queue()), _in_flight(broker)):
         known = endpoint_of_entry(entry)
@@ -40,18 +41,18 @@ def make_test(broker: RelayBroker, id: str) -> Message[Any] | None:
     return None if kept is None else _message(broker, kept)
 
 
-def make_asked_test(
+def make_entered_test(
     broker: RelayBroker, endpoint: Endpoint, url: str, secret: str, style: str
 ) -> Message[Any]:
     """Make a test delivery with a URL and a secret that an operator has entered.
 
     Args:
-        url: must belong to the endpoint, so that no test leaves for another receiver.
+        url: must belong to the endpoint, so that no test goes to another receiver.
         style: ``standard`` or ``stripe``.
 
     Raises:
         InvalidJob: an entry is invalid, or the URL belongs to another endpoint. The message
-            contains no part of the URL and of the secret.
+            contains no part of the URL or of the secret.
     """
     payload = {"url": url, "secret": secret, "signatureStyle": style}
     if not endpoint.id.startswith("url_"):
@@ -70,7 +71,12 @@ def make_asked_test(
 def _message(
     broker: RelayBroker, payload: Mapping[str, Any], entry: Entry | None = None
 ) -> Message[Any]:
-    """Make a message like that of a job of the endpoint, with a body of its own."""
+    """Make the message of a test delivery.
+
+    Args:
+        payload: its fields that belong to the endpoint are copied.
+        entry: a job of the endpoint, whose queue and actor are used; None for the defaults.
+    """
     data = {"message": "A test of this endpoint, sent by an operator."}
     body = {"type": "webhook.test", "timestamp": iso(broker.clock.time()), "data": data}
     of_endpoint = {name: payload[name] for name in _OF_ENDPOINT if name in payload}
@@ -88,7 +94,7 @@ def _in_flight(broker: RelayBroker) -> Iterable[Entry]:
 
 
 def _kept(broker: RelayBroker, id: str) -> dict[str, Any] | None:
-    """The payload of the newest delivered job of an endpoint, if delivered jobs are kept."""
+    """Return the payload of the newest delivered job of an endpoint; None if none is kept."""
     if broker.state is None:
         return None
     registry = make_registry(broker.state)

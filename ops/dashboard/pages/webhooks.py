@@ -15,7 +15,7 @@ from ....core.printable import read_id, shown_id
 from ...resending import NoSuchWebhook, resend_webhook
 from ..endpoint_list import Endpoint, dead_of_endpoint, list_endpoints, webhook_queue
 from ..view import Route, View
-from ..webhook_tests import make_asked_test, make_test
+from ..webhook_tests import make_entered_test, make_test
 from .dead import ask_about_ids
 
 #: Maximum number of endpoints on the page.
@@ -81,7 +81,7 @@ def send_test(view: View) -> Response:
     url, secret = view.field("url", "").strip(), view.field("secret", "").strip()
     style = view.field("style", "standard")
     try:
-        message = make_asked_test(view.broker, endpoint, url, secret, style)
+        message = make_entered_test(view.broker, endpoint, url, secret, style)
     except InvalidJob as error:
         return _ask(view, endpoint, url, style, problem=str(error))
     return _send(view, endpoint.id, message, has_entered=True)

@@ -168,7 +168,7 @@ def test_a_test_asks_for_url_and_secret_if_no_job_is_left(site: Site) -> None:
     id = endpoint_of_url(URL)
     fail(site, id)
     text = site.post("/webhooks/change", endpoint=id, do="test").text
-    assert "No job of this endpoint is left" in text
+    assert "No job of this endpoint is stored" in text
     entered = {"endpoint": id, "url": URL, "secret": "whsec_c2VjcmV0", "style": "stripe"}
     answer = site.post("/webhooks/test", **{**entered, "url": "https://one.example/other"})
     assert answer.status_code == 422
