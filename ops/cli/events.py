@@ -31,6 +31,15 @@ _MAX_STEPS = 20
 _MAX_HINTS = 8
 _DEFAULT_DAYS = 30
 
+StepsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        show_default="viewed, started, completed",
+        help="Event types, in order. 'A|B' is one step with two types.",
+    ),
+]
+
 
 class NoSuchForm(FormrelayError):
     """The form has no events."""
@@ -52,14 +61,7 @@ def stats(
             show_default="30d",
         ),
     ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            show_default="viewed, started, completed",
-            help="Event types, in order. 'A|B' is one step with two types.",
-        ),
-    ] = None,
+    steps: StepsOption = None,
     answered: Annotated[
         str, typer.Option(metavar="TYPE", help="Event type of an answered field.")
     ] = ANSWERED,

@@ -54,19 +54,27 @@ def _state(text: str) -> State:
         raise typer.BadParameter(f"expected one of {names}, got {text!r}") from None
 
 
+StateOption = Annotated[
+    State,
+    typer.Option(
+        "--state",
+        "-s",
+        parser=_state,
+        metavar="STATE",
+        help="waiting, scheduled, in-flight or dead.",
+    ),
+]
+
+
+CursorOption = Annotated[
+    str | None, typer.Option(help="Cursor printed at the end of the previous page.")
+]
+
+
 @app.command("list")
 def list_jobs(
     queue: QueueOption = None,
-    state: Annotated[
-        State,
-        typer.Option(
-            "--state",
-            "-s",
-            parser=_state,
-            metavar="STATE",
-            help="waiting, scheduled, in-flight or dead.",
-        ),
-    ] = State.WAITING,
+    state: StateOption = State.WAITING,
     actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
     form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
     id_prefix: Annotated[
@@ -76,9 +84,7 @@ def list_jobs(
     look_at: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Maximum number of jobs to look at.")
     ] = 10_000,
-    cursor: Annotated[
-        str | None, typer.Option(help="Cursor printed at the end of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
 ) -> None:
     """List the jobs in one state, the next to run first. Changes nothing.

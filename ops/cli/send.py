@@ -27,20 +27,24 @@ _SPACE = 100_000
 _LONGEST_DELAY = 1e9
 
 
+TargetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="QUEUE_OR_TYPE", help="Queue, job type or actor: webhooks, webhook.send, …"
+    ),
+]
+PayloadArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PAYLOAD|@FILE|-",
+        help="Payload as JSON, or a file. Default: standard input, also as '-'.",
+    ),
+]
+
+
 def send(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="QUEUE_OR_TYPE", help="Queue, job type or actor: webhooks, webhook.send, …"
-        ),
-    ],
-    payload: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PAYLOAD|@FILE|-",
-            help="Payload as JSON, or a file. Default: standard input, also as '-'.",
-        ),
-    ] = None,
+    target: TargetArgument,
+    payload: PayloadArgument = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="File with one job, or a job on each line.")
     ] = None,

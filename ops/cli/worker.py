@@ -12,6 +12,14 @@ from ..host import get_host
 from ..own_actors import import_actors
 from .options import ImportOption
 
+ReloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="Restart when a Python file in the current folder changes. For development.",
+    ),
+]
+
 
 def worker(
     only: Annotated[
@@ -29,13 +37,7 @@ def worker(
         int | None,
         typer.Option(min=1, help="Threads for each process. Default: WORKER_CONCURRENCY."),
     ] = None,
-    reload: Annotated[
-        bool,
-        typer.Option(
-            "--reload",
-            help="Restart when a Python file in the current folder changes. For development.",
-        ),
-    ] = False,
+    reload: ReloadOption = False,
     imports: ImportOption = None,
 ) -> None:
     """Start workers with the dramatiq command line.
