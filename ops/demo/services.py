@@ -90,31 +90,22 @@ def start_services(
     token, secret = token_urlsafe(32), signing_secret()
     children = Children(folder)
     try:
-        # The parent opens the sockets, so it knows the ports before the servers run.
+        # This process opens the sockets, so it knows the ports before the servers run.
         with (
             listen(api_port, "--api-port") as api_socket,
             listen(receiver_port, "--receiver-port") as receiver_socket,
             listen(0) as mail_socket,
             listen(0) as sheet_socket,
         ):
-            api = Client("API", port_of(api_socket), token)
-            receiver = Client("webhook receiver", port_of(receiver_socket))
-            config = {"token": token, "database": str(folder / "api.sqlite3")}
-            children.serve("api", "formrelay.ops.demo.site", api_socket, config)
-            config = {"secret": receiver_secret or secret}
-            children.serve("receiver", "formrelay.ops.demo.receiver", receiver_socket, config)
+            api = _serve_api(children, folder, api_socket, token)
+            receiver = _serve_receiver(children, receiver_socket, receiver_secret or secret)
             account = MailAccount(port_of(mail_socket), folder / "smtp.pem")
             mail = _serve_mail(children, folder, mail_socket, account)
-            sheet = Client("spreadsheet", port_of(sheet_socket))
-            config = {"token": token}
-            children.serve("spreadsheet", "formrelay.ops.demo.spreadsheet", sheet_socket, config)
+            sheet = _serve_sheet(children, sheet_socket, token)
 
         queues = _configure(demo_variables(folder, api.url, token, account, sheet.url), folder)
         _consent(token)
-        # Only one process at a time can open the embedded ClickHouse, so events have a worker.
-        children.work("worker events", [queues.events], _THREADS)
-        others = [queues.submissions, queues.webhooks, queues.emails, queues.sheets]
-        children.work("worker submissions", others, _THREADS)
+        _start_workers(children, queues)
         broker = get_broker()
         for form_id, path in paths.items():
             set_webhook(api, form_id, receiver.url + path, secret)
@@ -131,6 +122,22 @@ def start_services(
             _shut_down(folder)
 
 
+def _serve_api(children: Children, folder: Path, listening: socket, token: str) -> Client:
+    config = {"token": token, "database": str(folder / "api.sqlite3")}
+    children.serve("api", "formrelay.ops.demo.site", listening, config)
+    return Client("API", port_of(listening), token)
+
+
+def _serve_receiver(children: Children, listening: socket, secret: str) -> Client:
+    children.serve("receiver", "formrelay.ops.demo.receiver", listening, {"secret": secret})
+    return Client("webhook receiver", port_of(listening))
+
+
+def _serve_sheet(children: Children, listening: socket, token: str) -> Client:
+    children.serve("spreadsheet", "formrelay.ops.demo.spreadsheet", listening, {"token": token})
+    return Client("spreadsheet", port_of(listening))
+
+
 def _serve_mail(children: Children, folder: Path, listening: socket, account: MailAccount) -> Path:
     """Start the SMTP server; return the folder of the e-mails that it accepts."""
     mail = folder / "mail"
@@ -144,6 +151,13 @@ def _serve_mail(children: Children, folder: Path, listening: socket, account: Ma
     }
     children.serve("smtp", "formrelay.ops.demo.mail_server", listening, config)
     return mail
+
+
+def _start_workers(children: Children, queues: Queues) -> None:
+    # Only one process at a time can open the embedded ClickHouse, so events have a worker.
+    children.work("worker events", [queues.events], _THREADS)
+    others = [queues.submissions, queues.webhooks, queues.emails, queues.sheets]
+    children.work("worker submissions", others, _THREADS)
 
 
 def _consent(token: str) -> None:
