@@ -15,6 +15,7 @@ from pydantic import (
 
 from ..brokers import MessageTooLarge, get_broker
 from ..core.errors import InvalidJob
+from ..middleware.delivery import CAUSED_BY
 from ..sinks.api import SubmissionWebhook
 from .job import JobActor, job_actor
 from .model import Job, JobModel
@@ -30,11 +31,15 @@ class Outgoing(NamedTuple):
     """A job to enqueue, as plain JSON.
 
     Its id is derived from its subject, so a sender that is repeated enqueues the same job.
+
+    Attributes:
+        caused_by: id of the job of a batch that sends it; None: the job that runs.
     """
 
     actor: JobActor
     payload: dict[str, Any]
     metadata: dict[str, Any]
+    caused_by: str | None = None
 
 
 class WebhookEndpoint(JobModel):
@@ -114,14 +119,16 @@ def fan_out(jobs: Iterable[Outgoing]) -> None:
 
 
 def _message(job: Outgoing) -> Message[Any]:
+    call = {"payload": job.payload, "metadata": job.metadata}
+    options: dict[str, Any] = {CAUSED_BY: job.caused_by} if job.caused_by else {}
     try:
-        message = job.actor.message(payload=job.payload, metadata=job.metadata)
+        message = job.actor.message_with_options(kwargs=call, **options)
     except InvalidJob:
-        message = job.actor.message_of(job.payload, job.metadata)
+        message = job.actor.message_of(**call, **options)
     try:
         get_broker().check(message)
     except (InvalidJob, MessageTooLarge) as error:
-        return refuse_job.message_of(_refused(job, str(error)), job.metadata)
+        return refuse_job.message_of(_refused(job, str(error)), job.metadata, **options)
     return message
 
 

@@ -166,11 +166,13 @@ class JobActor(dramatiq.Actor[..., None]):
         call = {"payload": sent, "metadata": metadata.wire()}
         return super().message_with_options(kwargs=call, **options)
 
-    def message_of(self, payload: Any, metadata: Mapping[str, Any] | None = None) -> Message[None]:
+    def message_of(
+        self, payload: Any, metadata: Mapping[str, Any] | None = None, **options: Any
+    ) -> Message[None]:
         """Make a message from a payload that formrelay wrote itself, without checking it."""
         self.declare()
         call = {"payload": payload, "metadata": dict(metadata or {})}
-        return super().message_with_options(kwargs=call)
+        return super().message_with_options(kwargs=call, **options)
 
     def progress_of(self, message: Message[Any]) -> Progress | None:
         """Return how far a job has come; None if no attempt has begun, or it has no parts.

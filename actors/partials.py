@@ -116,18 +116,20 @@ def save_partial(jobs: list[Job[Partial]]) -> None:
                 later = NotNow("the API is unavailable", after=_DEFER)
                 failures |= dict.fromkeys((place for its in groups for place in its), later)
                 break
-    fan_out(job for places in kept for job in _follow_up(jobs[places[-1]].payload))
+    fan_out(job for places in kept for job in _follow_up(jobs[places[-1]]))
     if failures:
         raise PartsFailed(failures)
 
 
-def _follow_up(partial: Partial) -> Iterator[Outgoing]:
+def _follow_up(job: Job[Partial]) -> Iterator[Outgoing]:
     """The event of a revision that was kept, and its webhook if the partial names an endpoint."""
+    partial, cause = job.payload, job.message_id
     if get_settings().clickhouse.url is not None:
-        yield Outgoing(record_events, partial_event(partial), {})
+        yield Outgoing(record_events, partial_event(partial), {}, cause)
     if partial.webhook is not None:
         data = partial.wire()
         del data["webhook"]
         body = {"type": "partial.saved", "timestamp": data["updatedAt"], "data": data}
         subject = f"{partial.partial_id}\n{partial.revision}"
-        yield webhook_of("par", subject, partial.webhook, body, {"formId": partial.form_id})
+        webhook = webhook_of("par", subject, partial.webhook, body, {"formId": partial.form_id})
+        yield webhook._replace(caused_by=cause)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dramatiq import Message
 
 from ..core.failure import Failure
-from ..core.past_attempts import DEAD, RETRY, PastAttempt, read_attempts, with_failure
+from ..core.past_attempts import DEAD, DEFER, RETRY, PastAttempt, read_attempts, with_failure
 from ..middleware.delivery import ATTEMPT_HISTORY, FAILURE
 from .entries import Entry, State
 
@@ -33,6 +34,25 @@ def attempts_in(
         return []
     found = read_attempts(message.options.get(ATTEMPT_HISTORY))
     return with_failure(found, failure or failure_in(message), outcome)
+
+
+def records_in(message: Message[Any], *, outcome: str = RETRY) -> list[Any]:
+    """Return the records of :func:`attempts_in` as a message carries them."""
+    records = message.options.get(ATTEMPT_HISTORY) if message.options else None
+    if not isinstance(records, list):
+        records = []
+    failure = message.options.get(FAILURE) if message.options else None
+    if not isinstance(failure, dict) or failure.get("attempt") == _last_number(records):
+        return records
+    return [each.to_json() for each in attempts_in(message, outcome=outcome)]
+
+
+def _last_number(records: Sequence[Any]) -> Any:
+    """Number of the last attempt in a list that was not deferred."""
+    for each in reversed(records):
+        if isinstance(each, dict) and each.get("outcome") != DEFER:
+            return each.get("attempt")
+    return None
 
 
 def attempts_of(entry: Entry) -> list[PastAttempt]:

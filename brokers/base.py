@@ -23,6 +23,8 @@ from ..core.clock import SYSTEM_CLOCK, Clock, to_millis
 from ..core.errors import FormrelayError, InvalidJob
 from ..core.server_info import ServerInfo
 from ..core.throttle import Throttle
+from ..middleware.causes import cause_of
+from ..middleware.delivery import CAUSED_BY
 from ..middleware.idempotency import remember
 from ..state import (
     IdempotencyStore,
@@ -255,7 +257,8 @@ class RelayBroker(SignallingBroker, JoiningBroker):
         actor = self.actors.get(message.actor_name)
         check_message(message, self)
         due = _due(message, delay, to_millis(self.clock.time()))
-        body = encode(message)
+        cause = cause_of(message)
+        body = encode(message) if cause is None else encode(message, {CAUSED_BY: cause})
         if not getattr(actor, "sends_plain_json", False):
             check_exact(message)
         limit = self.options.max_message_bytes

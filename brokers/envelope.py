@@ -74,16 +74,21 @@ class Undecodable(BrokerError):
     """The bytes are neither a message nor a plain job."""
 
 
-def encode(message: Message[Any]) -> bytes:
+def encode(message: Message[Any], more_options: Mapping[str, Any] | None = None) -> bytes:
     """Encode a message as JSON, so that :func:`decode` returns an equal message.
 
     Tuples become lists.
+
+    Args:
+        more_options: options that the message has in addition.
 
     Raises:
         InvalidJob: an argument is not JSON (a set, a time, NaN, a lone surrogate), contains an
             integer of more than 64 bits, or is nested too deeply.
     """
     fields = message.asdict()
+    if more_options is not None:  # not in the message, which is the sender's
+        fields["options"] = {**message.options, **more_options}
     try:
         data = orjson.dumps(fields, option=_STRICT)
     except TypeError as error:  # from orjson: the text names types, never values

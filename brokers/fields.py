@@ -10,7 +10,7 @@ import orjson
 from dramatiq import Message
 
 from ..core.failure import Failure
-from ..core.past_attempts import DEAD, joined
+from ..core.past_attempts import DEAD
 from ..middleware.delivery import (
     ARGS,
     ATTEMPT_HISTORY,
@@ -20,7 +20,7 @@ from ..middleware.delivery import (
     REQUEUED,
     RETRIES,
 )
-from .attempt_history import attempts_in
+from .attempt_history import records_in
 from .envelope import encode, priority_in, undecodable_bytes, without_options
 
 
@@ -82,20 +82,11 @@ def encode_for_replay(message: Message[Any]) -> bytes:
     data = undecodable_bytes(message)
     if data is not None:
         return data
-    attempts = message.options.get(ATTEMPT_HISTORY)
-    if FAILURE in message.options and not _ends_dead(attempts):
-        # The letter is of an older version, or its workers died.
-        attempts = joined(attempts_in(message, outcome=DEAD))
+    records = records_in(message, outcome=DEAD)
     message = without_options(message, FAILURE, RETRIES, REQUEUED, REDELIVERED, "eta")
-    if attempts:
-        message.options[ATTEMPT_HISTORY] = attempts
+    if records:
+        message.options[ATTEMPT_HISTORY] = records
     return encode(message)
-
-
-def _ends_dead(attempts: Any) -> bool:
-    """Whether the last record in the option ``attempt_history`` is that of a dead letter."""
-    last = attempts[-1] if isinstance(attempts, list) and attempts else None
-    return isinstance(last, dict) and last.get("outcome") == DEAD
 
 
 def for_replay(message: Message[Any]) -> tuple[bytes, int | None]:

@@ -11,6 +11,7 @@ from dramatiq import Message
 from dramatiq.results import Results
 
 from ..core.errors import ConfigError, InvalidJob, InvalidPolicy
+from ..middleware.delivery import CAUSED_BY
 from ..middleware.exhausted import CALLBACKS, is_declared
 from ..middleware.policies import check_retry_options
 from .contract import BrokerContract
@@ -71,7 +72,7 @@ def check_message(message: Message[Any], broker: BrokerContract) -> None:
                 raise InvalidJob(
                     f"expected no {option} on a message of {name!r}, which runs in batches, got one"
                 )
-    if wrong := _wrong_option(options):
+    if wrong := _wrong_option(options) or _wrong_cause(options):
         raise InvalidJob(f"{name}: {wrong}")
     target = options.get("on_retry_exhausted")
     if target and not is_declared(broker, target):
@@ -160,6 +161,13 @@ def _wrong_option(options: Mapping[str, Any]) -> str | None:
         if target is not None and not isinstance(target, str):
             return f"expected {name} to be the name of an actor, got {target!r}"
     return None
+
+
+def _wrong_cause(options: Mapping[str, Any]) -> str | None:
+    cause = options.get(CAUSED_BY)
+    if cause is None or isinstance(cause, str):
+        return None
+    return f"expected {CAUSED_BY} to be the id of a job, got {type(cause).__name__}"
 
 
 def is_number(value: Any) -> bool:

@@ -22,7 +22,7 @@ from dramatiq import Message
 from ..core.clock import to_millis
 from ..core.failure import Failure
 from ..core.outcomes import Dead, Defer, Done, Outcome, Retry
-from ..core.past_attempts import MOST_BYTES, MOST_BYTES_OF_BATCH, PastAttempt, joined
+from ..core.past_attempts import MOST_BYTES, MOST_BYTES_OF_BATCH, PastAttempt, appended
 from ..middleware.delivery import (
     ATTEMPT_HISTORY,
     FAILURE,
@@ -32,7 +32,7 @@ from ..middleware.delivery import (
     Batch,
     Delivery,
 )
-from .attempt_history import attempts_in
+from .attempt_history import records_in
 from .envelope import encode, encode_batch, priority_in
 
 #: Bytes that records of attempts need at least; parts of a batch that would get less get none.
@@ -203,13 +203,13 @@ def _history(
         batch: the batch that the message was a part of. Attempts of a stored batch were attempts
             of all its parts. In a large batch each part keeps fewer records.
     """
-    whole, most_bytes, earlier = batch or delivery, MOST_BYTES, attempts_in(delivery.message)
+    whole, most_bytes, earlier = batch or delivery, MOST_BYTES, records_in(delivery.message)
     if batch is not None:
         most_bytes = min(most_bytes, MOST_BYTES_OF_BATCH // len(batch.parts))
         if most_bytes < _SHORTEST_HISTORY:
             return {}
         if batch.was_stored:
-            earlier += attempts_in(batch.message)
+            earlier = [*earlier, *records_in(batch.message)]
     ended = PastAttempt.of(
         outcome,
         attempt=attempt,
@@ -217,7 +217,7 @@ def _history(
         took=whole.took,
         is_redelivered=delivery.is_redelivered or whole.is_redelivered,
     )
-    return {ATTEMPT_HISTORY: joined([*earlier, ended], most_bytes=most_bytes)}
+    return {ATTEMPT_HISTORY: appended(earlier, ended, most_bytes=most_bytes)}
 
 
 def _freeze(batch: Batch, outcome: Retry | Defer, now: float) -> Replacement:

@@ -6,7 +6,7 @@ and their bytes are bounded: the oldest records are dropped first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -152,24 +152,28 @@ def with_failure(
     return [*attempts[: len(attempts) - len(later)], last, *later]
 
 
-def joined(attempts: Iterable[PastAttempt], *, most_bytes: int = MOST_BYTES) -> list[Any]:
-    """Write records as the list that a message carries; the oldest are dropped.
+def appended(
+    records: Sequence[Any], ended: PastAttempt, *, most_bytes: int = MOST_BYTES
+) -> list[Any]:
+    """Append a record to the list that a message carries; the oldest are dropped.
+
+    Works on JSON, since a busy endpoint may defer thousands of messages.
 
     Args:
-        attempts: the oldest first. Deferrals of the same attempt in a row become one record.
+        records: the oldest first. Deferrals of the same attempt in a row become one record.
         most_bytes: maximum bytes of the list.
     """
-    kept: list[PastAttempt] = []
-    for each in attempts:
-        if kept and each.outcome == kept[-1].outcome == DEFER and each.attempt == kept[-1].attempt:
-            each = replace(each, count=each.count + kept.pop().count)
-        kept.append(each)
-    found: list[Any] = []
-    for record in (each.to_json() for each in reversed(kept[-MOST_ATTEMPTS:])):
-        most_bytes -= len(orjson.dumps(record)) + 1
-        if most_bytes < 0:
-            break
-        found.insert(0, record)
+    found = [each for each in records[-MOST_ATTEMPTS:] if isinstance(each, dict)]
+    record = ended.to_json()
+    if found and ended.outcome == DEFER == found[-1].get("outcome"):
+        before = PastAttempt.from_json(found[-1])
+        if before is not None and before.attempt == ended.attempt:
+            record["count"] = before.count + 1
+            del found[-1]
+    found.append(record)
+    del found[:-MOST_ATTEMPTS]
+    while found and len(orjson.dumps(found)) > most_bytes:
+        del found[0]
     return found
 
 

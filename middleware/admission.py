@@ -10,6 +10,7 @@ from dramatiq.middleware import Middleware, SkipMessage
 
 from ..core.errors import BrokerError
 from ..core.outcomes import Defer
+from .causes import enter_job
 from .delivery import Delivery
 
 
@@ -32,6 +33,7 @@ class Admission(Middleware):
         if not isinstance(message, Delivery):
             return
         message.started = time.monotonic()
+        enter_job(message)
         self._running[id(message)] = message
         if message.count_quarantine_run is None:
             return

@@ -115,6 +115,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@every_sender
+def test_each_webhook_names_the_job_that_caused_it(
+    site: Site, api: Receiver, monkeypatch: pytest.MonkeyPatch, send: Sender
+) -> None:
+    bad = endpoint(api, "bad", **BAD["large"][0])
+    queue = send(site, api, [endpoint(api, "a"), endpoint(api, "b"), bad])
+    sent = [message["message_id"] for message in site.messages(queue)]
+    limit(site, monkeypatch)
+    site.work_off(queue)
+    caused = [message["options"]["caused_by"] for message in site.messages("webhooks")]
+    # The third is replaced by a message that says why it was refused.
+    assert caused == (sent if send is by_partial else sent * 3)
+
+
 def limit(site: Site, monkeypatch: pytest.MonkeyPatch, most: int = 2_000) -> None:
     """Refuse larger messages from now on; messages that are already on a queue still run."""
     options = dataclasses.replace(site.broker.options, max_message_bytes=most)
