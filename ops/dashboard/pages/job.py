@@ -14,6 +14,7 @@ from ....core.errors import FormrelayError
 from ....core.past_attempts import DEAD, DEFER, RETRY, PastAttempt
 from ....core.printable import shown_id
 from ....middleware.delivery import BATCH
+from ...caused_jobs import CausedJobs, cause_in, find_caused
 from ...editing import NotEditable, edited, why_not_editable
 from ...masking import json_text, masked, without_tokens
 from ...progress import progress_json
@@ -27,6 +28,11 @@ _FOLLOW_UPS = {
     "on_retry_exhausted": "if its last attempt fails",
 }
 
+#: Why a job is not found on a broker that lists only dead letters.
+_NOT_DEAD = (
+    "The job is not a dead letter. It may wait, run or be done: this broker lists only dead "
+    "letters."
+)
 #: The names of outcomes on the page.
 _OUTCOMES = {RETRY: "retried", DEFER: "deferred", DEAD: "dead-lettered"}
 
@@ -47,9 +53,11 @@ class FollowUp:
 
 
 def show(view: View) -> Response:
-    """Show a job, its payload masked."""
-    queue, id = view.id_argument("queue"), view.id_argument("id")
-    return _page(view, queue, id)
+    """Show a job, its payload masked. Without a queue, the job may be in any queue."""
+    id = view.id_argument("id")
+    if "queue" in view.request.args:
+        return _page(view, view.id_argument("queue"), id)
+    return _in_any_queue(view, id)
 
 
 def reveal(view: View) -> Response:
@@ -132,21 +140,47 @@ def act(view: View) -> Response:
     return _back(view, queue, id, says)
 
 
+def _in_any_queue(view: View, id: str) -> Response:
+    try:
+        found = view.broker.inspector.find(id)
+        why_not = "No queue has such a job: it is done, cancelled or deleted."
+    except NotAvailable:
+        found, why_not = None, _NOT_DEAD
+    if found is None:
+        return _gone(view, None, id, why_not)
+    return view.redirect("job", queue=shown_id(found.queue), id=shown_id(found.id))
+
+
+def _gone(view: View, queue: str | None, id: str, why: str) -> Response:
+    return view.render(
+        "job_gone.html",
+        title="Job",
+        status=200 if view.is_refresh else 404,  # browsers complain about a refresh with 404
+        queue=queue,
+        id=id,
+        text=why,
+        caused=_caused(view, id),
+        now=view.now,
+    )
+
+
+def _caused(view: View, id: str, entry: Entry | None = None) -> CausedJobs | None:
+    """Find the jobs that a job caused; None for a refresh, which leaves their list as it is."""
+    if view.is_refresh:
+        return None
+    sent_at = None if entry is None else entry.message.message_timestamp / 1000
+    return find_caused(view.broker.inspector, id, sent_at=sent_at)
+
+
 def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Response:
     try:
         entry = view.broker.inspector.find(id, queue)
         why_not = "There is no such job on the queue: it is done, cancelled or deleted."
     except NotAvailable:
         entry = None
-        why_not = (
-            "The job is not a dead letter. It may wait, run or be done: this broker lists only "
-            "dead letters."
-        )
+        why_not = _NOT_DEAD
     if entry is None:
-        status = 200 if view.is_refresh else 404  # browsers complain about a refresh with 404
-        return view.render(
-            "job_gone.html", title="Job", status=status, queue=queue, id=id, text=why_not
-        )
+        return _gone(view, queue, id, why_not)
     payload, attempts = _call(entry), attempts_of(entry)
     return view.render(
         "job.html",
@@ -161,6 +195,8 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
         payload=json_text(without_tokens(payload) if is_revealed else masked(payload)),
         is_revealed=is_revealed,
         why_not_editable=why_not_editable(entry),
+        cause=cause_in(entry),
+        caused=_caused(view, id, entry),
         follow_ups=_follow_ups(entry),
         progress=progress_json(entry, view.broker),
         batch_size=_batch_size(entry),

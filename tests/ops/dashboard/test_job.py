@@ -191,3 +191,60 @@ def test_hostile_text_in_a_record_of_an_attempt_is_shown_as_text(site: Site) -> 
     assert "<script>alert" not in text
     assert "\u202e" not in text
     assert "&lt;script&gt;" in text
+
+
+def caused(text: str) -> list[list[str]]:
+    return table(text, "Table of jobs it caused")
+
+
+def test_a_job_links_to_its_cause_and_lists_the_jobs_it_caused(site: Site) -> None:
+    by_p1 = {"caused_by": "p1"}
+    site.add("submissions", "scheduled", "p1", options={"caused_by": "<b>gone"})
+    site.add("webhooks", "waiting", "w1", options=by_p1, message_timestamp=1_790_000_000_001)
+    site.add("webhooks", "scheduled", "s1", options=by_p1, message_timestamp=1_790_000_000_002)
+    failed = {"failure": FAILURE, **by_p1}
+    site.add("emails", "dead", "d1", options=failed, message_timestamp=1_790_000_000_003)
+    site.add("webhooks", "waiting", "w2", options={"caused_by": "other"})
+    parts = [{"options": {}}, {"options": by_p1}, "odd"]
+    frozen = {"kwargs": {"batch": parts}, "message_timestamp": 1_790_000_000_004}
+    site.add("events", "scheduled", "batch-1", **frozen)
+    text = site.page("/job?queue=submissions&id=p1")
+    assert [row[:4] for row in caused(text)] == [
+        ["w1", "deliver", "webhooks", "waiting"],
+        ["s1", "deliver", "webhooks", "scheduled"],
+        ["d1", "deliver", "emails", "dead"],
+        ["batch-1", "deliver", "events", "scheduled"],
+    ]
+    assert "status 404" in caused(text)[2][5]
+    assert "looked at all 6 jobs of all queues" in text
+    assert '<a href="/job?id=%3Cb%3Egone">&lt;b&gt;gone</a>' in text
+
+    child = site.page("/job?queue=webhooks&id=w1")
+    assert '<a href="/job?id=p1">p1</a>' in child
+    assert "No queue has a job that it caused." in child
+    assert site.client.get("/job?id=p1").location == "/job?queue=submissions&id=p1"
+
+
+def test_a_job_that_is_done_lists_the_jobs_it_caused(site: Site) -> None:
+    site.add("webhooks", "dead", "d1", options={"caused_by": "done-1"})
+    for path in ("/job?id=done-1", "/job?queue=webhooks&id=done-1"):
+        text = site.page(path, 404)
+        assert "it is done, cancelled or deleted" in text
+        assert [row[0] for row in caused(text)] == ["d1"]
+
+
+def test_the_search_for_caused_jobs_is_bounded_fair_and_left_out_of_refreshes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("formrelay.ops.caused_jobs._MOST", 300)
+    monkeypatch.setattr("formrelay.ops.caused_jobs._SECONDS", 60)
+    for number in range(1_000):
+        site.add("events", "waiting", f"e{number}")
+    for number in range(60):
+        options = {"caused_by": "p1"} if number < 55 else {}
+        site.add("webhooks", "dead", f"d{number:02}", options=options)
+    text = site.page("/job?id=p1", 404)
+    assert "looked at 260 jobs of all queues, not at all of them" in text
+    assert len({row[0] for row in caused(text)}) == 50
+    refresh = site.client.get("/job?id=p1", headers={"X-Formrelay-Refresh": "1"})
+    assert (refresh.status_code, 'id="caused"' in refresh.text) == (200, False)
