@@ -287,12 +287,22 @@ class Inspector(ABC):
         """
 
     def ids(
-        self, prefix: str, queue: str | None = None, *, limit: int = 10
+        self,
+        prefix: str,
+        queue: str | None = None,
+        *,
+        limit: int = 10,
+        extent: Extent | None = None,
     ) -> list[tuple[str, str]]:
         """Return queue and id of the messages in any state whose id begins with ``prefix``.
 
         If one of these ids equals ``prefix``, only that id is returned. Where the broker lists
         dead letters only, only these are searched.
+
+        Args:
+            extent: how many messages to look at; it is updated. The broker in memory looks at
+                all. Where only dead letters are searched, they are read as by
+                :meth:`dead_letters`.
         """
         return self.dead_ids(prefix, queue, limit=limit)
 

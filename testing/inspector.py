@@ -59,8 +59,17 @@ class MemoryInspector(Inspector):
         return (used | self._consumed()) - self._broker.queues
 
     def ids(
-        self, prefix: str, queue: str | None = None, *, limit: int = 10
+        self,
+        prefix: str,
+        queue: str | None = None,
+        *,
+        limit: int = 10,
+        extent: Extent | None = None,
     ) -> list[tuple[str, str]]:
+        if extent is not None:
+            with self._memory.changed:
+                queues = [self._memory[name] for name in self._queues(queue)]
+                extent.looked_at += sum(len(each.live) + len(each.dead) for each in queues)
         return self._ids(prefix, queue, limit, lambda stored: [*stored.live, *stored.dead])
 
     def counts(self, queue: str) -> QueueCounts:

@@ -267,6 +267,24 @@ class RabbitInspector(Inspector):
             raise error
         return found[:limit]
 
+    def ids(
+        self,
+        prefix: str,
+        queue: str | None = None,
+        *,
+        limit: int = 10,
+        extent: Extent | None = None,
+    ) -> list[tuple[str, str]]:
+        if extent is None:
+            return self.dead_ids(prefix, queue, limit=limit)
+        which, found = DeadFilter(queue), list[tuple[str, str]]()
+        for letter in self.dead_letters(which, limit=None, extent=extent):
+            if letter.id == prefix:
+                return [(letter.queue, prefix)]
+            if letter.id.startswith(prefix):
+                found.append((letter.queue, letter.id))
+        return found[:limit]
+
     def _too_many(self, what: str, queue: str, looked_at: int) -> NotAvailable:
         return NotAvailable(
             f"finding {what} behind the oldest {looked_at:,} dead letters of {queue!r}, which "

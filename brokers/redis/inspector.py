@@ -29,6 +29,7 @@ from ..inspection import (
 )
 from ..steps import chunks
 from .commands import QueueCommands
+from .id_search import ids_with_prefix
 from .keys import is_queue_name
 from .pages import BODIES_PER_CALL, Pages, to_bytes, to_text
 from .recent import recent_dead
@@ -250,33 +251,22 @@ class RedisInspector(Inspector):
         queues, keys = self._queues(queue), self._commands.keys
         for name in queues:
             self._adopt_dead(name)
-        return self._ids(prefix, [(name, keys.dead_bodies(name)) for name in queues], limit)
+        hashes = [(name, keys.dead_bodies(name)) for name in queues]
+        return ids_with_prefix(self._commands, prefix, hashes, limit, Extent())
 
     def ids(
-        self, prefix: str, queue: str | None = None, *, limit: int = 10
+        self,
+        prefix: str,
+        queue: str | None = None,
+        *,
+        limit: int = 10,
+        extent: Extent | None = None,
     ) -> list[tuple[str, str]]:
         keys = self._commands.keys
         kinds = (keys.bodies, keys.scheduled_bodies, keys.dead_bodies)
         queues = self._queues(queue)
-        return self._ids(prefix, [(name, kind(name)) for name in queues for kind in kinds], limit)
-
-    def _ids(
-        self, prefix: str, hashes: Sequence[tuple[str, str]], limit: int
-    ) -> list[tuple[str, str]]:
-        """Return queue and id of the bodies in the hashes whose id begins with ``prefix``."""
-        raw = to_bytes(prefix)
-        pattern = b"".join(b"\\" + raw[i : i + 1] for i in range(len(raw))) + b"*"
-        found: dict[tuple[str, str], None] = {}  # a scan may return a key twice
-        with self._commands.client_errors() as client:
-            for name, bodies in hashes:
-                if client.hexists(bodies, raw):
-                    return [(name, prefix)]
-            for name, bodies in hashes:
-                for id, _ in client.hscan_iter(bodies, match=pattern, count=1000):
-                    found[name, to_text(id)] = None
-                    if len(found) == limit:
-                        return list(found)
-        return list(found)
+        hashes = [(name, kind(name)) for name in queues for kind in kinds]
+        return ids_with_prefix(self._commands, prefix, hashes, limit, extent or Extent())
 
     def _change(
         self, action: Action, which: Which, queue: str | None, most: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from werkzeug import Response
@@ -11,7 +12,7 @@ from ....brokers import DeadFilter, NotAvailable, State
 from ....brokers.inspection import UnknownCursor
 from ....core.printable import read_id, shown_id
 from ..dead_query import read_page
-from ..search import LONGEST, PAGE, Found, Search, search
+from ..search import LONGEST, PAGE, Found, Search, find_ids, search
 from ..view import Route, View
 
 #: What the messages in a state are, for the page without any.
@@ -104,17 +105,28 @@ def pause(view: View) -> Response:
 
 
 def find(view: View) -> Response:
-    """Go to the job with an id, in any queue."""
-    id = read_id(view.argument("id").strip())
-    text = f"No queue has a job with the id {shown_id(id)}. A job that is done is not kept."
-    try:
-        found = view.broker.inspector.find(id) if id else None
-    except NotAvailable:
-        found = None
-        text = f"No dead letter has the id {shown_id(id)}. This broker lists dead letters only."
-    if found is None:
-        return view.redirect("overview", flash=text, kind="problem")
-    return view.redirect("job", queue=shown_id(found.queue), id=shown_id(found.id))
+    """Go to the job whose id begins with a text, in any queue; list the jobs if there are several.
+
+    Without a match, the page of the id lists the jobs that it caused.
+    """
+    id = view.id_argument("id").strip()
+    if not id:
+        return view.redirect("overview")
+    inspector = view.broker.inspector
+    found = find_ids(inspector, id)
+    if (found.has_more or not found.is_complete) and id not in {each for _, each in found.matches}:
+        # Redis finds a whole id in a queue of any length.
+        with suppress(NotAvailable):
+            exact = inspector.find(id)
+            found.matches = [(exact.queue, exact.id)] if exact is not None else found.matches
+    if not found.matches:
+        seen = "" if found.is_complete else f" Looked at {found.looked_at:,} ids, not at all."
+        text = f"Found no job whose id begins with {shown_id(id)}.{seen}"
+        return view.redirect("job", id=shown_id(id), flash=text, kind="problem")
+    if (len(found.matches) == 1 and found.is_complete) or found.matches[0][1] == id:
+        queue, whole = found.matches[0]
+        return view.redirect("job", queue=shown_id(queue), id=shown_id(whole))
+    return view.render("find.html", title="Jobs", id=id, found=found)
 
 
 def _queue(view: View, name: str) -> str:

@@ -18,6 +18,7 @@ from formrelay.brokers.redis.broker import RedisBroker
 from formrelay.core.errors import SinkPermanent
 from formrelay.core.failure import Reason
 from formrelay.core.retry import RetryPolicy
+from formrelay.testing import MemoryBroker
 from tests.support.browsing import browse_all, ids
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -137,6 +138,15 @@ def test_a_unique_prefix_finds_an_id(harness: Harness, inspector: Inspector) -> 
     assert len(inspector.dead_ids("a", limit=2)) == 2
     assert inspector.dead_ids("b*") == [(harness.queue, "b*1")]  # not a pattern
     assert inspector.dead_ids("c") == []
+    extent = Extent(100)
+    found = inspector.ids("a", harness.queue, extent=extent)
+    assert sorted(id for _, id in found) == ["ab", "ab-1", "ab-2"]
+    assert (extent.looked_at, extent.is_complete) == (5, True)
+    assert inspector.ids("ab-2", extent=Extent(100)) == [(harness.queue, "ab-2")]
+    if not isinstance(harness.broker, MemoryBroker):  # which looks at all
+        extent = Extent(0)
+        assert inspector.ids("a", extent=extent) == []
+        assert not extent.is_complete
     assert inspector.dead_letter(harness.queue, "ab-9") is None
 
 

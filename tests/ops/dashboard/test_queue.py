@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from html import unescape
 
+import pytest
+
 from tests.ops.dashboard.conftest import HOSTILE, Site
 from tests.ops.dashboard.helpers import FAILURE
 
@@ -94,8 +96,53 @@ def test_a_whole_id_leads_to_its_job(site: Site) -> None:
     site.add("other", "dead", "d1")
     assert site.client.get("/queue?name=other&id=d1").location == "/job?queue=other&id=d1"
     assert site.client.get("/find?id=d1").location == "/job?queue=other&id=d1"
-    assert site.client.get("/find?id=nope").location == "/"
-    assert "No queue has a job with the id nope." in site.page("/")
+    assert site.client.get("/find?id=nope").location == "/job?id=nope"
+    assert "Found no job whose id begins with nope." in site.page("/job?id=nope", 404)
+    assert site.client.get("/find?id=+").location == "/"
+
+
+def found(text: str) -> list[str]:
+    return re.findall(r'<th scope="row"[^>]*><a [^>]*>([^<]*)</a>', text)
+
+
+def test_the_begin_of_an_id_leads_to_its_job_or_to_a_list(site: Site) -> None:
+    site.add("other", "dead", "ab-1")
+    site.add("webhooks", "scheduled", "ab-2")
+    site.add("webhooks", "waiting", "ac")
+    site.add("emails", "waiting", "a*")
+    for begin, place in (
+        ("ac", "/job?queue=webhooks&id=ac"),
+        ("ab-2", "/job?queue=webhooks&id=ab-2"),
+        ("ab-1", "/job?queue=other&id=ab-1"),
+        ("a*", "/job?queue=emails&id=a*"),
+    ):
+        assert site.client.get("/find", query_string={"id": begin}).location == place
+    text = site.page("/find?id=ab")
+    assert sorted(found(text)) == ["ab-1", "ab-2"]
+    assert "looked at all 4 ids of all queues" in text
+    assert 'href="/job?queue=webhooks&amp;id=ab-2"' in text
+    hostile = site.client.get("/find", query_string={"id": HOSTILE}, follow_redirects=True)
+    assert "<script>alert" not in hostile.text
+
+
+def test_the_search_for_the_begin_of_an_id_is_bounded_and_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        site.add("other", "dead", f"same-{number:02}")
+    text = site.page("/find?id=same")
+    assert len(found(text)) == 20
+    assert "The first 20 found" in text
+    monkeypatch.setattr("formrelay.ops.dashboard.search._MOST_IDS", 1_000)
+    keys, client = site.broker.keys, site.broker.client
+    ids = ["x-last", *(f"w{number}" for number in range(5_000))]
+    client.hset(keys.bodies("webhooks"), mapping=dict.fromkeys(ids, b"{}"))
+    client.rpush(keys.waiting("webhooks"), *ids)
+    answer = site.client.get("/find?id=nothing", follow_redirects=True)
+    assert "Looked at 1,030 ids, not at all." in answer.text
+    # A whole id is found in a queue of any length.
+    assert site.client.get("/find?id=x-last").location == "/job?queue=webhooks&id=x-last"
+    assert len(found(site.page("/find?id=same-1"))) == 10
 
 
 def test_pausing_and_resuming(site: Site) -> None:
