@@ -53,6 +53,12 @@ def ensure_running(data_dir: Path, *, port: int | None = None) -> str:
     return f"unix://{quote(str(socket))}"
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether the server of ``data_dir`` runs. Creates nothing."""
+    home = data_dir.absolute() / "valkey"
+    return (home / "keeper.lock").exists() and _is_locked(home / "keeper.lock")
+
+
 def release(data_dir: Path) -> None:
     """Stop using the server of ``data_dir``; the end of the process has the same effect."""
     lock = _users.pop(data_dir.absolute() / "valkey", None)

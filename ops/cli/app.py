@@ -20,6 +20,7 @@ from ..output import say, say_error
 from . import dlq, email, events, jobs, queues, sheets, suppressions, webhooks
 from .audit import audit
 from .bounces import bounces
+from .completion import completion
 from .config import config
 from .dashboard import dashboard
 from .demo import demo
@@ -48,7 +49,7 @@ for _command in (
     with_imports(send),
     with_imports(doctor),
     with_imports(health),
-    version,
+    *(version, completion),
     with_imports(bounces),
 ):
     app.command()(_command)

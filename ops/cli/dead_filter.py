@@ -19,6 +19,7 @@ from ...core.printable import shown_id
 from ..output import say_error
 from .options import (
     CANDIDATES,
+    ActorOption,
     QueueOption,
     note_hidden_queues,
     only_match,
@@ -49,7 +50,7 @@ def _group(text: str) -> str:
 
 def _filter(
     queue: QueueOption = None,
-    actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
+    actor: ActorOption = None,
     error: Annotated[
         str | None,
         typer.Option(help="Only this exception type, or errors with this text, as groups show it."),

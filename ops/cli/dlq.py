@@ -13,6 +13,7 @@ from ...core.printable import shown_id
 from ..audit import record
 from ..dead_groups import LIMIT, DeadGroup, DeadGroups, group_dead_letters
 from ..output import age, print_json, print_table, say_error
+from .candidates import dead_letter_ids
 from .dead_filter import NoSuchDeadLetter, note_extent, resolve, with_filter
 from .dlq_changes import delete_dead_letters, replay_dead_letters
 from .dlq_files import export_dead_letters, import_dead_letters
@@ -148,7 +149,7 @@ def _groups_as_json(found: DeadGroups) -> dict[str, Any]:
 
 @app.command("show")
 def show_dead_letter(
-    id: Annotated[str, id_argument("Job id or unique prefix.")],
+    id: Annotated[str, id_argument("Job id or unique prefix.", complete=dead_letter_ids)],
     queue: QueueOption = None,
     reveal: RevealOption = False,
     json: AlwaysJsonOption = False,

@@ -17,12 +17,14 @@ from ...brokers.inspection import Extent
 from ..audit import audited, filter_words, id_words
 from ..boot import NOT_FINE
 from ..output import print_json, progress_bar, say, say_error
+from .candidates import dead_letter_ids
 from .confirm import YesOption, can_ask, confirm
 from .dead_filter import resolve, with_filter
 from .options import DryRunOption, JsonOption, id_argument, note_hidden_queues, open_inspector
 
 IdsArgument = Annotated[
-    list[str] | None, id_argument("Job ids or unique prefixes.", metavar="ID...")
+    list[str] | None,
+    id_argument("Job ids or unique prefixes.", metavar="ID...", complete=dead_letter_ids),
 ]
 AllOption = Annotated[
     bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")

@@ -23,6 +23,7 @@ from ..doctor.servers import check_versions
 from ..output import print_json, print_table
 from ..reachability import is_embedded_clickhouse
 from ..time_limits import exceeding_time_limits
+from .candidates import queue_names
 from .options import JsonOption
 
 
@@ -33,6 +34,7 @@ def doctor(
             "--queue",
             "-q",
             help="Check as a worker of this queue alone. Can be repeated. Default: all queues.",
+            autocompletion=queue_names,
         ),
     ] = None,
     strict: Annotated[

@@ -19,6 +19,7 @@ from ...core.printable import shown_id
 from ..audit import record
 from ..endpoints import endpoint_json, find_urls, near, shown_url
 from ..output import age, print_json, print_table, say, say_error
+from .candidates import endpoint_ids
 from .confirm import YesOption, confirm
 from .options import JsonOption, id_argument, only_match
 from .shared_state import shared_state
@@ -27,7 +28,10 @@ app = typer.Typer(invoke_without_command=True)
 
 IdArgument = Annotated[
     str,
-    id_argument("Endpoint id or unique prefix, as listed by `webhooks endpoints`; or its URL."),
+    id_argument(
+        "Endpoint id or unique prefix, as listed by `webhooks endpoints`; or its URL.",
+        complete=endpoint_ids,
+    ),
 ]
 RevealOption = Annotated[
     bool, typer.Option("--reveal", help="Show whole URLs, which may contain secrets.")

@@ -22,6 +22,7 @@ from .cancel import cancel_jobs
 from .job_search import Found, JobFilter, find_jobs
 from .options import (
     CANDIDATES,
+    ActorOption,
     AlwaysJsonOption,
     JsonOption,
     QueueOption,
@@ -75,7 +76,7 @@ CursorOption = Annotated[
 def list_jobs(
     queue: QueueOption = None,
     state: StateOption = State.WAITING,
-    actor: Annotated[str | None, typer.Option(help="Only jobs of this actor.")] = None,
+    actor: ActorOption = None,
     form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
     id_prefix: Annotated[
         str | None, id_option("--id-prefix", "Only jobs whose id begins with this text.")

@@ -19,6 +19,7 @@ from ...core.errors import ConfigError, NotConfigured
 from ...core.printable import read_id, shown_id
 from ..output import say_error
 from ..own_actors import import_actors
+from .candidates import actor_names, job_ids, queue_names
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AlwaysJsonOption = Annotated[
@@ -29,7 +30,16 @@ DryRunOption = Annotated[
 ]
 LimitOption = Annotated[int, typer.Option(min=1, help="Maximum number of results.")]
 QueueOption = Annotated[
-    str | None, typer.Option("--queue", "-q", help="Only this queue. Default: all queues.")
+    str | None,
+    typer.Option(
+        "--queue",
+        "-q",
+        help="Only this queue. Default: all queues.",
+        autocompletion=queue_names,
+    ),
+]
+ActorOption = Annotated[
+    str | None, typer.Option(help="Only jobs of this actor.", autocompletion=actor_names)
 ]
 RevealOption = Annotated[
     bool,
@@ -76,9 +86,15 @@ def _parse_id(text: str) -> str:
     return id
 
 
-def id_argument(help: str, metavar: str = "ID") -> Any:
-    """Make an argument that takes an id as the tables print it."""
-    return typer.Argument(parser=_parse_id, metavar=metavar, help=help)
+def id_argument(
+    help: str, metavar: str = "ID", *, complete: Callable[[str], list[str]] = job_ids
+) -> Any:
+    """Make an argument that takes an id as the tables print it.
+
+    Args:
+        complete: returns the ids that begin with a text.
+    """
+    return typer.Argument(parser=_parse_id, metavar=metavar, help=help, autocompletion=complete)
 
 
 def id_option(name: str, help: str) -> Any:

@@ -23,6 +23,7 @@ from ..output import (
     say_error,
 )
 from ..status_json import worker_to_json
+from .candidates import queue_names
 from .confirm import YesOption, confirm
 from .options import DryRunOption, JsonOption, open_inspector
 from .queue_table import survey
@@ -33,9 +34,17 @@ app = typer.Typer(invoke_without_command=True)
 _EVERY_SECONDS = 2.0
 _EMPTY = "no queue is declared"
 
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
+QueueArgument = Annotated[
+    str,
+    typer.Argument(metavar="QUEUE", help="Name of the queue.", autocompletion=queue_names),
+]
 QueueOrAllArgument = Annotated[
-    str | None, typer.Argument(metavar="QUEUE", help="Name of the queue. Default: all queues.")
+    str | None,
+    typer.Argument(
+        metavar="QUEUE",
+        help="Name of the queue. Default: all queues.",
+        autocompletion=queue_names,
+    ),
 ]
 
 

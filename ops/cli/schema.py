@@ -79,10 +79,17 @@ def job_types() -> list[JobType]:
     return sorted(found)
 
 
+def _names(incomplete: str) -> list[str]:
+    return [job.name for job in job_types() if job.name.startswith(incomplete)]
+
+
 def schema(
     type: Annotated[
         str | None,
-        typer.Argument(help="Job type, for example webhook.send. Default: all in one schema."),
+        typer.Argument(
+            help="Job type, for example webhook.send. Default: all in one schema.",
+            autocompletion=_names,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -17,6 +17,7 @@ from ...core.errors import BrokerError, ConfigError, InvalidJob
 from ..boot import NOT_FINE
 from ..output import counting, print_json, say, say_error
 from ..sending import Line, Sender, find_target, make_message, parse, split
+from .candidates import targets
 from .options import DryRunOption, JsonOption
 
 #: Maximum number of invalid lines that --json names; standard error names all.
@@ -30,7 +31,9 @@ _LONGEST_DELAY = 1e9
 TargetArgument = Annotated[
     str,
     typer.Argument(
-        metavar="QUEUE_OR_TYPE", help="Queue, job type or actor: webhooks, webhook.send, …"
+        metavar="QUEUE_OR_TYPE",
+        help="Queue, job type or actor: webhooks, webhook.send, …",
+        autocompletion=targets,
     ),
 ]
 PayloadArgument = Annotated[

@@ -17,6 +17,7 @@ from ...core.printable import shown_id
 from ..audit import audited, record
 from ..boot import NOT_FINE
 from ..output import age, print_json, print_table, say
+from .candidates import connection_ids
 from .confirm import YesOption, confirm
 from .options import JsonOption, id_argument, only_match
 from .shared_state import shared_state
@@ -29,7 +30,9 @@ app = typer.Typer(help="Connections to Google accounts.", no_args_is_help=True)
 connections = typer.Typer()
 app.add_typer(connections, name="connections")
 
-IdArgument = Annotated[str, id_argument("Id of the connection, or a unique prefix.")]
+IdArgument = Annotated[
+    str, id_argument("Id of the connection, or a unique prefix.", complete=connection_ids)
+]
 
 _COLUMNS = ("id", "state", "refreshed", "token ends", "cause")
 _MAX_BYTES = 64 * 1024
@@ -74,7 +77,7 @@ def _list(json: bool) -> None:
 
 @connections.command()
 def add(
-    id: Annotated[str, id_argument("Whole id of the connection.")],
+    id: Annotated[str, id_argument("Whole id of the connection.", complete=connection_ids)],
     file: Annotated[
         Path | None,
         typer.Argument(

@@ -10,6 +10,7 @@ import typer
 from ..boot import become_workers
 from ..host import get_host
 from ..own_actors import import_actors
+from .candidates import queue_names
 from .options import ImportOption
 
 ReloadOption = Annotated[
@@ -24,11 +25,20 @@ ReloadOption = Annotated[
 def worker(
     only: Annotated[
         list[str] | None,
-        typer.Argument(metavar="QUEUE...", help="Consume only these queues. Default: all."),
+        typer.Argument(
+            metavar="QUEUE...",
+            help="Consume only these queues. Default: all.",
+            autocompletion=queue_names,
+        ),
     ] = None,
     queues: Annotated[
         list[str] | None,
-        typer.Option("--queue", "-q", help="Consume only this queue. Can be repeated."),
+        typer.Option(
+            "--queue",
+            "-q",
+            help="Consume only this queue. Can be repeated.",
+            autocompletion=queue_names,
+        ),
     ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Number of processes. Default: WORKER_PROCESSES.")

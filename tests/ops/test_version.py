@@ -1,19 +1,15 @@
-"""``formrelay version`` and shell completion."""
+"""``formrelay version``."""
 
 from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 from formrelay import __version__
 from tests.ops.shell import Shell
-from tests.support.command import clean_environment, run, run_python
+from tests.support.command import run
 
 
 def test_versions_of_packages_and_servers_are_printed(tmp_path: Path) -> None:
@@ -34,48 +30,3 @@ def test_versions_need_no_broker(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "broker" not in json.loads(done.stdout)
     assert "note: expected Redis at 127.0.0.1:1 to answer" in done.stderr
-
-
-# -- completion ------------------------------------------------------------------------------
-
-
-MAIN = "import sys; sys.argv[0] = 'formrelay'; from formrelay.ops.cli import main; main()"
-
-
-def completion(tmp_path: Path, *command: str, **variables: str) -> str:
-    """Run the command as a shell does for a completion, beside an embedded broker."""
-    env = clean_environment(BROKER="embedded", **variables)
-    done = run_python(*command, cwd=tmp_path, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not list(tmp_path.iterdir())  # no embedded server was started
-    return done.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        ("formrelay hea", ["health"]),
-        ("formrelay webhooks endpoints dis", ["disable"]),
-        ("formrelay send --dr", ["--dry-run"]),
-    ],
-)
-def test_completion_prints_the_names_alone_and_starts_no_broker(
-    tmp_path: Path, words: str, names: list[str]
-) -> None:
-    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    printed = completion(tmp_path, "-c", MAIN, _FORMRELAY_COMPLETE="complete_bash", **asked)
-    assert printed.split() == names
-
-
-def test_the_completion_script_is_for_the_command_formrelay(tmp_path: Path) -> None:
-    done = subprocess.run(  # the shell is found among the parents of the process
-        ["bash", "-c", f"{sys.executable} -m formrelay --show-completion; exit $?"],
-        cwd=tmp_path,
-        env=clean_environment(BROKER="embedded"),
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("_formrelay_completion() {\n")
-    assert done.stdout.endswith("complete -o default -F _formrelay_completion formrelay\n")
-    assert not list(tmp_path.iterdir())
