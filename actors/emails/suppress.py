@@ -5,17 +5,49 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ...sinks.smtp.address import Mailbox, normal
-from ...state.bounce_rates import BounceRates
+from ...state.bounce_rates import MAX_RECENT, BounceRate, BounceRates
 from ...state.suppressions import Suppression, Suppressions, note_bounce, rule_of
 
 logger = logging.getLogger("formrelay.emails")
 
 #: More bounces of missing users than this share of an hour's e-mails to a domain, and than this
 #: number, look like an outage there (Gmail, December 2020).
-_MAX_BOUNCED, _MIN_BOUNCES = 0.2, 20
+MAX_BOUNCED, MIN_BOUNCES = 0.2, 20
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRate:
+    """The bounces of missing users, of the e-mails to a domain that were sent in an hour.
+
+    Attributes:
+        hour: ``YYYY-MM-DD HH`` in UTC.
+        looks_like_outage: whether further addresses are not suppressed.
+    """
+
+    domain: str
+    hour: str
+    sent: int
+    bounced: int
+    looks_like_outage: bool
+
+
+def domain_rates(rates: BounceRates, limit: int) -> list[DomainRate]:
+    """Return the domains and hours with bounces, those that look like outages first."""
+    found = []
+    for each in rates.recent(MAX_RECENT):
+        domain, _, hour = each.group.partition("\n")
+        rate = each.rate
+        found.append(DomainRate(domain, hour, rate.sent, rate.bounced, looks_like_outage(rate)))
+    return sorted(found, key=lambda each: not each.looks_like_outage)[:limit]
+
+
+def looks_like_outage(rate: BounceRate) -> bool:
+    """Whether so many addresses of a domain do not exist that the domain has an outage."""
+    return rate.bounced > MIN_BOUNCES and rate.bounced > MAX_BOUNCED * rate.sent
 
 
 def note_sent(rates: BounceRates, recipients: Iterable[Mailbox], sent_at: datetime) -> None:
@@ -45,7 +77,7 @@ def suppress_bounced(
     address = normal(mailbox.address)
     if rule_of(status) == "now":
         rate = rates.note_bounced(_group(mailbox.domain, sent_at), f"{event}\n{address}")
-        if rate.bounced > _MIN_BOUNCES and rate.bounced > _MAX_BOUNCED * rate.sent:
+        if looks_like_outage(rate):
             logger.error(
                 "too many recipients of a domain do not exist: did not suppress one",
                 extra={

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from time import sleep
 from typing import Any
 
 import pytest
 
 from formrelay.state import make_bounce_rates
-from formrelay.state.bounce_rates import BounceRate
+from formrelay.state.bounce_rates import BounceRate, GroupRate
+from formrelay.state.redis.bounce_rates import RedisBounceRates
 from tests.state.stores import state_of
 
 
@@ -29,18 +31,37 @@ def test_each_group_has_its_numbers_and_a_bounce_counts_once(rates: Any) -> None
     assert rates.note_bounced("c", "two") == BounceRate(0, 1)
 
 
+def test_groups_with_bounces_are_listed_the_newest_bounce_first(
+    rates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "formrelay.state.redis" if isinstance(rates, RedisBounceRates) else "formrelay.state"
+    monkeypatch.setattr(f"{module}.bounce_rates.MAX_RECENT", 3)
+    rates.note_sent("never bounced", 3)
+    for group in "abcda":
+        rates.note_sent(group, 1)
+        rates.note_bounced(group, "x")
+        sleep(0.002)  # the store has milliseconds
+    assert rates.recent(2) == [
+        GroupRate("a", BounceRate(2, 1)),
+        GroupRate("d", BounceRate(1, 1)),
+    ]
+    assert [each.group for each in rates.recent(10)] == ["a", "d", "c"]
+    assert rates.recent(0) == []
+
+
 @pytest.mark.redis
-def test_redis_has_digests_only_and_every_key_expires(redis_url: str) -> None:
+def test_redis_has_no_names_but_of_groups_and_every_key_expires(redis_url: str) -> None:
     state = state_of(redis_url, "ns")
     rates = make_bounce_rates(state)
     rates.note_sent("one.example", 3)
     rates.note_bounced("one.example", "ann@one.example")
-    keys = state.client.keys("*")
-    assert len(keys) == 2
+    keys = sorted(state.client.keys("*"))
+    assert len(keys) == 3
     assert all(key.startswith(b"ns:__bounce_rates__.") for key in keys)
     assert all(86_400_000 < state.client.pttl(key) <= 7 * 86_400_000 for key in keys)
-    members = [*keys, *state.client.smembers(sorted(keys)[1])]
+    members = [*keys, *state.client.smembers(next(key for key in keys if b"bounced" in key))]
     assert not any(b"example" in each for each in members)
+    assert state.client.zrange("ns:__bounce_rates__.recent", 0, -1) == [b"one.example"]
 
 
 def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

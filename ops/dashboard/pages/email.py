@@ -1,4 +1,4 @@
-"""E-mail: the addresses that get none.
+"""E-mail: the addresses that get none, and how many e-mails to each domain bounced.
 
 Addresses are personal data: forms send them in the body, never in a URL, and readers see them
 shortened.
@@ -11,15 +11,18 @@ from datetime import UTC, datetime, timedelta
 
 from werkzeug import Response
 
+from ....actors.emails.suppress import MAX_BOUNCED, MIN_BOUNCES, domain_rates
 from ....core.errors import InvalidJob
 from ....sinks.smtp.address import normal
-from ....state import make_suppressions
+from ....state import make_bounce_rates, make_suppressions
 from ....state.suppressions import Suppression, SuppressionReason, Suppressions
 from ...audit import domain_words
 from ..view import Route, View
 
 #: Number of entries on a page, and maximum number of addresses that are added at once.
 _PAGE, _MAX_ADDED = 100, 500
+#: Maximum number of domains and hours whose bounces are shown.
+_MAX_RATES = 100
 #: Maximum number of calls for a page: a call reads a bounded number of entries.
 _MAX_CALLS = 20
 #: Days for which an address is suppressed, as a form offers them; None for ever.
@@ -94,6 +97,9 @@ def _page(view: View, *, reason: str, prefix: str = "", after: str = "") -> Resp
         days=list(_DAYS),
         is_shared=is_shared,
         shown=_whole if view.may_change else _shortened,
+        rates=domain_rates(make_bounce_rates(view.broker.state), _MAX_RATES) if is_shared else [],
+        least_bounces=MIN_BOUNCES,
+        least_share=MAX_BOUNCED,
         now=view.now,
     )
 

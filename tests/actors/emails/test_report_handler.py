@@ -161,7 +161,7 @@ def test_other_messages_change_nothing(reporting: Reporting) -> None:
 def test_an_outage_of_a_domain_does_not_suppress_all_its_addresses(
     reporting: Reporting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(suppress, "_MIN_BOUNCES", 1)
+    monkeypatch.setattr(suppress, "MIN_BOUNCES", 1)
     addresses = [f"user{number}@gone.example" for number in range(15)]
     id = reporting.send(*addresses)
     for address in (*addresses[:4], addresses[0]):  # the last report comes again

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.fernet import Fernet
 
+from formrelay.actors.emails.suppress import note_sent, suppress_bounced
 from formrelay.ops.dashboard.access import Role
 from formrelay.ops.dashboard.pages import sheets
-from formrelay.state import make_suppressions, make_tokens
+from formrelay.sinks.smtp.address import parse_mailbox
+from formrelay.state import make_bounce_rates, make_suppressions, make_tokens
 from formrelay.state.suppressions import Suppression, SuppressionReason
 from formrelay.state.tokens import Tokens
 from tests.ops.dashboard.conftest import HOSTILE, ORIGIN, Site
@@ -90,10 +92,36 @@ def test_hostile_input_is_shown_as_text(site: Site) -> None:
 
 def test_empty_pages_say_what_would_be_here(site: Site) -> None:
     assert "An address that bounces" in site.page("/email")
+    assert "No bounces in the last 7 days." in site.page("/email")
     site.broker.state = None
     assert "set STATE_URL to a Redis URL" in site.page("/email")
     assert "set STATE_URL to a Redis URL" in site.page("/sheets")
     assert site.post("/email/add", addresses="a@b.example").status_code == 404
+
+
+def bounce(site: Site, domain: str, sent: int, bounced: int) -> None:
+    """Let e-mails to a domain bounce, as workers do."""
+    suppressions, rates = make_suppressions(site.broker.state), make_bounce_rates(site.broker.state)
+    at = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    to = [parse_mailbox(f"user{number}@{domain}") for number in range(sent)]
+    note_sent(rates, to, at)
+    for number, mailbox in enumerate(to[:bounced]):
+        suppress_bounced(suppressions, rates, mailbox, "5.1.1", str(number), at)
+
+
+def test_bounces_are_shown_by_domain_with_the_threshold_and_its_effect(site: Site) -> None:
+    bounce(site, "down.example", 50, 21)
+    bounce(site, "Large.example", 200, 21)
+    bounce(site, "good.example", 5, 0)
+    text = site.page("/email")
+    _, _, bounces = text.partition("Bounces by domain")
+    assert rows(bounces) == [
+        "down.example 2026-01-31 09:00 50 21 42.0 % threshold passed addresses are not suppressed",
+        "large.example 2026-01-31 09:00 200 21 10.5 % addresses are suppressed",
+    ]
+    assert "More than 20 bounces, and more than 20 % of an hour’s e-mails" in text
+    assert "41 suppressed addresses" in text  # not the 21st of the outage
+    assert "No bounces in the last 7 days." not in text
 
 
 # -- Sheets --------------------------------------------------------------------------------
