@@ -36,7 +36,7 @@ class Throttle:
     """The circuit breaker of one outside system in this process. Thread-safe.
 
     Args:
-        sink: the system's name in the field ``sink`` of log lines.
+        sink: the system's name in log lines and reports.
         title: its name in sentences; default: ``sink``.
     """
 
@@ -46,12 +46,17 @@ class Throttle:
         self.stretch = 1
         #: Whether the last attempt failed or a pause began. Consumers read this once per message.
         self.is_tripped = False
-        self._sink = sink
+        self.sink = sink
         self._lock = Lock()
         self._clock = clock
         self._timer = BackoffTimer(clock)
         self._paused_until = 0.0
         self._successes = 0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the system did not work at the last attempt."""
+        return self.is_tripped and self._timer.failures > 0
 
     @property
     def allowance(self) -> int | None:
@@ -116,7 +121,7 @@ class Throttle:
         if is_first:
             # An error if an operator has to act; a warning if the failure may pass by itself.
             level = logging.ERROR if isinstance(error, SinkUnready) else logging.WARNING
-            about = {"sink": self._sink, "error_message": str(error), "code": error.code}
+            about = {"sink": self.sink, "error_message": str(error), "code": error.code}
             logger.log(level, "pausing consumption: %s is unavailable", self.title, extra=about)
 
     def _worked(self) -> None:
@@ -131,5 +136,5 @@ class Throttle:
             if self._successes >= _SUCCESSES_TO_SHRINK:
                 self.stretch, self._successes = max(1, self.stretch // 2), 0
         if was_down:
-            about = {"sink": self._sink}
+            about = {"sink": self.sink}
             logger.info("resuming consumption: %s is available", self.title, extra=about)

@@ -1,4 +1,4 @@
-"""Makes the report of this worker process: version, memory, queues and running jobs."""
+"""Makes the report of this worker process: version, memory, queues, running jobs, open breakers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import dramatiq
 
 from .. import __version__
 from ..core.failure import worker_name
-from ..state.worker_reports import MAX_QUEUES, MAX_RUNNING, RunningJob, WorkerReport
+from ..state.worker_reports import MAX_QUEUES, MAX_RUNNING, PausedSink, RunningJob, WorkerReport
 from .delivery import Batch, Delivery
 
 _STATM = Path("/proc/self/statm")
@@ -28,6 +28,7 @@ def make_report(
         running: the deliveries whose actor runs.
         uptime: seconds since the first worker started.
     """
+    workers = list(workers)
     queues = sorted({queue for worker in workers for queue in list(worker.consumers)})
     now = time.monotonic()
     jobs = [
@@ -48,6 +49,22 @@ def make_report(
         resident_memory(),
         len(jobs),
         tuple(jobs[:MAX_RUNNING]),
+        _paused_sinks(workers),
+    )
+
+
+def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:
+    throttles = {
+        throttle
+        for worker in workers
+        for actor in list(worker.broker.actors.values())
+        if actor.queue_name in worker.consumers
+        and (throttle := actor.options.get("throttle")) is not None
+    }
+    paused = [each for each in throttles if each.is_failing or each.open_for()]
+    return tuple(
+        PausedSink(each.sink, round(each.open_for().total_seconds(), 1), each.is_failing)
+        for each in sorted(paused, key=lambda each: each.sink)
     )
 
 

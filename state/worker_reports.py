@@ -40,6 +40,21 @@ class RunningJob:
 
 
 @dataclass(frozen=True, slots=True)
+class PausedSink:
+    """An external system for which a worker fetches no messages, or one to try it.
+
+    Attributes:
+        sink: name of the system, as in log lines.
+        seconds: time until the next try when it was reported.
+        is_failing: whether the last attempt failed; False if a limit was reached.
+    """
+
+    sink: str
+    seconds: float
+    is_failing: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReport:
     """The last report of a worker process.
 
@@ -51,6 +66,7 @@ class WorkerReport:
         memory_bytes: resident memory; None if the system does not say.
         running_count: number of jobs that run; a batch counts as one.
         running: those that have run longest, at most :data:`MAX_RUNNING`.
+        paused: external systems whose circuit breaker is open or half-open, or that are at a limit.
         age: seconds since the report, by the store's clock; set by the store.
     """
 
@@ -61,6 +77,7 @@ class WorkerReport:
     memory_bytes: int | None = None
     running_count: int = 0
     running: tuple[RunningJob, ...] = ()
+    paused: tuple[PausedSink, ...] = ()
     age: float = 0.0
 
     @property
@@ -87,6 +104,7 @@ class WorkerReport:
             memory if isinstance(memory, int) else None,
             int(_number(known.get("running_count"))),
             tuple(_running(each) for each in _items(known.get("running"))),
+            tuple(_paused(each) for each in _items(known.get("paused"))),
             age,
         )
 
@@ -157,3 +175,9 @@ def _running(data: Any) -> RunningJob:
     known = data if isinstance(data, dict) else {}
     jobs = int(_number(known.get("jobs", 1)))
     return RunningJob(str(known.get("actor", "")), _number(known.get("seconds")), jobs)
+
+
+def _paused(data: Any) -> PausedSink:
+    known = data if isinstance(data, dict) else {}
+    is_failing = known.get("is_failing") is not False
+    return PausedSink(str(known.get("sink", "")), _number(known.get("seconds")), is_failing)

@@ -19,10 +19,12 @@
     cached.py            a value that all requests share for some seconds
     queue_list.py        the names of the queues
     figures.py           rates, durations and sparklines (sparklines.py) of the queues
-    external_systems.py  sinks, webhook endpoints and Google connections, for the overview
+    external_systems.py  webhook endpoints and Google connections, for the overview
+    sink_states.py       sinks, for the overview: settings, breakers of workers, last attempts
     search.py            searches the messages of a queue
-    dead_query.py        a filter of dead letters, in the fields of a form or a URL
+    dead_query.py        a filter of dead letters, in the fields of a form or a URL; its pages
     endpoint_list.py     webhook endpoints with their success rates
+    webhook_tests.py     test deliveries to an endpoint
     tasks.py             replays and deletes many dead letters in threads
 
 ``formrelay dashboard`` is ``ops/cli/dashboard.py``, which calls :func:`make_app` and serves the

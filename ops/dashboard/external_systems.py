@@ -1,19 +1,21 @@
-"""External systems on the overview: sinks, webhook endpoints, connections to Google accounts."""
+"""External systems on the overview: webhook endpoints and connections to Google accounts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ...actors.webhooks.resources import make_registry
 from ...brokers import RelayBroker
-from ...config import Settings, get_settings
-from ...config.urls import mask
+from ...config import get_settings
 from ...core.errors import ConfigError
 from ...state import make_tokens
 from ..output import join_names
 
-_NO_STORE = "each worker keeps this in its memory: set STATE_URL to a Redis URL to see it here"
+NO_STORE = "each worker keeps this in its memory: set STATE_URL to a Redis URL to see it here"
+
+
+Tone: TypeAlias = Literal["", "good", "warn", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,49 +31,24 @@ class ExternalSystem:
 
     name: str
     state: str
-    tone: Literal["", "good", "warn", "bad"]
+    tone: Tone
     detail: str
     route: str | None = None
 
 
 def external_systems(broker: RelayBroker) -> list[ExternalSystem]:
-    """Return the external systems, from the settings and the shared store; calls none of them.
+    """Return the external systems but the sinks, from the shared store; calls none of them.
 
     Raises:
         BrokerError: the shared store failed.
     """
-    return [*_sinks(), _endpoints(broker), *_connections(broker)]
-
-
-def _sinks() -> list[ExternalSystem]:
-    try:
-        settings = get_settings()
-    except ConfigError:  # a broker that is made in code needs none
-        return []
-    urls = {
-        "API": (settings.api.url, "API_URL"),
-        "ClickHouse": (settings.clickhouse.secret("url"), "CLICKHOUSE_URL"),
-        "SMTP": (settings.smtp.secret("url"), "SMTP_URL"),
-    }
-    rows = [
-        ExternalSystem(name, "not set", "", f"set {variable} for its jobs")
-        if url is None
-        else ExternalSystem(name, "configured", "good", mask(url))
-        for name, (url, variable) in urls.items()
-    ]
-    return [*rows, _sheets(settings)]
-
-
-def _sheets(settings: Settings) -> ExternalSystem:
-    if settings.sheets.is_configured:
-        return ExternalSystem("Google Sheets", "configured", "good", "")
-    return ExternalSystem("Google Sheets", "not set", "", "no Google account is configured")
+    return [_endpoints(broker), *_connections(broker)]
 
 
 def _endpoints(broker: RelayBroker) -> ExternalSystem:
     name, route = "Webhook endpoints", "webhooks"
     if broker.state is None:
-        return ExternalSystem(name, "not known", "", _NO_STORE, route)
+        return ExternalSystem(name, "not known", "", NO_STORE, route)
     now = broker.clock.time()
     records = make_registry(broker.state).all()
     disabled = sum(each.disabled_at is not None for each in records)
@@ -84,7 +61,7 @@ def _endpoints(broker: RelayBroker) -> ExternalSystem:
     failing = len(records) - disabled - opened
     counts = {"disabled": disabled, "with an open breaker": opened, "failing": failing}
     detail = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    tone: Literal["warn", "bad"] = "bad" if disabled or opened else "warn"
+    tone: Tone = "bad" if disabled or opened else "warn"
     return ExternalSystem(name, "failing", tone, detail, route)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 from ...brokers import RelayBroker
 from ...state import make_history
 from ...state.history import Point, total
 from .cached import Cached
 from .sparklines import Sparkline, sparkline
+
+#: The points of a queue, and their sparkline.
+Drawn: TypeAlias = tuple[list[Point], Sparkline]
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 #: Seconds for which the figures of the last hour and of the last day are cached.
@@ -28,6 +32,8 @@ class QueueFigures:
         per_second: attempts per second, averaged over :data:`RATE_MINUTES`.
         error_rate: share of the attempts of the last hour that failed, 0 to 1; None: no attempt.
         p50, p95: quantiles of the durations in the last hour, seconds; None: no attempt.
+        last_success, last_failure: when an attempt succeeded or failed last, Unix seconds, to the
+            minute in the last hour and to ten minutes before; None: not in the last day.
     """
 
     per_second: float
@@ -36,6 +42,8 @@ class QueueFigures:
     p95: float | None
     hour: Sparkline
     day: Sparkline
+    last_success: float | None = None
+    last_failure: float | None = None
 
 
 #: The figures of a queue without attempts.
@@ -59,25 +67,38 @@ class Figures:
             return None
         hours, days = self._hours.get(broker), self._days.get(broker)
         return {
-            queue: _figures(*hours.get(queue, ([], _NO_HOUR)), days.get(queue, _NO_DAY))
+            queue: _figures(hours.get(queue, ([], _NO_HOUR)), days.get(queue, ([], _NO_DAY)))
             for queue in hours.keys() | days.keys()
         }
 
 
-def _figures(points: list[Point], hour: Sparkline, day: Sparkline) -> QueueFigures:
-    whole = total(points)
-    recent = total(points[-RATE_MINUTES:])
-    return QueueFigures(recent.per_second, whole.error_rate, whole.p50_s, whole.p95_s, hour, day)
+def _figures(hour: Drawn, day: Drawn) -> QueueFigures:
+    (points, hour_line), (older, day_line) = hour, day
+    whole, recent = total(points), total(points[-RATE_MINUTES:])
+    attempts = [*older, *points]
+    return QueueFigures(
+        recent.per_second,
+        whole.error_rate,
+        whole.p50_s,
+        whole.p95_s,
+        hour_line,
+        day_line,
+        max((point.at for point in attempts if point.done), default=None),
+        max((point.at for point in attempts if point.retried or point.dead), default=None),
+    )
 
 
-def _hours(broker: RelayBroker) -> dict[str, tuple[list[Point], Sparkline]]:
-    found = make_history(broker.state).read(span=_HOUR)
+def _hours(broker: RelayBroker) -> dict[str, Drawn]:
+    return _read(broker, _HOUR, bars=30, period="last hour")
+
+
+def _days(broker: RelayBroker) -> dict[str, Drawn]:
+    return _read(broker, _DAY, bars=48, period="last day")
+
+
+def _read(broker: RelayBroker, span: timedelta, *, bars: int, period: str) -> dict[str, Drawn]:
+    found = make_history(broker.state).read(span=span)
     return {
-        queue: (points, sparkline(points, bars=30, period="last hour"))
+        queue: (points, sparkline(points, bars=bars, period=period))
         for queue, points in found.items()
     }
-
-
-def _days(broker: RelayBroker) -> dict[str, Sparkline]:
-    found = make_history(broker.state).read(span=_DAY)
-    return {queue: sparkline(points, bars=48, period="last day") for queue, points in found.items()}

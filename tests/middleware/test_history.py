@@ -47,7 +47,8 @@ class Broker:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.reports = MemoryWorkerReports()
-        self.consumers = {"q": None}  # it stands for its worker too
+        self.actors: dict[str, Any] = {}
+        self.broker, self.consumers = self, {"q": None}  # it stands for its worker too
 
     def history(self) -> Store:
         return self.store

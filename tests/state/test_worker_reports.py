@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from formrelay.state import make_worker_reports
-from formrelay.state.worker_reports import MemoryWorkerReports, RunningJob, WorkerReport
+from formrelay.state.worker_reports import MemoryWorkerReports, PausedSink, RunningJob, WorkerReport
 from tests.state.stores import set_clock, state_of, use_clock
 from tests.support.clock import ManualClock
 
@@ -20,6 +20,7 @@ REPORT = WorkerReport(
     memory_bytes=50_000_000,
     running_count=7,
     running=(RunningJob("f", 3.5), RunningJob("g", 1.0, jobs=5)),
+    paused=(PausedSink("api", 2.5), PausedSink("smtp", 60.0, is_failing=False)),
 )
 
 

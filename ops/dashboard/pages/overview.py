@@ -9,8 +9,10 @@ from typing import Any
 from werkzeug import Response
 
 from ....brokers import NotAvailable, QueueCounts, RelayBroker
+from ....brokers.inspection import WorkerInfo
 from ...status_json import worker_to_json
 from ..figures import NO_ATTEMPTS, RATE_MINUTES, QueueFigures
+from ..sink_states import sink_states
 from ..view import Route, View
 
 
@@ -56,6 +58,7 @@ def show(view: View) -> Response:
     """Show all queues and workers."""
     broker = view.broker
     workers, why_no_workers = _workers(broker)
+    reports = [each.report for each in workers or () if each.report is not None]
     names = view.site.queue_list.names(broker)
     counts = broker.inspector.counts_of(names)
     consumed = _consumed(broker, names)
@@ -79,37 +82,41 @@ def show(view: View) -> Response:
             for row in rows
             if row.has_worker is False and row.counts.waiting and not row.counts.paused
         ],
-        external_systems=view.site.external_systems.get(broker),
+        external_systems=[
+            *sink_states([each for each in reports if not each.is_silent], figures, view.now),
+            *view.site.external_systems.get(broker),
+        ],
         routes={route.name for route in view.site.navigation},
-        workers=workers,
+        workers=None if workers is None else [_worker_row(broker, each) for each in workers],
         why_no_workers=why_no_workers,
-        has_reports=any(each.version for each in workers or ()),
+        has_reports=bool(reports),
         why_incomplete=view.site.queue_list.why_incomplete(broker),
         weaknesses=broker.weaknesses(),
         scheduled_in_all=broker.inspector.scheduled_in_all(),
     )
 
 
-def _workers(broker: RelayBroker) -> tuple[list[WorkerRow] | None, str]:
+def _workers(broker: RelayBroker) -> tuple[list[WorkerInfo] | None, str]:
     """Return the worker processes; None and why not if the broker does not list them."""
     try:
-        found = [worker_to_json(broker, worker) for worker in broker.inspector.workers()]
+        return broker.inspector.workers(), ""
     except NotAvailable as error:
         return None, str(error)
-    return [
-        WorkerRow(
-            each["name"] or each["id"],
-            each["alive"],
-            each["silent_for_s"],
-            each["queues"],
-            each["version"],
-            each["up_s"],
-            each["memory_bytes"],
-            each["running_count"],
-            each["running"] or (),
-        )
-        for each in found
-    ], ""
+
+
+def _worker_row(broker: RelayBroker, worker: WorkerInfo) -> WorkerRow:
+    found = worker_to_json(broker, worker)
+    return WorkerRow(
+        found["name"] or found["id"],
+        found["alive"],
+        found["silent_for_s"],
+        found["queues"],
+        found["version"],
+        found["up_s"],
+        found["memory_bytes"],
+        found["running_count"],
+        found["running"] or (),
+    )
 
 
 def _consumed(broker: RelayBroker, queues: list[str]) -> set[str] | None:

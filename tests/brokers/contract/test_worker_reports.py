@@ -15,7 +15,10 @@ from formrelay import __version__
 from formrelay.brokers.inspection import NotAvailable
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.core.broker_errors import BrokerUnavailable
+from formrelay.core.errors import SinkUnavailable
 from formrelay.core.failure import worker_name
+from formrelay.core.retry import RetryPolicy, Schedule
+from formrelay.core.throttle import Throttle
 from formrelay.state.worker_reports import WorkerReport
 from tests.state.stores import state_of
 from tests.support.harness import Harness
@@ -49,6 +52,33 @@ def test_a_worker_reports_when_it_starts_and_no_more_when_it_has_stopped(harness
     assert (report.memory_bytes or 0) > 10_000_000
     harness.stop()
     assert harness.broker.worker_reports().read() == []
+
+
+def test_sinks_that_a_worker_pauses_for_are_reported(harness: Harness) -> None:
+    throttle, is_back = Throttle("smtp"), Event()
+
+    def deliver() -> None:
+        if not is_back.is_set():
+            raise SinkUnavailable
+
+    policy = RetryPolicy(max_attempts=100, backoff=Schedule((timedelta(0),)))
+    actor = harness.actor(deliver, throttle=throttle, policy=policy)
+    actor.send()
+    harness.start()
+    wait_until(lambda: throttle.is_failing)
+    report = wait_until(lambda: report_of(harness))
+    (paused,) = report.paused
+    assert (paused.sink, paused.is_failing) == ("smtp", True)
+    assert 0 <= paused.seconds <= 30
+    is_back.set()
+    wait_until(lambda: not throttle.is_failing)
+    report = report_of(harness)
+    assert report is not None
+    assert report.paused == ()
+    throttle.pause(timedelta(hours=1))
+    report = report_of(harness)
+    assert report is not None
+    assert [each.is_failing for each in report.paused] == [False]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "batch"])

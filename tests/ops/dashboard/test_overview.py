@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
+import pytest
 from werkzeug.test import Client
 
 from formrelay.actors.webhooks.registry import DeliveryReport, DisableRules
 from formrelay.actors.webhooks.resources import make_registry
 from formrelay.ops.dashboard.access import LoopbackAccess
-from formrelay.state import make_worker_reports
-from formrelay.state.worker_reports import RunningJob, WorkerReport
+from formrelay.state import make_history, make_worker_reports
+from formrelay.state.history import Tally
+from formrelay.state.worker_reports import PausedSink, RunningJob, WorkerReport
 from tests.ops.dashboard.conftest import HOSTILE, Site
 from tests.ops.dashboard.helpers import add_history, add_worker, row
 
@@ -122,3 +125,74 @@ def test_workers_say_what_they_run(site: Site) -> None:
     words = " ".join(text.split())
     says = r"w1:1 alive \d+s ago 1h 123 MB 1\.2\.3 deliver 12s ?, record ×500 3s ?, deliver 12s"
     assert re.search(says + " and 2 more webhooks", words)
+
+
+# -- sinks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with the URLs of two sinks."""
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("API_URL", "https://api.example")
+    monkeypatch.setenv("SMTP_URL", "smtp://user:hidden@mail.example")
+    monkeypatch.setattr("formrelay.config.settings._current", None)
+
+
+def sinks(site: Site) -> dict[str, str]:
+    """State and details of the external systems, by name."""
+    site.client = Client(site.app(LoopbackAccess()))  # without the figures of before
+    _, _, text = site.page("/").partition('id="external"')
+    found = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text, re.DOTALL)
+    plain = [[" ".join(re.sub("<[^>]*>", " ", each).split()) for each in pair] for pair in found]
+    return dict(plain)
+
+
+def happened(site: Site, ago: timedelta, **tallies: Tally) -> None:
+    """Add to the history of queues."""
+    source = f"{ago}{sorted(tallies)}"
+    make_history(site.broker.state).add(tallies, age=ago, source=source, number=1)
+
+
+@pytest.mark.usefixtures("settings")
+def test_nothing_is_said_of_sinks_of_which_nothing_is_known(site: Site) -> None:
+    found = sinks(site)
+    assert found["ClickHouse"] == "not set set CLICKHOUSE_URL for its jobs"
+    assert found["API"] == (
+        "configured https://api.example; no attempt on submissions and partials in the last day"
+    )
+    site.broker.state = None
+    assert "set STATE_URL to a Redis URL to see it here" in sinks(site)["API"]
+
+
+@pytest.mark.usefixtures("settings")
+def test_sinks_have_their_last_success_and_failure(site: Site) -> None:
+    hour = timedelta(hours=1)
+    happened(site, 5 * hour, submissions=Tally(dead=1), emails=Tally(done=1))
+    happened(site, timedelta(minutes=5), partials=Tally(done=1), emails=Tally(retried=1))
+    api, smtp = (sinks(site)[name] for name in ("API", "SMTP"))
+    assert re.search(r"^working .*: last success [56]m ago, last failure [45]h ago$", api)
+    assert re.search(r"^failing .*: last success [45]h ago, last failure [56]m ago$", smtp)
+    assert "hidden" not in smtp
+
+
+@pytest.mark.usefixtures("settings")
+def test_sinks_for_which_workers_pause_are_unavailable(site: Site) -> None:
+    happened(site, timedelta(minutes=5), partials=Tally(done=1))
+    store = make_worker_reports(site.broker.state)
+    for number, paused in enumerate(
+        [
+            (PausedSink("api", 20.0), PausedSink("smtp", 8.0, is_failing=False)),
+            (PausedSink("api", 10.0),),
+            (),
+        ]
+    ):
+        add_worker(site, f"w{number}", "partials")
+        queues = ("partials", "emails")
+        store.report(WorkerReport(f"w{number}:1", "1.2.3", queues, paused=paused))
+    found = sinks(site)
+    assert found["API"].startswith(
+        "unavailable https://api.example; paused in 2 of 3 workers, next try within 10s; on "
+    )
+    assert found["SMTP"].startswith("at a limit smtp://")
+    assert "paused in 1 of 3 workers, next try within 8s" in found["SMTP"]
