@@ -11,6 +11,8 @@ import orjson
 MASK = "•••"
 #: Stands for a token, which opens all spreadsheets of its owner.
 HIDDEN_TOKEN = "[…]"  # noqa: S105 - not a token
+#: Parts of a message that contain values of its sender.
+_WITH_VALUES = frozenset({"args", "kwargs", "traceback"})
 _TOKENS = frozenset({"access_token", "refresh_token"})
 
 
@@ -36,10 +38,13 @@ def masked(value: Any) -> Any:
 
 
 def masked_message(message: Any) -> Any:
-    """Copy a message as JSON, masking its arguments and those of the messages in its options."""
+    """Copy a message as JSON, masking its arguments and those of the messages in its options.
+
+    Dramatiq's own retries keep a traceback in the options: the text of an error may have values.
+    """
     if isinstance(message, dict):
         return {
-            name: masked(each) if name in ("args", "kwargs") else masked_message(each)
+            name: masked(each) if name in _WITH_VALUES else masked_message(each)
             for name, each in message.items()
         }
     if isinstance(message, list | tuple):
