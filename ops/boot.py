@@ -38,7 +38,8 @@ logger = logging.getLogger("formrelay.workers")
 
 #: Exit status of a command: the thing asked about is not fine; wrong use.
 NOT_FINE, WRONG_USE = 1, 2
-_OTHER_QUEUES = "name the queues of this worker (formrelay worker QUEUE, dramatiq --queues)"
+#: What to do if a sink is missing that this worker does not need.
+OTHER_QUEUES = "name the queues of this worker (formrelay worker QUEUE, dramatiq --queues)"
 #: Parameter of glibc's ``mallopt``: maximum number of arenas.
 _M_ARENA_MAX = -8
 
@@ -194,11 +195,11 @@ def missing_sinks(settings: Settings, queues: Collection[str] | None) -> list[st
     if settings.api.url is None and (not queues or forms & set(queues)):
         found.append(
             "expected API_URL for the queue of submissions, got none: set it to "
-            f"https://your-django-site, or {_OTHER_QUEUES}"
+            f"https://your-django-site, or {OTHER_QUEUES}"
         )
     if settings.clickhouse.url is None and _takes(settings.events.queue, queues):
         found.append(
-            f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {_OTHER_QUEUES}"
+            f"expected CLICKHOUSE_URL for the queue of events, got none: set it, or {OTHER_QUEUES}"
         )
     if settings.smtp.url is None and queues and settings.emails.queue in queues:
         from ..actors.emails.resources import missing_smtp_url

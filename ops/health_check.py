@@ -154,9 +154,13 @@ def _workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> 
     )
 
 
-def check_queues(broker: RelayBroker) -> CheckResult:
-    """Check that a live worker consumes each queue with jobs; paused queues do not count."""
-    counts = broker.inspector.counts_of(broker.inspector.queues())
+def check_queues(broker: RelayBroker, queues: Sequence[str] | None = None) -> CheckResult:
+    """Check that a live worker consumes each queue with jobs; paused queues do not count.
+
+    Args:
+        queues: the queues to check; None checks every queue that can be listed.
+    """
+    counts = broker.inspector.counts_of(broker.inspector.queues() if queues is None else queues)
     try:
         consumed = broker.inspector.consumed({each.queue for each in counts})
     except NotAvailable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -51,7 +52,7 @@ def doctor(
     """
     boot.settings_of_workers(queues)  # its error names everything that is missing
     declare_actors()
-    found = _findings()
+    found = _findings(queues)
     found += _refusals(queues, found)
     if json:
         print_json([asdict(finding) for finding in found])
@@ -63,14 +64,33 @@ def doctor(
         raise typer.Exit(boot.NOT_FINE)
 
 
-def _findings() -> list[Finding]:
+def _findings(queues: list[str] | None) -> list[Finding]:
     found: list[Finding] = []
+    unused = _unused_sinks(queues)
     for name, check in _CHECKS:
         if name in _NEED_BROKER and _is_bad("broker", found):
             continue  # each would wait for the broker and say the same
+        if name in unused:
+            continue
         told = {each.says for each in found}
-        found += [finding for finding in _run(name, check) if finding.says not in told]
+        checked = partial(check, queues) if name in _OF_QUEUES else check
+        found += [finding for finding in _run(name, checked) if finding.says not in told]
     return found
+
+
+def _unused_sinks(queues: list[str] | None) -> set[str]:
+    """Return the checks of sinks that are not configured and that no named queue needs."""
+    if not queues:
+        return set()
+    settings, named = get_settings(), set(queues)
+    forms = {settings.submissions.queue, settings.partials.queue}
+    sinks = {
+        "clickhouse": (settings.clickhouse.url is not None, {settings.events.queue}),
+        "api": (settings.api.url is not None, forms),
+        "smtp": (settings.smtp.url is not None, {settings.emails.queue}),
+        "sheets": (settings.sheets.is_configured, {settings.sheets.queue}),
+    }
+    return {name for name, (is_set, users) in sinks.items() if not is_set and not users & named}
 
 
 def _is_bad(what: str, found: list[Finding]) -> bool:
@@ -95,9 +115,12 @@ def _refusals(queues: list[str] | None, found: list[Finding]) -> Iterator[Findin
         else:
             boot.check_start(queues)
     except FormrelayError as error:
+        # For a team whose workers take other queues.
+        todo = "" if queues else "; to check the queues of your workers: formrelay doctor --queue"
         for line in str(error).split("\n"):
             if line not in told:
-                yield Finding("worker", "bad", f"a worker does not start: {line}")
+                hint = todo if boot.OTHER_QUEUES in line else ""
+                yield Finding("worker", "bad", f"a worker does not start: {line}{hint}")
 
 
 def _broker() -> Iterator[Finding]:
@@ -212,7 +235,7 @@ def _monitoring() -> Iterator[Finding]:
 
 
 #: Each check's name, and its function.
-_CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+_CHECKS: tuple[tuple[str, Callable[..., Iterator[Finding]]], ...] = (
     ("broker", _broker),
     ("versions", check_versions),
     ("workers", check_workers),
@@ -228,5 +251,7 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
     ("endpoints", check_endpoints),
     ("monitoring", _monitoring),
 )
+#: Checks that take the names of queues; None: all queues.
+_OF_QUEUES = {"queues", "dead letters"}
 #: Checks that ask the broker.
 _NEED_BROKER = {"versions", "workers", "reports", "queues", "dead letters"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...brokers import Inspector, NotAvailable, get_broker
 from ...core.printable import printable
@@ -16,18 +16,43 @@ from .finding import Finding
 _MAX_NAMED = 5
 
 
-def check_dead_letters() -> Iterator[Finding]:
-    """Count the dead letters of each queue, with the cause of the newest."""
+def check_dead_letters(queues: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Count the dead letters of each queue, with the cause of the newest.
+
+    Args:
+        queues: the queues to check; None checks every queue that can be listed.
+    """
     inspector = get_broker().inspector
-    counts = [each for each in inspector.counts_of(inspector.queues()) if each.dead]
+    shown = inspector.queues() if queues is None else _existing(inspector, queues)
+    counts = [each for each in inspector.counts_of(shown) if each.dead]
     for each in counts:
         queue = shlex.quote(printable(each.queue))
         todo = f"run formrelay dlq list --queue {queue}, then dlq replay or dlq delete"
         letters = "dead letter" if each.dead == 1 else "dead letters"
         says = f"{each.dead:,} {letters} in {each.queue}{_newest(inspector, each.queue)}"
         yield Finding("dead letters", "weak", f"{says}; {todo}")
-    if not counts:
+    if counts:
+        return
+    if queues is None and (hidden := _hidden(inspector)):
+        yield Finding("dead letters", "weak", f"none in the known queues; {hidden}")
+    else:
         yield Finding("dead letters", "ok", "there are none")
+
+
+def _hidden(inspector: Inspector) -> str:
+    """Return why the broker may have queues that are not listed; empty if it has none."""
+    try:
+        inspector.check_listing()
+    except NotAvailable as error:
+        return (
+            f"other queues are not known: name the modules of their actors with --import ({error})"
+        )
+    return ""
+
+
+def _existing(inspector: Inspector, queues: Sequence[str]) -> list[str]:
+    """Return the queues that exist; another check names the others."""
+    return [queue for queue in queues if inspector.has_queue(queue)]
 
 
 def _newest(inspector: Inspector, queue: str) -> str:
@@ -70,9 +95,15 @@ def check_workers() -> Iterator[Finding]:
         yield Finding("workers", "weak", "none is alive; run formrelay worker")
 
 
-def check_queues() -> Iterator[Finding]:
-    """Check that workers consume each queue that has jobs."""
-    part = health_check.check_queues(get_broker())
+def check_queues(queues: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Check that workers consume each queue that has jobs.
+
+    Args:
+        queues: the queues to check; None checks every queue that can be listed.
+    """
+    broker = get_broker()
+    shown = None if queues is None else _existing(broker.inspector, queues)
+    part = health_check.check_queues(broker, shown)
     if not part.is_ok:
         todo = "start a worker of these queues (formrelay worker --queue)"
         yield Finding("queues", "weak", f"{part.says}; {todo}")

@@ -154,6 +154,35 @@ def test_doctor_fails_wherever_a_worker_refuses_to_start(
     assert says in done.stdout + done.stderr
 
 
+@pytest.mark.redis
+def test_doctor_of_named_queues_checks_only_what_their_workers_need(
+    tmp_path: Path, redis_url: str
+) -> None:
+    shell = Shell(tmp_path)
+    shell.env = {"REDIS_URL": redis_url}
+    shell("send", "events", '{"type": "form.viewed", "formId": "f1"}')
+    found = {(one["what"], one["state"]): one["says"] for one in shell.json("doctor", status=1)}
+    assert "without a worker: events (1 job)" in found["queues", "weak"]
+    assert {"clickhouse", "api", "smtp", "sheets"} < {what for what, _ in found}
+    assert found["worker", "bad"].endswith(
+        "to check the queues of your workers: formrelay doctor --queue"
+    )
+    found = {one["what"]: one for one in shell.json("doctor", "--queue", "webhooks")}
+    assert not {"queues", "clickhouse", "api", "smtp", "sheets", "worker"} & found.keys()
+    assert found["dead letters"]["says"] == "there are none"
+    found = {one["what"]: one for one in shell.json("doctor", "--queue", "events", status=1)}
+    assert found.keys() >= {"queues", "clickhouse", "worker"}
+
+
+@pytest.mark.rabbitmq
+def test_doctor_says_which_queues_rabbitmq_cannot_list(tmp_path: Path, rabbitmq_url: str) -> None:
+    env = {"RABBITMQ_URL": rabbitmq_url, "API_URL": "http://127.0.0.1:1"}
+    letters = findings(tmp_path, 1, **env)["dead letters", "weak"]
+    assert letters.startswith("none in the known queues; other queues are not known: ")
+    found = findings(tmp_path, 0, *WEBHOOKS, **env)
+    assert found["dead letters", "ok"] == "there are none"
+
+
 # -- versions and clocks ---------------------------------------------------------------------
 
 
