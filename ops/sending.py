@@ -76,10 +76,10 @@ def find_target(broker: RelayBroker, name: str) -> Target:
     if name not in queues:
         known = f"{', '.join(sorted(queues))}; job types: {', '.join(sorted(by_type))}"
         similar = near(name, {*queues, *by_type, *actors}, most=1)
-        hint = f": did you mean {similar[0]!r}?" if similar else ""
+        hint = f"did you mean {similar[0]!r}? Otherwise " if similar else ""
         raise ConfigError(
-            f"expected a queue ({known}) or an actor ({', '.join(sorted(actors))}), got {name!r}"
-            f"{hint or ': name the module of an actor of your own with --import'}"
+            f"expected a queue ({known}) or an actor ({', '.join(sorted(actors))}), got {name!r}: "
+            f"{hint}name the module of an actor of your own with --import"
         )
     of_queue = {each: found for each, found in actors.items() if found.queue_name == name}
     types = {each: found for each, found in by_type.items() if found.queue_name == name}

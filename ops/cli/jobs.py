@@ -118,7 +118,10 @@ def list_jobs(
         print_json({"entries": entries, "cursor": found.cursor, **more})
         return
     _print_jobs(found.entries, state, queue)
-    if which != JobFilter():
+    if which == JobFilter():
+        if not found.entries and (others := _in_other_states(inspector, queues, state)):
+            say_error(f"note: in other states: {others} (--state)")
+    else:
         say_error(f"looked at {found.looked_at:,}")
     if not found.is_complete:
         say_error(f"more results: {_how_to_go_on(found, queue, limit, look_at)}")
@@ -146,7 +149,30 @@ def _print_jobs(entries: Sequence[Entry], state: State, queue: str | None) -> No
         columns.insert(1, "queue")
         rows = [(id, entry.queue, *rest) for entry, (id, *rest) in zip(entries, rows, strict=True)]
     where = "All queues" if queue is None else queue
-    print_table(f"{where}: {state.replace('_', ' ')}", columns, rows, empty="none")
+    empty = {State.IN_FLIGHT: "no jobs in flight", State.DEAD: "no dead letters"}
+    print_table(
+        f"{where}: {state.replace('_', ' ')}",
+        columns,
+        rows,
+        empty=empty.get(state, f"no {state} jobs"),
+    )
+
+
+def _in_other_states(inspector: Inspector, queues: Sequence[str], state: State) -> str:
+    """Count the jobs of queues in the other states, like ``2 scheduled, 1 dead``."""
+    counts = inspector.counts_of(queues)
+    found = {
+        State.WAITING: sum(each.waiting for each in counts),
+        State.SCHEDULED: sum(each.scheduled or 0 for each in counts),
+        State.IN_FLIGHT: sum(each.in_flight or 0 for each in counts),
+        State.DEAD: sum(each.dead for each in counts),
+    }
+    shown = [
+        f"{count:,} {each.replace('_', '-')}"
+        for each, count in found.items()
+        if count and each is not state
+    ]
+    return ", ".join(shown)
 
 
 def _row(entry: Entry, now: float) -> tuple[Any, ...]:

@@ -230,7 +230,8 @@ def hidden_queues(inspector: Inspector) -> Iterator[str]:
     try:
         inspector.check_listing()
     except NotAvailable as error:
-        yield f"note: queues of actors that are not imported are not shown: {error}"
+        todo = "name their module with --import"
+        yield f"note: queues of actors that are not imported are not shown; {todo} ({error})"
 
 
 def note_hidden_queues(inspector: Inspector) -> None:

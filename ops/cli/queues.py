@@ -157,7 +157,7 @@ def purge_queue(
     if json:
         print_json({"dropped": count, "dry_run": dry_run})
     else:
-        say(f"{'would be dropped' if dry_run else 'dropped'}: {count}")
+        say(f"{'would be deleted' if dry_run else 'deleted'}: {count}")
 
 
 def _what_to_purge(counts: QueueCounts) -> str:

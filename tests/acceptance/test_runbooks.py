@@ -153,8 +153,8 @@ def test_a_queue_grows(operator: Operator) -> None:
         {
             "formrelay queues  ": r"webhooks +1 ",
             "formrelay workers": (1, "no workers"),
-            "formrelay queues purge webhooks --dry-run": r"would be dropped: \d",
-            "formrelay queues purge webhooks  ": r"dropped: \d",
+            "formrelay queues purge webhooks --dry-run": r"would be deleted: \d",
+            "formrelay queues purge webhooks  ": r"deleted: \d",
         }
         | ({"formrelay jobs list": later} if operator.broker == "Redis" else {}),
         until=(lambda: queue(operator)["waiting"] == 0) if operator.broker == "Redis" else None,

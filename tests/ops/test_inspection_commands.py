@@ -68,9 +68,9 @@ def test_a_queue_is_paused_counted_resumed_and_purged(shell: Shell) -> None:
     assert (row[:7], row[-1]) == (["events", "1", "1", "0", "0", "0", "–"], "paused")
     assert shell.json("queues", "resume", "events") == {"queue": "events", "done": "resumed"}
     assert shell.queue("events")["paused"] is False
-    assert shell("queues", "purge", "events", "--dry-run").stdout == "would be dropped: 2\n"
+    assert shell("queues", "purge", "events", "--dry-run").stdout == "would be deleted: 2\n"
     assert shell.queue("events")["waiting"] == 1
-    assert shell("queues", "purge", "events").stdout == "dropped: 2\n"
+    assert shell("queues", "purge", "events").stdout == "deleted: 2\n"
     assert shell.queue("events")["waiting"] == 0
 
 
@@ -116,7 +116,7 @@ def test_a_purge_asks_on_a_terminal_and_says_what_it_would_delete(shell: Shell) 
     assert shell.queue("events")["waiting"] == 0
     shell("send", "record_events", EVENT)
     _, shown = shell.on_terminal("queues", "purge", "events", "--yes")
-    assert shown == "dropped: 1\r\n"
+    assert shown == "deleted: 1\r\n"
     (entry, *_) = shell.json("audit", "--action", "queues purge")
     assert (entry["target"], entry["count"]) == ("events", 1)
 
@@ -171,7 +171,9 @@ def test_jobs_are_listed_by_state_page_by_page(shell: Shell) -> None:
     assert entry["due"] > entry["sent_at"]
     header, _ = shell("jobs", "list", "-q", "webhooks", "-s", "scheduled").stdout.splitlines()
     assert header.split() == ["id", "actor", "sent", "due", "last", "failure"]
-    assert shell("jobs", "list", "-q", "webhooks", "--state", "in-flight").stdout == "none\n"
+    empty = shell("jobs", "list", "-q", "webhooks", "--state", "in-flight")
+    assert empty.stdout == "no jobs in flight\n"
+    assert empty.stderr == "note: in other states: 3 waiting, 1 scheduled (--state)\n"
 
 
 def test_jobs_of_all_queues_are_found_by_actor_form_and_begin_of_the_id(shell: Shell) -> None:
@@ -197,7 +199,7 @@ def test_jobs_of_all_queues_are_found_by_actor_form_and_begin_of_the_id(shell: S
     limited = shell("jobs", "list", "--actor", "deliver_webhook", "--limit", "1")
     assert limited.stderr.endswith("more results: raise --limit above 1, or name a --queue\n")
     bounded = shell("jobs", "list", "-q", "webhooks", "--form", "f2", "--look-at", "1")
-    assert bounded.stdout == "none\n"
+    assert bounded.stdout == "no waiting jobs\n"
     cursor = bounded.stderr.partition("--cursor ")[2].strip()
     assert listed("-q", "webhooks", "--form", "f2", "--cursor", cursor) == [second]
     assert (

@@ -78,7 +78,7 @@ def test_a_dead_letter_of_an_own_queue_is_listed_and_replayed(shell: Shell, dead
     counts = shell.json("queues", "--import", "mine.actors")
     (notes,) = [queue for queue in counts if queue["queue"] == "notes"]
     assert (notes["waiting"], notes["dead"]) == (1, 0)
-    assert shell("queues", "purge", "notes").stdout == "dropped: 1\n"
+    assert shell("queues", "purge", "notes").stdout == "deleted: 1\n"
     shell("send", "write_note", '"tea"', "--delay", "3600", "--import", "mine.actors")
     listed = shell("queues", "--import", "mine.actors").stderr
     assert ("scheduled messages of all queues together: 1" in listed) == is_rabbit
@@ -98,7 +98,7 @@ def test_rabbitmq_says_what_it_does_not_count_and_what_a_purge_keeps(
     assert shell.queue("events")["no_worker"] is True
     assert shell.queue("events")["error_rate"] is None
     done = shell("queues", "purge", "events")
-    assert done.stdout == "dropped: 1\n"
+    assert done.stdout == "deleted: 1\n"
     assert "scheduled messages are kept: all queues of RabbitMQ share them" in done.stderr
     assert "On RabbitMQ they are kept" in shell("queues", "purge", "--help").stdout
 
@@ -172,7 +172,7 @@ def test_modules_of_the_variable_are_imported_by_every_command(shell: Shell) -> 
     assert shell("queues", "pause", "notes").stdout == "paused: notes\n"
     assert shell("queues", "resume", "notes").stdout == "resumed: notes\n"
     assert shell("dlq", "list", "--queue", "notes").stdout == "no dead letters\n"
-    assert shell("queues", "purge", "notes").stdout == "dropped: 1\n"
+    assert shell("queues", "purge", "notes").stdout == "deleted: 1\n"
 
 
 @pytest.mark.slow

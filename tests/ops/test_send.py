@@ -93,7 +93,8 @@ def test_a_queue_of_several_job_types_needs_the_type(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("webhook", "{}"), "got 'webhook': did you mean 'webhooks'?"),
+        (("webhook", "{}"), "got 'webhook': did you mean 'webhooks'? Otherwise name the module"),
+        (("xyz", "{}"), "got 'xyz': name the module of an actor of your own with --import"),
         (("events", "@missing.json"), "expected a file that can be read, got 'missing.json'"),
         (("events", "{}", "--file", "x"), "expected either a payload or --file, got both"),
         (("events", "-"), "expected the payload as JSON"),
