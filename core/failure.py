@@ -37,10 +37,11 @@ class Reason(StrEnum):
     FOLLOW_UP = "follow_up"
     #: A reason that only a newer version of formrelay knows.
     UNKNOWN = "unknown"
+    #: A program other than formrelay dead-lettered the message, such as stock Dramatiq.
+    REJECTED = "rejected"
     # Set by RabbitMQ:
     DELIVERY_LIMIT = "delivery_limit"
     MAXLEN = "maxlen"
-    REJECTED = "rejected"
     UNDELIVERABLE = "undeliverable"
 
 
@@ -170,9 +171,9 @@ def _worker_name(pid: int) -> str:
 def frames(error: BaseException, most: int = 6) -> tuple[str, ...]:
     """The innermost stack frames of an error, ``file:line function``, the innermost last."""
     innermost = traceback.extract_tb(error.__traceback__)[-most:]
-    return tuple(f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in innermost)
+    return tuple(f"{short_path(frame.filename)}:{frame.lineno} {frame.name}" for frame in innermost)
 
 
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """The last two parts of a path, which tell nothing about the machine."""
     return "/".join(path.replace(os.sep, "/").split("/")[-2:])

@@ -16,6 +16,7 @@ from ..entries import Entry, State
 from ..envelope import decode_or_wrap
 from ..fields import died_at
 from ..settlement import as_dead_letter
+from ..stock_failure import with_stock_error
 from . import codec
 from .client import FAILURE_HEADER
 from .topology import OWN_PREFIX
@@ -45,7 +46,8 @@ def decoded(
     retries = message.options.get(RETRIES)
     attempt = retries if isinstance(retries, int) else 0
     # RabbitMQ's header first: the message may also carry the failure of an earlier attempt.
-    cause = death_in(headers, attempt=attempt) or failure_in(message)
+    death, recorded = death_in(headers, attempt=attempt), failure_in(message)
+    cause = recorded if death is None else with_stock_error(death, message)
     return Entry(
         queue,
         id or message.message_id,

@@ -11,6 +11,7 @@ from ..attempt_history import failure_in
 from ..envelope import decode_or_wrap
 from ..filters import Place
 from ..inspection import Entry, Page, State, UnknownCursor
+from ..stock_failure import stock_failure
 from .commands import MAX_ANSWER_BYTES, QueueCommands
 
 #: Maximum number of bodies read by one call that cannot limit their bytes.
@@ -173,7 +174,10 @@ class Pages:
             message_id=name,
             now=more.get("died") or self._commands.clock.time(),
         )
-        return Entry(queue, text, state, message, failure=failure_in(message), raw=body, **more)
+        failure = failure_in(message)
+        if failure is None and state is State.DEAD:
+            failure = stock_failure(message, more.get("died"))
+        return Entry(queue, text, state, message, failure=failure, raw=body, **more)
 
 
 def _format_cursor(state: State, last: tuple[Any, ...]) -> str:

@@ -119,6 +119,20 @@ def test_undecodable_bytes_rejected_by_another_program(
     assert body == b"\xff no message"
 
 
+def test_a_job_rejected_by_a_worker_of_stock_dramatiq(
+    harness: Harness, channel: Any, unique: str
+) -> None:
+    actor = harness.actor(print, actor_name="collect")
+    trace = 'Traceback (most recent call last):\n  File "mail.py", line 5, in send\nKeyError: 7\n'
+    actor.send_with_options(args=(1,), traceback=trace)
+    method, _, _ = wait_until(lambda: (got := channel.basic_get(unique)) and got[0] and got)
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    letter = the_only_letter(harness, Reason.REJECTED)
+    assert letter.failure is not None
+    assert (letter.failure.error, letter.failure.where) == ("KeyError", ("mail.py:5 send",))
+    assert letter.failure.message.endswith("rejected by a consumer (count: 1) after KeyError")
+
+
 def test_due_when_its_queue_was_gone(make_harness: MakeHarness, channel: Any, unique: str) -> None:
     make_harness().actor(print, actor_name="collect").send_with_options(args=(1,), delay=300)
     channel.queue_delete(unique)

@@ -215,11 +215,15 @@ def test_messages_of_an_older_version_are_adopted_while_it_still_sends(
 
     write_as_before("far off", time.time() * 1000 + HOUR)
     write_as_before("soon", time.time() * 1000)
-    client.hset(keys.dead_bodies(queue), "dead", actor.message("dead").encode())
+    trace = 'Traceback (most recent call last):\n  File "mail.py", line 5, in send\nKeyError: 7\n'
+    dead = actor.message_with_options(args=("dead",), retries=2, traceback=trace)
+    client.hset(keys.dead_bodies(queue), "dead", dead.encode())
     client.zadd(keys.stock_dead(queue), {"dead": time.time() * 1000})
     harness.start()
     wait_until(lambda: ran == ["soon"])
-    assert [one.id for one in harness.dead()] == ["dead"]
+    (letter,) = harness.dead()
+    assert (letter.id, letter.failure.error) == ("dead", "KeyError")
+    assert letter.failure.where == ("mail.py:5 send",)
     write_as_before("soon too", time.time() * 1000)
     wait_until(lambda: ran == ["soon", "soon too"])
     assert broker.counts(queue).scheduled == 1
