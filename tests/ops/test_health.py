@@ -127,5 +127,6 @@ def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
     assert not parts(shell, "--here", status=1)["workers"][0]
     said = shell("doctor", "--queue", "webhooks").stdout
     assert "RabbitMQ lists workers only with STATE_URL or RABBITMQ_API_URL; set one" in said
-    assert "without a worker: events (2 jobs)" in said
     assert ", RabbitMQ " in said
+    said = shell("doctor", "--queue", "events", status=1).stdout  # ClickHouse is not set up
+    assert "without a worker: events (2 jobs)" in said
