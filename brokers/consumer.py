@@ -64,6 +64,8 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         self._finish_lock = Lock()
         #: When running attempts are interrupted, monotonic seconds; None before :meth:`finish`.
         self._finish_until: float | None = None
+        #: When Dramatiq last asked for a message, monotonic seconds.
+        self.asked_at = broker.clock.monotonic()
         broker.consumers.add(self)
 
     def note_actors(self) -> None:
@@ -72,7 +74,18 @@ class RelayConsumer(dramatiq.Consumer, ABC):
         if not self.collects_batches:
             self._late_batch_actors = self.broker.batching(self.queue_name).keys()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the consumer cannot use the broker now; None if it can. Does not wait."""
+        return None
+
+    @property
+    def stalled(self) -> float:
+        """Seconds since Dramatiq last asked for a message; more than the timeout if it hangs."""
+        return self.broker.clock.monotonic() - self.asked_at
+
     def __next__(self) -> MessageProxy | None:
+        self.asked_at = self.broker.clock.monotonic()
         delivery = self.receive(self.timeout)
         if delivery is not None and delivery.actor_name in self.broker.async_actors:
             self.broker.async_runner.submit(delivery, self)

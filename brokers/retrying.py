@@ -32,6 +32,8 @@ class Reconnect:
         self._clock = clock
         self._timer = BackoffTimer(clock)
         self._logged_at = -_REFUSAL_LOG_INTERVAL
+        #: Text of the last error, which may be read by other threads; None after a success.
+        self.problem: str | None = None
 
     @property
     def failures(self) -> int:
@@ -45,10 +47,12 @@ class Reconnect:
 
     def succeeded(self) -> None:
         """Reset the back-off."""
+        self.problem = None
         self._timer.reset()
 
     def failed(self, error: BrokerUnavailable | BrokerRefused) -> None:
         """Increase the back-off and log the error."""
+        self.problem = str(error)
         wait = self._timer.fail(_RECONNECT, jitter=_RECONNECT_JITTER)
         if isinstance(error, BrokerRefused):
             now = self._clock.monotonic()

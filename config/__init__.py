@@ -9,7 +9,7 @@ from __future__ import annotations
 from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
-from .observability import LoggingSettings, MonitoringSettings
+from .observability import LoggingSettings, MonitoringSettings, SystemdSettings
 from .settings import Settings, allow_no_broker, get_settings, use_settings, use_source
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
@@ -36,6 +36,7 @@ __all__ = [
     "SheetsSettings",
     "SmtpSettings",
     "SubmissionSettings",
+    "SystemdSettings",
     "WebhookSettings",
     "WorkerSettings",
     "allow_no_broker",

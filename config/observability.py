@@ -57,6 +57,28 @@ class LoggingSettings(Section):
         return "DEBUG" if _matches_workers(self.debug) else self.level
 
 
+class SystemdSettings(Section):
+    """Set by systemd for a unit of Type=notify"""
+
+    notify_socket: str = Field(
+        "",
+        validation_alias="NOTIFY_SOCKET",
+        description="Socket to which workers say that they are ready.",
+    )
+    watchdog_usec: int | None = Field(
+        None,
+        validation_alias="WATCHDOG_USEC",
+        gt=0,
+        description="Microseconds without a sign of life after which systemd restarts the unit.",
+    )
+
+    @property
+    def watchdog(self) -> timedelta | None:
+        """Time without a sign of life after which systemd restarts the unit."""
+        micros = self.watchdog_usec
+        return None if micros is None else timedelta(microseconds=micros)
+
+
 def _matches_workers(patterns: str) -> bool:
     """Whether the patterns of npm's debug package switch workers on.
 

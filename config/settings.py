@@ -20,7 +20,7 @@ from .broker import BrokerSettings, EmbeddedSettings
 from .dashboard import DashboardSettings
 from .emails import EmailSettings, SmtpSettings
 from .expected import Expected
-from .observability import LoggingSettings, MonitoringSettings
+from .observability import LoggingSettings, MonitoringSettings, SystemdSettings
 from .sheets import SheetsSettings
 from .sinks import ApiSettings, ClickhouseSettings
 from .sources import Given, Sources
@@ -52,6 +52,7 @@ class Settings(Section):
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     logging: LoggingSettings = Field(default_factory=LoggingSettings)
+    systemd: SystemdSettings = Field(default_factory=SystemdSettings)
     worker_concurrency: Count = Field(
         8, description="Number of threads in a process, for every worker without its own setting."
     )

@@ -7,13 +7,38 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import dramatiq
 
 from .. import __version__
 from ..core.failure import worker_name
-from ..state.worker_reports import MAX_QUEUES, MAX_RUNNING, PausedSink, RunningJob, WorkerReport
+from ..state.worker_reports import (
+    MAX_PROBLEM,
+    MAX_QUEUES,
+    MAX_RUNNING,
+    PausedSink,
+    RunningJob,
+    WorkerReport,
+)
 from .delivery import Batch, Delivery
+
+
+@runtime_checkable
+class HasProgress(Protocol):
+    """The attributes of a consumer that tell whether it works."""
+
+    #: Whether it is closing.
+    is_closing: bool
+
+    @property
+    def stalled(self) -> float:
+        """Seconds since Dramatiq last asked for a message."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot use the broker; None if it can."""
+
 
 _STATM = Path("/proc/self/statm")
 
@@ -41,6 +66,8 @@ def make_report(
         if delivery.started is not None
     ]
     jobs.sort(key=lambda job: -job.seconds)
+    consumers = running_consumers(workers)
+    problems = (each.problem for each in consumers)
     return WorkerReport(
         worker_name(),
         __version__,
@@ -50,6 +77,8 @@ def make_report(
         len(jobs),
         tuple(jobs[:MAX_RUNNING]),
         _paused_sinks(workers),
+        round(longest_stall(consumers), 1),
+        next((each for each in problems if each), "")[:MAX_PROBLEM],
     )
 
 
@@ -66,6 +95,18 @@ def _paused_sinks(workers: Iterable[dramatiq.Worker]) -> tuple[PausedSink, ...]:
         PausedSink(each.sink, round(each.open_for().total_seconds(), 1), each.is_failing)
         for each in sorted(paused, key=lambda each: each.sink)
     )
+
+
+def running_consumers(workers: Iterable[dramatiq.Worker]) -> list[HasProgress]:
+    """The consumers from which Dramatiq asks messages now; not those of paused queues."""
+    threads = [thread for worker in workers for thread in list(worker.consumers.values())]
+    found: list[Any] = [each.consumer for each in threads if each.running and not each.paused]
+    return [each for each in found if isinstance(each, HasProgress) and not each.is_closing]
+
+
+def longest_stall(consumers: Iterable[HasProgress]) -> float:
+    """The longest time in seconds since Dramatiq asked one of the consumers for a message."""
+    return max([each.stalled for each in consumers], default=0.0)
 
 
 def resident_memory() -> int | None:

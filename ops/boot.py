@@ -30,6 +30,7 @@ from .banner import announce
 from .late_middleware import LateMiddleware
 from .own_actors import import_actors
 from .reachability import is_embedded_clickhouse
+from .systemd import SystemdNotify
 from .time_limits import exceeding_time_limits
 from .worker_output import close_worker_output, is_worker_process, setup_worker_output
 from .worker_signals import ignore_copied_signal
@@ -74,6 +75,7 @@ def boot(declare: Callable[[], object] = import_actors) -> RelayBroker:
         broker.ping(())  # checks no queue: this worker's queues are known later
     broker.add_middleware(_WorkerBoot())
     broker.add_middleware(LateMiddleware())
+    broker.add_middleware(SystemdNotify(get_settings().systemd))
     return broker
 
 

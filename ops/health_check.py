@@ -109,7 +109,7 @@ def _check_broker(open_broker: Callable[[], RelayBroker], only_here: bool) -> It
     yield CheckResult("broker", True, f"{get_settings().broker.kind} answers in {took:.0f} ms")
     yield _store(broker)
     workers = _workers(broker)
-    yield _workers_result(workers, only_here=only_here)
+    yield workers_result(workers, only_here=only_here)
     if not only_here:
         yield check_queues(broker)
 
@@ -136,7 +136,13 @@ def _workers(broker: RelayBroker) -> list[dict[str, Any]] | str:
         return str(error)
 
 
-def _workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> CheckResult:
+def workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> CheckResult:
+    """Check that a worker is alive, and that no live worker hangs or has lost the broker.
+
+    Args:
+        workers: the worker processes as JSON, or why they are not known.
+        only_here: whether only the workers of this machine count.
+    """
     if isinstance(workers, str):
         return CheckResult("workers", not only_here, f"not known: {workers}")
     where = ""
@@ -144,14 +150,19 @@ def _workers_result(workers: list[dict[str, Any]] | str, *, only_here: bool) -> 
         host = socket.gethostname()
         workers = [each for each in workers if (each["name"] or "").rpartition(":")[0] == host]
         where = f" on {host}"
-    alive = [each["name"] or each["id"] for each in workers if each["alive"]]
+    alive = [each for each in workers if each["alive"]]
     if not alive:
         return CheckResult("workers", False, f"none is alive{where}: run formrelay worker")
-    silent = [each["name"] or each["id"] for each in workers if not each["alive"]]
-    says = f"{len(alive)} alive{where}"
-    return CheckResult(
-        "workers", True, says + (f"; silent: {join_names(silent)}" if silent else "")
-    )
+    says = [f"{len(alive)} alive{where}"]
+    if hanging := [each["name"] for each in alive if each["hangs"]]:
+        says.append(f"a consumer hangs: {join_names(hanging)}")
+    cut_off = [each for each in alive if each["problem"] and not each["hangs"]]
+    if cut_off:
+        names = join_names([each["name"] for each in cut_off])
+        says.append(f"without the broker: {names} ({cut_off[0]['problem']})")
+    if silent := [each["name"] or each["id"] for each in workers if not each["alive"]]:
+        says.append(f"silent: {join_names(silent)}")
+    return CheckResult("workers", not hanging and not cut_off, "; ".join(says))
 
 
 def check_queues(broker: RelayBroker, queues: Sequence[str] | None = None) -> CheckResult:

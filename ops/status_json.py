@@ -45,7 +45,7 @@ def worker_to_json(broker: RelayBroker, worker: WorkerInfo) -> dict[str, Any]:
 def _reported(report: WorkerReport | None) -> dict[str, Any]:
     """Return what a worker reported of itself; None for a worker that does not report."""
     if report is None:
-        names = ("version", "up_s", "memory_bytes", "running_count", "running")
+        names = ("version", "up_s", "memory_bytes", "running_count", "running", "hangs", "problem")
         return dict.fromkeys(names)
     return {
         "version": report.version,
@@ -56,6 +56,8 @@ def _reported(report: WorkerReport | None) -> dict[str, Any]:
             {"actor": job.actor, "for_s": round(job.seconds + report.age, 1), "jobs": job.jobs}
             for job in report.running
         ],
+        "hangs": report.hangs,
+        "problem": report.problem or None,
     }
 
 

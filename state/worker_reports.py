@@ -20,6 +20,8 @@ SILENT_AFTER = timedelta(seconds=30)
 KEEP = timedelta(minutes=10)
 #: Maximum number of running jobs and of queues that a report names.
 MAX_RUNNING, MAX_QUEUES = 20, 200
+#: Maximum length of the text of a problem.
+MAX_PROBLEM = 300
 #: Maximum number of reports that are read: the newest.
 MAX_REPORTS = 1_000
 
@@ -67,6 +69,9 @@ class WorkerReport:
         running_count: number of jobs that run; a batch counts as one.
         running: those that have run longest, at most :data:`MAX_RUNNING`.
         paused: external systems whose circuit breaker is open or half-open, or that are at a limit.
+        stalled: seconds since one of its consumers last looked for a message. Below the worker's
+            timeout of a second, unless a consumer hangs.
+        problem: why it cannot use the broker; empty if it can.
         age: seconds since the report, by the store's clock; set by the store.
     """
 
@@ -78,12 +83,19 @@ class WorkerReport:
     running_count: int = 0
     running: tuple[RunningJob, ...] = ()
     paused: tuple[PausedSink, ...] = ()
+    stalled: float = 0.0
+    problem: str = ""
     age: float = 0.0
 
     @property
     def is_silent(self) -> bool:
         """Whether the worker has not reported for longer than :data:`SILENT_AFTER`."""
         return self.age > SILENT_AFTER.total_seconds()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a consumer has not looked for a message for longer than :data:`SILENT_AFTER`."""
+        return self.stalled > SILENT_AFTER.total_seconds()
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON, without ``name`` and ``age``."""
@@ -96,6 +108,7 @@ class WorkerReport:
         """Read a report of this or another version: unknown and malformed fields are ignored."""
         known = data if isinstance(data, dict) else {}
         version, memory = known.get("version"), known.get("memory_bytes")
+        problem = known.get("problem")
         return cls(
             name,
             version if isinstance(version, str) else "",
@@ -105,6 +118,8 @@ class WorkerReport:
             int(_number(known.get("running_count"))),
             tuple(_running(each) for each in _items(known.get("running"))),
             tuple(_paused(each) for each in _items(known.get("paused"))),
+            _number(known.get("stalled")),
+            problem[:MAX_PROBLEM] if isinstance(problem, str) else "",
             age,
         )
 

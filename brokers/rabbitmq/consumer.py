@@ -95,6 +95,10 @@ class RabbitConsumer(RelayConsumer):
         prefetched = 0 if subscription is None else len(subscription.connection.contents)
         return self._unacked.count + prefetched + len(self._final_runs)
 
+    @property
+    def problem(self) -> str | None:
+        return None if self._subscription is not None else self._reconnect.problem
+
     # -- receive ---------------------------------------------------------------------
 
     def receive(self, timeout: float) -> Delivery | None:

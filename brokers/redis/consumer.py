@@ -317,6 +317,10 @@ class RedisConsumer(RelayConsumer):
                     extra={"queue": self.queue_name, "count": count},
                 )
 
+    @property
+    def problem(self) -> str | None:
+        return self._reconnect.problem
+
     # -- settle ------------------------------------------------------------------------
 
     def settles_at_once(self, delivery: Delivery) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -34,15 +36,37 @@ def silent_workers(reports: Sequence[WorkerReport]) -> Iterator[Finding]:
     """Return the findings about workers that stopped reporting."""
     silent = [each for each in reports if each.is_silent]
     for report in silent[:_NAMED]:
-        says = f"{report.name} sent its last report {age(report.age)} ago: it was killed or hangs"
-        yield Finding("workers", "weak", f"{says}; read its log, end its process if it still runs")
+        says = f"{report.name} sent its last report {age(report.age)} ago"
+        yield Finding("workers", "weak", f"{says}: {_likely_cause(report.name)}")
     if (more := len(silent) - _NAMED) > 0:
         yield Finding("workers", "weak", f"{more} more workers do not report; read their logs")
 
 
+def _likely_cause(name: str) -> str:
+    """Return why a worker is silent, and what to do."""
+    host, _, pid = name.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return "it was killed or hangs; read its log, end its process if it still runs"
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return "its process has ended; nothing to do if others run its queues"
+    except OSError:
+        pass
+    return "its process still runs, but hangs or cannot reach the store; read its log, then end it"
+
+
 def findings_of(reports: Sequence[WorkerReport]) -> Iterator[Finding]:
-    """Return the findings about the versions of live workers."""
+    """Return the findings about live workers: hanging consumers, lost brokers, versions."""
     live = [each for each in reports if not each.is_silent]
+    for report in live:
+        if report.hangs:
+            says = f"a consumer of {report.name} has not moved for {age(report.stalled)}"
+            todo = "its jobs wait; look at it with py-spy dump, then end the process"
+            yield Finding("workers", "bad", f"{says}: {todo}")
+        elif report.problem:
+            says = f"{report.name} cannot use the broker: {report.problem}"
+            yield Finding("workers", "bad", f"{says}; check the network of its machine")
     names: defaultdict[str, list[str]] = defaultdict(list)
     for report in live:
         names[report.version].append(report.name)

@@ -10,7 +10,7 @@ import pytest
 
 from formrelay.brokers import QueueCounts, RelayBroker
 from formrelay.core.errors import FormrelayError
-from formrelay.ops.health_check import check_health, queues_result
+from formrelay.ops.health_check import check_health, queues_result, workers_result
 from tests.ops.shell import Shell
 from tests.support.command import run
 from tests.support.waiting import wait_until
@@ -130,3 +130,24 @@ def test_rabbitmq_tells_which_queue_has_no_worker_without_its_api(
     assert ", RabbitMQ " in said
     said = shell("doctor", "--queue", "events", status=1).stdout  # ClickHouse is not set up
     assert "without a worker: events (2 jobs)" in said
+
+
+def worker(name: str, **changes: Any) -> dict[str, Any]:
+    return {"id": name, "name": name, "alive": True, "hangs": False, "problem": None, **changes}
+
+
+def test_hanging_cut_off_and_silent_workers_are_told_apart() -> None:
+    fine, silent = worker("a:1"), worker("a:2", alive=False)
+    hangs, cut_off = worker("a:3", hangs=True), worker("a:4", problem="no answer")
+    assert workers_result([fine], only_here=False).is_ok
+    found = workers_result([fine, silent], only_here=False)
+    assert (found.is_ok, found.says) == (True, "1 alive; silent: a:2")
+    found = workers_result([fine, hangs, cut_off], only_here=False)
+    assert (found.is_ok, found.says) == (
+        False,
+        "3 alive; a consumer hangs: a:3; without the broker: a:4 (no answer)",
+    )
+
+
+def test_a_worker_of_an_older_version_reports_neither() -> None:
+    assert workers_result([worker("a:1", hangs=None, problem=None)], only_here=False).is_ok

@@ -21,6 +21,8 @@ REPORT = WorkerReport(
     running_count=7,
     running=(RunningJob("f", 3.5), RunningJob("g", 1.0, jobs=5)),
     paused=(PausedSink("api", 2.5), PausedSink("smtp", 60.0, is_failing=False)),
+    stalled=31.5,
+    problem="expected RabbitMQ to answer, got nothing",
 )
 
 

@@ -20,6 +20,7 @@ from formrelay.core.failure import worker_name
 from formrelay.core.retry import RetryPolicy, Schedule
 from formrelay.core.throttle import Throttle
 from formrelay.state.worker_reports import WorkerReport
+from formrelay.testing import MemoryBroker
 from tests.state.stores import state_of
 from tests.support.harness import Harness
 from tests.support.waiting import wait_until
@@ -163,3 +164,59 @@ def test_workers_are_listed_while_the_store_fails(
     else:
         workers = wait_until(harness.broker.inspector.workers)
         assert [each.report for each in workers] == [None]
+
+
+def consumer_of(harness: Harness) -> Any:
+    """The consumer of the running worker."""
+    (consumer,) = wait_until(lambda: list(harness.broker.consumers))
+    return consumer
+
+
+def test_a_consumer_that_hangs_is_reported(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.actor(lambda: None)
+    harness.start()
+    consumer = consumer_of(harness)
+    hangs, goes_on = Event(), Event()
+
+    def receive(timeout: float) -> None:
+        hangs.set()
+        goes_on.wait(60)
+
+    monkeypatch.setattr(consumer, "receive", receive)
+    assert hangs.wait(60)
+    monkeypatch.setattr(consumer, "asked_at", consumer.asked_at - 31)
+    report = report_of(harness)
+    monkeypatch.undo()
+    goes_on.set()
+    assert report is not None
+    assert report.hangs
+    assert not report.problem
+
+
+def test_the_error_of_a_broker_that_is_away_is_reported(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(harness.broker, MemoryBroker):
+        return
+    harness.actor(lambda: None)
+    harness.start()
+    consumer = consumer_of(harness)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise BrokerUnavailable("it is away")
+
+    if isinstance(harness.broker, RabbitBroker):
+        monkeypatch.setattr(harness.broker.client, "connect", fail)
+        wait_until(lambda: consumer._subscription is not None)
+        consumer._subscription.connection._socket.shutdown(2)
+    else:
+        monkeypatch.setattr(consumer, "_reconcile", fail)
+    wait_until(lambda: consumer.problem)
+    report = report_of(harness)
+    assert report is not None
+    assert report.problem == consumer.problem
+    assert not report.hangs
+    monkeypatch.undo()
+    wait_until(lambda: consumer.problem is None)

@@ -1,0 +1,70 @@
+"""Tells systemd when a worker process is ready, stops, and still works (``sd_notify``).
+
+A unit with ``Type=notify``, ``NotifyAccess=all`` and ``WatchdogSec=`` is restarted if its workers
+hang. Source: the manual page sd_notify(3).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from datetime import timedelta
+
+import dramatiq
+from dramatiq.middleware import Middleware
+
+from ..config import SystemdSettings
+from ..core.errors import describe
+from ..core.periodic import Periodic
+from ..middleware.worker_report import longest_stall, running_consumers
+
+logger = logging.getLogger("formrelay.workers")
+
+
+class SystemdNotify(Middleware):
+    """Sends the state of this process to systemd's socket.
+
+    The watchdog is told that the process works only while its consumers look for messages. A
+    broker that is away is no reason to restart: consumers go on looking, and reconnect.
+
+    Args:
+        settings: the variables that systemd sets. Without a socket, nothing is sent.
+    """
+
+    def __init__(self, settings: SystemdSettings) -> None:
+        self._address = settings.notify_socket
+        self._limit = settings.watchdog
+        self._workers: list[dramatiq.Worker] = []
+        every = self._limit / 3 if self._limit else timedelta(seconds=10)
+        self._pings = Periodic("watchdog", every, self._ping, at_once=True)
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self._workers.append(worker)
+        self._send("READY=1\nSTATUS=consuming")
+        if self._address and self._limit:
+            self._pings.start()
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self._send("STOPPING=1\nSTATUS=waiting for the running jobs")
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        # Until now, the watchdog must not end a process whose jobs take long.
+        self._workers.remove(worker)
+        self._pings.stop()
+
+    def _ping(self) -> None:
+        stalled = longest_stall(running_consumers(self._workers))
+        if self._limit is not None and stalled < self._limit.total_seconds():
+            self._send("WATCHDOG=1")
+
+    def _send(self, state: str) -> None:
+        if not self._address:
+            return
+        # An address that starts with @ is in Linux' abstract namespace.
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+                connection.settimeout(1)
+                connection.sendto(state.encode(), address)
+        except OSError as error:
+            logger.warning("cannot notify systemd", extra={"error_message": describe(error)})
