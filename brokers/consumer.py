@@ -391,7 +391,7 @@ def _retried(delivery: Delivery, outcome: Outcome) -> list[tuple[Message[Any], i
     if isinstance(delivery, Batch) and delivery.part_outcomes is not None:
         pairs = zip(delivery.parts, delivery.part_outcomes, strict=True)
     return [
-        (one.message.copy(options={RETRIES: one.attempt}), ending.after // _MILLISECOND)
-        for one, ending in pairs
-        if isinstance(ending, Retry)
+        (part.message.copy(options={RETRIES: part.attempt}), outcome.after // _MILLISECOND)
+        for part, outcome in pairs
+        if isinstance(outcome, Retry)
     ]

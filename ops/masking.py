@@ -1,4 +1,4 @@
-"""Payloads for people: masked, or without the tokens that nobody needs to see."""
+"""Payloads as operators see them: masked, or revealed without OAuth tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKENS = frozenset({"access_token", "refresh_token"})
 def masked(value: Any) -> Any:
     """Copy JSON with a mask for every text and number; names, lists and null stay.
 
-    A mask says the type and, of a text, the length: ``••• 12 characters``.
+    A mask names the type of the value, and the length of a text: ``••• 12 characters``.
     """
     match value:
         case dict():
@@ -38,9 +38,9 @@ def masked(value: Any) -> Any:
 
 
 def masked_message(message: Any) -> Any:
-    """Copy a message as JSON, masking its arguments and those of the messages in its options.
+    """Copy a message as JSON; mask its arguments, and the arguments of messages in its options.
 
-    Dramatiq's own retries keep a traceback in the options: the text of an error may have values.
+    Masks also the traceback that Dramatiq's own retries keep, since an error may quote values.
     """
     if isinstance(message, dict):
         return {

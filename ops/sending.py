@@ -20,13 +20,14 @@ from ..brokers import MessageTooLarge, RelayBroker
 from ..core.errors import ConfigError, FormrelayError, InvalidJob
 from .endpoints import near
 
+#: The keys of a job that names its payload.
 _SHAPE = {"type", "payload", "metadata"}
 #: Maximum size of one chunk: number of jobs, and bytes of their lines.
 _CHUNK, _CHUNK_BYTES = 500, 1_000_000
 _BOM = b"\xef\xbb\xbf"
 
 Actor = dramatiq.Actor[Any, Any]
-#: What was wrong with one job.
+#: Errors about one job; the other jobs are still sent.
 BAD_JOB = (InvalidJob, MessageTooLarge)
 
 
@@ -98,7 +99,7 @@ def parse(text: bytes | str, what: str = "payload") -> Any:
     """Parse JSON.
 
     Raises:
-        InvalidJob: this is no JSON. The message does not quote it.
+        InvalidJob: the text is not JSON. The message does not quote it.
     """
     try:
         return orjson.loads(text)
@@ -146,7 +147,10 @@ def make_message(
 
 
 def _has_shape(target: Target, job: Any) -> bool:
-    """Whether a job names its payload; an actor of one's own may take such an object itself."""
+    """Whether a job has the keys of ``_SHAPE``; otherwise it is the payload itself.
+
+    The payload of a user's own actor may have the key ``payload`` too.
+    """
     if not isinstance(job, dict) or "payload" not in job:
         return False
     if target.only is not None and not isinstance(target.only, JobActor):
@@ -186,7 +190,7 @@ def read_lines(file: BinaryIO, longest: int) -> Iterator[Line]:
 def split(file: BinaryIO, longest: int) -> bytes | Iterator[Line]:
     """Return the text of a file with one job, or the lines of a file with a job on each.
 
-    A file of several lines is one job if its first line alone is no JSON and the whole is.
+    A file of several lines is one job if its first line alone is not JSON, but the whole file is.
 
     Args:
         longest: maximum size of a job in bytes.
