@@ -49,12 +49,12 @@ How to add a page
 
        ROUTES = (
            Route("/webhooks", "webhooks", show, label="Webhooks"),
-           Route("/webhooks/disable", "webhooks.disable", disable, changes=True),
+           Route("/webhooks/disable", "webhooks.disable", disable, method="POST"),
        )
 
    Then add ``webhooks.ROUTES`` to ``pages/__init__.py``. A route with a ``label`` is in the
-   navigation, in the order of the list. A route has one method: GET, or POST with ``changes=True``,
-   which only operators may call. Queue names and ids go into the query string
+   navigation, in the order of the list. A route has one method: GET, or POST, which only
+   operators may call. Queue names and ids go into the query string
    (``view.argument("queue")``, ``view.id_argument("id")``), because they may hold any character.
 
 2. **Template.** ``templates/webhooks.html`` begins with ``{% extends "base.html" %}``, sets

@@ -55,10 +55,7 @@ class Dashboard:
         self._prefix = prefix
         self._routes = {route.name: route for route in ROUTES}
         rules = [Rule("/static/<name>", endpoint="asset", methods=["GET"])]
-        rules += [
-            Rule(route.path, endpoint=route.name, methods=["POST" if route.changes else "GET"])
-            for route in ROUTES
-        ]
+        rules += [Rule(route.path, endpoint=route.name, methods=[route.method]) for route in ROUTES]
         self._map = Map(rules, strict_slashes=False, merge_slashes=False)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -118,9 +115,9 @@ class Dashboard:
             if request.method != "GET" or not self._site.access.has_login:
                 raise Forbidden("Log in and try again.")
             return view.redirect("login", next=_here(request))
-        if route.changes and not route.is_public and not view.may_change:
+        if route.method == "POST" and not route.is_public and not view.may_change:
             raise Forbidden("Expected an operator, got a read-only session.")
-        return route.show(view)
+        return route.handler(view)
 
 
 def make_app(

@@ -44,16 +44,18 @@ class Route:
 
     Attributes:
         name: name for links, unique in the dashboard.
+        handler: answers a request.
         label: text in the navigation; None: not in the navigation.
-        changes: whether it is a POST, for operators only.
+        method: GET for everyone, or POST for operators. A POST changes something, reveals a
+            payload, or sends personal data, which must not be in a URL.
         is_public: whether it needs no login.
     """
 
     path: str
     name: str
-    show: Callable[[View], Response]
+    handler: Callable[[View], Response]
     label: str | None = None
-    changes: bool = False
+    method: Literal["GET", "POST"] = "GET"
     is_public: bool = False
 
 

@@ -249,6 +249,6 @@ def _whole(text: str) -> int | None:
 ROUTES = (
     Route("/dead", "dead", show, label="Dead letters"),
     Route("/dead/letters", "dead.letters", letters),
-    Route("/dead/confirm", "dead.confirm", confirm, changes=True),
-    Route("/dead/start", "dead.start", start, changes=True),
+    Route("/dead/confirm", "dead.confirm", confirm, method="POST"),
+    Route("/dead/start", "dead.start", start, method="POST"),
 )

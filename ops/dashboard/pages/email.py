@@ -145,7 +145,7 @@ def _shortened(address: str) -> str:
 
 ROUTES = (
     Route("/email", "email", show, label="E-mail"),
-    Route("/email/search", "email.search", search, changes=True),
-    Route("/email/add", "email.add", add, changes=True),
-    Route("/email/remove", "email.remove", remove, changes=True),
+    Route("/email/search", "email.search", search, method="POST"),
+    Route("/email/add", "email.add", add, method="POST"),
+    Route("/email/remove", "email.remove", remove, method="POST"),
 )

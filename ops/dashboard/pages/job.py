@@ -256,8 +256,8 @@ def _follow_ups(entry: Entry) -> list[FollowUp]:
 
 ROUTES = (
     Route("/job", "job", show),
-    Route("/job/reveal", "job.reveal", reveal, changes=True),
-    Route("/job/act", "job.act", act, changes=True),
-    Route("/job/edit", "job.edit", edit, changes=True),
-    Route("/job/replay-edited", "job.replay_edited", replay_edited, changes=True),
+    Route("/job/reveal", "job.reveal", reveal, method="POST"),
+    Route("/job/act", "job.act", act, method="POST"),
+    Route("/job/edit", "job.edit", edit, method="POST"),
+    Route("/job/replay-edited", "job.replay_edited", replay_edited, method="POST"),
 )

@@ -68,6 +68,6 @@ def _local(target: str) -> str:
 
 ROUTES = (
     Route("/login", "login", show, is_public=True),
-    Route("/login/token", "login.token", log_in, changes=True, is_public=True),
-    Route("/logout", "logout", log_out, changes=True, is_public=True),
+    Route("/login/token", "login.token", log_in, method="POST", is_public=True),
+    Route("/logout", "logout", log_out, method="POST", is_public=True),
 )

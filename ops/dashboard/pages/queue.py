@@ -164,6 +164,6 @@ def _exact(view: View, queue: str, id: str) -> Response | None:
 
 ROUTES = (
     Route("/queue", "queue", show),
-    Route("/queue/pause", "queue.pause", pause, changes=True),
+    Route("/queue/pause", "queue.pause", pause, method="POST"),
     Route("/find", "find", find),
 )

@@ -65,5 +65,5 @@ def _state_key() -> str | None:
 
 ROUTES = (
     Route("/sheets", "sheets", show, label="Sheets"),
-    Route("/sheets/change", "sheets.change", change, changes=True),
+    Route("/sheets/change", "sheets.change", change, method="POST"),
 )

@@ -39,5 +39,5 @@ def stop(view: View) -> Response:
 ROUTES = (
     Route("/tasks", "tasks", show),
     Route("/task", "task", show_one),
-    Route("/task/stop", "task.stop", stop, changes=True),
+    Route("/task/stop", "task.stop", stop, method="POST"),
 )

@@ -158,7 +158,7 @@ def _registry(view: View) -> EndpointRegistry:
 
 ROUTES = (
     Route("/webhooks", "webhooks", show, label="Webhooks"),
-    Route("/webhooks/change", "webhooks.change", change, changes=True),
-    Route("/webhooks/test", "webhooks.test", send_test, changes=True),
-    Route("/webhooks/resend", "webhooks.resend", resend, changes=True),
+    Route("/webhooks/change", "webhooks.change", change, method="POST"),
+    Route("/webhooks/test", "webhooks.test", send_test, method="POST"),
+    Route("/webhooks/resend", "webhooks.resend", resend, method="POST"),
 )
