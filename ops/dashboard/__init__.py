@@ -44,7 +44,7 @@ How to add a page
        def disable(view: View) -> Response:
            id = view.id_field("endpoint")
            ...
-           view.record("webhooks.disable", endpoint=id)
+           view.record("webhooks endpoints disable", endpoint=id)
            return view.redirect("webhooks", flash=f"Disabled {id}.")
 
        ROUTES = (

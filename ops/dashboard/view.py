@@ -237,14 +237,14 @@ class View:
         """Write an action to the audit log.
 
         Args:
-            action: ``part.verb``, for example ``job.reveal``.
+            action: as the command that does the same: ``dlq replay``.
             filter: the selection in words.
             count: number of messages or entries that were changed.
-            target: what it was done to, such as ``queue=…, id=…``; never a payload value.
+            target: the changed object, such as ``queue=…, id=…``; never a payload value.
         """
         words = ", ".join(f"{name} {value}" for name, value in target.items())
         about: dict[str, Any] = {"filter": filter, "count": count}
-        record(action.replace(".", " "), words, operator=self.operator, broker=self.broker, **about)
+        record(action, words, operator=self.operator, broker=self.broker, **about)
 
     # -- internal ----------------------------------------------------------------------
 

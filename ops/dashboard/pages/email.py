@@ -65,7 +65,7 @@ def add(view: View) -> Response:
     expires = None if days is None else datetime.fromtimestamp(view.now, UTC) + timedelta(days)
     entries = [Suppression(each, SuppressionReason.MANUAL, None, expires) for each in addresses]
     count = store.add(entries)
-    view.record("suppressions.add", count=count, domains=domain_words(addresses))
+    view.record("suppressions add", count=count, domains=domain_words(addresses))
     return view.redirect("email", flash=f"Added {count} of {len(entries)}.")
 
 
@@ -76,7 +76,7 @@ def remove(view: View) -> Response:
     except InvalidJob:
         return view.redirect("email", flash="This is no address.", kind="problem")
     count = _store(view).remove([address])
-    view.record("suppressions.remove", count=count, domains=domain_words([address]))
+    view.record("suppressions remove", count=count, domains=domain_words([address]))
     text = "The address gets e-mail again." if count else "The address was not suppressed."
     return view.redirect("email", flash=text, kind="done" if count else "problem")
 

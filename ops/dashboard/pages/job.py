@@ -63,7 +63,7 @@ def show(view: View) -> Response:
 def reveal(view: View) -> Response:
     """Show a job with its payload, and write that to the audit log."""
     queue, id = view.id_field("queue"), view.id_field("id")
-    view.record("jobs.reveal", queue=queue, id=shown_id(id))
+    view.record("jobs reveal", queue=queue, id=shown_id(id))
     return _page(view, queue, id, is_revealed=True)
 
 
@@ -75,7 +75,7 @@ def edit(view: View) -> Response:
         return entry
     if (why := why_not_editable(entry)) is not None:
         return _back(view, queue, id, why, is_problem=True)
-    view.record("jobs.reveal", queue=queue, id=shown_id(id))
+    view.record("jobs reveal", queue=queue, id=shown_id(id))
     return _edit_form(view, entry, json_text(without_tokens(_call(entry))))
 
 
@@ -92,7 +92,7 @@ def replay_edited(view: View) -> Response:
     except (NotEditable, FormrelayError) as error:
         return _edit_form(view, entry, text, problem=str(error))
     count = view.broker.inspector.delete_dead([id], queue=queue)
-    view.record("jobs.edit", count=count, queue=queue, id=shown_id(id))
+    view.record("jobs edit", count=count, queue=queue, id=shown_id(id))
     says = "The edited job is on its queue, and the dead letter is deleted."
     if not count:
         says = "The edited job is on its queue. Somebody else replayed or deleted the dead letter."
@@ -111,10 +111,10 @@ def act(view: View) -> Response:
     inspector = view.broker.inspector
     action, done = view.field("do"), 0
     names = {
-        "run-now": ("jobs.run-now", "Due now: the next free worker takes it."),
-        "cancel": ("jobs.cancel", "Cancelled: the job is deleted."),
-        "replay": ("dlq.replay", "Back on its queue, with all attempts again."),
-        "delete": ("dlq.delete", "The dead letter is deleted."),
+        "run-now": ("jobs run-now", "Due now: the next free worker takes it."),
+        "cancel": ("jobs cancel", "Cancelled: the job is deleted."),
+        "replay": ("dlq replay", "Back on its queue, with all attempts again."),
+        "delete": ("dlq delete", "The dead letter is deleted."),
     }
     if action not in names:
         raise view.not_found(f"There is no action {action}.")

@@ -99,7 +99,7 @@ def pause(view: View) -> Response:
         inspector.pause(queue)
     else:
         inspector.resume(queue)
-    view.record("queues.pause" if is_pause else "queues.resume", queue=queue)
+    view.record("queues pause" if is_pause else "queues resume", queue=queue)
     done = "Paused: workers finish what they run and take nothing more." if is_pause else "Resumed."
     return view.redirect("queue", name=shown_id(queue), flash=done)
 

@@ -45,7 +45,7 @@ def change(view: View) -> Response:
     if not is_done:
         text = "Nothing was changed: it is unknown, or somebody has just done the same."
         return view.redirect("sheets", flash=text, kind="problem")
-    view.record(f"sheets.connections.{do}", id=id)
+    view.record(f"sheets connections {do}", id=id)
     text = "Resumed: its jobs run within ten minutes." if do == "resume" else "Paused."
     return view.redirect("sheets", flash=text)
 

@@ -31,7 +31,7 @@ def stop(view: View) -> Response:
     """Ask to stop a task after its current step."""
     id = view.field("id")
     if view.site.tasks.store(view.broker).request_stop(id, view.operator.who):
-        view.record("task.stop", id=id)
+        view.record("task stop", id=id)
         return view.redirect("task", id=id, flash="The task stops after its current step.")
     return view.redirect("task", id=id, flash="The task is over already.", kind="problem")
 

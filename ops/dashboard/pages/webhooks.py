@@ -47,12 +47,12 @@ def change(view: View) -> Response:
         case "enable":
             is_done = _registry(view).enable(id)
             text = f"Enabled {shown_id(id)}." if is_done else "It is neither failing nor disabled."
-            return _done(view, "webhooks.endpoints.enable", id, text, is_done=is_done)
+            return _done(view, "webhooks endpoints enable", id, text, is_done=is_done)
         case "disable":
             why = f"by {view.operator.who or 'an operator'}"
             is_done = _registry(view).disable(id, why=why, now=view.now)
             text = f"Disabled {shown_id(id)}." if is_done else "It is disabled already."
-            return _done(view, "webhooks.endpoints.disable", id, text, is_done=is_done)
+            return _done(view, "webhooks endpoints disable", id, text, is_done=is_done)
         case "test":
             return _test(view, id)
         case "resend":
@@ -71,7 +71,7 @@ def resend(view: View) -> Response:
     except (NoSuchWebhook, ConfigError) as error:
         return view.redirect("webhooks", flash=str(error), kind="problem")
     if done != "already queued":
-        view.record("webhooks.resend", id=shown_id(id))
+        view.record("webhooks resend", id=shown_id(id))
     return view.redirect("webhooks", flash=f"{shown_id(id)}: {done}.")
 
 
@@ -100,7 +100,7 @@ def _test(view: View, id: str) -> Response:
 def _send(view: View, id: str, message: Message[Any], *, has_entered: bool = False) -> Response:
     sent = view.broker.enqueue(message)
     about: dict[str, Any] = {"URL and secret": "entered"} if has_entered else {}
-    view.record("webhooks.endpoints.test", endpoint=shown_id(id), job=sent.message_id, **about)
+    view.record("webhooks endpoints test", endpoint=shown_id(id), job=sent.message_id, **about)
     text = f"Sent a test to {shown_id(id)} as job {sent.message_id}."
     return view.redirect("webhooks", flash=text)
 
