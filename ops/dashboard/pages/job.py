@@ -18,9 +18,9 @@ from ...caused_jobs import CausedJobs, cause_in, find_caused
 from ...editing import NotEditable, edited, why_not_editable
 from ...masking import json_text, masked, without_tokens
 from ...progress import progress_json
-from ..view import Route, View
+from ..view import Kind, Route, View
 
-#: Options that name the messages which a job sends when it ends.
+#: Options with the follow-up messages of a job, and in which case each is sent.
 _FOLLOW_UPS = {
     "pipe_target": "next in its pipeline",
     "on_success": "if it succeeds",
@@ -38,12 +38,12 @@ _OUTCOMES = {RETRY: "retried", DEFER: "deferred", DEAD: "dead-lettered"}
 
 
 @dataclass(frozen=True, slots=True)
-class FollowUp:
-    """A job that this job sends.
+class FollowUpMessage:
+    """A message that this job sends when it ends.
 
     Attributes:
-        when: when it is sent.
-        id: its id, if it is known before.
+        when: in which case it is sent.
+        id: its id; None if it is not known before it is sent.
     """
 
     when: str
@@ -74,7 +74,7 @@ def edit(view: View) -> Response:
     if isinstance(entry, Response):
         return entry
     if (why := why_not_editable(entry)) is not None:
-        return _back(view, queue, id, why, is_problem=True)
+        return _back(view, queue, id, why)
     view.record("jobs reveal", queue=queue, id=shown_id(id))
     return _edit_form(view, entry, json_text(without_tokens(_call(entry))))
 
@@ -93,14 +93,14 @@ def replay_edited(view: View) -> Response:
         return _edit_form(view, entry, text, problem=str(error))
     count = view.broker.inspector.delete_dead([id], queue=queue)
     view.record("jobs edit", count=count, queue=queue, id=shown_id(id))
-    says = "The edited job is on its queue, and the dead letter is deleted."
+    text = "The edited job is on its queue, and the dead letter is deleted."
     if not count:
-        says = "The edited job is on its queue. Somebody else replayed or deleted the dead letter."
+        text = "The edited job is on its queue. Somebody else replayed or deleted the dead letter."
     return view.redirect(
         "job",
         queue=shown_id(queue),
         id=shown_id(message.message_id),
-        flash=says,
+        flash=text,
         kind="done" if count else "problem",
     )
 
@@ -129,15 +129,15 @@ def act(view: View) -> Response:
             case "delete":
                 done = inspector.delete_dead([id], queue=queue)
     except NotAvailable as error:
-        return _back(view, queue, id, str(error), is_problem=True)
-    name, says = names[action]
+        return _back(view, queue, id, str(error))
+    name, text = names[action]
     if not done:
-        return _back(view, queue, id, "Nothing changed: the job has left this state.", True)
+        return _back(view, queue, id, "Nothing changed: the job has left this state.")
     view.record(name, count=done, queue=queue, id=shown_id(id))
     if action in ("cancel", "delete"):
         state = State.DEAD if action == "delete" else view.field("state", State.WAITING)
-        return view.redirect("queue", name=shown_id(queue), state=str(state), flash=says)
-    return _back(view, queue, id, says)
+        return view.redirect("queue", name=shown_id(queue), state=str(state), flash=text)
+    return _back(view, queue, id, text, kind="done")
 
 
 def _in_any_queue(view: View, id: str) -> Response:
@@ -190,7 +190,7 @@ def _page(view: View, queue: str, id: str, *, is_revealed: bool = False) -> Resp
         failure=entry.failure,
         is_dead=entry.state is State.DEAD,
         attempts=attempts,
-        attempts_say=_missing(attempts),
+        attempts_note=_missing_attempts(attempts),
         outcome_names=_OUTCOMES,
         payload=json_text(without_tokens(payload) if is_revealed else masked(payload)),
         is_revealed=is_revealed,
@@ -217,20 +217,19 @@ def _edit_form(view: View, entry: Entry, text: str, problem: str | None = None) 
 def _dead(view: View, queue: str, id: str) -> Entry | Response:
     found = view.broker.inspector.dead_letter(queue, id)
     if found is None:
-        return _back(view, queue, id, "It is no longer a dead letter.", is_problem=True)
+        return _back(view, queue, id, "It is no longer a dead letter.")
     return found
 
 
-def _back(view: View, queue: str, id: str, says: str, is_problem: bool = False) -> Response:
-    kind: Any = "problem" if is_problem else "done"
-    return view.redirect("job", queue=shown_id(queue), id=shown_id(id), flash=says, kind=kind)
+def _back(view: View, queue: str, id: str, text: str, *, kind: Kind = "problem") -> Response:
+    return view.redirect("job", queue=shown_id(queue), id=shown_id(id), flash=text, kind=kind)
 
 
 def _call(entry: Entry) -> dict[str, Any]:
     return {"args": list(entry.message.args), "kwargs": dict(entry.message.kwargs)}
 
 
-def _missing(attempts: Sequence[PastAttempt]) -> str:
+def _missing_attempts(attempts: Sequence[PastAttempt]) -> str:
     """Say which attempts are not in the table."""
     if attempts and attempts[0].attempt > 1:
         return "earlier attempts are in the log: search it for the id"
@@ -242,15 +241,15 @@ def _batch_size(entry: Entry) -> int | None:
     return len(parts) if isinstance(parts, list) else None
 
 
-def _follow_ups(entry: Entry) -> list[FollowUp]:
+def _follow_ups(entry: Entry) -> list[FollowUpMessage]:
     found = []
     for option, when in _FOLLOW_UPS.items():
         target = entry.message.options.get(option)
         if isinstance(target, str):
-            found.append(FollowUp(when, target))
+            found.append(FollowUpMessage(when, target))
         elif isinstance(target, dict) and isinstance(target.get("actor_name"), str):
             queue, id = target.get("queue_name"), target.get("message_id")
-            found.append(FollowUp(when, target["actor_name"], queue, id))
+            found.append(FollowUpMessage(when, target["actor_name"], queue, id))
     return found
 
 

@@ -120,7 +120,7 @@ def find(view: View) -> Response:
             exact = inspector.find(id)
             found.matches = [(exact.queue, exact.id)] if exact is not None else found.matches
     if not found.matches:
-        seen = "" if found.is_complete else f" Looked at {found.looked_at:,} ids, not at all."
+        seen = "" if found.is_complete else f" Looked at {found.looked_at:,} ids; there are more."
         text = f"Found no job whose id begins with {shown_id(id)}.{seen}"
         return view.redirect("job", id=shown_id(id), flash=text, kind="problem")
     if (len(found.matches) == 1 and found.is_complete) or found.matches[0][1] == id:

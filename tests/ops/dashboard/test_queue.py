@@ -139,7 +139,7 @@ def test_the_search_for_the_begin_of_an_id_is_bounded_and_says_so(
     client.hset(keys.bodies("webhooks"), mapping=dict.fromkeys(ids, b"{}"))
     client.rpush(keys.waiting("webhooks"), *ids)
     answer = site.client.get("/find?id=nothing", follow_redirects=True)
-    assert "Looked at 1,030 ids, not at all." in answer.text
+    assert "Looked at 1,030 ids; there are more." in answer.text
     # A whole id is found in a queue of any length.
     assert site.client.get("/find?id=x-last").location == "/job?queue=webhooks&id=x-last"
     assert len(found(site.page("/find?id=same-1"))) == 10
