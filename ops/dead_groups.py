@@ -1,4 +1,4 @@
-"""Groups dead letters by the kind of their error, over a stated part of them."""
+"""Groups dead letters by error, looking at a bounded number of dead letters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class DeadGroup:
     """Dead letters whose errors have the same type and the same normalised text.
 
     Attributes:
-        id: what :attr:`.DeadFilter.group` and ``--group`` take.
+        id: the value of :attr:`.DeadFilter.group` and ``--group``.
         error: type of the exception; empty for a message dead-lettered outside formrelay.
         message: normalised text, without values of the example's payload.
         first, last: earliest and latest time of death, Unix seconds; None if unknown.
         queues, actors: at most :data:`MAX_NAMES` of each, sorted.
-        example: queue and id of the first of them that was found.
+        example: queue and id of the first dead letter that was found.
     """
 
     id: str
@@ -54,9 +54,9 @@ class DeadGroups:
     Attributes:
         groups: the largest first.
         looked_at: number of dead letters that were looked at, whether they match or not.
-        is_complete: whether these were all; if not, each count means "at least".
-        first, last: earliest and latest time of death of those that match, Unix seconds.
-        ungrouped: number that match and are in no group, since there are too many groups.
+        is_complete: whether all dead letters were looked at; if not, each count means "at least".
+        first, last: earliest and latest time of death of the matching dead letters, Unix seconds.
+        ungrouped: number of matching dead letters without a group, since there are too many groups.
     """
 
     groups: list[DeadGroup] = field(default_factory=list)

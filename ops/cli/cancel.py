@@ -32,7 +32,7 @@ def cancel_jobs(
 ) -> None:
     """Delete waiting or scheduled jobs. A job in flight is finished.
 
-    Not on RabbitMQ. Asks on a terminal. In scripts it goes on without a question.
+    Not on RabbitMQ. Asks for confirmation on a terminal; scripts are not asked.
 
     Example: formrelay jobs cancel 39c2c01a
     """

@@ -43,7 +43,7 @@ def _reason(text: str) -> Reason:
 def _group(text: str) -> str:
     if not re.fullmatch(rf"[0-9a-f]{{{GROUP_ID_LENGTH}}}", text):
         raise typer.BadParameter(
-            f"expected the id of a group as formrelay dlq groups prints it, got {text!r}"
+            f"expected the id of a group, as formrelay dlq groups prints it, got {text!r}"
         )
     return text
 
@@ -53,24 +53,22 @@ def _filter(
     actor: ActorOption = None,
     error: Annotated[
         str | None,
-        typer.Option(help="Only this exception type, or errors with this text, as groups show it."),
+        typer.Option(help="Only errors of this type, or with this text in their message."),
     ] = None,
     reason: Annotated[
         Reason | None,
-        typer.Option(
-            parser=_reason, metavar="REASON", help="Only this reason, for example crash_loop."
-        ),
+        typer.Option(parser=_reason, metavar="REASON", help="Only this reason, like crash_loop."),
     ] = None,
     since: Annotated[
         float | None,
-        time_option("Dead-lettered at or after: ISO 8601 (UTC), or an age like 2h or 3d."),
+        time_option("Only since this time: ISO 8601 (UTC), or an age like 2h or 3d."),
     ] = None,
-    until: Annotated[float | None, time_option("Dead-lettered before this time.")] = None,
+    until: Annotated[float | None, time_option("Only before this time.")] = None,
     form: Annotated[str | None, typer.Option(help="Only jobs of the form with this id.")] = None,
     group: Annotated[
         str | None,
         typer.Option(
-            parser=_group, metavar="GROUP", help="Only this group, as formrelay dlq groups shows."
+            parser=_group, metavar="GROUP", help="Only the group with this id, from `dlq groups`."
         ),
     ] = None,
 ) -> DeadFilter:

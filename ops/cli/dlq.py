@@ -77,20 +77,20 @@ def _ago(at: float | None, now: float) -> str | None:
 @with_filter
 def list_groups(
     which: DeadFilter,
-    limit: Annotated[
+    look_at: Annotated[
         int, typer.Option(min=1, help="Maximum number of dead letters to look at.")
     ] = LIMIT,
     json: JsonOption = False,
 ) -> None:
-    """Group dead letters by the kind of their error, the largest group first.
+    """Group dead letters by error, the largest group first.
 
-    Errors that differ in numbers, ids, addresses and quoted texts alone are
-    one group. The other commands take the id of a group with --group.
+    Errors that differ only in numbers, ids, addresses or quoted texts are one
+    group. Pass the id of a group to other commands with --group.
 
     Example: formrelay dlq groups --since 1d
     """
     inspector = open_inspector(which.queue)
-    found = group_dead_letters(inspector, which, limit=limit)
+    found = group_dead_letters(inspector, which, limit=look_at)
     if which.queue is None:
         note_hidden_queues(inspector)
     if json:
@@ -123,10 +123,10 @@ def _say_window(found: DeadGroups) -> None:
     """Print which dead letters are in the groups."""
     first, last = iso_or_none(found.first), iso_or_none(found.last)
     window = "" if first is None else f", dead-lettered from {first} to {last}"
-    more = "" if found.is_complete else "; there are more: raise --limit, or name a --queue"
+    more = "" if found.is_complete else "; there are more: raise --look-at, or name a --queue"
     say_error(f"looked at {found.looked_at:,}, found {found.count:,}{window}{more}")
     if found.ungrouped:
-        say_error(f"note: {found.ungrouped:,} of them are in further groups, which are not shown")
+        say_error(f"note: {found.ungrouped:,} more are in groups that are not shown")
 
 
 def _groups_as_json(found: DeadGroups) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def show_dead_letter(
 ) -> None:
     """Show a dead letter as JSON. The values of its payload are masked.
 
-    --reveal shows them, and is written to the audit log.
+    --reveal shows the values, and is written to the audit log.
 
     Example: formrelay dlq show 39c2c01a --reveal
     """

@@ -26,12 +26,10 @@ IdsArgument = Annotated[
     list[str] | None,
     id_argument("Job ids or unique prefixes.", metavar="ID...", complete=dead_letter_ids),
 ]
-AllOption = Annotated[
-    bool, typer.Option("--all", help="All dead letters, of --queue if it is given.")
-]
+AllOption = Annotated[bool, typer.Option("--all", help="All dead letters, or all of --queue.")]
 RateOption = Annotated[
     float | None,
-    typer.Option(min=0.001, help="Maximum number in a second. Default: as fast as possible."),
+    typer.Option(min=0.001, help="Maximum number per second. Default: no limit."),
 ]
 
 
@@ -46,8 +44,8 @@ def replay_dead_letters(
 ) -> None:
     """Put dead letters back on their queue, by id or by filter.
 
-    They have no attempts used. Ctrl-C stops after the current step; the same
-    command goes on with the other dead letters.
+    Their attempts count from 1 again. Ctrl-C stops after the current step;
+    run the same command again to continue.
 
     Example: formrelay dlq replay --group 3f9c81d0a2 --rate 100
     """
@@ -69,7 +67,7 @@ def delete_dead_letters(
 ) -> None:
     """Delete dead letters permanently, by id or by filter.
 
-    Asks on a terminal. In scripts it goes on without a question.
+    Asks for confirmation on a terminal; scripts are not asked.
     Ctrl-C stops after the current step.
 
     Example: formrelay dlq delete --queue webhooks --reason invalid --dry-run
@@ -162,7 +160,7 @@ def _run(action: _Action, selection: _Selection, dry_run: bool) -> None:
     stopped = should_stop()
     action.say(count, **({"stopped": True} if stopped else {}))
     if stopped:
-        say_error("stopped; the same command goes on with the other dead letters")
+        say_error("stopped; run the same command again to continue")
         raise typer.Exit(NOT_FINE)
 
 

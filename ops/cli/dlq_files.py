@@ -35,10 +35,10 @@ def export_dead_letters(
         typer.Option("--output", "-o", dir_okay=False, help="New file. Default: standard output."),
     ] = None,
 ) -> None:
-    """Write dead letters as JSON, one in a line, and keep them.
+    """Write dead letters as lines of JSON. They stay dead letters.
 
     The lines contain the whole messages, with personal data and tokens.
-    formrelay dlq import reads them, also on another broker.
+    `dlq import` reads them, also on another broker.
 
     Example: formrelay dlq export --queue webhooks --output dead.ndjson
     """
@@ -80,9 +80,10 @@ def import_dead_letters(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Add the dead letters of an export. Repeating it adds none twice.
+    """Add the dead letters of an export; skip those that exist already.
 
-    Wrong lines are named and left out, and the exit status is 1.
+    Invalid lines are named on standard error and skipped; the exit status is
+    then 1.
 
     Example: formrelay dlq import dead.ndjson
     """

@@ -34,7 +34,7 @@ def doctor(
         typer.Option(
             "--queue",
             "-q",
-            help="Check as a worker of this queue alone. Can be repeated. Default: all queues.",
+            help="Check only what a worker of this queue needs. Can be repeated.",
             autocompletion=queue_names,
         ),
     ] = None,
@@ -43,10 +43,10 @@ def doctor(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check everything, and say what to do. Exits with 1 if a check fails.
+    """Check the whole installation, and say what to do.
 
-    It fails wherever `formrelay worker` refuses to start. A weak finding
-    works, with a weaker guarantee, or needs attention.
+    `bad`: a worker does not start, or jobs fail; the exit status is 1.
+    `weak`: it works with a weaker guarantee, or needs attention.
 
     Example: formrelay doctor --strict
     """

@@ -49,8 +49,8 @@ def endpoints(
 ) -> None:
     """List failing and disabled endpoints; enable or disable an endpoint.
 
-    URLs are those of jobs that wait or are dead-lettered: the endpoint registry
-    stores only the host. `[…]` replaces the query and what may be a key.
+    URLs come from waiting and dead-lettered jobs, because the endpoint registry
+    stores only hosts. `[…]` replaces the query and parts that may be keys.
 
     Example: formrelay webhooks endpoints --json
     """

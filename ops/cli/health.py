@@ -20,7 +20,7 @@ def health(
     ] = False,
     here: Annotated[
         bool,
-        typer.Option("--here", help="Only the workers of this machine; for a worker's container."),
+        typer.Option("--here", help="Check only the workers of this machine, as in a container."),
     ] = False,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=600, help="Seconds for all checks together.")

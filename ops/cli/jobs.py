@@ -90,8 +90,7 @@ def list_jobs(
 ) -> None:
     """List the jobs in one state, the next to run first. Changes nothing.
 
-    With several queues, one queue after another. RabbitMQ lists dead letters
-    only.
+    Lists one queue after the other. RabbitMQ lists dead letters only.
 
     Example: formrelay jobs list --state scheduled --actor deliver_webhook
     """

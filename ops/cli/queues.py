@@ -58,9 +58,9 @@ def queues(
 ) -> None:
     """Show message counts for each queue; pause, resume or purge a queue.
 
-    The columns jobs/s and errors have the attempts per second and the share
-    of failed attempts, in the last 5 minutes. The state is paused, or
-    no worker: messages wait, and no live worker consumes the queue.
+    jobs/s and errors: attempts per second, and the share of failed attempts,
+    in the last 5 minutes. state: `paused`; or `no worker` if messages wait
+    and no live worker consumes the queue.
 
     Ctrl-C ends --watch with exit status 0.
 

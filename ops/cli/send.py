@@ -59,8 +59,8 @@ def send(
     """Send one job and print its id, or send each line of a file.
 
     A job is its payload, or {"type": …, "payload": …, "metadata": …}.
-    A line that is no valid job is named on standard error, the others are
-    sent, and the exit status is 1.
+    Invalid lines are named on standard error, the other lines are sent, and
+    the exit status is 1.
 
     An actor of your own gets the payload as its argument, and the metadata,
     if any, as the keyword metadata.

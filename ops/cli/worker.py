@@ -52,8 +52,8 @@ def worker(
 ) -> None:
     """Start workers with the dramatiq command line.
 
-    Prints what they are connected to. If settings are missing, names all of
-    them and exits with 2.
+    Prints the systems that they connect to. If settings are missing, names
+    all missing settings and exits with 2.
 
     Example: formrelay worker webhooks emails --processes 2
     """

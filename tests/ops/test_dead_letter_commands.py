@@ -73,7 +73,7 @@ def test_dead_letters_are_grouped_and_a_group_is_replayed(shell: Shell) -> None:
         assert group["id"] == group_id(failed(TEXTS[0]))
         assert (group["count"], group["message"]) == (2, "the endpoint answered <number>")
         assert group["example"]["id"] in ids[:2]
-        done = shell("dlq", "groups", "--queue", "webhooks", "--limit", "1")
+        done = shell("dlq", "groups", "--queue", "webhooks", "--look-at", "1")
         assert done.stdout.splitlines()[0].split() == [
             "group",
             "at",
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_a_replay_after_its_step_and_it_can_be_run_again(shell: She
         out, error = process.communicate(timeout=60)
         assert (process.returncode, out) == (1, b"replayed: 1\n")
         assert b"stopping after this step" in error
-        assert b"the same command goes on" in error
+        assert b"run the same command again to continue" in error
         assert shell("dlq", "replay", "--all").stdout == "replayed: 2\n"
         assert broker.counts("webhooks").waiting == 3
 
