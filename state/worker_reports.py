@@ -43,10 +43,10 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True)
 class PausedSink:
-    """An external system for which a worker fetches no messages, or one to try it.
+    """A sink for which a worker pauses consumption, or fetches one message to try it again.
 
     Attributes:
-        sink: name of the system, as in log lines.
+        sink: name of the sink, as in log lines.
         seconds: time until the next try when it was reported.
         is_failing: whether the last attempt failed; False if a limit was reached.
     """
@@ -68,7 +68,7 @@ class WorkerReport:
         memory_bytes: resident memory; None if the system does not say.
         running_count: number of jobs that run; a batch counts as one.
         running: those that have run longest, at most :data:`MAX_RUNNING`.
-        paused: external systems whose circuit breaker is open or half-open, or that are at a limit.
+        paused: sinks whose circuit breaker is open or half-open, or that are at a limit.
         stalled: seconds since one of its consumers last looked for a message. Below the worker's
             timeout of a second, unless a consumer hangs.
         problem: why it cannot use the broker; empty if it can.

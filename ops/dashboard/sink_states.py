@@ -1,4 +1,4 @@
-"""The sinks on the overview: from the settings, the reports of workers and the history."""
+"""The states of the sinks, from the settings, the worker reports and the history."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class _Sink:
 
     Attributes:
         name: its name in the reports of workers.
-        address: shown to people; None if it is not configured.
+        title: its name on the page.
+        address: without secrets; None if the sink is not configured.
         to_set: how to configure it.
-        queues: queues whose jobs it gets.
+        queues: queues whose jobs use it.
     """
 
     name: str
@@ -87,22 +88,22 @@ def _state(
 ) -> ExternalSystem:
     if sink.address is None:
         return ExternalSystem(sink.title, "not set", "", sink.to_set)
-    asked = [report for report in reports if set(report.queues) & set(sink.queues)]
-    paused = [each for report in asked for each in report.paused if each.sink == sink.name]
+    consuming = [report for report in reports if set(report.queues) & set(sink.queues)]
+    paused = [each for report in consuming for each in report.paused if each.sink == sink.name]
     failing = [each for each in paused if each.is_failing]
-    its = [] if figures is None else [figures[name] for name in sink.queues if name in figures]
-    success = max((each.last_success for each in its if each.last_success), default=None)
-    failure = max((each.last_failure for each in its if each.last_failure), default=None)
+    found = [] if figures is None else [figures[name] for name in sink.queues if name in figures]
+    success = max((each.last_success for each in found if each.last_success), default=None)
+    failure = max((each.last_failure for each in found if each.last_failure), default=None)
     attempts = _attempts(sink, success, failure, now) if figures is not None else NO_STORE
 
     def system(state: str, tone: Tone, *details: str) -> ExternalSystem:
-        found = [detail for detail in (sink.address, *details, attempts) if detail]
-        return ExternalSystem(sink.title, state, tone, "; ".join(found))
+        texts = [text for text in (sink.address, *details, attempts) if text]
+        return ExternalSystem(sink.title, state, tone, "; ".join(texts))
 
     if failing:
-        return system("unavailable", "bad", _pauses(failing, len(asked)))
+        return system("unavailable", "bad", _pauses(failing, len(consuming)))
     if paused:
-        return system("at a limit", "warn", _pauses(paused, len(asked)))
+        return system("at a limit", "warn", _pauses(paused, len(consuming)))
     if success is None and failure is None:
         return system("configured", "")
     if success is None or (failure is not None and failure > success):
@@ -117,7 +118,7 @@ def _pauses(paused: Sequence[PausedSink], workers: int) -> str:
 
 
 def _attempts(sink: _Sink, success: float | None, failure: float | None, now: float) -> str:
-    """Say when attempts of the sink's queues succeeded and failed last."""
+    """Say when attempts of the sink's queues last succeeded and failed."""
     found = [
         f"last {name} {age(max(0.0, now - at))} ago"
         for name, at in (("success", success), ("failure", failure))
