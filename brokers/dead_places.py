@@ -28,7 +28,9 @@ def sorted_letters(
         after: place after which to go on.
     """
     found: list[tuple[Place, Entry]] = []
-    queues = sorted((each for each in counts if each.dead), key=lambda each: each.dead)
+    queues = sorted(
+        (each for each in counts if each.dead or each.dead_is_least), key=lambda each: each.dead
+    )
     for number, each in enumerate(queues):
         share = extent.left / (len(queues) - number)
         part = Extent(at_most=None if share == math.inf else math.ceil(share))

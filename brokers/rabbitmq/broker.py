@@ -21,8 +21,9 @@ from ..errors import BrokerRefused
 from ..inspection import Inspector
 from .client import RabbitClient
 from .consumer import RabbitConsumer
+from .counting import QueueCounter
 from .errors import ACCESS_REFUSED, ChannelClosed
-from .inspector import RabbitInspector, scheduled_count
+from .inspector import RabbitInspector
 from .management import Management
 from .rights import check_rights
 from .topology import Topology
@@ -79,6 +80,7 @@ class RabbitBroker(RelayBroker):
                 virtual_host=self.client.servers[0].virtual_host,
                 timeout=self.options.connect_timeout.total_seconds(),
             )
+        self._counter = QueueCounter(self.client, self.management)
 
     # -- send ------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class RabbitBroker(RelayBroker):
         counts = self.counts(queue_name)
         if counts.waiting or counts.in_flight:
             return False
-        return not scheduled_count(self.client)
+        return not self._counter.scheduled()
 
     # -- operations ----------------------------------------------------------------------
 
@@ -140,6 +142,10 @@ class RabbitBroker(RelayBroker):
         with closing(self.client.connect()) as connection:
             declared.forget()
             declared.ensure(connection, sorted(self.queues if queues is None else queues))
+
+    def weaknesses(self) -> list[str]:
+        problem = self.inspector.degraded()
+        return [] if problem is None else [problem]
 
     def server_info(self) -> ServerInfo:
         with closing(self.client.connect()) as connection:
@@ -175,11 +181,11 @@ class RabbitBroker(RelayBroker):
         The scheduled messages of all queues are counted, because all queues share the delay queues.
         """
         counts = self.counts(queue_name)
-        return counts.waiting, scheduled_count(self.client), counts.dead
+        return counts.waiting, self._counter.scheduled(), counts.dead
 
     @property
     def inspector(self) -> Inspector:
-        return RabbitInspector(self, self.client, self.management)
+        return RabbitInspector(self, self.client, self.management, self._counter)
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -1,9 +1,9 @@
 """Replays and deletes dead letters, in sessions that hide the other dead letters briefly.
 
-The dead letters that do not match are held until the end of a session. If the first session is too
-short to look at all, the later sessions move dead letters that do not match to the end of the
-queue: they publish them again, with the remaining time to live, before they remove them. So no dead
-letter is held for long, however long the queue is.
+The dead letters that do not match are held until the end of the queue. If that takes longer than
+:data:`HOLD_SECONDS`, they are moved to the end of the queue instead, and so are all that follow:
+they are published again, with the remaining time to live (:mod:`.dead_moves`). After a whole turn
+the queue has its order again. So no dead letter is held for long, however long the queue is.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 
-import orjson
-
-from ...core.failure import Failure
 from ..entries import Entry
 from ..fields import for_replay
 from ..inspection import Action
 from . import codec
-from .client import FAILURE_HEADER, Publication, RabbitClient
+from .client import Publication, RabbitClient
 from .dead_letters import DeadLetterReader
+from .dead_lock import exclusive_access
+from .dead_moves import Letter, LetterMover, marker, remove_marker
 from .deaths import decoded
 
 #: Number of dead letters that RabbitMQ sends ahead: they are hidden too.
 _PREFETCH = 500
+#: Seconds after which the letters that are held are moved, which takes as long again.
+HOLD_SECONDS = 0.2
 #: Seconds after which other processes may read in between.
 _SESSION_SECONDS = 1.0
 
@@ -60,66 +60,109 @@ class DeadLetterChange:
         self._matches = matches
         self._most_per_step = most_per_step
         self._most = most
+        self._mover = LetterMover(client, queue)
         #: Number of dead letters, from the oldest, that are still to be looked at.
         self._left = math.inf
         #: Whether dead letters that do not match are moved to the end of the queue.
         self._moves = False
-        #: Whether this session holds dead letters that do not match.
-        self._holds = False
+        #: Whether it was checked that no killed process left letters twice, and whether one did.
+        self._is_checked = self._is_unclean = False
+        #: The dead letters that do not match and are held.
+        self._held: list[Letter] = []
 
     def steps(self) -> Iterator[int]:
         """Change the dead letters step by step; yield the number of each step."""
-        while self._left > 0 and self._most > 0:
+        yield from self._turn()
+        if self._is_unclean:
+            yield from self._clean()
+            yield from self._turn()
+
+    def _clean(self) -> Iterator[int]:
+        """Remove the letters that a killed process left twice."""
+        client, queue = self._client, self._queue
+        turn = DeadLetterChange(client, queue, self._job_types, "delete", lambda _: False)
+        turn._moves, turn._mover = True, LetterMover(client, queue, recognises=True)
+        yield from turn._turn(keeps_marker=True)
+        with client.connection([queue]) as connection, exclusive_access(connection, queue):
+            remove_marker(connection, queue)
+        self._is_unclean = False
+
+    def _turn(self, *, keeps_marker: bool = False) -> Iterator[int]:
+        # Once letters are moved, the turn is completed, so that the queue has its order again.
+        while self._left > 0 and (self._most > 0 or self._moves) and not self._is_unclean:
             if self._most_per_step is None:
-                yield from self._session()
+                yield from self._session(keeps_marker=keeps_marker)
             else:
                 # Not inside the session, since the caller may wait after each step.
-                yield sum(self._session())
+                yield sum(self._session(keeps_marker=keeps_marker))
 
-    def _session(self) -> Iterator[int]:
-        ends = time.monotonic() + _SESSION_SECONDS
-        left_in_step = self._most_per_step or math.inf
-        prefetch = int(min(_PREFETCH, left_in_step))
-        self._holds = False
+    def _session(self, *, keeps_marker: bool) -> Iterator[int]:
+        left_in_step = min(self._most_per_step or math.inf, self._most)
+        # If all match, no more are fetched than this session changes.
+        limit = left_in_step if self._matches is None else math.inf
+        prefetch = int(min(_PREFETCH, limit))
+        self._held = []
         with DeadLetterReader(self._client, self._queue, prefetch=prefetch) as reader:
-            is_first = self._left == math.inf
-            for contents in reader.fetch(self._left):
-                if is_first:
-                    self._left, is_first = reader.total, False
-                found = self._step(reader, contents, int(min(left_in_step, self._most, 1e9)))
-                self._most -= found
-                left_in_step -= found
-                yield found
-                if not left_in_step or not self._most or time.monotonic() > ends:
+            if not self._is_checked and not keeps_marker:
+                self._is_checked = True
+                if reader.control.find(marker(self._queue, passive=True)) is not None:
+                    self._is_unclean = True
                     return
-                if reader.is_overdue:
-                    self._moves = True
-                    return
-        # The reader came to the end.
-        self._left = 0
+            is_first, is_stopped, seen = self._left == math.inf, False, 0
+            ends = time.monotonic() + _SESSION_SECONDS
+            try:
+                for contents in reader.fetch(min(self._left, limit)):
+                    if is_first:
+                        self._left, is_first = reader.total, False
+                    seen += len(contents)
+                    found = self._step(reader, contents, left_in_step)
+                    self._most -= found
+                    left_in_step -= found
+                    yield found
+                    if not self._moves and self._held and reader.held_for > HOLD_SECONDS:
+                        self._moves = True
+                        self._move(reader, self._held)
+                    is_done = not left_in_step and (bool(self._most) or not self._moves)
+                    is_done |= self._left <= 0
+                    if (is_done or time.monotonic() > ends) and not is_stopped:
+                        reader.stop()
+                        is_stopped = True
+            finally:
+                if not keeps_marker:
+                    self._mover.unmark(reader.control)
+        if not is_stopped and seen < limit:
+            self._left = 0  # the reader came to the end
 
-    def _step(self, reader: DeadLetterReader, contents: list[codec.Content], most: int) -> int:
+    def _step(
+        self, reader: DeadLetterReader, contents: Sequence[codec.Content], most: float
+    ) -> int:
         """Change at most ``most`` of these dead letters; return their number."""
         now = self._client.clock.time()
-        found: list[tuple[codec.Content, Entry]] = []
-        others: list[tuple[codec.Content, Entry]] = []
+        found, others, twice = list[Letter](), list[Letter](), list[Letter]()
         for content in contents:
-            if len(found) == most:
-                break  # RabbitMQ gets the others back
-            entry = decoded(content, self._queue, self._job_types, now=now)
-            is_match = self._matches is None or self._matches(entry)
-            (found if is_match else others).append((content, entry))
+            if self._moves and self._mover.is_moved(content):
+                self._left = 0  # some have expired meanwhile: the turn is complete
+                break
+            letter = content, decoded(content, self._queue, self._job_types, now=now)
+            if self._mover.is_met(letter):
+                twice.append(letter)
+            elif self._matches is not None and not self._matches(letter[1]):
+                others.append(letter)
+            elif len(found) < most:
+                found.append(letter)
+            # RabbitMQ gets the others back.
         self._change([entry for _, entry in found])
-        reader.remove([content for content, _ in found])
-        self._left -= len(found)
-        self._holds |= bool(others) and not self._moves
+        reader.remove([content for content, _ in (*found, *twice)])
+        self._left -= len(found) + len(twice)
         if self._moves:
-            self._move_to_end(others)
-            reader.remove([content for content, _ in others])
-            self._left -= len(others)
-        if not self._holds:
-            reader.has_nothing_held()
+            self._move(reader, others)
+        else:
+            self._held += others
         return len(found)
+
+    def _move(self, reader: DeadLetterReader, letters: Sequence[Letter]) -> None:
+        self._mover.move(reader, letters)
+        self._left -= len(letters)
 
     def _replay(self, letters: Sequence[Entry]) -> None:
         """Put dead letters back on the work queue, with no attempts.
@@ -136,40 +179,3 @@ class DeadLetterChange:
 
     def _delete(self, letters: Sequence[Entry]) -> None:
         pass  # removing them is all
-
-    def _move_to_end(self, letters: Sequence[tuple[codec.Content, Entry]]) -> None:
-        """Publish dead letters again, unchanged, at the end of their queue."""
-        name = self._client.topology.dead_queue(self._queue)
-        publications = [
-            Publication(self._queue, "", name, self._head_again(content, entry), content.body)
-            for content, entry in letters
-        ]
-        if publications:
-            self._client.publish(publications)
-
-    def _head_again(self, content: codec.Content, entry: Entry) -> bytes:
-        properties = content.properties
-        properties.delivery_mode = 2
-        # RabbitMQ adds the number of redeliveries, which begins anew.
-        headers = {**(properties.headers or {})}
-        headers.pop("x-delivery-count", None)
-        if "x-death" in headers and FAILURE_HEADER not in headers and entry.failure is not None:
-            # RabbitMQ need not keep its own header in a message that a client publishes.
-            headers[FAILURE_HEADER] = recorded(entry.failure)
-        properties.headers = headers or None
-        if (expiration := self._time_left(entry)) is not None:
-            properties.expiration = str(expiration)
-        return codec.encoded(properties)
-
-    def _time_left(self, entry: Entry) -> int | None:
-        """Milliseconds until a dead letter has been kept for long enough."""
-        topology = self._client.topology
-        if entry.died is None or topology.dead_queue(self._queue) in topology.adopted:
-            return None
-        age = timedelta(seconds=max(0.0, self._client.clock.time() - entry.died))
-        return max(1_000, int((topology.retention - age) / timedelta(milliseconds=1)))
-
-
-def recorded(failure: Failure) -> str:
-    """Encode a failure for :data:`.client.FAILURE_HEADER`."""
-    return orjson.dumps(failure.to_json()).decode()

@@ -23,9 +23,9 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from . import codec
 from .client import Publication, RabbitClient
 from .connection import Connection
-from .dead_letters import queue_status, ready_count
 from .deaths import death_in
 from .errors import PRECONDITION_FAILED, ChannelClosed
+from .queue_status import queue_status, ready_count
 
 #: Number of messages that are fetched, and copied in one call.
 _CHUNK = 200

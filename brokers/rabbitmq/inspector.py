@@ -7,13 +7,11 @@ listed: RabbitMQ would mark each of them as redelivered, and so as suspected of 
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from pika import spec
 
@@ -40,15 +38,11 @@ from ..settlement import Write
 from ..steps import chunks
 from .client import RabbitClient
 from .connection import Connection
+from .counting import QueueCounter
 from .dead_changes import DeadLetterChange
-from .dead_letters import queue_status, read_dead_letters, ready_count
+from .dead_letters import read_dead_letters
 from .management import Management
 from .pauses import QueuePause
-from .topology import DELAY_QUEUES, delay_name
-
-logger = logging.getLogger("formrelay.brokers")
-
-T = TypeVar("T")
 
 #: Seconds to wait until no process reads the dead letters, before they are counted.
 _COUNT_TIMEOUT = 2.0
@@ -62,39 +56,55 @@ class RabbitInspector(Inspector):
     """Inspects and manages the queues of one RabbitMQ."""
 
     def __init__(
-        self, broker: RelayBroker, client: RabbitClient, management: Management | None
+        self,
+        broker: RelayBroker,
+        client: RabbitClient,
+        management: Management | None,
+        counter: QueueCounter,
     ) -> None:
         super().__init__(broker)
         self._client = client
         self._management = management
+        self._counter = counter
         self._read = partial(read_dead_letters, client, job_types=broker.job_types)
 
     # -- queues ------------------------------------------------------------------------
 
     def other_queues(self) -> set[str]:
-        if self._management is None:
+        names = self._listed_queues()
+        if names is None:
             reports = read_reports(self._broker)
             if reports is None:
-                raise NotAvailable("listing queues without RABBITMQ_API_URL")
+                raise NotAvailable(f"listing queues {self._why_no_management()}")
             return reported_queues(reports) - self._broker.queues
-        try:
-            names = self._management.queues()
-        except (BrokerUnavailable, BrokerRefused) as error:
-            raise NotAvailable(f"listing queues ({error})") from None
         dead_queue = self._client.topology.dead_queue
         return {name for name in names if dead_queue(name) in names} - self._broker.queues
 
+    def _listed_queues(self) -> set[str] | None:
+        """Names of all queues, by the management API; None without it, or if it fails."""
+        try:
+            return None if self._management is None else self._management.queues()
+        except (BrokerUnavailable, BrokerRefused):
+            return None
+
     def check_listing(self) -> None:
-        if self._management is None:  # reports tell only of queues that have workers
-            raise NotAvailable("listing queues that have no worker without RABBITMQ_API_URL")
-        super().check_listing()
+        if self._listed_queues() is None:  # reports tell only of queues that have workers
+            why = self._why_no_management()
+            raise NotAvailable(f"listing queues that have no worker {why}")
+
+    def degraded(self) -> str | None:
+        return None if self._management is None else self._management.degraded()
+
+    def _why_no_management(self) -> str:
+        if self._management is None:
+            return "without RABBITMQ_API_URL"
+        return f"({self._management.problem()})"
 
     def consumed(self, queues: Collection[str]) -> set[str]:
-        with self._client.connection(queues) as connection:
-            return {name for name in queues if queue_status(connection, name).consumer_count}
+        return self._counter.consumed(list(queues))
 
     def scheduled_in_all(self) -> int:
-        return scheduled_count(self._client)
+        return self._counter.scheduled()
 
     def has_queue(self, name: str) -> bool:
         if name in self._broker.queues:
@@ -108,55 +118,20 @@ class RabbitInspector(Inspector):
     # -- inspection --------------------------------------------------------------------
 
     def counts(self, queue: str) -> QueueCounts:
-        management = self._management
-        return self._counts(
-            queue, self._asked(None if management is None else partial(management.in_flight, queue))
-        )
+        return self.counts_of([queue])[0]
 
     def counts_of(self, queues: Sequence[str]) -> list[QueueCounts]:
-        management = self._management
-        in_flight = self._asked(None if management is None else management.in_flight_of_all)
-        return [
-            self._counts(queue, None if in_flight is None else in_flight.get(queue, 0))
-            for queue in queues
-        ]
+        return self._counter.counts_of(queues)
 
-    def _counts(self, queue: str, in_flight: int | None) -> QueueCounts:
-        with self._client.connection([queue]) as connection:
-            waiting = ready_count(connection, queue)
-            dead = self._dead_count(connection, queue)
-            is_paused: bool | None
-            try:
-                is_paused = self._read_pause(connection, queue)
-            except BrokerRefused:
-                is_paused = None
-        return QueueCounts(
-            queue,
-            waiting,
-            scheduled=None,  # the delay queues are shared by all queues
-            in_flight=in_flight,
-            dead=dead,
-            paused=is_paused,
-        )
-
-    def _dead_count(self, connection: Connection, queue: str) -> int:
-        """Count the dead letters, when no process reads them: RabbitMQ does not count them then."""
+    def _counts_now(self, queue: str) -> QueueCounts:
+        """Count when no process reads the dead letters, if that is soon."""
         deadline = time.monotonic() + _COUNT_TIMEOUT
         while True:
-            found = queue_status(connection, self._client.topology.dead_queue(queue))
-            if not found.consumer_count or time.monotonic() > deadline:
-                return int(found.message_count)
+            found = self.counts(queue)
+            is_of_now = found.dead_age is None and not found.dead_is_least
+            if is_of_now or time.monotonic() > deadline:
+                return found
             time.sleep(0.02)
-
-    def _asked(self, ask: Callable[[], T] | None) -> T | None:
-        """Return what the management API answers; None without it, or if it fails."""
-        try:
-            return None if ask is None else ask()
-        except (BrokerUnavailable, BrokerRefused) as error:
-            # The other counts are still correct.
-            extra = {"error_message": error.message}
-            logger.warning("cannot count the messages in flight", extra=extra)
-            return None
 
     def browse(
         self, queue: str, state: State, *, limit: int = 50, cursor: str | None = None
@@ -194,7 +169,10 @@ class RabbitInspector(Inspector):
     def listed_workers(self) -> list[WorkerInfo]:
         if self._management is None:
             raise NotAvailable("listing workers without RABBITMQ_API_URL and STATE_URL")
-        return self._management.workers()
+        try:
+            return self._management.workers()
+        except (BrokerUnavailable, BrokerRefused) as error:
+            raise NotAvailable(f"listing workers ({error})") from None
 
     # -- pausing -----------------------------------------------------------------------
 
@@ -352,9 +330,3 @@ class RabbitInspector(Inspector):
             len(self._read(name, matches=lambda letter: letter.id in wanted).entries)
             for name in self._queues(queue)
         )
-
-
-def scheduled_count(client: RabbitClient) -> int:
-    """Count the scheduled messages of all queues, which share the delay queues."""
-    with client.connection() as connection:
-        return sum(ready_count(connection, delay_name(bit)) for bit in range(DELAY_QUEUES))

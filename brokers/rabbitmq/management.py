@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -12,6 +14,22 @@ from ..errors import BrokerRefused, BrokerUnavailable
 from ..inspection import WorkerInfo
 from .servers import PRODUCT
 from .topology import OWN_PREFIX
+
+#: Seconds for which an answer and a failure are kept.
+_KEEP_SECONDS, _FAILS_SECONDS = 1.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """The figures of a queue.
+
+    Attributes:
+        messages: number of messages, those in flight included.
+        in_flight: number of messages in flight, prefetched messages included.
+    """
+
+    messages: int
+    in_flight: int
 
 
 class Management:
@@ -32,24 +50,25 @@ class Management:
         self._login = (unquote(parts.username or "guest"), unquote(parts.password or "guest"))
         self._virtual_host = quote(virtual_host, safe="")
         self._timeout = timeout
+        #: Answers by path, each with the monotonic seconds until which it is used again.
+        self._answers: dict[str, tuple[float, Any]] = {}
+        self._failure: BrokerUnavailable | BrokerRefused = BrokerUnavailable("")
+        self._fails_until = 0.0
 
-    def in_flight(self, queue: str) -> int:
-        """Number of messages of a queue in flight, including prefetched messages.
-
-        Raises:
-            BrokerUnavailable, BrokerRefused
-        """
-        found = self._get(f"queues/{self._virtual_host}/{quote(queue, safe='')}")
-        return int(found.get("messages_unacknowledged", 0))
-
-    def in_flight_of_all(self) -> dict[str, int]:
-        """Number of messages in flight, including prefetched messages, by queue.
+    def figures(self) -> dict[str, QueueFigures]:
+        """The figures of all queues of the virtual host, by name.
 
         Raises:
             BrokerUnavailable, BrokerRefused
         """
-        found = self._get(f"queues/{self._virtual_host}", columns="name,messages_unacknowledged")
-        return {str(one["name"]): int(one.get("messages_unacknowledged", 0)) for one in found}
+        columns = "name,messages,messages_unacknowledged"
+        found = self._get(f"queues/{self._virtual_host}", columns=columns)
+        return {
+            str(queue["name"]): QueueFigures(
+                int(queue.get("messages", 0)), int(queue.get("messages_unacknowledged", 0))
+            )
+            for queue in found
+        }
 
     def queues(self) -> set[str]:
         """Names of all queues of the virtual host.
@@ -57,8 +76,24 @@ class Management:
         Raises:
             BrokerUnavailable, BrokerRefused
         """
-        found = self._get(f"queues/{self._virtual_host}", columns="name")
-        return {str(queue["name"]) for queue in found}
+        return set(self.figures())
+
+    def problem(self) -> str | None:
+        """Say why the management API cannot be used; None if it can."""
+        try:
+            self.figures()
+        except (BrokerUnavailable, BrokerRefused) as error:
+            return error.message
+        return None
+
+    def degraded(self) -> str | None:
+        """Say what works without the management API while it cannot be used; None if it can."""
+        if (problem := self.problem()) is None:
+            return None
+        return (
+            f"{problem}; without it messages in flight are not counted, and only queues and "
+            "workers that report to STATE_URL are listed"
+        )
 
     def workers(self) -> list[WorkerInfo]:
         """List the worker processes, ``host:pid``, with the queues that they consume."""
@@ -82,6 +117,23 @@ class Management:
         ]
 
     def _get(self, path: str, **query: str) -> Any:
+        """Ask, unless the same was asked within a second; fail at once for some seconds after a
+        failure, so that a page with several questions waits once."""
+        until, answer = self._answers.get(path, (0.0, None))
+        now = time.monotonic()
+        if now < until:
+            return answer
+        if now < self._fails_until:
+            raise type(self._failure)(self._failure.message)
+        try:
+            answer = self._ask(path, query)
+        except (BrokerUnavailable, BrokerRefused) as error:
+            self._failure, self._fails_until = error, time.monotonic() + _FAILS_SECONDS
+            raise
+        self._answers[path] = time.monotonic() + _KEEP_SECONDS, answer
+        return answer
+
+    def _ask(self, path: str, query: dict[str, str]) -> Any:
         try:
             answer = requests.get(
                 f"{self._base}/{path}",

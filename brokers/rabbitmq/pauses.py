@@ -12,6 +12,7 @@ short of memory stops reading from clients that publish.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from pika import spec
@@ -108,9 +109,40 @@ class QueuePause:
             extra={"queue": self._queue, "is_paused": self.is_paused, "error_message": cause},
         )
 
+    @property
+    def running_marker(self) -> Any:
+        """The passive declaration of the marker that exists while the queue runs."""
+        return self._marker(False, passive=True)
+
     def _marker(self, is_paused: bool, *, passive: bool = False) -> Any:
         name = marker(self._queue, is_paused=is_paused)
         return spec.Exchange.Declare(exchange=name, type="direct", durable=True, passive=passive)
 
     def _removal(self, is_paused: bool) -> Any:
         return spec.Exchange.Delete(exchange=marker(self._queue, is_paused=is_paused))
+
+
+def read_pauses(
+    client: RabbitClient, connection: Connection, queues: Iterable[str]
+) -> dict[str, bool | None]:
+    """Read whether queues are paused; None: RabbitMQ cannot tell.
+
+    One round trip for all queues that run, and some for each queue that is paused.
+    """
+    found: dict[str, bool | None] = {}
+    left = list(queues)
+    while left:
+        markers = [QueuePause(client, queue).running_marker for queue in left]
+        answers, refusal = connection.try_calls(markers)
+        found |= dict.fromkeys(left[: len(answers)], False)
+        if refusal is None:
+            break
+        queue, left = left[len(answers)], left[len(answers) + 1 :]
+        pause = QueuePause(client, queue)
+        pause.is_paused = True  # look for this marker first
+        try:
+            pause.read(connection)
+            found[queue] = pause.is_paused
+        except BrokerRefused:
+            found[queue] = None
+    return found

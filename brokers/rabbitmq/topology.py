@@ -81,6 +81,10 @@ class Topology:
     def dead_queue(self, queue: str) -> str:
         return f"dlq.{queue}"
 
+    def is_classic(self, name: str) -> bool:
+        """Whether a dead-letter queue is known to be a classic queue."""
+        return self.queue_type == "classic" and name not in self.adopted
+
     def is_foreign_exchange(self, queue: str) -> bool:
         """Whether the dead-letter exchange belongs to another system; it may be of any type."""
         return self.adopted.get(queue) is not None

@@ -14,6 +14,7 @@ import pytest
 from formrelay import __version__
 from formrelay.brokers.inspection import NotAvailable
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
+from formrelay.brokers.rabbitmq.management import Management
 from formrelay.core.broker_errors import BrokerUnavailable
 from formrelay.core.errors import SinkUnavailable
 from formrelay.core.failure import worker_name
@@ -143,6 +144,13 @@ def test_queues_and_workers_of_rabbitmq_are_known_by_reports(harness: Harness) -
     (worker,) = inspector.workers()
     assert (worker.name, worker.queues) == ("elsewhere:1", queues)
     with pytest.raises(NotAvailable, match="no worker without RABBITMQ_API_URL"):
+        inspector.check_listing()
+    # The same if the management API fails.
+    broker.management = Management("http://u:secret@127.0.0.1:1/api", virtual_host="/", timeout=5)
+    inspector = broker.inspector
+    assert inspector.other_queues() == {"theirs"}
+    assert [each.name for each in inspector.workers()] == [worker.name]
+    with pytest.raises(NotAvailable, match=r"no worker \(expected .*127\.0\.0\.1:1"):
         inspector.check_listing()
 
 

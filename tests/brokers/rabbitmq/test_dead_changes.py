@@ -5,17 +5,22 @@ Tests of RabbitMQ alone: Redis reads dead letters without hiding them.
 
 from __future__ import annotations
 
+import os
+import signal
+import struct
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pika
 import pytest
+from pika import spec
 
 from formrelay.brokers import DeadFilter, NotAvailable, State
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.inspection import Extent
-from formrelay.brokers.rabbitmq import dead_letters
+from formrelay.brokers.rabbitmq import dead_changes, dead_letters
+from formrelay.brokers.rabbitmq.connection import Connection
 from formrelay.brokers.settlement import as_dead_letter
 from formrelay.core.failure import Failure, Reason
 from formrelay.ops.dead_groups import group_dead_letters
@@ -25,13 +30,15 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.shared_vhost]
 
-MANY = 600  # three chunks
+MANY = 900  # four chunks
+PUBLISH = spec.Basic.Publish  # more than a probe of the connection, if it is long
 
 
 @pytest.fixture(autouse=True)
 def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give dead letters back after the first chunk."""
     monkeypatch.setattr(dead_letters, "HOLD_SECONDS", -1.0)
+    monkeypatch.setattr(dead_changes, "HOLD_SECONDS", -1.0)
 
 
 def bury(harness: Harness) -> list[str]:
@@ -86,7 +93,20 @@ def test_only_the_oldest_dead_letters_of_a_long_queue_are_read(harness: Harness)
     assert inspector.replay(DeadFilter(harness.queue), dry_run=True) == MANY
 
 
-def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_other_dead_letters(
+def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_order_of_the_others(
+    harness: Harness, channel: Any
+) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    # A quorum queue requeues these behind one another, and in front of the others.
+    assert list(inspector.dead_letters(DeadFilter(harness.queue), limit=300))
+    assert inspector.replay(DeadFilter(harness.queue, error="KeyError")) == MANY // 3
+    counts = harness.broker.counts(harness.queue)
+    assert (counts.waiting, counts.dead) == (MANY // 3, MANY - MANY // 3)
+    others = [id for number, id in enumerate(buried) if number % 3]
+    assert [properties.message_id for properties, _ in listed(harness, channel)] == others
+
+
+def test_an_interrupted_replay_by_filter_goes_on_and_loses_no_other_dead_letter(
     harness: Harness, channel: Any
 ) -> None:
     buried, inspector = bury(harness), harness.broker.inspector
@@ -94,13 +114,57 @@ def test_a_filter_reaches_the_end_of_a_long_queue_and_keeps_the_other_dead_lette
     seen: list[int] = []
     first = inspector.replay(which, progress=seen.append, should_stop=lambda: len(seen) > 1)
     assert 0 < first < MANY // 3
-    assert inspector.replay(which) == MANY // 3 - first
-    counts = harness.broker.counts(harness.queue)
-    assert (counts.waiting, counts.dead) == (MANY // 3, MANY - MANY // 3)
+    assert inspector.replay(which, rate=200) == MANY // 3 - first
     others = [id for number, id in enumerate(buried) if number % 3]
-    # A quorum queue requeues behind what was requeued before, so that the order may change.
     kept = [properties.message_id for properties, _ in listed(harness, channel)]
     assert sorted(kept) == sorted(others)
+
+
+@pytest.mark.parametrize("moment", [spec.Basic.Publish, spec.Basic.Ack, spec.Tx.Commit])
+def test_letters_that_a_killed_process_left_twice_are_shown_and_replayed_once(
+    harness: Harness, channel: Any, monkeypatch: pytest.MonkeyPatch, moment: Any
+) -> None:
+    buried, inspector = bury(harness), harness.broker.inspector
+    harness.broker.close()  # the child has connections of its own
+    child = os.fork()
+    if child == 0:
+        try:
+            die_after_sending(moment)
+            inspector.replay(DeadFilter(harness.queue, error="NoSuchError"))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    wait_until(lambda: harness.broker.counts(harness.queue).dead >= MANY)
+    if moment is spec.Basic.Ack:
+        assert harness.broker.counts(harness.queue).dead > MANY  # published, not removed
+    monkeypatch.setattr(dead_letters, "HOLD_SECONDS", 30.0)
+    shown = ids(list(inspector.dead_letters(DeadFilter(harness.queue), limit=None)))
+    assert sorted(shown) == sorted(buried)
+    # Neither in one call nor in two.
+    seen: list[int] = []
+    inspector.replay(
+        DeadFilter(harness.queue), progress=seen.append, should_stop=lambda: sum(seen) > 0
+    )
+    assert 0 < max(seen) < MANY
+    inspector.replay(DeadFilter(harness.queue))
+    assert harness.broker.counts(harness.queue).waiting == MANY
+    replayed = [channel.basic_get(harness.queue, auto_ack=True)[1].message_id for _ in range(MANY)]
+    assert sorted(replayed) == sorted(buried)
+
+
+def die_after_sending(method: Any) -> None:
+    """Kill this process by SIGKILL when it has moved some letters, and then sent a method."""
+    send, number, moved = Connection.send, struct.pack(">I", method.INDEX), 0
+
+    def send_and_die(self: Connection, data: bytes) -> None:
+        nonlocal moved
+        send(self, data)
+        kind = data[7:11]
+        if moved > 1 and kind == number and len(data) > (10_000 if method is PUBLISH else 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        moved += kind == struct.pack(">I", spec.Tx.Commit.INDEX)
+
+    Connection.send = send_and_die  # type: ignore[method-assign]
 
 
 def test_an_id_is_found_at_the_end_of_a_long_queue(harness: Harness) -> None:

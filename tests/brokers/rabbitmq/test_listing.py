@@ -13,7 +13,7 @@ from formrelay.brokers import DeadFilter
 from formrelay.brokers.envelope import encode
 from formrelay.brokers.errors import BrokerUnavailable
 from formrelay.brokers.inspection import Extent
-from formrelay.brokers.rabbitmq import dead_letters
+from formrelay.brokers.rabbitmq import dead_lock
 from formrelay.brokers.rabbitmq.broker import RabbitBroker
 from formrelay.brokers.rabbitmq.dead_letters import DeadLetterReader
 from formrelay.brokers.settlement import Write, as_dead_letter
@@ -116,7 +116,7 @@ def test_a_reader_whose_process_died_blocks_no_other_reader(make_harness: MakeHa
     reader.__enter__()
     assert [len(found) for found in reader.fetch()] == [3]
     reader._connection.abort()
-    reader._control.abort()  # as the system does for a killed process
+    reader.control.abort()  # as the system does for a killed process
     assert [one.id for one in other.dead()] == ids
 
 
@@ -125,13 +125,36 @@ def test_waiting_too_long_for_another_reader_is_an_error(
 ) -> None:
     harness, other = make_harness(), make_harness()
     bury(harness, 3)
-    monkeypatch.setattr(dead_letters, "_LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(dead_lock, "_LOCK_TIMEOUT", 0.1)
     with DeadLetterReader(harness.broker.client, harness.queue) as reader:  # type: ignore[attr-defined]
         assert len(list(reader.fetch())) == 1
         with pytest.raises(BrokerUnavailable, match="another process"):
             other.broker.inspector.replay(["any"], queue=harness.queue)
-        # Counting waits for a listing, but not longer.
-        monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._COUNT_TIMEOUT", 0.1)
-        assert other.broker.counts(harness.queue).dead == 0
-    assert other.broker.counts(harness.queue).dead == 3
+        counts = other.broker.counts(harness.queue)
+        assert (counts.dead, counts.dead_is_least) == (0, True)
+    counts = other.broker.counts(harness.queue)
+    assert (counts.dead, counts.dead_is_least, counts.dead_age) == (3, False, None)
     assert other.broker.inspector.replay(DeadFilter(harness.queue)) == 3
+
+
+def test_counting_does_not_wait_for_a_process_that_reads_dead_letters(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, other = make_harness(), make_harness()
+    bury(harness, 3)
+    assert other.broker.counts(harness.queue).dead == 3
+    monkeypatch.setattr("formrelay.brokers.rabbitmq.inspector._COUNT_TIMEOUT", 0.0)
+    with DeadLetterReader(harness.broker.client, harness.queue) as reader:  # type: ignore[attr-defined]
+        assert len(list(reader.fetch())) == 1
+        counts = other.broker.counts(harness.queue)
+        assert (counts.dead, counts.dead_is_least) == (3, False)
+        assert counts.dead_age is not None
+        extent = Extent()
+        everything = DeadFilter(harness.queue)
+        assert other.broker.inspector.replay(everything, dry_run=True, extent=extent) == 3
+        # A number that is too old says little: a long replay is going on.
+        monkeypatch.setattr("formrelay.brokers.rabbitmq.counting._KNOWN_SECONDS", 0.0)
+        counts = other.broker.counts(harness.queue)
+        assert (counts.dead, counts.dead_is_least, counts.dead_age) == (0, True, None)
+        other.broker.inspector.replay(everything, dry_run=True, extent=extent)
+        assert not extent.is_complete
